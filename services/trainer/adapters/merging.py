@@ -5,8 +5,10 @@ adapter is removed as soon as the process has mapped it, and what a killed train
 """
 
 import asyncio
+import logging
 import secrets
 import shutil
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
@@ -21,8 +23,10 @@ from mint_common.adapters_format.merged_tar import TarHead
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.client.http import error_from_payload
-from mint_common.errors import InvalidField, Overloaded, Unavailable, plain_problem
+from mint_common.errors import InvalidField, MintError, Overloaded, Unavailable, plain_problem
 from mint_common.ids import TenantId
+
+_log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "mint-merge-"
 OF_A_TENANT = 2
@@ -32,6 +36,9 @@ HEAD_SECONDS = 240.0
 """How long an adapter is staged and checked: a gateway waits 300 s for the first byte."""
 _PART_BYTES = 256 << 10
 _WHAT = "the merging of weights"
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)
+"""Exit statuses of a process that may succeed when it is started again."""
+_EXIT_SECONDS = 10.0
 _COMMAND = (sys.executable, "-I", "-m", "mint_common.adapters_format.merged_tar")
 _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -104,6 +111,8 @@ class ProcessTar:
             left -= len(part)
             yield part
         if left:
+            status = await _status(self._process)
+            _log.error("merging process ended too soon", extra={"status": status, "left_bytes": left})
             raise Unavailable(what=_WHAT, problem=f"its process ended {left} bytes too soon")
 
     async def close(self) -> None:
@@ -113,10 +122,16 @@ class ProcessTar:
 
 async def _size(process: Process) -> int:
     """Return the size of the whole tar. Raises the error that the process tells instead."""
-    line = await _output(process).readline()
-    if not line:
-        raise Unavailable(what=_WHAT, problem="its process ended")
-    head = msgspec.json.decode(line, type=TarHead)
+    line = b""
+    try:
+        line = await _output(process).readline()
+        head = msgspec.json.decode(line, type=TarHead)
+    except (ValueError, msgspec.DecodeError) as error:  # a line that is too long, or no head
+        status = None if line else await _status(process)
+        _log.error("merging process failed", extra={"status": status, "problem": str(error)})
+        if status in _KILLED:
+            raise Unavailable(what=_WHAT, problem="its process was killed") from error
+        raise MintError from error
     if head.error is not None:
         raise error_from_payload(head.error, what=_WHAT)
     return head.size_bytes
@@ -125,6 +140,14 @@ async def _size(process: Process) -> int:
 def _output(process: Process) -> asyncio.StreamReader:
     assert process.stdout is not None
     return process.stdout
+
+
+async def _status(process: Process) -> int | None:
+    """Return the exit status of a process whose output has ended, None while it has none."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_EXIT_SECONDS):
+            return await process.wait()
+    return None
 
 
 async def _end(process: Process) -> None:

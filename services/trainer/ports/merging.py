@@ -34,6 +34,6 @@ class Merging(Protocol):
         """Return the tar of a tenant's revision from a byte on.
 
         Raises BlobMissing, BlobCorrupt, AdapterInvalid, RangeBeyond, InvalidField where none are made,
-        Overloaded, Unavailable.
+        Overloaded, Unavailable; MintError when the making crashes, as it would again.
         """
         ...

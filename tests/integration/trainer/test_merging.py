@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from starlette.types import Message
 from mint_common.adapters_format import build_adapter, peft_name, read_base_facts, store_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
-from mint_common.errors import BlobMissing, InvalidField, Overloaded, RangeBeyond, Unavailable
+from mint_common.errors import BlobMissing, InvalidField, MintError, Overloaded, RangeBeyond, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
 from mint_common.training import MergeRequest
@@ -150,6 +151,27 @@ async def test_a_process_that_dies_is_no_short_tar(merging, manifest) -> None:
         async for _ in tar.parts():
             pass
     await tar.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "error"),
+    [
+        ("raise SystemExit(3)", 3, MintError),
+        ("import os; os.kill(os.getpid(), 11)", -11, MintError),
+        ("import os; os.kill(os.getpid(), 9)", -9, Unavailable),
+        ("print('no head')", None, MintError),
+        ("print('x' * 10**6)", None, MintError),
+    ],
+)
+async def test_only_a_killed_process_is_worth_another_try(  # noqa: PLR0917  # pytest passes them by name
+    merging, manifest, monkeypatch, caplog, program: str, status: int | None, error: type[MintError]
+) -> None:
+    monkeypatch.setattr("services.trainer.adapters.merging._COMMAND", (sys.executable, "-c", program))
+    with pytest.raises(MintError) as failed:
+        await merging.open(TENANT, manifest, begin=0)
+    assert type(failed.value) is error
+    (record,) = [each for each in caplog.records if each.message == "merging process failed"]
+    assert status is None or record.status == status
 
 
 async def test_a_disk_that_takes_nothing_is_told(manifest, blobs, tmp_path) -> None:
