@@ -52,7 +52,8 @@ def logins(
         folder = tmp_path_factory.mktemp("secrets")
         made = _give_roles(server, folder)
         for service in SERVICES:
-            _mint_migrate(service, folder / f"postgres_dsn_{service}")
+            done = _mint_migrate(service, folder / f"postgres_dsn_{service}")
+            assert done.returncode == 0, done.stderr
         yield made
     finally:
         server.stop()
@@ -105,12 +106,11 @@ def _run_script(
     return subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
 
 
-def _mint_migrate(service: str, login: Path) -> None:
+def _mint_migrate(service: str, login: Path) -> "subprocess.CompletedProcess[str]":
     own = {name: value for name, value in os.environ.items() if not name.startswith("MINT_")}
     command = [sys.executable, "-m", "mint_launcher", "migrate", service]
     environ = {**own, "MINT_POSTGRES_DSN_FILE": str(login)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
 async def _migrate(logins: Mapping[str, str]) -> None:
@@ -249,6 +249,26 @@ async def test_a_role_has_its_schema_and_no_other_right(logins: Mapping[str, str
                 await connection.execute(forbidden)
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("mint_registry:", "mint_registry:x"), 'password authentication failed for user "mint_registry"'),
+        (("mint_registry:", "mint_nobody:"), 'password authentication failed for user "mint_nobody"'),
+        (("/postgres?", "/none?"), 'database "none" does not exist'),
+        (None, "the schema is another role's; give the role of registry"),
+    ],
+)
+def test_a_login_that_cannot_migrate_is_told_in_a_sentence(
+    logins: Mapping[str, str], tmp_path: Path, change: tuple[str, str] | None, problem: str
+) -> None:
+    login = f"{logins['registry']}?".replace(*change) if change else logins["gateway"]
+    (tmp_path / "login").write_text(login)
+    done = _mint_migrate("registry", tmp_path / "login")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mint: Setting MINT_POSTGRES_DSN: {problem}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_services_work_under_their_roles(

@@ -38,11 +38,15 @@ class Migration:
 async def migrate(pool: asyncpg.Pool, *, schema: str, package: str) -> None:
     """Make the schema, the ledger's tables and those of the package's ``NNNN_name.sql`` files.
 
-    Raises SettingInvalid when a file that ran before has changed, and Unavailable.
+    Raises SettingInvalid when a file that ran before has changed or the role may not, and Unavailable.
     """
-    with translating_errors():
-        async with pool.acquire() as connection:
-            await _migrate(connection, schema, (*read_migrations(LEDGER_PACKAGE), *read_migrations(package)))
+    migrations = (*read_migrations(LEDGER_PACKAGE), *read_migrations(package))
+    try:
+        with translating_errors():
+            async with pool.acquire() as connection:
+                await _migrate(connection, schema, migrations)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise _role_refused(schema, str(error)) from error
 
 
 async def _migrate(
@@ -54,8 +58,13 @@ async def _migrate(
         timeout=MIGRATION_SECONDS,
     )
     # IF NOT EXISTS asks for the right to make schemas, which a role that was given its schema need not have.
-    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
+    may_create = await connection.fetchval(
+        "SELECT has_schema_privilege(nspname, 'CREATE') FROM pg_namespace WHERE nspname = $1", schema
+    )
+    if may_create is None:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
+    elif not may_create:
+        raise _role_refused(schema, "the schema is another role's")
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS mint_migrations (package text, name text, sha256 text NOT NULL,"
         " run_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (package, name))"
@@ -63,6 +72,11 @@ async def _migrate(
     # Releasing the connection to the pool lets go of the lock, whatever happens here.
     for migration in migrations:
         await _run_once(connection, migration)
+
+
+def _role_refused(schema: str, problem: str) -> SettingInvalid:
+    advice = f"give the role of {schema}, which deploy/postgres/roles.sh makes and hands the tables to"
+    return SettingInvalid(name="MINT_POSTGRES_DSN", problem=f"{problem}; {advice}")
 
 
 def read_migrations(package: str) -> Sequence[Migration]:

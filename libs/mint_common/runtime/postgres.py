@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from mint_common.errors import Unavailable
+from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
 
@@ -22,6 +22,12 @@ START_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 30.0
 """How long one statement may take, waiting for locks included."""
+_REFUSALS = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""Of a login: a wrong password, no such database, no right to connect to it."""
 
 
 async def open_pool(
@@ -38,6 +44,7 @@ async def open_pool(
     when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
     given back is reset, which is a round trip to the server: without ``resets`` its users leave nothing
     behind in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
+    Raises Unavailable, and SettingInvalid when the server refuses the login.
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
@@ -62,6 +69,8 @@ async def open_pool(
                     timeout=CONNECT_SECONDS,
                     command_timeout=COMMAND_SECONDS,
                 )
+        except _REFUSALS as error:
+            raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=str(error)) from error
         except Unavailable:
             if asyncio.get_running_loop().time() > deadline:
                 raise
