@@ -3,6 +3,7 @@
 # the passwords anew and hands over tables that another role made: of an older stack, or of a restored backup.
 # Names and passwords come from the services' connection strings, the files postgres_dsn_SERVICE in the folder SECRETS:
 # postgresql://NAME:PASSWORD@HOST..., the password of letters and digits.
+# Others than these roles and superusers may not connect to the database afterwards: it is MinT's alone.
 # Connects as psql does (PGHOST, PGUSER, ...), as a superuser: as that of the container where the image starts this.
 set -eu
 export PGUSER="${PGUSER:-${POSTGRES_USER:-postgres}}"
@@ -21,6 +22,12 @@ for schema in gateway loader registry rollout trainer; do
   SCHEMA=$schema ROLE=${login%%:*} PASSWORD=${login#*:} \
     psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --set=VERBOSITY=terse --single-transaction <<'SQL'
 SET client_min_messages = warning;
+SET search_path = pg_catalog;
+-- The server's log gets no password.
+SELECT format('SET %I = %L', name, value)
+FROM (VALUES ('log_statement', 'none'), ('log_min_error_statement', 'panic'), ('log_min_duration_statement', '-1'))
+  AS setting (name, value)
+WHERE has_parameter_privilege(name, 'SET') \gexec
 \getenv schema SCHEMA
 \getenv role ROLE
 \getenv password PASSWORD
@@ -34,6 +41,7 @@ DO $$ BEGIN
   END IF;
 END $$;
 ALTER ROLE :"role" PASSWORD :'password';
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), :'role') \gexec
 CREATE SCHEMA IF NOT EXISTS :"schema";
 ALTER SCHEMA :"schema" OWNER TO :"role";
 SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'role')
@@ -42,3 +50,9 @@ SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, :'role')
 FROM pg_proc WHERE pronamespace = :'schema'::regnamespace \gexec
 SQL
 done
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction <<'SQL'
+SET client_min_messages = warning;
+SET search_path = pg_catalog;
+SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+SQL

@@ -185,6 +185,26 @@ async def test_the_owner_of_a_database_gives_roles_without_being_superuser(
     await _migrate({name: _address(server, f"own_{name}:secret", "owned") for name in SERVICES})
 
 
+async def test_no_other_role_connects_and_no_log_has_a_password(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    connection = await asyncpg.connect(server.address)
+    try:
+        await connection.execute("CREATE ROLE another LOGIN PASSWORD 'secret'")
+        await connection.execute("CREATE DATABASE closed")
+        await connection.execute("ALTER DATABASE closed SET log_statement = 'all'")
+    finally:
+        await connection.close()
+    logins = {name: f"postgresql://mint_{name}:unlogged@db/closed" for name in SERVICES}
+    done = await asyncio.to_thread(_run_script, _address(server, None, "closed"), logins, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
+        await asyncpg.connect(_address(server, "another:secret", "closed"))
+    log = server.log.read_text()
+    assert "log_statement" in log
+    assert "unlogged" not in log
+
+
 async def test_a_dump_is_restored_where_the_roles_are(server: RunningServer, tmp_path: Path) -> None:
     connection = await asyncpg.connect(server.address)
     try:
@@ -244,7 +264,8 @@ async def test_a_role_has_its_schema_and_no_other_right(logins: Mapping[str, str
         assert not await connection.fetchval(f"{rights} FROM pg_roles WHERE rolname = current_user")
         memberships = "SELECT FROM pg_auth_members WHERE member = to_regrole(current_user)"
         assert await connection.fetch(memberships) == []
-        for forbidden in ("CREATE SCHEMA another", "CREATE TABLE public.another ()"):
+        makes = ("SCHEMA another", "TABLE public.another ()", "TEMPORARY TABLE another ()")
+        for forbidden in (f"CREATE {one}" for one in makes):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(forbidden)
     finally:
