@@ -157,6 +157,18 @@ async def test_a_pass_that_only_measures_lets_others_between_its_runs_and_tells_
     assert cut == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
+async def test_what_no_thread_takes_is_an_error_of_each_batch(
+    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    for policy_id in (A, B):
+        await policies.admit(policy_id, lora, data=None)
+    policies._worker._stepper.shutdown()
+    for policy_id in (A, B):
+        async with asyncio.timeout(30):
+            refused = await begin_wave(policies, make_record(), policy_id=policy_id)
+        assert isinstance(refused[0], RuntimeError)
+
+
 async def test_the_least_recently_used_policies_leave_device_and_memory(
     policies: ResidentPolicies, lora: LoraSpec
 ) -> None:

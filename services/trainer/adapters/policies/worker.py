@@ -76,9 +76,9 @@ class PolicyWorker:
         """Keep a policy in memory, and move others out if that needs room."""
         await self._swap_out(self.tiers.put(policy_id, resident))
 
-    def compute(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        """Do something on the thread that computes."""
-        return asyncio.get_running_loop().run_in_executor(self._stepper, work)
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Do something on the thread that computes. Raises RuntimeError when that has been shut down."""
+        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
 
     def write(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Do something on the thread that writes."""
