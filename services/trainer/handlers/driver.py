@@ -79,7 +79,7 @@ class Driver:
         self._refused: set[int] = set()
         self._attempts: dict[int, int] = {}
         self._due: deque[int] = deque()
-        self._under_way: deque[tuple[int, asyncio.Future[object]]] = deque()
+        self._under_way: deque[tuple[int, asyncio.Future[tuple[object]]]] = deque()
         self._is_void = False
         self._again: list[int] = []
         self._is_working = False
@@ -241,7 +241,9 @@ class Driver:
         assert not isinstance(work, MintError), work
         self._worked_at = self._term.clock.monotonic()
         self._term.policies.keep(self.policy_id)
-        begun = asyncio.ensure_future(self._executor.begin(work, alone=seq in self._attempts))
+        # Gathered: an error is a result, also a cancellation, and also when the term ends before it is taken.
+        work_done = self._executor.begin(work, alone=seq in self._attempts)
+        begun: asyncio.Future[tuple[object]] = asyncio.gather(work_done, return_exceptions=True)
         self._under_way.append((seq, begun))
         begun.add_done_callback(lambda _: self._commits.put(self._committer))
 
@@ -250,7 +252,7 @@ class Driver:
         while self._under_way and self._under_way[0][1].done():
             seq, begun = self._under_way.popleft()
             if seq in self._live and seq not in self._refused:
-                self._take(seq, begun.exception() or begun.result())
+                self._take(seq, begun.result()[0])
             if not self._under_way:
                 self._due.extendleft(reversed(self._again))
                 self._is_void, self._again = False, []
@@ -312,8 +314,6 @@ class Driver:
         return True
 
     def _note_fault(self, seq: int, fault: BaseException) -> bool:
-        if isinstance(fault, asyncio.CancelledError):
-            raise fault
         self._term.policies.forget(self.policy_id)
         self._attempts[seq] = self._attempts.get(seq, 0) + 1
         _log.error(
