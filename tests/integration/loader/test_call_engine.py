@@ -13,7 +13,7 @@ import pytest
 from mint_common.errors import RequestRefused
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.openai.call import CallEngine
-from services.loader.adapters.vllm.openai.serving import _events
+from services.loader.adapters.vllm.openai.serving import _events, _marked
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.ports import ApiCall, ApiWork
 
@@ -143,4 +143,28 @@ async def test_a_stream_that_ends_before_its_first_output_is_an_error() -> None:
     engine.failure = RequestRefused(field="prompt", problem="lost midway")
     with pytest.raises(RequestRefused, match="lost midway"):
         await anext(stream)
+    await engine.aclose()
+
+
+async def test_the_first_event_says_what_answers_whatever_the_client_says() -> None:
+    said = '"metadata":{"system_fingerprint":"base:tiny"}}\n\n'
+    marked = 'data: {"system_fingerprint":"base:tiny","id":"r",' + said
+    for first in ('data: {"id":"r",' + said, marked):
+        assert _marked(first.encode(), "base:tiny") == marked.encode()
+
+
+async def test_a_call_knows_when_its_requests_have_ended() -> None:
+    class OneOutput(StandInLLM):
+        async def generate(self, *given: Any, **options: Any) -> AsyncGenerator[Any, None]:
+            del given, options
+            yield SimpleNamespace(lora_request=None, outputs=())
+
+    engine = await admitted(OneOutput())
+    params = SimpleNamespace(logprobs=None, structured_outputs=None)
+    one, other = (engine.generate({}, params, "") for _ in range(2))
+    for request in (one, other):
+        await anext(request)
+        assert engine.running == 2
+    assert ([output async for output in one], engine.running) == ([], 1)
+    assert ([output async for output in other], engine.running) == ([], 0)
     await engine.aclose()

@@ -43,6 +43,8 @@ class CallEngine:
         """Whether vLLM has read the request and its prompts."""
         self.has_begun = False
         """Whether the engine has brought something."""
+        self.running = 0
+        """Requests that may still bring something."""
         self.failure: Exception | None = None
         """What ended a request: vLLM writes it into a stream as an error of its own."""
 
@@ -89,6 +91,7 @@ class CallEngine:
         if sampling_params.logprobs is not None:
             outputs = read_ahead(outputs)
         self._requests += 1
+        self.running += 1
         is_structured = sampling_params.structured_outputs is not None
         request = RequestOutputs(self._checked(outputs, is_structured=is_structured))
         self._held.push_async_callback(request.aclose)
@@ -109,6 +112,8 @@ class CallEngine:
                 return  # the first failure is told; vLLM would leave this one to asyncio's log
             self.failure = error
             raise
+        finally:
+            self.running -= 1
 
     def _check(self, output: Any, *, may_not_compile: bool) -> None:
         assert output.lora_request == self._lora_request, "vLLM answered with another adapter"

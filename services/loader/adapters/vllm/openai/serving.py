@@ -84,7 +84,8 @@ class VllmServing:
             async with aclosing(result):
                 async for part in _events(result, engine):
                     yield part
-                    if isinstance(part, bytes):
+                    # Its end, which lets the adapter go, waits for nobody.
+                    if isinstance(part, bytes) and engine.running:
                         await self._streams.note(call.tenant_id, len(part))
 
     def _for_call(self, operation: ApiOperation, call: ApiCall, engine: CallEngine) -> Any:
@@ -140,10 +141,18 @@ async def _events(result: Any, engine: CallEngine) -> AsyncGenerator[AnswerHead 
         raise _told_by(early)
 
 
+class _Event(msgspec.Struct):
+    system_fingerprint: str | None = None
+
+
 def _marked(events: bytes, served: str | None) -> bytes:
     """Return a stream's first events with what answers in the first: vLLM says it late, or never."""
-    told = f'"system_fingerprint":"{served}"'.encode()
-    return events if told in events else events.replace(b"data: {", b"data: {" + told + b",", 1)
+    begin, data, rest = events.partition(b"data: {")
+    event, end, more = rest.partition(b"\n")
+    # Only its own field counts: a response repeats the client's metadata, which may say anything.
+    if not data or msgspec.json.decode(b"{" + event, type=_Event).system_fingerprint == served:
+        return events
+    return begin + data + f'"system_fingerprint":"{served}",'.encode() + event + end + more
 
 
 def _encoded(event: Any) -> bytes:
