@@ -27,4 +27,8 @@ def test_a_system_that_is_not_known_is_not_asked(monkeypatch: pytest.MonkeyPatch
     from mint_common.runtime import processor_turns
 
     monkeypatch.setattr(processor_turns.platform, "machine", lambda: "abacus")
-    assert not processor_turns.take_short_turns()
+    before = sys.getswitchinterval()
+    try:
+        assert not processor_turns.take_short_turns()
+    finally:
+        sys.setswitchinterval(before)
