@@ -21,8 +21,9 @@ LONGEST_WAIT_SECONDS = 5.0
 class EngineRequests:
     """At most ``in_flight`` calls of a tenant at a time.
 
-    Of all tenants there are a quarter more at most, so that one tenant's calls hold up no other's. Who waits
-    for a call that nobody needs any more cancels it.
+    Of all tenants there are a quarter more at most, so that one tenant's calls hold up no other's; where
+    several take all of it, the next seat goes to the tenant with the fewest. Who waits for a call that nobody
+    needs any more cancels it.
     """
 
     def __init__(self, clock: Clock, *, in_flight: int) -> None:
