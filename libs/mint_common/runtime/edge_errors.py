@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField, MintError, RangeBeyond
 
 NO_OBJECT = "must be a JSON object, sent with 'content-type: application/json'"
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -22,8 +22,10 @@ def answer_errors(http: FastAPI) -> None:
 
 def error_response(error: MintError) -> JSONResponse:
     """Return the answer that every service gives for an error."""
-    body = {"error": error.to_payload()}
-    return JSONResponse(body, status_code=error.http_status, headers=retry_headers(error))
+    headers = retry_headers(error)
+    if isinstance(error, RangeBeyond):
+        headers["content-range"] = f"bytes */{error.size_bytes}"
+    return JSONResponse({"error": error.to_payload()}, status_code=error.http_status, headers=headers)
 
 
 def retry_headers(error: MintError) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import os
 import shutil
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -203,12 +205,32 @@ def test_a_download_goes_on_at_any_byte(wide, whole) -> None:
         ):
             with mint.stream("GET", MERGED, headers=headers) as answer:
                 assert (answer.status_code, int(answer.headers["content-length"])) == (200, total), headers
+            wait_until_nothing_is_merged(wide)
         for begin in (total, 10**17):
             beyond = mint.get(MERGED, headers={"range": f"bytes={begin}-"})
             assert (beyond.status_code, beyond.json()["error"]["code"]) == (416, "range_beyond")
+            assert beyond.headers["content-range"] == f"bytes */{total}"
         other = mint.get("/policies/widened/revisions/2/merged.tar", headers={"range": f"bytes={total - 1}-"})
         assert other.headers["etag"] != tag
     wait_until_nothing_is_merged(wide)
+
+
+def test_curl_goes_on_as_the_documentation_says(wide, whole, tmp_path) -> None:
+    documented = Path("docs/adapter-format.md").read_text().splitlines()
+    (line,) = [each for each in documented if each.startswith("curl ") and each.endswith("/merged.tar")]
+    environ = {"PATH": os.environ["PATH"], "MINT_URL": wide.url, "MINT_API_KEY": wide.key}
+
+    def run(policy: str) -> int:
+        command = line.replace("POLICY", policy).replace("NUMBER", "1")
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environ, check=False).returncode
+
+    file = tmp_path / "merged.tar"
+    file.write_bytes(whole.content[: len(whole.content) // 3])
+    assert run("unheard-of") != 0
+    assert file.stat().st_size == len(whole.content) // 3, "no text of an error is appended"
+    for _ in range(2):  # the second time nothing is left to fetch
+        assert run("widened") == 0
+        assert file.read_bytes() == whole.content
 
 
 def test_a_download_outlives_kills_of_trainer_and_gateway(wide, whole, tmp_path) -> None:
@@ -239,7 +261,7 @@ def test_a_client_that_leaves_ends_the_merging(wide) -> None:
     assert not list(Path(wide.environ["TMPDIR"]).glob("mint-merge-*/*-*")), "no adapter stays staged"
 
 
-def test_a_tenant_has_two_at_a_time_and_training_has_its_trainer(wide) -> None:
+def test_a_tenant_has_two_at_a_time_at_the_lowest_priority(wide) -> None:
     with wide.client() as mint, ExitStack() as held:
         for _ in range(2):
             held.enter_context(mint.stream("GET", MERGED))
