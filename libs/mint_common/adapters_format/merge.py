@@ -7,7 +7,7 @@ the size of a tensor; a merged file has the header of the base's, and so its nam
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def merge_adapter(
                 for piece in each.pieces():
                     written += file.write(piece.make())
                     progress(written, total)
-        _copy_rest(base, draft)
+        _copy_rest(base, draft, merged={each.name for each in files})
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -190,7 +190,7 @@ def _sum(weight: np.ndarray, halves: _Halves, first_row: int) -> memoryview:
     return np.ascontiguousarray(merged).reshape(-1).view(np.uint8).data
 
 
-def _copy_rest(base: Path, draft: Path) -> None:
+def _copy_rest(base: Path, draft: Path, *, merged: Collection[str]) -> None:
     for file in sorted(base.iterdir()):
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in _OF_THE_BASE:
+        if file.is_file() and file.name not in merged and file.name not in _OF_THE_BASE:
             shutil.copy2(file, draft / file.name)

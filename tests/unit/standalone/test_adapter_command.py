@@ -88,7 +88,8 @@ def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
         for name in site_names(site)[1 if site.count else 0 :]
     }
     (base / "model.safetensors").write_bytes(write_tensors(weights))
-    for name in ("tokenizer.json", "SHA256SUMS"):
+    others = ("tokenizer.json", "mtp.safetensors")
+    for name in (*others, "SHA256SUMS"):
         (base / name).write_text("of the base")
     result = mint("merge", work / PACKED, "--out", work / "full", "--dir", work / "state")
     assert result.exit_code == 0, result.output
@@ -99,7 +100,7 @@ def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
     assert np.allclose(merged[f"{name}.weight"], b @ a)
     assert merged.keys() == weights.keys()
     # The base's checksums are not true of the merged weights.
-    assert {file.name for file in (work / "full").iterdir()} == {"model.safetensors", "tokenizer.json"}
+    assert {file.name for file in (work / "full").iterdir()} == {"model.safetensors", *others}
 
 
 def test_merging_without_the_weights_of_the_base_says_so(work: Path) -> None:
