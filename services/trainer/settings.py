@@ -107,7 +107,8 @@ class TrainerSettings(BaseModel):
     merges: int = Field(
         4,
         ge=0,
-        description="downloads of merged weights at a time, each takes a process of its own, 60 MB;"
+        description="downloads of merged weights at a time, each takes a process of its own, 60 MB and"
+        " the adapter's size;"
         " 0: this base's weights are not given out",
     )
     export_layout: ExportLayout = Field(

@@ -1,6 +1,6 @@
 """A full model as a plain tar that is made while it is read: the base's text files, then its merged weights.
 
-Invariant: nothing of it is stored anywhere, and reading on from any byte makes no more than what follows.
+Invariant: a tar that is read from some byte on costs no more than the bytes behind it.
 Run as a program (the base's folder, the adapter's, the first byte), it writes a line of JSON, a `TarHead`,
 and behind it the tar from that byte on. The adapter's folder may be removed once that line is there.
 """
@@ -20,7 +20,7 @@ from mint_common.errors import MintError, RangeBeyond
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
 _NICE = 19
-"""Whoever trains or serves on the machine goes first."""
+"""Other processes of the same cgroup go first; containers get what their own weights say."""
 
 
 class TarHead(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Merged weights out of a process of their own: bounded memory, one core at most, behind all who train.
+"""Merged weights out of a process of their own: bounded memory, one core at most, at the lowest priority.
 
 Invariants: a process ends with its tar, and with the trainer, whose end of the pipe is gone then; the staged
 adapter is removed as soon as the process has mapped it, and what a killed trainer left by the next one.
@@ -29,6 +29,8 @@ from mint_common.ids import TenantId
 _log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "mint-merge-"
+BYTES_PER_SECOND = 100 << 20
+"""Of all tars together: what passes through the trainer's loop leaves most of it to training."""
 OF_A_TENANT = 2
 """Tars of a tenant at a time, whichever gateways ask for them."""
 RETRY_AFTER_SECONDS = 10
@@ -56,6 +58,7 @@ class MergingProcesses:
         self._most = most
         self._of_a_tenant = max(1, min(OF_A_TENANT, most - 1))
         self._open = Counter[TenantId]()
+        self._pace = Pace(BYTES_PER_SECOND)
 
     async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
         """Return a tar whose size is known."""
@@ -66,7 +69,7 @@ class MergingProcesses:
             async with AsyncExitStack() as stack, asyncio.timeout(HEAD_SECONDS):
                 stack.enter_context(self._counted(tenant_id))
                 process, total_bytes = await self._begun(manifest, begin, stack)
-                return ProcessTar(process, total_bytes - begin, stack.pop_all())
+                return ProcessTar(process, total_bytes - begin, self._pace, stack.pop_all())
         except (OSError, TimeoutError) as error:
             raise Unavailable(what=_WHAT, problem=plain_problem(error)) from error
 
@@ -96,19 +99,35 @@ class MergingProcesses:
             await asyncio.to_thread(shutil.rmtree, adapter, ignore_errors=True)
 
 
+class Pace:
+    """Bounds how many bytes pass in a second, of all who share it."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._free_at = 0.0
+
+    def wait_seconds(self, size_bytes: int, *, now: float) -> float:
+        """Return how long that many bytes wait, and count them."""
+        begin = max(self._free_at, now)
+        self._free_at = begin + size_bytes / self._bytes_per_second
+        return begin - now
+
+
 class ProcessTar:
     """See `services.trainer.ports.merging.MergedTar`. ``stack`` ends the process."""
 
-    def __init__(self, process: Process, size_bytes: int, stack: AsyncExitStack) -> None:
+    def __init__(self, process: Process, size_bytes: int, pace: Pace, stack: AsyncExitStack) -> None:
         self._process = process
+        self._pace = pace
         self._stack = stack
         self.size_bytes = size_bytes
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Yield what the process writes."""
-        left = self.size_bytes
+        """Yield what the process writes, in turn with other tars."""
+        left, loop = self.size_bytes, asyncio.get_running_loop()
         while part := await _output(self._process).read(_PART_BYTES):
             left -= len(part)
+            await asyncio.sleep(self._pace.wait_seconds(len(part), now=loop.time()))
             yield part
         if left:
             status = await _status(self._process)

@@ -20,7 +20,7 @@ from mint_common.errors import BlobMissing, InvalidField, MintError, Overloaded,
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
 from mint_common.training import MergeRequest
-from services.trainer.adapters.merging import MergingProcesses
+from services.trainer.adapters.merging import MergingProcesses, Pace
 from services.trainer.http.merging import add_routes
 from tests.integration.trainer.conftest import TINY
 
@@ -141,6 +141,13 @@ async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
     tar = await merging.open(TENANT, manifest, begin=0)
     assert sent < tar.size_bytes
     await tar.close()
+
+
+def test_all_tars_together_keep_the_pace() -> None:
+    pace = Pace(100)
+    assert [pace.wait_seconds(50, now=7.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert pace.wait_seconds(10, now=8.25) == 0.25
+    assert pace.wait_seconds(10, now=20.0) == 0.0
 
 
 async def test_a_process_that_dies_is_no_short_tar(merging, manifest) -> None:

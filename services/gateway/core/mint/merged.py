@@ -29,7 +29,7 @@ def merged_tag(digest: Digest) -> str:
 def first_byte(wanted: str | None, if_range: str | None, *, tag: str) -> int:
     """Return the byte from which on a Range wants an answer with this tag; 0 for all of it.
 
-    Of a Range, ``bytes=N-`` is heard; another one is answered whole, as RFC 9110 (14.2) lets servers do.
+    Only ``bytes=N-`` is supported; with any other Range the whole answer is sent, as RFC 9110 (14.2) allows.
     """
     found = _FROM.fullmatch(wanted or "")
     return int(found[1]) if found and if_range in {None, tag} else 0
