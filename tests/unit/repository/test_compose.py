@@ -39,6 +39,14 @@ def test_compose_names_the_services_and_their_parts(compose: Mapping[str, Any]) 
     assert all(compose["services"][name]["profiles"] == ["observability"] for name in watching)
 
 
+def test_postgres_is_healthy_once_it_has_the_role_that_is_made_last(compose: Mapping[str, Any]) -> None:
+    script = (ROOT / "deploy/postgres/roles.sh").read_text()
+    (made,) = re.findall(r"^for schema in (.*); do$", script, re.MULTILINE)
+    kind, command = compose["services"]["postgres"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    assert f"SELECT 'mint_{made.split()[-1]}'::regrole" in command
+
+
 def test_what_needs_no_torch_runs_from_the_slim_image(compose: Mapping[str, Any]) -> None:
     targets = {name: compose["services"][name]["build"]["target"] for name in SERVICES}
     assert targets == {
