@@ -19,6 +19,8 @@ CALLER_HEADER = "x-mint-caller"
 """Carries the caller of a request that one service hands on to another, as `write_caller` writes it."""
 CAUSE_HEADER = "x-mint-cause"
 """Names what a service's own request follows from: one of the same cause has no effect the second time."""
+DECIDED_HEADER = "x-mint-decided-at"
+"""Says when a service's own request was decided on, in seconds since the epoch."""
 
 _INCLUDED_IN_ADMIN: frozenset[Scope] = frozenset({"read", "infer", "train"})
 

@@ -108,6 +108,24 @@ async def test_what_holds_for_rules_holds_for_jobs_that_promote(store: Store) ->
         await store.aliases.move(policy, "prod", first, job, expected=None)
 
 
+async def test_a_job_that_promotes_late_gives_way_to_newer_moves(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second, third = await publish(store, policy, 3)
+    ended = replace(by("job:job_a"), decided_at=NOW - 5)
+    await store.aliases.move(policy, "prod", first, replace(by("ann"), at=NOW - 10), expected=None)
+    await store.aliases.move(policy, "prod", second, replace(ended, at=NOW - 4), expected=None)
+    # An earlier revision of another job gives way; a later one, and a person, do not.
+    await store.aliases.move(policy, "prod", first, replace(by("job:job_b"), at=NOW - 3), expected=None)
+    await store.aliases.move(policy, "prod", second, ended, expected=None)
+    await store.aliases.move(policy, "prod", third, replace(by("rule:rule_1"), at=NOW - 2), expected=None)
+    with pytest.raises(RuleRefused, match="rule:rule_1 has moved it since the job ended"):
+        await store.aliases.move(policy, "prod", second, ended, expected=None)
+    await store.aliases.move(policy, "prod", first, by("ann"), expected=None)
+    with pytest.raises(RuleRefused, match="ann has moved it since the job ended"):
+        await store.aliases.move(policy, "prod", second, ended, expected=None)
+    await store.aliases.move(policy, "prod", second, replace(ended, decided_at=NOW + 1), expected=None)
+
+
 async def test_no_rule_returns_to_what_a_person_moved_an_alias_back_from(store: Store) -> None:
     policy = await add_policy(store)
     first, second, third = await publish(store, policy, 3)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, Caller, write_caller
+from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, DECIDED_HEADER, Caller, write_caller
 from mint_common.catalog import (
     AliasRecord,
     CollectionReport,
@@ -45,9 +45,12 @@ class RegistryClient:
         body: bytes | AsyncIterable[bytes] = b"",
         patient: bool = False,
         cause: str | None = None,
+        decided_at: float | None = None,
     ) -> tuple[int, bytes]:
         """Forward a caller's request to a path below ``/internal``; see `InternalHttp.forward`."""
         headers = {CALLER_HEADER: write_caller(caller)} | ({} if cause is None else {CAUSE_HEADER: cause})
+        if decided_at is not None:
+            headers[DECIDED_HEADER] = repr(decided_at)
         path = path_of("internal", *parts)
         return await self._http.forward(
             method, path, query=query, body=body, headers=headers, patient=patient
@@ -143,11 +146,15 @@ class RegistryClient:
         revision: int | Digest,
         reason: str = "",
         cause: str | None = None,
+        decided_at: float | None = None,
     ) -> None:
-        """Point an alias at a revision, whatever it points at now: once for each ``cause``."""
+        """Point an alias at a revision, whatever it points at now: once for each ``cause``.
+
+        A job's move gives way to newer ones than ``decided_at``, in seconds since the epoch.
+        """
         parts = ("tenants", caller.tenant_id, "policies", policy, "aliases", named("alias", alias))
         body = msgspec.json.encode({"revision": revision, "reason": reason})
-        await self.forward("PUT", parts, caller, body=body, cause=cause)
+        await self.forward("PUT", parts, caller, body=body, cause=cause, decided_at=decided_at)
 
     async def record_evaluation(
         self,

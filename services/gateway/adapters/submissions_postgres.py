@@ -49,6 +49,7 @@ _USING = f"""
 _PROMOTING = f"""
     SELECT tenant_id, {_COLUMNS} FROM submissions
     WHERE jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null'
+    ORDER BY submitted_at, job_id
 """  # noqa: S608  # a constant
 _END_PROMOTION = """
     UPDATE submissions SET fine_tuning = jsonb_set(

@@ -15,7 +15,7 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
-from services.registry.core.rules import PersonMove, check_rule_move
+from services.registry.core.rules import PersonMove, check_rule_move, refuse_late_move
 from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
@@ -73,6 +73,13 @@ _PERSON_MOVES = """
     WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3)
         AND NOT EXISTS (SELECT FROM unnest($5::text[]) AS automatic WHERE starts_with(actor, automatic))
     ORDER BY sequence DESC LIMIT $6
+"""
+# What a job that comes late gives way to.
+_NEWER_MOVE = """
+    SELECT actor FROM alias_history
+    WHERE policy_id = $1 AND alias = $2 AND moved_at > $3 AND (number > $4
+        OR NOT EXISTS (SELECT FROM unnest($5::text[]) AS automatic WHERE starts_with(actor, automatic)))
+    ORDER BY sequence DESC LIMIT 1
 """
 
 
@@ -182,13 +189,17 @@ async def _check_rule(
     *,
     frozen: bool,
 ) -> None:
-    """Apply `core.rules.check_rule_move` to a move of a rule or a job."""
+    """Apply `core.rules.check_rule_move` to a move of a rule or a job, and refuse a late one."""
     if not mover.actor.startswith(AUTOMATIC_ACTORS):
         return
     key = (policy.policy_id, name, entry.digest, entry.number)
     rows = await connection.fetch(_PERSON_MOVES, *key, AUTOMATIC_ACTORS, HISTORY_ROWS)
     moves = [PersonMove(**row) for row in rows]
     check_rule_move(name, entry.number, entry.digest, moves, is_frozen=frozen)
+    if mover.decided_at is not None:
+        since = (policy.policy_id, name, moment(mover.decided_at), entry.number)
+        if newer := await connection.fetchval(_NEWER_MOVE, *since, AUTOMATIC_ACTORS):
+            raise refuse_late_move(name, newer)
 
 
 def _entry_of(row: asyncpg.Record) -> AliasEntry:

@@ -209,6 +209,14 @@ def withdrawal(revision: Digest, moves: Sequence[PersonMove]) -> PersonMove | No
     return None
 
 
+def refuse_late_move(alias: str, newer: str) -> RuleRefused:
+    """Return why a job does not move an alias: ``newer`` has moved it since, and goes first.
+
+    That is a person, or a rule or a job that chose a later revision.
+    """
+    return RuleRefused(alias=alias, problem=f"{newer} has moved it since the job ended")
+
+
 def check_rule_move(
     alias: str, number: int, digest: Digest, moves: Sequence[PersonMove], *, is_frozen: bool
 ) -> None:

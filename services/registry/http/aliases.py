@@ -23,7 +23,14 @@ from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
 from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.rules import check_rule, refuse_equal, rule_warnings
-from services.registry.http.context import CallerDep, CauseHeader, PolicyDep, Registry, RegistryDep
+from services.registry.http.context import (
+    CallerDep,
+    CauseHeader,
+    DecidedHeader,
+    PolicyDep,
+    Registry,
+    RegistryDep,
+)
 from services.registry.ports.aliases import Mover
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=BodyRoute)
@@ -78,11 +85,12 @@ async def move_alias(  # noqa: PLR0917  # FastAPI passes them by name
     caller: CallerDep,
     registry: RegistryDep,
     cause: CauseHeader = None,
+    decided_at: DecidedHeader = None,
 ) -> AliasRecord:
     """Point an alias at a revision; one that this cause has moved before stays where it is."""
     check_alias_name(alias)
     revision = await registry.catalog.revision(policy.policy_id, revision_key(str(body.revision)))
-    mover = _mover(registry, caller, body.reason, cause=cause)
+    mover = replace(_mover(registry, caller, body.reason), cause=cause, decided_at=decided_at)
     try:
         return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
     except AlreadyHandled:
@@ -151,6 +159,5 @@ async def _is_frozen(registry: Registry, policy_id: PolicyId, alias: str) -> boo
         return False
 
 
-def _mover(registry: Registry, caller: Caller, reason: str, *, cause: str | None = None) -> Mover:
-    now, is_admin = registry.clock.now(), caller.is_admin
-    return Mover(actor=caller.actor, reason=reason, at=now, is_admin=is_admin, cause=cause)
+def _mover(registry: Registry, caller: Caller, reason: str) -> Mover:
+    return Mover(actor=caller.actor, reason=reason, at=registry.clock.now(), is_admin=caller.is_admin)

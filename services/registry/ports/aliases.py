@@ -24,6 +24,8 @@ class Mover:
     """Whether protected aliases are moved as well."""
     cause: str | None = None
     """A move is applied once per cause; None: this move has no cause that could repeat."""
+    decided_at: float | None = None
+    """When a job's move was decided on, in seconds since the epoch; it gives way to what came later."""
 
 
 class Aliases(Protocol):
@@ -47,7 +49,7 @@ class Aliases(Protocol):
         Concurrent moves serialise.
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`; for
-        a rule or a job as `core.rules.check_rule_move`.
+        a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.refuse_late_move`.
         """
         ...
 

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.catalog import AliasMove
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import NoRevision, NotFound, PreconditionFailed, Unauthorized
+from mint_common.errors import MintError, NoRevision, NotFound, PreconditionFailed, Unauthorized
 from mint_common.events import RevisionExported
 from mint_common.ids import PolicyId
 from mint_common.runtime.dispatch import publish_event
@@ -118,6 +119,9 @@ async def test_client_asks_what_services_ask(
     moves = msgspec.json.decode(content, type=list[AliasMove])
     assert [(move.number, move.actor, move.reason) for move in moves] == [(1, "ann", "worse")]
     assert [item.alias for item in await client.list_aliases(TENANT, "p")] == ["prod"]
+    await client.move_alias(ann, "p", "next", revision=1)
+    with pytest.raises(MintError, match="ann has moved it since the job ended"):
+        await client.move_alias(replace(ann, name="job:a"), "p", "next", revision=2, decided_at=1.5)
     assert [owned.policy for owned in await client.find_owned(TENANT, [one.digest])] == ["p"]
     resolution = await client.resolve(TENANT, "p")
     assert resolution.revision == one.ref

@@ -73,6 +73,7 @@ class Promotions:
                 revision=now.result.digest,
                 reason=f"result of the job, asked for by {promotion.asked_by}",
                 cause=f"promote:{job.job_id}",
+                decided_at=now.finished_at,
             )
         except MintError as error:
             if error.retryable:
