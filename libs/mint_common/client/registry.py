@@ -15,6 +15,7 @@ from mint_common.catalog import (
     AliasRecord,
     CollectionReport,
     KeyOwner,
+    KeyRecord,
     OwnedRevision,
     PolicyRecord,
     Resolution,
@@ -59,6 +60,11 @@ class RegistryClient:
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized."""
         return _read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
+
+    async def get_key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
+        """Return a key of a tenant, a revoked one too. Raises NotFound."""
+        path = path_of("internal", "tenants", tenant_id, "keys", key_id)
+        return _read(await self._http.get(path), KeyRecord)
 
     async def put_base(self, facts: BaseFacts) -> BaseFacts:
         """Register a base. A repeat is a no-op; another digest under the name raises InvalidField."""

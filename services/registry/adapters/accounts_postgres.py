@@ -113,6 +113,14 @@ class PostgresAccounts:
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
         return [key_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
 
+    async def key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
+        """Return a key of a tenant."""
+        query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id = $2"
+        row = await self._pool.fetchrow(query, tenant_id, key_id)
+        if row is None:
+            raise NotFound(kind="key", name=key_id)
+        return key_of(row)
+
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Revoke a key."""
         by.check_grant((), tenant_id=tenant_id)

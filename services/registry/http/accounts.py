@@ -67,6 +67,12 @@ async def list_keys(
     return await registry.accounts.keys(tenant_id, limit=page.limit, after=page.after)
 
 
+@router.get("/tenants/{tenant_id}/keys/{key_id}")
+async def get_key(tenant_id: Tenant, key_id: Label, registry: RegistryDep) -> KeyRecord:
+    """Return a key of a tenant, a revoked one too."""
+    return await registry.accounts.key(tenant_id, key_id)
+
+
 @router.post("/tenants/{tenant_id}/keys/{key_id}/rotate")
 async def rotate_key(tenant_id: Tenant, key_id: Label, caller: CallerDep, registry: RegistryDep) -> IssuedKey:
     """Replace a key by a new one of the same id."""

@@ -43,6 +43,10 @@ class Accounts(Protocol):
         """Return a tenant's keys by id, revoked ones too."""
         ...
 
+    async def key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
+        """Return a key of a tenant, a revoked one too. Raises NotFound."""
+        ...
+
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Revoke a key. Idempotent. Raises NotFound, and as `add_key`."""
         ...

@@ -95,6 +95,10 @@ async def test_client_asks_what_services_ask(
     assert owner.tenant_id == TENANT
     with pytest.raises(Unauthorized):
         await client.verify_key("tml-wrong")
+    key = await client.get_key(TENANT, owner.key_id)
+    assert (key.key_id, key.revoked_at, key.scopes) == (owner.key_id, None, owner.scopes)
+    with pytest.raises(NotFound):
+        await client.get_key("another", owner.key_id)
     policy_id = await new_policy(client)
     assert await client.get_base(BASE.name) == BASE
     assert await client.list_bases() == [BASE]

@@ -4,8 +4,8 @@ A limit is of the metric that the job's revisions are compared by: ``at_most`` o
 other, as in rules.
 """
 
-from mint_common.authority import Authority, Caller
-from mint_common.catalog import AliasRecord, Scope
+from mint_common.authority import Authority, Caller, held_scopes
+from mint_common.catalog import AliasRecord, KeyRecord, Scope
 from mint_common.errors import AliasProtected, InvalidField
 from mint_common.events import EvaluationPlan
 from mint_common.ids import TenantId
@@ -37,6 +37,7 @@ def plan_promotion(
         at_least=wish.at_least,
         at_most=wish.at_most,
         asked_by=caller.actor,
+        key_id=caller.key_id,
         is_admin=caller.is_admin,
     )
 
@@ -59,10 +60,19 @@ def check_alias(alias: AliasRecord, promotion: Promotion) -> None:
         raise InvalidField(field=f"{_FIELD}.alias", problem=f"{alias.alias!r} is frozen: unfreeze it first")
 
 
-def promoter_of(job: SubmittedJob, promotion: Promotion, tenant_id: TenantId) -> Caller:
-    """Return who moves the alias: the job, with the authority of the key that asked for it."""
+def why_not_allowed(promotion: Promotion, key: KeyRecord) -> str:
+    """Return why the key that asked for it, as it is now, may move no alias any more; empty: it may."""
+    if key.revoked_at is not None:
+        return f"the key {promotion.asked_by!r}, which asked for it, was revoked"
+    if "train" not in held_scopes(key.scopes):
+        return f"the key {promotion.asked_by!r}, which asked for it, has no longer the scope 'train'"
+    return ""
+
+
+def promoter_of(job: SubmittedJob, promotion: Promotion, tenant_id: TenantId, key: KeyRecord) -> Caller:
+    """Return who moves the alias: the job, as far as the key that asked for it could then and can now."""
     name = f"{JOB_ACTOR}{job.job_id}"
-    scope: Scope = "admin" if promotion.is_admin else "train"
+    scope: Scope = "admin" if promotion.is_admin and "admin" in key.scopes else "train"
     authority = Authority(tenant_id=tenant_id, key_id=name, scopes=frozenset({scope}))
     return Caller(authority=authority, name=name)
 

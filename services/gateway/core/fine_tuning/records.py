@@ -30,7 +30,8 @@ METRICS: Mapping[str, str] = {
 class Promotion:
     """An alias that is pointed at a job's result, if its score is ``at_least`` or ``at_most`` so much.
 
-    ``asked_by`` names the key that asked for it, and ``is_admin`` says whether it may move protected aliases.
+    ``asked_by`` and ``key_id`` are of the key that asked for it; ``is_admin`` says whether it could move
+    protected aliases then.
     ``ended_at``, in seconds since the epoch, is when the alias was moved, or was not for a ``problem``.
     """
 
@@ -38,6 +39,7 @@ class Promotion:
     at_least: float | None
     at_most: float | None
     asked_by: str
+    key_id: str
     is_admin: bool
     ended_at: float | None = None
     problem: str = ""

@@ -13,7 +13,7 @@ from mint_common.errors import MintError
 from mint_common.events import Event, JobFinished
 from mint_common.ids import TenantId
 from mint_common.runtime.retries import Bury
-from services.gateway.core.fine_tuning.promotions import promoter_of, why_not_promoted
+from services.gateway.core.fine_tuning.promotions import promoter_of, why_not_allowed, why_not_promoted
 from services.gateway.core.fine_tuning.records import Promotion, TunedJob
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
@@ -66,8 +66,11 @@ class Promotions:
         """Move the alias; return why it could not be. Raises what may pass."""
         assert now.result is not None, job.job_id
         try:
+            key = await self.registry.get_key(tenant_id, promotion.key_id)
+            if problem := why_not_allowed(promotion, key):
+                return problem
             await self.registry.move_alias(
-                promoter_of(job, promotion, tenant_id),
+                promoter_of(job, promotion, tenant_id, key),
                 job.policy_id,
                 promotion.alias,
                 revision=now.result.digest,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mint_common.authority import Authority, Caller
-from mint_common.catalog import AliasRecord, Scope
+from mint_common.catalog import AliasRecord, KeyRecord, Scope
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AliasProtected, InvalidField
 from services.gateway.core.fine_tuning.answers import job_answer
@@ -15,6 +15,7 @@ from services.gateway.core.fine_tuning.promotions import (
     check_alias,
     plan_promotion,
     promoter_of,
+    why_not_allowed,
     why_not_promoted,
 )
 from services.gateway.core.fine_tuning.records import Promotion, Revision, TunedJob, TunedStep
@@ -94,9 +95,31 @@ def test_a_job_moves_the_alias_in_its_own_name_with_its_key_s_authority() -> Non
     for scope in ("train", "admin"):
         promotion = asked({"alias": "prod"}, scope=scope)
         job = job_with(promotion)
-        found = promoter_of(job, promotion, TENANT)
+        found = promoter_of(job, promotion, TENANT, key(scope))
         assert (found.actor, found.tenant_id) == (f"job:{job.job_id}", TENANT)
         assert found.is_admin is (scope == "admin")
+        assert not promoter_of(job, promotion, TENANT, key("train")).is_admin
+
+
+def key(*scopes: Scope, revoked_at: float | None = None) -> KeyRecord:
+    return KeyRecord(
+        key_id="key_a",
+        tenant_id=TENANT,
+        name="ann",
+        shown="tml-a",
+        scopes=scopes,
+        created_at=1.0,
+        last_used_at=None,
+        revoked_at=revoked_at,
+    )
+
+
+def test_a_key_that_is_revoked_or_may_not_train_moves_no_alias() -> None:
+    promotion = asked({"alias": "prod"}, scope="admin")
+    assert promotion.key_id == "key_a"
+    assert [why_not_allowed(promotion, key(scope)) for scope in ("train", "admin")] == ["", ""]
+    assert "was revoked" in why_not_allowed(promotion, key("admin", revoked_at=2.0))
+    assert "has no longer the scope 'train'" in why_not_allowed(promotion, key("read"))
 
 
 @pytest.mark.parametrize(
