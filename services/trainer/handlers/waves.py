@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
+from mint_common.errors import AlreadyHandled
 from mint_common.events import Event, TrainingFailed, WaveCompleted
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
@@ -75,6 +76,8 @@ class WaveIntake:
         return ()
 
     async def _take_in(self, wave: WaveCompleted) -> None:
+        if await self._is_taken_in(wave):
+            raise AlreadyHandled(cause=wave.id)
         drivers = await self._settled(wave.policy_id)
         session = await self._store.session(wave.policy_id)
         if session is not None and not session.is_managed:
@@ -93,6 +96,10 @@ class WaveIntake:
             now=self._clock.now(),
         )
         await drivers.append(planned, intake_of(wave.wave_id), records=records)
+
+    async def _is_taken_in(self, wave: WaveCompleted) -> bool:
+        """Return whether a wave was taken in, or released: its record may be gone then."""
+        return await self._ledger.outcome(intake_of(wave.wave_id)) is not None
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until nothing of a policy waits any more. Raises Unavailable."""
@@ -134,6 +141,8 @@ class WaveIntake:
         await self._fail(wave, code=decision.code, reason=decision.reason)
 
     async def _fail(self, wave: WaveCompleted, *, code: str, reason: str) -> None:
+        if await self._is_taken_in(wave):  # meanwhile
+            return
         failed = TrainingFailed(
             tenant_id=wave.tenant_id,
             base=wave.base,

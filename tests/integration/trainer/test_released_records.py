@@ -50,6 +50,7 @@ async def test_a_wave_that_was_released_before_it_came_is_not_taken_in(stage: St
     async with stage.trainer() as trainer, serving(trainer) as client:
         for _ in range(2):
             assert await client.release_records(A, [late.wave_id]) == frozenset()
+        await stage.blobs.delete(late.record.uri)
         for copy in ("", "again"):
             await stage.publish(late, copy=copy)
         for step in (1, 2):
@@ -57,3 +58,5 @@ async def test_a_wave_that_was_released_before_it_came_is_not_taken_in(stage: St
         events = await stage.exported(2)
     assert {event.policy_id for event in events} == {"policy_b"}
     assert await stage.rows("SELECT FROM trainer.operations WHERE policy_id = $1", A) == []
+    failed = "SELECT FROM trainer.outbox WHERE subject LIKE '%failed%'"
+    assert await stage.rows(failed) == []
