@@ -64,10 +64,14 @@ class World:
         self.trainer = ScriptedTrainer()
         self.runs = PostgresEvaluationRuns(pool)
         self.erasures = PostgresErasures(pool)
-        self.eraser = Eraser(
+        self.eraser = self.eraser_over(self.blobs)
+
+    def eraser_over(self, blobs: LocalBlobs) -> Eraser:
+        """Return an eraser of these tables, over a store."""
+        return Eraser(
             erasures=self.erasures,
             records=self.trainer,
-            blobs=self.blobs,
+            blobs=blobs,
             clock=self.clock,
             keep_seconds=30 * DAY,
             every_seconds=1.0,
@@ -194,6 +198,27 @@ async def test_a_trainer_that_is_away_is_asked_once_a_time_and_holds_no_prompts(
     await world.clock.advance(AWAY_SECONDS)
     await world.eraser.erase()
     assert [await world.keys(job) for job in jobs] == [[]] * 3
+
+
+class OneIsRefused(LocalBlobs):
+    """A store that lists nothing of one job."""
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Return the keys with a prefix."""
+        if "job_1" in prefix:
+            raise Unavailable(what="the blob store", problem="access denied")
+        async for key in super().list(prefix):
+            yield key
+
+
+async def test_a_job_that_cannot_be_erased_holds_up_no_other(world: World, tmp_path: Path) -> None:
+    jobs = [await world.job(f"job_{n}") for n in range(3)]
+    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.eraser_over(OneIsRefused(tmp_path / "blobs")).erase()
+    assert [await world.keys(job) for job in jobs] == [[], ALL, []]
+    await world.clock.advance(AWAY_SECONDS)
+    await world.eraser.erase()
+    assert await world.keys(jobs[1]) == []
 
 
 async def test_a_killed_eraser_s_work_is_taken_up(world: World) -> None:

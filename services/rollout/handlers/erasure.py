@@ -13,7 +13,7 @@ from mint_common.errors import MintError
 from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
-from services.rollout.core.erasure import RETRY_SECONDS, EndedJob, plan_erasure
+from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, EndedJob, plan_erasure
 from services.rollout.ports import Erasures, TrainedRecords
 
 DAY_SECONDS = 86_400.0
@@ -47,7 +47,7 @@ class Eraser:
         self._clock = clock
         self._keep_seconds = keep_seconds
         self._every_seconds = every_seconds
-        self._away: set[BaseName] = set()
+        self._away: dict[BaseName, float] = {}
 
     async def run(self) -> None:
         """Erase until cancelled, through outages of the database and of the blob store."""
@@ -57,7 +57,6 @@ class Eraser:
 
     async def erase(self) -> None:
         """Erase all that may go now."""
-        self._away.clear()
         while await self.look():
             continue
         await self._erasures.forget_files(before=self._clock.now() - FILES_KEPT_SECONDS)
@@ -69,7 +68,12 @@ class Eraser:
             before=now - self._keep_seconds, now=now, next_at=now + RETRY_SECONDS, limit=JOBS_AT_ONCE
         )
         for job in jobs:
-            await self._erase_blobs(job)
+            try:
+                await self._erase_blobs(job)
+            except MintError as error:
+                extra = {"job_id": job.job_id, "problem": str(error)}
+                _log.warning("blobs of a job not erased yet", extra=extra)
+                await self._erasures.settle(job, next_at=now + AWAY_SECONDS, now=now)
         runs = await self._erasures.erase_runs(limit=RUNS_AT_ONCE)
         return bool(jobs) or runs == RUNS_AT_ONCE
 
@@ -87,11 +91,12 @@ class Eraser:
 
     async def _needed(self, job: EndedJob) -> frozenset[str] | None:
         """Return the records that training may still read; None where its trainer does not answer."""
-        if job.base in self._away:
+        now = self._clock.now()
+        if now < self._away.get(job.base, now):
             return None
         try:
             return await self._records.release(job)
         except MintError as error:
-            self._away.add(job.base)
+            self._away[job.base] = now + AWAY_SECONDS
             _log.warning("records not erased yet", extra={"base": job.base, "problem": str(error)})
             return None
