@@ -249,8 +249,8 @@ async def test_what_a_failed_job_quotes_of_a_row_goes_with_its_file(world: World
 
 
 async def test_answers_of_runs_over_a_deleted_file_go_also_of_those_that_end_later(world: World) -> None:
-    names = ("ended", "failed", "open", "unread")
-    ended, bad, still, unread = [await world.run(f"evr_{name}", FILE) for name in names]
+    names = ("ended", "failed", "quoting", "open", "unread")
+    ended, bad, quoting, still, unread = [await world.run(f"evr_{name}", FILE) for name in names]
     other = await world.run("evr_other", replace(FILE, file_id="file-2"))
     foreign = await world.run("evr_foreign", FILE, tenant=OTHER)
     answers = rows([1.0, 0.0])
@@ -259,11 +259,13 @@ async def test_answers_of_runs_over_a_deleted_file_go_also_of_those_that_end_lat
     await world.runs.finish(failed(bad, "the grader failed: secret", now=1.0), answers)
     why = "a.jsonl (file-1) was deleted before the run had read it"
     await world.runs.finish(failed(unread, why, now=1.0), ())
+    await world.runs.finish(failed(quoting, f"the grader failed: secret {why}", now=1.0), ())
     await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
     await world.eraser.erase()
     kept = [await world.runs.rows(run.run_id, after=0, limit=9) for run in (ended, bad, other, foreign)]
     assert kept == [[], [], answers, answers]
     assert (await world.runs.run(TENANT, "evr_failed")).reason == ERASED_REASON
+    assert (await world.runs.run(TENANT, "evr_quoting")).reason == ERASED_REASON
     assert (await world.runs.run(TENANT, "evr_unread")).reason == why
     assert (await world.runs.run(TENANT, "evr_ended")).value == 0.5
     await world.clock.advance(FILES_KEPT_SECONDS - 1)

@@ -46,24 +46,26 @@ _SETTLE = """
         erased_at = CASE WHEN $2::double precision IS NULL THEN $3::double precision END
     WHERE job_id = $1
 """
-_ERASE_RUNS = """
+# As `core.evaluation.reason_of` says it: the one reason that quotes nothing of a row.
+_UNREAD = "concat(data #>> '{file,filename}', ' (', data #>> '{file,file_id}', ') ', $3::text)"
+_ERASE_RUNS = f"""
     WITH gone AS (
         SELECT run_id FROM deleted_files
-        JOIN evaluation_runs ON evaluation_runs.data #>> '{file,file_id}' = deleted_files.file_id
+        JOIN evaluation_runs ON evaluation_runs.data #>> '{{file,file_id}}' = deleted_files.file_id
             AND evaluation_runs.tenant_id = deleted_files.tenant_id
         WHERE finished_at IS NOT NULL AND (
             EXISTS (SELECT FROM evaluation_rows WHERE evaluation_rows.run_id = evaluation_runs.run_id)
-            OR (state = 'failed' AND reason <> $2 AND NOT reason LIKE $3)
+            OR (state = 'failed' AND reason NOT IN ($2, {_UNREAD}))
         )
         LIMIT $1
     ), erased AS (
         DELETE FROM evaluation_rows WHERE run_id IN (SELECT run_id FROM gone)
     ), told AS (
         UPDATE evaluation_runs SET reason = $2
-        WHERE state = 'failed' AND NOT reason LIKE $3 AND run_id IN (SELECT run_id FROM gone)
+        WHERE state = 'failed' AND reason <> {_UNREAD} AND run_id IN (SELECT run_id FROM gone)
     )
     SELECT count(*) FROM gone
-"""
+"""  # noqa: S608  # a constant
 _FORGET = "DELETE FROM deleted_files WHERE deleted_at < $1"
 ERASED_REASON = "what went wrong was erased with the rows of the file"
 
@@ -92,7 +94,7 @@ class PostgresErasures:
 
     async def erase_runs(self, *, limit: int) -> int:
         """Erase answers of runs."""
-        return int(await self._pool.fetchval(_ERASE_RUNS, limit, ERASED_REASON, f"%{DELETED}"))
+        return int(await self._pool.fetchval(_ERASE_RUNS, limit, ERASED_REASON, DELETED))
 
     async def forget_files(self, *, before: float) -> None:
         """Forget files that went long ago."""
