@@ -144,8 +144,11 @@ class WaveHandlers(Generic[Connection]):
         except MintError as error:
             if error.retryable:
                 raise
-            log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
-            return self._cancelled(event, str(error)), Beside(fault=fault_of(error, event.spec.data))
+            fault = fault_of(error, event.spec.data)
+            # Without the message, which may quote a row.
+            where = {} if fault is None else {"param": fault.param, "line": fault.line}
+            log.warning("wave cancelled", extra={"wave_id": event.wave_id, "code": error.code, **where})
+            return self._cancelled(event, str(error)), Beside(fault=fault)
         except Exception as error:  # Dispatch would have the whole wave sampled again.
             log.exception("wave cancelled", extra={"wave_id": event.wave_id})
             return self._cancelled(event, internal_reason(error)), Beside()
