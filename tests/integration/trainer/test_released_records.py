@@ -58,5 +58,5 @@ async def test_a_wave_that_was_released_before_it_came_is_not_taken_in(stage: St
         events = await stage.exported(2)
     assert {event.policy_id for event in events} == {"policy_b"}
     assert await stage.rows("SELECT FROM trainer.operations WHERE policy_id = $1", A) == []
-    failed = "SELECT FROM trainer.outbox WHERE subject LIKE '%failed%'"
+    failed = "SELECT FROM trainer.mint_outbox WHERE subject LIKE '%failed%'"
     assert await stage.rows(failed) == []

@@ -140,13 +140,18 @@ async def test_kto_rows_have_the_reward_of_their_label(rig: Rig) -> None:
 LONG = {"prompt": "a=", "completion": "b" * 100}
 
 
-async def test_a_row_that_is_too_long_fails_the_job_with_its_line(rig: Rig) -> None:
+async def test_a_row_that_is_too_long_fails_the_job_with_its_line(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     wave = await rig.begin(on_file(await store(rig, [*completions(3), LONG])))
     cancelled = await refused(rig, wave)
     job = await job_of(rig)
     assert job.fault == JobFault(code="too_long", message=job.fault.message, param="training_file", line=5)
     assert job.fault.message.startswith("Line 5 of train.jsonl: an example has 10")
     assert (job.state.value, job.reason, cancelled.reason) == ("failed", job.fault.message, job.reason)
+    (logged,) = [record for record in caplog.records if record.message == "wave cancelled"]
+    told = {name: vars(logged).get(name) for name in ("code", "param", "line", "reason")}
+    assert told == {"code": "data_refused", "param": "training_file", "line": 5, "reason": None}
 
 
 async def test_a_validation_row_that_is_too_long_fails_the_job_before_anything_is_trained(rig: Rig) -> None:
