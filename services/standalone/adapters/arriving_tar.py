@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
-from mint_common.errors import Unavailable
+from mint_common.adapters_format.base_files import CONFIG, weight_files
+from mint_common.errors import InvalidField, Unavailable
 
 _CHUNK_BYTES = 1 << 20
 _ADAPTER = {CONFIG_FILE, WEIGHTS_FILE}
-_MODEL_CONFIG = "config.json"
 
 Progress = Callable[[int, int], None]
 """Told (bytes received, bytes in all)."""
 _IsFile = Callable[[str], bool]
+_IsWhole = Callable[[Mapping[str, str], Path], bool]
+"""Of the hash of each file that came, and the folder that they are in."""
 
 
 def read_adapter(
@@ -30,7 +32,7 @@ def read_adapter(
     """
     told = dict(each.split("=") for each in headers.get("x-mint-sha256", "").split(", ") if "=" in each)
 
-    def is_whole(found: Mapping[str, str]) -> bool:
+    def is_whole(found: Mapping[str, str], _draft: Path) -> bool:
         return set(found) == _ADAPTER and found == told
 
     arriving = _Arriving(parts, int(headers.get("content-length", 0)), progress)
@@ -38,18 +40,18 @@ def read_adapter(
 
 
 def read_model(parts: Iterator[bytes], total: int, folder: Path, progress: Progress) -> None:
-    """Do the same with the tar of a whole model, of ``total`` bytes."""
+    """Do the same with the tar of a whole model, of ``total`` bytes: its config, and all of its weights."""
 
     def is_file(name: str) -> bool:
         return not name.startswith(".") and Path(name).name == name
 
-    arriving = _Arriving(parts, total, progress)
-    _write_all(arriving, folder, is_file=is_file, is_whole=lambda found: _MODEL_CONFIG in found)
+    def is_whole(found: Mapping[str, str], draft: Path) -> bool:
+        return found.keys() >= {CONFIG, *weight_files(draft)}
+
+    _write_all(_Arriving(parts, total, progress), folder, is_file=is_file, is_whole=is_whole)
 
 
-def _write_all(
-    arriving: "_Arriving", folder: Path, *, is_file: _IsFile, is_whole: Callable[[Mapping[str, str]], bool]
-) -> None:
+def _write_all(arriving: "_Arriving", folder: Path, *, is_file: _IsFile, is_whole: _IsWhole) -> None:
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     draft.mkdir(parents=True)
     try:
@@ -58,10 +60,11 @@ def _write_all(
                 member.name: _write(archive, member, draft, is_file=is_file, most=arriving.total)
                 for member in archive
             }
-        if not is_whole(found):
+        arriving.check_all()
+        if not is_whole(found, draft):
             raise _wrong("the files that came are not those of the revision")
         draft.rename(folder)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, InvalidField) as error:
         raise _wrong(str(error)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -90,6 +93,13 @@ class _Arriving(io.RawIOBase):
         data = b"".join(found)
         self._left = data[size:]
         return data[:size]
+
+    def check_all(self) -> None:
+        """Read what is left. Raises Unavailable when more or less has come than was told."""
+        while self.read(_CHUNK_BYTES):
+            pass
+        if self._seen != self.total:
+            raise _wrong(f"{self._seen} bytes came of {self.total}")
 
 
 def _write(

@@ -153,14 +153,16 @@ class PublicApi:
     def download_merged(self, path: str, folder: Path, progress: Progress) -> str:
         """Write a merged model into a folder that is not there yet, whole or not at all; return its digest.
 
-        What breaks off goes on. Raises AlreadyExists, InvalidField when the disk has no room for it.
+        A download that breaks off is continued. Raises AlreadyExists, and InvalidField when the disk has no
+        room for it.
         """
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
         with closing(ResumingDownload(partial(self._begun, path))) as download:
+            digest = download.header("x-mint-revision")
             _check_room(folder, download.total)
             read_model(download.parts(), download.total, folder, progress)
-            return download.headers["x-mint-revision"]
+            return digest
 
     def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completed:
         """Complete a prompt greedily, over the OpenAI API."""

@@ -1,4 +1,4 @@
-"""A large answer over as many requests as it takes: what breaks off goes on where it was."""
+"""A large answer over as many requests as it takes: one that breaks off is continued where it was."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,60 +7,92 @@ import httpx
 
 from mint_common.errors import MintError, PreconditionFailed, Unavailable
 
-MOST_TRIES = 8
-"""Requests in a row that give nothing: three minutes with the waits between, in which services start anew."""
+PATIENCE_SECONDS = 1800.0
+"""How long is waited between requests in a row that give nothing: as long as an upgrade takes."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 _CHUNK_BYTES = 1 << 20
+_WHAT = "the download"
 
 Ask = Callable[[Mapping[str, str]], httpx.Response]
 """Sends the request with more headers, and returns its answer once that has begun. Raises MintErrors."""
 
 
 class ResumingDownload:
-    """An answer that has begun; ``total`` is its size. Making one raises what ``ask`` does."""
+    """An answer that has begun; ``total`` is its size. Making one raises what ``ask`` raises."""
 
     def __init__(self, ask: Ask, *, wait: Callable[[float], None] = time.sleep) -> None:
         self._ask = ask
         self._wait = wait
         self._answer = ask({})
-        self.headers = self._answer.headers
-        self.total = int(self.headers["content-length"])
+        self._headers = self._answer.headers
+        try:
+            self._tag = self.header("etag")
+            self.total = int(self.header("content-length"))
+        except MintError:
+            self.close()
+            raise
+
+    def header(self, name: str) -> str:
+        """Return a header of the first answer. Raises Unavailable when it has none of this name."""
+        value: str | None = self._headers.get(name)
+        if value is None:
+            problem = f"its answer has no {name}: does a proxy on the way remove it?"
+            raise Unavailable(what=_WHAT, problem=problem)
+        return value
 
     def close(self) -> None:
         """Leave what is not read."""
         self._answer.close()
 
     def parts(self) -> Iterator[bytes]:
-        """Yield the bytes. Raises the error of the last of too many requests that gave nothing."""
-        seen, tries = 0, 0
+        """Yield ``total`` bytes. Raises the error of the last of too many requests that gave nothing."""
+        seen, waits, waited_seconds = 0, 0, 0.0
         while True:
             try:
                 if self._answer.is_closed:
                     self._answer = self._ask_from(seen)
                 for part in self._answer.iter_bytes(_CHUNK_BYTES):
-                    seen, tries = seen + len(part), 0
+                    seen, waits, waited_seconds = seen + len(part), 0, 0.0
                     yield part
+                if seen != self.total:
+                    problem = f"{seen} bytes came of {self.total}"
+                    raise Unavailable(what=_WHAT, problem=problem)
             except (httpx.HTTPError, MintError) as error:
                 self._answer.close()
-                tries += 1
-                self._give_up(error, tries)
-                self._wait(min(_FIRST_WAIT_SECONDS * 2 ** (tries - 1), _LONGEST_WAIT_SECONDS))
+                if waited_seconds >= PATIENCE_SECONDS or seen > self.total or not _may_pass(error):
+                    raise _as_mint_error(error) from error
+                seconds = _wait_seconds(error, waits)
+                waits, waited_seconds = waits + 1, waited_seconds + seconds
+                self._wait(seconds)
             else:
                 return
 
     def _ask_from(self, begin: int) -> httpx.Response:
-        tag = self.headers["etag"]
-        answer = self._ask({"range": f"bytes={begin}-", "if-range": tag} if begin else {})
-        if begin and answer.status_code != httpx.codes.PARTIAL_CONTENT:
-            answer.close()
-            raise PreconditionFailed(
-                what="the ETag of the download", found=answer.headers.get("etag", ""), expected=tag
-            )
+        answer = self._ask({"range": f"bytes={begin}-", "if-range": self._tag} if begin else {})
+        if not begin:
+            expected = {"etag": self._tag, "content-length": str(self.total)}
+        else:
+            expected = {"etag": self._tag, "content-range": f"bytes {begin}-{self.total - 1}/{self.total}"}
+        for name, value in expected.items():
+            found = answer.headers.get(name, "")
+            if found != value:
+                answer.close()
+                raise PreconditionFailed(what=f"the {name} of the download", found=found, expected=value)
         return answer
 
-    def _give_up(self, error: Exception, tries: int) -> None:
-        """Raise the error if asking again is no use, or was not."""
-        if isinstance(error, MintError) and (tries >= MOST_TRIES or not error.retryable):
-            raise error
-        if tries >= MOST_TRIES:
-            raise Unavailable(what="the download", problem=str(error) or type(error).__name__) from error
+
+def _may_pass(error: Exception) -> bool:
+    return error.retryable if isinstance(error, MintError) else True
+
+
+def _as_mint_error(error: Exception) -> MintError:
+    if isinstance(error, MintError):
+        return error
+    return Unavailable(what=_WHAT, problem=str(error) or type(error).__name__)
+
+
+def _wait_seconds(error: Exception, waits: int) -> float:
+    """Return how long to wait after so many waits: twice as long each time, and what the error asks for."""
+    seconds = min(_FIRST_WAIT_SECONDS * 2.0 ** min(waits, 10), _LONGEST_WAIT_SECONDS)
+    fields = error.fields if isinstance(error, MintError) else {}
+    return max(seconds, float(fields.get("retry_after_seconds", 0)))

@@ -85,7 +85,7 @@ def download_revision(
     """Download a revision as PEFT reads it: adapter_config.json and adapter_model.safetensors.
 
     Packed experts stay packed: `mint adapter unpack` makes what PEFT reads of them. With --merged it is a
-    model that needs neither PEFT nor MinT, as large as the base; what breaks off is taken up again.
+    model that needs neither PEFT nor MinT, as large as the base; a download that breaks off is continued.
 
     Example: mint revision download counter prod --out ./counter
     """
