@@ -149,6 +149,22 @@ def test_a_job_that_succeeds_promotes_its_result_once_though_the_gateway_is_kill
     forget_files(client, made)
 
 
+def test_a_key_that_is_revoked_before_the_end_of_its_job_moves_no_alias(stack, client) -> None:
+    with stack.client() as mint:
+        named = {"name": "leaver", "scopes": ["train", "read"]}
+        issued = mint.post("/keys", json=named).raise_for_status().json()
+    with openai.OpenAI(api_key=issued["key"], base_url=str(client.base_url)) as leaver:
+        made = promoting(leaver, alias="live")
+    client.fine_tuning.jobs.pause(made.id)
+    with stack.client() as mint:
+        mint.delete(f"/keys/{issued['key_id']}").raise_for_status()
+    client.fine_tuning.jobs.resume(made.id)
+    told = promotion_of(client, made)
+    assert told["state"] == "not_moved"
+    assert told["problem"] == "the key 'leaver', which asked for it, was revoked"
+    forget_files(client, made)
+
+
 def test_a_result_that_is_not_good_enough_is_not_promoted(stack, client) -> None:
     made = promoting(client, alias="live", at_most=0.001)
     told = promotion_of(client, made)
