@@ -54,9 +54,9 @@ class Promotions:
         promotion = job.fine_tuning.promote if job.fine_tuning else None
         if promotion is None or promotion.state != "open":
             return
-        now = await self.jobs.progress(tenant_id, job, steps=True)
-        if not now.is_ended:
+        if not (await self.jobs.progress(tenant_id, job)).is_ended:
             return
+        now = await self.jobs.progress(tenant_id, job, steps=True)
         problem = why_not_promoted(job, promotion, now) or await self._move(tenant_id, job, promotion, now)
         if problem:
             _log.warning("result not promoted", extra={"job_id": job.job_id, "problem": problem})
