@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from mint_common.errors import AlreadyExists, NotFound
 
 _PIECE_BYTES = 512 << 10
 """What it takes in float32 stays in a processor's cache: 4 MiB at a time are made four times as slowly."""
+_SECOND_COPY = "consolidated*.safetensors"
+"""The same weights in Mistral's own layout, which would stay unmerged and which some loaders prefer."""
 _OF_THE_BASE = (BASE_FILE, "SHA256SUMS")
 
 _Place = tuple[Site, int | None]
@@ -192,5 +195,6 @@ def _sum(weight: np.ndarray, halves: _Halves, first_row: int) -> memoryview:
 
 def _copy_rest(base: Path, draft: Path, *, merged: Collection[str]) -> None:
     for file in sorted(base.iterdir()):
-        if file.is_file() and file.name not in merged and file.name not in _OF_THE_BASE:
+        left_out = file.name in merged or file.name in _OF_THE_BASE or fnmatch(file.name, _SECOND_COPY)
+        if file.is_file() and not left_out:
             shutil.copy2(file, draft / file.name)

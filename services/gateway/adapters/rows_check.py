@@ -59,7 +59,7 @@ async def _started(stdin: IO[bytes] | int, *arguments: str) -> AsyncIterator[Pro
     finally:
         if process.returncode is None:
             process.kill()
-            await asyncio.shield(process.wait())
+            await asyncio.shield(process.communicate())  # wait() alone hangs on a full pipe in Python 3.11
 
 
 async def _answer(process: Process, shape: type[T]) -> T:

@@ -89,7 +89,7 @@ def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
     }
     (base / "model.safetensors").write_bytes(write_tensors(weights))
     others = ("tokenizer.json", "mtp.safetensors")
-    for name in (*others, "SHA256SUMS"):
+    for name in (*others, "SHA256SUMS", "consolidated.safetensors"):
         (base / name).write_text("of the base")
     result = mint("merge", work / PACKED, "--out", work / "full", "--dir", work / "state")
     assert result.exit_code == 0, result.output
@@ -99,7 +99,7 @@ def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
     a, b = (unpacked[peft_name(name, half)] for half in HALVES)
     assert np.allclose(merged[f"{name}.weight"], b @ a)
     assert merged.keys() == weights.keys()
-    # The base's checksums are not true of the merged weights.
+    # Neither the checksums nor the same weights in another layout are true of the merged ones.
     assert {file.name for file in (work / "full").iterdir()} == {"model.safetensors", *others}
 
 

@@ -92,7 +92,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     request: Request,
     caller: TrainCaller,
     gateway: GatewayDep,
-    range: Annotated[str | None, Header()] = None,  # noqa: A002  # the header's name
+    asked_range: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Download the base with a revision merged into it: a plain tar of a model as transformers loads it.
@@ -106,7 +106,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     base = (await gateway.registry.get_policy(caller.tenant_id, policy)).base
     check_mergeable(await gateway.registry.get_base(base))
     tag = merged_tag(found.digest)
-    begin = first_byte(range, if_range, tag=tag)
+    begin = first_byte(asked_range, if_range, tag=tag)
     trainer = await gateway.tinker.trainers.find(base)
     async with cancelled_on_disconnect(request):
         merged = await trainer.merged(caller.tenant_id, found.manifest, begin=begin)
