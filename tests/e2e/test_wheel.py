@@ -20,6 +20,7 @@ def _run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(900)
 def test_the_wheel_runs_the_demo(tmp_path: Path) -> None:
     _run(UV, "build", "--wheel", "--out-dir", str(tmp_path / "dist"), cwd=ROOT)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
