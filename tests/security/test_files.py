@@ -32,7 +32,10 @@ def open_to_others(root: Path) -> list[str]:
     """Return what group or others may do anything with; a linked file is a base's and was there before."""
     found = []
     for path in (root, *root.rglob("*")):
-        entry = path.lstat()
+        try:
+            entry = path.lstat()
+        except FileNotFoundError:  # servers replace their files meanwhile
+            continue
         is_ours = not stat.S_ISLNK(entry.st_mode) and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1)
         passes = stat.S_IXGRP if path == root and os.geteuid() == 0 else 0
         if is_ours and entry.st_mode & 0o077 & ~passes:

@@ -58,7 +58,7 @@ class MergingProcesses:
         self._most = most
         self._of_a_tenant = max(1, min(OF_A_TENANT, most - 1))
         self._open = Counter[TenantId]()
-        self._pace = Pace(BYTES_PER_SECOND)
+        self._pace = ByteRate(BYTES_PER_SECOND)
 
     async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
         """Return a tar whose size is known."""
@@ -99,7 +99,7 @@ class MergingProcesses:
             await asyncio.to_thread(shutil.rmtree, adapter, ignore_errors=True)
 
 
-class Pace:
+class ByteRate:
     """Bounds how many bytes pass in a second, of all who share it."""
 
     def __init__(self, bytes_per_second: float) -> None:
@@ -116,7 +116,7 @@ class Pace:
 class ProcessTar:
     """See `services.trainer.ports.merging.MergedTar`. ``stack`` ends the process."""
 
-    def __init__(self, process: Process, size_bytes: int, pace: Pace, stack: AsyncExitStack) -> None:
+    def __init__(self, process: Process, size_bytes: int, pace: ByteRate, stack: AsyncExitStack) -> None:
         self._process = process
         self._pace = pace
         self._stack = stack

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from mint_common.errors import BlobMissing, InvalidField, MintError, Overloaded,
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
 from mint_common.training import MergeRequest
-from services.trainer.adapters.merging import MergingProcesses, Pace
+from services.trainer.adapters.merging import ByteRate, MergingProcesses
 from services.trainer.http.merging import add_routes
 from tests.integration.trainer.conftest import TINY
 
@@ -59,8 +60,11 @@ async def merging(blobs: LocalBlobs, tmp_path: Path) -> AsyncIterator[MergingPro
 
 def processes() -> list[psutil.Process]:
     """Return those that merge."""
-    found = psutil.Process().children()
-    return [each for each in found if "mint_common.adapters_format.merged_tar" in each.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # a child of an earlier test that has ended
+            found += [child] if "mint_common.adapters_format.merged_tar" in child.cmdline() else []
+    return found
 
 
 async def test_one_waits_for_the_other_and_has_the_same_bytes(merging, manifest, blobs, tmp_path) -> None:
@@ -144,7 +148,7 @@ async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
 
 
 def test_all_tars_together_keep_the_pace() -> None:
-    pace = Pace(100)
+    pace = ByteRate(100)
     assert [pace.wait_seconds(50, now=7.0) for _ in range(3)] == [0.0, 0.5, 1.0]
     assert pace.wait_seconds(10, now=8.25) == 0.25
     assert pace.wait_seconds(10, now=20.0) == 0.0
