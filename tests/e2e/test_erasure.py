@@ -117,7 +117,12 @@ def test_a_deleted_file_leaves_nothing_and_its_policy_goes_on(stack: RunningStac
     train(stack, "erased", other_id)
     job = train(stack, "erased", file_id)
     # Before what it trained is in a snapshot: it is computed again of the records, which are still there.
+    before = stack.parts()["trainer-tiny"]["pid"]
     stack.kill("trainer-tiny")
+    deadline = time.monotonic() + 120
+    while stack.parts()["trainer-tiny"]["pid"] == before:  # mint up has not seen its end yet
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     stack.wait_until_ready()
     asked_id = upload(stack, SECRET, asked_for)
     run_id = evaluate(stack, "erased", asked_id)

@@ -31,7 +31,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts serv
 def open_to_others(root: Path) -> list[str]:
     """Return what group or others may do anything with; a linked file is a base's and was there before."""
     found = []
-    for path in (root, *root.rglob("*")):
+    below = (Path(folder, name) for folder, inner, names in os.walk(root) for name in (*inner, *names))
+    for path in (root, *below):
         try:
             entry = path.lstat()
         except FileNotFoundError:  # servers replace their files meanwhile

@@ -10,7 +10,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.integration.gateway.test_fine_tuning import chat, client_of, end, lines, query
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 JOB_SECONDS = 420.0
 
@@ -80,7 +80,7 @@ def wait_for(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
     return found
 
 
-def promoting(client: openai.OpenAI, **wish: object) -> FineTuningJob:
+def promoting(client: openai.OpenAI, *, epochs: int = 1, **wish: object) -> FineTuningJob:
     """Begin a job that promotes its result."""
     training = upload(client, *(chat(f"{n}+3=", str(n + 3)) for n in range(16)))
     validation = upload(client, *(chat(f"{n}+4=", str(n + 4)) for n in range(4)))
@@ -89,7 +89,7 @@ def promoting(client: openai.OpenAI, **wish: object) -> FineTuningJob:
         training_file=training,
         validation_file=validation,
         suffix="promoted",
-        hyperparameters={"n_epochs": 1, "batch_size": 8},
+        hyperparameters={"n_epochs": epochs, "batch_size": 8},
         extra_body={"mint": {"rank": 4, "promote": wish}},
     )
 
@@ -118,8 +118,12 @@ def moves_of(stack, policy: str, alias: str) -> list[tuple[int, str]]:
 
 def test_a_job_that_succeeds_promotes_its_result_once_though_the_gateway_is_killed(stack, client) -> None:
     made = promoting(client, alias="live")
-    stack.kill("gateway")
     rows = "SELECT state FROM rollout.jobs WHERE job_id = $1"
+    deadline = time.monotonic() + JOB_SECONDS
+    while not query(stack, rows, made.mint["job_id"]):  # the gateway tells rollout after it has answered
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    stack.kill("gateway")
     deadline = time.monotonic() + JOB_SECONDS
     while (found := [row["state"] for row in query(stack, rows, made.mint["job_id"])]) != ["succeeded"]:
         assert time.monotonic() < deadline, found
@@ -154,7 +158,7 @@ def test_a_key_that_is_revoked_before_the_end_of_its_job_moves_no_alias(stack, c
         named = {"name": "leaver", "scopes": ["train", "read"]}
         issued = mint.post("/keys", json=named).raise_for_status().json()
     with openai.OpenAI(api_key=issued["key"], base_url=str(client.base_url)) as leaver:
-        made = promoting(leaver, alias="live")
+        made = promoting(leaver, epochs=10, alias="live")  # long enough to be paused on its way
     client.fine_tuning.jobs.pause(made.id)
     with stack.client() as mint:
         mint.delete(f"/keys/{issued['key_id']}").raise_for_status()

@@ -156,7 +156,7 @@ async def test_kill_in_the_middle_of_exports_loses_and_repeats_nothing(
 def test_registry_stops_clean_when_told(process: ServiceProcess) -> None:
     started = time.monotonic()
     assert process.stop() == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_wrong_setting_is_told_in_one_line(process: ServiceProcess) -> None:

@@ -184,8 +184,8 @@ async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> 
         """Submit an operation to the trainer that has the lease, once it is known."""
         is_submitted = False
         while not is_submitted:
-            trainer = await directory.find(BaseName("tiny"))
             try:
+                trainer = await directory.find(BaseName("tiny"))
                 async with asyncio.timeout(5):  # a frozen one never answers
                     await trainer.submit(Submission(frozen_id, TENANT, seq, script[seq]))
             except (Unavailable, Fenced, TimeoutError):
