@@ -13,7 +13,7 @@ import aiohttp
 from benches.job_rows import chat_lines
 from benches.report import Report, Row, make_row
 from benches.stacks import BenchStack, open_bench_stack, scratch_folder
-from mint_common.datasets import check_file
+from mint_common.datasets.check import check_file
 
 INGESTED, INGESTS = 200_000, 5
 
