@@ -61,7 +61,7 @@ _ACK_WAIT_SECONDS = 10.0
 _MAX_BODY_BYTES = 64 << 20
 """Of an operation: a pass with all its data."""
 # A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
-_OPERATIONS = {"idle_in_transaction_session_timeout": "3s"}
+_OPERATION_POOL_SETTINGS = {"idle_in_transaction_session_timeout": "3s"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -201,7 +201,7 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
     locking_pool = await open_pool(dsn, schema=SCHEMA, max_size=4)
     stack.push_async_callback(locking_pool.close)
     await migrate(locking_pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
-    pool = await open_pool(dsn, schema=SCHEMA, resets=False, settings=_OPERATIONS)
+    pool = await open_pool(dsn, schema=SCHEMA, resets=False, settings=_OPERATION_POOL_SETTINGS)
     stack.push_async_callback(pool.close)
     return pool, locking_pool
 

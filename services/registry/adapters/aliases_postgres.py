@@ -15,7 +15,7 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
-from services.registry.core.rules import PersonMove, check_rule_move, refuse_late_move
+from services.registry.core.rules import PersonMove, check_rule_move, moved_since
 from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
@@ -120,7 +120,9 @@ class PostgresAliases:
             current = None if row["sequence"] is None else _entry_of(row)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
-                await _check_rule(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
+                await _check_automatic(
+                    transaction.connection, policy, name, entry, mover, frozen=row["frozen"]
+                )
                 await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
             sequence = entry.sequence if entry else row["sequence"]
             return await _record(transaction.connection, policy, name, row, target=target, sequence=sequence)
@@ -137,7 +139,7 @@ class PostgresAliases:
             entry = plan_rollback(name, _entry_of(row), _below_of(row), expected=expected)
             check_servable(policy, entry.number, state=row["state"], fault=row["fault"])
             target = _target_of(row)
-            await _check_rule(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
+            await _check_automatic(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
             await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
             return await _record(
                 transaction.connection, policy, name, row, target=target, sequence=entry.sequence
@@ -180,7 +182,7 @@ def _check_mover(row: asyncpg.Record, name: str, mover: Mover) -> None:
         raise AliasProtected(alias=name)
 
 
-async def _check_rule(
+async def _check_automatic(
     connection: PostgresConnection,
     policy: PolicyRecord,
     name: str,
@@ -189,7 +191,7 @@ async def _check_rule(
     *,
     frozen: bool,
 ) -> None:
-    """Apply `core.rules.check_rule_move` to a move of a rule or a job, and refuse a late one."""
+    """Refuse a move of a rule or a job that people have ruled out, or that comes late. Raises RuleRefused."""
     if not mover.actor.startswith(AUTOMATIC_ACTORS):
         return
     key = (policy.policy_id, name, entry.digest, entry.number)
@@ -199,7 +201,7 @@ async def _check_rule(
     if mover.decided_at is not None:
         since = (policy.policy_id, name, moment(mover.decided_at), entry.number)
         if newer := await connection.fetchval(_NEWER_MOVE, *since, AUTOMATIC_ACTORS):
-            raise refuse_late_move(name, newer)
+            raise moved_since(name, newer)
 
 
 def _entry_of(row: asyncpg.Record) -> AliasEntry:

@@ -209,8 +209,8 @@ def withdrawal(revision: Digest, moves: Sequence[PersonMove]) -> PersonMove | No
     return None
 
 
-def refuse_late_move(alias: str, newer: str) -> RuleRefused:
-    """Return why a job does not move an alias: ``newer`` has moved it since, and goes first.
+def moved_since(alias: str, newer: str) -> RuleRefused:
+    """Return the error for a job's move that comes late: ``newer`` has moved the alias since the job ended.
 
     That is a person, or a rule or a job that chose a later revision.
     """

@@ -49,7 +49,7 @@ class Aliases(Protocol):
         Concurrent moves serialise.
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`; for
-        a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.refuse_late_move`.
+        a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.moved_since`.
         """
         ...
 

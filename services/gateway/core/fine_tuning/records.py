@@ -122,7 +122,7 @@ class TunedStep:
     @property
     def metrics(self) -> dict[str, float | None]:
         """Return what it was measured at, by the names of `METRICS`."""
-        return {name: getattr(self, field) for name, field in METRICS.items()}
+        return {name: getattr(self, attribute) for name, attribute in METRICS.items()}
 
     @property
     def is_evaluated(self) -> bool:

@@ -10,7 +10,7 @@ from services.gateway.core.mint.submission import SubmittedJob
 
 PURPOSE = "fine-tune-results"
 
-_COLUMNS = {"train_mean_token_accuracy": "train_accuracy"}
+_OTHER_NAMES = {"train_mean_token_accuracy": "train_accuracy"}
 """Metrics that OpenAI's files of results have under another name."""
 
 
@@ -23,7 +23,8 @@ def results_csv(now: TunedJob) -> bytes:
     """Return the published steps of a job."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "epoch", "learning_rate", *(_COLUMNS.get(name, name) for name in METRICS)])
+    metrics = [_OTHER_NAMES.get(name, name) for name in METRICS]
+    writer.writerow(["step", "epoch", "learning_rate", *metrics])
     for step in now.steps:
         if step.revision is not None:
             values = (step.step, step.epoch, step.learning_rate, *step.metrics.values())

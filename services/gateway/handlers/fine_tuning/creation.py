@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.authority import Caller
-from mint_common.catalog import PolicyRecord
+from mint_common.catalog import AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import AlreadyExists, MintError, NotFound
@@ -150,17 +150,21 @@ class JobMaker:
         key = number_or_digest(version)
         if key is not None:
             return (await self.registry.get_revision(policy.tenant_id, policy.policy_id, key)).ref
-        for alias in await self.registry.list_aliases(policy.tenant_id, policy.policy_id):
-            if alias.alias == version:
-                return alias.revision
-        raise NotFound(kind="revision", name=version[:100])
+        alias = await self._alias(policy, version)
+        if alias is None:
+            raise NotFound(kind="revision", name=version[:100])
+        return alias.revision
 
     async def _check_alias(self, policy: PolicyRecord, promotion: Promotion | None) -> None:
         """Refuse an alias that the promotion may not move. Raises AliasProtected, InvalidField."""
-        if promotion is not None:
-            for alias in await self.registry.list_aliases(policy.tenant_id, policy.policy_id):
-                if alias.alias == promotion.alias:
-                    check_alias(alias, promotion)
+        alias = None if promotion is None else await self._alias(policy, promotion.alias)
+        if promotion is not None and alias is not None:
+            check_alias(alias, promotion)
+
+    async def _alias(self, policy: PolicyRecord, name: str) -> AliasRecord | None:
+        """Return the alias of a policy that has this name, if there is one."""
+        aliases = await self.registry.list_aliases(policy.tenant_id, policy.policy_id)
+        return next((alias for alias in aliases if alias.alias == name), None)
 
     async def _files(self, tenant_id: TenantId, body: FineTuningBody) -> JobFiles:
         training = await self._file(tenant_id, body.training_file, "training_file")

@@ -18,13 +18,14 @@ from mint_common.catalog_requests import (
 from mint_common.client.relayed import Relayed
 from mint_common.errors import RevisionLostError
 from mint_common.generation import REVISION_HEADER
+from mint_common.ids import TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.merged import check_mergeable, first_byte, merged_tag
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.bodies import answered
-from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
@@ -65,9 +66,7 @@ async def download_adapter(
 
     `x-mint-revision` is its digest, `x-mint-sha256` has the hash of each file, as `NAME=HEX, NAME=HEX`.
     """
-    found = await gateway.registry.get_revision(caller.tenant_id, policy, revision)
-    if found.fault is not None:
-        raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
+    found = await _intact(gateway, caller.tenant_id, policy, revision)
     stored = gateway.tinker.files
     files = await stored.find(found.manifest)
     headers = {
@@ -100,9 +99,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     It is made while it is read, so nothing has to be waited for; `Range: bytes=N-` goes on where a download
     broke off, with the ETag in `If-Range`. 422 over a base whose weights are quantized.
     """
-    found = await gateway.registry.get_revision(caller.tenant_id, policy, revision)
-    if found.fault is not None:
-        raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
+    found = await _intact(gateway, caller.tenant_id, policy, revision)
     base = (await gateway.registry.get_policy(caller.tenant_id, policy)).base
     check_mergeable(await gateway.registry.get_base(base))
     tag = merged_tag(found.digest)
@@ -124,6 +121,14 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
         headers["content-range"] = f"bytes {begin}-{total_bytes - 1}/{total_bytes}"
     status = 206 if begin else 200
     return StreamingResponse(_parts(merged), status, headers=headers, media_type="application/x-tar")
+
+
+async def _intact(gateway: Gateway, tenant_id: TenantId, policy: str, revision: str) -> RevisionRecord:
+    """Return a revision whose bytes are there. Raises RevisionLostError."""
+    found = await gateway.registry.get_revision(tenant_id, policy, revision)
+    if found.fault is not None:
+        raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
+    return found
 
 
 async def _parts(answer: Relayed) -> AsyncIterator[bytes]:

@@ -37,7 +37,7 @@ async def read_ahead(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, 
                 news.clear()
                 if come:
                     yield come.popleft()
-                elif not reading.done():
+                else:
                     await news.wait()
             reading.result()
         finally:
