@@ -65,9 +65,14 @@ def check_complete(place: str, weights: Collection[str], present: Collection[str
     raise InvalidField(field=place, problem=f"is no base: {shown} missing{named}")
 
 
+def text_files(folder: Path) -> tuple[str, ...]:
+    """Return the files of a base beside its weights, of those that are there."""
+    return tuple(name for name in (*TEXT_FILES, INDEX_FILE) if (folder / name).exists())
+
+
 def base_files(folder: Path) -> tuple[str, ...]:
     """Return the files of a folder that a base is made of: its weights and the text files that are there."""
-    return (*weight_files(folder), *(name for name in (*TEXT_FILES, INDEX_FILE) if (folder / name).exists()))
+    return (*weight_files(folder), *text_files(folder))
 
 
 def hash_files(folder: Path, names: Iterable[str], *, report: Callable[[str], None]) -> dict[str, str]:

@@ -46,6 +46,11 @@ class Piece:
     make: Callable[[], bytes | memoryview]
 
 
+def ready_piece(data: bytes | memoryview) -> Piece:
+    """Return a piece whose bytes are there already."""
+    return Piece(size_bytes=len(data), make=lambda: data)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedFile:
     """A file of weights, in pieces one behind the other, each of which can be made without the others."""
@@ -161,13 +166,8 @@ def _merged(shard: TensorFile, places: Mapping[str, _Place], part_of: PartOf) ->
 def _copied(shard: TensorFile, begin: int, end: int) -> Iterator[Piece]:
     whole = memoryview(shard.mapped)
     for start in range(begin, end, _PIECE_BYTES):
-        part = whole[start : min(start + _PIECE_BYTES, end)]
-        yield Piece(size_bytes=len(part), make=partial(_as_it_is, part))
+        yield ready_piece(whole[start : min(start + _PIECE_BYTES, end)])
         shard.release()
-
-
-def _as_it_is(data: memoryview) -> memoryview:
-    return data
 
 
 def _summed(shard: TensorFile, entry: TensorEntry, place: _Place, part_of: PartOf) -> Iterator[Piece]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from mint_common.adapters_format.base_files import INDEX_FILE, TEXT_FILES
+from mint_common.adapters_format.base_files import text_files
 from mint_common.adapters_format.base_folder import read_base_facts
-from mint_common.adapters_format.merge import MergedFile, Piece, plan_merge
+from mint_common.adapters_format.merge import MergedFile, Piece, plan_merge, ready_piece
 from mint_common.errors import MintError, RangeBeyond
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
@@ -35,8 +35,7 @@ def plan_tar(base: Path, adapter: Path) -> list[MergedFile]:
 
     Raises what `plan_merge` raises.
     """
-    texts = [name for name in (*TEXT_FILES, INDEX_FILE) if (base / name).is_file()]
-    copied = [_stored(name, (base / name).read_bytes()) for name in texts]
+    copied = [_stored(name, (base / name).read_bytes()) for name in text_files(base)]
     return [*copied, *plan_merge(read_base_facts(base), base, adapter)]
 
 
@@ -55,10 +54,10 @@ def read_tar(files: Sequence[MergedFile], *, begin: int = 0) -> Iterator[bytes |
 
 def _pieces(files: Sequence[MergedFile]) -> Iterator[Piece]:
     for each in files:
-        yield _piece(_header(each))
+        yield ready_piece(_header(each))
         yield from each.pieces()
-        yield _piece(_padding(each))
-    yield _piece(_END)
+        yield ready_piece(_padding(each))
+    yield ready_piece(_END)
 
 
 def _header(file: MergedFile) -> bytes:
@@ -71,12 +70,8 @@ def _padding(file: MergedFile) -> bytes:
     return bytes(-file.size_bytes % tarfile.BLOCKSIZE)
 
 
-def _piece(data: bytes) -> Piece:
-    return Piece(size_bytes=len(data), make=lambda: data)
-
-
 def _stored(name: str, data: bytes) -> MergedFile:
-    return MergedFile(name=name, size_bytes=len(data), pieces=lambda: iter([_piece(data)]))
+    return MergedFile(name=name, size_bytes=len(data), pieces=lambda: iter([ready_piece(data)]))
 
 
 def main(base: str, adapter: str, begin: str) -> None:

@@ -9,23 +9,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mint_common.datasets.check import CHUNK_BYTES, DatasetCheck
+from mint_common.datasets.check import CHUNK_BYTES, check_stream
 from mint_common.datasets.repeats import digests_of, shared_rows
-from mint_common.datasets.report import DatasetReport, Repeats
+from mint_common.datasets.report import Repeats
 
 
 def main() -> None:
     """Read, check or compare, print."""
-    found = _compared(int(sys.argv[1])) if sys.argv[1:] else _checked()
+    found = _compared(int(sys.argv[1])) if sys.argv[1:] else check_stream(sys.stdin.buffer)[0]
     sys.stdout.buffer.write(msgspec.json.encode(found))
-
-
-def _checked() -> DatasetReport:
-    check = DatasetCheck()
-    for chunk in _chunks(sys.maxsize):
-        if not check.feed(chunk):
-            break
-    return check.finish()
 
 
 def _compared(validation_bytes: int) -> Repeats:

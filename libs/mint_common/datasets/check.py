@@ -5,6 +5,7 @@ Invariant: memory is bounded, whatever comes: one line, the first problems, 20 b
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from mint_common.datasets.formats import Format
 from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, LineTooLong, NumberedLine
@@ -89,8 +90,13 @@ class DatasetCheck:
 
 def check_file(path: Path) -> tuple[DatasetReport, RowDigests]:
     """Check a local file. Raises OSError."""
-    check = DatasetCheck()
     with path.open("rb") as file:
-        while (chunk := file.read(CHUNK_BYTES)) and check.feed(chunk):
-            pass
+        return check_stream(file)
+
+
+def check_stream(file: IO[bytes]) -> tuple[DatasetReport, RowDigests]:
+    """Check an open file from where it stands; no more is read than tells what it is. Raises OSError."""
+    check = DatasetCheck()
+    while (chunk := file.read(CHUNK_BYTES)) and check.feed(chunk):
+        pass
     return check.finish(), check.digests

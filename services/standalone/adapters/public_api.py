@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -144,7 +143,7 @@ class PublicApi:
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
         try:
-            with closing(self._begun(path, {})) as response:
+            with closing(self._begun("GET", path, timeout=self._patience)) as response:
                 read_adapter(response.iter_bytes(_CHUNK_BYTES), response.headers, folder, progress)
                 return response.headers["x-mint-revision"]
         except httpx.HTTPError as error:
@@ -158,7 +157,11 @@ class PublicApi:
         """
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
-        with closing(ResumingDownload(partial(self._begun, path))) as download:
+
+        def ask(headers: Mapping[str, str]) -> httpx.Response:
+            return self._begun("GET", path, headers=headers, timeout=self._patience)
+
+        with closing(ResumingDownload(ask)) as download:
             digest = download.header("x-mint-revision")
             _check_room(folder, download.total)
             read_model(download.parts(), download.total, folder, progress)
@@ -239,9 +242,9 @@ class PublicApi:
             self._raise(response)
         return response
 
-    def _begun(self, path: str, headers: Mapping[str, str]) -> httpx.Response:
+    def _begun(self, method: str, path: str, **more: Any) -> httpx.Response:  # httpx's own
         """Return a good answer that has begun; who gets it closes it."""
-        request = self._http.build_request("GET", path, headers=headers, timeout=self._patience)
+        request = self._http.build_request(method, path, **more)
         try:
             response = self._http.send(request, stream=True)
             if response.is_error:
@@ -254,14 +257,11 @@ class PublicApi:
 
     def _lines(self, method: str, path: str, **more: Any) -> Iterator[str]:  # httpx's own
         """Yield the lines of a streamed answer."""
-        try:
-            with self._http.stream(method, path, **more) as response:
-                if response.is_error:
-                    response.read()
-                    self._raise(response)
+        with closing(self._begun(method, path, **more)) as response:
+            try:
                 yield from response.iter_lines()
-        except httpx.HTTPError as error:
-            raise self._unavailable(error) from error
+            except httpx.HTTPError as error:
+                raise self._unavailable(error) from error
 
     def _raise(self, response: httpx.Response) -> None:
         answer = self._read(response)

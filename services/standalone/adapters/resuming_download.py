@@ -82,7 +82,7 @@ class ResumingDownload:
 
 
 def _may_pass(error: Exception) -> bool:
-    return error.retryable if isinstance(error, MintError) else True
+    return not isinstance(error, MintError) or error.retryable
 
 
 def _as_mint_error(error: Exception) -> MintError:

@@ -141,7 +141,8 @@ class WaveIntake:
         await self._fail(wave, code=decision.code, reason=decision.reason)
 
     async def _fail(self, wave: WaveCompleted, *, code: str, reason: str) -> None:
-        if await self._is_taken_in(wave):  # meanwhile
+        # It may have been taken in, or released, since it was looked at: its job has not failed then.
+        if await self._is_taken_in(wave):
             return
         failed = TrainingFailed(
             tenant_id=wave.tenant_id,
