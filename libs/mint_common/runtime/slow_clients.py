@@ -4,11 +4,15 @@ Only time spent waiting for the client counts, not what a service itself does be
 """
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.types import Message, Receive, Send
 
 from mint_common.errors import MintError
+
+T = TypeVar("T")
 
 
 class BodyTooSlow(MintError):
@@ -43,27 +47,43 @@ BODY_RATE = LeastRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds
 """Of every body: a modem's rate, and longer pauses than a working connection makes."""
 
 
-def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
-    """Return ``receive`` of a request, which raises BodyTooSlow until the body is whole."""
-    received_bytes, waited_seconds, is_whole = 0, 0.0, False
+class _Waiting:
+    """What has passed to or from a client, and for how long it was waited for."""
 
-    async def next_message() -> Message:
-        nonlocal received_bytes, waited_seconds, is_whole
-        if is_whole:
-            return await receive()
+    def __init__(self, rate: LeastRate) -> None:
+        self.passed_bytes = 0
+        self._rate = rate
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return round(self._seconds, 1)
+
+    async def wait_for(self, passing: Awaitable[T]) -> T:
+        """Wait for the client. Raises TimeoutError once it is below the rate."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        patience = rate.patience_seconds(received_bytes=received_bytes, waited_seconds=waited_seconds)
+        patience = self._rate.patience_seconds(received_bytes=self.passed_bytes, waited_seconds=self._seconds)
         try:
             async with asyncio.timeout(patience):
-                message = await receive()
+                return await passing
+        finally:
+            self._seconds += loop.time() - began
+
+
+def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
+    """Return ``receive`` of a request, which raises BodyTooSlow until the body is whole."""
+    waiting, is_whole = _Waiting(rate), False
+
+    async def next_message() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        try:
+            message = await waiting.wait_for(receive())
         except TimeoutError as error:
-            waited_seconds += loop.time() - began
-            raise BodyTooSlow(
-                received_bytes=received_bytes, waited_seconds=round(waited_seconds, 1)
-            ) from error
-        waited_seconds += loop.time() - began
-        received_bytes += len(message.get("body", b""))
+            raise BodyTooSlow(received_bytes=waiting.passed_bytes, waited_seconds=waiting.seconds) from error
+        waiting.passed_bytes += len(message.get("body", b""))
         is_whole = not message.get("more_body", False)
         return message
 
@@ -72,20 +92,13 @@ def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
 
 def read_in_time(send: Send, rate: LeastRate) -> Send:
     """Return ``send`` of an answer, which raises ReaderTooSlow once its reader is below the rate."""
-    sent_bytes, waited_seconds = 0, 0.0
+    waiting = _Waiting(rate)
 
     async def send_in_time(message: Message) -> None:
-        nonlocal sent_bytes, waited_seconds
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        patience = rate.patience_seconds(received_bytes=sent_bytes, waited_seconds=waited_seconds)
         try:
-            async with asyncio.timeout(patience):
-                await send(message)
+            await waiting.wait_for(send(message))
         except TimeoutError as error:
-            waited_seconds += loop.time() - began
-            raise ReaderTooSlow(sent_bytes=sent_bytes, waited_seconds=round(waited_seconds, 1)) from error
-        waited_seconds += loop.time() - began
-        sent_bytes += len(message.get("body", b""))
+            raise ReaderTooSlow(sent_bytes=waiting.passed_bytes, waited_seconds=waiting.seconds) from error
+        waiting.passed_bytes += len(message.get("body", b""))
 
     return send_in_time
