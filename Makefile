@@ -10,6 +10,8 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 # tests/spreading.py says which tests stay on one worker, and in which order.
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
+SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
+
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
@@ -35,11 +37,11 @@ demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (
 test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=3)
 	$(PYTEST) $(SPREAD) -m "not slow"
 
-test-slow: .venv/.installed ## Run the slow tests
-	$(PYTEST) -m slow
+test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) tests/compose tests/chart tests/seams)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
-	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
+	$(PYTEST) -m slow $(SDK)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

@@ -14,12 +14,19 @@ _TOGETHER = {
 """Tests that share what takes long to start: they stay on one worker, which starts it once."""
 _ALONE = (
     "tests/e2e/test_demo.py",
+    "tests/e2e/test_wheel.py",
     "tests/integration/loader/test_fair_scheduler.py",
     "tests/integration/loader/test_moe.py",
     "tests/integration/loader/test_process.py",
     "tests/integration/loader/test_routes.py",
 )
 """Files among those that start what they need themselves."""
+_ONE_BY_ONE = (
+    "tests/integration/registry/test_kill_at_failpoints.py",
+    "tests/integration/trainer/test_operation_crashes.py",
+    "tests/integration/trainer/test_wave_crashes.py",
+)
+"""Files whose tests share nothing that takes long to start: each test goes to any worker."""
 _FIRST = (
     *_TOGETHER[_WHOLE_STACK],
     *_TOGETHER["engine"],
@@ -28,12 +35,15 @@ _FIRST = (
     "tests/integration/trainer",
     "tests/integration",
 )
-"""Where the longest tests are: with several workers, a long scope that starts last is waited for."""
+"""Where the longest scopes are: with several workers, a long one that starts last is waited for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest go first, and what kills parts of the shared stack last of those that use it."""
-    items.sort(key=lambda item: (_rank(item.nodeid), "test_chaos" in item.nodeid))
+    """Let the longest scopes go first, and what kills parts of the shared stack last of those that use it.
+
+    The slow tests that go one by one come last: they fill the workers that are done with the long scopes.
+    """
+    items.sort(key=lambda item: (_is_filling(item), _rank(item.nodeid), "test_chaos" in item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,12 +63,18 @@ class _BySharedServers(LoadScopeScheduling):
 
 
 def _scope(nodeid: str) -> str:
-    """Return what all tests of one worker have in common: what they share, or their file."""
+    """Return what all tests of one worker have in common: what they share, their file, or nothing."""
+    if nodeid.startswith(_ONE_BY_ONE):
+        return nodeid
     if not nodeid.startswith(_ALONE):
         for name, places in _TOGETHER.items():
             if nodeid.startswith(places):
                 return name
     return nodeid.partition("::")[0]
+
+
+def _is_filling(item: pytest.Item) -> bool:
+    return item.nodeid.startswith(_ONE_BY_ONE) and item.get_closest_marker("slow") is not None
 
 
 def _rank(nodeid: str) -> int:
