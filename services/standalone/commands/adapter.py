@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -37,24 +36,16 @@ adapter_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+UnpackedLayout = Literal["per-expert", "fused"]
+"""PEFT's two layouts for experts."""
 
-class Unpacked(StrEnum):
-    """PEFT's two layouts for experts."""
-
-    PER_EXPERT = "per-expert"
-    FUSED = "fused"
-
-
-PathsArgument = Annotated[
-    list[Path], typer.Argument(metavar="PATH", help="Adapter folders.", show_default=False)
-]
+PathsArgument = Annotated[list[Path], typer.Argument(metavar="PATH", help="Adapter folders.")]
 BaseOption = Annotated[
     str,
     typer.Option(
         metavar="BASE",
         help="The base: a name in the state folder, or a folder with mint_base.json. Default: the base that "
         "the adapter names.",
-        show_default=False,
     ),
 ]
 OutOption = Annotated[
@@ -62,7 +53,6 @@ OutOption = Annotated[
     typer.Option(
         metavar="DIR",
         help="Write to DIR/<folder's name>. Default: beside each folder, with the layout added to its name.",
-        show_default=False,
     ),
 ]
 
@@ -89,13 +79,13 @@ def pack(
 def unpack(
     paths: PathsArgument,
     layout: Annotated[
-        Unpacked,
+        UnpackedLayout,
         typer.Option(
             "--as",
             help="per-expert: a tensor for each expert, read by most tools; fused: as PEFT saves "
             "target_parameters, possible only where gate and up share A.",
         ),
-    ] = Unpacked.PER_EXPERT,
+    ] = "per-expert",
     base: BaseOption = "",
     out: OutOption = None,
     folder: FolderOption = None,
@@ -104,8 +94,8 @@ def unpack(
 
     Example: mint adapter unpack ./my-adapter-packed --as fused
     """
-    chosen = DENSE if layout is Unpacked.PER_EXPERT else FUSED
-    _convert_all(paths, layout=chosen, word=layout.value, base=base, out=out, folder=folder)
+    chosen = DENSE if layout == "per-expert" else FUSED
+    _convert_all(paths, layout=chosen, word=layout, base=base, out=out, folder=folder)
 
 
 @adapter_app.command(short_help="Check against the base; say what they are.")
@@ -134,11 +124,8 @@ def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = No
 
 @adapter_app.command(short_help="Merge one into its base, as a full checkpoint.")
 def merge(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The adapter's folder.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The new folder, which must not be there yet.", show_default=False),
-    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The adapter's folder.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The new folder, which must not be there yet.")],
     base: BaseOption = "",
     folder: FolderOption = None,
 ) -> None:
@@ -194,7 +181,7 @@ def _convert_all(
 def _beside(source: Path, word: str) -> Path:
     """Return the neighbour's name: `a` and `a-packed` unpack to `a-per-expert`, never to `a` itself."""
     stem = source.name
-    for ending in ("packed", *Unpacked):
+    for ending in ("packed", *get_args(UnpackedLayout)):
         stem = stem.removesuffix(f"-{ending}")
     return source.with_name(f"{stem}-{word}")
 

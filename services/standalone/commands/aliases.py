@@ -24,8 +24,7 @@ ExpectedOption = Annotated[
     ),
 ]
 WaitReadyOption = Annotated[
-    bool,
-    typer.Option("--wait-ready", help="Load the revision first; the old one answers until it is ready."),
+    bool, typer.Option("--wait-ready", help="Load the revision first; the old one answers until it is ready.")
 ]
 
 
@@ -68,7 +67,7 @@ def history_alias(
     alias: AliasArgument,
     *,
     limit: LimitOption = 100,
-    before: Annotated[int | None, typer.Option("--before", metavar="MOVE", help="Older moves only.")] = None,
+    before: Annotated[int | None, typer.Option(metavar="MOVE", help="Older moves only.")] = None,
 ) -> Listing:
     """List an alias's moves, newest first: who, when, why.
 
@@ -115,7 +114,7 @@ def rollback(
     api: PublicApi,
     policy: PolicyArgument,
     *,
-    alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Which alias.")] = "prod",
+    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Which alias.")] = "prod",
     reason: ReasonOption = "",
 ) -> Listing:
     """Point an alias (prod) at what it pointed at before; repeated, it goes further back.

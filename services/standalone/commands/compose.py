@@ -2,46 +2,36 @@
 
 import secrets
 import string
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mint_common.errors import AlreadyExists
-from services.standalone.core.compose_files import make_compose_files
+from services.standalone.core.compose_files import ComputesOn, make_compose_files
 
 ALPHABET = string.ascii_letters + string.digits
 SECRET_CHARACTERS = 32
-
-
-class ComputesOnChoice(StrEnum):
-    """What trainer and engines compute on."""
-
-    CPU = "cpu"
-    GPU = "gpu"
 
 
 compose_app = typer.Typer(
     help="The stack of containers that docker-compose.yml describes.", no_args_is_help=True
 )
 ToOption = Annotated[
-    Path, typer.Option("--to", metavar="DIR", help="The folder of docker-compose.yml, where the files go.")
+    Path, typer.Option(metavar="DIR", help="The folder of docker-compose.yml, where the files go.")
 ]
 BaseOption = Annotated[
-    str, typer.Option("--base", help="The base's folder in the volume `bases`; tiny is in the image.")
+    str, typer.Option(help="The base's folder in the volume `bases`; tiny is in the image.")
 ]
-OnOption = Annotated[ComputesOnChoice, typer.Option("--on", help="What trainer and engines compute on.")]
-PortOption = Annotated[
-    int, typer.Option("--port", min=1, max=65535, help="The gateway's port on this machine.")
-]
+OnOption = Annotated[ComputesOn, typer.Option(help="What trainer and engines compute on.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="The gateway's port on this machine.")]
 
 
 @compose_app.command("init", short_help="Write .env and secrets/.")
 def init(
     to: ToOption = Path(),
     base: BaseOption = "tiny",
-    on: OnOption = ComputesOnChoice.CPU,
+    on: OnOption = "cpu",
     port: PortOption = 8321,
     *,
     observability: Annotated[
@@ -52,9 +42,7 @@ def init(
 
     Example: mint compose init --port 8321
     """
-    made = make_compose_files(
-        _secret, base=base, computes_on=on.value, observability=observability, port=port
-    )
+    made = make_compose_files(_secret, base=base, computes_on=on, observability=observability, port=port)
     folder = to / "secrets"
     for path in (to / ".env", folder):
         if path.exists():

@@ -23,12 +23,9 @@ def _data() -> None:
 
 @data_app.command(short_help="Check every line; find repeated rows.")
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file.")],
     validation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Tell which of its rows the first file has too.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Tell which of its rows the first file has too.")
     ] = None,
 ) -> None:
     """Check every line of a file as an upload does, and say what it is. Exit code 1 when a line is wrong.

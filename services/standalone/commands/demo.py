@@ -1,36 +1,27 @@
 """`mint demo`: the whole story in minutes."""
 
 import asyncio
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from services.standalone.adapters.bases import SMOLLM2, TINY
-from services.standalone.commands.options import DTypeChoice, DTypeOption, state_folder
+from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.demo.report import Report
 from services.standalone.demo.run import run_demo
 
 
-class DemoBase(StrEnum):
-    """The bases that the demo has a task for."""
-
-    SMOLLM2 = SMOLLM2
-    TINY = TINY
-
-
 def demo(
     base: Annotated[
-        DemoBase,
+        Literal["smollm2", "tiny"],
         typer.Option(
             help="smollm2 learns to continue arithmetic progressions (under 8 minutes on two cores); tiny "
-            "learns which of its skills is wanted (about a minute).",
+            "learns which of its skills is wanted (about a minute)."
         ),
-    ] = DemoBase.SMOLLM2,
-    dtype: DTypeOption = DTypeChoice.AUTO,
+    ] = "smollm2",
+    dtype: DTypeOption = "auto",
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -59,7 +50,7 @@ def demo(
     bases = target / "bases" if folder is None else state_folder(folder).bases
     try:
         report = asyncio.run(
-            run_demo(base.value, bases=bases, out=target, dtype=dtype.value, steps=steps, console=console)
+            run_demo(base, bases=bases, out=target, dtype=dtype, steps=steps, console=console)
         )
     except asyncio.CancelledError:
         typer.echo("interrupted; the stack is stopped", err=True)

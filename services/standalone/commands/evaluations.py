@@ -30,26 +30,21 @@ ScoredArgument = Annotated[
 
 TaskOption = Annotated[str | None, typer.Argument(metavar="TASK", help="A task (mint task list).")]
 FileOption = Annotated[
-    str | None,
-    typer.Option("--file", metavar="FILE", help="Instead of a task: a file of rows, or the id of one."),
+    str | None, typer.Option(metavar="FILE", help="Instead of a task: a file of rows, or the id of one.")
 ]
 GraderOption = Annotated[
-    Path | None,
-    typer.Option("--grader", metavar="JSON", help="What rewards answers to the rows; without: their loss."),
+    Path | None, typer.Option(metavar="JSON", help="What rewards answers to the rows; without: their loss.")
 ]
 SuiteOption = Annotated[
-    str | None,
-    typer.Option("--suite", metavar="SUITE", help="Of the score; default: the task or file and grader."),
+    str | None, typer.Option(metavar="SUITE", help="Of the score; default: the task or file and grader.")
 ]
 CountOption = Annotated[
-    int | None,
-    typer.Option("--n", metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file."),
+    int | None, typer.Option(metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Which prompts.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Which prompts.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0: greedy.")]
 TokensOption = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", metavar="N", help="Default: the task's own, or 256 of a file."),
+    int | None, typer.Option(metavar="N", help="Default: the task's own, or 256 of a file.")
 ]
 
 
@@ -116,7 +111,7 @@ def rows_of_evaluation(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")],
     *,
     limit: LimitOption = 100,
-    after: Annotated[int, typer.Option("--after", metavar="ROW", min=0, help="Rows behind this one.")] = 0,
+    after: Annotated[int, typer.Option(metavar="ROW", min=0, help="Rows behind this one.")] = 0,
 ) -> Listing:
     """List the answers of a run, each with its score or what its grader failed with.
 
@@ -217,8 +212,8 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="What was measured.")],
     value: Annotated[float, typer.Argument(metavar="VALUE", help="The score.")],
     *,
-    n: Annotated[int, typer.Option("--n", min=1, help="Over how many items.")] = 1,
-    stderr: Annotated[float | None, typer.Option("--stderr", help="The score's standard error.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Over how many items.")] = 1,
+    stderr: Annotated[float | None, typer.Option(help="The score's standard error.")] = None,
 ) -> Listing:
     """Record a score of a revision; rules act upon it.
 

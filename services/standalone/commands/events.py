@@ -25,11 +25,11 @@ def events(
         list[str] | None,
         typer.Option("--type", metavar="TYPE", help="Of this type, or of all of a noun (job); repeatable."),
     ] = None,
-    policy: Annotated[str, typer.Option("--policy", metavar="POLICY", help="Of this policy only.")] = "",
-    job: Annotated[str, typer.Option("--job", metavar="JOB", help="Of this job only.")] = "",
+    policy: Annotated[str, typer.Option(metavar="POLICY", help="Of this policy only.")] = "",
+    job: Annotated[str, typer.Option(metavar="JOB", help="Of this job only.")] = "",
     brief: Annotated[bool, typer.Option("--brief", help="A line for people instead of JSON.")] = False,
     after: Annotated[
-        str | None, typer.Option("--after", metavar="PLACE", help="Begin after this place, not now.")
+        str | None, typer.Option(metavar="PLACE", help="Begin after this place, not now.")
     ] = None,
     place_file: Annotated[
         Path | None,

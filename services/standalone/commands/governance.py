@@ -32,30 +32,28 @@ def create_rule(
         float | None, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")
     ] = None,
     *,
-    alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Which alias.")] = "prod",
+    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Which alias.")] = "prod",
     max_drop: Annotated[
-        float | None, typer.Option("--max-drop", help="How much less than the live one it may score.")
+        float | None, typer.Option(help="How much less than the live one it may score.")
     ] = None,
     roll_back_below: Annotated[
-        float | None,
-        typer.Option("--roll-back-below", help="A live revision that scores less is rolled back."),
+        float | None, typer.Option(help="A live revision that scores less is rolled back.")
     ] = None,
     at_most: Annotated[
-        float | None, typer.Option("--at-most", help="Of a loss instead of SCORE: the highest one.")
+        float | None, typer.Option(help="Of a loss instead of SCORE: the highest one.")
     ] = None,
     max_rise: Annotated[
-        float | None, typer.Option("--max-rise", help="With --at-most: how much above the live one.")
+        float | None, typer.Option(help="With --at-most: how much above the live one.")
     ] = None,
     roll_back_above: Annotated[
-        float | None,
-        typer.Option("--roll-back-above", help="With --at-most: a live revision above it is rolled back."),
+        float | None, typer.Option(help="With --at-most: a live revision above it is rolled back.")
     ] = None,
     choose: Annotated[
         Literal["newest", "best"],
-        typer.Option("--choose", help="A newer revision that is good enough, or any above the live one."),
+        typer.Option(help="A newer revision that is good enough, or any above the live one."),
     ] = "newest",
     cooldown: Annotated[
-        float, typer.Option("--cooldown", metavar="SECONDS", help="From a move to the next promotion.")
+        float, typer.Option(metavar="SECONDS", help="From a move to the next promotion.")
     ] = 0.0,
 ) -> Listing:
     """Let scores move an alias: to a better revision, and back from a live one that fails.
@@ -154,8 +152,7 @@ def audit(
     *,
     limit: LimitOption = 100,
     before: Annotated[
-        int | None,
-        typer.Option("--before", metavar="PLACE", min=0, help="The last one of the previous page."),
+        int | None, typer.Option(metavar="PLACE", min=0, help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
     """List the tenant's changes, newest first: who, what, with what outcome. Takes an admin key.

@@ -1,9 +1,8 @@
 """`mint task`, `mint job`: what can be trained on, and what is trained."""
 
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -34,19 +33,11 @@ WatchOption = Annotated[
 ]
 
 
-class Algorithm(StrEnum):
-    """How a job trains."""
-
-    GRPO = "grpo"
-    SFT = "sft"
-    DPO = "dpo"
-
-
 def list_tasks(
     api: PublicApi,
     *,
     find: Annotated[
-        str, typer.Option("--find", metavar="TEXT", help="Those with this text in name or description.")
+        str, typer.Option(metavar="TEXT", help="Those with this text in name or description.")
     ] = "",
 ) -> Listing:
     """List the tasks that a policy can be trained on.
@@ -73,23 +64,17 @@ def create_job(  # arguments of a command
     policy: PolicyArgument,
     task: TaskArgument,
     *,
-    algorithm: Annotated[Algorithm, typer.Option("--algorithm", help="How to train.")] = Algorithm.GRPO,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Optimizer steps.")] = None,
-    prompts: Annotated[int | None, typer.Option("--prompts", metavar="N", help="Prompts a step.")] = None,
-    group_size: Annotated[
-        int | None, typer.Option("--group-size", metavar="N", help="Answers a prompt (grpo, dpo).")
-    ] = None,
+    algorithm: Annotated[Literal["grpo", "sft", "dpo"], typer.Option(help="How to train.")] = "grpo",
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps.")] = None,
+    prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts a step.")] = None,
+    group_size: Annotated[int | None, typer.Option(metavar="N", help="Answers a prompt (grpo, dpo).")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", metavar="N", help="Tokens of an answer at most.")
+        int | None, typer.Option(metavar="N", help="Tokens of an answer at most.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="RATE", help="Adam's.")
-    ] = None,
-    kl: Annotated[
-        float | None, typer.Option("--kl", metavar="WEIGHT", help="Pull back to the base (grpo).")
-    ] = None,
-    beta: Annotated[float | None, typer.Option("--beta", metavar="WEIGHT", help="The same of dpo.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of prompts and samples.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
+    kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="Pull back to the base (grpo).")] = None,
+    beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="The same of dpo.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of prompts and samples.")] = None,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +94,7 @@ def create_job(  # arguments of a command
         "beta": beta,
         "seed": seed,
     }
-    body = {"policy": policy, "task": task, "algorithm": algorithm.value}
+    body = {"policy": policy, "task": task, "algorithm": algorithm}
     made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
     for warning in made["warnings"]:
         typer.echo(f"mint: {warning}", err=True)
@@ -170,8 +155,7 @@ def export_job(
         Path | None, typer.Option("--csv", metavar="FILE", help="A line of numbers a step; - prints it.")
     ] = None,
     tensorboard: Annotated[
-        Path | None,
-        typer.Option("--tensorboard", metavar="DIR", help="An event file; needs tensorboardX."),
+        Path | None, typer.Option(metavar="DIR", help="An event file; needs tensorboardX.")
     ] = None,
 ) -> None:
     """Write what a job's steps measured, of one that still runs too: loss, rewards, scores, learning rate.

@@ -13,9 +13,7 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (
 KeyNameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Names the key in histories and in the audit log.")
 ]
-ScopesOption = Annotated[
-    str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
-]
+ScopesOption = Annotated[str, typer.Option(metavar="LIST", help="Some of read,infer,train,admin.")]
 
 
 def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption = None) -> Listing:

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict
@@ -12,15 +11,7 @@ from mint_common.runtime.postgres import migrate as migrate_schema
 from mint_common.runtime.postgres import open_pool
 from mint_common.settings import PostgresSettings, read_settings
 
-
-class ServiceChoice(StrEnum):
-    """Whose tables."""
-
-    GATEWAY = "gateway"
-    LOADER = "loader"
-    REGISTRY = "registry"
-    ROLLOUT = "rollout"
-    TRAINER = "trainer"
+ServiceName = Literal["gateway", "loader", "registry", "rollout", "trainer"]
 
 
 class MigrationSettings(BaseModel):
@@ -31,7 +22,7 @@ class MigrationSettings(BaseModel):
     postgres: PostgresSettings
 
 
-def migrate(service: Annotated[ServiceChoice, typer.Argument(help="Whose tables.")]) -> None:
+def migrate(service: Annotated[ServiceName, typer.Argument(help="Whose tables.")]) -> None:
     """Bring a service's tables up to date, as the service itself does when it starts.
 
     The database is that of MINT_POSTGRES_DSN, or of the file MINT_POSTGRES_DSN_FILE, with the service's role.
@@ -39,7 +30,7 @@ def migrate(service: Annotated[ServiceChoice, typer.Argument(help="Whose tables.
     Example: mint migrate registry
     """
     settings = read_settings(MigrationSettings, os.environ, service="migrate")
-    asyncio.run(_migrate(settings.postgres.dsn, service.value))
+    asyncio.run(_migrate(settings.postgres.dsn, service))
     typer.echo(f"the tables of the service {service} are up to date")
 
 

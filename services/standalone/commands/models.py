@@ -30,10 +30,8 @@ def ask(
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to complete.")],
     *,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="At most.")] = 64,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0: the likeliest answer.")
-    ] = 0.0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="At most.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest answer.")] = 0.0,
     chat: Annotated[bool, typer.Option("--chat", help="Use the base's chat template.")] = False,
 ) -> None:
     """Ask one model, or several the same side by side; the answer is printed as it is generated.

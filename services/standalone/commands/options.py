@@ -1,22 +1,14 @@
 """Arguments and options that several commands share."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.core.plan import DType
 
 DEFAULT_FOLDER = Path("~/.mint")
-
-
-class DTypeChoice(StrEnum):
-    """`DType` as an option."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 FolderOption = Annotated[
@@ -25,7 +17,6 @@ FolderOption = Annotated[
         "--dir",
         metavar="DIR",
         help="The state folder: bases, database, blobs, logs, keys; all that MinT writes. Default: ~/.mint",
-        show_default=False,
     ),
 ]
 StackOption = Annotated[
@@ -35,11 +26,10 @@ StackOption = Annotated[
         metavar="DIR",
         help="The stack of this state folder. Default: that at MINT_URL with the key MINT_API_KEY, else that "
         "of ~/.mint",
-        show_default=False,
     ),
 ]
 DTypeOption = Annotated[
-    DTypeChoice,
+    DType,
     typer.Option(
         help="Of the bases' weights in trainers and engines. LoRA weights and optimizers stay float32. auto: "
         "what MINT_TRAINER_DTYPE and MINT_LOADER_DTYPE say, else float32 on a CPU, bfloat16 on a GPU."
@@ -51,11 +41,9 @@ RevisionArgument = Annotated[
     str, typer.Argument(metavar="REV", help="A revision: number, digest, alias, latest or best.")
 ]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays in the history.")]
-LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Rows at most.")]
-AfterOption = Annotated[
-    str | None, typer.Option("--after", metavar="LAST", help="The last one of the previous page.")
-]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Why; it stays in the history.")]
+LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Rows at most.")]
+AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")]
 
 
 def state_folder(folder: Path | None) -> StateFolder:

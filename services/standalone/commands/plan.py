@@ -1,9 +1,8 @@
 """`mint plan`: what a model takes of a fleet of GPUs, without starting or downloading it."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import psutil
@@ -36,13 +35,6 @@ from services.standalone.settings import read_standalone_settings, setting_keys
 from services.standalone.views.terminal import print_json, print_rows
 
 
-class WeightDType(StrEnum):
-    """What a base's weights may be held in."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-
-
 def plan(
     model: Annotated[
         str | None,
@@ -66,8 +58,8 @@ def plan(
         str, typer.Option(metavar="NxMGB", help="Devices and the memory of each, such as 64x80GB.")
     ] = "",
     dtype: Annotated[
-        WeightDType, typer.Option(help="What engines and the trainer hold the weights in.")
-    ] = WeightDType.BFLOAT16,
+        Literal["bfloat16", "float32"], typer.Option(help="What engines and the trainer hold the weights in.")
+    ] = "bfloat16",
     max_rank: Annotated[
         int,
         typer.Option(metavar="N", min=1, max=512, help="The rank of slots and policies, on every target."),
@@ -96,10 +88,10 @@ def plan(
         raise typer.BadParameter("say which model, or which file with -f", param_hint="MODEL")
     shape = shape_of(state_folder(folder).bases, model)
     if not fleet:
-        _print_needs(shape, dtype=dtype.value, max_rank=max_rank, json=json)
+        _print_needs(shape, dtype=dtype, max_rank=max_rank, json=json)
         return
     devices = read_fleet(fleet)
-    work = Work(dtype=dtype.value, max_rank=max_rank, slots=slots, policies=policies, context=context)
+    work = Work(dtype=dtype, max_rank=max_rank, slots=slots, policies=policies, context=context)
     planned = plan_fleet(shape, work, devices)
     if json:
         print_json(msgspec.to_builtins(planned))

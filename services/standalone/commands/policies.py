@@ -12,17 +12,15 @@ from services.standalone.core.columns import FIELD, POLICY
 from services.standalone.core.tables import field_rows
 
 LabelOption = Annotated[
-    list[str] | None, typer.Option("--label", metavar="LABEL=VALUE", help="A label; repeat it for several.")
+    list[str] | None, typer.Option(metavar="LABEL=VALUE", help="A label; repeat it for several.")
 ]
-DescriptionOption = Annotated[
-    str | None, typer.Option("--description", metavar="TEXT", help="What it is for.")
-]
+DescriptionOption = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for.")]
 
 
 def list_policies(
     api: PublicApi,
     *,
-    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="Of this base only.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="Of this base only.")] = None,
     label: LabelOption = None,
     trained: Annotated[
         bool, typer.Option("--trained", help="Those with a revision only: Tinker's empty runs are left out.")
@@ -67,21 +65,16 @@ def _number(revision: Json) -> int | None:
 def create_policy(
     api: PublicApi,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, dots, dashes.")],
-    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The base it is trained over.")],
+    base: Annotated[str, typer.Option(metavar="BASE", help="The base it is trained over.")],
     *,
-    rank: Annotated[int, typer.Option("--rank", metavar="N", min=1, help="The LoRA rank.")] = 16,
+    rank: Annotated[int, typer.Option(metavar="N", min=1, help="The LoRA rank.")] = 16,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", metavar="N", help="The update is scaled by alpha / rank.")
+        float | None, typer.Option(metavar="N", help="The update is scaled by alpha / rank.")
     ] = None,
     targets: Annotated[
-        str,
-        typer.Option(
-            "--targets", metavar="A,B", help="Modules to train, such as q_proj,v_proj. Default: all."
-        ),
+        str, typer.Option(metavar="A,B", help="Modules to train, such as q_proj,v_proj. Default: all.")
     ] = "",
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed of the first weights.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the first weights.")] = None,
     description: DescriptionOption = None,
     label: LabelOption = None,
 ) -> Listing:
@@ -107,13 +100,13 @@ def change_policy(
     description: DescriptionOption = None,
     label: LabelOption = None,
     unlabel: Annotated[
-        list[str] | None, typer.Option("--unlabel", metavar="LABEL", help="A label to take away; repeatable.")
+        list[str] | None, typer.Option(metavar="LABEL", help="A label to take away; repeatable.")
     ] = None,
     keep_last: Annotated[
-        int | None, typer.Option("--keep-last", metavar="N", min=1, help="Retention: the newest N revisions.")
+        int | None, typer.Option(metavar="N", min=1, help="Retention: the newest N revisions.")
     ] = None,
     keep_days: Annotated[
-        int | None, typer.Option("--keep-days", metavar="N", min=1, help="Retention: those of N days.")
+        int | None, typer.Option(metavar="N", min=1, help="Retention: those of N days.")
     ] = None,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="No retention any more.")] = False,
 ) -> Listing:

@@ -49,9 +49,9 @@ def upload_revision(
     policy: PolicyArgument,
     adapter: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter that PEFT or MinT saved.")],
     *,
-    step: Annotated[int, typer.Option("--step", min=0, help="Its optimizer step.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Its optimizer step.")] = 0,
     parent: Annotated[
-        str | None, typer.Option("--parent", metavar="REV", help="The revision that it was trained from.")
+        str | None, typer.Option(metavar="REV", help="The revision that it was trained from.")
     ] = None,
 ) -> Listing:
     """Upload an adapter folder as a revision. The same weights uploaded again are the same revision.
@@ -73,10 +73,7 @@ def download_revision(
     revision: RevisionArgument,
     *,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="A new folder. Default: POLICY-REV.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: POLICY-REV.")
     ] = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="The whole model: the base with the revision in its weights.")

@@ -4,7 +4,6 @@ import codecs
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -46,68 +45,49 @@ COMPARED_JOBS = 20
 TOO_LONG = "too_long"
 
 
-class MethodChoice(StrEnum):
-    """`Method` as an option."""
-
-    SFT = "sft"
-    DPO = "dpo"
-    KTO = "kto"
-    RFT = "rft"
-
-
 def train(  # arguments of a command
     api: PublicApi,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, a row a line (docs/datasets.md).")],
     *,
-    base: Annotated[
-        str, typer.Option("--base", metavar="BASE", help="Train a new policy over this base.")
-    ] = "",
+    base: Annotated[str, typer.Option(metavar="BASE", help="Train a new policy over this base.")] = "",
     policy: Annotated[
         str,
         typer.Option(
-            "--policy",
             metavar="POLICY",
             help="Train this policy on; a new one gets this name. Default: a name of base and file.",
         ),
     ] = "",
     method: Annotated[
-        MethodChoice | None,
-        typer.Option("--method", help="How to train. Default: as the file's format says."),
+        Method | None, typer.Option(help="How to train. Default: as the file's format says.")
     ] = None,
     grader: Annotated[
-        Path | None,
-        typer.Option("--grader", metavar="FILE", help="rft: JSON of a grader (docs/graders.md)."),
+        Path | None, typer.Option(metavar="FILE", help="rft: JSON of a grader (docs/graders.md).")
     ] = None,
     validation: Annotated[
-        Path | None,
-        typer.Option("--validation", metavar="FILE", help="Rows to measure on while it trains."),
+        Path | None, typer.Option(metavar="FILE", help="Rows to measure on while it trains.")
     ] = None,
     holdout: Annotated[
-        float | None,
-        typer.Option("--holdout", metavar="SHARE", help="Measure on this share of FILE instead: 0.1."),
+        float | None, typer.Option(metavar="SHARE", help="Measure on this share of FILE instead: 0.1.")
     ] = None,
     every: Annotated[
-        int | None, typer.Option("--every", metavar="N", min=1, help="Measure after every N steps.")
+        int | None, typer.Option(metavar="N", min=1, help="Measure after every N steps.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="How often each row is trained. Default: 3.")
+        int | None, typer.Option(metavar="N", help="How often each row is trained. Default: 3.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Rows a step. Default: 8.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Rows a step. Default: 8.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="RATE", help="Adam's, at the beginning.")
+        float | None, typer.Option(metavar="RATE", help="Adam's, at the beginning.")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", metavar="N", min=1, help="The LoRA rank of a new policy.")
+        int | None, typer.Option(metavar="N", min=1, help="The LoRA rank of a new policy.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the order of rows.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the order of rows.")] = None,
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
     ] = False,
     promote: Annotated[
-        str,
-        typer.Option("--promote", metavar="ALIAS", help="Point this alias at the result, if it succeeds."),
+        str, typer.Option(metavar="ALIAS", help="Point this alias at the result, if it succeeds.")
     ] = "",
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show its steps until it ends.")
@@ -202,10 +182,10 @@ def _checked(path: Path) -> RowsFile:
     return RowsFile(path=path, format=report.format, count=report.rows)
 
 
-def _method(rows: RowsFile, wanted: MethodChoice | None) -> Method:
+def _method(rows: RowsFile, wanted: Method | None) -> Method:
     found = method_of(rows.format)
-    if wanted is not None and wanted.value != found:
-        problem = f"{wanted.value} does not train on {rows.format} rows, which are of {found}"
+    if wanted not in (None, found):
+        problem = f"{wanted} does not train on {rows.format} rows, which are of {found}"
         raise InvalidField(field="--method", problem=problem)
     return found
 

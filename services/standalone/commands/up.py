@@ -17,7 +17,7 @@ from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_yaml
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
-from services.standalone.commands.options import DTypeChoice, DTypeOption, FolderOption, state_folder
+from services.standalone.commands.options import DTypeOption, FolderOption, state_folder
 from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.stack_file import read_stack_file
@@ -45,7 +45,7 @@ def up(  # noqa: PLR0917  # typer passes them by name
             max=64,
         ),
     ] = 1,
-    dtype: DTypeOption = DTypeChoice.AUTO,
+    dtype: DTypeOption = "auto",
     file: Annotated[
         Path | None,
         typer.Option(
@@ -82,10 +82,10 @@ def up(  # noqa: PLR0917  # typer passes them by name
         raise StackRunningError(folder=str(state.root), pid=pid)
     state.create()
     if file is None:
-        plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype.value))
+        plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype))
         asyncio.run(_serve(state, _places(state, plans, console), port, console))
         return
-    if base or engines != 1 or dtype is not DTypeChoice.AUTO:
+    if base or engines != 1 or dtype != "auto":
         raise typer.BadParameter("says all that --base, --engines and --dtype would say", param_hint="--file")
     raw = load_yaml(file)
     asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})

@@ -16,7 +16,7 @@ DeliveryArgument = Annotated[
     str, typer.Argument(metavar="DELIVERY", help="A delivery's id (mint webhook log).")
 ]
 TypesOption = Annotated[
-    str, typer.Option("--events", metavar="A,B", help="Types of events, docs/events.md. Default: all.")
+    str, typer.Option(metavar="A,B", help="Types of events, docs/events.md. Default: all.")
 ]
 
 
@@ -33,7 +33,7 @@ def create_webhook(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted: https, and public.")],
     *,
     events: TypesOption = "",
-    description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is for.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
 ) -> str:
     """Make a webhook; print its id and the secret that signs its messages. It is shown only now.
 
@@ -80,12 +80,10 @@ def log_deliveries(
     api: PublicApi,
     webhook: WebhookArgument,
     *,
-    state: Annotated[
-        str | None, typer.Option("--state", metavar="STATE", help="waiting, delivered or failed.")
-    ] = None,
+    state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, delivered or failed.")] = None,
     limit: LimitOption = 100,
     before: Annotated[
-        str | None, typer.Option("--before", metavar="LAST", help="The last one of the previous page.")
+        str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
     """List deliveries, newest first: what was sent, how often, and how it ended.
