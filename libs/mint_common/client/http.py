@@ -349,6 +349,7 @@ def _error_classes() -> dict[str, type[MintError]]:
     waiting = list(MintError.__subclasses__())
     while waiting:
         kind = waiting.pop()
-        found.setdefault(kind.code, kind)
+        if "code" in vars(kind):
+            found.setdefault(kind.code, kind)
         waiting += kind.__subclasses__()
     return found

@@ -37,14 +37,9 @@ SCHEMAS = ("gateway", "loader", "registry", "rollout", "trainer")
 class BackupExposed(MintError):
     """A backup in {folder} could be read by every user of this machine: its file system keeps no modes."""
 
-    code = "backup_exposed"
-    http_status = 422
-
 
 class DatabaseInUse(AlreadyExists):
     """The database has a schema {name!r} already: restore to a new --dir, or to an empty database."""
-
-    code = "database_in_use"
 
 
 def back_up(dsn: str, blobs: Path, target: Path) -> int:
