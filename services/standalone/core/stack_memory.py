@@ -4,11 +4,14 @@ On a CPU everything is in the machine's memory. An engine on GPUs keeps its stag
 memory, and so does a trainer the policies that are not resident.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from mint_common.dtypes import ITEM_BYTES
+from services.loader.core.execution import CPU_KV_BYTES, reserved_sequences, slot_rank
+from services.loader.settings import LoaderSettings
 from services.standalone.core.activations import (
     microbatch_tokens,
     pass_bytes,
@@ -19,6 +22,7 @@ from services.standalone.core.activations import (
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES, kv_token_bytes
+from services.trainer.settings import TrainerSettings
 
 HOST = "host"
 
@@ -34,6 +38,8 @@ CUDA's, takes more of the machine's memory, which was not measured."""
 TOKENIZER_BYTES = 2000
 """Of a loader for each entry of the vocabulary, measured with 264 and 49,152 entries."""
 
+_BATCHED_TOKENS = 2048
+"""Of a step of an engine: vLLM's default in the way in which a loader starts it."""
 _WRITTEN = 1
 """Policies whose snapshot or export is being written: a copy of the state and the file."""
 _LAID_OUT = 3
@@ -41,53 +47,30 @@ _LAID_OUT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineWork:
-    """What an engine is to hold. ``weights`` are given where its files are quantized.
-
-    ``context`` tokens are the least KV cache; ``sequences`` and ``batched_tokens`` are the most of one step.
-    """
+class PlannedBase:
+    """What the parts of a base hold of it; ``weights`` are given where its files are quantized."""
 
     shape: ModelShape
-    dtype: str
     max_rank: int
-    slot_rank: int
-    slots: int
-    host_capacity: int
-    host_bytes: int
-    context: int
-    sequences: int
-    batched_tokens: int
-    tensor: int = 1
-    stages: int = 1
-    kv_cache_bytes: int | None = None
-    utilization: float | None = None
+    max_context: int
     weights: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerWork:
-    """What a trainer is to hold; None: what it chooses by the memory that it finds."""
-
-    shape: ModelShape
-    dtype: str
-    max_rank: int
-    context: int
-    resident_policies: int
-    host_policies: int
-    ranks: int = 1
-    sharding: str = "none"
-    microbatch_tokens: int | None = None
-    checkpointing: Literal["auto", "on", "off"] = "auto"
-    memory_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a stack, and the GPUs that it computes on: none is the CPU."""
+    """A part of a stack with its own settings, and the GPUs that it computes on: none is the CPU."""
 
     name: str
     gpus: tuple[int, ...]
-    work: EngineWork | TrainerWork
+    base: PlannedBase
+    settings: LoaderSettings | TrainerSettings
+
+    @property
+    def item(self) -> int:
+        """Return the bytes of a number of the base's weights."""
+        is_narrow = bool(self.gpus) or self.base.weights is not None
+        usual = "bfloat16" if is_narrow else "float32"
+        return ITEM_BYTES[usual if self.settings.dtype == "auto" else self.settings.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +96,8 @@ class Holding:
     @property
     def total(self) -> int:
         """Return all of it."""
-        return (
-            self.weights
-            + self.kv_cache
-            + self.slots
-            + self.staged
-            + self.policies
-            + self.activations
-            + self.runtime
-        )
+        on_device = self.weights + self.kv_cache + self.slots + self.staged + self.policies
+        return on_device + self.activations + self.runtime
 
     @property
     def fits(self) -> bool:
@@ -183,25 +159,29 @@ def gpu_name(index: int) -> str:
 
 
 def _holdings(part: Part, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
-    if isinstance(part.work, EngineWork):
-        yield from _engine(part, part.work, gpu_bytes)
+    if isinstance(part.settings, LoaderSettings):
+        yield from _engine(part, part.settings, gpu_bytes)
     else:
-        yield from _trainer(part, part.work, gpu_bytes)
+        yield from _trainer(part, part.settings, gpu_bytes)
 
 
-def _engine(part: Part, work: EngineWork, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
-    shape, item, workers = work.shape, ITEM_BYTES[work.dtype], work.tensor * work.stages
-    weights = (work.weights or item * shape.parameters) // workers
-    slots = slot_bytes(shape, rank=work.slot_rank, item=item, tensor=work.tensor) * work.slots // work.stages
-    kv_token = kv_token_bytes(shape, item=item, tensor=work.tensor) // work.stages
-    step = step_bytes(shape, item=item, tokens=work.batched_tokens, sequences=work.sequences)
-    adapter = shape.lora_parameters(work.max_rank)
-    staged = min(work.host_capacity * item * adapter, work.host_bytes)
+def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
+    base, shape, item = part.base, part.base.shape, part.item
+    tensor, stages = settings.tensor_parallel, settings.pipeline_parallel
+    workers = tensor * stages
+    weights = (base.weights or item * shape.parameters) // workers
+    rank = slot_rank(base.max_rank)
+    slots = slot_bytes(shape, rank=rank, item=item, tensor=tensor) * settings.slots // stages
+    kv_token = kv_token_bytes(shape, item=item, tensor=tensor) // stages
+    sequences = settings.max_sequences + reserved_sequences(settings.max_sequences)
+    tokens = int(json.loads(settings.engine_args or "{}").get("max_num_batched_tokens", _BATCHED_TOKENS))
+    step = step_bytes(shape, item=item, tokens=tokens, sequences=sequences)
+    adapter = shape.lora_parameters(base.max_rank)
+    staged = min(settings.host_capacity * item * adapter, settings.host_bytes)
     staged += _LAID_OUT * ITEM_BYTES["float32"] * adapter
     runtime = LOADER_RUNTIME_BYTES + TOKENIZER_BYTES * shape.vocab_size
-    least = work.context * kv_token
     if not part.gpus:
-        kv = work.kv_cache_bytes or least
+        kv = settings.kv_cache_bytes or CPU_KV_BYTES
         yield Holding(
             part=part.name,
             device=HOST,
@@ -216,9 +196,9 @@ def _engine(part: Part, work: EngineWork, gpu_bytes: Mapping[int, int]) -> Itera
         return
     yield Holding(part=part.name, device=HOST, staged=staged, runtime=runtime)
     for index in part.gpus:
-        limit = int((work.utilization or USED_SHARE) * gpu_bytes.get(index, 0))
-        held = weights + slots + RESERVE_BYTES
-        kv = work.kv_cache_bytes or max(least, limit - held)
+        limit = int((settings.gpu_memory_utilization or USED_SHARE) * gpu_bytes.get(index, 0))
+        least = min(base.max_context, settings.max_context) * kv_token
+        kv = settings.kv_cache_bytes or max(least, limit - weights - slots - RESERVE_BYTES)
         yield Holding(
             part=part.name,
             device=gpu_name(index),
@@ -231,33 +211,34 @@ def _engine(part: Part, work: EngineWork, gpu_bytes: Mapping[int, int]) -> Itera
         )
 
 
-def _trainer(part: Part, work: TrainerWork, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
-    shape, item = work.shape, ITEM_BYTES[work.dtype]
-    adapter = shape.lora_parameters(work.max_rank)
-    weights = item * _rank_parameters(work) + wide_head_bytes(shape, item)
-    resident = work.resident_policies * RESIDENT_BYTES * adapter
-    elsewhere = (work.host_policies * HOST_BYTES + _WRITTEN * RESIDENT_BYTES) * adapter
+def _trainer(part: Part, settings: TrainerSettings, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
+    base, shape, item = part.base, part.base.shape, part.item
+    adapter = shape.lora_parameters(base.max_rank)
+    weights = item * _rank_parameters(shape, settings) + wide_head_bytes(shape, item)
+    resident = settings.resident_policies * RESIDENT_BYTES * adapter
+    elsewhere = (settings.host_policies * HOST_BYTES + _WRITTEN * RESIDENT_BYTES) * adapter
+    runtime = TRAINER_RUNTIME_BYTES * settings.ranks
     if not part.gpus:
-        tokens = work.microbatch_tokens or microbatch_tokens(shape, item)
-        again = work.checkpointing == "on"
+        tokens = settings.microbatch_tokens or microbatch_tokens(shape, item)
+        again = settings.checkpointing == "on"
         yield Holding(
             part=part.name,
             device=HOST,
-            weights=weights * work.ranks,
+            weights=weights * settings.ranks,
             policies=resident + elsewhere,
-            activations=pass_bytes(shape, item, tokens, recomputed=again) * work.ranks,
-            runtime=TRAINER_RUNTIME_BYTES * work.ranks,
+            activations=pass_bytes(shape, item, tokens, recomputed=again) * settings.ranks,
+            runtime=runtime,
         )
         return
-    runtime = TRAINER_RUNTIME_BYTES * work.ranks
     yield Holding(part=part.name, device=HOST, policies=elsewhere, runtime=runtime)
     for rank, index in enumerate(part.gpus):
-        limit = int((work.memory_share or 1.0) * gpu_bytes.get(index, 0))
+        limit = int((settings.memory_share or 1.0) * gpu_bytes.get(index, 0))
         policies = 0 if rank else resident
         free = max(0, limit - weights - policies - RESERVE_BYTES)
-        tokens = work.microbatch_tokens or microbatch_tokens(shape, item, free_bytes=free)
-        again = work.checkpointing == "on" or (
-            work.checkpointing == "auto" and recomputes(shape, item, context=work.context, free_bytes=free)
+        tokens = settings.microbatch_tokens or microbatch_tokens(shape, item, free_bytes=free)
+        again = settings.checkpointing == "on" or (
+            settings.checkpointing == "auto"
+            and recomputes(shape, item, context=base.max_context, free_bytes=free)
         )
         yield Holding(
             part=part.name,
@@ -270,9 +251,9 @@ def _trainer(part: Part, work: TrainerWork, gpu_bytes: Mapping[int, int]) -> Ite
         )
 
 
-def _rank_parameters(work: TrainerWork) -> int:
+def _rank_parameters(shape: ModelShape, settings: TrainerSettings) -> int:
     """Return how many of the base's parameters one rank holds."""
-    if work.sharding == "tensor":
-        return work.shape.parameters // work.ranks
-    layout = {"zero3": "fsdp"}.get(work.sharding, work.sharding)
-    return trainer_layouts(work.shape, work.ranks).get(layout, work.shape.parameters)
+    if settings.sharding == "tensor":
+        return shape.parameters // settings.ranks
+    layout = {"zero3": "fsdp"}.get(settings.sharding, settings.sharding)
+    return trainer_layouts(shape, settings.ranks).get(layout, shape.parameters)
