@@ -12,9 +12,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.file_modes import close_to_others
@@ -60,7 +61,7 @@ def _forget_dead_server(data: Path) -> None:
         return
     deadline = time.monotonic() + ORPHANS_SECONDS
     while _is_zombie(pid):
-        if not any(map(_works_in(data), Path("/proc").iterdir())):
+        if all(process.info["cwd"] != str(data) for process in psutil.process_iter(["cwd"])):
             lock.unlink(missing_ok=True)
             return
         if time.monotonic() > deadline:
@@ -70,21 +71,9 @@ def _forget_dead_server(data: Path) -> None:
 
 def _is_zombie(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-
-
-def _works_in(folder: Path) -> Callable[[Path], bool]:
-    """Return a test of a ``/proc`` entry: is it a live process whose working folder is this one?"""
-
-    def works_here(entry: Path) -> bool:
-        try:
-            return entry.name.isdigit() and (entry / "cwd").readlink() == folder
-        except OSError:
-            return False
-
-    return works_here
 
 
 def postgres_launch(folder: Path, port: int) -> Launch:

@@ -10,8 +10,9 @@ import os
 import pwd
 import random
 import stat
-from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.file_modes import open_to_others
@@ -56,7 +57,7 @@ def can_run(user: RunAs, program: Path) -> bool:
 
 
 def _unused_id() -> int:
-    in_use = set(_ids_of_processes())
+    in_use = {number for each in psutil.process_iter(["uids"]) for number in each.info["uids"] or ()}
     for numbers in IDS:
         for number in random.SystemRandom().sample(numbers, k=len(numbers)):
             if number not in in_use and _is_unnamed(number) and _is_mapped(number):
@@ -87,10 +88,3 @@ def _is_mapped(number: int) -> bool:
 def _maps(file: Path, number: int) -> bool:
     ranges = [line.split() for line in file.read_text().splitlines()]
     return any(int(first) <= number < int(first) + int(count) for first, _, count in ranges)
-
-
-def _ids_of_processes() -> Iterable[int]:
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit():
-                yield entry.stat().st_uid

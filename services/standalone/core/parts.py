@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from mint_common.errors import InvalidField
 
@@ -31,16 +32,17 @@ def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
         for need in part.needs:
             if need not in names:
                 raise InvalidField(field=part.name, problem=f"needs {need!r}, which is no part")
-    levels: list[tuple[str, ...]] = []
-    placed: set[str] = set()
-    waiting = list(parts)
-    while waiting:
-        level = tuple(part.name for part in waiting if placed.issuperset(part.needs))
-        if not level:
-            raise InvalidField(field=waiting[0].name, problem="needs itself through a circle of parts")
-        levels.append(level)
-        placed.update(level)
-        waiting = [part for part in waiting if part.name not in placed]
+    sorter = TopologicalSorter({part.name: part.needs for part in parts})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise InvalidField(
+            field=error.args[1][0], problem="needs itself through a circle of parts"
+        ) from error
+    levels = []
+    while sorter.is_active():
+        levels.append(sorter.get_ready())
+        sorter.done(*levels[-1])
     return tuple(levels)
 
 
