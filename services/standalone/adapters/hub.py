@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +37,6 @@ from services.standalone.core.sizing import shown_bytes
 _CONNECTIONS = 4
 _ATTEMPTS = 3
 _PARTS = 20
-_READ_BYTES = 1 << 20
 _SHOW_TOKEN = "set HF_TOKEN to a token that may read it"  # noqa: S105  # a sentence
 
 Report = Callable[[str], None]
@@ -110,9 +110,8 @@ def fetch(model: HubModel, names: Sequence[str], *, report: Report) -> Path:
 
 def _fetch(model: HubModel, names: Sequence[str], progress: "_Progress") -> Path:
     def one(name: str) -> Path:
-        bar: Any = progress.bar  # the library wants a class of tqdm's shape
-        repo, commit = model.source.repo, model.commit
-        return Path(hf_hub_download(repo, name, revision=commit, tqdm_class=bar))
+        bar: Any = progress  # the library wants a class of tqdm's shape
+        return Path(hf_hub_download(model.source.repo, name, revision=model.commit, tqdm_class=bar))
 
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         places = list(pool.map(one, names))
@@ -141,25 +140,26 @@ def _verify(model: HubModel, name: str, path: Path) -> None:
     listed = model.files[name]
     if not (listed.sha256 or listed.git_sha1):
         return
-    hashed = hashlib.sha256() if listed.sha256 else hashlib.sha1(usedforsecurity=False)
-    if listed.git_sha1:
-        hashed.update(f"blob {path.stat().st_size}\0".encode())
+    git_head = f"blob {path.stat().st_size}\0".encode()
+    begin = hashlib.sha256 if listed.sha256 else partial(hashlib.sha1, git_head, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            hashed.update(chunk)
+        found = hashlib.file_digest(file, begin).hexdigest()
     expected = listed.sha256 or listed.git_sha1
-    if hashed.hexdigest() != expected:
+    if found != expected:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         problem = (
-            f"{name} has the digest {hashed.hexdigest()}, but {expected} is listed. It is removed from the"
+            f"{name} has the digest {found}, but {expected} is listed. It is removed from the"
             " cache: try again. If that ends the same, the hub, or a proxy before it, serves wrong content"
         )
         raise _refused(model.source, problem)
 
 
 class _Progress:
-    """Tells of every twentieth of the bytes that arrive, from whatever thread."""
+    """Tells of every twentieth of the bytes that are written, from whatever thread.
+
+    To huggingface_hub it is the class of progress bars and each of them: it has the methods that are called.
+    """
 
     def __init__(self, total_bytes: int, report: Report) -> None:
         self._total = total_bytes
@@ -168,25 +168,8 @@ class _Progress:
         self._told = 0
         self._lock = threading.Lock()
 
-    def bar(self, **_options: object) -> "_Bar":
-        """Make what huggingface_hub takes for a progress bar of one file."""
-        return _Bar(self)
-
-    def add(self, count: int) -> None:
-        """Count bytes; fewer than none when a file begins again."""
-        with self._lock:
-            self._count += count
-            part = min(_PARTS, self._count * _PARTS // max(self._total, 1))
-            if part > self._told:
-                self._told = part
-                self._report(f"downloaded {shown_bytes(self._count)} of {shown_bytes(self._total)}")
-
-
-class _Bar:
-    """The methods that huggingface_hub calls on a progress bar which others draw."""
-
-    def __init__(self, progress: _Progress) -> None:
-        self._progress = progress
+    def __call__(self, **_options: object) -> Self:
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -195,8 +178,13 @@ class _Bar:
         pass
 
     def update(self, n: float | None = 1) -> None:
-        """Count bytes that are written."""
-        self._progress.add(int(n or 0))
+        """Count bytes that are written; fewer than none when a file begins again."""
+        with self._lock:
+            self._count += int(n or 0)
+            part = min(_PARTS, self._count * _PARTS // max(self._total, 1))
+            if part > self._told:
+                self._told = part
+                self._report(f"downloaded {shown_bytes(self._count)} of {shown_bytes(self._total)}")
 
     def update_transfer(self, n: float | None = 1) -> None:
         """Ignore bytes that have arrived but are not written."""
@@ -204,8 +192,7 @@ class _Bar:
     def set_postfix_str(self, postfix: str, refresh: bool = False) -> None:  # noqa: FBT001, FBT002  # tqdm's
         """Ignore a file's rate."""
 
-    def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Ignore a file's rate."""
+    set_transfer_postfix_str = set_postfix_str
 
     def close(self) -> None:
         """End."""
