@@ -25,7 +25,7 @@ from benches.report import Report, Row, make_row
 from benches.stacks import open_bench_stack, shared_gpu
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.core.jobs import TERMINAL, JobNow, read_job
-from services.standalone.demo.memory import MemoryWatch
+from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.requests import (
     create_policy,
     evaluate,
@@ -84,14 +84,12 @@ async def _arm(seed: int, device: DeviceName, *, together: bool) -> Arm:
 
 
 async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
-    memory = MemoryWatch()
     recipes = [recipe_of(api, task) for task in TASKS]
     for task, recipe in zip(TASKS, recipes, strict=True):
         create_policy(api, _policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
     create_policy(api, "warm-up", "tiny", rank=recipes[0].rank, alpha=recipes[0].alpha)
     await asyncio.to_thread(_train, api, TASKS[0], 2, seed, policy="warm-up")
-    watching = asyncio.create_task(memory.run())
-    try:
+    async with watched_memory() as memory:
         began, busy = time.perf_counter(), _processor_seconds()
         if together:
             jobs = (asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS)
@@ -99,9 +97,6 @@ async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
         else:
             trained = [await asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS]
         seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
     accuracy = []
     for task, recipe, job in zip(TASKS, recipes, trained, strict=True):
         # A step in which nothing was to be learnt makes no new revision.
@@ -117,7 +112,7 @@ async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
         sampling=sum((step.completed_at or 0.0) - (step.requested_at or 0.0) for step in steps_done),
         training=sum(step.seconds or 0.0 for step in steps_done),
         computing=busy / (os.cpu_count() or 1),
-        peak_mb=memory.peak_mb,
+        peak_mb=memory.mb,
         accuracy=tuple(accuracy),
     )
 

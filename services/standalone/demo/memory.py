@@ -1,6 +1,8 @@
 """Watches how much memory a whole stack holds."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import psutil
 
@@ -8,25 +10,34 @@ SAMPLE_SECONDS = 1.0
 MEGABYTE = 2**20
 
 
-class MemoryWatch:
-    """Samples the resident memory of this process and all that it started; shared pages count in each."""
+class PeakMemory:
+    """The most resident memory that was seen."""
 
-    def __init__(self) -> None:
-        self.peak_mb = 0.0
+    mb = 0.0
 
-    async def run(self) -> None:
-        """Sample until cancelled."""
+
+@contextlib.asynccontextmanager
+async def watched_memory() -> AsyncIterator[PeakMemory]:
+    """Sample this process and all that it started inside the block; shared pages count in each."""
+    peak = PeakMemory()
+
+    async def sample() -> None:
         while True:
-            self.peak_mb = max(self.peak_mb, await asyncio.to_thread(_resident_mb))
+            peak.mb = max(peak.mb, await asyncio.to_thread(_resident_mb))
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    watching = asyncio.create_task(sample())
+    try:
+        yield peak
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 def _resident_mb() -> float:
     total = 0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total / MEGABYTE

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from services.standalone.adapters.public_api import Completed
-from services.standalone.core.jobs import Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +35,6 @@ class Move:
     reason: str = ""
     actor: str = ""
     at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alias:
-    """Where an alias points, and its history."""
-
-    alias: str
-    revision: Ref
-    history: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

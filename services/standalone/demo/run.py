@@ -20,7 +20,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import DType, plan_alike
 from services.standalone.demo.checks import DemoResult, check_all
-from services.standalone.demo.memory import MemoryWatch
+from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.report import Report, make_report, write_report
 from services.standalone.demo.scenario import Scenario, run_scenario
 from services.standalone.settings import read_standalone_settings
@@ -41,14 +41,13 @@ async def run_demo(
     """Run the demo and write its report; afterwards the stack and its state are gone, its logs stay."""
     began = time.monotonic()
     state = _fresh_state(out)
-    memory = MemoryWatch()
     try:
-        async with _cancelled_on_signals(), _watched(memory):
+        async with _cancelled_on_signals(), watched_memory() as memory:
             result = await _run_on_fresh_stack(base, bases, state, dtype=dtype, steps=steps, console=console)
     finally:
         _keep_logs(state, out / "log")
     checks = check_all(result)
-    report = make_report(result, checks, wall_seconds=time.monotonic() - began, rss_peak_mb=memory.peak_mb)
+    report = make_report(result, checks, wall_seconds=time.monotonic() - began, rss_peak_mb=memory.mb)
     write_report(report, result, out)
     return report
 
@@ -80,16 +79,6 @@ async def _run_on_fresh_stack(
         )
         with PublicApi(stack.gateway_url, stack.api_key) as api, progress.live():
             return await asyncio.to_thread(run_scenario, api, scenario, watch=progress, say=say)
-
-
-@contextlib.asynccontextmanager
-async def _watched(memory: MemoryWatch) -> AsyncIterator[None]:
-    watching = asyncio.create_task(memory.run())
-    try:
-        yield
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -3,23 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from mint_common.errors import Unavailable
-from services.standalone.adapters.public_api import PublicApi
+from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.core.jobs import Ref
 from services.standalone.core.plan import DType
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
-from services.standalone.demo.records import Evaluation, HeldoutPrompt, Recipe
+from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move, Recipe
 from services.standalone.demo.requests import (
-    best_revision,
     create_policy,
     evaluate,
     heldout_prompts,
-    promote,
-    read_prod,
     recipe_of,
-    record_accuracy,
-    revisions_of,
-    roll_back,
     submit_job,
 )
 from services.standalone.views.job import JobObserver, follow_job
@@ -27,6 +23,8 @@ from services.standalone.views.job import JobObserver, follow_job
 POLICY = "demo"
 SUITE = "heldout-greedy"
 HELDOUT_SEED = 1
+_PATH = path_of("policies", POLICY)
+_PROD = f"{_PATH}/aliases/prod"
 
 Say = Callable[[str], None]
 
@@ -49,16 +47,23 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
     create_policy(api, POLICY, scenario.base, rank=recipe.rank, alpha=recipe.alpha)
     job_id = submit_job(api, POLICY, task, steps=scenario.steps or recipe.steps)
     job = follow_job(api, job_id, watch)
-    revisions = revisions_of(api, POLICY)
+    revisions = msgspec.convert(api.get(f"{_PATH}/revisions"), tuple[Ref, ...])
     if job.state != "succeeded" or not revisions:
         raise Unavailable(what=f"job {job_id}", problem=f"it {job.state}: {job.reason or 'no revision'}")
     prompts = heldout_prompts(api, task, scenario.num_prompts, seed=HELDOUT_SEED)
     evaluations = _evaluate_all(api, scenario, recipe, revisions, prompts=prompts, say=say)
-    best = best_revision(api, POLICY, suite=SUITE)
+    best = _best_revision(api)
     _, first, last = evaluations
     contrast = contrasting_prompt(first, last if best == revisions[-1].number else first)
-    asker = Asker(api=api, question=prompts[contrast or 0].text, max_tokens=recipe.max_new_tokens, say=say)
-    answers = _move_prod(asker, revisions[0], next(ref for ref in revisions if ref.number == best))
+    to_best = next(ref for ref in revisions if ref.number == best)
+
+    def ask(why: str, number: int) -> AliasAnswer:
+        question = prompts[contrast or 0].text
+        answer = api.complete(f"{POLICY}@prod", question, max_tokens=recipe.max_new_tokens)
+        say(f"prod -> revision {number} ({why}): {question!r} -> {answer.text!r} by {answer.header[:19]}")
+        return AliasAnswer(alias_target=f"{number}: {why}", number=number, answer=answer)
+
+    answers = _move_prod(api, revisions[0], to_best, ask)
     return DemoResult(
         base=scenario.base,
         dtype=scenario.dtype,
@@ -70,26 +75,8 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
         best=best,
         contrast=contrast,
         alias_answers=answers,
-        alias_history=read_prod(api, POLICY).history,
+        alias_history=msgspec.convert(api.get(_PROD)["history"], tuple[Move, ...]),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
-    """Asks `policy@prod` one and the same question."""
-
-    api: PublicApi
-    question: str
-    max_tokens: int
-    say: Say
-
-    def ask(self, why: str, number: int) -> AliasAnswer:
-        """Ask after a move of the alias to a revision."""
-        answer = self.api.complete(f"{POLICY}@prod", self.question, max_tokens=self.max_tokens)
-        self.say(
-            f"prod -> revision {number} ({why}): {self.question!r} -> {answer.text!r} by {answer.header[:19]}"
-        )
-        return AliasAnswer(alias_target=f"{number}: {why}", number=number, answer=answer)
 
 
 def _evaluate_all(
@@ -110,21 +97,33 @@ def _evaluate_all(
 
     def score_revision(ref: Ref) -> Evaluation:
         found = score(f"{POLICY}@{ref.number}")
-        record_accuracy(api, POLICY, ref.number, suite=SUITE, value=found.accuracy, n=len(prompts))
+        scored = {"metric": "accuracy", "value": found.accuracy, "n": len(prompts)}
+        api.post(f"{_PATH}/evaluations", {"revision": ref.number, "suite": SUITE, **scored})
         return found
 
     return score(scenario.base), score_revision(revisions[0]), score_revision(revisions[-1])
 
 
-def _move_prod(asker: Asker, first: Ref, best: Ref) -> tuple[AliasAnswer, ...]:
+def _best_revision(api: PublicApi) -> int:
+    """Return the number of the revision with the best recorded accuracy; the newest of equals."""
+    found = api.get(f"{_PATH}/evaluations")
+    return int(max((row["value"], row["number"]) for row in found if row["suite"] == SUITE)[1])
+
+
+def _move_prod(
+    api: PublicApi, first: Ref, best: Ref, ask: Callable[[str, int], AliasAnswer]
+) -> tuple[AliasAnswer, ...]:
     """Move `prod` to the first revision, to the best, back, and to the best again; ask after each move."""
-    api, why_best = asker.api, "best held-out accuracy"
-    promote(api, POLICY, first.number, expected="", reason="the first revision")
-    answers = [asker.ask("promoted", first.number)]
-    promote(api, POLICY, best.number, expected=first.digest, reason=why_best)
-    answers.append(asker.ask("promoted", best.number))
-    roll_back(api, POLICY, expected=best.digest, reason="show a rollback")
-    answers.append(asker.ask("rolled back", first.number))
-    promote(api, POLICY, best.number, expected=first.digest, reason=why_best)
-    answers.append(asker.ask("promoted again", best.number))
+
+    def promote(ref: Ref, *, expected: str, reason: str = "best held-out accuracy") -> None:
+        api.put(_PROD, {"revision": ref.number, "expected": expected, "reason": reason})
+
+    promote(first, expected="", reason="the first revision")
+    answers = [ask("promoted", first.number)]
+    promote(best, expected=first.digest)
+    answers.append(ask("promoted", best.number))
+    api.post(f"{_PROD}/rollback", {"expected": best.digest, "reason": "show a rollback"})
+    answers.append(ask("rolled back", first.number))
+    promote(best, expected=first.digest)
+    answers.append(ask("promoted again", best.number))
     return tuple(answers)
