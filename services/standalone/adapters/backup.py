@@ -21,6 +21,7 @@ import asyncpg
 from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
 from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
+from services.standalone.core.plan import SERVICES
 
 DUMP, BLOBS = "database.dump", "blobs"
 PAUSE = b"""
@@ -31,7 +32,6 @@ DO $$ BEGIN
     END IF;
 END $$;
 """
-SCHEMAS = ("gateway", "loader", "registry", "rollout", "trainer")
 
 
 class BackupExposed(MintError):
@@ -82,7 +82,7 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
 def dump_database(dsn: str, file: Path) -> None:
     """Write the services' schemas to a file in pg_dump's own format."""
     file.touch(mode=0o600)
-    chosen = [f"--schema={name}" for name in SCHEMAS]
+    chosen = [f"--schema={name}" for name in SERVICES]
     _run("pg_dump", dsn, "--format=custom", "--no-owner", *chosen, "-f", str(file))
 
 
@@ -116,20 +116,11 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def takes_connections(dsn: str) -> bool:
-    """Return whether a database is there."""
-    try:
-        asyncio.run(_schemas(dsn))
-    except (OSError, asyncpg.PostgresError):
-        return False
-    return True
-
-
 async def _schemas(dsn: str) -> list[str]:
     connection = await asyncpg.connect(dsn)
     try:
         query = "SELECT schema_name FROM information_schema.schemata WHERE schema_name = ANY ($1) ORDER BY 1"
-        return [row["schema_name"] for row in await connection.fetch(query, SCHEMAS)]
+        return [row["schema_name"] for row in await connection.fetch(query, SERVICES)]
     finally:
         await connection.close()
 

@@ -2,12 +2,12 @@
 
 import random
 import signal
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint_common.errors import Unavailable
+from services.standalone.adapters.ports_in_use import is_free
 
 PORTS = range(18_000, 32_000)
 """Below Linux's default range for outgoing connections (32768 and up)."""
@@ -53,15 +53,6 @@ def free_port() -> int:
     An engine listens only when it has loaded its base: a port of the kernel's choice may be gone by then.
     """
     for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
-        if _can_bind(port):
+        if is_free(port):
             return port
     raise Unavailable(what="a loopback port", problem=f"all of {PORTS.start}-{PORTS.stop - 1} are taken")
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -17,7 +17,7 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
     if launch.ready_url:
         return await _answers(launch.ready_url, http)
     if launch.ready_dsn:
-        return await _accepts_sessions(launch.ready_dsn)
+        return await accepts_sessions(launch.ready_dsn)
     if launch.ready_bus:
         return await _has_jetstream(launch.ready_bus)
     return await _listens(launch.ready_port)
@@ -31,7 +31,8 @@ async def _answers(url: str, http: httpx.AsyncClient) -> bool:
     return answer.status_code == httpx.codes.OK
 
 
-async def _accepts_sessions(dsn: str) -> bool:
+async def accepts_sessions(dsn: str) -> bool:
+    """Say whether a database is there and lets us in."""
     try:
         session = await asyncpg.connect(dsn, timeout=PROBE_TIMEOUT_SECONDS)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

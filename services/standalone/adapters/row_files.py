@@ -6,19 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from mint_common.errors import MintError
 from services.standalone.adapters.public_api import Json, Progress, PublicApi, path_of
 
 PART_BYTES = 64 << 20
-"""The most that a part of an upload may have; a larger file comes in parts."""
+"""The most that a part of an upload may have, and that is held; a larger file comes in parts."""
 _PURPOSE = "fine-tune"
-_CHUNK_BYTES = 1 << 20
 _PAGE = 1000
-
-Sent = Callable[[int], None]
-"""Told how many bytes of a part are sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,28 +37,24 @@ def send_rows(api: PublicApi, path: Path, progress: Progress) -> SentFile:
     with path.open("rb") as file:
         if size_bytes > PART_BYTES:
             return SentFile(file_id=_send_parts(api, path.name, file, size_bytes, progress), was_there=False)
-        part = _part(file, 0, size_bytes, _behind(0, size_bytes, progress))
+        part = _next_part(file, size_bytes, progress)
         made = api.send_form("/files", "file", path.name, part, purpose=_PURPOSE)
     return SentFile(file_id=made["id"], was_there=False)
 
 
-def _send_parts(api: PublicApi, name: str, file: io.BufferedReader, size: int, progress: Progress) -> str:
+def _send_parts(api: PublicApi, name: str, file: IO[bytes], size: int, progress: Progress) -> str:
     asked = {"filename": name, "purpose": _PURPOSE, "bytes": size, "mime_type": "application/jsonl"}
     upload = path_of("uploads", api.post_openai("/uploads", asked)["id"])
     parts = []
     try:
-        for start in range(0, size, PART_BYTES):
-            part = _part(file, start, min(PART_BYTES, size - start), _behind(start, size, progress))
+        for _ in range(0, size, PART_BYTES):
+            part = _next_part(file, size, progress)
             parts.append(api.send_form(f"{upload}/parts", "data", "part", part)["id"])
         return str(api.post_openai(f"{upload}/complete", {"part_ids": parts})["file"]["id"])
     except BaseException:
         with suppress(MintError):
             api.post_openai(f"{upload}/cancel")
         raise
-
-
-def _behind(start: int, total: int, progress: Progress) -> Sent:
-    return lambda sent: progress(start + sent, total)
 
 
 def _files_like(api: PublicApi, name: str, size_bytes: int) -> Iterator[Json]:
@@ -78,35 +70,20 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _part(file: io.BufferedReader, start: int, size_bytes: int, report: Sent) -> io.BufferedReader:
-    """Return some of a file, as a file."""
-    return io.BufferedReader(_FilePart(file, start, size_bytes, report), _CHUNK_BYTES)
+def _next_part(file: IO[bytes], size_bytes: int, progress: Progress) -> "_FilePart":
+    start = file.tell()
+    return _FilePart(file.read(PART_BYTES), lambda sent: progress(start + sent, size_bytes))
 
 
-class _FilePart(io.RawIOBase):
+class _FilePart(io.BytesIO):
     """Some of a file, which tells how much of it has been read; httpx reads it as it sends it."""
 
-    def __init__(self, file: io.BufferedReader, start: int, size_bytes: int, report: Sent) -> None:
-        self._file, self._start, self._size_bytes, self._report = file, start, size_bytes, report
-        self._at = 0
+    def __init__(self, data: bytes, report: Callable[[int], None]) -> None:
+        super().__init__(data)
+        self._report = report
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True: httpx goes to the end to know the length."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place within the part."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:  # anything with room for bytes
+    def read(self, size: int | None = -1, /) -> bytes:
         """Read what follows."""
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(memoryview(buffer)[: self._size_bytes - self._at])
-        self._at += count
-        self._report(self._at)
-        return count
+        data = super().read(size)
+        self._report(self.tell())
+        return data

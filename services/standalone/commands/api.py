@@ -62,10 +62,10 @@ def api_command(function: Command) -> Callable[..., None]:
                 answer = function(api, **values)
             except NotFound as error:
                 raise with_near_names(error, api, values) from error
-        _print(answer, as_json=as_json)
-        if isinstance(answer, Listing) and not as_json:
-            page_by = answer.page_by or answer.columns[0].path
-            _say_more(page_hint(answer.shown(), values, page_by=page_by))
+        if isinstance(answer, Listing):
+            _print(answer, values, as_json=as_json)
+        elif answer is not None:
+            typer.echo(answer)
 
     if is_listing:
         parameters.append(_option("as_json", JsonOption, default=False))
@@ -117,15 +117,13 @@ def _running(folder: Path | None) -> PublicApi:
     return PublicApi(run.gateway_url, state.secrets().api_key, key_in_shell=key_in_shell)
 
 
-def _print(answer: Listing | str | None, *, as_json: bool) -> None:
-    if isinstance(answer, str):
-        typer.echo(answer)
-    elif answer is not None and as_json:
+def _print(answer: Listing, values: Mapping[str, object], *, as_json: bool) -> None:
+    """Print an answer; ``values`` are the command's own, which say how much of a list was wanted."""
+    if as_json:
         print_json(answer.answer)
-    elif answer is not None:
-        print_rows(answer.shown(), answer.columns, nothing=answer.nothing)
-
-
-def _say_more(hint: str) -> None:
+        return
+    rows = answer.shown()
+    print_rows(rows, answer.columns, nothing=answer.nothing)
+    hint = page_hint(rows, values, page_by=answer.page_by or answer.columns[0].path)
     if hint:
         typer.echo(hint, err=True)

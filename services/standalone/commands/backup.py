@@ -1,5 +1,6 @@
 """`mint backup`, `mint restore`: a stack's database and blobs in a folder, and a stack of them."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,11 +14,12 @@ from urllib.parse import urlsplit
 import typer
 
 from mint_common.errors import InvalidField, Unavailable
-from services.standalone.adapters.backup import back_up, takes_connections
+from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
+from services.standalone.adapters.readiness import accepts_sessions
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.refusals import StackNotRunningError
@@ -106,7 +108,7 @@ def _database(state: StateFolder) -> Iterator[str]:
 
 def _await(dsn: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not takes_connections(dsn):
+    while not asyncio.run(accepts_sessions(dsn)):
         if server.poll() is not None or time.monotonic() > deadline:
             raise Unavailable(what="postgres", problem="it does not start; restore.log says why")
         time.sleep(0.05)

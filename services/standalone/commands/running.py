@@ -28,7 +28,9 @@ def down(folder: FolderOption = None) -> None:
     Example: mint down
     """
     state = state_folder(folder)
-    pid = _running(state)
+    pid = state.running_pid()
+    if pid is None:
+        raise StackNotRunningError(folder=str(state.root))
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while state.running_pid() is not None:
@@ -53,7 +55,6 @@ def status(folder: StackOption = None) -> None:
         _show_remote(*address)
         return
     state = state_folder(folder)
-    _running(state)
     run = state.read_run()
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
@@ -77,13 +78,6 @@ def _show_parts(run: RunNow, state: StateFolder) -> None:
     typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
     if not answering or any(part.state != "ready" for part in run.parts.values()):
         raise typer.Exit(1)
-
-
-def _running(state: StateFolder) -> int:
-    pid = state.running_pid()
-    if pid is None:
-        raise StackNotRunningError(folder=str(state.root))
-    return pid
 
 
 def _answers(url: str) -> bool:
