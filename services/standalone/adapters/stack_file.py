@@ -6,9 +6,16 @@ import yaml  # type: ignore[import-untyped]
 
 from services.standalone.core import stack_file
 from services.standalone.core.refusals import StackFileInvalidError
-from services.standalone.core.stack_file import RawFile
+from services.standalone.core.stack_file import RawFile, StackFile, read_stack_file
+from services.standalone.settings import setting_keys
 
 _MOST_BYTES = 1 << 20
+
+
+def load_stack_file(file: Path) -> StackFile:
+    """Return what a file asks for. Raises StackFileInvalidError for the first thing that is wrong."""
+    settings = {name: setting_keys(name) for name in ("loader", "trainer")}
+    return read_stack_file(load_yaml(file), settings=settings)
 
 
 def load_yaml(file: Path) -> RawFile:

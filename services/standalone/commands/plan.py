@@ -11,7 +11,7 @@ import typer
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
 from services.standalone.adapters.gpus import usable_gpus
-from services.standalone.adapters.stack_file import load_yaml
+from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.options import FolderOption, JsonOption, state_folder
@@ -28,10 +28,9 @@ from services.standalone.core.fleet import (
 )
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
-from services.standalone.core.stack_file import read_stack_file
 from services.standalone.core.stack_memory import DeviceUse, plan_memory, told_memory
 from services.standalone.core.tables import field_rows
-from services.standalone.settings import read_standalone_settings, setting_keys
+from services.standalone.settings import read_standalone_settings
 from services.standalone.views.terminal import print_json, print_rows
 
 
@@ -102,8 +101,7 @@ def plan(
 
 def _plan_file(file: Path, state: StateFolder, *, fleet: Fleet | None, json: bool) -> None:
     """Plan a stack file. Without a fleet: this machine's memory, and the GPUs that the stack would use."""
-    raw = load_yaml(file)
-    asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
+    asked = load_stack_file(file)
     overrides = read_standalone_settings(os.environ).overrides
     if fleet is None:
         gpus = {gpu.index: gpu.memory_bytes for gpu in usable_gpus()}
@@ -112,7 +110,7 @@ def _plan_file(file: Path, state: StateFolder, *, fleet: Fleet | None, json: boo
     try:
         parts = read_parts(state.bases, asked.bases, overrides=overrides, gpus=list(gpus))
     except SettingInvalid as error:
-        raise asked.located(raw, error) from error
+        raise asked.located(error) from error
     host = psutil.virtual_memory().total if fleet is None else None
     planned = plan_memory(parts, host_bytes=host, gpu_bytes=gpus)
     if json:

@@ -14,15 +14,14 @@ from rich.console import Console
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.memory import check_memory
-from services.standalone.adapters.stack_file import load_yaml
+from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
 from services.standalone.commands.options import DTypeOption, FolderOption, state_folder
 from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
 from services.standalone.core.refusals import StackRunningError
-from services.standalone.core.stack_file import read_stack_file
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
-from services.standalone.settings import read_standalone_settings, setting_keys
+from services.standalone.settings import read_standalone_settings
 from services.standalone.views.parts import PartsView
 
 
@@ -87,12 +86,11 @@ def up(  # noqa: PLR0917  # typer passes them by name
         return
     if base or engines != 1 or dtype != "auto":
         raise typer.BadParameter("says all that --base, --engines and --dtype would say", param_hint="--file")
-    raw = load_yaml(file)
-    asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
+    asked = load_stack_file(file)
     try:
         asyncio.run(_serve(state, _places(state, asked.bases, console), port or asked.port, console))
     except SettingInvalid as error:
-        raise asked.located(raw, error) from error
+        raise asked.located(error) from error
 
 
 def _places(state: StateFolder, plans: Mapping[str, BasePlan], console: Console) -> list[BaseAt]:

@@ -50,18 +50,19 @@ class RawFile:
 class StackFile:
     """What a file asks for. ``places`` say where in it a part's variable stands: part, variable -> path."""
 
+    raw: RawFile
     bases: Mapping[str, BasePlan]
     port: int | None
     places: Mapping[tuple[str, str], Path] = field(default_factory=dict)
 
-    def located(self, raw: RawFile, error: SettingInvalid) -> MintError:
+    def located(self, error: SettingInvalid) -> MintError:
         """Return what is wrong with a setting, told with its line where it stands in the file."""
         problem, named = str(error.fields["problem"]), str(error.name).split(", ")
         found = [path for (_, variable), path in self.places.items() if variable in named]
         if not found:
             return error
         # Several settings that do not go together: the one that is spoken of.
-        return raw.refuse(next((path for path in found if str(path[-1]) in problem), found[0]), problem)
+        return self.raw.refuse(next((path for path in found if str(path[-1]) in problem), found[0]), problem)
 
 
 def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> StackFile:
@@ -81,7 +82,7 @@ def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> S
     port = top.get("port")
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16):
         raise raw.refuse(("port",), f"{port!r} is no port")
-    return StackFile(bases=planned, port=port, places=reader.places)
+    return StackFile(raw=raw, bases=planned, port=port, places=reader.places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

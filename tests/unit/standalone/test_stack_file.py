@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from mint_common.errors import SettingInvalid
-from services.standalone.adapters.stack_file import load_yaml
+from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.core.refusals import StackFileInvalidError
-from services.standalone.core.stack_file import StackFile, read_stack_file
-from services.standalone.settings import setting_keys
+from services.standalone.core.stack_file import StackFile
 
-SETTINGS = {name: setting_keys(name) for name in ("loader", "trainer")}
 WHOLE = """\
 # A machine with three GPUs.
 port: 9000
@@ -36,7 +34,7 @@ bases:
 def read(folder: Path, text: str) -> StackFile:
     file = folder / "mint.yaml"
     file.write_text(text)
-    return read_stack_file(load_yaml(file), settings=SETTINGS)
+    return load_stack_file(file)
 
 
 def test_every_part_gets_its_devices_and_settings(tmp_path: Path) -> None:
@@ -108,19 +106,16 @@ def test_a_fault_is_told_with_its_line_and_field(text: str, line: int, problem: 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StackFileInvalidError, match=r"none.yaml.*No such file"):
-        load_yaml(tmp_path / "none.yaml")
+        load_stack_file(tmp_path / "none.yaml")
 
 
 def test_a_value_that_a_service_refuses_is_found_in_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "mint.yaml"
-    file.write_text(TOP + "    dtype: int4\n    engines:\n      - slots: 0\n")
-    raw = load_yaml(file)
-    asked = read_stack_file(raw, settings=SETTINGS)
-    told = str(asked.located(raw, SettingInvalid(name="MINT_LOADER_SLOTS", problem="too few")))
+    asked = read(tmp_path, TOP + "    dtype: int4\n    engines:\n      - slots: 0\n")
+    told = str(asked.located(SettingInvalid(name="MINT_LOADER_SLOTS", problem="too few")))
     assert told.endswith("mint.yaml, line 5: bases.b.engines.0.slots: too few")
-    told = str(asked.located(raw, SettingInvalid(name="MINT_TRAINER_DTYPE", problem="no such")))
+    told = str(asked.located(SettingInvalid(name="MINT_TRAINER_DTYPE", problem="no such")))
     assert told.endswith("mint.yaml, line 3: bases.b.dtype: no such")
     both = SettingInvalid(name="MINT_LOADER_DTYPE, MINT_LOADER_SLOTS", problem="slots are too few")
-    assert "line 5: bases.b.engines.0.slots: slots are too few" in str(asked.located(raw, both))
+    assert "line 5: bases.b.engines.0.slots: slots are too few" in str(asked.located(both))
     elsewhere = SettingInvalid(name="MINT_NATS_URL", problem="wrong")
-    assert asked.located(raw, elsewhere) is elsewhere
+    assert asked.located(elsewhere) is elsewhere

@@ -10,15 +10,13 @@ from unit.standalone.test_model_shape import QWEN3_4B
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import tiny_folder
-from services.standalone.adapters.stack_file import load_yaml
+from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.cli import app
 from services.standalone.core.activations import microbatch_tokens
 from services.standalone.core.fleet import RESERVE_BYTES
 from services.standalone.core.model_shape import read_shape
-from services.standalone.core.stack_file import read_stack_file
 from services.standalone.core.stack_memory import Holding, StackMemory, plan_memory
-from services.standalone.settings import setting_keys
 from services.trainer.core.microbatches import default_microbatch_tokens
 
 GB = 10**9
@@ -44,8 +42,7 @@ def planned(folder: Path, text: str, gpus: dict[int, int], **overrides: str) -> 
     if not (folder / "qwen").exists():
         (folder / "qwen").mkdir()
         (folder / "qwen/config.json").write_text(json.dumps(QWEN3_4B))
-    raw = load_yaml(folder / "mint.yaml")
-    asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
+    asked = load_stack_file(folder / "mint.yaml")
     named = {"qwen": str(folder / "qwen")}
     plans = {named.get(name, name): plan for name, plan in asked.bases.items()}
     parts = read_parts(folder, plans, overrides=overrides, gpus=list(gpus))
