@@ -96,12 +96,8 @@ def _trainers(base: BaseAt) -> list[str]:
 
 
 def _loaders(base: BaseAt) -> list[str]:
-    return [loader_name(base.name, number) for number in range(len(base.plan.engines))]
-
-
-def loader_name(base: str, number: int) -> str:
-    """Return the name of a base's engine, counted from 0."""
-    return f"loader-{base}-{number + 1}" if number else f"loader-{base}"
+    first = f"loader-{base.name}"
+    return [first, *(f"{first}-{number}" for number in range(2, len(base.plan.engines) + 1))]
 
 
 def plan_services(

@@ -7,12 +7,13 @@ sees, and ``count``, how many engines of a kind there are.
 
 import difflib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mint_common.errors import MintError, SettingInvalid
-from services.standalone.core.plan import BasePlan, PartEnv, loader_name
+from services.standalone.core.plan import BasePlan, PartEnv
 from services.standalone.core.refusals import StackFileInvalidError
 
 Path = tuple[str | int, ...]
@@ -25,6 +26,7 @@ DECIDED = frozenset({"engine_id", "base_dir", "cache_dir", "http_host", "http_po
 """Settings that `mint up` gives every part."""
 
 _SHARES = {"engine": "gpu_memory_utilization", "trainer": "memory_share"}
+_WORKERS = {"engine": ("tensor_parallel", "pipeline_parallel"), "trainer": ("ranks",)}
 _OF_TRAINER, _OF_ENGINE = "trainer", "engines"
 
 
@@ -48,17 +50,17 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFile:
-    """What a file asks for. ``places`` say where in it a part's variable stands: part, variable -> path."""
+    """What a file asks for. ``places`` say where in it the variables of parts stand."""
 
     raw: RawFile
     bases: Mapping[str, BasePlan]
     port: int | None
-    places: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    places: Sequence[tuple[str, Path]]
 
     def located(self, error: SettingInvalid) -> MintError:
         """Return what is wrong with a setting, told with its line where it stands in the file."""
         problem, named = str(error.fields["problem"]), str(error.name).split(", ")
-        found = [path for (_, variable), path in self.places.items() if variable in named]
+        found = [path for variable, path in self.places if variable in named]
         if not found:
             return error
         # Several settings that do not go together: the one that is spoken of.
@@ -77,7 +79,7 @@ def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> S
     if not bases:
         raise raw.refuse(("bases",), "names no base")
     reader = _Reader(raw, settings)
-    planned = {name: reader.base(name, ("bases", name), value) for name, value in bases.items()}
+    planned = {name: reader.base(("bases", name), value) for name, value in bases.items()}
     _check_shares(raw, reader.shares)
     port = top.get("port")
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16):
@@ -102,9 +104,9 @@ class _Reader:
         self._raw = raw
         self._settings = settings
         self.shares: list[_Share] = []
-        self.places: dict[tuple[str, str], Path] = {}
+        self.places: list[tuple[str, Path]] = []
 
-    def base(self, name: str, path: Path, value: object) -> BasePlan:
+    def base(self, path: Path, value: object) -> BasePlan:
         entry = _mapping(self._raw, path, {} if value is None else value)
         _known(self._raw, path, entry, ("dtype", _OF_ENGINE, _OF_TRAINER))
         shared = {key: entry[key] for key in ("dtype",) if key in entry}
@@ -113,45 +115,33 @@ class _Reader:
         if not isinstance(listed, list) or not listed:
             raise self._raw.refuse((*path, _OF_ENGINE), "is a list of engines, one at least")
         for index, one in enumerate(listed):
-            engines += self._engines(name, (*path, _OF_ENGINE, index), one, shared, len(engines))
+            engines += self._engines((*path, _OF_ENGINE, index), one, shared)
         trainer = self._part("trainer", (*path, _OF_TRAINER), entry.get(_OF_TRAINER), shared)
-        self._note(f"trainer-{name}", (*path, _OF_TRAINER), trainer)
         return BasePlan(engines=tuple(engines), trainer=trainer)
 
-    def _engines(
-        self, base: str, path: Path, value: object, shared: Mapping[str, object], before: int
-    ) -> list[PartEnv]:
+    def _engines(self, path: Path, value: object, shared: Mapping[str, object]) -> list[PartEnv]:
         entry = dict(_mapping(self._raw, path, {} if value is None else value))
         count = entry.pop("count", 1)
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 64:
             raise self._raw.refuse((*path, "count"), f"{count!r} is no number from 1 to 64")
-        found = []
-        for number in range(before, before + count):
-            found.append(self._part("engine", path, entry, shared))
-            self._note(loader_name(base, number), path, found[-1])
-        return found
-
-    def _note(self, part: str, path: Path, env: PartEnv) -> None:
-        for variable in env:
-            key = variable.split("_", 2)[-1].lower()
-            own = (*path, key)
-            self.places[part, variable] = own if own in self._raw.lines else (*path[:2], key)
+        return [self._part("engine", path, entry, shared) for _ in range(count)]
 
     def _part(self, kind: str, path: Path, value: object, shared: Mapping[str, object]) -> PartEnv:
         entry = dict(_mapping(self._raw, path, {} if value is None else value))
         devices = self._devices(path, entry)
         service = "loader" if kind == "engine" else "trainer"
         entry = {**shared, **entry}
-        own = [key for key in entry if key in DECIDED]
-        if own:
-            raise self._raw.refuse((*path, own[0]), "`mint up` decides this one itself")
+        decided = [key for key in entry if key in DECIDED]
+        if decided:
+            raise self._raw.refuse((*path, decided[0]), "`mint up` decides this one itself")
         extra = ("devices", "count") if kind == "engine" else ("devices",)
         names = [name for name in self._settings[service] if name not in DECIDED]
         _known(self._raw, path, entry, [*extra, *names])
-        env = {
-            f"MINT_{service.upper()}_{key.upper()}": self._text((*path, key), item)
-            for key, item in entry.items()
-        }
+        env = {}
+        for key, item in entry.items():
+            own, variable = (*path, key), f"MINT_{service.upper()}_{key.upper()}"
+            env[variable] = self._text(own, item)
+            self.places.append((variable, own if own in self._raw.lines else (*path[:2], key)))
         if devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
             self._check_workers(kind, path, entry, len(devices))
@@ -176,17 +166,11 @@ class _Reader:
 
     def _check_workers(self, kind: str, path: Path, entry: Mapping[str, object], devices: int) -> None:
         """Raise unless a part with several GPUs says how it spreads over them."""
-        if kind == "engine":
-            parallel = [entry.get(key, 1) for key in ("tensor_parallel", "pipeline_parallel")]
-            workers = 1
-            for one in parallel:
-                workers *= one if isinstance(one, int) else 1
-            told = "tensor_parallel times pipeline_parallel is"
-        else:
-            ranks = entry.get("ranks", 1)
-            workers, told = ranks if isinstance(ranks, int) else 1, "ranks is"
+        keys = _WORKERS[kind]
+        workers = math.prod(one for key in keys if isinstance(one := entry.get(key), int))
         if devices and devices != workers:
-            raise self._raw.refuse((*path, "devices"), f"are {devices}, but {told} {workers}")
+            problem = f"are {devices}, but {' times '.join(keys)} is {workers}"
+            raise self._raw.refuse((*path, "devices"), problem)
 
     def _text(self, path: Path, value: object) -> str:
         if isinstance(value, bool):
@@ -231,11 +215,8 @@ def _mapping(raw: RawFile, path: Path, value: object) -> Mapping[str, object]:
 
 
 def _known(raw: RawFile, path: Path, entry: Mapping[str, object], names: Sequence[str]) -> None:
-    for key in _unknown(entry, names):
+    key = next((key for key in entry if key not in names), None)
+    if key is not None:
         near = difflib.get_close_matches(key, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(names[:8])}"
         raise raw.refuse((*path, key), f"is not known; {hint}")
-
-
-def _unknown(entry: Mapping[str, object], names: Sequence[str]) -> Iterator[str]:
-    return (key for key in entry if key not in names)
