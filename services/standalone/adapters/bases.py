@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound, Unavailable
-from services.standalone.adapters.base_import import import_smollm2, origin_of, shape_of_folder
+from mint_common.names import BASE_NAME_PATTERN
+from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of, shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
@@ -23,10 +23,6 @@ TINY = "tiny"
 SMOLLM2 = "smollm2"
 KNOWN_BASES = (TINY, SMOLLM2)
 DEFAULT_MAX_RANK = 16
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-"""As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
-
-Report = Callable[[str], None]
 
 
 def list_bases(folder: Path) -> list[tuple[Path, BaseFacts]]:
@@ -38,7 +34,7 @@ def list_bases(folder: Path) -> list[tuple[Path, BaseFacts]]:
 def find_base(folder: Path, name: str) -> BaseAt:
     """Return one base of a folder. Raises BaseMissingError naming those that it has."""
     place = folder / name
-    if not NAME.fullmatch(name) or not (place / BASE_FILE).is_file():
+    if not re.fullmatch(BASE_NAME_PATTERN, name) or not (place / BASE_FILE).is_file():
         known = ", ".join(sorted(facts.name for _, facts in list_bases(folder)))
         raise BaseMissingError(name=name, folder=str(folder), known=known or "none")
     trainable = not read_base_facts(place).quantization
@@ -83,23 +79,23 @@ def add_base(
     With ``dequantize`` a quantized one is written in bfloat16. Raises InvalidField, AlreadyExists,
     BaseNameTakenError, NoRoomError, HubRefusedError or HubUnreachableError.
     """
-    _check_name(name)
+    if not re.fullmatch(BASE_NAME_PATTERN, name):
+        raise InvalidField(field="--name", problem=f"{name!r} does not match {BASE_NAME_PATTERN}")
     _quiet_libraries()
     # Their libraries take seconds to load.
-    from services.standalone.adapters.base_adding import Wish, add_folder, add_from_hub
+    from services.standalone.adapters.base_adding import add_folder, add_from_hub
 
-    target = folder / name
-    if source == SMOLLM2:
-        return import_smollm2(target, name=name, max_rank=max_rank, report=report)
     place = tiny_folder() if source == TINY else Path(source)
     wish = Wish(
         origin=str(place.absolute()),
-        target=target,
+        target=folder / name,
         name=name,
         max_rank=max_rank,
         dequantize=dequantize,
         report=report,
     )
+    if source == SMOLLM2:
+        return import_smollm2(wish)
     if place.is_dir():
         return add_folder(place, wish)
     hub = read_hub_source(source)
@@ -141,11 +137,6 @@ def remove_base(folder: Path, name: str) -> None:
     gone = place.with_name(f".{place.name}.{os.getpid()}")
     place.rename(gone)
     shutil.rmtree(gone)
-
-
-def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise InvalidField(field="--name", problem=f"{name!r} does not match ^{NAME.pattern}$")
 
 
 def _quiet_libraries() -> None:

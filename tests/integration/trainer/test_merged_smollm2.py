@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mint_common.adapters_format import BASE_FILE, build_adapter, describe_base, peft_name
 from mint_common.ids import PolicyId
-from services.standalone.adapters.base_import import import_smollm2
+from services.standalone.adapters.base_import import Wish, import_smollm2
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 MOST_BYTES = 150e6
@@ -27,7 +27,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    import_smollm2(folder / "smollm2", name="smollm2", max_rank=16, report=lambda _: None)
+    wish = Wish(target=folder / "smollm2", name="smollm2", max_rank=16, report=lambda _: None)
+    import_smollm2(wish)
     half = folder / "smollm2-half"
     shutil.copytree(folder / "smollm2", half, ignore=shutil.ignore_patterns("*.safetensors", BASE_FILE))
     AutoModelForCausalLM.from_pretrained(folder / "smollm2", dtype=torch.bfloat16).save_pretrained(half)
