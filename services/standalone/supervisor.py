@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
+from services.standalone.adapters.processes import LocalProcess, LocalProcesses
 from services.standalone.core.lifecycle import (
     PartState,
     PartStatus,
@@ -19,9 +20,11 @@ from services.standalone.core.lifecycle import (
     on_stopped,
 )
 from services.standalone.core.parts import StackPart, may_start, stop_levels
-from services.standalone.ports import Observer, Process, Processes
 
 PROBE_SECONDS = 0.05
+
+Observer = Callable[[Mapping[str, PartStatus]], None]
+"""Sees the state of every part, after a change of one. Must return at once and not raise."""
 
 
 class Supervisor:
@@ -30,7 +33,7 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[StackPart],
-        processes: Processes,
+        processes: LocalProcesses,
         *,
         clock: Clock,
         rng: random.Random,
@@ -129,7 +132,7 @@ class Supervisor:
         else:
             await self._become(part, on_exit(status, now=now, jitter=self._rng.random()))
 
-    async def _watch(self, part: StackPart, process: Process) -> None:
+    async def _watch(self, part: StackPart, process: LocalProcess) -> None:
         """Return when the process has ended, must end, or did not become ready in time."""
         stop = self._stop_part[part.name]
         deadline = self._clock.monotonic() + part.ready_seconds

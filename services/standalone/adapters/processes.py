@@ -19,7 +19,6 @@ from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
 from services.standalone.core.log_tail import readable
-from services.standalone.ports import Process
 
 LOG_TAIL_BYTES = 8000
 
@@ -92,11 +91,11 @@ class LocalProcess:
         return self._process.pid
 
     async def exited(self) -> int:
-        """Wait for the leader's end."""
+        """Wait for the leader's end and return its exit code (negative: the signal); any number of times."""
         return await self._process.wait()
 
     async def end(self, *, limit_seconds: float) -> None:
-        """Send the stop signal, then SIGKILL; then end what the leader left behind."""
+        """Send the stop signal, then SIGKILL; then end what the leader left behind. Idempotent."""
         if self._ended:
             return
         if self._process.returncode is None:
@@ -129,8 +128,11 @@ class LocalProcesses:
         self._sentinel = sentinel
         self._http = http
 
-    async def start(self, name: str) -> Process:
-        """Start a part's process, its output appended to ``<log folder>/<name>.log``."""
+    async def start(self, name: str) -> LocalProcess:
+        """Start a part's process, its output appended to ``<log folder>/<name>.log``.
+
+        Its earlier process must have been ended. Raises Unavailable.
+        """
         launch = self._launches[name]
         with self._log(name).open("ab") as log:
             try:
@@ -150,7 +152,7 @@ class LocalProcesses:
         return LocalProcess(process, launch, self._sentinel)
 
     async def is_ready(self, name: str) -> bool:
-        """Probe once."""
+        """Probe once; never raises for a part that is not there."""
         return await probe(self._launches[name], self._http)
 
     def log_tail(self, name: str) -> str:
