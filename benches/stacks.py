@@ -17,7 +17,7 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import FULL, BaseAt, Topology
+from services.standalone.core.plan import SERVICES, BaseAt
 from services.standalone.settings import read_standalone_settings
 
 
@@ -65,17 +65,16 @@ class BenchStack:
 
 @contextlib.asynccontextmanager
 async def open_bench_stack(
-    services: Collection[str] = (), *, base: str = "tiny", overrides: Mapping[str, str] | None = None
+    services: Collection[str] = SERVICES, *, base: str = "tiny", overrides: Mapping[str, str] | None = None
 ) -> AsyncIterator[BenchStack]:
-    """Start some services, or all, over a base; ``overrides`` are MINT_* variables."""
+    """Start some services over a base; ``overrides`` are MINT_* variables."""
     with scratch_folder() as root:
         folder = StateFolder(root=root / "state")
         folder.create()
         environ = {"MINT_TELEMETRY_LOG_LEVEL": "WARNING"}
         settings = read_standalone_settings({**os.environ, **environ, **(overrides or {})})
         place = BaseAt(name=base, folder=str(base_folder(base)))
-        topology = Topology(services=frozenset(services)) if services else FULL
-        opening = open_stack(folder, [place], port=free_port(), settings=settings, topology=topology)
+        opening = open_stack(folder, [place], port=free_port(), settings=settings, services=services)
         async with opening as stack:
             await stack.supervisor.all_ready()
             yield BenchStack(folder=folder, gateway_url=stack.gateway_url, api_key=stack.api_key)

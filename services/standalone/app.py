@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import httpx
@@ -20,19 +20,17 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import PartStatus
 from services.standalone.core.parts import StackPart
 from services.standalone.core.plan import (
-    FULL,
+    SERVICES,
     Addresses,
     BaseAt,
     ServicePart,
-    Topology,
     plan_services,
     port_names,
 )
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
-from services.standalone.ports import Observer
 from services.standalone.settings import StandaloneSettings, check_settings, with_time_to_stop
-from services.standalone.supervisor import Supervisor
+from services.standalone.supervisor import Observer, Supervisor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,7 @@ async def open_stack(
     port: int | None,
     settings: StandaloneSettings,
     observers: Sequence[Observer] = (),
-    topology: Topology = FULL,
+    services: Collection[str] = SERVICES,
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
 
@@ -70,7 +68,7 @@ async def open_stack(
     never became ready.
     """
     with folder.taken() as lock:
-        blueprint = await _plan_stack(folder, bases, port=port, settings=settings, topology=topology)
+        blueprint = await _plan_stack(folder, bases, port=port, settings=settings, services=services)
         supervised = run_blueprint(
             blueprint, folder, lock=lock, environment=settings.inherited, observers=observers
         )
@@ -128,25 +126,25 @@ async def _plan_stack(
     *,
     port: int | None,
     settings: StandaloneSettings,
-    topology: Topology = FULL,
+    services: Collection[str] = SERVICES,
 ) -> Blueprint:
     ports = _choose_ports(folder, bases, port)
     folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
     embedded, addresses = await _embedded(folder, ports, settings)
-    services = plan_services(
+    planned = plan_services(
         bases,
         addresses,
         folder.secrets(),
         ports=ports,
         cache_folder=str(folder.cache),
         overrides=settings.overrides,
-        topology=topology,
+        services=services,
     )
-    check_settings(services)
-    services = tuple(with_time_to_stop(each) for each in services)
-    started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
+    check_settings(planned)
+    planned = tuple(with_time_to_stop(each) for each in planned)
+    started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in planned}
     return Blueprint(
-        parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in services)),
+        parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in planned)),
         launches={**embedded, **started},
         ports=ports,
     )

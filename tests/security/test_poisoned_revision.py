@@ -19,7 +19,7 @@ from mint_common.testing.adapters import tar_of
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology
+from services.standalone.core.plan import BaseAt
 from services.standalone.settings import read_standalone_settings
 from tests.integration.tenants import make_tenant_key
 
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 BASE_DIR = Path(__file__).parents[2] / "bases" / "tiny"
-SERVING = Topology(services=frozenset({"registry", "loader", "gateway"}))
+SERVING = ("registry", "loader", "gateway")
 SECONDS = 60.0
 
 
@@ -50,7 +50,7 @@ async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
     folder = StateFolder(root=tmp_path / "state")
     base = BaseAt(name="tiny", folder=str(BASE_DIR))
     async with AsyncExitStack() as opened:
-        opening = open_stack(folder, [base], port=free_port(), settings=settings, topology=SERVING)
+        opening = open_stack(folder, [base], port=free_port(), settings=settings, services=SERVING)
         stack = await opened.enter_async_context(opening)
         await stack.supervisor.all_ready()
         other_key = make_tenant_key(stack.gateway_url, stack.api_key)

@@ -48,16 +48,6 @@ class BaseAt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """Which services of a stack run at all."""
-
-    services: frozenset[str] = frozenset(SERVICES)
-
-
-FULL = Topology()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
     """Where everything is: embedded or external."""
 
@@ -108,9 +98,9 @@ def plan_services(
     ports: Mapping[str, int],
     cache_folder: str,
     overrides: Mapping[str, str],
-    topology: Topology = FULL,
+    services: Collection[str] = SERVICES,
 ) -> tuple[ServicePart, ...]:
-    """Return the services of a stack. ``overrides`` are the user's own ``MINT_*`` variables.
+    """Return the parts of some services. ``overrides`` are the user's own ``MINT_*`` variables.
 
     Raises SettingInvalid for an override of something that the stack decides itself.
     """
@@ -135,7 +125,7 @@ def plan_services(
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
     gateway = StackPart(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
     planned.append(ServicePart(part=gateway, service="gateway", env=_gateway(bases, ports, overrides)))
-    kept = [each for each in planned if each.service in topology.services]
+    kept = [each for each in planned if each.service in services]
     names = {each.part.name for each in kept} | set(addresses.embedded)
     return tuple(_with_environment(_needing_only(each, names), shared, overrides) for each in kept)
 

@@ -27,14 +27,14 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.nats import nats_url
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology, plan_alike
+from services.standalone.core.plan import BaseAt, plan_alike
 from services.standalone.settings import read_standalone_settings
 from tests.integration.tenants import make_tenant_key
 
 pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(400)]
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
-SERVING = Topology(services=frozenset({"registry", "loader", "gateway"}))
+SERVING = ("registry", "loader", "gateway")
 SECONDS = 120.0
 
 
@@ -120,7 +120,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     settings = read_standalone_settings({**os.environ, **overrides})
     folder = StateFolder(root=tmp_path / "state")
     base = BaseAt(name="tiny", folder=str(BASE_DIR), plan=plan_alike(engines=2))
-    async with open_stack(folder, [base], port=free_port(), settings=settings, topology=SERVING) as stack:
+    async with open_stack(folder, [base], port=free_port(), settings=settings, services=SERVING) as stack:
         await stack.supervisor.all_ready()
         ports = folder.read_state().ports
         token = folder.secrets().internal_token

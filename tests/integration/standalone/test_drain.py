@@ -16,13 +16,13 @@ import pytest
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology, plan_alike
+from services.standalone.core.plan import BaseAt, plan_alike
 from services.standalone.settings import read_standalone_settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(600)]
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
-SERVING = Topology(services=frozenset({"registry", "loader", "gateway"}))
+SERVING = ("registry", "loader", "gateway")
 SECONDS = 240.0
 LONG = {"model": "tiny", "prompt": "f ab=", "n": 16, "max_tokens": 200, "ignore_eos": True, "stream": True}
 
@@ -77,7 +77,7 @@ async def serving(tmp_path: Path, drain_seconds: dict[str, int]) -> AsyncIterato
     base = BaseAt(name="tiny", folder=str(BASE_DIR), plan=plan_alike(engines=1))
     async with AsyncExitStack() as opened:
         stack = await opened.enter_async_context(
-            open_stack(folder, [base], port=free_port(), settings=settings, topology=SERVING)
+            open_stack(folder, [base], port=free_port(), settings=settings, services=SERVING)
         )
         await stack.supervisor.all_ready()
         headers = {"authorization": f"Bearer {stack.api_key}"}

@@ -1,5 +1,6 @@
 """Which services run, and what they are told."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -7,13 +8,12 @@ import pytest
 from mint_common.errors import SettingInvalid
 from services.standalone.core.parts import start_levels
 from services.standalone.core.plan import (
-    FULL,
+    SERVICES,
     Addresses,
     BaseAt,
     BasePlan,
     ServicePart,
     StackSecrets,
-    Topology,
     check_overrides,
     plan_alike,
     plan_services,
@@ -27,7 +27,7 @@ PORTS = {name: 9000 + index for index, name in enumerate(port_names(BASES))}
 
 def plan(
     overrides: dict[str, str] | None = None,
-    topology: Topology = FULL,
+    services: Collection[str] = SERVICES,
     bases: tuple[BaseAt, ...] = BASES,
 ) -> dict[str, ServicePart]:
     """Return the planned services of two bases by name."""
@@ -41,7 +41,7 @@ def plan(
         ports={name: 9000 + index for index, name in enumerate(port_names(bases))},
         cache_folder="/c",
         overrides=overrides or {},
-        topology=topology,
+        services=services,
     )
     return {each.part.name: each for each in planned}
 
@@ -96,7 +96,7 @@ def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
 
 
 def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:
-    planned = plan(topology=Topology(services=frozenset({"registry", "loader", "gateway"})))
+    planned = plan(services=("registry", "loader", "gateway"))
     assert set(planned) == {"registry", "gateway", "loader-tiny", "loader-smollm2"}
     assert set(planned["gateway"].part.needs) == {"registry", "loader-tiny", "loader-smollm2"}
 
