@@ -142,9 +142,9 @@ async def _plan_stack(
     )
     check_settings(planned)
     planned = tuple(with_time_to_stop(each) for each in planned)
-    started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in planned}
+    started = {each.name: _service_launch(folder, each, ports[each.name]) for each in planned}
     return Blueprint(
-        parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in planned)),
+        parts=(*(StackPart(name=name) for name in embedded), *planned),
         launches={**embedded, **started},
         ports=ports,
     )
@@ -181,7 +181,7 @@ async def _embedded(
 
 def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Launch:
     return Launch(
-        name=planned.part.name,
+        name=planned.name,
         # -P: nothing in the folder where it runs may shadow a module.
         argv=(sys.executable, "-P", "-m", f"services.{planned.service}"),
         env=planned.env,

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
-
-from pydantic import BaseModel
 
 from mint_common.errors import MintError, SettingInvalid
 from mint_common.settings import HttpSettings, describe_settings, read_settings
@@ -16,7 +13,8 @@ from services.standalone.core.plan import EXTERNAL, ServicePart, check_overrides
 from services.standalone.core.refusals import SettingsInvalidError
 from services.trainer.settings import TrainerSettings
 
-READ_BY: Mapping[str, type[BaseModel]] = {
+ServiceSettings = RegistrySettings | TrainerSettings | LoaderSettings | RolloutSettings | GatewaySettings
+READ_BY: Mapping[str, type[ServiceSettings]] = {
     "registry": RegistrySettings,
     "trainer": TrainerSettings,
     "loader": LoaderSettings,
@@ -82,19 +80,16 @@ def check_settings(services: Sequence[ServicePart]) -> None:
         raise SettingsInvalidError(count=len(wrong), problems=problems)
 
 
-def read_part(part: ServicePart) -> BaseModel:
+def read_part(part: ServicePart) -> ServiceSettings:
     """Return the settings of a part, as it reads them itself. Raises SettingInvalid."""
     return read_settings(READ_BY[part.service], part.env, service=part.service)
 
 
-def with_time_to_stop(planned: ServicePart) -> ServicePart:
+def with_time_to_stop(part: ServicePart) -> ServicePart:
     """Return a part that may take as long to stop as its settings leave to its clients."""
-    http = cast(HttpSettings, getattr(read_part(planned), "http"))  # noqa: B009  # of every service
-    more_seconds = (
-        http.accept_seconds + http.drain_seconds - HttpSettings.model_fields["drain_seconds"].default
-    )
-    part = planned.part
-    return replace(planned, part=replace(part, stop_seconds=part.stop_seconds + max(0.0, more_seconds)))
+    http, usual = read_part(part).http, HttpSettings.model_fields["drain_seconds"].default
+    more_seconds = http.accept_seconds + http.drain_seconds - usual
+    return replace(part, stop_seconds=part.stop_seconds + max(0.0, more_seconds))
 
 
 def _wrong_settings(part: ServicePart) -> Iterator[MintError]:

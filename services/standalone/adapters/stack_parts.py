@@ -54,7 +54,7 @@ def read_parts(
         settings = read_part(service)
         if isinstance(settings, LoaderSettings | TrainerSettings):
             chosen, base = _chosen(settings, _seen(service, gpus)), bases[settings.base_dir.name]
-            parts.append(Part(name=service.part.name, gpus=chosen, base=base, settings=settings))
+            parts.append(Part(name=service.name, gpus=chosen, base=base, settings=settings))
     return parts
 
 

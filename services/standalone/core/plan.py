@@ -1,6 +1,6 @@
 """Which services a stack runs, what each needs, and the environment that it gets."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -67,12 +67,11 @@ class StackSecrets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServicePart:
+class ServicePart(StackPart):
     """A service process: ``python -m services.<service>`` with ``env``."""
 
-    part: StackPart
     service: str
-    env: dict[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
@@ -104,45 +103,30 @@ def plan_services(
 
     Raises SettingInvalid for an override of something that the stack decides itself.
     """
-    shared = _shared_environment(bases, addresses, secrets, ports)
-    planned = [
-        ServicePart(
-            part=StackPart(name="registry", needs=addresses.embedded),
-            service="registry",
-            env={**_http("registry", ports["registry"]), "MINT_REGISTRY_BOOTSTRAP_KEY": secrets.api_key},
-        )
-    ]
-    for base in bases:
-        _check_trainer(base)
-        planned += [_trainer(name, base, ports) for name in _trainers(base)]
-        planned += [
-            _loader(name, base, env, ports, cache_folder)
-            for name, env in zip(_loaders(base), base.plan.engines, strict=True)
-        ]
-    loaders = tuple(name for base in bases for name in _loaders(base))
-    trainers = tuple(name for base in bases for name in _trainers(base))
-    rollout = StackPart(name="rollout", needs=("registry",))
-    planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
-    gateway = StackPart(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
-    planned.append(ServicePart(part=gateway, service="gateway", env=_gateway(bases, ports, overrides)))
-    kept = [each for each in planned if each.service in services]
-    names = {each.part.name for each in kept} | set(addresses.embedded)
-    return tuple(_with_environment(_needing_only(each, names), shared, overrides) for each in kept)
-
-
-def _needing_only(planned: ServicePart, names: Collection[str]) -> ServicePart:
-    needs = tuple(need for need in planned.part.needs if need in names)
-    return replace(planned, part=replace(planned.part, needs=needs))
-
-
-def _gateway(
-    bases: Sequence[BaseAt], ports: Mapping[str, int], overrides: Mapping[str, str]
-) -> dict[str, str]:
-    env = _http("gateway", ports["gateway"])
+    of_bases = [part for base in bases for part in _parts_of(base, cache_folder)]
+    bootstrap, tokenizers = {"MINT_REGISTRY_BOOTSTRAP_KEY": secrets.api_key}, {}
     if "MINT_GATEWAY_TOKENIZERS" not in overrides:
         # Clients on this machine open the same folder; for others it is the user's to set.
-        env["MINT_GATEWAY_TOKENIZERS"] = ",".join(f"{base.name}={base.folder}" for base in bases)
-    return env
+        folders = ",".join(f"{base.name}={base.folder}" for base in bases)
+        tokenizers = {"MINT_GATEWAY_TOKENIZERS": folders}
+    needed = ("registry", "rollout", *(part.name for part in of_bases))
+    planned = [
+        ServicePart(name="registry", service="registry", needs=addresses.embedded, env=bootstrap),
+        *of_bases,
+        ServicePart(name="rollout", service="rollout", needs=("registry",)),
+        ServicePart(name="gateway", service="gateway", needs=needed, env=tokenizers),
+    ]
+    kept = [part for part in planned if part.service in services]
+    names = {part.name for part in kept} | set(addresses.embedded)
+    shared = _shared_environment(bases, addresses, secrets, ports)
+    return tuple(
+        replace(
+            part,
+            needs=tuple(need for need in part.needs if need in names),
+            env=_environment(part, ports[part.name], shared, overrides),
+        )
+        for part in kept
+    )
 
 
 def _check_trainer(base: BaseAt) -> None:
@@ -153,32 +137,31 @@ def _check_trainer(base: BaseAt) -> None:
         raise SettingInvalid(name=lost[0], problem=problem)
 
 
-def _trainer(name: str, base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
-    return ServicePart(
-        part=StackPart(name=name, needs=("registry",), ready_seconds=300.0),
-        service="trainer",
-        env={
-            **base.plan.trainer,
-            **_http("trainer", ports[name]),
-            "MINT_TRAINER_BASE_DIR": base.folder,
-        },
-    )
-
-
-def _loader(
-    name: str, base: BaseAt, env: PartEnv, ports: Mapping[str, int], cache_folder: str
-) -> ServicePart:
-    return ServicePart(
-        part=StackPart(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
-        service="loader",
-        env={
-            **env,
-            **_http("loader", ports[name]),
+def _parts_of(base: BaseAt, cache_folder: str) -> Iterator[ServicePart]:
+    """Yield a base's trainer, if it has one, and its engines."""
+    _check_trainer(base)
+    for name in _trainers(base):
+        yield ServicePart(
+            name=name,
+            service="trainer",
+            needs=("registry",),
+            ready_seconds=300.0,
+            env={**base.plan.trainer, "MINT_TRAINER_BASE_DIR": base.folder},
+        )
+    for name, env in zip(_loaders(base), base.plan.engines, strict=True):
+        own = {
             "MINT_LOADER_BASE_DIR": base.folder,
             "MINT_LOADER_ENGINE_ID": f"engine-{name.removeprefix('loader-')}",
             "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{name}",
-        },
-    )
+        }
+        yield ServicePart(
+            name=name,
+            service="loader",
+            needs=("registry",),
+            ready_seconds=600.0,
+            stop_seconds=20.0,
+            env={**env, **own},
+        )
 
 
 def _shared_environment(
@@ -202,22 +185,19 @@ def _shared_environment(
     }
 
 
-def _with_environment(
-    planned: ServicePart, shared: Mapping[str, str], overrides: Mapping[str, str]
-) -> ServicePart:
-    own = f"MINT_{planned.service.upper()}_"
+def _environment(
+    part: ServicePart, port: int, shared: Mapping[str, str], overrides: Mapping[str, str]
+) -> dict[str, str]:
+    prefix = f"MINT_{part.service.upper()}_"
+    own = {**part.env, f"{prefix}HTTP_PORT": str(port)}
+    decided = own.keys() | {
+        name for name in shared if not name.startswith(PASSED_ON) and name not in EXTERNAL
+    }
     for name in overrides:
-        if name in planned.env or (
-            name in shared and not name.startswith(PASSED_ON) and name not in EXTERNAL
-        ):
+        if name in decided:
             raise SettingInvalid(name=name, problem="`mint up` or its file decides this one; unset it")
-    passed = {name: value for name, value in overrides.items() if name.startswith((own, *PASSED_ON))}
-    env = {**passed, **shared, **planned.env}
-    return ServicePart(part=planned.part, service=planned.service, env=env)
-
-
-def _http(service: str, port: int) -> dict[str, str]:
-    return {f"MINT_{service.upper()}_HTTP_PORT": str(port)}
+    passed = {name: value for name, value in overrides.items() if name.startswith((prefix, *PASSED_ON))}
+    return {**passed, **shared, **own}
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:

@@ -43,7 +43,7 @@ def plan(
         overrides=overrides or {},
         services=services,
     )
-    return {each.part.name: each for each in planned}
+    return {each.name: each for each in planned}
 
 
 def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
@@ -66,7 +66,7 @@ def test_a_quantized_base_has_a_loader_and_no_trainer() -> None:
     assert {"trainer-tiny", "loader-tiny", "loader-fp8"} < set(planned)
     assert "trainer-fp8" not in planned
     assert planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].count("http") == 1
-    assert "trainer-fp8" not in planned["gateway"].part.needs
+    assert "trainer-fp8" not in planned["gateway"].needs
     with_settings = replace(bases[1], plan=BasePlan(trainer={"MINT_TRAINER_THREADS": "2"}))
     with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is quantized"):
         plan(bases=(with_settings,))
@@ -81,7 +81,7 @@ def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None
     )
     assert first["MINT_LOADER_CACHE_DIR"] != second["MINT_LOADER_CACHE_DIR"]
     assert len(planned["gateway"].env["MINT_PEERS_LOADER_URLS"].split(",")) == 4
-    assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].part.needs)
+    assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].needs)
 
 
 def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
@@ -98,11 +98,11 @@ def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
 def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:
     planned = plan(services=("registry", "loader", "gateway"))
     assert set(planned) == {"registry", "gateway", "loader-tiny", "loader-smollm2"}
-    assert set(planned["gateway"].part.needs) == {"registry", "loader-tiny", "loader-smollm2"}
+    assert set(planned["gateway"].needs) == {"registry", "loader-tiny", "loader-smollm2"}
 
 
 def test_the_gateway_starts_last_and_the_registry_first() -> None:
-    levels = start_levels([each.part for each in plan().values()])
+    levels = start_levels(list(plan().values()))
     assert levels[0] == ("registry",)
     assert levels[-1] == ("gateway",)
 
