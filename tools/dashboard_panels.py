@@ -24,21 +24,39 @@ class Dashboard:
     panels: tuple[Panel, ...]
 
 
-def _rate(series: str, *by: str, matching: str = "") -> str:
+Query = tuple[str, str]
+"""An expression, and the name of its lines."""
+
+
+def _panel(title: str, unit: str, *queries: Query) -> Panel:
+    return Panel(title, unit, queries)
+
+
+def _sum(series: str, *by: str, matching: str = "") -> str:
     return f"sum by ({', '.join(by)}) (rate({series}{matching}[{RATE}]))"
 
 
-def _quantile(share: float, histogram: str, *by: str, matching: str = "") -> str:
-    rate = _rate(f"{histogram}_bucket", "le", *by, matching=matching)
-    return f"histogram_quantile({share}, {rate})"
+def _lines(by: tuple[str, ...]) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in by)
 
 
-def _mean(histogram: str, *by: str) -> str:
-    return f"{_rate(f'{histogram}_sum', *by)} / {_rate(f'{histogram}_count', *by)}"
+def _rate(series: str, *by: str, matching: str = "", line: str = "") -> Query:
+    """Return what a counter grows by a second, a line for each value of some labels."""
+    return _sum(series, *by, matching=matching), line or _lines(by)
 
 
-def _quantiles(histogram: str) -> tuple[tuple[str, str], ...]:
-    return ((_quantile(0.5, histogram), "p50"), (_quantile(0.95, histogram), "p95"))
+def _mean(histogram: str, *by: str, line: str = "") -> Query:
+    return f"{_sum(f'{histogram}_sum', *by)} / {_sum(f'{histogram}_count', *by)}", line or _lines(by)
+
+
+def _quantile(share: float, histogram: str, *by: str, matching: str = "") -> Query:
+    """Return a quantile, a line for each value of some labels, or one that is named after it."""
+    rate = _sum(f"{histogram}_bucket", "le", *by, matching=matching)
+    return f"histogram_quantile({share}, {rate})", _lines(by) or f"p{share * 100:.0f}"
+
+
+def _quantiles(histogram: str) -> tuple[Query, Query]:
+    return _quantile(0.5, histogram), _quantile(0.95, histogram)
 
 
 _ANSWERED = "mint_gateway_http_request_seconds"
@@ -50,54 +68,38 @@ FLEET = Dashboard(
     "fleet",
     "MinT fleet",
     (
-        Panel("Ready", "short", (("mint_ready", "{{component}} {{instance}}"),)),
-        Panel(
+        _panel("Ready", "short", ("mint_ready", "{{component}} {{instance}}")),
+        _panel(
             "Versions",
             "short",
-            (("count by (component, version) (mint_build_info)", "{{component}} {{version}}"),),
+            ("count by (component, version) (mint_build_info)", "{{component}} {{version}}"),
         ),
-        Panel("Requests by status", "reqps", ((_rate(f"{_ANSWERED}_count", "status"), "{{status}}"),)),
-        Panel(
-            "Share of 5xx",
-            "percentunit",
-            ((f"({_ERRORS}) / sum(rate({_ANSWERED}_count[{RATE}]))", "5xx"),),
+        _panel("Requests by status", "reqps", _rate(f"{_ANSWERED}_count", "status")),
+        _panel("Share of 5xx", "percentunit", (f"({_ERRORS}) / sum(rate({_ANSWERED}_count[{RATE}]))", "5xx")),
+        _panel(
+            "Time to the end of an answer, p95", "s", _quantile(0.95, _ANSWERED, "route", matching=_INFERENCE)
         ),
-        Panel(
-            "Time to the end of an answer, p95",
-            "s",
-            ((_quantile(0.95, _ANSWERED, "route", matching=_INFERENCE), "{{route}}"),),
-        ),
-        Panel(
+        _panel(
             "Time to first token, p95, by where the adapter was",
             "s",
-            ((_quantile(0.95, "mint_loader_first_token_seconds", "tier"), "{{tier}}"),),
+            _quantile(0.95, "mint_loader_first_token_seconds", "tier"),
         ),
-        Panel("Tokens", "short", ((_rate("mint_loader_tokens_total", "kind"), "{{kind}}"),)),
-        Panel(
+        _panel("Tokens", "short", _rate("mint_loader_tokens_total", "kind")),
+        _panel(
             "Open requests",
             "short",
-            (
-                ("mint_loader_requests_open", "engine {{instance}}"),
-                ("mint_gateway_http_requests_open", "gateway {{instance}}"),
-            ),
+            ("mint_loader_requests_open", "engine {{instance}}"),
+            ("mint_gateway_http_requests_open", "gateway {{instance}}"),
         ),
-        Panel(
+        _panel(
             "Sequences in the engine",
             "short",
-            (
-                ("vllm:num_requests_running", "running {{instance}}"),
-                ("vllm:num_requests_waiting", "waiting {{instance}}"),
-            ),
+            ("vllm:num_requests_running", "running {{instance}}"),
+            ("vllm:num_requests_waiting", "waiting {{instance}}"),
         ),
-        Panel("KV cache in use", "percentunit", (("vllm:kv_cache_usage_perc", "{{instance}}"),)),
-        Panel(
-            "Engine requests by outcome",
-            "reqps",
-            ((_rate("mint_loader_requests_total", "outcome"), "{{outcome}}"),),
-        ),
-        Panel(
-            "Refused with 429", "reqps", ((_rate("mint_loader_refusals_total", "instance"), "{{instance}}"),)
-        ),
+        _panel("KV cache in use", "percentunit", ("vllm:kv_cache_usage_perc", "{{instance}}")),
+        _panel("Engine requests by outcome", "reqps", _rate("mint_loader_requests_total", "outcome")),
+        _panel("Refused with 429", "reqps", _rate("mint_loader_refusals_total", "instance")),
     ),
 )
 
@@ -105,62 +107,41 @@ RESIDENCY = Dashboard(
     "residency",
     "MinT residency of adapters",
     (
-        Panel(
-            "Requests by where their adapter was",
-            "reqps",
-            ((_rate("mint_loader_hits_total", "tier"), "{{tier}}"),),
-        ),
-        Panel(
+        _panel("Requests by where their adapter was", "reqps", _rate(_HITS, "tier")),
+        _panel(
             "Share found in a slot",
             "percentunit",
-            (
-                (
-                    f'sum(rate({_HITS}{{tier="slot"}}[{RATE}])) / sum(rate({_HITS}[{RATE}]))',
-                    "slot",
-                ),
-            ),
+            (f'sum(rate({_HITS}{{tier="slot"}}[{RATE}])) / sum(rate({_HITS}[{RATE}]))', "slot"),
         ),
-        Panel(
-            "Load by stage, p95", "s", ((_quantile(0.95, "mint_loader_load_seconds", "stage"), "{{stage}}"),)
+        _panel("Load by stage, p95", "s", _quantile(0.95, "mint_loader_load_seconds", "stage")),
+        _panel("Cold queue", "short", ("sum by (priority) (mint_loader_queue_depth)", "{{priority}}")),
+        _panel(
+            "Wait in the cold queue, p95", "s", _quantile(0.95, "mint_loader_queue_wait_seconds", "priority")
         ),
-        Panel("Cold queue", "short", (("sum by (priority) (mint_loader_queue_depth)", "{{priority}}"),)),
-        Panel(
-            "Wait in the cold queue, p95",
-            "s",
-            ((_quantile(0.95, "mint_loader_queue_wait_seconds", "priority"), "{{priority}}"),),
-        ),
-        Panel("Wait for a slot", "s", _quantiles("mint_loader_slot_wait_seconds")),
-        Panel("Engine held up by a load, p99", "s", ((_quantile(0.99, "mint_loader_stall_seconds"), "p99"),)),
-        Panel(
+        _panel("Wait for a slot", "s", *_quantiles("mint_loader_slot_wait_seconds")),
+        _panel("Engine held up by a load, p99", "s", _quantile(0.99, "mint_loader_stall_seconds")),
+        _panel(
             "Adapters",
             "short",
-            (
-                ("sum(vllm:max_gpu_lora_adapters)", "slots"),
-                ("sum(mint_loader_slots_used)", "in slots"),
-                ("sum(mint_loader_residents)", "in host memory"),
-            ),
+            ("sum(vllm:max_gpu_lora_adapters)", "slots"),
+            ("sum(mint_loader_slots_used)", "in slots"),
+            ("sum(mint_loader_residents)", "in host memory"),
         ),
-        Panel("Host memory of adapters", "bytes", (("mint_loader_host_bytes", "{{instance}}"),)),
-        Panel(
+        _panel("Host memory of adapters", "bytes", ("mint_loader_host_bytes", "{{instance}}")),
+        _panel(
             "Evictions and failures",
             "ops",
-            (
-                (_rate("mint_loader_evictions_total", "instance"), "evicted {{instance}}"),
-                (_rate("mint_loader_failures_total", "instance"), "failed {{instance}}"),
-            ),
+            _rate("mint_loader_evictions_total", "instance", line="evicted {{instance}}"),
+            _rate("mint_loader_failures_total", "instance", line="failed {{instance}}"),
         ),
-        Panel(
-            "Corrected differences to the engine",
-            "ops",
-            ((_rate("mint_loader_discrepancies_total", "kind"), "{{kind}}"),),
+        _panel(
+            "Corrected differences to the engine", "ops", _rate("mint_loader_discrepancies_total", "kind")
         ),
-        Panel(
+        _panel(
             "Builder processes replaced",
             "ops",
-            (
-                (_rate("mint_loader_builder_ends_total", "instance"), "ended {{instance}}"),
-                (_rate("mint_loader_builder_hangs_total", "instance"), "hung {{instance}}"),
-            ),
+            _rate("mint_loader_builder_ends_total", "instance", line="ended {{instance}}"),
+            _rate("mint_loader_builder_hangs_total", "instance", line="hung {{instance}}"),
         ),
     ),
 )
@@ -169,42 +150,22 @@ TRAINING = Dashboard(
     "training",
     "MinT training",
     (
-        Panel("Steps of jobs", "ops", ((_rate("mint_trainer_steps_total", "outcome"), "{{outcome}}"),)),
-        Panel("One step, export included", "s", _quantiles("mint_trainer_step_seconds")),
-        Panel(
-            "Policies trained together, mean",
-            "short",
-            ((_mean("mint_trainer_batch_policies", "instance"), "{{instance}}"),),
+        _panel("Steps of jobs", "ops", _rate("mint_trainer_steps_total", "outcome")),
+        _panel("One step, export included", "s", *_quantiles("mint_trainer_step_seconds")),
+        _panel("Policies trained together, mean", "short", _mean("mint_trainer_batch_policies", "instance")),
+        _panel("Trained tokens", "short", _rate("mint_trainer_tokens_total", "instance")),
+        _panel("Operations", "ops", _rate("mint_trainer_operations_total", "kind", "outcome")),
+        _panel("Lease of the base", "short", ("mint_trainer_lease_held", "{{instance}}")),
+        _panel(
+            "Policies moved between device and host", "ops", _rate("mint_trainer_swaps_total", "direction")
         ),
-        Panel("Trained tokens", "short", ((_rate("mint_trainer_tokens_total", "instance"), "{{instance}}"),)),
-        Panel(
-            "Operations",
-            "ops",
-            ((_rate("mint_trainer_operations_total", "kind", "outcome"), "{{kind}} {{outcome}}"),),
+        _panel(
+            "Share of time spent moving", "percentunit", _rate("mint_trainer_swap_seconds_total", "direction")
         ),
-        Panel("Lease of the base", "short", (("mint_trainer_lease_held", "{{instance}}"),)),
-        Panel(
-            "Policies moved between device and host",
-            "ops",
-            ((_rate("mint_trainer_swaps_total", "direction"), "{{direction}}"),),
-        ),
-        Panel(
-            "Share of time spent moving",
-            "percentunit",
-            ((_rate("mint_trainer_swap_seconds_total", "direction"), "{{direction}}"),),
-        ),
-        Panel(
-            "Bytes moved", "Bps", ((_rate("mint_trainer_swap_bytes_total", "direction"), "{{direction}}"),)
-        ),
-        Panel(
-            "Snapshots", "Bps", ((_rate("mint_trainer_snapshot_bytes_total", "instance"), "{{instance}}"),)
-        ),
-        Panel(
-            "Exports by verdict of the registry",
-            "ops",
-            ((_rate("mint_registry_exports_total", "verdict"), "{{verdict}}"),),
-        ),
-        Panel("Check of an export", "s", _quantiles("mint_registry_check_seconds")),
+        _panel("Bytes moved", "Bps", _rate("mint_trainer_swap_bytes_total", "direction")),
+        _panel("Snapshots", "Bps", _rate("mint_trainer_snapshot_bytes_total", "instance")),
+        _panel("Exports by verdict of the registry", "ops", _rate("mint_registry_exports_total", "verdict")),
+        _panel("Check of an export", "s", *_quantiles("mint_registry_check_seconds")),
     ),
 )
 
@@ -212,51 +173,36 @@ EVENTS = Dashboard(
     "events",
     "MinT events",
     (
-        Panel(
-            "Deliveries by outcome", "ops", ((_rate("mint_dispatch_events_total", "outcome"), "{{outcome}}"),)
-        ),
-        Panel(
+        _panel("Deliveries by outcome", "ops", _rate("mint_dispatch_events_total", "outcome")),
+        _panel(
             "Handled, by type",
             "ops",
-            ((_rate("mint_dispatch_events_total", "type", matching='{outcome="handled"}'), "{{type}}"),),
+            _rate("mint_dispatch_events_total", "type", matching='{outcome="handled"}'),
         ),
-        Panel(
+        _panel(
             "From delivery to acknowledgement, p95",
             "s",
-            ((_quantile(0.95, "mint_dispatch_handler_seconds", "type"), "{{type}}"),),
+            _quantile(0.95, "mint_dispatch_handler_seconds", "type"),
         ),
-        Panel(
+        _panel(
             "Failed and dead",
             "ops",
-            (
-                (
-                    _rate(
-                        "mint_dispatch_events_total",
-                        "type",
-                        "outcome",
-                        matching='{outcome=~"failed|dead|unanswered"}',
-                    ),
-                    "{{type}} {{outcome}}",
-                ),
+            _rate(
+                "mint_dispatch_events_total",
+                "type",
+                "outcome",
+                matching='{outcome=~"failed|dead|unanswered"}',
             ),
         ),
-        Panel(
-            "Relayed from outboxes", "ops", ((_rate("mint_relay_events_total", "outcome"), "{{outcome}}"),)
-        ),
-        Panel("Waiting in outboxes", "short", (("mint_relay_pending", "{{instance}}"),)),
-        Panel("Age of the oldest that waits", "s", (("mint_relay_oldest_seconds", "{{instance}}"),)),
-        Panel(
-            "Webhook deliveries",
-            "ops",
-            ((_rate("mint_gateway_webhook_tries_total", "outcome"), "{{outcome}}"),),
-        ),
-        Panel(
+        _panel("Relayed from outboxes", "ops", _rate("mint_relay_events_total", "outcome")),
+        _panel("Waiting in outboxes", "short", ("mint_relay_pending", "{{instance}}")),
+        _panel("Age of the oldest that waits", "s", ("mint_relay_oldest_seconds", "{{instance}}")),
+        _panel("Webhook deliveries", "ops", _rate("mint_gateway_webhook_tries_total", "outcome")),
+        _panel(
             "Revisions taken out of use",
             "ops",
-            (
-                (_rate("mint_registry_quarantines_total", "instance"), "quarantined"),
-                (_rate("mint_registry_faults_total", "fault"), "{{fault}}"),
-            ),
+            _rate("mint_registry_quarantines_total", "instance", line="quarantined"),
+            _rate("mint_registry_faults_total", "fault"),
         ),
     ),
 )
@@ -265,57 +211,37 @@ JOBS = Dashboard(
     "jobs",
     "MinT RL jobs",
     (
-        Panel(
-            "Reward, mean of waves",
-            "short",
-            ((_mean("mint_rollout_reward_mean", "algorithm"), "{{algorithm}}"),),
-        ),
-        Panel("Waves", "ops", ((_rate("mint_rollout_waves_total", "algorithm"), "{{algorithm}}"),)),
-        Panel("Samples", "ops", ((_rate("mint_rollout_samples_total", "algorithm"), "{{algorithm}}"),)),
-        Panel(
+        _panel("Reward, mean of waves", "short", _mean("mint_rollout_reward_mean", "algorithm")),
+        _panel("Waves", "ops", _rate("mint_rollout_waves_total", "algorithm")),
+        _panel("Samples", "ops", _rate("mint_rollout_samples_total", "algorithm")),
+        _panel(
             "Where the time of a step goes, mean",
             "s",
-            (
-                (_mean("mint_rollout_sample_seconds", "algorithm"), "sample and score {{algorithm}}"),
-                (_mean("mint_trainer_step_seconds", "instance"), "train and export"),
-                (_mean("mint_registry_check_seconds", "instance"), "check"),
-            ),
+            _mean("mint_rollout_sample_seconds", "algorithm", line="sample and score {{algorithm}}"),
+            _mean("mint_trainer_step_seconds", "instance", line="train and export"),
+            _mean("mint_registry_check_seconds", "instance", line="check"),
         ),
-        Panel(
-            "Distance of the importance ratio from 1",
-            "short",
-            _quantiles("mint_trainer_ratio_error"),
-        ),
-        Panel("Steps", "ops", ((_rate("mint_trainer_steps_total", "outcome"), "{{outcome}}"),)),
-        Panel("Jobs that ended", "ops", ((_rate("mint_rollout_jobs_total", "outcome"), "{{outcome}}"),)),
-        Panel(
+        _panel("Distance of the importance ratio from 1", "short", *_quantiles("mint_trainer_ratio_error")),
+        _panel("Steps", "ops", _rate("mint_trainer_steps_total", "outcome")),
+        _panel("Jobs that ended", "ops", _rate("mint_rollout_jobs_total", "outcome")),
+        _panel(
             "Waves cancelled, jobs revived",
             "ops",
-            (
-                (_rate("mint_rollout_waves_cancelled_total", "algorithm"), "cancelled {{algorithm}}"),
-                (_rate("mint_rollout_jobs_revived_total", "instance"), "revived"),
-            ),
+            _rate("mint_rollout_waves_cancelled_total", "algorithm", line="cancelled {{algorithm}}"),
+            _rate("mint_rollout_jobs_revived_total", "instance", line="revived"),
         ),
-        Panel(
-            "Samples without a reward",
-            "ops",
-            ((_rate("mint_rollout_grader_errors_total", "kind"), "{{kind}}"),),
-        ),
-        Panel(
+        _panel("Samples without a reward", "ops", _rate("mint_rollout_grader_errors_total", "kind")),
+        _panel(
             "Answers by a former revision while the new one loads",
             "ops",
-            ((_rate("mint_gateway_revisions_behind_count", "instance"), "{{instance}}"),),
+            _rate("mint_gateway_revisions_behind_count", "instance"),
         ),
-        Panel(
+        _panel(
             "Revisions between that and the new one, p95",
             "short",
-            ((_quantile(0.95, "mint_gateway_revisions_behind"), "p95"),),
+            _quantile(0.95, "mint_gateway_revisions_behind"),
         ),
-        Panel(
-            "Alias moves by rules",
-            "ops",
-            ((_rate("mint_registry_rule_moves_total", "outcome"), "{{outcome}}"),),
-        ),
+        _panel("Alias moves by rules", "ops", _rate("mint_registry_rule_moves_total", "outcome")),
     ),
 )
 
