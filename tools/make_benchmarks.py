@@ -5,12 +5,11 @@ on the page is written by hand but the paper's and the goals, which stand in the
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 from benches.report import Row
 
@@ -196,11 +195,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
-    return write_or_check(PAGE, lambda: render(read_reports()), tool="make_benchmarks.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {PAGE: lambda: render(read_reports())})

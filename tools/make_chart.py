@@ -1,13 +1,12 @@
 """Make the schema of the Helm chart's values, and their table in docs/kubernetes.md."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, between, generate
 from pydantic import BaseModel
 
 from mint_common.settings import SHARED
@@ -162,23 +161,13 @@ def _default(defaults: Mapping[str, Any], path: str) -> str:
 
 def make_page(schema: Schema) -> str:
     """Return the page with the table of now."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{make_table(schema)}\n{END}{after}"
+    return between(PAGE, BEGIN, END, make_table(schema))
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
+if __name__ == "__main__":
     schema = make_schema()
     pages = {
         CHART / "values.schema.json": lambda: json.dumps(schema, indent=1) + "\n",
         PAGE: lambda: make_page(schema),
     }
-    return max(
-        write_or_check(page, render, tool="make_chart.py", check=check) for page, render in pages.items()
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, pages)

@@ -1,12 +1,11 @@
 """Generate deploy/observability/dashboards from `dashboard_panels`: a JSON file for Grafana each."""
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 
 from dashboard_panels import DASHBOARDS, Dashboard, Panel
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 FOLDER = ROOT / "deploy/observability/dashboards"
 SCHEMA_VERSION = 39
@@ -57,19 +56,5 @@ def _panel(number: int, panel: Panel) -> Json:
     }
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
-    return max(
-        write_or_check(
-            FOLDER / f"{dashboard.name}.json",
-            partial(render, dashboard),
-            tool="make_dashboards.py",
-            check=check,
-        )
-        for dashboard in DASHBOARDS
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {FOLDER / f"{one.name}.json": partial(render, one) for one in DASHBOARDS})

@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 
 import msgspec
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import EVENT_TYPES, Event, JobSpec, LoraSpec, Retention
@@ -66,6 +66,14 @@ def render() -> str:
     parts.append("## Shared parts\n")
     parts += [_part_section(part) for part in (Claim, RevisionRef, LoraSpec, JobSpec, Retention)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def write_golden_files() -> None:
+    """Write those of versions that have none yet."""
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for event_type in EVENT_TYPES:
+        if not golden_path(event_type).exists():
+            golden_path(event_type).write_bytes(golden_bytes(event_type))
 
 
 def _event_section(event_type: type[Event]) -> str:
@@ -120,16 +128,7 @@ def _summary(kind: type) -> str:
     return _doc(kind).splitlines()[0]
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__.splitlines()[0]).parse_args().check
-    if not check:
-        GOLDEN.mkdir(parents=True, exist_ok=True)
-        for event_type in EVENT_TYPES:
-            if not golden_path(event_type).exists():
-                golden_path(event_type).write_bytes(golden_bytes(event_type))
-    return write_or_check(PAGE, render, tool="make_events_doc.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    if "--check" not in sys.argv:
+        write_golden_files()
+    generate(__doc__.splitlines()[0], {PAGE: render})

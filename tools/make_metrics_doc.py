@@ -1,11 +1,10 @@
 """Generate docs/metrics.md from the metrics that the services define."""
 
 import importlib
-import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -82,11 +81,5 @@ def _row(metric: MetricWrapperBase) -> str:
     return f"| `{name}` | {described.type} | {labels} | {described.documentation} |\n"
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
-    return write_or_check(PAGE, render, tool="make_metrics_doc.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {PAGE: render})

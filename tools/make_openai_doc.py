@@ -4,11 +4,10 @@ Tests marked ``client(name, feature)`` write what they found under out/openai; `
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 from services.gateway.core.openai.field_rows import Fate, Field
 from services.gateway.core.openai.field_table import PATHS, SAMPLING_PARAMS, TABLE, Endpoint
@@ -107,18 +106,9 @@ def gathered(folder: Path) -> Found:
     return [{"client": key[0], "feature": key[1], "works": works[key]} for key in sorted(works)]
 
 
-def main() -> int:
-    """Write or check."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--take", action="store_true", help="check in what the clients' tests found last")
-    options = parser.parse_args()
-    if options.take:
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(gathered(FOUND), indent=1) + "\n")
-    return write_or_check(
-        PAGE, lambda: render(json.loads(RESULT.read_text())), tool="make_openai_doc.py", check=options.check
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(
+        __doc__,
+        {PAGE: lambda: render(json.loads(RESULT.read_text()))},
+        take=lambda: RESULT.write_text(json.dumps(gathered(FOUND), indent=1) + "\n"),
+    )

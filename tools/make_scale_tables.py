@@ -1,10 +1,9 @@
 """Compute docs/families.md's tables of bases that do not fit here as `mint plan` does, from configs alone."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, between, generate
 
 from services.standalone.adapters.base_import import shape_of_folder
 from services.standalone.core.fleet import (
@@ -34,12 +33,9 @@ GB = 1e9
 
 def render() -> str:
     """Return the page with the tables of now."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
     shapes = {name: shape_of_folder(CONFIGS / folder) for name, folder in BASES.items()}
     tables = [*_weights(shapes), *_per_device(shapes), *_plans(shapes), *_adapters(shapes)]
-    return before + "\n".join([BEGIN, *tables, END]) + after
+    return between(PAGE, BEGIN, END, "\n".join(tables))
 
 
 def _table(head: str, rows: list[str]) -> list[str]:
@@ -130,11 +126,5 @@ def _lora_weights(shape: ModelShape) -> Iterator[tuple[str, int]]:
         yield KINDS.get(prefix + dot, usual), (each.inputs + each.outputs) * each.count
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__ or "").parse_args().check
-    return write_or_check(PAGE, render, tool="make_scale_tables.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {PAGE: render})

@@ -1,8 +1,6 @@
 """Generate docs/settings.md from the settings that the services read."""
 
-import sys
-
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 from mint_common.settings import SettingDoc, describe_settings
 from services.standalone.settings import READ_BY
@@ -48,11 +46,5 @@ def _default(setting: SettingDoc) -> str:
     return f"`{setting.default}`" if setting.default else "empty"
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
-    return write_or_check(PAGE, render, tool="make_settings_doc.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {PAGE: render})

@@ -5,10 +5,9 @@ makes that the checked-in result. Nothing on the page is written by hand but wha
 """
 
 import json
-import sys
 from collections.abc import Mapping
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 PAGE = ROOT / "docs/tinker-compat.md"
 RESULT = ROOT / "tests/golden/sdk/matrix.json"
@@ -61,20 +60,9 @@ def _code(name: str, *, is_code: bool) -> str:
     return f"`{name}`" if is_code else name
 
 
-def main() -> int:
-    """Write or check."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--take", action="store_true", help="check in what `make test-sdk` measured last")
-    options = parser.parse_args()
-    if options.take:
-        RESULT.write_text(MEASURED.read_text())
-    return write_or_check(
-        PAGE,
-        lambda: render(json.loads(RESULT.read_text())),
-        tool="make_tinker_compat.py",
-        check=options.check,
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(
+        __doc__,
+        {PAGE: lambda: render(json.loads(RESULT.read_text()))},
+        take=lambda: RESULT.write_text(MEASURED.read_text()),
+    )

@@ -2,10 +2,9 @@
 
 import ast
 import inspect
-import sys
 from enum import StrEnum
 
-from generated_page import ROOT, make_parser, write_or_check
+from generated_page import ROOT, generate
 
 from mint_common.adapters_format import Reason
 from mint_common.errors import UploadRefused
@@ -77,11 +76,5 @@ def _described(kind: type[StrEnum]) -> dict[str, str]:
     }
 
 
-def main() -> int:
-    """Write or check."""
-    check = make_parser(__doc__).parse_args().check
-    return write_or_check(PAGE, render, tool="make_uploads_doc.py", check=check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(__doc__, {PAGE: render})
