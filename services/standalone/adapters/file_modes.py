@@ -1,7 +1,10 @@
-"""Who may pass a folder, and taking from group and others what they may do below one."""
+"""Who may pass a folder, taking from group and others what they may do below one, and files of secrets."""
 
+import contextlib
 import os
+import secrets
 import stat
+import tempfile
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -29,3 +32,15 @@ def _close(name: str, folder: int | None) -> None:
     is_file = stat.S_ISREG(entry.st_mode) and entry.st_nlink == 1
     if entry.st_uid == os.geteuid() and entry.st_mode & OTHERS and (is_file or stat.S_ISDIR(entry.st_mode)):
         os.chmod(name, stat.S_IMODE(entry.st_mode) & ~OTHERS, dir_fd=folder)
+
+
+def secret_in(file: Path, *, prefix: str = "") -> str:
+    """Return the secret of a file, made at first; two who make it at a time agree on one."""
+    if not file.exists():
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(descriptor, "w") as written:
+            written.write(f"{prefix}{secrets.token_urlsafe(32)}\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
+        Path(temporary).unlink()
+    return file.read_text().strip()

@@ -5,6 +5,8 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,7 +35,7 @@ def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
         python=sys.version_info[:3],
         system=platform.system(),
         packages={**{name: _version(name) for name in PACKAGES}, **_engine()},
-        binaries={"postgres": _postgres(), "nats": _nats()},
+        binaries={"postgres": _place(wheel_binaries), "nats": _place(nats_binary)},
         external=frozenset(part for part, setting in names.items() if settings.external(setting)),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         gpus=find_gpus(),
@@ -62,18 +64,10 @@ def _engine() -> dict[str, str]:
     return found or {ENGINES[-1]: ""}
 
 
-def _postgres() -> str:
-    try:
-        return str(wheel_binaries())
-    except Unavailable:
-        return ""
-
-
-def _nats() -> str:
-    try:
-        return str(nats_binary())
-    except Unavailable:
-        return ""
+def _place(find: Callable[[], Path]) -> str:
+    with suppress(Unavailable):
+        return str(find())
+    return ""
 
 
 def _existing(path: Path) -> Path:

@@ -6,12 +6,12 @@ own.
 
 import json
 import os
-import secrets
 import shutil
 import sys
 from pathlib import Path
 
 from mint_common.errors import Unavailable
+from services.standalone.adapters.file_modes import secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
 
@@ -23,7 +23,7 @@ def nats_launch(folder: Path, port: int) -> Launch:
     ``sync_interval: always``: with the default of two minutes a power loss takes every message since.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    token = _token(folder)
+    token = secret_in(folder / "token")
     config = folder / "nats.conf"
     config.unlink(missing_ok=True)  # the server's user owns it, and could have made a link of it
     config.touch(mode=0o600, exist_ok=False)
@@ -60,15 +60,7 @@ def _runnable(folder: Path, user: RunAs) -> Path:
 
 def nats_url(folder: Path, port: int) -> str:
     """Return the address with its token."""
-    return f"nats://{_token(folder)}@127.0.0.1:{port}"
-
-
-def _token(folder: Path) -> str:
-    path = folder / "token"
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16))
-    return path.read_text()
+    return f"nats://{secret_in(folder / 'token')}@127.0.0.1:{port}"
 
 
 def nats_binary() -> Path:

@@ -7,7 +7,6 @@ for a password (scram) on TCP.
 
 import importlib.util
 import pwd
-import secrets
 import shutil
 import signal
 import subprocess
@@ -18,12 +17,13 @@ from pathlib import Path
 import psutil
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.file_modes import close_to_others
+from services.standalone.adapters.file_modes import close_to_others, secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
 
 SUPERUSER = "mint"
+PASSWORD = "password"  # noqa: S105  # a file's name
 ORPHANS_SECONDS = 5.0
 
 
@@ -34,18 +34,15 @@ def prepare_postgres(folder: Path) -> str:
     Blocking (0.3-0.5 s the first time). Raises Unavailable when the binaries are missing or initdb fails.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    password_file = folder / "password"
-    if not password_file.exists():
-        password_file.touch(mode=0o600)
-        password_file.write_text(secrets.token_urlsafe(24))
+    password = secret_in(folder / PASSWORD)
     if not (folder / "data" / "PG_VERSION").exists():
         shutil.rmtree(folder / "data", ignore_errors=True)
-        _initdb(folder, password_file)
+        _initdb(folder)
     user = server_user(folder.parent)
     if user is not None:
         hand_over(folder, user)
     _forget_dead_server(folder / "data")
-    return password_file.read_text()
+    return password
 
 
 def _forget_dead_server(data: Path) -> None:
@@ -102,7 +99,7 @@ def postgres_dsn(password: str, port: int) -> str:
     return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres"
 
 
-def _initdb(folder: Path, password_file: Path) -> None:
+def _initdb(folder: Path) -> None:
     user = _initdb_user(folder)
     program = _binaries(folder, user) / "initdb"
     if user is not None:
@@ -110,7 +107,7 @@ def _initdb(folder: Path, password_file: Path) -> None:
     command = [
         str(program),
         *("-D", str(folder / "data"), "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8"),
-        *(f"--pwfile={password_file}", "--no-sync", "--locale-provider=builtin", "--locale=C.UTF-8"),
+        *(f"--pwfile={folder / PASSWORD}", "--no-sync", "--locale-provider=builtin", "--locale=C.UTF-8"),
     ]
     done = subprocess.run(  # one capability must survive the change of user
         command,

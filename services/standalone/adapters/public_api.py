@@ -86,17 +86,13 @@ class PublicApi:
             trust_env=False,
         )
 
-    def get(self, path: str, params: Params | None = None) -> Json:
-        """Ask for something; a None parameter is left out."""
-        return self._ask("GET", path, params=params)
+    def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:
+        """Ask for something; a None parameter is left out. ``patient``: whole adapters are read for it."""
+        return self._ask("GET", path, params=params, patient=patient)
 
-    def compare(self, path: str, params: Params) -> Json:
-        """Ask for what whole adapters are read for."""
-        return self._ask("GET", path, params=params, timeout=self._patience)
-
-    def post(self, path: str, body: object = None) -> Json:
+    def post(self, path: str, body: object = None, *, patient: bool = False) -> Json:
         """Make or do something."""
-        return self._ask("POST", path, json=body)
+        return self._ask("POST", path, json=body, patient=patient)
 
     def put(self, path: str, body: object) -> Json:
         """Set something."""
@@ -110,16 +106,11 @@ class PublicApi:
         """Remove something."""
         self._ask("DELETE", path)
 
-    def collect(self, *, dry_run: bool, limit: int) -> Json:
-        """Remove what is not used; with ``dry_run`` only list it."""
-        body = {"dry_run": dry_run, "limit": limit}
-        return self._ask("POST", "/gc", json=body, timeout=self._patience)
-
     def upload(self, path: str, folder: Path, params: Params, progress: Progress) -> Json:
         """Send an adapter folder as a tar stream. Raises NotFound for a folder without weights or config."""
         headers = {"content-type": "application/x-tar"}
         body = _archived(_files(folder), progress)
-        return self._ask("POST", path, params=params, content=body, headers=headers, timeout=self._patience)
+        return self._ask("POST", path, params=params, content=body, headers=headers, patient=True)
 
     def get_openai(self, path: str, params: Params | None = None) -> Json:
         """Ask the OpenAI API for something; the path is that below ``/v1``."""
@@ -127,12 +118,12 @@ class PublicApi:
 
     def post_openai(self, path: str, body: object = None) -> Json:
         """Make or do something over the OpenAI API, which may check a whole file for it."""
-        return self._ask("POST", f"{self._openai}{path}", json=body, timeout=self._patience)
+        return self._ask("POST", f"{self._openai}{path}", json=body, patient=True)
 
     def send_form(self, path: str, field: str, name: str, content: IO[bytes], **fields: str) -> Json:
         """Send a form with a file to the OpenAI API; the file is read from its beginning as it is sent."""
         files = {field: (name, content, "application/octet-stream")}
-        return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, timeout=self._patience)
+        return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, patient=True)
 
     def download(self, path: str, folder: Path, progress: Progress) -> str:
         """Write an adapter into a folder that is not there yet, whole or not at all; return its digest.
@@ -222,10 +213,11 @@ class PublicApi:
         self._http.close()
 
     def _ask(
-        self, method: str, path: str, *, params: Params | None = None, **more: Any
+        self, method: str, path: str, *, params: Params | None = None, patient: bool = False, **more: Any
     ) -> Json:  # httpx's own
         present = {name: value for name, value in (params or {}).items() if value is not None}
-        response = self._send(method, path, params=present, **more)
+        timeout = self._patience if patient else httpx.USE_CLIENT_DEFAULT
+        response = self._send(method, path, params=present, timeout=timeout, **more)
         return self._read(response) if response.content else None
 
     def _send(self, method: str, path: str, **more: Any) -> httpx.Response:  # httpx's own

@@ -13,7 +13,6 @@ the id that Postgres and NATS run as, which may pass the folder (0710) and owns 
 import contextlib
 import fcntl
 import os
-import secrets
 import stat
 import tempfile
 import time
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.standalone.adapters.file_modes import OTHERS, close_to_others
+from services.standalone.adapters.file_modes import OTHERS, close_to_others, secret_in
 from services.standalone.core.plan import StackSecrets
 from services.standalone.core.refusals import FolderUnusableError, StackRunningError
 from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
@@ -95,8 +94,8 @@ class StateFolder:
     def secrets(self) -> StackSecrets:
         """Read the secrets, making those that are missing; their files are readable by the owner only."""
         return StackSecrets(
-            internal_token=_secret(self.root / "internal_token", prefix=""),
-            api_key=_secret(self.api_key_file, prefix="tml-"),
+            internal_token=secret_in(self.root / "internal_token"),
+            api_key=secret_in(self.api_key_file, prefix="tml-"),
         )
 
     def read_state(self) -> StackState:
@@ -190,18 +189,6 @@ def _is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]
     return False
-
-
-def _secret(file: Path, *, prefix: str) -> str:
-    """Return the secret of a file, made at first; two who make it at a time agree on one."""
-    if not file.exists():
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.touch(mode=0o600)
-        temporary.write_text(prefix + secrets.token_urlsafe(32) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
-        temporary.unlink()
-    return file.read_text().strip()
 
 
 def _replace(file: Path, data: bytes) -> None:

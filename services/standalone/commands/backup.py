@@ -16,8 +16,9 @@ import typer
 from mint_common.errors import InvalidField, Unavailable
 from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
+from services.standalone.adapters.file_modes import secret_in
 from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import PASSWORD, postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import accepts_sessions
 from services.standalone.adapters.state_folder import StateFolder
@@ -74,7 +75,7 @@ def _dsn(state: StateFolder) -> str:
     port = state.read_state().ports.get("postgres") if state.running_pid() is not None else None
     if port is None:
         raise StackNotRunningError(folder=str(state.root))
-    return postgres_dsn((state.root / "postgres" / "password").read_text(), port)
+    return postgres_dsn(secret_in(state.root / "postgres" / PASSWORD), port)
 
 
 def _blobs(state: StateFolder) -> Path:

@@ -29,7 +29,7 @@ def gc(
     Example: mint gc --dry-run
     """
     if dry_run:
-        report = api.collect(dry_run=True, limit=1000)
+        report = api.post("/gc", {"dry_run": True, "limit": 1000}, patient=True)
         if as_json:
             print_json(report["items"])
         else:
@@ -39,7 +39,7 @@ def gc(
         return
     more = True
     while more:
-        report = api.collect(dry_run=False, limit=_AT_ONCE)
+        report = api.post("/gc", {"dry_run": False, "limit": _AT_ONCE}, patient=True)
         more = report["more"]
         for item in report["items"]:
             typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")

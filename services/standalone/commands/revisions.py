@@ -1,17 +1,18 @@
 """`mint revision`: list, compare, upload, retire."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
 from services.standalone.core.columns import CHANGE, FIELD, NODE, REVISION
-from services.standalone.core.tables import diff_rows, field_rows, scored_rows
+from services.standalone.core.tables import Row, diff_rows, field_rows, scored_rows
 from services.standalone.views.sending import receiving, sending
 
 
@@ -24,10 +25,8 @@ def list_revisions(
 
     Example: mint revision list counter
     """
-    path = path_of("policies", policy)
-    found = api.get(f"{path}/revisions", {"limit": limit, "after": after})
-    scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
-    rows = scored_rows(found, scores, aliases)
+    found = api.get(path_of("policies", policy, "revisions"), {"limit": limit, "after": after})
+    rows = _scored(api, policy, found)
     return Listing(answer=found, columns=REVISION, rows=rows, nothing="no revision yet")
 
 
@@ -37,9 +36,7 @@ def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgu
     Example: mint revision show counter prod
     """
     found = api.get(_path(api, policy, revision))
-    scores = api.get(path_of("policies", policy, "evaluations"), {"limit": 1000})
-    aliases = api.get(path_of("policies", policy, "aliases"))
-    (row,) = scored_rows([found], scores, aliases)
+    (row,) = _scored(api, policy, [found])
     shown = {name: value for name, value in row.items() if name != "manifest"}
     return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
 
@@ -126,7 +123,7 @@ def diff_revision(
     Example: mint revision diff counter prod latest
     """
     against = None if new is None else resolve_revision(api, policy, old)
-    found = api.compare(f"{_path(api, policy, new or old)}/diff", {"against": against})
+    found = api.get(f"{_path(api, policy, new or old)}/diff", {"against": against}, patient=True)
     return Listing(answer=found, columns=CHANGE, rows=diff_rows(found), nothing="no difference")
 
 
@@ -149,6 +146,12 @@ def lineage_revision(
     steps = {"ancestors": ancestors, "descendants": descendants}
     found = api.get(f"{_path(api, policy, revision)}/lineage", steps)
     return Listing(answer=found, columns=NODE, rows=found["nodes"])
+
+
+def _scored(api: PublicApi, policy: str, revisions: Sequence[Json]) -> list[Row]:
+    path = path_of("policies", policy)
+    scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
+    return scored_rows(revisions, scores, aliases)
 
 
 def _path(api: PublicApi, policy: str, revision: str) -> str:
