@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mint_common.adapters_format import (
     DENSE,
@@ -36,6 +37,8 @@ adapter_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Tell = Callable[[int, int], None]
+"""Told (bytes done, bytes in all)."""
 UnpackedLayout = Literal["per-expert", "fused"]
 """PEFT's two layouts for experts."""
 
@@ -104,22 +107,19 @@ def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = No
 
     Example: mint adapter check ./my-adapter
     """
-    found: list[str] = []
 
-    def examine(path: Path, progress: Progress) -> None:
-        task = progress.add_task(path.name, total=None)
+    def examine(path: Path, tell: Tell) -> str:
         origin = read_origin(_facts(path, base, folder), path)
         size_bytes = (path / WEIGHTS_FILE).stat().st_size
         if not (path / MANIFEST_FILE).is_file():
             check_values(path / WEIGHTS_FILE, origin.dtype)
-        progress.update(task, total=size_bytes, completed=size_bytes)
-        found.append(
+        tell(size_bytes, size_bytes)
+        return (
             f"ok: {path}: {origin.layout}, rank {origin.rank}, {origin.dtype}, {len(origin.specs)} tensors, "
             f"{size_bytes / 1e6:.1f} MB, {' '.join(origin.targets)}, {_digest(path)}"
         )
 
-    refused = _for_each(paths, examine)
-    _report(found, refused)
+    _for_each(paths, examine)
 
 
 @adapter_app.command(short_help="Merge one into its base, as a full checkpoint.")
@@ -137,19 +137,13 @@ def merge(
     Example: mint adapter merge ./my-adapter --out ./merged
     """
     found = _base_folder(path, base, folder)
-    written: list[int] = []
 
-    def act(source: Path, progress: Progress) -> None:
-        task = progress.add_task(source.name, total=None)
-
-        def tell(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    def act(source: Path, tell: Tell) -> str:
         target = out.expanduser().absolute()
-        written.append(merge_adapter(read_base_facts(found), found, source, target, progress=tell))
+        size_bytes = merge_adapter(read_base_facts(found), found, source, target, progress=tell)
+        return f"{out}: {size_bytes / 1e6:.1f} MB of weights"
 
-    refused = _for_each([path.expanduser().absolute()], act)
-    _report([f"{out}: {size_bytes / 1e6:.1f} MB of weights" for size_bytes in written], refused)
+    _for_each([path.expanduser().absolute()], act)
 
 
 def _digest(path: Path) -> str:
@@ -161,21 +155,13 @@ def _digest(path: Path) -> str:
 def _convert_all(
     paths: Sequence[Path], *, layout: str, word: str, base: str, out: Path | None, folder: Path | None
 ) -> None:
-    done: list[str] = []
-
-    def convert(path: Path, progress: Progress) -> None:
+    def convert(path: Path, tell: Tell) -> str:
         source = path.expanduser().absolute()
         target = out.expanduser().absolute() / source.name if out else _beside(source, word)
-        task = progress.add_task(path.name, total=None)
-
-        def tell(written: int, total: int) -> None:
-            progress.update(task, completed=written, total=total)
-
         manifest = convert_adapter(_facts(source, base, folder), source, target, layout=layout, progress=tell)
-        done.append(f"{target}: {manifest.layout}, rank {manifest.rank}, {manifest.digest}")
+        return f"{target}: {manifest.layout}, rank {manifest.rank}, {manifest.digest}"
 
-    refused = _for_each(paths, convert)
-    _report(done, refused)
+    _for_each(paths, convert)
 
 
 def _beside(source: Path, word: str) -> Path:
@@ -186,29 +172,31 @@ def _beside(source: Path, word: str) -> Path:
     return source.with_name(f"{stem}-{word}")
 
 
-def _for_each(
-    paths: Sequence[Path], act: Callable[[Path, Progress], None]
-) -> list[tuple[Path, MintError | OSError]]:
-    """Act on each path under progress bars on stderr; return those that were refused, and why."""
-    refused: list[tuple[Path, MintError | OSError]] = []
+def _for_each(paths: Sequence[Path], act: Callable[[Path, Tell], str]) -> None:
+    """Act on each path under progress bars on stderr, then print what was done and what was refused.
+
+    If anything was refused, the exit code is 1.
+    """
+    done: list[str] = []
+    refused: list[str] = []
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         for path in paths:
             try:
-                act(path, progress)
+                done.append(act(path, partial(_tell, progress, progress.add_task(path.name, total=None))))
             except (MintError, OSError) as error:
-                refused.append((path, error))
-    return refused
-
-
-def _report(done: Sequence[str], refused: Sequence[tuple[Path, MintError | OSError]]) -> None:
+                refused.append(f"refused: {path}: {error}")
     for line in done:
         typer.echo(line)
-    for path, error in refused:
-        typer.echo(f"refused: {path}: {error}", err=True)
+    for line in refused:
+        typer.echo(line, err=True)
     if refused:
         raise typer.Exit(1)
+
+
+def _tell(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
 
 
 def _facts(path: Path, base: str, folder: Path | None) -> BaseFacts:
