@@ -17,7 +17,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from services.standalone.adapters.file_modes import OTHERS, close_to_others, secret_in
@@ -28,11 +27,15 @@ from services.standalone.core.state import RunNow, StackState, decode_state, enc
 ORPHANS_SECONDS = 15.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StateFolder:
     """Paths below one root, and the small files among them."""
 
-    root: Path
+    def __init__(self, *, root: Path) -> None:
+        self.root = root
+        self.logs, self.bases = root / "log", root / "bases"
+        self.blobs, self.cache = root / "blobs", root / "cache"
+        self.api_key_file = root / "api_key"
+        self._lock_file = root / "lock"
 
     def create(self) -> None:
         """Make the folder and those below it that `mint up` needs. Raises FolderUnusableError."""
@@ -65,31 +68,6 @@ class StateFolder:
                 close_to_others(path)
         with contextlib.suppress(PermissionError):  # somebody else's folder, such as a volume's
             self.root.chmod(mode & ~OTHERS)
-
-    @property
-    def logs(self) -> Path:
-        """Return the folder of log files."""
-        return self.root / "log"
-
-    @property
-    def bases(self) -> Path:
-        """Return the folder of base models."""
-        return self.root / "bases"
-
-    @property
-    def blobs(self) -> Path:
-        """Return the folder of the local blob store."""
-        return self.root / "blobs"
-
-    @property
-    def cache(self) -> Path:
-        """Return the folder of staged adapters."""
-        return self.root / "cache"
-
-    @property
-    def api_key_file(self) -> Path:
-        """Return the file of the bootstrap API key."""
-        return self.root / "api_key"
 
     def secrets(self) -> StackSecrets:
         """Read the secrets, making those that are missing; their files are readable by the owner only."""
@@ -159,10 +137,6 @@ class StateFolder:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.root / "lock"
 
 
 _FILES = ("state.json", "run.json", "lock", "api_key", "internal_token")

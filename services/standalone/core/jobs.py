@@ -1,24 +1,13 @@
 """A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import msgspec
 
 from services.standalone.core.columns import FILE_STEP, STEP, Column
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
-MEASURED = (
-    "loss",
-    "mean_token_accuracy",
-    "preference_margin",
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "valid_reward_mean",
-    "valid_reward_margin",
-    "learning_rate",
-)
-"""What is told of each step of a job on a file, by its names in the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,9 +242,8 @@ def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool)
 
     Answers of the file have no reward; the loss of sampled ones is about 0 whatever they are.
     """
-    measured = {name: getattr(step, name) for name in MEASURED}
     told = {"reward": step.reward_mean, "loss": None} if is_sampled else {"reward": None}
-    return {**step_row(step, tiers), **measured, **told, "epoch": step.epoch}
+    return {**asdict(step), **step_row(step, tiers), **told}
 
 
 def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:

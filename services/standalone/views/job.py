@@ -10,7 +10,6 @@ from rich.text import Text
 
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.core.jobs import (
-    MEASURED,
     TERMINAL,
     JobNow,
     StepNow,
@@ -27,7 +26,6 @@ from services.standalone.views.terminal import make_table
 SHOWN_STEPS = 12
 POLL_SECONDS = 0.5
 PROMOTION_SECONDS = 30.0
-_NUMBERS = ("reward", *MEASURED)
 
 JobObserver = Callable[[JobNow, Json], None]
 """Told a job and the adapters on the engines."""
@@ -102,6 +100,6 @@ def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
 def _file_line(job: JobNow, step: StepNow) -> str:
     """Return a step of a job on a file: its numbers, under the titles of the table."""
     (row,) = step_rows(job, [step], {})
-    told = [column for column in step_columns(job) if column.path in _NUMBERS]
+    told = [column for column in step_columns(job) if column.kind in {"score", "rate"}]
     numbers = [f"{column.title} {cell}" for column, cell in zip(told, cells(row, told), strict=True) if cell]
     return f"step {step.step:>3}  {'  '.join(numbers)}  revision {row['revision'] or ''}"
