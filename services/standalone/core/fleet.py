@@ -161,17 +161,6 @@ ShareAt = Callable[[ModelShape, Work, int], DeviceShare]
 PARTS: Mapping[str, ShareAt] = {"trainer": trainer_share, "engine": engine_share}
 
 
-def smallest(share_at: ShareAt, shape: ModelShape, work: Work, *, usable_bytes: int) -> DeviceShare | None:
-    """Return a part on as few devices as it fits on, powers of two; None when there are never enough."""
-    devices = 1
-    while devices <= MOST_DEVICES:
-        share = share_at(shape, work, devices)
-        if share.total <= usable_bytes:
-            return share
-        devices *= 2
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
     """A trainer, and as many engines as a fleet has room for beside it; ``idle`` devices have no part.
@@ -215,14 +204,15 @@ def plan_fleet(shape: ModelShape, work: Work, fleet: Fleet) -> FleetPlan:
 
 
 def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: Fleet) -> DeviceShare:
-    share = smallest(share_at, shape, work, usable_bytes=fleet.usable_bytes)
-    if share is not None:
-        return share
-    least = share_at(shape, work, MOST_DEVICES)
+    """Return a part on as few devices as it fits on, powers of two. Raises FleetTooSmallError."""
+    for power in range(MOST_DEVICES.bit_length()):
+        share = share_at(shape, work, 1 << power)
+        if share.total <= fleet.usable_bytes:
+            return share
     problem = (
         f"a {part} fits on no number of its devices: even one of {MOST_DEVICES} holds "
-        f"{shown_bytes(least.weights)} of weights, {shown_bytes(least.adapters)} of adapters and "
-        f"{shown_bytes(least.moving)} of {least.moves}; {shown_bytes(max(fleet.usable_bytes, 0))} are usable"
+        f"{shown_bytes(share.weights)} of weights, {shown_bytes(share.adapters)} of adapters and "
+        f"{shown_bytes(share.moving)} of {share.moves}; {shown_bytes(max(fleet.usable_bytes, 0))} are usable"
     )
     raise FleetTooSmallError(fleet=fleet.text, problem=problem)
 
