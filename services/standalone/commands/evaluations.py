@@ -26,8 +26,7 @@ ScoredArgument = Annotated[
         metavar="POLICY@REV", help="A base, or a revision: number, digest, alias, best or latest (default)."
     ),
 ]
-
-
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")]
 TaskOption = Annotated[str | None, typer.Argument(metavar="TASK", help="A task (mint task list).")]
 FileOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Instead of a task: a file of rows, or the id of one.")
@@ -108,7 +107,7 @@ def compare_evaluations(
 
 def rows_of_evaluation(
     api: PublicApi,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")],
+    run: RunArgument,
     *,
     limit: LimitOption = 100,
     after: Annotated[int, typer.Option(metavar="ROW", min=0, help="Rows behind this one.")] = 0,
@@ -182,10 +181,7 @@ def runs_of_evaluation(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
     return Listing(answer=found, columns=EVALUATION_RUN, nothing="no run yet: mint eval run POLICY TASK")
 
 
-def cancel_evaluation(
-    api: PublicApi,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")],
-) -> Listing:
+def cancel_evaluation(api: PublicApi, run: RunArgument) -> Listing:
     """Stop an evaluation run without a score.
 
     Example: mint eval cancel evr_4p2tvc6rkzcmxlyhy3nb5dw7ea

@@ -8,7 +8,7 @@ from mint_common.catalog_requests import MAX_LIMIT
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.keys import KeyNameArgument, ScopesOption
-from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
+from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, names_in
 from services.standalone.core.columns import AUDIT, RULE, TENANT
 
 RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")]
@@ -98,11 +98,7 @@ def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> L
     return Listing(answer=api.post(path_of("policies", policy, "rules", rule, "resume")), columns=RULE)
 
 
-def remove_rule(
-    api: PublicApi,
-    policy: PolicyArgument,
-    rule: RuleArgument,
-) -> str:
+def remove_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> str:
     """Remove a rule; what it has moved stays where it is.
 
     Example: mint rule remove counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
@@ -143,7 +139,7 @@ def key_tenant(
     Example: mint tenant key search-team admin
     """
     by_name = {row["name"]: row["tenant_id"] for row in api.get("/tenants", {"limit": MAX_LIMIT})}
-    body = {"name": name, "scopes": [scope.strip() for scope in scopes.split(",")]}
+    body = {"name": name, "scopes": names_in(scopes)}
     return str(api.post(path_of("tenants", by_name.get(tenant, tenant), "keys"), body)["key"])
 
 

@@ -6,7 +6,7 @@ import typer
 
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
-from services.standalone.commands.options import AfterOption, LimitOption
+from services.standalone.commands.options import AfterOption, LimitOption, names_in
 from services.standalone.core.columns import KEY
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
@@ -29,7 +29,7 @@ def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = 
 
     Example: mint key create ci --scopes read,infer
     """
-    return str(api.post("/keys", {"name": name, "scopes": scopes.split(",")})["key"])
+    return str(api.post("/keys", {"name": name, "scopes": names_in(scopes)})["key"])
 
 
 def rotate_key(api: PublicApi, key: KeyArgument) -> str:

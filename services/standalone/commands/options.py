@@ -49,3 +49,8 @@ AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last 
 def state_folder(folder: Path | None) -> StateFolder:
     """Return the state folder of an option's value."""
     return StateFolder(root=(folder or DEFAULT_FOLDER).expanduser().absolute())
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names of a list like ``A,B``."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -7,7 +7,7 @@ import typer
 from mint_common.errors import InvalidField, NotFound
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
-from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
+from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, names_in
 from services.standalone.core.columns import FIELD, POLICY
 from services.standalone.core.tables import field_rows
 
@@ -82,7 +82,7 @@ def create_policy(
 
     Example: mint policy create counter --base smollm2 --rank 16 --alpha 32
     """
-    lora = {"alpha": alpha, "targets": _names(targets) or None, "seed": seed}
+    lora = {"alpha": alpha, "targets": names_in(targets) or None, "seed": seed}
     body = {
         "name": name,
         "base": base,
@@ -125,10 +125,6 @@ def change_policy(
     elif keep_last or keep_days:
         body["retention"] = {name: number for name, number in kept.items() if number}
     return Listing(answer=api.patch(path_of("policies", policy), body), columns=POLICY)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _labels(given: list[str] | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ import typer
 
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
-from services.standalone.commands.options import LimitOption
+from services.standalone.commands.options import LimitOption, names_in
 from services.standalone.core.columns import DELIVERY, WEBHOOK
 
 WebhookArgument = Annotated[
@@ -39,8 +39,8 @@ def create_webhook(
 
     Example: mint webhook create https://ci.example.com/mint --events revision.published
     """
-    types = [name.strip() for name in events.split(",") if name.strip()]
-    made = api.post("/webhooks", {"url": url, "event_types": types, "description": description})
+    body = {"url": url, "event_types": names_in(events), "description": description}
+    made = api.post("/webhooks", body)
     return f"{made['webhook']['webhook_id']} {made['secret']}"
 
 
