@@ -1,4 +1,4 @@
-"""Who may pass a folder, taking from group and others what they may do below one, and files of secrets."""
+"""Who may pass a folder, taking from group and others what they may do below one, and files of their own."""
 
 import contextlib
 import os
@@ -44,3 +44,11 @@ def secret_in(file: Path, *, prefix: str = "") -> str:
             os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
         Path(temporary).unlink()
     return file.read_text().strip()
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Replace a file at once, which others may not read: readers see the old or the new text."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(data)
+    temporary.replace(file)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.standalone.adapters.file_modes import OTHERS, close_to_others, secret_in
+from services.standalone.adapters.file_modes import OTHERS, close_to_others, replace_file, secret_in
 from services.standalone.core.plan import StackSecrets
 from services.standalone.core.refusals import FolderUnusableError, StackRunningError
 from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
@@ -85,7 +85,7 @@ class StateFolder:
 
     def write_state(self, state: StackState) -> None:
         """Remember ports and bases."""
-        _replace(self.root / "state.json", encode_state(state))
+        replace_file(self.root / "state.json", encode_state(state))
 
     def read_run(self) -> RunNow | None:
         """Return the running stack as its supervisor described it last, if one runs."""
@@ -96,7 +96,7 @@ class StateFolder:
 
     def write_run(self, run: RunNow) -> None:
         """Describe the running stack."""
-        _replace(self.root / "run.json", encode_state(run))
+        replace_file(self.root / "run.json", encode_state(run))
 
     def running_pid(self) -> int | None:
         """Return the pid of the supervisor that holds the lock, or None when nobody does."""
@@ -163,11 +163,3 @@ def _is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]
     return False
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Replace a file at once; readers see the old or the new text."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(data)
-    temporary.replace(file)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mint_common.errors import Unavailable
+from services.standalone.adapters.file_modes import replace_file
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.core.event_lines import EventFilter, check_types, event_line
 
@@ -67,7 +68,7 @@ def _follow(api: PublicApi, place: str | None, place_file: Path | None, tell: Ca
                 if envelope:
                     tell(envelope)
                 if place_file is not None:
-                    _remember(place, place_file)
+                    replace_file(place_file, place.encode())
         except Unavailable as error:
             if place is None and not is_connected:
                 raise
@@ -81,10 +82,3 @@ def _policy_names(api: PublicApi) -> Callable[[str], str]:
         return str(api.get(path_of("policies", policy_id))["name"])
 
     return name_of
-
-
-def _remember(place: str, file: Path) -> None:
-    """Replace the file at once: a run that is killed leaves the old place or the new one."""
-    written = file.with_name(f"{file.name}.new")
-    written.write_text(place)
-    written.replace(file)
