@@ -1,6 +1,6 @@
 """What MinT needs of a blob store: immutable objects with proofs.
 
-Promises of every adapter (checked by `mint_common.testing.blobs_contract`):
+Promises of every adapter (checked by `tests/contract/test_blobs.py`):
 - A key is visible only when all its bytes are stored durably; a crash leaves the old state or the new one.
 - `put_new` never overwrites: exactly one of several racing writers of a key wins.
 - `get` checks bytes against the claim and raises BlobCorrupt on a difference, BlobMissing on absence.

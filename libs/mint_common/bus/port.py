@@ -1,6 +1,6 @@
 """What MinT needs of a message bus: durable at-least-once delivery, nothing more.
 
-Promises of every adapter (checked by `mint_common.testing.bus_contract`):
+Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
   deduplication window is dropped silently.
 - A durable subscription sees every message published to its subjects since it was first made, also those

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import pytest
+from contract.bus_messages import message, publish_all, take_and_ack
 
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.bus.port import Delivery
 from mint_common.errors import EventInvalid, Unavailable
-from mint_common.testing.bus_contract import message, publish_all, take_and_ack
 
 pytestmark = pytest.mark.integration
 SUBJECTS = ["mint.test.>"]

@@ -4,11 +4,11 @@ import asyncio
 
 import nats
 import pytest
+from contract.bus_messages import message, publish_all
 
 from mint_common.bus.port import Replay
 from mint_common.errors import EventsExpired
 from mint_common.events.subjects import STREAM
-from mint_common.testing.bus_contract import message, publish_all
 from tests.integration.runtime.test_nats_outages import Server, connected, wipe
 
 pytestmark = pytest.mark.integration
