@@ -1,31 +1,14 @@
 """The gateway's settings."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from mint_common.settings import (
-    BlobSettings,
-    GraderSettings,
-    HttpSettings,
-    InternalSettings,
-    NatsSettings,
-    PeerSettings,
-    PostgresSettings,
-    TelemetrySettings,
-)
+from mint_common.settings import GraderSettings, PeerSettings, ServiceSettings
 
 
-class GatewaySettings(BaseModel):
+class GatewaySettings(ServiceSettings):
     """Everything that the gateway reads from the environment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    http: HttpSettings
-    nats: NatsSettings
-    postgres: PostgresSettings
-    blobs: BlobSettings
-    telemetry: TelemetrySettings
     peers: PeerSettings
-    internal: InternalSettings
     graders: GraderSettings
     key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is cached")
     resolution_lease_seconds: float = Field(

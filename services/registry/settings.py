@@ -1,28 +1,13 @@
 """Settings of the registry, read once from the environment."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mint_common.settings import (
-    BlobSettings,
-    HttpSettings,
-    InternalSettings,
-    NatsSettings,
-    PostgresSettings,
-    TelemetrySettings,
-)
+from mint_common.settings import ServiceSettings
 
 
-class RegistrySettings(BaseModel):
+class RegistrySettings(ServiceSettings):
     """The registry needs Postgres, the bus, and the blobs that it checks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nats: NatsSettings
-    postgres: PostgresSettings
-    blobs: BlobSettings
-    telemetry: TelemetrySettings
-    internal: InternalSettings
-    http: HttpSettings
     bootstrap_key: str = Field(
         "",
         pattern=r"^(\S{20,200})?$",

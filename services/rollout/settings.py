@@ -1,18 +1,8 @@
 """Settings of the rollout service, read once from the environment."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mint_common.settings import (
-    BlobSettings,
-    Block,
-    GraderSettings,
-    HttpSettings,
-    InternalSettings,
-    NatsSettings,
-    PeerSettings,
-    PostgresSettings,
-    TelemetrySettings,
-)
+from mint_common.settings import Block, GraderSettings, PeerSettings, ServiceSettings
 
 
 class WaveSettings(Block):
@@ -65,18 +55,10 @@ class ErasureSettings(Block):
     )
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(ServiceSettings):
     """Everything that the rollout service is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nats: NatsSettings
-    postgres: PostgresSettings
-    blobs: BlobSettings
-    telemetry: TelemetrySettings
     peers: PeerSettings
-    internal: InternalSettings
-    http: HttpSettings
     waves: WaveSettings
     tasks: TaskSettings
     erasure: ErasureSettings

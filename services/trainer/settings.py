@@ -4,19 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mint_common.adapters_format.names import DENSE, FUSED, PACKED
 from mint_common.errors import SettingInvalid
-from mint_common.settings import (
-    BlobSettings,
-    HttpSettings,
-    InternalSettings,
-    NatsSettings,
-    PeerSettings,
-    PostgresSettings,
-    TelemetrySettings,
-)
+from mint_common.settings import PeerSettings, ServiceSettings
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.placement import BaseDType, Checkpointing
 from services.trainer.core.ranks import ProcessRank, Sharding
@@ -25,18 +17,10 @@ ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
 LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft-3d": FUSED}
 
 
-class TrainerSettings(BaseModel):
+class TrainerSettings(ServiceSettings):
     """A trainer has one base; ``MINT_TRAINER_BASE_DIR`` names its folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nats: NatsSettings
-    postgres: PostgresSettings
-    blobs: BlobSettings
-    telemetry: TelemetrySettings
     peers: PeerSettings
-    internal: InternalSettings
-    http: HttpSettings
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
     dtype: Literal["auto", BaseDType] = Field(
         "auto",

@@ -15,6 +15,7 @@ from mint_common.settings.blocks import (
     NatsSettings,
     PeerSettings,
     PostgresSettings,
+    ServiceSettings,
     TelemetrySettings,
 )
 from mint_common.settings.read import SettingDoc, describe_settings, read_settings
@@ -29,6 +30,7 @@ __all__ = [
     "NatsSettings",
     "PeerSettings",
     "PostgresSettings",
+    "ServiceSettings",
     "SettingDoc",
     "TelemetrySettings",
     "describe_settings",

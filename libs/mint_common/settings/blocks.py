@@ -121,6 +121,17 @@ class GraderSettings(Block):
     )
 
 
+class ServiceSettings(Block):
+    """What every service is told; a service adds its own."""
+
+    nats: NatsSettings
+    postgres: PostgresSettings
+    blobs: BlobSettings
+    telemetry: TelemetrySettings
+    internal: InternalSettings
+    http: HttpSettings
+
+
 SHARED: Mapping[str, type[Block]] = {
     "nats": NatsSettings,
     "postgres": PostgresSettings,
