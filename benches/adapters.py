@@ -23,9 +23,10 @@ from mint_common.adapters_format import (
     build_adapter,
     peft_name,
 )
-from mint_common.adapters_format.manifest import adapter_digest, proof_of, write_manifest
+from mint_common.adapters_format.manifest import proof_of, write_manifest
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import PolicyId
+from mint_common.testing.adapters import vouched
 
 _INSERT_CHUNK = 5000
 
@@ -58,22 +59,13 @@ def make_adapters(
     for step in range(count):
         numbers = rng.standard_normal(values, dtype=np.float32) * np.float32(recipe.scale)
         data = header + numbers.tobytes()
-        proof = proof_of(data)
-        digest = adapter_digest(
-            base_digest=facts.digest,
-            rank=recipe.rank,
-            targets=manifest.targets,
-            dtype=manifest.dtype,
-            weights_sha256=proof.sha256,
-        )
-        files = manifest.files | {WEIGHTS_FILE: proof}
-        stepped = replace(manifest, digest=digest, step=step, files=files)
+        stepped = replace(vouched(data, manifest), step=step)
         contents = {
             WEIGHTS_FILE: data,
             CONFIG_FILE: pattern.files[CONFIG_FILE],
             MANIFEST_FILE: write_manifest(stepped),
         }
-        yield AdapterFiles(files=contents, digest=digest, manifest=stepped)
+        yield AdapterFiles(files=contents, digest=stepped.digest, manifest=stepped)
 
 
 def store_in_bulk(root: Path, adapters: Iterator[AdapterFiles]) -> list[RevisionRef]:

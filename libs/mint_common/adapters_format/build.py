@@ -9,7 +9,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_adapter, check_targets
 from mint_common.adapters_format.config import write_config
 from mint_common.adapters_format.layouts import tensor_specs
-from mint_common.adapters_format.manifest import Manifest, adapter_digest, proof_of, write_manifest
+from mint_common.adapters_format.manifest import Manifest, new_manifest, proof_of, write_manifest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
     DENSE,
@@ -66,31 +66,21 @@ def build_adapter(
         tensors = {name: tensors[name] for name in (*order, *tensors) if name in tensors}
     weights = write_tensors(tensors, packed=layout == PACKED)
     config = write_config(base=facts.name, rank=rank, layout=layout, targets=targets)
-    proof = proof_of(weights)
-    digest = adapter_digest(
+    manifest = new_manifest(
+        facts,
         layout=layout,
-        base_digest=facts.digest,
-        rank=rank,
-        targets=targets,
-        dtype=dtype,
-        weights_sha256=proof.sha256,
-    )
-    manifest = Manifest(
-        layout=layout,
-        digest=digest,
-        base=facts.name,
-        base_digest=facts.digest,
         policy_id=policy_id,
         step=step,
         parent=parent,
         rank=rank,
         targets=targets,
         dtype=dtype,
-        files={WEIGHTS_FILE: proof, CONFIG_FILE: proof_of(config)},
+        weights=proof_of(weights),
+        config=config,
     )
     check_adapter(facts, manifest, weights)
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: config, MANIFEST_FILE: write_manifest(manifest)}
-    return AdapterFiles(files=files, digest=digest, manifest=manifest)
+    return AdapterFiles(files=files, digest=manifest.digest, manifest=manifest)
 
 
 def _targets(sites: Collection[Site], tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:

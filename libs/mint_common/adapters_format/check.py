@@ -270,13 +270,6 @@ def _check_digest(manifest: Manifest, weights_sha256: str, size_bytes: int) -> N
     if (proof.sha256, proof.size_bytes) != (weights_sha256, size_bytes):
         problem = f"the weights are {weights_sha256} ({size_bytes} bytes), the manifest says {proof.sha256}"
         raise refusal(Reason.WRONG_DIGEST, problem)
-    digest = adapter_digest(
-        base_digest=manifest.base_digest,
-        rank=manifest.rank,
-        targets=manifest.targets,
-        dtype=manifest.dtype,
-        weights_sha256=weights_sha256,
-        layout=manifest.layout,
-    )
+    digest = adapter_digest(manifest)
     if manifest.digest != digest:
         raise refusal(Reason.WRONG_DIGEST, f"the content is {digest}, the manifest says {manifest.digest}")

@@ -27,13 +27,7 @@ from mint_common.adapters_format.experts import (
     write_half,
 )
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
-from mint_common.adapters_format.manifest import (
-    FileProof,
-    Manifest,
-    adapter_digest,
-    proof_of,
-    write_manifest,
-)
+from mint_common.adapters_format.manifest import FileProof, Manifest, new_manifest, write_manifest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
     DENSE,
@@ -90,39 +84,24 @@ def convert_adapter(
             proof = _write_weights(file, specs, origin, tensors, aligned=layout == PACKED, progress=progress)
         config = write_config(base=facts.name, rank=origin.rank, layout=layout, targets=origin.targets)
         (draft / CONFIG_FILE).write_bytes(config)
-        manifest = _manifest(facts, origin, layout, proof, proof_of(config))
+        manifest = new_manifest(
+            facts,
+            layout=layout,
+            policy_id=origin.policy_id,
+            step=origin.step,
+            parent=origin.parent,
+            rank=origin.rank,
+            targets=origin.targets,
+            dtype=origin.dtype,
+            weights=proof,
+            config=config,
+        )
         (draft / MANIFEST_FILE).write_bytes(write_manifest(manifest))
         check_folder(facts, manifest, draft, max_ratio=max_ratio)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
-
-
-def _manifest(
-    facts: BaseFacts, origin: Origin, layout: str, weights: FileProof, config: FileProof
-) -> Manifest:
-    digest = adapter_digest(
-        layout=layout,
-        base_digest=facts.digest,
-        rank=origin.rank,
-        targets=origin.targets,
-        dtype=origin.dtype,
-        weights_sha256=weights.sha256,
-    )
-    return Manifest(
-        layout=layout,
-        digest=digest,
-        base=facts.name,
-        base_digest=facts.digest,
-        policy_id=origin.policy_id,
-        step=origin.step,
-        parent=origin.parent,
-        rank=origin.rank,
-        targets=origin.targets,
-        dtype=origin.dtype,
-        files={WEIGHTS_FILE: weights, CONFIG_FILE: config},
-    )
 
 
 def _write_weights(

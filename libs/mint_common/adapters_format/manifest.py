@@ -3,16 +3,16 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from mint_common.adapters_format.names import CONFIG_FILE, DENSE, WEIGHTS_FILE
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import Reason, refusal
-from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
+from mint_common.ids import BaseName, Digest, PolicyId, is_digest, sha256_digest
 
 MAX_MANIFEST_BYTES = 1 << 20
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TARGET = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64})?")
 
@@ -46,23 +46,45 @@ class Manifest:
     files: dict[str, FileProof]
 
 
-def adapter_digest(
+def new_manifest(
+    facts: BaseFacts,
     *,
-    base_digest: str,
+    layout: str,
+    policy_id: PolicyId,
+    step: int,
+    parent: Digest | None,
     rank: int,
     targets: tuple[str, ...],
     dtype: str,
-    weights_sha256: str,
-    layout: str = DENSE,
-) -> Digest:
-    """Return the content digest of an adapter in a layout."""
+    weights: FileProof,
+    config: bytes,
+) -> Manifest:
+    """Return the manifest of an adapter over a base, with the digest of its content."""
+    manifest = Manifest(
+        layout=layout,
+        digest=Digest(""),
+        base=facts.name,
+        base_digest=facts.digest,
+        policy_id=policy_id,
+        step=step,
+        parent=parent,
+        rank=rank,
+        targets=targets,
+        dtype=dtype,
+        files={WEIGHTS_FILE: weights, CONFIG_FILE: proof_of(config)},
+    )
+    return replace(manifest, digest=adapter_digest(manifest))
+
+
+def adapter_digest(manifest: Manifest) -> Digest:
+    """Return the digest of the content that a manifest describes, whatever digest the manifest states."""
     content = {
-        "layout": layout,
-        "base_digest": base_digest,
-        "rank": rank,
-        "targets": list(targets),
-        "dtype": dtype,
-        "weights_sha256": weights_sha256,
+        "layout": manifest.layout,
+        "base_digest": manifest.base_digest,
+        "rank": manifest.rank,
+        "targets": list(manifest.targets),
+        "dtype": manifest.dtype,
+        "weights_sha256": manifest.files[WEIGHTS_FILE].sha256,
     }
     return sha256_digest(canonical_json(content))
 
@@ -100,7 +122,7 @@ def _problem(manifest: Manifest) -> str:
     digests = (manifest.digest, manifest.base_digest, manifest.parent or manifest.digest)
     proofs = manifest.files.values()
     promises = {
-        "a digest is not sha256:<64 hex digits>": all(map(_DIGEST.fullmatch, digests)),
+        "a digest is not sha256:<64 hex digits>": all(map(is_digest, digests)),
         f"files are not {WEIGHTS_FILE} and {CONFIG_FILE}": set(manifest.files) == {WEIGHTS_FILE, CONFIG_FILE},
         "a file's sha256 is not 64 hex digits": all(_SHA256.fullmatch(proof.sha256) for proof in proofs),
         "a file's size is negative": all(proof.size_bytes >= 0 for proof in proofs),

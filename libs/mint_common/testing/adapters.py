@@ -3,17 +3,22 @@
 import io
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from mint_common.adapters_format import (
+    WEIGHTS_FILE,
     AdapterFiles,
     BaseFacts,
     ExpertsFacts,
+    Manifest,
+    adapter_digest,
     build_adapter,
     packed_name,
     peft_name,
 )
+from mint_common.adapters_format.manifest import proof_of
 from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
 
 
@@ -92,6 +97,12 @@ def make_adapter(
         rank=rank,
         tensors=make_tensors(facts, rank=rank, seed=seed),
     )
+
+
+def vouched(weights: bytes, manifest: Manifest) -> Manifest:
+    """Return the manifest that tells the truth about other weights: only their content can be wrong then."""
+    told = replace(manifest, files={**manifest.files, WEIGHTS_FILE: proof_of(weights)})
+    return replace(told, digest=adapter_digest(told))
 
 
 def tar_of(files: Mapping[str, bytes]) -> bytes:

@@ -13,15 +13,11 @@ import torch
 import transformers
 
 from mint_common.adapters_format import (
-    WEIGHTS_FILE,
     BaseFacts,
-    Manifest,
-    adapter_digest,
     build_adapter,
     packed_name,
     peft_name,
 )
-from mint_common.adapters_format.manifest import proof_of
 from mint_common.dtypes import Dtype
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
@@ -216,17 +212,3 @@ class Served:
     async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:
         """Sample one answer."""
         return await answer(self.engine, adapter, seed=seed)
-
-
-def vouched(manifest: Manifest, weights: bytes) -> Manifest:
-    """Return the manifest that tells the truth about other weights."""
-    proof = proof_of(weights)
-    digest = adapter_digest(
-        layout=manifest.layout,
-        base_digest=manifest.base_digest,
-        rank=manifest.rank,
-        targets=manifest.targets,
-        dtype=manifest.dtype,
-        weights_sha256=proof.sha256,
-    )
-    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})

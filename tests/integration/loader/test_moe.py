@@ -33,6 +33,7 @@ from mint_common.errors import AdapterInvalid, NonFiniteOutput
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
+from mint_common.testing.adapters import vouched
 from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.trainer.adapters.states.training_state import new_state, park_state, state_export
@@ -46,7 +47,6 @@ from tests.integration.loader.moe_base import (
     merged,
     random_adapter,
     running_engine,
-    vouched,
 )
 from tools.make_moe_base import TINY, make_moe_base
 
@@ -232,7 +232,7 @@ async def test_broken_packed_adapter_never_reaches_the_engine(
     change(tensors)
     order = [entry.name for entry in map_tensors(folder / WEIGHTS_FILE).header.tensors]
     weights = write_tensors({n: tensors[n].numpy() for n in order if n in tensors}, packed=True)
-    manifest = vouched(read_manifest((folder / MANIFEST_FILE).read_bytes()), weights)
+    manifest = vouched(weights, read_manifest((folder / MANIFEST_FILE).read_bytes()))
     files = AdapterFiles(
         files={
             WEIGHTS_FILE: weights,

@@ -16,7 +16,6 @@ from mint_common.adapters_format import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
     AdapterFiles,
-    adapter_digest,
     write_manifest,
 )
 from mint_common.adapters_format.manifest import canonical_json, proof_of
@@ -27,7 +26,7 @@ from mint_common.errors import PreconditionFailed
 from mint_common.events import Event, RevisionPublished
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id, sha256_digest
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 from services.registry.handlers import exports
 from tests.integration.registry.rig import (
     ANSWER_SECONDS,
@@ -100,17 +99,10 @@ def altered(
     made = dict(files.files)
     made[WEIGHTS_FILE] = weights or made[WEIGHTS_FILE]
     made[CONFIG_FILE] = config or made[CONFIG_FILE]
-    proofs = {name: proof_of(made[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)}
-    digest = adapter_digest(
-        base_digest=files.manifest.base_digest,
-        rank=files.manifest.rank,
-        targets=files.manifest.targets,
-        dtype=files.manifest.dtype,
-        weights_sha256=proofs[WEIGHTS_FILE].sha256,
-    )
-    manifest = replace(files.manifest, digest=digest, files=proofs)
+    files_of = {CONFIG_FILE: proof_of(made[CONFIG_FILE])}
+    manifest = vouched(made[WEIGHTS_FILE], replace(files.manifest, files=files_of))
     made[MANIFEST_FILE] = write_manifest(manifest)
-    return AdapterFiles(files=made, digest=digest, manifest=manifest)
+    return AdapterFiles(files=made, digest=manifest.digest, manifest=manifest)
 
 
 def with_nan(files: AdapterFiles) -> AdapterFiles:

@@ -15,7 +15,6 @@ from mint_common.adapters_format import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Manifest,
-    adapter_digest,
     check_adapter,
     check_config,
     check_folder,
@@ -26,7 +25,7 @@ from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import sha256_digest
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)
@@ -42,19 +41,6 @@ def reason_of(manifest: Manifest, weights: bytes) -> str | None:
     except AdapterInvalid as error:
         return str(error.reason)
     return None
-
-
-def vouched(weights: bytes, manifest: Manifest = GOOD.manifest) -> Manifest:
-    """Return a manifest that tells the truth about the weights, so that only their content can be wrong."""
-    proof = proof_of(weights)
-    digest = adapter_digest(
-        base_digest=manifest.base_digest,
-        rank=manifest.rank,
-        targets=manifest.targets,
-        dtype=manifest.dtype,
-        weights_sha256=proof.sha256,
-    )
-    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})
 
 
 def with_header(change: Callable[[Header], object]) -> bytes:
@@ -176,7 +162,7 @@ MUTATED_WEIGHTS = {
     [(reason, weights) for reason, mutants in MUTATED_WEIGHTS.items() for weights in mutants],
 )
 def test_mutated_weights_are_refused_with_their_reason(reason: str, weights: bytes) -> None:
-    assert reason_of(vouched(weights), weights) == reason
+    assert reason_of(vouched(weights, GOOD.manifest), weights) == reason
 
 
 @given(at=st.integers(0, len(WEIGHTS) - 1), value=st.integers(0, 255))
@@ -187,7 +173,7 @@ def test_any_changed_byte_is_refused(at: int, value: int) -> None:
 
 @given(weights=st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused(weights: bytes) -> None:
-    assert reason_of(vouched(weights), weights) is not None
+    assert reason_of(vouched(weights, GOOD.manifest), weights) is not None
 
 
 @given(
@@ -198,7 +184,7 @@ def test_arbitrary_bytes_are_refused(weights: bytes) -> None:
 )
 def test_any_json_header_is_refused(text: bytes) -> None:
     weights = struct.pack("<Q", len(text)) + text
-    assert reason_of(vouched(weights), weights) is not None
+    assert reason_of(vouched(weights, GOOD.manifest), weights) is not None
 
 
 @pytest.mark.parametrize(
@@ -280,6 +266,6 @@ def test_adapter_of_fewer_targets_passes() -> None:
 def test_message_stays_short_and_printable() -> None:
     weights = MUTATED_WEIGHTS["unknown_tensor"][0]
     with pytest.raises(AdapterInvalid) as refused:
-        check_adapter(FACTS, vouched(weights), weights)
+        check_adapter(FACTS, vouched(weights, GOOD.manifest), weights)
     assert len(str(refused.value)) < 300
     assert str(refused.value).isprintable()

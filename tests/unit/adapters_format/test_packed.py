@@ -22,18 +22,16 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     BaseFacts,
     Manifest,
-    adapter_digest,
     build_adapter,
     check_adapter,
     check_folder,
     packed_name,
     read_manifest,
 )
-from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import make_adapter
+from mint_common.testing.adapters import make_adapter, vouched
 from tests.unit.adapters_format.layouts import FACTS, Tensors, fused, packed_tensors, per_expert, shared_a
 
 GOOD = make_adapter(FACTS)
@@ -47,23 +45,9 @@ GOLDEN_DIGESTS = {
 UP = packed_name("model.layers.2.mlp.experts", "up_proj", "A")
 
 
-def vouched(weights: bytes, manifest: Manifest = GOOD.manifest) -> Manifest:
-    """Return a manifest that tells the truth about the weights."""
-    proof = proof_of(weights)
-    digest = adapter_digest(
-        layout=manifest.layout,
-        base_digest=manifest.base_digest,
-        rank=manifest.rank,
-        targets=manifest.targets,
-        dtype=manifest.dtype,
-        weights_sha256=proof.sha256,
-    )
-    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})
-
-
 def reason_of(weights: bytes, manifest: Manifest | None = None) -> str | None:
     try:
-        check_adapter(FACTS, manifest or vouched(weights), weights)
+        check_adapter(FACTS, manifest or vouched(weights, GOOD.manifest), weights)
     except AdapterInvalid as error:
         return str(error.reason)
     return None
