@@ -6,8 +6,6 @@ adapter; the new folder is complete and checked, or absent.
 
 import hashlib
 import math
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +44,7 @@ from mint_common.adapters_format.tensor_file import (
     map_tensors,
     place,
 )
-from mint_common.errors import AlreadyExists
+from mint_common.new_folder import new_folder
 
 _RELEASED_BYTES = 16 << 20
 """The pages of the source are released after this many bytes."""
@@ -69,16 +67,12 @@ def convert_adapter(
     An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
     Raises NotFound, AlreadyExists, AdapterInvalid.
     """
-    if target.exists():
-        raise AlreadyExists(kind="folder", name=str(target))
     origin = read_origin(facts, source)
     sites = targeted(all_sites(facts), origin.targets)
     if not any(site.count for site in sites):
         layout = DENSE
     specs = tensor_specs(layout, sites, rank=origin.rank)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(target) as draft:
         tensors = map_tensors(source / WEIGHTS_FILE)
         with (draft / WEIGHTS_FILE).open("wb") as file:
             proof = _write_weights(file, specs, origin, tensors, aligned=layout == PACKED, progress=progress)
@@ -98,9 +92,6 @@ def convert_adapter(
         )
         (draft / MANIFEST_FILE).write_bytes(write_manifest(manifest))
         check_folder(facts, manifest, draft, max_ratio=max_ratio)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return manifest
 
 

@@ -5,7 +5,6 @@ Invariants: nothing is made before every target has been found, with its shape; 
 the size of a tensor; a merged file has the header of the base's, and so its names, order and size.
 """
 
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, TensorFile, map_tensors
-from mint_common.errors import AlreadyExists, NotFound
+from mint_common.errors import NotFound
+from mint_common.new_folder import new_folder
 
 _PIECE_BYTES = 512 << 10
 """What it takes in float32 stays in a processor's cache: 4 MiB at a time are made four times as slowly."""
@@ -99,13 +99,9 @@ def merge_adapter(
     The new folder has everything of the base's but ``mint_base.json`` and checksums: it is another base now.
     It is complete or absent. Raises AlreadyExists, and what `plan_merge` raises.
     """
-    if target.exists():
-        raise AlreadyExists(kind="folder", name=str(target))
     files = plan_merge(facts, base, adapter)
     total = sum(each.size_bytes for each in files)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(target) as draft:
         written = 0
         for each in files:
             with (draft / each.name).open("wb") as file:
@@ -113,9 +109,6 @@ def merge_adapter(
                     written += file.write(piece.make())
                     progress(written, total)
         _copy_rest(base, draft, merged={each.name for each in files})
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return written
 
 

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import os
-import secrets
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.base_files import CONFIG, weight_files
 from mint_common.errors import InvalidField, Unavailable
+from mint_common.new_folder import new_folder
 
 _CHUNK_BYTES = 1 << 20
 _ADAPTER = {CONFIG_FILE, WEIGHTS_FILE}
@@ -52,22 +51,17 @@ def read_model(parts: Iterator[bytes], total: int, folder: Path, progress: Progr
 
 
 def _write_all(arriving: "_Arriving", folder: Path, *, is_file: _IsFile, is_whole: _IsWhole) -> None:
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    draft.mkdir(parents=True)
     try:
-        with tarfile.open(fileobj=arriving, mode="r|") as archive:
+        with new_folder(folder) as draft, tarfile.open(fileobj=arriving, mode="r|") as archive:
             found = {
                 member.name: _write(archive, member, draft, is_file=is_file, most=arriving.total)
                 for member in archive
             }
-        arriving.check_all()
-        if not is_whole(found, draft):
-            raise _wrong("the files that came are not those of the revision")
-        draft.rename(folder)
+            arriving.check_all()
+            if not is_whole(found, draft):
+                raise _wrong("the files that came are not those of the revision")
     except (tarfile.TarError, InvalidField) as error:
         raise _wrong(str(error)) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 class _Arriving(io.RawIOBase):

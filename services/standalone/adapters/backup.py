@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 
 from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
+from mint_common.new_folder import new_folder
 from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
@@ -47,19 +48,11 @@ def back_up(dsn: str, blobs: Path, target: Path) -> int:
 
     Raises AlreadyExists, BackupExposed and Unavailable.
     """
-    if target.exists():
-        raise AlreadyExists(kind="folder", name=str(target))
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.mkdir(mode=0o700, parents=True)
-    try:
+    with new_folder(target, mode=0o700) as draft:
         if draft.stat().st_mode & OTHERS:
             raise BackupExposed(folder=str(target.parent))
         dump_database(dsn, draft / DUMP)
-        count = copy_blobs(blobs, draft / BLOBS)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return count
+        return copy_blobs(blobs, draft / BLOBS)
 
 
 def restore(source: Path, dsn: str, blobs: Path) -> int:

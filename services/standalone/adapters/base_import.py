@@ -27,6 +27,7 @@ from mint_common.adapters_format.base_files import (
 )
 from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
+from mint_common.new_folder import new_folder
 from services.standalone.core.model_shape import ModelShape, read_shape
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 from services.standalone.core.sizing import shown_bytes
@@ -131,17 +132,12 @@ def make_base(
     wish: Wish, fill: Callable[[Path], None], *, hashes: Mapping[str, str] | None = None
 ) -> BaseFacts:
     """Fill a folder, describe it, and give it its name."""
-    building = wish.target.with_name(f".{wish.target.name}.{os.getpid()}")
-    building.mkdir(parents=True)
-    try:
+    with new_folder(wish.target) as building:
         fill(building)
         wish.report("describing the base")
         facts = describe_base(building, name=wish.name, max_rank=wish.max_rank, hashes=hashes)
         (building / BASE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
         (building / SOURCE_FILE).write_bytes(msgspec.json.encode({"source": wish.origin}))
-        building.rename(wish.target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return facts
 
 
