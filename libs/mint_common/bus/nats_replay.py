@@ -1,30 +1,22 @@
 """Reads the stream from a position on, for a reader that keeps its own position: an ordered consumer.
 
-Invariants: - Every message after the position is delivered once and in order, through outages of the server;
-lost messages
-  are fetched again from the last position that was read.
+Invariants:
+- Every message after the position is delivered once and in order, through outages of the server; lost
+  messages are fetched again from the last position that was read.
 - When that is not possible (the messages or the whole store are gone), reading ends with EventsExpired.
 - At most `BATCH` messages are in flight to a reader that does not read.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
-from mint_common.bus.nats_connection import RETRY_SECONDS, TROUBLE, NatsConnection
-from mint_common.bus.nats_subscription import (
-    PULL_SECONDS,
-    read_message,
-    read_through_outages,
-    status_of,
-)
+from mint_common.bus.nats_connection import TROUBLE, NatsConnection
+from mint_common.bus.nats_subscription import PullReader, read_message
 from mint_common.bus.port import PlacedMessage
 from mint_common.errors import EventsExpired, Unavailable
 from mint_common.events.subjects import STREAM
@@ -35,25 +27,18 @@ BATCH = 64
 IDLE_SECONDS = 60.0
 """How long the server keeps the consumer of a reader that stopped fetching."""
 
-_REQUEST_ENDED = ("404", "408")
 _log = logging.getLogger(__name__)
 
 
-class NatsReplay:
+class NatsReplay(PullReader):
     """See `mint_common.bus.port.EventLog.replay`."""
 
     def __init__(self, connection: NatsConnection, subjects: Sequence[str]) -> None:
-        self._connection = connection
+        super().__init__(connection, consumer="", batch=BATCH)
         self._subjects = sorted(set(subjects))
         self._epoch = ""
         self._position = 0
-        self._client: Client | None = None
-        self._consumer = ""
         self._taken = 0
-        self._inbox: Subscription | None = None
-        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        self._owed = 0
-        self.is_bound = False
 
     @property
     def place(self) -> str:
@@ -77,7 +62,7 @@ class NatsReplay:
         return self
 
     async def __anext__(self) -> PlacedMessage:
-        raw = await read_through_outages(self)
+        raw = await self.read()
         return PlacedMessage(place=self.place, message=read_message(raw))
 
     async def close(self) -> None:
@@ -93,7 +78,7 @@ class NatsReplay:
         raise_if_cancelled()
         return info
 
-    async def open(self) -> None:
+    async def _bind(self) -> None:
         """Make a consumer that begins after the place. Raises EventsExpired when that is not possible."""
         info = await self._stream()
         if _epoch_of(info) != self._epoch or not (
@@ -116,8 +101,7 @@ class NatsReplay:
         )
         await (await self._connection.jetstream()).add_consumer(STREAM, config)
         raise_if_cancelled()
-        self._client, self._consumer, self._taken, self._owed = client, name, 0, 0
-        self.is_bound = True
+        self._client, self._consumer, self._taken = client, name, 0
 
     async def _let_go(self) -> None:
         """Unsubscribe and delete the consumer, if the connection is still the same."""
@@ -131,37 +115,13 @@ class NatsReplay:
             # No need to wait for the answer: the server removes an idle consumer.
             await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
 
-    async def next_raw(self) -> Msg | None:
-        """Return the next message, or None when the request for messages has ended without one."""
-        if self._owed <= 0 and self._arrived.empty():
-            await self._pull()
-        try:
-            async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
-                raw = await self._arrived.get()
-        except TimeoutError as error:
-            raise Unavailable(what="nats", problem="no answer to a request for messages") from error
-        status = status_of(raw)
-        if status in _REQUEST_ENDED:
-            self._owed = 0
-            return None
-        if status:
-            raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
+    def _take(self, raw: Msg) -> None:
+        """Count a message. Raises Unavailable when it is not the next one."""
+        super()._take(raw)
         sequence = raw.metadata.sequence
         if sequence.consumer != self._taken + 1:
             raise Unavailable(what="nats", problem="a message got lost on its way")
-        self._owed -= 1
         self._taken, self._position = sequence.consumer, sequence.stream
-        return raw
-
-    async def _pull(self) -> None:
-        is_another = await self._connection.client() is not self._client
-        client, inbox = self._client, self._inbox
-        if is_another or client is None or inbox is None:
-            raise Unavailable(what="nats", problem="the connection is another one")
-        request = {"batch": BATCH, "expires": int(PULL_SECONDS * 1e9)}
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
-        await client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
-        self._owed = BATCH
 
 
 def _epoch_of(info: StreamInfo) -> str:

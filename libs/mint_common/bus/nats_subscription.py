@@ -9,9 +9,9 @@ Invariants:
 import asyncio
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -34,33 +34,77 @@ _REQUEST_ENDED = ("404", "408")
 _log = logging.getLogger(__name__)
 
 
-class Pulled(Protocol):
-    """What reads messages that it asks the server for, and may have to be bound to it again."""
+class PullReader(ABC):
+    """Reads a consumer's messages, at most ``batch`` ahead of the reader, however long the server is away."""
 
-    is_bound: bool
+    def __init__(self, connection: NatsConnection, *, consumer: str, batch: int) -> None:
+        self._connection = connection
+        self._consumer = consumer
+        self._batch = batch
+        self._is_bound = False
+        self._client: Client | None = None
+        self._inbox: Subscription | None = None
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        self._owed = 0
 
     async def open(self) -> None:
         """Bind to the server. Raises Unavailable, and what nats-py raises in an outage."""
+        await self._bind()
+        self._is_bound, self._owed = True, 0
 
-    async def next_raw(self) -> Msg | None:
-        """Return the next message, or None when the request ended without one. Raises what `open` does."""
+    @abstractmethod
+    async def _bind(self) -> None:
+        """Make the consumer and listen to an inbox."""
 
+    async def read(self) -> Msg:
+        """Return the next message. The reader is bound again after an outage."""
+        while True:
+            try:
+                if not self._is_bound:
+                    await self.open()
+                raw = await self._next()
+            except (*TROUBLE, Unavailable) as error:
+                raise_if_cancelled()
+                _log.info("reader is bound again", extra={"problem": str(error)})
+                self._is_bound = False
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if raw is not None:
+                return raw
 
-async def read_through_outages(reader: Pulled) -> Msg:
-    """Return the reader's next message, however long the server is away in between."""
-    while True:
+    async def _next(self) -> Msg | None:
+        """Return a message, or None when the request for messages has ended without one."""
+        if self._owed <= 0 and self._arrived.empty():
+            await self._pull()
         try:
-            if not reader.is_bound:
-                await reader.open()
-            raw = await reader.next_raw()
-        except (*TROUBLE, Unavailable) as error:
-            raise_if_cancelled()
-            _log.info("reader is bound again", extra={"problem": str(error)})
-            reader.is_bound = False
-            await asyncio.sleep(RETRY_SECONDS)
-            continue
-        if raw is not None:
-            return raw
+            async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
+                raw = await self._arrived.get()
+        except TimeoutError:
+            self._owed = 0
+            return None
+        status = status_of(raw)
+        if status in _REQUEST_ENDED:
+            self._owed = 0
+            return None
+        if status:
+            # 409: the consumer went away under the request; 503: it is not there.
+            raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
+        self._take(raw)
+        return raw
+
+    def _take(self, raw: Msg) -> None:  # noqa: ARG002  # for readers that expect a certain one
+        """Count a message."""
+        self._owed -= 1
+
+    async def _pull(self) -> None:
+        is_another = await self._connection.client() is not self._client
+        client, inbox = self._client, self._inbox
+        if is_another or client is None or inbox is None:
+            raise Unavailable(what="nats", problem="the connection is another one")
+        request = {"batch": self._batch, "expires": int(PULL_SECONDS * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
+        await client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
+        self._owed = self._batch
 
 
 class NatsDelivery:
@@ -104,34 +148,26 @@ class NatsDelivery:
             raise unavailable(error) from error
 
 
-class NatsDeliveries:
+class NatsDeliveries(PullReader):
     """The deliveries of one durable consumer, without end."""
 
     def __init__(self, connection: NatsConnection, config: ConsumerConfig, *, batch: int) -> None:
-        self._connection = connection
+        super().__init__(connection, consumer=config.durable_name or "", batch=batch)
         self._config = config
-        self._batch = batch
-        self._client: Client | None = None
-        self._inbox: Subscription | None = None
-        self.is_bound = False
-        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        self._owed = 0
 
     def __aiter__(self) -> "NatsDeliveries":
         return self
 
     async def __anext__(self) -> Delivery:
-        return NatsDelivery(await read_through_outages(self))
+        return NatsDelivery(await self.read())
 
-    async def open(self) -> None:
+    async def _bind(self) -> None:
         """Make the consumer, and the stream before it, unless they are there; then listen."""
         client = await self._connection.client()
         await self._connection.ensure_consumer(self._config)
         if client is not self._client:
             self._inbox = await client.subscribe(client.new_inbox(), cb=self._arrived.put)
             self._client = client
-        self.is_bound = True
-        self._owed = 0
 
     async def close(self) -> None:
         """Stop listening, and give back what was fetched but not read."""
@@ -144,36 +180,6 @@ class NatsDeliveries:
                     await NatsDelivery(raw).retry(delay_seconds=0)
         except (*TROUBLE, Unavailable) as error:
             _log.info("deliveries not given back", extra={"problem": str(error)})
-
-    async def next_raw(self) -> Msg | None:
-        """Return a message, or None when the request for messages has ended without one."""
-        if self._owed <= 0 and self._arrived.empty():
-            await self._pull()
-        try:
-            async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
-                raw = await self._arrived.get()
-        except TimeoutError:
-            self._owed = 0
-            return None
-        status = status_of(raw)
-        if not status:
-            self._owed -= 1
-            return raw
-        if status not in _REQUEST_ENDED:
-            # 409: the consumer went away under the request; 503: it is not there.
-            raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
-        self._owed = 0
-        return None
-
-    async def _pull(self) -> None:
-        client = await self._connection.client()
-        if client is not self._client:
-            await self.open()
-        assert self._inbox is not None, "open has made it"
-        request = {"batch": self._batch, "expires": int(PULL_SECONDS * 1e9)}
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._config.durable_name}"
-        await client.publish(subject, json.dumps(request).encode(), reply=self._inbox.subject)
-        self._owed = self._batch
 
 
 class NatsWatch:

@@ -1,8 +1,9 @@
 """Dispatch: decode, span, ledger, handler, publish, ack; the only place that publishes and acks.
 
-Invariants: - An event is acked after its effects are durable: its rows committed, its events on the bus or in
-the outbox. - A cause that the ledger knows is not handled again; its events are put on the bus once more. - A
-failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the events
+Invariants:
+- An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
+- A cause that the ledger knows is not handled again; its events are put on the bus once more.
+- A failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the events
   after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
 """
 

@@ -1,8 +1,8 @@
 """The ledger: inbox and outbox of one service, in the same transaction as its own rows.
 
-Invariants: - A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the
-events of the
-  first time, so a lost message is repaired by repeating any earlier one.
+Invariants:
+- A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the events of
+  the first time, so a lost message is repaired by repeating any earlier one.
 - Events become visible on the bus only after the rows that they describe are committed.
 """
 
