@@ -3,8 +3,8 @@
 Invariants:
 - An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
 - A cause that the ledger knows is not handled again; its events are put on the bus once more.
-- A failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the events
-  after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
+- A failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the
+  events after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
 """
 
 import asyncio
