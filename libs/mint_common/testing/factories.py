@@ -1,6 +1,7 @@
 """Valid examples of everything that travels, for tests and for the docs."""
 
 from collections.abc import Mapping
+from typing import TypedDict
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
@@ -35,6 +36,7 @@ from mint_common.events import (
 from mint_common.generation import AdapterStatus, EngineInfo
 from mint_common.ids import (
     BaseName,
+    Digest,
     EngineId,
     EvaluationId,
     JobId,
@@ -90,44 +92,50 @@ MANIFEST = make_claim(f"revisions/{POLICY}/{DIGEST[7:9]}/{DIGEST[7:]}-{WAVE}/min
 REVISION = RevisionRef(digest=DIGEST, number=2, manifest=MANIFEST)
 METRICS = {"loss": 0.125, "ratio_max_error": 0.0, "reward_mean": 0.75}
 
+
+class _Owned(TypedDict):
+    tenant_id: TenantId
+    base: BaseName
+
+
+class _OfPolicy(_Owned):
+    policy_id: PolicyId
+
+
+class _OfWave(_OfPolicy):
+    job_id: JobId
+    wave_id: WaveId
+
+
+class _OnEngine(_Owned):
+    engine_id: EngineId
+    epoch: str
+    digest: Digest
+
+
+_OWNED: _Owned = {"tenant_id": TENANT, "base": BASE}
+_OF_POLICY: _OfPolicy = {**_OWNED, "policy_id": POLICY}
+_OF_WAVE: _OfWave = {**_OF_POLICY, "job_id": JOB, "wave_id": WAVE}
+_ON_ENGINE: _OnEngine = {**_OWNED, "engine_id": ENGINE, "epoch": "run-1", "digest": DIGEST}
+
 _EVENTS: tuple[Event, ...] = (
     PolicyCreated(
-        tenant_id=TENANT,
-        base=BASE,
-        policy_id=POLICY,
-        name="copy",
-        lora=LORA,
-        description="",
-        labels={"team": "search"},
-        retention=Retention(),
+        **_OF_POLICY, name="copy", lora=LORA, description="", labels={"team": "search"}, retention=Retention()
     ),
     PolicyChanged(
-        tenant_id=TENANT,
-        base=BASE,
-        policy_id=POLICY,
+        **_OF_POLICY,
         changed=1,
         name="copy",
         description="Copies its prompt.",
         labels={"team": "search"},
         retention=Retention(keep_last=100, keep_days=30),
     ),
-    JobSubmitted(tenant_id=TENANT, base=BASE, job_id=JOB, policy_id=POLICY, lora=LORA, spec=SPEC),
+    JobSubmitted(**_OF_POLICY, job_id=JOB, lora=LORA, spec=SPEC),
     JobFinished(
-        tenant_id=TENANT,
-        base=BASE,
-        job_id=JOB,
-        policy_id=POLICY,
-        outcome="succeeded",
-        reason="",
-        steps_done=60,
-        last_revision=DIGEST,
+        **_OF_POLICY, job_id=JOB, outcome="succeeded", reason="", steps_done=60, last_revision=DIGEST
     ),
     WaveRequested(
-        tenant_id=TENANT,
-        base=BASE,
-        wave_id=WAVE,
-        job_id=JOB,
-        policy_id=POLICY,
+        **_OF_WAVE,
         step=2,
         revision=REVISION,
         prompts=make_claim(f"waves/{WAVE}/prompts"),
@@ -135,11 +143,7 @@ _EVENTS: tuple[Event, ...] = (
         spec=SPEC,
     ),
     WaveCompleted(
-        tenant_id=TENANT,
-        base=BASE,
-        wave_id=WAVE,
-        job_id=JOB,
-        policy_id=POLICY,
+        **_OF_WAVE,
         step=2,
         revision=REVISION,
         record=make_claim(f"waves/{WAVE}/record"),
@@ -148,89 +152,37 @@ _EVENTS: tuple[Event, ...] = (
         lora=LORA,
         spec=SPEC,
     ),
-    WaveCancelled(
-        tenant_id=TENANT,
-        base=BASE,
-        wave_id=WAVE,
-        job_id=JOB,
-        policy_id=POLICY,
-        reason="job cancelled",
-    ),
+    WaveCancelled(**_OF_WAVE, reason="job cancelled"),
     TrainingFailed(
-        tenant_id=TENANT,
-        base=BASE,
-        wave_id=WAVE,
-        job_id=JOB,
-        policy_id=POLICY,
+        **_OF_WAVE,
         code="blob_corrupt",
         reason="Blob 'waves/x/record' is not what its claim says: expected 7 bytes, found 6.",
     ),
     RevisionExported(
-        tenant_id=TENANT,
-        base=BASE,
-        export_id=WAVE,
-        policy_id=POLICY,
-        job_id=JOB,
-        wave_id=WAVE,
-        digest=DIGEST,
-        manifest=MANIFEST,
-        parent=PARENT,
-        step=2,
-        metrics=METRICS,
+        **_OF_WAVE, export_id=WAVE, digest=DIGEST, manifest=MANIFEST, parent=PARENT, step=2, metrics=METRICS
     ),
-    RevisionPublished(
-        tenant_id=TENANT,
-        base=BASE,
-        export_id=WAVE,
-        policy_id=POLICY,
-        job_id=JOB,
-        wave_id=WAVE,
-        revision=REVISION,
-        parent=PARENT,
-        step=2,
-        metrics=METRICS,
-    ),
+    RevisionPublished(**_OF_WAVE, export_id=WAVE, revision=REVISION, parent=PARENT, step=2, metrics=METRICS),
     RevisionRejected(
-        tenant_id=TENANT,
-        base=BASE,
+        **_OF_WAVE,
         export_id=WAVE,
-        policy_id=POLICY,
-        job_id=JOB,
-        wave_id=WAVE,
         digest=DIGEST,
         code="adapter_invalid",
         reason="Adapter refused (rank): needs rank <= 16, found 32",
     ),
-    RevisionRetired(tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=PARENT, number=1, sequence=1),
-    RevisionQuarantined(
-        tenant_id=TENANT,
-        base=BASE,
-        policy_id=POLICY,
-        digest=DIGEST,
-        number=2,
-        reason="non_finite_output",
-        sequence=1,
-    ),
-    RevisionRestored(
-        tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=DIGEST, revision=REVISION, sequence=2
-    ),
+    RevisionRetired(**_OF_POLICY, digest=PARENT, number=1, sequence=1),
+    RevisionQuarantined(**_OF_POLICY, digest=DIGEST, number=2, reason="non_finite_output", sequence=1),
+    RevisionRestored(**_OF_POLICY, digest=DIGEST, revision=REVISION, sequence=2),
     RevisionLost(
-        tenant_id=TENANT,
-        base=BASE,
-        policy_id=POLICY,
+        **_OF_POLICY,
         digest=DIGEST,
         number=2,
         fault="missing",
         problem=f"No blob at '{MANIFEST.uri}'.",
         sequence=1,
     ),
-    RevisionHealed(
-        tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=DIGEST, revision=REVISION, sequence=2
-    ),
+    RevisionHealed(**_OF_POLICY, digest=DIGEST, revision=REVISION, sequence=2),
     AliasMoved(
-        tenant_id=TENANT,
-        base=BASE,
-        policy_id=POLICY,
+        **_OF_POLICY,
         alias="prod",
         sequence=2,
         previous=PARENT,
@@ -239,10 +191,8 @@ _EVENTS: tuple[Event, ...] = (
         reason="best held-out accuracy",
     ),
     EvaluationRecorded(
-        tenant_id=TENANT,
-        base=BASE,
+        **_OF_POLICY,
         evaluation_id=EvaluationId(derive_id("eval", POLICY, DIGEST)),
-        policy_id=POLICY,
         digest=DIGEST,
         suite="held-out",
         metric="accuracy",
@@ -251,30 +201,11 @@ _EVENTS: tuple[Event, ...] = (
         stderr=0.0345,
         actor="default",
     ),
-    AdapterWanted(tenant_id=TENANT, base=BASE, request_id="req_1", revision=REVISION, priority="prewarm"),
-    AdapterLoaded(
-        tenant_id=TENANT,
-        base=BASE,
-        engine_id=ENGINE,
-        epoch="run-1",
-        sequence=7,
-        digest=DIGEST,
-        tier="slot",
-        size_bytes=230_400,
-        load_seconds=0.0625,
-    ),
-    AdapterEvicted(tenant_id=TENANT, base=BASE, engine_id=ENGINE, epoch="run-1", sequence=8, digest=DIGEST),
-    AdapterNonFinite(tenant_id=TENANT, base=BASE, engine_id=ENGINE, epoch="run-1", sequence=9, digest=DIGEST),
-    AdapterFailed(
-        tenant_id=TENANT,
-        base=BASE,
-        engine_id=ENGINE,
-        epoch="run-1",
-        sequence=9,
-        digest=DIGEST,
-        code="blob_missing",
-        reason="No blob at 'revisions/x'.",
-    ),
+    AdapterWanted(**_OWNED, request_id="req_1", revision=REVISION, priority="prewarm"),
+    AdapterLoaded(**_ON_ENGINE, sequence=7, tier="slot", size_bytes=230_400, load_seconds=0.0625),
+    AdapterEvicted(**_ON_ENGINE, sequence=8),
+    AdapterNonFinite(**_ON_ENGINE, sequence=9),
+    AdapterFailed(**_ON_ENGINE, sequence=9, code="blob_missing", reason="No blob at 'revisions/x'."),
 )
 
 ENGINE_INFO = EngineInfo(
