@@ -19,11 +19,11 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     AdapterFiles,
     BaseFacts,
-    adapter_prefix,
     build_adapter,
     peft_name,
 )
 from mint_common.adapters_format.manifest import proof_of, write_manifest
+from mint_common.adapters_format.storage import adapter_prefix
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import PolicyId
 from mint_common.testing.adapters import vouched

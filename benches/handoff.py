@@ -31,11 +31,11 @@ from mint_common.adapters_format import (
     AdapterFiles,
     BaseFacts,
     build_adapter,
-    merge_adapter,
     read_base_facts,
     stage_adapter,
     store_adapter,
 )
+from mint_common.adapters_format.merge import merge_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.events import LoraSpec
 from mint_common.generation import SampleRequest, Sampling

@@ -13,12 +13,11 @@ from mint_common.adapters_format import (
     BaseFacts,
     ExpertsFacts,
     Manifest,
-    adapter_digest,
     build_adapter,
     packed_name,
     peft_name,
 )
-from mint_common.adapters_format.manifest import proof_of
+from mint_common.adapters_format.manifest import adapter_digest, proof_of
 from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
 
 

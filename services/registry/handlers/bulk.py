@@ -14,9 +14,9 @@ from mint_common.adapters_format import (
     AdapterFiles,
     BaseFacts,
     check_adapter,
-    check_config,
     store_adapter,
 )
+from mint_common.adapters_format.config import check_config
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef

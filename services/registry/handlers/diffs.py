@@ -9,7 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mint_common.adapters_format import Manifest, compare_adapters, stage_adapter
+from mint_common.adapters_format import Manifest, stage_adapter
+from mint_common.adapters_format.norms import compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError

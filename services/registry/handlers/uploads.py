@@ -19,9 +19,9 @@ from mint_common.adapters_format import (
     BaseFacts,
     Manifest,
     convert_adapter,
-    store_folder,
     write_manifest,
 )
+from mint_common.adapters_format.storage import store_folder
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.errors import AdapterInvalid, NotFound

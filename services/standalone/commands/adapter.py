@@ -17,14 +17,13 @@ from mint_common.adapters_format import (
     PACKED,
     WEIGHTS_FILE,
     BaseFacts,
-    base_name_of,
-    check_values,
     convert_adapter,
-    merge_adapter,
     read_base_facts,
     read_manifest,
-    read_origin,
 )
+from mint_common.adapters_format.check import check_values
+from mint_common.adapters_format.merge import merge_adapter
+from mint_common.adapters_format.origin import base_name_of, read_origin
 from mint_common.errors import InvalidField, MintError
 from services.standalone.adapters.bases import find_base
 from services.standalone.commands.options import FolderOption, state_folder

@@ -11,7 +11,7 @@ import pytest
 
 from mint_common.authority import Authority, Caller
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.datasets import format_of
+from mint_common.datasets.formats import format_of
 from mint_common.events import JobFile
 from mint_common.ids import WaveId
 from mint_common.testing.factories import BASE, EXACT, POLICY, TENANT

@@ -16,11 +16,11 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     Manifest,
     check_adapter,
-    check_config,
     check_folder,
     check_manifest,
     peft_name,
 )
+from mint_common.adapters_format.config import check_config
 from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.errors import AdapterInvalid

@@ -22,9 +22,9 @@ from mint_common.adapters_format import (
     Manifest,
     convert_adapter,
     packed_name,
-    read_origin,
 )
 from mint_common.adapters_format.experts import scaled
+from mint_common.adapters_format.origin import read_origin
 from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
 from tests.unit.adapters_format.layouts import (

@@ -9,17 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.datasets import (
-    MAX_DEPTH,
-    MAX_LINE_BYTES,
-    MAX_PROBLEMS,
-    DatasetReport,
-    Format,
-    check,
-    read_row,
-)
+from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Format, check
 from mint_common.datasets.check import DatasetCheck
+from mint_common.datasets.lines import MAX_LINE_BYTES
+from mint_common.datasets.reading import read_row
 from mint_common.datasets.repeats import RowDigests, shared_rows
+from mint_common.datasets.rows import MAX_DEPTH
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}

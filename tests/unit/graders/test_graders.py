@@ -11,20 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.graders import (
-    METRICS,
-    Formula,
-    Grade,
-    GradedSample,
-    GraderFault,
-    MultiGrader,
-    combine,
-    grade_plain,
-    read_grader,
-)
-from mint_common.graders.formula import MAX_NESTING, FormulaFault
-from mint_common.graders.grade import MAX_FILLED
-from mint_common.graders.similarity import common_length, fuzzy_match, rouge_l, rouge_n
+from mint_common.graders import Grade, GradedSample, GraderFault, read_grader
+from mint_common.graders.formula import MAX_NESTING, Formula, FormulaFault
+from mint_common.graders.grade import MAX_FILLED, combine, grade_plain
+from mint_common.graders.similarity import METRICS, common_length, fuzzy_match, rouge_l, rouge_n
+from mint_common.graders.specs import MultiGrader
 
 CHECK = {
     "type": "string_check",

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mint_common.graders import GraderFault, score_in
+from mint_common.graders import GraderFault
+from mint_common.graders.judging import score_in
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mint_common.errors import InvalidField, MintError, NotFound, SettingInvalid, Unavailable
-from mint_common.graders import METRICS, Grade, GradedSample, GraderFault, GraderNotSupported, read_grader
+from mint_common.graders import Grade, GradedSample, GraderFault, read_grader
+from mint_common.graders.similarity import METRICS
+from mint_common.graders.specs import GraderNotSupported
 from mint_common.ids import TenantId
 from mint_common.runtime.graders.judge import JudgeAnswer, MakeQuestion, Question
 from mint_common.runtime.graders.open import open_graders

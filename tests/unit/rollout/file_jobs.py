@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from mint_common.claims import Claim
-from mint_common.datasets import FORMATS, Rendering, RenderRequest, format_of
+from mint_common.datasets import FORMATS, Rendering, RenderRequest
+from mint_common.datasets.formats import format_of
 from mint_common.events import (
     EvaluationPlan,
     JobData,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.datasets import RenderedExample, RenderedRow, RowProblem, Side
+from mint_common.datasets import RenderedExample, RenderedRow, RowProblem
+from mint_common.datasets.rendered import Side
 from mint_common.records import Group, Sample
 from services.rollout.core.row_groups import groups_of, prompt_of, trained_tokens
 

@@ -8,13 +8,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mint_common.adapters_format import (
-    WEIGHTS_FILE,
-    BaseFacts,
-    build_adapter,
-    merge_adapter,
-    read_base_facts,
-)
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, build_adapter, read_base_facts
+from mint_common.adapters_format.merge import merge_adapter
 from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import PolicyId
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora

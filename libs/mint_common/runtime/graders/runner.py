@@ -14,23 +14,11 @@ from functools import partial
 from typing import TypeVar
 
 from mint_common.errors import InvalidField, MintError, Unavailable
-from mint_common.graders import (
-    Formula,
-    Grade,
-    GradedSample,
-    GraderFault,
-    GraderNotSupported,
-    GraderSpec,
-    MultiGrader,
-    PythonGrader,
-    ScoreModel,
-    SingleGrader,
-    Variables,
-    combine,
-    grade_plain,
-    parts_of,
-    score_in,
-)
+from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, PythonGrader
+from mint_common.graders.formula import Formula
+from mint_common.graders.grade import Variables, combine, grade_plain
+from mint_common.graders.judging import score_in
+from mint_common.graders.specs import GraderNotSupported, MultiGrader, ScoreModel, SingleGrader, parts_of
 from mint_common.ids import TenantId
 from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Question, QuestionMessage
 from mint_common.runtime.graders.python import PythonSandbox

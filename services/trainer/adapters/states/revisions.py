@@ -5,7 +5,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest, packed_again
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest
+from mint_common.adapters_format.relayout import packed_again
 from mint_common.adapters_format.storage import AdapterSource
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec

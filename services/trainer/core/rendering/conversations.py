@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.datasets import RowMessage, ToolCall, arguments_of
+from mint_common.datasets.rows import RowMessage, ToolCall, arguments_of
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject
 
 

@@ -5,27 +5,28 @@ from dataclasses import replace
 
 from mint_common.datasets import (
     FORMATS,
-    ChatRow,
-    CompletionRow,
-    KtoRow,
     Method,
-    PairRow,
-    PreferenceRow,
     Problem,
     RenderedExample,
     RenderedRow,
     Rendering,
     RenderRequest,
+    RowLine,
+    RowProblem,
+    decode_line,
+)
+from mint_common.datasets.reading import told_format, typed_row
+from mint_common.datasets.rendered import Side
+from mint_common.datasets.rows import (
+    ChatRow,
+    CompletionRow,
+    KtoRow,
+    PairRow,
+    PreferenceRow,
     RewardRow,
     Row,
-    RowLine,
     RowMessage,
-    RowProblem,
-    Side,
     TextRow,
-    decode_line,
-    told_format,
-    typed_row,
 )
 from services.trainer.core.rendering.conversations import conversation
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject, OutOfTime

@@ -7,7 +7,8 @@ is needed, and the context of a trained token is the one that it is sampled in.
 
 from dataclasses import dataclass, replace
 
-from mint_common.datasets import RenderedExample, RowProblem, Side
+from mint_common.datasets import RenderedExample, RowProblem
+from mint_common.datasets.rendered import Side
 from services.trainer.core.rendering.conversations import Conversation
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject
 
