@@ -16,7 +16,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets import Format
 from mint_common.events import JobSpec, LoraSpec, RevisionExported, WaveCompleted
 from mint_common.events.codec import decode
-from mint_common.events.job_data import JobData, JobFile
+from mint_common.events.job import JobData, JobFile
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Group, Sample, WaveRecord, encode_record

@@ -7,20 +7,23 @@ from mint_common.events.adapter import (
     AdapterNonFinite,
     AdapterWanted,
 )
-from mint_common.events.alias import AliasMoved
-from mint_common.events.evaluation import EvaluationRecorded
 from mint_common.events.event import Event
-from mint_common.events.job import JobFinished, JobSpec, JobSubmitted, LoraSpec
-from mint_common.events.job_data import (
+from mint_common.events.job import (
     EarlyStopping,
     EvaluationMetric,
     EvaluationPlan,
     JobData,
     JobFile,
+    JobFinished,
+    JobSpec,
+    JobSubmitted,
     LearningRateSchedule,
+    LoraSpec,
 )
 from mint_common.events.policy import PolicyChanged, PolicyCreated, Retention
 from mint_common.events.revision import (
+    AliasMoved,
+    EvaluationRecorded,
     RevisionExported,
     RevisionHealed,
     RevisionLost,
@@ -30,8 +33,7 @@ from mint_common.events.revision import (
     RevisionRestored,
     RevisionRetired,
 )
-from mint_common.events.training import TrainingFailed
-from mint_common.events.wave import WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.events.wave import TrainingFailed, WaveCancelled, WaveCompleted, WaveRequested
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     PolicyCreated,

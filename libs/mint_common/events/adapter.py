@@ -21,7 +21,19 @@ class AdapterWanted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterLoaded(Event):
+class EngineEvent(Event):
+    """What has become of an adapter on an engine; `AdapterLoaded` says what its fields are."""
+
+    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
+
+    engine_id: EngineId
+    epoch: str
+    sequence: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLoaded(EngineEvent):
     """An adapter is ready on an engine: no user request pays for its load any more.
 
     ``epoch`` identifies the engine's run and ``sequence`` counts its residency changes, so that a reader can
@@ -29,56 +41,34 @@ class AdapterLoaded(Event):
     """
 
     type: ClassVar[str] = "adapter.loaded"
-    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
 
-    engine_id: EngineId
-    epoch: str
-    sequence: int
-    digest: Digest
     tier: Literal["host", "slot"]
     size_bytes: int
     load_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterEvicted(Event):
+class AdapterEvicted(EngineEvent):
     """An adapter left an engine; the next request for it reloads it."""
 
     type: ClassVar[str] = "adapter.evicted"
-    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
-
-    engine_id: EngineId
-    epoch: str
-    sequence: int
-    digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterNonFinite(Event):
+class AdapterNonFinite(EngineEvent):
     """An adapter computed numbers that are not finite: this engine refuses it until it is restored.
 
     ``tenant_id`` is who asked. The registry quarantines every revision of that digest.
     """
 
     type: ClassVar[str] = "adapter.nonfinite"
-    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
-
-    engine_id: EngineId
-    epoch: str
-    sequence: int
-    digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterFailed(Event):
+class AdapterFailed(EngineEvent):
     """An adapter could not be loaded; the engine is untouched."""
 
     type: ClassVar[str] = "adapter.failed"
-    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
 
-    engine_id: EngineId
-    epoch: str
-    sequence: int
-    digest: Digest
     code: str
     reason: str

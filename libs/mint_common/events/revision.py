@@ -1,11 +1,11 @@
-"""Revisions: immutable exported adapters."""
+"""Revisions: immutable exported adapters, the aliases that point at them, and their scores."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events.event import Event
-from mint_common.ids import Digest, JobId, PolicyId, WaveId
+from mint_common.ids import Digest, EvaluationId, JobId, PolicyId, WaveId
 
 Fault = Literal["missing", "wrong", "collected"]
 """Why the bytes of a revision are not to be had."""
@@ -15,7 +15,29 @@ QuarantineReason = Literal["non_finite_output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionExported(Event):
+class ExportEvent(Event):
+    """What has become of an export of a policy; `RevisionExported` says what its fields are."""
+
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
+
+    export_id: str
+    policy_id: PolicyId
+    job_id: JobId | None
+    wave_id: WaveId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionEvent(Event):
+    """A change of a revision's state; every one has a ``sequence``, the highest of which holds."""
+
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionExported(ExportEvent):
     """A trainer stored an adapter, which is not served before the registry has checked it.
 
     ``export_id`` names the export (a wave id for managed jobs). ``wave_id`` and ``job_id`` are None for an
@@ -23,12 +45,7 @@ class RevisionExported(Event):
     """
 
     type: ClassVar[str] = "revision.exported"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
 
-    export_id: str
-    policy_id: PolicyId
-    job_id: JobId | None
-    wave_id: WaveId | None
     digest: Digest
     manifest: Claim
     parent: Digest | None
@@ -37,19 +54,14 @@ class RevisionExported(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionPublished(Event):
+class RevisionPublished(ExportEvent):
     """A revision passed every check and its row is committed: from now on it can be named and served.
 
     Two exports of equal bytes publish the same revision; ``export_id`` tells them apart.
     """
 
     type: ClassVar[str] = "revision.published"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
 
-    export_id: str
-    policy_id: PolicyId
-    job_id: JobId | None
-    wave_id: WaveId | None
     revision: RevisionRef
     parent: Digest | None
     step: int
@@ -57,76 +69,59 @@ class RevisionPublished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionRejected(Event):
+class RevisionRejected(ExportEvent):
     """An exported adapter failed a check and will never be served."""
 
     type: ClassVar[str] = "revision.rejected"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
 
-    export_id: str
-    policy_id: PolicyId
-    job_id: JobId | None
-    wave_id: WaveId | None
     digest: Digest
     code: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionRetired(Event):
+class RevisionRetired(RevisionEvent):
     """A revision was taken out of use; its row and lineage stay."""
 
     type: ClassVar[str] = "revision.retired"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
-    policy_id: PolicyId
-    digest: Digest
     number: int
     sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionRestored(Event):
+class RevisionRestored(RevisionEvent):
     """A retired or quarantined revision was put into use again: names can lead to it as before."""
 
     type: ClassVar[str] = "revision.restored"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
-    policy_id: PolicyId
-    digest: Digest
     revision: RevisionRef
     sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionQuarantined(Event):
+class RevisionQuarantined(RevisionEvent):
     """A revision was taken out of use for what it did on an engine: no name resolves to it any more.
 
     Aliases go on pointing at it. Its owner rolls them back, or restores it.
     """
 
     type: ClassVar[str] = "revision.quarantined"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
-    policy_id: PolicyId
-    digest: Digest
     number: int
     reason: QuarantineReason
     sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionLost(Event):
+class RevisionLost(RevisionEvent):
     """The stored bytes of a revision are missing, wrong or collected: no name resolves to it any more.
 
     ``problem`` says what was found. A ``revision.healed`` with a higher ``sequence`` takes it back.
     """
 
     type: ClassVar[str] = "revision.lost"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
-    policy_id: PolicyId
-    digest: Digest
     number: int
     fault: Fault
     problem: str
@@ -134,13 +129,48 @@ class RevisionLost(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevisionHealed(Event):
+class RevisionHealed(RevisionEvent):
     """The bytes of a lost revision are there again, at ``revision.manifest``."""
 
     type: ClassVar[str] = "revision.healed"
-    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
-    policy_id: PolicyId
-    digest: Digest
     revision: RevisionRef
     sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasMoved(Event):
+    """An alias points at another revision. ``sequence`` numbers the rows of its history (1, 2, ...)."""
+
+    type: ClassVar[str] = "alias.moved"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "alias", "sequence")
+
+    policy_id: PolicyId
+    alias: str
+    sequence: int
+    previous: Digest | None
+    revision: RevisionRef
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecorded(Event):
+    """A revision was scored: ``value`` of ``metric`` in ``suite`` over ``n`` items.
+
+    ``stderr`` is the standard error of ``value``, None where the evaluator gave none.
+    """
+
+    type: ClassVar[str] = "evaluation.recorded"
+    version: ClassVar[int] = 2
+    key: ClassVar[tuple[str, ...]] = ("evaluation_id",)
+
+    evaluation_id: EvaluationId
+    policy_id: PolicyId
+    digest: Digest
+    suite: str
+    metric: str
+    value: float
+    n: int
+    stderr: float | None
+    actor: str

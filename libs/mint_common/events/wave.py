@@ -10,7 +10,18 @@ from mint_common.ids import JobId, PolicyId, WaveId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveRequested(Event):
+class WaveEvent(Event):
+    """What has become of a wave of a job."""
+
+    key: ClassVar[tuple[str, ...]] = ("wave_id",)
+
+    wave_id: WaveId
+    job_id: JobId
+    policy_id: PolicyId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveRequested(WaveEvent):
     """Sample these prompts at this revision. ``revision`` is None for a policy that equals its base still.
 
     ``prompts`` claims a list of `mint_common.records.Prompt`, of a job on a file a list of
@@ -19,11 +30,7 @@ class WaveRequested(Event):
 
     type: ClassVar[str] = "wave.requested"
     version: ClassVar[int] = 2
-    key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
-    wave_id: WaveId
-    job_id: JobId
-    policy_id: PolicyId
     step: int
     revision: RevisionRef | None
     prompts: Claim
@@ -32,7 +39,7 @@ class WaveRequested(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveCompleted(Event):
+class WaveCompleted(WaveEvent):
     """The samples of a wave are scored and recorded; ``record`` claims a `mint_common.records.WaveRecord`.
 
     So does ``validation``: rows that the wave's step is measured on after it was taken, None for a step that
@@ -42,11 +49,7 @@ class WaveCompleted(Event):
 
     type: ClassVar[str] = "wave.completed"
     version: ClassVar[int] = 2
-    key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
-    wave_id: WaveId
-    job_id: JobId
-    policy_id: PolicyId
     step: int
     revision: RevisionRef | None
     record: Claim
@@ -57,13 +60,19 @@ class WaveCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveCancelled(Event):
+class WaveCancelled(WaveEvent):
     """A wave will not be completed."""
 
     type: ClassVar[str] = "wave.cancelled"
-    key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
-    wave_id: WaveId
-    job_id: JobId
-    policy_id: PolicyId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFailed(WaveEvent):
+    """A wave could not be trained on, and repeating it would fail again."""
+
+    type: ClassVar[str] = "training.failed"
+
+    code: str
     reason: str

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_scheduler
 
-from mint_common.events.job_data import LearningRateSchedule
+from mint_common.events.job import LearningRateSchedule
 from services.trainer.core.schedules import learning_rate_at
 from services.trainer.core.wave_operations import WaveExport
 

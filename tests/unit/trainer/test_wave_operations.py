@@ -9,7 +9,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
 from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
-from mint_common.events.job_data import JobData, JobFile
+from mint_common.events.job import JobData, JobFile
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Passed, Stepped
 from services.trainer.core.mismatch_rules import BAND, Mismatch, MismatchChoice
