@@ -32,6 +32,7 @@ from mint_common.errors import (
     BlobCorrupt,
     BlobMissing,
     InvalidField,
+    MintError,
     Unavailable,
     plain_problem,
 )
@@ -50,8 +51,7 @@ class LocalBlobs:
 
     async def put(self, key: str, data: bytes) -> Claim:
         """Store bytes, replacing what was there."""
-        parts = check_key(key)
-        await asyncio.to_thread(self._store, key, parts, (data,), replace=True)
+        await asyncio.to_thread(self._store, key, (data,), replace=True)
         return claim_of(key, data)
 
     async def put_new(self, key: str, data: bytes) -> Claim:
@@ -65,10 +65,9 @@ class LocalBlobs:
         return await self._put_new(claim, lambda: _chunks_of(path))
 
     async def _put_new(self, claim: Claim, chunks: Callable[[], Iterable[bytes]]) -> Claim:
-        parts = check_key(claim.uri)
-        while not await asyncio.to_thread(self._store, claim.uri, parts, chunks(), replace=False):
+        while not await asyncio.to_thread(self._store, claim.uri, chunks(), replace=False):
             try:
-                await asyncio.to_thread(self._verify, claim, parts)
+                await asyncio.to_thread(self._verify, claim)
             except BlobMissing:
                 continue  # removed concurrently
             except BlobCorrupt as error:
@@ -78,29 +77,24 @@ class LocalBlobs:
 
     async def get(self, claim: Claim) -> bytes:
         """Return the claimed bytes, checked."""
-        parts = check_key(claim.uri)
-        return await asyncio.to_thread(lambda: b"".join(self._chunks(claim, parts)))
+        return await asyncio.to_thread(lambda: b"".join(self._chunks(claim)))
 
     async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
         """Return a part of the claimed bytes."""
-        parts = check_key(claim.uri)
         check_range(claim, start=start, size=size)
-        return await asyncio.to_thread(self._part, claim, parts, start, size)
+        return await asyncio.to_thread(self._part, claim, start, size)
 
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Copy the claimed bytes to a file outside the store."""
-        parts = check_key(claim.uri)
-        await asyncio.to_thread(self._copy, claim, parts, path)
+        await asyncio.to_thread(self._copy, claim, path)
 
     async def exists(self, key: str) -> bool:
         """Return whether a key is stored."""
-        parts = check_key(key)
-        return await asyncio.to_thread(self._is_file, key, parts)
+        return await asyncio.to_thread(self._is_file, key)
 
     async def delete(self, key: str) -> None:
         """Remove a key."""
-        parts = check_key(key)
-        await asyncio.to_thread(self._remove, key, parts)
+        await asyncio.to_thread(self._remove, key)
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield the keys under a prefix."""
@@ -111,11 +105,12 @@ class LocalBlobs:
     async def close(self) -> None:
         """Do nothing: no descriptor outlives a call."""
 
-    def _store(self, key: str, parts: tuple[str, ...], data: Iterable[bytes], *, replace: bool) -> bool:
+    def _store(self, key: str, data: Iterable[bytes], *, replace: bool) -> bool:
         """Return False if the place is taken and may not be replaced."""
-        name = parts[-1]
+        *folders, name = check_key(key)
         temporary = f"{_TEMPORARY}{secrets.token_hex(12)}"
-        with _storing(key), self._folder(parts[:-1], create=True) as folder:
+        taken = InvalidField(field="key", problem=f"{key!r} crosses another key or a link")
+        with _translated(taken), self._folder(folders, create=True) as folder:
             try:
                 _write(folder, temporary, data)
                 if replace:
@@ -131,45 +126,47 @@ class LocalBlobs:
                 os.fsync(folder)
         return True
 
-    def _chunks(self, claim: Claim, parts: tuple[str, ...]) -> Iterator[bytes]:
+    def _chunks(self, claim: Claim) -> Iterator[bytes]:
         check = Check(claim)
-        with _reading(claim.uri), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]) as file:
+        with self._opened(claim.uri) as file:
             while chunk := file.read(CHUNK_BYTES):
                 check.update(chunk)
                 yield chunk
         check.finish()
 
-    def _verify(self, claim: Claim, parts: tuple[str, ...]) -> None:
-        for _ in self._chunks(claim, parts):
+    def _verify(self, claim: Claim) -> None:
+        for _ in self._chunks(claim):
             pass
 
-    def _part(self, claim: Claim, parts: tuple[str, ...], start: int, size: int) -> bytes:
-        with _reading(claim.uri), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]) as file:
+    def _part(self, claim: Claim, start: int, size: int) -> bytes:
+        with self._opened(claim.uri) as file:
             check_size(claim, os.fstat(file.fileno()).st_size)
             file.seek(start)
             return file.read(size)
 
-    def _copy(self, claim: Claim, parts: tuple[str, ...], path: Path) -> None:
+    def _copy(self, claim: Claim, path: Path) -> None:
         with landing(path) as file:
-            for chunk in self._chunks(claim, parts):
+            for chunk in self._chunks(claim):
                 file.write(chunk)
 
-    def _is_file(self, key: str, parts: tuple[str, ...]) -> bool:
+    def _is_file(self, key: str) -> bool:
         try:
-            with _reading(key), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]):
+            with self._opened(key):
                 return True
         except BlobMissing:
             return False
 
-    def _remove(self, key: str, parts: tuple[str, ...]) -> None:
-        with suppress(BlobMissing), _reading(key), self._folder(parts[:-1]) as folder:
-            os.unlink(parts[-1], dir_fd=folder)
+    def _remove(self, key: str) -> None:
+        *folders, name = check_key(key)
+        with suppress(BlobMissing), _translated(BlobMissing(uri=key)), self._folder(folders) as folder:
+            os.unlink(name, dir_fd=folder)
             os.fsync(folder)
 
-    def _keys(self, folders: tuple[str, ...], begin: str) -> Sequence[str]:
+    def _keys(self, folders: Sequence[str], begin: str) -> Sequence[str]:
         """Return the keys in these folders whose next part begins so; no other folder is entered."""
         keys = []
-        with suppress(BlobMissing), _reading("/".join(folders)), self._folder(folders) as top:
+        missing = BlobMissing(uri="/".join(folders))
+        with suppress(BlobMissing), _translated(missing), self._folder(folders) as top:
             for place, inner, names, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 below = [part for part in place.split("/") if part != "."]
                 if not below:
@@ -179,7 +176,19 @@ class LocalBlobs:
         return sorted(keys)
 
     @contextmanager
-    def _folder(self, parts: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
+        *folders, name = check_key(key)
+        with (
+            _translated(BlobMissing(uri=key)),
+            self._folder(folders) as folder,
+            open(
+                name, "rb", opener=lambda path, how: os.open(path, how | os.O_NOFOLLOW, dir_fd=folder)
+            ) as file,
+        ):
+            yield file
+
+    @contextmanager
+    def _folder(self, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
         if create:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
@@ -221,25 +230,12 @@ def _write(folder: int, name: str, data: Iterable[bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def _open(folder: int, name: str) -> BinaryIO:
-    return open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=folder))
-
-
 @contextmanager
-def _reading(key: str) -> Iterator[None]:
+def _translated(absent: MintError) -> Iterator[None]:
+    """Raise ``absent`` where a path does not lead to what it should, and Unavailable for other trouble."""
     try:
         yield
     except OSError as error:
         if error.errno in _ABSENT:
-            raise BlobMissing(uri=key) from error
-        raise Unavailable(what="the blob folder", problem=plain_problem(error)) from error
-
-
-@contextmanager
-def _storing(key: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _ABSENT:
-            raise InvalidField(field="key", problem=f"{key!r} crosses another key or a link") from error
+            raise absent from error
         raise Unavailable(what="the blob folder", problem=plain_problem(error)) from error
