@@ -40,3 +40,7 @@ class BaseFacts:
     experts: dict[str, ExpertsFacts] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     quantization: str = ""
+
+    def __hash__(self) -> int:
+        """Return a hash of what names the base."""
+        return hash((self.name, self.digest))

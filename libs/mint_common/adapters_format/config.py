@@ -3,7 +3,7 @@
 import json
 
 from mint_common.adapters_format.manifest import Manifest, canonical_json
-from mint_common.adapters_format.names import FUSED
+from mint_common.adapters_format.names import CONFIG_FILE, FUSED
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.ids import BaseName
 
@@ -60,14 +60,20 @@ def split_fused_targets(targets: tuple[str, ...]) -> dict[str, list[str]]:
     return {"target_modules": modules, "target_parameters": parameters}
 
 
-def check_config(manifest: Manifest, config: bytes) -> None:
-    """Check that the PEFT config is plain LoRA at scaling 1 and agrees with the manifest."""
+def read_config(config: bytes) -> dict[str, object]:
+    """Return the object that a PEFT config is. Raises AdapterInvalid."""
     try:
         values = json.loads(config)
     except (ValueError, RecursionError) as error:
-        raise refusal(Reason.UNSUPPORTED_CONFIG, "adapter_config.json is not JSON") from error
+        raise refusal(Reason.UNSUPPORTED_CONFIG, f"{CONFIG_FILE} is not JSON") from error
     if not isinstance(values, dict):
-        raise refusal(Reason.UNSUPPORTED_CONFIG, "adapter_config.json is not a JSON object")
+        raise refusal(Reason.UNSUPPORTED_CONFIG, f"{CONFIG_FILE} is not a JSON object")
+    return values
+
+
+def check_config(manifest: Manifest, config: bytes) -> None:
+    """Check that the PEFT config is plain LoRA at scaling 1 and agrees with the manifest."""
+    values = read_config(config)
     needed: dict[str, object] = {
         "peft_type": "LORA",
         "r": manifest.rank,

@@ -1,14 +1,13 @@
 """What an adapter folder holds, read from its files: one of MinT's, or one that PEFT saved."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_folder, check_header, check_targets, header_limit
-from mint_common.adapters_format.config import FREE_KEYS, is_neutral
+from mint_common.adapters_format.config import FREE_KEYS, is_neutral, read_config
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import read_manifest
 from mint_common.adapters_format.names import (
@@ -121,14 +120,9 @@ def _read_peft(facts: BaseFacts, folder: Path) -> Origin:
 
 def _config(folder: Path) -> Mapping[str, object]:
     try:
-        config = json.loads((folder / CONFIG_FILE).read_bytes())
+        return read_config((folder / CONFIG_FILE).read_bytes())
     except FileNotFoundError as error:
         raise NotFound(kind="adapter config", name=str(folder / CONFIG_FILE)) from error
-    except (ValueError, RecursionError) as error:
-        raise refusal(Reason.UNSUPPORTED_CONFIG, f"{CONFIG_FILE} is not JSON") from error
-    if not isinstance(config, dict):
-        raise refusal(Reason.UNSUPPORTED_CONFIG, f"{CONFIG_FILE} is not a JSON object")
-    return config
 
 
 def _rank_and_scaling(config: Mapping[str, object]) -> tuple[int, float]:
@@ -159,7 +153,7 @@ def _layout(names: Iterable[str]) -> str:
     return DENSE
 
 
-def _targets(sites: list[Site], names: Iterable[str]) -> tuple[str, ...]:
+def _targets(sites: Sequence[Site], names: Iterable[str]) -> tuple[str, ...]:
     by_name: dict[str, list[Site]] = {}
     for site in sites:
         for name in site_names(site):

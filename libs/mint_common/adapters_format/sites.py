@@ -4,7 +4,6 @@ A target is a leaf name (``up_proj``) or, where that would take more than is mea
 name (``experts.up_proj``, ``shared_experts.up_proj``): it selects every site whose name ends so.
 """
 
-from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,21 +57,9 @@ into the output's."""
 _RANK = {part: rank for rank, part in enumerate(_FORWARD)}
 
 
-def all_sites(facts: BaseFacts) -> list[Site]:
+@lru_cache(maxsize=4)
+def all_sites(facts: BaseFacts) -> tuple[Site, ...]:
     """Return every site of a base in load order: by layer, as a forward pass comes to them."""
-    for known, sites in tuple(_KEPT):
-        if known is facts:
-            return list(sites)
-    found = _all_sites(facts)
-    _KEPT.append((facts, tuple(found)))
-    return found
-
-
-_KEPT: deque[tuple[BaseFacts, tuple[Site, ...]]] = deque(maxlen=4)
-"""Of the bases that were asked for last: a process asks for one again and again."""
-
-
-def _all_sites(facts: BaseFacts) -> list[Site]:
     dense = (
         Site(name=name, module=name, width_in=width_in, width_out=width_out, count=0)
         for name, (width_in, width_out) in facts.modules.items()
@@ -88,7 +75,7 @@ def _all_sites(facts: BaseFacts) -> list[Site]:
         for module, experts in facts.experts.items()
         for projection, (width_in, width_out) in experts.projections.items()
     )
-    return sorted([*dense, *routed], key=lambda site: load_order(site.name))
+    return tuple(sorted([*dense, *routed], key=lambda site: load_order(site.name)))
 
 
 @lru_cache(maxsize=1 << 16)
