@@ -6,7 +6,7 @@ The grammar is unambiguous: a policy's name never looks like a policy id, an ali
 import re
 
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import BaseName, Digest
+from mint_common.ids import BaseName, Digest, is_digest
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -26,13 +26,16 @@ _NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)
 _BASE = re.compile(BASE_NAME_PATTERN.removesuffix("$"), re.ASCII)
 _POLICY_ID = re.compile(r"pol_[a-z2-7]{26}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
 def check_segment(kind: str, text: str) -> str:
     """Return what may stand in a path: a name, id, number or digest. Raises NotFound for all else."""
-    if not _SEGMENT.fullmatch(text):
+    return _found(kind, text, _SEGMENT)
+
+
+def _found(kind: str, text: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(text):
         raise NotFound(kind=kind, name=text[:100])
     return text
 
@@ -65,23 +68,17 @@ def check_alias_name(text: str) -> None:
 
 def base_key(text: str) -> BaseName:
     """Return a base's name if the text could be one. Raises NotFound."""
-    if not _BASE.fullmatch(text):
-        raise NotFound(kind="base", name=text[:100])
-    return BaseName(text)
+    return BaseName(_found("base", text, _BASE))
 
 
 def policy_key(text: str) -> str:
     """Return a policy's id or name if the text could be one. Raises NotFound."""
-    if not _NAME.fullmatch(text):
-        raise NotFound(kind="policy", name=text[:100])
-    return text
+    return _found("policy", text, _NAME)
 
 
 def alias_key(text: str) -> str:
     """Return an alias's name if the text could be one. Raises NotFound."""
-    if not _NAME.fullmatch(text):
-        raise NotFound(kind="alias", name=text[:100])
-    return text
+    return _found("alias", text, _NAME)
 
 
 def revision_key(text: str) -> int | Digest:
@@ -94,7 +91,7 @@ def revision_key(text: str) -> int | Digest:
 
 def number_or_digest(text: str) -> int | Digest | None:
     """Return what a text says of a revision, None if neither."""
-    if _DIGEST.fullmatch(text):
+    if is_digest(text):
         return Digest(text)
     if _NUMBER.fullmatch(text) and 0 < int(text) <= MAX_NUMBER:
         return int(text)
