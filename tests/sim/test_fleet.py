@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mint_common.client.residency_map import ResidencyMap
+from mint_common.client.routing import ResidencyMap
 from mint_common.ids import EngineId, TenantId
 from services.loader.core.residency import State
 from tests.sim.fleet.engine import SimEngine

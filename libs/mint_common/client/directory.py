@@ -17,8 +17,7 @@ from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.relayed import Relayed
-from mint_common.client.residency_map import NEARNESS, ResidencyMap
-from mint_common.client.routing import Nearness, Option, order_engines
+from mint_common.client.routing import NEARNESS, Nearness, Option, ResidencyMap, order_engines
 from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, PeerFailed, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode

@@ -29,6 +29,10 @@ Fault = Literal[
     "python_grader_server_error",
 ]
 _STEP = re.compile(r"[A-Za-z0-9_]+")
+_NUMBER = re.compile(
+    r"(?<![\w./+-])(?<!\d,)[+-]?(?:\d{1,15}(?:\.\d{1,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?(?!\w|[.,]\d)"
+)
+"""Not within a word or another number, and not after a slash: of "8/10" it is 8."""
 
 
 class GraderFault(Exception):
@@ -135,6 +139,21 @@ def combine(formula: Formula, rewards: Mapping[str, float]) -> Grade:
     except FormulaFault as error:
         raise GraderFault("formula_parse_error", str(error)) from error
     return Grade(reward=reward, sub_rewards=rewards)
+
+
+def score_in(answer: str, *, low: float, high: float, is_cut: bool) -> float:
+    """Return the score that a model gave: the last number of its answer within the range.
+
+    Raises GraderFault when there is none. ``is_cut``: the answer ended at its greatest length, so a number at
+    its very end may lack digits and does not count.
+    """
+    for found in reversed(list(_NUMBER.finditer(answer))):
+        if is_cut and found.end() >= len(answer.rstrip(".")):
+            continue
+        if low <= (score := float(found[0])) <= high:
+            return score
+    problem = f"the answer has no number from {low:g} to {high:g}: {answer[-200:]!r}"
+    raise GraderFault("model_grader_parse_error", problem)
 
 
 def _matches(operation: str, text: str, reference: str) -> bool:

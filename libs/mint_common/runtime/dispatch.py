@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
-from mint_common.bus.port import Bus, Delivery
+from mint_common.bus.port import Bus, Delivery, Message
 from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.dead_letter import dead_letter
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.retries import Bury, decide
@@ -37,6 +36,8 @@ GivenUp = Callable[[E, Bury], Awaitable[None]]
 """Commits the consequences of an event that cannot be handled. Idempotent."""
 
 RESUBSCRIBE_SECONDS = 1.0
+MOST_REASON = 500
+"""Characters of a dead letter's reason."""
 
 _log = logging.getLogger(__name__)
 _events = Counter(
@@ -222,7 +223,7 @@ class Dispatcher:
 
     async def _bury(self, delivery: Delivery, decision: Bury) -> None:
         """Keep the message for people to look at, then end its delivery."""
-        await self._bus.publish(dead_letter(delivery, durable=self._durable, decision=decision))
+        await self._bus.publish(_dead_letter(delivery, durable=self._durable, decision=decision))
         await delivery.reject()
 
     @asynccontextmanager
@@ -242,3 +243,22 @@ class Dispatcher:
                 await delivery.extend()
             except Unavailable as error:
                 _log.warning("heartbeat lost", extra={"problem": str(error)})
+
+
+def _dead_letter(delivery: Delivery, *, durable: str, decision: Bury) -> Message:
+    """Return the message that keeps a delivery under ``mint.dead.>``, with its trace and why it died."""
+    message = delivery.message
+    event_type = ".".join(message.subject.split(".")[1:3])
+    return Message(
+        id=f"{message.id}.dead.{durable}",
+        subject=f"mint.dead.{durable}.{event_type}",
+        data=message.data,
+        headers={
+            **message.headers,
+            "Mint-Dead-Subject": message.subject,
+            "Mint-Dead-Attempts": str(delivery.attempt),
+            "Mint-Dead-Code": decision.code,
+            # Header values are one line of ASCII.
+            "Mint-Dead-Reason": ascii(decision.reason)[1:-1][:MOST_REASON],
+        },
+    )

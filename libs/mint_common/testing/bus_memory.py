@@ -6,28 +6,19 @@ It outlives a simulated crash of its users: what a subscriber has not answered c
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from mint_common.bus.port import Delivery, Message, PlacedMessage
-from mint_common.bus.subjects import matches
 from mint_common.errors import EventsExpired, Unavailable
-from mint_common.waiting import Sleeper, wait_for_event
+from mint_common.runtime.clock import Clock
+from mint_common.waiting import wait_for_event
 
 DEDUPE_SECONDS = 120.0
-
-
-class Timer(Sleeper, Protocol):
-    """The part of `mint_common.runtime.clock.Clock` that the bus needs."""
-
-    def monotonic(self) -> float:
-        """Return seconds that never go back."""
-        ...
 
 
 class MemoryBus:
     """A stream of messages and its durable subscriptions; see `mint_common.bus.port.Bus`."""
 
-    def __init__(self, clock: Timer) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._stream: list[Message] = []
         self._seen: dict[str, float] = {}
@@ -104,7 +95,7 @@ class MemoryBus:
 class _Consumer:
     """What the bus knows of one durable subscription."""
 
-    def __init__(self, stream: Sequence[Message], clock: Timer) -> None:
+    def __init__(self, stream: Sequence[Message], clock: Clock) -> None:
         self.subjects: Sequence[str] = ()
         self.ack_wait_seconds = 30.0
         self.wake = asyncio.Event()
@@ -236,4 +227,18 @@ def _position_of(place: str) -> int:
 
 
 def _matches_any(filters: Sequence[str], subject: str) -> bool:
-    return any(matches(pattern, subject) for pattern in filters)
+    return any(_matches(pattern, subject) for pattern in filters)
+
+
+def _matches(pattern: str, subject: str) -> bool:
+    """Return whether a subject falls under a filter as NATS reads it: a final ``>`` is one token or more."""
+    wanted = pattern.split(".")
+    tokens = subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(
+        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
+    )

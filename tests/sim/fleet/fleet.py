@@ -4,8 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mint_common.client.residency_map import ResidencyMap
-from mint_common.client.routing import Nearness, Option, order_engines
+from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
 from mint_common.errors import Overloaded
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId

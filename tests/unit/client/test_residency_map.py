@@ -5,8 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.client.residency_map import ResidencyMap
-from mint_common.client.routing import Nearness
+from mint_common.client.routing import Nearness, ResidencyMap
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId
 from mint_common.testing.factories import ADAPTER_STATUS

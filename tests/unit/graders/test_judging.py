@@ -3,7 +3,7 @@
 import pytest
 
 from mint_common.graders import GraderFault
-from mint_common.graders.judging import score_in
+from mint_common.graders.grade import score_in
 
 
 @pytest.mark.parametrize(

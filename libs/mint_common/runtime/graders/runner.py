@@ -16,8 +16,7 @@ from typing import TypeVar
 from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, PythonGrader
 from mint_common.graders.formula import Formula
-from mint_common.graders.grade import Variables, combine, grade_plain
-from mint_common.graders.judging import score_in
+from mint_common.graders.grade import Variables, combine, grade_plain, score_in
 from mint_common.graders.specs import GraderNotSupported, MultiGrader, ScoreModel, SingleGrader, parts_of
 from mint_common.ids import TenantId
 from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Question, QuestionMessage
