@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
@@ -31,7 +32,6 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import BaseName, Digest
-from mint_common.waiting import raise_if_cancelled
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
@@ -174,7 +174,7 @@ class EngineDirectory:
     async def follow(self, bus: Bus) -> None:
         """Track until cancelled where adapters are: from events, and periodically from the engines."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(bus))
+            tasks.create_task(follow_bus(bus, _NEWS, self._learn))
             for url in self._clients:
                 tasks.create_task(self._correct(url))
 
@@ -263,16 +263,6 @@ class EngineDirectory:
         if info is not None:
             self._lost[url] = info, time.monotonic()
             self._residency.forget(info.engine_id)
-
-    async def _listen(self, bus: Bus) -> None:
-        while True:
-            try:
-                async with bus.watch(subjects=_NEWS) as messages:
-                    async for message in messages:
-                        self._learn(message)
-            except Unavailable:
-                raise_if_cancelled()
-                await asyncio.sleep(_REASK_SECONDS)
 
     def _learn(self, message: Message) -> None:
         try:

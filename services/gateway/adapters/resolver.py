@@ -5,9 +5,10 @@ import logging
 from collections import deque
 from typing import Protocol
 
+from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
-from mint_common.errors import EventInvalid, MintError, Unavailable
+from mint_common.errors import EventInvalid, MintError
 from mint_common.events import (
     AdapterWanted,
     AliasMoved,
@@ -29,7 +30,6 @@ from services.gateway.core.resolutions import Key, ResolutionCache
 _CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
 _LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
 NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
-AGAIN_SECONDS = 1.0
 MOST_WANTED = 1024
 """How many load requests may wait; the oldest beyond is dropped, since alias.moved loads it too."""
 
@@ -92,16 +92,7 @@ class CachedResolver:
 
     async def follow(self, bus: Bus) -> None:
         """Mark as stale what events say has changed, until cancelled; a gap in them clears the cache."""
-        while True:
-            try:
-                async with bus.watch(subjects=NEWS) as messages:
-                    self._cache.clear()
-                    async for message in messages:
-                        self._learn(message)
-            except Unavailable as error:
-                _log.warning("resolutions are not watched", extra={"problem": str(error)})
-            self._cache.clear()
-            await asyncio.sleep(AGAIN_SECONDS)
+        await follow_bus(bus, NEWS, self._learn, on_gap=self._cache.clear)
 
     async def ask_for_loads(self, bus: Bus) -> None:
         """Request loads of revisions whose names still answer with the former one, until cancelled."""

@@ -6,10 +6,10 @@ for a refusal that nobody will repeat; memory is bounded.
 
 import asyncio
 import contextlib
-import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
@@ -20,7 +20,7 @@ from mint_common.events.subjects import subjects_of
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import Clock
 from mint_common.training import Exported
-from mint_common.waiting import raise_if_cancelled, wait_for_event
+from mint_common.waiting import wait_for_event
 from services.gateway.core.tinker.records import TrainingRun
 
 NEWS = (subjects_of(RevisionPublished), subjects_of(RevisionRejected))
@@ -30,12 +30,9 @@ FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.25, 2.0
 """How long the bus is trusted before the registry is asked."""
 LOST_SECONDS = 120.0
 """After so long without a word, an export is taken for refused: its refusal was missed."""
-AGAIN_SECONDS = 1.0
 
 Decision = RevisionRef | RevisionRejected
 _Key = tuple[PolicyId, str]
-
-_log = logging.getLogger(__name__)
 
 
 class ExportLost(Exception):
@@ -90,15 +87,7 @@ class ExportDecisions:
 
     async def follow(self, bus: Bus) -> None:
         """Listen until cancelled."""
-        while True:
-            try:
-                async with bus.watch(subjects=NEWS) as messages:
-                    async for message in messages:
-                        self._learn(message)
-            except Unavailable as error:
-                raise_if_cancelled()
-                _log.warning("exports are not watched", extra={"problem": str(error)})
-            await asyncio.sleep(AGAIN_SECONDS)
+        await follow_bus(bus, NEWS, self._learn)
 
     def _undecided(self, key: _Key, export: Exported) -> Decision | None:
         now = self._clock.monotonic()
