@@ -1,7 +1,7 @@
 """Waiting for something, but not longer than a while, and never past a cancellation."""
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Sleeper(Protocol):
@@ -19,10 +19,15 @@ async def wait_for_event(event: asyncio.Event, *, clock: Sleeper, seconds: float
     try:
         await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        waiter.cancel()
-        timer.cancel()
-        await asyncio.gather(waiter, timer, return_exceptions=True)
+        await cancel_all(waiter, timer)
     return event.is_set()
+
+
+async def cancel_all(*tasks: "asyncio.Future[Any]") -> None:  # Any: whatever they return
+    """Cancel tasks, and wait until they have ended, whatever they end with."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def raise_if_cancelled() -> None:

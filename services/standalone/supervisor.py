@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
+from mint_common.waiting import cancel_all
 from services.standalone.adapters.processes import LocalProcess, LocalProcesses
 from services.standalone.core.lifecycle import (
     PartState,
@@ -181,9 +182,7 @@ async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(*tasks)
 
 
 async def _run(wait: Callable[[], Awaitable[object]]) -> None:

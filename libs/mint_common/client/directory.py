@@ -32,6 +32,7 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import BaseName, Digest
+from mint_common.waiting import cancel_all
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
@@ -180,10 +181,7 @@ class EngineDirectory:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        meeting = list(self._meeting.values())
-        for task in meeting:
-            task.cancel()
-        await asyncio.gather(*meeting, return_exceptions=True)
+        await cancel_all(*self._meeting.values())
         for client in self._clients.values():
             await client.aclose()
 

@@ -22,6 +22,7 @@ from mint_common.training import (
     Submission,
     TrainerInfo,
 )
+from mint_common.waiting import cancel_all
 
 T = TypeVar("T")
 
@@ -184,10 +185,7 @@ class TrainerDirectory:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        asking = list(self._asking)
-        for task in asking:
-            task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await cancel_all(*self._asking)
         for client in self._clients:
             await client.aclose()
 

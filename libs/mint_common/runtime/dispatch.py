@@ -28,7 +28,7 @@ from mint_common.runtime.outbox import event_message
 from mint_common.runtime.retries import Bury, decide
 from mint_common.telemetry.series import begin
 from mint_common.telemetry.tracing import extracted, span
-from mint_common.waiting import raise_if_cancelled
+from mint_common.waiting import cancel_all, raise_if_cancelled
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], Awaitable[Sequence[Event]]]
@@ -133,8 +133,7 @@ class Dispatcher:
             await asyncio.wait([task], timeout=self._drain_seconds)
             raise
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_all(task)
 
     async def _handle(self, delivery: Delivery) -> None:
         """Answer one delivery. The bus redelivers it when the answer cannot be sent."""
@@ -233,8 +232,7 @@ class Dispatcher:
         try:
             yield
         finally:
-            heartbeat.cancel()
-            await asyncio.gather(heartbeat, return_exceptions=True)
+            await cancel_all(heartbeat)
 
     async def _extend(self, delivery: Delivery) -> None:
         while True:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from mint_common.errors import MintError, Unavailable
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
+from mint_common.waiting import cancel_all
 from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,
@@ -103,9 +104,7 @@ class EvaluationHandler:
             else:
                 pulse.result()
         finally:
-            work.cancel()
-            pulse.cancel()
-            await asyncio.gather(work, pulse, return_exceptions=True)
+            await cancel_all(work, pulse)
             del self._scored[run.run_id]
         log.info("evaluation run ended", extra={"run_id": run.run_id})
         return True

@@ -25,6 +25,7 @@ from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
+from mint_common.waiting import cancel_all
 from services.rollout import metrics
 from services.rollout.core.fault import fault_of, internal_reason
 from services.rollout.core.sampling import (
@@ -226,9 +227,7 @@ class WaveHandlers(Generic[Connection]):
                 return pulse.result()
             raise Unavailable(what="this rollout process", problem="it is draining")
         finally:
-            for task in (working, pulse, drain):
-                task.cancel()
-            await asyncio.gather(working, pulse, drain, return_exceptions=True)
+            await cancel_all(working, pulse, drain)
 
     async def _pulse(self, job_id: JobId) -> None:
         """Record progress for the watchdog; return when the job has ended."""

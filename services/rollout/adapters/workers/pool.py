@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mint_common.errors import TaskFailed, Unavailable
+from mint_common.waiting import cancel_all
 from services.rollout.adapters.workers.process import WorkerEndedError, WorkerProcess, start_worker
 
 _RETRY_SECONDS = 1.0
@@ -143,5 +144,4 @@ async def open_workers(families: Mapping[str, str], limits: WorkerLimits) -> Asy
     try:
         yield pool
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_all(running)
