@@ -112,12 +112,7 @@ class NatsDelivery:
 
     def __init__(self, raw: Msg) -> None:
         self._raw = raw
-        self._message = read_message(raw)
-
-    @property
-    def message(self) -> Message:
-        """Return the message."""
-        return self._message
+        self.message = read_message(raw)
 
     @property
     def attempt(self) -> int:

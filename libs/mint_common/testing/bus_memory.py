@@ -154,16 +154,8 @@ class _MemoryDelivery:
     def __init__(self, consumer: _Consumer, position: int, message: Message, attempt: int) -> None:
         self._consumer = consumer
         self._position = position
-        self._message = message
-        self._attempt = attempt
-
-    @property
-    def message(self) -> Message:
-        return self._message
-
-    @property
-    def attempt(self) -> int:
-        return self._attempt
+        self.message = message
+        self.attempt = attempt
 
     async def ack(self) -> None:
         self._consumer.due.pop(self._position, None)

@@ -91,14 +91,7 @@ class _MortalDelivery:
     def __init__(self, delivery: Delivery, life: Life) -> None:
         self._delivery = delivery
         self._life = life
-
-    @property
-    def message(self) -> Message:
-        return self._delivery.message
-
-    @property
-    def attempt(self) -> int:
-        return self._delivery.attempt
+        self.message, self.attempt = delivery.message, delivery.attempt
 
     async def ack(self) -> None:
         await self._answer("ack", self._delivery.ack)
