@@ -47,7 +47,7 @@ BODY_RATE = LeastRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds
 """Of every body: a modem's rate, and longer pauses than a working connection makes."""
 
 
-class _Waiting:
+class ClientWait:
     """What has passed to or from a client, and for how long it was waited for."""
 
     def __init__(self, rate: LeastRate) -> None:
@@ -57,6 +57,7 @@ class _Waiting:
 
     @property
     def seconds(self) -> float:
+        """Return how long it was waited for the client so far, to a tenth."""
         return round(self._seconds, 1)
 
     async def wait_for(self, passing: Awaitable[T]) -> T:
@@ -73,7 +74,7 @@ class _Waiting:
 
 def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
     """Return ``receive`` of a request, which raises BodyTooSlow until the body is whole."""
-    waiting, is_whole = _Waiting(rate), False
+    waiting, is_whole = ClientWait(rate), False
 
     async def next_message() -> Message:
         nonlocal is_whole
@@ -92,7 +93,7 @@ def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
 
 def read_in_time(send: Send, rate: LeastRate) -> Send:
     """Return ``send`` of an answer, which raises ReaderTooSlow once its reader is below the rate."""
-    waiting = _Waiting(rate)
+    waiting = ClientWait(rate)
 
     async def send_in_time(message: Message) -> None:
         try:

@@ -27,7 +27,7 @@ from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.slow_clients import BODY_RATE, LeastRate
+from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.uploads import UploadReason
 from services.registry import metrics
@@ -136,24 +136,19 @@ async def unstalled(
 ) -> AsyncGenerator[bytes, None]:
     """Yield a body's chunks. Raises UploadRefused when they come below the rate or after the time limit."""
     loop = asyncio.get_running_loop()
-    ends_at = loop.time() + in_all
-    received, waited = 0, 0.0
+    ends_at, waiting = loop.time() + in_all, ClientWait(rate)
     while True:
-        began = loop.time()
-        patience = rate.patience_seconds(received_bytes=received, waited_seconds=waited)
         try:
-            async with asyncio.timeout_at(min(began + patience, ends_at)):
-                chunk = await anext(body, None)
+            async with asyncio.timeout_at(ends_at):
+                chunk = await waiting.wait_for(anext(body, None))
         except TimeoutError as error:
-            waited += loop.time() - began
-            is_late = loop.time() >= ends_at
-            problem = (
-                f"it did not end in {in_all:g} s" if is_late else f"{received} bytes came in {waited:.3g} s"
-            )
+            problem = f"{waiting.passed_bytes} bytes came in {waiting.seconds:g} s"
+            if loop.time() >= ends_at:
+                problem = f"it did not end in {in_all:g} s"
             raise refused(UploadReason.STALLED, problem) from error
         if chunk is None:
             return
-        received, waited = received + len(chunk), waited + loop.time() - began
+        waiting.passed_bytes += len(chunk)
         yield chunk
 
 
