@@ -26,13 +26,13 @@ from blocking import SUITES, blocking_calls_fail
 from clients.recording import pytest_runtest_makereport  # noqa: F401  # a hook of pytest's
 from e2e.stack import RunningStack, start_stack
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Ports, s3_launch
+from span_receiver import OtlpReceiver
 from spreading import (  # noqa: F401  # hooks of pytest's
     is_on_whole_stack,
     pytest_collection_modifyitems,
     pytest_xdist_make_scheduler,
 )
 
-from mint_common.testing.otlp import OtlpReceiver
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.nats import nats_url as nats_address

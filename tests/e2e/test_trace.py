@@ -11,8 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from e2e.stack import RunningStack
 from e2e.trace_picture import draw
-
-from mint_common.testing.otlp import OtlpReceiver, ReceivedSpan
+from span_receiver import OtlpReceiver, ReceivedSpan
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from mint_common.testing.otlp import ReceivedSpan
+from span_receiver import ReceivedSpan
 
 COLOURS = {
     "gateway": "#4c78a8",

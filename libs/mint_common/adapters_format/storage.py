@@ -37,10 +37,6 @@ class AdapterSink(Protocol):
         """Store bytes under a free key, or one that holds equal bytes. Raises AlreadyExists."""
         ...
 
-
-class FileSink(Protocol):
-    """The part of a blob store that storing a folder needs."""
-
     async def put_file(self, key: str, path: Path) -> Claim:
         """Store a file under a free key, or one that holds equal bytes. Raises AlreadyExists."""
         ...
@@ -72,7 +68,7 @@ async def store_adapter(blobs: AdapterSink, files: AdapterFiles, *, export_id: s
     return await blobs.put_new(f"{prefix}/{MANIFEST_FILE}", files.files[MANIFEST_FILE])
 
 
-async def store_folder(blobs: FileSink, folder: Path, manifest: Manifest, *, export_id: str) -> Claim:
+async def store_folder(blobs: AdapterSink, folder: Path, manifest: Manifest, *, export_id: str) -> Claim:
     """Store an adapter folder, whatever its size, and return the claim of the manifest."""
     prefix = adapter_prefix(manifest.policy_id, manifest.digest, export_id=export_id)
     for name in (WEIGHTS_FILE, CONFIG_FILE):

@@ -1,1 +1,1 @@
-"""For tests of MinT and of whatever builds on it: memory adapters, factories, receivers."""
+"""For tests of MinT and of whatever builds on it: memory adapters, factories, a simulator of kills."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from span_receiver import OtlpReceiver
 
-from mint_common.testing.otlp import OtlpReceiver
 from services.standalone.adapters.launch import free_port
 
 pytestmark = pytest.mark.integration

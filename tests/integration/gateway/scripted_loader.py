@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from http_servers import make_server
 
 from mint_common.api_errors import error_event
 from mint_common.errors import NonFiniteOutput, Overloaded, Unavailable
@@ -36,7 +37,6 @@ from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
-from mint_common.testing.servers import make_server
 
 MAX_CONTEXT = 512
 LOGPROB = -0.25

@@ -14,6 +14,7 @@ from typing import Any, TypeVar  # vLLM's AsyncLLM: it is imported only when an 
 import numpy as np
 import pytest
 import pytest_asyncio
+from http_servers import make_server
 
 from mint_common.adapters_format import (
     AdapterFiles,
@@ -31,7 +32,6 @@ from mint_common.events.event import Event
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import SystemClock, settle
 from mint_common.settings import BlobSettings, read_settings
-from mint_common.testing.servers import make_server
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine

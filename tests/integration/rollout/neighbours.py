@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from http_servers import make_server
 
 from mint_common.authority import CALLER_HEADER, read_caller
 from mint_common.bus.nats import connect_nats
@@ -25,7 +26,6 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
-from mint_common.testing.servers import make_server
 from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.launch import free_port
 from services.trainer.adapters.rendering.rendering import BaseRendering

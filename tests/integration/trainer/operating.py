@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from http_servers import make_server
 
 from mint_common.client.http import InternalHttp
 from mint_common.client.trainer import TrainerClient
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.testing.servers import make_server
 from mint_common.training import (
     Array,
     CheckpointRef,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from http_servers import make_server
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -31,7 +32,6 @@ from mint_common.errors import (
 )
 from mint_common.runtime.edge import create_http
 from mint_common.telemetry.tracing import span, trace_id
-from mint_common.testing.servers import make_server
 
 ERRORS: tuple[MintError, ...] = (
     NotFound(kind="policy", name="p"),

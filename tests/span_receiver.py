@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedSpan:
@@ -87,9 +89,6 @@ class OtlpReceiver:
 
 
 def _read_spans(body: bytes) -> list[ReceivedSpan]:
-    # Here and not on top: only tests have this package.
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
     spans = []
     for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
         names = {item.key: item.value.string_value for item in resource.resource.attributes}
