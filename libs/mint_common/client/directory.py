@@ -10,8 +10,9 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
@@ -33,6 +34,8 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, Digest
 from mint_common.waiting import cancel_all
+
+T = TypeVar("T")
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
@@ -121,38 +124,40 @@ class EngineDirectory:
         that fails on it answers on, and so raises PeerFailed.
         """
         digest = facts.revision.digest if facts.revision else None
-        urls = await self._order(base, digest)
-        for url in urls:
-            self._open[url] += 1
-            try:
-                relayed = await self._clients[url].serve(operation, body, facts)
-            except BaseException as error:
-                self._ended(url, error)
-                if url == urls[-1] or not _is_for_next(error):
-                    raise
-            else:
-                relayed.at_end(partial(self._ended, url))
-                self._note_served(url, digest)
-                return relayed
-        raise self._no_engine(base)
-
-    def _ended(self, url: str, error: BaseException | None) -> None:
-        self._open[url] -= 1
-        self._forget_away(url, error)
+        url, relayed = await self._first(base, digest, lambda engine: engine.serve(operation, body, facts))
+        relayed.at_end(partial(self._ended, url))
+        self._note_served(url, digest)
+        return relayed
 
     async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
         """Sample on an engine of the base; as `EngineClient.sample`.
 
         The request passes on to the next engine as in `serve`.
         """
-        urls = await self._order(base, request.revision.digest if request.revision else None)
-        for url in urls[:-1]:
+        digest = request.revision.digest if request.revision else None
+        url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
+        self._ended(url, None)
+        self._note_served(url, sampled.revision)
+        return sampled
+
+    async def _first(
+        self, base: BaseName, digest: Digest | None, call: Callable[[EngineClient], Awaitable[T]]
+    ) -> tuple[str, T]:
+        """Call engines in their order; return the first one that can and its answer, which is open on it."""
+        urls = await self._order(base, digest)
+        for url in urls:
+            self._open[url] += 1
             try:
-                return await self._sample(url, request)
-            except (Unavailable, Overloaded) as error:
-                if not _is_for_next(error):
+                return url, await call(self._clients[url])
+            except BaseException as error:
+                self._ended(url, error)
+                if url == urls[-1] or not _is_for_next(error):
                     raise
-        return await self._sample(urls[-1], request)
+        raise self._no_engine(base)
+
+    def _ended(self, url: str, error: BaseException | None) -> None:
+        self._open[url] -= 1
+        self._forget_away(url, error)
 
     def holds(self, base: BaseName, digest: Digest) -> bool:
         """Return whether an engine of the base is believed to have an adapter in memory."""
@@ -184,19 +189,6 @@ class EngineDirectory:
         await cancel_all(*self._meeting.values())
         for client in self._clients.values():
             await client.aclose()
-
-    async def _sample(self, url: str, request: SampleRequest) -> Sampled:
-        self._open[url] += 1
-        try:
-            sampled = await self._clients[url].sample(request)
-        except Unavailable as error:
-            self._forget_away(url, error)
-            raise
-        else:
-            self._note_served(url, sampled.revision)
-            return sampled
-        finally:
-            self._open[url] -= 1
 
     def _note_served(self, url: str, digest: Digest | None) -> None:
         """Record an adapter that answers as in a slot: its event may arrive later."""
