@@ -16,7 +16,6 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_folder
 from mint_common.adapters_format.config import write_config
 from mint_common.adapters_format.experts import (
-    HalfOf,
     PartOf,
     read_expert,
     read_half,
@@ -162,9 +161,3 @@ def parts_of(origin: Origin, tensors: TensorFile) -> PartOf:
         return scaled(array, origin.scaling) if half == "B" else array
 
     return part_of
-
-
-def halves_of(origin: Origin, tensors: TensorFile) -> HalfOf:
-    """Return a reader of whole halves."""
-    part_of = parts_of(origin, tensors)
-    return lambda site, half: part_of(site, half, None)

@@ -1,14 +1,13 @@
 """How much an adapter acts where, and how far two adapters are apart: Frobenius norms of B A, by site."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.convert import halves_of
-from mint_common.adapters_format.experts import HalfOf, widened
+from mint_common.adapters_format.convert import parts_of
+from mint_common.adapters_format.experts import PartOf, widened
 from mint_common.adapters_format.names import HALVES, WEIGHTS_FILE
 from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.sites import Site, all_sites, targeted
@@ -46,39 +45,32 @@ def compare_adapters(facts: BaseFacts, before: Path, after: Path) -> list[Module
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     sites: dict[str, Site]
-    half_of: HalfOf
+    part_of: PartOf
 
     def factors(self, site: Site) -> Factors | None:
         """Return A and B of a site in float64, or None where the adapter does not act."""
         if site.name not in self.sites:
             return None
-        a, b = (widened(self.half_of(site, half)).astype(np.float64) for half in HALVES)
+        a, b = (widened(self.part_of(site, half, None)).astype(np.float64) for half in HALVES)
         return a, b
 
 
 def _read(facts: BaseFacts, folder: Path) -> _Opened:
     origin = read_origin(facts, folder)
     sites = {site.name: site for site in targeted(all_sites(facts), origin.targets)}
-    return _Opened(sites=sites, half_of=halves_of(origin, map_tensors(folder / WEIGHTS_FILE)))
+    return _Opened(sites=sites, part_of=parts_of(origin, map_tensors(folder / WEIGHTS_FILE)))
 
 
 def _change(module: str, before: Factors | None, after: Factors | None) -> ModuleChange:
-    squares = [_product(*pair) for pair in _pairs(before, after)]
-    of_before, of_after, of_both = squares
+    of_before, of_after = _product(before, before), _product(after, after)
     # Rounding may make the difference of nearly equal adapters slightly negative.
-    difference = max(0.0, of_before + of_after - 2.0 * of_both)
+    difference = max(0.0, of_before + of_after - 2.0 * _product(before, after))
     return ModuleChange(
         module=module,
         before=float(np.sqrt(of_before)),
         after=float(np.sqrt(of_after)),
         change=float(np.sqrt(difference)),
     )
-
-
-def _pairs(before: Factors | None, after: Factors | None) -> Iterator[tuple[Factors | None, Factors | None]]:
-    yield before, before
-    yield after, after
-    yield before, after
 
 
 def _product(one: Factors | None, other: Factors | None) -> float:

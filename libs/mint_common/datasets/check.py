@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from mint_common.datasets.formats import Format
-from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, LineTooLong, NumberedLine
+from mint_common.datasets.lines import MAX_LINE_BYTES, FileLine, LineReader
 from mint_common.datasets.reading import decode_line, told_format, typed_row
 from mint_common.datasets.repeats import RowDigests
 from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem
@@ -50,7 +50,7 @@ class DatasetCheck:
             repeats=self.digests.repeats(),
         )
 
-    def _take_all(self, lines: Iterable[NumberedLine]) -> bool:
+    def _take_all(self, lines: Iterable[FileLine]) -> bool:
         for number, line in lines:
             if number > MAX_LINES:
                 self._is_over = True
@@ -60,8 +60,8 @@ class DatasetCheck:
             self._take(number, line)
         return True
 
-    def _take(self, number: int, line: bytes | LineTooLong) -> None:
-        if not isinstance(line, LineTooLong) and not line.strip():
+    def _take(self, number: int, line: bytes | None) -> None:
+        if line is not None and not line.strip():
             return
         self._rows += 1
         try:
@@ -69,8 +69,8 @@ class DatasetCheck:
         except RowProblem as problem:
             self._note(number, problem)
 
-    def _check(self, number: int, line: bytes | LineTooLong) -> None:
-        if isinstance(line, LineTooLong):
+    def _check(self, number: int, line: bytes | None) -> None:
+        if line is None:
             raise RowProblem("line_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
         row = decode_line(line)
         found = told_format(row)

@@ -1,20 +1,13 @@
 """Lines of a stream of bytes, numbered from 1, in bounded memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 MAX_LINE_BYTES = 1 << 20
 
 _BOM = b"\xef\xbb\xbf"
 
-
-@dataclass(frozen=True, slots=True)
-class LineTooLong:
-    """Stands for a line of more than `MAX_LINE_BYTES`, of which nothing is kept."""
-
-
-TOO_LONG = LineTooLong()
-NumberedLine = tuple[int, bytes | LineTooLong]
+FileLine = tuple[int, bytes | None]
+"""A line's number and bytes: None, of which nothing is kept, for more than `MAX_LINE_BYTES`."""
 
 
 class LineReader:
@@ -30,7 +23,7 @@ class LineReader:
         self._first_line = first_line
         self._is_skipping = False
 
-    def feed(self, chunk: bytes) -> Iterator[NumberedLine]:
+    def feed(self, chunk: bytes) -> Iterator[FileLine]:
         """Yield the lines that end in this chunk, which follows those before.
 
         They are cut one by one: a reader whose lines are not all taken is not fed any more.
@@ -49,7 +42,7 @@ class LineReader:
             self._is_skipping, rest = True, b""
         self._rest = rest
 
-    def finish(self) -> Iterator[NumberedLine]:
+    def finish(self) -> Iterator[FileLine]:
         """Yield the last line, if it has no end."""
         if self._rest or self._is_skipping:
             number, line = self._next(self._rest)
@@ -64,11 +57,11 @@ class LineReader:
         self._is_skipping = self._is_skipping and not ended
         return data.rfind(b"\n") + 1
 
-    def _next(self, line: bytes) -> NumberedLine:
+    def _next(self, line: bytes) -> FileLine:
         self._number += 1
         if self._number == 1:
             line = line.removeprefix(_BOM)
         line = line.removesuffix(b"\r")
         is_too_long = self._is_skipping or len(line) > MAX_LINE_BYTES
         self._is_skipping = False
-        return self._number, TOO_LONG if is_too_long else line
+        return self._number, None if is_too_long else line

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mint_common.datasets.lines import LineReader, LineTooLong, NumberedLine
+from mint_common.datasets.lines import FileLine, LineReader
 from mint_common.datasets.reading import decode_line
 from mint_common.datasets.report import MAX_PAIRS, Repeats
 
@@ -53,12 +53,12 @@ def digests_of(chunks: Iterable[bytes]) -> RowDigests:
     """Return the digests of a file that comes in chunks and was checked before. Raises RowProblem."""
     found = RowDigests()
     for number, line in _lines(chunks):
-        if not isinstance(line, LineTooLong) and line.strip():
+        if line and line.strip():
             found.add(number, decode_line(line))
     return found
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[NumberedLine]:
+def _lines(chunks: Iterable[bytes]) -> Iterator[FileLine]:
     reader = LineReader()
     for chunk in chunks:
         yield from reader.feed(chunk)

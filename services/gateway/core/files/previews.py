@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.datasets import Method, Problem, RenderedRow, Rendering, Repeats, RowLine
-from mint_common.datasets.lines import LineReader, LineTooLong, NumberedLine
+from mint_common.datasets.lines import FileLine, LineReader
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from services.gateway.core.files.records import FileRecord
@@ -79,9 +79,9 @@ class RowsFrom:
         self._take(self._lines.finish())
         return self.rows
 
-    def _take(self, lines: Iterable[NumberedLine]) -> bool:
+    def _take(self, lines: Iterable[FileLine]) -> bool:
         for number, line in lines:
-            if isinstance(line, LineTooLong) or not line.strip():
+            if not line or not line.strip():
                 continue
             self._size_bytes += len(line)
             if self.rows and self._size_bytes > MAX_BYTES:
