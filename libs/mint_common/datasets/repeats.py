@@ -35,9 +35,8 @@ class RowDigests:
 
     def repeats(self) -> Repeats:
         """Return the rows that are equal to an earlier one."""
-        order, starts = _groups(self.keys())
-        first_of = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
-        is_repeat = ~starts
+        order, first_of = _groups(self.keys())
+        is_repeat = order != first_of
         return _told(self.lines()[order[is_repeat]], self.lines()[first_of[is_repeat]])
 
     def keys(self) -> NDArray[np.uint64]:
@@ -68,21 +67,20 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[FileLine]:
 def shared_rows(training: RowDigests, validation: RowDigests) -> Repeats:
     """Return the rows of the validation file that the training file has too, as (its line, training line)."""
     keys = np.concatenate([training.keys(), validation.keys()])
-    order, starts = _groups(keys)
-    first_of = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
+    order, first_of = _groups(keys)
     count = len(training.keys())
     is_shared = (order >= count) & (first_of < count)
     return _told(validation.lines()[order[is_shared] - count], training.lines()[first_of[is_shared]])
 
 
-def _groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return an order that puts equal keys together, earlier rows first, and where groups start in it."""
+def _groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return an order of the rows that puts equal keys together, and the first row of the group of each."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     starts = np.ones(len(order), bool)
     for column in (keys[:, 0][order], keys[:, 1][order]):
         starts[1:] &= column[1:] == column[:-1]
     starts[1:] = ~starts[1:]
-    return order, starts
+    return order, order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
 
 
 def _told(lines: NDArray[np.uint32], earlier: NDArray[np.uint32]) -> Repeats:
