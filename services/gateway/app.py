@@ -43,7 +43,6 @@ from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.adapters.tinker_samples import EngineSamples
-from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
@@ -150,10 +149,6 @@ async def run(settings: GatewaySettings) -> None:
         )
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
-        trainers = [
-            await stack.enter_async_context(InternalHttp(url, token=token, peer="a trainer"))
-            for url in settings.peers.trainer_urls
-        ]
         directory = TrainerDirectory(settings.peers.trainer_urls, token=token)
         stack.push_async_callback(directory.aclose)
         runs = PostgresTinkerRuns(pool)
@@ -195,7 +190,7 @@ async def run(settings: GatewaySettings) -> None:
             rollout=rollout,
             engines=engines,
             graders=graders,
-            training_sessions=TrainerSessions(trainers),
+            training_sessions=directory,
             requests=requests,
             submissions=fine_tuning.jobs.submissions,
             webhooks=PostgresWebhooks(pool),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ from mint_common.client.http import MSGPACK, InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError, Unavailable
-from mint_common.ids import BaseName, PolicyId, TenantId, WaveId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId, WaveId
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
@@ -89,6 +90,14 @@ class TrainerClient:
         path = path_of("internal", "training", policy_id)
         return self._read(await self._http.exchange("GET", path), SessionRecord)
 
+    async def digests(self) -> frozenset[Digest]:
+        """Return the exports that the trainer's sessions go on from."""
+        answer = await self._http.get("/internal/sessions")
+        try:
+            return msgspec.convert(answer, _SessionList).held
+        except msgspec.ValidationError as error:
+            raise self._unreadable(error) from error
+
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
         """Return the keys of the records that a policy's training may still read. Idempotent.
 
@@ -148,7 +157,15 @@ class TrainerClient:
         try:
             return msgspec.msgpack.decode(answer, type=shape)
         except msgspec.DecodeError as error:
-            raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> Unavailable:
+        return Unavailable(what=self.name, problem=f"unreadable answer: {error}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SessionList:
+    held: frozenset[Digest]
 
 
 class TrainerDirectory:
@@ -182,6 +199,11 @@ class TrainerDirectory:
         """Return the bases that can be trained now."""
         await self._hear_of(None)
         return sorted(self._by_base)
+
+    async def digests(self) -> set[Digest]:
+        """Return the exports that sessions go on from. Raises Unavailable unless every trainer answers."""
+        found = await asyncio.gather(*(client.digests() for client in self._clients))
+        return set[Digest]().union(*found)
 
     async def aclose(self) -> None:
         """Close all connections."""
