@@ -8,6 +8,7 @@ No user error maps to 408, 409, 429 or 5xx: clients retry those.
 """
 
 import os
+from functools import partial
 from typing import ClassVar
 
 MOST_TEXT = 2000
@@ -27,7 +28,7 @@ class MintError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Support copying and pickling from the fields."""
-        return _remake, (type(self), self.fields)
+        return partial(type(self), **self.fields), ()
 
     def __getattr__(self, name: str) -> str | float:
         fields = self.__dict__.get("fields", {})
@@ -53,10 +54,6 @@ def _cut(value: str | float) -> str | float:
     if isinstance(value, str) and len(value) > MOST_TEXT:
         return value[:MOST_TEXT] + "..."
     return value
-
-
-def _remake(kind: type[MintError], fields: dict[str, str | float]) -> MintError:
-    return kind(**fields)
 
 
 class NotFound(MintError):

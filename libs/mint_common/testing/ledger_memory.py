@@ -50,7 +50,6 @@ class OutboxRow:
     """One event in the outbox."""
 
     cause: str
-    event_id: str
     message: Message
     repeats: int = 0
     published: bool = False
@@ -84,10 +83,7 @@ class MemoryLedger:
             for change in connection.changes:
                 change()
             self._causes.add(cause)
-            self.rows += [
-                OutboxRow(cause=cause, event_id=message.id, message=message)
-                for message in transaction.messages
-            ]
+            self.rows += [OutboxRow(cause=cause, message=message) for message in transaction.messages]
             self.wake.set()
 
     async def repeat(self, cause: str) -> None:
@@ -122,5 +118,5 @@ class MemoryRelay:
         """Publish what waits. A crash between publishing and noting it publishes again."""
         for row in [row for row in self._ledger.rows if not row.published]:
             repeats = row.repeats
-            await self._bus.publish(replace(row.message, id=message_id(row.event_id, repeats)))
+            await self._bus.publish(replace(row.message, id=message_id(row.message.id, repeats)))
             row.published = row.repeats == repeats
