@@ -16,9 +16,10 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import NotFound, RevisionLostError, Unavailable
 from mint_common.events import Retention, RevisionHealed, RevisionLost, RevisionRetired
 from mint_common.ids import new_id
-from mint_common.runtime.clock import ManualClock, SystemClock
+from mint_common.runtime.clock import SystemClock
 from mint_common.testing.adapters import make_adapter
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.clock import ManualClock
 from services.registry.core.blob_integrity import ROOTS, Folder, folder_of, folders_of
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange

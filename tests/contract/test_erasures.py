@@ -14,7 +14,7 @@ from mint_common.datasets import Format
 from mint_common.errors import Unavailable
 from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
-from mint_common.runtime.clock import ManualClock
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import TENANT, make_claim
 from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns

@@ -14,8 +14,8 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import JobData, JobFile, JobSubmitted
 from mint_common.ids import JobId, new_id
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.core.files.records import FileRecord

@@ -13,7 +13,8 @@ from contract.schemas import empty_schema
 
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.errors import BlobMissing, InvalidField, NotFound
-from mint_common.runtime.clock import ManualClock, SystemClock
+from mint_common.runtime.clock import SystemClock
+from mint_common.testing.clock import ManualClock
 from services.gateway.core.files.records import UPLOAD_SECONDS
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull, UploadClosed
 from services.gateway.handlers.file_uploads import UploadKeeper

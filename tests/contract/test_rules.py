@@ -18,7 +18,7 @@ from mint_common.errors import (
 )
 from mint_common.events import AliasMoved, EvaluationRecorded
 from mint_common.ids import EvaluationId
-from mint_common.runtime.clock import ManualClock
+from mint_common.testing.clock import ManualClock
 from services.registry.core.rules import MOST_RULES, RuleRefused, ScoreRange
 from services.registry.handlers.rules import RuleHandler
 

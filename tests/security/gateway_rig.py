@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock
+from mint_common.testing.clock import ManualClock
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory

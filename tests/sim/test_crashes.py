@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from mint_common.events import AdapterWanted, AliasMoved, Event, RevisionExported, RevisionPublished
 from mint_common.events.codec import decode
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.testing.bus_memory import MemoryBus
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
 from mint_common.testing.factories import EXAMPLES
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger, MemoryRelay

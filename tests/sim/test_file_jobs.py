@@ -22,10 +22,10 @@ from mint_common.events import Event, JobFile, JobFinished, JobSubmitted, WaveCo
 from mint_common.events.codec import decode
 from mint_common.ids import BaseName
 from mint_common.records import decode_record
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.testing.bus_memory import MemoryBus
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.adapters.local_rows import LocalRows

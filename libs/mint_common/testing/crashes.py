@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from mint_common.bus.port import Bus, Delivery, Message
 from mint_common.events.event import Event
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.ledger import Ledger, Transaction
+from mint_common.testing.clock import ManualClock
 
 Connection = TypeVar("Connection")
 

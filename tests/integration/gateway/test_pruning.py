@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.app import PRUNE_SECONDS, SCHEMA, prune

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import (
     LEASE_SECONDS,

@@ -8,8 +8,8 @@ import pytest
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.records import ClientSession

@@ -30,8 +30,9 @@ from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.events.event import Event
 from mint_common.ids import PolicyId
-from mint_common.runtime.clock import SystemClock, settle
+from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings, read_settings
+from mint_common.testing.clock import settle
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock, SystemClock, settle
+from mint_common.runtime.clock import SystemClock
+from mint_common.testing.clock import ManualClock, settle
 from services.gateway.core.admission import MOST_RETRY_SECONDS, AdmissionQueue
 from services.gateway.http.edge.admission import AdmissionGate
 

@@ -12,11 +12,11 @@ from mint_common.errors import NotFound, Unavailable
 from mint_common.graders import GradedSample, GraderFault, read_grader
 from mint_common.graders.grade import MAX_FILLED
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.graders.judge import QUESTIONS, TENANT_QUESTIONS, EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
+from mint_common.testing.clock import ManualClock
 
 A, B, OTHER = (TenantId(f"ten-{name}") for name in "abo")
 

@@ -14,9 +14,9 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid
 from mint_common.events.event import Event
 from mint_common.ids import Digest, EngineId
-from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits

@@ -10,9 +10,9 @@ import pytest
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, store_adapter
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt
-from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
 
 FACTS = make_base_facts()

@@ -17,8 +17,8 @@ from mint_common.adapters_format import (
 )
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
-from mint_common.runtime.clock import ManualClock
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"

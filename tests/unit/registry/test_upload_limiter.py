@@ -8,9 +8,9 @@ import pytest
 
 from mint_common.errors import UploadRefused
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import settle
 from mint_common.runtime.slow_clients import LeastRate
 from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.testing.clock import settle
 from services.registry.handlers.uploads import unstalled
 
 LOUD, OTHER = TenantId("ten_loud"), TenantId("ten_other")

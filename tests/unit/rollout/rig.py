@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.ids import JobId
-from mint_common.runtime.clock import ManualClock
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.local_rows import LocalRows

@@ -3,7 +3,7 @@
 import asyncio
 
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import ManualClock, settle
+from mint_common.testing.clock import ManualClock, settle
 from services.rollout.handlers.engine_requests import EngineRequests
 
 FLOOD, OTHER = TenantId("ten_flood"), TenantId("ten_other")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from mint_common.errors import Unavailable
-from mint_common.runtime.clock import ManualClock
+from mint_common.testing.clock import ManualClock
 from services.rollout.core.evaluation import EvaluationRun, RunState, ScoredRow
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.evaluations import EvaluationHandler

@@ -13,10 +13,10 @@ from mint_common.errors import Unavailable
 from mint_common.events import Event, JobFinished, WaveCompleted, WaveRequested
 from mint_common.events.codec import decode
 from mint_common.ids import JobId
-from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
 from mint_common.testing.bus_memory import MemoryBus
+from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.app import dispatch

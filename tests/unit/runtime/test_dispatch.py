@@ -12,11 +12,11 @@ from mint_common.bus.port import Message
 from mint_common.errors import AdapterInvalid, AlreadyHandled, Unavailable
 from mint_common.events import AliasMoved, Event, RevisionExported, RevisionPublished, RevisionRejected
 from mint_common.events.codec import decode
-from mint_common.runtime.clock import ManualClock, settle
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.retries import Bury
 from mint_common.telemetry.tracing import extracted
 from mint_common.testing.bus_memory import MemoryBus
+from mint_common.testing.clock import ManualClock, settle
 from mint_common.testing.factories import EXAMPLES
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import settle
 from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.testing.clock import settle
 from services.gateway.adapters.rows_check import RowsCheckProcess
 
 

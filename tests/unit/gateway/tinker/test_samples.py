@@ -19,7 +19,7 @@ from mint_common.generation import (
     Sampling,
 )
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
-from mint_common.runtime.clock import ManualClock, settle
+from mint_common.testing.clock import ManualClock, settle
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
     ABANDONED_SECONDS,
