@@ -13,13 +13,7 @@ import nats.errors
 import nats.js.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 
-from mint_common.bus.nats_connection import (
-    KEEP_SECONDS,
-    RETRY_SECONDS,
-    TROUBLE,
-    NatsConnection,
-    unavailable,
-)
+from mint_common.bus.nats_connection import KEEP_SECONDS, RETRY_SECONDS, TROUBLE, NatsConnection, unavailable
 from mint_common.bus.nats_replay import NatsReplay
 from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
 from mint_common.bus.port import Delivery, Message

@@ -13,12 +13,7 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from mint_common.graders import GradedSample, GraderFault
-from mint_common.runtime.graders.python import (
-    MAX_VALUE,
-    reward_of,
-    runtime_fault,
-    sample_fields,
-)
+from mint_common.runtime.graders.python import MAX_VALUE, reward_of, runtime_fault, sample_fields, written
 
 _CALL = f"\nf'{{grade(sample, item)!r}}'[:{MAX_VALUE}]"
 _CHECK = f"\nf'{{type(grade).__name__}}'[:{MAX_VALUE}]"
@@ -60,7 +55,7 @@ class MontySandbox:
 
     def grade(self, source: str, sample: GradedSample) -> float:
         """Return what the source's function returns."""
-        inputs = {"sample": sample_fields(sample), "item": _fields(sample.item)}
+        inputs = msgspec.json.decode(written({"sample": sample_fields(sample), "item": sample.item}))
         return reward_of(self._run(source + _CALL, inputs))
 
     def close(self) -> None:
@@ -103,14 +98,6 @@ class MontySandbox:
                 )
                 self._opened.__enter__()
             return self._opened
-
-
-def _fields(item: Mapping[str, Any]) -> Any:  # JSON
-    """Return a row as plain values of JSON. Raises GraderFault for what cannot be written as JSON."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(item))
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-        raise GraderFault("invalid_variable_error", "the row cannot be written as JSON") from error
 
 
 def _package() -> Any:  # pydantic_monty, without its types

@@ -19,7 +19,7 @@ import msgspec
 
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.fork_server import READY, TIMED_OUT
-from mint_common.runtime.graders.python import reward_of, runtime_fault, sample_fields
+from mint_common.runtime.graders.python import reward_of, runtime_fault, sample_fields, written
 
 _MODULE = "mint_common.runtime.graders.fork_server"
 _MOST_ANSWER_BYTES = 64 << 10
@@ -72,11 +72,7 @@ class ProcessSandbox:
             server.close()
 
     def _ask(self, call: Mapping[str, Any]) -> str:
-        try:
-            request = msgspec.json.encode(call)
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            problem = "the sample or its row cannot be written as JSON"
-            raise GraderFault("invalid_variable_error", problem) from error
+        request = written(call)
         server = self._idle.get()
         try:
             answer, is_over = server.ask(request)

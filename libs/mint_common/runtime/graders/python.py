@@ -1,7 +1,10 @@
 """What runs the source of python graders. Both ways block, and are called in threads of their own."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
+
+import msgspec
 
 from mint_common.graders import MAX_REWARD, GradedSample, GraderFault
 
@@ -38,6 +41,15 @@ def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
     except GraderFault:
         output_json = None
     return {"output_text": sample.output_text, "output_json": output_json}
+
+
+def written(call: Mapping[str, Any]) -> bytes:  # JSON
+    """Return a call as JSON. Raises GraderFault."""
+    try:
+        return msgspec.json.encode(call)
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        problem = "the sample or its row cannot be written as JSON"
+        raise GraderFault("invalid_variable_error", problem) from error
 
 
 def reward_of(value: str) -> float:
