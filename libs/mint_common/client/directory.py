@@ -62,8 +62,7 @@ class EngineDirectory:
                     token=token,
                     peer="an engine",
                     lost=lambda: EngineRestarting(retry_after_seconds=RESTART_SECONDS),
-                ),
-                name="an engine",
+                )
             )
             for url in urls
         }

@@ -1,14 +1,12 @@
 """Client of one loader's engine, over its internal HTTP."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
 from mint_common.claims import RevisionRef
 from mint_common.client.http import InternalHttp, path_of
 from mint_common.client.relayed import Relayed
-from mint_common.errors import Unavailable
 from mint_common.generation import (
     CALL_HEADER,
     AdapterStatus,
@@ -20,15 +18,13 @@ from mint_common.generation import (
 )
 from mint_common.ids import Digest, TenantId
 
-T = TypeVar("T")
-
 
 class EngineClient:
     """One loader's engine over internal HTTP. Methods raise the loader's own MintErrors, or Unavailable."""
 
-    def __init__(self, http: InternalHttp, *, name: str = "the loader") -> None:
+    def __init__(self, http: InternalHttp) -> None:
         self._http = http
-        self.name = name
+        self._read = http.read
 
     async def describe(self) -> EngineInfo:
         """Return which base the engine has, and its limits."""
@@ -45,11 +41,7 @@ class EngineClient:
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request on the engine."""
         body = msgspec.msgpack.encode(request)
-        answer = await self._http.exchange("POST", "/internal/sample", body)
-        try:
-            return _SAMPLED.decode(answer)
-        except msgspec.DecodeError as error:
-            raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
+        return self._http.unpack(await self._http.exchange("POST", "/internal/sample", body), Sampled)
 
     async def tokenize(
         self,
@@ -109,16 +101,7 @@ class EngineClient:
         """Close its connections."""
         await self._http.close()
 
-    def _read(self, answer: object, shape: type[T]) -> T:
-        try:
-            return msgspec.convert(answer, type=shape)
-        except msgspec.ValidationError as error:
-            raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tokens:
     tokens: tuple[int, ...]
-
-
-_SAMPLED: msgspec.msgpack.Decoder[Sampled] = msgspec.msgpack.Decoder(Sampled)

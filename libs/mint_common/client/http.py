@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -34,6 +34,7 @@ from mint_common.telemetry.tracing import inject, span, tracer
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 
 MSGPACK = "application/msgpack"
+T = TypeVar("T")
 _JSON = {"content-type": "application/json"}
 
 Params = Mapping[str, str | int | float | bool | None]
@@ -156,17 +157,27 @@ class InternalHttp:
         url = self._url(path, _present(params))
         return (await self._send(method, url, data=content, headers={"content-type": MSGPACK}))[1]
 
-    async def put(self, path: str, body: object = None, params: Params | None = None) -> Json:
+    def read(self, answer: Json, shape: type[T]) -> T:
+        """Return an answer's JSON as a type. Raises Unavailable when it is none."""
+        with self._readable():
+            return msgspec.convert(answer, type=shape)
+
+    def unpack(self, answer: bytes, shape: type[T]) -> T:
+        """Return an answer's msgpack as a type. Raises Unavailable when it is none."""
+        with self._readable():
+            return msgspec.msgpack.decode(answer, type=shape)
+
+    async def put(self, path: str, body: object) -> Json:
         """Set something."""
-        return await self._ask("PUT", path, body=body, params=params)
+        return await self._ask("PUT", path, body=body)
 
     async def patch(self, path: str, body: object) -> Json:
         """Change some of something."""
         return await self._ask("PATCH", path, body=body)
 
-    async def delete(self, path: str, params: Params | None = None) -> Json:
+    async def delete(self, path: str) -> Json:
         """Remove something."""
-        return await self._ask("DELETE", path, params=params)
+        return await self._ask("DELETE", path)
 
     async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> Relayed:
         """Post bytes as they are, and return the answer once it has begun; who gets it closes it.
@@ -273,6 +284,13 @@ class InternalHttp:
         except msgspec.DecodeError as error:
             raise RemoteError(what=self._peer, remote_code="not_json", problem=str(error)) from error
         self._is_away = False
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except msgspec.DecodeError as error:
+            raise Unavailable(what=self._peer, problem=f"unreadable answer: {error}") from error
 
     def _tell_outage(self, problem: str) -> None:
         """Log the first of many failures."""

@@ -5,7 +5,6 @@ be given by id or by name.
 """
 
 from collections.abc import AsyncIterable, Collection, Mapping, Sequence
-from typing import TypeVar
 
 import msgspec
 
@@ -22,10 +21,8 @@ from mint_common.catalog import (
     RevisionRecord,
 )
 from mint_common.client.http import InternalHttp, named, path_of, shortened
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import NotFound
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
-
-T = TypeVar("T")
 
 _MOST_DIGESTS = 10_000
 
@@ -35,6 +32,7 @@ class RegistryClient:
 
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
+        self._read = http.read
 
     async def forward(
         self,
@@ -59,24 +57,24 @@ class RegistryClient:
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized."""
-        return _read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
+        return self._read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
 
     async def get_key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
         """Return a key of a tenant, a revoked one too. Raises NotFound."""
         path = path_of("internal", "tenants", tenant_id, "keys", key_id)
-        return _read(await self._http.get(path), KeyRecord)
+        return self._read(await self._http.get(path), KeyRecord)
 
     async def put_base(self, facts: BaseFacts) -> BaseFacts:
         """Register a base. A repeat is a no-op; another digest under the name raises InvalidField."""
-        return _read(await self._http.put(path_of("internal", "bases", facts.name), facts), BaseFacts)
+        return self._read(await self._http.put(path_of("internal", "bases", facts.name), facts), BaseFacts)
 
     async def get_base(self, name: BaseName) -> BaseFacts:
         """Return a base's facts."""
-        return _read(await self._http.get(path_of("internal", "bases", named("base", name))), BaseFacts)
+        return self._read(await self._http.get(path_of("internal", "bases", named("base", name))), BaseFacts)
 
     async def list_bases(self) -> list[BaseFacts]:
         """Return all bases by name."""
-        return _read(await self._http.get("/internal/bases"), list[BaseFacts])
+        return self._read(await self._http.get("/internal/bases"), list[BaseFacts])
 
     async def create_policy(
         self,
@@ -98,29 +96,29 @@ class RegistryClient:
         if targets is not None:
             lora["targets"] = list(targets)
         body = {"name": name, "base": base, "lora": lora, **(described or {})}
-        return _read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
+        return self._read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
 
     async def list_policies(self, tenant_id: TenantId, *, limit: int) -> list[PolicyRecord]:
         """Return a tenant's first policies by name."""
-        return _read(await self._http.get(_policies(tenant_id), {"limit": limit}), list[PolicyRecord])
+        return self._read(await self._http.get(_policies(tenant_id), {"limit": limit}), list[PolicyRecord])
 
     async def get_policy(self, tenant_id: TenantId, policy: PolicyId | str) -> PolicyRecord:
         """Return a policy."""
-        return _read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
+        return self._read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
 
     async def list_revisions(
         self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
     ) -> list[RevisionRecord]:
         """Return revisions by number, from the first one above ``after``."""
         path = _policies(tenant_id, policy, "revisions")
-        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
+        return self._read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
 
     async def get_revision(
         self, tenant_id: TenantId, policy: PolicyId | str, revision: int | str
     ) -> RevisionRecord:
         """Return a revision by number, digest or `names.BEST`."""
         path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)))
-        return _read(await self._http.get(path), RevisionRecord)
+        return self._read(await self._http.get(path), RevisionRecord)
 
     async def upload_revision(
         self, tenant_id: TenantId, policy: PolicyId | str, body: AsyncIterable[bytes], *, step: int = 0
@@ -128,7 +126,7 @@ class RegistryClient:
         """Publish the adapter in a tar stream as a revision. Raises UploadRefused."""
         path = _policies(tenant_id, policy, "revisions")
         _, answer = await self._http.forward("POST", path, query=[("step", str(step))], body=body)
-        return _read(msgspec.json.decode(answer), RevisionRecord)
+        return self._read(msgspec.json.decode(answer), RevisionRecord)
 
     async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
         """Return a tenant's revisions that have one of these digests."""
@@ -136,12 +134,12 @@ class RegistryClient:
         found: list[OwnedRevision] = []
         for start in range(0, len(digests), _MOST_DIGESTS):
             body = {"digests": digests[start : start + _MOST_DIGESTS]}
-            found += _read(await self._http.post(path, body), list[OwnedRevision])
+            found += self._read(await self._http.post(path, body), list[OwnedRevision])
         return found
 
     async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
         """Return a policy's aliases by name, without their histories."""
-        return _read(await self._http.get(_policies(tenant_id, policy, "aliases")), list[AliasRecord])
+        return self._read(await self._http.get(_policies(tenant_id, policy, "aliases")), list[AliasRecord])
 
     async def move_alias(
         self,
@@ -185,21 +183,14 @@ class RegistryClient:
         if shortened(model) != model:
             raise NotFound(kind="model", name=shortened(model))
         path = path_of("internal", "tenants", tenant_id, "resolve")
-        return _read(await self._http.get(path, {"model": model}), Resolution)
+        return self._read(await self._http.get(path, {"model": model}), Resolution)
 
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
         """Remove what is not used, at most ``limit`` items; with ``dry_run`` only list it."""
         body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
-        return _read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
+        return self._read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
 
 
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:
     place = () if policy is None else (named("policy", policy), *parts)
     return path_of("internal", "tenants", tenant_id, "policies", *place)
-
-
-def _read(answer: object, shape: type[T]) -> T:
-    try:
-        return msgspec.convert(answer, type=shape)
-    except msgspec.ValidationError as error:
-        raise Unavailable(what="the registry", problem=f"unreadable answer: {error}") from error

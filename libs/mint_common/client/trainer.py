@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 
@@ -25,8 +24,6 @@ from mint_common.training import (
 )
 from mint_common.waiting import cancel_all
 
-T = TypeVar("T")
-
 _OPERATIONS = "/internal/operations"
 _REASK_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0  # a trainer that stays silent longer is left out
@@ -35,9 +32,9 @@ _ANSWER_SECONDS = 5.0  # a trainer that stays silent longer is left out
 class TrainerClient:
     """One trainer over internal HTTP. Methods raise the trainer's own MintErrors, or Unavailable."""
 
-    def __init__(self, http: InternalHttp, *, name: str = "the trainer") -> None:
+    def __init__(self, http: InternalHttp) -> None:
         self._http = http
-        self.name = name
+        self._read = http.unpack
 
     async def describe(self) -> TrainerInfo:
         """Return which base it trains on, and whether it does now."""
@@ -92,11 +89,7 @@ class TrainerClient:
 
     async def digests(self) -> frozenset[Digest]:
         """Return the exports that the trainer's sessions go on from."""
-        answer = await self._http.get("/internal/sessions")
-        try:
-            return msgspec.convert(answer, _SessionList).held
-        except msgspec.ValidationError as error:
-            raise self._unreadable(error) from error
+        return self._http.read(await self._http.get("/internal/sessions"), _SessionList).held
 
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
         """Return the keys of the records that a policy's training may still read. Idempotent.
@@ -153,15 +146,6 @@ class TrainerClient:
         """Close its connections."""
         await self._http.close()
 
-    def _read(self, answer: bytes, shape: type[T]) -> T:
-        try:
-            return msgspec.msgpack.decode(answer, type=shape)
-        except msgspec.DecodeError as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> Unavailable:
-        return Unavailable(what=self.name, problem=f"unreadable answer: {error}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SessionList:
@@ -176,9 +160,7 @@ class TrainerDirectory:
     """
 
     def __init__(self, urls: Sequence[str], *, token: str) -> None:
-        self._clients = [
-            TrainerClient(InternalHttp(url, token=token, peer="a trainer"), name="a trainer") for url in urls
-        ]
+        self._clients = [TrainerClient(InternalHttp(url, token=token, peer="a trainer")) for url in urls]
         self._by_base: dict[BaseName, TrainerClient] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._confirmed: set[BaseName] = set()  # by who has the lease, since all were asked last

@@ -2,10 +2,7 @@
 
 from typing import TypeVar
 
-import msgspec
-
 from mint_common.client.http import InternalHttp, named, path_of
-from mint_common.errors import Unavailable
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
@@ -19,6 +16,7 @@ class RolloutHttp:
 
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
+        self._read = http.read
 
     async def tasks(self) -> object:
         """Return every task."""
@@ -26,7 +24,7 @@ class RolloutHttp:
 
     async def task(self, name: str) -> JsonObject:
         """Return one task."""
-        return _read(await self._http.get(path_of("internal", "tasks", named("task", name))), JsonObject)
+        return self._read(await self._http.get(path_of("internal", "tasks", named("task", name))), JsonObject)
 
     async def draw_prompts(self, task: str, body: JsonObject) -> object:
         """Return prompts of a task's split."""
@@ -42,27 +40,27 @@ class RolloutHttp:
         """Return the tokens of a task's prompts on a base."""
         path = path_of("internal", "tasks", named("task", task), "lengths")
         answer = await self._http.post(path, {"base": base, "n": n, "seed": seed}, patient=True)
-        return _read(answer, TaskLengths)
+        return self._read(answer, TaskLengths)
 
     async def evaluate(self, tenant_id: TenantId, run: JsonObject) -> JsonObject:
         """Begin an evaluation run."""
         path = path_of("internal", "tenants", tenant_id, "evaluations")
-        return _read(await self._http.post(path, run), JsonObject)
+        return self._read(await self._http.post(path, run), JsonObject)
 
     async def compare(self, tenant_id: TenantId, sides: JsonObject) -> JsonObject:
         """Begin two evaluation runs."""
         path = path_of("internal", "tenants", tenant_id, "evaluations", "comparison")
-        return _read(await self._http.post(path, sides), JsonObject)
+        return self._read(await self._http.post(path, sides), JsonObject)
 
     async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest runs."""
         path = path_of("internal", "tenants", tenant_id, "evaluations")
-        return _read(await self._http.get(path, {"limit": limit}), list[JsonObject])
+        return self._read(await self._http.get(path, {"limit": limit}), list[JsonObject])
 
     async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
         """Return one run."""
         path = path_of("internal", "tenants", tenant_id, "evaluations", named("evaluation run", run_id))
-        return _read(await self._http.get(path), JsonObject)
+        return self._read(await self._http.get(path), JsonObject)
 
     async def evaluation_rows(
         self, tenant_id: TenantId, run_id: str, *, limit: int, after: int
@@ -70,34 +68,34 @@ class RolloutHttp:
         """Return answers of one run."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "rows")
-        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[JsonObject])
+        return self._read(await self._http.get(path, {"limit": limit, "after": after}), list[JsonObject])
 
     async def comparison(self, tenant_id: TenantId, run_id: str, *, baseline: str, rows: int) -> JsonObject:
         """Return two runs and how they compare."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "comparison")
-        return _read(await self._http.get(path, {"baseline": baseline, "rows": rows}), JsonObject)
+        return self._read(await self._http.get(path, {"baseline": baseline, "rows": rows}), JsonObject)
 
     async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
         """Stop an evaluation run."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "cancel")
-        return _read(await self._http.post(path, {}), JsonObject)
+        return self._read(await self._http.post(path, {}), JsonObject)
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""
         path = path_of("internal", "tenants", tenant_id, "jobs")
-        return _read(await self._http.get(path, {"limit": limit}), list[JsonObject])
+        return self._read(await self._http.get(path, {"limit": limit}), list[JsonObject])
 
     async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Return one job with its steps."""
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
-        return _read(await self._http.get(path), JsonObject)
+        return self._read(await self._http.get(path), JsonObject)
 
     async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return how far a job is."""
         path = path_of("internal", "tenants", tenant_id, "jobs", job_id)
-        return _read(await self._http.get(path, {"steps": str(steps).lower()}), TunedJob)
+        return self._read(await self._http.get(path, {"steps": str(steps).lower()}), TunedJob)
 
     async def delete_file(self, tenant_id: TenantId, file_id: str) -> None:
         """Have erased what was made of a file."""
@@ -106,11 +104,4 @@ class RolloutHttp:
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[T]) -> T:
         """Stop a job, let it rest, or go on."""
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), verb)
-        return _read(await self._http.post(path, {}), shape)
-
-
-def _read(answer: object, shape: type[T]) -> T:
-    try:
-        return msgspec.convert(answer, type=shape)
-    except msgspec.ValidationError as error:
-        raise Unavailable(what="rollout", problem=f"unreadable answer: {error}") from error
+        return self._read(await self._http.post(path, {}), shape)
