@@ -296,3 +296,28 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
     monkeypatch.setattr(worker, "_swap_out", forget_and_swap_out)
     await copying
     assert not any(policies.has(policy_id) for policy_id in admitted)
+
+
+async def test_policies_that_cannot_leave_the_device_stay_whole_and_hold_nobody_up(
+    policies: ResidentPolicies,
+    lora: LoraSpec,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def break_down(_residents: Sequence[ResidentPolicy]) -> None:
+        raise RuntimeError("out of memory")
+
+    await policies.admit(A, lora, data=None)
+    await step(policies, make_record(seed=1))
+    before = await state_of(policies)
+    with monkeypatch.context() as patch:
+        patch.setattr(policies._tiers, "swap_out", break_down)
+        for policy_id in (B, C):  # for the second there is no room
+            await policies.admit(policy_id, lora, data=None)
+            await step(policies, make_record(seed=1), policy_id=policy_id)
+        assert policies.tiers() == dict.fromkeys((A, B, C), "device")
+        assert "policy not moved off the device" in caplog.text
+    await step(policies, make_record(seed=2), policy_id=C)
+    assert policies.tiers() == {A: "host", B: "device", C: "device"}
+    assert await state_of(policies) == before

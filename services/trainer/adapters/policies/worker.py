@@ -2,13 +2,16 @@
 
 Whatever is ready when the first is free is planned together (`core/scheduler.py`). Invariants: work owns its
 policies' states while it is carried out, and gives back only what is sound and still wanted; a fault of the
-machinery is the result of everything that was in the batch.
+machinery is the result of everything that was in the batch, and a policy that it keeps from leaving the
+device stays there, whole.
 """
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from mint_common.ids import PolicyId, TenantId
@@ -18,6 +21,8 @@ from services.trainer.adapters.policies.tasks import PolicyTask, carry_out
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.core.operations import NotResident
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -129,8 +134,13 @@ class PolicyWorker:
             task.settle(result)
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
+        """Move policies off the device; the next plan tries again with those that a fault keeps there."""
+        for resident in residents:
+            moving = self.compute(partial(self.tiers.swap_out, [resident]))
+            (fault,) = await asyncio.gather(moving, return_exceptions=True)
+            if fault is not None:
+                _log.error("policy not moved off the device", exc_info=fault)
         if residents:
-            await self.compute(lambda: self.tiers.swap_out(residents))
             self.tiers.trim()
 
 
