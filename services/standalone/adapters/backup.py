@@ -1,9 +1,10 @@
 """A stack's truth in a folder, and a stack made of it: the database as pg_dump has it, then the blobs.
 
-Invariants: the database is one consistent snapshot, and every blob that it names is in the folder, because
-blobs are only added and are copied after it, but for files that tenants delete meanwhile, and what ended jobs
-made of rows. A backup is complete or absent, a database whole or empty. What is written is its owner's alone,
-as it has secrets in the clear.
+Invariants: the database is one consistent snapshot, and every blob that it names is in the folder: states of
+training, which the trainer removes when it has newer ones, because they are copied before that snapshot is
+dumped, and others because blobs are only added and are copied after it, but for files that tenants delete
+meanwhile, and what ended jobs made of rows. A backup is complete or absent, a database whole or empty. What
+is written is its owner's alone, as it has secrets in the clear.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
+import msgspec
 
+from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
 from mint_common.new_folder import new_folder
 from services.standalone.adapters.file_modes import OTHERS
@@ -33,6 +36,18 @@ DO $$ BEGIN
     END IF;
 END $$;
 """
+NAMED_BY_TRAINER = """
+    SELECT snapshot ->> 'uri' AS uri, NULL::bytea AS packed, last_operation_at AS changed_at
+    FROM trainer.training WHERE snapshot IS NOT NULL
+    UNION ALL SELECT claim ->> 'uri', NULL, created_at FROM trainer.checkpoints
+    UNION ALL SELECT NULL, payload, submitted_at FROM trainer.operations
+    WHERE payload_is_claim AND payload IS NOT NULL
+    UNION ALL SELECT NULL, result, finished_at FROM trainer.operations
+    WHERE result_is_claim AND result IS NOT NULL
+    ORDER BY changed_at DESC
+"""
+_ATTEMPTS = 20
+"""Each has to copy only what came since the one before."""
 
 
 class BackupExposed(MintError):
@@ -51,7 +66,8 @@ def back_up(dsn: str, blobs: Path, target: Path) -> int:
     with new_folder(target, mode=0o700) as draft:
         if draft.stat().st_mode & OTHERS:
             raise BackupExposed(folder=str(target.parent))
-        dump_database(dsn, draft / DUMP)
+        (draft / BLOBS).mkdir(mode=0o700)
+        asyncio.run(_dump_with_states(dsn, blobs, draft))
         return copy_blobs(blobs, draft / BLOBS)
 
 
@@ -72,33 +88,78 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
     return count
 
 
-def dump_database(dsn: str, file: Path) -> None:
-    """Write the services' schemas to a file in pg_dump's own format."""
+async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
+    """Dump the database, and copy what the trainer's rows in the dump name. Raises Unavailable.
+
+    What is removed between the rows and the copy makes the rows too old, so later ones are read. What two
+    readings name and neither finds was lost before.
+    """
+    try:
+        connection = await asyncpg.connect(dsn)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise Unavailable(what="Postgres", problem=str(error)) from error
+    missed: set[str] = set()
+    copied: set[str] = set()
+    try:
+        for _ in range(_ATTEMPTS):
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
+                named = await _named_by_trainer(connection)
+                found = {key for key in named if copy_blob(blobs / key, draft / BLOBS / key)}
+                copied |= found
+                if missed.issuperset(missing := set(named) - found):
+                    for key in copied.difference(named):
+                        (draft / BLOBS / key).unlink()
+                    await asyncio.to_thread(dump_database, dsn, draft / DUMP, snapshot=snapshot)
+                    return
+                missed |= missing
+    finally:
+        await connection.close()
+    raise Unavailable(what="a backup", problem="states of training are replaced faster than they are copied")
+
+
+async def _named_by_trainer(connection: asyncpg.Connection) -> Sequence[str]:
+    """Return the keys of the blobs that the trainer's rows name, those that may go soonest first."""
+    if await connection.fetchval("SELECT to_regclass('trainer.training')") is None:
+        return []
+    rows = await connection.fetch(NAMED_BY_TRAINER)
+    return [row["uri"] or msgspec.msgpack.decode(row["packed"], type=Claim).uri for row in rows]
+
+
+def dump_database(dsn: str, file: Path, *, snapshot: str | None = None) -> None:
+    """Write the services' schemas, as an exported snapshot has them, to a file in pg_dump's own format."""
     file.touch(mode=0o600)
     chosen = [f"--schema={name}" for name in SERVICES]
+    if snapshot is not None:
+        chosen.append(f"--snapshot={snapshot}")
     _run("pg_dump", dsn, "--format=custom", "--no-owner", *chosen, "-f", str(file))
 
 
 def copy_blobs(source: Path, target: Path) -> int:
-    """Copy what is not there yet, each file at once and synced; return how many files there are."""
+    """Copy what is not there yet; return how many files there are."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    count = 0
-    for file in _files(source):
-        place = target / file.relative_to(source)
-        if not place.exists():
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = place.with_name(f".{place.name}.copy")
-            draft.touch(mode=0o600)
-            try:
-                shutil.copyfile(file, draft)
-            except FileNotFoundError:  # of a file or a job, erased in the meantime
-                draft.unlink(missing_ok=True)
-                continue
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
-            draft.rename(place)
-        count += 1
-    return count
+    return sum(copy_blob(file, target / file.relative_to(source)) for file in _files(source))
+
+
+def copy_blob(file: Path, place: Path) -> bool:
+    """Copy a file at once and synced, unless it is there; return whether it is there then.
+
+    It is not if it has been removed in the meantime.
+    """
+    if place.exists():
+        return True
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}.copy")
+    draft.touch(mode=0o600)
+    try:
+        shutil.copyfile(file, draft)
+    except FileNotFoundError:
+        draft.unlink()
+        return False
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.rename(place)
+    return True
 
 
 def _files(folder: Path) -> Iterator[Path]:
