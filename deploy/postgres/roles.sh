@@ -1,6 +1,7 @@
 #!/bin/sh
-# Give each service a role that owns the schema of its name, which no other service's role may read. Run again it sets
-# the passwords anew and hands over tables that another role made: of an older stack, or of a restored backup.
+# Give each service a role that owns the schema of its name, which no other service's role may read: where one may, by
+# a grant or as a member of another role, it fails at its end. Run again it sets the passwords anew and hands over
+# tables that another role made: of an older stack, or of a restored backup.
 # Names and passwords come from the services' connection strings, the files postgres_dsn_SERVICE in the folder SECRETS:
 # postgresql://NAME:PASSWORD@HOST..., the password of letters and digits.
 # Others than these roles and superusers may not connect to the database afterwards: it is MinT's alone.
@@ -50,9 +51,26 @@ SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, :'role')
 FROM pg_proc WHERE pronamespace = :'schema'::regnamespace \gexec
 SQL
 done
-psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction <<'SQL'
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --set=VERBOSITY=terse <<'SQL'
 SET client_min_messages = warning;
 SET search_path = pg_catalog;
 SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+-- By itself, or as a member of whichever role, with or without inheriting.
+DO $$ DECLARE found record; BEGIN
+  SELECT reader.nspowner::regrole AS reader, role.oid::regrole AS role, read.nspname AS schema INTO found
+  FROM pg_namespace AS reader, pg_namespace AS read, pg_roles AS role
+  WHERE reader.nspname IN ('gateway', 'loader', 'registry', 'rollout', 'trainer')
+    AND read.nspname IN ('gateway', 'loader', 'registry', 'rollout', 'trainer')
+    AND reader.nspname <> read.nspname AND pg_has_role(reader.nspowner, role.oid, 'MEMBER')
+    AND has_schema_privilege(role.oid, read.oid, 'USAGE')
+  ORDER BY role.oid = reader.nspowner, reader.nspname, read.nspname LIMIT 1;
+  IF found.role = found.reader THEN
+    RAISE EXCEPTION 'the role % may use the schema %: revoke its rights there, or those of PUBLIC',
+      found.reader, found.schema;
+  ELSIF found IS NOT NULL THEN
+    RAISE EXCEPTION 'the role % may use the schema % as a member of %: revoke that',
+      found.reader, found.schema, found.role;
+  END IF;
+END $$;
 SQL

@@ -185,6 +185,44 @@ async def test_the_owner_of_a_database_gives_roles_without_being_superuser(
     await _migrate({name: _address(server, f"own_{name}:secret", "owned") for name in SERVICES})
 
 
+async def test_a_role_that_may_read_what_is_another_s_is_told(server: RunningServer, tmp_path: Path) -> None:
+    logins = {name: f"postgresql://pure_{name}:secret@db/granted" for name in SERVICES}
+    address = _address(server, None, "granted")
+
+    async def given() -> "subprocess.CompletedProcess[str]":
+        return await asyncio.to_thread(_run_script, address, logins, tmp_path)
+
+    connection = await asyncpg.connect(server.address)
+    try:
+        await connection.execute("CREATE DATABASE granted")
+        await connection.execute("CREATE ROLE between")
+    finally:
+        await connection.close()
+    assert (await given()).returncode == 0
+    connection = await asyncpg.connect(address)
+    try:
+        for right, to, problem in (
+            ("pure_gateway", "pure_loader", "as a member of pure_gateway"),
+            ("pure_gateway", "pure_loader WITH INHERIT FALSE", "as a member of pure_gateway"),
+            ("pg_read_all_data", "pure_loader", "as a member of pg_read_all_data"),
+            ("USAGE ON SCHEMA gateway", "pure_loader", "revoke its rights there"),
+            ("USAGE ON SCHEMA gateway", "PUBLIC", "or those of PUBLIC"),
+        ):
+            await connection.execute(f"GRANT {right} TO {to}")
+            done = await given()
+            assert done.returncode != 0, right
+            assert "the role pure_loader may use the schema gateway" in done.stderr
+            assert problem in done.stderr
+            await connection.execute(f"REVOKE {right} FROM {to.partition(' ')[0]}")
+        await connection.execute("GRANT pure_gateway TO between")
+        await connection.execute("GRANT between TO pure_loader")
+        assert "the role pure_loader may use the schema gateway as a member of" in (await given()).stderr
+        await connection.execute("REVOKE between FROM pure_loader")
+    finally:
+        await connection.close()
+    assert ((await given()).returncode, (await given()).stderr) == (0, "")
+
+
 async def test_no_other_role_connects_and_no_log_has_a_password(
     server: RunningServer, tmp_path: Path
 ) -> None:
