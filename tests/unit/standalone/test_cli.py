@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from goldens import check_golden
 from typer.testing import CliRunner
 
 from mint_common.errors import MintError, NotFound
@@ -54,10 +55,7 @@ def help_of(command: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_as_reviewed(command: str) -> None:
-    file = GOLDEN / f"{'-'.join(['mint', *command.split()])}.txt"
-    if os.environ.get("MINT_GOLDEN") == "write":
-        file.write_text(help_of(command))
-    assert help_of(command) == file.read_text()
+    check_golden(GOLDEN / f"{'-'.join(['mint', *command.split()])}.txt", help_of(command))
 
 
 def test_no_golden_is_of_a_command_that_is_gone() -> None:

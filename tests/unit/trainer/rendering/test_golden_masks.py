@@ -1,9 +1,9 @@
 """What is trained, as a reader sees it. `MINT_GOLDEN=write` rewrites the golden files."""
 
-import os
 from pathlib import Path
 
 import pytest
+from goldens import check_golden
 from unit.trainer.rendering.templates import examples, named, shown
 
 GOLDEN = Path(__file__).parents[3] / "golden/masks"
@@ -70,7 +70,4 @@ def test_what_is_trained_is_as_reviewed(name: str, conversation: str) -> None:
     template = named(name)
     found = examples(template, CONVERSATIONS[conversation])
     text = "\n=====\n".join(shown(template, example) for example in found) + "\n"
-    file = GOLDEN / f"{name}-{conversation}.txt"
-    if os.environ.get("MINT_GOLDEN") == "write":
-        file.write_text(text)
-    assert text == file.read_text()
+    check_golden(GOLDEN / f"{name}-{conversation}.txt", text)
