@@ -138,7 +138,7 @@ class Rollout(Protocol):
         ...
 
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[Shape]) -> Shape:
-        """Stop a job, let it rest after its open step, or go on; return it as a shape. Idempotent.
+        """Stop a job, let it rest after its open step, or go on; return it without steps. Idempotent.
 
         One that has ended stays as it is when it is cancelled; the other verbs raise InvalidField.
         """

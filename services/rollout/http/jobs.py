@@ -53,17 +53,17 @@ def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:
         job = await _own(jobs, tenant_id, job_id)
         await control.cancel(job.job_id)
-        return await show_job(tenant_id, job_id)
+        return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/pause")
     async def pause_job(tenant_id: str, job_id: str) -> dict[str, object]:
         await control.pause(await _own(jobs, tenant_id, job_id))
-        return await show_job(tenant_id, job_id)
+        return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/resume")
     async def resume_job(tenant_id: str, job_id: str) -> dict[str, object]:
         await control.resume(await _own(jobs, tenant_id, job_id))
-        return await show_job(tenant_id, job_id)
+        return await show_job(tenant_id, job_id, steps=False)
 
     return router
 

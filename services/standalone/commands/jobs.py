@@ -126,7 +126,7 @@ def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False)
 
     Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
     """
-    _show(api, api.post(path_of("jobs", job, "cancel")), watch=False, as_json=as_json)
+    _tell(api.post(path_of("jobs", job, "cancel")), as_json=as_json)
 
 
 def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
@@ -134,7 +134,7 @@ def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) 
 
     Example: mint job pause job_znqp7ciroqvnfq3s22wrsratcm
     """
-    _show(api, api.post(path_of("jobs", job, "pause")), watch=False, as_json=as_json)
+    _tell(api.post(path_of("jobs", job, "pause")), as_json=as_json)
 
 
 def resume_job(
@@ -144,7 +144,11 @@ def resume_job(
 
     Example: mint job resume job_znqp7ciroqvnfq3s22wrsratcm --watch
     """
-    _show(api, api.post(path_of("jobs", job, "resume")), watch=watch, as_json=as_json)
+    resumed = api.post(path_of("jobs", job, "resume"))
+    if watch:
+        _watch(api, resumed["job_id"])
+    else:
+        _tell(resumed, as_json=as_json)
 
 
 def export_job(
@@ -178,13 +182,21 @@ def export_job(
 def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
     if watch:
         _watch(api, answer["job_id"])
-    elif as_json:
+        return
+    _tell(answer, as_json=as_json)
+    if not as_json:
+        job = read_job(answer)
+        tiers = tiers_of(api.get("/adapters"))
+        print_rows(step_rows(job, job.steps, tiers), step_columns(job), nothing="no step yet")
+
+
+def _tell(answer: Json, *, as_json: bool) -> None:
+    """Print how a job stands."""
+    if as_json:
         print_json(answer)
     else:
         job = read_job(answer)
         typer.echo(f"{job.job_id}: {_ending(job)}")
-        tiers = tiers_of(api.get("/adapters"))
-        print_rows(step_rows(job, job.steps, tiers), step_columns(job), nothing="no step yet")
 
 
 def _watch(api: PublicApi, job_id: str) -> None:

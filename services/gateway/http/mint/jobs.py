@@ -144,19 +144,19 @@ async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObje
 
 @router.post("/{job}/cancel")
 async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
-    """Stop a job after the work in hand. One that has ended stays as it is."""
+    """Stop a job after the work in hand; answer without its steps. One that has ended stays as it is."""
     return await _steer(gateway, caller.tenant_id, job, "cancel")
 
 
 @router.post("/{job}/pause")
 async def pause_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
-    """Let a job rest after its open step."""
+    """Let a job rest after its open step; answer without its steps."""
     return await _steer(gateway, caller.tenant_id, job, "pause")
 
 
 @router.post("/{job}/resume")
 async def resume_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
-    """Let a paused job go on where it stopped."""
+    """Let a paused job go on where it stopped; answer without its steps."""
     return await _steer(gateway, caller.tenant_id, job, "resume")
 
 
