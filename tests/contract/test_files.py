@@ -12,9 +12,11 @@ from contract.files_rig import MINE, OTHERS, ROWS, draft, keep, keep_in_parts, k
 from contract.schemas import empty_schema
 
 from mint_common.blobs.localfs import LocalBlobs
+from mint_common.datasets import Repeats
 from mint_common.errors import BlobMissing, InvalidField, NotFound
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.clock import ManualClock
+from services.gateway.adapters.rows_check import RowsCheckProcess
 from services.gateway.core.files.records import UPLOAD_SECONDS
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull, UploadClosed
 from services.gateway.handlers.file_uploads import UploadKeeper
@@ -125,6 +127,23 @@ async def test_a_file_that_is_stored_slowly_is_behind_all_that_was_listed_meanwh
     goes_on.set()
     slow = (await keeping).file_id
     assert await ids(files, order="asc", after=listed) == [slow]
+
+
+async def test_rows_of_two_files_are_compared_once_for_each_tenant(files, monkeypatch) -> None:
+    compare, compared = RowsCheckProcess.shared, []
+
+    async def compare_noting(self, *parts, validation_bytes: int) -> Repeats:
+        compared.append(validation_bytes)
+        return await compare(self, *parts, validation_bytes=validation_bytes)
+
+    monkeypatch.setattr(RowsCheckProcess, "shared", compare_noting)
+    for tenant in (MINE, OTHERS):
+        pair = [await keep(files, data, draft(tenant)) for data in (ROWS, ROWS[14:])]
+        at_once = await asyncio.gather(*(files.shared_rows(*pair) for _ in range(3)))
+        assert {*at_once, await files.shared_rows(*pair)} == {Repeats(count=1, pairs=((1, 2),))}
+    assert compared == [len(ROWS[14:])] * 2
+    await files.shared_rows(*reversed(pair))
+    assert len(compared) == 3
 
 
 async def test_equal_bytes_of_two_tenants_are_stored_once_and_go_with_the_last(files, blobs) -> None:

@@ -6,6 +6,7 @@ when no file names it, in the request that removed its last name or, after a fau
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ CHECKING = 2
 """Files that are checked at a time: each takes a core meanwhile."""
 COMPARE_SECONDS = 60.0
 """How long a request may take longer for the rows of two files."""
+COMPARED = 256
+"""Pairs of files whose shared rows are remembered: the jobs of a sweep all ask for one."""
 STORING = 4
 """Contents that are stored at a time: each takes a connection to Postgres meanwhile."""
 AT_ONCE = 100
@@ -55,6 +58,7 @@ class FileKeeper:
     _checking: TenantLimiter = field(default_factory=lambda: TenantLimiter(CHECKING, of_a_tenant=1))
     _storing: TenantLimiter = field(default_factory=lambda: TenantLimiter(STORING, of_a_tenant=1))
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _shared: OrderedDict[tuple[TenantId, str, str], Repeats] = field(default_factory=OrderedDict)
 
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:
         """Refuse early what the tenant has no room for; return the bytes that it has. Raises FilesFull."""
@@ -100,15 +104,24 @@ class FileKeeper:
     async def shared_rows(self, training: FileRecord, validation: FileRecord) -> Repeats:
         """Return the rows of a validation file that its training file has too. Both are files of rows.
 
-        In bounded memory, and `COMPARE_SECONDS`. Raises Unavailable, BlobMissing, BlobCorrupt.
+        In bounded memory, and `COMPARE_SECONDS`. Remembered for each tenant: how soon it is there tells
+        nobody what files another one has. Raises Unavailable, BlobMissing, BlobCorrupt.
         """
-        try:
-            async with asyncio.timeout(COMPARE_SECONDS), self._checking.turn(training.tenant_id):
-                return await self.rows.shared(
-                    self.read(training), self.read(validation), validation_bytes=validation.size_bytes
-                )
-        except TimeoutError as error:
-            raise Unavailable(what="the comparison of rows", problem="it took too long") from error
+        tenant_id = training.tenant_id
+        pair = (tenant_id, training.sha256, validation.sha256)
+        if pair not in self._shared:
+            try:
+                async with asyncio.timeout(COMPARE_SECONDS), self._checking.turn(tenant_id):
+                    if pair not in self._shared:  # requests that came at once
+                        self._shared[pair] = await self.rows.shared(
+                            self.read(training), self.read(validation), validation_bytes=validation.size_bytes
+                        )
+            except TimeoutError as error:
+                raise Unavailable(what="the comparison of rows", problem="it took too long") from error
+        self._shared.move_to_end(pair)
+        if len(self._shared) > COMPARED:
+            self._shared.popitem(last=False)
+        return self._shared[pair]
 
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
