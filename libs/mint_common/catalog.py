@@ -182,8 +182,8 @@ class AliasMove:
 class AliasRecord:
     """An alias: what it points at, and its newest 100 moves, oldest first (none in lists).
 
-    A ``protected`` alias is moved by admin keys and rules only, a ``frozen`` one not by rules, nor by jobs;
-    ``moved_by`` lists what moves it: keys by their scope, and rules.
+    A ``protected`` alias is moved by admin keys, their jobs and rules only, a ``frozen`` one not by rules and
+    jobs; ``moved_by`` lists what moves it: keys by their scope, and rules.
     """
 
     alias: str

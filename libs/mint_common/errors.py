@@ -99,7 +99,7 @@ class RevisionInUse(MintError):
 
 
 class AliasProtected(MintError):
-    """Alias {alias!r} is protected: only an admin key or a rule moves it."""
+    """Alias {alias!r} is protected: only a key with admin, a job of one, or a rule moves it."""
 
     code = "alias_protected"
     http_status = 403
