@@ -24,6 +24,8 @@ TEXT_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "USE_POLICY.md")
+"""A base's terms, which go with it and its merged weights; no part of its digest."""
 NEEDED = (CONFIG, "tokenizer.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -68,6 +70,11 @@ def check_complete(place: str, weights: Collection[str], present: Collection[str
 def text_files(folder: Path) -> tuple[str, ...]:
     """Return the files of a base beside its weights, of those that are there."""
     return tuple(name for name in (*TEXT_FILES, INDEX_FILE) if (folder / name).exists())
+
+
+def licence_files(folder: Path) -> tuple[str, ...]:
+    """Return the files with a base's terms, of those that are there."""
+    return tuple(name for name in LICENCE_FILES if (folder / name).is_file())
 
 
 def base_files(folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A full model as a plain tar that is made while it is read: the base's text files, then its merged weights.
+"""A full model as a plain tar that is made while it is read: the base's text files, merged weights, terms.
 
 Invariant: a tar that is read from some byte on costs no more than the bytes behind it.
 Run as a program (the base's folder, the adapter's, the first byte), it writes a line of JSON, a `TarHead`,
@@ -8,12 +8,12 @@ and behind it the tar from that byte on. The adapter's folder may be removed onc
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from mint_common.adapters_format.base_files import text_files
+from mint_common.adapters_format.base_files import licence_files, text_files
 from mint_common.adapters_format.base_folder import read_base_facts
 from mint_common.adapters_format.merge import MergedFile, Piece, plan_merge, ready_piece
 from mint_common.errors import MintError, RangeBeyond
@@ -31,12 +31,14 @@ class TarHead(msgspec.Struct, frozen=True):
 
 
 def plan_tar(base: Path, adapter: Path) -> list[MergedFile]:
-    """Return the files of a base with an adapter merged, of the base's folder only those that make a base.
+    """Return the files of a base with an adapter merged.
+
+    Of the base's folder they have what makes a base, and its terms.
 
     Raises what `plan_merge` raises.
     """
-    copied = [_stored(name, (base / name).read_bytes()) for name in text_files(base)]
-    return [*copied, *plan_merge(read_base_facts(base), base, adapter)]
+    merged = plan_merge(read_base_facts(base), base, adapter)
+    return [*_copied(base, text_files(base)), *merged, *_copied(base, licence_files(base))]
 
 
 def tar_bytes(files: Sequence[MergedFile]) -> int:
@@ -68,6 +70,11 @@ def _header(file: MergedFile) -> bytes:
 
 def _padding(file: MergedFile) -> bytes:
     return bytes(-file.size_bytes % tarfile.BLOCKSIZE)
+
+
+def _copied(base: Path, names: Iterable[str]) -> Iterator[MergedFile]:
+    for name in names:
+        yield _stored(name, (base / name).read_bytes())
 
 
 def _stored(name: str, data: bytes) -> MergedFile:

@@ -14,6 +14,7 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.adapters_format.base_files import (
     CONFIG,
     INDEX_FILE,
+    LICENCE_FILES,
     SINGLE_FILE,
     TEXT_FILES,
     check_complete,
@@ -56,7 +57,8 @@ def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
     place = f"{source.repo}@{model.commit[:12]}"
     texts = [name for name in (*TEXT_FILES, INDEX_FILE) if name in model.files]
     check_complete(place, () if INDEX_FILE in texts else (SINGLE_FILE,), model.files)
-    snapshot = fetch(model, texts, report=wish.report)
+    terms = [name for name in LICENCE_FILES if name in model.files]
+    snapshot = fetch(model, [*texts, *terms], report=wish.report)
     weights = weight_files(snapshot)
     check_complete(place, weights, model.files)
     _tell(snapshot, wish)

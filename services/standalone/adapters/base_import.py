@@ -23,6 +23,7 @@ from mint_common.adapters_format.base_files import (
     check_complete,
     files_digest,
     hash_files,
+    licence_files,
     weight_files,
 )
 from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
@@ -92,7 +93,7 @@ def import_folder(source: Path, wish: Wish, *, known: Mapping[str, str]) -> Base
         return present
 
     def fill(folder: Path) -> None:
-        take_over(source, files, folder, report=wish.report)
+        take_over(source, (*files, *licence_files(source)), folder, report=wish.report)
 
     return make_base(wish, fill, hashes=hashes)
 
@@ -204,7 +205,7 @@ def dequantize_folder(source: Path, folder: Path, *, report: Report) -> None:
     _save(model, folder, report)
     written = {path.name for path in folder.iterdir()}
     texts = [name for name in TEXT_FILES if (source / name).is_file() and name not in written]
-    take_over(source, texts, folder, report=report)
+    take_over(source, (*texts, *licence_files(source)), folder, report=report)
 
 
 def _smollm2_file() -> Path:

@@ -113,6 +113,15 @@ def test_the_same_folder_is_the_same_base(model_hub: ModelHub, tmp_path: Path) -
     assert add(tmp_path).digest == add(tmp_path, str(tmp_path / "model"), name="copied").digest
 
 
+def test_a_base_s_terms_go_with_it_and_are_no_part_of_its_digest(model_hub: ModelHub, tmp_path: Path) -> None:
+    without = add(tmp_path)
+    (tmp_path / "model/LICENSE").write_text("terms")
+    model_hub.repositories[REPO].commit(tmp_path / "model")
+    for name, source in (("of-hub", REPO), ("of-folder", str(tmp_path / "model"))):
+        assert add(tmp_path, source, name=name).digest == without.digest
+        assert (tmp_path / "bases" / name / "LICENSE").read_text() == "terms"
+
+
 def test_what_is_there_already_is_not_downloaded_again(model_hub: ModelHub, tmp_path: Path) -> None:
     facts = add(tmp_path)
     model_hub.requests.clear()

@@ -57,7 +57,7 @@ def base(tmp_path: Path, weights: dict[str, np.ndarray]) -> Path:
     folder.mkdir()
     (folder / BASE_FILE).write_bytes(msgspec.json.encode(FACTS))
     (folder / "model.safetensors").write_bytes(write_tensors(weights))
-    for name in ("config.json", "tokenizer.json", "README.md", "weights.bin"):
+    for name in ("config.json", "tokenizer.json", "README.md", "LICENSE", "weights.bin"):
         (folder / name).write_text(f"{{}} of {name}")
     return folder
 
@@ -84,8 +84,8 @@ def test_the_tar_has_a_base_s_files_with_the_sums_in_them(base, adapter, weights
     content = b"".join(read_tar(plan_tar(base, adapter)))
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar}
-    assert list(files) == ["config.json", "tokenizer.json", "model.safetensors"]
-    assert files["config.json"] == (base / "config.json").read_bytes()
+    assert list(files) == ["config.json", "tokenizer.json", "model.safetensors", "LICENSE"]
+    assert all(files[name] == (base / name).read_bytes() for name in ("config.json", "LICENSE"))
     weights[f"{MODULE}.weight"] += HALVES[peft_name(MODULE, "B")] @ HALVES[peft_name(MODULE, "A")]
     for expert in range(2):
         a, b = (HALVES[packed_name(EXPERTS, "up_proj", half)][expert] for half in "AB")
