@@ -3,7 +3,8 @@ EXTRAS ?= cpu,dev
 BASE ?= smollm2
 DTYPE ?= auto
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+# Bytecode is kept, whatever the shell says: each process that a test starts would compile the services anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # One more than the cores: tests wait for processes that start and for deadlines that pass.
 WORKERS ?= $(shell expr $$(nproc) + 1)
@@ -61,21 +62,17 @@ test-rules: .venv/.installed ## Run the alerts' tests and parse every expression
 	$(PYTEST) -rs tests/unit/repository/test_observability.py
 
 lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
+	@$(MAKE) --no-print-directory --jobs 2 lint-types lint-rest
+
+.PHONY: lint-types lint-rest
+lint-types:
+	$(BIN)/mypy
+
+lint-rest:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/make_events_doc.py --check
-	$(BIN)/python tools/make_openapi.py --check
-	$(BIN)/python tools/make_openai_doc.py --check
-	$(BIN)/python tools/make_settings_doc.py --check
-	$(BIN)/python tools/make_metrics_doc.py --check
-	$(BIN)/python tools/make_chart.py --check
-	$(BIN)/python tools/make_dashboards.py --check
-	$(BIN)/python tools/make_uploads_doc.py --check
-	$(BIN)/python tools/make_tinker_compat.py --check
-	$(BIN)/python tools/make_benchmarks.py --check
-	$(BIN)/python tools/make_scale_tables.py --check
+	$(BIN)/python tools/make_docs.py --check
 
 check: lint ## Lint, and the fast tests
 	$(PYTEST) $(SPREAD) -q tests/unit tests/sim
@@ -122,16 +119,7 @@ dist: .venv/.installed ## Build wheel, sdist and SBOM into dist/, with the overr
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file dist/mint.cdx.json $(BIN)/python
 
 docs: .venv/.installed ## Regenerate the generated documents
-	$(BIN)/python tools/make_tinker_compat.py
-	$(BIN)/python tools/make_events_doc.py
-	$(BIN)/python tools/make_openapi.py
-	$(BIN)/python tools/make_openai_doc.py
-	$(BIN)/python tools/make_settings_doc.py
-	$(BIN)/python tools/make_metrics_doc.py
-	$(BIN)/python tools/make_chart.py
-	$(BIN)/python tools/make_dashboards.py
-	$(BIN)/python tools/make_uploads_doc.py
-	$(BIN)/python tools/make_scale_tables.py
+	$(BIN)/python tools/make_docs.py
 
 clean: ## Remove .venv, caches and out/
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
