@@ -42,7 +42,7 @@ pytestmark = [
     # A process that dies in the middle of connecting leaves the connection behind: here to the collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SEEDS, SLOW_SEEDS = range(6), range(6, 206)
+SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 206))]
 UPLOADS, EXPORTS, MOVES = 2, 2, 3
 FAILPOINTS = {
     f"{side} {what}" for side in ("before", "after") for what in ("blob", "commit", "publish", "ack")
@@ -204,14 +204,6 @@ async def _check(catalog: PostgresCatalog, aliases: PostgresAliases, clients: Cl
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_the_catalog_equals_what_was_acknowledged(
-    prepared: str, mortal_nats: RunningServer, tmp_path: Path, seed: int
-) -> None:
-    await _run(prepared, mortal_nats, tmp_path, seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SLOW_SEEDS)
-async def test_the_catalog_equals_what_was_acknowledged_for_many_seeds(
     prepared: str, mortal_nats: RunningServer, tmp_path: Path, seed: int
 ) -> None:
     await _run(prepared, mortal_nats, tmp_path, seed)

@@ -39,6 +39,13 @@ class MortalTrainer:
         """Return where it answers, and its successors."""
         return f"http://127.0.0.1:{self.settings.http.port}"
 
+    @property
+    def pid(self) -> int:
+        """Return the process of rank 0."""
+        assert self.process is not None
+        assert self.process.pid is not None
+        return self.process.pid
+
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = _FORKS.Process(
@@ -74,6 +81,4 @@ class MortalTrainer:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
+        os.kill(self.pid, number)

@@ -37,6 +37,7 @@ from .operating import ADAM, TENANT, make_pass, serving, spoilt_pass
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 STEPS, KILLS = 6, 3
+SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 152))]
 
 
 def make_script(seed: int, policy_id: PolicyId) -> list[Operation]:
@@ -154,7 +155,7 @@ def _is_export(outcome: Outcome) -> bool:
     return isinstance(outcome, Done) and isinstance(outcome.result, Exported)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_kill_9_changes_no_bit(stage: Stage, seed: int) -> None:
     await crash_and_compare(stage, seed)
 
@@ -219,9 +220,3 @@ async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> 
             mortal.kill()
     assert again == after
     assert told(after) == calm
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 152))
-async def test_kill_9_changes_no_bit_at_many_points(stage: Stage, seed: int) -> None:
-    await crash_and_compare(stage, seed)

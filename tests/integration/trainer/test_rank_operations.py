@@ -1,9 +1,13 @@
-"""Clients drive a trainer of two ranks as they drive one: the same results, and kill -9 changes no bit."""
+"""Clients drive a trainer of two ranks as they drive one: the same results, and kill -9 changes no bit.
+
+The other rank ends with rank 0.
+"""
 
 import asyncio
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.numpy
 
@@ -22,6 +26,7 @@ from mint_common.training import (
 from services.standalone.adapters.launch import free_port
 from services.trainer.adapters.states.revisions import fetch_weights
 from services.trainer.core.ranks import Sharding
+from tests.processes import until_ended
 
 from .conftest import Stage
 from .killing import MortalTrainer
@@ -97,7 +102,9 @@ async def test_operations_over_two_ranks_are_those_of_one(stage: Stage, sharding
         async with asyncio.TaskGroup() as group:
             training = group.create_task(train(client, script_of(KILLED), KILLED))
             await patiently_wait(client, KILLED, 2)
+            (rank,) = psutil.Process(mortal.pid).children()
             mortal.kill()
+            await until_ended([rank])
             await mortal.start()
     finally:
         await client.aclose()

@@ -4,8 +4,6 @@ The restart is a supervisor's (`mint up`, compose, Kubernetes), or torchrun's.
 """
 
 import asyncio
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -131,16 +129,4 @@ async def test_a_rank_that_hangs_ends_the_trainer(
         await stop_in_step(stage, rank, step=1)
         assert await asyncio.to_thread(trainer.wait, timeout_seconds + 2 * GRACE_SECONDS) == 1
         assert time.monotonic() - started < timeout_seconds + GRACE_SECONDS
-        await until_ended([rank])
-
-
-async def test_ranks_end_with_rank_0(
-    stage: Stage, environ: dict[str, str], spread: dict[str, str], tmp_path: Path
-) -> None:
-    async with (
-        ServiceProcess("registry", environ, tmp_path / "registry.log").running(),
-        ServiceProcess("trainer", spread, tmp_path / "trainer.log").running() as trainer,
-    ):
-        rank = other_rank(trainer.pid)
-        os.kill(trainer.pid, signal.SIGKILL)
         await until_ended([rank])

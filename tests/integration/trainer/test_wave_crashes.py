@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
 from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.records import WaveRecord
 from services.standalone.adapters.launch import free_port
@@ -16,11 +18,12 @@ from tests.processes import ServiceProcess
 from .conftest import FILE, SPEC, Stage, masked, ref
 from .killing import MortalTrainer
 from .test_operation_crashes import kill_at
-from .test_waves import wild
+from .test_waves import trained, wild
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 WAVES = 7
+SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 152))]
 
 
 def outcome_of(stage: Stage, wave: WaveCompleted) -> RevisionExported | TrainingFailed | None:
@@ -115,9 +118,14 @@ async def crash_and_compare(stage: Stage, environ: dict[str, str], log: Path, se
                 async with asyncio.TaskGroup() as group:
                     group.create_task(kill_at(seed, mortal))
                     training = group.create_task(train(stage, "policy_killed", seed=seed))
+                async with InternalHttp(environ["MINT_PEERS_REGISTRY_URL"], token="secret") as registry:
+                    bases = await RegistryClient(registry).list_bases()
         finally:
             mortal.kill()
     assert told(training.result()) == calm
+    assert [base.name for base in bases] == ["tiny"]
+    calm_log, killed_log = await trained(stage)
+    assert killed_log == calm_log
     assert "not_finite" in calm
     assert len({event.id for event in stage.seen}) == 2 * WAVES
     assert len(distinct(stage.seen)) == 2 * WAVES, "an event was told twice with other content"
@@ -132,16 +140,8 @@ def distinct(events: Sequence[Event]) -> list[Event]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_kill_9_changes_no_revision(
-    stage: Stage, environ: dict[str, str], tmp_path: Path, seed: int
-) -> None:
-    await crash_and_compare(stage, environ, tmp_path / "registry.log", seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 152))
-async def test_kill_9_changes_no_revision_at_many_points(
     stage: Stage, environ: dict[str, str], tmp_path: Path, seed: int
 ) -> None:
     await crash_and_compare(stage, environ, tmp_path / "registry.log", seed)
