@@ -31,7 +31,7 @@ from services.standalone.core.plan import BaseAt, plan_alike
 from services.standalone.settings import read_standalone_settings
 from tests.integration.tenants import make_tenant_key
 
-pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
 SERVING = ("registry", "loader", "gateway")
