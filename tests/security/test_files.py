@@ -24,6 +24,7 @@ from services.standalone.adapters.readiness import probe
 from services.standalone.adapters.server_user import IDS, hand_over, server_user
 from services.standalone.adapters.state_folder import StateFolder
 from tests.conftest import RunningServer
+from tests.processes import ROOT, SERVICES
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts servers as somebody else")
 
@@ -106,16 +107,15 @@ def test_what_a_started_process_writes_is_private(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("service", ["registry", "rollout", "gateway", "loader", "trainer"])
-def test_a_service_that_is_started_alone_makes_its_files_private(service: str) -> None:
+def test_services_that_are_started_alone_make_their_files_private() -> None:
     code = (
         "import os, uvloop\n"
         "from mint_common.runtime import service\n"
         "async def main(): print(oct(os.umask(0)))\n"
         "service.run_process(main)\n"
     )
-    text = (Path(__file__).parents[2] / f"services/{service}/__main__.py").read_text()
-    assert "run_process(" in text
+    for service in SERVICES:
+        assert "run_process(" in (ROOT / f"services/{service}/__main__.py").read_text()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "0o77\n"
 
