@@ -179,11 +179,10 @@ Run = Callable[[str, Callable[[FineTuningJob], None]], list[str]]
 
 @pytest.fixture(scope="module")
 def run(stack: RunningStack, client: OpenAI) -> Run:
-    """Train a new policy of a name with always the same seeds and a disturbance; return its digests."""
+    """Train a new policy as `tuned` is trained, with a disturbance; return its digests."""
 
-    def train(policy: str, disturb: Callable[[FineTuningJob], None]) -> list[str]:
-        stack.make_policy(policy)
-        job = start(client, SUPERVISED, model=policy)
+    def train(suffix: str, disturb: Callable[[FineTuningJob], None]) -> list[str]:
+        job = start(client, SUPERVISED, suffix=suffix)
         disturb(job)
         finished(client, job)
         return digests(stack, job)
@@ -192,8 +191,8 @@ def run(stack: RunningStack, client: OpenAI) -> Run:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run: Run) -> list[str]:
-    return run("undisturbed", lambda _job: None)
+def undisturbed(stack: RunningStack, tuned: FineTuningJob) -> list[str]:
+    return digests(stack, tuned)
 
 
 def test_a_paused_job_goes_on_as_if_it_had_not_been(
