@@ -1,5 +1,7 @@
 """Which tests stay on one worker of pytest-xdist, and in which order tests run."""
 
+from collections.abc import Sequence
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -27,23 +29,18 @@ _ONE_BY_ONE = (
     "tests/integration/trainer/test_wave_crashes.py",
 )
 """Files whose tests share nothing that takes long to start: each test goes to any worker."""
-_FIRST = (
-    *_TOGETHER[_WHOLE_STACK],
-    *_TOGETHER["engine"],
-    *_TOGETHER["tinker"],
-    *_TOGETHER["gateway"],
-    "tests/integration/trainer",
-    "tests/integration",
-)
+_FIRST = (*_TOGETHER.values(), ("tests/integration/trainer",), ("tests/integration",))
 """Where the longest scopes are: with several workers, a long one that starts last is waited for."""
+_ENDS = (("tests/e2e/test_mint_up.py::test_down",), ("tests/e2e/test_chaos.py",))
+"""What leaves the shared stack as others cannot use it, from the last one on."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest scopes go first, and what kills parts of the shared stack last of those that use it.
+    """Let the longest scopes go first, and what kills the shared stack's parts last of those that use it.
 
     The slow tests that go one by one come last: they fill the workers that are done with the long scopes.
     """
-    items.sort(key=lambda item: (_is_filling(item), _rank(item.nodeid), "test_chaos" in item.nodeid))
+    items.sort(key=lambda item: (_is_filling(item), _place(item.nodeid, _FIRST), -_place(item.nodeid, _ENDS)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,5 +74,5 @@ def _is_filling(item: pytest.Item) -> bool:
     return item.nodeid.startswith(_ONE_BY_ONE) and item.get_closest_marker("slow") is not None
 
 
-def _rank(nodeid: str) -> int:
-    return next((at for at, each in enumerate(_FIRST) if nodeid.startswith(each)), len(_FIRST))
+def _place(nodeid: str, among: Sequence[tuple[str, ...]]) -> int:
+    return next((at for at, each in enumerate(among) if nodeid.startswith(each)), len(among))

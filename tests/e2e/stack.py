@@ -130,13 +130,21 @@ class RunningStack:
             self.process.wait(60)
 
 
-def start_stack(folder: Path, env: Mapping[str, str] | None = None, *, base: str = "tiny") -> RunningStack:
-    """Start `mint up --base tiny` and wait until it is ready."""
+def mint(*arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
+    """Run a command."""
+    return subprocess.run([MINT, *arguments], capture_output=True, text=True, check=False, timeout=seconds)
+
+
+def start_stack(
+    folder: Path, env: Mapping[str, str] | None = None, *, base: str = "tiny", file: Path | None = None
+) -> RunningStack:
+    """Start `mint up --base tiny`, or `mint up -f FILE`, and wait until it is ready."""
     port = free_port()
+    what = ("--base", base) if file is None else ("-f", str(file))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.out").open("ab") as out:
         process = subprocess.Popen(
-            [MINT, "up", "--base", base, "--dir", str(folder), "--port", str(port)],
+            [MINT, "up", *what, "--dir", str(folder), "--port", str(port)],
             env={**os.environ, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,

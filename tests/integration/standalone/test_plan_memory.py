@@ -14,8 +14,7 @@ from typing import Self
 
 import psutil
 import pytest
-
-from tests.integration.standalone.test_mint_up import mint, running
+from e2e.stack import mint, start_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -77,11 +76,15 @@ def test_parts_at_work_take_what_was_planned(base: str, tmp_path: Path) -> None:
     assert added.returncode == 0, added.stderr
     told = json.loads(mint("plan", "-f", str(file), "--dir", str(folder), "--json").stdout)
     planned = {each["part"]: each["total"] for each in told["holdings"]}
-    with running(folder, "-f", str(file)) as up, Peaks(folder) as peaks:
-        load = [f"http://127.0.0.1:{up.port}", (folder / "api_key").read_text().strip()]
+    stack = start_stack(folder, file=file)
+    try:
+        load = [f"http://127.0.0.1:{stack.port}", stack.api_key]
         load += [base, *map(str, (VOCABULARY[base], POLICIES, STAGED, TOKENS))]
         command = [sys.executable, str(Path(__file__).with_name("full_load.py")), *load]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+        with Peaks(folder) as peaks:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    finally:
+        stack.stop()
     assert done.returncode == 0, done.stderr[-3000:]
     off = {name: round(planned[name] / peak - 1, 3) for name, peak in peaks.of_part.items()}
     _log.info("planned over measured, less 1: %s", off)
