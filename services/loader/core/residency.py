@@ -11,8 +11,11 @@ back per byte leaves first. benches/eviction.py compares it with others.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from mint_common.errors import NotFound, PreconditionFailed
 from mint_common.ids import Digest, TenantId
@@ -51,8 +54,8 @@ class Capacity:
     host_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resident:
+# Structs, as a request replaces such values fourteen times: a dataclass takes 3 us for each, these 0.1 us.
+class Resident(msgspec.Struct, frozen=True, kw_only=True):
     """One adapter on the engine, of all tenants that have the same bytes; ``pins`` are those that keep it.
 
     ``in_flight`` requests have claimed it; ``running`` of them are with the engine, the others wait for its
@@ -107,8 +110,7 @@ class Room:
     hopeless: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residency:
+class Residency(msgspec.Struct, frozen=True, kw_only=True):
     """The adapters of one engine, as a value; each change returns the next value.
 
     ``used_bytes`` are those of all residents, loading ones included; ``slots_used`` take a slot. Both are
@@ -116,7 +118,7 @@ class Residency:
     """
 
     capacity: Capacity
-    residents: Mapping[Digest, Resident] = field(default_factory=dict)
+    residents: Mapping[Digest, Resident] = msgspec.field(default_factory=dict)
     turn: int = 0
     age: float = 0.0
     used_bytes: int = 0

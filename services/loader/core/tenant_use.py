@@ -5,14 +5,13 @@ own requests, prewarms, pins and evictions, and from what has left for want of r
 with the same bytes adds nothing to it.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from mint_common.claims import RevisionRef
 from services.loader.core.residency import Resident, State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantUse:
+class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's part in one adapter.
 
     ``number`` is the engine's of the load that the tenant uses, 0 before its first; ``slot_since`` when the

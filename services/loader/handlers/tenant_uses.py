@@ -7,7 +7,8 @@ remembered.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mint_common.claims import RevisionRef
 from mint_common.ids import Digest, TenantId
