@@ -29,7 +29,7 @@ from mint_common.errors import (
     Unavailable,
     plain_problem,
 )
-from mint_common.telemetry.tracing import inject, span, tracer
+from mint_common.telemetry.tracing import inject, span, start_span
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 
@@ -184,7 +184,7 @@ class InternalHttp:
 
         An answer that is no good one is raised as the error that it says.
         """
-        current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
+        current = start_span("http POST", kind=SpanKind.CLIENT, **{"url.path": path})
         try:
             with trace.use_span(current, end_on_exit=False), self._translated():
                 response = await self._session.post(

@@ -22,7 +22,7 @@ def inject(headers: dict[str, str]) -> dict[str, str]:
 @contextmanager
 def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
     """Continue the trace that the headers name, if they name one, inside the body."""
-    token = context.attach(_PROPAGATOR.extract(dict(headers or {}), context=context.Context()))
+    token = context.attach(_PROPAGATOR.extract(headers or {}, context=context.Context()))
     try:
         yield
     finally:
@@ -32,12 +32,24 @@ def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
 @contextmanager
 def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Iterator[Span]:
     """Record a span around the body, and the exception that leaves it. None attributes are dropped."""
-    with tracer().start_as_current_span(name, kind=kind, attributes=present(attributes)) as current:
+    with trace.use_span(start_span(name, kind=kind, **attributes), end_on_exit=True) as current:
         yield current
 
 
+def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Span:
+    """Return a span that its owner ends. None attributes are dropped.
+
+    In a trace that nobody collects it is the span around it, which has the ids and cannot end.
+    """
+    around = trace.get_current_span()
+    found = around.get_span_context()
+    if found.is_valid and not found.trace_flags.sampled:
+        return around
+    return _tracer().start_span(name, kind=kind, attributes=present(attributes))
+
+
 @cache
-def tracer() -> trace.Tracer:
+def _tracer() -> trace.Tracer:
     """Return the tracer of this process; one of before the set-up passes on to the one behind it."""
     return trace.get_tracer("mint")
 

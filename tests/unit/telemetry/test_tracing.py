@@ -68,6 +68,15 @@ def test_headers_without_a_trace_start_a_new_one(
         assert inject({}) == {}
 
 
+def test_a_trace_that_nobody_collects_goes_on_without_spans(spans: InMemorySpanExporter) -> None:
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
+    with extracted(headers), span("work") as work:
+        assert not work.is_recording()
+        assert trace_id() == "0af7651916cd43dd8448eb211c80319c"
+        assert inject({}) == headers
+    assert not spans.get_finished_spans()
+
+
 def test_outside_of_a_trace_there_is_no_id() -> None:
     assert trace_id() == ""
     assert inject({}) == {}
