@@ -36,7 +36,7 @@ class EngineClient:
         Closing an answer that has not ended aborts the request on the engine.
         """
         headers = {CALL_HEADER: msgspec.json.encode(facts).decode()}
-        return await self._http.relay(path_of("internal", "serve", operation), body, headers)
+        return await self._http.relay(f"/internal/serve/{operation}", body, headers)
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request on the engine."""

@@ -48,6 +48,8 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
     equally near everywhere.
     """
     candidates = list(options)
+    if len(candidates) == 1:
+        return candidates
     idlest = min((option.load for option in candidates), default=0)
 
     def rank(option: Option) -> tuple[bool, int, int, bytes, int]:
