@@ -1,6 +1,6 @@
 """An answer that is handed on: its bytes as they come, unread."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import aiohttp
@@ -35,10 +35,11 @@ class Relayed:
         with self._noted():
             return await self._response.read()
 
-    async def part(self) -> bytes:
-        """Return what has come, or the next that comes; nothing at the end."""
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """Yield what has come, then what comes, to the end."""
         with self._noted():
-            return await self._response.content.readany()
+            while part := await self._response.content.readany():
+                yield part
 
     def at_end(self, call: Callable[[MintError | None], None]) -> None:
         """Have something called when this is closed, with the error that ended the reading, if one did."""

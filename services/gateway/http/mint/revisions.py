@@ -1,6 +1,5 @@
 """Revisions of policies: uploaded, listed, compared, retired; and their scores, from any evaluator."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -15,7 +14,6 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
-from mint_common.client.relayed import Relayed
 from mint_common.errors import RevisionLostError
 from mint_common.generation import REVISION_HEADER
 from mint_common.ids import TenantId
@@ -120,7 +118,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
         total_bytes = begin + left_bytes
         headers["content-range"] = f"bytes {begin}-{total_bytes - 1}/{total_bytes}"
     status = 206 if begin else 200
-    return StreamingResponse(_parts(merged), status, headers=headers, media_type="application/x-tar")
+    return StreamingResponse(merged.parts(), status, headers=headers, media_type="application/x-tar")
 
 
 async def _intact(gateway: Gateway, tenant_id: TenantId, policy: str, revision: str) -> RevisionRecord:
@@ -129,11 +127,6 @@ async def _intact(gateway: Gateway, tenant_id: TenantId, policy: str, revision: 
     if found.fault is not None:
         raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
     return found
-
-
-async def _parts(answer: Relayed) -> AsyncIterator[bytes]:
-    while part := await answer.part():
-        yield part
 
 
 @_revisions.post(

@@ -8,6 +8,7 @@ ends its request on the engine.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import aclosing
 from functools import partial
 
 from fastapi import Request, Response
@@ -141,14 +142,15 @@ class RelayedStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         end = deque((b"",), maxlen=_LAST_PARTS)
         try:
-            while part := await self._answer.part():
-                end.append(part)
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+            async with aclosing(self._answer.parts()) as parts:
+                async for part in parts:
+                    end.append(part)
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
             if is_recorded():
                 annotate(answer_attributes(b"".join(end)))
         except MintError as error:
             # The status line is gone already; clients raise an error that comes as an event.
             annotate({"error.type": error.code})
-            part = error_event(self._operation, error)
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+            told = error_event(self._operation, error)
+            await send({"type": "http.response.body", "body": told, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
