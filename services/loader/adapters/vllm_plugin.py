@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 RESERVED = "mint_reserved_sequences"
 """In vLLM's ``additional_config``: how many of its ``max_num_seqs`` are for tenants that run little."""
 TAKEN = "mint_taken_outputs"
-"""There too: the path of the memory in which the loader says which outputs it has taken in."""
+"""There too: the path of the pipe in which the loader says which outputs it has taken in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,10 @@ from services.loader.adapters.vllm.taken_outputs import (
 
 
 def pair():
-    processor = SimpleNamespace(process_outputs=lambda outputs, timestamp=None: (outputs, timestamp))
+    processor = SimpleNamespace(
+        process_outputs=lambda outputs, timestamp=None: (outputs, timestamp),
+        update_scheduler_stats=lambda _: None,
+    )
     taken = TakenOutputs()
     taken.watch(processor)
     return processor, SentOutputs(taken.path)
@@ -53,4 +56,13 @@ def test_what_is_taken_in_is_counted_no_more(long_wait: float) -> None:
     for at in range(MOST_AHEAD + 1):
         sent.note(float(1 + at))
     assert processor.process_outputs("outputs", 1.0) == ("outputs", 1.0)
+    processor.update_scheduler_stats(None)
     assert seconds_of(sent.wait) < long_wait
+
+
+def test_what_is_taken_in_by_half_is_still_on_its_way() -> None:
+    processor, sent = pair()
+    for at in range(MOST_AHEAD + 1):
+        sent.note(float(1 + at))
+    processor.process_outputs("the first half", 1.0)
+    assert seconds_of(sent.wait) >= LONGEST_WAIT_SECONDS

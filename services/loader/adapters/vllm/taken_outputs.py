@@ -1,54 +1,60 @@
 """How far the loader has taken in what the engine sent: the engine waits rather than runs far ahead.
 
-vLLM sends the outputs of every step whether or not they are taken in. With many log-probabilities that takes
-the loader longer than the step took, and whoever came next would wait for seconds of others' outputs before
-its own.
+vLLM sends the outputs of every step whether or not they are taken in. A loader that is behind answers nobody
+meanwhile and hands no requests on, so the engine would make small steps for nothing; and whoever comes next
+would wait for all of others' outputs that are on their way before its own.
 """
 
-import mmap
 import os
+import select
 import struct
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
-MOST_AHEAD = 2
-"""Steps whose outputs may be on their way."""
+MOST_AHEAD = 1
+"""Steps whose outputs may be on their way while another one is planned."""
 LONGEST_WAIT_SECONDS = 0.1
 """How long a step waits; a loader that takes nothing in for long holds the engine up no further."""
-_LOOK_SECONDS = 0.0005
+_READ_BYTES = 4096
 _TIME = struct.Struct("d")
 
 
 class TakenOutputs:
-    """The loader's side: memory that the engine maps, with the time of the outputs that were taken last."""
+    """The loader's side: a pipe that the engine opens, with the times of the outputs that were taken in."""
 
     def __init__(self) -> None:
-        descriptor = os.memfd_create("mint-taken")
-        os.ftruncate(descriptor, _TIME.size)
-        self._memory = mmap.mmap(descriptor, _TIME.size)
-        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self.path = f"/proc/{os.getpid()}/fd/{reading}"
 
     def watch(self, output_processor: Any) -> None:
-        """Note what vLLM's output processor takes in. Any: vllm has no types."""
-        process = output_processor.process_outputs
+        """Tell what vLLM's output processor has taken in whole. Any: vllm has no types."""
+        process, end = output_processor.process_outputs, output_processor.update_scheduler_stats
+        latest = 0.0
 
-        def noting(outputs: Any, timestamp: float | None = None, *rest: Any, **options: Any) -> Any:
-            done = process(outputs, timestamp, *rest, **options)
-            if timestamp is not None:
-                _TIME.pack_into(self._memory, 0, timestamp)
-            return done
+        def process_part(outputs: Any, timestamp: float | None = None, *rest: Any, **options: Any) -> Any:
+            nonlocal latest
+            latest = timestamp or latest
+            return process(outputs, timestamp, *rest, **options)
 
-        output_processor.process_outputs = noting
+        def end_step(stats: Any) -> None:
+            end(stats)
+            with suppress(BlockingIOError):  # full: no engine reads any more
+                os.write(self._writing, _TIME.pack(latest))
+
+        output_processor.process_outputs = process_part
+        output_processor.update_scheduler_stats = end_step
 
 
 class SentOutputs:
     """The engine's side."""
 
     def __init__(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY)
-        self._memory = mmap.mmap(descriptor, _TIME.size, prot=mmap.PROT_READ)
-        os.close(descriptor)
+        self._reading = os.open(path, os.O_RDONLY)
+        self._poller = select.poll()
+        self._poller.register(self._reading, select.POLLIN)
         self._sent: deque[float] = deque()
 
     def note(self, timestamp: float) -> None:
@@ -58,12 +64,10 @@ class SentOutputs:
     def wait(self) -> None:
         """Return once few enough are on their way, or after a while."""
         give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-        while True:
-            (taken,) = _TIME.unpack_from(self._memory, 0)
+        while len(self._sent) > MOST_AHEAD:
+            left_ms = 1000 * max(0.0, give_up_at - time.monotonic())
+            if not self._poller.poll(left_ms) or not (told := os.read(self._reading, _READ_BYTES)):
+                return
+            (taken,) = _TIME.unpack_from(told, len(told) - _TIME.size)
             while self._sent and self._sent[0] <= taken:
                 self._sent.popleft()
-            if len(self._sent) <= MOST_AHEAD:
-                return
-            if time.monotonic() >= give_up_at:
-                return
-            time.sleep(_LOOK_SECONDS)
