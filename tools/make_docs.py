@@ -1,9 +1,9 @@
-"""Write every generated document, or say with ``--check`` which are not current."""
+"""Write every generated page, or say with ``--check`` which are not current; one process imports for all."""
 
-import importlib
+import argparse
+import runpy
 import sys
-
-from generated_page import make_parser
+from pathlib import Path
 
 TOOLS = (
     "make_tinker_compat",
@@ -21,9 +21,20 @@ TOOLS = (
 
 
 def main() -> int:
-    """Write or check each; return the exit status: 1 if one was to be current and is not."""
-    make_parser(__doc__).parse_args()  # each tool reads the same arguments again
-    return max([importlib.import_module(tool).main() for tool in TOOLS])
+    """Run each tool with our arguments; return 1 if one was to find its pages current and did not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one is not current")
+    parser.parse_args()
+    return max([_status_of(Path(__file__).with_name(f"{tool}.py")) for tool in TOOLS])
+
+
+def _status_of(tool: Path) -> int:
+    sys.argv[0] = str(tool)
+    try:
+        runpy.run_path(str(tool), run_name="__main__")
+    except SystemExit as end:
+        return int(bool(end.code))
+    return 0
 
 
 if __name__ == "__main__":
