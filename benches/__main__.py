@@ -26,6 +26,7 @@ LOADER = (
     "loader_sweep",
     "loader_gateway",
     "loader_relay",
+    "loader_abort",
     "loader_guard",
     "fair_share",
     "eviction",
@@ -52,6 +53,7 @@ ROWS = {
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
     "jobs": ("sft_overhead", "dpo_overhead"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
+    "loader_abort": ("abort_ms", "abort_ms_busy"),
     "loader_gateway": (
         "throughput_same_kernels",
         "streaming_same_kernels",

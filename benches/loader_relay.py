@@ -1,279 +1,193 @@
 """How much of an answer one gateway process relays on one core, from an engine that costs nothing.
 
 The engine is a server that sends prepared bytes; the gateway has its real HTTP, middleware, admission and
-relay over ports that know one key and one model. What counts is the processor time of the gateway's process,
-so that the other processes, on the same cores, do not.
+relay over ports that know one key and one model. What counts is the processor time of the gateway's process
+and its children, so that the other processes, on the same cores, do not; nginx and LiteLLM's proxy, before
+the same engine under the same load, are counted alike.
 """
 
 import asyncio
-import multiprocessing
+import contextlib
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from types import SimpleNamespace
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import msgspec
-import uvicorn
 import uvloop
 
+from benches.machine import ROOT
+from benches.processors import tree_seconds
+from benches.relay_stub import BASE, TOKEN, TOKENS
+from benches.relays import FOREIGN, KEY, OWN, is_here, open_relay
 from benches.report import Report, Row, make_row
-from mint_common.authority import Authority, Caller
-from mint_common.catalog import Resolution
-from mint_common.client.directory import EngineDirectory
-from mint_common.generation import REVISION_HEADER, EngineLoad
-from mint_common.ids import BaseName, TenantId
-from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.http_protocol import ConnectionBounds, protocol_of
-from mint_common.testing.factories import ENGINE_INFO
-from services.gateway.core.admission import AdmissionQueue
-from services.gateway.core.body_budget import BodyBudget
-from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_requests import OpenRequests
-from services.gateway.http.edge.admission import AdmissionGate
-from services.gateway.http.public import build_http
 from services.standalone.adapters.launch import free_port
 
-KEY = "tml-bench"
-BASE = BaseName("tiny")
-ROUNDS, STREAMS, TOKENS, UNARY = 5, 64, 200, 3000
-STEP_SECONDS = 0.002
-EVENT = (
-    b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1,"model":"tiny",'
-    b'"choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]}\n\n'
-)
-WHOLE = b'{"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":" token"}]}'
-
-
-def run() -> Report:
-    """Measure the gateway and the raw server in turn."""
-    found: dict[str, list[Rates]] = {"gateway": [], "raw": []}
-    for _ in range(ROUNDS):
-        for kind, serve in (("gateway", _gateway), ("raw", _raw)):
-            found[kind].append(_measure(serve))
-    rows = [
-        _row("relay_tokens_per_core_s", found, lambda each: each.tokens, goal=30_000, what="streamed tokens"),
-        _row(
-            "relay_requests_per_core_s", found, lambda each: each.requests, goal=1_500, what="whole answers"
-        ),
-    ]
-    return Report(bench="loader_relay", rows=rows, draw=lambda figure: _draw(figure, rows))
+ROUNDS, STREAMS, UNARY, AT_ONCE = 5, 64, 3008, 32
+FEWER = {"litellm": 320}
+"""Whole answers of a relay that is so slow that 3008 would take a minute."""
+MESSAGES = [{"role": "user", "content": "x"}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Streamed tokens and whole answers a second of a server's processor time."""
+    """Streamed tokens and whole answers a second of a relay's processor time."""
 
     tokens: float
     requests: float
 
 
-def _row(
-    name: str,
-    found: Mapping[str, Sequence[Rates]],
-    of: Callable[[Rates], float],
-    goal: float,
-    *,
-    what: str,
-) -> Row:
-    return make_row(
-        name,
-        [of(each) for each in found["gateway"]],
-        unit="1/s",
-        goal=goal,
-        better="higher",
-        limit=statistics.median(of(each) for each in found["raw"]),
-        how=f"{what} a second of one gateway process's processor time, {STREAMS} streams of {TOKENS} "
-        f"tokens, one event each, and {UNARY} whole answers 32 at once, from a server that sends prepared "
-        f"bytes; {ROUNDS} rounds, in turn with the limit: the same server and client library with nothing "
-        "between",
+Found = Mapping[str, Sequence[Rates]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One of the two numbers of a relay."""
+
+    noun: str
+    what: str
+    goal: float
+    of: Callable[[Rates], float]
+
+    def samples(self, found: Found, relay: str) -> list[float]:
+        """Return a relay's samples, a round each."""
+        return [self.of(each) for each in found[relay]]
+
+
+FIGURES = (
+    Figure(noun="tokens", what="streamed tokens", goal=30_000, of=lambda each: each.tokens),
+    Figure(noun="requests", what="whole answers", goal=1_500, of=lambda each: each.requests),
+)
+
+
+def run() -> Report:
+    """Measure the gateway, the raw server and the relays of others that are here, in turn."""
+    relays = (*OWN, *filter(is_here, FOREIGN))
+    found: dict[str, list[Rates]] = {relay: [] for relay in relays}
+    for _ in range(ROUNDS):
+        for relay in relays:
+            found[relay].append(_measure(relay))
+    rows = [row for figure in FIGURES for row in _rows(figure, found)]
+    absent = {
+        name: f"PATH has no {relay}" for relay in FOREIGN if relay not in found for name in _names(relay)
+    }
+    return Report(bench="loader_relay", rows=rows, left_out=absent, draw=lambda canvas: _draw(canvas, found))
+
+
+def _rows(figure: Figure, found: Found) -> Iterator[Row]:
+    limit = statistics.median(figure.samples(found, "raw"))
+    load = (
+        f"{STREAMS} streams of {TOKENS} tokens, one event each, and {UNARY} whole answers {AT_ONCE} at once, "
+        f"of /v1/chat/completions from a server that sends prepared bytes; {ROUNDS} rounds, relays in turn"
     )
+    ours = figure.samples(found, "gateway")
+    yield make_row(
+        f"relay_{figure.noun}_per_core_s",
+        ours,
+        unit="1/s",
+        goal=figure.goal,
+        better="higher",
+        limit=limit,
+        how=f"{figure.what} a second of one gateway process's processor time, {load}; the limit: the same "
+        "server (uvicorn) and client library (aiohttp) with nothing between",
+    )
+    for relay in (each for each in FOREIGN if each in found):
+        theirs = figure.samples(found, relay)
+        yield make_row(
+            f"{relay}_{figure.noun}_per_core_s",
+            theirs,
+            unit="1/s",
+            goal=None,
+            better="higher",
+            how=f"the same of {ABOUT[relay]}; {FEWER.get(relay, UNARY)} whole answers",
+        )
+        yield make_row(
+            f"relay_{figure.noun}_over_{relay}",
+            [mine / other for mine, other in zip(ours, theirs, strict=True)],
+            unit="ratio",
+            goal=None,
+            better="higher",
+            limit=limit / statistics.median(theirs),
+            how=f"the gateway's {figure.what} a second of processor time over {relay}'s, round by round; the "
+            f"limit is the raw server's over {relay}'s. The gateway checks key, name, fields and the "
+            "revision that answered, and admits in turns of tenants",
+        )
 
 
-def _draw(figure: Any, rows: Sequence[Row]) -> None:  # Any: matplotlib is untyped
-    for axes, row in zip(figure.subplots(1, 2), rows, strict=True):
-        axes.bar(["gateway", "raw"], [row.value, row.limit])
-        axes.axhline(row.goal, linestyle="--", color="black")
-        axes.set(title=row.name)
+ABOUT = {
+    "nginx": "one worker of nginx and its master, HTTP/1.1 kept alive both ways, proxy_buffering off, no "
+    "checks and no log",
+    "litellm": "LiteLLM's proxy, one worker, a master key, no database and no callbacks",
+}
 
 
-def _measure(serve: Callable[[int, int, Connection], None]) -> Rates:
+def _names(relay: str) -> list[str]:
+    """Return the rows of one relay of others."""
+    shapes = ("{relay}_{noun}_per_core_s", "relay_{noun}_over_{relay}")
+    return [shape.format(relay=relay, noun=figure.noun) for figure in FIGURES for shape in shapes]
+
+
+def _draw(canvas: Any, found: Found) -> None:  # Any: matplotlib is untyped
+    for axes, figure in zip(canvas.subplots(1, 2), FIGURES, strict=True):
+        axes.bar(list(found), [statistics.median(figure.samples(found, relay)) for relay in found])
+        axes.axhline(figure.goal, linestyle="--", color="black")
+        axes.set(title=f"{figure.what} a second of a core", yscale="log")
+
+
+def _measure(relay: str) -> Rates:
     engine_port, port = free_port(), free_port()
-    here, there = multiprocessing.Pipe()
-    spawn = multiprocessing.get_context("spawn")
-    parts = [
-        spawn.Process(target=_engine, args=(engine_port,), daemon=True),
-        spawn.Process(target=serve, args=(port, engine_port, there), daemon=True),
-    ]
-    for part in parts:
-        part.start()
+    with _stub(engine_port), open_relay(relay, port=port, engine_port=engine_port) as pid:
+        return uvloop.run(_load(port, pid, unary=FEWER.get(relay, UNARY)))
+
+
+@contextlib.contextmanager
+def _stub(port: int) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-m", "benches.relay_stub", str(port)], cwd=ROOT)
     try:
-        return uvloop.run(_load(port, here))
+        yield
     finally:
-        for part in parts:
-            part.kill()
-            part.join()
+        process.kill()
+        process.wait()
 
 
-async def _load(port: int, gateway: Connection) -> Rates:
-    url = f"http://127.0.0.1:{port}/v1/completions"
+async def _load(port: int, pid: int, *, unary: int) -> Rates:
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
     headers = {"authorization": f"Bearer {KEY}"}
-    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _until_ready(session, url)
+    whole = {"model": BASE, "messages": MESSAGES, "max_tokens": 1}
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
+        await _until_ready(session, url, whole)
 
         async def stream() -> int:
-            body = {"model": BASE, "prompt": "x", "max_tokens": TOKENS, "stream": True}
-            count = 0
-            async with session.post(url, json=body) as answer:
-                async for part in answer.content.iter_any():
-                    count += part.count(b"data: {")
-            return count
+            async with session.post(url, json={**whole, "max_tokens": TOKENS, "stream": True}) as answer:
+                return (await answer.read()).count(TOKEN)
 
         async def several(times: int) -> None:
             for _ in range(times):
-                async with session.post(url, json={"model": BASE, "prompt": "x", "max_tokens": 1}) as answer:
+                async with session.post(url, json=whole) as answer:
                     assert answer.status == 200, await answer.text()
                     await answer.read()
 
         await asyncio.gather(*(stream() for _ in range(8)))
-        seconds = _spent(gateway)
+        seconds = tree_seconds(pid)
         tokens = sum(await asyncio.gather(*(stream() for _ in range(STREAMS))))
-        streaming = _spent(gateway) - seconds
+        streaming = tree_seconds(pid) - seconds
+        assert tokens == STREAMS * TOKENS, f"{tokens} tokens came of {STREAMS * TOKENS}"
         await asyncio.gather(*(several(10) for _ in range(8)))
-        seconds = _spent(gateway)
-        await asyncio.gather(*(several(UNARY // 32) for _ in range(32)))
-        unary = _spent(gateway) - seconds
-    return Rates(tokens=tokens / streaming, requests=UNARY // 32 * 32 / unary)
+        seconds = tree_seconds(pid)
+        await asyncio.gather(*(several(unary // AT_ONCE) for _ in range(AT_ONCE)))
+        answering = tree_seconds(pid) - seconds
+    return Rates(tokens=tokens / streaming, requests=unary / answering)
 
 
-async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
-    async with asyncio.timeout(120):
+async def _until_ready(session: aiohttp.ClientSession, url: str, body: object) -> None:
+    async with asyncio.timeout(600):
         while True:
-            try:
-                async with session.post(url, json={"model": BASE, "prompt": "x", "max_tokens": 1}) as answer:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.post(url, json=body) as answer:
                     if answer.status == 200:
                         return
-            except aiohttp.ClientError:
-                pass
             await asyncio.sleep(0.2)
-
-
-def _spent(gateway: Connection) -> float:
-    gateway.send(None)
-    return float(gateway.recv())
-
-
-def _engine(port: int) -> None:
-    """Answer what a loader answers, from memory: one event a stream and step."""
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
-        json, marks = (b"content-type", b"application/json"), [(REVISION_HEADER.encode(), b"base:tiny")]
-        body = {"/internal/engine": _ENGINE_INFO, "/internal/load": _LOAD}.get(path, WHOLE)
-        start = {"type": "http.response.start", "status": 200}
-        if body is not WHOLE or b'"stream": true' not in (await receive())["body"]:
-            length = (b"content-length", str(len(body)).encode())
-            await send({**start, "headers": [*marks, json, length]})
-            await send({"type": "http.response.body", "body": body})
-            return
-        await send({**start, "headers": [*marks, (b"content-type", b"text/event-stream")]})
-        for _ in range(TOKENS):
-            await send({"type": "http.response.body", "body": EVENT, "more_body": True})
-            await asyncio.sleep(STEP_SECONDS)
-        await send({"type": "http.response.body", "body": b""})
-
-    _serve(app, port)
-
-
-_ENGINE_INFO = msgspec.json.encode(replace(ENGINE_INFO, base=BASE))
-_LOAD = msgspec.json.encode(
-    EngineLoad(
-        requests=0,
-        loads_waiting=0,
-        loads_running=0,
-        in_slots=0,
-        in_host=0,
-        host_bytes=0,
-        host_bytes_capacity=1,
-    )
-)
-
-
-def _gateway(port: int, engine_port: int, asked: Connection) -> None:
-    """Serve the gateway's HTTP over ports that know one key and one model."""
-    clock = SystemClock()
-    http = build_http(ready=lambda: True)
-    keys = KeyMemory(ttl_seconds=1e9, capacity=10)
-    authority = Authority(tenant_id=TenantId("t"), key_id="k", scopes=frozenset({"infer"}))
-    keys.put(KEY, Caller(authority=authority, name="bench"), now=clock.monotonic())
-    target = Resolution(base=BASE, policy_id=None, policy_name=None, revision=None)
-
-    async def resolve(_tenant_id: TenantId, _model: str) -> Resolution:
-        return target
-
-    def gate(share: float) -> AdmissionGate:
-        return AdmissionGate(AdmissionQueue(name="queue", share=share, depth=1 << 20), clock)
-
-    http.state.gateway = SimpleNamespace(
-        clock=clock,
-        keys=keys,
-        engines=EngineDirectory([f"http://127.0.0.1:{engine_port}"], token="t"),
-        resolver=SimpleNamespace(resolve=resolve),
-        in_hand=OpenRequests(what="requests", most=10_000),
-        open_prompts=OpenRequests(what="prompts", most=10_000),
-        max_answer_bytes=32 << 20,
-        bodies=BodyBudget(limit_bytes=1 << 30),
-        cold_admission=gate(0.12),
-        body_admission=gate(0.04),
-        admission=gate(1),
-        is_warm=lambda _tenant_id, _model: True,
-    )
-    _serve(http, port, asked)
-
-
-def _raw(port: int, engine_port: int, asked: Connection) -> None:
-    """Pass requests on with the same server and client, and nothing between."""
-    sessions: list[aiohttp.ClientSession] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if not sessions:
-            sessions.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=512)))
-        body = (await receive())["body"]
-        url = f"http://127.0.0.1:{engine_port}{scope['path']}"
-        async with sessions[0].post(url, data=body) as answer:
-            kind = answer.headers["content-type"].encode()
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
-            async for part in answer.content.iter_any():
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-
-    _serve(app, port, asked)
-
-
-def _serve(app: Any, port: int, asked: Connection | None = None) -> None:
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=port,
-        http=protocol_of(ConnectionBounds()),
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=60,
-    )
-
-    async def run() -> None:
-        if asked is not None:
-
-            def tell() -> None:
-                asked.recv()
-                asked.send(time.process_time())
-
-            asyncio.get_running_loop().add_reader(asked.fileno(), tell)
-        await uvicorn.Server(config).serve()
-
-    uvloop.run(run())

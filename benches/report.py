@@ -4,8 +4,8 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -59,11 +59,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A bench's rows, and how to draw what they were computed from onto a matplotlib Figure."""
+    """A bench's rows, and how to draw what they were computed from onto a matplotlib Figure.
+
+    ``left_out``: rows that this machine cannot measure, and why.
+    """
 
     bench: str
     rows: Sequence[Row]
     draw: Callable[[Any], None]  # Any: matplotlib is untyped
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_row(
@@ -123,6 +127,7 @@ def write_report(report: Report, *, out: Path = OUT) -> Path:
         "machine": describe_machine(),
         "commit": describe_commit(),
         "rows": [asdict(row) for row in report.rows],
+        "left_out": dict(report.left_out),
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
     _write_plot(report, path.with_suffix(".png"))
@@ -150,6 +155,8 @@ def print_report(report: Report) -> None:
         )
     console = Console(width=max(_WIDTH, Console().width))
     console.print(table)
+    for name, why in report.left_out.items():
+        console.print(f"left out: {name}: {why}")
 
 
 def _write_plot(report: Report, path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_report_has_the_agreed_shape_and_a_plot_beside_it(tmp_path: Path) -> N
     made = make_row("r", [3.0, 1.0, 2.0], unit="ms", goal=2.5, better="lower", how="so", limit=0.5)
     path = write_report(Report(bench="b", rows=[made], draw=draw), out=tmp_path)
     document = json.loads(path.read_text())
-    assert set(document) == {"bench", "machine", "commit", "rows"}
+    assert set(document) == {"bench", "machine", "commit", "rows", "left_out"}
     assert document["rows"] == [
         {
             "name": "r",
@@ -104,6 +104,21 @@ def test_a_row_may_be_worse_by_its_tolerance_and_better_by_anything(
 
 def test_a_row_that_is_gone_is_a_regression() -> None:
     assert list(find_regressions({"r": Baseline(value=1.0, tolerance=0.3)}, []))
+
+
+def test_a_row_that_a_machine_cannot_measure_is_told_and_is_no_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, folder = tmp_path / "out", tmp_path / "baselines"
+    folder.mkdir()
+    made = make_row("r", [1.0], unit="ms", goal=2.0, better="lower", how="so")
+    report = Report(bench="b", rows=[made], draw=draw, left_out={"other": "PATH has no nginx"})
+    write_report(report, out=out)
+    known = [{"name": name, "value": 1.0, "tolerance": 0.1} for name in ("r", "other")]
+    (folder / "b.json").write_text(json.dumps({"rows": known}))
+    assert check_reports(folder=folder, out=out) == 0
+    print_report(report)
+    assert "left out: other: PATH has no nginx" in capsys.readouterr().out
 
 
 def test_recorded_baselines_hold_and_keep_their_tolerance(tmp_path: Path) -> None:
