@@ -8,7 +8,10 @@ No user error maps to 408, 409, 429 or 5xx: clients retry those.
 """
 
 import os
+import traceback
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 MOST_TEXT = 2000
@@ -48,6 +51,18 @@ def plain_problem(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return type(error).__name__
+
+
+def raised(error: BaseException) -> str:
+    """Return the type of an error and where it was raised, innermost first; then its causes'. No texts."""
+    walked = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    steps = [f"{Path(code.co_filename).name}:{line} {code.co_name}" for code, line in reversed(walked)]
+    cause = error.__cause__ or error.__context__
+    causes: Sequence[BaseException] = [cause] if cause else []
+    if isinstance(error, BaseExceptionGroup):
+        causes = error.exceptions
+    said = [f"{type(error).__name__} at {' < '.join(steps)}", *(f"from {raised(each)}" for each in causes)]
+    return "; ".join(said)
 
 
 def _cut(value: str | float) -> str | float:

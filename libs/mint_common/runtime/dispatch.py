@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mint_common.bus.port import Bus, Delivery, Message
-from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
+from mint_common.errors import AlreadyHandled, EventInvalid, Overloaded, Unavailable, raised
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
@@ -195,13 +195,13 @@ class Dispatcher:
         decision = decide(
             error, attempt=delivery.attempt, max_attempts=self._max_attempts, jitter=random.random()
         )
-        facts = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt}
+        facts = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt, **_told(error)}
         if isinstance(decision, Bury):
-            _log.error("event buried", extra=facts, exc_info=error)
+            _log.error("event buried", extra=facts)
             await self._tell(event, decision)
             await self._bury(delivery, decision)
             return "dead"
-        _log.warning("event failed", extra={**facts, "retry_seconds": decision.delay_seconds}, exc_info=error)
+        _log.warning("event failed", extra={**facts, "retry_seconds": decision.delay_seconds})
         await delivery.retry(delay_seconds=decision.delay_seconds)
         return "failed"
 
@@ -218,7 +218,7 @@ class Dispatcher:
         except AlreadyHandled:
             return
         except Exception as error:  # noqa: BLE001  (dispatch is where a handler's errors end)
-            _log.error("nobody was told", extra={"event_id": event.id}, exc_info=error)
+            _log.error("nobody was told", extra={"event_id": event.id, **_told(error)})
 
     async def _bury(self, delivery: Delivery, decision: Bury) -> None:
         """Keep the message for people to look at, then end its delivery."""
@@ -241,6 +241,12 @@ class Dispatcher:
                 await delivery.extend()
             except Unavailable as error:
                 _log.warning("heartbeat lost", extra={"problem": str(error)})
+
+
+def _told(error: Exception) -> dict[str, str]:
+    """Return what is logged of a handler's error: its text only if it is of an outage and no data."""
+    problem = {"problem": str(error)} if isinstance(error, Unavailable | Overloaded) else {}
+    return {"error": raised(error), **problem}
 
 
 def _dead_letter(delivery: Delivery, *, durable: str, decision: Bury) -> Message:

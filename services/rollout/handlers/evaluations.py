@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError, Unavailable, raised
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
@@ -136,7 +136,7 @@ class EvaluationHandler:
             await self._runs.finish(self._failed(run, error), ())
 
     def _failed(self, run: EvaluationRun, error: Exception) -> EvaluationRun:
-        log.error("evaluation run failed", extra={"run_id": run.run_id}, exc_info=error)
+        log.error("evaluation run failed", extra={"run_id": run.run_id, "error": raised(error)})
         return failed(run, internal_reason(error), now=self._clock.now())
 
     async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError, Unavailable, raised
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
@@ -132,6 +132,8 @@ class WaveHandlers(Generic[Connection]):
 
     async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
         started = self._clock.monotonic()
+        # All that is logged of a failure: the text of an error may quote a row.
+        names = {"job_id": event.job_id, "wave_id": event.wave_id}
         try:
             record, validation, counts = await self._record(event)
             claim = await store_record(
@@ -146,12 +148,11 @@ class WaveHandlers(Generic[Connection]):
             if error.retryable:
                 raise
             fault = fault_of(error, event.spec.data)
-            # Without the message, which may quote a row.
             where = {} if fault is None else {"param": fault.param, "line": fault.line}
-            log.warning("wave cancelled", extra={"wave_id": event.wave_id, "code": error.code, **where})
+            log.warning("wave cancelled", extra={**names, "code": error.code, **where})
             return self._cancelled(event, str(error)), Beside(fault=fault)
-        except Exception as error:  # Dispatch would have the whole wave sampled again.
-            log.exception("wave cancelled", extra={"wave_id": event.wave_id})
+        except Exception as error:  # noqa: BLE001  (dispatch would have the whole wave sampled again)
+            log.error("wave cancelled", extra={**names, "error": raised(error)})  # noqa: TRY400
             return self._cancelled(event, internal_reason(error)), Beside()
         for kind, count in (counts.grader_errors if counts else {}).items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)

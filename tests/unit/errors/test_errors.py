@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mint_common import errors
-from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused
+from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused, raised
 
 KINDS = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MintError)),
@@ -60,3 +60,25 @@ def test_a_refused_upload_has_the_code_of_its_reason_and_keeps_it() -> None:
     assert error.to_payload()["code"] == "upload_refused.pickle"
     assert UploadRefused.code == "upload_refused"
     assert pickle.loads(pickle.dumps(error)).code == error.code
+
+
+def test_where_an_error_was_raised_is_told_with_its_causes_and_without_texts() -> None:
+    def inner() -> None:
+        raise KeyError("secret")
+
+    def outer() -> None:
+        try:
+            inner()
+        except KeyError as error:
+            raise ValueError("secret") from error
+
+    with pytest.raises(ValueError, match="secret") as one:
+        outer()
+    told = raised(ExceptionGroup("secret", [one.value]))
+    assert "secret" not in told
+    group, value, key = told.split("; from ")
+    assert (group, value.split(" < ")[0].rpartition(":")[0]) == (
+        "ExceptionGroup at ",
+        "ValueError at test_errors.py",
+    )
+    assert [step.split()[-1] for step in key.split(" < ")] == ["inner", "outer"]

@@ -88,7 +88,10 @@ async def test_an_error_of_ours_fails_its_run_is_logged_and_hurts_no_other_run(
     await carry_out(runs, tasks, count=1)
     ended = runs.ended[RUN.run_id]
     assert (ended.state, ended.reason) == (RunState.FAILED, f"internal error: {kind}")
-    assert [record.message for record in caplog.records if record.exc_info] == ["evaluation run failed"]
+    (logged,) = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert (logged["message"], logged["run_id"]) == ("evaluation run failed", RUN.run_id)
+    assert logged["error"].startswith(f"{kind} at ")
+    assert "ours" not in str(logged)
     runs.waiting.append(replace(RUN_OF_BASE, run_id="evr_2"))
     await carry_out(runs, tasks, count=2)
     assert runs.ended["evr_2"].state is RunState.SUCCEEDED

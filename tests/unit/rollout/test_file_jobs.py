@@ -13,6 +13,7 @@ from mint_common.datasets import RowLine
 from mint_common.errors import Overloaded, Unavailable
 from mint_common.events import JobFinished, WaveCompleted
 from mint_common.records import WaveRecord, decode_rows
+from mint_common.telemetry.logs import JsonFormatter
 from services.rollout.core import row_bounds
 from services.rollout.core.fault import JobFault
 from services.standalone.adapters.bases import tiny_folder
@@ -152,6 +153,28 @@ async def test_a_row_that_is_too_long_fails_the_job_with_its_line(
     (logged,) = [record for record in caplog.records if record.message == "wave cancelled"]
     told = {name: vars(logged).get(name) for name in ("code", "param", "line", "reason")}
     assert told == {"code": "data_refused", "param": "training_file", "line": 5, "reason": None}
+
+
+async def test_an_error_that_quotes_a_row_is_logged_without_the_row(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def quoting(rows: Sequence[RowLine]) -> ValueError:
+        error = ValueError(f"cannot read {rows[0].data!r}")
+        error.__cause__ = KeyError(rows[0].data)
+        return error
+
+    caplog.set_level(0)
+    wave = await rig.begin(on_file(await store(rig, [{"prompt": "a=", "completion": "marker-7f3"}])))
+    rig.rendering.troubles.append(quoting(decode_rows(await rig.blobs.get(wave.prompts))))
+    await refused(rig, wave)
+    assert await rig.state_of() == ("failed", "wave cancelled: internal error: ValueError")
+    lines = [JsonFormatter("rollout").format(record) for record in caplog.records]
+    assert "marker-7f3" not in "\n".join(lines)
+    (line,) = [msgspec.json.decode(line) for line in lines if "wave cancelled" in line]
+    assert (line["job_id"], line["wave_id"]) == (wave.job_id, wave.wave_id)
+    assert line["error"].startswith("ValueError at file_jobs.py:")
+    assert " < file_waves.py:" in line["error"]
+    assert "; from KeyError" in line["error"]
 
 
 async def test_a_validation_row_that_is_too_long_fails_the_job_before_anything_is_trained(rig: Rig) -> None:

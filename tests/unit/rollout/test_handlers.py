@@ -253,7 +253,9 @@ async def test_an_error_of_ours_cancels_the_wave_and_is_logged(caplog: pytest.Lo
     wave = await rig.begin(submitted())
     await rig.let_pass(rig.of_waves.on_wave_requested(wave))
     assert await rig.state_of() == ("failed", "wave cancelled: internal error: OverflowError")
-    assert [record.message for record in caplog.records if record.exc_info] == ["wave cancelled"]
+    (logged,) = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert (logged["message"], logged["job_id"], logged["wave_id"]) == ("wave cancelled", JOB, wave.wave_id)
+    assert logged["error"].startswith("OverflowError at statistics.py:")
     assert rig.counts == {"cancelled": 1}
 
 

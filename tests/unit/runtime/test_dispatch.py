@@ -1,6 +1,7 @@
 """Dispatch over the memory bus, with a clock that the test turns."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from mint_common.events import AliasMoved, Event, RevisionExported, RevisionPubl
 from mint_common.events.codec import decode
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.retries import Bury
+from mint_common.telemetry.logs import JsonFormatter
 from mint_common.telemetry.tracing import extracted
 from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.clock import ManualClock, settle
@@ -183,6 +185,27 @@ async def test_whoever_waits_is_told_when_an_event_is_given_up(trouble: Exceptio
             await world.clock.advance(1)
     assert told == [(EXPORTED, Bury(code="internal", reason="ValueError: no luck"))]
     assert len(world.seen("mint.dead")) == 1
+
+
+async def test_the_text_of_an_error_that_may_quote_data_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(0)
+    world = World()
+    errors = [ValueError("marker-7f3"), Unavailable(what="nats", problem="away")]
+    errors.append(AdapterInvalid(reason="rank", problem="marker-7f3"))
+    world.dispatcher.on(RevisionExported, Recorder(world.clock, errors=errors))
+    async with world.running():
+        await world.publish(EXPORTED)
+        await world.clock.advance(100)
+    lines = [JsonFormatter("registry").format(record) for record in caplog.records]
+    assert "marker-7f3" not in "\n".join(lines)
+    told = [json.loads(line) for line in lines if EXPORTED.id in line]
+    assert [line["message"] for line in told] == ["event failed", "event failed", "event buried"]
+    assert [line["error"].split(":")[0] for line in told] == [
+        f"{kind} at test_dispatch.py" for kind in ("ValueError", "Unavailable", "AdapterInvalid")
+    ]
+    assert "away" in told[1]["problem"]
 
 
 async def test_an_error_that_a_retry_cannot_help_is_buried_at_once() -> None:

@@ -10,10 +10,10 @@ import resource
 import signal
 import socket
 import sys
-import traceback
 
 import msgspec
 
+from mint_common.errors import raised
 from mint_common.runtime.frames import frame, receive_frame
 from services.rollout.adapters.tasks.catalog import InstalledTasks
 from services.rollout.adapters.workers.calls import answer_call
@@ -30,8 +30,8 @@ def main(descriptor: int, parent: int) -> None:
         _serve(socket.socket(fileno=descriptor))
     except (EOFError, ConnectionError):
         pass  # the service has ended
-    except BaseException:  # noqa: BLE001  # the edge of the process
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001  # the edge of the process
+        sys.stderr.write(f"{raised(error)}\n")  # without its text, which may quote an answer
         status = 1
     os._exit(status)  # a normal exit waits for threads that tasks started
 
