@@ -22,6 +22,8 @@ START_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 30.0
 """How long one statement may take, waiting for locks included."""
+_YEAR_2000_MICROSECONDS = 946_684_800 * 10**6
+"""Since the epoch: where Postgres begins to count."""
 _REFUSALS = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -38,7 +40,7 @@ async def open_pool(
     resets: bool = True,
     settings: Mapping[str, str] | None = None,
 ) -> asyncpg.Pool:
-    """Connect with ``schema`` as the search path and jsonb as Python values.
+    """Connect with ``schema`` as the search path, jsonb as Python values, timestamptz as Unix time.
 
     Waits for a server that is still starting. Its one-shot calls (`fetch`, `execute`, ...) raise Unavailable
     when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
@@ -109,3 +111,14 @@ async def _prepare_connection(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
     )
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_moment, decoder=_seconds, format="tuple"
+    )
+
+
+def _moment(seconds: float) -> tuple[int]:
+    return (round(seconds * 1e6) - _YEAR_2000_MICROSECONDS,)
+
+
+def _seconds(moment: tuple[int]) -> float:
+    return (moment[0] + _YEAR_2000_MICROSECONDS) / 1e6

@@ -9,7 +9,7 @@ from mint_common.authority import Authority, held_scopes
 from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
-from services.registry.adapters.rows import key_of, moment, tenant_of
+from services.registry.adapters.rows import found, read_row
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 from services.registry.ports.accounts import PAGE
 
@@ -58,17 +58,14 @@ class PostgresAccounts:
 
     async def add_tenant(self, tenant: TenantRecord) -> TenantRecord:
         """Store a tenant, or return the one that has its name already."""
-        row = await self._pool.fetchrow(_ADD_TENANT, tenant.tenant_id, tenant.name, moment(tenant.created_at))
+        row = await self._pool.fetchrow(_ADD_TENANT, tenant.tenant_id, tenant.name, tenant.created_at)
         assert row is not None, "an upsert returns its row"
-        return tenant_of(row)
+        return read_row(row, TenantRecord)
 
     async def put_key(self, key: StoredKey) -> None:
         """Store a key, replacing the one of the same id."""
-        created_at = moment(key.created_at)
         try:
-            await self._pool.execute(
-                _PUT_KEY, key.key_id, key.tenant_id, key.name, key.shown, key.key_hash, created_at, key.scopes
-            )
+            await self._pool.execute(_PUT_KEY, *_values(key))
         except asyncpg.ForeignKeyViolationError as error:
             raise NotFound(kind="tenant", name=key.tenant_id) from error
         except asyncpg.UniqueViolationError as error:
@@ -77,17 +74,8 @@ class PostgresAccounts:
     async def add_key(self, key: StoredKey, by: Authority) -> None:
         """Store a new key."""
         by.check_grant(key.scopes, tenant_id=key.tenant_id)
-        values = (
-            key.key_id,
-            key.tenant_id,
-            key.name,
-            key.shown,
-            key.key_hash,
-            moment(key.created_at),
-            key.scopes,
-        )
         try:
-            added = await self._pool.fetchval(_ADD_KEY, *values, by.key_id)
+            added = await self._pool.fetchval(_ADD_KEY, *_values(key), by.key_id)
         except asyncpg.ForeignKeyViolationError as error:
             raise NotFound(kind="tenant", name=key.tenant_id) from error
         if added is None:
@@ -101,31 +89,29 @@ class PostgresAccounts:
         )
         if row is None:
             return None
-        await self._pool.execute(_USE, row["key_id"], moment(now))
-        return KeyOwner(
-            tenant_id=row["tenant_id"], key_id=row["key_id"], name=row["name"], scopes=tuple(row["scopes"])
-        )
+        await self._pool.execute(_USE, row["key_id"], now)
+        return read_row(row, KeyOwner)
 
     async def keys(
         self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
     ) -> Sequence[KeyRecord]:
         """Return a tenant's keys by id."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
-        return [key_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
+        return [
+            read_row(row, KeyRecord) for row in await self._pool.fetch(query, tenant_id, after or "", limit)
+        ]
 
     async def key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
         """Return a key of a tenant."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id = $2"
         row = await self._pool.fetchrow(query, tenant_id, key_id)
-        if row is None:
-            raise NotFound(kind="key", name=key_id)
-        return key_of(row)
+        return read_row(found(row, "key", key_id), KeyRecord)
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Revoke a key."""
         by.check_grant((), tenant_id=tenant_id)
         held = held_scopes(by.scopes)
-        if await self._pool.fetchval(_REVOKE_KEY, tenant_id, key_id, moment(now), held, by.key_id) is None:
+        if await self._pool.fetchval(_REVOKE_KEY, tenant_id, key_id, now, held, by.key_id) is None:
             await self._refuse(tenant_id, key_id, by)
 
     async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
@@ -137,12 +123,12 @@ class PostgresAccounts:
         )
         if row is None:
             await self._refuse(key.tenant_id, key.key_id, by)
-        return key_of(row)
+        return read_row(row, KeyRecord)
 
     async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:
         """Return tenants by name."""
         query = "SELECT * FROM tenants WHERE name > $1 ORDER BY name LIMIT $2"
-        return [tenant_of(row) for row in await self._pool.fetch(query, after or "", limit)]
+        return [read_row(row, TenantRecord) for row in await self._pool.fetch(query, after or "", limit)]
 
     async def _refuse(self, tenant_id: TenantId, key_id: str, by: Authority) -> NoReturn:
         """Raise the reason why a statement changed no key."""
@@ -156,3 +142,7 @@ class PostgresAccounts:
         if key_id in rows and rows[key_id]["revoked_at"] is None:
             by.check_grant(rows[key_id]["scopes"], tenant_id=tenant_id)
         raise NotFound(kind="key", name=key_id)
+
+
+def _values(key: StoredKey) -> tuple[object, ...]:
+    return key.key_id, key.tenant_id, key.name, key.shown, key.key_hash, key.created_at, key.scopes

@@ -1,19 +1,21 @@
 """Aliases in Postgres: moves of one policy's aliases serialise under the lock of the policy's row."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import asyncpg
 
 from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
-from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import AliasProtected, NotFound
+from mint_common.claims import RevisionRef
+from mint_common.errors import AliasProtected
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
-from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
+from services.registry.adapters.rows import found, read_revision, read_row, ref_of
+from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
 from services.registry.ports.accounts import PAGE
@@ -25,10 +27,7 @@ _ALIASES = """
     WHERE policy_id = $1
 """
 _HISTORY = """
-    SELECT * FROM alias_history WHERE policy_id = $1 AND alias = $2 ORDER BY sequence DESC LIMIT $3
-"""
-_PAGE = """
-    SELECT * FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence < $3
+    SELECT *, moved_at AS at FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence < $3
     ORDER BY sequence DESC LIMIT $4
 """
 _AFTER_ALL = 2**31 - 1
@@ -47,15 +46,19 @@ _MOVE_INPUTS = """
     WHERE target.policy_id = $1 AND target.number = $3
 """
 _ROLLBACK_INPUTS = """
-    SELECT protected, frozen, history.*, below.sequence AS below_sequence, below.previous AS below_previous,
-        below.below AS below_below, target.state, target.fault, target.digest AS target_digest,
-        target.number AS target_number, manifest_uri, manifest_sha256, manifest_size_bytes
+    SELECT protected, frozen, history.*, to_jsonb(beneath) AS below_entry, to_jsonb(target) AS target
     FROM aliases JOIN alias_history history ON history.policy_id = aliases.policy_id
         AND history.alias = aliases.alias AND history.sequence = aliases.sequence
-    LEFT JOIN alias_history below ON below.policy_id = history.policy_id AND below.alias = history.alias
-        AND below.sequence = history.below
-    LEFT JOIN revisions target ON target.policy_id = below.policy_id AND target.number = below.number
+    LEFT JOIN alias_history beneath ON beneath.policy_id = history.policy_id
+        AND beneath.alias = history.alias AND beneath.sequence = history.below
+    LEFT JOIN revisions target ON target.policy_id = beneath.policy_id
+        AND target.number = beneath.number
     WHERE aliases.policy_id = $1 AND aliases.alias = $2
+"""
+_MARK = """
+    WITH policy AS (SELECT policy_id FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE)
+    UPDATE aliases SET protected = coalesce($3, protected), frozen = coalesce($4, frozen) FROM policy
+    WHERE aliases.policy_id = policy.policy_id AND alias = $2
 """
 _APPEND = """
     WITH pointed AS (
@@ -92,13 +95,9 @@ class PostgresAliases:
 
     async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
         """Return an alias with the newest rows of its history."""
-        # The current row first: later history rows are cut off, so that both are of one moment.
-        row = await self._pool.fetchrow(f"{_ALIASES} AND alias = $2", policy_id, name)
-        if row is None:
-            raise NotFound(kind="alias", name=name)
-        rows = await self._pool.fetch(_HISTORY, policy_id, name, HISTORY_ROWS)
-        history = tuple(move_of(move) for move in reversed(rows) if move["sequence"] <= row["sequence"])
-        return alias_of(row, ref_of(row), history, alias=name, sequence=row["sequence"])
+        query = f"{_ALIASES} AND alias = $2"
+        row = found(await self._pool.fetchrow(query, policy_id, name), "alias", name)
+        return await _with_history(self._pool, policy_id, _alias_of({**row, "revision": ref_of(row)}))
 
     async def aliases(
         self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
@@ -106,7 +105,7 @@ class PostgresAliases:
         """Return a policy's aliases by name, without histories."""
         query = f"{_ALIASES} AND alias > $2 ORDER BY alias LIMIT $3"
         rows = await self._pool.fetch(query, policy_id, after or "", limit)
-        return [alias_of(row, ref_of(row), (), alias=row["alias"], sequence=row["sequence"]) for row in rows]
+        return [_alias_of({**row, "revision": ref_of(row)}) for row in rows]
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
@@ -116,59 +115,47 @@ class PostgresAliases:
             row = await transaction.connection.fetchrow(_MOVE_INPUTS, policy.policy_id, name, target.number)
             assert row is not None, "the caller has read its row, and rows of revisions are never deleted"
             _check_mover(row, name, mover)
-            check_servable(policy, target.number, state=row["state"], fault=row["fault"])
-            current = None if row["sequence"] is None else _entry_of(row)
+            check_servable(policy.name, target.number, state=row["state"], fault=row["fault"])
+            current = None if row["sequence"] is None else read_row(row, AliasEntry)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
-                await _check_automatic(
-                    transaction.connection, policy, name, entry, mover, frozen=row["frozen"]
-                )
-                await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
+                await _append(transaction, policy, name, entry, target, mover, is_frozen=row["frozen"])
             sequence = entry.sequence if entry else row["sequence"]
-            return await _record(transaction.connection, policy, name, row, target=target, sequence=sequence)
+            moved_to = _alias_of({**row, "alias": name, "revision": target, "sequence": sequence})
+            return await _with_history(transaction.connection, policy.policy_id, moved_to)
 
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
         """Apply `core.aliases.plan_rollback`."""
         async with self._locked(policy, mover) as transaction:
-            row = await transaction.connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name)
-            if row is None:
-                raise NotFound(kind="alias", name=name)
+            connection = transaction.connection
+            row = found(await connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name), "alias", name)
             _check_mover(row, name, mover)
-            entry = plan_rollback(name, _entry_of(row), _below_of(row), expected=expected)
-            check_servable(policy, entry.number, state=row["state"], fault=row["fault"])
-            target = _target_of(row)
-            await _check_automatic(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
-            await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
-            return await _record(
-                transaction.connection, policy, name, row, target=target, sequence=entry.sequence
-            )
+            below = None if row["below_entry"] is None else read_row(row["below_entry"], AliasEntry)
+            entry = plan_rollback(name, read_row(row, AliasEntry), below, expected=expected)
+            target = row["target"]
+            check_servable(policy.name, entry.number, state=target["state"], fault=target["fault"])
+            ref = read_revision(target, RevisionRef)
+            await _append(transaction, policy, name, entry, ref, mover, is_frozen=row["frozen"])
+            back = _alias_of({**row, "revision": ref, "sequence": entry.sequence})
+            return await _with_history(connection, policy.policy_id, back)
 
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
     ) -> Sequence[AliasMove]:
         """Return rows of an alias's history, newest first."""
-        rows = await self._pool.fetch(_PAGE, policy_id, name, _AFTER_ALL if before is None else before, limit)
-        if not rows and await self._pool.fetchval(_EXISTS, policy_id, name) is None:
-            raise NotFound(kind="alias", name=name)
-        return [move_of(row) for row in rows]
+        moves = await _history(self._pool, policy_id, name, _AFTER_ALL if before is None else before, limit)
+        if not moves:
+            found(await self._pool.fetchval(_EXISTS, policy_id, name), "alias", name)
+        return moves
 
-    async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
-        """Allow moves of an alias to admins and rules only, or to everybody."""
-        query = "UPDATE aliases SET protected = $3 WHERE policy_id = $1 AND alias = $2 RETURNING alias"
-        if await self._pool.fetchval(query, policy_id, name, protected) is None:
-            raise NotFound(kind="alias", name=name)
-
-    async def freeze(self, policy_id: PolicyId, name: str, *, frozen: bool) -> None:
-        """Stop rules from moving an alias, or allow it again."""
-        query = """
-            WITH policy AS (SELECT policy_id FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE)
-            UPDATE aliases SET frozen = $3 FROM policy
-            WHERE aliases.policy_id = policy.policy_id AND alias = $2 RETURNING alias
-        """
-        if await self._pool.fetchval(query, policy_id, name, frozen) is None:
-            raise NotFound(kind="alias", name=name)
+    async def mark(
+        self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
+    ) -> AliasRecord:
+        """Set what may move an alias."""
+        await self._pool.execute(_MARK, policy_id, name, protected, frozen)
+        return await self.alias(policy_id, name)
 
     @asynccontextmanager
     async def _locked(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
@@ -189,7 +176,7 @@ async def _check_automatic(
     entry: AliasEntry,
     mover: Mover,
     *,
-    frozen: bool,
+    is_frozen: bool,
 ) -> None:
     """Refuse a move of a rule or a job that people have ruled out, or that comes late. Raises RuleRefused."""
     if not mover.actor.startswith(AUTOMATIC_ACTORS):
@@ -197,77 +184,47 @@ async def _check_automatic(
     key = (policy.policy_id, name, entry.digest, entry.number)
     rows = await connection.fetch(_PERSON_MOVES, *key, AUTOMATIC_ACTORS, HISTORY_ROWS)
     moves = [PersonMove(**row) for row in rows]
-    check_rule_move(name, entry.number, entry.digest, moves, is_frozen=frozen)
+    check_rule_move(name, entry.number, entry.digest, moves, is_frozen=is_frozen)
     if mover.decided_at is not None:
-        since = (policy.policy_id, name, moment(mover.decided_at), entry.number)
+        since = (policy.policy_id, name, mover.decided_at, entry.number)
         if newer := await connection.fetchval(_NEWER_MOVE, *since, AUTOMATIC_ACTORS):
             raise moved_since(name, newer)
 
 
-def _entry_of(row: asyncpg.Record) -> AliasEntry:
-    return AliasEntry(
-        sequence=row["sequence"],
-        previous=row["previous"],
-        digest=row["digest"],
-        number=row["number"],
-        below=row["below"],
-    )
-
-
-def _below_of(row: asyncpg.Record) -> AliasEntry | None:
-    if row["below_sequence"] is None:
-        return None
-    return AliasEntry(
-        sequence=row["below_sequence"],
-        previous=row["below_previous"],
-        digest=row["target_digest"],
-        number=row["target_number"],
-        below=row["below_below"],
-    )
-
-
-def _target_of(row: asyncpg.Record) -> RevisionRef:
-    manifest = Claim(
-        uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
-    )
-    return RevisionRef(digest=row["target_digest"], number=row["target_number"], manifest=manifest)
-
-
-async def _append(
+async def _append(  # noqa: PLR0917  (a move in the order of its sentence)
     transaction: PostgresTransaction,
     policy: PolicyRecord,
     name: str,
-    *,
     entry: AliasEntry,
     target: RevisionRef,
     mover: Mover,
+    *,
+    is_frozen: bool,
 ) -> None:
-    await transaction.connection.execute(
-        _APPEND,
-        policy.policy_id,
-        name,
-        entry.sequence,
-        entry.previous,
-        entry.digest,
-        entry.number,
-        entry.below,
-        mover.actor,
-        mover.reason,
-        moment(mover.at),
-    )
+    """Append an entry and emit the event. Raises as `_check_automatic`."""
+    await _check_automatic(transaction.connection, policy, name, entry, mover, is_frozen=is_frozen)
+    points = (entry.sequence, entry.previous, entry.digest, entry.number, entry.below)
+    moved_by = (mover.actor, mover.reason, mover.at)
+    await transaction.connection.execute(_APPEND, policy.policy_id, name, *points, *moved_by)
     await transaction.emit(moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason))
 
 
-async def _record(
-    connection: PostgresConnection,
-    policy: PolicyRecord,
-    name: str,
-    row: asyncpg.Record,
-    *,
-    target: RevisionRef,
-    sequence: int,
+async def _with_history(
+    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, alias: AliasRecord
 ) -> AliasRecord:
-    """Return the alias as the open transaction leaves it, without later moves."""
-    moves = await connection.fetch(_HISTORY, policy.policy_id, name, HISTORY_ROWS)
-    history = tuple(move_of(move) for move in reversed(moves))
-    return alias_of(row, target, history, alias=name, sequence=sequence)
+    """Return an alias with its moves as far as its own sequence, without later ones."""
+    moves = await _history(database, policy_id, alias.alias, alias.sequence + 1, HISTORY_ROWS)
+    return replace(alias, history=tuple(reversed(moves)))
+
+
+async def _history(
+    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, name: str, before: int, limit: int
+) -> list[AliasMove]:
+    """Return moves, newest first."""
+    rows = await database.fetch(_HISTORY, policy_id, name, before, limit)
+    return [read_row(row, AliasMove) for row in rows]
+
+
+def _alias_of(row: Mapping[str, Any]) -> AliasRecord:  # Any: columns of all kinds
+    by = movers(protected=row["protected"], frozen=row["frozen"])
+    return read_row({**row, "history": (), "moved_by": by}, AliasRecord)

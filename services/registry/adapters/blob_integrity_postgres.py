@@ -1,22 +1,17 @@
 """Blob integrity in Postgres: faults are columns of revisions; garbage and walks have tables of their own."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
-import msgspec
 
 from mint_common.adapters_format import MANIFEST_FILE
 from mint_common.catalog import PolicyRecord
-from mint_common.claims import Claim
-from mint_common.errors import NotFound
-from mint_common.events import Retention
 from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import acquired
-from services.registry.adapters.rows import POLICY, moment, policy_of, ref_of
+from services.registry.adapters.rows import POLICY, found, policy_of, read_revision, read_row, ref_of
 from services.registry.core.blob_integrity import (
     Folder,
     StoredRevision,
@@ -145,7 +140,7 @@ class PostgresBlobIntegrity:
     async def _list(self, which: str, after: str, limit: int) -> Sequence[StoredRevision]:
         policy_id, _, number = after.partition("/")
         rows = await self._pool.fetch(_STORED.format(which=which), policy_id, int(number or 0), limit)
-        return [_stored_of(dict(row)) for row in rows]
+        return [read_revision(row, StoredRevision) for row in rows]
 
     async def mark(self, revision: StoredRevision, fault: Fault | None, problem: str) -> bool:
         """Set the fault of a revision and emit the event."""
@@ -167,23 +162,21 @@ class PostgresBlobIntegrity:
         async with self._ledger.transaction(cause) as transaction:
             await transaction.connection.execute(_LOCK_POLICIES, digest)
             rows = await transaction.connection.fetch(_QUARANTINE, digest)
-            found = [_stored_of(dict(row)) for row in rows]
-            for revision, row in zip(found, rows, strict=True):
+            revisions = [read_revision(row, StoredRevision) for row in rows]
+            for revision, row in zip(revisions, rows, strict=True):
                 await transaction.emit(quarantined(revision, reason, sequence=row["changes"]))
-        return found
+        return revisions
 
     async def record_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
         """Record which folders under a root are garbage."""
         prefixes = [folder.prefix for folder in folders]
         policies, digests = [folder.policy_id for folder in folders], [folder.digest for folder in folders]
-        await self._pool.execute(
-            _RECORD_FOLDERS, prefixes, policies, digests, moment(now), f"/{MANIFEST_FILE}"
-        )
+        await self._pool.execute(_RECORD_FOLDERS, prefixes, policies, digests, now, f"/{MANIFEST_FILE}")
         await self._pool.execute(_FORGET_FOLDERS, root, prefixes)
 
     async def garbage(self, *, before: float, limit: int) -> Sequence[Folder]:
         """Return garbage that was first seen before a time."""
-        rows = await self._pool.fetch(_GARBAGE, moment(before), limit)
+        rows = await self._pool.fetch(_GARBAGE, before, limit)
         return folders_of(f"{row['prefix']}/{MANIFEST_FILE}" for row in rows)
 
     async def release_folder(self, folder: Folder) -> bool:
@@ -198,13 +191,12 @@ class PostgresBlobIntegrity:
     async def revisions_of(self, policy_id: PolicyId) -> tuple[PolicyRecord, PolicyRevisions]:
         """Return a policy and what a collection plan needs."""
         row = await self._pool.fetchrow(f"{POLICY} WHERE policy.policy_id = $1", policy_id)
-        if row is None:
-            raise NotFound(kind="policy", name=policy_id)
+        policy = policy_of(found(row, "policy", policy_id))
         revisions = await self._pool.fetch(_REVISIONS, policy_id)
         pointed = await self._pool.fetch(_POINTED, policy_id)
-        return policy_of(row), PolicyRevisions(
-            retention=msgspec.convert(row["retention"], Retention),
-            revisions=[_revision_of(revision) for revision in revisions],
+        return policy, PolicyRevisions(
+            retention=policy.retention,
+            revisions=[read_row(revision, CollectibleRevision) for revision in revisions],
             pointed={each["number"] for each in pointed},
         )
 
@@ -216,7 +208,8 @@ class PostgresBlobIntegrity:
             row = await connection.fetchrow(_RELEASE_BYTES, policy.policy_id, number)
             if row is None:
                 return False
-            revision = _stored_of({**row, "tenant_id": policy.tenant_id, "base": policy.base})
+            owned = {**row, "tenant_id": policy.tenant_id, "base": policy.base}
+            revision = read_revision(owned, StoredRevision)
             await connection.execute(_REMOVE_FOLDER, folder_of(revision.manifest))
             await transaction.emit(lost(revision, "collected", _COLLECTED, sequence=row["changes"]))
             return True
@@ -229,30 +222,3 @@ class PostgresBlobIntegrity:
     async def forget_folder(self, prefix: str) -> None:
         """Forget a folder."""
         await self._pool.execute("DELETE FROM garbage WHERE prefix = $1", prefix)
-
-
-def _stored_of(row: Mapping[str, Any]) -> StoredRevision:  # Any: columns of all kinds
-    claim = Claim(
-        uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
-    )
-    return StoredRevision(
-        tenant_id=row["tenant_id"],
-        base=row["base"],
-        policy_id=row["policy_id"],
-        number=row["number"],
-        digest=row["digest"],
-        manifest=claim,
-        fault=row["fault"],
-    )
-
-
-def _revision_of(row: asyncpg.Record) -> CollectibleRevision:
-    return CollectibleRevision(
-        number=row["number"],
-        digest=row["digest"],
-        parent=row["parent"],
-        created_at=row["created_at"].timestamp(),
-        is_quarantined=row["is_quarantined"],
-        retired_at=row["retired_at"].timestamp() if row["retired_at"] else None,
-        has_bytes=row["has_bytes"],
-    )

@@ -42,18 +42,12 @@ from services.registry.adapters.revisions_postgres import (
     publish_exports,
     refuse_export,
 )
-from services.registry.adapters.rows import (
-    POLICY,
-    moment,
-    names_of,
-    policy_of,
-    ref_of,
-)
+from services.registry.adapters.rows import POLICY, found, policy_of, ref_of
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
-from services.registry.core.resolve import base_resolution, policy_resolution
+from services.registry.core.resolve import base_resolution, check_match
 from services.registry.ports.catalog import ALL_POLICIES, ALL_REVISIONS
 
 _PUT_BASE = (
@@ -103,20 +97,18 @@ class PostgresCatalog:
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
         """Store a base, or return what is stored."""
         values = msgspec.to_builtins(facts)
-        await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, moment(now))
+        await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, now)
         if facts.norms:
             await self._pool.execute(_PUT_NORMS, facts.name, facts.digest, facts.norms)
-        found = await self.base(facts.name)
-        if found.digest != facts.digest:
-            raise BaseChanged(name=facts.name, found=found.digest, expected=facts.digest)
-        return found
+        stored = await self.base(facts.name)
+        if stored.digest != facts.digest:
+            raise BaseChanged(name=facts.name, found=stored.digest, expected=facts.digest)
+        return stored
 
     async def base(self, name: BaseName | str) -> BaseFacts:
         """Return a base."""
         facts = await self._pool.fetchval("SELECT facts FROM bases WHERE name = $1", name)
-        if facts is None:
-            raise NotFound(kind="base", name=name)
-        return msgspec.convert(facts, BaseFacts)
+        return msgspec.convert(found(facts, "base", name), BaseFacts)
 
     async def bases(self) -> Sequence[BaseFacts]:
         """Return all bases by name."""
@@ -147,9 +139,7 @@ class PostgresCatalog:
         row = await self._pool.fetchrow(
             f"{POLICY} WHERE tenant_id = $1 AND policy.{column} = $2", tenant_id, key
         )
-        if row is None:
-            raise NotFound(kind="policy", name=key)
-        return policy_of(row)
+        return policy_of(found(row, "policy", key))
 
     async def policies(
         self, tenant_id: TenantId, wanted: PolicyFilter = ALL_POLICIES, *, limit: int, after: str | None
@@ -181,8 +171,10 @@ class PostgresCatalog:
         """Return what a model name resolves to."""
         row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))
         if row is not None:
-            revision = None if row["number"] is None else ref_of(row)
-            return policy_resolution(name, names_of(row), revision, state=row["state"], fault=row["fault"])
+            check_match(name, row["name"], row["number"], state=row["state"], fault=row["fault"])
+            return Resolution(
+                base=row["base"], policy_id=row["policy_id"], policy_name=row["name"], revision=ref_of(row)
+            )
         facts = None
         if name.is_bare:
             with suppress(NotFound):

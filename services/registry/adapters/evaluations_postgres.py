@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import asyncpg
 
 from mint_common.catalog import EvaluationRecord, PolicyRecord
-from mint_common.errors import NotFound
 from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import evaluation_of, moment
+from services.registry.adapters.rows import found, read_row
 from services.registry.core.evaluations import recorded, repeated_score
 from services.registry.core.rules import ScoreRange
 
@@ -53,7 +52,7 @@ async def _insert(connection: PostgresConnection, policy: PolicyRecord, evaluati
         evaluation.value,
         evaluation.n,
         evaluation.actor,
-        moment(evaluation.created_at),
+        evaluation.created_at,
         evaluation.stderr,
     )
     return place is not None
@@ -66,7 +65,7 @@ async def _last(
     key = (score.number, score.suite, score.metric, score.actor)
     row = await connection.fetchrow(_LAST, policy.policy_id, *key)
     assert row is not None, "its id is taken"
-    return evaluation_of(row)
+    return read_row(row, EvaluationRecord)
 
 
 class PostgresEvaluations:
@@ -95,9 +94,7 @@ class PostgresEvaluations:
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation."""
         row = await self._pool.fetchrow(f"{_EVALUATIONS} AND evaluation_id = $2", policy_id, evaluation_id)
-        if row is None:
-            raise NotFound(kind="evaluation", name=evaluation_id)
-        return evaluation_of(row)
+        return read_row(found(row, "evaluation", evaluation_id), EvaluationRecord)
 
     async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
         """Return the newest score of a revision."""
@@ -111,15 +108,14 @@ class PostgresEvaluations:
 
     async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
         """Return the newest score of a revision in each suite and metric."""
-        return [evaluation_of(row) for row in await self._pool.fetch(_SCORES, policy_id, number)]
+        return [read_row(row, EvaluationRecord) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations, oldest first."""
         place = 0
         if after is not None:
             query = "SELECT place FROM evaluations WHERE policy_id = $1 AND evaluation_id = $2"
-            place = await self._pool.fetchval(query, policy_id, after)
-            if place is None:
-                raise NotFound(kind="evaluation", name=after)
+            place = found(await self._pool.fetchval(query, policy_id, after), "evaluation", after)
         query = f"{_EVALUATIONS} AND place > $2 ORDER BY place LIMIT $3"
-        return [evaluation_of(row) for row in await self._pool.fetch(query, policy_id, place, limit)]
+        rows = await self._pool.fetch(query, policy_id, place, limit)
+        return [read_row(row, EvaluationRecord) for row in rows]

@@ -13,7 +13,7 @@ from mint_common.catalog import PolicyFilter, PolicyRecord
 from mint_common.errors import AlreadyExists, InvalidField, NotFound
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import NEWEST, POLICY, moment, policy_of
+from services.registry.adapters.rows import NEWEST, POLICY, found, policy_of
 
 _ADD = """
     INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at, description, labels, retention)
@@ -55,7 +55,7 @@ async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) ->
             policy.name,
             policy.base,
             msgspec.to_builtins(policy.lora),
-            moment(policy.created_at),
+            policy.created_at,
             policy.description,
             policy.labels,
             retention_row(policy),
@@ -86,7 +86,7 @@ async def insert_policies(connection: PostgresConnection, policies: Sequence[Pol
                 [policy.name for policy in policies],
                 [policy.base for policy in policies],
                 [msgspec.to_builtins(policy.lora) for policy in policies],
-                [moment(policy.created_at) for policy in policies],
+                [policy.created_at for policy in policies],
                 [policy.description for policy in policies],
                 [policy.labels for policy in policies],
                 [retention_row(policy) for policy in policies],
@@ -101,10 +101,7 @@ async def insert_policies(connection: PostgresConnection, policies: Sequence[Pol
 
 async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> PolicyRecord:
     """Return a policy, locked until the transaction ends. Raises NotFound."""
-    row = await connection.fetchrow(_LOCKED, policy_id)
-    if row is None:
-        raise NotFound(kind="policy", name=policy_id)
-    return policy_of(row)
+    return policy_of(found(await connection.fetchrow(_LOCKED, policy_id), "policy", policy_id))
 
 
 async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
@@ -175,9 +172,9 @@ def list_query(
     if wanted.has_revision is not None:
         where.append(_PUBLISHED if wanted.has_revision else f"NOT {_PUBLISHED}")
     if wanted.created_after is not None:
-        where.append(f"created_at >= {given(moment(wanted.created_after))}")
+        where.append(f"created_at >= {given(wanted.created_after)}")
     if wanted.created_before is not None:
-        where.append(f"created_at < {given(moment(wanted.created_before))}")
+        where.append(f"created_at < {given(wanted.created_before)}")
     if not wanted.is_by_time:
         where.append(f"{order} > {given(after)}")
     else:

@@ -14,7 +14,7 @@ from mint_common.events import RevisionExported, RevisionHealed
 from mint_common.ids import Digest, PolicyId
 from mint_common.names import BEST
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import moment, ref_of, revision_of
+from services.registry.adapters.rows import found, read_revision, ref_of
 from services.registry.core.blob_integrity import folder_of, healed
 from services.registry.core.exports import Refusal
 from services.registry.core.lineage import Reach, Relative
@@ -114,34 +114,29 @@ async def find_revision(
         policy_id,
         key,
     )
-    if row is None:
-        raise NotFound(kind="revision", name=str(key))
-    return revision_of(row)
+    return read_revision(found(row, "revision", str(key)), RevisionRecord)
 
 
 async def find_best(pool: asyncpg.Pool, policy_id: PolicyId) -> RevisionRecord:
     """Return the revision whose samples got the highest mean reward. Raises NotFound."""
     row = await pool.fetchrow(_BEST, policy_id)
-    if row is None:
-        raise NotFound(kind="revision", name=BEST)
-    return revision_of(row)
+    return read_revision(found(row, "revision", BEST), RevisionRecord)
 
 
 async def list_revisions(
     pool: asyncpg.Pool, policy_id: PolicyId, wanted: RevisionFilter, *, limit: int, after: int
 ) -> Sequence[RevisionRecord]:
     """Return a page of a policy's revisions by number."""
-    since, before = wanted.created_after, wanted.created_before
     rows = await pool.fetch(
         _REVISIONS,
         policy_id,
         after,
         limit,
         wanted.state,
-        None if since is None else moment(since),
-        None if before is None else moment(before),
+        wanted.created_after,
+        wanted.created_before,
     )
-    return [revision_of(row) for row in rows]
+    return [read_revision(row, RevisionRecord) for row in rows]
 
 
 async def find_related(
@@ -149,7 +144,7 @@ async def find_related(
 ) -> Sequence[Relative]:
     """Return a revision's ancestors and descendants within reach, nearest first, ``limit`` in all."""
     rows = await pool.fetch(_RELATED, policy_id, number, reach.ancestors, reach.descendants, limit)
-    return [Relative(revision=revision_of(row), distance=row["distance"]) for row in rows]
+    return [Relative(revision=read_revision(row, RevisionRecord), distance=row["distance"]) for row in rows]
 
 
 async def lock_policies(connection: PostgresConnection, exports: Sequence[RevisionExported]) -> None:
@@ -182,7 +177,7 @@ async def refuse_export(
 ) -> None:
     """Store why an export is not published."""
     key = (export.tenant_id, export.policy_id, export.export_id, export.digest)
-    await connection.execute(_REFUSE, *key, refusal.code, refusal.reason, moment(now))
+    await connection.execute(_REFUSE, *key, refusal.code, refusal.reason, now)
 
 
 async def _heal(connection: PostgresConnection, exports: Sequence[RevisionExported]) -> list[RevisionHealed]:
@@ -218,10 +213,10 @@ async def _append(
         [export.job_id for export in exports],
         [export.wave_id for export in exports],
         [export.export_id for export in exports],
-        moment(now),
+        now,
     )
     refs = [ref_of(row) for row in await connection.fetch(_FOUND, policies, digests)]
     tenants, names = [export.tenant_id for export in exports], [export.export_id for export in exports]
     numbers = [ref.number for ref in refs]
-    await connection.execute(_SETTLE, tenants, policies, names, digests, numbers, moment(now))
+    await connection.execute(_SETTLE, tenants, policies, names, digests, numbers, now)
     return refs

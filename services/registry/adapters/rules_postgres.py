@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from mint_common.catalog import RuleRecord
-from mint_common.errors import NotFound
 from mint_common.ids import EvaluationId, PolicyId
-from services.registry.adapters.rows import moment, rule_of
+from services.registry.adapters.rows import found, read_row
 from services.registry.core.rules import MOST_RULES, too_many_rules
 from services.registry.ports.evaluations import DueRule
 
@@ -26,7 +25,7 @@ _PAUSE = """
 """
 _WAIT = "UPDATE rules SET waiting = $2, due_at = $3 WHERE rule_id = $1 AND NOT paused"
 _DUE = """
-    SELECT tenant_id, rules.* FROM rules JOIN policies USING (policy_id)
+    SELECT tenant_id, waiting AS evaluation_id, rules.* FROM rules JOIN policies USING (policy_id)
     WHERE due_at <= $1 ORDER BY due_at LIMIT $2
 """
 _DONE = "UPDATE rules SET waiting = NULL, due_at = NULL WHERE rule_id = $1 AND waiting = $2"
@@ -51,7 +50,7 @@ class PostgresRules:
             rule.max_drop,
             rule.roll_back_below,
             rule.actor,
-            moment(rule.created_at),
+            rule.created_at,
             rule.choose,
             rule.cooldown_seconds,
             rule.at_most,
@@ -65,37 +64,27 @@ class PostgresRules:
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""
         query = "SELECT * FROM rules WHERE policy_id = $1 ORDER BY rule_id"
-        return [rule_of(row) for row in await self._pool.fetch(query, policy_id)]
+        return [read_row(row, RuleRecord) for row in await self._pool.fetch(query, policy_id)]
 
     async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
         """Pause or resume a rule."""
         row = await self._pool.fetchrow(_PAUSE, policy_id, rule_id, paused)
-        if row is None:
-            raise NotFound(kind="rule", name=rule_id)
-        return rule_of(row)
+        return read_row(found(row, "rule", rule_id), RuleRecord)
 
     async def waiting(self, rule_id: str) -> EvaluationId | None:
         """Return the score that waits for the end of a rule's cooldown."""
-        found: EvaluationId | None = await self._pool.fetchval(
-            "SELECT waiting FROM rules WHERE rule_id = $1", rule_id
-        )
-        return found
+        query = "SELECT waiting FROM rules WHERE rule_id = $1"
+        waiting: EvaluationId | None = await self._pool.fetchval(query, rule_id)
+        return waiting
 
     async def wait(self, rule_id: str, evaluation_id: EvaluationId, *, until: float) -> None:
         """Let a score wait for the end of a rule's cooldown."""
-        await self._pool.execute(_WAIT, rule_id, evaluation_id, moment(until))
+        await self._pool.execute(_WAIT, rule_id, evaluation_id, until)
 
     async def due(self, *, now: float, limit: int) -> Sequence[DueRule]:
         """Return rules whose cooldown has ended."""
-        return [
-            DueRule(
-                tenant_id=row["tenant_id"],
-                policy_id=row["policy_id"],
-                rule=rule_of(row),
-                evaluation_id=row["waiting"],
-            )
-            for row in await self._pool.fetch(_DUE, moment(now), limit)
-        ]
+        rows = await self._pool.fetch(_DUE, now, limit)
+        return [read_row({**row, "rule": read_row(row, RuleRecord)}, DueRule) for row in rows]
 
     async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
         """Let a score wait no longer."""
@@ -104,5 +93,4 @@ class PostgresRules:
     async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
         """Remove a rule."""
         query = "DELETE FROM rules WHERE policy_id = $1 AND rule_id = $2 RETURNING rule_id"
-        if await self._pool.fetchval(query, policy_id, rule_id) is None:
-            raise NotFound(kind="rule", name=rule_id)
+        found(await self._pool.fetchval(query, policy_id, rule_id), "rule", rule_id)

@@ -59,14 +59,13 @@ class Aliases(Protocol):
         """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
         ...
 
-    async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
-        """Allow moves of an alias to admins and rules only, or to everybody. Idempotent. Raises NotFound."""
-        ...
+    async def mark(
+        self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
+    ) -> AliasRecord:
+        """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.
 
-    async def freeze(self, policy_id: PolicyId, name: str, *, frozen: bool) -> None:
-        """Stop rules from moving an alias, or allow it again. Idempotent. Raises NotFound.
-
-        No rule moves the alias after this returned.
+        A ``protected`` alias is moved by admins and rules only. Once this has returned, no rule moves a
+        ``frozen`` one.
         """
         ...
 
