@@ -95,33 +95,41 @@ def write_adapter(files: AdapterFiles, folder: Path) -> Path:
 
 async def register_in_bulk(dsn: str, policy_id: PolicyId, revisions: Sequence[RevisionRef]) -> None:
     """Make revisions of a policy known to the registry, as already published."""
-    now = datetime.now(UTC)
     connection = await asyncpg.connect(dsn)
     try:
-        columns = ("policy_id", "number", "digest", "manifest_uri", "manifest_sha256", "manifest_size_bytes")
         for start in range(0, len(revisions), _INSERT_CHUNK):
-            await connection.copy_records_to_table(
-                "revisions",
-                schema_name="registry",
-                columns=(*columns, "step", "metrics", "export_id", "created_at"),
-                records=[
-                    (
-                        policy_id,
-                        ref.number,
-                        ref.digest,
-                        ref.manifest.uri,
-                        ref.manifest.sha256,
-                        ref.manifest.size_bytes,
-                        ref.number,
-                        json.dumps({}),
-                        f"bench-{ref.number}",
-                        now,
-                    )
-                    for ref in revisions[start : start + _INSERT_CHUNK]
-                ],
-            )
+            part = revisions[start : start + _INSERT_CHUNK]
+            await copy_revisions(connection, [(policy_id, ref) for ref in part])
     finally:
         await connection.close()
+
+
+async def copy_revisions(
+    connection: asyncpg.Connection, revisions: Sequence[tuple[PolicyId, RevisionRef]]
+) -> None:
+    """Write rows of published revisions, whose step is their number."""
+    now = datetime.now(UTC)
+    columns = ("policy_id", "number", "digest", "manifest_uri", "manifest_sha256", "manifest_size_bytes")
+    await connection.copy_records_to_table(
+        "revisions",
+        schema_name="registry",
+        columns=(*columns, "step", "metrics", "export_id", "created_at"),
+        records=[
+            (
+                policy_id,
+                ref.number,
+                ref.digest,
+                ref.manifest.uri,
+                ref.manifest.sha256,
+                ref.manifest.size_bytes,
+                ref.number,
+                json.dumps({}),
+                f"bench-{ref.number}",
+                now,
+            )
+            for policy_id, ref in revisions
+        ],
+    )
 
 
 def _tensors(facts: BaseFacts, recipe: Recipe, rng: np.random.Generator) -> dict[str, np.ndarray]:

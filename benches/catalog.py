@@ -1,7 +1,8 @@
 """Is the catalog as fast at a million policies as at ten thousand? Names, pages, aliases, ingest, memory.
 
 Everything is real: Postgres, NATS, files, and the registry as a process of its own. A tenth of the policies
-get real adapters (tiny base, rank 1) through the bulk ingest, which checks each; the others are rows alone.
+get real adapters (tiny base, rank 1), which the bench checks like exports and stores by the batch; the others
+are rows alone.
 """
 
 import asyncio
@@ -39,7 +40,6 @@ from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.app import open_quick_pool
 from services.registry.core.names import parse_model
-from services.registry.handlers.bulk import BulkIngest
 from services.standalone.adapters.nats import nats_url
 
 POLICIES = 1_000_000
@@ -85,19 +85,18 @@ def run(policies: int = POLICIES) -> Report:
 
 async def _run(size: Size) -> Report:
     async with _rig() as rig:
-        ingester = BulkIngest(
-            catalog=rig.catalog, blobs=rig.blobs, clock=SystemClock(), max_update_ratio=100.0
-        )
         await _add_tenants(rig, size)
-        await add_policies(rig.catalog, size, rig.facts, range(size.early))
-        rates = await ingest(ingester, size, rig.facts, range(size.early))
-        await _add_rows(rig, range(size.early // 10), number=2)
+        async with _loading(rig) as load:
+            await add_policies(load, size, rig.facts, range(size.early))
+            rates = await ingest(load, rig.blobs, size, rig.facts, range(size.early))
+            await add_rows(load, range(size.early // 10), number=2)
         small = await _measure(rig, size, range(size.early))
 
-        await add_policies(rig.catalog, size, rig.facts, range(size.early, size.policies))
-        rates += await ingest(ingester, size, rig.facts, range(size.early, size.real))
-        await _add_rows(rig, range(size.real, size.policies), number=1)
-        await _add_rows(rig, range(size.early // 10, size.twice), number=2)
+        async with _loading(rig) as load:
+            await add_policies(load, size, rig.facts, range(size.early, size.policies))
+            rates += await ingest(load, rig.blobs, size, rig.facts, range(size.early, size.real))
+            await add_rows(load, range(size.real, size.policies), number=1)
+            await add_rows(load, range(size.early // 10, size.twice), number=2)
         large = await _measure(rig, size, range(size.policies))
         bad = await _audit(rig)
         rss_mb = rig.registry.memory_info().rss / 1e6
@@ -140,10 +139,11 @@ async def _add_tenants(rig: Rig, size: Size) -> None:
         await accounts.add_tenant(TenantRecord(tenant_id=tenant, name=tenant, created_at=NOW))
 
 
-async def _add_rows(rig: Rig, indices: range, *, number: int) -> None:
+@asynccontextmanager
+async def _loading(rig: Rig) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(rig.dsn)
     try:
-        await add_rows(connection, indices, number=number)
+        yield connection
         await connection.execute("ANALYZE")
     finally:
         await connection.close()

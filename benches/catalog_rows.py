@@ -1,28 +1,40 @@
 """A catalog of any size: tenants, policies, adapters with real bytes, and rows alone."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 
 import asyncpg
 
-from benches.adapters import Recipe, make_adapters
-from mint_common.adapters_format import MANIFEST_FILE, BaseFacts, write_manifest
+from benches.adapters import Recipe, copy_revisions, make_adapters
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    BaseFacts,
+    check_adapter,
+    store_adapter,
+    write_manifest,
+)
+from mint_common.adapters_format.config import check_config
+from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord
+from mint_common.claims import Claim, RevisionRef
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId, derive_id, sha256_digest
-from services.registry.adapters.catalog_postgres import PostgresCatalog
-from services.registry.core.exports import Refusal
-from services.registry.handlers.bulk import BulkIngest, NewAdapter
+from services.registry.core.exports import UNSTORED, check_export, export_of
 
 TARGETS = ("q_proj", "v_proj")
 LORA = LoraSpec(rank=1, alpha=1.0, targets=TARGETS, seed=0)
 NOW = 1_700_000_000.0
 BATCH = 500
-POLICY_BATCH = 5_000
+STORED_AT_ONCE = 16
+MAX_UPDATE_RATIO = 100.0
 COPY_BATCH = 50_000
 
 
@@ -85,61 +97,73 @@ def policy_of(index: int, size: Size, facts: BaseFacts) -> PolicyRecord:
     )
 
 
-async def add_policies(catalog: PostgresCatalog, size: Size, facts: BaseFacts, indices: range) -> None:
+async def add_policies(connection: asyncpg.Connection, size: Size, facts: BaseFacts, indices: range) -> None:
     """Add policies without revisions."""
-    for start in range(indices.start, indices.stop, POLICY_BATCH):
-        part = range(start, min(start + POLICY_BATCH, indices.stop))
-        await catalog.add_policies([policy_of(index, size, facts) for index in part])
+    lora, created_at = json.dumps(asdict(LORA)), datetime.fromtimestamp(NOW, UTC)
+    for part in _parts(indices, COPY_BATCH):
+        await connection.copy_records_to_table(
+            "policies",
+            schema_name="registry",
+            columns=("policy_id", "tenant_id", "name", "base", "lora", "created_at"),
+            records=[
+                (policy_id(index), size.tenant(index), name_of(index), facts.name, lora, created_at)
+                for index in part
+            ],
+        )
 
 
-async def ingest(ingester: BulkIngest, size: Size, facts: BaseFacts, indices: range) -> list[float]:
-    """Give policies an adapter each through the bulk ingest; return adapters per second of every batch."""
+async def ingest(
+    connection: asyncpg.Connection, blobs: Blobs, size: Size, facts: BaseFacts, indices: range
+) -> list[float]:
+    """Check, store and publish an adapter of each policy; return adapters per second of every batch."""
     rates = []
-    adapters = _adapters(size, facts, indices)
-    while batch := list(islice(adapters, BATCH)):
+    adapters = _adapters(facts, indices)
+    for part in _parts(indices, BATCH):
+        batch = list(islice(adapters, len(part)))
         started = time.perf_counter()
-        found = await ingester.ingest(batch, announce=False)
+        gate = asyncio.Semaphore(STORED_AT_ONCE)
+        policies = [policy_of(index, size, facts) for index in part]
+        pairs = zip(policies, batch, strict=True)
+        stored = [_store(blobs, facts, policy, files, gate) for policy, files in pairs]
+        await copy_revisions(connection, await asyncio.gather(*stored))
         rates.append(len(batch) / (time.perf_counter() - started))
-        refused = [one for one in found if isinstance(one, Refusal)]
-        assert not refused, refused[0].reason
     return rates
 
 
-def _adapters(size: Size, facts: BaseFacts, indices: range) -> Iterator[NewAdapter]:
+async def _store(
+    blobs: Blobs, facts: BaseFacts, policy: PolicyRecord, files: AdapterFiles, gate: asyncio.Semaphore
+) -> tuple[PolicyId, RevisionRef]:
+    """Check an adapter like an export and store it. Raises AdapterInvalid."""
+    async with gate:
+        manifest = files.manifest
+        check_export(export_of(policy, manifest, export_id="", claim=UNSTORED), policy, manifest)
+        check_config(manifest, files.files[CONFIG_FILE])
+        check_adapter(facts, manifest, files.files[WEIGHTS_FILE], max_ratio=MAX_UPDATE_RATIO)
+        claim = await store_adapter(blobs, files, export_id="bench")
+    return policy.policy_id, RevisionRef(digest=files.digest, number=1, manifest=claim)
+
+
+def _adapters(facts: BaseFacts, indices: range) -> Iterator[AdapterFiles]:
     recipe = Recipe(rank=1, targets=TARGETS)
     made = make_adapters(facts, PolicyId("any"), len(indices), recipe, seed=indices.start)
     for index, files in zip(indices, made, strict=True):
-        policy = policy_of(index, size, facts)
-        manifest = replace(files.manifest, policy_id=policy.policy_id)
+        manifest = replace(files.manifest, policy_id=policy_id(index))
         contents = {**files.files, MANIFEST_FILE: write_manifest(manifest)}
-        yield NewAdapter(policy=policy, files=replace(files, manifest=manifest, files=contents))
+        yield replace(files, manifest=manifest, files=contents)
 
 
 async def add_rows(connection: asyncpg.Connection, indices: range, *, number: int) -> None:
     """Add a revision to each policy as a row alone: its manifest is nowhere."""
-    for start in range(indices.start, indices.stop, COPY_BATCH):
-        part = range(start, min(start + COPY_BATCH, indices.stop))
-        await connection.copy_records_to_table(
-            "revisions",
-            schema_name="registry",
-            columns=(
-                "policy_id",
-                "number",
-                "digest",
-                "manifest_uri",
-                "manifest_sha256",
-                "manifest_size_bytes",
-                "step",
-                "metrics",
-                "export_id",
-                "created_at",
-            ),
-            records=[_row(index, number) for index in part],
-        )
+    for part in _parts(indices, COPY_BATCH):
+        await copy_revisions(connection, [(policy_id(index), _absent(index, number)) for index in part])
 
 
-def _row(index: int, number: int) -> tuple[object, ...]:
+def _absent(index: int, number: int) -> RevisionRef:
     digest = sha256_digest(f"{index}.{number}".encode())
-    uri = f"absent/{digest}"
-    moment = datetime.fromtimestamp(NOW, UTC)
-    return policy_id(index), number, digest, uri, digest[7:], 600, number, json.dumps({}), "bench", moment
+    manifest = Claim(uri=f"absent/{digest}", sha256=digest[7:], size_bytes=600)
+    return RevisionRef(digest=digest, number=number, manifest=manifest)
+
+
+def _parts(indices: range, size: int) -> Iterator[range]:
+    for start in range(indices.start, indices.stop, size):
+        yield range(start, min(start + size, indices.stop))

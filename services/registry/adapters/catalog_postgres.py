@@ -28,7 +28,6 @@ from mint_common.names import is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.registry.adapters.policies_postgres import (
     describe_policy,
-    insert_policies,
     insert_policy,
     list_policies,
     locked_policy,
@@ -38,9 +37,8 @@ from services.registry.adapters.revisions_postgres import (
     find_related,
     find_revision,
     list_revisions,
-    lock_policies,
-    publish_exports,
-    refuse_export,
+    publish_export,
+    store_verdict,
 )
 from services.registry.adapters.rows import POLICY, found, policy_of, ref_of
 from services.registry.core.exports import Refusal, answer, state_changed
@@ -218,31 +216,17 @@ class PostgresCatalog:
                 )
             elif refusal is not None:
                 verdict = refusal
-                await refuse_export(connection, export, refusal, now=now)
+                await store_verdict(connection, export, refusal, now=now)
             else:
-                (verdict,), events = await publish_exports(connection, [export], now=now)
-                await transaction.emit(*events)
+                verdict = await publish_export(transaction, export, now=now)
             await transaction.emit(answer(export, verdict))
 
-    async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
-        """Store many new policies, all or none."""
+    async def publish(self, export: RevisionExported, *, now: float) -> None:
+        """Publish a checked adapter, again when its bytes were lost."""
         async with self._ledger.transaction(new_id("req")) as transaction:
-            await insert_policies(transaction.connection, policies)
-            if announce:
-                await transaction.emit(*map(created, policies))
-
-    async def publish_many(
-        self, exports: Sequence[RevisionExported], *, now: float, announce: bool
-    ) -> Sequence[RevisionRef]:
-        """Publish checked adapters in one transaction."""
-        async with self._ledger.transaction(new_id("req")) as transaction:
-            # Policies first, as every writer of revisions does, so that no two deadlock.
-            await lock_policies(transaction.connection, exports)
-            refs, events = await publish_exports(transaction.connection, exports, now=now)
-            await transaction.emit(*events)
-            if announce:
-                await transaction.emit(*map(answer, exports, refs))
-        return refs
+            await transaction.connection.execute(_LOCK_POLICY, export.policy_id)
+            ref = await publish_export(transaction, export, now=now)
+            await transaction.emit(answer(export, ref))
 
 
 def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId, str, str | int]:

@@ -20,20 +20,14 @@ _ADD = """
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
     RETURNING policy_id
 """
-_ADD_MANY = """
-    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at, description, labels, retention)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::timestamptz[],
-                         $7::text[], $8::jsonb[], $9::jsonb[])
-"""
 _LOCKED = f"{POLICY} WHERE policy.policy_id = $1 FOR NO KEY UPDATE OF policy"
 _DESCRIBE = """
     UPDATE policies SET description = $2, labels = $3, retention = $4, changed = $5 WHERE policy_id = $1
 """
 _LABEL = """
     INSERT INTO policy_labels (policy_id, label, value, tenant_id, name)
-    SELECT given.policy_id, given.label, given.value, policies.tenant_id, policies.name
-    FROM unnest($1::text[], $2::text[], $3::text[]) AS given (policy_id, label, value)
-    JOIN policies USING (policy_id)
+    SELECT policy_id, given.label, given.value, tenant_id, name
+    FROM policies, unnest($2::text[], $3::text[]) AS given (label, value) WHERE policy_id = $1
 """
 _LABELLED = """
     EXISTS (SELECT FROM policy_labels other WHERE other.policy_id = policies.policy_id
@@ -68,35 +62,7 @@ async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) ->
         raise NotFound(kind="tenant", name=policy.tenant_id) from error
     if added is None:
         raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
-    await insert_labels(connection, [policy])
-
-
-async def insert_policies(connection: PostgresConnection, policies: Sequence[PolicyRecord]) -> None:
-    """Insert new policies, all or none. Raises as `ports.Catalog.add_policy` does."""
-    names = {policy.name for policy in policies}
-    async with connection.transaction():
-        taken = await connection.fetchval("SELECT name FROM bases WHERE name = ANY($1) LIMIT 1", list(names))
-        if taken is not None:
-            raise InvalidField(field="name", problem=f"{taken!r} is the name of a base")
-        try:
-            await connection.execute(
-                _ADD_MANY,
-                [policy.policy_id for policy in policies],
-                [policy.tenant_id for policy in policies],
-                [policy.name for policy in policies],
-                [policy.base for policy in policies],
-                [msgspec.to_builtins(policy.lora) for policy in policies],
-                [policy.created_at for policy in policies],
-                [policy.description for policy in policies],
-                [policy.labels for policy in policies],
-                [retention_row(policy) for policy in policies],
-            )
-            await insert_labels(connection, policies)
-        except asyncpg.UniqueViolationError as error:
-            raise AlreadyExists(kind="policy", name=error.detail or "one of many") from error
-        except asyncpg.ForeignKeyViolationError as error:
-            kind = "base" if error.constraint_name == "policies_base_fkey" else "tenant"
-            raise NotFound(kind=kind, name=error.detail or "one of many") from error
+    await _insert_labels(connection, policy)
 
 
 async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> PolicyRecord:
@@ -115,14 +81,14 @@ async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) 
         policy.changed,
     )
     await connection.execute("DELETE FROM policy_labels WHERE policy_id = $1", policy.policy_id)
-    await insert_labels(connection, [policy])
+    await _insert_labels(connection, policy)
 
 
-async def insert_labels(connection: PostgresConnection, policies: Sequence[PolicyRecord]) -> None:
-    """Index the labels of policies for lists."""
-    rows = [(policy.policy_id, label, value) for policy in policies for label, value in policy.labels.items()]
-    if rows:
-        await connection.execute(_LABEL, *([row[column] for row in rows] for column in range(3)))
+async def _insert_labels(connection: PostgresConnection, policy: PolicyRecord) -> None:
+    """Index the labels of a policy for lists."""
+    if policy.labels:
+        labels, values = list(policy.labels), list(policy.labels.values())
+        await connection.execute(_LABEL, policy.policy_id, labels, values)
 
 
 def retention_row(policy: PolicyRecord) -> dict[str, int]:

@@ -1,7 +1,4 @@
-"""Revisions in Postgres: look-ups by index, and the statements of a publication.
-
-Many revisions are published in one statement each: arrays go in, sets come out.
-"""
+"""Revisions in Postgres: look-ups by index, and the statements of a publication."""
 
 from collections.abc import Sequence
 
@@ -9,10 +6,11 @@ import asyncpg
 
 from mint_common.catalog import RevisionFilter, RevisionRecord
 from mint_common.claims import RevisionRef
-from mint_common.errors import NotFound, Unavailable
-from mint_common.events import RevisionExported, RevisionHealed
+from mint_common.errors import Unavailable
+from mint_common.events import RevisionExported
 from mint_common.ids import Digest, PolicyId
 from mint_common.names import BEST
+from mint_common.runtime.ledger_postgres import PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import found, read_revision, ref_of
 from services.registry.core.blob_integrity import folder_of, healed
@@ -57,50 +55,23 @@ _RELATED = """
     SELECT * FROM (SELECT * FROM line UNION ALL SELECT * FROM tree) relatives
     WHERE distance <> 0 ORDER BY abs(distance), distance, number LIMIT $5
 """
-# Locks in one order: two imports of the same policies wait for each other instead of deadlocking.
-_LOCK = "SELECT policy_id FROM policies WHERE policy_id = ANY($1) ORDER BY policy_id FOR NO KEY UPDATE"
-_TAKE_FOLDERS = "DELETE FROM garbage WHERE prefix = ANY($1) RETURNING is_going"
+_TAKE_FOLDER = "DELETE FROM garbage WHERE prefix = $1 RETURNING is_going"
 _HEAL = """
-    UPDATE revisions SET fault = NULL, changes = changes + 1, manifest_uri = given.uri,
-        manifest_sha256 = given.sha256, manifest_size_bytes = given.size_bytes
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
-        AS given (policy_id, digest, uri, sha256, size_bytes)
-    WHERE revisions.policy_id = given.policy_id AND revisions.digest = given.digest AND fault IS NOT NULL
-    RETURNING revisions.*
+    UPDATE revisions SET fault = NULL, changes = changes + 1, manifest_uri = $3, manifest_sha256 = $4,
+        manifest_size_bytes = $5
+    WHERE policy_id = $1 AND digest = $2 AND fault IS NOT NULL RETURNING *
 """
 _APPEND = """
-    WITH given AS (
-        SELECT DISTINCT ON (policy_id, digest) given.*
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
-                    $8::jsonb[], $9::text[], $10::text[], $11::text[])
-            WITH ORDINALITY AS given (policy_id, digest, manifest_uri, manifest_sha256, manifest_size_bytes,
-                                      parent, step, metrics, job_id, wave_id, export_id, place)
-        ORDER BY policy_id, digest, place
-    )
-    INSERT INTO revisions (policy_id, number, digest, manifest_uri, manifest_sha256, manifest_size_bytes,
-                           parent, step, metrics, job_id, wave_id, export_id, created_at)
-    SELECT policy_id,
-           coalesce((SELECT number FROM revisions last WHERE last.policy_id = given.policy_id
-                     ORDER BY number DESC LIMIT 1), 0)
-               + row_number() OVER (PARTITION BY policy_id ORDER BY place),
-           digest, manifest_uri, manifest_sha256, manifest_size_bytes, parent, step, metrics, job_id, wave_id,
-           export_id, $12
-    FROM given
-    WHERE NOT EXISTS (SELECT FROM revisions known
-                      WHERE known.policy_id = given.policy_id AND known.digest = given.digest)
+    INSERT INTO revisions (policy_id, digest, manifest_uri, manifest_sha256, manifest_size_bytes, parent,
+                           step, metrics, job_id, wave_id, export_id, created_at, number)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+            coalesce((SELECT max(number) FROM revisions WHERE policy_id = $1), 0) + 1)
+    ON CONFLICT (policy_id, digest) DO NOTHING
 """
-_FOUND = """
-    SELECT revisions.* FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS given (policy_id, digest, place)
-    JOIN revisions USING (policy_id, digest) ORDER BY place
-"""
+_FOUND = "SELECT * FROM revisions WHERE policy_id = $1 AND digest = $2"
 _SETTLE = """
-    INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, settled_at)
-    SELECT given.*, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[]) AS given
-    ON CONFLICT DO NOTHING
-"""
-_REFUSE = """
-    INSERT INTO exports (tenant_id, policy_id, export_id, digest, code, reason, settled_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
 """
 
 
@@ -147,76 +118,36 @@ async def find_related(
     return [Relative(revision=read_revision(row, RevisionRecord), distance=row["distance"]) for row in rows]
 
 
-async def lock_policies(connection: PostgresConnection, exports: Sequence[RevisionExported]) -> None:
-    """Be the only one to number or change revisions of these policies. Raises NotFound."""
-    policies = {export.policy_id for export in exports}
-    locked = await connection.fetch(_LOCK, sorted(policies))
-    missing = policies - {row["policy_id"] for row in locked}
-    if missing:
-        raise NotFound(kind="policy", name=min(missing))
+async def publish_export(
+    transaction: PostgresTransaction, export: RevisionExported, *, now: float
+) -> RevisionRef:
+    """Publish a checked export to its locked policy; return its revision.
 
-
-async def publish_exports(
-    connection: PostgresConnection, exports: Sequence[RevisionExported], *, now: float
-) -> tuple[list[RevisionRef], list[RevisionHealed]]:
-    """Publish checked exports to locked policies in the caller's transaction.
-
-    Returns each export's revision, in order, and the events of the lost revisions that the exports heal.
-    Raises Unavailable for a folder that is being removed.
+    Emits the event of a lost revision that it heals. Raises Unavailable when its folder is being removed.
     """
-    folders = [folder_of(export.manifest) for export in exports]
-    if any(row["is_going"] for row in await connection.fetch(_TAKE_FOLDERS, folders)):
+    connection = transaction.connection
+    if await connection.fetchval(_TAKE_FOLDER, folder_of(export.manifest)):
         # The check has read its bytes; a retry finds them gone and rejects the export.
         raise Unavailable(what="the export's folder", problem="it is being removed as garbage")
-    events = await _heal(connection, exports)
-    return await _append(connection, exports, now=now), events
+    manifest = export.manifest
+    stored = (export.policy_id, export.digest, manifest.uri, manifest.sha256, manifest.size_bytes)
+    row = await connection.fetchrow(_HEAL, *stored)
+    if row is not None:
+        await transaction.emit(healed(export, ref_of(row), sequence=row["changes"]))
+    else:
+        made = (export.parent, export.step, export.metrics, export.job_id, export.wave_id, export.export_id)
+        await connection.execute(_APPEND, *stored, *made, now)
+        row = await connection.fetchrow(_FOUND, export.policy_id, export.digest)
+    ref = ref_of(row)
+    await store_verdict(connection, export, ref, now=now)
+    return ref
 
 
-async def refuse_export(
-    connection: PostgresConnection, export: RevisionExported, refusal: Refusal, *, now: float
+async def store_verdict(
+    connection: PostgresConnection, export: RevisionExported, verdict: RevisionRef | Refusal, *, now: float
 ) -> None:
-    """Store why an export is not published."""
+    """Store the revision that an export became, or why it is not published."""
+    is_refused = isinstance(verdict, Refusal)
+    told = (None, verdict.code, verdict.reason) if is_refused else (verdict.number, None, None)
     key = (export.tenant_id, export.policy_id, export.export_id, export.digest)
-    await connection.execute(_REFUSE, *key, refusal.code, refusal.reason, now)
-
-
-async def _heal(connection: PostgresConnection, exports: Sequence[RevisionExported]) -> list[RevisionHealed]:
-    """Point revisions whose bytes were lost at the bytes of these exports."""
-    by_key = {(export.policy_id, export.digest): export for export in exports}
-    rows = await connection.fetch(
-        _HEAL,
-        [export.policy_id for export in exports],
-        [export.digest for export in exports],
-        [export.manifest.uri for export in exports],
-        [export.manifest.sha256 for export in exports],
-        [export.manifest.size_bytes for export in exports],
-    )
-    return [
-        healed(by_key[row["policy_id"], row["digest"]], ref_of(row), sequence=row["changes"]) for row in rows
-    ]
-
-
-async def _append(
-    connection: PostgresConnection, exports: Sequence[RevisionExported], *, now: float
-) -> list[RevisionRef]:
-    policies, digests = [export.policy_id for export in exports], [export.digest for export in exports]
-    await connection.execute(
-        _APPEND,
-        policies,
-        digests,
-        [export.manifest.uri for export in exports],
-        [export.manifest.sha256 for export in exports],
-        [export.manifest.size_bytes for export in exports],
-        [export.parent for export in exports],
-        [export.step for export in exports],
-        [export.metrics for export in exports],
-        [export.job_id for export in exports],
-        [export.wave_id for export in exports],
-        [export.export_id for export in exports],
-        now,
-    )
-    refs = [ref_of(row) for row in await connection.fetch(_FOUND, policies, digests)]
-    tenants, names = [export.tenant_id for export in exports], [export.export_id for export in exports]
-    numbers = [ref.number for ref in refs]
-    await connection.execute(_SETTLE, tenants, policies, names, digests, numbers, now)
-    return refs
+    await connection.execute(_SETTLE, *key, *told, now)

@@ -127,7 +127,7 @@ class UploadHandler:
             export_id = new_id("export")
         claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
         export = export_of(policy, manifest, export_id=_export_id(manifest), claim=claim)
-        await self._catalog.publish_many([export], now=self._clock.now(), announce=True)
+        await self._catalog.publish(export, now=self._clock.now())
         return await self._catalog.revision(policy.policy_id, manifest.digest)
 
 

@@ -13,7 +13,6 @@ from mint_common.catalog import (
     RevisionRecord,
     SettableState,
 )
-from mint_common.claims import RevisionRef
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from services.registry.core.exports import Refusal
@@ -120,19 +119,9 @@ class Catalog(Protocol):
         """
         ...
 
-    async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
-        """Store many new policies, all or none; ``announce`` emits an event for each.
+    async def publish(self, export: RevisionExported, *, now: float) -> None:
+        """Publish a checked adapter that no trainer exported, and emit `revision.published`.
 
-        Raises as `add_policy` does.
-        """
-        ...
-
-    async def publish_many(
-        self, exports: Sequence[RevisionExported], *, now: float, announce: bool
-    ) -> Sequence[RevisionRef]:
-        """Publish checked adapters in one transaction; return the revision of each, in order.
-
-        Numbers and repeats are as `settle_export` says. ``announce`` emits `revision.published` for each.
-        Raises NotFound for an unknown policy, and then publishes none.
+        Numbers and repeats are as `settle_export` says, but a lost revision is healed by its export again.
         """
         ...

@@ -1,29 +1,19 @@
-"""The catalog at size: names resolve by index, and adapters come in by the batch."""
+"""The catalog at size: names resolve by index."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
 
 import asyncpg
 import pytest
-from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, fill, new_policy, store_over
+from contract.catalog_rig import BASE, NOW, TENANT, Store, by, fill, store_over
 
-from mint_common.adapters_format import check_folder, stage_adapter
-from mint_common.blobs.localfs import LocalBlobs
 from mint_common.catalog import EvaluationRecord, PolicyFilter
-from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
-from mint_common.events import LoraSpec
 from mint_common.ids import EvaluationId
-from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.adapters import make_adapter
-from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key
 from services.registry.core.lineage import Reach
 from services.registry.core.names import parse_model
-from services.registry.handlers.bulk import BulkIngest, NewAdapter
 
 pytestmark = pytest.mark.integration
 
@@ -147,40 +137,3 @@ async def _walk_hot_paths(store: Store) -> None:
     await store.evaluations.list(policy.policy_id, limit=9, after=None)
     await store.aliases.aliases(policy.policy_id)
     await store.accounts.owner_of(hash_key("tml-x"), now=NOW)
-
-
-async def test_batch_is_checked_stored_and_published(database: str, tmp_path: Path) -> None:
-    async with _opened(database) as pool:
-        await _check_batch(await _prepare(pool), tmp_path)
-
-
-async def _check_batch(store: Store, tmp_path: Path) -> None:
-    policies = [await add_policy(store, f"p{number}") for number in range(3)]
-    adapters = [
-        NewAdapter(policy=policy, files=make_adapter(BASE, policy_id=policy.policy_id, seed=seed))
-        for seed, policy in enumerate([*policies, policies[0]])
-    ]
-    stranger = make_adapter(BASE, policy_id="pol_other", seed=9)
-    wide = replace(new_policy("p0"), lora=LoraSpec(rank=3, alpha=4.0, targets=BASE.targets, seed=1))
-    batch = [
-        *adapters,
-        NewAdapter(policy=policies[1], files=stranger),
-        NewAdapter(policy=wide, files=adapters[0].files),
-    ]
-    blobs = LocalBlobs(tmp_path / "blobs")
-    ingest = BulkIngest(catalog=store.catalog, blobs=blobs, clock=SystemClock(), max_update_ratio=100.0)
-
-    *published, other_policy, other_rank = await ingest.ingest(batch, announce=False)
-
-    assert isinstance(other_policy, Refusal)
-    assert "wrong_policy" in other_policy.reason
-    assert isinstance(other_rank, Refusal)
-    assert "wrong_rank" in other_rank.reason
-    assert [ref.number for ref in published if isinstance(ref, RevisionRef)] == [1, 1, 1, 2]
-    for index, (ref, adapter) in enumerate(zip(published, adapters, strict=True)):
-        assert isinstance(ref, RevisionRef)
-        folder = tmp_path / f"staged-{index}"
-        manifest = await stage_adapter(blobs, ref.manifest, folder)
-        check_folder(BASE, manifest, folder)
-        assert manifest.digest == adapter.files.digest
-    assert not [key async for key in blobs.list("revisions/pol_other")]

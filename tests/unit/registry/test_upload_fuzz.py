@@ -123,8 +123,7 @@ class Revisions:
                 return row
         raise NotFound(kind="revision", name=key)
 
-    async def publish_many(self, exports: Sequence[RevisionExported], *, now: float, announce: bool) -> None:
-        (export,) = exports
+    async def publish(self, export: RevisionExported, *, now: float) -> None:
         assert export.policy_id == POLICY.policy_id
         self._rows.append(
             RevisionRecord(

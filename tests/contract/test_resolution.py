@@ -1,4 +1,4 @@
-"""Names and batches: what the store promises of them."""
+"""Names, and adapters that no job exported: what the store promises of them."""
 
 import pytest
 from contract.catalog_rig import (
@@ -10,17 +10,12 @@ from contract.catalog_rig import (
     add_policy,
     by,
     export_of,
-    new_policy,
     publish,
 )
 
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
-from mint_common.errors import (
-    AlreadyExists,
-    InvalidField,
-    NotFound,
-)
+from mint_common.errors import NotFound
 from mint_common.events import RevisionPublished
 from mint_common.ids import TenantId, sha256_digest
 from services.registry.core.names import parse_model
@@ -76,45 +71,17 @@ async def test_name_of_a_base_resolves_to_the_base(store: Store) -> None:
     assert (found.base, found.policy_id, found.revision) == (BASE.name, None, None)
 
 
-async def test_many_policies_are_added_all_or_none(store: Store) -> None:
-    await add_policy(store, "taken")
-    for refused, names in (
-        (AlreadyExists, ("one", "taken")),
-        (InvalidField, ("one", BASE.name)),
-        (NotFound, ("one", "two")),
-    ):
-        tenant_id = TenantId("nobody") if refused is NotFound else TENANT
-        with pytest.raises(refused):
-            await store.catalog.add_policies([new_policy(name, tenant_id) for name in names])
-    assert [policy.name for policy in await store.catalog.policies(TENANT, limit=9, after=None)] == ["taken"]
-    await store.catalog.add_policies([new_policy("one"), new_policy("two")])
-    assert (await store.catalog.policy(TENANT, "two")).lora == new_policy("two").lora
-
-
-async def test_many_revisions_are_numbered_like_single_ones(store: Store) -> None:
-    one, two = await add_policy(store, "one"), await add_policy(store, "two")
-    known = await publish(store, one, 1)
-    batch = [export_of(one, 2), export_of(two, 1), export_of(one, 1, "again"), export_of(one, 3)]
-    batch.append(export_of(one, 2, "twice"))
-    refs = await store.catalog.publish_many(batch, now=NOW, announce=True)
-    assert [ref.number for ref in refs] == [2, 1, 1, 3, 2]
-    assert refs[2] == known[0]
-    found = await store.catalog.revisions(one.policy_id, limit=9, after=0)
+async def test_adapters_of_no_job_are_numbered_like_exports(store: Store) -> None:
+    policy = await add_policy(store)
+    (known,) = await publish(store, policy, 1)
+    batch = [export_of(policy, 2), export_of(policy, 1, "again"), export_of(policy, 3)]
+    for export in [*batch, batch[0]]:
+        await store.catalog.publish(export, now=NOW)
+    found = await store.catalog.revisions(policy.policy_id, limit=9, after=0)
     assert [(revision.number, revision.step) for revision in found] == [(1, 1), (2, 2), (3, 3)]
     told = [event for event in await store.events() if isinstance(event, RevisionPublished)]
-    assert [event.revision for event in told[1:]] == list(refs)
+    second, third = found[1].ref, found[2].ref
+    assert [event.revision for event in told] == [known, second, known, third, second]
     # A later delivery of the same export gets the same answer.
     await store.catalog.settle_export(batch[0], None, now=NOW)
-    assert (await store.catalog.policy(TENANT, "one")).latest == refs[3]
-
-
-async def test_quiet_import_tells_nothing_and_unknown_policy_imports_nothing(store: Store) -> None:
-    one = await add_policy(store, "one")
-    told = await store.events()
-    await store.catalog.publish_many([export_of(one, 1)], now=NOW, announce=False)
-    assert await store.events() == told
-    with pytest.raises(NotFound):
-        await store.catalog.publish_many(
-            [export_of(one, 2), export_of(new_policy("gone"), 1)], now=NOW, announce=False
-        )
-    assert len(await store.catalog.revisions(one.policy_id, limit=9, after=0)) == 1
+    assert (await store.catalog.policy(TENANT, "p")).latest == third
