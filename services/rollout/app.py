@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 from fastapi import FastAPI
@@ -41,15 +42,12 @@ from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import IDLE_SECONDS, LocalRows
-from services.rollout.adapters.registry_policies import RegistryPolicies
-from services.rollout.adapters.registry_scores import RegistryScores
+from services.rollout.adapters.registry import RegistryRecords
 from services.rollout.adapters.tasks.catalog import installed_families
-from services.rollout.adapters.trainer_records import TrainerRecords
-from services.rollout.adapters.trainer_rendering import TrainerRendering
+from services.rollout.adapters.trainers import Trainers
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
-from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
 from services.rollout.handlers.evaluations import EvaluationHandler
@@ -58,12 +56,13 @@ from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.graded_samples import GradingLimits
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.wave_turns import deliveries_of
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.files import file_routes
-from services.rollout.http.jobs import JobControl, job_routes
+from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection, Graders, Tasks
 from services.rollout.settings import RolloutSettings
@@ -103,31 +102,33 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     jobs = PostgresJobs(connections.pool)
     ledger = PostgresLedger(connections.pool, clock)
     tasks = connections.tasks
-    registry = RegistryClient(connections.registry)
-    scores = RegistryScores(registry)
+    commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+    registry = RegistryRecords(RegistryClient(connections.registry))
     stall_seconds = settings.waves.stall_seconds
     files = LocalRows(
         connections.blobs, connections.folder.path, limit_bytes=settings.waves.file_copies_bytes
     )
-    rows, rendering = FileRows(files), TrainerRendering(connections.trainers)
+    rows, trainers = FileRows(files), Trainers(connections.trainers)
     of_jobs = JobHandlers(
         jobs=jobs,
         ledger=ledger,
         blobs=connections.blobs,
         tasks=tasks,
         rows=rows,
-        policies=RegistryPolicies(registry),
-        scores=scores,
+        policies=registry,
+        scores=registry,
+        commits=commits,
         clock=clock,
     )
     sampler = EngineSampler(connections.engines)
     of_waves = WaveHandlers(
         jobs=jobs,
         ledger=ledger,
+        commits=commits,
         blobs=connections.blobs,
         tasks=tasks,
         rows=rows,
-        rendering=rendering,
+        rendering=trainers,
         graders=connections.graders,
         sampler=sampler,
         clock=clock,
@@ -156,10 +157,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     )
     at_once = max(1, settings.tasks.task_workers // 2)
     http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
-    commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
-    control = JobControl(cancel=commits.cancel, pause=commits.pause, resume=of_jobs.resume)
-    http.include_router(job_routes(jobs, control))
-
+    http.include_router(job_routes(of_jobs))
     erasures = PostgresErasures(connections.pool)
     http.include_router(file_routes(erasures, clock))
     evaluation_runs = PostgresEvaluationRuns(connections.pool)
@@ -169,13 +167,13 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         tasks=tasks,
         sampler=sampler,
         files=FileScores(
-            rows=rows,
-            rendering=rendering,
+            files=rows,
+            renderer=RowRenderer(trainers, of_runs),
             sampler=sampler,
             graders=connections.graders,
             engines=of_runs,
         ),
-        scores=scores,
+        scores=registry,
         engines=of_runs,
         clock=clock,
         stall_seconds=stall_seconds,
@@ -183,19 +181,9 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     )
     http.include_router(evaluation_routes(evaluation_runs, clock))
 
-    async def sample_waves() -> None:
-        await run_until_drained(work, of_waves.drain)
-
-    async def follow_engines() -> None:
-        await connections.engines.follow(connections.bus)
-
-    async def remove_copies() -> None:
-        pause = IDLE_SECONDS / 4
-        await run_periodically(files.remove_unused, name="copies of files", every_seconds=pause, clock=clock)
-
     eraser = Eraser(
         erasures=erasures,
-        records=TrainerRecords(connections.trainers),
+        records=trainers,
         blobs=connections.blobs,
         clock=clock,
         keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
@@ -205,13 +193,19 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     background = (
         relay.run,
         short.run,
-        sample_waves,
+        partial(of_waves.run, work),
         watchdog.run,
         evaluations.run,
         job_scores.run,
         eraser.run,
-        remove_copies,
-        follow_engines,
+        partial(
+            run_periodically,
+            files.remove_unused,
+            name="copies of files",
+            every_seconds=IDLE_SECONDS / 4,
+            clock=clock,
+        ),
+        partial(connections.engines.follow, connections.bus),
     )
     return Service(http=http, background=background)
 

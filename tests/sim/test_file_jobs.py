@@ -30,6 +30,7 @@ from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.app import dispatch
+from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
@@ -89,6 +90,7 @@ class World:
             shared: dict[str, Any] = {
                 "jobs": self.jobs,
                 "ledger": ledger,
+                "commits": Commits(jobs=self.jobs, ledger=ledger, clock=self.clock),
                 "blobs": self.blobs,
                 "tasks": LocalTasks(),
                 "rows": rows,

@@ -7,6 +7,7 @@ each adapter is in memory.
 import asyncio
 import shutil
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint_common.adapters_format import Manifest, stage_adapter
@@ -19,19 +20,19 @@ from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiffHandler:
     """Compares revisions."""
 
-    def __init__(self, *, catalog: Catalog, evaluations: Evaluations, blobs: Blobs) -> None:
-        self._catalog = catalog
-        self._evaluations = evaluations
-        self._blobs = blobs
-        self._gate = asyncio.Semaphore(1)
+    catalog: Catalog
+    evaluations: Evaluations
+    blobs: Blobs
+    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1), init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
         """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
-        facts = await self._catalog.base(policy.base)
-        scores = [await self._evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
+        facts = await self.catalog.base(policy.base)
+        scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
         async with self._gate:
             scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-diff-"))
             try:
@@ -56,4 +57,4 @@ class DiffHandler:
     async def _stage(self, policy: PolicyRecord, revision: RevisionRecord, folder: Path) -> Manifest:
         if revision.fault is not None:
             raise RevisionLostError(name=policy.name, number=revision.number, fault=revision.fault)
-        return await stage_adapter(self._blobs, revision.manifest, folder)
+        return await stage_adapter(self.blobs, revision.manifest, folder)

@@ -8,6 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.adapters_format import check_folder, check_manifest, fetch_manifest, stage_adapter
@@ -23,24 +24,24 @@ from services.registry.ports.catalog import Catalog
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportHandler:
     """Publishes or rejects exported adapters."""
 
-    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
-        self._catalog = catalog
-        self._blobs = blobs
-        self._clock = clock
-        self._max_update_ratio = max_update_ratio
+    catalog: Catalog
+    blobs: Blobs
+    clock: Clock
+    max_update_ratio: float
 
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
         """Publish or reject an export; the verdict's event is in the outbox."""
         refusal = None
-        began = self._clock.monotonic()
+        began = self.clock.monotonic()
         try:
             await self._check(event)
         except (AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound) as error:
             refusal = Refusal(code=error.code, reason=str(error))
-        metrics.CHECK_SECONDS.observe(self._clock.monotonic() - began)
+        metrics.CHECK_SECONDS.observe(self.clock.monotonic() - began)
         await self._settle(event, refusal)
         return ()
 
@@ -49,7 +50,7 @@ class ExportHandler:
         await self._settle(event, Refusal(code=decision.code, reason=decision.reason))
 
     async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
-        await self._catalog.settle_export(event, refusal, now=self._clock.now())
+        await self.catalog.settle_export(event, refusal, now=self.clock.now())
         metrics.EXPORTS.labels("rejected" if refusal else "published").inc()
         fields = {"policy_id": event.policy_id, "digest": event.digest, "export_id": event.export_id}
         if refusal:
@@ -60,17 +61,17 @@ class ExportHandler:
             _log.info("revision published", extra=fields)
 
     async def _check(self, export: RevisionExported) -> None:
-        policy = await self._catalog.policy(export.tenant_id, export.policy_id)
-        facts = await self._catalog.base(policy.base)
-        manifest = await fetch_manifest(self._blobs, export.manifest)
+        policy = await self.catalog.policy(export.tenant_id, export.policy_id)
+        facts = await self.catalog.base(policy.base)
+        manifest = await fetch_manifest(self.blobs, export.manifest)
         # The manifest is checked before the weights are fetched.
         check_manifest(facts, manifest)
         check_export(export, policy, manifest)
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-export-"))
         try:
             folder = scratch / "adapter"
-            await stage_adapter(self._blobs, export.manifest, folder)
-            max_ratio = self._max_update_ratio
+            await stage_adapter(self.blobs, export.manifest, folder)
+            max_ratio = self.max_update_ratio
             await asyncio.to_thread(check_folder, facts, manifest, folder, max_ratio=max_ratio)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)

@@ -27,13 +27,13 @@ class Beside:
     fault: JobFault | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commits(Generic[Connection]):
     """Writes jobs, their waves and their events in one transaction."""
 
-    def __init__(self, *, jobs: JobStore[Connection], ledger: Ledger[Connection], clock: Clock) -> None:
-        self._jobs = jobs
-        self._ledger = ledger
-        self._clock = clock
+    jobs: JobStore[Connection]
+    ledger: Ledger[Connection]
+    clock: Clock
 
     async def commit(
         self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None, beside: Beside | None = None
@@ -41,9 +41,9 @@ class Commits(Generic[Connection]):
         """Apply an event to a job. A cause that was committed before has no effect."""
         beside = beside or Beside()
         try:
-            async with self._ledger.transaction(cause) as transaction:
-                job = await self._jobs.lock(transaction.connection, job_id)
-                now, waves = self._clock.now(), await self._waves_after(transaction.connection, job, fact)
+            async with self.ledger.transaction(cause) as transaction:
+                job = await self.jobs.lock(transaction.connection, job_id)
+                now, waves = self.clock.now(), await self._waves_after(transaction.connection, job, fact)
                 moved = advance(
                     job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
                 )
@@ -54,12 +54,12 @@ class Commits(Generic[Connection]):
     async def score(self, job_id: JobId, wave_id: WaveId, run: EvaluationRun) -> None:
         """Take in how the evaluation run of a wave's revision ended. No effect the second time."""
         try:
-            async with self._ledger.transaction(f"scored:{run.run_id}") as transaction:
-                job = await self._jobs.lock(transaction.connection, job_id)
-                now = self._clock.now()
+            async with self.ledger.transaction(f"scored:{run.run_id}") as transaction:
+                job = await self.jobs.lock(transaction.connection, job_id)
+                now = self.clock.now()
                 waves = [
                     scored_wave(wave, run, now=now) if wave.wave_id == wave_id else wave
-                    for wave in await self._jobs.waves_of(job_id, within=transaction.connection)
+                    for wave in await self.jobs.waves_of(job_id, within=transaction.connection)
                 ]
                 scored = [wave for wave in waves if wave.wave_id == wave_id]
                 await self.write(transaction, None, on_score(job, waves, now=now), scored=scored)
@@ -70,8 +70,8 @@ class Commits(Generic[Connection]):
         """Return a job's waves after an event that may end it; none for another one."""
         if not needs_waves(job, fact):
             return []
-        *before, last = await self._jobs.waves_of(job.job_id, within=connection)
-        ended = fold(last, fact, now=self._clock.now())
+        *before, last = await self.jobs.waves_of(job.job_id, within=connection)
+        ended = fold(last, fact, now=self.clock.now())
         return before if ended is None else [*before, ended]
 
     async def cancel(self, job_id: JobId) -> None:
@@ -79,7 +79,7 @@ class Commits(Generic[Connection]):
         await self._change(
             job_id,
             cause=f"cancel:{job_id}",
-            how=lambda job: cancel(job, reason="cancelled by its user", now=self._clock.now()),
+            how=lambda job: cancel(job, reason="cancelled by its user", now=self.clock.now()),
         )
 
     async def pause(self, job: Job) -> None:
@@ -87,7 +87,7 @@ class Commits(Generic[Connection]):
         await self._change(
             job.job_id,
             cause=f"pause:{job.job_id}:{job.controls}",
-            how=lambda found: pause(found, now=self._clock.now()),
+            how=lambda found: pause(found, now=self.clock.now()),
         )
 
     async def resume(self, job: Job, prompts: Claim | None) -> None:
@@ -96,7 +96,7 @@ class Commits(Generic[Connection]):
         await self._change(
             job.job_id,
             cause=cause,
-            how=lambda found: resume(found, prompts, cause=cause, now=self._clock.now()),
+            how=lambda found: resume(found, prompts, cause=cause, now=self.clock.now()),
         )
 
     async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
@@ -104,13 +104,13 @@ class Commits(Generic[Connection]):
         await self._change(
             job_id,
             cause=cause,
-            how=lambda job: give_up(job, reason=reason, now=self._clock.now()),
+            how=lambda job: give_up(job, reason=reason, now=self.clock.now()),
         )
 
     async def _change(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:
         try:
-            async with self._ledger.transaction(cause) as transaction:
-                job = await self._jobs.lock(transaction.connection, job_id)
+            async with self.ledger.transaction(cause) as transaction:
+                job = await self.jobs.lock(transaction.connection, job_id)
                 await self.write(transaction, None, how(job))
         except AlreadyHandled:
             return
@@ -127,19 +127,19 @@ class Commits(Generic[Connection]):
         """Write a changed job with its waves, ``scored`` ones among them, and emit the events."""
         facts = [event for event in (fact, *moved.events) if event is not None]
         waves = await self._fold(transaction.connection, facts, counts)
-        await self._jobs.save(transaction.connection, moved.job, [*scored, *waves])
+        await self.jobs.save(transaction.connection, moved.job, [*scored, *waves])
         await transaction.emit(*moved.events)
 
     async def _fold(
         self, connection: Connection, facts: Iterable[Event], counts: WaveCounts | None
     ) -> list[Wave]:
-        now = self._clock.now()
+        now = self.clock.now()
         touched: dict[WaveId, Wave] = {}
         for fact in facts:
             wave_id = wave_id_in(fact)
             if wave_id is None:
                 continue
-            known = touched.get(wave_id) or await self._jobs.wave(wave_id, within=connection)
+            known = touched.get(wave_id) or await self.jobs.wave(wave_id, within=connection)
             folded = fold(known, fact, counts=counts, now=now)
             if folded is not None:
                 touched[wave_id] = folded

@@ -7,6 +7,7 @@ nothing else. A look does a bounded piece of work.
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 
 from mint_common.blobs.port import Blobs
 from mint_common.errors import MintError
@@ -28,44 +29,33 @@ FILES_KEPT_SECONDS = 7 * DAY_SECONDS
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Eraser:
     """Erases blobs of jobs that ended ``keep_seconds`` ago, or that read a file which is gone."""
 
-    def __init__(
-        self,
-        *,
-        erasures: Erasures,
-        records: TrainedRecords,
-        blobs: Blobs,
-        clock: Clock,
-        keep_seconds: float,
-        every_seconds: float,
-    ) -> None:
-        self._erasures = erasures
-        self._records = records
-        self._blobs = blobs
-        self._clock = clock
-        self._keep_seconds = keep_seconds
-        self._every_seconds = every_seconds
-        self._away: dict[BaseName, float] = {}
+    erasures: Erasures
+    records: TrainedRecords
+    blobs: Blobs
+    clock: Clock
+    keep_seconds: float
+    every_seconds: float
+    _away: dict[BaseName, float] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
         """Erase until cancelled, through outages of the database and of the blob store."""
-        await run_periodically(
-            self.erase, name="erasure", every_seconds=self._every_seconds, clock=self._clock
-        )
+        await run_periodically(self.erase, name="erasure", every_seconds=self.every_seconds, clock=self.clock)
 
     async def erase(self) -> None:
         """Erase all that may go now."""
         while await self.look():
             continue
-        await self._erasures.forget_files(before=self._clock.now() - FILES_KEPT_SECONDS)
+        await self.erasures.forget_files(before=self.clock.now() - FILES_KEPT_SECONDS)
 
     async def look(self) -> bool:
         """Erase a bounded part of what may go; return whether there may be more."""
-        now = self._clock.now()
-        jobs = await self._erasures.claim(
-            before=now - self._keep_seconds, now=now, next_at=now + RETRY_SECONDS, limit=JOBS_AT_ONCE
+        now = self.clock.now()
+        jobs = await self.erasures.claim(
+            before=now - self.keep_seconds, now=now, next_at=now + RETRY_SECONDS, limit=JOBS_AT_ONCE
         )
         for job in jobs:
             try:
@@ -73,29 +63,29 @@ class Eraser:
             except MintError as error:
                 extra = {"job_id": job.job_id, "problem": str(error)}
                 _log.warning("blobs of a job not erased yet", extra=extra)
-                await self._erasures.settle(job, next_at=now + AWAY_SECONDS, now=now)
-        runs = await self._erasures.erase_runs(limit=RUNS_AT_ONCE)
+                await self.erasures.settle(job, next_at=now + AWAY_SECONDS, now=now)
+        runs = await self.erasures.erase_runs(limit=RUNS_AT_ONCE)
         return bool(jobs) or runs == RUNS_AT_ONCE
 
     async def _erase_blobs(self, job: EndedJob) -> None:
-        keys = [key async for key in self._blobs.list(job.prefix)]
+        keys = [key async for key in self.blobs.list(job.prefix)]
         needed = await self._needed(job) if keys and job.is_recorded else frozenset()
-        now = self._clock.now()
+        now = self.clock.now()
         plan = plan_erasure(job, keys, needed, most=KEYS_AT_ONCE, now=now)
         for begin in range(0, len(plan.keys), DELETED_AT_ONCE):
             together = plan.keys[begin : begin + DELETED_AT_ONCE]
-            await asyncio.gather(*map(self._blobs.delete, together))
+            await asyncio.gather(*map(self.blobs.delete, together))
         if plan.keys:
             _log.info("blobs of a job erased", extra={"job_id": job.job_id, "blobs": len(plan.keys)})
-        await self._erasures.settle(job, next_at=plan.next_at, now=now)
+        await self.erasures.settle(job, next_at=plan.next_at, now=now)
 
     async def _needed(self, job: EndedJob) -> frozenset[str] | None:
         """Return the records that training may still read; None where its trainer does not answer."""
-        now = self._clock.now()
+        now = self.clock.now()
         if now < self._away.get(job.base, now):
             return None
         try:
-            return await self._records.release(job)
+            return await self.records.release(job)
         except MintError as error:
             self._away[job.base] = now + AWAY_SECONDS
             _log.warning("records not erased yet", extra={"base": job.base, "problem": str(error)})

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from mint_common.errors import MintError, Unavailable, raised
 from mint_common.records import Prompt
@@ -42,35 +43,23 @@ PROMPTS_AT_ONCE = 64
 POLL_SECONDS = 0.5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationHandler:
     """Runs what is claimed. ``stall_seconds`` without progress let another process claim a run.
 
     A run fails when a grader failed on more than ``error_share`` of its answers.
     """
 
-    def __init__(
-        self,
-        *,
-        runs: EvaluationRuns,
-        tasks: Tasks,
-        sampler: Sampler,
-        files: FileScores,
-        scores: Scores,
-        engines: EngineRequests,
-        clock: Clock,
-        stall_seconds: float,
-        error_share: float,
-    ) -> None:
-        self._runs = runs
-        self._tasks = tasks
-        self._sampler = sampler
-        self._files = files
-        self._scores = scores
-        self._engines = engines
-        self._clock = clock
-        self._stall_seconds = stall_seconds
-        self._error_share = error_share
-        self._scored: Counter[str] = Counter()
+    runs: EvaluationRuns
+    tasks: Tasks
+    sampler: Sampler
+    files: FileScores
+    scores: Scores
+    engines: EngineRequests
+    clock: Clock
+    stall_seconds: float
+    error_share: float
+    _scored: Counter[str] = field(default_factory=Counter, init=False)
 
     async def run(self) -> None:
         """Carry out runs until cancelled."""
@@ -87,13 +76,13 @@ class EvaluationHandler:
                 log.warning("evaluation run broken off", extra={"problem": str(error)})
                 is_idle = True
             if is_idle:
-                await self._clock.sleep(POLL_SECONDS)
+                await self.clock.sleep(POLL_SECONDS)
 
     async def _next(self) -> bool:
         """Carry out a run; return whether there was one."""
-        now = self._clock.now()
-        before = now - self._stall_seconds
-        run = await self._runs.claim(before=before, now=now, of_a_tenant=TENANT_RUNS_AT_ONCE)
+        now = self.clock.now()
+        before = now - self.stall_seconds
+        run = await self.runs.claim(before=before, now=now, of_a_tenant=TENANT_RUNS_AT_ONCE)
         if run is None:
             return False
         work, pulse = asyncio.ensure_future(self._carry_out(run)), asyncio.ensure_future(self._pulse(run))
@@ -114,14 +103,14 @@ class EvaluationHandler:
         rows: Sequence[ScoredRow] = ()
         try:
             rows, dropped = await self._rows(run)
-            now = self._clock.now()
-            ended = scored(run, rows, dropped=dropped, error_share=self._error_share, now=now)
+            now = self.clock.now()
+            ended = scored(run, rows, dropped=dropped, error_share=self.error_share, now=now)
             if ended.state is RunState.SUCCEEDED and ended.revision is not None:
-                await self._scores.record(ended)
+                await self.scores.record(ended)
         except MintError as error:
             if error.retryable:
                 raise
-            return failed(run, reason_of(run, error), now=self._clock.now()), rows
+            return failed(run, reason_of(run, error), now=self.clock.now()), rows
         except Exception as error:  # noqa: BLE001  (a run that ended the service would be claimed again)
             return self._failed(run, error), ()
         return ended, rows
@@ -129,15 +118,15 @@ class EvaluationHandler:
     async def _finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
         """Store how a run ended; one that cannot be stored has failed."""
         try:
-            await self._runs.finish(run, rows)
+            await self.runs.finish(run, rows)
         except MintError:
             raise
         except Exception as error:  # noqa: BLE001  (as above)
-            await self._runs.finish(self._failed(run, error), ())
+            await self.runs.finish(self._failed(run, error), ())
 
     def _failed(self, run: EvaluationRun, error: Exception) -> EvaluationRun:
         log.error("evaluation run failed", extra={"run_id": run.run_id, "error": raised(error)})
-        return failed(run, internal_reason(error), now=self._clock.now())
+        return failed(run, internal_reason(error), now=self.clock.now())
 
     async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:
         """Return the scored rows, and how many were left out."""
@@ -146,8 +135,8 @@ class EvaluationHandler:
             self._scored[run.run_id] += 1
 
         if run.data is not None:
-            return await self._files.rows(run, run.data, note)
-        prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
+            return await self.files.rows(run, run.data, note)
+        prompts = await self.tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
         pairs = list(zip(plan_answers(run, prompts), prompts, strict=True))
         rows: list[ScoredRow] = []
         for begin in range(0, len(pairs), PROMPTS_AT_ONCE):
@@ -159,13 +148,13 @@ class EvaluationHandler:
         self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt, note: Callable[[], None]
     ) -> ScoredRow:
         async def ask() -> ScoredRow:
-            sampled = await self._sampler.sample(request)
+            sampled = await self.sampler.sample(request)
             check_revision(request, sampled)
             text = sampled.completions[0].text
-            (reward,) = await self._tasks.score(run.task, [(prompt.entry, text)])
+            (reward,) = await self.tasks.score(run.task, [(prompt.entry, text)])
             return ScoredRow(row=row, score=reward, answer=kept(text))
 
-        found = await self._engines.retried(run.tenant_id, ask)
+        found = await self.engines.retried(run.tenant_id, ask)
         note()
         return found
 
@@ -173,9 +162,9 @@ class EvaluationHandler:
         """Record progress until the run is cancelled."""
         is_running = True
         while is_running:
-            await self._clock.sleep(min(1.0, self._stall_seconds / 4))
+            await self.clock.sleep(min(1.0, self.stall_seconds / 4))
             try:
                 scored_now = self._scored[run.run_id]
-                is_running = await self._runs.touch(run.run_id, scored=scored_now, now=self._clock.now())
+                is_running = await self.runs.touch(run.run_id, scored=scored_now, now=self.clock.now())
             except Unavailable as error:
                 log.info("progress not recorded", extra={"reason": str(error)})

@@ -5,7 +5,7 @@ is kept of them.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import fsum, isfinite
 
 from mint_common.datasets import RenderedExample, RenderedRow, RowLine, method_of
@@ -26,45 +26,37 @@ from services.rollout.core.validation import MeasuredFile
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.row_rendering import RowRenderer, RowSource
-from services.rollout.ports import Graders, RendersRows, Sampler
+from services.rollout.ports import Graders, Sampler
 
 ROWS_AT_ONCE = 64
 """Rows that are read together: each has 1 MiB at most."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileScores:
     """Scores the rows of runs. Raises DataRefused, InvalidField, and what the ports raise."""
 
-    def __init__(
-        self,
-        *,
-        rows: FileRows,
-        rendering: RendersRows,
-        sampler: Sampler,
-        graders: Graders,
-        engines: EngineRequests,
-    ) -> None:
-        self._rows = rows
-        self._renderer = RowRenderer(rendering, engines)
-        self._sampler = sampler
-        self._graders = graders
-        self._engines = engines
+    files: FileRows
+    renderer: RowRenderer
+    sampler: Sampler
+    graders: Graders
+    engines: EngineRequests
 
     async def rows(
         self, run: EvaluationRun, data: EvaluationData, note: Callable[[], None]
     ) -> tuple[list[ScoredRow], int]:
         """Return the scored rows, and how many were left out. Calls ``note`` after each row."""
         grader = None if data.grader is None else read_grader(data.grader)
-        context = await self._engines.retried(run.tenant_id, lambda: self._sampler.max_context(run.base))
+        context = await self.engines.retried(run.tenant_id, lambda: self.sampler.max_context(run.base))
         room = 1 if grader is None else run.max_new_tokens
         source = RowSource(file=data.file.filename, param="file")
         found: list[ScoredRow] = []
         dropped = 0
         measured = MeasuredFile(file=data.file, holdout=data.holdout, param=source.param)
-        chosen = await self._rows.measured(measured, seed=run.seed, most=run.n)
+        chosen = await self.files.measured(measured, seed=run.seed, most=run.n)
         for numbers in _blocks(chosen):
-            lines = await self._rows.lines(data.file, numbers)
-            rendered = await self._renderer.render(
+            lines = await self.files.lines(data.file, numbers)
+            rendered = await self.renderer.render(
                 run.base,
                 lines,
                 source,
@@ -95,11 +87,11 @@ class FileScores:
         self, run: EvaluationRun, grader: GraderSpec, row: RenderedRow, line: RowLine
     ) -> ScoredRow:
         request = plan_answer(run, row.line, prompt_of(row))
-        sampled = await self._engines.retried(run.tenant_id, lambda: self._sampler.sample(request))
+        sampled = await self.engines.retried(run.tenant_id, lambda: self.sampler.sample(request))
         check_revision(request, sampled)
         text = sampled.completions[0].text
         samples = [GradedSample(output_text=text, item=item_of(line.data))]
-        (grade,) = await self._graders.grade(grader, samples, tenant_id=run.tenant_id)
+        (grade,) = await self.graders.grade(grader, samples, tenant_id=run.tenant_id)
         answered = ScoredRow(row=row.line, score=None, answer=kept(text))
         if isinstance(grade, GraderFault):
             return replace(answered, fault=grade.kind, message=kept(grade.message))
@@ -121,7 +113,7 @@ class FileScores:
         self, run: EvaluationRun, line: int, index: int, example: RenderedExample
     ) -> list[float]:
         request = plan_reading(run, line, index, example.tokens)
-        found = await self._engines.retried(run.tenant_id, lambda: self._sampler.read(request))
+        found = await self.engines.retried(run.tenant_id, lambda: self.sampler.read(request))
         check_revision(request, found)
         return [found.logprobs[place] for place in _predicted(example)]
 

@@ -1,7 +1,7 @@
 """Waves of jobs on files: rows rendered as records, sampled and graded where their algorithm asks for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
@@ -43,28 +43,20 @@ class _Validation:
     rows: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileWaves:
     """Makes records of rows. Raises DataRefused for data that cannot be trained on."""
 
-    def __init__(
-        self,
-        *,
-        blobs: Blobs,
-        rows: FileRows,
-        renderer: RowRenderer,
-        samples: GradedSamples,
-        sampler: Sampler,
-    ) -> None:
-        self._blobs = blobs
-        self._rows = rows
-        self._renderer = renderer
-        self._samples = samples
-        self._sampler = sampler
-        self._validations: dict[JobId, _Validation] = {}
+    blobs: Blobs
+    rows: FileRows
+    renderer: RowRenderer
+    samples: GradedSamples
+    sampler: Sampler
+    _validations: dict[JobId, _Validation] = field(default_factory=dict, init=False)
 
     async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
         """Return what a wave's rows are trained on."""
-        rows = decode_rows(await self._blobs.get(event.prompts))
+        rows = decode_rows(await self.blobs.get(event.prompts))
         if event.spec.algorithm == "grpo":
             return await self._sample(event, data, rows)
         rendered, _ = await self._render_step(event, data, rows)
@@ -98,7 +90,7 @@ class FileWaves:
             if rendered.rows:
                 return replace(rendered, dropped=dropped), rows
             step += event.spec.steps
-            rows = await self._rows.of_step(event.spec, data, step)
+            rows = await self.rows.of_step(event.spec, data, step)
         problem = f"{dropped} rows one after another are longer than the base's context"
         raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
 
@@ -112,7 +104,7 @@ class FileWaves:
         bounds: RowBounds,
         max_tokens: int | None = None,
     ) -> Rendered:
-        return await self._renderer.render(
+        return await self.renderer.render(
             event.base,
             rows,
             source,
@@ -124,12 +116,12 @@ class FileWaves:
         )
 
     async def _sample(self, event: WaveRequested, data: JobData, rows: Sequence[RowLine]) -> FileWave:
-        context = await self._sampler.max_context(event.base)
+        context = await self.sampler.max_context(event.base)
         longest = max(1, context - event.spec.max_new_tokens)
         rendered, rows = await self._render_step(event, data, rows, longest)
         lines = {row.line: row.data for row in rows}
         requests = plan_samples(event, [prompt_of(row) for row in rendered.rows])
-        graded = await self._samples.of(data, requests, [lines[row.line] for row in rendered.rows])
+        graded = await self.samples.of(data, requests, [lines[row.line] for row in rendered.rows])
         groups = [one.group for one in graded if one.group is not None]
         counts = WaveCounts(
             dropped_rows=rendered.dropped,
@@ -158,7 +150,7 @@ class FileWaves:
     async def _store_validation(
         self, event: WaveRequested, data: JobData, plan: EvaluationPlan
     ) -> _Validation:
-        rows = await self._rows.for_validation(event.spec, data, plan)
+        rows = await self.rows.for_validation(event.spec, data, plan)
         measured = measured_file(data, plan)
         source = RowSource(file=measured.file.filename, param=measured.param)
         rendered = await self._render(event, data, rows, source, bounds=validation_bounds(measured))
@@ -169,7 +161,7 @@ class FileWaves:
         # Of no wave and no revision: the same bytes whichever step they were rendered for.
         record = WaveRecord(wave_id=wave_id_of(event.job_id, 0), revision=None, groups=tuple(groups))
         claim = await store_record(
-            self._blobs, record, policy_id=event.policy_id, job_id=event.job_id, name="validation"
+            self.blobs, record, policy_id=event.policy_id, job_id=event.job_id, name="validation"
         )
         return _Validation(claim=claim, rows=len(rendered.rows))
 

@@ -5,6 +5,7 @@ tenant cancelled leaves a job waiting. A run is added once, and its end is taken
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Generic
 
 from mint_common.errors import MintError, NotFound
@@ -21,32 +22,25 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobScores(Generic[Connection]):
     """Has the revisions of jobs scored."""
 
-    def __init__(
-        self,
-        *,
-        jobs: JobStore[Connection],
-        runs: EvaluationRuns,
-        commits: Commits[Connection],
-        clock: Clock,
-    ) -> None:
-        self._jobs = jobs
-        self._runs = runs
-        self._commits = commits
-        self._clock = clock
+    jobs: JobStore[Connection]
+    runs: EvaluationRuns
+    commits: Commits[Connection]
+    clock: Clock
 
     async def run(self) -> None:
         """Check the jobs until cancelled."""
         await run_periodically(
-            self.check, name="scores of jobs", every_seconds=CHECK_SECONDS, clock=self._clock
+            self.check, name="scores of jobs", every_seconds=CHECK_SECONDS, clock=self.clock
         )
 
     async def check(self) -> None:
         """Begin the runs that are due, take in those that have ended, end those of jobs that have."""
-        await self._runs.cancel_of_ended_jobs(now=self._clock.now())
-        for job in await self._jobs.scored_by_runs():
+        await self.runs.cancel_of_ended_jobs(now=self.clock.now())
+        for job in await self.jobs.scored_by_runs():
             try:
                 await self._follow(job)
             except MintError as error:
@@ -54,16 +48,16 @@ class JobScores(Generic[Connection]):
 
     async def _follow(self, job: Job) -> None:
         if job.steps_done >= job.spec.steps:
-            await self._jobs.touch(job.job_id, now=self._clock.now())  # it waits for nothing else
-        for wave in await self._jobs.unscored_waves(job.job_id, measured_steps(job)):
-            run = await self._begun(scoring_run(job, wave, now=self._clock.now()))
+            await self.jobs.touch(job.job_id, now=self.clock.now())  # it waits for nothing else
+        for wave in await self.jobs.unscored_waves(job.job_id, measured_steps(job)):
+            run = await self._begun(scoring_run(job, wave, now=self.clock.now()))
             if run.state is not RunState.RUNNING:
-                await self._commits.score(job.job_id, wave.wave_id, run)
+                await self.commits.score(job.job_id, wave.wave_id, run)
 
     async def _begun(self, run: EvaluationRun) -> EvaluationRun:
         """Return the run as it is stored, which it is from now on."""
         try:
-            return await self._runs.run(run.tenant_id, run.run_id)
+            return await self.runs.run(run.tenant_id, run.run_id)
         except NotFound:
-            (stored,) = await self._runs.add([run], most_open=None)
+            (stored,) = await self.runs.add([run], most_open=None)
             return stored

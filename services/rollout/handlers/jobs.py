@@ -58,37 +58,26 @@ class TurnLostError(Exception):
     """The job was started or cancelled concurrently; rolls the transaction back."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobHandlers(Generic[Connection]):
     """Handlers of events about jobs."""
 
-    def __init__(
-        self,
-        *,
-        jobs: JobStore[Connection],
-        ledger: Ledger[Connection],
-        blobs: Blobs,
-        tasks: Tasks,
-        rows: FileRows,
-        policies: PolicyHistory,
-        scores: Scores,
-        clock: Clock,
-    ) -> None:
-        self._jobs = jobs
-        self._ledger = ledger
-        self._blobs = blobs
-        self._tasks = tasks
-        self._rows = rows
-        self._policies = policies
-        self._scores = scores
-        self._clock = clock
-        self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+    jobs: JobStore[Connection]
+    ledger: Ledger[Connection]
+    blobs: Blobs
+    tasks: Tasks
+    rows: FileRows
+    policies: PolicyHistory
+    scores: Scores
+    commits: Commits[Connection]
+    clock: Clock
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
         """Store the job, and start it unless an earlier job of its policy still runs."""
         try:
-            async with self._ledger.transaction(event.id) as transaction:
-                opened = open_job(event, now=self._clock.now())
-                await self._commits.write(transaction, None, Advance(job=opened))
+            async with self.ledger.transaction(event.id) as transaction:
+                opened = open_job(event, now=self.clock.now())
+                await self.commits.write(transaction, None, Advance(job=opened))
         except AlreadyHandled:
             pass  # stored before, but perhaps not started
         await self.start_next(event.policy_id)
@@ -105,21 +94,21 @@ class JobHandlers(Generic[Connection]):
 
         A job that cannot start fails with the reason; its end starts the next one.
         """
-        job = await self._jobs.next_of(policy_id)
+        job = await self.jobs.next_of(policy_id)
         if job is None:
             return
         cause = f"start:{job.job_id}"
         start = await self._prepared(job)
         try:
-            async with self._ledger.transaction(cause) as transaction:
-                job, now = await self._take_turn(transaction.connection, job), self._clock.now()
+            async with self.ledger.transaction(cause) as transaction:
+                job, now = await self._take_turn(transaction.connection, job), self.clock.now()
                 if isinstance(start, MintError):
                     moved = finish(
                         replace(job, fault=fault_of(start, job.spec.data)), "failed", str(start), now=now
                     )
                 else:
                     moved = begin(job, start.prompts, revision=start.revision, cause=cause, now=now)
-                await self._commits.write(transaction, None, moved)
+                await self.commits.write(transaction, None, moved)
         except (AlreadyHandled, TurnLostError):
             return
         log.info("job started", extra={"job_id": job.job_id, "state": moved.job.state})
@@ -127,7 +116,7 @@ class JobHandlers(Generic[Connection]):
     async def _prepared(self, job: Job) -> _Start | MintError:
         """Return what a job starts with, or why it cannot start."""
         try:
-            revision = await self._policies.latest(job.tenant_id, job.policy_id)
+            revision = await self.policies.latest(job.tenant_id, job.policy_id)
             return _Start(revision=revision, prompts=await self._store_prompts(job, 1))
         except MintError as error:
             if error.retryable:
@@ -136,7 +125,7 @@ class JobHandlers(Generic[Connection]):
 
     async def _take_turn(self, connection: Connection, job: Job) -> Job:
         """Return the job as it is now, which may have been paused and resumed meanwhile."""
-        first = await self._jobs.lock_next(connection, job.policy_id)
+        first = await self.jobs.lock_next(connection, job.policy_id)
         if first is None or first.job_id != job.job_id:
             raise TurnLostError
         return first
@@ -144,13 +133,13 @@ class JobHandlers(Generic[Connection]):
     async def resume(self, job: Job) -> None:
         """Let a paused job go on. Raises InvalidField after its end, and what is away."""
         step = resumed_step(job)
-        await self._commits.resume(job, None if step is None else await self._store_prompts(job, step))
+        await self.commits.resume(job, None if step is None else await self._store_prompts(job, step))
         await self.start_next(job.policy_id)
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
         """Request the next wave at the published revision, or finish the job after its last step."""
         job = await self._managed(event.job_id)
-        if job is None or await self._ledger.outcome(event.id) is not None:
+        if job is None or await self.ledger.outcome(event.id) is not None:
             return ()
         step, prompts, fault = next_step(job, event), None, None
         try:
@@ -161,7 +150,7 @@ class JobHandlers(Generic[Connection]):
                 raise
         if is_measured(job) and waits_for(job, event):
             await self._record_scores(job, event)
-        await self._commits.commit(
+        await self.commits.commit(
             event, job_id=job.job_id, cause=event.id, prompts=prompts, beside=Beside(fault=fault)
         )
         return ()
@@ -169,11 +158,11 @@ class JobHandlers(Generic[Connection]):
     async def _record_scores(self, job: Job, event: RevisionPublished) -> None:
         """Record what the revision scored on the validation rows, before the step counts as done."""
         scores = measured(event.metrics)
-        wave = await self._jobs.wave(event.wave_id) if scores and event.wave_id else None
+        wave = await self.jobs.wave(event.wave_id) if scores and event.wave_id else None
         if wave is None or not wave.counts.validation_rows:
             return
         try:
-            await self._scores.record_metrics(job, event.revision, scores, n=wave.counts.validation_rows)
+            await self.scores.record_metrics(job, event.revision, scores, n=wave.counts.validation_rows)
         except MintError as error:
             if error.retryable:
                 raise
@@ -192,7 +181,7 @@ class JobHandlers(Generic[Connection]):
         job = await self._managed(event.job_id)
         if job is not None:
             cause = f"start:{job.job_id}"
-            await self._commits.give_up(job.job_id, cause=cause, reason=decision.reason)
+            await self.commits.give_up(job.job_id, cause=cause, reason=decision.reason)
 
     async def on_fact_given_up(
         self, event: RevisionPublished | RevisionRejected | TrainingFailed, decision: Bury
@@ -200,18 +189,18 @@ class JobHandlers(Generic[Connection]):
         """Fail the job whose next event cannot be handled."""
         job = await self._managed(event.job_id)
         if job is not None and job.wave_id == event.wave_id:
-            await self._commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
+            await self.commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
 
     async def _fail(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
         job = await self._managed(event.job_id)
         if job is not None:
-            await self._commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
+            await self.commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
         return ()
 
     async def _managed(self, job_id: JobId | None) -> Job | None:
         """Return the job, or None for an export that belongs to no job of this service."""
         try:
-            return None if job_id is None else await self._jobs.job(job_id)
+            return None if job_id is None else await self.jobs.job(job_id)
         except NotFound:
             return None
 
@@ -220,7 +209,7 @@ class JobHandlers(Generic[Connection]):
         spec = job.spec
         key = prompts_key(job.policy_id, job.job_id, step)
         if spec.data is not None:
-            return await self._blobs.put(key, encode_rows(await self._rows.of_step(spec, spec.data, step)))
+            return await self.blobs.put(key, encode_rows(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
-        prompts = await self._tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
-        return await self._blobs.put(key, encode_prompts(prompts))
+        prompts = await self.tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
+        return await self.blobs.put(key, encode_prompts(prompts))

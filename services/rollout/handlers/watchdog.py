@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic
 
 from mint_common.errors import MintError
@@ -15,6 +16,7 @@ from services.rollout.ports import Connection, JobStore
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watchdog(Generic[Connection]):
     """Repeats the last events of a running job without progress for ``patience_seconds``.
 
@@ -22,36 +24,27 @@ class Watchdog(Generic[Connection]):
     service that missed its message. A waiting job that no running job holds back is started.
     """
 
-    def __init__(
-        self,
-        *,
-        jobs: JobStore[Connection],
-        ledger: Ledger[Connection],
-        start_next: Callable[[PolicyId], Awaitable[None]],
-        clock: Clock,
-        patience_seconds: float,
-    ) -> None:
-        self._jobs = jobs
-        self._ledger = ledger
-        self._start_next = start_next
-        self._clock = clock
-        self._patience_seconds = patience_seconds
+    jobs: JobStore[Connection]
+    ledger: Ledger[Connection]
+    start_next: Callable[[PolicyId], Awaitable[None]]
+    clock: Clock
+    patience_seconds: float
 
     async def run(self) -> None:
         """Check the jobs until cancelled; outages of the database are survived."""
-        pause = self._patience_seconds / 4
-        await self._clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
-        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=self._clock)
+        pause = self.patience_seconds / 4
+        await self.clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
+        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=self.clock)
 
     async def check(self) -> None:
         """Repeat the last events of every stalled job, and start waiting jobs that nothing holds back."""
-        now = self._clock.now()
-        for job in await self._jobs.claim_stalled(before=now - self._patience_seconds, now=now):
+        now = self.clock.now()
+        for job in await self.jobs.claim_stalled(before=now - self.patience_seconds, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
-            await self._ledger.repeat(job.cause)
+            await self.ledger.repeat(job.cause)
             metrics.JOBS_REVIVED.inc()
-        for policy_id in await self._jobs.overdue(before=now - self._patience_seconds):
+        for policy_id in await self.jobs.overdue(before=now - self.patience_seconds):
             try:
-                await self._start_next(policy_id)
+                await self.start_next(policy_id)
             except MintError as error:
                 log.warning("job not started", extra={"policy_id": policy_id, "problem": str(error)})

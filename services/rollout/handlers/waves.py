@@ -23,6 +23,7 @@ from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequeste
 from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
@@ -72,6 +73,7 @@ class WaveHandlers(Generic[Connection]):
         *,
         jobs: JobStore[Connection],
         ledger: Ledger[Connection],
+        commits: Commits[Connection],
         blobs: Blobs,
         tasks: Tasks,
         rows: FileRows,
@@ -96,9 +98,20 @@ class WaveHandlers(Generic[Connection]):
             samples=GradedSamples(sampler, graders, self._engines, clock, limits=limits.grading),
             sampler=sampler,
         )
-        self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+        self._commits = commits
         self._turns = WaveTurns(limits.waves_in_hand)
         self._draining = asyncio.Event()
+
+    async def run(self, work: Dispatcher) -> None:
+        """Run the dispatcher of these handlers; when cancelled, make them give their messages back first."""
+        running = asyncio.ensure_future(work.run())
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.drain()
+            running.cancel()
+            await running
+            raise
 
     def drain(self) -> None:
         """Give back the messages of all running waves, and of those that start from now on."""

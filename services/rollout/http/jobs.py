@@ -1,7 +1,6 @@
 """Routes about a tenant's jobs. A job of another tenant does not exist."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -14,22 +13,15 @@ from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import Progress, progress_of
 from services.rollout.core.wave import Wave
+from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.ports import Connection, JobStore
 
 MAX_LISTED = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobControl:
-    """What a user does to a job."""
-
-    cancel: Callable[[JobId], Awaitable[None]]
-    pause: Callable[[Job], Awaitable[None]]
-    resume: Callable[[Job], Awaitable[None]]
-
-
-def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
+def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs."""
+    jobs, commits = handlers.jobs, handlers.commits
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs")
 
     @router.get("")
@@ -52,17 +44,17 @@ def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:
         job = await _own(jobs, tenant_id, job_id)
-        await control.cancel(job.job_id)
+        await commits.cancel(job.job_id)
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/pause")
     async def pause_job(tenant_id: str, job_id: str) -> dict[str, object]:
-        await control.pause(await _own(jobs, tenant_id, job_id))
+        await commits.pause(await _own(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/resume")
     async def resume_job(tenant_id: str, job_id: str) -> dict[str, object]:
-        await control.resume(await _own(jobs, tenant_id, job_id))
+        await handlers.resume(await _own(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     return router

@@ -69,6 +69,7 @@ class Rig:
         self._before = counted()
         self.ledger = MemoryLedger(self.clock)
         rows = FileRows(LocalRows(self.blobs, _folder(), limit_bytes=1 << 20))
+        self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
         self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
             jobs=self.jobs,
             ledger=self.ledger,
@@ -77,11 +78,13 @@ class Rig:
             rows=rows,
             policies=self.policies,
             scores=self.scores,
+            commits=self.commits,
             clock=self.clock,
         )
         self.of_waves: WaveHandlers[MemoryConnection] = WaveHandlers(
             jobs=self.jobs,
             ledger=self.ledger,
+            commits=self.commits,
             blobs=self.blobs,
             tasks=self.tasks,
             rows=rows,
@@ -100,7 +103,6 @@ class Rig:
             clock=self.clock,
             patience_seconds=STALL_SECONDS,
         )
-        self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
 
     @property
     def counts(self) -> Counter[str]:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import JOB, TENANT
-from services.rollout.http.jobs import JobControl, job_routes
+from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
@@ -20,8 +20,7 @@ JOBS = f"/internal/tenants/{TENANT}/jobs"
 def make_http(rig: Rig) -> FastAPI:
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
     http.include_router(task_routes(rig.tasks, rig.engine))
-    control = JobControl(cancel=rig.commits.cancel, pause=rig.commits.pause, resume=rig.of_jobs.resume)
-    http.include_router(job_routes(rig.jobs, control))
+    http.include_router(job_routes(rig.of_jobs))
     return http
 
 

@@ -21,6 +21,7 @@ from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
+from services.rollout.handlers.jobs import JobHandlers
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import published, submitted, training_failed
@@ -135,7 +136,9 @@ async def test_a_bug_in_another_service_ends_the_job_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("part", ["wave", "publication", "start"])
-async def test_a_bug_in_rollout_itself_ends_the_job_with_its_reason(part: str) -> None:
+async def test_a_bug_in_rollout_itself_ends_the_job_with_its_reason(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig()
     bus = LossyBus(rig.clock, lambda message: False)
     bug = ZeroDivisionError("division by zero")
@@ -146,7 +149,7 @@ async def test_a_bug_in_rollout_itself_ends_the_job_with_its_reason(part: str) -
     if part == "wave":
         rig.of_waves._complete = broken  # type: ignore[method-assign]  # a bug
     elif part == "publication":
-        rig.of_jobs.on_revision_published = broken  # type: ignore[method-assign]  # a bug
+        monkeypatch.setattr(JobHandlers, "on_revision_published", broken)
     else:
         rig.policies.latest = broken  # type: ignore[method-assign]  # a bug
     async with running(rig, bus):

@@ -1,19 +1,24 @@
-"""The scores port on the registry."""
+"""The ports on the registry: policies and scores."""
 
 from collections.abc import Mapping
 
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
+from mint_common.ids import PolicyId, TenantId
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.job_scores import signer_of, suite_of
 
 
-class RegistryScores:
-    """Records the score of a run in the name of its caller, and those of a job in its own."""
+class RegistryRecords:
+    """Asks for policies; records the score of a run in its caller's name, and of a job in the job's own."""
 
     def __init__(self, registry: RegistryClient) -> None:
         self._registry = registry
+
+    async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
+        """Return a policy's newest published revision."""
+        return (await self._registry.get_policy(tenant_id, policy_id)).latest
 
     async def record(self, run: EvaluationRun) -> None:
         """Record the score; the registry stores a repeated one once."""

@@ -1,14 +1,20 @@
-"""The port to the trainers' use of records."""
+"""The ports on the trainers: rendering, and their use of records."""
 
 from mint_common.client.trainer import TrainerDirectory
+from mint_common.datasets import Rendering, RenderRequest
+from mint_common.ids import BaseName
 from services.rollout.core.erasure import EndedJob
 
 
-class TrainerRecords:
+class Trainers:
     """Asks the trainer of the base."""
 
     def __init__(self, trainers: TrainerDirectory) -> None:
         self._trainers = trainers
+
+    async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
+        """Return what becomes of rows."""
+        return await (await self._trainers.find(base)).render(request)
 
     async def release(self, job: EndedJob) -> frozenset[str]:
         """Return the records that are needed still."""
