@@ -7,15 +7,18 @@ after the server is back works.
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
+import msgspec
 
 from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
 
-__all__ = ["migrate", "open_pool", "translating_errors"]
+__all__ = ["from_row", "migrate", "open_pool", "translating_errors"]
+
+T = TypeVar("T")
 
 START_SECONDS = 30.0
 """How long `open_pool` waits for a server that is starting."""
@@ -77,6 +80,11 @@ async def open_pool(
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(0.2)
+
+
+def from_row(row: Mapping[str, Any], kind: type[T]) -> T:  # Any: columns of all kinds
+    """Return a row as a dataclass with fields of the columns' names; columns that it lacks are left out."""
+    return msgspec.convert(dict(row), kind)
 
 
 class _ServicePool(asyncpg.Pool):

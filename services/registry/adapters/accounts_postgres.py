@@ -9,7 +9,8 @@ from mint_common.authority import Authority, held_scopes
 from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
-from services.registry.adapters.rows import found, read_row
+from mint_common.runtime.postgres import from_row
+from services.registry.adapters.rows import found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 from services.registry.ports.accounts import PAGE
 
@@ -60,7 +61,7 @@ class PostgresAccounts:
         """Store a tenant, or return the one that has its name already."""
         row = await self._pool.fetchrow(_ADD_TENANT, tenant.tenant_id, tenant.name, tenant.created_at)
         assert row is not None, "an upsert returns its row"
-        return read_row(row, TenantRecord)
+        return from_row(row, TenantRecord)
 
     async def put_key(self, key: StoredKey) -> None:
         """Store a key, replacing the one of the same id."""
@@ -90,7 +91,7 @@ class PostgresAccounts:
         if row is None:
             return None
         await self._pool.execute(_USE, row["key_id"], now)
-        return read_row(row, KeyOwner)
+        return from_row(row, KeyOwner)
 
     async def keys(
         self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
@@ -98,14 +99,14 @@ class PostgresAccounts:
         """Return a tenant's keys by id."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
         return [
-            read_row(row, KeyRecord) for row in await self._pool.fetch(query, tenant_id, after or "", limit)
+            from_row(row, KeyRecord) for row in await self._pool.fetch(query, tenant_id, after or "", limit)
         ]
 
     async def key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
         """Return a key of a tenant."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id = $2"
         row = await self._pool.fetchrow(query, tenant_id, key_id)
-        return read_row(found(row, "key", key_id), KeyRecord)
+        return from_row(found(row, "key", key_id), KeyRecord)
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Revoke a key."""
@@ -123,12 +124,12 @@ class PostgresAccounts:
         )
         if row is None:
             await self._refuse(key.tenant_id, key.key_id, by)
-        return read_row(row, KeyRecord)
+        return from_row(row, KeyRecord)
 
     async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:
         """Return tenants by name."""
         query = "SELECT * FROM tenants WHERE name > $1 ORDER BY name LIMIT $2"
-        return [read_row(row, TenantRecord) for row in await self._pool.fetch(query, after or "", limit)]
+        return [from_row(row, TenantRecord) for row in await self._pool.fetch(query, after or "", limit)]
 
     async def _refuse(self, tenant_id: TenantId, key_id: str, by: Authority) -> NoReturn:
         """Raise the reason why a statement changed no key."""

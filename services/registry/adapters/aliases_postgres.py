@@ -13,8 +13,9 @@ from mint_common.errors import AliasProtected
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import found, read_revision, read_row, ref_of
+from services.registry.adapters.rows import found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
@@ -116,7 +117,7 @@ class PostgresAliases:
             assert row is not None, "the caller has read its row, and rows of revisions are never deleted"
             _check_mover(row, name, mover)
             check_servable(policy.name, target.number, state=row["state"], fault=row["fault"])
-            current = None if row["sequence"] is None else read_row(row, AliasEntry)
+            current = None if row["sequence"] is None else from_row(row, AliasEntry)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
                 await _append(transaction, policy, name, entry, target, mover, is_frozen=row["frozen"])
@@ -132,8 +133,8 @@ class PostgresAliases:
             connection = transaction.connection
             row = found(await connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name), "alias", name)
             _check_mover(row, name, mover)
-            below = None if row["below_entry"] is None else read_row(row["below_entry"], AliasEntry)
-            entry = plan_rollback(name, read_row(row, AliasEntry), below, expected=expected)
+            below = None if row["below_entry"] is None else from_row(row["below_entry"], AliasEntry)
+            entry = plan_rollback(name, from_row(row, AliasEntry), below, expected=expected)
             target = row["target"]
             check_servable(policy.name, entry.number, state=target["state"], fault=target["fault"])
             ref = read_revision(target, RevisionRef)
@@ -222,9 +223,9 @@ async def _history(
 ) -> list[AliasMove]:
     """Return moves, newest first."""
     rows = await database.fetch(_HISTORY, policy_id, name, before, limit)
-    return [read_row(row, AliasMove) for row in rows]
+    return [from_row(row, AliasMove) for row in rows]
 
 
 def _alias_of(row: Mapping[str, Any]) -> AliasRecord:  # Any: columns of all kinds
     by = movers(protected=row["protected"], frozen=row["frozen"])
-    return read_row({**row, "history": (), "moved_by": by}, AliasRecord)
+    return from_row({**row, "history": (), "moved_by": by}, AliasRecord)

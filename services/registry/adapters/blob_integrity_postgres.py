@@ -10,8 +10,9 @@ from mint_common.catalog import PolicyRecord
 from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.registry.adapters.rows import POLICY, found, policy_of, read_revision, read_row, ref_of
+from services.registry.adapters.rows import POLICY, found, policy_of, read_revision, ref_of
 from services.registry.core.blob_integrity import (
     Folder,
     StoredRevision,
@@ -196,7 +197,7 @@ class PostgresBlobIntegrity:
         pointed = await self._pool.fetch(_POINTED, policy_id)
         return policy, PolicyRevisions(
             retention=policy.retention,
-            revisions=[read_row(revision, CollectibleRevision) for revision in revisions],
+            revisions=[from_row(revision, CollectibleRevision) for revision in revisions],
             pointed={each["number"] for each in pointed},
         )
 

@@ -7,8 +7,9 @@ import asyncpg
 from mint_common.catalog import EvaluationRecord, PolicyRecord
 from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import found, read_row
+from services.registry.adapters.rows import found
 from services.registry.core.evaluations import recorded, repeated_score
 from services.registry.core.rules import ScoreRange
 
@@ -65,7 +66,7 @@ async def _last(
     key = (score.number, score.suite, score.metric, score.actor)
     row = await connection.fetchrow(_LAST, policy.policy_id, *key)
     assert row is not None, "its id is taken"
-    return read_row(row, EvaluationRecord)
+    return from_row(row, EvaluationRecord)
 
 
 class PostgresEvaluations:
@@ -94,7 +95,7 @@ class PostgresEvaluations:
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation."""
         row = await self._pool.fetchrow(f"{_EVALUATIONS} AND evaluation_id = $2", policy_id, evaluation_id)
-        return read_row(found(row, "evaluation", evaluation_id), EvaluationRecord)
+        return from_row(found(row, "evaluation", evaluation_id), EvaluationRecord)
 
     async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
         """Return the newest score of a revision."""
@@ -108,7 +109,7 @@ class PostgresEvaluations:
 
     async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
         """Return the newest score of a revision in each suite and metric."""
-        return [read_row(row, EvaluationRecord) for row in await self._pool.fetch(_SCORES, policy_id, number)]
+        return [from_row(row, EvaluationRecord) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations, oldest first."""
@@ -118,4 +119,4 @@ class PostgresEvaluations:
             place = found(await self._pool.fetchval(query, policy_id, after), "evaluation", after)
         query = f"{_EVALUATIONS} AND place > $2 ORDER BY place LIMIT $3"
         rows = await self._pool.fetch(query, policy_id, place, limit)
-        return [read_row(row, EvaluationRecord) for row in rows]
+        return [from_row(row, EvaluationRecord) for row in rows]

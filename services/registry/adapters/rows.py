@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import asyncpg
-import msgspec
 
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import NotFound
+from mint_common.runtime.postgres import from_row
 
 T = TypeVar("T")
 
@@ -32,14 +32,9 @@ def found(row: T | None, kind: str, name: str) -> T:
     return row
 
 
-def read_row(row: Mapping[str, Any], kind: type[T]) -> T:  # Any: columns of all kinds
-    """Return a row as a record; columns that the record lacks are left out."""
-    return msgspec.convert(dict(row), kind)
-
-
 def policy_of(row: asyncpg.Record) -> PolicyRecord:
     """Read a row of `POLICY`."""
-    return read_row({**row, "latest": None if row["number"] is None else ref_of(row)}, PolicyRecord)
+    return from_row({**row, "latest": None if row["number"] is None else ref_of(row)}, PolicyRecord)
 
 
 def ref_of(row: asyncpg.Record) -> RevisionRef:
@@ -49,7 +44,7 @@ def ref_of(row: asyncpg.Record) -> RevisionRef:
 
 def read_revision(row: Mapping[str, Any], kind: type[T]) -> T:  # Any: columns of all kinds
     """Return a row of revisions as a record that has the claim of the manifest."""
-    return read_row({**row, "manifest": _manifest_of(row)}, kind)
+    return from_row({**row, "manifest": _manifest_of(row)}, kind)
 
 
 def _manifest_of(row: Mapping[str, Any]) -> Claim:  # Any: columns of all kinds

@@ -6,7 +6,8 @@ import asyncpg
 
 from mint_common.catalog import RuleRecord
 from mint_common.ids import EvaluationId, PolicyId
-from services.registry.adapters.rows import found, read_row
+from mint_common.runtime.postgres import from_row
+from services.registry.adapters.rows import found
 from services.registry.core.rules import MOST_RULES, too_many_rules
 from services.registry.ports.evaluations import DueRule
 
@@ -64,12 +65,12 @@ class PostgresRules:
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""
         query = "SELECT * FROM rules WHERE policy_id = $1 ORDER BY rule_id"
-        return [read_row(row, RuleRecord) for row in await self._pool.fetch(query, policy_id)]
+        return [from_row(row, RuleRecord) for row in await self._pool.fetch(query, policy_id)]
 
     async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
         """Pause or resume a rule."""
         row = await self._pool.fetchrow(_PAUSE, policy_id, rule_id, paused)
-        return read_row(found(row, "rule", rule_id), RuleRecord)
+        return from_row(found(row, "rule", rule_id), RuleRecord)
 
     async def waiting(self, rule_id: str) -> EvaluationId | None:
         """Return the score that waits for the end of a rule's cooldown."""
@@ -84,7 +85,7 @@ class PostgresRules:
     async def due(self, *, now: float, limit: int) -> Sequence[DueRule]:
         """Return rules whose cooldown has ended."""
         rows = await self._pool.fetch(_DUE, now, limit)
-        return [read_row({**row, "rule": read_row(row, RuleRecord)}, DueRule) for row in rows]
+        return [from_row({**row, "rule": from_row(row, RuleRecord)}, DueRule) for row in rows]
 
     async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
         """Let a score wait no longer."""

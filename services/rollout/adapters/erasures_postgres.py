@@ -3,8 +3,8 @@
 import asyncpg
 
 from mint_common.ids import TenantId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.rollout.adapters.jobs_postgres import read_row
 from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import DELETED
 
@@ -85,7 +85,7 @@ class PostgresErasures:
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
         """Claim jobs."""
         return [
-            read_row(row, EndedJob) for row in await self._pool.fetch(_CLAIM, before, now, next_at, limit)
+            from_row(row, EndedJob) for row in await self._pool.fetch(_CLAIM, before, now, next_at, limit)
         ]
 
     async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:

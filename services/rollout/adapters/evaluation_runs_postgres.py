@@ -6,8 +6,9 @@ import asyncpg
 
 from mint_common.errors import NotFound, Overloaded
 from mint_common.ids import TenantId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.rollout.adapters.jobs_postgres import insert_row, read_row
+from services.rollout.adapters.jobs_postgres import insert_row
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
 _CLAIM = """
@@ -100,11 +101,11 @@ class PostgresEvaluationRuns:
         row = await self._pool.fetchrow(query, tenant_id, run_id)
         if row is None:
             raise NotFound(kind="evaluation run", name=run_id)
-        return read_row(row, EvaluationRun)
+        return from_row(row, EvaluationRun)
 
     async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
         """Return a tenant's newest runs, newest first, without their graders."""
-        return [read_row(row, EvaluationRun) for row in await self._pool.fetch(_RUNS, tenant_id, limit)]
+        return [from_row(row, EvaluationRun) for row in await self._pool.fetch(_RUNS, tenant_id, limit)]
 
     async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
         """End a run without a score."""
@@ -118,7 +119,7 @@ class PostgresEvaluationRuns:
     async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
         """Claim the oldest run without progress."""
         row = await self._pool.fetchrow(_CLAIM, before, now, of_a_tenant)
-        return None if row is None else read_row(row, EvaluationRun)
+        return None if row is None else from_row(row, EvaluationRun)
 
     async def touch(self, run_id: str, *, scored: int, now: float) -> bool:
         """Record progress."""
@@ -137,7 +138,7 @@ class PostgresEvaluationRuns:
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run in order."""
-        return [read_row(row, ScoredRow) for row in await self._pool.fetch(_ROWS, run_id, after, limit)]
+        return [from_row(row, ScoredRow) for row in await self._pool.fetch(_ROWS, run_id, after, limit)]
 
 
 def _fields(row: ScoredRow) -> tuple[object, ...]:

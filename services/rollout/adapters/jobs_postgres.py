@@ -1,13 +1,14 @@
 """Jobs and waves in the Postgres schema `rollout`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
@@ -15,8 +16,6 @@ from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
 from services.rollout.core.validation import SIGNS
 from services.rollout.core.wave import Wave
-
-Row = TypeVar("Row")
 
 _LOCK_POLICY = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_policy_' || $1, 0))"
 _NEXT = """
@@ -95,13 +94,13 @@ class PostgresJobs:
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
         """Return a tenant's newest jobs, newest first, without their graders."""
-        return [read_row(row, Job) for row in await self._pool.fetch(_JOBS, tenant_id, limit)]
+        return [from_row(row, Job) for row in await self._pool.fetch(_JOBS, tenant_id, limit)]
 
     async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
         """Return a job's waves by step."""
         asked = within or self._pool
         rows = await asked.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
-        return [read_row(row, Wave) for row in rows]
+        return [from_row(row, Wave) for row in rows]
 
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
         """Return how far each of these jobs is: sums and the best of its waves, which stay in Postgres."""
@@ -110,9 +109,9 @@ class PostgresJobs:
         sampled = [job.job_id for job in jobs if not job.plan and is_sampled(job.spec)]
         best: dict[JobId, BestRevision | BestMeasured] = {}
         for row in await self._pool.fetch(_BEST_SAMPLED, sampled):
-            best[row["job_id"]] = read_row(row, BestRevision)
+            best[row["job_id"]] = from_row(row, BestRevision)
         for row in await self._pool.fetch(_BEST_MEASURED, [*plans], [*plans.values()], signs):
-            best[row["job_id"]] = read_row(row, BestMeasured)
+            best[row["job_id"]] = from_row(row, BestMeasured)
         found = {job.job_id: Progress() for job in jobs}
         for row in await self._pool.fetch(_PROGRESS, list(found)):
             sums = dict(row)
@@ -122,24 +121,24 @@ class PostgresJobs:
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
         """Return a job's waves of these steps without a score, by step."""
-        return [read_row(row, Wave) for row in await self._pool.fetch(_UNSCORED, job_id, steps)]
+        return [from_row(row, Wave) for row in await self._pool.fetch(_UNSCORED, job_id, steps)]
 
     async def wave(self, wave_id: WaveId, *, within: "PostgresConnection | None" = None) -> Wave | None:
         """Return one wave."""
         asked = within or self._pool
         row = await asked.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
-        return None if row is None else read_row(row, Wave)
+        return None if row is None else from_row(row, Wave)
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
         """Return the first waiting job of a policy."""
         row = await self._pool.fetchrow(_NEXT, policy_id)
-        return None if row is None else read_row(row, Job)
+        return None if row is None else from_row(row, Job)
 
     async def lock_next(self, connection: PostgresConnection, policy_id: PolicyId) -> Job | None:
         """Return the same, locked against concurrent starts and cancellations."""
         await connection.execute(_LOCK_POLICY, policy_id)
         row = await connection.fetchrow(f"{_NEXT} FOR UPDATE", policy_id)
-        return None if row is None else read_row(row, Job)
+        return None if row is None else from_row(row, Job)
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
         """Return policies whose waiting job nothing holds back."""
@@ -147,7 +146,7 @@ class PostgresJobs:
 
     async def scored_by_runs(self) -> list[Job]:
         """Return jobs that evaluation runs measure."""
-        return [read_row(row, Job) for row in await self._pool.fetch(_SCORED_BY_RUNS)]
+        return [from_row(row, Job) for row in await self._pool.fetch(_SCORED_BY_RUNS)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record progress."""
@@ -165,7 +164,7 @@ class PostgresJobs:
             before,
             now,
         )
-        return [read_row(row, Job) for row in rows]
+        return [from_row(row, Job) for row in rows]
 
 
 async def _upsert(connection: PostgresConnection, table: str, key: str, value: Job | Wave) -> None:
@@ -189,9 +188,4 @@ async def insert_row(
 def _job(row: asyncpg.Record | None, job_id: JobId) -> Job:
     if row is None:
         raise NotFound(kind="job", name=job_id)
-    return read_row(row, Job)
-
-
-def read_row(row: asyncpg.Record, shape: type[Row]) -> Row:
-    """Return a row as a dataclass."""
-    return msgspec.convert(dict(row), type=shape)
+    return from_row(row, Job)
