@@ -305,3 +305,15 @@ def request_wave(job: Job, prompts: Claim | None, *, cause: str, now: float) -> 
         spec=job.spec,
     )
     return Advance(job=replace(job, cause=cause, progress_at=now), events=(wave,))
+
+
+def wave_cancelled(wave: WaveRequested | Job, reason: str) -> WaveCancelled:
+    """Return the event that ends a wave, or a job's open one, without a record."""
+    return WaveCancelled(
+        tenant_id=wave.tenant_id,
+        base=wave.base,
+        wave_id=wave.wave_id,
+        job_id=wave.job_id,
+        policy_id=wave.policy_id,
+        reason=reason,
+    )

@@ -5,8 +5,7 @@ from typing import Literal
 
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField, Unavailable
-from mint_common.events import WaveCancelled
-from services.rollout.core.job import Advance, Job, JobState, finish, request_wave
+from services.rollout.core.job import Advance, Job, JobState, finish, request_wave, wave_cancelled
 
 
 def cancel(job: Job, *, reason: str, now: float) -> Advance:
@@ -77,15 +76,3 @@ def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now
     if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
         return stopped
     return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))
-
-
-def wave_cancelled(job: Job, reason: str) -> WaveCancelled:
-    """Return the event that ends the job's open wave."""
-    return WaveCancelled(
-        tenant_id=job.tenant_id,
-        base=job.base,
-        wave_id=job.wave_id,
-        job_id=job.job_id,
-        policy_id=job.policy_id,
-        reason=reason,
-    )

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField, PreconditionFailed
-from mint_common.events import JobSpec, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.events import JobSpec, WaveCompleted, WaveRequested
 from mint_common.generation import LogprobsMode, logprobs_temperature
 from mint_common.ids import BaseName, Digest, TenantId, derive_id
 from mint_common.records import Group, Prompt, Sample, WaveRecord
@@ -190,16 +190,4 @@ def completed(
         reward_mean=fmean(sample.reward for group in record.groups for sample in group.samples),
         lora=wave.lora,
         spec=wave.spec,
-    )
-
-
-def cancelled(wave: WaveRequested, *, reason: str) -> WaveCancelled:
-    """Return the event of a wave that will not be completed."""
-    return WaveCancelled(
-        tenant_id=wave.tenant_id,
-        base=wave.base,
-        wave_id=wave.wave_id,
-        job_id=wave.job_id,
-        policy_id=wave.policy_id,
-        reason=reason,
     )

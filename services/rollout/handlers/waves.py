@@ -29,9 +29,9 @@ from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
 from services.rollout.core.fault import fault_of, internal_reason
+from services.rollout.core.job import wave_cancelled
 from services.rollout.core.sampling import (
     GroupRequest,
-    cancelled,
     check_revision,
     completed,
     plan_samples,
@@ -141,7 +141,7 @@ class WaveHandlers(Generic[Connection]):
 
     def _cancelled(self, event: WaveRequested, reason: str) -> WaveCancelled:
         metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
-        return cancelled(event, reason=reason)
+        return wave_cancelled(event, reason)
 
     async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
         started = self._clock.monotonic()
