@@ -30,14 +30,21 @@ class JobFault:
     line: int | None
 
 
-def row_refused(*, file: str, param: FileParam, line: int, code: str, problem: str) -> DataRefused:
-    """Return the error of a row that cannot be trained on."""
-    return DataRefused(where=f"Line {line} of {file}", problem=problem, reason=code, param=param, line=line)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSource:
+    """Where rows come from: the name of their file, and the field of the job or of the run that names it."""
 
+    file: str
+    param: FileParam
 
-def file_refused(*, file: str, param: FileParam, code: str, problem: str) -> DataRefused:
-    """Return the error of a file as a whole."""
-    return DataRefused(where=file, problem=problem, reason=code, param=param)
+    def refused(self, code: str, problem: str) -> DataRefused:
+        """Return the error of the file as a whole."""
+        return DataRefused(where=self.file, problem=problem, reason=code, param=self.param)
+
+    def row_refused(self, line: int, code: str, problem: str) -> DataRefused:
+        """Return the error of a row that cannot be trained on."""
+        where = f"Line {line} of {self.file}"
+        return DataRefused(where=where, problem=problem, reason=code, param=self.param, line=line)
 
 
 def internal_reason(error: Exception) -> str:

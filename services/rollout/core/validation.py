@@ -7,7 +7,7 @@ from math import isfinite
 
 from mint_common.claims import RevisionRef
 from mint_common.events import EarlyStopping, EvaluationMetric, EvaluationPlan, JobData, JobFile
-from services.rollout.core.fault import FileParam
+from services.rollout.core.fault import FileParam, RowSource
 from services.rollout.core.wave import Wave
 
 SIGNS: Mapping[EvaluationMetric, float] = {
@@ -30,6 +30,11 @@ class MeasuredFile:
     file: JobFile
     holdout: float
     param: FileParam
+
+    @property
+    def source(self) -> RowSource:
+        """Return where its rows come from."""
+        return RowSource(file=self.file.filename, param=self.param)
 
 
 def measured_file(data: JobData, plan: EvaluationPlan) -> MeasuredFile:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mint_common.datasets import RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, JobFile, JobSpec
-from services.rollout.core.fault import DataRefused, FileParam, file_refused
+from services.rollout.core.fault import RowSource
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_order import RowNumbers, held_out, rows_of_step, validation_rows
 from services.rollout.core.validation import MeasuredFile, measured_file
@@ -23,7 +23,8 @@ class FileRows:
         """Return the rows that a step trains on."""
         plan = data.evaluation
         holdout = 0.0 if plan is None else measured_file(data, plan).holdout
-        rows, _ = await self._split(data.training, holdout, "training_file")
+        bounds = step_bounds(data)
+        rows, _ = await self._split(data.training, holdout, bounds.source)
         # A million rows take tenths of a second to shuffle.
         drawn = await asyncio.to_thread(
             rows_of_step,
@@ -33,7 +34,7 @@ class FileRows:
             step=step,
             rows_per_step=spec.prompts_per_step,
         )
-        return await self._bounded(data.training, drawn, step_bounds(data))
+        return await self._bounded(data.training, drawn, bounds)
 
     async def for_validation(self, spec: JobSpec, data: JobData, plan: EvaluationPlan) -> list[RowLine]:
         """Return the rows that a job's revisions are measured on."""
@@ -43,7 +44,7 @@ class FileRows:
 
     async def measured(self, measured: MeasuredFile, *, seed: int, most: int) -> RowNumbers:
         """Return at most so many rows to measure on."""
-        rows, held = await self._split(measured.file, measured.holdout, measured.param)
+        rows, held = await self._split(measured.file, measured.holdout, measured.source)
         chosen = held if measured.holdout else rows
         return await asyncio.to_thread(validation_rows, chosen, seed=seed, most=most)
 
@@ -56,24 +57,20 @@ class FileRows:
         bounds.check_bytes(await self._files.size_bytes(file.content, rows))
         return await self.lines(file, rows)
 
-    async def _split(self, file: JobFile, holdout: float, param: FileParam) -> tuple[RowNumbers, RowNumbers]:
+    async def _split(self, file: JobFile, holdout: float, source: RowSource) -> tuple[RowNumbers, RowNumbers]:
         """Return the rows of a file that are trained on and those that are held out."""
-
-        def refused(code: str, problem: str) -> DataRefused:
-            return file_refused(file=file.filename, param=param, code=code, problem=problem)
-
         count = await self._files.count(file.content)
         if not count:
-            raise refused("no_rows", "it has no rows")
+            raise source.refused("no_rows", "it has no rows")
         rows = np.arange(count)
         if not holdout:
             return rows, rows[:0]
         try:
             keys = await self._files.keys(file.content)
         except RowProblem as problem:
-            raise refused(problem.code, problem.message) from problem
+            raise source.refused(problem.code, problem.message) from problem
         is_held = await asyncio.to_thread(held_out, keys, holdout)
         if is_held.all():
             why = "all rows would be held out for validation: there must be several different ones"
-            raise refused("too_few_rows", why)
+            raise source.refused("too_few_rows", why)
         return rows[~is_held], rows[is_held]

@@ -25,7 +25,7 @@ from services.rollout.core.sampling import check_revision
 from services.rollout.core.validation import MeasuredFile
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.handlers.row_rendering import RowRenderer, RowSource
+from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.ports import Graders, Sampler
 
 ROWS_AT_ONCE = 64
@@ -49,17 +49,16 @@ class FileScores:
         grader = None if data.grader is None else read_grader(data.grader)
         context = await self.engines.retried(run.tenant_id, lambda: self.sampler.max_context(run.base))
         room = 1 if grader is None else run.max_new_tokens
-        source = RowSource(file=data.file.filename, param="file")
         found: list[ScoredRow] = []
         dropped = 0
-        measured = MeasuredFile(file=data.file, holdout=data.holdout, param=source.param)
+        measured = MeasuredFile(file=data.file, holdout=data.holdout, param="file")
         chosen = await self.files.measured(measured, seed=run.seed, most=run.n)
         for numbers in _blocks(chosen):
             lines = await self.files.lines(data.file, numbers)
             rendered = await self.renderer.render(
                 run.base,
                 lines,
-                source,
+                measured.source,
                 tenant_id=run.tenant_id,
                 method=method_of(data.file.format),
                 on_long=data.on_long,

@@ -9,7 +9,7 @@ from mint_common.datasets import RenderedRow, RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, WaveRecord, decode_rows
-from services.rollout.core.fault import file_refused
+from services.rollout.core.fault import RowSource
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
@@ -20,7 +20,7 @@ from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.graded_samples import GradedSamples
 from services.rollout.handlers.record_blobs import store_record
-from services.rollout.handlers.row_rendering import Rendered, RowRenderer, RowSource
+from services.rollout.handlers.row_rendering import Rendered, RowRenderer
 from services.rollout.ports import Sampler
 
 _MOST_KNOWN = 256
@@ -60,7 +60,7 @@ class FileWaves:
         if event.spec.algorithm == "grpo":
             return await self._sample(event, data, rows)
         rendered, _ = await self._render_step(event, data, rows)
-        groups = _groups(rendered.rows, event.spec.algorithm, _training(data))
+        groups = _groups(rendered.rows, event.spec.algorithm, step_bounds(data).source)
         validation = await self._validation(event, data)
         counts = WaveCounts(
             dropped_rows=rendered.dropped,
@@ -81,33 +81,30 @@ class FileWaves:
         max_tokens: int | None = None,
     ) -> tuple[Rendered, Sequence[RowLine]]:
         """Return a step's rows as tokens; if all are dropped, others, drawn as of a step behind the last."""
-        source, step, dropped = _training(data), event.step, 0
+        bounds, step, dropped = step_bounds(data), event.step, 0
         while dropped < _MOST_DROPPED:
-            rendered = await self._render(
-                event, data, rows, source, bounds=step_bounds(data), max_tokens=max_tokens
-            )
+            rendered = await self._render(event, data, rows, bounds, max_tokens=max_tokens)
             dropped += rendered.dropped
             if rendered.rows:
                 return replace(rendered, dropped=dropped), rows
             step += event.spec.steps
             rows = await self.rows.of_step(event.spec, data, step)
         problem = f"{dropped} rows one after another are longer than the base's context"
-        raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
+        raise bounds.source.refused("too_long", problem)
 
     async def _render(
         self,
         event: WaveRequested,
         data: JobData,
         rows: Sequence[RowLine],
-        source: RowSource,
-        *,
         bounds: RowBounds,
+        *,
         max_tokens: int | None = None,
     ) -> Rendered:
         return await self.renderer.render(
             event.base,
             rows,
-            source,
+            bounds.source,
             tenant_id=event.tenant_id,
             method=METHODS[event.spec.algorithm],
             on_long=data.on_long,
@@ -152,12 +149,11 @@ class FileWaves:
     ) -> _Validation:
         rows = await self.rows.for_validation(event.spec, data, plan)
         measured = measured_file(data, plan)
-        source = RowSource(file=measured.file.filename, param=measured.param)
-        rendered = await self._render(event, data, rows, source, bounds=validation_bounds(measured))
+        rendered = await self._render(event, data, rows, validation_bounds(measured))
         if not rendered.rows:
             problem = "all rows that revisions are measured on are longer than the base's context"
-            raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
-        groups = _groups(rendered.rows, event.spec.algorithm, source)
+            raise measured.source.refused("too_long", problem)
+        groups = _groups(rendered.rows, event.spec.algorithm, measured.source)
         # Of no wave and no revision: the same bytes whichever step they were rendered for.
         record = WaveRecord(wave_id=wave_id_of(event.job_id, 0), revision=None, groups=tuple(groups))
         claim = await store_record(
@@ -166,15 +162,11 @@ class FileWaves:
         return _Validation(claim=claim, rows=len(rendered.rows))
 
 
-def _training(data: JobData) -> RowSource:
-    return RowSource(file=data.training.filename, param="training_file")
-
-
 def _groups(rows: Sequence[RenderedRow], algorithm: str, source: RowSource) -> list[Group]:
     groups: list[Group] = []
     for row in rows:
         try:
             groups += groups_of(row, algorithm)
         except RowProblem as problem:
-            raise source.refused(row.line, problem.code, problem.message) from problem
+            raise source.row_refused(row.line, problem.code, problem.message) from problem
     return groups

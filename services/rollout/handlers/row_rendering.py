@@ -6,7 +6,7 @@ from functools import partial
 
 from mint_common.datasets import Method, OnLong, RenderedRow, RenderRequest, RowLine
 from mint_common.ids import BaseName, TenantId
-from services.rollout.core.fault import DataRefused, FileParam, row_refused
+from services.rollout.core.fault import RowSource
 from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.ports import RendersRows
@@ -16,18 +16,6 @@ REQUEST_ROWS = 128
 """Of one request; a row alone may be larger."""
 TRIES = 5
 """How often a trainer may run out of time without having rendered a row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowSource:
-    """Where rows come from: the name of their file, and the field of the job that has it."""
-
-    file: str
-    param: FileParam
-
-    def refused(self, line: int, code: str, problem: str) -> DataRefused:
-        """Return the error of a row that cannot be trained on."""
-        return row_refused(file=self.file, param=self.param, line=line, code=code, problem=problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +58,7 @@ class RowRenderer:
                 ask = partial(self._rendering.render, base, request)
                 rendering = await self._requests.retried(tenant_id, ask)
                 for problem in rendering.problems:
-                    raise source.refused(problem.line, problem.code, problem.message)
+                    raise source.row_refused(problem.line, problem.code, problem.message)
                 found += rendering.rows
                 if bounds is not None:
                     tokens += sum(len(each.tokens) for row in rendering.rows for each in row.examples)
@@ -80,7 +68,7 @@ class RowRenderer:
                 tries = tries + 1 if left == len(rest) else 0
                 if tries == TRIES:
                     why = "the base's chat template takes too long over it"
-                    raise source.refused(rest[0].line, "not_rendered", why)
+                    raise source.row_refused(rest[0].line, "not_rendered", why)
                 rest = rest[len(rest) - left :]
         return Rendered(rows=found, dropped=dropped)
 
