@@ -98,15 +98,8 @@ async def list_revisions(
     pool: asyncpg.Pool, policy_id: PolicyId, wanted: RevisionFilter, *, limit: int, after: int
 ) -> Sequence[RevisionRecord]:
     """Return a page of a policy's revisions by number."""
-    rows = await pool.fetch(
-        _REVISIONS,
-        policy_id,
-        after,
-        limit,
-        wanted.state,
-        wanted.created_after,
-        wanted.created_before,
-    )
+    selected = (wanted.state, wanted.created_after, wanted.created_before)
+    rows = await pool.fetch(_REVISIONS, policy_id, after, limit, *selected)
     return [read_revision(row, RevisionRecord) for row in rows]
 
 
@@ -147,7 +140,8 @@ async def store_verdict(
     connection: PostgresConnection, export: RevisionExported, verdict: RevisionRef | Refusal, *, now: float
 ) -> None:
     """Store the revision that an export became, or why it is not published."""
-    is_refused = isinstance(verdict, Refusal)
-    told = (None, verdict.code, verdict.reason) if is_refused else (verdict.number, None, None)
     key = (export.tenant_id, export.policy_id, export.export_id, export.digest)
-    await connection.execute(_SETTLE, *key, *told, now)
+    if isinstance(verdict, Refusal):
+        await connection.execute(_SETTLE, *key, None, verdict.code, verdict.reason, now)
+    else:
+        await connection.execute(_SETTLE, *key, verdict.number, None, None, now)

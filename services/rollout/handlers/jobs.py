@@ -168,13 +168,12 @@ class JobHandlers(Generic[Connection]):
                 raise
             log.warning("score not recorded", extra={"job_id": job.job_id, "problem": str(error)})
 
-    async def on_revision_rejected(self, event: RevisionRejected) -> Sequence[Event]:
-        """Fail the job with the registry's reason."""
-        return await self._fail(event)
-
-    async def on_training_failed(self, event: TrainingFailed) -> Sequence[Event]:
-        """Fail the job with the trainer's reason."""
-        return await self._fail(event)
+    async def on_step_failed(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
+        """Fail the job with the registry's or the trainer's reason."""
+        job = await self._managed(event.job_id)
+        if job is not None:
+            await self.commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
+        return ()
 
     async def on_job_given_up(self, event: JobSubmitted, decision: Bury) -> None:
         """Fail a job that cannot be started, if it was stored."""
@@ -190,12 +189,6 @@ class JobHandlers(Generic[Connection]):
         job = await self._managed(event.job_id)
         if job is not None and job.wave_id == event.wave_id:
             await self.commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
-
-    async def _fail(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
-        job = await self._managed(event.job_id)
-        if job is not None:
-            await self.commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
-        return ()
 
     async def _managed(self, job_id: JobId | None) -> Job | None:
         """Return the job, or None for an export that belongs to no job of this service."""

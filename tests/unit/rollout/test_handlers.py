@@ -263,10 +263,7 @@ async def test_a_rejected_revision_and_a_failed_training_fail_the_job() -> None:
     for fact in (rejected(1), training_failed(1)):
         rig = Rig()
         await rig.begin(submitted())
-        if fact.type == "revision.rejected":
-            await rig.of_jobs.on_revision_rejected(fact)
-        else:
-            await rig.of_jobs.on_training_failed(fact)
+        await rig.of_jobs.on_step_failed(fact)
         state, reason = await rig.state_of()
         assert state == "failed"
         assert fact.reason in reason
@@ -277,7 +274,7 @@ async def test_exports_that_no_job_asked_for_are_none_of_our_business() -> None:
     rig = Rig()
     by_hand = replace(published(1), job_id=None, wave_id=None)
     await rig.of_jobs.on_revision_published(by_hand)
-    await rig.of_jobs.on_revision_rejected(rejected(1))
+    await rig.of_jobs.on_step_failed(rejected(1))
     assert await rig.ledger.outcome(by_hand.id) is None
     assert rig.ledger.rows == []
 
