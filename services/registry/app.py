@@ -32,8 +32,8 @@ from services.registry.handlers.quarantine import QuarantineHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
+from services.registry.http import accounts, aliases, bases, policies, revisions
 from services.registry.http.context import Registry
-from services.registry.http.routes import add_routes
 from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
@@ -123,7 +123,9 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             ready=lambda: True,
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
-        add_routes(http, registry)
+        http.state.ports = registry
+        for module in (policies, accounts, revisions, aliases, bases):  # what is asked most often comes first
+            http.include_router(module.router)
         reconciler = None
         if settings.reconcile_bytes_per_second:
             pace = settings.reconcile_bytes_per_second

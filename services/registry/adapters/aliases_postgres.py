@@ -17,7 +17,7 @@ from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
-from services.registry.core.resolve import check_servable
+from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
 from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover

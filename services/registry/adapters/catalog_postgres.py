@@ -43,9 +43,8 @@ from services.registry.adapters.revisions_postgres import (
 from services.registry.adapters.rows import POLICY, found, policy_of, ref_of
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
-from services.registry.core.names import DEFAULT_ALIAS, ModelName
+from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
-from services.registry.core.resolve import base_resolution, check_match
 from services.registry.ports.catalog import ALL_POLICIES, ALL_REVISIONS
 
 _PUT_BASE = (

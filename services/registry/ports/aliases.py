@@ -48,7 +48,7 @@ class Aliases(Protocol):
 
         Concurrent moves serialise.
 
-        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`; for
+        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.names.check_servable`; for
         a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.moved_since`.
         """
         ...

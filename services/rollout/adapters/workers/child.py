@@ -1,4 +1,4 @@
-"""A worker process: it answers calls one by one on its end of a socket pair.
+"""A worker process: it answers calls by running the code of tasks, one by one, on its end of a socket pair.
 
 Invariants: it dies with the service; it has none of the service's secrets; its memory is bounded, so that a
 task fails alone before the machine runs out of memory.
@@ -10,14 +10,29 @@ import resource
 import signal
 import socket
 import sys
+from typing import cast
 
 import msgspec
 
-from mint_common.errors import raised
+from mint_common.errors import MintError, TaskFailed, raised
 from mint_common.runtime.frames import frame, receive_frame
 from services.rollout.adapters.tasks.catalog import InstalledTasks
-from services.rollout.adapters.workers.calls import answer_call
-from services.rollout.adapters.workers.wire import Call, WorkerSetup
+from services.rollout.adapters.workers.wire import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    Call,
+    CallFailed,
+    DrawnPrompts,
+    DrawPrompts,
+    ListedTasks,
+    ListTasks,
+    ScoredTexts,
+    ScoreTexts,
+    ShowTask,
+    WorkerSetup,
+)
+from services.rollout.core.task import TaskInfo
+from services.rollout.ports import Task
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +58,49 @@ def _serve(connection: socket.socket) -> None:
     connection.sendall(frame(b""))
     while True:
         call: Call = msgspec.msgpack.decode(receive_frame(connection), type=Call)
-        connection.sendall(frame(answer_call(tasks, call)))
+        connection.sendall(frame(_answered(tasks, call)))
+
+
+def _answered(tasks: InstalledTasks, call: Call) -> bytes:
+    """Return the encoded answer."""
+    try:
+        return _encoded(_answer(tasks, call), call)
+    except MintError as error:
+        payload = cast("dict[str, str | float | bool | None]", error.to_payload())
+        return msgspec.msgpack.encode(CallFailed(error=payload))
+
+
+def _answer(tasks: InstalledTasks, call: Call) -> Answer:
+    match call:
+        case ListTasks():
+            infos = [_info(tasks.task(name)) for name in tasks.names()]
+            return ListedTasks(tasks=infos, broken=tasks.broken)
+        case ShowTask():
+            return ListedTasks(tasks=[_info(tasks.task(call.task))], broken={})
+        case DrawPrompts():
+            return DrawnPrompts(prompts=tasks.task(call.task).prompts(call.split, call.n, call.seed))
+        case ScoreTexts():
+            task = tasks.task(call.task)
+            return ScoredTexts(rewards=[task.reward(entry, text) for entry, text in call.answers])
+
+
+def _encoded(answer: Answer, call: Call) -> bytes:
+    try:
+        data = msgspec.msgpack.encode(answer)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TaskFailed(task=_task_of(call), problem=f"its answer cannot be sent: {error}") from error
+    if len(data) > MAX_ANSWER_BYTES:
+        problem = f"its answer has {len(data)} bytes, the limit is {MAX_ANSWER_BYTES}: ask for less at once"
+        raise TaskFailed(task=_task_of(call), problem=problem)
+    return data
+
+
+def _task_of(call: Call) -> str:
+    return "" if isinstance(call, ListTasks) else call.task
+
+
+def _info(task: Task) -> TaskInfo:
+    return TaskInfo(name=task.name, description=task.description, defaults=task.defaults)
 
 
 def _die_with(parent: int) -> None:
