@@ -16,9 +16,10 @@ from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
 
-__all__ = ["from_row", "migrate", "open_pool", "translating_errors"]
+__all__ = ["Row", "from_row", "migrate", "open_pool", "translating_errors"]
 
 T = TypeVar("T")
+Row = asyncpg.Record | Mapping[str, Any]  # Any: columns of all kinds
 
 START_SECONDS = 30.0
 """How long `open_pool` waits for a server that is starting."""
@@ -82,7 +83,7 @@ async def open_pool(
             await asyncio.sleep(0.2)
 
 
-def from_row(row: Mapping[str, Any], kind: type[T]) -> T:  # Any: columns of all kinds
+def from_row(row: Row, kind: type[T]) -> T:
     """Return a row as a dataclass with fields of the columns' names; columns that it lacks are left out."""
     return msgspec.convert(dict(row), kind)
 

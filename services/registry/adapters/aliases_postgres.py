@@ -1,9 +1,8 @@
 """Aliases in Postgres: moves of one policy's aliases serialise under the lock of the policy's row."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import asyncpg
 
@@ -13,9 +12,9 @@ from mint_common.errors import AliasProtected
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import found, read_revision, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
@@ -33,8 +32,6 @@ _HISTORY = """
 """
 _AFTER_ALL = 2**31 - 1
 _EXISTS = "SELECT 1 FROM aliases WHERE policy_id = $1 AND alias = $2"
-# A statement of its own: one that waits for a lock does not see what was committed while it waited.
-_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
 # Round trips are most of a move's time, so one query reads all that the decision needs.
 _MOVE_INPUTS = """
     SELECT target.state, target.fault, coalesce(protected, false) AS protected,
@@ -161,7 +158,7 @@ class PostgresAliases:
     @asynccontextmanager
     async def _locked(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
         async with self._ledger.transaction(mover.cause or new_id("req")) as transaction:
-            await transaction.connection.execute(_LOCK_POLICY, policy.policy_id)
+            await transaction.connection.execute(LOCK_POLICY, policy.policy_id)
             yield transaction
 
 
@@ -226,6 +223,6 @@ async def _history(
     return [from_row(row, AliasMove) for row in rows]
 
 
-def _alias_of(row: Mapping[str, Any]) -> AliasRecord:  # Any: columns of all kinds
+def _alias_of(row: Row) -> AliasRecord:
     by = movers(protected=row["protected"], frozen=row["frozen"])
     return from_row({**row, "history": (), "moved_by": by}, AliasRecord)

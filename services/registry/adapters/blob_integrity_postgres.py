@@ -12,7 +12,7 @@ from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.registry.adapters.rows import POLICY, found, policy_of, read_revision, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
 from services.registry.core.blob_integrity import (
     Folder,
     StoredRevision,
@@ -94,7 +94,6 @@ _POINTED = """
         ON (below.policy_id, below.alias, below.sequence) = (current.policy_id, current.alias, current.below)
     WHERE aliases.policy_id = $1
 """
-_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
 _RELEASE_BYTES = """
     UPDATE revisions SET fault = 'collected', changes = changes + 1
     WHERE policy_id = $1 AND number = $2 AND state = 'retired' AND fault IS DISTINCT FROM 'collected'
@@ -205,7 +204,7 @@ class PostgresBlobIntegrity:
         """Allow the removal of a revision's bytes."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
-            await connection.execute(_LOCK_POLICY, policy.policy_id)
+            await connection.execute(LOCK_POLICY, policy.policy_id)
             row = await connection.fetchrow(_RELEASE_BYTES, policy.policy_id, number)
             if row is None:
                 return False

@@ -21,26 +21,20 @@ from mint_common.catalog import (
     SettableState,
 )
 from mint_common.claims import RevisionRef
-from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError
+from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError, Unavailable
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
-from mint_common.names import is_policy_id
-from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.names import BEST, is_policy_id
+from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.policies_postgres import (
     describe_policy,
     insert_policy,
     list_policies,
     locked_policy,
 )
-from services.registry.adapters.revisions_postgres import (
-    find_best,
-    find_related,
-    find_revision,
-    list_revisions,
-    publish_export,
-    store_verdict,
-)
-from services.registry.adapters.rows import POLICY, found, policy_of, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
+from services.registry.core.blob_integrity import folder_of, healed
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
@@ -54,7 +48,6 @@ _PUT_NORMS = """
     UPDATE bases SET facts = facts || jsonb_build_object('norms', $3::jsonb)
     WHERE name = $1 AND digest = $2 AND coalesce(facts -> 'norms', '{}') = '{}'
 """
-_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
 _SET_STATE = """
     UPDATE revisions
     SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
@@ -82,6 +75,62 @@ _DEFAULT = """number = coalesce(
              AND state = 'published' ORDER BY number DESC LIMIT 1),
         (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
              AND state = 'quarantined' ORDER BY number DESC LIMIT 1))"""
+# A revision that was trained on samples has the mean reward of these, which its parent gave.
+_REWARD = """(
+    SELECT avg((child.metrics ->> 'reward_mean')::float8) FROM revisions child
+    WHERE child.policy_id = revisions.policy_id AND child.parent = revisions.digest
+        AND child.metrics ? 'reward_mean' AND child.metrics ? 'ratio_max_error'
+) AS reward"""
+_REVISIONS = f"""
+    SELECT *, {_REWARD} FROM revisions
+    WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
+        AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
+    ORDER BY number LIMIT $3
+"""  # noqa: S608  # a constant
+_BEST = """
+    SELECT revisions.*, reward FROM revisions JOIN (
+        SELECT parent, avg((metrics ->> 'reward_mean')::float8) AS reward, max(number) AS last
+        FROM revisions WHERE policy_id = $1 AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
+        GROUP BY parent
+    ) AS sampled ON revisions.digest = sampled.parent
+    WHERE policy_id = $1 AND state = 'published' AND fault IS NULL
+    ORDER BY reward DESC, last DESC LIMIT 1
+"""
+# A revision has one parent, so its descendants are a tree. Only parents that name each other make a cycle:
+# such a line ends at the revision itself, or at the distance that was asked for.
+_RELATED = """
+    WITH RECURSIVE line AS (
+        SELECT r.*, 0 AS distance FROM revisions r WHERE policy_id = $1 AND number = $2
+        UNION ALL
+        SELECT r.*, distance - 1 FROM line JOIN revisions r
+        ON r.policy_id = $1 AND r.digest = line.parent AND r.number <> $2 WHERE distance > -$3::integer
+    ), tree AS (
+        SELECT r.*, 0 AS distance FROM revisions r WHERE policy_id = $1 AND number = $2
+        UNION ALL
+        SELECT r.*, distance + 1 FROM tree JOIN revisions r
+        ON r.policy_id = $1 AND r.parent = tree.digest AND r.number <> $2 WHERE distance < $4::integer
+    )
+    SELECT * FROM (SELECT * FROM line UNION ALL SELECT * FROM tree) relatives
+    WHERE distance <> 0 ORDER BY abs(distance), distance, number LIMIT $5
+"""
+_TAKE_FOLDER = "DELETE FROM garbage WHERE prefix = $1 RETURNING is_going"
+_HEAL = """
+    UPDATE revisions SET fault = NULL, changes = changes + 1, manifest_uri = $3, manifest_sha256 = $4,
+        manifest_size_bytes = $5
+    WHERE policy_id = $1 AND digest = $2 AND fault IS NOT NULL RETURNING *
+"""
+_APPEND = """
+    INSERT INTO revisions (policy_id, digest, manifest_uri, manifest_sha256, manifest_size_bytes, parent,
+                           step, metrics, job_id, wave_id, export_id, created_at, number)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+            coalesce((SELECT max(number) FROM revisions WHERE policy_id = $1), 0) + 1)
+    ON CONFLICT (policy_id, digest) DO NOTHING
+"""
+_FOUND = "SELECT * FROM revisions WHERE policy_id = $1 AND digest = $2"
+_SETTLE = """
+    INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+"""
 
 
 class PostgresCatalog:
@@ -146,23 +195,30 @@ class PostgresCatalog:
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
-        return await find_revision(self._pool, policy_id, key)
+        return await _find_revision(self._pool, policy_id, key)
 
     async def best(self, policy_id: PolicyId) -> RevisionRecord:
         """Return the revision with the best reward in training."""
-        return await find_best(self._pool, policy_id)
+        row = await self._pool.fetchrow(_BEST, policy_id)
+        return read_revision(found(row, "revision", BEST), RevisionRecord)
 
     async def revisions(
         self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
     ) -> Sequence[RevisionRecord]:
         """Return a page of a policy's revisions by number."""
-        return await list_revisions(self._pool, policy_id, wanted, limit=limit, after=after)
+        selected = (wanted.state, wanted.created_after, wanted.created_before)
+        rows = await self._pool.fetch(_REVISIONS, policy_id, after, limit, *selected)
+        return [read_revision(row, RevisionRecord) for row in rows]
 
     async def related(
         self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
     ) -> Sequence[Relative]:
         """Return a revision's ancestors and descendants within reach, nearest first."""
-        return await find_related(self._pool, policy_id, number, reach, limit=limit)
+        within = (reach.ancestors, reach.descendants)
+        rows = await self._pool.fetch(_RELATED, policy_id, number, *within, limit)
+        return [
+            Relative(revision=read_revision(row, RevisionRecord), distance=row["distance"]) for row in rows
+        ]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name resolves to."""
@@ -187,12 +243,12 @@ class PostgresCatalog:
         """Retire a revision, or restore it."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
-            await connection.execute(_LOCK_POLICY, policy.policy_id)
+            await connection.execute(LOCK_POLICY, policy.policy_id)
             query = "SELECT alias FROM aliases WHERE policy_id = $1 AND number = $2 ORDER BY alias"
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
-            known = await find_revision(connection, policy.policy_id, number)
+            known = await _find_revision(connection, policy.policy_id, number)
             if known.fault == "collected" and state == "published":
                 raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
@@ -206,7 +262,7 @@ class PostgresCatalog:
         """Commit the verdict on an export."""
         async with self._ledger.transaction(export.id) as transaction:
             connection = transaction.connection
-            await connection.execute(_LOCK_POLICY, export.policy_id)
+            await connection.execute(LOCK_POLICY, export.policy_id)
             row = await connection.fetchrow(_SETTLED, export.policy_id, export.export_id, export.tenant_id)
             verdict: RevisionRef | Refusal
             if row is not None:
@@ -215,16 +271,16 @@ class PostgresCatalog:
                 )
             elif refusal is not None:
                 verdict = refusal
-                await store_verdict(connection, export, refusal, now=now)
+                await _store_verdict(connection, export, refusal, now=now)
             else:
-                verdict = await publish_export(transaction, export, now=now)
+                verdict = await _publish_export(transaction, export, now=now)
             await transaction.emit(answer(export, verdict))
 
     async def publish(self, export: RevisionExported, *, now: float) -> None:
         """Publish a checked adapter, again when its bytes were lost."""
         async with self._ledger.transaction(new_id("req")) as transaction:
-            await transaction.connection.execute(_LOCK_POLICY, export.policy_id)
-            ref = await publish_export(transaction, export, now=now)
+            await transaction.connection.execute(LOCK_POLICY, export.policy_id)
+            ref = await _publish_export(transaction, export, now=now)
             await transaction.emit(answer(export, ref))
 
 
@@ -245,3 +301,53 @@ def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId,
         selected, argument = _DEFAULT, DEFAULT_ALIAS
     key = "policy_id" if is_policy_id(name.name) else "name"
     return _RESOLVE.format(selected=selected, key=key), tenant_id, name.name, argument
+
+
+async def _find_revision(
+    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, key: int | Digest
+) -> RevisionRecord:
+    """Return a revision by number or digest. Raises NotFound."""
+    column = "number" if isinstance(key, int) else "digest"
+    row = await database.fetchrow(
+        f"SELECT *, {_REWARD} FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # constants
+        policy_id,
+        key,
+    )
+    return read_revision(found(row, "revision", str(key)), RevisionRecord)
+
+
+async def _publish_export(
+    transaction: PostgresTransaction, export: RevisionExported, *, now: float
+) -> RevisionRef:
+    """Publish a checked export to its locked policy; return its revision.
+
+    Emits the event of a lost revision that it heals. Raises Unavailable when its folder is being removed.
+    """
+    connection = transaction.connection
+    if await connection.fetchval(_TAKE_FOLDER, folder_of(export.manifest)):
+        # The check has read its bytes; a retry finds them gone and rejects the export.
+        raise Unavailable(what="the export's folder", problem="it is being removed as garbage")
+    manifest = export.manifest
+    stored = (export.policy_id, export.digest, manifest.uri, manifest.sha256, manifest.size_bytes)
+    row = await connection.fetchrow(_HEAL, *stored)
+    if row is not None:
+        await transaction.emit(healed(export, ref_of(row), sequence=row["changes"]))
+    else:
+        made = (export.parent, export.step, export.metrics, export.job_id, export.wave_id, export.export_id)
+        await connection.execute(_APPEND, *stored, *made, now)
+        row = await connection.fetchrow(_FOUND, export.policy_id, export.digest)
+        assert row is not None, "it is there already, or now"
+    ref = ref_of(row)
+    await _store_verdict(connection, export, ref, now=now)
+    return ref
+
+
+async def _store_verdict(
+    connection: PostgresConnection, export: RevisionExported, verdict: RevisionRef | Refusal, *, now: float
+) -> None:
+    """Store the revision that an export became, or why it is not published."""
+    key = (export.tenant_id, export.policy_id, export.export_id, export.digest)
+    if isinstance(verdict, Refusal):
+        await connection.execute(_SETTLE, *key, None, verdict.code, verdict.reason, now)
+    else:
+        await connection.execute(_SETTLE, *key, verdict.number, None, None, now)

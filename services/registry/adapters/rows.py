@@ -1,14 +1,11 @@
 """Rows of the registry's tables as records, whose fields are named like the columns."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
-
-import asyncpg
+from typing import TypeVar
 
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import NotFound
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import Row, from_row
 
 T = TypeVar("T")
 
@@ -25,6 +22,11 @@ POLICY = f"SELECT policy.*, newest.* FROM policies policy {NEWEST}"  # noqa: S60
 """Policies with their newest published revision."""
 
 
+LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
+"""Under it a policy's revisions are numbered and its aliases move. A statement of its own: one that waits for
+a lock does not see what was committed while it waited."""
+
+
 def found(row: T | None, kind: str, name: str) -> T:
     """Return a row, or a column of one. Raises NotFound when there is none."""
     if row is None:
@@ -32,22 +34,22 @@ def found(row: T | None, kind: str, name: str) -> T:
     return row
 
 
-def policy_of(row: asyncpg.Record) -> PolicyRecord:
+def policy_of(row: Row) -> PolicyRecord:
     """Read a row of `POLICY`."""
     return from_row({**row, "latest": None if row["number"] is None else ref_of(row)}, PolicyRecord)
 
 
-def ref_of(row: asyncpg.Record) -> RevisionRef:
+def ref_of(row: Row) -> RevisionRef:
     """Read the revision in a row that has its number, digest and manifest."""
     return RevisionRef(digest=row["digest"], number=row["number"], manifest=_manifest_of(row))
 
 
-def read_revision(row: Mapping[str, Any], kind: type[T]) -> T:  # Any: columns of all kinds
+def read_revision(row: Row, kind: type[T]) -> T:
     """Return a row of revisions as a record that has the claim of the manifest."""
     return from_row({**row, "manifest": _manifest_of(row)}, kind)
 
 
-def _manifest_of(row: Mapping[str, Any]) -> Claim:  # Any: columns of all kinds
+def _manifest_of(row: Row) -> Claim:
     return Claim(
         uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
     )
