@@ -22,13 +22,12 @@ from services.rollout.adapters.workers.wire import (
     Answer,
     Call,
     CallFailed,
+    DescribeTasks,
     DrawnPrompts,
     DrawPrompts,
     ListedTasks,
-    ListTasks,
     ScoredTexts,
     ScoreTexts,
-    ShowTask,
     WorkerSetup,
 )
 from services.rollout.core.task import TaskInfo
@@ -72,11 +71,9 @@ def _answered(tasks: InstalledTasks, call: Call) -> bytes:
 
 def _answer(tasks: InstalledTasks, call: Call) -> Answer:
     match call:
-        case ListTasks():
-            infos = [_info(tasks.task(name)) for name in tasks.names()]
-            return ListedTasks(tasks=infos, broken=tasks.broken)
-        case ShowTask():
-            return ListedTasks(tasks=[_info(tasks.task(call.task))], broken={})
+        case DescribeTasks():
+            names = tasks.names() if call.task is None else [call.task]
+            return ListedTasks(tasks=[_info(tasks.task(name)) for name in names], broken=tasks.broken)
         case DrawPrompts():
             return DrawnPrompts(prompts=tasks.task(call.task).prompts(call.split, call.n, call.seed))
         case ScoreTexts():
@@ -88,15 +85,11 @@ def _encoded(answer: Answer, call: Call) -> bytes:
     try:
         data = msgspec.msgpack.encode(answer)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise TaskFailed(task=_task_of(call), problem=f"its answer cannot be sent: {error}") from error
+        raise TaskFailed(task=call.task or "", problem=f"its answer cannot be sent: {error}") from error
     if len(data) > MAX_ANSWER_BYTES:
         problem = f"its answer has {len(data)} bytes, the limit is {MAX_ANSWER_BYTES}: ask for less at once"
-        raise TaskFailed(task=_task_of(call), problem=problem)
+        raise TaskFailed(task=call.task or "", problem=problem)
     return data
-
-
-def _task_of(call: Call) -> str:
-    return "" if isinstance(call, ListTasks) else call.task
 
 
 def _info(task: Task) -> TaskInfo:

@@ -19,13 +19,12 @@ from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, ope
 from services.rollout.adapters.workers.wire import (
     Call,
     CallFailed,
+    DescribeTasks,
     DrawnPrompts,
     DrawPrompts,
     ListedTasks,
-    ListTasks,
     ScoredTexts,
     ScoreTexts,
-    ShowTask,
 )
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.ports import Tasks
@@ -50,7 +49,7 @@ class WorkerTasks:
     async def describe_all(self) -> list[TaskInfo]:
         """Describe every task."""
         if self._listed is None:
-            call = ListTasks()
+            call = DescribeTasks(task=None)
             listed = await _ask(self._describing, call, ListedTasks, task="*", doing="listing the tasks")
             for family, problem in listed.broken.items():
                 _log.warning("task family left out", extra={"family": family, "problem": problem})
@@ -61,7 +60,7 @@ class WorkerTasks:
     async def describe(self, name: str) -> TaskInfo:
         """Describe a task."""
         if name not in self._shown:
-            call = ShowTask(task=name)
+            call = DescribeTasks(task=name)
             shown = await _ask(self._describing, call, ListedTasks, task=name, doing="describing it")
             (self._shown[name],) = shown.tasks
         return self._shown[name]

@@ -23,14 +23,10 @@ class WorkerSetup(msgspec.Struct, frozen=True):
     memory_bytes: int
 
 
-class ListTasks(msgspec.Struct, frozen=True, tag=True):
-    """Describe every task."""
+class DescribeTasks(msgspec.Struct, frozen=True, tag=True):
+    """Describe a task, or every task when none is named."""
 
-
-class ShowTask(msgspec.Struct, frozen=True, tag=True):
-    """Describe one task."""
-
-    task: str
+    task: str | None
 
 
 class DrawPrompts(msgspec.Struct, frozen=True, tag=True):
@@ -49,11 +45,11 @@ class ScoreTexts(msgspec.Struct, frozen=True, tag=True):
     answers: Sequence[tuple[str, str]]
 
 
-Call = ListTasks | ShowTask | DrawPrompts | ScoreTexts
+Call = DescribeTasks | DrawPrompts | ScoreTexts
 
 
 class ListedTasks(msgspec.Struct, frozen=True, tag=True):
-    """Descriptions of tasks, and the problem of each family that does not load."""
+    """Descriptions of tasks, and the problem of each family that did not load when all were asked for."""
 
     tasks: list[TaskInfo]
     broken: dict[str, str]
