@@ -52,12 +52,12 @@ def convert_adapter(
     An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
     Raises NotFound, AlreadyExists, AdapterInvalid.
     """
-    origin = read_origin(facts, source)
-    sites = targeted(all_sites(facts), origin.targets)
-    if not any(site.count for site in sites):
-        layout = DENSE
-    specs = tensor_specs(layout, sites, rank=origin.rank)
     with new_folder(target) as draft:
+        origin = read_origin(facts, source)
+        sites = targeted(all_sites(facts), origin.targets)
+        if not any(site.count for site in sites):
+            layout = DENSE
+        specs = tensor_specs(layout, sites, rank=origin.rank)
         tensors = map_tensors(source / WEIGHTS_FILE)
         with (draft / WEIGHTS_FILE).open("wb") as file:
             proof = _write_weights(file, specs, origin, tensors, aligned=layout == PACKED, progress=progress)

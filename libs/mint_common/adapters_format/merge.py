@@ -99,9 +99,9 @@ def merge_adapter(
     The new folder has everything of the base's but ``mint_base.json`` and checksums: it is another base now.
     It is complete or absent. Raises AlreadyExists, and what `plan_merge` raises.
     """
-    files = plan_merge(facts, base, adapter)
-    total = sum(each.size_bytes for each in files)
     with new_folder(target) as draft:
+        files = plan_merge(facts, base, adapter)
+        total = sum(each.size_bytes for each in files)
         written = 0
         for each in files:
             with (draft / each.name).open("wb") as file:
