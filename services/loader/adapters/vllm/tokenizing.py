@@ -1,7 +1,8 @@
-"""The tokenizer: texts as token ids, off the event loop; texts of single tokens."""
+"""The tokenizer: long texts as token ids, off the event loop; texts of single tokens."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import Any
 
 from mint_common.ids import TenantId
@@ -28,6 +29,37 @@ class Tokenizing:
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text))
+
+
+_SHORT_CHARACTERS = 512
+"""Of all texts that are tokenized in one iteration of the event loop: some 0.5 ms."""
+_LEAST_CHARACTERS = 64
+"""What a text counts for at least."""
+
+
+def tokenizing_short_texts_at_once(renderer: Any) -> Any:  # Any: vllm has no types
+    """Return a copy of a renderer of vLLM's that gives no short text to its thread.
+
+    A prompt of a line takes 0.1 ms. The way to the thread and back takes two waits for a processor, during
+    which no other request is rendered: of busy ones that was 30 ms and more.
+    """
+    at_once, beside = renderer._tokenize_prompt, renderer._tokenize_prompt_async  # noqa: SLF001
+    quick = copy(renderer)
+    characters = 0  # in this iteration
+
+    def begin_iteration() -> None:
+        nonlocal characters
+        characters = 0
+
+    async def tokenize(prompt: Any, params: Any) -> Any:
+        nonlocal characters
+        if not characters:
+            asyncio.get_running_loop().call_soon(begin_iteration)
+        characters += max(_LEAST_CHARACTERS, len(prompt["prompt"]))
+        return at_once(prompt, params) if characters <= _SHORT_CHARACTERS else await beside(prompt, params)
+
+    quick._tokenize_prompt_async = tokenize  # noqa: SLF001
+    return quick
 
 
 def remember_texts(tokenizer: Any) -> None:  # Any: a tokenizer of transformers

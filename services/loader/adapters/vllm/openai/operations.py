@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.loader.adapters.vllm.tokenizing import tokenizing_short_texts_at_once
 from services.loader.core.parsing import Parsing
 
 
@@ -56,7 +57,9 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, ApiO
         "tool_parser": parsing.tool_parser,
         "reasoning_parser": parsing.reasoning_parser or "",
     }
-    renderer = OnlineRenderer(llm.model_config, llm.renderer, **template, **parsers)
+    renderer = OnlineRenderer(
+        llm.model_config, tokenizing_short_texts_at_once(llm.renderer), **template, **parsers
+    )
     both: dict[str, Any] = {"online_renderer": renderer}
     chat = OpenAIServingChat(llm, models, "assistant", **both, **template, **parsers)
     completion = OpenAIServingCompletion(llm, models, request_logger=None, **both)
