@@ -14,6 +14,7 @@ from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExp
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.edge_routes import include_routes
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -124,8 +125,14 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
         http.state.ports = registry
-        for module in (policies, accounts, revisions, aliases, bases):  # what is asked most often comes first
-            http.include_router(module.router)
+        catalog_routes = (
+            policies,
+            accounts,
+            revisions,
+            aliases,
+            bases,
+        )  # what is asked most often comes first
+        include_routes(http.router, *(module.router for module in catalog_routes))
         reconciler = None
         if settings.reconcile_bytes_per_second:
             pace = settings.reconcile_bytes_per_second

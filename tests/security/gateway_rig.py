@@ -4,15 +4,12 @@ Whatever a route asks of a port answers `Reached`: the request has passed everyt
 """
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, get_args
 from urllib.parse import unquote
 
 import msgspec
 from fastapi import FastAPI
-from starlette.datastructures import State
 
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
@@ -172,24 +169,9 @@ class Rig:
         )
 
 
-@cache
-def _built() -> FastAPI:
-    """Return the application that all are copies of: to make one takes a quarter of a second."""
-    http = build_http(ready=lambda: True)
-    http.middleware_stack = http.build_middleware_stack()
-    return http
-
-
-def make_http() -> FastAPI:
-    """Return the gateway's application, without ports, with a state of its own."""
-    http = copy(_built())
-    http.state = State(dict(_built().state._state))
-    return http
-
-
-def make_rig(http: FastAPI | None = None) -> Rig:
+def make_rig() -> Rig:
     """Return the application with nothing behind it."""
-    rig = Rig(http=http or make_http())
+    rig = Rig(http=build_http(ready=lambda: True))
     gateway: Any = Beyond()  # its ports are what nobody names below
     gateway.registry, gateway.requests, gateway.clock = rig.registry, rig.requests, rig.clock
     gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)

@@ -3,18 +3,12 @@
 import logging
 
 import pytest
-from security.gateway_rig import TENANT, Rig, make_rig
+from security.gateway_rig import TENANT, make_rig
 
 from services.gateway.http.edge.refusal_log import LINES_PER_SECOND
-from services.gateway.http.public import build_http
 
 LOGGER = "services.gateway.http.edge.refusal_log"
 SECRET = "tml-not-a-real-key"
-
-
-def make_own_rig() -> Rig:
-    """Return a rig whose refusals alone count against the bound on lines."""
-    return make_rig(build_http(ready=lambda: True))
 
 
 @pytest.fixture
@@ -34,7 +28,7 @@ def lines(caplog):
 )
 async def test_a_refusal_is_one_line(lines, request_line, key, expected):
     method, path = request_line.split()
-    answer = await make_own_rig().ask(method, path, key)
+    answer = await make_rig().ask(method, path, key)
     assert answer.status == expected[1]
     (line,) = lines()
     assert (line.route, line.status, line.code, line.tenant_id) == expected
@@ -46,12 +40,12 @@ async def test_a_refusal_is_one_line(lines, request_line, key, expected):
 
 
 async def test_an_answered_request_leaves_none(lines):
-    await make_own_rig().ask("GET", "/openapi.json")
+    await make_rig().ask("GET", "/openapi.json")
     assert not lines()
 
 
 async def test_a_flood_is_bounded(lines):
-    rig = make_own_rig()
+    rig = make_rig()
     for _ in range(3 * LINES_PER_SECOND):
         await rig.ask("GET", "/nowhere")
     assert 0 < len(lines()) < 3 * LINES_PER_SECOND

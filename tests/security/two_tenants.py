@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI
-from security.gateway_rig import make_http
 
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner, Scope
@@ -18,6 +17,7 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import AdmissionGate
+from services.gateway.http.public import build_http
 
 MIB = 1 << 20
 
@@ -41,7 +41,7 @@ class Rig:
         self.line = AdmissionQueue(name="the line", share=0.001, depth=self.cold_requests)
         self.large_line = AdmissionQueue(name="the line", share=0.001, depth=64)
         self.verified: list[str] = []
-        self.http: FastAPI = make_http()
+        self.http: FastAPI = build_http(ready=lambda: True)
         keys = KeyMemory(ttl_seconds=60, capacity=10)
         for name in TENANTS:
             authority = Authority(tenant_id=TenantId(name), key_id=f"key-{name}", scopes=frozenset(SCOPES))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 
 from mint_common.runtime.disconnect import ClientGone
 from mint_common.runtime.edge_body import check_text, read_body, replayed
@@ -47,6 +47,15 @@ class BodyRoute(APIRoute):
             raise ClientGone
         check_text(body, request.headers)
         return Request(request.scope, replayed(body, request.receive))
+
+
+def include_routes(router: APIRouter, *others: APIRouter) -> None:
+    """Add the routes of other routers as they are, those of the first ones first.
+
+    For routers to which nothing is added: `include_router` makes each route again, which takes milliseconds.
+    """
+    for other in others:
+        router.routes.extend(other.routes)
 
 
 def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:

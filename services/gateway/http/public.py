@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.refusal_log import RefusalLog
@@ -74,11 +75,10 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     )
     http.description = reference.DESCRIPTION
     http.add_middleware(RefusalLog, clock=SystemClock())
-    for module in ROUTES:
-        http.include_router(module.router)
-    http.include_router(generating.anthropic_router)
-    http.include_router(downloads.open_router)
-    http.include_router(reference.router)
+    routers = (module.router for module in ROUTES)
+    include_routes(
+        http.router, *routers, generating.anthropic_router, downloads.open_router, reference.router
+    )
     check_routes(http)
     install_error_shapes(http)
     return http

@@ -20,6 +20,7 @@ from mint_common.catalog_requests import (
 from mint_common.errors import RevisionNotReady
 from mint_common.ids import Digest, TenantId
 from mint_common.names import check_alias_name
+from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge.context import AdminCaller, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import AliasPath, PolicyPath, TenantCatalog
@@ -194,5 +195,4 @@ async def await_ready(gateway: Gateway, tenant_id: TenantId, policy: str, revisi
 
 
 router = APIRouter()
-router.include_router(_aliases)
-router.include_router(_rules)
+include_routes(router, _aliases, _rules)

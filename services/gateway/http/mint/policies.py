@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
+from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
 from services.gateway.http.mint.forwarding import PolicyPath, TenantCatalog, WholeCatalog
@@ -71,5 +72,4 @@ async def change_policy(  # FastAPI passes them by name
 
 
 router = APIRouter()
-router.include_router(_bases)
-router.include_router(_policies)
+include_routes(router, _bases, _policies)

@@ -18,7 +18,7 @@ from mint_common.errors import RevisionLostError
 from mint_common.generation import REVISION_HEADER
 from mint_common.ids import TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from mint_common.runtime.edge_routes import StreamDep
+from mint_common.runtime.edge_routes import StreamDep, include_routes
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.merged import check_mergeable, first_byte, merged_tag
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
@@ -243,5 +243,4 @@ async def list_evaluations(
 
 
 router = APIRouter()
-router.include_router(_revisions)
-router.include_router(_evaluations)
+include_routes(router, _revisions, _evaluations)

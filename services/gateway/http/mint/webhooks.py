@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.errors import InvalidField
 from mint_common.events import EVENT_TYPES
 from mint_common.ids import new_id
+from mint_common.runtime.edge_routes import include_routes
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.webhooks.addresses import check_url
@@ -189,5 +190,4 @@ def _check(url: str, event_types: tuple[str, ...], *, allow_private: bool) -> No
 
 
 router = APIRouter()
-router.include_router(_plain)
-router.include_router(_secret)
+include_routes(router, _plain, _secret)
