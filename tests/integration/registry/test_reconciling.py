@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_lost_bytes_are_found_told_refused_and_healed(
-    registry: RunningRegistry, database: str, nats_url: str
+    registry: RunningRegistry, shared_database: str, nats_url: str
 ) -> None:
     policy_id = await registry.make_policy()
     export = await registry.export(policy_id)
@@ -22,7 +22,7 @@ async def test_lost_bytes_are_found_told_refused_and_healed(
     assert isinstance(first, RevisionPublished)
     (registry.blob_folder / export.manifest.uri).with_name(WEIGHTS_FILE).unlink()
 
-    settings = settings_of(dsn=database, nats_url=nats_url, blob_folder=registry.blob_folder)
+    settings = settings_of(dsn=shared_database, nats_url=nats_url, blob_folder=registry.blob_folder)
     async with open_registry(settings) as other:
         assert other.reconciler is not None
         task = asyncio.create_task(other.reconciler.run())
