@@ -34,7 +34,9 @@ class RequestsInHand:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
-        self._is_cut = False
+        self._resumable: set[asyncio.Task[object]] = set()
+        self._cut: set[asyncio.Task[object]] = set()
+        self._is_draining = False
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -50,14 +52,34 @@ class RequestsInHand:
             yield
         except asyncio.CancelledError:
             # As in asyncio.timeout: our own cancellation becomes an error, any other is re-raised.
-            if self._is_cut and task.uncancel() == 0:
+            if task in self._cut and task.uncancel() == 0:
                 raise Stopping from None
             raise
         finally:
-            self._tasks.discard(task)
+            for tasks in (self._tasks, self._resumable, self._cut):
+                tasks.discard(task)
+
+    def end_when_draining(self) -> None:
+        """Let the current task's request end as soon as the service drains: its client can resume it.
+
+        Raises Stopping when the service drains already.
+        """
+        if self._is_draining:
+            raise Stopping
+        task = asyncio.current_task()
+        assert task in self._tasks, "not within `counted`"
+        self._resumable.add(task)
+
+    def drain(self) -> None:
+        """End the requests that their clients can resume with Stopping; others may go on."""
+        self._is_draining = True
+        self._cut_off(self._resumable)
 
     def cut_off(self) -> None:
         """End every open request with Stopping."""
-        self._is_cut = True
-        for task in self._tasks:
+        self._cut_off(self._tasks)
+
+    def _cut_off(self, tasks: set[asyncio.Task[object]]) -> None:
+        for task in tasks - self._cut:
+            self._cut.add(task)
             task.cancel()

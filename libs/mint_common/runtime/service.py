@@ -63,8 +63,9 @@ async def run_service(
 ) -> None:
     """Serve and run the background tasks until SIGTERM or SIGINT; a second signal does not wait.
 
-    New connections are answered for ``accept_seconds`` of the settings more; then open requests may go on for
-    ``drain_seconds`` and are cut off with Stopping. Background tasks are cancelled when no connection is
+    Requests that clients can resume are cut off at once with Stopping. New connections are answered for
+    ``accept_seconds`` of the settings more; then open requests may go on for ``drain_seconds`` and are cut
+    off too. Background tasks are cancelled when no connection is
     taken any more, and end when they have given back their work; those of ``answering`` are cancelled when
     no request is open. ``http`` is of `create_http`. Raises the exception of a background task.
     """
@@ -137,6 +138,7 @@ async def _drain_on(
     await signals.stop.wait()
     _log.info("draining")
     http.state.is_draining = True
+    http.state.in_hand.drain()
     stop_now = asyncio.ensure_future(signals.stop_now.wait())
     try:
         await asyncio.wait([stop_now], timeout=settings.accept_seconds)

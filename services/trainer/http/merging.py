@@ -19,7 +19,8 @@ def add_routes(http: FastAPI, merging: Merging, rate: LeastRate = READER_RATE) -
 
     @http.post("/internal/merged")
     async def merged(request: Request) -> Response:
-        """Answer the tar from a byte on; it ends with its reader."""
+        """Answer the tar from a byte on; it ends with its reader, and when the trainer is stopped."""
+        request.app.state.in_hand.end_when_draining()
         asked = read_packed(await request.body(), MergeRequest)
         async with cancelled_on_disconnect(request):
             tar = await merging.open(asked.tenant_id, asked.manifest, begin=asked.begin)

@@ -12,17 +12,26 @@ import numpy as np
 import psutil
 import pytest
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from mint_common.adapters_format import build_adapter, peft_name, read_base_facts, store_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
-from mint_common.errors import BlobMissing, InvalidField, MintError, Overloaded, RangeBeyond, Unavailable
+from mint_common.errors import (
+    BlobMissing,
+    InvalidField,
+    MintError,
+    Overloaded,
+    RangeBeyond,
+    Stopping,
+    Unavailable,
+)
 from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.edge import create_http
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
 from mint_common.training import MergeRequest
 from services.trainer.adapters.merging import ByteRate, MergingProcesses
-from services.trainer.http.merging import add_routes
+from services.trainer.http.merging import READER_RATE, add_routes
 from tests.integration.trainer.conftest import TINY
 
 pytestmark = pytest.mark.integration
@@ -124,24 +133,66 @@ async def test_a_reader_that_leaves_gives_its_turn_back(merging, manifest) -> No
             await tar.close()
 
 
-async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
-    http, body = FastAPI(), MergeRequest(tenant_id=TENANT, manifest=manifest, begin=0)
-    rate = LeastRate(bytes_per_second=1 << 30, grace_seconds=0.2, stall_seconds=60)
+SCOPE = {"type": "http", "method": "POST", "path": "/internal/merged", "headers": [], "query_string": b""}
+
+
+def served(merging: MergingProcesses, rate: LeastRate = READER_RATE) -> FastAPI:
+    http = create_http(title="merging", service="trainer", internal_token=None, ready=lambda: True)
     add_routes(http, merging, rate)
+    return http
+
+
+def asking(manifest: Claim) -> Receive:
+    """Return a client that asks for the whole tar and stays."""
+    body = MergeRequest(tenant_id=TENANT, manifest=manifest, begin=0)
     asked = [{"type": "http.request", "body": msgspec.msgpack.encode(body)}]
-    sent = 0
 
     async def receive() -> Message:
         return asked.pop() if asked else await asyncio.Future()
+
+    return receive
+
+
+async def test_a_stopped_trainer_cuts_its_tars_off(merging, manifest) -> None:
+    http, answer, begun = served(merging), list[Message](), asyncio.Event()
+
+    async def read_nothing_more(message: Message) -> None:
+        answer.append(message)
+        if message.get("body"):
+            begun.set()
+            await asyncio.Future()
+
+    asked = asyncio.create_task(http(SCOPE.copy(), asking(manifest), read_nothing_more))
+    await begun.wait()
+    http.state.in_hand.drain()
+    with pytest.raises(Stopping):
+        await asked
+    assert answer[0]["status"] == 200
+    assert all(message.get("more_body") for message in answer[1:]), "it never looks whole"
+    assert not processes()
+
+    refused: list[Message] = []
+
+    async def read(message: Message) -> None:
+        refused.append(message)
+
+    await http(SCOPE.copy(), asking(manifest), read)
+    assert refused[0]["status"] == 503
+
+
+async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
+    rate = LeastRate(bytes_per_second=1 << 30, grace_seconds=0.2, stall_seconds=60)
+    http = served(merging, rate)
+    sent = 0
 
     async def read_slowly(message: Message) -> None:
         nonlocal sent
         await asyncio.sleep(0.15)
         sent += len(message.get("body", b""))
 
-    scope = {"type": "http", "method": "POST", "path": "/internal/merged", "headers": [], "query_string": b""}
-    with pytest.raises(ReaderTooSlow):
-        await http(scope, receive, read_slowly)
+    with pytest.raises(RuntimeError) as ended:
+        await http(SCOPE.copy(), asking(manifest), read_slowly)
+    assert isinstance(ended.value.__cause__, ReaderTooSlow)
     tar = await merging.open(TENANT, manifest, begin=0)
     assert sent < tar.size_bytes
     await tar.close()

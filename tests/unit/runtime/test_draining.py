@@ -66,6 +66,50 @@ async def test_an_answer_without_a_last_word_never_looks_whole(http: FastAPI) ->
         await cut_off(http, "/stream?told=false")
 
 
+async def test_what_a_client_can_resume_ends_when_the_service_drains_and_the_rest_goes_on() -> None:
+    in_hand = RequestsInHand()
+
+    async def request(*, is_resumable: bool) -> None:
+        with in_hand.counted():
+            if is_resumable:
+                in_hand.end_when_draining()
+            await asyncio.Event().wait()
+
+    resumable, other = (asyncio.create_task(request(is_resumable=each)) for each in (True, False))
+    await asyncio.sleep(0)
+    in_hand.drain()
+    with pytest.raises(Stopping):
+        await resumable
+    with pytest.raises(Stopping):
+        await request(is_resumable=True)
+    assert len(in_hand) == 1
+    in_hand.cut_off()
+    with pytest.raises(Stopping):
+        await other
+    assert len(in_hand) == 0
+
+
+async def test_a_request_that_ends_slowly_is_cut_off_once() -> None:
+    in_hand, ended = RequestsInHand(), asyncio.Event()
+
+    async def request() -> None:
+        with in_hand.counted():
+            in_hand.end_when_draining()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await ended.wait()
+
+    task = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    in_hand.drain()
+    await asyncio.sleep(0)
+    in_hand.cut_off()
+    ended.set()
+    with pytest.raises(Stopping):
+        await task
+
+
 async def test_another_cancellation_stays_one() -> None:
     in_hand = RequestsInHand()
 
