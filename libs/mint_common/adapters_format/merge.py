@@ -1,6 +1,7 @@
 """A base with an adapter merged into it, as files of a full model, for whoever cannot serve adapters.
 
-A merged weight is W + B A with alpha in B, summed in float32 and rounded once to the base's dtype.
+A merged weight is W + B A with alpha in B, summed in float32 and rounded once to the base's dtype. One that
+float16 cannot hold is refused, never written as infinity.
 Invariants: nothing is made before every target has been found, with its shape; memory stays bounded whatever
 the size of a tensor; a merged file has the header of the base's, and so its names, order and size.
 """
@@ -24,6 +25,7 @@ from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, TensorFile, map_tensors
+from mint_common.adapters_format.updates import products
 from mint_common.errors import NotFound
 from mint_common.new_folder import new_folder
 
@@ -32,6 +34,8 @@ _PIECE_BYTES = 512 << 10
 _SECOND_COPY = "consolidated*.safetensors"
 """The same weights in Mistral's own layout, which would stay unmerged and which some loaders prefer."""
 _OF_THE_BASE = (BASE_FILE, "SHA256SUMS")
+_LARGE_UPDATE = 2.0**15
+"""Half of what float16 holds, 65,504: an update of at most this norm exceeds it only on a weight near it."""
 
 _Place = tuple[Site, int | None]
 """A weight of the base: of a dense module, or of one expert of a site."""
@@ -64,12 +68,13 @@ def plan_merge(facts: BaseFacts, base: Path, adapter: Path) -> list[MergedFile]:
     """Return the weights of a base's folder with an adapter of any layout merged into them.
 
     Both are mapped: the adapter's folder may be removed once this has returned. Raises NotFound,
-    InvalidField, AdapterInvalid.
+    InvalidField, AdapterInvalid; the pieces of a float16 file may raise AdapterInvalid too: see `_sum`.
     """
     origin = read_origin(facts, adapter)
     places = _places(targeted(all_sites(facts), origin.targets))
     part_of = parts_of(origin, map_tensors(adapter / WEIGHTS_FILE))
     files: list[MergedFile] = []
+    targets: list[tuple[TensorFile, TensorEntry, _Halves]] = []
     missing = dict(places)
     for name in weight_files(base):
         if not (base / name).is_file():
@@ -79,10 +84,13 @@ def plan_merge(facts: BaseFacts, base: Path, adapter: Path) -> list[MergedFile]:
             place = missing.pop(_module(entry), None)
             if place is not None:
                 _check(entry, place[0])
+                targets.append((shard, entry, _halves(place, part_of)))
         pieces = partial(_merged, shard, places, part_of)
         files.append(MergedFile(name=name, size_bytes=len(shard.mapped), pieces=pieces))
     if missing:
         raise _not_there(*next(iter(missing.items())))
+    for target in targets:
+        _check_range(*target)
     return files
 
 
@@ -134,6 +142,19 @@ def _check(entry: TensorEntry, site: Site) -> None:
         raise refusal(Reason.WRONG_SHAPE, problem)
 
 
+def _check_range(shard: TensorFile, entry: TensorEntry, halves: _Halves) -> None:
+    """Refuse a large update that leads to weights which float16 cannot hold. Raises AdapterInvalid.
+
+    The norm of an update takes no reading of the base; only where that is large, the sums are made to see.
+    """
+    if entry.dtype != "F16":
+        return
+    factors = halves()
+    if float(products(factors, factors)) > _LARGE_UPDATE**2:
+        for piece in _summed(shard, entry, lambda: factors):
+            piece.make()
+
+
 def _not_there(module: str, place: _Place) -> Exception:
     if place[1] is None:
         return NotFound(kind="weight of the base", name=f"{module}.weight")
@@ -153,7 +174,7 @@ def _merged(shard: TensorFile, places: Mapping[str, _Place], part_of: PartOf) ->
         if place is None:
             yield from _copied(shard, begin + entry.begin, begin + entry.end)
         else:
-            yield from _summed(shard, entry, place, part_of)
+            yield from _summed(shard, entry, cache(_halves(place, part_of)))
 
 
 def _copied(shard: TensorFile, begin: int, end: int) -> Iterator[Piece]:
@@ -163,26 +184,34 @@ def _copied(shard: TensorFile, begin: int, end: int) -> Iterator[Piece]:
         shard.release()
 
 
-def _summed(shard: TensorFile, entry: TensorEntry, place: _Place, part_of: PartOf) -> Iterator[Piece]:
+def _halves(place: _Place, part_of: PartOf) -> _Halves:
+    """Return a reader of A and B of a weight, as float32."""
     site, expert = place
+    return lambda: (widened(part_of(site, "A", expert)), widened(part_of(site, "B", expert)))
 
-    @cache
-    def halves() -> tuple[np.ndarray, np.ndarray]:
-        return widened(part_of(site, "A", expert)), widened(part_of(site, "B", expert))
 
+def _summed(shard: TensorFile, entry: TensorEntry, halves: _Halves) -> Iterator[Piece]:
     weight = shard.array(entry)
     rows = max(1, _PIECE_BYTES // (weight.itemsize * weight.shape[1]))
     for start in range(0, len(weight), rows):
         part = weight[start : start + rows]
-        yield Piece(size_bytes=part.nbytes, make=partial(_sum, part, halves, start))
+        yield Piece(size_bytes=part.nbytes, make=partial(_sum, part, halves, start, entry.name))
         shard.release()
 
 
-def _sum(weight: np.ndarray, halves: _Halves, first_row: int) -> memoryview:
-    """Return some rows of a weight, merged; BF16 is uint16 here."""
+def _sum(weight: np.ndarray, halves: _Halves, first_row: int, name: str) -> memoryview:
+    """Return some rows of a weight, merged; BF16 is uint16 here.
+
+    Raises AdapterInvalid where a sum is more than float16 holds. The other dtypes hold every sum: see
+    `MAX_WEIGHT`.
+    """
     a, b = halves()
     update = b[first_row : first_row + len(weight)] @ a
-    merged = narrowed(widened(weight) + update, weight.dtype)
+    with np.errstate(over="ignore"):
+        merged = narrowed(widened(weight) + update, weight.dtype)
+    if weight.dtype == np.float16 and (np.isinf(merged) & ~np.isinf(weight)).any():
+        problem = f"{shown(name)} with the update is more than float16 holds, {np.finfo(np.float16).max:g}"
+        raise refusal(Reason.UPDATE_TOO_LARGE, problem)
     return np.ascontiguousarray(merged).reshape(-1).view(np.uint8).data
 
 

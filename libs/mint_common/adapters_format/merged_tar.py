@@ -2,13 +2,16 @@
 
 Invariant: a tar that is read from some byte on costs no more than the bytes behind it.
 Run as a program (the base's folder, the adapter's, the first byte), it writes a line of JSON, a `TarHead`,
-and behind it the tar from that byte on. The adapter's folder may be removed once that line is there.
+and behind it the tar from that byte on. The adapter's folder may be removed once that line is there. A weight
+that cannot be merged is told in the head where reading begins with it; else it ends the tar, and its error is
+on standard error.
 """
 
 import os
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -85,23 +88,27 @@ def main(base: str, adapter: str, begin: str) -> None:
     """Write the head and the tar to standard output, until its reader has gone."""
     os.nice(_NICE)
     out = sys.stdout.buffer
-    files: list[MergedFile] = []
+    parts: Iterator[bytes | memoryview] = iter(())
+    first: bytes | memoryview = b""
     try:
         files = plan_tar(Path(base), Path(adapter))
         head = TarHead(size_bytes=tar_bytes(files))
         if int(begin) >= head.size_bytes:
             raise RangeBeyond(begin=int(begin), size_bytes=head.size_bytes)
+        parts = read_tar(files, begin=int(begin))
+        first = next(parts)
     except MintError as error:
         head = TarHead(error=error.to_payload())
     try:
         out.write(msgspec.json.encode(head) + b"\n")
         out.flush()
-        if head.error is None:
-            for part in read_tar(files, begin=int(begin)):
-                out.write(part)
+        for part in chain([first], parts):
+            out.write(part)
         out.flush()
     except BrokenPipeError:
         os._exit(1)  # the interpreter would try to write what is left
+    except MintError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ _WHAT = "the merging of weights"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit statuses of a process that may succeed when it is started again."""
 _EXIT_SECONDS = 10.0
+_TOLD_CHARACTERS = 2000
+"""Of what a process wrote to standard error: the end, where Python names the error."""
 _COMMAND = (sys.executable, "-I", "-m", "mint_common.adapters_format.merged_tar")
 _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -91,7 +93,7 @@ class MergingProcesses:
             await stage_adapter(self._blobs, manifest, adapter)
             command = (*_COMMAND, str(self._base_dir), str(adapter), str(begin))
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, stdout=PIPE, env=_ENVIRON, limit=_PART_BYTES
+                *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=_ENVIRON, limit=_PART_BYTES
             )
             stack.push_async_callback(_end, process)
             return process, await _size(process)
@@ -130,8 +132,9 @@ class ProcessTar:
             await asyncio.sleep(self._pace.wait_seconds(len(part), now=loop.time()))
             yield part
         if left:
-            status = await _status(self._process)
-            _log.error("merging process ended too soon", extra={"status": status, "left_bytes": left})
+            status, told = await _ending(self._process)
+            ended = {"status": status, "left_bytes": left, "problem": told}
+            _log.error("merging process ended too soon", extra=ended)
             raise Unavailable(what=_WHAT, problem=f"its process ended {left} bytes too soon")
 
     async def close(self) -> None:
@@ -146,8 +149,8 @@ async def _size(process: Process) -> int:
         line = await _output(process).readline()
         head = msgspec.json.decode(line, type=TarHead)
     except (ValueError, msgspec.DecodeError) as error:  # a line that is too long, or no head
-        status = None if line else await _status(process)
-        _log.error("merging process failed", extra={"status": status, "problem": str(error)})
+        status, told = (None, "") if line else await _ending(process)
+        _log.error("merging process failed", extra={"status": status, "problem": told or str(error)})
         if status in _KILLED:
             raise Unavailable(what=_WHAT, problem="its process was killed") from error
         raise MintError from error
@@ -161,12 +164,15 @@ def _output(process: Process) -> asyncio.StreamReader:
     return process.stdout
 
 
-async def _status(process: Process) -> int | None:
-    """Return the exit status of a process whose output has ended, None while it has none."""
+async def _ending(process: Process) -> tuple[int | None, str]:
+    """Return the status of a process whose output has ended, None while it has none, and its last words."""
+    assert process.stderr is not None
+    told = b""
     with suppress(TimeoutError):
         async with asyncio.timeout(_EXIT_SECONDS):
-            return await process.wait()
-    return None
+            told = await process.stderr.read()
+            await process.wait()
+    return process.returncode, told.decode(errors="replace").strip()[-_TOLD_CHARACTERS:]
 
 
 async def _end(process: Process) -> None:

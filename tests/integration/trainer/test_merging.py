@@ -1,6 +1,7 @@
 """Processes that merge weights beside training: few at a time, and none is left, however a tar ends."""
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,12 +13,14 @@ import numpy as np
 import psutil
 import pytest
 from fastapi import FastAPI
+from safetensors.numpy import load_file, save_file
 from starlette.types import Message, Receive
 
 from mint_common.adapters_format import build_adapter, peft_name, read_base_facts, store_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
 from mint_common.errors import (
+    AdapterInvalid,
     BlobMissing,
     InvalidField,
     MintError,
@@ -47,12 +50,16 @@ def blobs(tmp_path: Path) -> LocalBlobs:
 @pytest.fixture
 async def manifest(blobs: LocalBlobs) -> Claim:
     """A revision over the tiny base."""
+    return await store_revision(blobs)
+
+
+async def store_revision(blobs: LocalBlobs, *, size: float = 1.0) -> Claim:
     facts = read_base_facts(TINY)
     random = np.random.default_rng(0)
     tensors = {}
     for module, (width, height) in facts.modules.items():
-        tensors[peft_name(module, "A")] = random.normal(size=(2, width)).astype(np.float32)
-        tensors[peft_name(module, "B")] = random.normal(size=(height, 2)).astype(np.float32)
+        tensors[peft_name(module, "A")] = random.normal(0, size, (2, width)).astype(np.float32)
+        tensors[peft_name(module, "B")] = random.normal(0, size, (height, 2)).astype(np.float32)
     files = build_adapter(facts=facts, policy_id=PolicyId("p"), step=1, parent=None, rank=2, tensors=tensors)
     return await store_adapter(blobs, files, export_id="export_1")
 
@@ -178,6 +185,32 @@ async def test_a_stopped_trainer_cuts_its_tars_off(merging, manifest) -> None:
 
     await http(SCOPE.copy(), asking(manifest), read)
     assert refused[0]["status"] == 503
+
+
+async def test_a_weight_that_cannot_be_merged_ends_the_tar_and_is_logged(blobs, tmp_path, caplog) -> None:
+    base, staging = tmp_path / "half", tmp_path / "staging"
+    staging.mkdir()
+    shutil.copytree(TINY, base)
+    (shard,) = base.glob("*.safetensors")
+    weights = {name: array.astype(np.float16) for name, array in load_file(shard).items()}
+    wrong = f"{list(read_base_facts(TINY).modules)[-1]}.weight"
+    weights[wrong][...] = 65504
+    save_file(weights, shard)
+    merging = MergingProcesses(blobs, base, staging, most=1)
+    manifest = await store_revision(blobs, size=5.0)
+    tar, parts = await merging.open(TENANT, manifest, begin=0), list[bytes]()
+
+    async def read() -> None:
+        async for part in tar.parts():
+            parts.append(part)
+
+    with pytest.raises(Unavailable, match="too soon"):
+        await read()
+    await tar.close()
+    (record,) = [each for each in caplog.records if each.message == "merging process ended too soon"]
+    assert (record.status, wrong in record.problem) == (1, True)
+    with pytest.raises(AdapterInvalid, match=wrong):
+        await merging.open(TENANT, manifest, begin=sum(map(len, parts)))
 
 
 async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from mint_common.adapters_format import (
     BASE_FILE,
@@ -124,6 +125,72 @@ def test_the_adapter_may_go_once_the_tar_is_planned(base, adapter) -> None:
     for path in adapter.iterdir():
         path.unlink()
     assert b"".join(read_tar(files)) == content
+
+
+NAME = f"{MODULE}.weight"
+NEAR_THE_END = WIDTH - 1, 5
+"""A place in the second piece of a float16 weight."""
+
+
+def in_half(base: Path, weights: dict[str, np.ndarray], *, largest: float) -> None:
+    """Store a base in float16 with one weight of that size."""
+    halves = {name: array.astype(np.float16) for name, array in weights.items()}
+    halves[NAME][NEAR_THE_END] = largest
+    (base / "model.safetensors").write_bytes(write_tensors(halves))
+
+
+def adapter_of(folder: Path, *, update: float) -> Path:
+    """Write an adapter whose update is one number, at `NEAR_THE_END`."""
+    a, b = np.zeros((2, WIDTH), np.float32), np.zeros((WIDTH, 2), np.float32)
+    row, column = NEAR_THE_END
+    a[0, column], b[row, 0] = update / 64, 64
+    tensors = {**HALVES, peft_name(MODULE, "A"): a, peft_name(MODULE, "B"): b}
+    files = build_adapter(facts=FACTS, policy_id=PolicyId("p"), step=1, parent=None, rank=2, tensors=tensors)
+    folder.mkdir()
+    for name, data in files.files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def merged_model(base: Path, adapter: Path) -> dict[str, np.ndarray]:
+    (model,) = [file for file in plan_tar(base, adapter) if file.name == "model.safetensors"]
+    return safetensors.numpy.load(b"".join(piece.make() for piece in model.pieces()))
+
+
+@pytest.mark.parametrize(("largest", "update"), [(65504.0, -70000.0), (65504.0, 15.0), (-60000.0, 100000.0)])
+def test_what_float16_holds_is_merged(base, weights, tmp_path, largest: float, update: float) -> None:
+    """The next number in float16 would be 65,536: up to half of the way sums are rounded down."""
+    in_half(base, weights, largest=largest)
+    merged = merged_model(base, adapter_of(tmp_path / "wide", update=update))[NAME]
+    assert merged.dtype == np.float16
+    assert merged[NEAR_THE_END] == np.float16(np.float32(largest) + np.float32(update))
+    assert np.isfinite(merged).all()
+
+
+@pytest.mark.parametrize(("largest", "update"), [(0.0, 65520.0), (1000.0, 65000.0), (-40000.0, -40000.0)])
+def test_an_update_beyond_float16_is_refused_before_anything_is_made(
+    base, weights, tmp_path, largest: float, update: float
+) -> None:
+    in_half(base, weights, largest=largest)
+    with pytest.raises(AdapterInvalid, match=f"update_too_large.*{NAME}.*65504"):
+        plan_tar(base, adapter_of(tmp_path / "wide", update=update))
+
+
+def test_a_weight_of_the_base_near_the_end_of_float16_is_no_infinity(base, weights, tmp_path) -> None:
+    in_half(base, weights, largest=60000.0)
+    files = plan_tar(base, adapter_of(tmp_path / "wide", update=6000.0))
+    made: list[bytes | memoryview] = []
+    with pytest.raises(AdapterInvalid, match=f"update_too_large.*{NAME}"):
+        made.extend(read_tar(files))
+    reached = sum(map(len, made))
+    with pytest.raises(AdapterInvalid, match=NAME):
+        next(read_tar(files, begin=reached))
+    assert len(next(read_tar(files, begin=reached - 1))) == 1
+
+
+def test_what_the_base_itself_has_no_number_for_stays(base, weights, tmp_path) -> None:
+    in_half(base, weights, largest=np.inf)
+    assert np.isinf(merged_model(base, adapter_of(tmp_path / "wide", update=100.0))[NAME][NEAR_THE_END])
 
 
 def test_a_base_that_does_not_fit_is_refused_before_anything_is_made(base, adapter, weights) -> None:
