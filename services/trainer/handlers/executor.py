@@ -42,7 +42,16 @@ from services.trainer.core.wave_operations import (
 )
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
-from services.trainer.ports.policies import StateExport
+from services.trainer.ports.policies import (
+    Clear,
+    Copy,
+    DistillTask,
+    ExportWeights,
+    PolicyWork,
+    Replace,
+    StateExport,
+    StepTask,
+)
 
 T = TypeVar("T")
 
@@ -113,12 +122,11 @@ class Executor:
 
     async def _replay(self, executed: Sequence[StoredOperation]) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""
-        policies, session = self._term.policies, self._session
         works = [work for stored in executed for work in await self._done_again(stored)]
         again: list[Awaitable[object]] = []
         for work in works:
             if work is None:
-                again.append(policies.begin_clear(session.policy_id, session.tenant_id))
+                again.append(self._begin(Clear()))
             elif isinstance(work, Step) or _adds_gradient(work):
                 again.append(self.begin(work))
         for result in await asyncio.gather(*again, return_exceptions=True):
@@ -128,7 +136,8 @@ class Executor:
                 raise result
             if isinstance(result, BaseException):
                 problem = f"what was executed before fails now: {type(result).__name__}: {result}"
-                raise CheckpointLost(uri=f"replay of {session.policy_id}", problem=problem) from result
+                uri = f"replay of {self._session.policy_id}"
+                raise CheckpointLost(uri=uri, problem=problem) from result
 
     async def _done_again(self, stored: StoredOperation) -> list[Work | None]:
         """Return what an executed operation had to do, if it may have changed the state; None is clearing."""
@@ -151,26 +160,24 @@ class Executor:
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
         """Queue a computation: a pass, a step, or a wave's export."""
-        policies, session = self._term.policies, self._session
+        session = self._session
         match work:
             case Pass() | WaveBatch():
+                policies = self._term.policies
                 return policies.begin_pass(session.policy_id, session.tenant_id, work, alone=alone)
             case Step():
-                return policies.begin_step(
-                    session.policy_id,
-                    session.tenant_id,
-                    work,
-                    alone=alone,
-                    needs_gradient=session.is_managed,
-                )
+                return self._begin(StepTask(step=work, needs_gradient=session.is_managed), alone=alone)
             case _:
                 assert isinstance(work, WaveExport), work
                 return self._begin_export()
 
-    def _begin_export(self) -> Awaitable[StateExport]:
+    def _begin(self, work: PolicyWork[T], *, alone: bool = False) -> Awaitable[T]:
         session = self._session
-        after = ExportLineage(digest=session.digest, parent=session.parent)
-        return self._term.policies.begin_export(session.policy_id, session.tenant_id, after)
+        return self._term.policies.begin(session.policy_id, session.tenant_id, work, alone=alone)
+
+    def _begin_export(self) -> Awaitable[StateExport]:
+        lineage = ExportLineage(digest=self._session.digest, parent=self._session.parent)
+        return self._begin(ExportWeights(after=lineage))
 
     async def keep(self, operation: LoggedOperation, *, alone: bool = False) -> StateResult:
         """Execute an operation that saves, loads, distills or ends."""
@@ -198,10 +205,7 @@ class Executor:
 
     def copy(self, *, with_gradient: bool) -> Awaitable[bytes]:
         """Queue a copy of the state."""
-        session = self._session
-        return self._term.policies.begin_copy(
-            session.policy_id, session.tenant_id, with_gradient=with_gradient
-        )
+        return self._begin(Copy(with_gradient=with_gradient))
 
     async def _open(self, operation: Open) -> StateResult:
         await self._term.policies.admit(self._session.policy_id, operation.lora, data=None)
@@ -222,34 +226,28 @@ class Executor:
             problem = f"a checkpoint of {record.base!r}, not of {session.base!r}"
             raise InvalidField(field="reference_model_path", problem=problem)
         weights = await self._term.states.mix(record.lora, [record], [1.0])
-        return await self._term.policies.begin_distill(
-            session.policy_id, session.tenant_id, distill, record.lora, weights, alone=alone
-        )
+        return await self._begin(DistillTask(distill=distill, teacher=record.lora, data=weights), alone=alone)
 
     async def _load(self, ref: CheckpointRef, *, with_optimizer: bool) -> int:
         # The checkpoint may be one that this policy saved a moment ago.
         await self._settled()
         record = await self._term.readable(ref, self._session.tenant_id)
         check_fits(record, self._session)
-        return await self._term.policies.begin_load(
-            self._session.policy_id,
-            self._session.tenant_id,
-            self._session.lora,
-            await self._checkpoint(record.claim),
-            with_optimizer=with_optimizer,
-        )
+        return await self._replace(await self._checkpoint(record.claim), with_optimizer=with_optimizer)
+
+    async def _replace(self, data: bytes, *, with_optimizer: bool) -> int:
+        """Replace the state by a checkpoint's; return its step."""
+        return await self._begin(Replace(lora=self._session.lora, data=data, with_optimizer=with_optimizer))
 
     async def _load_revision(self, revision: RevisionRef | None) -> int:
-        policies, session = self._term.policies, self._session
+        session = self._session
         if revision is None:
-            await policies.admit(session.policy_id, session.lora, data=None)
+            await self._term.policies.admit(session.policy_id, session.lora, data=None)
             self._lost = None
             return 0
         before = await self.copy(with_gradient=False)
         data = await self._term.states.at(revision, session.lora, before)
-        return await policies.begin_load(
-            session.policy_id, session.tenant_id, session.lora, data, with_optimizer=True
-        )
+        return await self._replace(data, with_optimizer=True)
 
     async def _mix(self, mixture: Sequence[Ingredient]) -> int:
         session = self._session
@@ -258,9 +256,7 @@ class Executor:
             check_fits(record, session)
         coefficients = [part.coefficient for part in mixture]
         data = await self._term.states.mix(session.lora, records, coefficients)
-        return await self._term.policies.begin_load(
-            session.policy_id, session.tenant_id, session.lora, data, with_optimizer=False
-        )
+        return await self._replace(data, with_optimizer=False)
 
     async def _checkpoint(self, claim: Claim) -> bytes:
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 from mint_common.adapters_format import AdapterFiles
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -12,6 +12,9 @@ from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step, Stepped
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.operations import ExportLineage
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Tier = Literal["device", "host"]
 """Where a policy in memory is; one that is in neither is restored from its snapshot and its log."""
@@ -34,6 +37,66 @@ class StateExport:
     parent: Digest | None
     adapter: AdapterFiles
     seconds: float = 0.0
+
+
+class PolicyWork(Generic[T_co]):
+    """Work on a policy that is no pass; the parameter is what it gives."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTask(PolicyWork[Stepped]):
+    """Take an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before.
+
+    Raises NoGradient where one that ``needs_gradient`` has none: the pass before it was refused.
+    """
+
+    step: Step
+    needs_gradient: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillTask(PolicyWork[Distilled]):
+    """Distill from the weights of a training checkpoint, ``data``, whose LoRA is ``teacher``.
+
+    Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher.
+    """
+
+    distill: Distill
+    teacher: LoraSpec
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(PolicyWork[bytes]):
+    """Copy the state, as bytes. Training goes on while they are written."""
+
+    with_gradient: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportWeights(PolicyWork[StateExport]):
+    """Export the weights after an earlier export. Training goes on while that is built."""
+
+    after: ExportLineage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace(PolicyWork[int]):
+    """Replace the state by a checkpoint's, and clear the gradient; gives its step, 0 without the optimizer.
+
+    Raises CheckpointLost when the bytes do not fit the policy.
+    """
+
+    lora: LoraSpec
+    data: bytes
+    with_optimizer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clear(PolicyWork[None]):
+    """Clear the gradient."""
 
 
 class Policies(Protocol):
@@ -87,7 +150,7 @@ class Policies(Protocol):
     def begin_pass(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
-        """Queue a pass behind what the policy has to do; every `begin_` keeps the order of its calls.
+        """Queue a pass behind what the policy has to do, in the order of the calls of this and of `begin`.
 
         ``alone`` keeps other policies out of its batch. A wave's pass that only measures is computed in runs
         of a bounded number of tokens, between which others have their turn; the policy's weights must not be
@@ -98,61 +161,10 @@ class Policies(Protocol):
         """
         ...
 
-    def begin_distill(
-        self,
-        policy_id: PolicyId,
-        tenant_id: TenantId,
-        work: Distill,
-        teacher: LoraSpec,
-        data: bytes,
-        *,
-        alone: bool = False,
-    ) -> Awaitable[Distilled]:
-        """Queue a distillation from the weights of a training checkpoint, whose LoRA is ``teacher``.
-
-        Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher. ``alone``
-        is a pass's.
-        """
-        ...
-
-    def begin_step(
-        self,
-        policy_id: PolicyId,
-        tenant_id: TenantId,
-        work: Step,
-        *,
-        alone: bool = False,
-        needs_gradient: bool = False,
-    ) -> Awaitable[Stepped]:
-        """Queue an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before.
-
-        Raises NoGradient where one that ``needs_gradient`` has none: the pass before it was refused.
-        """
-        ...
-
-    def begin_copy(
-        self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
-    ) -> Awaitable[bytes]:
-        """Queue a copy of the state, as bytes. Training goes on while it is written."""
-        ...
-
-    def begin_load(
-        self, policy_id: PolicyId, tenant_id: TenantId, lora: LoraSpec, data: bytes, *, with_optimizer: bool
-    ) -> Awaitable[int]:
-        """Queue the replacing of the state by a checkpoint's; return its step, 0 without the optimizer.
-
-        The gradient is cleared. Raises CheckpointLost when the bytes do not fit the policy.
-        """
-        ...
-
-    def begin_export(
-        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportLineage
-    ) -> Awaitable[StateExport]:
-        """Queue an export of the weights."""
-        ...
-
-    def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
-        """Queue the clearing of the gradient."""
+    def begin(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
+    ) -> Awaitable[T]:
+        """Queue other work, as a pass is queued; also raises what the work's class says."""
         ...
 
 

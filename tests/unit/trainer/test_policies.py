@@ -22,7 +22,7 @@ from services.trainer.core.operations import ExportLineage, NotResident
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import StateExport
+from services.trainer.ports.policies import Copy, DistillTask, ExportWeights, StateExport, StepTask
 
 from .conftest import facts_of, random_model
 from .managed import StepSettings, wave_batch
@@ -62,8 +62,8 @@ async def begin_wave(
     batch = build_grpo_batch(record)
     begun = [policies.begin_pass(policy_id, TENANT, wave_batch(batch, GRPO))]
     if batch.rows:
-        begun.append(policies.begin_step(policy_id, TENANT, ADAM, needs_gradient=True))
-    begun.append(policies.begin_export(policy_id, TENANT, FIRST))
+        begun.append(policies.begin(policy_id, TENANT, StepTask(step=ADAM, needs_gradient=True)))
+    begun.append(policies.begin(policy_id, TENANT, ExportWeights(after=FIRST)))
     return await asyncio.gather(*begun, return_exceptions=True)
 
 
@@ -77,7 +77,7 @@ async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: Pol
 
 
 async def state_of(policies: ResidentPolicies, policy_id: PolicyId = A) -> bytes:
-    return await policies.begin_copy(policy_id, TENANT, with_gradient=True)
+    return await policies.begin(policy_id, TENANT, Copy(with_gradient=True))
 
 
 def wild(record: WaveRecord) -> WaveRecord:
@@ -243,8 +243,9 @@ async def test_a_distillation_that_breaks_the_machinery_takes_nobody_along_when_
             for policy_id in (A, B):
                 await policies.admit(policy_id, lora, data=None)
             teacher = write_state(new_state(facts, lora))
-            breaking = policies.begin_distill(B, TENANT, make_distill(0), lora, teacher, alone=alone)
-            copying = policies.begin_copy(A, TENANT, with_gradient=False)
+            learning = DistillTask(distill=make_distill(0), teacher=lora, data=teacher)
+            breaking = policies.begin(B, TENANT, learning, alone=alone)
+            copying = policies.begin(A, TENANT, Copy(with_gradient=False))
             broken, copied = await asyncio.gather(breaking, copying, return_exceptions=True)
             assert isinstance(broken, RuntimeError)
             assert isinstance(copied, bytes) is alone
@@ -261,7 +262,7 @@ async def test_what_is_dropped_while_it_is_at_work_is_not_continued_from(
     await unwanted
     assert not policies.has(A)
     with pytest.raises(NotResident):
-        await policies.begin_copy(A, TENANT, with_gradient=False)
+        await policies.begin(A, TENANT, Copy(with_gradient=False))
     await policies.admit(A, lora, data=None)
     wanted = await step(policies, make_record(seed=1))
     assert wanted.taken is not None
@@ -287,7 +288,7 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
             policies.forget_all()  # as when a term ends
         await swap_out(residents)
 
-    copies = [policies.begin_copy(each, TENANT, with_gradient=False) for each in admitted]
+    copies = [policies.begin(each, TENANT, Copy(with_gradient=False)) for each in admitted]
     copying = asyncio.gather(*copies)
     while not worker.at_work:
         await asyncio.sleep(0)

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -16,17 +17,9 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import PACKED
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
-from mint_common.training import Distill, Distilled, Pass, Passed, Step, Stepped
+from mint_common.training import Pass, Passed
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import (
-    Clear,
-    Copy,
-    DistillTask,
-    PolicyTask,
-    Replace,
-    StepTask,
-    Work,
-)
+from services.trainer.adapters.policies.tasks import PolicyTask
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.policies.worker import PolicyWorker
 from services.trainer.adapters.states.training_state import (
@@ -34,20 +27,15 @@ from services.trainer.adapters.states.training_state import (
     TrainingState,
     new_state,
     read_state,
-    state_copy,
     state_export,
+    write_parked,
 )
 from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.measuring import measuring_runs
-from services.trainer.core.operations import ExportLineage
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
-from services.trainer.ports.policies import (
-    StateExport,
-    Swaps,
-    Tier,
-)
+from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier
 
 T = TypeVar("T")
 
@@ -134,68 +122,35 @@ class ResidentPolicies:
             raise measured
         return measured
 
-    def begin_distill(
-        self,
-        policy_id: PolicyId,
-        tenant_id: TenantId,
-        work: Distill,
-        teacher: LoraSpec,
-        data: bytes,
-        *,
-        alone: bool = False,
-    ) -> Awaitable[Distilled]:
-        """Queue a distillation."""
-        learn = DistillTask(distill=work, teacher=teacher, data=data)
-        return self._begin(policy_id, tenant_id, learn, alone=alone)
-
-    def begin_step(
-        self,
-        policy_id: PolicyId,
-        tenant_id: TenantId,
-        work: Step,
-        *,
-        alone: bool = False,
-        needs_gradient: bool = False,
-    ) -> Awaitable[Stepped]:
-        """Queue an optimizer step."""
-        task = StepTask(step=work, needs_gradient=needs_gradient)
-        return self._begin(policy_id, tenant_id, task, alone=alone)
-
-    def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
-        """Queue the clearing of the gradient."""
-        return self._begin(policy_id, tenant_id, Clear())
-
-    def begin_load(
-        self, policy_id: PolicyId, tenant_id: TenantId, lora: LoraSpec, data: bytes, *, with_optimizer: bool
-    ) -> Awaitable[int]:
-        """Queue the replacing of the state by a checkpoint's."""
-        return self._begin(policy_id, tenant_id, Replace(lora=lora, data=data, with_optimizer=with_optimizer))
-
-    def begin_copy(
-        self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
-    ) -> Awaitable[bytes]:
-        """Queue a copy of the state; a thread of its own writes it."""
-        parked = self._begin(policy_id, tenant_id, Copy())
-        return self._written(parked, lambda parked: state_copy(parked, with_gradient=with_gradient))
-
-    def begin_export(
-        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportLineage
-    ) -> Awaitable[StateExport]:
-        """Queue an export of the weights; a thread of its own builds it."""
-        parked = self._begin(policy_id, tenant_id, Copy())
-        return self._written(
-            parked,
-            lambda parked: state_export(self.facts, policy_id, parked, after, layout=self.layout),
-        )
+    def begin(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
+    ) -> Awaitable[T]:
+        """Queue other work; a thread of its own writes what a copy or an export gives."""
+        begun, asked = self._begin(policy_id, tenant_id, work, alone=alone), cast("object", work)
+        match asked:
+            case Copy(with_gradient=with_gradient):
+                return self._written(begun, partial(write_parked, with_gradient=with_gradient))
+            case ExportWeights(after=after):
+                export = partial(state_export, self.facts, policy_id, after=after, layout=self.layout)
+                return self._written(begun, export)
+            case _:
+                return begun
 
     def _begin(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Work, *, alone: bool = False
+        self,
+        policy_id: PolicyId,
+        tenant_id: TenantId,
+        work: Pass | WaveBatch | PolicyWork[Any],
+        *,
+        alone: bool = False,
     ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `tasks.Done`
         task = PolicyTask(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
         self._worker.add_task(task, tenant_id, alone=alone)
         return task.done
 
-    async def _written(self, parked: "asyncio.Future[ParkedState]", write: Callable[[ParkedState], T]) -> T:
+    async def _written(
+        self, parked: "asyncio.Future[ParkedState]", write: Callable[[ParkedState], object]
+    ) -> Any:  # what a copy or an export gives
         state = await parked
         return await self._worker.write(lambda: write(state))
 

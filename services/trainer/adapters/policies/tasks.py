@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mint_common.errors import MintError
-from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
-from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step, Stepped
+from mint_common.training import Distilled, Lesson, Pass, Passed, Step, Stepped
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
@@ -23,7 +22,6 @@ from services.trainer.adapters.states.training_state import (
     park_state,
     read_state,
     resume_state,
-    without_optimizer,
 )
 from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
@@ -32,45 +30,16 @@ from services.trainer.adapters.training.wave_passes import MeasuredRun
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
+from services.trainer.ports.policies import (
+    Clear,
+    Copy,
+    DistillTask,
+    ExportWeights,
+    PolicyWork,
+    Replace,
+    StepTask,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """Copy the state for another thread to write."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clear:
-    """Drop the accumulated gradient."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replace:
-    """Take over a checkpoint's state."""
-
-    lora: LoraSpec
-    data: bytes
-    with_optimizer: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillTask:
-    """Distill from the weights of a checkpoint."""
-
-    distill: Distill
-    teacher: LoraSpec
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTask:
-    """Take an optimizer step; one that ``needs_gradient`` is refused without."""
-
-    step: Step
-    needs_gradient: bool
-
-
-Work = Pass | WaveBatch | StepTask | Copy | Clear | Replace | DistillTask
 Done = Passed | MeasuredRun | Stepped | Distilled | ParkedState | int | None
 
 
@@ -79,7 +48,7 @@ class PolicyTask:
     """A piece of work that somebody waits for."""
 
     policy_id: PolicyId
-    work: Work
+    work: Pass | WaveBatch | PolicyWork[Any]
     done: "Future[Any]"  # what the work's kind gives: see `Done`
 
     @property
@@ -92,7 +61,7 @@ class PolicyTask:
                 return "forward_backward" if self.work.adds_gradient else "forward"
             case StepTask():
                 return "optim_step"
-            case Copy():
+            case Copy() | ExportWeights():
                 return "copy"
             case _:
                 return "upkeep"
@@ -189,14 +158,14 @@ def _take_steps(
 
 
 def _work_on(
-    base: ScoringBase, tiers: PolicyTiers, resident: ResidentPolicy, work: Work, *, max_tokens: int
+    base: ScoringBase, tiers: PolicyTiers, resident: ResidentPolicy, work: object, *, max_tokens: int
 ) -> Done | MintError:
     if isinstance(work, Replace):
         try:
             state = read_state(base.facts, work.lora, work.data)
         except ValueError as error:
             return CheckpointLost(uri="", problem=str(error))
-        resident.state = state if work.with_optimizer else without_optimizer(state)
+        resident.state = state if work.with_optimizer else TrainingState(lora=state.lora)
         return resident.state.step
     state = tiers.swap_in(resident)
     if isinstance(work, DistillTask):
@@ -204,7 +173,7 @@ def _work_on(
     if isinstance(work, Clear):
         state.lora.leaf.grad = None
         return None
-    assert isinstance(work, Copy), work
+    assert isinstance(work, Copy | ExportWeights), work
     return park_state(state)
 
 

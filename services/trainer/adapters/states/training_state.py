@@ -53,7 +53,10 @@ def write_state(state: TrainingState) -> bytes:
 
 
 def write_parked(parked: "ParkedState", *, with_gradient: bool = False) -> bytes:
-    """Return the checkpoint: adapter, both moments and the step, as safetensors; a gradient if asked."""
+    """Return the checkpoint: adapter, both moments and the step, as safetensors.
+
+    It has the gradient too, if that is asked for and there is one.
+    """
     tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
     prefixes = ["", *(f"{name}." for name in MOMENTS)]
     if with_gradient:
@@ -86,11 +89,6 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     if state.step:
         state.moments = moments
     return state
-
-
-def without_optimizer(state: TrainingState) -> TrainingState:
-    """Return the same weights with a fresh optimizer and a step count of 0."""
-    return TrainingState(lora=state.lora)
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
@@ -151,12 +149,6 @@ def resume_state(parked: ParkedState, device: torch.device | None = None) -> Tra
     if len(others) > len(MOMENTS):
         leaf.grad = others[-1]
     return state
-
-
-def state_copy(parked: ParkedState, *, with_gradient: bool) -> bytes:
-    """Return the bytes of a state, with its gradient if it has one and that is wanted."""
-    has_gradient = parked.buffer.numel() > 3 * parked.layout.size
-    return write_parked(parked, with_gradient=with_gradient and has_gradient)
 
 
 def state_export(
