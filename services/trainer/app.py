@@ -43,7 +43,7 @@ from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
-from services.trainer.handlers.lease_term import OperationSettings
+from services.trainer.handlers.lease_term import OperationParts, OperationSettings
 from services.trainer.handlers.operations import Operations
 from services.trainer.handlers.waves import WaveIntake
 from services.trainer.http import checkpoints as checkpoint_routes
@@ -133,16 +133,12 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             ready=lambda: registration.is_done,
             max_body_bytes=_MAX_BODY_BYTES,
         )
-        rows = PostgresCheckpointRows(pool)
-        ledger = PostgresLedger(pool, clock)
-        store = PostgresOperations(pool, base=base)
-        operations = Operations(
+        parts = OperationParts(
             policies=policies,
             states=BlobStates(blobs, policies.facts),
-            store=store,
-            rows=rows,
-            ledger=ledger,
-            lease=PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),
+            store=PostgresOperations(pool, base=base),
+            rows=PostgresCheckpointRows(pool),
+            ledger=PostgresLedger(pool, clock),
             blobs=blobs,
             clock=clock,
             settings=OperationSettings(
@@ -153,18 +149,12 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
                 tenant_operations=settings.tenant_operations,
             ),
         )
-        waves = WaveIntake(
-            policies=policies,
-            operations=operations,
-            store=store,
-            ledger=ledger,
-            blobs=blobs,
-            clock=clock,
-            mismatch=_mismatch(settings, policies.facts, placement),
-        )
+        lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
+        operations = Operations(parts, lease)
+        waves = WaveIntake(parts, operations, _mismatch(settings, policies.facts, placement))
         dispatcher = Dispatcher(
             bus=bus,
-            ledger=ledger,
+            ledger=parts.ledger,
             durable=f"trainer-{base}",
             clock=clock,
             ack_wait_seconds=_ACK_WAIT_SECONDS,
@@ -172,7 +162,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             concurrency=2 * settings.batch_policies,
         )
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
-        session_routes.add_routes(http, policies, operations)
+        session_routes.add_routes(http, parts)
         operation_routes.add_routes(http, operations)
         rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)
         stack.callback(rendering.close)
@@ -181,7 +171,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         stack.callback(folder.remove)
         merging = MergingProcesses(blobs, settings.base_dir, folder.path, most=settings.merges)
         merging_routes.add_routes(http, merging)
-        checkpoint_routes.add_routes(http, CheckpointAdmin(rows=rows, blobs=blobs, clock=clock))
+        checkpoint_routes.add_routes(http, CheckpointAdmin(rows=parts.rows, blobs=blobs, clock=clock))
         yield Trainer(
             http=http,
             facts=policies.facts,

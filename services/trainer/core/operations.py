@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField, MintError
 from mint_common.events import LoraSpec
@@ -59,17 +61,7 @@ class TrainingSession:
 
     def record(self) -> SessionRecord:
         """Return what others see of it."""
-        return SessionRecord(
-            policy_id=self.policy_id,
-            tenant_id=self.tenant_id,
-            base=self.base,
-            lora=self.lora,
-            step=self.step,
-            metadata=self.metadata,
-            created_at=self.created_at,
-            last_operation_at=self.last_operation_at,
-            closed_at=self.closed_at,
-        )
+        return msgspec.convert(self, SessionRecord, from_attributes=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

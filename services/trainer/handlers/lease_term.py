@@ -1,7 +1,7 @@
-"""What the drivers of operations share during one term of the lease: ports, fencing token, settings."""
+"""What those who take and drive operations share: ports, settings, and a term's fencing token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -34,10 +34,9 @@ class OperationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseTerm:
-    """A time during which this process holds the lease. Any: connections are the adapters' own."""
+class OperationParts:
+    """What operations of a base are done with. Any: connections are the adapters' own."""
 
-    token: int
     policies: Policies
     states: StoredStates
     store: OperationStore[Any]
@@ -46,7 +45,7 @@ class LeaseTerm:
     blobs: Blobs
     clock: Clock
     settings: OperationSettings
-    outcomes: Outcomes
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""
@@ -59,6 +58,18 @@ class LeaseTerm:
         """Remove bytes that no row names any more."""
         for claim in claims:
             await self.blobs.delete(claim.uri)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTerm(OperationParts):
+    """A time during which this process holds the lease; ``token`` fences what it commits."""
+
+    token: int
+
+    @classmethod
+    def begun(cls, parts: OperationParts, token: int) -> "LeaseTerm":
+        """Return the term of a token."""
+        return cls(token=token, **{each.name: getattr(parts, each.name) for each in fields(parts)})
 
 
 async def pack(blobs: Blobs, key: str, data: bytes) -> Packed:

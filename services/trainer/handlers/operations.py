@@ -10,28 +10,22 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
-from mint_common.blobs.port import Blobs
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
-from mint_common.ids import Digest, PolicyId, TenantId, WaveId
-from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
+from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
 from mint_common.waiting import wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
-from services.trainer.core.operations import NewOperation, TrainingSession
+from services.trainer.core.operations import NewOperation
 from services.trainer.core.wave_operations import WavePass, intake_of
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import read_operation
-from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
-from services.trainer.handlers.outcomes import Outcomes
-from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
-from services.trainer.ports.policies import Policies, StoredStates
+from services.trainer.handlers.lease_term import LeaseTerm, OperationParts, operation_key, pack, unpack
+from services.trainer.ports.operations import Lease
 
 _log = logging.getLogger(__name__)
 
@@ -49,43 +43,23 @@ _PATIENCE_SECONDS = 10.0
 class Operations:
     """Takes, drives and answers the operations of one base."""
 
-    def __init__(
-        self,
-        *,
-        policies: Policies,
-        states: StoredStates,
-        store: OperationStore[Any],  # the connection is the adapter's own, here and below
-        rows: CheckpointRows,
-        ledger: Ledger[Any],
-        lease: Lease,
-        blobs: Blobs,
-        clock: Clock,
-        settings: OperationSettings,
-    ) -> None:
-        self._policies = policies
-        self._states = states
-        self._store = store
-        self._rows = rows
-        self._ledger = ledger
+    def __init__(self, parts: OperationParts, lease: Lease) -> None:
+        self._parts = parts
         self._lease = lease
-        self._blobs = blobs
-        self._clock = clock
-        self._settings = settings
-        self._outcomes = Outcomes()
         self._drivers: Drivers | None = None
         self._began = asyncio.Event()
 
     @property
     def info(self) -> TrainerInfo:
         """Return which base is trained here, and whether it is now."""
-        return TrainerInfo(self._policies.facts.name, has_lease=self._began.is_set())
+        return TrainerInfo(self._parts.policies.facts.name, has_lease=self._began.is_set())
 
     async def submit(self, submission: Submission) -> None:
         """Return when an operation is durable. Idempotent: see `TrainerClient.submit`."""
-        check_submission(submission, self._policies.facts, layout=self._policies.layout)
+        check_submission(submission, self._parts.policies.facts, layout=self._parts.policies.layout)
         drivers = await self.drivers()
-        if drivers.waiting(submission.tenant_id) >= self._settings.tenant_operations:
-            depth = self._settings.tenant_operations
+        if drivers.waiting(submission.tenant_id) >= self._parts.settings.tenant_operations:
+            depth = self._parts.settings.tenant_operations
             raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
         encoded = _ENCODER.encode(submission.operation)
         digest = hashlib.sha256(encoded).digest()
@@ -97,8 +71,8 @@ class Operations:
             tenant_id=submission.tenant_id,
             kind=str(operation.__struct_config__.tag),
             digest=digest,
-            payload=await pack(self._blobs, key, encoded),
-            submitted_at=self._clock.now(),
+            payload=await pack(self._parts.blobs, key, encoded),
+            submitted_at=self._parts.clock.now(),
             opens=operation if isinstance(operation, Open) else None,
         )
         outcome = await drivers.add(new, operation)
@@ -106,52 +80,44 @@ class Operations:
             raise outcome
         if not outcome and isinstance(operation, Export):
             # A repeated export may be due to an event that the bus has lost.
-            await self._ledger.repeat(export_id_of(submission.policy_id, submission.seq))
+            await self._parts.ledger.repeat(export_id_of(submission.policy_id, submission.seq))
 
     async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
         """Let nothing wait for a number: see `TrainerClient.skip`. Between two terms nothing does."""
         drivers = self._drivers
         if drivers is None:
             return  # without a driver nothing waits
-        session = await self._store.session(policy_id)
+        session = await self._parts.store.session(policy_id)
         is_theirs = session is not None and session.tenant_id == tenant_id and not session.is_managed
         if session is not None and is_theirs and session.closed_at is None:
             await drivers.skip(policy_id, seq)
 
     async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
         """Say again that an export was made: see `TrainerClient.repeat_export`."""
-        await self._ledger.repeat(export_id_of(policy_id, seq))
+        await self._parts.ledger.repeat(export_id_of(policy_id, seq))
 
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
-        key, deadline = (policy_id, seq), self._clock.monotonic() + wait_seconds
+        key, deadline = (policy_id, seq), self._parts.clock.monotonic() + wait_seconds
         while True:
-            found = self._outcomes.find(key)
+            found = self._parts.outcomes.find(key)
             if found is None and not self._is_live(policy_id, seq):
                 # It may be finished while the database is asked.
-                found = await self._stored(policy_id, seq) or self._outcomes.find(key)
-            left = deadline - self._clock.monotonic()
+                found = await self._stored(policy_id, seq) or self._parts.outcomes.find(key)
+            left = deadline - self._parts.clock.monotonic()
             if found is not None:
                 return found
             if left <= 0:
                 return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
             # What another trainer commits is seen by looking again.
-            await self._outcomes.wait(key, seconds=min(left, _POLL_SECONDS))
+            await self._parts.outcomes.wait(key, seconds=min(left, _POLL_SECONDS))
 
     async def session(self, policy_id: PolicyId) -> SessionRecord:
         """Return a client's session. Raises NotFound."""
-        session = await self._store.session(policy_id)
+        session = await self._parts.store.session(policy_id)
         if session is None or session.is_managed:
             raise NotFound(kind="training session", name=policy_id)
         return session.record()
-
-    async def managed_sessions(self) -> list[TrainingSession]:
-        """Return the sessions of managed jobs, by policy id."""
-        return await self._store.managed_sessions()
-
-    async def held_revisions(self) -> list[Digest]:
-        """Return the revisions that open sessions exported last, or checkpoints are."""
-        return await self._store.held_revisions(now=self._clock.now())
 
     async def run(self) -> None:
         """Hold the lease and drive operations until cancelled; a retryable error begins a new term."""
@@ -165,21 +131,10 @@ class Operations:
             if fatal := [error for error in trouble if not error.retryable]:
                 raise fatal[0]
             _log.warning("term ended", extra={"problem": str(trouble[0])})
-            await self._clock.sleep(_RETRY_SECONDS)
+            await self._parts.clock.sleep(_RETRY_SECONDS)
 
     async def _serve(self, token: int) -> None:
-        term = LeaseTerm(
-            token=token,
-            policies=self._policies,
-            states=self._states,
-            store=self._store,
-            rows=self._rows,
-            ledger=self._ledger,
-            blobs=self._blobs,
-            clock=self._clock,
-            settings=self._settings,
-            outcomes=self._outcomes,
-        )
+        term = LeaseTerm.begun(self._parts, token)
         async with asyncio.TaskGroup() as group:
             drivers = Drivers(term, group)
             try:
@@ -196,32 +151,32 @@ class Operations:
                 self._began.clear()
                 metrics.LEASE_HELD.set(0)
                 # What of it is committed is not known any more, and another trainer may go on.
-                self._policies.forget_all()
+                self._parts.policies.forget_all()
 
     async def _renew(self, token: int) -> None:
         while True:
-            await self._clock.sleep(_RENEW_SECONDS)
+            await self._parts.clock.sleep(_RENEW_SECONDS)
             await self._lease.renew(token)
 
     async def _sweep(self, term: LeaseTerm) -> None:
         """Delete what has expired: checkpoints, and results that nobody will ask for any more."""
         while True:
-            now = self._clock.now()
-            unused = await self._rows.delete_expired(now=now, limit=_SWEPT_TOGETHER)
-            before = now - self._settings.result_seconds
-            unused += await self._store.forget_results(before=before, limit=_SWEPT_TOGETHER)
+            now = self._parts.clock.now()
+            unused = await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER)
+            before = now - self._parts.settings.result_seconds
+            unused += await self._parts.store.forget_results(before=before, limit=_SWEPT_TOGETHER)
             await term.discard(unused)
-            await self._clock.sleep(_SWEEP_SECONDS)
+            await self._parts.clock.sleep(_SWEEP_SECONDS)
 
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> list[str]:
         """Let records of ended jobs go: see `TrainerClient.release_records`."""
         for wave_id in waves:
             with suppress(AlreadyHandled):  # taken in: its passes are in the log until a snapshot covers them
-                async with self._ledger.transaction(intake_of(wave_id)):
+                async with self._parts.ledger.transaction(intake_of(wave_id)):
                     pass
         needed = []
-        for packed in await self._store.needed_passes(policy_id):
-            operation = read_operation(await unpack(self._blobs, packed))
+        for packed in await self._parts.store.needed_passes(policy_id):
+            operation = read_operation(await unpack(self._parts.blobs, packed))
             assert isinstance(operation, WavePass), operation
             needed.append(operation.record.uri)
         drivers = self._drivers
@@ -236,14 +191,14 @@ class Operations:
     async def drivers(self) -> Drivers:
         """Return the drivers of the term, which may be waited for a while. Raises Unavailable."""
         if self._drivers is None:
-            await wait_for_event(self._began, clock=self._clock, seconds=_PATIENCE_SECONDS)
+            await wait_for_event(self._began, clock=self._parts.clock, seconds=_PATIENCE_SECONDS)
         if self._drivers is None:
             raise Unavailable(what="the trainer", problem="it does not hold the lease of its base")
         return self._drivers
 
     async def _stored(self, policy_id: PolicyId, seq: int) -> bytes | None:
-        packed = await self._store.result(policy_id, seq)
-        return None if packed is None else await unpack(self._blobs, packed)
+        packed = await self._parts.store.result(policy_id, seq)
+        return None if packed is None else await unpack(self._parts.blobs, packed)
 
     def _is_live(self, policy_id: PolicyId, seq: int) -> bool:
         driver = self._drivers.find(policy_id) if self._drivers else None

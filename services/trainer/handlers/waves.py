@@ -8,17 +8,13 @@ their commit.
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 from weakref import WeakValueDictionary
 
-from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyHandled
 from mint_common.events import Event, TrainingFailed, WaveCompleted
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
-from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
@@ -32,9 +28,8 @@ from services.trainer.core.refusals import LoraInvalid, RecordInvalid, TrainingR
 from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
+from services.trainer.handlers.lease_term import OperationParts
 from services.trainer.handlers.operations import Operations
-from services.trainer.ports.operations import OperationStore
-from services.trainer.ports.policies import Policies
 
 _log = logging.getLogger(__name__)
 
@@ -43,25 +38,11 @@ _LOOK_SECONDS = 1.0
 
 
 class WaveIntake:
-    """Handlers of one base's trainer. Any: connections are the adapters' own."""
+    """Handlers of one base's trainer."""
 
-    def __init__(
-        self,
-        *,
-        policies: Policies,
-        operations: Operations,
-        store: OperationStore[Any],
-        ledger: Ledger[Any],
-        blobs: Blobs,
-        clock: Clock,
-        mismatch: MismatchChoice,
-    ) -> None:
-        self._policies = policies
+    def __init__(self, parts: OperationParts, operations: Operations, mismatch: MismatchChoice) -> None:
+        self._parts = parts
         self._operations = operations
-        self._store = store
-        self._ledger = ledger
-        self._blobs = blobs
-        self._clock = clock
         self._mismatch = mismatch
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
@@ -79,10 +60,10 @@ class WaveIntake:
         if await self._is_taken_in(wave):
             raise AlreadyHandled(cause=wave.id)
         drivers = await self._settled(wave.policy_id)
-        session = await self._store.session(wave.policy_id)
+        session = await self._parts.store.session(wave.policy_id)
         if session is not None and not session.is_managed:
             raise PolicyTaken(policy_id=wave.policy_id, by=writer_of(is_managed=False))
-        check_turn(session, wave, taken_step=await self._store.taken_step(wave.job_id))
+        check_turn(session, wave, taken_step=await self._parts.store.taken_step(wave.job_id))
         self._check_lora(wave)
         record = await self._read_record(wave)
         batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record))
@@ -93,13 +74,13 @@ class WaveIntake:
             first_seq=session.next_seq if session else 0,
             can_learn=bool(batch.rows),
             mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
-            now=self._clock.now(),
+            now=self._parts.clock.now(),
         )
         await drivers.append(planned, intake_of(wave.wave_id), records=records)
 
     async def _is_taken_in(self, wave: WaveCompleted) -> bool:
         """Return whether a wave was taken in, or released: its record may be gone then."""
-        return await self._ledger.outcome(intake_of(wave.wave_id)) is not None
+        return await self._parts.ledger.outcome(intake_of(wave.wave_id)) is not None
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until nothing of a policy waits any more. Raises Unavailable."""
@@ -109,17 +90,17 @@ class WaveIntake:
                 return drivers
 
     def _check_lora(self, wave: WaveCompleted) -> None:
-        check_fits(wave.lora, self._policies.facts)
-        found = layout_problem(self._policies.layout, wave.lora, self._policies.facts)
+        check_fits(wave.lora, self._parts.policies.facts)
+        found = layout_problem(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
         if found is not None:
             raise LoraInvalid(field=found.field, problem=found.problem)
 
     async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
-        record = await read_record(self._blobs, wave.record)
+        record = await read_record(self._parts.blobs, wave.record)
         revision = wave.revision.digest if wave.revision else None
         check_origin(record, wave_id=wave.wave_id, revision=revision)
         needs_logprobs = ALGORITHMS[wave.spec.algorithm].needs_logprobs(record)
-        facts = self._policies.facts
+        facts = self._parts.policies.facts
         await beside(wave.record, lambda: check_record(record, facts, needs_logprobs=needs_logprobs))
         return record
 
@@ -127,7 +108,7 @@ class WaveIntake:
         """Return what the wave's step is validated on, by its claim; it is no wave's, nor of a revision."""
         if wave.validation is None:
             return {}
-        record, facts = await read_record(self._blobs, wave.validation), self._policies.facts
+        record, facts = await read_record(self._parts.blobs, wave.validation), self._parts.policies.facts
         try:
             batch = await beside(
                 wave.validation, lambda: validation_batch(wave.spec.algorithm, record, facts)
@@ -153,7 +134,7 @@ class WaveIntake:
             code=code,
             reason=reason,
         )
-        async with self._ledger.transaction(wave.id) as transaction:
+        async with self._parts.ledger.transaction(wave.id) as transaction:
             await transaction.emit(failed)
         metrics.STEPS.labels("failed").inc()
         _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": code})

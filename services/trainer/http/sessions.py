@@ -5,11 +5,10 @@ from collections import Counter
 import msgspec
 from fastapi import FastAPI
 
-from services.trainer.handlers.operations import Operations
-from services.trainer.ports.policies import Policies
+from services.trainer.handlers.lease_term import OperationParts
 
 
-def add_routes(http: FastAPI, policies: Policies, operations: Operations) -> None:
+def add_routes(http: FastAPI, parts: OperationParts) -> None:
     """Add the trainer's routes to its HTTP application."""
 
     @http.get("/internal/sessions")
@@ -19,8 +18,8 @@ def add_routes(http: FastAPI, policies: Policies, operations: Operations) -> Non
         ``held`` are revisions that sessions go on from, or that clients named; ``in_memory`` counts the
         policies of both kinds of session by their tier.
         """
-        found = await operations.managed_sessions()
-        tiers = policies.tiers()
+        found = await parts.store.managed_sessions()
+        tiers = parts.policies.tiers()
         return {
             "sessions": [
                 {
@@ -34,7 +33,7 @@ def add_routes(http: FastAPI, policies: Policies, operations: Operations) -> Non
                 }
                 for session in found
             ],
-            "held": await operations.held_revisions(),
+            "held": await parts.store.held_revisions(now=parts.clock.now()),
             "in_memory": Counter(tiers.values()),
-            "swaps": msgspec.to_builtins(policies.swaps()),
+            "swaps": msgspec.to_builtins(parts.policies.swaps()),
         }
