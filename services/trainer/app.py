@@ -40,7 +40,7 @@ from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
-from services.trainer.core.ranks import ALONE, ProcessRank
+from services.trainer.core.ranks import ALONE, ProcessRank, RankSetup
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
 from services.trainer.handlers.lease_term import OperationParts, OperationSettings
@@ -87,22 +87,13 @@ class Trainer:
 async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) -> AsyncIterator[Trainer]:
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
-    placement = _placement(settings, process)
+    setup = _setup(settings, process)
     check_trainable(read_base_facts(settings.base_dir), field="MINT_TRAINER_BASE_DIR")
     async with AsyncExitStack() as stack:
         pool, locking_pool = await _open_pools(settings.postgres.dsn, stack)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
-        ranks = await stack.enter_async_context(
-            open_group(
-                settings.base_dir,
-                process,
-                sharding=settings.sharding,
-                placement=placement,
-                threads=settings.threads,
-                timeout_seconds=settings.rank_timeout_seconds,
-            )
-        )
+        ranks = await stack.enter_async_context(open_group(setup, process))
         policies = await stack.enter_async_context(
             open_policies(
                 ranks.load,
@@ -151,7 +142,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
         operations = Operations(parts, lease)
-        waves = WaveIntake(parts, operations, _mismatch(settings, policies.facts, placement))
+        waves = WaveIntake(parts, operations, _mismatch(settings, policies.facts, setup.placement))
         dispatcher = Dispatcher(
             bus=bus,
             ledger=parts.ledger,
@@ -196,13 +187,20 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
     return pool, locking_pool
 
 
-def _placement(settings: TrainerSettings, process: ProcessRank) -> Placement:
-    return place(
+def _setup(settings: TrainerSettings, process: ProcessRank) -> RankSetup:
+    placement = place(
         device=settings.device,
         dtype=settings.dtype,
         checkpointing=settings.checkpointing,
         memory_share=settings.memory_share,
         process=process,
+    )
+    return RankSetup(
+        folder=settings.base_dir,
+        sharding=settings.sharding,
+        placement=placement,
+        threads=settings.threads,
+        timeout_seconds=settings.rank_timeout_seconds,
     )
 
 
@@ -221,14 +219,7 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
 def run_rank(settings: TrainerSettings, process: ProcessRank) -> int:
     """Follow rank 0 until it leaves; torchrun ends and starts all ranks together."""
     try:
-        run_follower(
-            settings.base_dir,
-            process,
-            sharding=settings.sharding,
-            placement=_placement(settings, process),
-            threads=settings.threads,
-            timeout_seconds=settings.rank_timeout_seconds,
-        )
+        run_follower(_setup(settings, process), process)
     except (MintError, RuntimeError) as error:
         _log.error("rank stopped", extra={"rank": process.rank, "problem": str(error)})  # not a bug of ours
         return 1

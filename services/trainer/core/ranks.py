@@ -7,9 +7,13 @@ others hold their part of the base and compute what rank 0 asks for.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, TypeVar
 
+import msgspec
+
 from mint_common.errors import MintError
+from services.trainer.core.placement import ON_CPU, Placement
 
 T = TypeVar("T")
 
@@ -32,6 +36,38 @@ class ProcessRank:
 
 
 ALONE = ProcessRank()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSetup:
+    """What every rank of a base is started with; ``threads`` are torch's.
+
+    ``timeout_seconds``: how long a rank waits for one that hangs or starts slowly.
+    """
+
+    folder: Path
+    sharding: Sharding = "none"
+    placement: Placement = ON_CPU
+    threads: int = 1
+    timeout_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankStart:
+    """A rank that rank 0 starts on its machine; they meet at a port of the loopback address."""
+
+    process: ProcessRank
+    port: int
+    setup: RankSetup
+
+    def encoded(self) -> str:
+        """Return it as an argument of a process."""
+        return msgspec.json.encode(self, enc_hook=str).decode()
+
+
+def read_rank_start(argument: str) -> RankStart:
+    """Return what `RankStart.encoded` has encoded."""
+    return msgspec.json.decode(argument, type=RankStart, dec_hook=lambda kind, value: kind(value))
 
 
 class RankLost(MintError):

@@ -1,7 +1,6 @@
 """The life of every rank but 0: carry out one order after another."""
 
 import signal
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -10,8 +9,7 @@ from services.trainer.adapters.distributed.orders import Backward, Forward, Stop
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks, joined_ranks
 from services.trainer.adapters.distributed.shapes import load_sharded
-from services.trainer.core.placement import Placement
-from services.trainer.core.ranks import ProcessRank, Sharding
+from services.trainer.core.ranks import ProcessRank, RankSetup
 
 
 def follow(passes: Passes, ranks: Ranks) -> None:
@@ -27,24 +25,18 @@ def follow(passes: Passes, ranks: Ranks) -> None:
                 return
 
 
-def run_follower(
-    folder: Path,
-    process: ProcessRank,
-    *,
-    sharding: Sharding,
-    placement: Placement,
-    threads: int,
-    timeout_seconds: float,
-    store: dist.Store | None = None,
-) -> None:
+def run_follower(setup: RankSetup, process: ProcessRank, *, store: dist.Store | None = None) -> None:
     """Join, load, follow. Signals that end a service are for rank 0, which needs the others till it is done.
 
     Raises SettingInvalid; RuntimeError when another rank is gone.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(setup.threads)
     with joined_ranks(
-        process, store=store, timeout_seconds=timeout_seconds, device_type=placement.device_type
+        process,
+        store=store,
+        timeout_seconds=setup.timeout_seconds,
+        device_type=setup.placement.device_type,
     ) as ranks:
-        follow(load_sharded(folder, sharding, ranks, placement), ranks)
+        follow(load_sharded(setup.folder, setup.sharding, ranks, setup.placement), ranks)

@@ -14,7 +14,6 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.distributed.ranks import host_store, joined_ranks
@@ -22,8 +21,7 @@ from services.trainer.adapters.distributed.shapes import base_bytes, load_sharde
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
 from services.trainer.adapters.model.resident_base import load_base
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.core.placement import Placement
-from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
+from services.trainer.core.ranks import ProcessRank, RankLost, RankSetup, RankStart
 
 _log = logging.getLogger(__name__)
 
@@ -35,22 +33,9 @@ _LEAVE_SECONDS = 10.0
 class RankGroup:
     """The ranks of a base as rank 0 has them; with one rank there is nothing to watch."""
 
-    def __init__(
-        self,
-        folder: Path,
-        process: ProcessRank,
-        *,
-        sharding: Sharding,
-        placement: Placement,
-        threads: int,
-        timeout_seconds: float,
-    ) -> None:
-        self._folder = folder
+    def __init__(self, setup: RankSetup, process: ProcessRank) -> None:
+        self._setup = setup
         self._process = process
-        self._sharding = sharding
-        self._placement = placement
-        self._threads = threads
-        self._timeout_seconds = timeout_seconds
         self._lost: Future[None] = Future()
         self._closing = threading.Event()
         self._joined = ExitStack()
@@ -58,36 +43,31 @@ class RankGroup:
         self._last_resort: threading.Timer | None = None
         self._store = None
         if process.count > 1 and not process.launched:
-            self._store = host_store(process.count, timeout_seconds=timeout_seconds)
+            self._store = host_store(process.count, timeout_seconds=setup.timeout_seconds)
             self._children = [self._start(rank) for rank in range(1, process.count)]
             for rank, child in enumerate(self._children, start=1):
                 threading.Thread(target=self._wait_for, args=(rank, child), daemon=True).start()
 
-    @property
-    def pids(self) -> list[int]:
-        """Return the process ids of the ranks that were started here."""
-        return [child.pid for child in self._children]
-
     def load(self) -> ScoringBase:
         """Load the base, in the thread that is to work with it. Raises SettingInvalid."""
         if self._process.count == 1:
-            return load_base(self._folder, self._placement)
+            return load_base(self._setup.folder, self._setup.placement)
         ranks = self._joined.enter_context(
             joined_ranks(
                 self._process,
                 store=self._store,
-                timeout_seconds=self._timeout_seconds,
-                device_type=self._placement.device_type,
+                timeout_seconds=self._setup.timeout_seconds,
+                device_type=self._setup.placement.device_type,
             )
         )
-        passes = load_sharded(self._folder, self._sharding, ranks, self._placement)
-        base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._timeout_seconds)
+        passes = load_sharded(self._setup.folder, self._setup.sharding, ranks, self._setup.placement)
+        base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._setup.timeout_seconds)
         self._joined.callback(base.close)
         _log.info(
             "base spread over ranks",
             extra={
                 "ranks": ranks.count,
-                "sharding": self._sharding,
+                "sharding": self._setup.sharding,
                 "device": str(ranks.device),
                 "kept_bytes": base_bytes(passes.base.target_scores),
             },
@@ -130,49 +110,22 @@ class RankGroup:
 
     def _start(self, rank: int) -> subprocess.Popen[bytes]:
         assert self._store is not None
-        options = {
-            "rank": rank,
-            "ranks": self._process.count,
-            "port": self._store.port,
-            "base-dir": self._folder,
-            "sharding": self._sharding,
-            "dtype": self._placement.dtype,
-            "device-type": self._placement.device_type,
-            "checkpointing": self._placement.checkpointing,
-            "memory-share": self._placement.memory_share,
-            "threads": self._threads,
-            "timeout-seconds": self._timeout_seconds,
-        }
-        arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        command = [sys.executable, "-P", "-m", "services.trainer.adapters.distributed", *arguments]
+        process = ProcessRank(rank=rank, count=self._process.count, local=rank)
+        start = RankStart(process=process, port=self._store.port, setup=self._setup)
+        command = [sys.executable, "-P", "-m", "services.trainer.adapters.distributed", start.encoded()]
         return subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def _wait_for(self, rank: int, child: "subprocess.Popen[bytes]") -> None:
         status = child.wait()
-        self.lose(RankLost(base=self._folder.name, problem=f"rank {rank} ended with status {status}"))
+        self.lose(RankLost(base=self._setup.folder.name, problem=f"rank {rank} ended with status {status}"))
 
 
 @asynccontextmanager
-async def open_group(
-    folder: Path,
-    process: ProcessRank,
-    *,
-    sharding: Sharding,
-    placement: Placement,
-    threads: int,
-    timeout_seconds: float,
-) -> AsyncIterator[RankGroup]:
+async def open_group(setup: RankSetup, process: ProcessRank) -> AsyncIterator[RankGroup]:
     """Start the ranks of a base that are to be started here; leaving ends them."""
     if process.launched and process.rank:
         raise SettingInvalid(name="RANK", problem=f"{process.rank}: only rank 0 leads")
-    group = RankGroup(
-        folder,
-        process,
-        sharding=sharding,
-        placement=placement,
-        threads=threads,
-        timeout_seconds=timeout_seconds,
-    )
+    group = RankGroup(setup, process)
     try:
         yield group
     finally:
