@@ -42,7 +42,6 @@ from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank, RankSetup
 from services.trainer.core.scheduler import SchedulerLimits
-from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
 from services.trainer.handlers.lease_term import OperationParts, OperationSettings
 from services.trainer.handlers.operations import Operations
 from services.trainer.handlers.waves import WaveIntake
@@ -162,7 +161,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         stack.callback(folder.remove)
         merging = MergingProcesses(blobs, settings.base_dir, folder.path, most=settings.merges)
         merging_routes.add_routes(http, merging)
-        checkpoint_routes.add_routes(http, CheckpointAdmin(rows=parts.rows, blobs=blobs, clock=clock))
+        checkpoint_routes.add_routes(http, parts)
         yield Trainer(
             http=http,
             facts=policies.facts,

@@ -305,15 +305,25 @@ async def test_the_name_of_what_has_expired_is_free(store: Store) -> None:
 
 async def test_a_copy_shares_the_bytes_until_the_last_row_goes(store: Store) -> None:
     await put(store, record("one"))
-    target = record("two", policy_id=B, tenant_id=OTHER, created_at=NOW + 1, metadata={})
-    copied = await store.rows.copy(ref("one"), target, now=NOW + 1)
-    assert (copied.claim, copied.tenant_id, copied.metadata) == (CLAIM, OTHER, {"note": "x"})
-    assert await store.rows.copy(ref("one"), target, now=NOW + 2) == copied
-    await put(store, record("other", claim=make_claim("other")))
-    with pytest.raises(AlreadyExists):
-        await store.rows.copy(ref("other"), target, now=NOW + 1)
+
+    async def copy(name: str, *, now: float) -> CheckpointRecord:
+        return await store.rows.copy(ref(name), ref("two", B), tenant_id=OTHER, expires_at=NOW + 99, now=now)
+
     with pytest.raises(NotFound):
-        await store.rows.copy(ref("none"), target, now=NOW + 1)
+        await copy("one", now=NOW + 1)
+    await store.rows.publish(ref("one"), is_public=True, now=NOW)
+    copied = await copy("one", now=NOW + 1)
+    expected = record(
+        "two", policy_id=B, tenant_id=OTHER, created_at=NOW + 1, expires_at=NOW + 99, is_public=False
+    )
+    assert copied == expected == await store.rows.get(ref("two", B), now=NOW + 1)
+    assert await copy("one", now=NOW + 2) == copied
+    await put(store, record("other", claim=make_claim("other")))
+    await store.rows.publish(ref("other"), is_public=True, now=NOW)
+    with pytest.raises(AlreadyExists):
+        await copy("other", now=NOW + 1)
+    with pytest.raises(NotFound):
+        await copy("none", now=NOW + 1)
     assert await store.rows.delete(ref("one"), now=NOW + 1) == []
     assert await store.rows.delete(ref("two", B), now=NOW + 1) == [CLAIM]
     with pytest.raises(NotFound):

@@ -10,11 +10,11 @@ import asyncpg
 import msgspec
 
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, NotFound
+from mint_common.errors import AlreadyExists
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import CheckpointRecord, CheckpointRef
-from services.trainer.core.operations import read_cursor
+from services.trainer.core.operations import check_readable, missing_checkpoint, read_cursor
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -22,10 +22,9 @@ _COLUMNS = (
     "policy_id, kind, name, tenant_id, base, lora, step, claim, revision, created_at, expires_at, is_public,"
     " metadata"
 )
-_PUT = f"""
-    INSERT INTO checkpoints ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-    ON CONFLICT DO NOTHING
-"""  # noqa: S608  # constants
+_PUT = """
+    INSERT INTO checkpoints SELECT * FROM jsonb_populate_record(NULL::checkpoints, $1) ON CONFLICT DO NOTHING
+"""
 _ONE = "policy_id = $1 AND kind = $2 AND name = $3 AND (expires_at IS NULL OR expires_at > $4)"
 _GET = f"SELECT {_COLUMNS} FROM checkpoints WHERE {_ONE}"  # noqa: S608  # constants
 _LIST = f"""
@@ -65,25 +64,32 @@ class PostgresCheckpointRows:
         rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *position, limit)
         return [_record(row) for row in rows]
 
-    async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
+    async def copy(
+        self,
+        source: CheckpointRef,
+        target: CheckpointRef,
+        *,
+        tenant_id: TenantId,
+        expires_at: float | None,
+        now: float,
+    ) -> CheckpointRecord:
         """Give a checkpoint's bytes a second row, once."""
         async with acquired(self._pool) as connection, connection.transaction():
             found = _found(await connection.fetchrow(f"{_GET} FOR SHARE", *_key(source), now), source)
+            check_readable(found, tenant_id)
             copied = msgspec.structs.replace(
-                target,
-                kind=found.kind,
-                base=found.base,
-                lora=found.lora,
-                step=found.step,
-                claim=found.claim,
-                revision=found.revision,
-                metadata=found.metadata,
+                found,
+                policy_id=target.policy_id,
+                tenant_id=tenant_id,
+                name=target.name,
+                created_at=now,
+                expires_at=expires_at,
+                is_public=False,
             )
             try:
                 await put_checkpoint(connection, copied, replaces=False)
             except AlreadyExists:
-                key = target.policy_id, target.kind, target.name, now
-                there = await connection.fetchrow(_GET, *key)
+                there = await connection.fetchrow(_GET, *_key(target), now)
                 if there is None or not _is_same(_record(there), copied):
                     raise
                 return _record(there)
@@ -104,7 +110,7 @@ class PostgresCheckpointRows:
         async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(_DELETE, *_key(ref), now)
             if row is None:
-                raise _missing(ref)
+                raise missing_checkpoint(ref)
             return await _unused(connection, [row])
 
     async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
@@ -121,7 +127,7 @@ async def put_checkpoint(
     expired_at = None if replaces else checkpoint.created_at
     name = (checkpoint.policy_id, checkpoint.kind, checkpoint.name)
     gone = await connection.fetch(_DELETE_OLD, *name, expired_at)
-    status = await connection.execute(_PUT, *_values(checkpoint))
+    status = await connection.execute(_PUT, msgspec.to_builtins(checkpoint))
     if not status.endswith(" 1"):
         raise AlreadyExists(kind="checkpoint", name=checkpoint.name)
     return await _unused(connection, gone)
@@ -135,31 +141,8 @@ async def _unused(connection: Connection, rows: Sequence[asyncpg.Record]) -> lis
     return [msgspec.convert(claim, Claim) for uri, claim in claims.items() if uri not in used]
 
 
-def _values(record: CheckpointRecord) -> tuple[object, ...]:
-    """Return the values of a row."""
-    return (
-        record.policy_id,
-        record.kind,
-        record.name,
-        record.tenant_id,
-        record.base,
-        msgspec.to_builtins(record.lora),
-        record.step,
-        msgspec.to_builtins(record.claim),
-        record.revision,
-        record.created_at,
-        record.expires_at,
-        record.is_public,
-        record.metadata,
-    )
-
-
 def _key(ref: CheckpointRef) -> tuple[str, str, str]:
     return ref.policy_id, ref.kind, ref.name
-
-
-def _missing(ref: CheckpointRef) -> NotFound:
-    return NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
 
 
 def _is_same(one: CheckpointRecord, other: CheckpointRecord) -> bool:
@@ -168,7 +151,7 @@ def _is_same(one: CheckpointRecord, other: CheckpointRecord) -> bool:
 
 def _found(row: asyncpg.Record | None, ref: CheckpointRef) -> CheckpointRecord:
     if row is None:
-        raise _missing(ref)
+        raise missing_checkpoint(ref)
     return _record(row)
 
 

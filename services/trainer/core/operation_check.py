@@ -78,6 +78,13 @@ def check_name(name: str, *, field: str) -> None:
         raise InvalidField(field=field, problem=problem)
 
 
+def check_copy(source: CheckpointRef, target: CheckpointRef) -> None:
+    """Check what a checkpoint is copied to. Raises InvalidField."""
+    check_name(target.name, field="target")
+    if target.kind != source.kind:
+        raise InvalidField(field="target", problem=f"a {source.kind} checkpoint is copied to {target.kind}")
+
+
 def check_ttl(ttl_seconds: int | None) -> None:
     """Check how long a checkpoint shall live. Raises InvalidField."""
     if ttl_seconds is not None and not 0 < ttl_seconds <= MAX_TTL_SECONDS:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import msgspec
 
 from mint_common.claims import Claim
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField, MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, WaveId
-from mint_common.training import CheckpointRecord, JsonScalar, Open, SessionRecord
+from mint_common.training import CheckpointRecord, CheckpointRef, JsonScalar, Open, SessionRecord
 
 
 class Fenced(MintError):
@@ -143,6 +143,22 @@ class FinishedOperation:
     lineage: ExportLineage | None = None
     closes: bool = False
     refuses: WaveId | None = None
+
+
+def missing_checkpoint(ref: CheckpointRef) -> NotFound:
+    """Return the error where there is none, or none that may be read."""
+    return NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
+
+
+def check_readable(record: CheckpointRecord, tenant_id: TenantId) -> None:
+    """Raise NotFound unless a tenant may read a checkpoint: its own, and those that are public."""
+    if record.tenant_id != tenant_id and not record.is_public:
+        raise missing_checkpoint(CheckpointRef(record.policy_id, record.kind, record.name))
+
+
+def expiry_of(ttl_seconds: int | None, *, now: float) -> float | None:
+    """Return when what lives so long from now on expires, None for never."""
+    return None if ttl_seconds is None else now + ttl_seconds
 
 
 def writer_of(*, is_managed: bool) -> str:

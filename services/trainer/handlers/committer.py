@@ -39,6 +39,7 @@ from services.trainer.core.operations import (
     Packed,
     Snapshot,
     TrainingSession,
+    expiry_of,
 )
 from services.trainer.core.wave_operations import (
     LoadRevision,
@@ -288,7 +289,6 @@ class Committer:
         self, one: Executed, operation: Save | Export, *, claim: Claim, name: str
     ) -> CheckpointRecord:
         now = self._term.clock.now()
-        ttl = operation.ttl_seconds
         return CheckpointRecord(
             policy_id=self.session.policy_id,
             tenant_id=self.session.tenant_id,
@@ -300,7 +300,7 @@ class Committer:
             claim=claim,
             revision=None,
             created_at=now,
-            expires_at=None if ttl is None else now + ttl,
+            expires_at=expiry_of(operation.ttl_seconds, now=now),
             is_public=False,
             metadata=operation.metadata,
         )

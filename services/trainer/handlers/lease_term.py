@@ -8,12 +8,12 @@ import msgspec
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.errors import MintError, NotFound
+from mint_common.errors import MintError
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
-from services.trainer.core.operations import Packed, TrainingSession
+from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
 from services.trainer.ports.policies import Policies, StoredStates
@@ -50,8 +50,7 @@ class OperationParts:
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""
         record = await self.rows.get(ref, now=self.clock.now())
-        if record.tenant_id != tenant_id and not record.is_public:
-            raise NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
+        check_readable(record, tenant_id)
         return record
 
     async def discard(self, claims: Sequence[Claim]) -> None:

@@ -135,10 +135,19 @@ class CheckpointRows(Protocol):
         """Return a tenant's, newest first, those after a cursor."""
         ...
 
-    async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
-        """Give a checkpoint's bytes a second row; return the one that has them there already, as it is.
+    async def copy(
+        self,
+        source: CheckpointRef,
+        target: CheckpointRef,
+        *,
+        tenant_id: TenantId,
+        expires_at: float | None,
+        now: float,
+    ) -> CheckpointRecord:
+        """Give a checkpoint's bytes a second row, a tenant's; one that has them there already is returned.
 
-        Raises NotFound, AlreadyExists when other bytes have the name.
+        Raises NotFound, also for one that the tenant may not read; AlreadyExists when other bytes have the
+        name.
         """
         ...
 
