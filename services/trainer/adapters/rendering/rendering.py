@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import InvalidField, Overloaded
-from services.trainer.adapters.rendering.timed_template import TimedTemplate
 from services.trainer.adapters.rendering.transformers_template import TransformersTemplate, open_template
 from services.trainer.core.rendering.rows import render_rows
 
@@ -52,8 +51,8 @@ class BaseRendering:
         if time.monotonic() > begin_by:
             raise self._overloaded()  # without a row looked at, an answer would tell nothing of the rows
         self._template = self._template or open_template(self._base_dir)
-        timed = TimedTemplate(self._template, deadline=time.monotonic() + RENDER_SECONDS)
-        return render_rows(timed, request, max_context=self._max_context)
+        self._template.deadline = time.monotonic() + RENDER_SECONDS
+        return render_rows(self._template, request, max_context=self._max_context)
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(what="the rendering of rows", depth=self._waiting, retry_after_seconds=1)

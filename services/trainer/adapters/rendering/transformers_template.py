@@ -1,6 +1,8 @@
 """A tokenizer of transformers as a `ChatTemplate`."""
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from transformers import AutoTokenizer
 
 from mint_common.datasets import RowProblem
 from mint_common.errors import InvalidField
-from services.trainer.core.rendering.template import JsonObject
+from services.trainer.core.rendering.template import JsonObject, OutOfTime
 
 _SHOWN = 200
 _PROBE: list[JsonObject] = [
@@ -25,9 +27,20 @@ _PROBE: list[JsonObject] = [
 
 
 class TransformersTemplate:
-    """See `services.trainer.core.rendering.template.ChatTemplate`. Not safe for concurrent use."""
+    """See `services.trainer.core.rendering.template.ChatTemplate`. Not safe for concurrent use.
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:  # Any: transformers' own
+    It is out of time after ``deadline``, in seconds of ``now``. A call that has begun is not cut.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,  # transformers' own
+        stop_ids: Sequence[int] = (),
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.deadline = math.inf
+        self._now = now
         self._tokenizer = tokenizer
         self._stop_ids = frozenset({int(tokenizer.eos_token_id), *stop_ids})
 
@@ -63,6 +76,7 @@ class TransformersTemplate:
         self, messages: Sequence[JsonObject], tools: Sequence[JsonObject] | None, *, begins_answer: bool
     ) -> str:
         """Return a conversation as text."""
+        self._check_time()
         if not self._tokenizer.chat_template:
             raise RowProblem(
                 "no_chat_template", "the base has no chat template: train on prompt and completion"
@@ -75,18 +89,25 @@ class TransformersTemplate:
 
     def encode_rendered(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a rendered text."""
+        self._check_time()
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a plain text."""
+        self._check_time()
         return tuple(self._tokenizer.encode(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
+        self._check_time()
         text: str = self._tokenizer.decode(
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
+
+    def _check_time(self) -> None:
+        if self._now() >= self.deadline:
+            raise OutOfTime
 
     def _render(self, messages: Sequence[JsonObject], tools: None, *, begins_answer: bool) -> str:
         try:

@@ -1,5 +1,7 @@
 """Small tokenizers with the chat templates of large models, and examples as a reader sees them."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,12 @@ def tokenizer_of(template: str, *, special: Any = CHATML, adds_bos: bool = False
     return found
 
 
-def named(name: str, *, adds_bos: bool = False) -> TransformersTemplate:
+def named(
+    name: str, *, adds_bos: bool = False, now: Callable[[], float] = time.monotonic
+) -> TransformersTemplate:
     """Return the template of a file."""
     text = (FOLDER / f"{name}.jinja").read_text()
-    return TransformersTemplate(tokenizer_of(text, special=SPECIAL[name[:4]], adds_bos=adds_bos))
+    return TransformersTemplate(tokenizer_of(text, special=SPECIAL[name[:4]], adds_bos=adds_bos), now=now)
 
 
 def written(template: str, **options: Any) -> TransformersTemplate:

@@ -11,7 +11,6 @@ from mint_common.errors import Overloaded
 from services.standalone.adapters.bases import tiny_folder
 from services.trainer.adapters.rendering import rendering
 from services.trainer.adapters.rendering.rendering import BaseRendering
-from services.trainer.adapters.rendering.timed_template import TimedTemplate
 from services.trainer.core.rendering.rows import render_rows
 
 TURN = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
@@ -25,7 +24,8 @@ def request_of(rows: list[object]) -> RenderRequest:
 def test_rows_are_left_out_when_the_time_is_over_also_within_a_row() -> None:
     request = request_of([{"messages": TURN}, {"messages": TURN * 100}, {"messages": TURN}])
     seconds = itertools.count()  # each call of the template takes one
-    timed = TimedTemplate(named("qwen2_5"), deadline=50, now=lambda: next(seconds))
+    timed = named("qwen2_5", now=lambda: next(seconds))
+    timed.deadline = 50
     found = render_rows(timed, request, max_context=4096)
     assert ([row.line for row in found.rows], found.left_out, found.problems) == ([1], (2, 3), ())
     assert next(seconds) < 60
