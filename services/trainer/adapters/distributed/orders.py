@@ -3,10 +3,12 @@
 ``open_passes`` are those that rank 0 may still ask the gradients of; ranks forget all others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
-from services.trainer.adapters.lora.tensors import Layout, LoraTensors, plan_layout
+from services.trainer.adapters.lora.tensors import Layout, plan_layout
+from services.trainer.core.lines import LineTokens
+from services.trainer.core.ranks import share_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +23,28 @@ class LoraShape:
         return plan_layout((part.site for part in self.layout.parts[::2]), self.layout.rank)
 
 
-def shape_of(policy: LoraTensors) -> LoraShape:
-    """Return the shape of a policy."""
-    return LoraShape(layout=policy.layout, scale=policy.scale)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringInputs:
+    """Lines, and the targets that each of their positions is scored with: see `ScoringBase.score`."""
+
+    lines: Sequence[LineTokens]
+    width: int
+
+    @property
+    def targets(self) -> int:
+        """Return the number of positions that are scored."""
+        return sum(len(line.where_T) for line in self.lines)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Return the names of what the scores of a target come with."""
+        routes = ("routed_T", "off_route_T") if any(line.is_routed for line in self.lines) else ()
+        hits = ("hit_T",) if any(line.counts_hits for line in self.lines) else ()
+        return routes + hits
+
+    def shares(self, ranks: int) -> "list[ScoringInputs]":
+        """Return a part for each rank, some of which may have no line."""
+        return [ScoringInputs(lines=part, width=self.width) for part in share_out(self.lines, ranks=ranks)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.adapters.distributed.orders import Backward, Forward
+from services.trainer.adapters.distributed.orders import Backward, Forward, ScoringInputs
 from services.trainer.adapters.distributed.ranks import Ranks
-from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
 from services.trainer.adapters.lora.modules import WHOLE
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors
 from services.trainer.adapters.model.resident_base import ResidentBase
@@ -53,8 +52,9 @@ class Passes:
         begin, job = self._own(order.job)
         # A rank without a line of its own still takes part in gathering the base's weights.
         counts = job.targets > 0
+        lines = job.lines if counts else order.job.lines[:1]
         with torch.set_grad_enabled(order.number is not None):
-            scored = (job if counts else order.job.first_line()).run(self.base, policies)
+            scored = self.base.score(lines, policies, width=job.width)
         if order.number is not None:
             self._open[order.number] = _Pass(
                 logprobs_T=scored.logprobs_T,

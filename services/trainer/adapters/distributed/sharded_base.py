@@ -21,14 +21,14 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from services.trainer.adapters.distributed.orders import (
     Backward,
     Forward,
+    LoraShape,
     Order,
     Pulse,
+    ScoringInputs,
     Stop,
-    shape_of,
 )
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
-from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, widest
@@ -78,8 +78,9 @@ class ShardedBase:
         """Return the scores of the lines' targets, line after line. Raises RankLost."""
         read = tuple(line.read() for line in lines)
         numbers = dict.fromkeys(line.policy for line in read)
-        scoring = None if policies is None else {number: policies[number] for number in numbers}
-        leaves = [policy.leaf for policy in (scoring or {}).values()]
+        scoring = {} if policies is None else {number: policies[number] for number in numbers}
+        leaves = [policy.leaf for policy in scoring.values()]
+        shapes = {name: LoraShape(layout=one.layout, scale=one.scale) for name, one in scoring.items()}
         ticket = None
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             self._last += 1
@@ -87,7 +88,7 @@ class ShardedBase:
         order = Forward(
             number=ticket.number if ticket else None,
             job=ScoringInputs(lines=read, width=widest(read)),
-            policies=None if scoring is None else {name: shape_of(one) for name, one in scoring.items()},
+            policies=None if policies is None else shapes,
             open_passes=frozenset(self._tickets),
         )
         with self._said(order):
