@@ -1,4 +1,4 @@
-"""What a trainer does next: which policies' work runs together, what follows, who is swapped in and out.
+"""What a trainer does next: which policies' work runs together, what follows, who is swapped out.
 
 A schedule is a value. Invariants (tests/unit/trainer/test_scheduler.py): a policy's operations are planned in
 the order of their numbers, each once, and by one plan at a time; the tenant that was served least comes
@@ -44,13 +44,12 @@ class SchedulerLimits:
 class Plan:
     """``batch`` runs as one pass, then ``steps``, each of its own policy, then ``upkeep``.
 
-    ``swap_out`` leave the device before ``swap_in`` come.
+    ``swap_out`` leave the device before policies of the plan come.
     """
 
     batch: tuple[Operation, ...]
     steps: tuple[Operation, ...]
     upkeep: tuple[Operation, ...]
-    swap_in: tuple[PolicyId, ...]
     swap_out: tuple[PolicyId, ...]
 
 
@@ -70,10 +69,6 @@ class Schedule:
         if operation.tenant_id not in served:
             served[operation.tenant_id] = min(served.values(), default=0)
         return replace(self, waiting=(*self.waiting, operation), served=served)
-
-    def drop(self, policy_id: PolicyId) -> "Schedule":
-        """Return the schedule without a policy's operations."""
-        return _left(self.waiting, self.served, [one for one in self.waiting if one.policy_id == policy_id])
 
     def plan(self, limits: SchedulerLimits, *, on_device: Sequence[PolicyId]) -> "tuple[Plan, Schedule]":
         """Return what to do next and the schedule after it; ``on_device`` is in order of last use.
@@ -172,13 +167,11 @@ def _plan(
     limits: SchedulerLimits,
     on_device: Sequence[PolicyId],
 ) -> Plan:
-    swap_in = tuple(policy for policy in policies if policy not in on_device)
     idle = [policy for policy in on_device if policy not in policies]
-    surplus = max(0, len(on_device) + len(swap_in) - limits.device_policies)
+    surplus = max(0, len(idle) + len(policies) - limits.device_policies)
     return Plan(
         batch=tuple(operation for operation in operations if operation.kind in _PASSES),
         steps=tuple(operation for operation in operations if operation.kind == "optim_step"),
         upkeep=tuple(operation for operation in operations if operation.kind in {"copy", "upkeep"}),
-        swap_in=swap_in,
         swap_out=tuple(idle[:surplus]),
     )
