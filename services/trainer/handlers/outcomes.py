@@ -5,7 +5,9 @@ Invariants: a waiter is woken by its own operation only; memory is bounded by th
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from mint_common.ids import PolicyId
 
@@ -20,8 +22,7 @@ class Outcomes:
 
     kept: OrderedDict[Key, bytes] = field(default_factory=OrderedDict)
     size_bytes: int = 0
-    waiters: dict[Key, asyncio.Event] = field(default_factory=dict)
-    counts: dict[Key, int] = field(default_factory=dict)
+    waiters: WeakValueDictionary[Key, asyncio.Event] = field(default_factory=WeakValueDictionary)
 
     def find(self, key: Key) -> bytes | None:
         """Return an outcome that is here."""
@@ -33,19 +34,12 @@ class Outcomes:
         self.kept[key] = outcome
         while self.size_bytes > KEPT_BYTES and len(self.kept) > 1:
             self.size_bytes -= len(self.kept.popitem(last=False)[1])
-        if key in self.waiters:
-            self.waiters[key].set()
+        if event := self.waiters.get(key):
+            event.set()
 
     async def wait(self, key: Key, *, seconds: float) -> None:
         """Wait until an outcome is put, but not longer."""
         event = self.waiters.setdefault(key, asyncio.Event())
-        self.counts[key] = self.counts.get(key, 0) + 1
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self.counts[key] -= 1
-            if not self.counts[key]:
-                del self.counts[key], self.waiters[key]
