@@ -48,9 +48,10 @@ _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class MergingProcesses:
-    """See `services.trainer.ports.merging.Merging`; ``most`` 0 makes none.
+    """Makes tars of the base with a revision merged into it, and keeps nothing of them.
 
-    A tenant has at most two at a time, and of several never the last one.
+    There are ``most`` at a time, 0: none at all. A tenant has at most two of them, and of several never the
+    last one.
     """
 
     def __init__(self, blobs: Blobs, base_dir: Path, folder: Path, *, most: int) -> None:
@@ -63,7 +64,11 @@ class MergingProcesses:
         self._pace = ByteRate(BYTES_PER_SECOND)
 
     async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
-        """Return a tar whose size is known."""
+        """Return the tar of a tenant's revision from a byte on; whoever gets it closes it, read or not.
+
+        Raises BlobMissing, BlobCorrupt, AdapterInvalid, RangeBeyond, InvalidField where none are made,
+        Overloaded, Unavailable; MintError when the making crashes, as it would again.
+        """
         if not self._most:
             problem = "weights of its base are not given out here: download its adapter.tar instead"
             raise InvalidField(field="revision", problem=problem)
@@ -116,7 +121,7 @@ class ByteRate:
 
 
 class ProcessTar:
-    """See `services.trainer.ports.merging.MergedTar`. ``stack`` ends the process."""
+    """A tar of ``size_bytes`` that is made while it is read. ``stack`` ends the process."""
 
     def __init__(self, process: Process, size_bytes: int, pace: ByteRate, stack: AsyncExitStack) -> None:
         self._process = process
@@ -125,7 +130,7 @@ class ProcessTar:
         self.size_bytes = size_bytes
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Yield what the process writes, in turn with other tars."""
+        """Yield what the process writes, in turn with other tars. Raises Unavailable if it ends too soon."""
         left, loop = self.size_bytes, asyncio.get_running_loop()
         while part := await _output(self._process).read(_PART_BYTES):
             left -= len(part)
@@ -138,7 +143,7 @@ class ProcessTar:
             raise Unavailable(what=_WHAT, problem=f"its process ended {left} bytes too soon")
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process. Idempotent."""
         await self._stack.aclose()
 
 

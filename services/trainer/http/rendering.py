@@ -3,11 +3,11 @@
 from fastapi import FastAPI, Request, Response
 
 from mint_common.datasets import RenderRequest
+from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.http.packed import packed, read_packed
-from services.trainer.ports.rendering import RowRendering
 
 
-def add_routes(http: FastAPI, rendering: RowRendering) -> None:
+def add_routes(http: FastAPI, rendering: BaseRendering) -> None:
     """Add the route to the trainer's HTTP application."""
 
     @http.post("/internal/render")

@@ -20,7 +20,7 @@ WAIT_SECONDS = 16.0
 
 
 class BaseRendering:
-    """See `services.trainer.ports.rendering.RowRendering`. The tokenizer is read when it is first needed."""
+    """Renders rows as token ids. The tokenizer is read when it is first needed."""
 
     def __init__(self, base_dir: Path, *, max_context: int) -> None:
         self._base_dir = base_dir
@@ -30,7 +30,7 @@ class BaseRendering:
         self._waiting = 0
 
     async def render(self, request: RenderRequest) -> Rendering:
-        """Return what becomes of each row."""
+        """Return what becomes of each row. Raises InvalidField, Overloaded."""
         if sum(len(row.data) for row in request.rows) > MAX_BYTES:
             raise InvalidField(field="rows", problem=f"have more than {MAX_BYTES} bytes together")
         if self._waiting >= MAX_WAITING:
