@@ -164,7 +164,7 @@ async def test_a_trainer_agrees_with_processed_log_probabilities(rig: Any, tempe
     )
     rows = build_grpo_batch(decode_record(encode_record(record))).rows
     with torch.no_grad():
-        scored_T = load_trainers(BASE_DIR).logprobs(pack_rows(rows, policy=0, max_length=128))
+        scored_T = load_trainers(BASE_DIR).score(pack_rows(rows, policy=0, max_length=128)).logprobs_T
     sampled_T = torch.tensor([logprob for row in rows for logprob in row.logprobs])
     assert ratio_max_error(scored_T, sampled_T) < 1e-3
 

@@ -59,7 +59,7 @@ def test_outputs_and_gradients_equal_separate_peft_runs(  # noqa: PLR0917  # par
         for number, batch in enumerate(batches)
         for line in pack_rows(batch.rows, policy=number, max_length=max_length)
     ]
-    ours = base.logprobs(lines, policies)
+    ours = base.score(lines, policies).logprobs_T
     sizes = [sum(len(row.tokens) for row in batch.rows) for batch in batches]
     torch.stack([own.square().mean() for own in ours.split(sizes)]).sum().backward()
     for number, (spec, own) in enumerate(zip(specs, ours.split(sizes), strict=True)):

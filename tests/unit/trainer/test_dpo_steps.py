@@ -37,7 +37,7 @@ def policy(base: ResidentBase, lora: LoraSpec) -> TrainingState:
 def moved(base: ResidentBase, state: TrainingState, row: Row) -> Tensor:
     """Return how far the policy is from the base on one answer, with its gradient."""
     line = PackedSequence(policy=0, rows=(row,))
-    return (base.logprobs([line], [state.lora]) - base.logprobs([line]).detach()).sum()
+    return (base.score([line], [state.lora]).logprobs_T - base.score([line]).logprobs_T.detach()).sum()
 
 
 def naive_loss(base: ResidentBase, state: TrainingState, batch: Batch) -> Tensor:

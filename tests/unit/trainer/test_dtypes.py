@@ -45,7 +45,7 @@ def rows_of(seed: int, count: int) -> list[Row]:
 
 def learn(base: ResidentBase, lines: Sequence[Line], policies: Sequence[LoraTensors]) -> torch.Tensor:
     """Return the log-probabilities; the gradient of the sum of their squares is added to the leaves."""
-    logprobs_T = base.logprobs(lines, policies)  # noqa: N806  # T = target tokens
+    logprobs_T = base.score(lines, policies).logprobs_T  # noqa: N806  # T = target tokens
     logprobs_T.square().sum().backward()
     return logprobs_T.detach()
 
@@ -75,7 +75,7 @@ def test_routed_experts_are_near_transformers_in_bfloat16(tmp_path: Path) -> Non
     """A router of bfloat16 may take another expert: single tokens differ, their mean does not."""
     facts = describe_family("DeepseekV3", tmp_path)
     lines = pack_rows(rows_of(0, 3), policy=0, max_length=0)
-    ours = load(tmp_path, facts, torch.bfloat16).logprobs(lines)
+    ours = load(tmp_path, facts, torch.bfloat16).score(lines).logprobs_T
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     with torch.no_grad():
         theirs = torch.cat([row_logprobs(plain, row).float() for line in lines for row in line.rows])
@@ -150,7 +150,7 @@ def test_only_layers_that_learn_are_kept_small(tmp_path: Path) -> None:
 
         policy = with_random_b(new_lora(facts, everything(facts)))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            base.logprobs(pack_rows(rows_of(0, 8), policy=0, max_length=0), [policy])
+            base.score(pack_rows(rows_of(0, 8), policy=0, max_length=0), [policy])
         return sum(kept.values())
 
     base = load(tmp_path, facts, torch.float32)

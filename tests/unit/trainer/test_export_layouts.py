@@ -103,7 +103,7 @@ def distances_to_peft(name: str, layout: str, folder: Path, *, targets: Sequence
     ).eval()
     lines = lines_of(base, rows_of(1))
     with torch.no_grad():
-        ours, bare = base.logprobs(lines, [state.lora]), base.logprobs(lines)
+        ours, bare = base.score(lines, [state.lora]).logprobs_T, base.score(lines).logprobs_T
         theirs = torch.cat([row_logprobs(twin, row) for row in ordered(lines)])
     return float((ours - theirs).abs().max()), float((ours - bare).abs().max())
 

@@ -85,8 +85,8 @@ def test_a_policy_answers_as_the_merged_model(name: str, tmp_path: Path) -> None
     tensors = with_random_b(new_lora(facts, everything(facts)), std=0.05)
     lines = lines_of(base, rows_of(1))
     with torch.no_grad():
-        ours = base.logprobs(lines, [tensors])
-        bare = base.logprobs(lines)
+        ours = base.score(lines, [tensors]).logprobs_T
+        bare = base.score(lines).logprobs_T
         merged = merge(make_family(name), facts, tensors)
         theirs = torch.cat([row_logprobs(merged, row) for row in ordered(lines)])
     assert float((ours - bare).abs().max()) > 0.05
@@ -105,7 +105,7 @@ def test_it_learns_and_gradients_reach_every_target(name: str, tmp_path: Path) -
         assert isinstance(metrics, dict)
         losses.append(metrics["loss"])
     assert losses[-1] < losses[0] - 0.3
-    base.logprobs(lines_of(base, work.batch.rows), [state.lora]).sum().backward()
+    base.score(lines_of(base, work.batch.rows), [state.lora]).logprobs_T.sum().backward()
     unreached = [name for name, gradient in state.lora.gradients() if not gradient.any()]
     assert unreached == []
 
@@ -122,13 +122,13 @@ def test_policies_in_one_pass_have_the_gradients_of_passes_alone(name: str, tmp_
     policies = [with_random_b(new_lora(facts, spec), std=0.05) for spec in specs]
     groups = [rows_of(seed, rows=2 + seed % 2) for seed in range(3)]
     lines = [line for n, rows in enumerate(groups) for line in lines_of(base, rows, policy=n)]
-    together = base.logprobs(lines, policies)
+    together = base.score(lines, policies).logprobs_T
     sizes = [sum(len(row.tokens) for row in rows) for rows in groups]
     torch.stack([own.square().mean() for own in together.split(sizes)]).sum().backward()
     for number, (policy, rows, own) in enumerate(zip(policies, groups, together.split(sizes), strict=True)):
         gradient = policy.leaf.grad
         policy.leaf.grad = None
-        alone = base.logprobs(lines_of(base, rows), [policy])
+        alone = base.score(lines_of(base, rows), [policy]).logprobs_T
         assert torch.allclose(own, alone, atol=1e-5, rtol=0), number
         alone.square().mean().backward()
         assert torch.allclose(gradient, policy.leaf.grad, atol=1e-5, rtol=0), number
@@ -177,7 +177,7 @@ def test_experts_equal_peft_where_gate_and_up_share_an_a(name: str, tmp_path: Pa
             for key, value in fused(views, prefix).items():
                 theirs_of[f"{prefix}.experts.{key}"].copy_(value)
     lines = lines_of(base, rows_of(3))
-    ours = base.logprobs(lines, [tensors])
+    ours = base.score(lines, [tensors]).logprobs_T
     theirs = torch.cat([row_logprobs(twin, row) for row in ordered(lines)])
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     ours.mean().backward()

@@ -56,7 +56,7 @@ def test_outputs_and_gradients_equal_peft(
     tensors = with_random_b(new_lora(base.facts, lora))
     twin = peft_twin(make_model(), lora, tensors)
     rows = rows_of(make_record())
-    ours = base.logprobs(lines_of(rows, max_length=max_length), [tensors])
+    ours = base.score(lines_of(rows, max_length=max_length), [tensors]).logprobs_T
     theirs = torch.cat([row_logprobs(twin, row) for row in rows])
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     ours.mean().backward()
@@ -81,11 +81,11 @@ def test_base_without_a_policy_is_bitwise_untouched(
         before = model(input_ids=ids).logits
         base = make_base(model)
         rows = [Row(prompt=tuple(range(6)), tokens=tuple(range(6, 13)), logprobs=(), advantage=0.0)]
-        bare = base.logprobs(lines_of(rows))
+        bare = base.score(lines_of(rows)).logprobs_T
         assert not torch.equal(
-            base.logprobs(lines_of(rows), [with_random_b(new_lora(base.facts, lora))]), bare
+            base.score(lines_of(rows), [with_random_b(new_lora(base.facts, lora))]).logprobs_T, bare
         )
-        assert torch.equal(base.logprobs(lines_of(rows)), bare)
+        assert torch.equal(base.score(lines_of(rows)).logprobs_T, bare)
         assert torch.equal(before, model(input_ids=ids).logits)
 
 
@@ -93,8 +93,8 @@ def test_a_fresh_policy_equals_the_base(make_model: MakeModel, make_base: MakeBa
     base = make_base(make_model())
     rows = [Row(prompt=(1, 2), tokens=(3, 4), logprobs=(), advantage=0.0)]
     with torch.no_grad():
-        bare = base.logprobs(lines_of(rows))
-        assert torch.equal(base.logprobs(lines_of(rows), [new_lora(base.facts, lora)]), bare)
+        bare = base.score(lines_of(rows)).logprobs_T
+        assert torch.equal(base.score(lines_of(rows), [new_lora(base.facts, lora)]).logprobs_T, bare)
 
 
 def test_a_row_does_not_depend_on_what_it_is_padded_with(make_model: MakeModel, make_base: MakeBase) -> None:
@@ -102,7 +102,7 @@ def test_a_row_does_not_depend_on_what_it_is_padded_with(make_model: MakeModel, 
     short = Row(prompt=(5, 6), tokens=(7,), logprobs=(), advantage=0.0)
     long = Row(prompt=(1,) * 20, tokens=(2,) * 9, logprobs=(), advantage=0.0)
     with torch.no_grad():
-        alone, together = base.logprobs(lines_of([short])), base.logprobs(lines_of([long, short]))[-1:]
+        alone, together = (base.score(lines_of(rows)).logprobs_T[-1:] for rows in ([short], [long, short]))
     assert torch.allclose(alone, together, atol=1e-5, rtol=0)
 
 
@@ -168,6 +168,6 @@ def test_an_export_served_by_peft_merged_answers_as_the_trainer(
     merged = peft.PeftModel.from_pretrained(model, tmp_path).merge_and_unload()
     rows = rows_of(make_record(vocab_size=264))
     with torch.no_grad():
-        ours = base.logprobs(lines_of(rows), [tensors])
+        ours = base.score(lines_of(rows), [tensors]).logprobs_T
         theirs = torch.cat([row_logprobs(merged, row) for row in rows])
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)

@@ -51,7 +51,7 @@ def test_the_merged_model_answers_as_the_policy(name: str, tmp_path: Path) -> No
     base = ResidentBase(make_family(name), facts)
     lines = lines_of(base, rows_of(1))
     with torch.no_grad():
-        ours = base.logprobs(lines, [tensors])
+        ours = base.score(lines, [tensors]).logprobs_T
         theirs = torch.cat([row_logprobs(merged, row) for row in ordered(lines)])
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from mint_common.training import Passed, Stepped
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
 from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
@@ -225,9 +225,9 @@ async def test_policies_that_are_ready_at_once_share_a_pass_and_fail_alone(
 
 
 class FullBase(ResidentBase):
-    """A base on a device whose memory is full when a client's pass comes."""
+    """A base on a device whose memory is full when it is to compute."""
 
-    def logprobs(self, *_: object) -> Tensor:
+    def score(self, *_: object, **__: object) -> TokenScores:
         """Break, as torch does."""
         raise RuntimeError("out of memory")
 

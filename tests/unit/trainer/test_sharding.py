@@ -153,10 +153,10 @@ def scored(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, list[tor
         for number, count in enumerate((3, 1, 1))
         for line in lines_of(one, rows_of(number, rows=count), policy=number)
     ]
-    logprobs_T = base.logprobs(lines, policies)
+    logprobs_T = base.score(lines, policies).logprobs_T
     weights_T = torch.linspace(-1.0, 2.0, len(logprobs_T))
     with torch.no_grad():
-        bare_T = base.logprobs(lines)  # between a pass and its gradients, as the KL term does
+        bare_T = base.score(lines).logprobs_T  # between a pass and its gradients, as the KL term does
     ((logprobs_T - bare_T) * weights_T).mean().backward()
     return logprobs_T.detach(), [policy.leaf.grad for policy in policies]
 

@@ -97,7 +97,9 @@ def test_fresh_rollouts_have_ratio_one_and_the_first_loss_is_zero(
     batch = build_grpo_batch(make_record())
     with torch.no_grad():
         rows = tuple(
-            replace(row, logprobs=tuple(base.logprobs([PackedSequence(policy=0, rows=(row,))]).tolist()))
+            replace(
+                row, logprobs=tuple(base.score([PackedSequence(policy=0, rows=(row,))]).logprobs_T.tolist())
+            )
             for row in batch.rows
         )
     metrics = step(base, state, replace(batch, rows=rows), replace(GRPO, kl_coefficient=0.1))

@@ -66,12 +66,6 @@ class ShardedBase:
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._pulse.start()
 
-    def logprobs(
-        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
-    ) -> Tensor:
-        """Return the log-probabilities of the lines' targets: see `score`."""
-        return self.score(lines, policies).logprobs_T
-
     def score(
         self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> TokenScores:

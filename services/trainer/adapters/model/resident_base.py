@@ -109,12 +109,6 @@ class ResidentBase:
         """Compute layers again in the backward pass from now on."""
         checkpoint_layers(self.target_scores.body.layers)
 
-    def logprobs(
-        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
-    ) -> Tensor:
-        """Return the log-probabilities of the lines' targets: see `score`."""
-        return self.score(lines, policies).logprobs_T
-
     def score(
         self,
         lines: Sequence[Line],

@@ -56,12 +56,6 @@ class ScoringBase(Protocol):
         """Return whether rows may stand behind one copy of their prompt."""
         ...
 
-    def logprobs(
-        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
-    ) -> Tensor:
-        """Return the log-probabilities of the lines' targets: see `score`."""
-        ...
-
     def score(
         self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> TokenScores:

@@ -64,8 +64,8 @@ def run_distillation(
     held, leaf.grad = leaf.grad, None
     for batch in plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets):
         with torch.no_grad():
-            teacher_TV = base.logprobs([line.teacher for line in batch], [teacher])
-        student_TV = base.logprobs([line.student for line in batch], [student])
+            teacher_TV = base.score([line.teacher for line in batch], [teacher]).logprobs_T
+        student_TV = base.score([line.student for line in batch], [student]).logprobs_T
         loss_T = REVERSE_KL.formula(student_TV, teacher_TV, {"temperature": work.temperature})
         loss_T = loss_T * torch.cat([line.weights for line in batch]).to(loss_T.device)
         loss_T.sum().backward()

@@ -94,7 +94,7 @@ def _microbatch(base: ScoringBase, sums: Sequence[PassSum], lines: Sequence[Numb
     base_T = None
     if any(sums[line.number].work.reads_base for line in lines):
         with torch.no_grad():
-            base_T = base.logprobs(lines)
+            base_T = base.score(lines).logprobs_T
     losses, begin = [], 0
     for number, group in groupby(lines, lambda line: line.number):
         own = list(group)
