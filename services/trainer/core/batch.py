@@ -85,18 +85,7 @@ def build_grpo_batch(record: WaveRecord) -> Batch:
 
 def build_sft_batch(record: WaveRecord) -> Batch:
     """Return every sample as a row to imitate; its log-probabilities are not read."""
-    rows = [
-        Row(
-            prompt=group.prompt_tokens,
-            tokens=sample.tokens,
-            logprobs=(),
-            advantage=1.0,
-            trained=sample.trained,
-        )
-        for group in record.groups
-        for sample in group.samples
-        if sample.tokens
-    ]
+    rows = [_row(*answer, advantage=1.0) for answer in _answers(record)]
     return _batch(record, rows, probe=(), skipped_groups=0)
 
 
@@ -115,12 +104,9 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
             continue
         number = len(rows) // 2
         rows += [
-            Row(
-                prompt=group.prompt_tokens,
-                tokens=sample.tokens,
+            replace(
+                _row(group, sample, advantage=advantage),
                 logprobs=sample.logprobs,
-                advantage=advantage,
-                trained=sample.trained,
                 pair=number,
                 temperature=record.logprobs_temperature,
             )
@@ -138,21 +124,10 @@ def build_kto_batch(record: WaveRecord) -> Batch:
     """
     rows: list[Row] = []
     counts = {1.0: 0, -1.0: 0}
-    for group in record.groups:
-        for sample in group.samples:
-            if sample.tokens:
-                advantage = 1.0 if sample.reward > 0 else -1.0
-                rows.append(
-                    Row(
-                        prompt=group.prompt_tokens,
-                        tokens=sample.tokens,
-                        logprobs=(),
-                        advantage=advantage,
-                        trained=sample.trained,
-                        pair=counts[advantage],
-                    )
-                )
-                counts[advantage] += 1
+    for group, sample in _answers(record):
+        advantage = 1.0 if sample.reward > 0 else -1.0
+        rows.append(replace(_row(group, sample, advantage=advantage), pair=counts[advantage]))
+        counts[advantage] += 1
     batch = _batch(record, rows, probe=(), skipped_groups=0)
     return replace(batch, mismatched=tuple(_mismatched(rows)))
 
@@ -181,6 +156,22 @@ def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:
     return tuple((reward - mean) / scale for reward in rewards)
 
 
+def _answers(record: WaveRecord) -> list[tuple[Group, Sample]]:
+    """Return the samples that have a token, each with its group."""
+    return [(group, sample) for group in record.groups for sample in group.samples if sample.tokens]
+
+
+def _row(group: Group, sample: Sample, *, advantage: float) -> Row:
+    """Return a row without what its sampler told of it."""
+    return Row(
+        prompt=group.prompt_tokens,
+        tokens=sample.tokens,
+        logprobs=(),
+        advantage=advantage,
+        trained=sample.trained,
+    )
+
+
 def _probe(record: WaveRecord) -> tuple[Row, ...]:
     group = record.groups[0]
     return tuple(_rows(group, [0.0] * len(group.samples), record.logprobs_temperature))
@@ -188,12 +179,9 @@ def _probe(record: WaveRecord) -> tuple[Row, ...]:
 
 def _rows(group: Group, advantages: Sequence[float], temperature: float) -> list[Row]:
     return [
-        Row(
-            prompt=group.prompt_tokens,
-            tokens=sample.tokens,
+        replace(
+            _row(group, sample, advantage=advantage),
             logprobs=sample.logprobs,
-            advantage=advantage,
-            trained=sample.trained,
             prompt_experts=group.prompt_experts,
             experts=sample.experts,
             temperature=temperature,
