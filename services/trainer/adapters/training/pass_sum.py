@@ -16,34 +16,21 @@ from torch import Tensor
 
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
-from services.trainer.core.lines import LineTokens
+from services.trainer.core.lines import Line, LineTokens
 from services.trainer.core.losses.loss import Config, SequenceInputs, TokenInputs, TokenLoss
 from services.trainer.core.losses.tokens import ratio_max_error, sampler_kl
+from services.trainer.core.microbatches import Cuttable
 from services.trainer.core.refusals import NotFinite
 
 Floats = npt.NDArray[np.float32]
 
 
-class PassLine(Protocol):
+class PassLine(Cuttable, Line, Protocol):
     """A line, and what losses read of its sequences."""
-
-    @property
-    def length(self) -> int:
-        """Return the number of tokens that the model reads."""
-        ...
-
-    @property
-    def targets(self) -> int:
-        """Return the number of positions that the loss falls on."""
-        ...
 
     @property
     def width(self) -> int:
         """Return the targets of a position, 0 for one without a dimension of its own."""
-        ...
-
-    def read(self) -> LineTokens:
-        """Return the line as numbers."""
         ...
 
     def sequences(self) -> Sequence[SequenceInputs]:
