@@ -24,7 +24,7 @@ from mint_common.training import (
     Stepped,
 )
 from services.standalone.adapters.launch import free_port
-from services.trainer.adapters.states.revisions import fetch_weights
+from services.trainer.adapters.states.stored_states import fetch_weights
 from services.trainer.core.ranks import Sharding
 from tests.processes import until_ended
 

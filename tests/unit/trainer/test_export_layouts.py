@@ -27,7 +27,7 @@ from mint_common.adapters_format import (
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.states.revisions import graft_weights
+from services.trainer.adapters.states.stored_states import graft_weights
 from services.trainer.adapters.states.training_state import (
     TrainingState,
     new_state,
