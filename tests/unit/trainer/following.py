@@ -14,12 +14,14 @@ if __name__ == "__main__":
     from services.trainer.adapters.distributed.ranks import find_store, joined_ranks
     from services.trainer.adapters.distributed.shapes import load_sharded
     from services.trainer.core.placement import Placement
-    from services.trainer.core.ranks import ProcessRank
+    from services.trainer.core.ranks import ProcessRank, RankSetup
 
     torch.set_num_threads(1)
     store = find_store(int(sys.argv[1]), 2, timeout_seconds=60.0)
-    with joined_ranks(ProcessRank(rank=1, count=2), store=store, timeout_seconds=60.0) as ranks:
+    joining = RankSetup(folder=Path(), timeout_seconds=60.0)
+    with joined_ranks(joining, ProcessRank(rank=1, count=2), store=store) as ranks:
         for line in sys.stdin:
             sharding, folder, dtype, checkpointing = line.split()
             placement = Placement(dtype=dtype, checkpointing=checkpointing)
-            follow(load_sharded(Path(folder), sharding, ranks, placement), ranks)
+            setup = RankSetup(folder=Path(folder), sharding=sharding, placement=placement)
+            follow(load_sharded(setup, ranks), ranks)

@@ -32,7 +32,7 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.core.lines import LineTokens
 from services.trainer.core.placement import ON_CPU, Placement
-from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
+from services.trainer.core.ranks import ProcessRank, RankLost, RankSetup, Sharding
 
 from .conftest import TINY
 from .families import describe_family, everything
@@ -95,9 +95,9 @@ class Pair:
         assert self.other.stdin is not None
         self.other.stdin.write(f"{sharding} {folder} {placement.dtype} {placement.checkpointing}\n")
         self.other.stdin.flush()
-        passes = load_sharded(folder, sharding, self.ranks, placement)
+        passes = load_sharded(RankSetup(folder=folder, sharding=sharding, placement=placement), self.ranks)
         lost: list[RankLost] = []
-        base = ShardedBase(passes, self.ranks, lost=lost.append)
+        base = ShardedBase(passes, self.ranks, lost=lost.append, timeout_seconds=TIMEOUT_SECONDS)
         try:
             yield base, base_bytes(passes.base.target_scores)
         finally:
@@ -115,7 +115,8 @@ def pair() -> Iterator[Pair]:
         text=True,
     )
     try:
-        with joined_ranks(ProcessRank(count=2), store=store, timeout_seconds=TIMEOUT_SECONDS) as ranks:
+        setup = RankSetup(folder=TINY, timeout_seconds=TIMEOUT_SECONDS)
+        with joined_ranks(setup, ProcessRank(count=2), store=store) as ranks:
             yield Pair(ranks, other)
             assert other.stdin is not None
             other.stdin.close()
@@ -278,15 +279,15 @@ def test_steps_and_their_export_equal_one_ranks(
 
 def test_a_sharding_that_does_not_fit_the_base_is_refused(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="MINT_TRAINER_SHARDING: expert needs a base with experts"):
-        load_sharded(TINY, "expert", pair.ranks)
+        load_sharded(RankSetup(folder=TINY, sharding="expert"), pair.ranks)
     facts = describe_family("Llama", tmp_path, num_key_value_heads=1)
     (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
     with pytest.raises(
         SettingInvalid, match="MINT_TRAINER_RANKS: 2 ranks cannot share 1 key and value heads"
     ):
-        load_sharded(tmp_path, "tensor", pair.ranks)
+        load_sharded(RankSetup(folder=tmp_path, sharding="tensor"), pair.ranks)
     facts = describe_family("DeepseekV32", tmp_path / "sparse")
     facts = replace(facts, modules={**facts.modules, "model.layers.0.self_attn.indexer.wk": (64, 16)})
     (tmp_path / "sparse" / BASE_FILE).write_bytes(msgspec.json.encode(facts))
     with pytest.raises(SettingInvalid, match="MINT_TRAINER_SHARDING: tensor does not cut DeepseekV32"):
-        load_sharded(tmp_path / "sparse", "tensor", pair.ranks)
+        load_sharded(RankSetup(folder=tmp_path / "sparse", sharding="tensor"), pair.ranks)

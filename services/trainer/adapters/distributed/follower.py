@@ -33,10 +33,5 @@ def run_follower(setup: RankSetup, process: ProcessRank, *, store: dist.Store | 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(setup.threads)
-    with joined_ranks(
-        process,
-        store=store,
-        timeout_seconds=setup.timeout_seconds,
-        device_type=setup.placement.device_type,
-    ) as ranks:
-        follow(load_sharded(setup.folder, setup.sharding, ranks, setup.placement), ranks)
+    with joined_ranks(setup, process, store=store) as ranks:
+        follow(load_sharded(setup, ranks), ranks)

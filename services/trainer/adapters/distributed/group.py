@@ -52,15 +52,8 @@ class RankGroup:
         """Load the base, in the thread that is to work with it. Raises SettingInvalid."""
         if self._process.count == 1:
             return load_base(self._setup.folder, self._setup.placement)
-        ranks = self._joined.enter_context(
-            joined_ranks(
-                self._process,
-                store=self._store,
-                timeout_seconds=self._setup.timeout_seconds,
-                device_type=self._setup.placement.device_type,
-            )
-        )
-        passes = load_sharded(self._setup.folder, self._setup.sharding, ranks, self._setup.placement)
+        ranks = self._joined.enter_context(joined_ranks(self._setup, self._process, store=self._store))
+        passes = load_sharded(self._setup, ranks)
         base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._setup.timeout_seconds)
         self._joined.callback(base.close)
         _log.info(

@@ -15,12 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mint_common.errors import SettingInvalid
-from services.trainer.core.placement import DeviceType
-from services.trainer.core.ranks import ProcessRank
+from services.trainer.core.ranks import ProcessRank, RankSetup
 
 LOOPBACK = "127.0.0.1"
-TIMEOUT_SECONDS = 300.0
-"""How long a rank waits for the others; idle ones hear from rank 0 more often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +66,7 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(
-    process: ProcessRank,
-    *,
-    store: dist.Store | None = None,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-    device_type: DeviceType = "cpu",
+    setup: RankSetup, process: ProcessRank, *, store: dist.Store | None = None
 ) -> Iterator[Ranks]:
     """Join the group of a store, None: the one that torchrun's environment names; leave it in the end.
 
@@ -81,7 +74,7 @@ def joined_ranks(
     """
     device = torch.device("cpu")
     backend = "gloo"
-    if device_type == "cuda":
+    if setup.placement.device_type == "cuda":
         if process.local >= torch.cuda.device_count():
             problem = f"no GPU for rank {process.rank}: {torch.cuda.device_count()} here"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
@@ -93,7 +86,7 @@ def joined_ranks(
         store=_launchers_store() if store is None else store,
         rank=process.rank,
         world_size=process.count,
-        timeout=timedelta(seconds=timeout_seconds),
+        timeout=timedelta(seconds=setup.timeout_seconds),
     )
     try:
         yield Ranks(rank=process.rank, count=process.count, device=device)

@@ -1,7 +1,6 @@
 """The shapes of a spread base: what each rank keeps of the weights, and how a pass gets at the rest."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,14 +13,15 @@ from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
 from services.trainer.adapters.model.resident_base import ResidentBase, bound_memory, load_base
-from services.trainer.core.placement import ON_CPU, Placement, checkpoints
-from services.trainer.core.ranks import SPLITS_LINES, Sharding
+from services.trainer.core.placement import Placement, checkpoints
+from services.trainer.core.ranks import SPLITS_LINES, RankSetup, Sharding
 
 
-def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks, placement: Placement = ON_CPU) -> Passes:
+def load_sharded(setup: RankSetup, ranks: Ranks) -> Passes:
     """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
+    sharding, placement = setup.sharding, setup.placement
     bound_memory(placement, ranks.device)
-    base = load_base(folder, Placement(dtype=placement.dtype, checkpointing="off"))
+    base = load_base(setup.folder, Placement(dtype=placement.dtype, checkpointing="off"))
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     _SHAPES[sharding](base, mesh)
     if sharding != "zero3":  # which has moved its own

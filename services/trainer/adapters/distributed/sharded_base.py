@@ -28,7 +28,7 @@ from services.trainer.adapters.distributed.orders import (
     Stop,
 )
 from services.trainer.adapters.distributed.passes import Passes
-from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
+from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, widest
@@ -47,7 +47,7 @@ class ShardedBase:
         ranks: Ranks,
         *,
         lost: Callable[[RankLost], None],
-        timeout_seconds: float = TIMEOUT_SECONDS,
+        timeout_seconds: float,
     ) -> None:
         self.facts: BaseFacts = passes.base.facts
         self.microbatch_tokens = passes.base.microbatch_tokens
