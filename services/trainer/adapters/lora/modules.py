@@ -247,8 +247,8 @@ def wrap_modules(model: nn.Module, facts: BaseFacts) -> list[Slot]:
 
 
 @contextmanager
-def applied(slots: Sequence[Slot], mix: Mix) -> Iterator[None]:
-    """Apply a mix to forward passes within the block."""
+def applied(slots: Sequence[Slot], mix: Mix | None) -> Iterator[None]:
+    """Apply a mix to forward passes within the block, None: no policy."""
     for slot in slots:
         slot.mix = mix
     try:

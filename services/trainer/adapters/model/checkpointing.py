@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear
-from services.trainer.adapters.model.routing import RoutedGate
+from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear, applied
+from services.trainer.adapters.model.routing import RoutedGate, replayed
 
 
 def checkpoint_layers(layers: nn.ModuleList) -> None:
@@ -43,24 +43,15 @@ def _checkpointed(layer: nn.Module) -> Callable[..., Any]:  # a layer's own argu
 
 
 def _again(layer: nn.Module) -> AbstractContextManager[None]:
-    """Return a block in which a layer has what is applied to it now."""
+    """Return a block in which a layer has what is applied to it now: one mix, and one replay."""
     slots = [one for one in layer.modules() if isinstance(one, LoraLinear | LoraExperts)]
     gates = [one for one in layer.modules() if isinstance(one, RoutedGate)]
-    mixes = [slot.mix for slot in slots]
-    replays = [gate.replay for gate in gates]
+    mix = next((slot.mix for slot in slots), None)
+    replay = next((gate.replay for gate in gates), None)
 
     @contextmanager
     def applied_again() -> Iterator[None]:
-        for slot, mix in zip(slots, mixes, strict=True):
-            slot.mix = mix
-        for gate, replay in zip(gates, replays, strict=True):
-            gate.replay = replay
-        try:
+        with applied(slots, mix), replayed(gates, replay):
             yield
-        finally:
-            for one in slots:
-                one.mix = None
-            for gate in gates:
-                gate.replay = None
 
     return applied_again()
