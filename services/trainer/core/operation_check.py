@@ -58,11 +58,7 @@ def _check_operation(operation: Operation, facts: BaseFacts, layout: str) -> Non
             check_distill(operation, facts)
         case Step():
             _check_step(operation)
-        case Save():
-            check_name(operation.name, field="path")
-            check_ttl(operation.ttl_seconds)
-            _check_metadata(operation.metadata)
-        case Export():
+        case Save() | Export():
             if operation.name is not None:
                 check_name(operation.name, field="path")
             check_ttl(operation.ttl_seconds)
