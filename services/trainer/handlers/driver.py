@@ -33,6 +33,7 @@ from services.trainer.core.wave_operations import (
     LoggedOperation,
     WaveExport,
     WavePass,
+    begins_anew,
     changes_state,
     rest_of_wave,
 )
@@ -286,7 +287,7 @@ class Driver:
         if isinstance(operation, MintError):
             self._end(seq, operation)
             return True
-        if lost := await self._executor.restore_for(operation):
+        if not begins_anew(operation) and (lost := await self._executor.restore()):
             self._end(seq, lost)
             return True
         if isinstance(operation, Pass | Step) or seq in self._batches:

@@ -37,7 +37,6 @@ from services.trainer.core.wave_operations import (
     LoggedOperation,
     WaveExport,
     WavePass,
-    begins_anew,
     changes_state,
 )
 from services.trainer.handlers.committer import Committer
@@ -84,10 +83,6 @@ class Executor:
     @property
     def _session(self) -> TrainingSession:
         return self._committer.session
-
-    async def restore_for(self, operation: LoggedOperation) -> MintError | None:
-        """Do as `restore`, but nothing for an operation that needs nothing of the state before it."""
-        return None if begins_anew(operation) else await self.restore()
 
     async def restore(self) -> MintError | None:
         """Bring the policy into memory, as everything that was executed left it; or say why it is lost."""
