@@ -43,20 +43,11 @@ T = TypeVar("T")
 class ResidentPolicies:
     """`Policies` of one process."""
 
-    def __init__(self, base: ScoringBase, worker: PolicyWorker) -> None:
-        self._base = base
+    def __init__(self, facts: BaseFacts, worker: PolicyWorker, *, layout: str) -> None:
+        self.facts = facts
+        self.layout = layout
         self._worker = worker
         self._tiers = worker.tiers
-
-    @property
-    def facts(self) -> BaseFacts:
-        """Return the base's facts."""
-        return self._base.facts
-
-    @property
-    def layout(self) -> str:
-        """Return how exports keep experts."""
-        return self._worker.layout
 
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy in memory is."""
@@ -78,11 +69,11 @@ class ResidentPolicies:
 
     def release(self, policy_id: PolicyId) -> None:
         """Allow a policy to leave memory."""
-        self._tiers.let_go(policy_id)
+        self._tiers.mark(policy_id, stays=False)
 
     def keep(self, policy_id: PolicyId) -> None:
         """Keep a policy in memory."""
-        self._tiers.hold_on(policy_id)
+        self._tiers.mark(policy_id, stays=True)
 
     def forget(self, policy_id: PolicyId) -> None:
         """Drop a policy from memory; what is at work on it is not given back."""
@@ -191,11 +182,10 @@ async def open_policies(
             ),
             limits=limits,
             max_tokens=max_tokens or base.microbatch_tokens,
-            layout=layout,
         )
         async with asyncio.TaskGroup() as work:
             runner = work.create_task(worker.run())
             try:
-                yield ResidentPolicies(base, worker)
+                yield ResidentPolicies(base.facts, worker, layout=layout)
             finally:
                 runner.cancel()

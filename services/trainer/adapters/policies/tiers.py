@@ -47,9 +47,7 @@ class PolicyTiers:
         self._device_policies = device_policies
         self._host_policies = host_policies
         self._resident: OrderedDict[PolicyId, ResidentPolicy] = OrderedDict()
-        self._count = 0
-        self._seconds = 0.0
-        self._bytes = 0
+        self._swaps = Swaps(count=0, seconds=0.0, bytes=0)
 
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy is."""
@@ -57,7 +55,7 @@ class PolicyTiers:
 
     def swaps(self) -> Swaps:
         """Return what moving has cost since the start."""
-        return Swaps(count=self._count, seconds=self._seconds, bytes=self._bytes)
+        return self._swaps
 
     def on_device(self) -> list[PolicyId]:
         """Return the policies on the device, the least recently used first."""
@@ -67,15 +65,10 @@ class PolicyTiers:
         """Return a policy that is here."""
         return self._resident.get(policy_id)
 
-    def let_go(self, policy_id: PolicyId) -> None:
-        """Allow a policy to be dropped, if it is here."""
+    def mark(self, policy_id: PolicyId, *, stays: bool) -> None:
+        """Keep a policy that is here from being dropped, or no longer."""
         if policy_id in self._resident:
-            self._resident[policy_id].stays = False
-
-    def hold_on(self, policy_id: PolicyId) -> None:
-        """Keep a policy that is here from being dropped."""
-        if policy_id in self._resident:
-            self._resident[policy_id].stays = True
+            self._resident[policy_id].stays = stays
 
     def take(self, policy_id: PolicyId) -> ResidentPolicy:
         """Take a policy out to work on it."""
@@ -124,6 +117,7 @@ class PolicyTiers:
         metrics.SWAPS.labels(direction).inc()
         metrics.SWAP_SECONDS.labels(direction).inc(seconds)
         metrics.SWAP_BYTES.labels(direction).inc(size_bytes)
-        self._count += 1
-        self._seconds += seconds
-        self._bytes += size_bytes
+        so_far = self._swaps
+        self._swaps = Swaps(
+            count=so_far.count + 1, seconds=so_far.seconds + seconds, bytes=so_far.bytes + size_bytes
+        )

@@ -39,7 +39,6 @@ class PolicyWorker:
         tiers: PolicyTiers,
         limits: SchedulerLimits,
         max_tokens: int,
-        layout: str,
     ) -> None:
         self.tiers = tiers
         self.at_work: dict[PolicyId, ResidentPolicy] = {}
@@ -48,7 +47,6 @@ class PolicyWorker:
         self._exporter = exporter
         self._limits = limits
         self._max_tokens = max_tokens
-        self.layout = layout
         self._schedule = Schedule()
         self._tasks: dict[int, PolicyTask] = {}
         self._numbers = itertools.count()
