@@ -3,9 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.algorithms import WaveBatch, measuring_runs
 from services.trainer.core.batch import Batch, Row
-from services.trainer.core.measuring import measuring_runs
 
 
 def row(length: int, advantage: float) -> Row:

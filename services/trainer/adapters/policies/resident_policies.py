@@ -31,8 +31,7 @@ from services.trainer.adapters.states.training_state import (
     write_parked,
 )
 from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
-from services.trainer.core.algorithms import WaveBatch
-from services.trainer.core.measuring import measuring_runs
+from services.trainer.core.algorithms import WaveBatch, measuring_runs
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier

@@ -22,7 +22,7 @@ from services.trainer.core.refusals import NotFinite
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredRun:
-    """What some rows of a pass that only measures came to; see `core/measuring.py`.
+    """What some rows of a pass that only measures came to; see `measuring_runs`.
 
     ``loss`` is their part of the mean loss of tokens, 0 where answers are compared, which ``answers`` has.
     Of ``judged`` tokens ``hits`` were the likeliest. ``seconds`` is what it took.
