@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mint_common.training import Datum
-from services.trainer.core.array_check import floats_of
+from mint_common.training import Array, Datum
 from services.trainer.core.lines import Ints, LineTokens
 from services.trainer.core.losses.loss import SequenceInputs
 
@@ -82,3 +81,8 @@ class CompletionLine:
             targets=None,
             width=self.vocabulary,
         )
+
+
+def floats_of(array: Array) -> np.ndarray:
+    """Return an array's values, flat, as float32."""
+    return np.frombuffer(array.data, "<f4" if array.dtype == "float32" else "<i8").astype("<f4", copy=False)

@@ -15,10 +15,12 @@ from mint_common.adapters_format.names import PACKED
 from mint_common.errors import InvalidField
 from mint_common.events import LoraSpec
 from mint_common.training import (
+    Array,
     CheckpointRef,
     Datum,
     Distill,
     Export,
+    Lesson,
     Load,
     Open,
     Operation,
@@ -27,14 +29,15 @@ from mint_common.training import (
     Step,
     Submission,
 )
-from services.trainer.core.array_check import check_bytes, check_ids, floats_of
-from services.trainer.core.distill_check import check_distill
+from services.trainer.core.datum_lines import floats_of
 from services.trainer.core.layout_check import layout_problem
 from services.trainer.core.losses.loss import TokenLoss
 from services.trainer.core.losses.table import PASS_LOSSES
 
 MAX_METADATA_BYTES = 16 * 1024
+MAX_TEMPERATURE = 1e3
 MAX_TTL_SECONDS = 10 * 366 * 86400
+_ITEM_BYTES = {"int64": 8, "float32": 4}
 _NAME = re.compile(r"[A-Za-z0-9._~@:+=-]{1,200}", re.ASCII)
 
 
@@ -55,7 +58,7 @@ def _check_operation(operation: Operation, facts: BaseFacts, layout: str) -> Non
         case Pass():
             _check_pass(operation, facts)
         case Distill():
-            check_distill(operation, facts)
+            _check_distill(operation, facts)
         case Step():
             _check_step(operation)
         case Save() | Export():
@@ -158,9 +161,9 @@ def _check_pass(operation: Pass, facts: BaseFacts) -> None:
             raise InvalidField(field=f"loss_fn_config.{name}", problem=f"{value} is not finite")
     for index, datum in enumerate(operation.data):
         _check_datum(datum, f"data[{index}]", loss, facts)
-    check_ids([datum.tokens for datum in operation.data], np.dtype("<i4"), facts, "model_input")
+    _check_ids([datum.tokens for datum in operation.data], np.dtype("<i4"), facts, "model_input")
     targets = [datum.inputs["target_tokens"].data for datum in operation.data]
-    check_ids(targets, np.dtype("<i8"), facts, "loss_fn_inputs.target_tokens")
+    _check_ids(targets, np.dtype("<i8"), facts, "loss_fn_inputs.target_tokens")
     for name in {name for datum in operation.data for name in datum.inputs} - {"target_tokens"}:
         _check_finite(operation.data, name)
 
@@ -193,7 +196,7 @@ def _check_datum(datum: Datum, where: str, loss: TokenLoss, facts: BaseFacts) ->
         if array.shape != shape:
             problem = f"shape {list(array.shape)} where the targets have {list(shape)}"
             raise InvalidField(field=f"{where}.{name}", problem=problem)
-        check_bytes(array, f"{where}.{name}")
+        _check_bytes(array, f"{where}.{name}")
 
 
 def _check_finite(data: Sequence[Datum], name: str) -> None:
@@ -205,3 +208,63 @@ def _check_finite(data: Sequence[Datum], name: str) -> None:
         if not np.isfinite(floats_of(array)).all():
             field = f"data[{index}].loss_fn_inputs.{name}"
             raise InvalidField(field=field, problem="has a value that is not finite")
+
+
+def _check_distill(operation: Distill, facts: BaseFacts) -> None:
+    """Raise InvalidField for the first thing that is wrong."""
+    if not operation.data:
+        raise InvalidField(field="data", problem="is empty")
+    if not (math.isfinite(operation.temperature) and 0 < operation.temperature <= MAX_TEMPERATURE):
+        problem = f"{operation.temperature} is outside 0..{MAX_TEMPERATURE}, 0 excluded"
+        raise InvalidField(field="temperature", problem=problem)
+    for index, lesson in enumerate(operation.data):
+        _check_lesson(lesson, f"data[{index}]", facts)
+    for name, prompts in (
+        ("student_input", [lesson.student_tokens for lesson in operation.data]),
+        ("reference_input", [lesson.teacher_tokens for lesson in operation.data]),
+    ):
+        _check_ids(prompts, np.dtype("<i4"), facts, name)
+    targets = [lesson.target_tokens.data for lesson in operation.data]
+    _check_ids(targets, np.dtype("<i8"), facts, "target_tokens")
+
+
+def _check_lesson(lesson: Lesson, where: str, facts: BaseFacts) -> None:
+    targets = lesson.target_tokens
+    if targets.dtype != "int64" or len(targets.shape) != 1 or 0 in targets.shape:
+        problem = f"must be int64 in one dimension, found {targets.dtype} of shape {list(targets.shape)}"
+        raise InvalidField(field=f"{where}.target_tokens", problem=problem)
+    if lesson.weights.shape != targets.shape:
+        problem = f"shape {list(lesson.weights.shape)} where the targets have {list(targets.shape)}"
+        raise InvalidField(field=f"{where}.weights", problem=problem)
+    for name, array in (("target_tokens", targets), ("weights", lesson.weights)):
+        _check_bytes(array, f"{where}.{name}")
+    if not np.isfinite(floats_of(lesson.weights)).all():
+        raise InvalidField(field=f"{where}.weights", problem="has a value that is not finite")
+    room = facts.max_context - targets.shape[0] + 1
+    for name, prompt in (
+        ("student_input", lesson.student_tokens),
+        ("reference_input", lesson.teacher_tokens),
+    ):
+        length, odd = divmod(len(prompt), 4)
+        if odd or not 1 <= length <= room:
+            problem = f"{length} tokens before {targets.shape[0]} targets: there is room for 1..{room}"
+            raise InvalidField(field=f"{where}.{name}", problem=problem)
+
+
+def _check_bytes(array: Array, field: str) -> None:
+    """Check that an array has the bytes of its shape. Raises InvalidField."""
+    if len(array.data) != math.prod(array.shape) * _ITEM_BYTES[array.dtype]:
+        raise InvalidField(field=field, problem=f"{len(array.data)} bytes do not fit its shape")
+
+
+def _check_ids(parts: Sequence[bytes], kind: np.dtype, facts: BaseFacts, what: str) -> None:
+    """Check that token ids, a part for each datum, are of the base's vocabulary. Raises InvalidField."""
+    ids = np.frombuffer(b"".join(parts), kind)
+    if ids.min() >= 0 and ids.max() < facts.vocab_size:
+        return
+    for index, part in enumerate(parts):
+        own = np.frombuffer(part, kind)
+        wrong = own[(own < 0) | (own >= facts.vocab_size)]
+        if len(wrong):
+            problem = f"token {wrong[0]} is outside the vocabulary 0..{facts.vocab_size - 1}"
+            raise InvalidField(field=f"data[{index}].{what}", problem=problem)

@@ -15,8 +15,7 @@ from torch import Tensor
 from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.core.array_check import floats_of
-from services.trainer.core.datum_lines import CompletionLine
+from services.trainer.core.datum_lines import CompletionLine, floats_of
 from services.trainer.core.losses.reverse_kl import REVERSE_KL
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
