@@ -8,6 +8,7 @@ be learnt has no step. The operations of a wave end with its export, and are ref
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,7 +18,7 @@ import msgspec
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, MintError, Unavailable
-from mint_common.events import LoraSpec, WaveCompleted
+from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
     Close,
@@ -35,7 +36,6 @@ from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, TrainingSession
 from services.trainer.core.refusals import WaveForeign
-from services.trainer.core.schedules import learning_rate_at
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 """AdamW's, of managed jobs."""
@@ -220,6 +220,27 @@ def plan_wave(
         submitted_at=now,
         operations=dict(enumerate(operations, first_seq)),
     )
+
+
+def learning_rate_at(spec: JobSpec, step: int) -> float:
+    """Return the learning rate of a step, which counts from 1; it is transformers' of `get_scheduler`.
+
+    With k = step - 1 steps before it, W = ``warmup_steps`` and T = ``steps``, the job's ``learning_rate`` is
+    multiplied by k / W while k < W, and then, with p = (k - W) / (T - W), by 1 (constant), 1 - p (linear) or
+    (1 + cos(pi p)) / 2 (cosine). A warm-up begins at 0, and a decay would reach 0 at the step after the last.
+    """
+    before, warmup = step - 1, spec.warmup_steps
+    if before < warmup:
+        return spec.learning_rate * (before / warmup)
+    left, whole = spec.steps - before, max(1, spec.steps - warmup)
+    match spec.schedule:
+        case "constant":
+            return spec.learning_rate
+        case "linear":
+            return spec.learning_rate * max(0.0, left / whole)
+        case "cosine":
+            share = (before - warmup) / whole
+            return spec.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * share)))
 
 
 def adam_step(*, learning_rate: float, clip_norm: float) -> Step:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from transformers import get_scheduler
 
 from mint_common.events.job import LearningRateSchedule
-from services.trainer.core.schedules import learning_rate_at
-from services.trainer.core.wave_operations import WaveExport
+from services.trainer.core.wave_operations import WaveExport, learning_rate_at
 
 from .test_wave_operations import WAVE, planned
 
