@@ -68,7 +68,6 @@ class Trainer:
     """An assembled trainer: its HTTP application and its background work."""
 
     http: FastAPI
-    facts: BaseFacts
     dispatcher: Dispatcher
     relay: OutboxRelay
     operations: Operations
@@ -164,7 +163,6 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         checkpoint_routes.add_routes(http, parts)
         yield Trainer(
             http=http,
-            facts=policies.facts,
             dispatcher=dispatcher,
             relay=OutboxRelay(locking_pool, bus, clock),
             operations=operations,

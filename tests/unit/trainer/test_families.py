@@ -203,7 +203,7 @@ def test_exports_and_checkpoints_hold_what_was_trained(name: str, tmp_path: Path
         policy_id=PolicyId("policy_a"),
         step=1,
         parent=None,
-        rank=state.rank,
+        rank=state.lora.rank,
         tensors=folded_arrays(state.lora),
     )
     assert files.manifest.targets == facts.targets

@@ -251,7 +251,7 @@ def exported(base: ScoringBase, one: ResidentBase) -> tuple[list[dict[str, float
         policy_id=PolicyId("policy_a"),
         step=state.step,
         parent=None,
-        rank=state.rank,
+        rank=state.lora.rank,
         tensors=folded_arrays(state.lora),
     )
     return metrics, files

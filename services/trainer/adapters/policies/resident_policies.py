@@ -92,7 +92,7 @@ class ResidentPolicies:
             return self._begin(policy_id, tenant_id, work, alone=alone)
         runs = (
             self._begin(policy_id, tenant_id, run, alone=alone)
-            for run in measuring_runs(work, max_tokens=self._worker.run_tokens)
+            for run in measuring_runs(work, max_tokens=self._worker.limits.max_tokens)
         )
         return self._measure(work, next(runs), runs)
 

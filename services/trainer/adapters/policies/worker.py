@@ -45,7 +45,7 @@ class PolicyWorker:
         self._base = base
         self._stepper = stepper
         self._exporter = exporter
-        self._limits = limits
+        self.limits = limits
         self._max_tokens = max_tokens
         self._schedule = Schedule()
         self._tasks: dict[int, PolicyTask] = {}
@@ -63,17 +63,12 @@ class PolicyWorker:
                 tenant_id=tenant_id,
                 seq=number,
                 kind=task.kind,
-                rank=resident.state.rank if resident else 1,
+                rank=resident.state.lora.rank if resident else 1,
                 tokens=task.tokens,
                 alone=alone,
             )
         )
         self._news.set()
-
-    @property
-    def run_tokens(self) -> int:
-        """Return how many tokens a plan has at most, unless a single piece of work has more."""
-        return self._limits.max_tokens
 
     async def put(self, policy_id: PolicyId, resident: ResidentPolicy) -> None:
         """Keep a policy in memory, and move others out if that needs room."""
@@ -96,7 +91,7 @@ class PolicyWorker:
                 await self._carry_out_next()
 
     async def _carry_out_next(self) -> None:
-        plan, self._schedule = self._schedule.plan(self._limits, on_device=self.tiers.on_device())
+        plan, self._schedule = self._schedule.plan(self.limits, on_device=self.tiers.on_device())
         await self._swap_out(self.tiers.find(plan.swap_out))
         if plan.batch:
             metrics.BATCH_POLICIES.observe(len({operation.policy_id for operation in plan.batch}))
@@ -110,7 +105,8 @@ class PolicyWorker:
         tasks = [task for task in tasks if not task.done.done()]
         if not tasks:
             return
-        self.at_work = {policy_id: self.tiers.take(policy_id) for policy_id in _policies_of(tasks)}
+        policies = dict.fromkeys(task.policy_id for task in tasks)
+        self.at_work = {policy_id: self.tiers.take(policy_id) for policy_id in policies}
         residents = dict(self.at_work)
         work = self.compute(
             lambda: carry_out(self._base, self.tiers, tasks, residents, max_tokens=self._max_tokens)
@@ -140,7 +136,3 @@ class PolicyWorker:
                 _log.error("policy not moved off the device", exc_info=fault)
         if residents:
             self.tiers.trim()
-
-
-def _policies_of(tasks: Sequence[PolicyTask]) -> list[PolicyId]:
-    return list(dict.fromkeys(task.policy_id for task in tasks))

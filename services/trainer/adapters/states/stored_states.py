@@ -107,7 +107,7 @@ def _put_weights(state: TrainingState, weights: bytes) -> None:
         # It may be of another layout of experts.
         arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
         sites = [part.site for part in parts if part.half == "A"]
-        packed = packed_again(sites, rank=state.rank, tensors=arrays)
+        packed = packed_again(sites, rank=state.lora.rank, tensors=arrays)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in packed.items()}
     missing = {part.name for part in parts} ^ {name for name in tensors if not name.startswith("pad.")}
     if missing:

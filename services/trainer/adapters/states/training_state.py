@@ -31,11 +31,6 @@ class TrainingState:
     moments: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
 
-    @property
-    def rank(self) -> int:
-        """Return the rank of its LoRA."""
-        return self.lora.rank
-
 
 def new_state(facts: BaseFacts, spec: LoraSpec) -> TrainingState:
     """Return the state of a policy that was never stepped. Raises LoraInvalid."""
@@ -110,11 +105,6 @@ class ParkedState:
     buffer: Tensor
 
     @property
-    def rank(self) -> int:
-        """Return the rank of its LoRA."""
-        return self.layout.rank
-
-    @property
     def size_bytes(self) -> int:
         """Return the bytes that a swap moves."""
         return int(self.buffer.nbytes)
@@ -164,7 +154,7 @@ def state_export(
             policy_id=policy_id,
             step=parked.step,
             parent=parent,
-            rank=parked.rank,
+            rank=parked.layout.rank,
             tensors=tensors,
             layout=layout,
         )

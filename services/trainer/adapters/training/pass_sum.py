@@ -102,11 +102,6 @@ class NumberedLine:
         """Return the number of positions that the loss falls on."""
         return self.line.targets
 
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Return where it stands in a micro-batch."""
-        return self.policy, self.number, self.index
-
     def read(self) -> LineTokens:
         """Return the line as numbers."""
         return replace(self.line.read(), policy=self.policy, counts_hits=self.counts_hits)

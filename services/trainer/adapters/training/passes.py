@@ -10,7 +10,7 @@ T = target positions of a micro-batch, K = targets of a position.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from services.trainer.core.refusals import NotFinite
 
 _LOGITS_BYTES = 256 * 1024 * 1024
 _FLOAT_BYTES = 4
+_PLACE = attrgetter("policy", "number", "index")
+"""Where a line stands in a micro-batch."""
 
 
 def run_passes(
@@ -66,7 +68,7 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
         chosen = [line for line in lines if works[line.number].backward is backward]
         for batch in plan_microbatches(chosen, max_tokens=max_tokens, max_targets=max_targets):
             with torch.set_grad_enabled(backward):
-                loss = _microbatch(base, sums, sorted(batch, key=lambda line: line.place))
+                loss = _microbatch(base, sums, sorted(batch, key=_PLACE))
             if backward and loss is not None:
                 loss.backward()
     return sums
