@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mint_common.training import LossName
+from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.batch import STD_EPSILON, group_advantages
 from services.trainer.core.losses.cross_entropy import cross_entropy
 from services.trainer.core.losses.dpo import DPO, dpo
+from services.trainer.core.losses.grpo import GRPO as GRPO_LOSS
 from services.trainer.core.losses.gspo import gspo
 from services.trainer.core.losses.kto import KTO, kto
 from services.trainer.core.losses.loss import Comparison, SequenceInputs, TokenInputs, TokenLoss
@@ -26,7 +28,7 @@ from services.trainer.core.losses.mismatch import (
     trusted_band,
 )
 from services.trainer.core.losses.ppo import ppo
-from services.trainer.core.losses.table import LOSSES, PASS_LOSSES
+from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.losses.tokens import (
     kl_to_base,
     ratio_max_error,
@@ -55,6 +57,7 @@ REFERENCES: Mapping[str, tuple[dict[str, float], Callable[[float, float, float],
     "grpo": (GRPO, lambda p, q, a: -math.exp(p - q) * a),
 }
 """Each token loss's numbers and its term for one token, in float64."""
+TOKEN_LOSSES = {**PASS_LOSSES, "grpo": GRPO_LOSS}
 
 
 def inputs_of(
@@ -88,7 +91,9 @@ def total_matches(found: Tensor, terms: Sequence[float]) -> None:
 
 
 def test_every_token_loss_has_a_reference() -> None:
-    assert set(REFERENCES) == {name for name, loss in LOSSES.items() if isinstance(loss, TokenLoss)}
+    assert set(REFERENCES) == set(TOKEN_LOSSES)
+    managed = [one.loss for one in ALGORITHMS.values() if isinstance(one.loss, TokenLoss)]
+    assert all(loss in TOKEN_LOSSES.values() for loss in managed)
 
 
 def test_clients_may_name_what_the_protocol_names() -> None:
@@ -99,7 +104,7 @@ def test_clients_may_name_what_the_protocol_names() -> None:
 @given(rows=tokens)
 def test_a_loss_is_the_sum_of_its_reference(name: str, rows: Rows) -> None:
     config, reference = REFERENCES[name]
-    loss = LOSSES[name]
+    loss = TOKEN_LOSSES[name]
     assert isinstance(loss, TokenLoss)
     assert set(config) <= {*loss.needed_config, *loss.optional_config}
     total_matches(loss.formula(inputs_of(rows, config)), [reference(*row) for row in rows])
@@ -179,7 +184,7 @@ def test_gspo_has_one_ratio_a_sequence(sequences: list[tuple[Rows, bool]]) -> No
 def test_on_fresh_rollouts_every_loss_has_the_gradient_of_reinforce(name: str, rows: Rows) -> None:
     fresh = [(p, p, a) for p, _, a in rows]
     inputs = inputs_of(fresh, REFERENCES[name][0])
-    loss = LOSSES[name]
+    loss = TOKEN_LOSSES[name]
     assert isinstance(loss, TokenLoss)
     loss.formula(inputs).backward()
     assert torch.allclose(inputs.logprobs_T.grad, -columns(fresh)[2], atol=1e-5)
@@ -194,7 +199,7 @@ def test_bounds_of_a_clip_may_differ_by_token() -> None:
 @given(tokens)
 def test_grpo_adds_the_k3_estimate_of_the_kl(rows: Rows) -> None:
     p, q, a = zip(*rows, strict=True)
-    loss = LOSSES["grpo"]
+    loss = TOKEN_LOSSES["grpo"]
     assert isinstance(loss, TokenLoss)
     inputs = inputs_of(rows, {"kl_coefficient": 0.3})
     assert loss.reads_base(inputs.config)
@@ -367,7 +372,7 @@ def test_a_token_of_grpo_counts_inside_the_band(rows: Rows) -> None:
     counted = [0.5 < math.exp(p - q) < 5.0 for p, q, _ in rows]
     ratios = [math.exp(p - q) if counts else 1.0 for counts, (p, q, _) in zip(counted, rows, strict=True)]
     total_matches(loss, [-r * a * c for r, c, (_, _, a) in zip(ratios, counted, rows, strict=True)])
-    grpo = LOSSES["grpo"]
+    grpo = TOKEN_LOSSES["grpo"]
     assert isinstance(grpo, TokenLoss)
     assert grpo.measures(inputs) == {"distrusted_tokens:sum": counted.count(False)}
     loss.backward()
@@ -377,6 +382,6 @@ def test_a_token_of_grpo_counts_inside_the_band(rows: Rows) -> None:
 
 
 def grpo_formula(inputs: TokenInputs) -> Tensor:
-    loss = LOSSES["grpo"]
+    loss = TOKEN_LOSSES["grpo"]
     assert isinstance(loss, TokenLoss)
     return loss.formula(inputs)

@@ -14,8 +14,6 @@ def cispo(tokens: TokenInputs) -> Tensor:
 
 
 CISPO = TokenLoss(
-    name="cispo",
-    users=frozenset({"tinker"}),
     needed=("logprobs", "advantages"),
     optional=BOUNDS,
     optional_config=BOUNDS,

@@ -16,8 +16,6 @@ def cross_entropy(tokens: TokenInputs) -> Tensor:
 
 
 CROSS_ENTROPY = TokenLoss(
-    name="cross_entropy",
-    users=frozenset({"managed", "tinker"}),
     aggregation="token_mean",
     optional=("weights",),
     formula=cross_entropy,

@@ -30,8 +30,6 @@ def _measures(compared: Comparison, config: Config) -> dict[str, float]:
 
 
 DPO = PreferenceLoss(
-    name="dpo",
-    users=frozenset({"managed"}),
     aggregation="pair_mean",
     needed_config=("beta",),
     formula=dpo,

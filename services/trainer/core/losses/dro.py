@@ -17,8 +17,6 @@ def dro(tokens: TokenInputs) -> Tensor:
 
 
 DRO = TokenLoss(
-    name="dro",
-    users=frozenset({"tinker"}),
     needed=("logprobs", "advantages"),
     needed_config=("beta",),
     formula=dro,

@@ -66,8 +66,6 @@ def _reads_base(config: Config) -> bool:
 
 
 GRPO = TokenLoss(
-    name="grpo",
-    users=frozenset({"managed"}),
     aggregation="token_mean",
     needed=("logprobs", "advantages"),
     optional_config=("kl_coefficient", "truncated_at", "band_low", "band_high"),

@@ -28,8 +28,6 @@ def gspo(tokens: TokenInputs) -> Tensor:
 
 
 GSPO = TokenLoss(
-    name="gspo",
-    users=frozenset({"tinker"}),
     needed=("logprobs", "advantages"),
     optional=(_MASK, *BOUNDS),
     optional_config=BOUNDS,

@@ -12,8 +12,6 @@ def importance_sampling(tokens: TokenInputs) -> Tensor:
 
 
 IMPORTANCE_SAMPLING = TokenLoss(
-    name="importance_sampling",
-    users=frozenset({"tinker"}),
     needed=("logprobs", "advantages"),
     formula=importance_sampling,
 )

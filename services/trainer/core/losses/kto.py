@@ -36,8 +36,6 @@ def _measures(compared: Comparison, config: Config) -> dict[str, float]:
 
 
 KTO = PreferenceLoss(
-    name="kto",
-    users=frozenset({"managed"}),
     aggregation="answer_mean",
     needed_config=("beta",),
     formula=kto,

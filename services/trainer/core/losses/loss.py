@@ -1,4 +1,4 @@
-"""What a loss is: its formula, what it reads, how a step aggregates it, and who may ask for it.
+"""What a loss is: its formula, what it reads, and how a step aggregates it.
 
 T = target tokens, N = wanted answers, M = unwanted answers, K = mismatched answers, V = vocabulary.
 """
@@ -16,7 +16,6 @@ from torch import Tensor
 Aggregation = Literal["sum", "token_mean", "pair_mean", "answer_mean"]
 """What a managed step divides the sum by: nothing, the trained tokens of its wave, its pairs, its answers."""
 
-User = Literal["managed", "tinker"]
 Config = Mapping[str, float]
 _NONE = np.zeros(0, np.float32)
 
@@ -83,8 +82,6 @@ class Loss:
     ``needed`` and ``optional`` are its inputs beside the targets, the ``_config`` ones its numbers.
     """
 
-    name: str
-    users: frozenset[User]
     aggregation: Aggregation = "sum"
     needed: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()

@@ -12,8 +12,6 @@ def ppo(tokens: TokenInputs) -> Tensor:
 
 
 PPO = TokenLoss(
-    name="ppo",
-    users=frozenset({"tinker"}),
     needed=("logprobs", "advantages"),
     optional=BOUNDS,
     optional_config=BOUNDS,

@@ -23,8 +23,6 @@ def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, config: Config) -> Tensor
 
 
 REVERSE_KL = DistributionLoss(
-    name="reverse_kl",
-    users=frozenset({"tinker"}),
     needed=("weights",),
     needed_config=("temperature",),
     formula=reverse_kl,
