@@ -65,16 +65,6 @@ class TokenInputs:
         return torch.from_numpy(values).to(self.logprobs_T.device)
 
 
-def _never(config: Config) -> bool:
-    del config
-    return False
-
-
-def _nothing(tokens: TokenInputs) -> dict[str, float]:
-    del tokens
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """What every loss says of itself.
@@ -98,8 +88,8 @@ class TokenLoss(Loss):
     """
 
     formula: Callable[[TokenInputs], Tensor]
-    measures: Callable[[TokenInputs], dict[str, float]] = _nothing
-    reads_base: Callable[[Config], bool] = _never
+    measures: Callable[[TokenInputs], dict[str, float]] = lambda _tokens: {}
+    reads_base: Callable[[Config], bool] = lambda _config: False
     is_wide: bool = False
 
 
