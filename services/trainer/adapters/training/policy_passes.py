@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from mint_common.training import Array, Pass, Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
@@ -51,13 +50,7 @@ def run_policy_passes(
     ]
 
 
-class _Running(Protocol):
-    def training(self) -> PassWork: ...
-
-    def passed(self, result: PassResult) -> Passed | MeasuredRun: ...
-
-
-def _running(one: PolicyPass, *, max_length: int) -> _Running:
+def _running(one: PolicyPass, *, max_length: int) -> "WaveRows | _ClientData":
     if isinstance(one.work, WaveBatch):
         return WaveRows(one.lora, one.work, step=one.step, max_length=max_length)
     return _ClientData(one.lora, one.work, step=one.step)
