@@ -102,15 +102,9 @@ class Clear(PolicyWork[None]):
 class Policies(Protocol):
     """Policies over the resident base. Work runs one batch after another, never on the event loop."""
 
-    @property
-    def facts(self) -> BaseFacts:
-        """Return the base's facts."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """Return how exports keep experts."""
-        ...
+    facts: BaseFacts
+    layout: str
+    """How exports keep experts."""
 
     def tiers(self) -> Mapping[PolicyId, Tier]:
         """Return where each policy in memory is."""
