@@ -125,14 +125,8 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
         http.state.ports = registry
-        catalog_routes = (
-            policies,
-            accounts,
-            revisions,
-            aliases,
-            bases,
-        )  # what is asked most often comes first
-        include_routes(http.router, *(module.router for module in catalog_routes))
+        in_order = (policies, accounts, revisions, aliases, bases)  # what is asked most often comes first
+        include_routes(http.router, *(module.router for module in in_order))
         reconciler = None
         if settings.reconcile_bytes_per_second:
             pace = settings.reconcile_bytes_per_second

@@ -28,6 +28,7 @@ from mint_common.events import (
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.edge_routes import include_routes
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.held_folder import HeldFolder, hold_folder
@@ -156,10 +157,10 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
     )
     at_once = max(1, settings.tasks.task_workers // 2)
-    http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
-    http.include_router(job_routes(of_jobs))
+    include_routes(http.router, task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
+    include_routes(http.router, job_routes(of_jobs))
     erasures = PostgresErasures(connections.pool)
-    http.include_router(file_routes(erasures, clock))
+    include_routes(http.router, file_routes(erasures, clock))
     evaluation_runs = PostgresEvaluationRuns(connections.pool)
     of_runs = EngineRequests(clock, in_flight=max(1, settings.waves.requests_in_flight // 4))
     evaluations = EvaluationHandler(
@@ -179,7 +180,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         stall_seconds=stall_seconds,
         error_share=settings.waves.grader_error_share,
     )
-    http.include_router(evaluation_routes(evaluation_runs, clock))
+    include_routes(http.router, evaluation_routes(evaluation_runs, clock))
 
     eraser = Eraser(
         erasures=erasures,
