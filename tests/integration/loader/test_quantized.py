@@ -22,7 +22,7 @@ from tests.integration.loader.moe_base import (
     running_engine,
 )
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
 TINY = Path(__file__).parents[3] / "bases/tiny"
 GROUP, BITS, ZERO = 64, 4, 8
