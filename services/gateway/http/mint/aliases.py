@@ -21,9 +21,15 @@ from mint_common.errors import RevisionNotReady
 from mint_common.ids import Digest, TenantId
 from mint_common.names import check_alias_name
 from mint_common.runtime.edge_routes import include_routes
-from services.gateway.http.edge.context import AdminCaller, Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import Gateway, GatewayDep
 from services.gateway.http.edge.recording import RecordedRoute, creates
-from services.gateway.http.mint.forwarding import AliasPath, PolicyPath, TenantCatalog
+from services.gateway.http.mint.forwarding import (
+    AdminCatalog,
+    AliasPath,
+    PolicyPath,
+    ReadCatalog,
+    TrainCatalog,
+)
 
 RulePath = Annotated[str, Path(alias="rule")]
 
@@ -48,30 +54,21 @@ class PromoteBody(MoveBody):
 
 @_aliases.get("", response_model=list[AliasRecord])
 async def list_aliases(
-    _policy: PolicyPath,
-    _page: Annotated[LongPageQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _page: Annotated[LongPageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
     """List the aliases of a policy by name; ``after`` is the last name of the page before."""
     return await catalog.forward()
 
 
 @_aliases.get("/{alias}", response_model=AliasRecord)
-async def get_alias(
-    _policy: PolicyPath, _alias: AliasPath, _caller: ReadCaller, catalog: TenantCatalog
-) -> Response:
+async def get_alias(_policy: PolicyPath, _alias: AliasPath, catalog: ReadCatalog) -> Response:
     """Return where an alias points, with its newest 100 moves; ``/history`` has all of them."""
     return await catalog.forward()
 
 
 @_aliases.get("/{alias}/history", response_model=list[AliasMove])
 async def list_history(
-    _policy: PolicyPath,
-    _alias: AliasPath,
-    _page: Annotated[HistoryQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _alias: AliasPath, _page: Annotated[HistoryQuery, Query()], catalog: ReadCatalog
 ) -> Response:
     """List an alias's moves, newest first; ``before`` is the last sequence of the page before."""
     return await catalog.forward()
@@ -79,7 +76,7 @@ async def list_history(
 
 @_aliases.post("/{alias}/protect", response_model=AliasRecord)
 async def protect(
-    _policy: PolicyPath, _alias: AliasPath, _body: ProtectBody, _caller: AdminCaller, catalog: TenantCatalog
+    _policy: PolicyPath, _alias: AliasPath, _body: ProtectBody, catalog: AdminCatalog
 ) -> Response:
     """Refuse moves and rollbacks by keys without admin, or allow them again. Takes an admin key.
 
@@ -91,20 +88,15 @@ async def protect(
 
 @_aliases.post("/{alias}/freeze", response_model=AliasRecord)
 async def freeze(
-    _policy: PolicyPath, _alias: AliasPath, _body: FreezeBody, _caller: AdminCaller, catalog: TenantCatalog
+    _policy: PolicyPath, _alias: AliasPath, _body: FreezeBody, catalog: AdminCatalog
 ) -> Response:
     """Stop rules from moving an alias, or allow it again. Keys still move it. Takes an admin key."""
     return await catalog.forward()
 
 
 @_aliases.put("/{alias}", response_model=AliasRecord)
-async def promote(  # noqa: PLR0917  # FastAPI passes them by name
-    policy: PolicyPath,
-    alias: AliasPath,
-    body: PromoteBody,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    catalog: TenantCatalog,
+async def promote(
+    policy: PolicyPath, alias: AliasPath, body: PromoteBody, gateway: GatewayDep, catalog: TrainCatalog
 ) -> Response:
     """Point an alias at a revision. 412 when ``expected`` is not what it points at.
 
@@ -113,31 +105,28 @@ async def promote(  # noqa: PLR0917  # FastAPI passes them by name
     check_alias_name(alias)
     if body.wait_ready:
         revision = body.revision if isinstance(body.revision, int) else Digest(body.revision)
-        await await_ready(gateway, caller.tenant_id, policy, revision)
+        await await_ready(gateway, catalog.caller.tenant_id, policy, revision)
     moved = await catalog.forward(msgspec.json.encode(body.model_dump(exclude={"wait_ready"})))
-    gateway.resolver.forget(caller.tenant_id, policy)
+    gateway.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
 
 
 @_aliases.post("/{alias}/rollback", response_model=AliasRecord)
-async def roll_back(  # FastAPI passes them by name
+async def roll_back(
     policy: PolicyPath,
     _alias: AliasPath,
-    caller: TrainCaller,
     gateway: GatewayDep,
-    catalog: TenantCatalog,
+    catalog: TrainCatalog,
     _body: Annotated[RollbackBody | None, Body(title="Body")] = None,
 ) -> Response:
     """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
     moved = await catalog.forward()
-    gateway.resolver.forget(caller.tenant_id, policy)
+    gateway.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
 
 
 @_rules.post("", status_code=201, response_model=RuleRecord, dependencies=[creates("rule_id")])
-async def create_rule(
-    _policy: PolicyPath, _body: RuleBody, _caller: AdminCaller, catalog: TenantCatalog
-) -> Response:
+async def create_rule(_policy: PolicyPath, _body: RuleBody, catalog: AdminCatalog) -> Response:
     """Add a rule. Takes an admin key. ``warnings`` say why it may never move its alias.
 
     A rule points no alias at a revision that a person moved it back from, until a person points it there
@@ -147,15 +136,13 @@ async def create_rule(
 
 
 @_rules.get("", response_model=list[RuleRecord])
-async def list_rules(_policy: PolicyPath, _caller: ReadCaller, catalog: TenantCatalog) -> Response:
+async def list_rules(_policy: PolicyPath, catalog: ReadCatalog) -> Response:
     """List the rules of a policy."""
     return await catalog.forward()
 
 
 @_rules.post("/{rule}/pause", response_model=RuleRecord)
-async def pause_rule(
-    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
-) -> Response:
+async def pause_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
     """Stop a rule from moving its alias.
 
     Takes an admin key. Scores of this time move nothing later either.
@@ -164,17 +151,13 @@ async def pause_rule(
 
 
 @_rules.post("/{rule}/resume", response_model=RuleRecord)
-async def resume_rule(
-    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
-) -> Response:
+async def resume_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
     """Let the next scores move an alias by a paused rule again. Takes an admin key."""
     return await catalog.forward()
 
 
 @_rules.delete("/{rule}", status_code=204)
-async def remove_rule(
-    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
-) -> Response:
+async def remove_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
     """Remove a rule. Takes an admin key."""
     return await catalog.forward()
 

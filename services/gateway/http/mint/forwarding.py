@@ -6,14 +6,15 @@ and what stands for a parameter in it is checked and quoted.
 
 from collections.abc import AsyncIterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response, Security
 
 from mint_common.authority import Caller
+from mint_common.catalog import Scope
 from mint_common.client.registry import RegistryClient
 from mint_common.names import check_segment
-from services.gateway.http.edge.context import CallerDep, GatewayDep
+from services.gateway.http.edge.context import GatewayDep, authenticate
 
 PREFIX = "/mint/v1/"
 
@@ -59,16 +60,23 @@ class Forwarding:
             yield part if name == part else check_segment(name, self.request.path_params[name])
 
 
-async def _of_tenant(request: Request, caller: CallerDep, gateway: GatewayDep) -> Forwarding:
-    root = ("tenants", caller.tenant_id)
-    return Forwarding(request=request, caller=caller, registry=gateway.registry, root=root)
+def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depends
+    """Return what a route of this scope depends on to forward its requests."""
+    scoped = Security(authenticate, scopes=[scope])
+
+    async def forwarding(
+        request: Request, caller: Annotated[Caller, scoped], gateway: GatewayDep
+    ) -> Forwarding:
+        root = ("tenants", caller.tenant_id) if of_tenant else ()
+        return Forwarding(request=request, caller=caller, registry=gateway.registry, root=root)
+
+    return Depends(forwarding)
 
 
-async def _of_all(request: Request, caller: CallerDep, gateway: GatewayDep) -> Forwarding:
-    return Forwarding(request=request, caller=caller, registry=gateway.registry, root=())
-
-
-TenantCatalog = Annotated[Forwarding, Depends(_of_tenant)]
-"""What the caller's tenant has in the registry."""
-WholeCatalog = Annotated[Forwarding, Depends(_of_all)]
-"""What the registry has, of whatever tenant: bases, tenants."""
+ReadCatalog = Annotated[Forwarding, _catalog("read")]
+TrainCatalog = Annotated[Forwarding, _catalog("train")]
+AdminCatalog = Annotated[Forwarding, _catalog("admin")]
+"""What the caller's tenant has in the registry, for a route that takes this scope."""
+BasesCatalog = Annotated[Forwarding, _catalog("read", of_tenant=False)]
+TenantsCatalog = Annotated[Forwarding, _catalog("operator", of_tenant=False)]
+"""What the registry has, of whatever tenant."""

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Path, Query, Response
 
 from mint_common.catalog import IssuedKey, KeyRecord, TenantRecord
 from mint_common.catalog_requests import KeyBody, LongPageQuery, PageQuery, TenantBody
-from services.gateway.http.edge.context import AdminCaller, OperatorCaller
 from services.gateway.http.edge.recording import SecretRoute, creates
-from services.gateway.http.mint.forwarding import TenantCatalog, WholeCatalog
+from services.gateway.http.mint.forwarding import AdminCatalog, TenantsCatalog
 
 router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
 
@@ -16,9 +15,7 @@ KeyPath = Annotated[str, Path(alias="key")]
 
 
 @router.get("/keys", response_model=list[KeyRecord])
-async def list_keys(
-    _page: Annotated[LongPageQuery, Query()], _caller: AdminCaller, catalog: TenantCatalog
-) -> Response:
+async def list_keys(_page: Annotated[LongPageQuery, Query()], catalog: AdminCatalog) -> Response:
     """List the tenant's keys by id, revoked ones too; ``after`` is the last id of the page before.
 
     Takes an admin key, as all of these.
@@ -27,13 +24,13 @@ async def list_keys(
 
 
 @router.post("/keys", status_code=201, response_model=IssuedKey, dependencies=[creates("key_id")])
-async def create_key(_body: KeyBody, _caller: AdminCaller, catalog: TenantCatalog) -> Response:
+async def create_key(_body: KeyBody, catalog: AdminCatalog) -> Response:
     """Make a key, with no scope that the key behind the request does not hold."""
     return await catalog.forward()
 
 
 @router.post("/keys/{key}/rotate", response_model=IssuedKey)
-async def rotate_key(_key: KeyPath, _caller: AdminCaller, catalog: TenantCatalog) -> Response:
+async def rotate_key(_key: KeyPath, catalog: AdminCatalog) -> Response:
     """Replace a key by a new one of the same id; the old one is believed for seconds at most.
 
     403 for a key with scopes that the one behind the request does not hold.
@@ -42,7 +39,7 @@ async def rotate_key(_key: KeyPath, _caller: AdminCaller, catalog: TenantCatalog
 
 
 @router.delete("/keys/{key}", status_code=204)
-async def revoke_key(_key: KeyPath, _caller: AdminCaller, catalog: TenantCatalog) -> Response:
+async def revoke_key(_key: KeyPath, catalog: AdminCatalog) -> Response:
     """Revoke a key; it is believed for seconds at most, and by routes that take an admin key not at all.
 
     403 for a key with scopes that the one behind the request does not hold.
@@ -51,30 +48,22 @@ async def revoke_key(_key: KeyPath, _caller: AdminCaller, catalog: TenantCatalog
 
 
 @router.get("/tenants", response_model=list[TenantRecord])
-async def list_tenants(
-    _page: Annotated[PageQuery, Query()], _caller: OperatorCaller, catalog: WholeCatalog
-) -> Response:
+async def list_tenants(_page: Annotated[PageQuery, Query()], catalog: TenantsCatalog) -> Response:
     """List tenants by name. Takes an operator's key, as all of these."""
     return await catalog.forward()
 
 
 @router.post("/tenants", status_code=201, response_model=TenantRecord, dependencies=[creates("name")])
-async def create_tenant(_body: TenantBody, _caller: OperatorCaller, catalog: WholeCatalog) -> Response:
+async def create_tenant(_body: TenantBody, catalog: TenantsCatalog) -> Response:
     """Make a tenant, or return the one of that name."""
     return await catalog.forward()
 
 
 @router.post(
-    "/tenants/{tenant}/keys",
-    status_code=201,
-    response_model=IssuedKey,
-    dependencies=[creates("key_id")],
+    "/tenants/{tenant}/keys", status_code=201, response_model=IssuedKey, dependencies=[creates("key_id")]
 )
 async def create_tenant_key(
-    _tenant: Annotated[str, Path(alias="tenant")],
-    _body: KeyBody,
-    _caller: OperatorCaller,
-    catalog: WholeCatalog,
+    _tenant: Annotated[str, Path(alias="tenant")], _body: KeyBody, catalog: TenantsCatalog
 ) -> Response:
     """Make a tenant's first admin key, or any other."""
     return await catalog.forward()

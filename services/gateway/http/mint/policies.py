@@ -8,38 +8,34 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
 from mint_common.runtime.edge_routes import include_routes
-from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import GatewayDep
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
-from services.gateway.http.mint.forwarding import PolicyPath, TenantCatalog, WholeCatalog
+from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
 
 _bases = APIRouter(prefix="/mint/v1/bases", tags=["bases"], route_class=RecordedRoute)
 _policies = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
 
 
 @_bases.get("", response_model=list[BaseFacts])
-async def list_bases(_caller: ReadCaller, catalog: WholeCatalog) -> Response:
+async def list_bases(catalog: BasesCatalog) -> Response:
     """List the bases that policies can be trained over."""
     return await catalog.forward()
 
 
 @_bases.get("/{base}", response_model=BaseFacts)
-async def get_base(
-    _base: Annotated[str, Path(alias="base")], _caller: ReadCaller, catalog: WholeCatalog
-) -> Response:
+async def get_base(_base: Annotated[str, Path(alias="base")], catalog: BasesCatalog) -> Response:
     """Return one base."""
     return await catalog.forward()
 
 
 @_policies.post("", status_code=201, response_model=PolicyRecord, dependencies=[creates("name")])
-async def create_policy(_body: PolicyRequest, _caller: TrainCaller, catalog: TenantCatalog) -> Response:
+async def create_policy(_body: PolicyRequest, catalog: TrainCatalog) -> Response:
     """Create a policy over a base; it equals the base until its first revision."""
     return await catalog.forward()
 
 
 @_policies.get("", response_model=list[PolicyRecord])
-async def list_policies(
-    _query: Annotated[PolicyQuery, Query()], _caller: ReadCaller, catalog: TenantCatalog
-) -> Response:
+async def list_policies(_query: Annotated[PolicyQuery, Query()], catalog: ReadCatalog) -> Response:
     """List the tenant's policies by name; ``after`` is the last name of the page before.
 
     ``base``, ``labels``, ``has_revision`` and the times, in seconds since the epoch, select; all that are
@@ -49,24 +45,23 @@ async def list_policies(
 
 
 @_policies.get("/{policy}", response_model=PolicyRecord)
-async def get_policy(_policy: PolicyPath, _caller: ReadCaller, catalog: TenantCatalog) -> Response:
+async def get_policy(_policy: PolicyPath, catalog: ReadCatalog) -> Response:
     """Return one policy, by name or id."""
     return await catalog.forward()
 
 
 @_policies.patch("/{policy}", response_model=PolicyRecord)
-async def change_policy(  # FastAPI passes them by name
+async def change_policy(
     policy: PolicyPath,
     _body: PolicyPatch,
-    caller: TrainCaller,
     gateway: GatewayDep,
-    catalog: TenantCatalog,
+    catalog: TrainCatalog,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Change a policy's description, labels or retention. 412 when If-Match is not its current ETag."""
     if if_match is None:
         return await catalog.forward(query=())
-    found = await gateway.registry.get_policy(caller.tenant_id, policy)
+    found = await gateway.registry.get_policy(catalog.caller.tenant_id, policy)
     check_expected(if_match, found, what=f"policy {found.name!r}")
     return await catalog.forward(query=[("expected", str(found.changed))])
 

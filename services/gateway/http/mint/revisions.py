@@ -26,7 +26,7 @@ from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RecordedRoute, creates
-from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
+from services.gateway.http.mint.forwarding import PolicyPath, ReadCatalog, RevisionPath, TrainCatalog
 
 FILES_HEADER = "x-mint-sha256"
 _PREFIX = "/mint/v1/policies/{policy}"
@@ -36,10 +36,7 @@ _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], 
 
 @_revisions.get("", response_model=list[RevisionRecord])
 async def list_revisions(
-    _policy: PolicyPath,
-    _query: Annotated[RevisionQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _query: Annotated[RevisionQuery, Query()], catalog: ReadCatalog
 ) -> Response:
     """List the revisions of a policy by number; ``after`` is the last number of the page before.
 
@@ -49,9 +46,7 @@ async def list_revisions(
 
 
 @_revisions.get("/{revision}", response_model=RevisionRecord)
-async def get_revision(
-    _policy: PolicyPath, _revision: RevisionPath, _caller: ReadCaller, catalog: TenantCatalog
-) -> Response:
+async def get_revision(_policy: PolicyPath, _revision: RevisionPath, catalog: ReadCatalog) -> Response:
     """Return one revision, by number or digest."""
     return await catalog.forward()
 
@@ -137,13 +132,12 @@ async def _intact(gateway: Gateway, tenant_id: TenantId, policy: str, revision: 
     openapi_extra=TAR_BODY,
     responses={422: REFUSED},
 )
-async def upload_revision(  # FastAPI passes them by name
+async def upload_revision(
     body: StreamDep,
     policy: PolicyPath,
     _query: Annotated[UploadQuery, Query()],
-    caller: TrainCaller,
     gateway: GatewayDep,
-    catalog: TenantCatalog,
+    catalog: TrainCatalog,
 ) -> Response:
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
 
@@ -155,35 +149,27 @@ async def upload_revision(  # FastAPI passes them by name
         answer = await catalog.forward(body)
     except BodyTooSlow as error:
         raise stalled(error) from error
-    gateway.resolver.forget(caller.tenant_id, policy)
+    gateway.resolver.forget(catalog.caller.tenant_id, policy)
     return answer
 
 
 @_revisions.post("/{revision}/retire", response_model=RevisionRecord)
 async def retire_revision(
-    policy: PolicyPath,
-    _revision: RevisionPath,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    catalog: TenantCatalog,
+    policy: PolicyPath, _revision: RevisionPath, gateway: GatewayDep, catalog: TrainCatalog
 ) -> Response:
     """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
     answer = await catalog.forward()
-    gateway.resolver.withdraw(caller.tenant_id, policy)
+    gateway.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
 
 
 @_revisions.post("/{revision}/restore", response_model=RevisionRecord)
 async def restore_revision(
-    policy: PolicyPath,
-    _revision: RevisionPath,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    catalog: TenantCatalog,
+    policy: PolicyPath, _revision: RevisionPath, gateway: GatewayDep, catalog: TrainCatalog
 ) -> Response:
     """Put a retired or quarantined revision into use again."""
     answer = await catalog.forward()
-    gateway.resolver.withdraw(caller.tenant_id, policy)
+    gateway.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
 
 
@@ -192,8 +178,7 @@ async def get_lineage(
     _policy: PolicyPath,
     _revision: RevisionPath,
     _query: Annotated[LineageQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    catalog: ReadCatalog,
 ) -> Response:
     """Return the graph around a revision: its ancestors, itself, and what was trained from it.
 
@@ -207,11 +192,7 @@ async def get_lineage(
 
 @_revisions.get("/{revision}/diff", response_model=RevisionDiff)
 async def get_diff(
-    _policy: PolicyPath,
-    _revision: RevisionPath,
-    _query: Annotated[DiffQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _revision: RevisionPath, _query: Annotated[DiffQuery, Query()], catalog: ReadCatalog
 ) -> Response:
     """Compare a revision with another one of its policy, or with its parent.
 
@@ -224,19 +205,14 @@ async def get_diff(
 @_evaluations.post(
     "", status_code=201, response_model=EvaluationRecord, dependencies=[creates("evaluation_id")]
 )
-async def record_evaluation(
-    _policy: PolicyPath, _body: EvaluationBody, _caller: TrainCaller, catalog: TenantCatalog
-) -> Response:
+async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog: TrainCatalog) -> Response:
     """Record a score. Repeating what the same key said last of the revision, suite and metric is that one."""
     return await catalog.forward()
 
 
 @_evaluations.get("", response_model=list[EvaluationRecord])
 async def list_evaluations(
-    _policy: PolicyPath,
-    _page: Annotated[PageQuery, Query()],
-    _caller: ReadCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _page: Annotated[PageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
     """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the page before."""
     return await catalog.forward()
