@@ -240,6 +240,11 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
     is_public: bool
     metadata: dict[str, JsonScalar]
 
+    @property
+    def ref(self) -> CheckpointRef:
+        """Return what it is called."""
+        return CheckpointRef(policy_id=self.policy_id, kind=self.kind, name=self.name)
+
 
 def cursor_of(record: CheckpointRecord) -> str:
     """Return a checkpoint's cursor in a list, newest first."""

@@ -35,10 +35,10 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.rows_check import RowsCheckProcess
-from services.gateway.adapters.sampler_checkpoints import NamesAndPaths, TrainedSamplerCheckpoints
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.spool import open_spool
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
+from services.gateway.adapters.tinker_checkpoints import NamesAndPaths, TrainedCheckpoints
 from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
@@ -157,7 +157,7 @@ async def run(settings: GatewaySettings) -> None:
             engines, clock, key_bounds=_sample_bounds(1), tenant_bounds=_sample_bounds(TENANT_KEYS)
         )
         catalog = RegistryClient(registry)
-        checkpoints = TrainedSamplerCheckpoints(runs, directory, catalog)
+        checkpoints = TrainedCheckpoints(runs, directory, catalog)
         tenant_files = await _files(settings, pool, blobs, clock, stack)
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
@@ -231,7 +231,7 @@ async def run(settings: GatewaySettings) -> None:
                 trainers=directory,
                 samples=samples,
                 sampling_sessions=sampling_sessions,
-                sampler_checkpoints=checkpoints,
+                checkpoints=checkpoints,
                 futures={"op:": training, SAMPLE_PREFIX: samples},
                 tokenizers=settings.tokenizers_by_base(),
                 files=BlobRevisionFiles(blobs),

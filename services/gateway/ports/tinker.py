@@ -14,11 +14,19 @@ from services.gateway.core.tinker.samples import SampleOrder
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 
 
-class SamplerCheckpoints(Protocol):
-    """Finds sampler checkpoints of a tenant, and public ones."""
+class Checkpoints(Protocol):
+    """Finds checkpoints of a tenant, and public ones. Raises NotFound for all others."""
 
-    async def find(self, path: CheckpointPath, tenant_id: TenantId) -> tuple[CheckpointRecord, RevisionRef]:
-        """Return one with its revision. Raises NotFound, also when it has expired or cannot be served."""
+    async def find(
+        self, path: CheckpointPath, tenant_id: TenantId, *, own: bool = False
+    ) -> tuple[TrainingRun, CheckpointRecord]:
+        """Return one with its run; ``own``: only a tenant's own."""
+        ...
+
+    async def find_sampler(
+        self, path: CheckpointPath, tenant_id: TenantId
+    ) -> tuple[CheckpointRecord, RevisionRef]:
+        """Return one for samplers with its revision. Raises what says that it cannot be served."""
         ...
 
 

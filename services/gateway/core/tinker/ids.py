@@ -138,7 +138,8 @@ def parse_path(field: str, text: str) -> CheckpointPath:
 
 
 def checkpoint_path(model_id: str, checkpoint_id: str, *, field: str = "checkpoint_id") -> CheckpointPath:
-    """Return the path of a run's checkpoint ``weights/NAME``. Raises InvalidField."""
+    """Return the path of a run's checkpoint ``weights/NAME``. Raises NotFound for no run, InvalidField."""
+    parse_model_id(model_id)
     segment, _, name = checkpoint_id.partition("/")
     if segment not in _KINDS:
         problem = f"must begin with weights/ or sampler_weights/, got {checkpoint_id[:150]!r}"

@@ -1,7 +1,6 @@
 """Sessions, training runs and checkpoints as clients read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mint_common.training import CheckpointRecord
@@ -11,23 +10,14 @@ from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import status_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Which part of a list of ``total`` items."""
-
-    limit: int
-    offset: int
-    total: int
-
-
 def moment(at: float) -> str:
     """Return a time as ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def cursor_json(page: Page) -> JsonObject:
-    """Return where a page stands in its list."""
-    return {"offset": page.offset, "limit": page.limit, "total_count": page.total}
+def cursor_json(*, limit: int, offset: int, total: int) -> JsonObject:
+    """Return where a page stands in a list of ``total`` items."""
+    return {"offset": offset, "limit": limit, "total_count": total}
 
 
 def checkpoint_json(record: CheckpointRecord, *, model_id: str) -> JsonObject:

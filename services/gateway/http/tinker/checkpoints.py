@@ -3,9 +3,10 @@
 from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
+from mint_common.client.trainer import TrainerClient
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
-from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, keyed_session_id, parse_model_id
-from services.gateway.core.tinker.listings import Page, checkpoint_json, cursor_json
+from services.gateway.core.tinker.ids import checkpoint_path
+from services.gateway.core.tinker.listings import checkpoint_json, cursor_json
 from services.gateway.core.tinker.mixtures import (
     InterpolateBody,
     check_alike,
@@ -18,7 +19,7 @@ from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, 
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, nothing, read
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
-from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
+from services.gateway.http.tinker.operations import find_run, open_run_like, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter(route_class=TinkerRoute)
@@ -34,9 +35,8 @@ async def checkpoints(
 ) -> Response:
     """List the tenant's checkpoints, newest first."""
     found = await list_checkpoints(gateway, caller.tenant_id)
-    page = Page(limit=limit, offset=offset, total=len(found))
     shown = [await _shown(gateway, record) for record in found[offset : offset + limit]]
-    return answer({"checkpoints": shown, "cursor": cursor_json(page)})
+    return answer({"checkpoints": shown, "cursor": cursor_json(limit=limit, offset=offset, total=len(found))})
 
 
 @router.get("/training_runs/{model_id}/checkpoints")
@@ -50,11 +50,12 @@ async def checkpoints_of_run(model_id: str, caller: ReadCaller, gateway: Gateway
 @router.post(f"{_ONE}/publish")
 async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Let everybody read a checkpoint; one for samplers becomes what its policy's alias points at."""
-    path = _path(model_id, checkpoint_id)
-    record = await _set_public(gateway, caller, path, is_public=True)
+    trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
+    record = await trainer.publish_checkpoint(owned.ref, is_public=True)
     if record.revision is not None:
+        reason = f"published {checkpoint_path(model_id, checkpoint_id)}"
         await gateway.registry.move_alias(
-            caller, record.policy_id, PUBLISHED, revision=record.revision, reason=f"published {path}"
+            caller, record.policy_id, PUBLISHED, revision=record.revision, reason=reason
         )
         gateway.resolver.forget(caller.tenant_id, record.policy_id)
     return nothing()
@@ -63,7 +64,8 @@ async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gatewa
 @router.delete(f"{_ONE}/publish")
 async def unpublish(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Let only its tenant read a checkpoint. The alias stays where it is: it is moved or rolled back."""
-    await _set_public(gateway, caller, _path(model_id, checkpoint_id), is_public=False)
+    trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
+    await trainer.publish_checkpoint(owned.ref, is_public=False)
     return nothing()
 
 
@@ -73,34 +75,26 @@ async def set_ttl(
 ) -> Response:
     """Let a checkpoint end so many seconds from now, or never."""
     wish = read(body, TtlBody)
-    path = _path(model_id, checkpoint_id)
-    run, _ = await find_checkpoint(gateway, path, caller, own=True)
-    trainer = await gateway.tinker.trainers.find(run.base)
-    await trainer.expire_checkpoint(ref_of(path, run), ttl_seconds=wish.ttl_seconds)
+    trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
+    await trainer.expire_checkpoint(owned.ref, ttl_seconds=wish.ttl_seconds)
     return nothing()
 
 
 @router.delete(_ONE)
 async def delete(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Delete a checkpoint. A revision that a sampler, an alias or an engine uses goes on being served."""
-    path = _path(model_id, checkpoint_id)
-    run, _ = await find_checkpoint(gateway, path, caller, own=True)
-    trainer = await gateway.tinker.trainers.find(run.base)
-    await trainer.delete_checkpoint(ref_of(path, run))
+    trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
+    await trainer.delete_checkpoint(owned.ref)
     return nothing()
 
 
-def _path(model_id: str, checkpoint_id: str) -> CheckpointPath:
-    parse_model_id(model_id)
-    return checkpoint_path(model_id, checkpoint_id)
-
-
-async def _set_public(
-    gateway: Gateway, caller: Caller, path: CheckpointPath, *, is_public: bool
-) -> CheckpointRecord:
-    run, _ = await find_checkpoint(gateway, path, caller, own=True)
-    trainer = await gateway.tinker.trainers.find(run.base)
-    return await trainer.publish_checkpoint(ref_of(path, run), is_public=is_public)
+async def _own(
+    gateway: Gateway, caller: Caller, model_id: str, checkpoint_id: str
+) -> tuple[TrainerClient, CheckpointRecord]:
+    """Return a checkpoint of the caller's tenant, and its trainer. Raises NotFound, InvalidField."""
+    path = checkpoint_path(model_id, checkpoint_id)
+    _, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id, own=True)
+    return await gateway.tinker.trainers.find(record.base), record
 
 
 async def _shown(gateway: Gateway, record: CheckpointRecord) -> object:
@@ -116,26 +110,13 @@ async def interpolate(
     """Mix checkpoints of one base and shape into a sampler checkpoint, once for all requests of one key."""
     wish = read(body, InterpolateBody)
     paths, name = read_sources(wish), output_name(wish)
-    found = [await find_checkpoint(gateway, path, caller) for path in paths]
+    found = [await gateway.tinker.checkpoints.find(path, caller.tenant_id) for path in paths]
     check_alike([record for _, record in found])
-    source, record = found[0]
-    session_id = keyed_session_id(caller.tenant_id, key)
-    session = await add_ended_session(
-        gateway, caller, session_id=session_id, project_id=None, tag="interpolation"
-    )
-    run = await open_run(
-        gateway,
-        session,
-        0,
-        base=source.base,
-        base_model=source.base_model,
-        lora=record.lora,
-        trains=(source.train_attn, source.train_mlp),
-        metadata={},
-    )
+    session = await add_ended_session(gateway, caller, key=key, tag="interpolation")
+    run = await open_run_like(gateway, session, 0, found[0][0])
     mixture = tuple(
-        Ingredient(checkpoint=ref_of(path, each), coefficient=coefficient)
-        for path, (each, _), coefficient in zip(paths, found, wish.coefficients, strict=True)
+        Ingredient(checkpoint=record.ref, coefficient=coefficient)
+        for (_, record), coefficient in zip(found, wish.coefficients, strict=True)
     )
     await submit(gateway, run, 0, Open(base=run.base, lora=run.lora, mixture=mixture), kind="create")
     export = Export(name=name, ttl_seconds=wish.ttl_seconds, metadata=metadata_of(wish))

@@ -10,8 +10,8 @@ from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.ports.tinker import (
+    Checkpoints,
     RevisionFiles,
-    SamplerCheckpoints,
     Samples,
     SamplingSessions,
     TinkerFutures,
@@ -35,7 +35,7 @@ class Tinker:
     public_url: str
     samples: Samples
     sampling_sessions: SamplingSessions
-    sampler_checkpoints: SamplerCheckpoints
+    checkpoints: Checkpoints
 
     async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
         """Return a tenant's session. Raises NotFound, for another tenant's too."""

@@ -13,14 +13,13 @@ from mint_common.claims import Claim
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import Digest
 from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
-from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
+from services.gateway.core.tinker.ids import checkpoint_path
 from services.gateway.core.tinker.listings import moment
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.errors import PREFIX
-from services.gateway.http.tinker.operations import find_checkpoint
 
 router = APIRouter(route_class=TinkerRoute)
 open_router = APIRouter(prefix=f"{PREFIX}/downloads", include_in_schema=False)
@@ -69,9 +68,8 @@ async def download(ticket: str, name: str, gateway: GatewayDep) -> Response:
 
 
 async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint_id: str) -> Ticket:
-    parse_model_id(model_id)
     path = checkpoint_path(model_id, checkpoint_id)
-    _, record = await find_checkpoint(gateway, path, caller)
+    _, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     if record.revision is None:
         problem = "is a training checkpoint: save_weights_for_sampler makes one that can be downloaded"
         raise InvalidField(field="checkpoint_id", problem=problem)

@@ -12,7 +12,7 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, cursor_of
 from services.gateway.core.tinker.ids import check_session_id
-from services.gateway.core.tinker.listings import Page, cursor_json, moment, run_json, session_json
+from services.gateway.core.tinker.listings import cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
@@ -43,8 +43,8 @@ async def training_runs(
     )
     of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if runs else {}
     shown = [_run_json(gateway, run, of_policy.get(run.policy_id, ())) for run in runs]
-    page = Page(limit=limit, offset=offset, total=total)
-    return answer({"training_runs": await asyncio.gather(*shown), "cursor": cursor_json(page)})
+    cursor = cursor_json(limit=limit, offset=offset, total=total)
+    return answer({"training_runs": await asyncio.gather(*shown), "cursor": cursor})
 
 
 @router.get("/training_runs/{model_id}")

@@ -2,14 +2,12 @@
 
 from fastapi import Response
 
-from mint_common.authority import Caller
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import AlreadyExists, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, TenantId
-from mint_common.training import CheckpointRecord, CheckpointRef, Operation, Submission
+from mint_common.training import Operation, Submission
 from services.gateway.core.tinker.ids import (
-    CheckpointPath,
     FutureKind,
     OperationId,
     model_id_of,
@@ -46,7 +44,7 @@ async def submit(
     return answer({"request_id": str(request_id), "model_id": run.model_id})
 
 
-async def open_run(  # what a run is made of
+async def open_run(
     gateway: Gateway,
     session: ClientSession,
     seq: int,
@@ -80,28 +78,28 @@ async def open_run(  # what a run is made of
     return run
 
 
-async def find_checkpoint(
-    gateway: Gateway, path: CheckpointPath, caller: Caller, *, own: bool = False
-) -> tuple[TrainingRun, CheckpointRecord]:
-    """Return a checkpoint that the caller may read, and its run; with ``own`` one that is the caller's.
-
-    Raises NotFound for all others.
-    """
-    run = await gateway.tinker.runs.run(path.model_id)
-    if run is not None:
-        trainer = await gateway.tinker.trainers.find(run.base)
-        try:
-            record = await trainer.checkpoint(ref_of(path, run))
-        except NotFound as error:
-            raise NotFound(kind="checkpoint", name=str(path)) from error
-        if record.tenant_id == caller.tenant_id or (record.is_public and not own):
-            return run, record
-    raise NotFound(kind="checkpoint", name=str(path))
-
-
-def ref_of(path: CheckpointPath, run: TrainingRun) -> CheckpointRef:
-    """Return what the trainer calls a checkpoint."""
-    return CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
+async def open_run_like(
+    gateway: Gateway,
+    session: ClientSession,
+    seq: int,
+    source: TrainingRun,
+    *,
+    base_model: str | None = None,
+    metadata: Metadata | None = None,
+    is_trained: bool = True,
+) -> TrainingRun:
+    """Return a session's training run over the base and of the shape of another one; as `open_run`."""
+    return await open_run(
+        gateway,
+        session,
+        seq,
+        base=source.base,
+        base_model=base_model or source.base_model,
+        lora=source.lora,
+        trains=(source.train_attn, source.train_mlp),
+        metadata=metadata or {},
+        is_trained=is_trained,
+    )
 
 
 async def _make_policy(

@@ -80,7 +80,7 @@ async def _open_checkpoint(
     wish: OpenBody, model_path: str, tenant_id: TenantId, gateway: Gateway
 ) -> SamplingOpening:
     path = parse_sampler_path("model_path", model_path)
-    record, revision = await gateway.tinker.sampler_checkpoints.find(path, tenant_id)
+    record, revision = await gateway.tinker.checkpoints.find_sampler(path, tenant_id)
     return SamplingOpening(
         tenant_id=tenant_id,
         session_id=wish.session_id,

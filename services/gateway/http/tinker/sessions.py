@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from mint_common.authority import Caller
 from mint_common.errors import NotFound
 from mint_common.ids import new_id
+from services.gateway.core.tinker.ids import keyed_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
@@ -137,15 +138,15 @@ async def telemetry(body: BodyDep, caller: ReadCaller) -> Response:
 
 
 async def add_ended_session(
-    gateway: Gateway, caller: Caller, *, session_id: str, project_id: str | None, tag: str
+    gateway: Gateway, caller: Caller, *, key: str, tag: str, project_id: str | None = None
 ) -> ClientSession:
-    """Keep a session of its own for what no client's session made: it is over when it begins.
+    """Keep a session for what a request of this key makes outside of any: it is over when it begins.
 
     One that is there already stays as it is.
     """
     now = round(gateway.clock.now(), 6)
     session = ClientSession(
-        session_id=session_id,
+        session_id=keyed_session_id(caller.tenant_id, key),
         tenant_id=caller.tenant_id,
         project_id=check_text("destination_project_id", project_id or DEFAULT_PROJECT),
         display_name=None,

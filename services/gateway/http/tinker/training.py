@@ -2,13 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 
-from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.lora import check_trainable
 from mint_common.training import Close, Open
 from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq, plan_distill
-from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
+from services.gateway.core.tinker.ids import MAX_SEQ, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
 from services.gateway.core.tinker.passes import NumberedPass, check_seq, read_json_pass, read_protobuf_pass
@@ -23,7 +22,7 @@ from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, R
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep, is_protobuf
-from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
+from services.gateway.http.tinker.operations import find_run, open_run, submit
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -37,9 +36,9 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
         raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
     seq = check_model_seq(wish.model_seq_id)
     session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
-    base = await _find_base(gateway, wish.base_model)
+    base = await gateway.registry.get_base(BaseName(base_name(wish.base_model)))
     check_trainable(base, field="base_model")
-    lora = lora_of(wish.lora_config, base, model_id=f"{session.session_id}:train:{seq}")
+    lora = lora_of(wish.lora_config, base, model_id=model_id_of(session.session_id, seq))
     run = await open_run(
         gateway,
         session,
@@ -115,10 +114,6 @@ async def _submit_pass(placed: NumberedPass, caller: CallerDep, gateway: Gateway
     return await submit(gateway, run, placed.seq, placed.operation, kind="pass")
 
 
-async def _find_base(gateway: Gateway, text: str) -> BaseFacts:
-    return await gateway.registry.get_base(BaseName(base_name(text)))
-
-
 @router.post("/mint/forward_backward_reverse_kl")
 async def forward_backward_reverse_kl(
     body: OperationBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
@@ -131,6 +126,6 @@ async def forward_backward_reverse_kl(
     path = parse_path("reference_model_path", wish.reference_model_path)
     seq = distill_seq(wish, key=key)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    teacher, _ = await find_checkpoint(gateway, path, caller)
-    operation = plan_distill(wish, ref_of(path, teacher))
+    _, teacher = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    operation = plan_distill(wish, teacher.ref)
     return await submit(gateway, run, seq, operation, kind="distill")

@@ -1,12 +1,14 @@
 """Weights: saved, exported for samplers, loaded, copied, described."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
-from mint_common.training import CheckpointRecord, Export, Load, Open, Save
-from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, keyed_session_id, parse_path
+from mint_common.training import CheckpointRecord, CheckpointRef, Export, Load, Open, Save
+from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
@@ -26,7 +28,7 @@ from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, 
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep
-from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
+from services.gateway.http.tinker.operations import find_run, open_run_like, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter(route_class=TinkerRoute)
@@ -87,8 +89,8 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: Gat
         raise InvalidField(field="model_id", problem="is missing, and so is session_id")
     seq = check_seq(wish.seq_id)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    source, _ = await find_checkpoint(gateway, path, caller)
-    load = Load(checkpoint=ref_of(path, source), with_optimizer=wish.optimizer)
+    _, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    load = Load(checkpoint=record.ref, with_optimizer=wish.optimizer)
     return await submit(gateway, run, seq, load, kind="load", detail=str(path))
 
 
@@ -96,7 +98,7 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: Gat
 async def weights_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a training run must be like to load a checkpoint."""
     path = parse_path("tinker_path", read(body, WeightsInfoBody).tinker_path)
-    run, record = await find_checkpoint(gateway, path, caller)
+    run, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     return answer(
         {
             "base_model": run.base_model,
@@ -120,58 +122,42 @@ async def copy_weights(
     """
     wish = read(body, CopyBody)
     path = parse_path("source_path", wish.source_path)
-    source, record = await find_checkpoint(gateway, path, caller)
+    source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     if wish.session_id is None:
-        project_id = wish.destination_project_id
-        session_id = keyed_session_id(caller.tenant_id, key)
         session = await add_ended_session(
-            gateway, caller, session_id=session_id, project_id=project_id, tag="copy"
+            gateway, caller, key=key, tag="copy", project_id=wish.destination_project_id
         )
         seq = 0
     else:
         session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
         seq = check_model_seq(wish.model_seq_id)
-    run = await open_run(
-        gateway,
-        session,
-        seq,
-        base=source.base,
-        base_model=source.base_model,
-        lora=record.lora,
-        trains=(source.train_attn, source.train_mlp),
-        metadata={},
-        is_trained=False,
-    )
+    run = await open_run_like(gateway, session, seq, source, is_trained=False)
     if record.revision is not None:
         await _copy_revision(gateway, record, run)
-    copied = CheckpointPath(model_id=run.model_id, kind=path.kind, name=path.name)
+    copied = CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
     trainer = await gateway.tinker.trainers.find(run.base)
     await trainer.copy_checkpoint(
-        ref_of(path, source), ref_of(copied, run), tenant_id=caller.tenant_id, ttl_seconds=wish.ttl_seconds
+        record.ref, copied, tenant_id=caller.tenant_id, ttl_seconds=wish.ttl_seconds
     )
-    return answer({"tinker_path": str(copied)})
+    return answer({"tinker_path": str(replace(path, model_id=run.model_id))})
 
 
 async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, gateway: Gateway) -> Response:
     seq = check_model_seq(wish.model_seq_id)
     session = await gateway.tinker.session(wish.session_id or "", caller.tenant_id)
-    source, record = await find_checkpoint(gateway, path, caller)
+    source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     if wish.base_model is not None and BaseName(base_name(wish.base_model)) != source.base:
         problem = f"must be {source.base_model}, the checkpoint's, got {wish.base_model[:100]!r}"
         raise InvalidField(field="base_model", problem=problem)
-    run = await open_run(
+    run = await open_run_like(
         gateway,
         session,
         seq,
-        base=source.base,
-        base_model=wish.base_model or source.base_model,
-        lora=record.lora,
-        trains=(source.train_attn, source.train_mlp),
+        source,
+        base_model=wish.base_model,
         metadata=check_metadata("user_metadata", wish.user_metadata),
     )
-    opened = Open(
-        base=run.base, lora=run.lora, checkpoint=ref_of(path, source), with_optimizer=wish.optimizer
-    )
+    opened = Open(base=run.base, lora=run.lora, checkpoint=record.ref, with_optimizer=wish.optimizer)
     return await submit(gateway, run, 0, opened, kind="load", detail=str(path))
 
 

@@ -1,4 +1,6 @@
-"""Sampler checkpoints by their paths: the run's row, then its trainer, then the registry."""
+"""Checkpoints by their paths: the run's row, then its trainer; of a sampler checkpoint, then the registry."""
+
+from contextlib import suppress
 
 from mint_common.catalog import Resolution
 from mint_common.claims import RevisionRef
@@ -8,21 +10,37 @@ from mint_common.errors import NotFound, RevisionLostError, RevisionQuarantinedE
 from mint_common.ids import TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.gateway.core.tinker.ids import CheckpointPath, parse_model_id, policy_name_of
-from services.gateway.core.tinker.model_paths import ModelPath, check_base, parse_model_path
+from services.gateway.core.tinker.model_paths import check_base, parse_model_path
+from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.ports.tinker import TinkerRuns
 
 
-class TrainedSamplerCheckpoints:
-    """See `services.gateway.ports.tinker.SamplerCheckpoints`."""
+class TrainedCheckpoints:
+    """See `services.gateway.ports.tinker.Checkpoints`."""
 
     def __init__(self, runs: TinkerRuns, trainers: TrainerDirectory, registry: RegistryClient) -> None:
         self._runs = runs
         self._trainers = trainers
         self._registry = registry
 
-    async def find(self, path: CheckpointPath, tenant_id: TenantId) -> tuple[CheckpointRecord, RevisionRef]:
-        """Return a checkpoint, and the revision that it is."""
-        record = await self._record(path, tenant_id)
+    async def find(
+        self, path: CheckpointPath, tenant_id: TenantId, *, own: bool = False
+    ) -> tuple[TrainingRun, CheckpointRecord]:
+        """Return a checkpoint, and its run."""
+        run = await self._runs.run(path.model_id)
+        if run is not None:
+            trainer = await self._trainers.find(run.base)
+            with suppress(NotFound):
+                record = await trainer.checkpoint(CheckpointRef(run.policy_id, path.kind, path.name))
+                if record.tenant_id == tenant_id or (record.is_public and not own):
+                    return run, record
+        raise NotFound(kind="checkpoint", name=str(path))
+
+    async def find_sampler(
+        self, path: CheckpointPath, tenant_id: TenantId
+    ) -> tuple[CheckpointRecord, RevisionRef]:
+        """Return a sampler checkpoint, and the revision that it is."""
+        _, record = await self.find(path, tenant_id)
         assert record.revision is not None, "a sampler checkpoint has a revision"
         found = await self._registry.get_revision(record.tenant_id, record.policy_id, record.revision)
         if found.state == "retired":
@@ -33,27 +51,11 @@ class TrainedSamplerCheckpoints:
             raise RevisionLostError(number=found.number, name=str(path), fault=found.fault)
         return record, found.ref
 
-    async def _record(self, path: CheckpointPath, tenant_id: TenantId) -> CheckpointRecord:
-        missing = NotFound(kind="checkpoint", name=str(path))
-        run = await self._runs.run(path.model_id)
-        if run is None:
-            raise missing
-        trainer = await self._trainers.find(run.base)
-        try:
-            record = await trainer.checkpoint(
-                CheckpointRef(policy_id=run.policy_id, kind="sampler", name=path.name)
-            )
-        except NotFound as error:
-            raise missing from error
-        if record.tenant_id != tenant_id and not record.is_public:
-            raise missing
-        return record
-
 
 class NamesAndPaths:
     """What names mean to a resolver: those of the registry, and paths of sampler checkpoints."""
 
-    def __init__(self, registry: RegistryClient, checkpoints: TrainedSamplerCheckpoints) -> None:
+    def __init__(self, registry: RegistryClient, checkpoints: TrainedCheckpoints) -> None:
         self._registry = registry
         self._checkpoints = checkpoints
 
@@ -62,10 +64,7 @@ class NamesAndPaths:
         named = parse_model_path(model)
         if named is None:
             return await self._registry.resolve(tenant_id, model)
-        return await self._of_path(tenant_id, named)
-
-    async def _of_path(self, tenant_id: TenantId, named: ModelPath) -> Resolution:
-        record, revision = await self._checkpoints.find(named.path, tenant_id)
+        record, revision = await self._checkpoints.find_sampler(named.path, tenant_id)
         check_base(named, base=record.base)
         return Resolution(
             base=record.base,
