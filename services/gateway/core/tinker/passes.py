@@ -1,4 +1,7 @@
-"""``forward_backward`` and ``forward``: from what clients send, protobuf or JSON, to a `Pass`."""
+"""``forward_backward`` and ``forward``: from what clients send, protobuf or JSON, to a `Pass`.
+
+Also the number of any operation that is refused, as far as its body can be parsed.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from mint_common.errors import InvalidField
+from mint_common.errors import InvalidField, MintError
 from mint_common.training import Datum, LossName, Pass
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import MAX_SEQ
@@ -145,3 +148,26 @@ def read_json_tokens(model_input: JsonModelInput, field: str) -> bytes:
             raise InvalidField(field=field, problem=NO_IMAGES)
         parts.append(read_token_ids(chunk.tokens, field))
     return b"".join(parts)
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    model_id: str
+    seq_id: int
+
+
+def number_in(body: bytes, *, is_protobuf: bool) -> tuple[str, int] | None:
+    """Return an operation's training run and number, whatever the rest of the body; None if it has none."""
+    try:
+        if is_protobuf:
+            message = read_message("ForwardBackwardRequest", body)
+            numbered = _Numbered(model_id=message.model_id, seq_id=message.seq_id)
+        else:
+            numbered = msgspec.json.decode(body, type=_Numbered)
+    except (InvalidField, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return (numbered.model_id, numbered.seq_id) if 1 <= numbered.seq_id <= MAX_SEQ else None
+
+
+def is_final(error: MintError) -> bool:
+    """Return whether a client does not send the same request again."""
+    return not error.retryable and error.http_status < 500

@@ -1,4 +1,4 @@
-"""Errors under ``/api/v1``: their shape, and a word that keeps clients from trying in vain."""
+"""Errors under ``/api/v1``: ``{"detail": ...}``, and a word that keeps clients from trying in vain."""
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -7,16 +7,22 @@ from starlette.exceptions import HTTPException
 
 from mint_common.errors import MintError
 from mint_common.runtime.edge_errors import invalid_field, retry_headers
-from services.gateway.core.tinker.errors import error_body, error_status, plain_error_body
 
 PREFIX = "/api/v1"
 RETRY_HEADER = "x-should-retry"
+_RETRIED = frozenset({408, 409, 429})
+"""Beside 5xx, what clients try again for minutes."""
 
 
 def mint_error_response(error: MintError) -> Response:
-    """Return the answer that Tinker clients get for an error."""
+    """Return the answer that Tinker clients get for an error: its sentence, and for programs code and fields.
+
+    Its status is none that clients try again unless a retry can help.
+    """
+    is_in_vain = error.http_status in _RETRIED and not error.retryable
+    body = {"detail": str(error), "code": error.code, "fields": dict(error.fields)}
     headers = {RETRY_HEADER: str(error.retryable).lower(), **retry_headers(error)}
-    return JSONResponse(error_body(error), error_status(error), headers=headers)
+    return JSONResponse(body, 422 if is_in_vain else error.http_status, headers=headers)
 
 
 async def on_mint_error(_request: Request, error: Exception) -> Response:
@@ -37,5 +43,5 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     message = str(error.detail)
     if error.status_code in {404, 405}:
         message = f"No route {request.method} {request.url.path} here: docs/tinker.md lists what is served"
-    body = plain_error_body(message)
+    body = {"detail": message, "code": "not_found", "fields": {}}
     return JSONResponse(body, error.status_code, headers={**(error.headers or {}), RETRY_HEADER: "false"})

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from mint_common.authority import Caller
 from mint_common.errors import MintError
 from services.gateway.core.tinker.futures import PROTOBUF
-from services.gateway.core.tinker.numbering import is_final, number_in
+from services.gateway.core.tinker.passes import is_final, number_in
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run

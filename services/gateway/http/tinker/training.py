@@ -9,7 +9,6 @@ from mint_common.training import Close, Open
 from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq, plan_distill
 from services.gateway.core.tinker.ids import MAX_SEQ, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
-from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
 from services.gateway.core.tinker.passes import NumberedPass, check_seq, read_json_pass, read_protobuf_pass
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
@@ -17,6 +16,8 @@ from services.gateway.core.tinker.training_requests import (
     ModelBody,
     OptimStepBody,
     check_model_seq,
+    check_optimizer,
+    plan_step,
 )
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute

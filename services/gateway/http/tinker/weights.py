@@ -10,7 +10,6 @@ from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, CheckpointRef, Export, Load, Open, Save
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
 from services.gateway.core.tinker.lora import base_name
-from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
 from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.core.tinker.texts import check_metadata
@@ -21,6 +20,7 @@ from services.gateway.core.tinker.training_requests import (
     SaveForSamplerBody,
     WeightsInfoBody,
     check_model_seq,
+    check_optimizer,
     check_sampler_seq,
     checkpoint_name,
 )
