@@ -4,25 +4,21 @@ Invariant: a part's row is there before its bytes are stored and until they are 
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import asyncpg
-import msgspec
 
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import InvalidField
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_rows import found_record, insert_of, record_of, values_of
 from services.gateway.adapters.files_postgres import LOCK_TENANT, check_bytes, check_room
 from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
 from services.gateway.core.files.refusals import UploadClosed
 
-_UPLOAD = ", ".join(field.name for field in fields(UploadRecord))
-_PART = ", ".join(field.name for field in fields(PartRecord))
-_ADD = f"""
-    INSERT INTO file_uploads ({_UPLOAD}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-"""  # noqa: S608  (constants)
-_ADD_PART = f"INSERT INTO file_upload_parts ({_PART}) VALUES ($1, $2, $3, $4, $5)"  # noqa: S608  (constants)
+_ADD = insert_of("file_uploads", UploadRecord)
+_ADD_PART = insert_of("file_upload_parts", PartRecord)
 _SIZES = "SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FROM file_upload_parts WHERE upload_id = $1"
 _CANCEL = """
     UPDATE file_uploads SET status = 'cancelled', ended_at = $3
@@ -48,7 +44,6 @@ class PostgresFileUploads:
 
     async def add(self, upload: UploadRecord, *, limit_bytes: int, limit_files: int) -> None:
         """Add an upload."""
-        values = [getattr(upload, field.name) for field in fields(UploadRecord)]
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(LOCK_TENANT, upload.tenant_id)
             await check_room(
@@ -59,15 +54,13 @@ class PostgresFileUploads:
                 limit_bytes=limit_bytes,
                 limit_files=limit_files,
             )
-            await connection.execute(_ADD, *values)
+            await connection.execute(_ADD, *values_of(upload))
 
     async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
         """Return a tenant's upload."""
-        query = f"SELECT {_UPLOAD} FROM file_uploads WHERE tenant_id = $1 AND upload_id = $2"  # noqa: S608
+        query = "SELECT * FROM file_uploads WHERE tenant_id = $1 AND upload_id = $2"
         row = await self._pool.fetchrow(query, tenant_id, upload_id)
-        if row is None:
-            raise NotFound(kind="upload", name=upload_id[:100])
-        upload = msgspec.convert(dict(row), UploadRecord)
+        upload = found_record(row, UploadRecord, kind="upload", name=upload_id)
         is_late = upload.status == "pending" and upload.expires_at <= self._clock.now()
         return replace(upload, status="expired") if is_late else upload
 
@@ -96,7 +89,7 @@ class PostgresFileUploads:
                 raise InvalidField(
                     field="data", problem=f"{problem}; announced were {upload.size_bytes} bytes"
                 )
-            await connection.execute(_ADD_PART, *(getattr(part, field.name) for field in fields(PartRecord)))
+            await connection.execute(_ADD_PART, *values_of(part))
             await check_bytes(connection, upload.tenant_id, now=self._clock.now(), limit_bytes=limit_bytes)
 
     async def keep_part(self, part: PartRecord) -> None:
@@ -106,12 +99,8 @@ class PostgresFileUploads:
 
     async def parts(self, upload_id: str, *, stored: bool) -> Sequence[PartRecord]:
         """Return an upload's parts."""
-        query = f"""
-            SELECT {_PART} FROM file_upload_parts WHERE upload_id = $1 AND is_stored >= $2
-        """  # noqa: S608  (constants)
-        return [
-            msgspec.convert(dict(row), PartRecord) for row in await self._pool.fetch(query, upload_id, stored)
-        ]
+        query = "SELECT * FROM file_upload_parts WHERE upload_id = $1 AND is_stored >= $2"
+        return [record_of(row, PartRecord) for row in await self._pool.fetch(query, upload_id, stored)]
 
     async def expire(self) -> Sequence[str]:
         """Note which pending uploads are past their time."""

@@ -6,15 +6,14 @@ content whose row is there. Whatever is killed in between leaves at most a row t
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields
 
 import asyncpg
-import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.runtime.postgres_rows import found_record, insert_of, record_of, values_of
 from services.gateway.core.files.records import (
     FileContent,
     FileDraft,
@@ -26,7 +25,6 @@ from services.gateway.core.files.records import (
 from services.gateway.core.files.refusals import FilesFull, UploadClosed
 from services.gateway.core.fine_tuning.refusals import file_in_use
 
-FILE = ", ".join(field.name for field in fields(FileRecord))
 LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
 _LIVE = "(expires_at IS NULL OR expires_at > $2)"
 _ROOM = f"""
@@ -44,10 +42,7 @@ _ROOM = f"""
         FROM uploads
     ) AS held
 """  # noqa: S608  (constants)
-_ADD = f"""
-    INSERT INTO files ({FILE})
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-"""  # noqa: S608  (constants)
+_ADD = insert_of("files", FileRecord)
 _COMPLETE = """
     UPDATE file_uploads SET status = 'completed', file_id = $2, ended_at = $3
     WHERE upload_id = $1 AND status = 'pending' RETURNING upload_id
@@ -109,8 +104,9 @@ class PostgresFiles:
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
         """Return a tenant's file."""
-        query = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3"  # noqa: S608
-        return _found(await self._pool.fetchrow(query, tenant_id, self._clock.now(), file_id), file_id)
+        query = f"SELECT * FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3"  # noqa: S608
+        row = await self._pool.fetchrow(query, tenant_id, self._clock.now(), file_id)
+        return found_record(row, FileRecord, kind="file", name=file_id)
 
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
@@ -124,13 +120,13 @@ class PostgresFiles:
                 raise NotFound(kind="file", name=after[:100])
         comparison, direction = (">", "ASC") if order == "asc" else ("<", "DESC")
         query = f"""
-            SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE}
+            SELECT * FROM files WHERE tenant_id = $1 AND {_LIVE}
                 AND ($3::text IS NULL OR purpose = $3)
                 AND ($4::double precision IS NULL OR (created_at, file_id) {comparison} ($4, $5::text))
             ORDER BY created_at {direction}, file_id {direction} LIMIT $6
         """  # noqa: S608  (constants)
         rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, created_at, after, limit)
-        return [_file(row) for row in rows]
+        return [record_of(row, FileRecord) for row in rows]
 
     async def expired(self) -> Sequence[tuple[TenantId, str]]:
         """Return the files past their time."""
@@ -143,16 +139,16 @@ class PostgresFiles:
     ) -> FileRecord:
         """Remove a tenant's file."""
         wanted = "expires_at <= $2" if is_expired else _LIVE
-        lock = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {wanted} AND file_id = $3 FOR UPDATE"  # noqa: S608
+        lock = f"SELECT * FROM files WHERE tenant_id = $1 AND {wanted} AND file_id = $3 FOR UPDATE"  # noqa: S608
         async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(lock, tenant_id, self._clock.now(), file_id)
-            found = _found(row, file_id)
+            removed = found_record(row, FileRecord, kind="file", name=file_id)
             # A statement of its own: it sees the jobs that were committed before the lock was free.
             reader = await connection.fetchval(_READER, tenant_id, file_id, list(jobs))
             if reader is not None:
                 raise file_in_use(file_id, JobId(reader))
             await connection.execute(_REMOVE, file_id)
-        return found
+        return removed
 
     async def untold(self, *, limit: int) -> Sequence[tuple[TenantId, str]]:
         """Return removed files that rollout was not told of."""
@@ -202,8 +198,7 @@ class _Held:
             limit_bytes=limit_bytes,
             limit_files=limit_files,
         )
-        values = [getattr(file, field.name) for field in fields(FileRecord)]
-        await self._connection.execute(_ADD, *values)
+        await self._connection.execute(_ADD, *values_of(file))
         return file
 
 
@@ -232,13 +227,3 @@ async def check_bytes(
     if size_bytes + more_bytes > limit_bytes:
         raise FilesFull(needed=size_bytes + more_bytes, what="bytes", limit=limit_bytes)
     return int(count)
-
-
-def _found(row: asyncpg.Record | None, file_id: str) -> FileRecord:
-    if row is None:
-        raise NotFound(kind="file", name=file_id[:100])
-    return _file(row)
-
-
-def _file(row: asyncpg.Record) -> FileRecord:
-    return msgspec.convert(dict(row), FileRecord)

@@ -2,28 +2,26 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import asyncpg
-import msgspec
 
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
 
 REMEMBERED = 10_000
 """Sessions in memory: every sample asks for its own."""
 
-_COLUMNS = ", ".join(field.name for field in fields(SamplingOpening))
-_ADD = f"""
-    INSERT INTO tinker_sampling_sessions (sampling_session_id, {_COLUMNS})
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING
-"""  # noqa: S608  (constants)
+_ADD = (
+    insert_of("tinker_sampling_sessions", SamplingOpening, "sampling_session_id") + " ON CONFLICT DO NOTHING"
+)
 _MOVE = """
     UPDATE tinker_sampling_sessions SET revision = $2
     WHERE model_id = $1 AND kind = 'inflight' AND (revision->>'number')::bigint < $3
 """
-_GET = f"SELECT {_COLUMNS} FROM tinker_sampling_sessions WHERE sampling_session_id = $1"  # noqa: S608
+_GET = "SELECT * FROM tinker_sampling_sessions WHERE sampling_session_id = $1"
 _OF_SESSION = "SELECT sampling_session_id FROM tinker_sampling_sessions WHERE session_id = $1 ORDER BY seq"
 _LIVE = """
     SELECT DISTINCT revision->>'digest' AS digest FROM tinker_sampling_sessions
@@ -45,13 +43,11 @@ class PostgresSamplingSessions:
 
     async def open(self, opening: SamplingOpening) -> str:
         """Keep a session; an inflight one takes the older ones of its run along."""
-        values = {field.name: getattr(opening, field.name) for field in fields(opening)}
-        values["revision"] = None if opening.revision is None else asdict(opening.revision)
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(_ADD, opening.sampling_session_id, *values.values())
+            await connection.execute(_ADD, *values_of(opening), opening.sampling_session_id)
             if opening.kind == "inflight" and opening.revision is not None:
-                number = opening.revision.number
-                await connection.execute(_MOVE, opening.model_id, values["revision"], number)
+                number, revision = opening.revision.number, asdict(opening.revision)
+                await connection.execute(_MOVE, opening.model_id, revision, number)
         return opening.sampling_session_id
 
     async def get(self, sampling_session_id: str) -> SamplingOpening | None:
@@ -63,7 +59,7 @@ class PostgresSamplingSessions:
         row = await self._pool.fetchrow(_GET, sampling_session_id)
         if row is None:
             return None
-        found = msgspec.convert(dict(row), SamplingOpening)
+        found = record_of(row, SamplingOpening)
         if found.kind == "snapshot":
             self._snapshots[sampling_session_id] = found
             if len(self._snapshots) > REMEMBERED:

@@ -4,17 +4,16 @@ Invariant: a job's row and its ``job.submitted`` are committed together, and onc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import asyncpg
-import msgspec
 
 from mint_common.errors import AlreadyHandled, NotFound
-from mint_common.events import JobSpec, JobSubmitted
+from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
+from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
 from services.gateway.core.fine_tuning.file_uses import job_files
 from services.gateway.core.fine_tuning.records import FineTuning
 from services.gateway.core.fine_tuning.refusals import file_not_found
@@ -23,11 +22,7 @@ from services.gateway.core.mint.submission import SubmittedJob
 _COLUMNS = """
     job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings, fine_tuning
 """
-_ADD = """
-    INSERT INTO submissions (
-        job_id, tenant_id, policy_id, base, spec, submitted_at, policy, warnings, fine_tuning, file_ids
-    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-"""
+_ADD = insert_of("submissions", SubmittedJob, "tenant_id", "file_ids")
 # A file's deletion waits for its jobs to be committed, and then sees them.
 _HOLD_FILES = """
     SELECT file_id FROM files
@@ -104,17 +99,7 @@ class PostgresSubmissions:
             async with self._ledger.transaction(cause) as transaction:
                 await self._hold_files(transaction.connection, event.tenant_id, files)
                 await transaction.connection.execute(
-                    _ADD,
-                    event.job_id,
-                    event.tenant_id,
-                    event.policy_id,
-                    event.base,
-                    asdict(event.spec),
-                    submission.submitted_at,
-                    policy,
-                    list(warnings),
-                    None if fine_tuning is None else asdict(fine_tuning),
-                    list(files),
+                    _ADD, *values_of(submission), event.tenant_id, list(files)
                 )
                 await transaction.emit(event)
         except AlreadyHandled:
@@ -140,7 +125,7 @@ class PostgresSubmissions:
             tenant_id,
             job_id,
         )
-        return None if row is None else _submission(row)
+        return None if row is None else record_of(row, SubmittedJob)
 
     async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
         """Return the task of a policy's newest job."""
@@ -152,7 +137,7 @@ class PostgresSubmissions:
     ) -> Sequence[SubmittedJob]:
         """Return a tenant's submitted jobs, newest first."""
         rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
-        return [_submission(row) for row in rows]
+        return [record_of(row, SubmittedJob) for row in rows]
 
     async def on_files(
         self, tenant_id: TenantId, *, metadata: Mapping[str, str] | None, after: JobId | None, limit: int
@@ -164,12 +149,12 @@ class PostgresSubmissions:
         wanted = None if metadata is None else dict(metadata)
         at = None if below is None else below.submitted_at
         rows = await self._pool.fetch(_ON_FILES, tenant_id, wanted, at, after, limit)
-        return [_submission(row) for row in rows]
+        return [record_of(row, SubmittedJob) for row in rows]
 
     async def promoting(self) -> Sequence[tuple[TenantId, SubmittedJob]]:
         """Return the jobs of all tenants whose promotion is open."""
         rows = await self._pool.fetch(_PROMOTING)
-        return [(TenantId(row["tenant_id"]), _submission(row)) for row in rows]
+        return [(TenantId(row["tenant_id"]), record_of(row, SubmittedJob)) for row in rows]
 
     async def end_promotion(self, job_id: JobId, *, problem: str) -> None:
         """Store what came of a job's promotion."""
@@ -177,17 +162,4 @@ class PostgresSubmissions:
 
     async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
         """Return the jobs of a file, newest first."""
-        return [_submission(row) for row in await self._pool.fetch(_USING, tenant_id, file_id)]
-
-
-def _submission(row: asyncpg.Record) -> SubmittedJob:
-    return SubmittedJob(
-        job_id=JobId(row["job_id"]),
-        policy_id=PolicyId(row["policy_id"]),
-        policy=row["policy"],
-        base=row["base"],
-        spec=msgspec.convert(row["spec"], JobSpec),
-        submitted_at=row["submitted_at"],
-        warnings=tuple(row["warnings"]),
-        fine_tuning=None if row["fine_tuning"] is None else msgspec.convert(row["fine_tuning"], FineTuning),
-    )
+        return [record_of(row, SubmittedJob) for row in await self._pool.fetch(_USING, tenant_id, file_id)]

@@ -2,33 +2,24 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 
 import asyncpg
-import msgspec
 
 from mint_common.ids import BaseName, TenantId
+from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
 RUNS = 10_000
 """How many training runs are remembered, so that their operations ask the database nothing."""
 
-_SESSION = ", ".join(field.name for field in fields(ClientSession))
-_RUN = ", ".join(field.name for field in fields(TrainingRun))
-_ADD_SESSION = f"""
-    INSERT INTO tinker_sessions ({_SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-    ON CONFLICT DO NOTHING
-"""  # noqa: S608  (constants)
-_ADD_RUN = f"""
-    INSERT INTO tinker_runs ({_RUN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-    ON CONFLICT DO NOTHING
-"""  # noqa: S608  (constants)
+_ADD_SESSION = insert_of("tinker_sessions", ClientSession) + " ON CONFLICT DO NOTHING"
+_ADD_RUN = insert_of("tinker_runs", TrainingRun) + " ON CONFLICT DO NOTHING"
 _FINISH = """
     UPDATE tinker_sessions SET finish = $2, finish_detail = $3 WHERE session_id = $1 AND finish IS NULL
 """
 _NEWEST = "ORDER BY created_at DESC, {key} DESC"
 _SESSIONS = f"""
-    SELECT {_SESSION} FROM tinker_sessions
+    SELECT * FROM tinker_sessions
     WHERE tenant_id = $1 AND ($2::float8 IS NULL OR (created_at, session_id) < ($2, $3))
     {_NEWEST.format(key="session_id")} LIMIT $4 OFFSET $5
 """  # noqa: S608  (constants)
@@ -37,7 +28,7 @@ _OF_TENANT = """
         (SELECT session_id FROM tinker_sessions WHERE tenant_id = $1 AND project_id = $2))
 """
 _RUNS = f"""
-    SELECT {_RUN} FROM tinker_runs WHERE {_OF_TENANT} {_NEWEST.format(key="model_id")} LIMIT $3 OFFSET $4
+    SELECT * FROM tinker_runs WHERE {_OF_TENANT} {_NEWEST.format(key="model_id")} LIMIT $3 OFFSET $4
 """  # noqa: S608  (constants)
 
 
@@ -50,14 +41,12 @@ class PostgresTinkerRuns:
 
     async def add_session(self, session: ClientSession) -> None:
         """Keep a session, unless there is one of that id."""
-        values = asdict(session)
-        await self._pool.execute(_ADD_SESSION, *values.values())
+        await self._pool.execute(_ADD_SESSION, *values_of(session))
 
     async def session(self, session_id: str) -> ClientSession | None:
         """Return a session."""
-        query = f"SELECT {_SESSION} FROM tinker_sessions WHERE session_id = $1"  # noqa: S608  (a constant)
-        row = await self._pool.fetchrow(query, session_id)
-        return None if row is None else _session(row)
+        row = await self._pool.fetchrow("SELECT * FROM tinker_sessions WHERE session_id = $1", session_id)
+        return None if row is None else record_of(row, ClientSession)
 
     async def see_session(self, session_id: str, *, now: float) -> None:
         """Note that its client lives."""
@@ -81,12 +70,11 @@ class PostgresTinkerRuns:
         """Return a tenant's sessions, newest first."""
         at, last = before or (None, None)
         rows = await self._pool.fetch(_SESSIONS, tenant_id, at, last, limit, offset)
-        return [_session(row) for row in rows]
+        return [record_of(row, ClientSession) for row in rows]
 
     async def add_run(self, run: TrainingRun) -> TrainingRun:
         """Keep a training run, or return the one of that id."""
-        values = {field.name: getattr(run, field.name) for field in fields(run)}
-        await self._pool.execute(_ADD_RUN, *{**values, "lora": asdict(run.lora)}.values())
+        await self._pool.execute(_ADD_RUN, *values_of(run))
         stored = await self.run(run.model_id)
         assert stored is not None, "it was inserted just now, or before"
         return stored
@@ -106,12 +94,12 @@ class PostgresTinkerRuns:
         rows = await self._pool.fetch(_RUNS, tenant_id, project_id, limit, offset)
         count = f"SELECT count(*) FROM tinker_runs WHERE {_OF_TENANT}"  # noqa: S608  (a constant)
         total = await self._pool.fetchval(count, tenant_id, project_id)
-        return [_run(row) for row in rows], total
+        return [record_of(row, TrainingRun) for row in rows], total
 
     async def runs_of_session(self, session_id: str) -> Sequence[TrainingRun]:
         """Return a session's runs, oldest first."""
-        query = f"SELECT {_RUN} FROM tinker_runs WHERE session_id = $1 ORDER BY created_at, model_id"  # noqa: S608
-        return [_run(row) for row in await self._pool.fetch(query, session_id)]
+        query = "SELECT * FROM tinker_runs WHERE session_id = $1 ORDER BY created_at, model_id"
+        return [record_of(row, TrainingRun) for row in await self._pool.fetch(query, session_id)]
 
     async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
         """Return the bases that a tenant has runs over."""
@@ -130,19 +118,11 @@ class PostgresTinkerRuns:
         if known is not None:
             self._known.move_to_end(value)
             return known
-        query = f"SELECT {_RUN} FROM tinker_runs WHERE {column} = $1"  # noqa: S608  (constants)
+        query = f"SELECT * FROM tinker_runs WHERE {column} = $1"  # noqa: S608  (constants)
         row = await self._pool.fetchrow(query, value)
         if row is None:
             return None
-        self._known[value] = found = _run(row)
+        self._known[value] = found = record_of(row, TrainingRun)
         while len(self._known) > RUNS:
             self._known.popitem(last=False)
         return found
-
-
-def _session(row: asyncpg.Record) -> ClientSession:
-    return msgspec.convert(dict(row), ClientSession)
-
-
-def _run(row: asyncpg.Record) -> TrainingRun:
-    return msgspec.convert(dict(row), TrainingRun)

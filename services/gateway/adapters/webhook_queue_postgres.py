@@ -11,8 +11,9 @@ import asyncpg
 
 from mint_common.ids import TenantId, derive_id
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from services.gateway.adapters.webhooks_postgres import secrets_of, webhook_of
-from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
+from mint_common.runtime.postgres_rows import record_of
+from services.gateway.adapters.webhooks_postgres import secrets_of
+from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
 from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
 
 _WANTING = """
@@ -84,7 +85,7 @@ class PostgresWebhookQueue:
             return None
         due = await self._pool.fetch(_DUE, row["webhook_id"], now, limit)
         return DueWebhook(
-            webhook=webhook_of(row),
+            webhook=record_of(row, Webhook),
             secrets=secrets_of(row),
             failures=row["failures"],
             deliveries=tuple(Outgoing(**delivery) for delivery in due),

@@ -1,14 +1,13 @@
 """Webhooks in Postgres: what tenants see and change of them. What is sent: `webhook_queue_postgres`."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import asyncpg
-import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, record_of, values_of
 from services.gateway.core.webhooks.records import (
     DeliveryRecord,
     DeliveryState,
@@ -18,12 +17,9 @@ from services.gateway.core.webhooks.records import (
 )
 from services.gateway.core.webhooks.retries import TooManyWebhooks
 
-_WEBHOOK = ", ".join(field.name for field in fields(Webhook))
-_DELIVERY = ", ".join(field.name for field in fields(DeliveryRecord))
+_WEBHOOK, _DELIVERY = columns_of(Webhook), columns_of(DeliveryRecord)
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
-_ADD = f"""
-    INSERT INTO webhooks ({_WEBHOOK}, secret) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-"""  # noqa: S608  (constants)
+_ADD = insert_of("webhooks", Webhook, "secret")
 # Activation resets the failures.
 _CHANGE = f"""
     UPDATE webhooks SET
@@ -65,7 +61,6 @@ class PostgresWebhooks:
 
     async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
         """Keep a new webhook."""
-        values = [getattr(webhook, field.name) for field in fields(Webhook)]
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK_TENANT, webhook.tenant_id)
             count = await connection.fetchval(
@@ -73,24 +68,25 @@ class PostgresWebhooks:
             )
             if count >= at_most:
                 raise TooManyWebhooks(limit=at_most)
-            await connection.execute(_ADD, *values, secret)
+            await connection.execute(_ADD, *values_of(webhook), secret)
 
     async def list(self, tenant_id: TenantId) -> Sequence[Webhook]:
         """Return a tenant's webhooks, oldest first."""
         query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, webhook_id"  # noqa: S608
-        return [webhook_of(row) for row in await self._pool.fetch(query, tenant_id)]
+        return [record_of(row, Webhook) for row in await self._pool.fetch(query, tenant_id)]
 
     async def get(self, tenant_id: TenantId, webhook_id: str) -> Webhook:
         """Return a webhook."""
         query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2"  # noqa: S608
-        return _found(await self._pool.fetchrow(query, tenant_id, webhook_id), webhook_id)
+        row = await self._pool.fetchrow(query, tenant_id, webhook_id)
+        return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def change(self, tenant_id: TenantId, webhook_id: str, change: WebhookChange) -> Webhook:
         """Change what is given."""
         row = await self._pool.fetchrow(
             _CHANGE, tenant_id, webhook_id, change.url, change.event_types, change.description, change.state
         )
-        return _found(row, webhook_id)
+        return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def rotate(
         self, tenant_id: TenantId, webhook_id: str, secret: str, *, previous_until: float
@@ -110,22 +106,18 @@ class PostgresWebhooks:
     ) -> Sequence[DeliveryRecord]:
         """Return deliveries, newest first."""
         rows = await self._pool.fetch(_PAGE, webhook_id, state, before, limit)
-        return [_delivery(row) for row in rows]
+        return [record_of(row, DeliveryRecord) for row in rows]
 
     async def delivery(self, webhook_id: str, delivery_id: str) -> DeliveryRecord:
         """Return one delivery."""
         query = f"SELECT {_DELIVERY} FROM webhook_deliveries WHERE webhook_id = $1 AND delivery_id = $2"  # noqa: S608
-        return _found_delivery(await self._pool.fetchrow(query, webhook_id, delivery_id), delivery_id)
+        row = await self._pool.fetchrow(query, webhook_id, delivery_id)
+        return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
     async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
         """Deliver once more, with the patience of a new delivery."""
         row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now)
-        return _found_delivery(row, delivery_id)
-
-
-def webhook_of(row: asyncpg.Record) -> Webhook:
-    """Read a row of webhooks."""
-    return msgspec.convert({field.name: row[field.name] for field in fields(Webhook)}, Webhook)
+        return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
 
 def secrets_of(row: asyncpg.Record) -> Secrets:
@@ -133,19 +125,3 @@ def secrets_of(row: asyncpg.Record) -> Secrets:
     return Secrets(
         current=row["secret"], previous=row["previous_secret"], previous_until=row["previous_until"]
     )
-
-
-def _found(row: asyncpg.Record | None, webhook_id: str) -> Webhook:
-    if row is None:
-        raise NotFound(kind="webhook", name=webhook_id)
-    return webhook_of(row)
-
-
-def _found_delivery(row: asyncpg.Record | None, delivery_id: str) -> DeliveryRecord:
-    if row is None:
-        raise NotFound(kind="delivery", name=delivery_id)
-    return _delivery(row)
-
-
-def _delivery(row: asyncpg.Record) -> DeliveryRecord:
-    return msgspec.convert(dict(row), DeliveryRecord)
