@@ -13,9 +13,9 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.runtime.postgres_rows import found_record, insert_of, record_of, values_of
-from services.gateway.adapters.files_postgres import LOCK_TENANT, check_bytes, check_room
+from services.gateway.adapters.files_postgres import LOCK_TENANT, room_of
 from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
-from services.gateway.core.files.refusals import UploadClosed
+from services.gateway.core.files.refusals import UploadClosed, check_room
 
 _ADD = insert_of("file_uploads", UploadRecord)
 _ADD_PART = insert_of("file_upload_parts", PartRecord)
@@ -42,18 +42,12 @@ class PostgresFileUploads:
         self._pool = pool
         self._clock = clock
 
-    async def add(self, upload: UploadRecord, *, limit_bytes: int, limit_files: int) -> None:
+    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> None:
         """Add an upload."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(LOCK_TENANT, upload.tenant_id)
-            await check_room(
-                connection,
-                upload.tenant_id,
-                now=self._clock.now(),
-                more_bytes=upload.size_bytes,
-                limit_bytes=limit_bytes,
-                limit_files=limit_files,
-            )
+            held_bytes, count = await room_of(connection, upload.tenant_id, now=self._clock.now())
+            check_room(held_bytes + upload.size_bytes, count + 1, limit_bytes=limit_bytes)
             await connection.execute(_ADD, *values_of(upload))
 
     async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
@@ -90,7 +84,8 @@ class PostgresFileUploads:
                     field="data", problem=f"{problem}; announced were {upload.size_bytes} bytes"
                 )
             await connection.execute(_ADD_PART, *values_of(part))
-            await check_bytes(connection, upload.tenant_id, now=self._clock.now(), limit_bytes=limit_bytes)
+            held = await room_of(connection, upload.tenant_id, now=self._clock.now())
+            check_room(*held, limit_bytes=limit_bytes)
 
     async def keep_part(self, part: PartRecord) -> None:
         """Note that a part is stored."""

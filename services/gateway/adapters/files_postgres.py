@@ -22,7 +22,7 @@ from services.gateway.core.files.records import (
     created_at_of,
     new_file,
 )
-from services.gateway.core.files.refusals import FilesFull, UploadClosed
+from services.gateway.core.files.refusals import UploadClosed, check_room
 from services.gateway.core.fine_tuning.refusals import file_in_use
 
 LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
@@ -98,9 +98,8 @@ class PostgresFiles:
 
     async def room(self, tenant_id: TenantId) -> tuple[int, int]:
         """Return the bytes and the number of a tenant's files and open uploads."""
-        row = await self._pool.fetchrow(_ROOM, tenant_id, self._clock.now())
-        assert row is not None  # sums have a row
-        return row[0], row[1]
+        async with acquired(self._pool) as connection:
+            return await room_of(connection, tenant_id, now=self._clock.now())
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
         """Return a tenant's file."""
@@ -173,13 +172,7 @@ class _Held:
         self._clock = clock
 
     async def add(
-        self,
-        draft: FileDraft,
-        content: FileContent,
-        *,
-        limit_bytes: int,
-        limit_files: int,
-        upload_id: str | None = None,
+        self, draft: FileDraft, content: FileContent, *, limit_bytes: int, upload_id: str | None = None
     ) -> FileRecord:
         """Add a file of this content."""
         await self._connection.execute(LOCK_TENANT, draft.tenant_id)
@@ -190,40 +183,14 @@ class _Held:
             completed = await self._connection.fetchval(_COMPLETE, upload_id, file.file_id, now)
             if completed is None:
                 raise UploadClosed(upload_id=upload_id, status="not pending any more")
-        await check_room(
-            self._connection,
-            file.tenant_id,
-            now=now,
-            more_bytes=file.size_bytes,
-            limit_bytes=limit_bytes,
-            limit_files=limit_files,
-        )
+        held_bytes, count = await room_of(self._connection, file.tenant_id, now=now)
+        check_room(held_bytes + file.size_bytes, count + 1, limit_bytes=limit_bytes)
         await self._connection.execute(_ADD, *values_of(file))
         return file
 
 
-async def check_room(
-    connection: PostgresConnection,
-    tenant_id: TenantId,
-    *,
-    now: float,
-    more_bytes: int,
-    limit_bytes: int,
-    limit_files: int,
-) -> None:
-    """Check that a tenant may have one more file, under the tenant's lock. Raises FilesFull."""
-    count = await check_bytes(connection, tenant_id, now=now, more_bytes=more_bytes, limit_bytes=limit_bytes)
-    if count + 1 > limit_files:
-        raise FilesFull(needed=count + 1, what="files and open uploads", limit=limit_files)
-
-
-async def check_bytes(
-    connection: PostgresConnection, tenant_id: TenantId, *, now: float, more_bytes: int = 0, limit_bytes: int
-) -> int:
-    """Check a tenant's bytes under its lock; return how many files it has. Raises FilesFull."""
+async def room_of(connection: PostgresConnection, tenant_id: TenantId, *, now: float) -> tuple[int, int]:
+    """Return the bytes and the number of a tenant's files and open uploads."""
     row = await connection.fetchrow(_ROOM, tenant_id, now)
     assert row is not None  # sums have a row
-    size_bytes, count = row
-    if size_bytes + more_bytes > limit_bytes:
-        raise FilesFull(needed=size_bytes + more_bytes, what="bytes", limit=limit_bytes)
-    return int(count)
+    return row[0], row[1]

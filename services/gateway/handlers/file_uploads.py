@@ -9,7 +9,6 @@ from mint_common.blobs.checked import read_parts
 from mint_common.errors import BlobMissing, InvalidField
 from mint_common.ids import TenantId
 from services.gateway.core.files.records import (
-    MAX_FILES,
     UPLOAD_SECONDS,
     FileDraft,
     FileRecord,
@@ -50,7 +49,7 @@ class UploadKeeper:
             expires_at=now + UPLOAD_SECONDS,
             file_id=None,
         )
-        await self.uploads.add(upload, limit_bytes=self.files.tenant_bytes, limit_files=MAX_FILES)
+        await self.uploads.add(upload, limit_bytes=self.files.tenant_bytes)
         return upload
 
     async def pending(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:

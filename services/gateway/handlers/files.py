@@ -20,14 +20,13 @@ from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.core.files.previews import RowsFrom
 from services.gateway.core.files.records import (
     CHECKED_PURPOSE,
-    MAX_FILES,
     FileContent,
     FileDraft,
     FileRecord,
     Order,
     content_claim,
 )
-from services.gateway.core.files.refusals import DatasetRefused, FilesFull
+from services.gateway.core.files.refusals import DatasetRefused, check_room
 from services.gateway.ports.files import Files, RowsCheck, Spool, Spooled
 
 CHECKING = 2
@@ -63,10 +62,7 @@ class FileKeeper:
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:
         """Refuse early what the tenant has no room for; return the bytes that it has. Raises FilesFull."""
         held_bytes, count = await self.files.room(tenant_id)
-        if held_bytes + size_bytes > self.tenant_bytes:
-            raise FilesFull(needed=held_bytes + size_bytes, what="bytes", limit=self.tenant_bytes)
-        if count + 1 > MAX_FILES:
-            raise FilesFull(needed=count + 1, what="files and open uploads", limit=MAX_FILES)
+        check_room(held_bytes + size_bytes, count + 1, limit_bytes=self.tenant_bytes)
         return self.tenant_bytes - held_bytes
 
     async def keep(self, draft: FileDraft, spooled: Spooled, *, upload_id: str | None = None) -> FileRecord:
@@ -85,7 +81,6 @@ class FileKeeper:
                     draft,
                     content,
                     limit_bytes=self.tenant_bytes,
-                    limit_files=MAX_FILES,
                     upload_id=upload_id,
                 )
         except BaseException:

@@ -74,7 +74,6 @@ class HeldContent(Protocol):
         content: FileContent,
         *,
         limit_bytes: int,
-        limit_files: int,
         upload_id: str | None = None,
     ) -> FileRecord:
         """Add a file of this content, visible when the hold ends well.
@@ -149,7 +148,7 @@ class Files(Protocol):
 class FileUploads(Protocol):
     """Rows of files that come in parts. Raises Unavailable."""
 
-    async def add(self, upload: UploadRecord, *, limit_bytes: int, limit_files: int) -> None:
+    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> None:
         """Add an upload. Raises FilesFull."""
         ...
 

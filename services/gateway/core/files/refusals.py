@@ -2,6 +2,7 @@
 
 from mint_common.datasets import DatasetReport
 from mint_common.errors import InvalidField, MintError, NotFound
+from services.gateway.core.files.records import MAX_FILES
 from services.gateway.core.json_types import JsonObject
 
 
@@ -35,6 +36,14 @@ class UploadClosed(MintError):
 
     code = "upload_closed"
     http_status = 422
+
+
+def check_room(held_bytes: int, count: int, *, limit_bytes: int) -> None:
+    """Refuse more than a tenant may have: bytes, or files and open uploads. Raises FilesFull."""
+    if held_bytes > limit_bytes:
+        raise FilesFull(needed=held_bytes, what="bytes", limit=limit_bytes)
+    if count > MAX_FILES:
+        raise FilesFull(needed=count, what="files and open uploads", limit=MAX_FILES)
 
 
 def file_error_body(error: MintError) -> JsonObject:
