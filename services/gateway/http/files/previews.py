@@ -1,6 +1,6 @@
 """``/mint/v1/files``: what MinT knows of a file, and how its rows are trained."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -68,19 +68,9 @@ class PreviewBody:
 async def get_file_view(file: str, caller: ReadCaller, gateway: GatewayDep) -> FileView:
     """Return what is known of a file."""
     found = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
-    return FileView(
-        file_id=found.file_id,
-        filename=found.filename,
-        purpose=found.purpose,
-        sha256=found.sha256,
-        size_bytes=found.size_bytes,
-        created_at=found.created_at,
-        expires_at=found.expires_at,
-        format=found.format,
-        rows=found.rows,
-        repeats=found.repeats,
-        used_by=await gateway.fine_tuning.uses.of(caller.tenant_id, found.file_id),
-    )
+    told = asdict(found)
+    del told["tenant_id"]
+    return FileView(**told, used_by=await gateway.fine_tuning.uses.of(caller.tenant_id, found.file_id))
 
 
 @router.post("/{file}/preview", response_model=Preview)
