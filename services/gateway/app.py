@@ -250,36 +250,21 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(sender.close)
         intake, courier = _webhooks(settings, PostgresWebhookQueue(pool), sender, bus, clock)
 
-        async def follow_engines() -> None:
-            await engines.follow(bus)
-
-        async def follow_catalog() -> None:
-            await resolver.follow(bus)
-
-        async def follow_exports() -> None:
-            await exports.follow(bus)
-
-        async def ask_for_loads() -> None:
-            await resolver.ask_for_loads(bus)
-
-        async def prune_rows() -> None:
-            rows = {
-                "requests": requests.prune,
-                "sampling sessions": sampling_sessions.prune,
-                "files": fine_tuning.uses.sweep,
-                "uploads": tenant_files.uploads.sweep,
-            }
-            await prune(rows, clock)
-
+        pruned = {
+            "requests": requests.prune,
+            "sampling sessions": sampling_sessions.prune,
+            "files": fine_tuning.uses.sweep,
+            "uploads": tenant_files.uploads.sweep,
+        }
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
-            follow_engines,
-            follow_catalog,
-            follow_exports,
-            ask_for_loads,
+            partial(engines.follow, bus),
+            partial(resolver.follow, bus),
+            partial(exports.follow, bus),
+            partial(resolver.ask_for_loads, bus),
             intake.run,
             courier.run,
-            prune_rows,
+            partial(prune, pruned, clock),
             samples.run,
             partial(promote_results, fine_tuning.promotions, bus, clock),
         ]
