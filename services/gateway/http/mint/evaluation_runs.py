@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar
 from fastapi import APIRouter, Query
 
 from mint_common.authority import Caller
-from mint_common.catalog import PolicyRecord
+from mint_common.catalog import PolicyRecord, Resolution
 from mint_common.catalog_requests import Label
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import BaseName, PolicyId, derive_id, new_id
+from mint_common.ids import BaseName, derive_id, new_id
 from mint_common.names import BEST, number_or_digest
 from services.gateway.core.examples import body_config
 from services.gateway.core.files.records import IdPrefix, check_id
@@ -60,16 +60,6 @@ class CompareBody(Questions):
     baseline: Label
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
-    """What is scored; without a revision it is the bare base."""
-
-    base: BaseName
-    policy_id: PolicyId | None
-    policy: str
-    revision: RevisionRef | None
-
-
 @router.post("/run", status_code=202, dependencies=[creates("run_id")])
 async def run_evaluation(
     body: EvaluationRunBody,
@@ -97,7 +87,7 @@ async def begin_comparison(
     check_questions(body)
     cause = new_id("req") if keyed is None else keyed.request_id
     models = {"run": body.model, "baseline": body.baseline}
-    found = {side: await _model(gateway, caller, name) for side, name in models.items()}
+    found = {side: await gateway.registry.resolve(caller.tenant_id, name) for side, name in models.items()}
     asked = await _questions(gateway, caller, body, *(each.base for each in found.values()))
     sides: JsonObject = {
         side: _run(derive_id("evr", cause, side), caller, each, asked) for side, each in found.items()
@@ -149,13 +139,13 @@ async def cancel_run(run: str, caller: TrainCaller, gateway: GatewayDep) -> Json
     return await gateway.rollout.cancel_evaluation(caller.tenant_id, run)
 
 
-def _run(run_id: str, caller: Caller, evaluated: Evaluated, asked: JsonObject) -> JsonObject:
-    """Return a run as rollout takes it."""
+def _run(run_id: str, caller: Caller, evaluated: Resolution, asked: JsonObject) -> JsonObject:
+    """Return a run as rollout takes it; without a revision it is of the bare base."""
     named = {
         "run_id": run_id,
         "base": evaluated.base,
         "policy_id": evaluated.policy_id,
-        "policy": evaluated.policy,
+        "policy": evaluated.policy_name or "",
         "revision": evaluated.revision,
         "caller": caller,
     }
@@ -177,26 +167,17 @@ async def _questions(gateway: Gateway, caller: Caller, asked: Questions, *bases:
     return plan
 
 
-async def _named(gateway: Gateway, caller: Caller, body: EvaluationRunBody) -> Evaluated:
+async def _named(gateway: Gateway, caller: Caller, body: EvaluationRunBody) -> Resolution:
     if (body.policy is None) == (body.model is None):
         raise InvalidField(field="policy", problem="give a policy or a model: one of both")
     if body.policy is None:
         if body.revision != LATEST:
             raise InvalidField(field="revision", problem="goes with policy: a model is policy@revision")
-        return await _model(gateway, caller, str(body.model))
+        return await gateway.registry.resolve(caller.tenant_id, str(body.model))
     policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
     revision = await _revision(gateway, policy, str(body.revision))
-    return Evaluated(base=policy.base, policy_id=policy.policy_id, policy=policy.name, revision=revision)
-
-
-async def _model(gateway: Gateway, caller: Caller, name: str) -> Evaluated:
-    """Return what a model name means now. Raises NotFound."""
-    found = await gateway.registry.resolve(caller.tenant_id, name)
-    return Evaluated(
-        base=found.base,
-        policy_id=found.policy_id,
-        policy=found.policy_name or "",
-        revision=found.revision,
+    return Resolution(
+        base=policy.base, policy_id=policy.policy_id, policy_name=policy.name, revision=revision
     )
 
 
