@@ -36,7 +36,7 @@ def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     targets = {
         target
         for target in served_targets(base)
-        if (wish.train_attn and is_attention(target, base)) or (wish.train_mlp and is_mlp(target, base))
+        if (wish.train_attn and _is_attention(target, base)) or (wish.train_mlp and _is_mlp(target, base))
     }
     if not targets:
         problem = "train_attn or train_mlp must be true: the unembedding alone cannot be trained here"
@@ -47,20 +47,12 @@ def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     )
 
 
-def trains(lora: LoraSpec, base: BaseFacts) -> tuple[bool, bool]:
-    """Return whether a LoRA trains attention, and whether it trains MLPs."""
-    return (
-        any(is_attention(target, base) for target in lora.targets),
-        any(is_mlp(target, base) for target in lora.targets),
-    )
-
-
-def is_attention(target: str, base: BaseFacts) -> bool:
+def _is_attention(target: str, base: BaseFacts) -> bool:
     """Return whether some attention has a module of that name (``q_proj``)."""
     return any("attn" in parent or "attention" in parent for parent in _parents(target, base))
 
 
-def is_mlp(target: str, base: BaseFacts) -> bool:
+def _is_mlp(target: str, base: BaseFacts) -> bool:
     """Return whether a module of that name is of an MLP or its experts: of no attention, that is."""
     return any("attn" not in parent and "attention" not in parent for parent in _parents(target, base))
 
