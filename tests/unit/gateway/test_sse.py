@@ -6,8 +6,7 @@ from fastapi import FastAPI
 
 from mint_common.bus.port import PlacedMessage
 from mint_common.testing.clock import ManualClock
-from services.gateway.core.sse import HEARTBEAT, cursor_frame, event_frame
-from services.gateway.http.mint.events import ASK_SECONDS, frames
+from services.gateway.http.mint.events import ASK_SECONDS, HEARTBEAT, cursor_frame, event_frame, frames
 
 
 class Silence:

@@ -1,16 +1,23 @@
-"""A job on a file as OpenAI's API shows it. Pure: a projection of the submission and of rollout's job."""
+"""A job on a file, its checkpoints and its results as OpenAI's API shows them.
 
+Pure: projections of the submission and of rollout's job.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
 from dataclasses import asdict
 
-from mint_common.ids import TenantId
+from mint_common.ids import TenantId, derive_id
 from services.gateway.core.fine_tuning.names import results_id, shown_id
 from services.gateway.core.fine_tuning.promotions import promotion_answer
-from services.gateway.core.fine_tuning.records import FineTuning, TunedJob, model_name
-from services.gateway.core.fine_tuning.results import has_results
+from services.gateway.core.fine_tuning.records import METRICS, FineTuning, TunedJob, TunedStep, model_name
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 _ALWAYS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+_OTHER_NAMES = {"train_mean_token_accuracy": "train_accuracy"}
+"""Metrics that OpenAI's files of results have under another name."""
 
 
 def job_answer(job: SubmittedJob, now: TunedJob, *, tenant_id: TenantId, at: float) -> JsonObject:
@@ -101,3 +108,70 @@ def _estimated_finish(now: TunedJob, *, at: float) -> int | None:
         return None
     seconds_a_step = max(0.0, at - now.started_at) / now.step
     return int(at + seconds_a_step * max(0, now.total_steps - now.step))
+
+
+def checkpoint_id(job: SubmittedJob, step: int) -> str:
+    """Return the id of the checkpoint of a step, whenever it is asked for."""
+    return derive_id("ftckpt", job.job_id, step)
+
+
+def checkpoints(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
+    """Yield the checkpoints, newest first; that with the best score so far is ``best``."""
+    is_measured = job.spec.data is not None and job.spec.data.evaluation is not None
+    best = now.best.step if now.best is not None and is_measured else None
+    published = [step for step in now.steps if step.revision is not None]
+    for step in reversed(published):
+        if step.is_evaluated or (now.is_ended and step is published[-1]):
+            yield _checkpoint(job, step, is_best=step.step == best)
+
+
+def _checkpoint(job: SubmittedJob, step: TunedStep, *, is_best: bool) -> JsonObject:
+    assert step.revision is not None, step.step
+    return {
+        "id": checkpoint_id(job, step.step),
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": int(step.published_at or step.requested_at),
+        "fine_tuned_model_checkpoint": model_name(job.policy, step.revision),
+        "fine_tuning_job_id": shown_id(job.job_id),
+        "step_number": step.step,
+        "metrics": {
+            "step": step.step,
+            **step.metrics,
+            "full_valid_loss": step.valid_loss,
+            "full_valid_mean_token_accuracy": step.valid_mean_token_accuracy,
+        },
+        "mint": {"digest": step.revision.digest, "best": is_best},
+    }
+
+
+def has_results(now: TunedJob) -> bool:
+    """Return whether a job has results: it has ended, and finished a step before."""
+    return now.is_ended and now.step > 0
+
+
+def results_csv(now: TunedJob) -> bytes:
+    """Return the published steps of a job."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = [_OTHER_NAMES.get(name, name) for name in METRICS]
+    writer.writerow(["step", "epoch", "learning_rate", *metrics])
+    for step in now.steps:
+        if step.revision is not None:
+            values = (step.step, step.epoch, step.learning_rate, *step.metrics.values())
+            writer.writerow(["" if value is None else value for value in values])
+    return text.getvalue().encode()
+
+
+def results_file(job: SubmittedJob, now: TunedJob, *, size_bytes: int) -> JsonObject:
+    """Return the ``file`` that has a job's results, as the API shows it."""
+    return {
+        "id": results_id(job.job_id),
+        "object": "file",
+        "bytes": size_bytes,
+        "created_at": int(now.finished_at or job.submitted_at),
+        "expires_at": None,
+        "filename": "step_metrics.csv",
+        "purpose": "fine-tune-results",
+        "status": "processed",
+        "status_details": None,
+    }

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.datasets import FORMATS, Repeats
 from mint_common.errors import InvalidField, MintError
-from mint_common.events import JobData, JobFile, JobSpec
+from mint_common.events import JobData, JobFile, JobSpec, LoraSpec
 from mint_common.graders import GraderSpec, read_grader
+from mint_common.lora import plan_lora
 from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
 from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields, Reinforcement
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
@@ -24,6 +26,8 @@ MAX_REWARD_ROWS = 50_000
 MAX_GRADER_BYTES = 64 << 10
 """Of a job's grader as JSON: each event of a step has it."""
 FEW_ROWS = 10
+RANK = 16
+"""Of a new policy unless its request says."""
 TOLD_LEAKS = 10
 """Rows in both files that are named; all are counted."""
 NOT_COMPARED = "the rows of the validation file were not compared with those of the training file in time"
@@ -174,3 +178,27 @@ def leak_warnings(shared: Repeats) -> tuple[str, ...]:
     told = ", ".join(f"{line} ({other} there)" for line, other in shared.pairs[:TOLD_LEAKS])
     more = ", ..." if shared.count > TOLD_LEAKS else ""
     return (f"{rows} of the validation file {are} in the training file too: {lines} {told}{more}",)
+
+
+def plan_shape(body: FineTuningBody, base: BaseFacts, *, seed: int) -> LoraSpec:
+    """Return the shape of a new policy. Raises InvalidField."""
+    wish = body.mint or MintFields()
+    rank = min(RANK, base.max_rank) if wish.rank is None else wish.rank
+    return plan_lora(base, rank=rank, alpha=wish.alpha, targets=wish.targets, seed=seed, field="mint")
+
+
+def check_continues(body: FineTuningBody, lora: LoraSpec, *, policy: str) -> None:
+    """Refuse what is of a new policy for one that is trained on. Raises InvalidField."""
+    if body.suffix is not None:
+        problem = f"names a new policy, and model is policy {policy}, which keeps its name"
+        raise InvalidField(field="suffix", problem=problem)
+    wish = body.mint or MintFields()
+    targets = None if wish.targets is None else tuple(sorted(set(wish.targets)))
+    for name, value, has in (
+        ("rank", wish.rank, lora.rank),
+        ("alpha", wish.alpha, lora.alpha),
+        ("targets", targets, lora.targets),
+    ):
+        if value is not None and value != has:
+            problem = f"is {has} of policy {policy}, whose shape stays as it was made"
+            raise InvalidField(field=f"mint.{name}", problem=problem)

@@ -27,8 +27,10 @@ from services.gateway.core.fine_tuning.plan import (
     NOT_COMPARED,
     JobFiles,
     JobPlan,
+    check_continues,
     leak_warnings,
     plan_fine_tuning,
+    plan_shape,
 )
 from services.gateway.core.fine_tuning.promotions import check_alias, plan_promotion
 from services.gateway.core.fine_tuning.records import FineTuning, Promotion
@@ -38,7 +40,6 @@ from services.gateway.core.fine_tuning.refusals import (
     model_not_found,
     not_newest,
 )
-from services.gateway.core.fine_tuning.shapes import check_continues, plan_shape
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.first_rows import FirstRows

@@ -9,9 +9,8 @@ from fastapi import APIRouter, Query, Request
 
 from mint_common.ids import TenantId, new_id
 from services.gateway.core.files.answers import page_answer
-from services.gateway.core.fine_tuning.answers import job_answer
+from services.gateway.core.fine_tuning.answers import checkpoints, job_answer
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
-from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.records import TunedJob, Verb

@@ -17,7 +17,6 @@ from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailab
 from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
-from services.gateway.core.sse import HEARTBEAT, cursor_frame, event_frame
 from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, authenticated
 from services.gateway.http.edge.routes import GatewayRoute
 
@@ -30,6 +29,9 @@ ASK_SECONDS = 5.0
 
 LOOK_SECONDS = 1.0
 """How soon an open stream notices that the gateway drains."""
+
+HEARTBEAT = b": heartbeat\n\n"
+"""A comment: keeps proxies from closing a quiet stream, ignored by every client."""
 
 EXAMPLE = """retry: 1000
 id: 19f1c2a7b40-41
@@ -112,3 +114,13 @@ async def frames(
             quiet_since = clock.monotonic()
     finally:
         upcoming.cancel()
+
+
+def cursor_frame(cursor: str) -> bytes:
+    """Return a frame without an event: the cursor where reading begins, and the delay before a reconnect."""
+    return b"retry: 1000\nid: %b\n\n" % cursor.encode()
+
+
+def event_frame(*, event_id: str, event_type: str, data: bytes) -> bytes:
+    """Return a named event. JSON has no raw line break, so that ``data`` is one line."""
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event_type.encode(), data)

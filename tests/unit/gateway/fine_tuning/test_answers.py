@@ -12,13 +12,11 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField, NotFound
 from mint_common.testing.factories import EXACT
-from services.gateway.core.fine_tuning.answers import job_answer
-from services.gateway.core.fine_tuning.checkpoints import checkpoints
+from services.gateway.core.fine_tuning.answers import checkpoints, job_answer, results_csv, results_file
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
 from services.gateway.core.fine_tuning.records import BestStep, Revision, TunedFault, TunedJob, TunedStep
-from services.gateway.core.fine_tuning.results import results_csv, results_file
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from tests.unit.gateway.fine_tuning.making import REINFORCEMENT, TENANT, body, file, plan, submitted
 
