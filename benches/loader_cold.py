@@ -139,7 +139,7 @@ async def _clear(serving: Serving) -> None:
     """Evict everything, so that slots are empty."""
     for status in await serving.engine.adapters(limit=512):
         if status.tier != "stored":
-            await serving.engine.evict(status.digest, tenant_id=serving.tenant_id)
+            await serving.engine.change(status.digest, "evict", tenant_id=serving.tenant_id)
 
 
 async def _misses(serving: Serving, ref: RevisionRef) -> tuple[float, float]:

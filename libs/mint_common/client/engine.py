@@ -1,6 +1,7 @@
 """Client of one loader's engine, over its internal HTTP."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +18,8 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
+
+ResidencyChange = Literal["pin", "unpin", "evict"]
 
 
 class EngineClient:
@@ -72,30 +75,19 @@ class EngineClient:
         """Return how busy the engine is now."""
         return self._read(await self._http.get("/internal/load"), EngineLoad)
 
-    async def pin(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
-        """Keep an adapter that a tenant uses from eviction. Idempotent. Raises NotFound when it uses none."""
-        return await self._change(digest, "pin", tenant_id)
+    async def change(self, digest: Digest, change: ResidencyChange, *, tenant_id: TenantId) -> AdapterStatus:
+        """Pin an adapter that a tenant uses, remove its pin, or take the adapter from it. Idempotent.
 
-    async def unpin(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
-        """Remove the tenant's pin. Idempotent. Raises NotFound as `pin`."""
-        return await self._change(digest, "unpin", tenant_id)
-
-    async def evict(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
-        """Take an adapter from a tenant, and off the engine when no other tenant uses it.
-
-        Raises NotFound as `pin`, and PreconditionFailed when the tenant has pinned it or is using it.
+        What is evicted leaves the engine when no other tenant uses it. Raises NotFound when the tenant uses
+        none, and for an eviction PreconditionFailed when the tenant has pinned it or is using it.
         """
-        return await self._change(digest, "evict", tenant_id)
+        path = path_of("internal", "adapters", digest, change)
+        return self._read(await self._http.post(path, params={"tenant_id": tenant_id}), AdapterStatus)
 
     async def prewarm(self, revision: RevisionRef, *, tenant_id: TenantId) -> AdapterStatus:
         """Load a revision under admission control, and return when it is ready. Idempotent."""
         body = {"revision": revision, "tenant_id": tenant_id}
         return self._read(await self._http.post("/internal/prewarm", body), AdapterStatus)
-
-    async def _change(self, digest: Digest, verb: str, tenant_id: TenantId) -> AdapterStatus:
-        path = path_of("internal", "adapters", digest, verb)
-        answer = await self._http.post(path, params={"tenant_id": tenant_id})
-        return self._read(answer, AdapterStatus)
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mint_common.blobs.checked import read_parts
 from mint_common.errors import BlobMissing, InvalidField
-from mint_common.ids import TenantId
+from mint_common.ids import TenantId, new_id
 from services.gateway.core.files.records import (
     UPLOAD_SECONDS,
     FileDraft,
@@ -16,7 +16,6 @@ from services.gateway.core.files.records import (
     PartRecord,
     UploadRecord,
     check_parts,
-    new_name,
 )
 from services.gateway.core.files.refusals import UploadClosed
 from services.gateway.handlers.files import AT_ONCE, FileKeeper
@@ -37,7 +36,7 @@ class UploadKeeper:
             raise InvalidField(field="bytes", problem=problem)
         now = self.files.clock.now()
         upload = UploadRecord(
-            upload_id=new_name(IdPrefix.UPLOAD),
+            upload_id=new_id(IdPrefix.UPLOAD),
             tenant_id=draft.tenant_id,
             filename=draft.filename,
             purpose=draft.purpose,
@@ -62,7 +61,7 @@ class UploadKeeper:
     async def add_part(self, upload: UploadRecord, spooled: Spooled) -> PartRecord:
         """Store a part. Raises InvalidField, FilesFull, UploadClosed."""
         part = PartRecord(
-            part_id=new_name(IdPrefix.PART),
+            part_id=new_id(IdPrefix.PART),
             upload_id=upload.upload_id,
             sha256=spooled.sha256,
             size_bytes=spooled.size_bytes,

@@ -97,7 +97,7 @@ async def test_base_and_two_adapters_in_one_batch_agree_with_peft(rig: Any, tmp_
 async def test_an_evicted_adapter_comes_back_the_same(rig: Any) -> None:
     revision = await rig.revision(3)
     before = await sample(rig, revision, PROMPTS[0], seed=5)
-    await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
+    await rig.client.change(revision.digest, "evict", tenant_id=TenantId("t"))
     assert not await rig.engine._llm.list_loras()
     after = await sample(rig, revision, PROMPTS[0], seed=5)
     assert after == before

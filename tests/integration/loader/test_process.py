@@ -143,7 +143,7 @@ async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_ki
         async with InternalHttp(place.registry_url, token=TOKEN) as http:
             assert await RegistryClient(http).get_base(place.facts.name) == place.facts
         held = await _follow(place)
-        await place.loader.pin(held.digest, tenant_id=TENANT)
+        await place.loader.change(held.digest, "pin", tenant_id=TENANT)
         await kept(database, held.digest)
         await directory.describe(place.facts.name)
         processes = psutil.Process(loader.pid).children(recursive=True)

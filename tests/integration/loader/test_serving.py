@@ -120,7 +120,7 @@ async def test_a_reader_that_goes_away_aborts_its_request(rig: Any) -> None:
     reader.cancel()
     await until(lambda: rig.tiers.status(revision.digest).in_flight == 0)
     await until(lambda: rig.engine._llm.output_processor.get_num_unfinished_requests() == 0)
-    await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
+    await rig.client.change(revision.digest, "evict", tenant_id=TenantId("t"))
 
 
 async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig: Any) -> None:
@@ -203,20 +203,20 @@ async def test_pins_and_prewarms_over_http(rig: Any) -> None:
     revision = await rig.revision(71)
     status = await rig.client.prewarm(revision, tenant_id=TenantId("t"))
     assert (status.tier, status.readiness) == ("slot", "ready")
-    assert (await rig.client.pin(revision.digest, tenant_id=TenantId("t"))).pinned
+    assert (await rig.client.change(revision.digest, "pin", tenant_id=TenantId("t"))).pinned
     with pytest.raises(AdapterPinned, match="unpin it first"):
-        await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
-    assert not (await rig.client.unpin(revision.digest, tenant_id=TenantId("t"))).pinned
-    assert (await rig.client.evict(revision.digest, tenant_id=TenantId("t"))).tier == "stored"
+        await rig.client.change(revision.digest, "evict", tenant_id=TenantId("t"))
+    assert not (await rig.client.change(revision.digest, "unpin", tenant_id=TenantId("t"))).pinned
+    assert (await rig.client.change(revision.digest, "evict", tenant_id=TenantId("t"))).tier == "stored"
     with pytest.raises(NotFound):
-        await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
+        await rig.client.change(revision.digest, "evict", tenant_id=TenantId("t"))
 
 
 async def test_metrics_show_adapters_and_vllms_own_series(rig: Any) -> None:
     first, second = await rig.revision(72), await rig.revision(73, rank=2)
     for revision in (first, second):
         await rig.client.prewarm(revision, tenant_id=TenantId("t"))
-    await rig.client.pin(first.digest, tenant_id=TenantId("t"))
+    await rig.client.change(first.digest, "pin", tenant_id=TenantId("t"))
     await rig.client.sample(ask(second))
     firsts = 'mint_loader_first_token_seconds_count{tier="slot"} %.1f'
     async with httpx.AsyncClient() as client:

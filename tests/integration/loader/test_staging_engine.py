@@ -81,7 +81,7 @@ async def storm(rig: Any, *, answers: int, adapters: int, at_once: int, seed: in
                 idle = [s.digest for s in rig.tiers.statuses() if s.readiness == "ready" and not s.in_flight]
                 if idle:
                     with suppress(PreconditionFailed, NotFound):  # somebody else was faster
-                        await rig.client.evict(rng.choice(idle), tenant_id=TENANT)
+                        await rig.client.change(rng.choice(idle), "evict", tenant_id=TENANT)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
@@ -108,7 +108,7 @@ async def test_a_reload_answers_as_the_first_load_did(rig: Any) -> None:
     assert rig.tiers.status(revision.digest).tier == "host"
     assert await answer(rig, revision) == first
     for _ in range(3):
-        await rig.client.evict(revision.digest, tenant_id=TENANT)
+        await rig.client.change(revision.digest, "evict", tenant_id=TENANT)
         assert await answer(rig, revision) == first, "alpha / r is applied once, however often it is loaded"
 
 
@@ -251,5 +251,5 @@ async def test_two_revisions_share_no_prefix_cache_and_a_reload_may_use_its_own(
 
     assert [await cached(one), await cached(other)] == [0, 0]
     assert await cached(one) > 0
-    await rig.client.evict(one.digest, tenant_id=TENANT)
+    await rig.client.change(one.digest, "evict", tenant_id=TENANT)
     assert await cached(one) > 0, "equal digest, equal weights: what was computed stays right"

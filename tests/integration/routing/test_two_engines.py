@@ -234,4 +234,4 @@ async def _leave_on(fleet: Fleet, digest: str, name: str) -> None:
     await fleet.engines[name].prewarm(revision.ref, tenant_id=fleet.tenant_id)
     for other, engine in fleet.engines.items():
         if other != name and other in await fleet.holders(digest):
-            await engine.evict(digest, tenant_id=fleet.tenant_id)
+            await engine.change(digest, "evict", tenant_id=fleet.tenant_id)

@@ -129,25 +129,14 @@ class PartRecord:
 
     @property
     def claim(self) -> Claim:
-        """Return where its bytes are."""
-        return Claim(
-            uri=part_key(self.upload_id, self.part_id), sha256=self.sha256, size_bytes=self.size_bytes
-        )
+        """Return where its bytes are until the upload ends."""
+        uri = f"file-parts/{self.upload_id}/{self.part_id}"
+        return Claim(uri=uri, sha256=self.sha256, size_bytes=self.size_bytes)
 
 
 def content_claim(sha256: str, size_bytes: int) -> Claim:
     """Return where bytes are stored: equal bytes are stored once, whoever sent them."""
     return Claim(uri=f"files/{sha256}", sha256=sha256, size_bytes=size_bytes)
-
-
-def part_key(upload_id: str, part_id: str) -> str:
-    """Return where a part is stored until its upload ends."""
-    return f"file-parts/{upload_id}/{part_id}"
-
-
-def new_name(prefix: IdPrefix) -> str:
-    """Return a fresh id of an upload or a part: ``upload_...``, ``part_...``."""
-    return new_id(prefix.value)
 
 
 def new_file_id(created_us: int) -> str:

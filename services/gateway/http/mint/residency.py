@@ -6,15 +6,16 @@ own; the counts of all tenants are an operator's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import TypeVar
 
 from fastapi import APIRouter
 
 from mint_common.catalog import OwnedRevision
 from mint_common.client.directory import EngineDirectory
-from mint_common.client.engine import EngineClient
+from mint_common.client.engine import EngineClient, ResidencyChange
 from mint_common.errors import EngineRestarting, MintError, NotFound, Unavailable
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
@@ -34,20 +35,7 @@ router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRo
 NEAREST = 4096
 """How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""
 
-Change = Literal["pin", "unpin", "evict"]
-
-
-class _Changing(Protocol):
-    def __call__(
-        self, client: EngineClient, digest: Digest, /, *, tenant_id: TenantId
-    ) -> Awaitable[AdapterStatus]: ...
-
-
-_CHANGES: dict[Change, _Changing] = {
-    "pin": EngineClient.pin,
-    "unpin": EngineClient.unpin,
-    "evict": EngineClient.evict,
-}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +52,7 @@ async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEn
     One that has just ended is `restarting`, and expected back in `retry_after_seconds`.
     """
     engines, tenant_id = gateway.engines, None if caller.authority.may("operator") else caller.tenant_id
-    asked = await asyncio.gather(*(_describe(engines, client, tenant_id) for client in engines.clients()))
-    serving = [entry for entry in asked if entry is not None]
+    serving = await _of_each(engines, partial(_describe, tenant_id))
     known = {entry.engine_id for entry in serving}
     away = [(info, seconds) for info, seconds in engines.restarting() if info.engine_id not in known]
     return [*serving, *(describe_restarting(info, seconds) for info, seconds in away)]
@@ -87,7 +74,9 @@ async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list
 
 
 @router.post("/adapters/{digest}/{change}")
-async def change(digest: str, change: Change, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+async def change(
+    digest: str, change: ResidencyChange, caller: TrainCaller, gateway: GatewayDep
+) -> list[AdapterEntry]:
     """Pin, unpin or evict a revision on every engine where the tenant uses it. 412 if pinned or in use."""
     bases = {each.base for each in await _owned(gateway, caller.tenant_id, digest)}
     holders = [
@@ -101,7 +90,7 @@ async def change(digest: str, change: Change, caller: TrainCaller, gateway: Gate
     if not holders:
         raise NotFound(kind="adapter on an engine", name=digest)
     for holder in holders:
-        await _CHANGES[change](holder, Digest(digest), tenant_id=caller.tenant_id)
+        await holder.change(Digest(digest), change, tenant_id=caller.tenant_id)
     return await _of_digest(gateway, caller.tenant_id, digest)
 
 
@@ -125,29 +114,16 @@ async def _entries(gateway: Gateway, tenant_id: TenantId) -> list[AdapterEntry]:
 
 
 async def _residents(gateway: Gateway, tenant_id: TenantId) -> list[_Resident]:
-    engines = gateway.engines
-    asked = await asyncio.gather(*(_resident(engines, client, tenant_id) for client in engines.clients()))
-    return [entry for entry in asked if entry is not None]
-
-
-async def _resident(engines: EngineDirectory, client: EngineClient, tenant_id: TenantId) -> _Resident | None:
-    try:
+    async def resident(client: EngineClient) -> _Resident:
         engine_id = (await client.describe()).engine_id
         adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
-    except Unavailable as error:
-        engines.forget(client, error)
-        return None
-    return _Resident(client=client, engine_id=engine_id, adapters=adapters)
+        return _Resident(client=client, engine_id=engine_id, adapters=adapters)
+
+    return await _of_each(gateway.engines, resident)
 
 
-async def _describe(
-    engines: EngineDirectory, client: EngineClient, tenant_id: TenantId | None
-) -> EngineEntry | None:
-    try:
-        info = await client.describe()
-    except Unavailable as error:
-        engines.forget(client, error)
-        return None
+async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineEntry:
+    info = await client.describe()
     try:
         load = await client.load()
         if tenant_id is not None:
@@ -155,3 +131,17 @@ async def _describe(
         return describe_engine(info, load)
     except MintError:
         return describe_engine(info, None)
+
+
+async def _of_each(engines: EngineDirectory, ask: Callable[[EngineClient], Awaitable[T]]) -> list[T]:
+    """Return what each engine answers; one that does not is left out, and asked again before its next use."""
+
+    async def answer(client: EngineClient) -> T | None:
+        try:
+            return await ask(client)
+        except Unavailable as error:
+            engines.forget(client, error)
+            return None
+
+    asked = await asyncio.gather(*map(answer, engines.clients()))
+    return [each for each in asked if each is not None]

@@ -8,7 +8,7 @@ from openai.types import FileObject
 from mint_common.api_errors import error_status
 from mint_common.datasets.check import DatasetCheck
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import TenantId
+from mint_common.ids import TenantId, new_id
 from services.gateway.core.files.answers import page_answer
 from services.gateway.core.files.records import (
     PAGE_FILES,
@@ -23,7 +23,6 @@ from services.gateway.core.files.records import (
     check_purpose,
     created_at_of,
     new_file_id,
-    new_name,
     page_size,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull, file_error_body
@@ -52,7 +51,7 @@ def part(name: str, size_bytes: int) -> PartRecord:
 def test_ids_are_openai_s() -> None:
     assert check_id(IdPrefix.FILE, new_file_id(1)).startswith("file-")
     for kind in (IdPrefix.UPLOAD, IdPrefix.PART):
-        assert check_id(kind, new_name(kind))
+        assert check_id(kind, new_id(kind))
     for name in ("", "a" * 101, "a\0", "A", "../a", "a b"):
         with pytest.raises(NotFound):
             check_id(IdPrefix.FILE, name)
