@@ -48,7 +48,7 @@ class Serving:
     ) -> list[RevisionRef]:
         """Make a policy with revisions 1..count, none of them loaded; its requests are to ``policy@n``."""
         record = await self.registry.create_policy(
-            self.tenant_id, name=policy, base=self.facts.name, rank=8, alpha=8, seed=0
+            self.tenant_id, name=policy, base=self.facts.name, lora={"rank": 8, "alpha": 8, "seed": 0}
         )
         chosen = recipe or Recipe()
         made = make_adapters(self.facts, record.policy_id, count, chosen, seed=seed)

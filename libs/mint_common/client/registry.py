@@ -22,6 +22,7 @@ from mint_common.catalog import (
 )
 from mint_common.client.http import InternalHttp, named, path_of, shortened
 from mint_common.errors import NotFound
+from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 _MOST_DIGESTS = 10_000
@@ -82,19 +83,13 @@ class RegistryClient:
         *,
         name: str,
         base: BaseName,
-        rank: int,
-        alpha: float,
-        seed: int,
-        targets: tuple[str, ...] | None = None,
+        lora: LoraSpec | Mapping[str, float],
         described: Mapping[str, object] | None = None,
     ) -> PolicyRecord:
-        """Create a policy; ``targets`` None means all of the base. Raises InvalidField, AlreadyExists.
+        """Create a policy; a LoRA without targets has all of the base. Raises InvalidField, AlreadyExists.
 
         ``described`` may have a description, labels and retention, as `change_policy` takes them.
         """
-        lora: dict[str, object] = {"rank": rank, "alpha": alpha, "seed": seed}
-        if targets is not None:
-            lora["targets"] = list(targets)
         body = {"name": name, "base": base, "lora": lora, **(described or {})}
         return self._read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
 

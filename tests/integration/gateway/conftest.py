@@ -91,7 +91,7 @@ async def _make_policy(stack: Stack, name: str, revisions: int) -> PolicyRecord:
     async with InternalHttp(stack.registry_url, token=TOKEN) as http:
         registry = RegistryClient(http)
         policy = await registry.create_policy(
-            stack.tenant_id, name=name, base=stack.facts.name, rank=2, alpha=4, seed=0
+            stack.tenant_id, name=name, base=stack.facts.name, lora={"rank": 2, "alpha": 4, "seed": 0}
         )
         parent = None
         for step in range(1, revisions + 1):

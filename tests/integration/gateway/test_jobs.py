@@ -165,7 +165,9 @@ async def _serve_quantized(stack) -> None:
         registry = RegistryClient(http)
         facts = replace(stack.facts, name=BaseName("eighth"), quantization="fp8")
         assert await registry.put_base(facts) == facts
-        await registry.create_policy(stack.tenant_id, name="served", base=facts.name, rank=2, alpha=4, seed=0)
+        await registry.create_policy(
+            stack.tenant_id, name="served", base=facts.name, lora={"rank": 2, "alpha": 4, "seed": 0}
+        )
 
 
 def test_training_over_a_quantized_base_is_refused_and_says_what_to_do(stack, mint):

@@ -77,7 +77,7 @@ async def prepare(stack: Stack, facts: BaseFacts, policy: str) -> None:
         registry = RegistryClient(http)
         await registry.put_base(facts)
         await registry.create_policy(
-            stack.tenant_id, name=policy, base=facts.name, rank=RANK, alpha=RANK, seed=0
+            stack.tenant_id, name=policy, base=facts.name, lora={"rank": RANK, "alpha": RANK, "seed": 0}
         )
 
 

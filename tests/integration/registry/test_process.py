@@ -57,7 +57,9 @@ async def client(process: ServiceProcess) -> AsyncIterator[RegistryClient]:
 
 async def new_policy(client: RegistryClient) -> PolicyId:
     await client.put_base(BASE)
-    made = await client.create_policy(TENANT, name="p", base=BASE.name, rank=2, alpha=4.0, seed=1)
+    made = await client.create_policy(
+        TENANT, name="p", base=BASE.name, lora={"rank": 2, "alpha": 4.0, "seed": 1}
+    )
     return made.policy_id
 
 

@@ -129,7 +129,9 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         owner = await registry.verify_key(stack.api_key)
         key = make_tenant_key(stack.gateway_url, stack.api_key)
         bus = await connect_nats(_nats_url(folder, ports["nats"]), name="test")
-        await registry.create_policy(owner.tenant_id, name="counter", base=base.name, rank=2, alpha=4, seed=0)
+        await registry.create_policy(
+            owner.tenant_id, name="counter", base=base.name, lora={"rank": 2, "alpha": 4, "seed": 0}
+        )
         fleet = Fleet(
             gateway=_client(stack.gateway_url, stack.api_key),
             stranger=_client(stack.gateway_url, key),

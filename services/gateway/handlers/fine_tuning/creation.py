@@ -197,14 +197,7 @@ class JobMaker:
         """Return a policy of a name that was made for the job; None when another one has the name."""
         try:
             return await self.registry.create_policy(
-                tenant_id,
-                name=name,
-                base=base,
-                rank=shape.rank,
-                alpha=shape.alpha,
-                seed=shape.seed,
-                targets=shape.targets,
-                described={"labels": {JOB_LABEL: job_id}},
+                tenant_id, name=name, base=base, lora=shape, described={"labels": {JOB_LABEL: job_id}}
             )
         except AlreadyExists:
             found = await self.registry.get_policy(tenant_id, name)

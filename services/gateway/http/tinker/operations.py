@@ -108,14 +108,7 @@ async def _make_policy(
     name = policy_name_of(session.session_id, seq)
     try:
         return await gateway.registry.create_policy(
-            session.tenant_id,
-            name=name,
-            base=base,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            seed=lora.seed,
-            targets=lora.targets,
-            described={"retention": RETENTION},
+            session.tenant_id, name=name, base=base, lora=lora, described={"retention": RETENTION}
         )
     except AlreadyExists:
         return await gateway.registry.get_policy(session.tenant_id, name)
