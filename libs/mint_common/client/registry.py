@@ -101,13 +101,6 @@ class RegistryClient:
         """Return a policy."""
         return self._read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
 
-    async def list_revisions(
-        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
-    ) -> list[RevisionRecord]:
-        """Return revisions by number, from the first one above ``after``."""
-        path = _policies(tenant_id, policy, "revisions")
-        return self._read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
-
     async def get_revision(
         self, tenant_id: TenantId, policy: PolicyId | str, revision: int | str
     ) -> RevisionRecord:

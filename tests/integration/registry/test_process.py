@@ -14,7 +14,7 @@ import pytest
 from mint_common.adapters_format import store_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
-from mint_common.catalog import AliasMove
+from mint_common.catalog import AliasMove, RevisionRecord
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError, NoRevision, NotFound, PreconditionFailed, Unauthorized
@@ -84,9 +84,15 @@ async def export(nats_url: str, blobs: LocalBlobs, policy_id: PolicyId, *, first
     await bus.close()
 
 
+async def revisions_of(client: RegistryClient, policy: str) -> list[RevisionRecord]:
+    path = ("tenants", TENANT, "policies", policy, "revisions")
+    _, content = await client.forward("GET", path, caller_of(TENANT))
+    return msgspec.json.decode(content, type=list[RevisionRecord])
+
+
 async def until_numbered(client: RegistryClient, policy_id: PolicyId, count: int) -> None:
     async with asyncio.timeout(READY_SECONDS):
-        while len(await client.list_revisions(TENANT, policy_id)) < count:
+        while len(await revisions_of(client, policy_id)) < count:
             await asyncio.sleep(0.02)
 
 
@@ -109,10 +115,9 @@ async def test_client_asks_what_services_ask(
         await client.resolve(TENANT, "p")
     await export(nats_url, LocalBlobs(tmp_path / "blobs"), policy_id, first=1, last=2)
     await until_numbered(client, policy_id, 2)
-    one, two = await client.list_revisions(TENANT, "p")
+    one, two = await revisions_of(client, "p")
     assert (await client.get_policy(TENANT, "p")).latest == two.ref
     assert await client.get_revision(TENANT, "p", two.digest) == two
-    assert [item.number for item in await client.list_revisions(TENANT, "p", limit=1, after=1)] == [2]
 
     ann = caller_of(TENANT)
     await client.move_alias(ann, "p", "prod", revision=two.digest, cause="a job")
@@ -150,7 +155,7 @@ async def test_kill_in_the_middle_of_exports_loses_and_repeats_nothing(
         process.kill()
         process.start()
     await until_numbered(client, policy_id, 12)
-    revisions = await client.list_revisions(TENANT, policy_id)
+    revisions = await revisions_of(client, policy_id)
     assert [revision.number for revision in revisions] == list(range(1, 13))
     assert {revision.step for revision in revisions} == set(range(1, 13))
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mint_common.catalog import RevisionRecord
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.errors import NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import TenantId
 from mint_common.runtime.dispatch import publish_event
@@ -79,8 +81,9 @@ class Fleet:
         await publish_event(self.bus, event, cause=f"e{seed}", now=time.time())
 
         async def published() -> RevisionRecord | None:
-            found = await self.registry.list_revisions(self.tenant_id, record.policy_id)
-            return next((each for each in found if each.digest == files.digest), None)
+            with suppress(NotFound):
+                return await self.registry.get_revision(self.tenant_id, record.policy_id, files.digest)
+            return None
 
         return await until(published)
 

@@ -1,6 +1,6 @@
 """What the gateway keeps of Tinker clients: their sessions, and which policy each training run is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mint_common.events import LoraSpec
@@ -20,10 +20,10 @@ class ClientSession:
     session_id: str
     tenant_id: TenantId
     project_id: str
-    display_name: str | None
-    tags: tuple[str, ...]
-    metadata: Metadata
-    sdk_version: str
+    display_name: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    sdk_version: str = ""
     created_at: float
     seen_at: float
     finish: FinishReason | None = None
