@@ -9,9 +9,9 @@ from pathlib import Path
 
 from generated_page import ROOT, generate
 
+from services.gateway.core.openai.engine_bounds import MAX_DEPTH, MAX_NESTED
 from services.gateway.core.openai.field_rows import Fate, Field
 from services.gateway.core.openai.field_table import PATHS, SAMPLING_PARAMS, TABLE, Endpoint
-from services.gateway.core.openai.nesting import MAX_DEPTH, MAX_NESTED
 
 PAGE = ROOT / "docs/openai.md"
 RESULT = ROOT / "tests/golden/openai/clients.json"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from mint_common.errors import InvalidField
+from services.gateway.core.openai.engine_bounds import MAX_DEPTH, MAX_NESTED
 from services.gateway.core.openai.field_shapes import MAX_ARGUMENTS
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import check_fields
-from services.gateway.core.openai.nesting import MAX_DEPTH, MAX_NESTED
 
 USER = {"role": "user", "content": "a"}
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
+from services.gateway.core.openai.engine_bounds import MAX_DEPTH
 from services.gateway.core.openai.field_rows import Fate
 from services.gateway.core.openai.field_table import TABLE, Endpoint
 from services.gateway.core.openai.fields import ContextExceeded, check_fields
-from services.gateway.core.openai.nesting import MAX_DEPTH
 
 CONTEXT = 512
 NEEDED: dict[str, object] = {

@@ -12,12 +12,15 @@ import msgspec
 
 from mint_common.errors import InvalidField, MintError
 from services.gateway.core.openai import field_shapes as shapes
-from services.gateway.core.openai.conversations import check_conversation
+from services.gateway.core.openai.engine_bounds import (
+    MAX_DEPTH,
+    check_conversation,
+    check_structure,
+    count_nested,
+)
 from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, VALUE_BYTES, Fate, Field
 from services.gateway.core.openai.field_shapes import MAX_CHOICES, Token
 from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
-from services.gateway.core.openai.nesting import MAX_DEPTH, count_nested
-from services.gateway.core.openai.structures import check_structure
 
 DEFAULT_COMPLETION_TOKENS = 16
 """The OpenAI API's own default of ``max_tokens`` for completions."""

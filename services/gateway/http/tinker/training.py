@@ -6,7 +6,6 @@ from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.lora import check_trainable
 from mint_common.training import Close, Open
-from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq, plan_distill
 from services.gateway.core.tinker.ids import MAX_SEQ, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.passes import NumberedPass, check_seq, read_json_pass, read_protobuf_pass
@@ -15,8 +14,11 @@ from services.gateway.core.tinker.training_requests import (
     CreateModelBody,
     ModelBody,
     OptimStepBody,
+    ReverseKlBody,
     check_model_seq,
     check_optimizer,
+    distill_seq,
+    plan_distill,
     plan_step,
 )
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
