@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mint_common.blobs.checked import read_parts
 from mint_common.errors import BlobMissing, InvalidField
@@ -36,13 +36,10 @@ class UploadKeeper:
             raise InvalidField(field="bytes", problem=problem)
         now = self.files.clock.now()
         upload = UploadRecord(
+            **asdict(draft),
             upload_id=new_id(IdPrefix.UPLOAD),
-            tenant_id=draft.tenant_id,
-            filename=draft.filename,
-            purpose=draft.purpose,
             size_bytes=size_bytes,
             mime_type=mime_type,
-            expires_after_seconds=draft.expires_after_seconds,
             status="pending",
             created_at=now,
             expires_at=now + UPLOAD_SECONDS,
@@ -108,7 +105,7 @@ class UploadKeeper:
             spooled = await whole.finish()
             if md5 is not None and not hmac.compare_digest(md5.lower().encode(), spooled.md5.encode()):
                 raise InvalidField(field="md5", problem=f"the parts have {spooled.md5}")
-            await self.files.keep(upload.draft, spooled, upload_id=upload_id)
+            await self.files.keep(upload, spooled, upload_id=upload_id)
         await self._erase_parts(upload_id)
 
     async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:

@@ -91,30 +91,16 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRecord:
+class UploadRecord(FileDraft):
     """A file that comes in parts."""
 
     upload_id: str
-    tenant_id: TenantId
-    filename: str
-    purpose: str
     size_bytes: int
     mime_type: str
-    expires_after_seconds: int | None
     status: UploadStatus
     created_at: float
     expires_at: float
     file_id: str | None
-
-    @property
-    def draft(self) -> FileDraft:
-        """Return what its client said of the file."""
-        return FileDraft(
-            tenant_id=self.tenant_id,
-            filename=self.filename,
-            purpose=self.purpose,
-            expires_after_seconds=self.expires_after_seconds,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
