@@ -6,6 +6,7 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_rows import record_of, values_of
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import (
     KEPT_SECONDS,
@@ -27,18 +28,19 @@ _FIND = """
     WHERE tenant_id = $1 AND sha256 = $2 AND begun_at >= $3 AND starts_with(key, $4)
     ORDER BY begun_at DESC LIMIT 1
 """
+# The first three are the fields of `KeyedRequest`, here and below, and these four those of `StoredAnswer`.
 _FINISH = """
-    UPDATE requests SET status = $3, content_type = $4, answer = $5, streamed_sha256 = $6
-    WHERE tenant_id = $1 AND key = $2 AND sha256 = $7
+    UPDATE requests SET status = $4, content_type = $5, answer = $6, streamed_sha256 = $7
+    WHERE tenant_id = $1 AND key = $2 AND sha256 = $3
 """
-_KEEP = """
-    UPDATE requests SET begun_at = $4 WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL
+_AT_WORK = "tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL"
+_KEEP = f"UPDATE requests SET begun_at = $4 WHERE {_AT_WORK}"  # noqa: S608  (a constant)
+_RELEASE = f"UPDATE requests SET begun_at = begun_at - $4 WHERE {_AT_WORK}"  # noqa: S608  (a constant)
+_ABANDON = f"DELETE FROM requests WHERE {_AT_WORK}"  # noqa: S608  (a constant)
+_ANSWER = """
+    SELECT sha256, status, content_type, answer AS body, streamed_sha256 FROM requests
+    WHERE tenant_id = $1 AND key = $2
 """
-_RELEASE = """
-    UPDATE requests SET begun_at = begun_at - $4
-    WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL
-"""
-_ABANDON = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL"
 _AUDIT = """
     INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status, object)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -55,24 +57,15 @@ class PostgresRequests:
     async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
         """Take a key, or return the first answer."""
         now = self._clock.now()
-        taken = await self._pool.fetchval(
-            _BEGIN, request.tenant_id, request.key, request.sha256, now, LEASE_SECONDS, KEPT_SECONDS
-        )
-        if taken is not None:
+        asked = (*values_of(request), now, LEASE_SECONDS, KEPT_SECONDS)
+        if await self._pool.fetchval(_BEGIN, *asked) is not None:
             return None
-        row = await self._pool.fetchrow(
-            "SELECT * FROM requests WHERE tenant_id = $1 AND key = $2", request.tenant_id, request.key
-        )
+        row = await self._pool.fetchrow(_ANSWER, request.tenant_id, request.key)
         if row is not None and row["sha256"] != request.sha256:
             raise IdempotencyConflict(key=request.key)
         if row is None or row["status"] is None:
             raise RequestAtWork(key=request.key)
-        return StoredAnswer(
-            status=row["status"],
-            content_type=row["content_type"],
-            body=row["answer"],
-            streamed_sha256=row["streamed_sha256"],
-        )
+        return record_of(row, StoredAnswer)
 
     async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
         """Return the newest key of a content."""
@@ -81,28 +74,19 @@ class PostgresRequests:
 
     async def keep(self, request: KeyedRequest) -> None:
         """Extend a request's lease."""
-        await self._pool.execute(_KEEP, request.tenant_id, request.key, request.sha256, self._clock.now())
+        await self._pool.execute(_KEEP, *values_of(request), self._clock.now())
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
         """Keep the first answer."""
-        await self._pool.execute(
-            _FINISH,
-            request.tenant_id,
-            request.key,
-            answer.status,
-            answer.content_type,
-            answer.body,
-            answer.streamed_sha256,
-            request.sha256,
-        )
+        await self._pool.execute(_FINISH, *values_of(request), *values_of(answer))
 
     async def release(self, request: KeyedRequest) -> None:
         """End the lease of a request without an answer."""
-        await self._pool.execute(_RELEASE, request.tenant_id, request.key, request.sha256, LEASE_SECONDS)
+        await self._pool.execute(_RELEASE, *values_of(request), LEASE_SECONDS)
 
     async def abandon(self, request: KeyedRequest) -> None:
         """Give the key back."""
-        await self._pool.execute(_ABANDON, request.tenant_id, request.key, request.sha256)
+        await self._pool.execute(_ABANDON, *values_of(request))
 
     async def prune(self) -> None:
         """Forget answers that are older than a day."""

@@ -11,7 +11,7 @@ import asyncpg
 
 from mint_common.ids import TenantId, derive_id
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import record_of
+from mint_common.runtime.postgres_rows import record_of, values_of
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
 from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
@@ -44,6 +44,7 @@ _DUE = """
     SELECT delivery_id, body, tries, created_at FROM webhook_deliveries
     WHERE webhook_id = $1 AND state = 'waiting' AND due_at <= $2 ORDER BY due_at LIMIT $3
 """
+# $2 and $3 are the fields of `Outcome`.
 _RECORD = """
     UPDATE webhook_deliveries SET state = $2, due_at = $3, tries = tries + 1,
         attempts = CASE WHEN jsonb_array_length(attempts) < $5 THEN attempts ELSE attempts - 0 END || $4
@@ -52,6 +53,7 @@ _RECORD = """
 _KEPT_ATTEMPTS = 20
 # On its own, before the look at what waits: that sees all that was queued before the lock was had.
 _LOCK = "SELECT 1 FROM webhooks WHERE webhook_id = $1 FOR NO KEY UPDATE"
+# From $2 on these are the fields of `Health`.
 _CLOSE = """
     UPDATE webhooks SET failures = $4, failing_since = $5,
         state = CASE WHEN state = 'active' THEN $2 ELSE state END,
@@ -98,18 +100,9 @@ class PostgresWebhookQueue:
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK, webhook_id)
             for delivery_id, attempt, outcome in outcomes:
-                await connection.execute(
-                    _RECORD, delivery_id, outcome.state, outcome.due_at, [asdict(attempt)], _KEPT_ATTEMPTS
-                )
-            await connection.execute(
-                _CLOSE,
-                webhook_id,
-                health.state,
-                health.reason,
-                health.failures,
-                health.failing_since,
-                health.rest_until,
-            )
+                told = (*values_of(outcome), [asdict(attempt)], _KEPT_ATTEMPTS)
+                await connection.execute(_RECORD, delivery_id, *told)
+            await connection.execute(_CLOSE, webhook_id, *values_of(health))
 
     async def prune(self, *, before: float) -> None:
         """Forget deliveries that ended, of before a time."""

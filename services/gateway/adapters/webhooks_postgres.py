@@ -20,7 +20,7 @@ from services.gateway.core.webhooks.retries import TooManyWebhooks
 _WEBHOOK, _DELIVERY = columns_of(Webhook), columns_of(DeliveryRecord)
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
 _ADD = insert_of("webhooks", Webhook, "secret")
-# Activation resets the failures.
+# From $3 on these are the fields of `WebhookChange`. Activation resets the failures.
 _CHANGE = f"""
     UPDATE webhooks SET
         url = coalesce($3, url), event_types = coalesce($4, event_types),
@@ -83,9 +83,7 @@ class PostgresWebhooks:
 
     async def change(self, tenant_id: TenantId, webhook_id: str, change: WebhookChange) -> Webhook:
         """Change what is given."""
-        row = await self._pool.fetchrow(
-            _CHANGE, tenant_id, webhook_id, change.url, change.event_types, change.description, change.state
-        )
+        row = await self._pool.fetchrow(_CHANGE, tenant_id, webhook_id, *values_of(change))
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def rotate(
