@@ -342,8 +342,8 @@ def _fine_tuning(
             first_rows=FirstRows(files=files.files, trainers=trainers, previewing=files.previewing),
         ),
         jobs=jobs,
-        uses=FileUses(submissions=jobs.submissions, jobs=jobs, files=files.files),
-        promotions=Promotions(registry=registry, submissions=jobs.submissions, jobs=jobs),
+        uses=FileUses(jobs=jobs, keeper=files.files),
+        promotions=Promotions(registry=registry, jobs=jobs),
     )
 
 

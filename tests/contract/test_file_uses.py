@@ -74,7 +74,7 @@ class Rig:
         self.rollout = JobsInMemory()
         self.submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
         jobs = FineTuningJobs(submissions=self.submissions, rollout=self.rollout)
-        self.uses = FileUses(submissions=self.submissions, jobs=jobs, files=files)
+        self.uses = FileUses(jobs=jobs, keeper=files)
 
     async def submit(self, file: FileRecord, *, metadata: dict[str, str] | None = None) -> JobId:
         """Make a job that trains on a file."""
@@ -198,7 +198,7 @@ async def test_a_file_past_its_time_stays_for_its_job_and_is_not_shown(rig) -> N
     assert b"".join([part async for part in rig.files.read(file)]) == ROWS
     rig.rollout.states[job] = "failed"
     await rig.uses.sweep()
-    assert await rig.files.expired() == []
+    assert await rig.files.files.expired() == []
 
 
 @pytest.mark.parametrize("is_early", [True, False])
@@ -218,7 +218,7 @@ async def test_a_sweep_keeps_the_file_of_a_job_that_it_has_not_seen(rig, is_earl
 
     rig.rollout.on_progress = meanwhile
     await rig.uses.sweep()
-    assert [file_id for _, file_id in await rig.files.expired()] == [first.file_id, file.file_id]
+    assert [file_id for _, file_id in await rig.files.files.expired()] == [first.file_id, file.file_id]
 
 
 async def test_the_sweep_waits_for_a_job_that_is_being_made(rig) -> None:
@@ -226,7 +226,7 @@ async def test_the_sweep_waits_for_a_job_that_is_being_made(rig) -> None:
         file = await keep(rig.files, ROWS, draft(expires=3600))
         await rig.clock.advance(3599)
         made, _ = await asyncio.gather(rig.submit(file), advance_and_sweep(rig), return_exceptions=True)
-        left = [file_id for _, file_id in await rig.files.expired()]
+        left = [file_id for _, file_id in await rig.files.files.expired()]
         assert isinstance(made, JobRefused) != (file.file_id in left), made
 
 

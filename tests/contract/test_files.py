@@ -214,7 +214,7 @@ async def test_a_file_past_its_time_is_not_there_and_its_bytes_go(files, blobs, 
         await files.get(MINE, file.file_id)
     assert (await ids(files), await files.files.room(MINE)) == ([], (0, 0))
     assert len(await stored(blobs)) == 1
-    assert await files.expired() == [(MINE, file.file_id)]
+    assert await files.files.expired() == [(MINE, file.file_id)]
     await files.remove(MINE, file.file_id, is_expired=True)
     assert await stored(blobs) == []
 

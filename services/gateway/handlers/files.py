@@ -155,18 +155,6 @@ class FileKeeper:
         removed = await self.files.remove(tenant_id, file_id, jobs=jobs, is_expired=is_expired)
         await asyncio.shield(self._erase_soon(removed.sha256))
 
-    async def expired(self) -> Sequence[tuple[TenantId, str]]:
-        """Return the files past their time that are still stored."""
-        return await self.files.expired()
-
-    async def untold(self) -> Sequence[tuple[TenantId, str]]:
-        """Return some removed files that rollout was not told of."""
-        return await self.files.untold(limit=AT_ONCE)
-
-    async def note_told(self, file_id: str) -> None:
-        """Note that rollout knows that a file is removed."""
-        await self.files.note_told(file_id)
-
     async def sweep(self) -> None:
         """Erase what no file names."""
         while found := await self.files.unused(limit=AT_ONCE):

@@ -13,9 +13,8 @@ from mint_common.errors import MintError, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use, newest_trained
 from services.gateway.core.fine_tuning.refusals import JobRefused, file_in_use
-from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.files import AT_ONCE, FileKeeper
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
-from services.gateway.ports.jobs import Submissions
 
 _log = logging.getLogger(__name__)
 
@@ -24,9 +23,8 @@ _log = logging.getLogger(__name__)
 class FileUses:
     """Which jobs read a file."""
 
-    submissions: Submissions
     jobs: FineTuningJobs
-    files: FileKeeper
+    keeper: FileKeeper
 
     async def of(self, tenant_id: TenantId, file_id: str) -> FileUse:
         """Return what used a file. Raises Unavailable."""
@@ -34,13 +32,13 @@ class FileUses:
 
     async def remove(self, tenant_id: TenantId, file_id: str) -> FileUse:
         """Remove a file that no job reads, and return what used it. Raises NotFound, JobRefused."""
-        await self.files.get(tenant_id, file_id)
+        await self.keeper.get(tenant_id, file_id)
         readers = await self._readers(tenant_id, file_id)
         for reader in readers:
             if not reader.now.is_ended:
                 raise file_in_use(file_id, reader.job.job_id)
         used = await self._use(tenant_id, file_id, readers)
-        await self.files.remove(tenant_id, file_id, jobs=[reader.job.job_id for reader in readers])
+        await self.keeper.remove(tenant_id, file_id, jobs=[reader.job.job_id for reader in readers])
         await self._tell(tenant_id, file_id)
         return used
 
@@ -49,13 +47,13 @@ class FileUses:
 
         What is removed is erased by the next sweep at the latest: erasing does not wait for rollout.
         """
-        await self.files.sweep()
-        for tenant_id, file_id in await self.files.expired():
+        await self.keeper.sweep()
+        for tenant_id, file_id in await self.keeper.files.expired():
             readers = await self._readers(tenant_id, file_id)
             ended = [reader.job.job_id for reader in readers if reader.now.is_ended]
             with suppress(NotFound, JobRefused):  # removed by another gateway, or still read
-                await self.files.remove(tenant_id, file_id, jobs=ended, is_expired=True)
-        while removed := await self.files.untold():
+                await self.keeper.remove(tenant_id, file_id, jobs=ended, is_expired=True)
+        while removed := await self.keeper.files.untold(limit=AT_ONCE):
             if not all([await self._tell(*each) for each in removed]):
                 return
 
@@ -66,11 +64,11 @@ class FileUses:
         except MintError as error:
             _log.warning("rollout is told later of a removed file", extra={"problem": str(error)})
             return False
-        await self.files.note_told(file_id)
+        await self.keeper.files.note_told(file_id)
         return True
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
-        found = await self.submissions.using(tenant_id, file_id)
+        found = await self.jobs.submissions.using(tenant_id, file_id)
         return await self.jobs.all_progress(tenant_id, found)
 
     async def _use(self, tenant_id: TenantId, file_id: str, readers: Sequence[ReadingJob]) -> FileUse:

@@ -17,7 +17,6 @@ from services.gateway.core.fine_tuning.promotions import promoter_of, why_not_al
 from services.gateway.core.fine_tuning.records import Promotion, TunedJob
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
-from services.gateway.ports.jobs import Submissions
 
 _log = logging.getLogger(__name__)
 
@@ -27,23 +26,22 @@ class Promotions:
     """Promotes the results of jobs."""
 
     registry: RegistryClient
-    submissions: Submissions
     jobs: FineTuningJobs
 
     async def on_job_finished(self, event: JobFinished) -> Sequence[Event]:
         """Promote what a job ended with, if that was asked for."""
-        job = await self.submissions.get(event.tenant_id, event.job_id)
+        job = await self.jobs.submissions.get(event.tenant_id, event.job_id)
         if job is not None:
             await self._promote(event.tenant_id, job)
         return ()
 
     async def on_given_up(self, event: JobFinished, decision: Bury) -> None:
         """Tell of a promotion that cannot be carried out."""
-        await self.submissions.end_promotion(event.job_id, problem=decision.reason)
+        await self.jobs.submissions.end_promotion(event.job_id, problem=decision.reason)
 
     async def sweep(self) -> None:
         """Promote what jobs ended with whose event was lost."""
-        for tenant_id, job in await self.submissions.promoting():
+        for tenant_id, job in await self.jobs.submissions.promoting():
             try:
                 await self._promote(tenant_id, job)
             except MintError as error:
@@ -60,7 +58,7 @@ class Promotions:
         problem = why_not_promoted(job, promotion, now) or await self._move(tenant_id, job, promotion, now)
         if problem:
             _log.warning("result not promoted", extra={"job_id": job.job_id, "problem": problem})
-        await self.submissions.end_promotion(job.job_id, problem=problem)
+        await self.jobs.submissions.end_promotion(job.job_id, problem=problem)
 
     async def _move(self, tenant_id: TenantId, job: SubmittedJob, promotion: Promotion, now: TunedJob) -> str:
         """Move the alias; return why it could not be. Raises what may pass."""
