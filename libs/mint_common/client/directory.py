@@ -168,7 +168,7 @@ class EngineDirectory:
         for url, known in self._clients.items():
             info = self._known.get(url)
             if known is client and info is not None and status.readiness == "ready":
-                self._residency.loaded(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
+                self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
     def forget(self, client: EngineClient, error: Unavailable) -> None:
         """Drop what is known of an engine that did not answer; it is queried again before its next use."""
@@ -193,7 +193,7 @@ class EngineDirectory:
         """Record an adapter that answers as in a slot: its event may arrive later."""
         info = self._known.get(url)
         if digest is not None and info is not None:
-            self._residency.loaded(info.engine_id, info.epoch, digest, Nearness.SLOT)
+            self._residency.note(info.engine_id, info.epoch, digest, Nearness.SLOT)
 
     async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
         if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
@@ -258,15 +258,16 @@ class EngineDirectory:
             event = decode(message.data)[1]
         except EventInvalid:
             return  # of a version that this process does not know
-        current = True
-        if isinstance(event, AdapterLoaded):
-            nearness = Nearness.SLOT if event.tier == "slot" else Nearness.HOST
-            current = self._residency.loaded(event.engine_id, event.epoch, event.digest, nearness)
-        elif isinstance(event, AdapterEvicted):
-            current = self._residency.left(event.engine_id, event.epoch, event.digest, Nearness.STORED)
-        elif isinstance(event, AdapterFailed):
-            current = self._residency.left(event.engine_id, event.epoch, event.digest, Nearness.ABSENT)
-        if not current:
+        match event:
+            case AdapterLoaded():
+                nearness = NEARNESS[event.tier]
+            case AdapterEvicted():
+                nearness = Nearness.STORED
+            case AdapterFailed():
+                nearness = Nearness.ABSENT
+            case _:
+                return
+        if not self._residency.note(event.engine_id, event.epoch, event.digest, nearness):
             for stale in self._stale.values():
                 stale.set()
 

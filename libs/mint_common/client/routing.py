@@ -97,16 +97,8 @@ class ResidencyMap:
             if status.readiness == "ready" or status.tier == "stored":
                 self._remember(run, status.digest, NEARNESS[status.tier])
 
-    def loaded(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
-        """Believe an adapter.loaded; False when it is of a run that is not known, which must be asked."""
-        run = self._runs.get(engine_id)
-        if run is None or run.epoch != epoch:
-            return False
-        self._remember(run, digest, nearness)
-        return True
-
-    def left(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
-        """Believe that an adapter is only this near any more; False as for `loaded`."""
+    def note(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
+        """Believe that an adapter is this near now; False when its run is not known, which must be asked."""
         run = self._runs.get(engine_id)
         if run is None or run.epoch != epoch:
             return False

@@ -96,9 +96,9 @@ class Fleet:
 
         def hear() -> None:
             if came:
-                self.residency.loaded(name, epoch, digest, Nearness.SLOT)
+                self.residency.note(name, epoch, digest, Nearness.SLOT)
             else:
-                self.residency.left(name, epoch, digest, Nearness.STORED)
+                self.residency.note(name, epoch, digest, Nearness.STORED)
 
         self.world.after(NEWS_SECONDS, hear)
 

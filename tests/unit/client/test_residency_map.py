@@ -35,17 +35,17 @@ def test_what_the_engine_says_replaces_what_was_believed() -> None:
 
 def test_an_eviction_leaves_the_adapter_on_the_disk_and_a_failure_leaves_nothing() -> None:
     residency = known()
-    assert residency.left(ENGINE, "1", A, Nearness.STORED)
-    assert residency.left(ENGINE, "1", B, Nearness.ABSENT)
+    assert residency.note(ENGINE, "1", A, Nearness.STORED)
+    assert residency.note(ENGINE, "1", B, Nearness.ABSENT)
     assert residency.nearness(ENGINE, A) is Nearness.STORED
     assert residency.nearness(ENGINE, B) is Nearness.ABSENT
 
 
 def test_news_of_another_run_change_nothing_and_ask_for_the_truth() -> None:
     residency = known()
-    assert not residency.loaded(ENGINE, "2", B, Nearness.SLOT)
-    assert not residency.left(ENGINE, "2", A, Nearness.STORED)
-    assert not residency.loaded(EngineId("new"), "1", A, Nearness.SLOT)
+    assert not residency.note(ENGINE, "2", B, Nearness.SLOT)
+    assert not residency.note(ENGINE, "2", A, Nearness.STORED)
+    assert not residency.note(EngineId("new"), "1", A, Nearness.SLOT)
     assert residency.nearness(ENGINE, A) is Nearness.SLOT
     assert residency.nearness(EngineId("new"), A) is Nearness.ABSENT
 
@@ -54,7 +54,7 @@ def test_nothing_is_believed_of_an_engine_that_is_forgotten() -> None:
     residency = known()
     residency.forget(ENGINE)
     assert residency.nearness(ENGINE, A) is Nearness.ABSENT
-    assert not residency.loaded(ENGINE, "1", A, Nearness.SLOT)
+    assert not residency.note(ENGINE, "1", A, Nearness.SLOT)
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.booleans())))
@@ -64,9 +64,9 @@ def test_what_is_remembered_is_bounded_whatever_happens(happened: list[tuple[int
     for number, came in happened:
         digest = Digest(f"sha256:{number:064x}")
         if came:
-            residency.loaded(ENGINE, "1", digest, Nearness.SLOT)
+            residency.note(ENGINE, "1", digest, Nearness.SLOT)
             assert residency.nearness(ENGINE, digest) is Nearness.SLOT
         else:
-            residency.left(ENGINE, "1", digest, Nearness.ABSENT)
+            residency.note(ENGINE, "1", digest, Nearness.ABSENT)
             assert residency.nearness(ENGINE, digest) is Nearness.ABSENT
         assert residency.count(ENGINE) <= 10
