@@ -7,6 +7,7 @@ import asyncpg
 import msgspec
 
 from mint_common.errors import NotFound
+from mint_common.runtime.postgres import from_row
 
 T = TypeVar("T")
 
@@ -29,16 +30,11 @@ def values_of(record: object) -> list[Any]:  # what asyncpg takes
     return [msgspec.to_builtins(value, builtin_types=(bytes,)) for value in values]
 
 
-def record_of(row: asyncpg.Record, shape: type[T]) -> T:
-    """Return a row as a record; columns that it has no field of are passed over."""
-    return msgspec.convert(dict(row), shape)
-
-
 def found_record(row: asyncpg.Record | None, shape: type[T], *, kind: str, name: str) -> T:
     """Return a row that was looked for as a record. Raises NotFound when there is none."""
     if row is None:
         raise NotFound(kind=kind, name=name[:100])
-    return record_of(row, shape)
+    return from_row(row, shape)
 
 
 def _names(shape: Any) -> tuple[str, ...]:  # as above

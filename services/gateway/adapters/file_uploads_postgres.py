@@ -11,8 +11,9 @@ import asyncpg
 from mint_common.errors import InvalidField
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import found_record, insert_of, record_of, values_of
+from mint_common.runtime.postgres_rows import found_record, insert_of, values_of
 from services.gateway.adapters.files_postgres import LOCK_TENANT, room_of
 from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
 from services.gateway.core.files.refusals import UploadClosed, check_room
@@ -95,7 +96,7 @@ class PostgresFileUploads:
     async def parts(self, upload_id: str, *, stored: bool) -> Sequence[PartRecord]:
         """Return an upload's parts."""
         query = "SELECT * FROM file_upload_parts WHERE upload_id = $1 AND is_stored >= $2"
-        return [record_of(row, PartRecord) for row in await self._pool.fetch(query, upload_id, stored)]
+        return [from_row(row, PartRecord) for row in await self._pool.fetch(query, upload_id, stored)]
 
     async def expire(self) -> Sequence[str]:
         """Note which pending uploads are past their time."""

@@ -12,8 +12,9 @@ import asyncpg
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import found_record, insert_of, record_of, values_of
+from mint_common.runtime.postgres_rows import found_record, insert_of, values_of
 from services.gateway.core.files.records import (
     FileContent,
     FileDraft,
@@ -125,7 +126,7 @@ class PostgresFiles:
             ORDER BY created_at {direction}, file_id {direction} LIMIT $6
         """  # noqa: S608  (constants)
         rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, created_at, after, limit)
-        return [record_of(row, FileRecord) for row in rows]
+        return [from_row(row, FileRecord) for row in rows]
 
     async def expired(self) -> Sequence[tuple[TenantId, str]]:
         """Return the files past their time."""

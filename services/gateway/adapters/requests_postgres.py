@@ -6,7 +6,8 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres_rows import record_of, values_of
+from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres_rows import values_of
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import (
     KEPT_SECONDS,
@@ -65,7 +66,7 @@ class PostgresRequests:
             raise IdempotencyConflict(key=request.key)
         if row is None or row["status"] is None:
             raise RequestAtWork(key=request.key)
-        return record_of(row, StoredAnswer)
+        return from_row(row, StoredAnswer)
 
     async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
         """Return the newest key of a content."""

@@ -8,7 +8,8 @@ import asyncpg
 
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
+from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres_rows import insert_of, values_of
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
 
 REMEMBERED = 10_000
@@ -59,7 +60,7 @@ class PostgresSamplingSessions:
         row = await self._pool.fetchrow(_GET, sampling_session_id)
         if row is None:
             return None
-        found = record_of(row, SamplingOpening)
+        found = from_row(row, SamplingOpening)
         if found.kind == "snapshot":
             self._snapshots[sampling_session_id] = found
             if len(self._snapshots) > REMEMBERED:

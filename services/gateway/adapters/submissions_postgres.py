@@ -12,8 +12,9 @@ from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
+from mint_common.runtime.postgres_rows import insert_of, values_of
 from services.gateway.core.fine_tuning.file_uses import job_files
 from services.gateway.core.fine_tuning.records import FineTuning
 from services.gateway.core.fine_tuning.refusals import file_not_found
@@ -125,7 +126,7 @@ class PostgresSubmissions:
             tenant_id,
             job_id,
         )
-        return None if row is None else record_of(row, SubmittedJob)
+        return None if row is None else from_row(row, SubmittedJob)
 
     async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
         """Return the task of a policy's newest job."""
@@ -137,7 +138,7 @@ class PostgresSubmissions:
     ) -> Sequence[SubmittedJob]:
         """Return a tenant's submitted jobs, newest first."""
         rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
-        return [record_of(row, SubmittedJob) for row in rows]
+        return [from_row(row, SubmittedJob) for row in rows]
 
     async def on_files(
         self, tenant_id: TenantId, *, metadata: Mapping[str, str] | None, after: JobId | None, limit: int
@@ -149,12 +150,12 @@ class PostgresSubmissions:
         wanted = None if metadata is None else dict(metadata)
         at = None if below is None else below.submitted_at
         rows = await self._pool.fetch(_ON_FILES, tenant_id, wanted, at, after, limit)
-        return [record_of(row, SubmittedJob) for row in rows]
+        return [from_row(row, SubmittedJob) for row in rows]
 
     async def promoting(self) -> Sequence[tuple[TenantId, SubmittedJob]]:
         """Return the jobs of all tenants whose promotion is open."""
         rows = await self._pool.fetch(_PROMOTING)
-        return [(TenantId(row["tenant_id"]), record_of(row, SubmittedJob)) for row in rows]
+        return [(TenantId(row["tenant_id"]), from_row(row, SubmittedJob)) for row in rows]
 
     async def end_promotion(self, job_id: JobId, *, problem: str) -> None:
         """Store what came of a job's promotion."""
@@ -162,4 +163,4 @@ class PostgresSubmissions:
 
     async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
         """Return the jobs of a file, newest first."""
-        return [record_of(row, SubmittedJob) for row in await self._pool.fetch(_USING, tenant_id, file_id)]
+        return [from_row(row, SubmittedJob) for row in await self._pool.fetch(_USING, tenant_id, file_id)]

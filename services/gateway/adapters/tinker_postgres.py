@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from mint_common.ids import BaseName, TenantId
-from mint_common.runtime.postgres_rows import insert_of, record_of, values_of
+from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres_rows import insert_of, values_of
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
 RUNS = 10_000
@@ -46,7 +47,7 @@ class PostgresTinkerRuns:
     async def session(self, session_id: str) -> ClientSession | None:
         """Return a session."""
         row = await self._pool.fetchrow("SELECT * FROM tinker_sessions WHERE session_id = $1", session_id)
-        return None if row is None else record_of(row, ClientSession)
+        return None if row is None else from_row(row, ClientSession)
 
     async def see_session(self, session_id: str, *, now: float) -> None:
         """Note that its client lives."""
@@ -70,7 +71,7 @@ class PostgresTinkerRuns:
         """Return a tenant's sessions, newest first."""
         at, last = before or (None, None)
         rows = await self._pool.fetch(_SESSIONS, tenant_id, at, last, limit, offset)
-        return [record_of(row, ClientSession) for row in rows]
+        return [from_row(row, ClientSession) for row in rows]
 
     async def add_run(self, run: TrainingRun) -> TrainingRun:
         """Keep a training run, or return the one of that id."""
@@ -94,12 +95,12 @@ class PostgresTinkerRuns:
         rows = await self._pool.fetch(_RUNS, tenant_id, project_id, limit, offset)
         count = f"SELECT count(*) FROM tinker_runs WHERE {_OF_TENANT}"  # noqa: S608  (a constant)
         total = await self._pool.fetchval(count, tenant_id, project_id)
-        return [record_of(row, TrainingRun) for row in rows], total
+        return [from_row(row, TrainingRun) for row in rows], total
 
     async def runs_of_session(self, session_id: str) -> Sequence[TrainingRun]:
         """Return a session's runs, oldest first."""
         query = "SELECT * FROM tinker_runs WHERE session_id = $1 ORDER BY created_at, model_id"
-        return [record_of(row, TrainingRun) for row in await self._pool.fetch(query, session_id)]
+        return [from_row(row, TrainingRun) for row in await self._pool.fetch(query, session_id)]
 
     async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
         """Return the bases that a tenant has runs over."""
@@ -122,7 +123,7 @@ class PostgresTinkerRuns:
         row = await self._pool.fetchrow(query, value)
         if row is None:
             return None
-        self._known[value] = found = record_of(row, TrainingRun)
+        self._known[value] = found = from_row(row, TrainingRun)
         while len(self._known) > RUNS:
             self._known.popitem(last=False)
         return found

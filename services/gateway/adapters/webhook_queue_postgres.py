@@ -10,8 +10,9 @@ from dataclasses import asdict
 import asyncpg
 
 from mint_common.ids import TenantId, derive_id
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import record_of, values_of
+from mint_common.runtime.postgres_rows import values_of
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
 from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
@@ -87,7 +88,7 @@ class PostgresWebhookQueue:
             return None
         due = await self._pool.fetch(_DUE, row["webhook_id"], now, limit)
         return DueWebhook(
-            webhook=record_of(row, Webhook),
+            webhook=from_row(row, Webhook),
             secrets=secrets_of(row),
             failures=row["failures"],
             deliveries=tuple(Outgoing(**delivery) for delivery in due),

@@ -6,8 +6,9 @@ import asyncpg
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, record_of, values_of
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.gateway.core.webhooks.records import (
     DeliveryRecord,
     DeliveryState,
@@ -73,7 +74,7 @@ class PostgresWebhooks:
     async def list(self, tenant_id: TenantId) -> Sequence[Webhook]:
         """Return a tenant's webhooks, oldest first."""
         query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, webhook_id"  # noqa: S608
-        return [record_of(row, Webhook) for row in await self._pool.fetch(query, tenant_id)]
+        return [from_row(row, Webhook) for row in await self._pool.fetch(query, tenant_id)]
 
     async def get(self, tenant_id: TenantId, webhook_id: str) -> Webhook:
         """Return a webhook."""
@@ -104,7 +105,7 @@ class PostgresWebhooks:
     ) -> Sequence[DeliveryRecord]:
         """Return deliveries, newest first."""
         rows = await self._pool.fetch(_PAGE, webhook_id, state, before, limit)
-        return [record_of(row, DeliveryRecord) for row in rows]
+        return [from_row(row, DeliveryRecord) for row in rows]
 
     async def delivery(self, webhook_id: str, delivery_id: str) -> DeliveryRecord:
         """Return one delivery."""
