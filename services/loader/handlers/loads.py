@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import EngineRestarting, MintError, Overloaded
+from mint_common.errors import EngineRestarting, MintError, Overloaded, raised
 from mint_common.generation import RESTART_SECONDS
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
@@ -179,8 +179,10 @@ class Loads:
         try:
             with tracing.span("load adapter", digest=digest):
                 held, size_bytes = await self._bring_in(pending)
-        except MintError as error:
-            if not error.retryable:
+        except Exception as error:  # of any kind: whoever asked gets it, and other loads go on
+            if not isinstance(error, MintError):
+                _log.error("load failed unexpectedly", extra={"digest": digest, "error": raised(error)})
+            elif not error.retryable:
                 self._resident_set.note_end(digest, State.FAILED)
                 for tenant_id, revision in pending.tenants().items():
                     self._resident_set.uses.fail(revision, tenant_id)
@@ -213,10 +215,8 @@ class Loads:
     async def _trim(self) -> None:
         try:
             await self._staging.trim(keep={*self._resident_set.residency.residents, *self._pending})
-        except MintError as error:
-            if not error.retryable:
-                raise
-            _log.warning("disk cache not trimmed", extra={"problem": str(error)})  # the next load tries again
+        except Exception as error:  # the next load tries again
+            _log.warning("disk cache not trimmed", extra={"error": raised(error)})
 
     async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
         staged = await self._staging.stage(pending.revision)

@@ -5,7 +5,6 @@ import contextvars
 from dataclasses import dataclass, field
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import MintError
 from mint_common.ids import TenantId
 
 
@@ -51,7 +50,7 @@ class PendingLoad:
         for waiter in self.present():
             waiter.ready.set_result(None)
 
-    def fail(self, error: MintError) -> None:
+    def fail(self, error: Exception) -> None:
         """Raise the error in everybody."""
         for waiter in self.present():
             waiter.ready.set_exception(error)

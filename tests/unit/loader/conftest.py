@@ -45,6 +45,7 @@ class MemoryEngine:
         self.host: dict[int, Digest] = {}
         self.slots: set[int] = set()
         self.refused: set[Digest] = set()
+        self.broken: set[Digest] = set()
         self.lost: set[int] = set()
         self._slots = slots
         self._host = host
@@ -57,6 +58,8 @@ class MemoryEngine:
         await self.gate.wait()
         if adapter.digest in self.refused:
             raise AdapterInvalid(reason="engine_refused", problem="the test says so")
+        if adapter.digest in self.broken:
+            raise RuntimeError("no error that anybody expects")
         assert adapter.number not in self.host
         assert adapter.digest not in self.host.values()
         self.lost.discard(adapter.number)

@@ -86,6 +86,18 @@ async def test_a_full_queue_refuses_and_the_waiting_still_load(make_bench: Make)
     assert await asyncio.gather(*running) == [revision.digest for revision in revisions[:3]]
 
 
+async def test_an_unexpected_error_fails_one_load_and_no_other(make_bench: Make) -> None:
+    bench = await make_bench()
+    broken, sound = await bench.revision(0), await bench.revision(1)
+    bench.engine.broken.add(broken.digest)
+    with pytest.raises(RuntimeError):
+        await use(bench, broken)
+    assert await use(bench, sound) == sound.digest
+    bench.engine.broken.clear()
+    assert await use(bench, broken) == broken.digest
+    assert "adapter.failed" not in bench.kinds()
+
+
 async def test_a_request_takes_the_place_of_a_waiting_prewarm(make_bench: Make) -> None:
     bench = await make_bench(depth=1)
     revisions = [await bench.revision(seed) for seed in range(3)]
