@@ -179,7 +179,7 @@ class Loads:
         try:
             with tracing.span("load adapter", digest=digest):
                 held, size_bytes = await self._bring_in(pending)
-        except Exception as error:  # of any kind: whoever asked gets it, and other loads go on
+        except Exception as error:  # noqa: BLE001  # whoever asked gets it, and other loads go on
             if not isinstance(error, MintError):
                 _log.error("load failed unexpectedly", extra={"digest": digest, "error": raised(error)})
             elif not error.retryable:
@@ -215,7 +215,7 @@ class Loads:
     async def _trim(self) -> None:
         try:
             await self._staging.trim(keep={*self._resident_set.residency.residents, *self._pending})
-        except Exception as error:  # the next load tries again
+        except Exception as error:  # noqa: BLE001  # the next load tries again
             _log.warning("disk cache not trimmed", extra={"error": raised(error)})
 
     async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
