@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-MOST_AHEAD = 1
+MOST_AHEAD = 2
 """Steps whose outputs may be on their way while another one is planned."""
 LONGEST_WAIT_SECONDS = 0.1
 """How long a step waits; a loader that takes nothing in for long holds the engine up no further."""
