@@ -115,6 +115,10 @@ class NatsReplay(PullReader):
             # No need to wait for the answer: the server removes an idle consumer.
             await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
 
+    def _unanswered(self) -> None:
+        """Raise Unavailable: a new consumer is made, once the place has been checked again."""
+        raise Unavailable(what="nats", problem="no answer to a request for messages")
+
     def _take(self, raw: Msg) -> None:
         """Count a message. Raises Unavailable when it is not the next one."""
         super()._take(raw)

@@ -80,7 +80,7 @@ class PullReader(ABC):
             async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
                 raw = await self._arrived.get()
         except TimeoutError:
-            self._owed = 0
+            self._unanswered()
             return None
         status = status_of(raw)
         if status in _REQUEST_ENDED:
@@ -91,6 +91,10 @@ class PullReader(ABC):
             raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
         self._take(raw)
         return raw
+
+    def _unanswered(self) -> None:
+        """Ask again, as the server has not even said that a request for messages has ended."""
+        self._owed = 0
 
     def _take(self, raw: Msg) -> None:  # noqa: ARG002  # for readers that expect a certain one
         """Count a message."""

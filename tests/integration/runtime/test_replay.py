@@ -6,6 +6,7 @@ import nats
 import pytest
 from contract.bus_messages import message, publish_all
 
+from mint_common.bus.nats_replay import NatsReplay
 from mint_common.bus.port import Replay
 from mint_common.errors import EventsExpired
 from mint_common.events.subjects import STREAM
@@ -30,6 +31,17 @@ async def test_replay_survives_a_killed_server_without_loss_or_repetition(own_na
             ids += await publish_all(bus, 5)
             found += await take(replay, 20)
         assert found + await take(replay, len(ids) - len(found)) == ids
+        ids = await publish_all(bus, 2)
+        assert await take(replay, 2) == ids
+
+
+async def test_reader_whose_requests_get_no_answer_takes_a_new_consumer(own_nats: Server) -> None:
+    async with connected(own_nats) as bus, bus.replay(subjects=SUBJECTS, after=None) as replay:
+        assert isinstance(replay, NatsReplay)
+        assert await publish_all(bus, 1) == await take(replay, 1)
+        assert replay._client is not None
+        assert replay._inbox is not None
+        await replay._client._send_unsubscribe(replay._inbox._id)  # the server alone forgets the inbox
         ids = await publish_all(bus, 2)
         assert await take(replay, 2) == ids
 
