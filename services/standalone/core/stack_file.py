@@ -144,6 +144,7 @@ class _Reader:
             self.places.append((variable, own if own in self._raw.lines else (*path[:2], key)))
         if devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            self.places.append(("CUDA_VISIBLE_DEVICES", (*path, "devices")))
             self._check_workers(kind, path, entry, len(devices))
             share = entry.get(_SHARES[kind])
             known = float(share) if isinstance(share, int | float) else None

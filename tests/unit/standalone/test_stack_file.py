@@ -117,5 +117,8 @@ def test_a_value_that_a_service_refuses_is_found_in_the_file(tmp_path: Path) -> 
     assert told.endswith("mint.yaml, line 3: bases.b.dtype: no such")
     both = SettingInvalid(name="MINT_LOADER_DTYPE, MINT_LOADER_SLOTS", problem="slots are too few")
     assert "line 5: bases.b.engines.0.slots: slots are too few" in str(asked.located(both))
+    seen = read(tmp_path, TOP + "    trainer:\n      devices: [0]\n")
+    told = str(seen.located(SettingInvalid(name="CUDA_VISIBLE_DEVICES", problem="no trainer")))
+    assert told.endswith("mint.yaml, line 4: bases.b.trainer.devices: no trainer")
     elsewhere = SettingInvalid(name="MINT_NATS_URL", problem="wrong")
     assert asked.located(elsewhere) is elsewhere
