@@ -69,7 +69,7 @@ def _forget_dead_server(data: Path) -> None:
 def _is_zombie(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError):  # the number is negative while a cluster is made
         return False
 
 

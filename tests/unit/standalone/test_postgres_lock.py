@@ -45,8 +45,10 @@ def test_the_lock_goes_only_when_no_process_of_the_server_is_left(lock: Path) ->
         assert _is_zombie(backend.pid)
 
 
-def test_a_lock_without_a_number_is_left_to_postgres(lock: Path) -> None:
-    lock.write_text("")
+@pytest.mark.parametrize("text", ["", "-12\n"])
+def test_a_lock_without_the_number_of_a_server_is_left_to_postgres(lock: Path, text: str) -> None:
+    """It is negative where a killed initdb left it."""
+    lock.write_text(text)
     _forget_dead_server(lock.parent)
     _forget_dead_server(lock.parent / "none")
     assert lock.exists()
