@@ -200,12 +200,13 @@ async def test_bad_keys_are_refused(blobs: Blobs, folder: Path) -> None:
         await _refuses(InvalidField, blobs.put(key, b""))
         await _refuses(InvalidField, blobs.put_new(key, b""))
         await _refuses(InvalidField, blobs.get(claim))
-        await _refuses(InvalidField, blobs.fetch(claim, folder / "x"))
+        await _refuses(InvalidField, blobs.fetch(claim, folder / "new" / "x"))
         await _refuses(InvalidField, blobs.exists(key))
         await _refuses(InvalidField, blobs.delete(key))
     for prefix in BAD_PREFIXES:
         await _refuses(InvalidField, _keys(blobs, prefix))
     assert await _keys(blobs, "") == []
+    assert not (folder / "new").exists()
 
 
 async def test_many_callers_at_once(blobs: Blobs, folder: Path) -> None:

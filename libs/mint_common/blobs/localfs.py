@@ -86,6 +86,7 @@ class LocalBlobs:
 
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Copy the claimed bytes to a file outside the store."""
+        check_key(claim.uri)
         await asyncio.to_thread(self._copy, claim, path)
 
     async def exists(self, key: str) -> bool:
