@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mint_common.errors import MintError, SettingInvalid
-from mint_common.settings import HttpSettings, describe_settings, read_settings
+from mint_common.settings import HttpSettings, ServiceSettings, describe_settings, read_settings
 from services.gateway.settings import GatewaySettings
 from services.loader.settings import LoaderSettings
 from services.registry.settings import RegistrySettings
@@ -13,7 +13,6 @@ from services.standalone.core.plan import EXTERNAL, ServicePart, check_overrides
 from services.standalone.core.refusals import SettingsInvalidError
 from services.trainer.settings import TrainerSettings
 
-ServiceSettings = RegistrySettings | TrainerSettings | LoaderSettings | RolloutSettings | GatewaySettings
 READ_BY: Mapping[str, type[ServiceSettings]] = {
     "registry": RegistrySettings,
     "trainer": TrainerSettings,
