@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from mint_common.graders import GradedSample, GraderFault
-from mint_common.runtime.graders.python import MAX_VALUE, reward_of, runtime_fault, sample_fields, written
+from mint_common.runtime.graders.python import MAX_VALUE, call_json, reward_of, runtime_fault, sample_fields
 
 _CALL = f"\nf'{{grade(sample, item)!r}}'[:{MAX_VALUE}]"
 _CHECK = f"\nf'{{type(grade).__name__}}'[:{MAX_VALUE}]"
@@ -55,7 +55,7 @@ class MontySandbox:
 
     def grade(self, source: str, sample: GradedSample) -> float:
         """Return what the source's function returns."""
-        inputs = msgspec.json.decode(written({"sample": sample_fields(sample), "item": sample.item}))
+        inputs = msgspec.json.decode(call_json({"sample": sample_fields(sample), "item": sample.item}))
         return reward_of(self._run(source + _CALL, inputs))
 
     def close(self) -> None:

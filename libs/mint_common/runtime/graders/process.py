@@ -19,7 +19,7 @@ import msgspec
 
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.fork_server import READY, TIMED_OUT
-from mint_common.runtime.graders.python import reward_of, runtime_fault, sample_fields, written
+from mint_common.runtime.graders.python import call_json, reward_of, runtime_fault, sample_fields
 
 _MODULE = "mint_common.runtime.graders.fork_server"
 _MOST_ANSWER_BYTES = 64 << 10
@@ -72,7 +72,7 @@ class ProcessSandbox:
             server.close()
 
     def _ask(self, call: Mapping[str, Any]) -> str:
-        request = written(call)
+        request = call_json(call)
         server = self._idle.get()
         try:
             answer, is_over = server.ask(request)

@@ -43,7 +43,7 @@ def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
     return {"output_text": sample.output_text, "output_json": output_json}
 
 
-def written(call: Mapping[str, Any]) -> bytes:  # JSON
+def call_json(call: Mapping[str, Any]) -> bytes:  # JSON
     """Return a call as JSON. Raises GraderFault."""
     try:
         return msgspec.json.encode(call)

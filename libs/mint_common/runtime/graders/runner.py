@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from mint_common.errors import InvalidField, MintError, Unavailable, raised
+from mint_common.errors import InvalidField, MintError, Unavailable, trace_of
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, PythonGrader
 from mint_common.graders.formula import Formula
 from mint_common.graders.grade import Variables, combine, grade_plain, score_in
@@ -158,7 +158,7 @@ class _Threads:
                 except GraderFault as fault:
                     done[at] = fault
                 except Exception as error:  # noqa: BLE001  # of the samples, only this one has no reward
-                    _log.warning("grader raised", extra={"error": raised(error)})
+                    _log.warning("grader raised", extra={"error": trace_of(error)})
                     problem = f"the grader does not run: {type(error).__name__}"
                     done[at] = GraderFault("other_error", problem)
 
