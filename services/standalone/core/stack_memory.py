@@ -66,7 +66,7 @@ class Part:
     settings: LoaderSettings | TrainerSettings
 
     @property
-    def item(self) -> int:
+    def item_bytes(self) -> int:
         """Return the bytes of a number of the base's weights."""
         is_narrow = bool(self.gpus) or self.base.weights is not None
         usual = "bfloat16" if is_narrow else "float32"
@@ -166,7 +166,7 @@ def _holdings(part: Part, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
 
 
 def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
-    base, shape, item = part.base, part.base.shape, part.item
+    base, shape, item = part.base, part.base.shape, part.item_bytes
     tensor, stages = settings.tensor_parallel, settings.pipeline_parallel
     workers = tensor * stages
     weights = (base.weights or item * shape.parameters) // workers
@@ -212,7 +212,7 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
 
 
 def _trainer(part: Part, settings: TrainerSettings, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
-    base, shape, item = part.base, part.base.shape, part.item
+    base, shape, item = part.base, part.base.shape, part.item_bytes
     adapter = shape.lora_parameters(base.max_rank)
     weights = item * _rank_parameters(shape, settings) + wide_head_bytes(shape, item)
     resident = settings.resident_policies * RESIDENT_BYTES * adapter
