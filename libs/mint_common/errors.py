@@ -53,7 +53,7 @@ def plain_problem(error: BaseException) -> str:
     return type(error).__name__
 
 
-def raised(error: BaseException) -> str:
+def trace_of(error: BaseException) -> str:
     """Return the type of an error and where it was raised, innermost first; then its causes'. No texts."""
     walked = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     steps = [f"{Path(code.co_filename).name}:{line} {code.co_name}" for code, line in reversed(walked)]
@@ -61,7 +61,7 @@ def raised(error: BaseException) -> str:
     causes: Sequence[BaseException] = [cause] if cause else []
     if isinstance(error, BaseExceptionGroup):
         causes = error.exceptions
-    said = [f"{type(error).__name__} at {' < '.join(steps)}", *(f"from {raised(each)}" for each in causes)]
+    said = [f"{type(error).__name__} at {' < '.join(steps)}", *(f"from {trace_of(each)}" for each in causes)]
     return "; ".join(said)
 
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mint_common.bus.port import Bus, Delivery, Message
-from mint_common.errors import AlreadyHandled, EventInvalid, Overloaded, Unavailable, raised
+from mint_common.errors import AlreadyHandled, EventInvalid, Overloaded, Unavailable, trace_of
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
@@ -246,7 +246,7 @@ class Dispatcher:
 def _told(error: Exception) -> dict[str, str]:
     """Return what is logged of a handler's error: its text only if it is of an outage and no data."""
     problem = {"problem": str(error)} if isinstance(error, Unavailable | Overloaded) else {}
-    return {"error": raised(error), **problem}
+    return {"error": trace_of(error), **problem}
 
 
 def _dead_letter(delivery: Delivery, *, durable: str, decision: Bury) -> Message:

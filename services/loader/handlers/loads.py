@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import EngineRestarting, MintError, Overloaded, raised
+from mint_common.errors import EngineRestarting, MintError, Overloaded, trace_of
 from mint_common.generation import RESTART_SECONDS
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
@@ -181,7 +181,7 @@ class Loads:
                 held, size_bytes = await self._bring_in(pending)
         except Exception as error:  # noqa: BLE001  # whoever asked gets it, and other loads go on
             if not isinstance(error, MintError):
-                _log.error("load failed unexpectedly", extra={"digest": digest, "error": raised(error)})
+                _log.error("load failed unexpectedly", extra={"digest": digest, "error": trace_of(error)})
             elif not error.retryable:
                 self._resident_set.note_end(digest, State.FAILED)
                 for tenant_id, revision in pending.tenants().items():
@@ -216,7 +216,7 @@ class Loads:
         try:
             await self._staging.trim(keep={*self._resident_set.residency.residents, *self._pending})
         except Exception as error:  # noqa: BLE001  # the next load tries again
-            _log.warning("disk cache not trimmed", extra={"error": raised(error)})
+            _log.warning("disk cache not trimmed", extra={"error": trace_of(error)})
 
     async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
         staged = await self._staging.stage(pending.revision)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mint_common.errors import MintError, Unavailable, raised
+from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
@@ -125,7 +125,7 @@ class EvaluationHandler:
             await self.runs.finish(self._failed(run, error), ())
 
     def _failed(self, run: EvaluationRun, error: Exception) -> EvaluationRun:
-        log.error("evaluation run failed", extra={"run_id": run.run_id, "error": raised(error)})
+        log.error("evaluation run failed", extra={"run_id": run.run_id, "error": trace_of(error)})
         return failed(run, internal_reason(error), now=self.clock.now())
 
     async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.errors import MintError, Unavailable, raised
+from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
@@ -165,7 +165,7 @@ class WaveHandlers(Generic[Connection]):
             log.warning("wave cancelled", extra={**names, "code": error.code, **where})
             return self._cancelled(event, str(error)), Beside(fault=fault)
         except Exception as error:  # noqa: BLE001  (dispatch would have the whole wave sampled again)
-            log.error("wave cancelled", extra={**names, "error": raised(error)})  # noqa: TRY400
+            log.error("wave cancelled", extra={**names, "error": trace_of(error)})  # noqa: TRY400
             return self._cancelled(event, internal_reason(error)), Beside()
         for kind, count in (counts.grader_errors if counts else {}).items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mint_common import errors
-from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused, raised
+from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused, trace_of
 
 KINDS = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MintError)),
@@ -74,7 +74,7 @@ def test_where_an_error_was_raised_is_told_with_its_causes_and_without_texts() -
 
     with pytest.raises(ValueError, match="secret") as one:
         outer()
-    told = raised(ExceptionGroup("secret", [one.value]))
+    told = trace_of(ExceptionGroup("secret", [one.value]))
     assert "secret" not in told
     group, value, key = told.split("; from ")
     assert (group, value.split(" < ")[0].rpartition(":")[0]) == (

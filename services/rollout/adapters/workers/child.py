@@ -14,7 +14,7 @@ from typing import cast
 
 import msgspec
 
-from mint_common.errors import MintError, TaskFailed, raised
+from mint_common.errors import MintError, TaskFailed, trace_of
 from mint_common.runtime.frames import frame, receive_frame
 from services.rollout.adapters.tasks.catalog import InstalledTasks
 from services.rollout.adapters.workers.wire import (
@@ -45,7 +45,7 @@ def main(descriptor: int, parent: int) -> None:
     except (EOFError, ConnectionError):
         pass  # the service has ended
     except BaseException as error:  # noqa: BLE001  # the edge of the process
-        sys.stderr.write(f"{raised(error)}\n")  # without its text, which may quote an answer
+        sys.stderr.write(f"{trace_of(error)}\n")  # without its text, which may quote an answer
         status = 1
     os._exit(status)  # a normal exit waits for threads that tasks started
 
