@@ -1,4 +1,4 @@
-"""Is the catalog as fast at a million policies as at ten thousand? Names, pages, aliases, ingest, memory.
+"""Is the catalog as fast at a million policies as at ten thousand? Names, pages, aliases, memory.
 
 Everything is real: Postgres, NATS, files, and the registry as a process of its own. A tenth of the policies
 get real adapters (tiny base, rank 1), which the bench checks like exports and stores by the batch; the others
@@ -20,7 +20,7 @@ import asyncpg
 import psutil
 
 from benches.bases import TINY
-from benches.catalog_rows import NOW, Size, add_policies, add_rows, ingest, name_of, tenant_id
+from benches.catalog_rows import NOW, Size, add_adapters, add_policies, add_rows, name_of, tenant_id
 from benches.report import Report, Row, make_row, percentile
 from benches.stacks import open_bench_stack
 from mint_common.adapters_format import BaseFacts, check_folder, read_base_facts, stage_adapter
@@ -88,13 +88,13 @@ async def _run(size: Size) -> Report:
         await _add_tenants(rig, size)
         async with _loading(rig) as load:
             await add_policies(load, size, rig.facts, range(size.early))
-            rates = await ingest(load, rig.blobs, size, rig.facts, range(size.early))
+            await add_adapters(load, rig.blobs, size, rig.facts, range(size.early))
             await add_rows(load, range(size.early // 10), number=2)
         small = await _measure(rig, size, range(size.early))
 
         async with _loading(rig) as load:
             await add_policies(load, size, rig.facts, range(size.early, size.policies))
-            rates += await ingest(load, rig.blobs, size, rig.facts, range(size.early, size.real))
+            await add_adapters(load, rig.blobs, size, rig.facts, range(size.early, size.real))
             await add_rows(load, range(size.real, size.policies), number=1)
             await add_rows(load, range(size.early // 10, size.twice), number=2)
         large = await _measure(rig, size, range(size.policies))
@@ -102,7 +102,7 @@ async def _run(size: Size) -> Report:
         rss_mb = rig.registry.memory_info().rss / 1e6
     return Report(
         bench="catalog",
-        rows=[*_latencies(size, large), *_totals(size, _growth(small, large), rates, bad, rss_mb)],
+        rows=[*_latencies(size, large), *_totals(size, _growth(small, large), bad, rss_mb)],
         draw=_drawing(small, large),
     )
 
@@ -310,18 +310,8 @@ def _latencies(size: Size, large: Times) -> list[Row]:
     ]
 
 
-def _totals(
-    size: Size, growth: dict[str, float], rates: list[float], bad: list[float], rss_mb: float
-) -> list[Row]:
+def _totals(size: Size, growth: dict[str, float], bad: list[float], rss_mb: float) -> list[Row]:
     return [
-        make_row(
-            "bulk_ingest_per_s",
-            rates,
-            unit="adapters/s",
-            goal=500,
-            better="higher",
-            how="rank-1 adapters checked, stored as synced files and published, by the batch",
-        ),
         make_row(
             "growth_10k_to_1m",
             list(growth.values()),

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -112,22 +111,18 @@ async def add_policies(connection: asyncpg.Connection, size: Size, facts: BaseFa
         )
 
 
-async def ingest(
+async def add_adapters(
     connection: asyncpg.Connection, blobs: Blobs, size: Size, facts: BaseFacts, indices: range
-) -> list[float]:
-    """Check, store and publish an adapter of each policy; return adapters per second of every batch."""
-    rates = []
+) -> None:
+    """Add a revision to each policy whose adapter is checked and stored."""
     adapters = _adapters(facts, indices)
     for part in _parts(indices, BATCH):
         batch = list(islice(adapters, len(part)))
-        started = time.perf_counter()
         gate = asyncio.Semaphore(STORED_AT_ONCE)
         policies = [policy_of(index, size, facts) for index in part]
         pairs = zip(policies, batch, strict=True)
         stored = [_store(blobs, facts, policy, files, gate) for policy, files in pairs]
         await copy_revisions(connection, await asyncio.gather(*stored))
-        rates.append(len(batch) / (time.perf_counter() - started))
-    return rates
 
 
 async def _store(
