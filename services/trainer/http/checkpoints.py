@@ -30,7 +30,8 @@ class _Copy(msgspec.Struct):
     ttl_seconds: int | None
 
 
-def _ref(policy_id: str, kind: Kind, name: str) -> CheckpointRef:
+async def _ref(policy_id: str, kind: Kind, name: str) -> CheckpointRef:
+    # Async, though it waits for nothing: FastAPI sends every request through a thread for a plain function.
     return CheckpointRef(policy_id=PolicyId(policy_id), kind=kind, name=name)
 
 
