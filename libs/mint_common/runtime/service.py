@@ -205,4 +205,5 @@ def _started(group: asyncio.TaskGroup, run: Callable[[], Awaitable[None]]) -> as
     async def running() -> None:
         await run()
 
-    return group.create_task(running(), name=getattr(run, "__qualname__", type(run).__name__))
+    named = getattr(run, "func", run)  # of a partial, what it calls
+    return group.create_task(running(), name=getattr(named, "__qualname__", type(named).__name__))
