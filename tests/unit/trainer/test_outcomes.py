@@ -1,0 +1,25 @@
+"""Requests wait for outcomes that are put later."""
+
+import asyncio
+
+from mint_common.ids import PolicyId
+from services.trainer.handlers.outcomes import Outcomes
+
+KEY, OTHER = (PolicyId("policy_a"), 1), (PolicyId("policy_a"), 2)
+
+
+async def test_a_put_wakes_all_who_wait_for_its_key_and_nobody_else() -> None:
+    outcomes = Outcomes()
+    waiting = [asyncio.create_task(outcomes.wait(KEY, seconds=600)) for _ in range(2)]
+    other = asyncio.create_task(outcomes.wait(OTHER, seconds=600))
+    while set(outcomes.waiters) != {KEY, OTHER}:
+        await asyncio.sleep(0)
+    outcomes.put(KEY, b"done")
+    async with asyncio.timeout(60):
+        await asyncio.gather(*waiting)
+    assert outcomes.find(KEY) == b"done"
+    assert not other.done()
+    assert set(outcomes.waiters) == {OTHER}
+    outcomes.put(OTHER, b"done too")
+    await other
+    assert not outcomes.waiters
