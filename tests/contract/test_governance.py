@@ -121,7 +121,7 @@ async def test_protected_alias_is_moved_by_admins_alone(store: Store) -> None:
     policy = await add_policy(store)
     first, second = await publish(store, policy, 2)
     await store.aliases.move(policy, "prod", first, by("a"), expected=None)
-    await store.aliases.mark(policy.policy_id, "prod", protected=True)
+    await store.aliases.set_flags(policy.policy_id, "prod", protected=True)
     plain = replace(by("a"), is_admin=False)
     with pytest.raises(AliasProtected):
         await store.aliases.move(policy, "prod", second, plain, expected=None)
@@ -129,12 +129,12 @@ async def test_protected_alias_is_moved_by_admins_alone(store: Store) -> None:
         await store.aliases.roll_back(policy, "prod", plain, expected=None)
     await store.aliases.move(policy, "prod", second, by("admin"), expected=None)
     assert (await store.aliases.alias(policy.policy_id, "prod")).protected
-    await store.aliases.mark(policy.policy_id, "prod", protected=False)
+    await store.aliases.set_flags(policy.policy_id, "prod", protected=False)
     await store.aliases.move(policy, "prod", first, plain, expected=None)
     (listed,) = await store.aliases.aliases(policy.policy_id)
     assert not listed.protected
     with pytest.raises(NotFound):
-        await store.aliases.mark(policy.policy_id, "none", protected=True)
+        await store.aliases.set_flags(policy.policy_id, "none", protected=True)
 
 
 async def test_history_comes_in_pages_newest_first(store: Store) -> None:

@@ -75,21 +75,21 @@ async def test_frozen_alias_is_moved_by_people_alone(store: Store) -> None:
     moved = await store.aliases.move(policy, "prod", first, by("ann"), expected=None)
     assert (moved.frozen, moved.moved_by) == (False, ("train", "admin", "rule"))
     for _ in range(2):
-        await store.aliases.mark(policy.policy_id, "prod", frozen=True)
+        await store.aliases.set_flags(policy.policy_id, "prod", frozen=True)
     with pytest.raises(RuleRefused, match="frozen"):
         await store.aliases.move(policy, "prod", second, by("rule:rule_1"), expected=None)
     moved = await store.aliases.move(policy, "prod", second, by("ann"), expected=None)
     assert (moved.frozen, moved.moved_by) == (True, ("train", "admin"))
     with pytest.raises(RuleRefused, match="frozen"):
         await store.aliases.roll_back(policy, "prod", by("rule:rule_1"), expected=None)
-    await store.aliases.mark(policy.policy_id, "prod", protected=True)
+    await store.aliases.set_flags(policy.policy_id, "prod", protected=True)
     (listed,) = await store.aliases.aliases(policy.policy_id)
     assert (listed.frozen, listed.moved_by) == (True, ("admin",))
-    await store.aliases.mark(policy.policy_id, "prod", frozen=False)
+    await store.aliases.set_flags(policy.policy_id, "prod", frozen=False)
     moved = await store.aliases.roll_back(policy, "prod", by("rule:rule_1"), expected=None)
     assert moved.moved_by == ("admin", "rule")
     with pytest.raises(NotFound):
-        await store.aliases.mark(policy.policy_id, "none", frozen=True)
+        await store.aliases.set_flags(policy.policy_id, "none", frozen=True)
 
 
 async def test_what_holds_for_rules_holds_for_jobs_that_promote(store: Store) -> None:
@@ -103,7 +103,7 @@ async def test_what_holds_for_rules_holds_for_jobs_that_promote(store: Store) ->
         with pytest.raises(RuleRefused, match="ann moved it back from revision 2"):
             await store.aliases.move(policy, "prod", second, mover, expected=None)
     await store.aliases.move(policy, "prod", second, by("ann"), expected=None)
-    await store.aliases.mark(policy.policy_id, "prod", frozen=True)
+    await store.aliases.set_flags(policy.policy_id, "prod", frozen=True)
     with pytest.raises(RuleRefused, match="frozen"):
         await store.aliases.move(policy, "prod", first, job, expected=None)
 

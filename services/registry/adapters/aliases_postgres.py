@@ -53,7 +53,7 @@ _ROLLBACK_INPUTS = """
         AND target.number = beneath.number
     WHERE aliases.policy_id = $1 AND aliases.alias = $2
 """
-_MARK = """
+_SET_FLAGS = """
     WITH policy AS (SELECT policy_id FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE)
     UPDATE aliases SET protected = coalesce($3, protected), frozen = coalesce($4, frozen) FROM policy
     WHERE aliases.policy_id = policy.policy_id AND alias = $2
@@ -148,11 +148,11 @@ class PostgresAliases:
             found(await self._pool.fetchval(_EXISTS, policy_id, name), "alias", name)
         return moves
 
-    async def mark(
+    async def set_flags(
         self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
     ) -> AliasRecord:
         """Set what may move an alias."""
-        await self._pool.execute(_MARK, policy_id, name, protected, frozen)
+        await self._pool.execute(_SET_FLAGS, policy_id, name, protected, frozen)
         return await self.alias(policy_id, name)
 
     @asynccontextmanager

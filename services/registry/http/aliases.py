@@ -64,13 +64,13 @@ async def protect_alias(
     policy: PolicyDep, alias: str, body: ProtectBody, registry: RegistryDep
 ) -> AliasRecord:
     """Allow moves of an alias to admins and rules only, or to every key with train."""
-    return await registry.aliases.mark(policy.policy_id, alias_key(alias), protected=body.protected)
+    return await registry.aliases.set_flags(policy.policy_id, alias_key(alias), protected=body.protected)
 
 
 @router.post("/aliases/{alias}/freeze")
 async def freeze_alias(policy: PolicyDep, alias: str, body: FreezeBody, registry: RegistryDep) -> AliasRecord:
     """Stop rules from moving an alias, or allow it again."""
-    return await registry.aliases.mark(policy.policy_id, alias_key(alias), frozen=body.frozen)
+    return await registry.aliases.set_flags(policy.policy_id, alias_key(alias), frozen=body.frozen)
 
 
 @router.put("/aliases/{alias}")

@@ -59,7 +59,7 @@ class Aliases(Protocol):
         """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
         ...
 
-    async def mark(
+    async def set_flags(
         self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
     ) -> AliasRecord:
         """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.

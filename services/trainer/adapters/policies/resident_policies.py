@@ -68,11 +68,11 @@ class ResidentPolicies:
 
     def release(self, policy_id: PolicyId) -> None:
         """Allow a policy to leave memory."""
-        self._tiers.mark(policy_id, stays=False)
+        self._tiers.set_stays(policy_id, stays=False)
 
     def keep(self, policy_id: PolicyId) -> None:
         """Keep a policy in memory."""
-        self._tiers.mark(policy_id, stays=True)
+        self._tiers.set_stays(policy_id, stays=True)
 
     def forget(self, policy_id: PolicyId) -> None:
         """Drop a policy from memory; what is at work on it is not given back."""

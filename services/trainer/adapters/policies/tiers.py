@@ -65,7 +65,7 @@ class PolicyTiers:
         """Return a policy that is here."""
         return self._resident.get(policy_id)
 
-    def mark(self, policy_id: PolicyId, *, stays: bool) -> None:
+    def set_stays(self, policy_id: PolicyId, *, stays: bool) -> None:
         """Keep a policy that is here from being dropped, or no longer."""
         if policy_id in self._resident:
             self._resident[policy_id].stays = stays
