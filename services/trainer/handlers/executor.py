@@ -44,12 +44,12 @@ from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unp
 from services.trainer.ports.policies import (
     Clear,
     Copy,
-    DistillTask,
+    Distillation,
     ExportWeights,
     PolicyWork,
     Replace,
     StateExport,
-    StepTask,
+    TakeStep,
 )
 
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class Executor:
                 policies = self._term.policies
                 return policies.begin_pass(session.policy_id, session.tenant_id, work, alone=alone)
             case Step():
-                return self._begin(StepTask(step=work, needs_gradient=session.is_managed), alone=alone)
+                return self._begin(TakeStep(step=work, needs_gradient=session.is_managed), alone=alone)
             case _:
                 assert isinstance(work, WaveExport), work
                 return self._begin_export()
@@ -221,7 +221,9 @@ class Executor:
             problem = f"a checkpoint of {record.base!r}, not of {session.base!r}"
             raise InvalidField(field="reference_model_path", problem=problem)
         weights = await self._term.states.mix(record.lora, [record], [1.0])
-        return await self._begin(DistillTask(distill=distill, teacher=record.lora, data=weights), alone=alone)
+        return await self._begin(
+            Distillation(distill=distill, teacher=record.lora, data=weights), alone=alone
+        )
 
     async def _load(self, ref: CheckpointRef, *, with_optimizer: bool) -> int:
         # The checkpoint may be one that this policy saved a moment ago.

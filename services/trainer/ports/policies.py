@@ -46,7 +46,7 @@ class PolicyWork(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepTask(PolicyWork[Stepped]):
+class TakeStep(PolicyWork[Stepped]):
     """Take an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before.
 
     Raises NoGradient where one that ``needs_gradient`` has none: the pass before it was refused.
@@ -57,7 +57,7 @@ class StepTask(PolicyWork[Stepped]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistillTask(PolicyWork[Distilled]):
+class Distillation(PolicyWork[Distilled]):
     """Distill from the weights of a training checkpoint, ``data``, whose LoRA is ``teacher``.
 
     Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher.

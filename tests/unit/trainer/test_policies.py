@@ -22,7 +22,7 @@ from services.trainer.core.operations import ExportLineage, NotResident
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import Copy, DistillTask, ExportWeights, StateExport, StepTask
+from services.trainer.ports.policies import Copy, Distillation, ExportWeights, StateExport, TakeStep
 
 from .conftest import facts_of, random_model
 from .managed import StepSettings, wave_batch
@@ -62,7 +62,7 @@ async def begin_wave(
     batch = build_grpo_batch(record)
     begun = [policies.begin_pass(policy_id, TENANT, wave_batch(batch, GRPO))]
     if batch.rows:
-        begun.append(policies.begin(policy_id, TENANT, StepTask(step=ADAM, needs_gradient=True)))
+        begun.append(policies.begin(policy_id, TENANT, TakeStep(step=ADAM, needs_gradient=True)))
     begun.append(policies.begin(policy_id, TENANT, ExportWeights(after=FIRST)))
     return await asyncio.gather(*begun, return_exceptions=True)
 
@@ -243,7 +243,7 @@ async def test_a_distillation_that_breaks_the_machinery_takes_nobody_along_when_
             for policy_id in (A, B):
                 await policies.admit(policy_id, lora, data=None)
             teacher = write_state(new_state(facts, lora))
-            learning = DistillTask(distill=make_distill(0), teacher=lora, data=teacher)
+            learning = Distillation(distill=make_distill(0), teacher=lora, data=teacher)
             breaking = policies.begin(B, TENANT, learning, alone=alone)
             copying = policies.begin(A, TENANT, Copy(with_gradient=False))
             broken, copied = await asyncio.gather(breaking, copying, return_exceptions=True)

@@ -33,11 +33,11 @@ from services.trainer.core.scheduler import Kind
 from services.trainer.ports.policies import (
     Clear,
     Copy,
-    DistillTask,
+    Distillation,
     ExportWeights,
     PolicyWork,
     Replace,
-    StepTask,
+    TakeStep,
 )
 
 Done = Passed | MeasuredRun | Stepped | Distilled | ParkedState | int | None
@@ -59,7 +59,7 @@ class PolicyTask:
                 return "forward_backward" if self.work.backward else "forward"
             case WaveBatch():
                 return "forward_backward" if self.work.adds_gradient else "forward"
-            case StepTask():
+            case TakeStep():
                 return "optim_step"
             case Copy() | ExportWeights():
                 return "copy"
@@ -74,7 +74,7 @@ class PolicyTask:
                 return sum(len(datum.tokens) // 4 for datum in self.work.data)
             case WaveBatch():
                 return self.work.tokens
-            case DistillTask():
+            case Distillation():
                 return sum(map(_lesson_tokens, self.work.distill.data))
             case _:
                 return 0
@@ -147,7 +147,7 @@ def _take_steps(
     results: dict[int, Done | MintError] = {}
     due: list[tuple[PolicyTask, TrainingState, Step]] = []
     for task in tasks:
-        if isinstance(task.work, StepTask):
+        if isinstance(task.work, TakeStep):
             state = tiers.swap_in(residents[task.policy_id])
             if task.work.needs_gradient and state.lora.leaf.grad is None:
                 results[id(task)] = NoGradient(step=state.step + 1)
@@ -168,7 +168,7 @@ def _work_on(
         resident.state = state if work.with_optimizer else TrainingState(lora=state.lora)
         return resident.state.step
     state = tiers.swap_in(resident)
-    if isinstance(work, DistillTask):
+    if isinstance(work, Distillation):
         return _learn(base, state, work, max_tokens=max_tokens)
     if isinstance(work, Clear):
         state.lora.leaf.grad = None
@@ -178,7 +178,7 @@ def _work_on(
 
 
 def _learn(
-    base: ScoringBase, state: TrainingState, work: DistillTask, *, max_tokens: int
+    base: ScoringBase, state: TrainingState, work: Distillation, *, max_tokens: int
 ) -> Done | MintError:
     try:
         teacher = resume_state(park_state(read_state(base.facts, work.teacher, work.data)), base.device).lora
