@@ -70,7 +70,7 @@ class Distillation(PolicyWork[Distilled]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy(PolicyWork[bytes]):
-    """Copy the state, as bytes. Training goes on while they are written."""
+    """Copy the state, as bytes. Training goes on while the copy is written as bytes."""
 
     with_gradient: bool
 

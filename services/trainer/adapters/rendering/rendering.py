@@ -20,7 +20,10 @@ WAIT_SECONDS = 16.0
 
 
 class BaseRendering:
-    """Renders rows as token ids. The tokenizer is read when it is first needed."""
+    """Renders rows as token ids: the same row gives the same tokens.
+
+    The tokenizer is read when it is first needed.
+    """
 
     def __init__(self, base_dir: Path, *, max_context: int) -> None:
         self._base_dir = base_dir

@@ -13,7 +13,7 @@ class OutOfTime(Exception):
 class ChatTemplate(Protocol):
     """A tokenizer with a chat template. Texts are encoded as an engine encodes them.
 
-    Each method may raise OutOfTime.
+    Each method may raise OutOfTime, and `takes_arguments_as_text` too, which renders when it is first read.
     """
 
     @property
