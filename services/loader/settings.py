@@ -3,31 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from mint_common.settings import (
-    BlobSettings,
-    HttpSettings,
-    InternalSettings,
-    NatsSettings,
-    PeerSettings,
-    PostgresSettings,
-    TelemetrySettings,
-)
+from mint_common.settings import PeerSettings, ServiceSettings
 
 
-class LoaderSettings(BaseModel):
+class LoaderSettings(ServiceSettings):
     """A loader owns one engine of one base."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nats: NatsSettings
-    postgres: PostgresSettings
-    blobs: BlobSettings
-    telemetry: TelemetrySettings
     peers: PeerSettings
-    internal: InternalSettings
-    http: HttpSettings
     engine_id: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
         description="name of this engine, the same at every start",
