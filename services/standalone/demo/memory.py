@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import psutil
 
+from mint_common.waiting import cancel_all
+
 SAMPLE_SECONDS = 1.0
 MEGABYTE = 2**20
 
@@ -30,8 +32,7 @@ async def watched_memory() -> AsyncIterator[PeakMemory]:
     try:
         yield peak
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await cancel_all(watching)
 
 
 def _resident_mb() -> float:

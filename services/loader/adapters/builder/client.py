@@ -21,6 +21,7 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.settings import BlobSettings
+from mint_common.waiting import cancel_all
 from services.loader import metrics
 from services.loader.adapters.builder.child import BuilderProcesses
 from services.loader.adapters.builder.wire import (
@@ -348,8 +349,7 @@ async def open_builder(config: BuilderConfig, clock: Clock) -> AsyncIterator[Bui
     try:
         yield builder
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_all(running)
         await asyncio.to_thread(builder.close)
 
 
