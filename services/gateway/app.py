@@ -190,7 +190,6 @@ async def run(settings: GatewaySettings) -> None:
             rollout=rollout,
             engines=engines,
             graders=graders,
-            training_sessions=directory,
             requests=requests,
             submissions=fine_tuning.jobs.submissions,
             webhooks=PostgresWebhooks(pool),

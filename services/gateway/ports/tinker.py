@@ -168,11 +168,3 @@ class RevisionFiles(Protocol):
     def tar_bytes(self, files: Mapping[str, Claim]) -> int:
         """Return how many bytes that tar has."""
         ...
-
-
-class TrainingSessions(Protocol):
-    """The training sessions of every trainer."""
-
-    async def digests(self) -> set[Digest]:
-        """Return the exports that sessions go on from. Raises Unavailable unless every trainer answers."""
-        ...

@@ -27,7 +27,6 @@ from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.jobs import Rollout, Submissions
 from services.gateway.ports.requests import Requests, Resolver
-from services.gateway.ports.tinker import TrainingSessions
 from services.gateway.ports.webhooks import Webhooks
 
 
@@ -40,7 +39,6 @@ class Gateway:
     rollout: Rollout
     engines: EngineDirectory
     graders: GraderRunner
-    training_sessions: TrainingSessions
     submissions: Submissions
     requests: Requests
     webhooks: Webhooks

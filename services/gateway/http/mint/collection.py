@@ -37,7 +37,7 @@ async def collect(body: CollectionBody, _caller: OperatorCaller, gateway: Gatewa
     a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
     from. Takes an operator's key. 503 while an engine or a trainer is away.
     """
-    used = await gateway.training_sessions.digests() | await gateway.tinker.sampling_sessions.digests()
+    used = await gateway.tinker.trainers.digests() | await gateway.tinker.sampling_sessions.digests()
     for tenant_id, base in await gateway.tinker.runs.owners():
         saved = await checkpoints_of(gateway, tenant_id, base)
         used |= {record.revision for record in saved if record.revision is not None}
