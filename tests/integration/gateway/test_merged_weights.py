@@ -72,6 +72,7 @@ def wide(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     environ = {
         **stack.environ,
         "MINT_TRAINER_BASE_DIR": str(folder),
+        "MINT_GATEWAY_HTTP_DRAIN_SECONDS": "3600",
         "MINT_TRAINER_HTTP_DRAIN_SECONDS": "3600",
         "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{stack.environ['MINT_TRAINER_HTTP_PORT']}",
     }
@@ -255,17 +256,18 @@ def test_a_download_outlives_kills_of_trainer_and_gateway(wide, whole, tmp_path)
     assert found == {path.name: path.read_bytes() for path in expected.iterdir()}
 
 
-def test_a_stopped_trainer_waits_for_no_download(wide, whole) -> None:
+@pytest.mark.parametrize("service", ["trainer", "gateway"])
+def test_a_stopped_service_waits_for_no_download(wide, whole, service) -> None:
     """It would let other requests go on for an hour."""
     wait_until_nothing_is_merged(wide)
     with wide.client() as mint:
         with mint.stream("GET", MERGED) as answer:
             parts = answer.iter_bytes(1 << 20)
             seen = next(parts)
-            assert wide.processes["trainer"].stop() == 0
+            assert wide.processes[service].stop() == 0
             with pytest.raises(httpx.RemoteProtocolError):
                 b"".join(parts)
-        wide.start("trainer")
+        wide.start(service)
         rest = mint.get(MERGED, headers={"range": f"bytes={len(seen)}-"}, timeout=SECONDS)
         assert (rest.status_code, seen + rest.content) == (206, whole.content)
 

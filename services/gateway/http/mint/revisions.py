@@ -92,6 +92,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     It is made while it is read, so nothing has to be waited for; `Range: bytes=N-` goes on where a download
     broke off, with the ETag in `If-Range`. 422 over a base whose weights are quantized.
     """
+    request.app.state.in_hand.end_when_draining()
     found = await _intact(gateway, caller.tenant_id, policy, revision)
     base = (await gateway.registry.get_policy(caller.tenant_id, policy)).base
     check_mergeable(await gateway.registry.get_base(base))
