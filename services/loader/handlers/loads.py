@@ -215,8 +215,11 @@ class Loads:
     async def _trim(self) -> None:
         try:
             await self._staging.trim(keep={*self._resident_set.residency.residents, *self._pending})
-        except Exception as error:  # noqa: BLE001  # the next load tries again
-            _log.warning("disk cache not trimmed", extra={"error": trace_of(error)})
+        except MintError as error:  # the next load tries again
+            level = logging.WARNING if error.retryable else logging.ERROR
+            _log.log(level, "disk cache not trimmed", extra={"problem": str(error)})
+        except Exception as error:  # noqa: BLE001  # as above
+            _log.error("disk cache not trimmed", extra={"error": trace_of(error)})
 
     async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
         staged = await self._staging.stage(pending.revision)

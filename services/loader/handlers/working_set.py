@@ -84,6 +84,8 @@ class WorkingSetSaver:
             self._earlier_uses[digest, each.tenant_id] = each.uses
         except MintError as error:
             _log.warning("adapter not restored", extra={"digest": digest, "code": error.code})
+        except Exception:  # noqa: BLE001  # the load has logged it; the others are restored
+            _log.warning("adapter not restored", extra={"digest": digest, "code": "internal"})
         finally:
             self._turns.release()
 

@@ -71,8 +71,10 @@ async def test_a_restart_loads_again_what_an_earlier_run_held(make_bench: Make) 
 
 async def test_what_cannot_be_loaded_any_more_is_left_out(make_bench: Make) -> None:
     bench = await make_bench()
-    good = await bench.revision(0)
-    await saver(bench, MemoryStore([kept(some(9), uses=50), kept(good)])).restore()
+    good, broken = await bench.revision(0), await bench.revision(1)
+    bench.engine.broken.add(broken.digest)
+    rows = [kept(some(9), uses=50), kept(broken, uses=40), kept(good)]
+    await saver(bench, MemoryStore(rows)).restore()
     assert bench.tiers.status(good.digest).readiness == "ready"
 
 
