@@ -24,14 +24,20 @@ async def follow_bus(
 
     ``on_gap`` is called when some may have been missed: whenever listening begins, and when it breaks off.
     """
+    is_told = False
     while True:
         try:
             async with bus.watch(subjects=subjects) as messages:
+                is_told = False
                 on_gap()
                 async for message in messages:
                     hear(message)
         except Unavailable as error:
             raise_if_cancelled()
-            _log.warning("messages are not heard", extra={"subjects": list(subjects), "problem": str(error)})
+            if not is_told:  # once an outage
+                _log.warning(
+                    "messages are not heard", extra={"subjects": list(subjects), "problem": str(error)}
+                )
+            is_told = True
         on_gap()
         await asyncio.sleep(AGAIN_SECONDS)
