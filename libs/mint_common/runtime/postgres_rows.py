@@ -27,7 +27,7 @@ def insert_of(table: str, shape: Any, *more: str) -> str:  # as above
 def values_of(record: object) -> list[Any]:  # what asyncpg takes
     """Return a record's values in the order of its columns."""
     values = (getattr(record, name) for name in _names(type(record)))
-    return [msgspec.to_builtins(value, builtin_types=(bytes,)) for value in values]
+    return [msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview)) for value in values]
 
 
 def found_record(row: asyncpg.Record | None, shape: type[T], *, kind: str, name: str) -> T:
