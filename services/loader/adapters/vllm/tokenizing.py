@@ -55,8 +55,11 @@ def tokenizing_short_texts_at_once(renderer: Any) -> Any:  # Any: vllm has no ty
         nonlocal characters
         if not characters:
             asyncio.get_running_loop().call_soon(begin_iteration)
-        characters += max(_LEAST_CHARACTERS, len(prompt["prompt"]))
-        return at_once(prompt, params) if characters <= _SHORT_CHARACTERS else await beside(prompt, params)
+        counted = max(_LEAST_CHARACTERS, len(prompt["prompt"]))
+        if characters + counted > _SHORT_CHARACTERS:
+            return await beside(prompt, params)
+        characters += counted
+        return at_once(prompt, params)
 
     quick._tokenize_prompt_async = tokenize  # noqa: SLF001
     return quick
