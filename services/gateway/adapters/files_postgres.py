@@ -14,7 +14,7 @@ from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import found_record, insert_of, values_of
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.gateway.core.files.records import (
     FileContent,
     FileDraft,
@@ -139,7 +139,9 @@ class PostgresFiles:
     ) -> FileRecord:
         """Remove a tenant's file."""
         wanted = "expires_at <= $2" if is_expired else _LIVE
-        lock = f"SELECT * FROM files WHERE tenant_id = $1 AND {wanted} AND file_id = $3 FOR UPDATE"  # noqa: S608
+        # Columns by name: `*` changes under a gateway of an older version, and ends its transaction once.
+        columns = columns_of(FileRecord)
+        lock = f"SELECT {columns} FROM files WHERE tenant_id = $1 AND {wanted} AND file_id = $3 FOR UPDATE"  # noqa: S608
         async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(lock, tenant_id, self._clock.now(), file_id)
             removed = found_record(row, FileRecord, kind="file", name=file_id)
