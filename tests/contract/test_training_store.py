@@ -266,6 +266,12 @@ async def put(store: Store, *records: CheckpointRecord) -> None:
         await store.operations.finish(TOKEN, [replace(done(seq), checkpoint=one)])
 
 
+async def test_a_column_of_a_later_version_gets_its_default(store: Store) -> None:
+    await store.pool.execute("ALTER TABLE checkpoints ADD COLUMN later text NOT NULL DEFAULT 'as before'")
+    await put(store, record("one"))
+    assert await store.rows.get(ref("one"), now=NOW) == record("one")
+
+
 async def test_checkpoints_are_paged_newest_first(store: Store) -> None:
     records = [record(f"c{n}", created_at=NOW + n % 3, claim=make_claim(f"c{n}")) for n in range(7)]
     await put(store, *records)

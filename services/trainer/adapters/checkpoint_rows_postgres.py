@@ -13,18 +13,14 @@ from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.trainer.core.operations import check_readable, missing_checkpoint, read_cursor
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-_COLUMNS = (
-    "policy_id, kind, name, tenant_id, base, lora, step, claim, revision, created_at, expires_at, is_public,"
-    " metadata"
-)
-_PUT = """
-    INSERT INTO checkpoints SELECT * FROM jsonb_populate_record(NULL::checkpoints, $1) ON CONFLICT DO NOTHING
-"""
+_COLUMNS = columns_of(CheckpointRecord)
+_PUT = insert_of("checkpoints", CheckpointRecord) + " ON CONFLICT DO NOTHING"
 _ONE = "policy_id = $1 AND kind = $2 AND name = $3 AND (expires_at IS NULL OR expires_at > $4)"
 _GET = f"SELECT {_COLUMNS} FROM checkpoints WHERE {_ONE}"  # noqa: S608  # constants
 _LIST = f"""
@@ -127,7 +123,7 @@ async def put_checkpoint(
     expired_at = None if replaces else checkpoint.created_at
     name = (checkpoint.policy_id, checkpoint.kind, checkpoint.name)
     gone = await connection.fetch(_DELETE_OLD, *name, expired_at)
-    status = await connection.execute(_PUT, msgspec.to_builtins(checkpoint))
+    status = await connection.execute(_PUT, *values_of(checkpoint))
     if not status.endswith(" 1"):
         raise AlreadyExists(kind="checkpoint", name=checkpoint.name)
     return await _unused(connection, gone)
