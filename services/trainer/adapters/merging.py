@@ -41,7 +41,7 @@ _WHAT = "the merging of weights"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit statuses of a process that may succeed when it is started again."""
 _EXIT_SECONDS = 10.0
-_TOLD_CHARACTERS = 2000
+_TOLD_BYTES = 2000
 """Of what a process wrote to standard error: the end, where Python names the error."""
 _COMMAND = (sys.executable, "-I", "-m", "mint_common.adapters_format.merged_tar")
 _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -75,8 +75,8 @@ class MergingProcesses:
         try:
             async with AsyncExitStack() as stack, asyncio.timeout(HEAD_SECONDS):
                 stack.enter_context(self._counted(tenant_id))
-                process, total_bytes = await self._begun(manifest, begin, stack)
-                return ProcessTar(process, total_bytes - begin, self._pace, stack.pop_all())
+                merging, total_bytes = await self._begun(manifest, begin, stack)
+                return ProcessTar(merging, total_bytes - begin, self._pace, stack.pop_all())
         except (OSError, TimeoutError) as error:
             raise Unavailable(what=_WHAT, problem=plain_problem(error)) from error
 
@@ -91,7 +91,7 @@ class MergingProcesses:
         finally:
             self._open -= Counter({tenant_id: 1})
 
-    async def _begun(self, manifest: Claim, begin: int, stack: AsyncExitStack) -> tuple[Process, int]:
+    async def _begun(self, manifest: Claim, begin: int, stack: AsyncExitStack) -> tuple["_Merging", int]:
         """Return a process that has mapped the adapter, and the size of its whole tar; ``stack`` ends it."""
         adapter = self._folder / secrets.token_hex(16)
         try:
@@ -100,8 +100,9 @@ class MergingProcesses:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=_ENVIRON, limit=_PART_BYTES
             )
-            stack.push_async_callback(_end, process)
-            return process, await _size(process)
+            merging = _Merging(process)
+            stack.push_async_callback(merging.end)
+            return merging, await _size(merging)
         finally:
             await asyncio.to_thread(shutil.rmtree, adapter, ignore_errors=True)
 
@@ -123,8 +124,8 @@ class ByteRate:
 class ProcessTar:
     """A tar of ``size_bytes`` that is made while it is read. ``stack`` ends the process."""
 
-    def __init__(self, process: Process, size_bytes: int, pace: ByteRate, stack: AsyncExitStack) -> None:
-        self._process = process
+    def __init__(self, merging: "_Merging", size_bytes: int, pace: ByteRate, stack: AsyncExitStack) -> None:
+        self._merging = merging
         self._pace = pace
         self._stack = stack
         self.size_bytes = size_bytes
@@ -132,29 +133,67 @@ class ProcessTar:
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield what the process writes, in turn with other tars. Raises Unavailable if it ends too soon."""
         left, loop = self.size_bytes, asyncio.get_running_loop()
-        while part := await _output(self._process).read(_PART_BYTES):
+        while part := await self._merging.output.read(_PART_BYTES):
             left -= len(part)
             await asyncio.sleep(self._pace.wait_seconds(len(part), now=loop.time()))
             yield part
+        status, told = await self._merging.ending()
+        ended = {"status": status, "left_bytes": left, "problem": told}
         if left:
-            status, told = await _ending(self._process)
-            ended = {"status": status, "left_bytes": left, "problem": told}
             _log.error("merging process ended too soon", extra=ended)
             raise Unavailable(what=_WHAT, problem=f"its process ended {left} bytes too soon")
+        if told:
+            _log.warning("merging process wrote to standard error", extra=ended)
 
     async def close(self) -> None:
         """End the process. Idempotent."""
         await self._stack.aclose()
 
 
-async def _size(process: Process) -> int:
+class _Merging:
+    """A process that merges. Its standard error is read as it comes: a full pipe would hold it up."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdout is not None
+        self.output = process.stdout
+        self._process = process
+        self._told = b""
+        self._listening = asyncio.create_task(self._listen())
+
+    async def ending(self) -> tuple[int | None, str]:
+        """Return the status once the output has ended, None while it has none, and its last words so far."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_SECONDS):
+                await asyncio.shield(self._listening)
+                await self._process.wait()
+        return self._process.returncode, self._told.decode(errors="replace").strip()
+
+    async def end(self) -> None:
+        """Kill it and wait for its end. Idempotent."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await asyncio.shield(self._reap())
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while part := await self._process.stderr.read(_PART_BYTES):
+            self._told = (self._told + part)[-_TOLD_BYTES:]
+
+    async def _reap(self) -> None:
+        await self._listening
+        # Reads what is left: Python 3.11 waits for the end of the pipe too, which a paused reader never sees.
+        await self._process.communicate()
+
+
+async def _size(merging: _Merging) -> int:
     """Return the size of the whole tar. Raises the error that the process tells instead."""
     line = b""
     try:
-        line = await _output(process).readline()
+        line = await merging.output.readline()
         head = msgspec.json.decode(line, type=TarHead)
     except (ValueError, msgspec.DecodeError) as error:  # a line that is too long, or no head
-        status, told = (None, "") if line else await _ending(process)
+        status, told = (None, "") if line else await merging.ending()
         _log.error("merging process failed", extra={"status": status, "problem": told or str(error)})
         if status in _KILLED:
             raise Unavailable(what=_WHAT, problem="its process was killed") from error
@@ -162,27 +201,3 @@ async def _size(process: Process) -> int:
     if head.error is not None:
         raise error_from_payload(head.error, what=_WHAT)
     return head.size_bytes
-
-
-def _output(process: Process) -> asyncio.StreamReader:
-    assert process.stdout is not None
-    return process.stdout
-
-
-async def _ending(process: Process) -> tuple[int | None, str]:
-    """Return the status of a process whose output has ended, None while it has none, and its last words."""
-    assert process.stderr is not None
-    told = b""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_EXIT_SECONDS):
-            told = await process.stderr.read()
-            await process.wait()
-    return process.returncode, told.decode(errors="replace").strip()[-_TOLD_CHARACTERS:]
-
-
-async def _end(process: Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-    # Reads what is left: Python 3.11 waits for the end of the pipe too, which a paused reader never sees.
-    await asyncio.shield(process.communicate())

@@ -269,6 +269,42 @@ async def test_only_a_killed_process_is_worth_another_try(  # noqa: PLR0917  # p
     assert status is None or record.status == status
 
 
+WORDY = """
+import sys
+sys.stderr.write("x" * (1 << 20) + "the first words")
+print('{"size_bytes": 8}', flush=True)
+sys.stdout.write("half")
+sys.stdout.flush()
+sys.stderr.write("x" * (1 << 20) + "the last words")
+sys.stdout.write("half")
+"""
+
+
+async def test_a_process_that_tells_much_makes_its_tar_and_its_last_words_are_logged(
+    merging, manifest, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("services.trainer.adapters.merging._COMMAND", (sys.executable, "-c", WORDY))
+    tar = await merging.open(TENANT, manifest, begin=0)
+    async with asyncio.timeout(60):
+        assert b"".join([part async for part in tar.parts()]) == b"halfhalf"
+    await tar.close()
+    (record,) = [each for each in caplog.records if each.message == "merging process wrote to standard error"]
+    assert (record.status, len(record.problem)) == (0, 2000)
+    assert record.problem.endswith("xthe last words")
+
+
+STAYS = "import os, time; os.write(2, b'the last words'); os.close(1); time.sleep(600)"
+
+
+async def test_the_words_of_a_process_that_stays_are_logged(merging, manifest, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("services.trainer.adapters.merging._COMMAND", (sys.executable, "-c", STAYS))
+    monkeypatch.setattr("services.trainer.adapters.merging._EXIT_SECONDS", 1.0)
+    with pytest.raises(MintError):
+        await merging.open(TENANT, manifest, begin=0)
+    (record,) = [each for each in caplog.records if each.message == "merging process failed"]
+    assert (record.status, record.problem) == (None, "the last words")
+
+
 async def test_a_disk_that_takes_nothing_is_told(manifest, blobs, tmp_path) -> None:
     (tmp_path / "file").touch()
     merging = MergingProcesses(blobs, TINY, tmp_path / "file", most=1)
