@@ -10,6 +10,7 @@ from contract.catalog_rig import (
     add_policy,
     by,
     export_of,
+    new_policy,
     publish,
 )
 
@@ -69,6 +70,12 @@ async def test_name_that_means_nothing_is_not_found_by_what_is_missing(store: St
 async def test_name_of_a_base_resolves_to_the_base(store: Store) -> None:
     found = await store.catalog.resolve(TENANT, parse_model(BASE.name))
     assert (found.base, found.policy_id, found.revision) == (BASE.name, None, None)
+
+
+async def test_an_adapter_of_an_unknown_policy_is_not_published(store: Store) -> None:
+    with pytest.raises(NotFound) as refused:
+        await store.catalog.publish(export_of(new_policy("nowhere"), 1), now=NOW)
+    assert refused.value.fields["kind"] == "policy"
 
 
 async def test_adapters_of_no_job_are_numbered_like_exports(store: Store) -> None:

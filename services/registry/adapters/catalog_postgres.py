@@ -279,7 +279,8 @@ class PostgresCatalog:
     async def publish(self, export: RevisionExported, *, now: float) -> None:
         """Publish a checked adapter, again when its bytes were lost."""
         async with self._ledger.transaction(new_id("req")) as transaction:
-            await transaction.connection.execute(LOCK_POLICY, export.policy_id)
+            locked = await transaction.connection.fetchval(LOCK_POLICY, export.policy_id)
+            found(locked, "policy", export.policy_id)
             ref = await _publish_export(transaction, export, now=now)
             await transaction.emit(answer(export, ref))
 

@@ -123,5 +123,6 @@ class Catalog(Protocol):
         """Publish a checked adapter that no trainer exported, and emit `revision.published`.
 
         Numbers and repeats are as `settle_export` says, but a lost revision is healed by its export again.
+        Raises NotFound for an unknown policy.
         """
         ...
