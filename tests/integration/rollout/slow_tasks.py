@@ -14,9 +14,12 @@ MEMBERS = ("quick", "slow", "crash", "exit", "huge", "memory", "odd", "unsendabl
 
 
 class Slow:
-    """`slow:<fault>`: what drawing does; ``n`` is how long or how large. Scoring sleeps by the entry."""
+    """`slow:<fault>`: what drawing does; ``n`` is how long or how large. Scoring sleeps by the entry.
 
-    description = "Slow."
+    The description tells the process that describes.
+    """
+
+    description = str(os.getpid())
     defaults = Broken.defaults
 
     def __init__(self, member: str) -> None:
