@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +22,6 @@ from mint_common.telemetry.tracing import extracted, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 TRACE_HEADER = "x-mint-trace-id"
-_TRACE = TRACE_HEADER.encode()
 
 Shaped = Callable[[Scope, MintError], Response]
 """What to answer for an error that no handler of the application has seen."""
@@ -132,8 +131,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            closing = [(b"connection", b"close")] if self._closes else []
-            message["headers"] = [*message["headers"], (_TRACE, trace_id().encode()), *closing]
+            headers = MutableHeaders(raw=list(message.get("headers", ())))
+            headers[TRACE_HEADER] = trace_id()
+            if self._closes:
+                headers["connection"] = "close"
+            message["headers"] = headers.raw
         await self._send(message)
         self.is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 

@@ -8,18 +8,21 @@ from importlib.metadata import version
 import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from mint_common.errors import InvalidField, NotFound, Overloaded, Unavailable
 from mint_common.runtime.edge import create_http
 from mint_common.telemetry.tracing import trace_id
 
 TOKEN = {"x-mint-internal-token": "secret"}
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
 
 class Lora(BaseModel):
@@ -288,11 +291,27 @@ async def test_a_stream_that_breaks_is_cut_and_logged(caplog: pytest.LogCaptureF
 
 
 async def test_a_request_continues_the_trace_that_its_headers_name(client: httpx.AsyncClient) -> None:
-    parent = "0af7651916cd43dd8448eb211c80319c"
-    traceparent = f"00-{parent}-b7ad6b7169203331-01"
-    response = await client.get("/internal/hello", headers={**TOKEN, "traceparent": traceparent})
-    assert response.json() == parent
-    assert response.headers["x-mint-trace-id"] == parent
+    response = await client.get("/internal/hello", headers={**TOKEN, "traceparent": TRACEPARENT})
+    assert response.json() == TRACE
+    assert response.headers["x-mint-trace-id"] == TRACE
+
+
+async def test_an_answer_has_one_trace_id_whatever_headers_its_handler_sends() -> None:
+    http = make_http()
+
+    @http.get("/own")
+    async def own() -> Response:
+        return Response(headers={"X-Mint-Trace-Id": "mine"})
+
+    async def bare(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    http.mount("/bare", bare)
+    async with connect(http) as client:
+        for path in ("/own", "/bare/"):
+            response = await client.get(path, headers={"traceparent": TRACEPARENT})
+            assert response.headers.get_list("x-mint-trace-id") == [TRACE]
 
 
 @pytest.fixture(autouse=True)
