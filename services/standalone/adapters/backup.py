@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -94,13 +94,9 @@ async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
     What is removed between the rows and the copy makes the rows too old, so later ones are read. What two
     readings name and neither finds was lost before.
     """
-    try:
-        connection = await asyncpg.connect(dsn)
-    except (OSError, asyncpg.PostgresError) as error:
-        raise Unavailable(what="Postgres", problem=str(error)) from error
     missed: set[str] = set()
     copied: set[str] = set()
-    try:
+    async with _session(dsn) as connection:
         for _ in range(_ATTEMPTS):
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
@@ -113,8 +109,6 @@ async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
                     await asyncio.to_thread(dump_database, dsn, draft / DUMP, snapshot=snapshot)
                     return
                 missed |= missing
-    finally:
-        await connection.close()
     raise Unavailable(what="a backup", problem="states of training are replaced faster than they are copied")
 
 
@@ -171,12 +165,29 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 async def _schemas(dsn: str) -> list[str]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        query = "SELECT schema_name FROM information_schema.schemata WHERE schema_name = ANY ($1) ORDER BY 1"
+    query = "SELECT schema_name FROM information_schema.schemata WHERE schema_name = ANY ($1) ORDER BY 1"
+    async with _session(dsn) as connection:
         return [row["schema_name"] for row in await connection.fetch(query, SERVICES)]
-    finally:
-        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Yield a session of the database. Raises Unavailable when it is refused, lost, or refuses a query."""
+    try:
+        connection = await _connected(dsn)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(what="Postgres", problem=str(error)) from error
+
+
+async def _connected(dsn: str) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(dsn)
+    except OSError as error:
+        raise Unavailable(what="Postgres", problem=str(error)) from error
 
 
 def _restore_database(dump: Path, dsn: str) -> None:

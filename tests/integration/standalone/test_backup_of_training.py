@@ -65,7 +65,7 @@ async def _operations(dsn: str) -> AsyncIterator[PostgresOperations]:
 
 
 @pytest.fixture
-async def trained(database: str, tmp_path: Path) -> Trained:
+async def trained(database: str, tmp_path: Path) -> AsyncIterator[Trained]:
     """A session with a state, and an operation behind it whose payload is a blob."""
     made = Trained(dsn=database, folder=tmp_path / "blobs")
     payload = await LocalBlobs(made.folder).put("training/payload", b"a pass")
@@ -73,7 +73,8 @@ async def trained(database: str, tmp_path: Path) -> Trained:
     async with open_store(database) as store:
         assert await store.operations.add(TOKEN, [new(0), waiting]) == [True, True]
         await made.replace_state()
-    return made
+    yield made
+    made.threads.shutdown()
 
 
 async def _back_up(trained: Trained, target: Path) -> None:
@@ -148,3 +149,10 @@ async def test_a_state_that_was_lost_before_keeps_no_backup_from_being_made(
     await _back_up(trained, tmp_path / "backup")
     await LocalBlobs(tmp_path / "backup" / "blobs").put(_key(A, trained.position), _state(trained.position))
     assert await _check_restored(trained, tmp_path / "backup", tmp_path / "restored") == trained.position
+
+
+async def test_a_database_that_refuses_a_query_is_told(trained: Trained, tmp_path: Path) -> None:
+    async with _operations(trained.dsn) as operations:
+        await operations._pool.execute("DROP TABLE trainer.checkpoints CASCADE")
+    with pytest.raises(Unavailable, match="checkpoints"):
+        await _back_up(trained, tmp_path / "backup")

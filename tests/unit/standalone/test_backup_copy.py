@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from mint_common.errors import Unavailable
 from services.standalone.adapters import backup
 
 
@@ -13,3 +16,9 @@ def test_a_blob_that_goes_while_blobs_are_copied_is_left_out(tmp_path: Path, mon
     monkeypatch.setattr(backup, "_files", lambda _: iter([source / "deleted", kept]))
     assert backup.copy_blobs(source, target) == 1
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {"kept": b"a"}
+
+
+def test_an_address_that_is_none_of_postgres_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="DSN"):
+        backup.back_up("mysql://localhost/mint", tmp_path / "blobs", tmp_path / "backup")
+    assert list(tmp_path.iterdir()) == []
