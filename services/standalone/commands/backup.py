@@ -16,7 +16,6 @@ import typer
 from mint_common.errors import InvalidField, Unavailable
 from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
-from services.standalone.adapters.file_modes import secret_in
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import PASSWORD, postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
@@ -75,7 +74,7 @@ def _dsn(state: StateFolder) -> str:
     port = state.read_state().ports.get("postgres") if state.running_pid() is not None else None
     if port is None:
         raise StackNotRunningError(folder=str(state.root))
-    return postgres_dsn(secret_in(state.root / "postgres" / PASSWORD), port)
+    return postgres_dsn((state.root / "postgres" / PASSWORD).read_text().strip(), port)
 
 
 def _blobs(state: StateFolder) -> Path:
