@@ -40,15 +40,20 @@ def secret_in(file: Path, *, prefix: str = "") -> str:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(descriptor, "w") as written:
             written.write(f"{prefix}{secrets.token_urlsafe(32)}\n")
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another's is there
             os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
-        Path(temporary).unlink()
+        Path(temporary).unlink(missing_ok=True)
+    if file.stat().st_nlink > 1:  # a crash came before the removal: a file with two links is given to nobody
+        for draft in file.parent.glob(f".{file.name}.*"):
+            draft.unlink(missing_ok=True)
     return file.read_text().strip()
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Replace a file at once, which others may not read: readers see the old or the new text."""
+    """Replace a file at once: readers see the old or the new text. Its mode stays; a new one is 0600."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.touch(mode=0o600)
     temporary.write_bytes(data)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.chmod(stat.S_IMODE(file.stat().st_mode))
     temporary.replace(file)
