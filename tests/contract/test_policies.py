@@ -8,7 +8,7 @@ from contract.catalog_rig import BASE, NOW, OTHER, TENANT, Store, add_policy, ne
 from mint_common.catalog import PolicyFilter, PolicyRecord, RevisionFilter
 from mint_common.errors import AlreadyExists, InvalidField, NotFound, PreconditionFailed
 from mint_common.events import PolicyChanged, PolicyCreated, Retention
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
 from services.registry.core.policies import PolicyChange
 
@@ -50,6 +50,8 @@ async def test_policy_that_could_not_be_made_is_not_told(store: Store) -> None:
     await add_policy(store)
     with pytest.raises(AlreadyExists):
         await add_policy(store)
+    with pytest.raises(NotFound, match="ten_none"):
+        await add_policy(store, tenant_id=TenantId("ten_none"))
     await store.catalog.add_policy(replace(new_policy("r"), labels={"a": "1"}))
     assert [event.name for event in await told(store) if isinstance(event, PolicyCreated)] == ["p", "r"]
     found = await store.catalog.policies(TENANT, PolicyFilter(labels=(("a", "1"),)), limit=9, after=None)
