@@ -13,6 +13,9 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 
+# Measures memory, which other tests beside it would take part in.
+ALONE := tests/integration/standalone/test_plan_memory.py
+
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
@@ -39,7 +42,8 @@ test: .venv/.installed ## Run every test but the slow ones, on real servers and 
 	$(PYTEST) $(SPREAD) -m "not slow"
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) tests/compose tests/chart tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(ALONE) tests/compose tests/chart tests/seams)
+	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow $(SDK)
