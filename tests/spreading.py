@@ -31,7 +31,7 @@ _ONE_BY_ONE = (
 """Files whose tests share nothing that takes long to start: each test goes to any worker."""
 _FIRST = (*_TOGETHER.values(), ("tests/integration/trainer",), ("tests/integration",))
 """Where the longest scopes are: with several workers, a long one that starts last is waited for."""
-_ENDS = (("tests/e2e/test_mint_up.py::test_down",), ("tests/e2e/test_chaos.py",))
+_ENDS = (("tests/e2e/test_mint_up.py::test_kill_9",), ("tests/e2e/test_chaos.py",))
 """What leaves the shared stack as others cannot use it, from the last one on."""
 
 

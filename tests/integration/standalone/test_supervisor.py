@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from e2e.stack import mint
 
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.state import RunNow
@@ -143,9 +144,10 @@ def test_a_second_supervisor_on_the_folder_refuses_with_the_pid_of_the_first(run
     assert {part.state for part in running.now().parts.values()} == {"ready"}
 
 
-def test_stop_ends_dependents_first_and_postgres_cleanly(running: Running) -> None:
+def test_down_ends_dependents_first_and_postgres_cleanly(running: Running) -> None:
     processes = family(running)
-    running.process.terminate()
+    down = mint("down", "--dir", str(running.folder.root))
+    assert down.returncode == 0, down.stderr
     assert running.process.wait(30) == 0
     assert not any(map(alive, processes))
     logs = running.folder.logs
