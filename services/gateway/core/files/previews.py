@@ -1,7 +1,7 @@
 """Which rows of a file are previewed, and what is shown of them."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mint_common.datasets import Method, Problem, RenderedRow, Rendering, Repeats, RowLine
 from mint_common.datasets.lines import FileLine, LineReader
@@ -107,6 +107,14 @@ def preview(base: BaseName, method: Method, rendering: Rendering, *, shared: Rep
 
 def _row(row: RenderedRow) -> PreviewRow:
     examples = tuple(
-        PreviewExample(**asdict(example), trained_count=example.trained_count) for example in row.examples
+        PreviewExample(  # field by field: `asdict` would copy every token
+            side=example.side,
+            text=example.text,
+            tokens=example.tokens,
+            texts=example.texts,
+            trained=example.trained,
+            trained_count=example.trained_count,
+        )
+        for example in row.examples
     )
     return PreviewRow(line=row.line, examples=examples, label=row.label)
