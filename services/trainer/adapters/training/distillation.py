@@ -16,7 +16,7 @@ from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.core.datum_lines import CompletionLine, floats_of
-from services.trainer.core.losses.reverse_kl import REVERSE_KL
+from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
@@ -65,7 +65,7 @@ def run_distillation(
         with torch.no_grad():
             teacher_TV = base.score([line.teacher for line in batch], [teacher]).logprobs_T
         student_TV = base.score([line.student for line in batch], [student]).logprobs_T
-        loss_T = REVERSE_KL.formula(student_TV, teacher_TV, {"temperature": work.temperature})
+        loss_T = reverse_kl(student_TV, teacher_TV, work.temperature)
         loss_T = loss_T * torch.cat([line.weights for line in batch]).to(loss_T.device)
         loss_T.sum().backward()
         parts = loss_T.detach().split([line.targets for line in batch])

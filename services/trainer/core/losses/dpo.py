@@ -31,7 +31,6 @@ def _measures(compared: Comparison, config: Config) -> dict[str, float]:
 
 DPO = PreferenceLoss(
     aggregation="pair_mean",
-    needed_config=("beta",),
     formula=dpo,
     measures=_measures,
 )

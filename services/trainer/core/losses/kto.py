@@ -37,7 +37,6 @@ def _measures(compared: Comparison, config: Config) -> dict[str, float]:
 
 KTO = PreferenceLoss(
     aggregation="answer_mean",
-    needed_config=("beta",),
     formula=kto,
     measures=_measures,
 )

@@ -1,6 +1,6 @@
 """What a loss is: its formula, what it reads, and how a step aggregates it.
 
-T = target tokens, N = wanted answers, M = unwanted answers, K = mismatched answers, V = vocabulary.
+T = target tokens, N = wanted answers, M = unwanted answers, K = mismatched answers.
 """
 # ruff: noqa: N815  # tensors carry their shape in their name
 
@@ -67,27 +67,25 @@ class TokenInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What every loss says of itself.
-
-    ``needed`` and ``optional`` are its inputs beside the targets, the ``_config`` ones its numbers.
-    """
+    """What every loss says of itself."""
 
     aggregation: Aggregation = "sum"
-    needed: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    needed_config: tuple[str, ...] = ()
-    optional_config: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoss(Loss):
     """A sum over tokens, whose terms may depend on their sequence.
 
+    ``needed`` and ``optional`` are its inputs beside the targets, the ``_config`` ones its numbers.
     ``measures`` are further numbers, named ``name:reduction``: ``sum``, or ``mean`` for what is divided as
     the loss is. ``is_wide``: positions may have several targets.
     """
 
     formula: Callable[[TokenInputs], Tensor]
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    needed_config: tuple[str, ...] = ()
+    optional_config: tuple[str, ...] = ()
     measures: Callable[[TokenInputs], dict[str, float]] = lambda _tokens: {}
     reads_base: Callable[[Config], bool] = lambda _config: False
     is_wide: bool = False
@@ -111,10 +109,3 @@ class PreferenceLoss(Loss):
 
     formula: Callable[[Comparison, Config], Tensor]
     measures: Callable[[Comparison, Config], dict[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistributionLoss(Loss):
-    """A term for each position, of a policy's and a teacher's distribution ``[T, V]``."""
-
-    formula: Callable[[Tensor, Tensor, Config], Tensor]

@@ -4,10 +4,8 @@
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from services.trainer.core.losses.loss import Config, DistributionLoss
 
-
-def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, config: Config) -> Tensor:
+def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, temperature: float) -> Tensor:
     """Return KL(p_t || q_t) = sum_v p_tv (log p_tv - log q_tv) of every position, over the whole vocabulary.
 
     p = softmax(student / temperature), q = softmax(teacher / temperature): the policy comes first, so that it
@@ -16,14 +14,6 @@ def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, config: Config) -> Tensor
     (2015, arXiv 1503.02531), without their factor of its square. Both sides are log-probabilities or logits:
     what is added to a whole row does not matter.
     """
-    temperature = config["temperature"]
     student_TV = log_softmax(student_TV / temperature, dim=-1)
     teacher_TV = log_softmax(teacher_TV / temperature, dim=-1)
     return (student_TV.exp() * (student_TV - teacher_TV)).sum(dim=-1)
-
-
-REVERSE_KL = DistributionLoss(
-    needed=("weights",),
-    needed_config=("temperature",),
-    formula=reverse_kl,
-)
