@@ -153,7 +153,7 @@ def test_a_swapped_policy_comes_back_bit_for_bit(device: torch.device, folder: P
     before = numbers(state)
     resident = ResidentPolicy(state)
     tiers = PolicyTiers(device_policies=1, host_policies=1, device=base.device)
-    tiers.swap_out([resident])
+    tiers.swap_out(resident)
     assert isinstance(resident.state, ParkedState)
     assert resident.state.buffer.device.type == "cpu"
     assert resident.state.buffer.is_pinned() == (device.type == "cuda")

@@ -8,7 +8,7 @@ LoRA is initialised.
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -95,13 +95,12 @@ class PolicyTiers:
         for name in in_host[: max(0, len(in_host) - self._host_policies)]:
             del self._resident[name]
 
-    def swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
-        """Move policies from the device to the host, unless they are there."""
-        for resident in residents:
-            if isinstance(resident.state, TrainingState):
-                started = time.perf_counter()
-                resident.state = park_state(resident.state)
-                self._note("out", time.perf_counter() - started, resident.state.size_bytes)
+    def swap_out(self, resident: ResidentPolicy) -> None:
+        """Move a policy from the device to the host, unless it is there."""
+        if isinstance(resident.state, TrainingState):
+            started = time.perf_counter()
+            resident.state = park_state(resident.state)
+            self._note("out", time.perf_counter() - started, resident.state.size_bytes)
 
     def swap_in(self, resident: ResidentPolicy) -> TrainingState:
         """Move a policy to the device, unless it is there."""

@@ -130,7 +130,7 @@ class PolicyWorker:
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         """Move policies off the device; the next plan tries again with those that a fault keeps there."""
         for resident in residents:
-            moving = self.compute(partial(self.tiers.swap_out, [resident]))
+            moving = self.compute(partial(self.tiers.swap_out, resident))
             (fault,) = await asyncio.gather(moving, return_exceptions=True)
             if fault is not None:
                 _log.error("policy not moved off the device", exc_info=fault)
