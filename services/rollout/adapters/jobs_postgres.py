@@ -1,15 +1,14 @@
 """Jobs and waves in the Postgres schema `rollout`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import asyncpg
-import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
+from mint_common.runtime.postgres_rows import insert_of, values_of
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
@@ -177,12 +176,8 @@ async def insert_row(
     connection: PostgresConnection, table: str, value: Job | Wave | EvaluationRun, *, conflict: str
 ) -> None:
     """Write every field of a row; table and column names are those of our dataclasses, never user input."""
-    row: dict[str, Any] = {name: msgspec.to_builtins(getattr(value, name)) for name in value.__slots__}
-    numbers = ", ".join(f"${index}" for index in range(1, len(row) + 1))
-    await connection.execute(
-        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({numbers}) ON CONFLICT {conflict}",  # noqa: S608  # see the docstring
-        *row.values(),
-    )
+    query = f"{insert_of(table, type(value))} ON CONFLICT {conflict}"
+    await connection.execute(query, *values_of(value))
 
 
 def _job(row: asyncpg.Record | None, job_id: JobId) -> Job:

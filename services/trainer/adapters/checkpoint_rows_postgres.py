@@ -12,6 +12,7 @@ import msgspec
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
 from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
 from mint_common.training import CheckpointRecord, CheckpointRef
@@ -58,7 +59,7 @@ class PostgresCheckpointRows:
         """Return a tenant's, newest first."""
         position = (None, None, None, None) if after is None else read_cursor(after)
         rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *position, limit)
-        return [_record(row) for row in rows]
+        return [from_row(row, CheckpointRecord) for row in rows]
 
     async def copy(
         self,
@@ -86,9 +87,9 @@ class PostgresCheckpointRows:
                 await put_checkpoint(connection, copied, replaces=False)
             except AlreadyExists:
                 there = await connection.fetchrow(_GET, *_key(target), now)
-                if there is None or not _is_same(_record(there), copied):
+                if there is None or not _is_same(from_row(there, CheckpointRecord), copied):
                     raise
-                return _record(there)
+                return from_row(there, CheckpointRecord)
             return copied
 
     async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
@@ -148,8 +149,4 @@ def _is_same(one: CheckpointRecord, other: CheckpointRecord) -> bool:
 def _found(row: asyncpg.Record | None, ref: CheckpointRef) -> CheckpointRecord:
     if row is None:
         raise missing_checkpoint(ref)
-    return _record(row)
-
-
-def _record(row: asyncpg.Record) -> CheckpointRecord:
-    return msgspec.convert(dict(row), CheckpointRecord)
+    return from_row(row, CheckpointRecord)

@@ -13,6 +13,7 @@ import msgspec
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
+from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
@@ -167,15 +168,13 @@ class PostgresOperations:
     async def managed_sessions(self) -> list[TrainingSession]:
         """Return the sessions of managed jobs."""
         query = f"{statements.SESSIONS} WHERE base = $1 AND is_managed ORDER BY policy_id"
-        return [
-            msgspec.convert(dict(row), TrainingSession) for row in await self._pool.fetch(query, self._base)
-        ]
+        return [from_row(row, TrainingSession) for row in await self._pool.fetch(query, self._base)]
 
     async def session(self, policy_id: PolicyId) -> TrainingSession | None:
         """Return a policy's session."""
         query = f"{statements.SESSIONS} WHERE policy_id = $1 AND base = $2"
         row = await self._pool.fetchrow(query, policy_id, self._base)
-        return None if row is None else msgspec.convert(dict(row), TrainingSession)
+        return None if row is None else from_row(row, TrainingSession)
 
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""

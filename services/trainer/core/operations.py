@@ -153,7 +153,7 @@ def missing_checkpoint(ref: CheckpointRef) -> NotFound:
 def check_readable(record: CheckpointRecord, tenant_id: TenantId) -> None:
     """Raise NotFound unless a tenant may read a checkpoint: its own, and those that are public."""
     if record.tenant_id != tenant_id and not record.is_public:
-        raise missing_checkpoint(CheckpointRef(record.policy_id, record.kind, record.name))
+        raise missing_checkpoint(record.ref)
 
 
 def expiry_of(ttl_seconds: int | None, *, now: float) -> float | None:
