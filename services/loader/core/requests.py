@@ -1,15 +1,13 @@
 """What a generation request must satisfy before the engine sees it; each failure names its field."""
 
-import re
 from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
 from mint_common.generation import SampleRequest, Sampling
+from mint_common.ids import is_digest
 
 MAX_STOPS = 16
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ def check_sample(request: SampleRequest, limits: Limits) -> None:
 
 def check_revision(revision: RevisionRef) -> None:
     """Check the digest's shape: it becomes a folder name. Raises InvalidField."""
-    if not _DIGEST.fullmatch(revision.digest):
+    if not is_digest(revision.digest):
         raise InvalidField(field="revision.digest", problem="must be sha256:<64 hex digits>")
 
 
