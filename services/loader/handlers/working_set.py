@@ -82,10 +82,9 @@ class WorkingSetSaver:
             if each.pinned:
                 self._tiers.pin(digest, tenant_id=each.tenant_id, pinned=True)
             self._earlier_uses[digest, each.tenant_id] = each.uses
-        except MintError as error:
-            _log.warning("adapter not restored", extra={"digest": digest, "code": error.code})
-        except Exception:  # noqa: BLE001  # the load has logged it; the others are restored
-            _log.warning("adapter not restored", extra={"digest": digest, "code": "internal"})
+        except Exception as error:  # noqa: BLE001  # the load has told what is unexpected; others are restored
+            code = error.code if isinstance(error, MintError) else MintError.code
+            _log.warning("adapter not restored", extra={"digest": digest, "code": code})
         finally:
             self._turns.release()
 
