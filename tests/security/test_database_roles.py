@@ -113,6 +113,15 @@ def _mint_migrate(service: str, login: Path) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
+async def _execute(address: str, *statements: str) -> None:
+    connection = await asyncpg.connect(address)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
 async def _migrate(logins: Mapping[str, str]) -> None:
     for service, login in logins.items():
         pool = await open_pool(login, schema=service)
@@ -170,12 +179,11 @@ def test_one_role_of_two_services_is_refused(server: RunningServer, tmp_path: Pa
 async def test_the_owner_of_a_database_gives_roles_without_being_superuser(
     server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = await asyncpg.connect(server.address)
-    try:
-        await connection.execute("CREATE ROLE the_owner LOGIN CREATEROLE PASSWORD 'secret'")
-        await connection.execute("CREATE DATABASE owned OWNER the_owner")
-    finally:
-        await connection.close()
+    await _execute(
+        server.address,
+        "CREATE ROLE the_owner LOGIN CREATEROLE PASSWORD 'secret'",
+        "CREATE DATABASE owned OWNER the_owner",
+    )
     owner = _address(server, "the_owner:secret", "owned")
     monkeypatch.setenv("PGOPTIONS", "-c createrole_self_grant=set,inherit")
     for _ in range(2):
@@ -192,12 +200,7 @@ async def test_a_role_that_may_read_what_is_another_s_is_told(server: RunningSer
     async def given() -> "subprocess.CompletedProcess[str]":
         return await asyncio.to_thread(_run_script, address, logins, tmp_path)
 
-    connection = await asyncpg.connect(server.address)
-    try:
-        await connection.execute("CREATE DATABASE granted")
-        await connection.execute("CREATE ROLE between")
-    finally:
-        await connection.close()
+    await _execute(server.address, "CREATE DATABASE granted", "CREATE ROLE between")
     assert (await given()).returncode == 0
     connection = await asyncpg.connect(address)
     try:
@@ -220,19 +223,19 @@ async def test_a_role_that_may_read_what_is_another_s_is_told(server: RunningSer
         await connection.execute("REVOKE between FROM pure_loader")
     finally:
         await connection.close()
-    assert ((await given()).returncode, (await given()).stderr) == (0, "")
+    done = await given()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_no_other_role_connects_and_no_log_has_a_password(
     server: RunningServer, tmp_path: Path
 ) -> None:
-    connection = await asyncpg.connect(server.address)
-    try:
-        await connection.execute("CREATE ROLE another LOGIN PASSWORD 'secret'")
-        await connection.execute("CREATE DATABASE closed")
-        await connection.execute("ALTER DATABASE closed SET log_statement = 'all'")
-    finally:
-        await connection.close()
+    await _execute(
+        server.address,
+        "CREATE ROLE another LOGIN PASSWORD 'secret'",
+        "CREATE DATABASE closed",
+        "ALTER DATABASE closed SET log_statement = 'all'",
+    )
     logins = {name: f"postgresql://mint_{name}:unlogged@db/closed" for name in SERVICES}
     done = await asyncio.to_thread(_run_script, _address(server, None, "closed"), logins, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -244,12 +247,7 @@ async def test_no_other_role_connects_and_no_log_has_a_password(
 
 
 async def test_a_dump_is_restored_where_the_roles_are(server: RunningServer, tmp_path: Path) -> None:
-    connection = await asyncpg.connect(server.address)
-    try:
-        for name in ("dumped", "restored"):
-            await connection.execute(f"CREATE DATABASE {name}")
-    finally:
-        await connection.close()
+    await _execute(server.address, "CREATE DATABASE dumped", "CREATE DATABASE restored")
     source, target = (_address(server, None, name) for name in ("dumped", "restored"))
     await _migrate(dict.fromkeys(SERVICES, source))
     dump = tmp_path / "dump"
