@@ -67,7 +67,7 @@ def serve_stub(port: int) -> None:
 
 
 def serve_bare(app: Any, port: int) -> None:
-    """Serve an ASGI application as every service is served, until killed."""
+    """Serve an ASGI application with the HTTP protocol of every service, until killed."""
     config = uvicorn.Config(
         app,
         host="127.0.0.1",

@@ -86,7 +86,7 @@ def is_here(name: str) -> bool:
 
 @contextlib.contextmanager
 def open_relay(name: str, *, port: int, engine_port: int) -> Iterator[int]:
-    """Start a relay and yield its process's id; it answers in a while. Ends it and its children."""
+    """Start a relay and yield its process's id; it answers in a while. Ends it."""
     with scratch_folder() as folder, (folder / "log").open("wb") as log:
         with _one_core():
             process = subprocess.Popen(

@@ -22,7 +22,8 @@ async def follow_bus(
 ) -> None:
     """Hand on every message from now on, until cancelled.
 
-    ``on_gap`` is called when some may have been missed: whenever listening begins, and when it breaks off.
+    ``on_gap`` is called when some may have been missed: whenever listening begins, when it breaks off, and
+    after every try to listen that fails.
     """
     is_told = False
     while True:

@@ -2,7 +2,7 @@
 
 Secrets do not reach the output: fields with a secret's or payload's name are blanked, credentials in URLs and
 API keys are cut out of any text, and long texts are cut short. The text of an unexpected error may quote what
-a tenant sent: where it may, `mint_common.errors.raised` is logged instead of the error.
+a tenant sent: where it may, `mint_common.errors.trace_of` is logged instead of the error.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The tokenizer: long texts as token ids, off the event loop; texts of single tokens."""
+"""The tokenizer: texts as token ids, off the event loop but for short prompts; texts of single tokens."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
