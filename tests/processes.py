@@ -122,9 +122,9 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-async def until_ended(processes: Iterable[psutil.Process]) -> None:
+async def until_ended(processes: Iterable[psutil.Process], *, seconds: float = END_SECONDS) -> None:
     """Wait until none of these runs. Raises TimeoutError."""
-    async with asyncio.timeout(END_SECONDS):
+    async with asyncio.timeout(seconds):
         for process in processes:
             while process.is_running() and not has_ended(process.pid):
                 await asyncio.sleep(0.02)

@@ -47,7 +47,7 @@ def test_kill_9_leaves_no_process_and_status_says_so(stack: RunningStack) -> Non
     assert any("EngineCore" in process.name() for process in family)
     stack.process.kill()
     stack.process.wait()
-    asyncio.run(until_ended(family))
+    asyncio.run(until_ended(family, seconds=10))
     status = mint("status", "--dir", str(stack.folder))
     assert status.returncode == 1
     assert "No stack runs on" in status.stderr

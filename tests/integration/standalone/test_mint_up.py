@@ -23,5 +23,8 @@ def test_down_stops_every_process(tmp_path: Path) -> None:
         assert down.returncode == 0, down.stderr
         assert stack.process.wait(10) == 0
         assert [process for process in family if not has_ended(process.pid)] == []
+        status = mint("status", "--dir", str(stack.folder))
+        assert status.returncode == 1
+        assert "No stack runs on" in status.stderr
     finally:
         stack.stop()
