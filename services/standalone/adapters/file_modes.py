@@ -1,4 +1,4 @@
-"""Who may pass a folder, taking from group and others what they may do below one, and files of their own."""
+"""Who may pass a folder, what group and others may do below it; secrets, and files replaced at once."""
 
 import contextlib
 import os

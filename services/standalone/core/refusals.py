@@ -1,4 +1,4 @@
-"""Why `mint` refuses to go on; each says what to do. They are printed, never sent: they have no codes."""
+"""Why `mint` refuses to go on; each says what to do. Printed, never sent: none has a code of its own."""
 
 from collections.abc import Sequence
 
