@@ -41,7 +41,7 @@ def test_reverse_kl_is_the_sum_over_the_vocabulary(
     rows: list[tuple[list[float], list[float]]], temperature: float
 ) -> None:
     student, teacher = (torch.tensor(side) for side in zip(*rows, strict=True))
-    found = reverse_kl(student, teacher, {"temperature": temperature})
+    found = reverse_kl(student, teacher, temperature)
     for value, (own, others) in zip(found.tolist(), rows, strict=True):
         p, q = softmax(own, temperature), softmax(others, temperature)
         expected = math.fsum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
