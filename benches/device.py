@@ -4,18 +4,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from benches.machine import DeviceName
 from services.trainer.adapters.model.placing import place
-from services.trainer.core.placement import BaseDType, Placement
+from services.trainer.core.placement import BaseDType, Checkpointing, Placement
 from services.trainer.core.ranks import ALONE
 
 
 def placement_on(
-    device: DeviceName, *, dtype: BaseDType = "float32", checkpointing: Literal["on", "off"] = "off"
+    device: DeviceName, *, dtype: BaseDType = "float32", checkpointing: Checkpointing = "off"
 ) -> Placement:
     """Return where a trainer's base goes. Raises SettingInvalid where there is no such device."""
     return place(device=device, dtype=dtype, checkpointing=checkpointing, memory_share=None, process=ALONE)

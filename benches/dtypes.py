@@ -22,6 +22,7 @@ from benches.trainer_steps import Work, random_groups, state_on, step_policies
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.core.batch import Batch
+from services.trainer.core.placement import Checkpointing
 
 RANK = 16
 ROUNDS, MEMORY_ROUNDS = 5, 2
@@ -101,7 +102,7 @@ def print_peak(device: DeviceName, checkpointing: str) -> None:
     """Take one step on the longest rows in one pass, and print what this process took at most."""
     one_thread()
     keep_freed_memory()
-    chosen = "on" if checkpointing == "on" else "off"
+    chosen: Checkpointing = "on" if checkpointing == "on" else "off"
     base = load_base(base_folder("smollm2"), placement_on(device, dtype="bfloat16", checkpointing=chosen))
     work = Work(state=state_on(base, rank=RANK, seed=1), batch=LONGEST.batch(base))
     step_policies(base, [work], max_tokens=LONGEST.groups * (LONGEST.prompt + LONGEST.answers))

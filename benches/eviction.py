@@ -22,14 +22,14 @@ FIXED_SECONDS, BYTES_PER_SECOND = 0.003, 200e6
 SCAN_EVERY, SCAN_LENGTH = 1_500, 400
 
 
-class LeastRecent(Residency):
+class LeastRecent(Residency, frozen=True):
     """Evicts who was used longest ago."""
 
     def _worth(self, resident: Resident) -> float:
         return float(resident.touched)
 
 
-class LeastFrequent(Residency):
+class LeastFrequent(Residency, frozen=True):
     """Evicts who was used least."""
 
     def _worth(self, resident: Resident) -> float:

@@ -167,7 +167,7 @@ def measure_real(folder: Path) -> Times:
 
     def read() -> None:
         with (packed / WEIGHTS_FILE).open("rb", buffering=0) as file:
-            assert file.readinto(buffer) == size_bytes
+            assert file.readinto(buffer.data) == size_bytes
         target[:] = buffer
 
     loader = BareLoader()

@@ -116,12 +116,12 @@ def measure_together(base: ResidentBase, case: Case) -> Times:
         Work(state=state_on(base, rank=case.rank, seed=seed), batch=batch)
         for seed, batch in enumerate(_batches(base, case))
     ]
-    return _in_turn(
-        base,
-        lambda: [_step(base, [work]) for work in works],
-        lambda: _step(base, works),
-        rounds=case.rounds,
-    )
+
+    def one_by_one() -> None:
+        for work in works:
+            _step(base, [work])
+
+    return _in_turn(base, one_by_one, lambda: _step(base, works), rounds=case.rounds)
 
 
 def measure_shared_prompts(base: ResidentBase) -> Times:
@@ -183,7 +183,7 @@ def measure_swaps(base: ResidentBase) -> list[Row]:
 
 
 def _switch(tiers: PolicyTiers, out: ResidentPolicy, into: ResidentPolicy) -> None:
-    tiers.swap_out([out])
+    tiers.swap_out(out)
     tiers.swap_in(into)
 
 

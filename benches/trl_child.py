@@ -49,8 +49,7 @@ class Blocks(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
 
 def tell(answer: dict[str, object]) -> None:
     """Answer the bench."""
-    sys.__stdout__.write(json.dumps(answer) + "\n")
-    sys.__stdout__.flush()
+    print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
