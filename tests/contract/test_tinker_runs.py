@@ -10,7 +10,6 @@ from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
-from services.gateway.ports.tinker import TinkerRuns
 
 pytestmark = pytest.mark.integration
 
@@ -18,7 +17,7 @@ MINE, OTHERS = TenantId("ten_mine"), TenantId("ten_other")
 
 
 @pytest.fixture
-async def runs(shared_database: str) -> AsyncIterator[TinkerRuns]:
+async def runs(shared_database: str) -> AsyncIterator[PostgresTinkerRuns]:
     async with empty_schema(shared_database, "gateway") as pool:
         yield PostgresTinkerRuns(pool)
 
@@ -54,7 +53,7 @@ def _run(session: str, number: int, *, tenant: TenantId = MINE, at: float = 1.0)
     )
 
 
-async def test_a_session_is_kept_seen_moved_and_ended_once(runs: TinkerRuns):
+async def test_a_session_is_kept_seen_moved_and_ended_once(runs: PostgresTinkerRuns):
     made = _session("s1")
     await runs.add_session(made)
     assert await runs.session("s1") == made
@@ -69,7 +68,7 @@ async def test_a_session_is_kept_seen_moved_and_ended_once(runs: TinkerRuns):
     assert await runs.session("s2") is None
 
 
-async def test_sessions_come_newest_first_in_pages_of_their_tenant(runs: TinkerRuns):
+async def test_sessions_come_newest_first_in_pages_of_their_tenant(runs: PostgresTinkerRuns):
     for number in range(5):
         await runs.add_session(_session(f"s{number}", at=float(number // 2)))
     await runs.add_session(_session("theirs", tenant=OTHERS))
@@ -80,7 +79,7 @@ async def test_sessions_come_newest_first_in_pages_of_their_tenant(runs: TinkerR
     assert [each.session_id for each in page] == ["s2", "s1"]
 
 
-async def test_a_run_is_kept_once_and_found_by_id_policy_session_and_project(runs: TinkerRuns):
+async def test_a_run_is_kept_once_and_found_by_id_policy_session_and_project(runs: PostgresTinkerRuns):
     await runs.add_session(_session("s1", project="p"))
     first = await runs.add_run(_run("s1", 0))
     assert await runs.add_run(replace(first, base_model="tiny")) == first

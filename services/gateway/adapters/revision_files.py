@@ -11,13 +11,13 @@ from mint_common.claims import Claim
 
 
 class BlobRevisionFiles:
-    """See `services.gateway.ports.tinker.RevisionFiles`."""
+    """Reads files of revisions. Raises BlobMissing, BlobCorrupt; both also within a stream."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
     async def find(self, manifest: Claim) -> Mapping[str, Claim]:
-        """Return the files by name."""
+        """Return the files that PEFT reads, by name."""
         found = await fetch_manifest(self._blobs, manifest)
         prefix = manifest.uri.rpartition("/")[0]
         return {
@@ -31,7 +31,7 @@ class BlobRevisionFiles:
         return read_parts(self._blobs, claim)
 
     async def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
-        """Yield a plain tar of files."""
+        """Yield a plain tar of files: the same bytes every time."""
         for name, claim in files.items():
             member = tarfile.TarInfo(name)
             member.size = claim.size_bytes

@@ -35,7 +35,7 @@ _PRUNE = """
 
 
 class PostgresSamplingSessions:
-    """See `services.gateway.ports.tinker.SamplingSessions`."""
+    """Sampling sessions, each on one revision that stays servable while its client lives."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
@@ -43,7 +43,10 @@ class PostgresSamplingSessions:
         self._snapshots: OrderedDict[str, SamplingOpening] = OrderedDict()
 
     async def open(self, opening: SamplingOpening) -> str:
-        """Keep a session; an inflight one takes the older ones of its run along."""
+        """Return the id of a session, made if it is not there. Idempotent by session and seq.
+
+        An inflight one takes the older ones of its run along.
+        """
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_ADD, *values_of(opening), opening.sampling_session_id)
             if opening.kind == "inflight" and opening.revision is not None:
@@ -52,7 +55,7 @@ class PostgresSamplingSessions:
         return opening.sampling_session_id
 
     async def get(self, sampling_session_id: str) -> SamplingOpening | None:
-        """Return a session. A snapshot never changes, so it is asked for once."""
+        """Return a session of any tenant, with its current revision. A snapshot is asked for once."""
         known = self._snapshots.get(sampling_session_id)
         if known is not None:
             self._snapshots.move_to_end(sampling_session_id)

@@ -9,16 +9,18 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound, RevisionLostError, RevisionQuarantinedError, RevisionRetiredError
 from mint_common.ids import TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
+from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.ids import CheckpointPath, parse_model_id, policy_name_of
 from services.gateway.core.tinker.model_paths import check_base, parse_model_path
 from services.gateway.core.tinker.records import TrainingRun
-from services.gateway.ports.tinker import TinkerRuns
 
 
 class TrainedCheckpoints:
-    """See `services.gateway.ports.tinker.Checkpoints`."""
+    """Finds checkpoints of a tenant, and public ones. Raises NotFound for all others."""
 
-    def __init__(self, runs: TinkerRuns, trainers: TrainerDirectory, registry: RegistryClient) -> None:
+    def __init__(
+        self, runs: PostgresTinkerRuns, trainers: TrainerDirectory, registry: RegistryClient
+    ) -> None:
         self._runs = runs
         self._trainers = trainers
         self._registry = registry
@@ -26,7 +28,7 @@ class TrainedCheckpoints:
     async def find(
         self, path: CheckpointPath, tenant_id: TenantId, *, own: bool = False
     ) -> tuple[TrainingRun, CheckpointRecord]:
-        """Return a checkpoint, and its run."""
+        """Return a checkpoint with its run; ``own``: only a tenant's own."""
         run = await self._runs.run(path.model_id)
         if run is not None:
             trainer = await self._trainers.find(run.base)
@@ -39,7 +41,7 @@ class TrainedCheckpoints:
     async def find_sampler(
         self, path: CheckpointPath, tenant_id: TenantId
     ) -> tuple[CheckpointRecord, RevisionRef]:
-        """Return a sampler checkpoint, and the revision that it is."""
+        """Return one for samplers with its revision. Raises what says that it cannot be served."""
         _, record = await self.find(path, tenant_id)
         assert record.revision is not None, "a sampler checkpoint has a revision"
         found = await self._registry.get_revision(record.tenant_id, record.policy_id, record.revision)

@@ -9,13 +9,14 @@ from mint_common.events import RevisionRejected
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.training import Done, Exported, Outcome, Pending, Refused
+from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
+from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.futures import FutureFailed, FutureGone, FuturePending, FutureState
 from services.gateway.core.tinker.ids import OperationId, parse_request_id
 from services.gateway.core.tinker.outputs import write_export, write_result
 from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
-from services.gateway.ports.tinker import SamplingSessions, TinkerRuns
 
 AGAIN_SECONDS = 0.25
 AWAY = "the trainer does not answer: it may be restarting"
@@ -27,10 +28,10 @@ class TrainingFutures:
 
     def __init__(
         self,
-        runs: TinkerRuns,
+        runs: PostgresTinkerRuns,
         trainers: TrainerDirectory,
         exports: ExportDecisions,
-        sampling_sessions: SamplingSessions,
+        sampling_sessions: PostgresSamplingSessions,
         clock: Clock,
     ) -> None:
         self._runs = runs

@@ -34,7 +34,7 @@ _RUNS = f"""
 
 
 class PostgresTinkerRuns:
-    """The gateway's schema; see `services.gateway.ports.tinker.TinkerRuns`."""
+    """Sessions and their training runs. Lists are newest first, but a session's runs."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -45,7 +45,7 @@ class PostgresTinkerRuns:
         await self._pool.execute(_ADD_SESSION, *values_of(session))
 
     async def session(self, session_id: str) -> ClientSession | None:
-        """Return a session."""
+        """Return a session of any tenant."""
         row = await self._pool.fetchrow("SELECT * FROM tinker_sessions WHERE session_id = $1", session_id)
         return None if row is None else from_row(row, ClientSession)
 
@@ -68,20 +68,20 @@ class PostgresTinkerRuns:
     async def sessions(
         self, tenant_id: TenantId, *, limit: int, offset: int = 0, before: tuple[float, str] | None = None
     ) -> Sequence[ClientSession]:
-        """Return a tenant's sessions, newest first."""
+        """Return a tenant's sessions; ``before`` is the time and id of the last one of the page before."""
         at, last = before or (None, None)
         rows = await self._pool.fetch(_SESSIONS, tenant_id, at, last, limit, offset)
         return [from_row(row, ClientSession) for row in rows]
 
     async def add_run(self, run: TrainingRun) -> TrainingRun:
-        """Keep a training run, or return the one of that id."""
+        """Keep a training run. One that has the id already stays as it is, and is returned."""
         await self._pool.execute(_ADD_RUN, *values_of(run))
         stored = await self.run(run.model_id)
         assert stored is not None, "it was inserted just now, or before"
         return stored
 
     async def run(self, model_id: str) -> TrainingRun | None:
-        """Return a training run."""
+        """Return a training run of any tenant."""
         return await self._one("model_id", model_id)
 
     async def run_of_policy(self, policy_id: str) -> TrainingRun | None:
@@ -91,7 +91,7 @@ class PostgresTinkerRuns:
     async def runs(
         self, tenant_id: TenantId, *, limit: int, offset: int = 0, project_id: str | None = None
     ) -> tuple[Sequence[TrainingRun], int]:
-        """Return a tenant's runs, newest first, and how many there are in all."""
+        """Return a page of a tenant's runs, and how many there are in all."""
         rows = await self._pool.fetch(_RUNS, tenant_id, project_id, limit, offset)
         count = f"SELECT count(*) FROM tinker_runs WHERE {_OF_TENANT}"  # noqa: S608  (a constant)
         total = await self._pool.fetchval(count, tenant_id, project_id)
@@ -103,7 +103,7 @@ class PostgresTinkerRuns:
         return [from_row(row, TrainingRun) for row in await self._pool.fetch(query, session_id)]
 
     async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
-        """Return the bases that a tenant has runs over."""
+        """Return the bases that a tenant has runs over, by name."""
         rows = await self._pool.fetch(
             "SELECT DISTINCT base FROM tinker_runs WHERE tenant_id = $1 ORDER BY base", tenant_id
         )

@@ -79,7 +79,10 @@ class _Sample:
 
 
 class EngineSamples:
-    """See `services.gateway.ports.tinker.Samples`; `run` works them off."""
+    """Samples from their order to their answer: see `services.gateway.ports.tinker.TinkerFutures`.
+
+    `run` works them off.
+    """
 
     def __init__(
         self,
@@ -101,7 +104,7 @@ class EngineSamples:
         self._tasks: asyncio.TaskGroup | None = None
 
     async def describe(self, base: BaseName) -> EngineInfo:
-        """Return what an engine of a base says of itself, or said before it went away."""
+        """Return what an engine of a base says of itself, or last said. Raises Unavailable."""
         try:
             self._described[base] = await self._engines.describe(base)
         except Unavailable:
@@ -110,7 +113,11 @@ class EngineSamples:
         return self._described[base]
 
     def submit(self, order: SampleOrder) -> str:
-        """Queue a sample."""
+        """Queue a sample and return its request id; a repeated order is the same sample.
+
+        Raises Overloaded when the key has too much queued, SampleConflict when the number was another
+        sample's.
+        """
         request_id = order.request_id
         known = self._samples.get(request_id)
         if known is not None:
@@ -142,7 +149,7 @@ class EngineSamples:
         return await asyncio.to_thread(_tell, sample, as_protobuf=False)
 
     def cancel(self, request_id: str, tenant_id: TenantId) -> None:
-        """Give a sample up."""
+        """Give a sample up. Idempotent."""
         sample = self._samples.get(request_id)
         if sample is not None and sample.order.tenant_id == tenant_id:
             self._drop(request_id, sample)

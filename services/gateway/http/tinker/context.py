@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
+from services.gateway.adapters.revision_files import BlobRevisionFiles
+from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
+from services.gateway.adapters.tinker_checkpoints import TrainedCheckpoints
+from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
+from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports.tinker import (
-    Checkpoints,
-    RevisionFiles,
-    Samples,
-    SamplingSessions,
-    TinkerFutures,
-    TinkerRuns,
-)
+from services.gateway.ports.tinker import TinkerFutures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +24,16 @@ class Tinker:
     the gateway; empty: wherever a request says that it was sent.
     """
 
-    runs: TinkerRuns
+    runs: PostgresTinkerRuns
     trainers: TrainerDirectory
     futures: Mapping[str, TinkerFutures]
     tokenizers: Mapping[str, str]
-    files: RevisionFiles
+    files: BlobRevisionFiles
     signer: TicketSigner
     public_url: str
-    samples: Samples
-    sampling_sessions: SamplingSessions
-    checkpoints: Checkpoints
+    samples: EngineSamples
+    sampling_sessions: PostgresSamplingSessions
+    checkpoints: TrainedCheckpoints
 
     async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
         """Return a tenant's session. Raises NotFound, for another tenant's too."""
