@@ -162,12 +162,11 @@ async def run(settings: GatewaySettings) -> None:
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
+        submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
         judge = EngineJudge(engines, catalog.resolve, clock, patience_seconds=JUDGE_SECONDS)
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway"))
         fine_tuning = _fine_tuning(
-            jobs=FineTuningJobs(
-                submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock), rollout=rollout
-            ),
+            jobs=FineTuningJobs(submissions=submissions, rollout=rollout),
             registry=catalog,
             graders=graders,
             trainers=directory,
@@ -191,7 +190,7 @@ async def run(settings: GatewaySettings) -> None:
             engines=engines,
             graders=graders,
             requests=requests,
-            submissions=fine_tuning.jobs.submissions,
+            submissions=submissions,
             webhooks=PostgresWebhooks(pool),
             webhook_limits=WebhookLimits(
                 per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private

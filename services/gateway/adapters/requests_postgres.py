@@ -49,14 +49,18 @@ _AUDIT = """
 
 
 class PostgresRequests:
-    """See `services.gateway.ports.requests.Requests`."""
+    """Requests that change something: their first answers, for a day, and the audit log."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
 
     async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
-        """Take a key, or return the first answer."""
+        """Take a request's key, or return the first answer of the same request.
+
+        Raises IdempotencyConflict when the key came with other content, RequestAtWork while there is no
+        answer yet; a key without an answer is free again a minute after `begin` or the last `keep`.
+        """
         now = self._clock.now()
         asked = (*values_of(request), now, LEASE_SECONDS, KEPT_SECONDS)
         if await self._pool.fetchval(_BEGIN, *asked) is not None:
@@ -69,24 +73,24 @@ class PostgresRequests:
         return from_row(row, StoredAnswer)
 
     async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
-        """Return the newest key of a content."""
+        """Return the newest key that begins so, of a request with this content that came since then."""
         found: str | None = await self._pool.fetchval(_FIND, tenant_id, sha256, since, prefix)
         return found
 
     async def keep(self, request: KeyedRequest) -> None:
-        """Extend a request's lease."""
+        """Extend the lease of the request that took the key."""
         await self._pool.execute(_KEEP, *values_of(request), self._clock.now())
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
-        """Keep the first answer."""
+        """Store the answer to the request that took the key, unless another one has it by now."""
         await self._pool.execute(_FINISH, *values_of(request), *values_of(answer))
 
     async def release(self, request: KeyedRequest) -> None:
-        """End the lease of a request without an answer."""
+        """End the lease of a request without an answer: the key is free, and `find` still finds it."""
         await self._pool.execute(_RELEASE, *values_of(request), LEASE_SECONDS)
 
     async def abandon(self, request: KeyedRequest) -> None:
-        """Give the key back."""
+        """Give back a key whose request changed nothing."""
         await self._pool.execute(_ABANDON, *values_of(request))
 
     async def prune(self) -> None:
@@ -100,7 +104,7 @@ class PostgresRequests:
         )
 
     async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
-        """Return a tenant's audit log, newest first."""
+        """Return a tenant's audit log, newest first, from below a row's ``place``."""
         rows = await self._pool.fetch(
             "SELECT place, at, key_id, actor, method, path, status, object FROM audit "
             "WHERE tenant_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",

@@ -45,7 +45,11 @@ class Names(Protocol):
 
 
 class CachedResolver:
-    """See `services.gateway.ports.requests.Resolver`."""
+    """Resolves model names, once per request.
+
+    An answer is used until an event reports a change, and at most `resolution_lease_seconds`. After a move
+    the former revision may answer for `switch_seconds`, while it is ready and the new one is not.
+    """
 
     def __init__(self, names: Names, cache: ResolutionCache, clock: Clock) -> None:
         self._names = names
@@ -55,7 +59,7 @@ class CachedResolver:
         self._asked = asyncio.Event()
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
-        """Return what answers in a name."""
+        """Return what answers in a name. Raises NotFound, Unavailable; never falls back to the base."""
         key, asked_at = (tenant_id, model), self._clock.monotonic()
         known = self._cache.get(key, now=asked_at)
         if known is not None:
@@ -83,11 +87,11 @@ class CachedResolver:
         return self._cache.peek((tenant_id, model))
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
-        """Mark a policy's names as stale: the caller has just changed it through this gateway."""
+        """Mark a policy's names as stale: the caller, who gives its id or name, has just changed it."""
         self._cache.forget_named(tenant_id, policy, at=self._clock.monotonic())
 
     def withdraw(self, tenant_id: TenantId, policy: str) -> None:
-        """Drop a policy's names: the caller has just retired or restored a revision of it."""
+        """Let no former revision answer either: the caller has just retired or restored one."""
         self._cache.withdraw_named(tenant_id, policy)
 
     async def follow(self, bus: Bus) -> None:

@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 class RolloutHttp:
-    """The rollout service; see `services.gateway.ports.jobs.Rollout`."""
+    """The rollout service. Raises its MintErrors (NotFound names the task or job), or Unavailable.
+
+    What it says of jobs on files: see `services.gateway.ports.jobs.Rollout`.
+    """
 
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
@@ -23,11 +26,11 @@ class RolloutHttp:
         return await self._http.get("/internal/tasks")
 
     async def task(self, name: str) -> JsonObject:
-        """Return one task."""
+        """Return one task, with the ``defaults`` that it recommends for jobs."""
         return self._read(await self._http.get(path_of("internal", "tasks", named("task", name))), JsonObject)
 
     async def draw_prompts(self, task: str, body: JsonObject) -> object:
-        """Return prompts of a task's split."""
+        """Return prompts of a task's split. Pure: the same seed gives the same prompts."""
         path = path_of("internal", "tasks", named("task", task), "prompts")
         return await self._http.post(path, body, patient=True)  # rollout says how long it may take
 
@@ -37,47 +40,47 @@ class RolloutHttp:
         return await self._http.post(path, body, patient=True)
 
     async def lengths(self, task: str, *, base: str, n: int, seed: int) -> TaskLengths:
-        """Return the tokens of a task's prompts on a base."""
+        """Measure ``n`` prompts that a job with this seed begins with."""
         path = path_of("internal", "tasks", named("task", task), "lengths")
         answer = await self._http.post(path, {"base": base, "n": n, "seed": seed}, patient=True)
         return self._read(answer, TaskLengths)
 
     async def evaluate(self, tenant_id: TenantId, run: JsonObject) -> JsonObject:
-        """Begin an evaluation run."""
+        """Begin an evaluation run, which is durable then; one of the same ``run_id`` is the same run."""
         path = path_of("internal", "tenants", tenant_id, "evaluations")
         return self._read(await self._http.post(path, run), JsonObject)
 
     async def compare(self, tenant_id: TenantId, sides: JsonObject) -> JsonObject:
-        """Begin two evaluation runs."""
+        """Begin two evaluation runs, ``run`` and ``baseline``, or none of both; else as `evaluate`."""
         path = path_of("internal", "tenants", tenant_id, "evaluations", "comparison")
         return self._read(await self._http.post(path, sides), JsonObject)
 
     async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
-        """Return a tenant's newest runs."""
+        """Return a tenant's newest evaluation runs, newest first."""
         path = path_of("internal", "tenants", tenant_id, "evaluations")
         return self._read(await self._http.get(path, {"limit": limit}), list[JsonObject])
 
     async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
-        """Return one run."""
+        """Return one evaluation run."""
         path = path_of("internal", "tenants", tenant_id, "evaluations", named("evaluation run", run_id))
         return self._read(await self._http.get(path), JsonObject)
 
     async def evaluation_rows(
         self, tenant_id: TenantId, run_id: str, *, limit: int, after: int
     ) -> list[JsonObject]:
-        """Return answers of one run."""
+        """Return answers of one run behind row ``after``, by row."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "rows")
         return self._read(await self._http.get(path, {"limit": limit, "after": after}), list[JsonObject])
 
     async def comparison(self, tenant_id: TenantId, run_id: str, *, baseline: str, rows: int) -> JsonObject:
-        """Return two runs and how they compare."""
+        """Return two runs, and how they compare once both have succeeded. Raises InvalidField."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "comparison")
         return self._read(await self._http.get(path, {"baseline": baseline, "rows": rows}), JsonObject)
 
     async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
-        """Stop an evaluation run."""
+        """Stop an evaluation run. Idempotent."""
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "cancel")
         return self._read(await self._http.post(path, {}), JsonObject)

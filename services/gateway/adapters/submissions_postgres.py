@@ -68,7 +68,7 @@ _LATEST = f"""
 
 
 class PostgresSubmissions:
-    """The gateway's schema; see `services.gateway.ports.jobs.Submissions`."""
+    """Jobs on tasks and on files; see `services.gateway.ports.jobs.Submissions`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger, clock: Clock) -> None:
         self._pool = pool
@@ -129,7 +129,7 @@ class PostgresSubmissions:
         return None if row is None else from_row(row, SubmittedJob)
 
     async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
-        """Return the task of a policy's newest job."""
+        """Return the task of a policy's newest job, None without a job or when that one is on a file."""
         found: str | None = await self._pool.fetchval(_LAST_TASK, tenant_id, policy_id)
         return found
 

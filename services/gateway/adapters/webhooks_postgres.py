@@ -55,13 +55,13 @@ _REPLAY = f"""
 
 
 class PostgresWebhooks:
-    """See `services.gateway.ports.webhooks.Webhooks`."""
+    """The webhooks of tenants and the log of what was sent to them. Raises NotFound."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
-        """Keep a new webhook."""
+        """Keep a new webhook. Raises TooManyWebhooks when its tenant has ``at_most`` already."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK_TENANT, webhook.tenant_id)
             count = await connection.fetchval(
@@ -77,20 +77,20 @@ class PostgresWebhooks:
         return [from_row(row, Webhook) for row in await self._pool.fetch(query, tenant_id)]
 
     async def get(self, tenant_id: TenantId, webhook_id: str) -> Webhook:
-        """Return a webhook."""
+        """Return a tenant's webhook."""
         query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2"  # noqa: S608
         row = await self._pool.fetchrow(query, tenant_id, webhook_id)
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def change(self, tenant_id: TenantId, webhook_id: str, change: WebhookChange) -> Webhook:
-        """Change what is given."""
+        """Change what is given; made active, its failures are forgotten."""
         row = await self._pool.fetchrow(_CHANGE, tenant_id, webhook_id, *values_of(change))
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def rotate(
         self, tenant_id: TenantId, webhook_id: str, secret: str, *, previous_until: float
     ) -> None:
-        """Sign with a new secret from now on, and with the old one for a while."""
+        """Sign with a new secret from now on, and with the old one too for a while."""
         if await self._pool.fetchval(_ROTATE, tenant_id, webhook_id, secret, previous_until) is None:
             raise NotFound(kind="webhook", name=webhook_id)
 
@@ -103,7 +103,7 @@ class PostgresWebhooks:
     async def deliveries(
         self, webhook_id: str, *, state: DeliveryState | None, limit: int, before: str | None
     ) -> Sequence[DeliveryRecord]:
-        """Return deliveries, newest first."""
+        """Return deliveries, newest first; ``before`` is the last id of the page before."""
         rows = await self._pool.fetch(_PAGE, webhook_id, state, before, limit)
         return [from_row(row, DeliveryRecord) for row in rows]
 
@@ -114,7 +114,7 @@ class PostgresWebhooks:
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
     async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
-        """Deliver once more, with the patience of a new delivery."""
+        """Deliver once more under the same id, with the patience of a new delivery."""
         row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now)
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 

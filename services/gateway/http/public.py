@@ -64,7 +64,7 @@ ROUTES = (
 
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
-    """Return the public HTTP without its ports: enough for the schema; `run` adds them."""
+    """Return the public HTTP without its parts: enough for the schema; `run` adds them."""
     http = create_http(
         title="MinT",
         service="gateway",

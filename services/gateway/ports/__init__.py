@@ -1,4 +1,4 @@
-"""What the gateway needs of the outside that is its own, by topic.
+"""What the gateway's handlers need of the outside that is its own, by topic.
 
-The registry and the engines are asked through `mint_common.client`.
+Routes use the adapters themselves; the registry and the engines are asked through `mint_common.client`.
 """

@@ -1,4 +1,4 @@
-"""What every route gets: the gateway's ports, the verified caller, things that live as long as an answer."""
+"""What every route gets: the gateway's parts, the verified caller, things that live as long as an answer."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,6 +17,11 @@ from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.graders.runner import GraderRunner
+from services.gateway.adapters.requests_postgres import PostgresRequests
+from services.gateway.adapters.resolver import CachedResolver
+from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.submissions_postgres import PostgresSubmissions
+from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
@@ -25,23 +30,20 @@ from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports.jobs import Rollout, Submissions
-from services.gateway.ports.requests import Requests, Resolver
-from services.gateway.ports.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """The ports and the memory that all routes share; made by app.py."""
+    """The parts and the memory that all routes share; made by app.py."""
 
     registry: RegistryClient
-    resolver: Resolver
-    rollout: Rollout
+    resolver: CachedResolver
+    rollout: RolloutHttp
     engines: EngineDirectory
     graders: GraderRunner
-    submissions: Submissions
-    requests: Requests
-    webhooks: Webhooks
+    submissions: PostgresSubmissions
+    requests: PostgresRequests
+    webhooks: PostgresWebhooks
     webhook_limits: WebhookLimits
     log: EventLog
     clock: Clock
@@ -69,7 +71,7 @@ class Gateway:
 
 
 def gateway_of(request: Request) -> Gateway:
-    """Return the ports of the app that serves the request."""
+    """Return what the app that serves the request was made with."""
     return cast(Gateway, request.app.state.gateway)
 
 

@@ -24,6 +24,7 @@ from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_routes import Handler
+from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.etags import etag_of, is_expected, is_known
 from services.gateway.core.idempotency import (
@@ -38,7 +39,6 @@ from services.gateway.core.idempotency import (
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, gateway_of
 from services.gateway.http.edge.routes import GatewayRoute
-from services.gateway.ports.requests import Requests
 
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
@@ -183,7 +183,9 @@ async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
 
 
 @asynccontextmanager
-async def keeping(requests: Requests, keyed: KeyedRequest | None, clock: Clock) -> AsyncIterator[None]:
+async def keeping(
+    requests: PostgresRequests, keyed: KeyedRequest | None, clock: Clock
+) -> AsyncIterator[None]:
     """Keep the key of a request, if it has one, for as long as it takes: only a crashed one loses it."""
     keeper = None if keyed is None else asyncio.create_task(_keep(requests, keyed, clock))
     try:
@@ -193,7 +195,7 @@ async def keeping(requests: Requests, keyed: KeyedRequest | None, clock: Clock) 
             keeper.cancel()
 
 
-async def _keep(requests: Requests, keyed: KeyedRequest, clock: Clock) -> None:
+async def _keep(requests: PostgresRequests, keyed: KeyedRequest, clock: Clock) -> None:
     while True:
         await clock.sleep(LEASE_SECONDS / 4)
         try:

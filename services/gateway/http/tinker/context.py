@@ -1,4 +1,4 @@
-"""What the routes of the Tinker API share beside `Gateway`: its ports, and the caller's own sessions."""
+"""What the routes of the Tinker API share beside `Gateway`: its parts, and the caller's own sessions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
