@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError
 from mint_common.runtime.private_files import make_files_private
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
@@ -31,6 +31,7 @@ from services.standalone.commands.running import down, status
 from services.standalone.commands.train import train
 from services.standalone.commands.up import up
 from services.standalone.commands.webhooks import webhook_app
+from services.standalone.core.refusals import LocalFailureError
 
 app = typer.Typer(
     name="mint",
@@ -91,7 +92,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        refuse(Unavailable(what=str(error.filename), problem=str(error.strerror)))
+        refuse(LocalFailureError(what=str(error.filename), problem=str(error.strerror)))
     except ExceptionGroup as group:
         refusals = group.subgroup(MintError)
         if refusals is None:

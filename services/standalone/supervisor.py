@@ -7,7 +7,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
 from services.standalone.adapters.processes import LocalProcess, LocalProcesses
@@ -21,6 +20,7 @@ from services.standalone.core.lifecycle import (
     on_stopped,
 )
 from services.standalone.core.parts import StackPart, may_start, stop_levels
+from services.standalone.core.refusals import LocalFailureError
 
 PROBE_SECONDS = 0.05
 
@@ -50,7 +50,7 @@ class Supervisor:
         self._stop_part = {part.name: asyncio.Event() for part in parts}
         self._changed = asyncio.Condition()
         self._stop = asyncio.Event()
-        self._failure: Unavailable | None = None
+        self._failure: LocalFailureError | None = None
 
     @property
     def statuses(self) -> Mapping[str, PartStatus]:
@@ -62,18 +62,20 @@ class Supervisor:
         self._stop.set()
 
     async def all_ready(self) -> None:
-        """Wait until every part is ready at once. Raises Unavailable when the stack stops instead."""
+        """Wait until every part is ready at once. Raises LocalFailureError when the stack stops instead."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._are_ready() or self._stop.is_set())
         if not self._are_ready():
-            raise self._failure or Unavailable(what="the stack", problem="it was stopped while starting")
+            raise self._failure or LocalFailureError(
+                what="the stack", problem="it was stopped while starting"
+            )
 
     async def ended(self) -> None:
         """Wait until the stack was asked to stop, or stops because a part never became ready."""
         await self._stop.wait()
 
     async def run(self) -> None:
-        """Run until `stop`. Raises Unavailable when a part never became ready; all are ended in any case."""
+        """Run until `stop`, then end all parts. Raises LocalFailureError when one never became ready."""
         async with asyncio.TaskGroup() as tasks:
             started = {name: tasks.create_task(self._supervise(part)) for name, part in self._parts.items()}
             try:
@@ -113,7 +115,7 @@ class Supervisor:
         stop = self._stop_part[part.name]
         try:
             process = await self._processes.start(part.name)
-        except Unavailable as error:
+        except LocalFailureError as error:
             self._failure = self._failure or error
             self._stop.set()
             await stop.wait()
@@ -157,7 +159,7 @@ class Supervisor:
         attempts = self._statuses[part.name].starts
         tail = self._processes.log_tail(part.name)
         problem = f"it did not become ready in {attempts} attempts. The end of its log:\n{tail}"
-        self._failure = self._failure or Unavailable(what=part.name, problem=problem)
+        self._failure = self._failure or LocalFailureError(what=part.name, problem=problem)
         self._stop.set()
 
     async def _become(self, part: StackPart, status: PartStatus) -> None:

@@ -287,7 +287,7 @@ def test_mint_train_refuses_bad_rows_before_it_sends_them(stack: RunningStack, t
     done = mint(stack, "train", file, "--base", "tiny")
     assert done.returncode == 1
     assert "129\tmissing_field\t" in done.stderr
-    assert "is refused: 1 problems in its rows" in done.stderr
+    assert "is refused. Problems in its rows: 1." in done.stderr
 
 
 REAL = {"supervised": ({}, "valid_loss"), "dpo": ({"learning_rate": 2e-4}, "valid_reward_margin")}

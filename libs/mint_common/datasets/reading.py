@@ -79,4 +79,4 @@ def _too_deep() -> RowProblem:
 
 
 def _beginning(line: bytes) -> str:
-    return f"it begins with {line[:_SHOWN].decode(errors='replace')!r}"
+    return f"it begins with {line[:_SHOWN].decode(errors='ignore')!r}"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.base_files import CONFIG, weight_files
-from mint_common.errors import InvalidField, Unavailable
+from mint_common.errors import InvalidField
 from mint_common.new_folder import new_folder
+from services.standalone.core.refusals import LocalFailureError
 
 _CHUNK_BYTES = 1 << 20
 _ADAPTER = {CONFIG_FILE, WEIGHTS_FILE}
@@ -25,7 +26,7 @@ _IsWhole = Callable[[Mapping[str, str], Path], bool]
 def read_adapter(
     parts: Iterator[bytes], headers: Mapping[str, str], folder: Path, progress: Progress
 ) -> None:
-    """Write the files of an adapter's tar into a folder, all or nothing. Raises Unavailable, OSError.
+    """Write the files of an adapter's tar into a folder, all or nothing. Raises LocalFailureError, OSError.
 
     ``headers`` are those of the answer: its size, and the hash of each file.
     """
@@ -89,7 +90,7 @@ class _Arriving(io.RawIOBase):
         return data[:size]
 
     def check_all(self) -> None:
-        """Read what is left. Raises Unavailable when more or less has come than was told."""
+        """Read what is left. Raises LocalFailureError when more or less has come than was told."""
         while self.read(_CHUNK_BYTES):
             pass
         if self._seen != self.total:
@@ -116,5 +117,5 @@ def _write(
     return proof.hexdigest()
 
 
-def _wrong(problem: str) -> Unavailable:
-    return Unavailable(what="the tar", problem=problem)
+def _wrong(problem: str) -> LocalFailureError:
+    return LocalFailureError(what="the tar", problem=problem)

@@ -26,6 +26,7 @@ from mint_common.new_folder import new_folder
 from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
+from services.standalone.core.refusals import LocalFailureError
 
 DUMP, BLOBS = "database.dump", "blobs"
 PAUSE = b"""
@@ -46,6 +47,7 @@ NAMED_BY_TRAINER = """
     WHERE result_is_claim AND result IS NOT NULL
     ORDER BY changed_at DESC
 """
+_OVERTAKEN = "states of training are replaced faster than they are copied"
 _ATTEMPTS = 20
 """Each has to copy only what came since the one before."""
 
@@ -109,7 +111,7 @@ async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
                     await asyncio.to_thread(dump_database, dsn, draft / DUMP, snapshot=snapshot)
                     return
                 missed |= missing
-    raise Unavailable(what="a backup", problem="states of training are replaced faster than they are copied")
+    raise LocalFailureError(what="the backup", problem=_OVERTAKEN)
 
 
 async def _named_by_trainer(connection: asyncpg.Connection) -> Sequence[str]:
@@ -191,7 +193,7 @@ async def _connected(dsn: str) -> asyncpg.Connection:
 
 
 def _restore_database(dump: Path, dsn: str) -> None:
-    """Restore a dump with its webhooks paused, in one transaction. Raises Unavailable.
+    """Restore a dump with its webhooks paused, in one transaction. Raises LocalFailureError.
 
     psql commits at the end of its input, which a pg_restore that fails never reaches.
     """
@@ -222,15 +224,15 @@ def _restore_database(dump: Path, dsn: str) -> None:
         problems.seek(0)
         if reader.returncode or writer.returncode:
             text = problems.read().decode(errors="replace").strip()[-500:]
-            raise Unavailable(what="psql" if writer.returncode > 0 else "pg_restore", problem=text)
+            raise LocalFailureError(what="psql" if writer.returncode > 0 else "pg_restore", problem=text)
 
 
 def _run(program: str, dsn: str, *arguments: str) -> None:
-    """Run a client of Postgres to its end. Raises Unavailable."""
+    """Run a client of Postgres to its end. Raises LocalFailureError."""
     command, environ = _client(program, dsn, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode != 0:
-        raise Unavailable(what=program, problem=done.stderr.strip()[-500:])
+        raise LocalFailureError(what=program, problem=done.stderr.strip()[-500:])
 
 
 def _client(program: str, dsn: str, *arguments: str) -> tuple[list[str], dict[str, str]]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
-from mint_common.errors import InvalidField, NotFound, Unavailable
+from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
 from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of, shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
-from services.standalone.core.refusals import BaseMissingError
+from services.standalone.core.refusals import BaseMissingError, LocalFailureError
 from services.standalone.core.sizing import shown_bytes, told_facts
 
 TINY = "tiny"
@@ -68,7 +68,7 @@ def _add_elsewhere(folder: Path, name: str) -> None:
     module = [sys.executable, "-P", "-m", "services.standalone"]
     command = [*module, "base", "add", name, "--dir", str(folder.parent)]
     if subprocess.run(command, check=False).returncode != 0:
-        raise Unavailable(what=f"the import of {name}", problem="it failed as told above")
+        raise LocalFailureError(what=f"the import of {name}", problem="it failed as told above")
 
 
 def add_base(

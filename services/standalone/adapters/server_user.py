@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.file_modes import open_to_others
 from services.standalone.adapters.launch import RunAs
+from services.standalone.core.refusals import LocalFailureError
 
 IDS = (range(65_536, 100_000), range(60_706, 61_184))
 """Ids that neither systemd nor shadow gives out; the second for containers that have 16 bits of ids."""
@@ -63,7 +63,7 @@ def _unused_id() -> int:
             if number not in in_use and _is_unnamed(number) and _is_mapped(number):
                 return number
     problem = "every id that could be its own has a name or does not exist in this container"
-    raise Unavailable(what="a user for the embedded servers", problem=problem)
+    raise LocalFailureError(what="a user for the embedded servers", problem=problem)
 
 
 def _in_ranges(number: int) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from mint_common.errors import InvalidField, Unavailable
+from mint_common.errors import InvalidField
 from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
 from services.standalone.adapters.launch import free_port
@@ -22,7 +22,7 @@ from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import accepts_sessions
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.core.refusals import StackNotRunningError
+from services.standalone.core.refusals import LocalFailureError, StackNotRunningError
 
 START_SECONDS = 60.0
 KEY_FILE = "api_key"
@@ -110,5 +110,5 @@ def _await(dsn: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS
     while not asyncio.run(accepts_sessions(dsn)):
         if server.poll() is not None or time.monotonic() > deadline:
-            raise Unavailable(what="postgres", problem="it does not start; restore.log says why")
+            raise LocalFailureError(what="postgres", problem="it does not start; restore.log says why")
         time.sleep(0.05)

@@ -51,7 +51,7 @@ def _tell(path: Path, report: DatasetReport) -> None:
         typer.echo(f"{path}:{_problem(problem)}", err=True)
     if report.count > MAX_PROBLEMS:
         typer.echo(f"{path}: {report.count - MAX_PROBLEMS} more problems", err=True)
-    verdict = f"{report.count} problems" if report.count else "ok"
+    verdict = f"{report.count} problem{'s' if report.count > 1 else ''}" if report.count else "ok"
     kind = report.format or "no format"
     typer.echo(f"{verdict}: {path}: {kind}, {report.rows} rows, {report.repeats.count} repeated")
 

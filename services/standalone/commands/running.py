@@ -8,13 +8,12 @@ import httpx
 import msgspec
 import typer
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.api import address_of
 from services.standalone.commands.options import FolderOption, StackOption, state_folder
 from services.standalone.core.columns import ENGINE, PART
-from services.standalone.core.refusals import StackNotRunningError
+from services.standalone.core.refusals import LocalFailureError, StackNotRunningError
 from services.standalone.core.state import RunNow
 from services.standalone.core.tables import engine_rows
 from services.standalone.views.terminal import print_rows
@@ -38,7 +37,7 @@ def down(folder: FolderOption = None) -> None:
             problem = (
                 f"it did not stop in {STOP_SECONDS:.0f} s. As a last resort: kill -9 {pid} (no orphans stay)"
             )
-            raise Unavailable(what=f"mint up (pid {pid})", problem=problem)
+            raise LocalFailureError(what=f"mint up (pid {pid})", problem=problem)
         time.sleep(0.05)
     typer.echo(f"stopped (pid {pid})")
 

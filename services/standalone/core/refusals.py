@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mint_common.datasets import Problem
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 
 
 class StackRunningError(MintError):
@@ -16,6 +16,10 @@ class StackNotRunningError(MintError):
 
 class AddressIncompleteError(MintError):
     """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
+
+
+class LocalFailureError(Unavailable):
+    """{what}: {problem}"""
 
 
 class GatewayPortBusyError(MintError):
@@ -31,7 +35,7 @@ class StackFileInvalidError(MintError):
 
 
 class SettingsInvalidError(MintError):
-    """{count} settings are wrong.\n{problems}"""
+    """Wrong settings: {count}.\n{problems}"""
 
 
 class EvaluationFailedError(MintError):
@@ -39,7 +43,7 @@ class EvaluationFailedError(MintError):
 
 
 class BaseMissingError(MintError):
-    """No base {name!r} in {folder}, which has {known}: `mint base add tiny|smollm2|PATH`, or --dir."""
+    """No base {name!r} in {folder}, which has {known}: `mint base add tiny|smollm2|ORG/NAME|FOLDER`, or --dir."""  # noqa: E501  # the docstring is the message
 
 
 class BaseNameTakenError(MintError):
@@ -71,7 +75,7 @@ class ExtraMissingError(MintError):
 
 
 class RowsRefusedError(MintError):
-    """{what} is refused: {count} problems in its rows."""
+    """{what} is refused. Problems in its rows: {count}."""
 
     def __init__(self, *, what: str, count: int, problems: Sequence[Problem]) -> None:
         super().__init__(what=what, count=count)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.core.jobs import Ref
 from services.standalone.core.plan import DType
+from services.standalone.core.refusals import LocalFailureError
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
 from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move, Recipe
 from services.standalone.demo.requests import (
@@ -41,7 +41,7 @@ class Scenario:
 
 
 def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say: Say) -> DemoResult:
-    """Run it from the policy's creation to the last promotion. Raises Unavailable when the job fails."""
+    """Run it from the policy's creation to the last promotion. Raises LocalFailureError: the job failed."""
     task = scenario.task
     recipe = recipe_of(api, task)
     create_policy(api, POLICY, scenario.base, rank=recipe.rank, alpha=recipe.alpha)
@@ -49,7 +49,9 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
     job = follow_job(api, job_id, watch)
     revisions = msgspec.convert(api.get(f"{_PATH}/revisions"), tuple[Ref, ...])
     if job.state != "succeeded" or not revisions:
-        raise Unavailable(what=f"job {job_id}", problem=f"it {job.state}: {job.reason or 'no revision'}")
+        raise LocalFailureError(
+            what=f"job {job_id}", problem=f"it {job.state}: {job.reason or 'no revision'}"
+        )
     prompts = heldout_prompts(api, task, scenario.num_prompts, seed=HELDOUT_SEED)
     evaluations = _evaluate_all(api, scenario, recipe, revisions, prompts=prompts, say=say)
     best = _best_revision(api)

@@ -60,7 +60,7 @@ async def test_ports_and_bases_are_remembered_for_the_next_start(tmp_path: Path)
 
 async def test_wrong_settings_of_several_parts_are_each_told_once(tmp_path: Path) -> None:
     wrong = {"MINT_TRAINER_THREADS": "many", "MINT_GATEWAY_HTTP_HOST": "", "MINT_ROLLOUT_TASK_WORKERS": "-1"}
-    with pytest.raises(SettingsInvalidError, match="2 settings are wrong") as refused:
+    with pytest.raises(SettingsInvalidError, match="Wrong settings: 2") as refused:
         await draw(tmp_path, {**ELSEWHERE, **wrong}, port=free_port())
     for name in ("MINT_TRAINER_THREADS", "MINT_ROLLOUT_TASK_WORKERS"):
         assert str(refused.value).count(name) == 1

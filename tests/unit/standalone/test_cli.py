@@ -180,7 +180,7 @@ def test_up_with_an_unknown_base_names_those_that_can_be_had(tmp_path: Path) -> 
     run("base", "add", "tiny", "--dir", str(tmp_path))
     error = refusal("up", "--base", "llama", "--dir", str(tmp_path))
     assert isinstance(error, BaseMissingError)
-    assert "which has tiny: `mint base add tiny|smollm2|PATH`" in str(error)
+    assert "which has tiny: `mint base add tiny|smollm2|ORG/NAME|FOLDER`" in str(error)
 
 
 def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path) -> None:
@@ -218,6 +218,17 @@ def test_a_refusal_is_one_plain_sentence_and_exit_code_1(
         main()
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"mint: No stack runs on {tmp_path}.")
+
+
+def test_a_file_that_is_not_there_is_named_with_what_the_system_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "rows.jsonl"
+    monkeypatch.setattr("sys.argv", ["mint", "data", "check", str(missing)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"mint: {missing}: No such file or directory\n"
 
 
 def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:

@@ -24,4 +24,4 @@ def test_a_bad_file_is_told_by_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "check", str(file)])
     assert result.exit_code == 1
     assert f"{file}:2: no format has its keys ('txt')" in result.output
-    assert f"1 problems: {file}: text, 2 rows, 0 repeated" in result.output
+    assert f"1 problem: {file}: text, 2 rows, 0 repeated" in result.output
