@@ -26,6 +26,13 @@ class PostgresSettings(Block):
         min_length=1, repr=False, description="Postgres connection string; each service owns a schema"
     )
 
+    @field_validator("dsn")
+    @classmethod
+    def _check_dsn(cls, dsn: str) -> str:
+        if urlsplit(dsn).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("must be postgresql://user:password@host:port/database")
+        return dsn
+
 
 class BlobSettings(Block):
     """Where blobs are: a local folder, or a bucket of an S3 compatible store."""

@@ -132,6 +132,7 @@ def test_variables_of_other_services_and_programs_are_ignored() -> None:
         ("MINT_BAKER_MODE", "random", "'fair' or 'fifo'.*'random'"),
         ("MINT_BAKER_OVEN_CELSIUS", "nan", "finite.*'nan'"),
         ("MINT_BAKER_HTTP_PORT", "70000", "65535.*'70000'"),
+        ("MINT_POSTGRES_DSN", "host=db", "postgresql://user:password@host.*a secret of 7 characters"),
         ("MINT_BLOBS_URL", "/var/blobs", "file:///absolute/path or s3://bucket/prefix.*'/var/blobs'"),
         ("MINT_BLOBS_URL", "file://relative/path", "file:///absolute"),
         ("MINT_BLOBS_URL", "s3:///prefix", "s3://bucket"),

@@ -130,8 +130,14 @@ def test_a_setting_that_the_stack_decides_itself_is_refused(name: str) -> None:
 
 
 def test_a_setting_that_nothing_reads_is_refused() -> None:
-    with pytest.raises(SettingInvalid, match="MINT_TRAINR_THREADS"):
+    with pytest.raises(SettingInvalid, match=r"MINT_TRAINR_THREADS: .*\(the nearest: MINT_TRAINER_\.\.\.\)"):
         check_overrides({"MINT_TRAINR_THREADS": "1"})
+    with pytest.raises(SettingInvalid, match=r"MINT_POSTGRES_DNS: .*\(the nearest: MINT_POSTGRES_DSN\)"):
+        check_overrides({"MINT_POSTGRES_DNS": "postgresql://x/y"})
+    with pytest.raises(
+        SettingInvalid, match=r"MINT_X: no part of the stack reads it; correct it, or unset it$"
+    ):
+        check_overrides({"MINT_X": "1"})
 
 
 def test_the_environment_is_split_and_quiet_defaults_give_way() -> None:
