@@ -1,14 +1,19 @@
 """JSON as it is typed: read in one pass that stops at the first thing wrong."""
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
 from mint_common.errors import InvalidField
 
+T = TypeVar("T")
 
-def read_json(body: bytes, shape: Any) -> Any:  # an instance of ``shape``
-    """Return JSON as what it should be, a struct or a list. Raises InvalidField naming the path."""
+
+def read_json(body: bytes, shape: type[T]) -> T:
+    """Return JSON as what it should be; fields that are not known are ignored unless ``shape`` forbids them.
+
+    Raises InvalidField naming the path.
+    """
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:

@@ -117,6 +117,16 @@ def policy_name_of(session_id: str, seq: int) -> str:
     return f"{session_id}.train.{seq}"
 
 
+def check_seq(seq: int | None, *, field: str = "seq_id", least: int = 1) -> int:
+    """Return a number that clients count by: operations from 1, runs and samplers of a session from 0.
+
+    Raises InvalidField.
+    """
+    if seq is None or not least <= seq <= MAX_SEQ:
+        raise InvalidField(field=field, problem=f"must be from {least} to {MAX_SEQ}, got {seq}")
+    return seq
+
+
 def check_checkpoint_name(field: str, name: str) -> str:
     """Refuse a name that no path could carry. Raises InvalidField."""
     if not _NAME.fullmatch(name):

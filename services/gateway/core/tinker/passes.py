@@ -1,7 +1,4 @@
-"""``forward_backward`` and ``forward``: from what clients send, protobuf or JSON, to a `Pass`.
-
-Also the number of any operation that is refused, as far as its body can be parsed.
-"""
+"""``forward_backward`` and ``forward``: from what clients send, protobuf or JSON, to a `Pass`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +6,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField
 from mint_common.training import Datum, LossName, Pass
 from services.gateway.core.json_reading import read_json
-from services.gateway.core.tinker.ids import MAX_SEQ
+from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor, read_tensor, read_token_ids
 
@@ -90,13 +87,6 @@ def read_json_pass(body: bytes, *, backward: bool) -> NumberedPass:
     return NumberedPass(model_id=read.model_id, seq=check_seq(read.seq_id), operation=operation)
 
 
-def check_seq(seq: int | None) -> int:
-    """Return the number of an operation. Raises InvalidField."""
-    if seq is None or not 1 <= seq <= MAX_SEQ:
-        raise InvalidField(field="seq_id", problem=f"must be from 1 to {MAX_SEQ}, got {seq}")
-    return seq
-
-
 def _pass(data: tuple[Datum, ...], loss: str, config: dict[str, float | str], *, backward: bool) -> Pass:
     if loss not in LOSSES:
         raise InvalidField(field="loss_fn", problem=f"must be one of {', '.join(LOSSES)}, got {loss[:100]!r}")
@@ -148,26 +138,3 @@ def read_json_tokens(model_input: JsonModelInput, field: str) -> bytes:
             raise InvalidField(field=field, problem=NO_IMAGES)
         parts.append(read_token_ids(chunk.tokens, field))
     return b"".join(parts)
-
-
-class _Numbered(msgspec.Struct, frozen=True):
-    model_id: str
-    seq_id: int
-
-
-def number_in(body: bytes, *, is_protobuf: bool) -> tuple[str, int] | None:
-    """Return an operation's training run and number, whatever the rest of the body; None if it has none."""
-    try:
-        if is_protobuf:
-            message = read_message("ForwardBackwardRequest", body)
-            numbered = _Numbered(model_id=message.model_id, seq_id=message.seq_id)
-        else:
-            numbered = msgspec.json.decode(body, type=_Numbered)
-    except (InvalidField, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return (numbered.model_id, numbered.seq_id) if 1 <= numbered.seq_id <= MAX_SEQ else None
-
-
-def is_final(error: MintError) -> bool:
-    """Return whether a client does not send the same request again."""
-    return not error.retryable and error.http_status < 500

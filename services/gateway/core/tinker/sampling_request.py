@@ -10,7 +10,7 @@ import msgspec
 from mint_common.errors import InvalidField
 from mint_common.generation import Sampling
 from services.gateway.core.bounds import check_between, check_positive
-from services.gateway.core.tinker.passes import JsonChunk
+from services.gateway.core.tinker.passes import JsonModelInput
 
 MAX_SAMPLES = 128
 MAX_LIKELIEST = 20
@@ -18,12 +18,6 @@ MAX_STOPS = 16
 """As the loaders have it."""
 MAX_SEQ_ID = 2**63 - 1
 """Clones of a sampler count in blocks of a billion, so these are larger than a training run's."""
-
-
-class SamplePrompt(msgspec.Struct, frozen=True):
-    """A prompt in parts."""
-
-    chunks: tuple[JsonChunk, ...]
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -40,7 +34,7 @@ class Params(msgspec.Struct, frozen=True):
 class SampleBody(msgspec.Struct, frozen=True):
     """The body; fields of newer clients that are not listed are ignored."""
 
-    prompt: SamplePrompt
+    prompt: JsonModelInput
     sampling_params: Params
     sampling_session_id: str | None = None
     seq_id: int | None = None
@@ -119,7 +113,7 @@ def _check_supported(body: SampleBody) -> None:
             raise InvalidField(field=field, problem="is not supported here: leave it out")
 
 
-def _prompt_tokens(prompt: SamplePrompt, vocab_size: int) -> tuple[int, ...]:
+def _prompt_tokens(prompt: JsonModelInput, vocab_size: int) -> tuple[int, ...]:
     tokens: list[int] = []
     for at, chunk in enumerate(prompt.chunks):
         if chunk.type != "encoded_text" or chunk.tokens is None:

@@ -11,9 +11,9 @@ import msgspec
 from mint_common.errors import InvalidField, MintError
 from mint_common.training import CheckpointRef, Distill, Lesson, Step
 from services.gateway.core.json_types import JsonObject
-from services.gateway.core.tinker.ids import MAX_SEQ, check_checkpoint_name, unnumbered_seq
+from services.gateway.core.tinker.ids import check_checkpoint_name, check_seq, unnumbered_seq
 from services.gateway.core.tinker.lora import LoraConfig
-from services.gateway.core.tinker.passes import JsonModelInput, check_seq, read_json_tokens
+from services.gateway.core.tinker.passes import JsonModelInput, read_json_tokens
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor
 
 
@@ -144,20 +144,6 @@ class ReverseKlBody(msgspec.Struct, frozen=True):
     data: list[JsonLesson]
     temperature: float = 1.0
     seq_id: int | None = None
-
-
-def check_model_seq(seq: int | None) -> int:
-    """Return the number of a training run in its session. Raises InvalidField."""
-    if seq is None or not 0 <= seq <= MAX_SEQ:
-        raise InvalidField(field="model_seq_id", problem=f"must be from 0 to {MAX_SEQ}, got {seq}")
-    return seq
-
-
-def check_sampler_seq(seq: int) -> int:
-    """Return the number of a sampling session in its session. Raises InvalidField."""
-    if not 0 <= seq <= MAX_SEQ:
-        raise InvalidField(field="sampling_session_seq_id", problem=f"must be from 0 to {MAX_SEQ}, got {seq}")
-    return seq
 
 
 def checkpoint_name(path: str | None, seq: int) -> str:

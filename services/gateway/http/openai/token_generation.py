@@ -45,7 +45,7 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     gateway, data = gateway_of(request), await request.body()
     most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
     asked = check_fields(Endpoint.GENERATE, data, max_context=most_context)
-    body: GenerateBody = read_json(data, GenerateBody)
+    body = read_json(data, GenerateBody)
     target = await gateway.resolver.resolve(caller.tenant_id, body.model)
     engine = await gateway.engines.describe(target.base)
     plan = plan_generate(

@@ -1,6 +1,6 @@
 """Bodies of the Tinker API: read whole and bounded, decompressed, decoded."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import zstandard
@@ -10,7 +10,6 @@ from mint_common.errors import BodyTooLarge, InvalidField
 from mint_common.ids import new_id
 from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.core.idempotency import sent_key
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import JSON, PROTOBUF
 from services.gateway.http.edge.bodies import hold_body, take_turn
 from services.gateway.http.edge.context import CallerDep
@@ -19,8 +18,6 @@ MAX_BODY_BYTES = 16 << 20
 """Of one body, before and after it is decompressed. Clients split a batch into parts of 5 MB."""
 _WINDOW_BYTES = 8 << 20
 """What a decompressor may allocate, whatever a frame says that it needs."""
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 async def _body(request: Request, _stream: StreamDep, caller: CallerDep) -> bytes:
@@ -43,12 +40,6 @@ async def _request_key(request: Request) -> str:
 
 RequestKeyDep = Annotated[str, Depends(_request_key)]
 """What all repetitions of a request have in common."""
-
-
-def read(body: bytes, shape: type[T]) -> T:
-    """Return a JSON body. Fields that are not known are ignored. Raises InvalidField."""
-    found: T = read_json(body, shape)
-    return found
 
 
 def answer(content: object) -> Response:

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Response
 from mint_common.authority import Caller
 from mint_common.client.trainer import TrainerClient
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import checkpoint_path
 from services.gateway.core.tinker.listings import checkpoint_json, cursor_json
 from services.gateway.core.tinker.mixtures import (
@@ -17,7 +18,7 @@ from services.gateway.core.tinker.mixtures import (
 from services.gateway.core.tinker.training_requests import TtlBody
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, nothing, read
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, nothing
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
 from services.gateway.http.tinker.operations import find_run, open_run_like, submit
 from services.gateway.http.tinker.sessions import add_ended_session
@@ -74,7 +75,7 @@ async def set_ttl(
     model_id: str, checkpoint_id: str, body: BodyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Let a checkpoint end so many seconds from now, or never."""
-    wish = read(body, TtlBody)
+    wish = read_json(body, TtlBody)
     trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
     await trainer.expire_checkpoint(owned.ref, ttl_seconds=wish.ttl_seconds)
     return nothing()
@@ -108,7 +109,7 @@ async def interpolate(
     body: BodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Mix checkpoints of one base and shape into a sampler checkpoint, once for all requests of one key."""
-    wish = read(body, InterpolateBody)
+    wish = read_json(body, InterpolateBody)
     paths, name = read_sources(wish), output_name(wish)
     found = [await gateway.tinker.checkpoints.find(path, caller.tenant_id) for path in paths]
     check_alike([record for _, record in found])

@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import (
     PROTOBUF,
     FutureDone,
@@ -17,7 +18,7 @@ from services.gateway.core.tinker.futures import (
 )
 from services.gateway.http.edge.context import GatewayDep, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, answer
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -37,7 +38,7 @@ async def retrieve_future(
     request: Request, body: BodyDep, caller: ReadCaller, gateway: GatewayDep
 ) -> Response:
     """Answer as soon as the request is done, or say after a while that it is not."""
-    request_id = read(body, RetrieveBody).request_id
+    request_id = read_json(body, RetrieveBody).request_id
     source = next(
         (found for prefix, found in gateway.tinker.futures.items() if request_id.startswith(prefix)),
         None,

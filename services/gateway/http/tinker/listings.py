@@ -11,13 +11,14 @@ from fastapi import APIRouter, Query, Response
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, cursor_of
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, answer
 from services.gateway.http.tinker.operations import find_run
 
 router = APIRouter(route_class=TinkerRoute)
@@ -67,7 +68,7 @@ async def sessions(
 @router.post("/sessions/search")
 async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """List the tenant's sessions that fit, newest first."""
-    wish = check_search(read(body, SearchBody))
+    wish = check_search(read_json(body, SearchBody))
     found, last = await _search(gateway, caller.tenant_id, wish)
     of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if found else {}
     now = gateway.clock.now()

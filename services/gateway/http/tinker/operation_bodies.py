@@ -5,12 +5,15 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+import msgspec
 from fastapi import Depends, Request
 
 from mint_common.authority import Caller
-from mint_common.errors import MintError
+from mint_common.errors import InvalidField, MintError
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import PROTOBUF
-from services.gateway.core.tinker.passes import is_final, number_in
+from services.gateway.core.tinker.ids import check_seq
+from services.gateway.core.tinker.schema import read_message
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run
@@ -30,12 +33,13 @@ async def _operation_body(
     try:
         yield body
     except MintError as error:
-        numbered = number_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
+        is_final = not error.retryable and error.http_status < 500  # no client sends it again
+        numbered = _number_in(body, is_protobuf=is_protobuf(request)) if is_final else None
         if numbered is not None:
             # Best effort: without the skip, later operations wait a bounded time.
             with contextlib.suppress(MintError, TimeoutError):
                 async with asyncio.timeout(SKIP_SECONDS):
-                    await _skip(gateway, caller, *numbered)
+                    await _skip(gateway, caller, numbered)
         raise
 
 
@@ -43,7 +47,21 @@ OperationBodyDep = Annotated[bytes, Depends(_operation_body)]
 """The body of an operation. When the route refuses it, its number is skipped before the client is told."""
 
 
-async def _skip(gateway: Gateway, caller: Caller, model_id: str, seq: int) -> None:
-    run = await find_run(gateway, model_id, caller.tenant_id)
+class _Numbered(msgspec.Struct, frozen=True):
+    model_id: str
+    seq_id: int
+
+
+def _number_in(body: bytes, *, is_protobuf: bool) -> _Numbered | None:
+    """Return an operation's training run and number, whatever the rest of the body; None if it has none."""
+    try:
+        read = read_message("ForwardBackwardRequest", body) if is_protobuf else read_json(body, _Numbered)
+        return _Numbered(model_id=read.model_id, seq_id=check_seq(read.seq_id))
+    except InvalidField:
+        return None
+
+
+async def _skip(gateway: Gateway, caller: Caller, numbered: _Numbered) -> None:
+    run = await find_run(gateway, numbered.model_id, caller.tenant_id)
     trainer = await gateway.tinker.trainers.find(run.base)
-    await trainer.skip(run.policy_id, run.tenant_id, seq)
+    await trainer.skip(run.policy_id, run.tenant_id, numbered.seq_id)

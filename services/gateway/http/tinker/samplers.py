@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.answer_bytes import check_answer_bytes
-from services.gateway.core.bounds import check_between
-from services.gateway.core.tinker.ids import MAX_SEQ, parse_sampling_session_id
+from services.gateway.core.json_reading import read_json
+from services.gateway.core.tinker.ids import check_seq, parse_sampling_session_id
 from services.gateway.core.tinker.lora import ORG, base_name
 from services.gateway.core.tinker.model_paths import parse_sampler_path
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
@@ -15,7 +15,7 @@ from services.gateway.core.tinker.sampling_request import SampleBody, plan_sampl
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 from services.gateway.http.edge.context import Gateway, GatewayDep, InferCaller, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, answer
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -32,9 +32,9 @@ class OpenBody(msgspec.Struct, frozen=True):
 @router.post("/create_sampling_session")
 async def create_sampling_session(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
     """Pin what a sampler samples from."""
-    wish = read(body, OpenBody)
+    wish = read_json(body, OpenBody)
     await gateway.tinker.session(wish.session_id, caller.tenant_id)
-    check_between("sampling_session_seq_id", wish.sampling_session_seq_id, 0, MAX_SEQ)
+    check_seq(wish.sampling_session_seq_id, field="sampling_session_seq_id", least=0)
     opening = await _plan_opening(wish, caller.tenant_id, gateway)
     sampling_session_id = await gateway.tinker.sampling_sessions.open(opening)
     return answer({"type": "create_sampling_session", "sampling_session_id": sampling_session_id})
@@ -97,7 +97,7 @@ async def _open_checkpoint(
 @router.post("/asample")
 async def asample(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
     """Queue a sample."""
-    wish = read(body, SampleBody)
+    wish = read_json(body, SampleBody)
     opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)
     engine = await gateway.tinker.samples.describe(opened.base)
     plan = plan_sample(wish, max_context=engine.max_context, vocab_size=engine.vocab_size)

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Response
 from mint_common.authority import Caller
 from mint_common.errors import NotFound
 from mint_common.ids import new_id
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import keyed_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
+from services.gateway.http.tinker.bodies import BodyDep, answer, nothing
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -79,7 +80,7 @@ class TelemetryBody(msgspec.Struct, frozen=True):
 @router.post("/create_session")
 async def create_session(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Begin a session."""
-    wish = read(body, CreateSessionBody)
+    wish = read_json(body, CreateSessionBody)
     now = round(gateway.clock.now(), 6)  # as exact as a cursor can say it
     session = ClientSession(
         session_id=new_id("ses"),
@@ -99,7 +100,7 @@ async def create_session(body: BodyDep, caller: ReadCaller, gateway: GatewayDep)
 @router.post("/session_heartbeat")
 async def heartbeat(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Note that a client lives. 410 tells one to stop whose session is not known."""
-    session_id = read(body, HeartbeatBody).session_id
+    session_id = read_json(body, HeartbeatBody).session_id
     try:
         await gateway.tinker.session(session_id, caller.tenant_id)
     except NotFound as error:
@@ -111,7 +112,7 @@ async def heartbeat(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> R
 @router.post("/sessions/{session_id}/finish")
 async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Note how a session ended. What it has submitted goes on."""
-    wish = read(body, FinishBody)
+    wish = read_json(body, FinishBody)
     detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
     await gateway.tinker.session(session_id, caller.tenant_id)
     await gateway.tinker.runs.finish_session(session_id, wish.reason.type, detail)
@@ -121,7 +122,7 @@ async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, gat
 @router.put("/sessions/{session_id}/project")
 async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Move a session, and with it its runs, to a project."""
-    project_id = check_text("project_id", read(body, ProjectBody).project_id)
+    project_id = check_text("project_id", read_json(body, ProjectBody).project_id)
     await gateway.tinker.session(session_id, caller.tenant_id)
     await gateway.tinker.runs.set_project(session_id, project_id)
     return nothing()
@@ -130,7 +131,7 @@ async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gate
 @router.post("/telemetry")
 async def telemetry(body: BodyDep, caller: ReadCaller) -> Response:
     """Take what a client reports; errors are logged by their kind alone."""
-    for event in read(body, TelemetryBody).events:
+    for event in read_json(body, TelemetryBody).events:
         if event.error_type or event.severity in {"ERROR", "CRITICAL"}:
             kind = (event.error_type or event.event_name or event.event)[:100]
             _log.info("a client reported an error", extra={"key_id": caller.key_id, "kind": kind})

@@ -6,16 +6,16 @@ from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.lora import check_trainable
 from mint_common.training import Close, Open
-from services.gateway.core.tinker.ids import MAX_SEQ, model_id_of, parse_path
+from services.gateway.core.json_reading import read_json
+from services.gateway.core.tinker.ids import MAX_SEQ, check_seq, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
-from services.gateway.core.tinker.passes import NumberedPass, check_seq, read_json_pass, read_protobuf_pass
+from services.gateway.core.tinker.passes import NumberedPass, read_json_pass, read_protobuf_pass
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CreateModelBody,
     ModelBody,
     OptimStepBody,
     ReverseKlBody,
-    check_model_seq,
     check_optimizer,
     distill_seq,
     plan_distill,
@@ -23,7 +23,7 @@ from services.gateway.core.tinker.training_requests import (
 )
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep, is_protobuf
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 
@@ -33,11 +33,11 @@ router = APIRouter(route_class=TinkerRoute)
 @router.post("/create_model")
 async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Make a training run: a policy, and its training session. Idempotent by session and number."""
-    wish = read(body, CreateModelBody)
+    wish = read_json(body, CreateModelBody)
     check_optimizer(wish.optimizer_config)
     if wish.lora_config is None:
         raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
-    seq = check_model_seq(wish.model_seq_id)
+    seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
     session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
     base = await gateway.registry.get_base(BaseName(base_name(wish.base_model)))
     check_trainable(base, field="base_model")
@@ -58,7 +58,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
 @router.post("/get_info")
 async def get_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a training run is, and where its tokenizer is to be had."""
-    run = await find_run(gateway, read(body, ModelBody).model_id, caller.tenant_id)
+    run = await find_run(gateway, read_json(body, ModelBody).model_id, caller.tenant_id)
     base = await gateway.registry.get_base(run.base)
     data = {"arch": base.architecture, "model_name": run.base_model}
     tokenizer_id = gateway.tinker.tokenizers.get(run.base)
@@ -95,7 +95,7 @@ async def forward(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayD
 @router.post("/optim_step")
 async def optim_step(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Take an optimizer step on the gradient, and clear it."""
-    wish = read(body, OptimStepBody)
+    wish = read_json(body, OptimStepBody)
     seq = check_seq(wish.seq_id)
     step = plan_step(wish.adam_params, wish.optimizer_params)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)
@@ -108,7 +108,7 @@ async def unload_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
 
     Clients number every operation but this one, so it takes the last number there is.
     """
-    run = await find_run(gateway, read(body, ModelBody).model_id, caller.tenant_id)
+    run = await find_run(gateway, read_json(body, ModelBody).model_id, caller.tenant_id)
     return await submit(gateway, run, MAX_SEQ, Close(), kind="close")
 
 
@@ -125,7 +125,7 @@ async def forward_backward_reverse_kl(
 
     Without a number it comes behind all that has arrived; it is done once for all requests of one key.
     """
-    wish = read(body, ReverseKlBody)
+    wish = read_json(body, ReverseKlBody)
     path = parse_path("reference_model_path", wish.reference_model_path)
     seq = distill_seq(wish, key=key)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)

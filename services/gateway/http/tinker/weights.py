@@ -8,9 +8,9 @@ from mint_common.authority import Caller
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, CheckpointRef, Export, Load, Open, Save
-from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
+from services.gateway.core.json_reading import read_json
+from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, check_seq, parse_path
 from services.gateway.core.tinker.lora import base_name
-from services.gateway.core.tinker.passes import check_seq
 from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
@@ -19,14 +19,12 @@ from services.gateway.core.tinker.training_requests import (
     SaveBody,
     SaveForSamplerBody,
     WeightsInfoBody,
-    check_model_seq,
     check_optimizer,
-    check_sampler_seq,
     checkpoint_name,
 )
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep
 from services.gateway.http.tinker.operations import find_run, open_run_like, submit
 from services.gateway.http.tinker.sessions import add_ended_session
@@ -37,7 +35,7 @@ router = APIRouter(route_class=TinkerRoute)
 @router.post("/save_weights")
 async def save_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Keep a training run's whole state under a name."""
-    wish = read(body, SaveBody)
+    wish = read_json(body, SaveBody)
     seq = check_seq(wish.seq_id)
     save = Save(
         name=checkpoint_name(wish.path, seq),
@@ -54,7 +52,7 @@ async def save_weights_for_sampler(
     body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Export a training run's weights as a revision: under a name, or into a sampling session."""
-    wish = read(body, SaveForSamplerBody)
+    wish = read_json(body, SaveForSamplerBody)
     seq = check_seq(wish.seq_id)
     name: str | None = None
     kind: FutureKind = "export"
@@ -63,7 +61,7 @@ async def save_weights_for_sampler(
     elif wish.path is not None:
         raise InvalidField(field="path", problem="and sampling_session_seq_id exclude each other")
     else:
-        detail = str(check_sampler_seq(wish.sampling_session_seq_id))
+        detail = str(check_seq(wish.sampling_session_seq_id, field="sampling_session_seq_id", least=0))
         kind = "inflight" if wish.kind == "inflight" else "open"
     export = Export(
         name=name,
@@ -77,7 +75,7 @@ async def save_weights_for_sampler(
 @router.post("/load_weights")
 async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Continue from a checkpoint: an existing training run, or a new one of a session."""
-    wish = read(body, LoadBody)
+    wish = read_json(body, LoadBody)
     path = parse_path("path", wish.path)
     if path.kind != "training":
         problem = f"{wish.path} is for samplers and has no training state: name one of .../weights/..."
@@ -97,7 +95,7 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: Gat
 @router.post("/weights_info")
 async def weights_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a training run must be like to load a checkpoint."""
-    path = parse_path("tinker_path", read(body, WeightsInfoBody).tinker_path)
+    path = parse_path("tinker_path", read_json(body, WeightsInfoBody).tinker_path)
     run, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     return answer(
         {
@@ -120,7 +118,7 @@ async def copy_weights(
 
     The run is the session's of that number, or without a session one of the request's key: made once.
     """
-    wish = read(body, CopyBody)
+    wish = read_json(body, CopyBody)
     path = parse_path("source_path", wish.source_path)
     source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     if wish.session_id is None:
@@ -130,7 +128,7 @@ async def copy_weights(
         seq = 0
     else:
         session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
-        seq = check_model_seq(wish.model_seq_id)
+        seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
     run = await open_run_like(gateway, session, seq, source, is_trained=False)
     if record.revision is not None:
         await _copy_revision(gateway, record, run)
@@ -143,7 +141,7 @@ async def copy_weights(
 
 
 async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, gateway: Gateway) -> Response:
-    seq = check_model_seq(wish.model_seq_id)
+    seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
     session = await gateway.tinker.session(wish.session_id or "", caller.tenant_id)
     source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
     if wish.base_model is not None and BaseName(base_name(wish.base_model)) != source.base:
