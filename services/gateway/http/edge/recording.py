@@ -22,6 +22,7 @@ from starlette.types import Message, Receive
 
 from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
+from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.adapters.requests_postgres import PostgresRequests
@@ -156,12 +157,13 @@ class RecordedRoute(GatewayRoute):
         return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
 
 
-async def _keyed_request(request: Request) -> KeyedRequest | None:
-    return cast(KeyedRequest | None, request.state.keyed)
+async def _cause(request: Request) -> str:
+    keyed = cast(KeyedRequest | None, request.state.keyed)
+    return new_id("req") if keyed is None else keyed.request_id
 
 
-KeyedDep = Annotated[KeyedRequest | None, Depends(_keyed_request)]
-"""The request's identity when it has an Idempotency-Key, for what it creates."""
+CauseDep = Annotated[str, Depends(_cause)]
+"""What ids of what a request creates are derived from: the same for repeats under an Idempotency-Key."""
 
 
 class SecretRoute(RecordedRoute):

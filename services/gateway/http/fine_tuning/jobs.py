@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from mint_common.ids import TenantId, new_id
+from mint_common.ids import TenantId
 from services.gateway.core.files.answers import page_answer
 from services.gateway.core.fine_tuning.answers import checkpoints, job_answer
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
@@ -17,7 +17,7 @@ from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import KeyedDep, creates
+from services.gateway.http.edge.recording import CauseDep, creates
 from services.gateway.http.fine_tuning.routes import FineTuningRoute
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=FineTuningRoute)
@@ -31,7 +31,7 @@ After = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")]
 
 @router.post("", dependencies=[creates("id")])
 async def create_job(
-    body: FineTuningBody, caller: TrainCaller, gateway: GatewayDep, keyed: KeyedDep
+    body: FineTuningBody, caller: TrainCaller, gateway: GatewayDep, cause: CauseDep
 ) -> JsonObject:
     """Train a policy on a file: `supervised`, `dpo`, `reinforcement`, or `mint: {"method": "kto"}`.
 
@@ -40,7 +40,6 @@ async def create_job(
     has no word for. With `mint.promote` an alias is pointed at the result: 403 for a protected one unless the
     key has `admin`.
     """
-    cause = new_id("req") if keyed is None else keyed.request_id
     job = await gateway.fine_tuning.maker.make(caller, body, cause=cause)
     return _shown(gateway, caller.tenant_id, job, TunedJob(state="submitted", total_steps=job.spec.steps))
 

@@ -15,14 +15,14 @@ from mint_common.catalog import PolicyRecord, Resolution
 from mint_common.catalog_requests import Label
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import BaseName, derive_id, new_id
+from mint_common.ids import BaseName, derive_id
 from mint_common.names import BEST, number_or_digest
 from services.gateway.core.examples import body_config
 from services.gateway.core.files.records import IdPrefix, check_id
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.evaluations import Questions, check_questions, plan_file, plan_task
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
+from services.gateway.http.edge.recording import CauseDep, RecordedRoute, creates
 from services.gateway.http.fine_tuning.graders import checked_grader
 from services.gateway.http.mint.jobs import task_defaults
 
@@ -62,30 +62,22 @@ class CompareBody(Questions):
 
 @router.post("/run", status_code=202, dependencies=[creates("run_id")])
 async def run_evaluation(
-    body: EvaluationRunBody,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    keyed: KeyedDep,
+    body: EvaluationRunBody, caller: TrainCaller, gateway: GatewayDep, cause: CauseDep
 ) -> JsonObject:
     """Score a revision; the answer is the run, which `GET` follows to its ``value`` and ``stderr``."""
     check_questions(body)
     evaluated = await _named(gateway, caller, body)
     asked = await _questions(gateway, caller, body, evaluated.base)
-    cause = new_id("req") if keyed is None else keyed.request_id
     run = _run(derive_id("evr", cause), caller, evaluated, asked)
     return await gateway.rollout.evaluate(caller.tenant_id, run)
 
 
 @router.post("/compare", status_code=202, dependencies=[creates("run", "run_id")])
 async def begin_comparison(
-    body: CompareBody,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    keyed: KeyedDep,
+    body: CompareBody, caller: TrainCaller, gateway: GatewayDep, cause: CauseDep
 ) -> JsonObject:
     """Score two models on the same prompts with the same seeds; `GET` follows both runs to the comparison."""
     check_questions(body)
-    cause = new_id("req") if keyed is None else keyed.request_id
     models = {"run": body.model, "baseline": body.baseline}
     found = {side: await gateway.registry.resolve(caller.tenant_id, name) for side, name in models.items()}
     asked = await _questions(gateway, caller, body, *(each.base for each in found.values()))

@@ -16,7 +16,7 @@ from mint_common.authority import Caller
 from mint_common.client.http import named
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
-from mint_common.ids import JobId, TenantId, derive_id, new_id
+from mint_common.ids import JobId, TenantId, derive_id
 from mint_common.lora import check_trainable
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
@@ -27,7 +27,7 @@ from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings, t
 from services.gateway.core.mint.jobs import JobRequest, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
+from services.gateway.http.edge.recording import CauseDep, RecordedRoute, creates
 
 MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
@@ -67,28 +67,24 @@ JobBody = Annotated[
 
 @router.post("", status_code=202, dependencies=[creates("job_id")])
 async def submit_job(
-    body: Annotated[JobBody, Body()], caller: TrainCaller, gateway: GatewayDep, keyed: KeyedDep
+    body: Annotated[JobBody, Body()], caller: TrainCaller, gateway: GatewayDep, cause: CauseDep
 ) -> JsonObject:
     """Submit a job on a task, or on a file: then with the body of `POST /v1/fine_tuning/jobs`.
 
     The same Idempotency-Key and body is the same job, however often it is sent.
     """
-    cause = new_id("req") if keyed is None else keyed.request_id
     if isinstance(body, FineTuningBody):
         return describe_submission(await gateway.fine_tuning.maker.make(caller, body, cause=cause))
-    return await _submit_on_task(
-        body, caller.tenant_id, gateway, cause=cause, is_repeatable=keyed is not None
-    )
+    return await _submit_on_task(body, caller.tenant_id, gateway, cause=cause)
 
 
 async def _submit_on_task(
-    body: JobRequest, tenant_id: TenantId, gateway: Gateway, *, cause: str, is_repeatable: bool
+    body: JobRequest, tenant_id: TenantId, gateway: Gateway, *, cause: str
 ) -> JsonObject:
     job_id = JobId(derive_id("job", cause))
-    if is_repeatable:
-        earlier = await gateway.submissions.get(tenant_id, job_id)
-        if earlier is not None:
-            return describe_submission(earlier)
+    earlier = await gateway.submissions.get(tenant_id, job_id)
+    if earlier is not None:
+        return describe_submission(earlier)
     policy = await gateway.registry.get_policy(tenant_id, body.policy)
     task = await gateway.rollout.task(body.task)
     base = await gateway.registry.get_base(policy.base)
