@@ -64,9 +64,7 @@ from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
-from services.gateway.http.edge.context import Gateway
-from services.gateway.http.files.context import TenantFiles
-from services.gateway.http.fine_tuning.context import FineTuningContext
+from services.gateway.http.edge.context import FineTuningContext, Gateway, TenantFiles
 from services.gateway.http.public import build_http
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
@@ -264,7 +262,7 @@ async def run(settings: GatewaySettings) -> None:
             courier.run,
             partial(prune, pruned, clock),
             samples.run,
-            partial(promote_results, fine_tuning.promotions, bus, clock),
+            partial(promote_results, Promotions(registry=catalog, jobs=fine_tuning.jobs), bus, clock),
         ]
         await run_service(http, settings.http, background)
 
@@ -341,7 +339,6 @@ def _fine_tuning(
         ),
         jobs=jobs,
         uses=FileUses(jobs=jobs, keeper=files.files),
-        promotions=Promotions(registry=registry, jobs=jobs),
     )
 
 

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import MintError, Overloaded, Unavailable
+from mint_common.errors import MintError, Overloaded, Unavailable, trace_of
 from mint_common.generation import EngineInfo, Likeliest, Sampled
 from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import Clock
@@ -217,9 +217,9 @@ class EngineSamples:
             sample.result = await self._sample(sample)
         except MintError as error:
             sample.result = describe_failure(error)
-        except Exception:  # noqa: BLE001  (as in dispatch)
+        except Exception as error:  # noqa: BLE001  (as in dispatch)
             # A bug in one sample must not stop the others.
-            _log.exception("a sample failed", extra={"request_id": request_id})
+            _log.error("a sample failed", extra={"request_id": request_id, "error": trace_of(error)})
             sample.result = FutureFailed(message="the server failed on this sample", category="server")
         finally:
             self._count_out(order)

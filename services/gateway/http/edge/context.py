@@ -26,10 +26,35 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.handlers.file_uploads import UploadKeeper
+from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.fine_tuning.creation import JobMaker
+from services.gateway.handlers.fine_tuning.file_uses import FileUses
+from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.http.edge.admission import AdmissionGate
-from services.gateway.http.files.context import TenantFiles
-from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.tinker.context import Tinker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantFiles:
+    """Files, uploads, and how many of each a tenant may have at a time.
+
+    ``arriving``: bodies, which take room on a disk. ``previewing``: previews, which take a trainer's thread.
+    """
+
+    files: FileKeeper
+    uploads: UploadKeeper
+    arriving: OpenRequests
+    previewing: OpenRequests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuningContext:
+    """Jobs on files: what makes, reads and steers them, and which files they read."""
+
+    maker: JobMaker
+    jobs: FineTuningJobs
+    uses: FileUses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
