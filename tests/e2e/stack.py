@@ -130,9 +130,12 @@ class RunningStack:
             self.process.wait(60)
 
 
-def mint(*arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
-    """Run a command."""
-    return subprocess.run([MINT, *arguments], capture_output=True, text=True, check=False, timeout=seconds)
+def mint(
+    *arguments: object, seconds: float = 120, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command, in this process's environment unless another one is given."""
+    command = [MINT, *map(str, arguments)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds)
 
 
 def start_stack(

@@ -1,11 +1,10 @@
 """`mint demo --base tiny`: the main job as a newcomer sees it, and what its report must say."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from e2e.stack import MINT
+from e2e.stack import mint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -13,13 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 def test_tiny_demo_learns_serves_and_rolls_back(stack_folder: Path) -> None:
     out = stack_folder / "demo"
 
-    done = subprocess.run(
-        [MINT, "demo", "--base", "tiny", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=850,
-        check=False,
-    )
+    done = mint("demo", "--base", "tiny", "--out", out, seconds=850)
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads((out / "report.json").read_text())

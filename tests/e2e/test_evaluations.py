@@ -1,7 +1,6 @@
 """Revisions and bases scored on a user's file with a grader, and compared on the same rows."""
 
 import json
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from e2e.stack import MINT, RunningStack
+from e2e.stack import RunningStack, mint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mint_common.testing.factories import EXACT
@@ -192,22 +191,16 @@ def test_the_command_line_sends_a_file_and_scores_and_compares_on_it(
     rows.write_text("\n".join(map(json.dumps, ROWS[:8])))
     grader.write_text(json.dumps(EXACT))
     asked = ["--file", str(rows), "--grader", str(grader), "--max-new-tokens", "8"]
-    run = json.loads(mint(stack, "eval", "run", "tiny", *asked, "--json"))
+    run = json.loads(told(stack, "eval", "run", "tiny", *asked, "--json"))
     assert (run["state"], run["scored"], run["file"]["filename"]) == ("succeeded", 8, "words.jsonl")
-    title, *lines = mint(stack, "eval", "rows", run["run_id"]).splitlines()
+    title, *lines = told(stack, "eval", "rows", run["run_id"]).splitlines()
     assert title.split("\t") == ["row", "score", "error", "answer"]
     assert len(lines) == 8
-    compared = mint(stack, "eval", "compare", "tiny", "tiny", *asked).splitlines()[-1].split("\t")
+    compared = told(stack, "eval", "compare", "tiny", "tiny", *asked).splitlines()[-1].split("\t")
     assert compared[4:] == ["0.000", "0.000", "0.000", "0", "0", "8", "8"]
 
 
-def mint(stack: RunningStack, *arguments: str) -> str:
-    done = subprocess.run(
-        [MINT, *arguments, "--dir", str(stack.folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def told(stack: RunningStack, *arguments: str) -> str:
+    done = mint(*arguments, "--dir", stack.folder, seconds=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.stack import JOB_SECONDS, MINT, RunningStack, start_stack
+from e2e.stack import JOB_SECONDS, RunningStack, mint, start_stack
 from openai import BadRequestError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
@@ -244,21 +244,14 @@ def test_the_example_runs_as_it_stands(stack: RunningStack, method: str) -> None
     assert answer == "dcba" or (method == "dpo" and re.fullmatch("[a-j]+", answer)), answer
 
 
-def mint(stack: RunningStack, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [MINT, *map(str, arguments)],
-        env=environment(stack),
-        capture_output=True,
-        text=True,
-        timeout=JOB_SECONDS,
-        check=False,
-    )
+def ran(stack: RunningStack, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return mint(*arguments, seconds=JOB_SECONDS, env=environment(stack))
 
 
 def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Path) -> None:
     validated = ("--validation", ROWS / "supervised-held-out.jsonl", "--every", 4)
     wish = (*validated, "--epochs", 1, "--promote", "live")
-    done = mint(stack, "train", ROWS / "supervised.jsonl", "--base", "tiny", *wish)
+    done = ran(stack, "train", ROWS / "supervised.jsonl", "--base", "tiny", *wish)
     assert done.returncode == 0, done.stderr
     plan = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
     assert plan["rows"] == "128 of supervised.jsonl"
@@ -267,7 +260,7 @@ def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Pa
     assert asked, done.stdout
     assert "alias live was pointed at it" in done.stdout
     policy, number = asked.groups()
-    assert f"live\t{number}\t" in mint(stack, "alias", "list", policy).stdout
+    assert f"live\t{number}\t" in ran(stack, "alias", "list", policy).stdout
     curl = done.stdout[done.stdout.index("curl ") :]
     answered = subprocess.run(
         ["bash", "-c", curl], env=environment(stack), capture_output=True, text=True, check=True
@@ -275,7 +268,7 @@ def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Pa
     assert json.loads(answered.stdout)["choices"][0]["message"]["content"]
 
     file = tmp_path / "curves.csv"
-    assert mint(stack, "job", "export", plan["job"], "--csv", file).returncode == 0
+    assert ran(stack, "job", "export", plan["job"], "--csv", file).returncode == 0
     rows = list(csv.DictReader(file.read_text().splitlines()))
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 17)]
     assert [row["step"] for row in rows if row["valid_loss"]] == ["4", "8", "12", "16"]
@@ -284,7 +277,7 @@ def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Pa
 def test_mint_train_refuses_bad_rows_before_it_sends_them(stack: RunningStack, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text((ROWS / "supervised.jsonl").read_text() + '{"messages": [{"content": "f a="}]}\n')
-    done = mint(stack, "train", file, "--base", "tiny")
+    done = ran(stack, "train", file, "--base", "tiny")
     assert done.returncode == 1
     assert "129\tmissing_field\t" in done.stderr
     assert "is refused. Problems in its rows: 1." in done.stderr
