@@ -60,11 +60,11 @@ def run_evaluation(
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
 ) -> Listing:
-    """Score a revision or a base on a task's held-out prompts, or on a file's rows.
+    """Score a revision or a base: on a task, or on the rows of a file.
 
-    The score is recorded, and rules act upon it: its suite is the task or file, its metric reward, or
-    valid_loss of a file without a grader. A base's score is not recorded. Ctrl-C ends the waiting, not the
-    scoring: `mint eval cancel` does.
+    A task asks its held-out prompts. The score is recorded, and rules act upon it: its suite is the task or
+    file, its metric reward, or valid_loss of a file without a grader. A base's score is not recorded. Ctrl-C
+    ends the waiting, not the scoring: `mint eval cancel` does.
 
     Example: mint eval run counter@prod progression --n 256
     """
@@ -89,9 +89,10 @@ def compare_evaluations(
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
 ) -> Listing:
-    """Score two models on the same prompts, and tell the difference with its 95 % bootstrap interval.
+    """Score two models on the same prompts, and compare them.
 
-    With --json also the rows that differ most, with both answers.
+    The difference comes with its 95 % bootstrap interval; with --json there are also the rows that differ
+    most, with both answers.
 
     Example: mint eval compare counter@7 counter@prod progression --n 256
     """
@@ -112,7 +113,7 @@ def rows_of_evaluation(
     limit: LimitOption = 100,
     after: Annotated[int, typer.Option(metavar="ROW", min=0, help="Rows behind this one.")] = 0,
 ) -> Listing:
-    """List the answers of a run, each with its score or what its grader failed with.
+    """List the answers of a run, each with its score or a fault.
 
     Example: mint eval rows evr_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -173,7 +174,7 @@ def _follow(api: PublicApi, runs: Sequence[Json]) -> list[Json]:
 
 
 def runs_of_evaluation(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
-    """List evaluation runs, newest first: what is being scored, and how each ended.
+    """List evaluation runs, newest first, and how each ended.
 
     Example: mint eval runs --limit 10
     """

@@ -56,7 +56,9 @@ def create_rule(
         float, typer.Option(metavar="SECONDS", help="From a move to the next promotion.")
     ] = 0.0,
 ) -> Listing:
-    """Let scores move an alias: to a better revision, and back from a live one that fails.
+    """Let scores move an alias.
+
+    It moves to a better revision, and back from a live one that fails.
 
     Larger scores are better, unless --at-most says how large a loss may be. No rule returns to a revision
     that a person moved the alias back from, until a person points it there again.

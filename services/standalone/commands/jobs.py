@@ -78,7 +78,7 @@ def create_job(  # arguments of a command
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a policy on a task; what is not named is the task's own recommendation.
+    """Train a policy on a task. What is not named is the task's own recommendation.
 
     Further jobs of a policy wait for the one that runs, and go on from its latest revision.
 
@@ -102,7 +102,9 @@ def create_job(  # arguments of a command
 
 
 def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
-    """List jobs, newest first: how far each is, its latest mean reward, the best revision that it sampled.
+    """List jobs, newest first.
+
+    Tells how far each is, its latest mean reward, and the best revision that it sampled.
 
     Example: mint job list --limit 10
     """
@@ -122,7 +124,7 @@ def show_job(
 
 
 def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
-    """Stop a job after the work in hand; the revisions that it has published stay.
+    """Stop a job after the work in hand. The revisions that it has published stay.
 
     Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
     """
@@ -140,7 +142,7 @@ def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) 
 def resume_job(
     api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
 ) -> None:
-    """Let a paused job go on with its next step, as if it had not been paused.
+    """Let a paused job go on with its next step. It ends as if it had not been paused.
 
     Example: mint job resume job_znqp7ciroqvnfq3s22wrsratcm --watch
     """
@@ -162,9 +164,9 @@ def export_job(
         Path | None, typer.Option(metavar="DIR", help="An event file; needs tensorboardX.")
     ] = None,
 ) -> None:
-    """Write what a job's steps measured, of one that still runs too: loss, rewards, scores, learning rate.
+    """Write what a job's steps measured, also while it runs.
 
-    Without an option the CSV is printed.
+    Loss, rewards, scores and learning rate; without an option as a CSV that is printed.
 
     Example: mint job export job_znqp7ciroqvnfq3s22wrsratcm --csv curves.csv --tensorboard runs/counter
     """

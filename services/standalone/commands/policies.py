@@ -42,7 +42,9 @@ def list_policies(
 
 
 def show_policy(api: PublicApi, policy: PolicyArgument) -> Listing:
-    """Show one policy, with its latest revision and the one whose samples got the highest reward.
+    """Show one policy, with its latest and its best revision.
+
+    The best one is that whose samples got the highest reward.
 
     Example: mint policy show counter
     """

@@ -76,10 +76,11 @@ def download_revision(
         bool, typer.Option("--merged", help="The whole model: the base with the revision in its weights.")
     ] = False,
 ) -> Listing:
-    """Download a revision as PEFT reads it: adapter_config.json and adapter_model.safetensors.
+    """Download a revision as PEFT reads it.
 
-    Packed experts stay packed: `mint adapter unpack` makes what PEFT reads of them. With --merged it is a
-    model that needs neither PEFT nor MinT, as large as the base; a download that breaks off is continued.
+    The folder has adapter_config.json and adapter_model.safetensors. Packed experts stay packed: `mint
+    adapter unpack` makes what PEFT reads of them. With --merged it is a model that needs neither PEFT nor
+    MinT, as large as the base; a download that breaks off is continued.
 
     Example: mint revision download counter prod --out ./counter
     """
@@ -118,7 +119,7 @@ def diff_revision(
     ],
     new: Annotated[str | None, typer.Argument(metavar="NEW", help="The revision that it became.")] = None,
 ) -> Listing:
-    """Compare two revisions, old to new: scores, metrics, the norm of every module, settings.
+    """Compare two revisions, old to new. Shows scores, metrics, the norm of every module, settings.
 
     Example: mint revision diff counter prod latest
     """

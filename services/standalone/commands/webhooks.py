@@ -86,7 +86,7 @@ def log_deliveries(
         str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
-    """List deliveries, newest first: what was sent, how often, and how it ended.
+    """List deliveries, newest first. Tells what was sent, how often, and how it ended.
 
     Example: mint webhook log wh_4p2tvc6rkzcmxlyhy3nb5dw7ea --state failed
     """
