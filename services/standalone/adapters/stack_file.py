@@ -19,11 +19,8 @@ def load_stack_file(file: Path) -> StackFile:
 
 
 def load_yaml(file: Path) -> RawFile:
-    """Return a file's content. Raises StackFileInvalidError when it cannot be read, or says a key twice."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise _refusal(file, 1, str(error.strerror or error)) from error
+    """Return a file's content. Raises StackFileInvalidError, OSError."""
+    data = file.read_bytes()
     if len(data) > _MOST_BYTES:
         raise _refusal(file, 1, f"has {len(data)} bytes; {_MOST_BYTES} are the most")
     try:

@@ -105,7 +105,7 @@ def test_a_fault_is_told_with_its_line_and_field(text: str, line: int, problem: 
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StackFileInvalidError, match=r"none.yaml.*No such file"):
+    with pytest.raises(FileNotFoundError, match=r"No such file.*none.yaml"):
         load_stack_file(tmp_path / "none.yaml")
 
 
