@@ -13,7 +13,6 @@ import numpy as np
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import PACKED
 from mint_common.errors import InvalidField
-from mint_common.events import LoraSpec
 from mint_common.training import (
     Array,
     CheckpointRef,
@@ -30,9 +29,10 @@ from mint_common.training import (
     Submission,
 )
 from services.trainer.core.datum_lines import floats_of
-from services.trainer.core.layout_check import layout_problem
+from services.trainer.core.layout_check import check_fits, check_layout
 from services.trainer.core.losses.loss import TokenLoss
 from services.trainer.core.losses.table import PASS_LOSSES
+from services.trainer.core.refusals import LoraInvalid
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TEMPERATURE = 1e3
@@ -94,9 +94,11 @@ def check_ttl(ttl_seconds: int | None) -> None:
 def _check_open(operation: Open, facts: BaseFacts, layout: str) -> None:
     if operation.base != facts.name:
         raise InvalidField(field="base_model", problem=f"{operation.base!r}, this trainer has {facts.name!r}")
-    check_lora(operation.lora, facts)
-    if found := layout_problem(layout, operation.lora, facts):
-        raise InvalidField(field=f"lora.{found.field}", problem=found.problem)
+    try:
+        check_fits(operation.lora, facts)
+        check_layout(layout, operation.lora, facts)
+    except LoraInvalid as error:
+        raise InvalidField(field=f"lora.{error.field}", problem=str(error.problem)) from error
     _check_metadata(operation.metadata)
     if operation.checkpoint is not None:
         _check_source(operation.checkpoint)
@@ -105,18 +107,6 @@ def _check_open(operation: Open, facts: BaseFacts, layout: str) -> None:
     for index, part in enumerate(operation.mixture):
         if not math.isfinite(part.coefficient):
             raise InvalidField(field=f"coefficients[{index}]", problem=f"{part.coefficient} is not finite")
-
-
-def check_lora(lora: LoraSpec, facts: BaseFacts) -> None:
-    """Check a LoRA's shape against the base. Raises InvalidField."""
-    if not 1 <= lora.rank <= facts.max_rank:
-        raise InvalidField(field="lora.rank", problem=f"{lora.rank} is outside 1..{facts.max_rank}")
-    if not (math.isfinite(lora.alpha) and lora.alpha > 0):
-        raise InvalidField(field="lora.alpha", problem=f"{lora.alpha} is no positive number")
-    unknown = sorted(set(lora.targets) - set(facts.targets))
-    if unknown or not lora.targets:
-        problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
-        raise InvalidField(field="lora.targets", problem=problem)
 
 
 def _check_source(checkpoint: CheckpointRef) -> None:

@@ -20,11 +20,11 @@ from mint_common.training import PolicyTaken
 from services.trainer import metrics
 from services.trainer.core.algorithms import ALGORITHMS, build_batch
 from services.trainer.core.batch import Batch
-from services.trainer.core.layout_check import check_fits, layout_problem
+from services.trainer.core.layout_check import check_fits, check_layout
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
-from services.trainer.core.refusals import LoraInvalid, RecordInvalid, TrainingRefused
+from services.trainer.core.refusals import RecordInvalid, TrainingRefused
 from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
@@ -64,7 +64,8 @@ class WaveIntake:
         if session is not None and not session.is_managed:
             raise PolicyTaken(policy_id=wave.policy_id, by=writer_of(is_managed=False))
         check_turn(session, wave, taken_step=await self._parts.store.taken_step(wave.job_id))
-        self._check_lora(wave)
+        check_fits(wave.lora, self._parts.policies.facts)
+        check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
         record = await self._read_record(wave)
         batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record))
         records = {wave.record: batch, **await self._validation(wave)}
@@ -88,12 +89,6 @@ class WaveIntake:
             drivers = await self._operations.drivers()
             if await drivers.settle(policy_id, seconds=_LOOK_SECONDS):
                 return drivers
-
-    def _check_lora(self, wave: WaveCompleted) -> None:
-        check_fits(wave.lora, self._parts.policies.facts)
-        found = layout_problem(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
-        if found is not None:
-            raise LoraInvalid(field=found.field, problem=found.problem)
 
     async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
         record = await read_record(self._parts.blobs, wave.record)

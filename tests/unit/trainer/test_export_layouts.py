@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,8 +35,9 @@ from services.trainer.adapters.states.training_state import (
     state_export,
     write_state,
 )
-from services.trainer.core.layout_check import layout_problem
+from services.trainer.core.layout_check import check_layout
 from services.trainer.core.operations import ExportLineage
+from services.trainer.core.refusals import LoraInvalid
 
 from .families import describe_family, everything, make_family
 from .plain_peft import row_logprobs
@@ -183,6 +183,10 @@ def test_what_cannot_be_exported_is_known_before_it_is_trained(
     state = new_state(moe_facts, spec)
     with_random_b(state.lora, std=0.05)
     for layout in (PACKED, DENSE, FUSED):
-        found = layout_problem(layout, spec, moe_facts)
-        with nullcontext() if found is None else pytest.raises(AdapterInvalid):
+        try:
+            check_layout(layout, spec, moe_facts)
+        except LoraInvalid:
+            with pytest.raises(AdapterInvalid):
+                export(moe_facts, state, layout)
+        else:
             export(moe_facts, state, layout)
