@@ -4,7 +4,6 @@ Invariant: bytes are called unused only when, in the transaction that deletes a 
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import asyncpg
 import msgspec
@@ -13,12 +12,10 @@ from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.trainer.core.operations import check_readable, missing_checkpoint, read_cursor
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _COLUMNS = columns_of(CheckpointRecord)
 _PUT = insert_of("checkpoints", CheckpointRecord) + " ON CONFLICT DO NOTHING"
@@ -117,7 +114,7 @@ class PostgresCheckpointRows:
 
 
 async def put_checkpoint(
-    connection: Connection, checkpoint: CheckpointRecord, *, replaces: bool
+    connection: PostgresConnection, checkpoint: CheckpointRecord, *, replaces: bool
 ) -> list[Claim]:
     """Write a row within a transaction; return bytes that are unused now. Raises AlreadyExists."""
     # What has expired is as good as deleted, and so its name is free.
@@ -130,7 +127,7 @@ async def put_checkpoint(
     return await _unused(connection, gone)
 
 
-async def _unused(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Claim]:
+async def _unused(connection: PostgresConnection, rows: Sequence[asyncpg.Record]) -> list[Claim]:
     """Return the bytes of deleted rows that are nobody's now; a revision's are the registry's."""
     claims = {row["claim"]["uri"]: row["claim"] for row in rows if row["kind"] == "training"}
     query = "SELECT DISTINCT claim ->> 'uri' FROM checkpoints WHERE claim ->> 'uri' = ANY($1)"

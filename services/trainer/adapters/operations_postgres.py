@@ -5,7 +5,6 @@ a take-over has to wait for: a fenced trainer commits nothing.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import asyncpg
 import msgspec
@@ -14,7 +13,7 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
@@ -29,8 +28,6 @@ from services.trainer.core.operations import (
     writer_of,
 )
 from services.trainer.core.wave_operations import NewWave
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class PostgresOperations:
@@ -67,7 +64,7 @@ class PostgresOperations:
             )
             return (await self._add(connection, token, [operation]))[id(operation)]
 
-    async def add_within(self, connection: Connection, token: int, wave: NewWave) -> None:
+    async def add_within(self, connection: PostgresConnection, token: int, wave: NewWave) -> None:
         """Store a wave with a transaction of the ledger."""
         await connection.execute(
             statements.OPEN,
@@ -91,7 +88,7 @@ class PostgresOperations:
 
     async def _add(
         self,
-        connection: Connection,
+        connection: PostgresConnection,
         token: int,
         operations: Sequence[NewOperation],
         *,
@@ -125,7 +122,7 @@ class PostgresOperations:
         return outcomes
 
     async def _why_not(
-        self, connection: Connection, operation: NewOperation, *, is_managed: bool
+        self, connection: PostgresConnection, operation: NewOperation, *, is_managed: bool
     ) -> bool | MintError:
         row = await connection.fetchrow(statements.WHY_NOT, operation.policy_id, operation.seq)
         if row is None or row["tenant_id"] != operation.tenant_id:
@@ -213,14 +210,14 @@ class PostgresOperations:
                 return await self.finish_within(connection, token, finished)
 
     async def finish_within(
-        self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
+        self, connection: PostgresConnection, token: int, finished: Sequence[FinishedOperation]
     ) -> list[Claim]:
         """Commit with a transaction of the ledger."""
         await self._finish(connection, token, finished)
         return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
     async def _finish(
-        self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
+        self, connection: PostgresConnection, token: int, finished: Sequence[FinishedOperation]
     ) -> None:
         last = {one.policy_id: one for one in finished}.values()
         row = await connection.fetchrow(
@@ -244,7 +241,7 @@ class PostgresOperations:
             raise Fenced(base=self._base)
         assert row["done"] == len(finished), (row, finished)
 
-    async def _finish_more(self, connection: Connection, one: FinishedOperation) -> list[Claim]:
+    async def _finish_more(self, connection: PostgresConnection, one: FinishedOperation) -> list[Claim]:
         unused: list[Claim] = []
         if one.checkpoint is not None:
             unused += await put_checkpoint(connection, one.checkpoint, replaces=one.replaces)
@@ -259,7 +256,7 @@ class PostgresOperations:
             unused += await self._close(connection, one)
         return unused
 
-    async def _close(self, connection: Connection, one: FinishedOperation) -> list[Claim]:
+    async def _close(self, connection: PostgresConnection, one: FinishedOperation) -> list[Claim]:
         """Close the session: nothing is restored any more, so neither snapshot nor payloads are needed."""
         old = await connection.fetchval(statements.CLOSE, one.policy_id, one.finished_at)
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
@@ -272,7 +269,7 @@ class PostgresOperations:
                 raise Fenced(base=self._base)
             return await self._put_snapshot(connection, snapshot)
 
-    async def _put_snapshot(self, connection: Connection, snapshot: Snapshot) -> list[Claim]:
+    async def _put_snapshot(self, connection: PostgresConnection, snapshot: Snapshot) -> list[Claim]:
         claim = msgspec.to_builtins(snapshot.claim)
         row = await connection.fetchrow(statements.SNAPSHOT, snapshot.policy_id, claim, snapshot.position)
         if row is None:
