@@ -1,25 +1,29 @@
 """Evaluation runs in the Postgres schema `rollout`."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import asyncpg
 
-from mint_common.errors import NotFound, Overloaded
+from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.rollout.adapters.jobs_postgres import insert_row
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
-_CLAIM = """
+_COLUMNS = columns_of(EvaluationRun)
+_RUN = f"SELECT {_COLUMNS} FROM evaluation_runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608  # names of our own
+_CLAIM = f"""
     UPDATE evaluation_runs SET progress_at = $2 WHERE run_id = (
         SELECT run_id FROM evaluation_runs waiting WHERE state = 'running' AND progress_at < $1 AND $3 > (
             SELECT count(*) FROM evaluation_runs other
             WHERE other.tenant_id = waiting.tenant_id AND other.state = 'running' AND other.progress_at >= $1
         )
         ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) RETURNING *
-"""
+    ) RETURNING {_COLUMNS}
+"""  # noqa: S608  # as above
+_ADD = insert_of("evaluation_runs", EvaluationRun) + " ON CONFLICT DO NOTHING"
 _TOUCH = """
     UPDATE evaluation_runs SET progress_at = $3, scored = greatest(scored, $2)
     WHERE run_id = $1 AND state = 'running'
@@ -92,16 +96,13 @@ class PostgresEvaluationRuns:
                     what = "the evaluation runs of the tenant"
                     raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
             for run in new:
-                await insert_row(connection, "evaluation_runs", run, conflict="DO NOTHING")
+                await connection.execute(_ADD, *values_of(run))
         return [await self.run(tenant_id, run.run_id) for run in runs]
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
         """Return a tenant's run."""
-        query = "SELECT * FROM evaluation_runs WHERE tenant_id = $1 AND run_id = $2"
-        row = await self._pool.fetchrow(query, tenant_id, run_id)
-        if row is None:
-            raise NotFound(kind="evaluation run", name=run_id)
-        return from_row(row, EvaluationRun)
+        row = await self._pool.fetchrow(_RUN, tenant_id, run_id)
+        return found_record(row, EvaluationRun, kind="evaluation run", name=run_id)
 
     async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
         """Return a tenant's newest runs, newest first, without their graders."""
@@ -133,13 +134,9 @@ class PostgresEvaluationRuns:
         async with acquired(self._pool) as connection, connection.transaction():
             if await connection.execute(_FINISH, run.run_id, *ended, *counts) != "UPDATE 1":
                 return
-            await connection.executemany(_ADD_ROW, [(run.run_id, *_fields(row)) for row in rows])
+            await connection.executemany(_ADD_ROW, [(run.run_id, *astuple(row)) for row in rows])
             await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS, is_of_job)
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run in order."""
         return [from_row(row, ScoredRow) for row in await self._pool.fetch(_ROWS, run_id, after, limit)]
-
-
-def _fields(row: ScoredRow) -> tuple[object, ...]:
-    return row.row, row.score, row.answer, row.weight, row.fault, row.message

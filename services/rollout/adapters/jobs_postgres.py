@@ -4,42 +4,38 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from mint_common.runtime.postgres_rows import insert_of, values_of
-from services.rollout.core.evaluation import EvaluationRun
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
 from services.rollout.core.validation import SIGNS
 from services.rollout.core.wave import Wave
 
+_JOB = f"SELECT {columns_of(Job)} FROM jobs"  # noqa: S608  # names of our own fields
+_WAVE = f"SELECT {columns_of(Wave)} FROM waves"  # noqa: S608  # as above
 _LOCK_POLICY = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_policy_' || $1, 0))"
-_NEXT = """
-    SELECT * FROM jobs WHERE policy_id = $1 AND state = 'submitted' AND NOT EXISTS (
-        SELECT FROM jobs holder WHERE holder.policy_id = $1
-            AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
-    )
-    ORDER BY created_at, job_id LIMIT 1
-"""
-_OVERDUE = """
-    SELECT DISTINCT policy_id FROM jobs WHERE state = 'submitted' AND created_at < $1 AND NOT EXISTS (
+_STARTABLE = """state = 'submitted' AND NOT EXISTS (
         SELECT FROM jobs holder WHERE holder.policy_id = jobs.policy_id
             AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
     )
 """
-_UNSCORED = """
-    SELECT * FROM waves WHERE job_id = $1 AND step = ANY ($2)
+_NEXT = f"{_JOB} WHERE policy_id = $1 AND {_STARTABLE} ORDER BY created_at, job_id LIMIT 1"
+_OVERDUE = f"SELECT DISTINCT policy_id FROM jobs WHERE created_at < $1 AND {_STARTABLE}"  # noqa: S608  # as above
+_CLAIM_STALLED = f"""
+    UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1
+    RETURNING {columns_of(Job)}
+"""  # noqa: S608  # as above
+_UNSCORED = f"""
+    {_WAVE} WHERE job_id = $1 AND step = ANY ($2)
     AND jsonb_typeof(revision) = 'object' AND scored_at IS NULL ORDER BY step
 """
-_SCORED_BY_RUNS = """
-    SELECT * FROM jobs WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
+_SCORED_BY_RUNS = f"""
+    {_JOB} WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
     AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
 """
-
-
 _LISTED = ", ".join(name for name in Job.__slots__ if name != "spec")
 _JOBS = f"""
     SELECT {_LISTED}, jsonb_set(spec, '{{data,grader}}', 'null', false) AS spec FROM jobs
@@ -70,6 +66,16 @@ _BEST_MEASURED = """
 """
 
 
+def _put_of(table: str, key: str, kind: type[Job | Wave]) -> str:
+    """Return the statement that inserts or replaces a row."""
+    updates = ", ".join(f"{name} = excluded.{name}" for name in kind.__slots__ if name != key)
+    return f"{insert_of(table, kind)} ON CONFLICT ({key}) DO UPDATE SET {updates}"
+
+
+_PUT_JOB = _put_of("jobs", "job_id", Job)
+_PUT_WAVE = _put_of("waves", "wave_id", Wave)
+
+
 class PostgresJobs:
     """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
 
@@ -78,18 +84,19 @@ class PostgresJobs:
 
     async def lock(self, connection: PostgresConnection, job_id: JobId) -> Job:
         """Return a job, locked."""
-        row = await connection.fetchrow("SELECT * FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
-        return _job(row, job_id)
+        row = await connection.fetchrow(f"{_JOB} WHERE job_id = $1 FOR UPDATE", job_id)
+        return found_record(row, Job, kind="job", name=job_id)
 
     async def save(self, connection: PostgresConnection, job: Job, waves: Sequence[Wave]) -> None:
         """Insert or replace rows."""
-        await _upsert(connection, "jobs", "job_id", job)
+        await connection.execute(_PUT_JOB, *values_of(job))
         for wave in waves:
-            await _upsert(connection, "waves", "wave_id", wave)
+            await connection.execute(_PUT_WAVE, *values_of(wave))
 
     async def job(self, job_id: JobId) -> Job:
         """Return a job."""
-        return _job(await self._pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id), job_id)
+        row = await self._pool.fetchrow(f"{_JOB} WHERE job_id = $1", job_id)
+        return found_record(row, Job, kind="job", name=job_id)
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
         """Return a tenant's newest jobs, newest first, without their graders."""
@@ -98,7 +105,7 @@ class PostgresJobs:
     async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
         """Return a job's waves by step."""
         asked = within or self._pool
-        rows = await asked.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
+        rows = await asked.fetch(f"{_WAVE} WHERE job_id = $1 ORDER BY step", job_id)
         return [from_row(row, Wave) for row in rows]
 
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
@@ -125,7 +132,7 @@ class PostgresJobs:
     async def wave(self, wave_id: WaveId, *, within: "PostgresConnection | None" = None) -> Wave | None:
         """Return one wave."""
         asked = within or self._pool
-        row = await asked.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
+        row = await asked.fetchrow(f"{_WAVE} WHERE wave_id = $1", wave_id)
         return None if row is None else from_row(row, Wave)
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
@@ -158,29 +165,4 @@ class PostgresJobs:
 
     async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
         """Return stalled jobs, each to one caller: a concurrent one waits and finds the row claimed."""
-        rows = await self._pool.fetch(
-            "UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1 RETURNING *",
-            before,
-            now,
-        )
-        return [from_row(row, Job) for row in rows]
-
-
-async def _upsert(connection: PostgresConnection, table: str, key: str, value: Job | Wave) -> None:
-    """Insert or replace a row."""
-    updates = ", ".join(f"{name} = excluded.{name}" for name in value.__slots__ if name != key)
-    await insert_row(connection, table, value, conflict=f"({key}) DO UPDATE SET {updates}")
-
-
-async def insert_row(
-    connection: PostgresConnection, table: str, value: Job | Wave | EvaluationRun, *, conflict: str
-) -> None:
-    """Write every field of a row; table and column names are those of our dataclasses, never user input."""
-    query = f"{insert_of(table, type(value))} ON CONFLICT {conflict}"
-    await connection.execute(query, *values_of(value))
-
-
-def _job(row: asyncpg.Record | None, job_id: JobId) -> Job:
-    if row is None:
-        raise NotFound(kind="job", name=job_id)
-    return from_row(row, Job)
+        return [from_row(row, Job) for row in await self._pool.fetch(_CLAIM_STALLED, before, now)]
