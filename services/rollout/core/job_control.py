@@ -1,4 +1,4 @@
-"""What a user does to a job: cancel, pause, resume; and how one is given up."""
+"""What a user does to a job: stop, pause, resume; and how one is given up."""
 
 from dataclasses import replace
 from typing import Literal
@@ -8,14 +8,17 @@ from mint_common.errors import InvalidField, Unavailable
 from services.rollout.core.job import Advance, Job, JobState, finish, request_wave, wave_cancelled
 
 
-def cancel(job: Job, *, reason: str, now: float) -> Advance:
-    """Cancel the job and its open wave; a finished job does not change."""
-    return _stop(job, "cancelled", reason, now=now)
+def stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
+    """End the job and its open wave: for its user, or because the event that it waits for cannot be handled.
 
-
-def give_up(job: Job, *, reason: str, now: float) -> Advance:
-    """Fail the job and its open wave, because the event that it waits for cannot be handled."""
-    return _stop(job, "failed", reason, now=now)
+    A finished job does not change.
+    """
+    if is_over(job):
+        return Advance(job=job)
+    stopped = finish(job, outcome, reason, now=now)
+    if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
+        return stopped
+    return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))
 
 
 def pause(job: Job, *, now: float) -> Advance:
@@ -67,12 +70,3 @@ def is_over(job: Job) -> bool:
 def _check_open(job: Job) -> None:
     if is_over(job):
         raise InvalidField(field="job", problem=f"it has ended ({job.state.value})")
-
-
-def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
-    if is_over(job):
-        return Advance(job=job)
-    stopped = finish(job, outcome, reason, now=now)
-    if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
-        return stopped
-    return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))

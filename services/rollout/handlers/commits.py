@@ -1,7 +1,9 @@
 """Transactions that change a job."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic
 
 from mint_common.claims import Claim
@@ -13,7 +15,7 @@ from mint_common.runtime.ledger import Ledger, Transaction
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Advance, Fact, Job, advance, needs_waves
-from services.rollout.core.job_control import cancel, give_up, pause, resume
+from services.rollout.core.job_control import pause, resume, stop
 from services.rollout.core.job_scores import on_score, scored_wave
 from services.rollout.core.wave import Wave, WaveCounts, fold, wave_id_in
 from services.rollout.ports import Connection, JobStore
@@ -40,7 +42,7 @@ class Commits(Generic[Connection]):
     ) -> None:
         """Apply an event to a job. A cause that was committed before has no effect."""
         beside = beside or Beside()
-        try:
+        with suppress(AlreadyHandled):
             async with self.ledger.transaction(cause) as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)
                 now, waves = self.clock.now(), await self._waves_after(transaction.connection, job, fact)
@@ -48,12 +50,10 @@ class Commits(Generic[Connection]):
                     job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
                 )
                 await self.write(transaction, fact, moved, counts=beside.counts)
-        except AlreadyHandled:
-            return
 
     async def score(self, job_id: JobId, wave_id: WaveId, run: EvaluationRun) -> None:
         """Take in how the evaluation run of a wave's revision ended. No effect the second time."""
-        try:
+        with suppress(AlreadyHandled):
             async with self.ledger.transaction(f"scored:{run.run_id}") as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)
                 now = self.clock.now()
@@ -63,8 +63,6 @@ class Commits(Generic[Connection]):
                 ]
                 scored = [wave for wave in waves if wave.wave_id == wave_id]
                 await self.write(transaction, None, on_score(job, waves, now=now), scored=scored)
-        except AlreadyHandled:
-            return
 
     async def _waves_after(self, connection: Connection, job: Job, fact: Fact) -> list[Wave]:
         """Return a job's waves after an event that may end it; none for another one."""
@@ -76,44 +74,27 @@ class Commits(Generic[Connection]):
 
     async def cancel(self, job_id: JobId) -> None:
         """Cancel a job for its user. No effect after its end."""
-        await self._change(
-            job_id,
-            cause=f"cancel:{job_id}",
-            how=lambda job: cancel(job, reason="cancelled by its user", now=self.clock.now()),
-        )
+        how = partial(stop, outcome="cancelled", reason="cancelled by its user")
+        await self._change(job_id, how, cause=f"cancel:{job_id}")
 
     async def pause(self, job: Job) -> None:
         """Stop a job after its open wave. Raises InvalidField after its end."""
-        await self._change(
-            job.job_id,
-            cause=f"pause:{job.job_id}:{job.controls}",
-            how=lambda found: pause(found, now=self.clock.now()),
-        )
+        await self._change(job.job_id, pause, cause=f"pause:{job.job_id}:{job.controls}")
 
     async def resume(self, job: Job, prompts: Claim | None) -> None:
         """Let a job go on, with the prompts of its next step. Raises InvalidField, Unavailable."""
         cause = f"resume:{job.job_id}:{job.controls}"
-        await self._change(
-            job.job_id,
-            cause=cause,
-            how=lambda found: resume(found, prompts, cause=cause, now=self.clock.now()),
-        )
+        await self._change(job.job_id, partial(resume, prompts=prompts, cause=cause), cause=cause)
 
     async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
         """Fail a job whose next event cannot be handled. No effect after its end."""
-        await self._change(
-            job_id,
-            cause=cause,
-            how=lambda job: give_up(job, reason=reason, now=self.clock.now()),
-        )
+        await self._change(job_id, partial(stop, outcome="failed", reason=reason), cause=cause)
 
-    async def _change(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:
-        try:
+    async def _change(self, job_id: JobId, how: Callable[..., Advance], *, cause: str) -> None:
+        with suppress(AlreadyHandled):
             async with self.ledger.transaction(cause) as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)
-                await self.write(transaction, None, how(job))
-        except AlreadyHandled:
-            return
+                await self.write(transaction, None, how(job, now=self.clock.now()))
 
     async def write(
         self,

@@ -17,7 +17,7 @@ from services.rollout.core.job import (
     open_job,
     wave_id_of,
 )
-from services.rollout.core.job_control import cancel
+from services.rollout.core.job_control import stop
 from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
 
 STEPS = 3
@@ -130,14 +130,14 @@ def test_a_failed_wave_fails_its_job_with_the_reason(fact: Fact, reason: str) ->
 
 def test_cancelling_ends_the_open_wave_and_the_job_once() -> None:
     job, _ = begun()
-    moved = cancel(job, reason="enough", now=5.0)
+    moved = stop(job, "cancelled", "enough", now=5.0)
     assert [type(event) for event in moved.events] == [WaveCancelled, JobFinished]
     assert moved.job.state is JobState.CANCELLED
-    assert cancel(moved.job, reason="again", now=6.0).events == ()
+    assert stop(moved.job, "cancelled", "again", now=6.0).events == ()
 
 
 def test_cancelling_a_job_that_waits_ends_no_wave() -> None:
-    moved = cancel(open_job(submitted(), now=0.0), reason="enough", now=5.0)
+    moved = stop(open_job(submitted(), now=0.0), "cancelled", "enough", now=5.0)
     assert [type(event) for event in moved.events] == [JobFinished]
     assert (moved.job.state, moved.job.finished_at) == (JobState.CANCELLED, 5.0)
 
