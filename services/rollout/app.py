@@ -1,16 +1,14 @@
 """The composition of the rollout service."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import asyncpg
 from fastapi import FastAPI
 
 from mint_common.blobs.open import open_blobs
-from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.client.directory import EngineDirectory
@@ -31,7 +29,7 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
-from mint_common.runtime.held_folder import HeldFolder, hold_folder
+from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
@@ -54,18 +52,19 @@ from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_scores import FileScores
-from services.rollout.handlers.graded_samples import GradingLimits
+from services.rollout.handlers.file_waves import FileWaves
+from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.watchdog import Watchdog
-from services.rollout.handlers.wave_turns import deliveries_of
-from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from services.rollout.handlers.wave_turns import WaveTurns
+from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.files import file_routes
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
-from services.rollout.ports import Connection, Graders, Tasks
+from services.rollout.ports import Connection
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
@@ -75,140 +74,142 @@ MIGRATIONS = "services.rollout.adapters.migrations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
-    """The connections of a running service."""
-
-    pool: asyncpg.Pool
-    bus: Bus
-    blobs: Blobs
-    engines: EngineDirectory
-    trainers: TrainerDirectory
-    registry: InternalHttp
-    tasks: Tasks
-    graders: Graders
-    folder: HeldFolder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """The service, ready to run."""
+class Rollout:
+    """An assembled service: its HTTP application and its background work."""
 
     http: FastAPI
     background: Sequence[Callable[[], Awaitable[None]]]
 
 
-def compose(settings: RolloutSettings, connections: Connections) -> Service:
-    """Put the parts together."""
+@asynccontextmanager
+async def open_rollout(settings: RolloutSettings) -> AsyncIterator[Rollout]:
+    """Connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
-    jobs = PostgresJobs(connections.pool)
-    ledger = PostgresLedger(connections.pool, clock)
-    tasks = connections.tasks
-    commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
-    registry = RegistryRecords(RegistryClient(connections.registry))
-    stall_seconds = settings.waves.stall_seconds
-    files = LocalRows(
-        connections.blobs, connections.folder.path, limit_bytes=settings.waves.file_copies_bytes
-    )
-    rows, trainers = FileRows(files), Trainers(connections.trainers)
-    of_jobs = JobHandlers(
-        jobs=jobs,
-        ledger=ledger,
-        blobs=connections.blobs,
-        tasks=tasks,
-        rows=rows,
-        policies=registry,
-        scores=registry,
-        commits=commits,
-        clock=clock,
-    )
-    sampler = EngineSampler(connections.engines)
-    of_waves = WaveHandlers(
-        jobs=jobs,
-        ledger=ledger,
-        commits=commits,
-        blobs=connections.blobs,
-        tasks=tasks,
-        rows=rows,
-        rendering=trainers,
-        graders=connections.graders,
-        sampler=sampler,
-        clock=clock,
-        limits=WaveLimits(
-            waves_in_hand=settings.waves.waves_in_hand,
-            requests_in_flight=settings.waves.requests_in_flight,
-            pulse_seconds=stall_seconds / 4,
-            grading=GradingLimits(
-                most_faults=settings.waves.grader_error_share, unanswered_seconds=JUDGE_SECONDS / 2
-            ),
-        ),
-    )
-    short, work = dispatch(
-        of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.waves_in_hand
-    )
-    relay = OutboxRelay(connections.pool, connections.bus, clock)
-    watchdog = Watchdog(
-        jobs=jobs,
-        ledger=ledger,
-        start_next=of_jobs.start_next,
-        clock=clock,
-        patience_seconds=stall_seconds,
-    )
-    http = create_http(
-        title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
-    )
-    at_once = max(1, settings.tasks.task_workers // 2)
-    include_routes(http.router, task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
-    include_routes(http.router, job_routes(of_jobs))
-    erasures = PostgresErasures(connections.pool)
-    include_routes(http.router, file_routes(erasures, clock))
-    evaluation_runs = PostgresEvaluationRuns(connections.pool)
-    of_runs = EngineRequests(clock, in_flight=max(1, settings.waves.requests_in_flight // 4))
-    evaluations = EvaluationHandler(
-        runs=evaluation_runs,
-        tasks=tasks,
-        sampler=sampler,
-        files=FileScores(
-            files=rows,
-            renderer=RowRenderer(trainers, of_runs),
-            sampler=sampler,
-            graders=connections.graders,
-            engines=of_runs,
-        ),
-        scores=registry,
-        engines=of_runs,
-        clock=clock,
-        stall_seconds=stall_seconds,
-        error_share=settings.waves.grader_error_share,
-    )
-    include_routes(http.router, evaluation_routes(evaluation_runs, clock))
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package=MIGRATIONS)
+        bus = await connect_nats(settings.nats.url, name="rollout")
+        stack.push_async_callback(bus.close)
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
+        engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
+        stack.push_async_callback(engines.aclose)
+        directory = TrainerDirectory(settings.peers.trainer_urls, token=settings.internal.token)
+        stack.push_async_callback(directory.aclose)
+        folder = await asyncio.to_thread(hold_folder, "mint-rows-")
+        stack.push_async_callback(asyncio.to_thread, folder.remove)
+        registry_http = InternalHttp(
+            settings.peers.registry_url, token=settings.internal.token, peer="the registry"
+        )
+        stack.push_async_callback(registry_http.close)
+        limits = WorkerLimits(
+            workers=settings.tasks.task_workers,
+            call_seconds=settings.tasks.task_seconds,
+            memory_bytes=settings.tasks.task_memory_bytes,
+        )
+        tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
+        judge = EngineJudge(
+            engines, RegistryClient(registry_http).resolve, clock, patience_seconds=JUDGE_SECONDS
+        )
+        graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
-    eraser = Eraser(
-        erasures=erasures,
-        records=trainers,
-        blobs=connections.blobs,
-        clock=clock,
-        keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
-        every_seconds=settings.erasure.erase_seconds,
-    )
-    job_scores = JobScores(jobs=jobs, runs=evaluation_runs, commits=commits, clock=clock)
-    background = (
-        relay.run,
-        short.run,
-        partial(of_waves.run, work),
-        watchdog.run,
-        evaluations.run,
-        job_scores.run,
-        eraser.run,
-        partial(
+        waves, stall_seconds = settings.waves, settings.waves.stall_seconds
+        sampler, trainers = EngineSampler(engines), Trainers(directory)
+        registry = RegistryRecords(RegistryClient(registry_http))
+        files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
+        rows = FileRows(files)
+        runs, erasures = PostgresEvaluationRuns(pool), PostgresErasures(pool)
+        commits = Commits(jobs=PostgresJobs(pool), ledger=PostgresLedger(pool, clock), clock=clock)
+        of_jobs = JobHandlers(
+            commits=commits, blobs=blobs, tasks=tasks, rows=rows, policies=registry, scores=registry
+        )
+        requests = EngineRequests(clock, in_flight=waves.requests_in_flight)
+        of_waves = WaveHandlers(
+            commits=commits,
+            blobs=blobs,
+            tasks=tasks,
+            sampler=sampler,
+            requests=requests,
+            files=FileWaves(
+                blobs=blobs,
+                rows=rows,
+                renderer=RowRenderer(trainers=trainers, requests=requests),
+                samples=GradedSamples(
+                    sampler=sampler,
+                    graders=graders,
+                    requests=requests,
+                    clock=clock,
+                    limits=GradingLimits(
+                        most_faults=waves.grader_error_share, unanswered_seconds=JUDGE_SECONDS / 2
+                    ),
+                ),
+                sampler=sampler,
+            ),
+            turns=WaveTurns(waves.waves_in_hand),
+            pulse_seconds=stall_seconds / 4,
+        )
+        run_requests = EngineRequests(clock, in_flight=max(1, waves.requests_in_flight // 4))
+        evaluations = EvaluationHandler(
+            runs=runs,
+            tasks=tasks,
+            sampler=sampler,
+            files=FileScores(
+                files=rows,
+                renderer=RowRenderer(trainers=trainers, requests=run_requests),
+                sampler=sampler,
+                graders=graders,
+                requests=run_requests,
+            ),
+            scores=registry,
+            requests=run_requests,
+            clock=clock,
+            stall_seconds=stall_seconds,
+            error_share=waves.grader_error_share,
+        )
+        watchdog = Watchdog(commits=commits, start_next=of_jobs.start_next, patience_seconds=stall_seconds)
+        eraser = Eraser(
+            erasures=erasures,
+            records=trainers,
+            blobs=blobs,
+            clock=clock,
+            keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
+            every_seconds=settings.erasure.erase_seconds,
+        )
+        remove_unused = partial(
             run_periodically,
             files.remove_unused,
             name="copies of files",
             every_seconds=IDLE_SECONDS / 4,
             clock=clock,
-        ),
-        partial(connections.engines.follow, connections.bus),
-    )
-    return Service(http=http, background=background)
+        )
+        http = create_http(
+            title="MinT rollout",
+            service="rollout",
+            internal_token=settings.internal.token,
+            ready=lambda: True,
+        )
+        callers_tasks = BoundedTasks(tasks, at_once=max(1, settings.tasks.task_workers // 2))
+        include_routes(
+            http.router,
+            task_routes(callers_tasks, sampler),
+            job_routes(of_jobs),
+            file_routes(erasures, clock),
+            evaluation_routes(runs, clock),
+        )
+        short, work = dispatch(of_jobs, of_waves, bus, clock)
+        background = (
+            OutboxRelay(pool, bus, clock).run,
+            short.run,
+            partial(of_waves.run, work),
+            watchdog.run,
+            evaluations.run,
+            JobScores(commits=commits, runs=runs).run,
+            eraser.run,
+            remove_unused,
+            partial(engines.follow, bus),
+        )
+        yield Rollout(http=http, background=background)
 
 
 def dispatch(
@@ -216,8 +217,6 @@ def dispatch(
     of_waves: WaveHandlers[Connection],
     bus: Bus,
     clock: Clock,
-    *,
-    waves_in_hand: int,
 ) -> tuple[Dispatcher, Dispatcher]:
     """Return the dispatchers of short and of long work, so that a wave never keeps another job waiting.
 
@@ -230,52 +229,14 @@ def dispatch(
     short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
     short.on(RevisionRejected, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     short.on(TrainingFailed, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
-    taken = deliveries_of(waves_in_hand)
+    taken = of_waves.turns.deliveries
     work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return short, work
 
 
 async def run(settings: RolloutSettings) -> None:
-    """Connect, migrate and serve until told to stop."""
+    """Serve until told to stop."""
     setup(settings.telemetry, service="rollout")
-    async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
-        stack.push_async_callback(pool.close)
-        await migrate(pool, schema=SCHEMA, package=MIGRATIONS)
-        bus = await connect_nats(settings.nats.url, name="rollout")
-        stack.push_async_callback(bus.close)
-        blobs = await open_blobs(settings.blobs)
-        stack.push_async_callback(blobs.close)
-        engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
-        stack.push_async_callback(engines.aclose)
-        trainers = TrainerDirectory(settings.peers.trainer_urls, token=settings.internal.token)
-        stack.push_async_callback(trainers.aclose)
-        folder = await asyncio.to_thread(hold_folder, "mint-rows-")
-        stack.push_async_callback(asyncio.to_thread, folder.remove)
-        registry = InternalHttp(
-            settings.peers.registry_url, token=settings.internal.token, peer="the registry"
-        )
-        stack.push_async_callback(registry.close)
-        limits = WorkerLimits(
-            workers=settings.tasks.task_workers,
-            call_seconds=settings.tasks.task_seconds,
-            memory_bytes=settings.tasks.task_memory_bytes,
-        )
-        tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
-        judge = EngineJudge(
-            engines, RegistryClient(registry).resolve, SystemClock(), patience_seconds=JUDGE_SECONDS
-        )
-        connections = Connections(
-            pool=pool,
-            bus=bus,
-            blobs=blobs,
-            engines=engines,
-            trainers=trainers,
-            registry=registry,
-            tasks=tasks,
-            graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout")),
-            folder=folder,
-        )
-        service = compose(settings, connections)
-        await run_service(service.http, settings.http, service.background)
+    async with open_rollout(settings) as rollout:
+        await run_service(rollout.http, settings.http, rollout.background)

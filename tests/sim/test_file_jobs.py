@@ -34,10 +34,9 @@ from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
-from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
-from tests.unit.rollout.rig import GRADING
+from tests.unit.rollout.rig import wave_handlers
 from tests.unit.rollout.world import LocalTasks, Policies, ScoreBoard, ScriptedEngine, graders, published
 
 PLAN = replace(EVALUATION, holdout=0.3)
@@ -88,30 +87,17 @@ class World:
         with tempfile.TemporaryDirectory() as folder:
             rows = FileRows(LocalRows(self.blobs, Path(folder), limit_bytes=1 << 20))
             shared: dict[str, Any] = {
-                "jobs": self.jobs,
-                "ledger": ledger,
-                "commits": Commits(jobs=self.jobs, ledger=ledger, clock=self.clock),
                 "blobs": self.blobs,
                 "tasks": LocalTasks(),
                 "rows": rows,
-                "clock": self.clock,
             }
-            of_jobs = JobHandlers(policies=Policies(), scores=self.scores, **shared)
-            of_waves = WaveHandlers(
-                rendering=ByteRendering(),
-                graders=graders(),
-                sampler=ScriptedEngine(),
-                limits=WaveLimits(waves_in_hand=2, requests_in_flight=4, pulse_seconds=5, grading=GRADING),
-                **shared,
+            commits = Commits(jobs=self.jobs, ledger=ledger, clock=self.clock)
+            of_jobs = JobHandlers(commits=commits, policies=Policies(), scores=self.scores, **shared)
+            of_waves = wave_handlers(
+                commits, rendering=ByteRendering(), graders=graders(), sampler=ScriptedEngine(), **shared
             )
-            watchdog = Watchdog(
-                jobs=self.jobs,
-                ledger=ledger,
-                start_next=of_jobs.start_next,
-                clock=self.clock,
-                patience_seconds=20,
-            )
-            short, work = dispatch(of_jobs, of_waves, bus, self.clock, waves_in_hand=2)
+            watchdog = Watchdog(commits=commits, start_next=of_jobs.start_next, patience_seconds=20)
+            short, work = dispatch(of_jobs, of_waves, bus, self.clock)
             relay = MemoryRelay(self.ledger, bus, self.clock)
             async with asyncio.TaskGroup() as tasks:
                 for part in (short, work, relay, watchdog):

@@ -55,7 +55,7 @@ class EvaluationHandler:
     sampler: Sampler
     files: FileScores
     scores: Scores
-    engines: EngineRequests
+    requests: EngineRequests
     clock: Clock
     stall_seconds: float
     error_share: float
@@ -154,7 +154,7 @@ class EvaluationHandler:
             (reward,) = await self.tasks.score(run.task, [(prompt.entry, text)])
             return ScoredRow(row=row, score=reward, answer=kept(text))
 
-        found = await self.engines.retried(run.tenant_id, ask)
+        found = await self.requests.retried(run.tenant_id, ask)
         note()
         return found
 

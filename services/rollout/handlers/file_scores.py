@@ -40,14 +40,14 @@ class FileScores:
     renderer: RowRenderer
     sampler: Sampler
     graders: Graders
-    engines: EngineRequests
+    requests: EngineRequests
 
     async def rows(
         self, run: EvaluationRun, data: EvaluationData, note: Callable[[], None]
     ) -> tuple[list[ScoredRow], int]:
         """Return the scored rows, and how many were left out. Calls ``note`` after each row."""
         grader = None if data.grader is None else read_grader(data.grader)
-        context = await self.engines.retried(run.tenant_id, lambda: self.sampler.max_context(run.base))
+        context = await self.requests.retried(run.tenant_id, lambda: self.sampler.max_context(run.base))
         room = 1 if grader is None else run.max_new_tokens
         found: list[ScoredRow] = []
         dropped = 0
@@ -86,7 +86,7 @@ class FileScores:
         self, run: EvaluationRun, grader: GraderSpec, row: RenderedRow, line: RowLine
     ) -> ScoredRow:
         request = plan_answer(run, row.line, prompt_of(row))
-        sampled = await self.engines.retried(run.tenant_id, lambda: self.sampler.sample(request))
+        sampled = await self.requests.retried(run.tenant_id, lambda: self.sampler.sample(request))
         check_revision(request, sampled)
         text = sampled.completions[0].text
         samples = [GradedSample(output_text=text, item=item_of(line.data))]
@@ -112,7 +112,7 @@ class FileScores:
         self, run: EvaluationRun, line: int, index: int, example: RenderedExample
     ) -> list[float]:
         request = plan_reading(run, line, index, example.tokens)
-        found = await self.engines.retried(run.tenant_id, lambda: self.sampler.read(request))
+        found = await self.requests.retried(run.tenant_id, lambda: self.sampler.read(request))
         check_revision(request, found)
         return [found.logprobs[place] for place in _predicted(example)]
 

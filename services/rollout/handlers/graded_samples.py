@@ -35,23 +35,15 @@ class GradingLimits:
     unanswered_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GradedSamples:
     """Samples and grades; engines that are away or full are asked again."""
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        graders: Graders,
-        requests: EngineRequests,
-        clock: Clock,
-        *,
-        limits: GradingLimits,
-    ) -> None:
-        self._sampler = sampler
-        self._graders = graders
-        self._requests = requests
-        self._clock = clock
-        self._limits = limits
+    sampler: Sampler
+    graders: Graders
+    requests: EngineRequests
+    clock: Clock
+    limits: GradingLimits
 
     async def of(
         self, data: JobData, requests: Sequence[GroupRequest], lines: Sequence[bytes]
@@ -62,12 +54,12 @@ class GradedSamples:
         """
         spec = read_grader(data.grader)
         total = sum(request.n for request in requests)
-        grading = _Grading(self._graders, spec, self._clock, limits=self._limits, total=total)
+        grading = _Grading(self.graders, spec, self.clock, limits=self.limits, total=total)
         pairs = zip(requests, lines, strict=True)
         return await all_of(self._group(grading, request, line) for request, line in pairs)
 
     async def _group(self, grading: "_Grading", request: GroupRequest, line: bytes) -> GradedGroup:
-        sampled = await self._requests.retried(request.tenant_id, lambda: self._sampler.sample(request))
+        sampled = await self.requests.retried(request.tenant_id, lambda: self.sampler.sample(request))
         check_revision(request, sampled)
         item = item_of(line)
         samples = [GradedSample(output_text=each.text, item=item) for each in sampled.completions]

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Generic
 
 from mint_common.errors import MintError, NotFound
-from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import Job
 from services.rollout.core.job_scores import measured_steps, scoring_run
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, EvaluationRuns, JobStore
+from services.rollout.ports import Connection, EvaluationRuns
 
 log = logging.getLogger(__name__)
 
@@ -26,31 +25,30 @@ CHECK_SECONDS = 1.0
 class JobScores(Generic[Connection]):
     """Has the revisions of jobs scored."""
 
-    jobs: JobStore[Connection]
-    runs: EvaluationRuns
     commits: Commits[Connection]
-    clock: Clock
+    runs: EvaluationRuns
 
     async def run(self) -> None:
         """Check the jobs until cancelled."""
         await run_periodically(
-            self.check, name="scores of jobs", every_seconds=CHECK_SECONDS, clock=self.clock
+            self.check, name="scores of jobs", every_seconds=CHECK_SECONDS, clock=self.commits.clock
         )
 
     async def check(self) -> None:
         """Begin the runs that are due, take in those that have ended, end those of jobs that have."""
-        await self.runs.cancel_of_ended_jobs(now=self.clock.now())
-        for job in await self.jobs.scored_by_runs():
+        now = self.commits.clock.now()
+        await self.runs.cancel_of_ended_jobs(now=now)
+        for job in await self.commits.jobs.scored_by_runs():
             try:
-                await self._follow(job)
+                await self._follow(job, now=now)
             except MintError as error:
                 log.warning("job not scored", extra={"job_id": job.job_id, "problem": str(error)})
 
-    async def _follow(self, job: Job) -> None:
+    async def _follow(self, job: Job, *, now: float) -> None:
         if job.steps_done >= job.spec.steps:
-            await self.jobs.touch(job.job_id, now=self.clock.now())  # it waits for nothing else
-        for wave in await self.jobs.unscored_waves(job.job_id, measured_steps(job)):
-            run = await self._begun(scoring_run(job, wave, now=self.clock.now()))
+            await self.commits.jobs.touch(job.job_id, now=now)  # it waits for nothing else
+        for wave in await self.commits.jobs.unscored_waves(job.job_id, measured_steps(job)):
+            run = await self._begun(scoring_run(job, wave, now=now))
             if run.state is not RunState.RUNNING:
                 await self.commits.score(job.job_id, wave.wave_id, run)
 

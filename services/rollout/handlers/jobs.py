@@ -22,8 +22,6 @@ from mint_common.events import (
 )
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import encode_prompts, encode_rows
-from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.core.erasure import prompts_key
@@ -43,7 +41,7 @@ from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.ports import Connection, JobStore, PolicyHistory, Scores, Tasks
+from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -62,21 +60,18 @@ class TurnLostError(Exception):
 class JobHandlers(Generic[Connection]):
     """Handlers of events about jobs."""
 
-    jobs: JobStore[Connection]
-    ledger: Ledger[Connection]
+    commits: Commits[Connection]
     blobs: Blobs
     tasks: Tasks
     rows: FileRows
     policies: PolicyHistory
     scores: Scores
-    commits: Commits[Connection]
-    clock: Clock
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
         """Store the job, and start it unless an earlier job of its policy still runs."""
         try:
-            async with self.ledger.transaction(event.id) as transaction:
-                opened = open_job(event, now=self.clock.now())
+            async with self.commits.ledger.transaction(event.id) as transaction:
+                opened = open_job(event, now=self.commits.clock.now())
                 await self.commits.write(transaction, None, Advance(job=opened))
         except AlreadyHandled:
             pass  # stored before, but perhaps not started
@@ -94,14 +89,14 @@ class JobHandlers(Generic[Connection]):
 
         A job that cannot start fails with the reason; its end starts the next one.
         """
-        job = await self.jobs.next_of(policy_id)
+        job = await self.commits.jobs.next_of(policy_id)
         if job is None:
             return
         cause = f"start:{job.job_id}"
         start = await self._prepared(job)
         try:
-            async with self.ledger.transaction(cause) as transaction:
-                job, now = await self._take_turn(transaction.connection, job), self.clock.now()
+            async with self.commits.ledger.transaction(cause) as transaction:
+                job, now = await self._take_turn(transaction.connection, job), self.commits.clock.now()
                 if isinstance(start, MintError):
                     moved = finish(
                         replace(job, fault=fault_of(start, job.spec.data)), "failed", str(start), now=now
@@ -125,7 +120,7 @@ class JobHandlers(Generic[Connection]):
 
     async def _take_turn(self, connection: Connection, job: Job) -> Job:
         """Return the job as it is now, which may have been paused and resumed meanwhile."""
-        first = await self.jobs.lock_next(connection, job.policy_id)
+        first = await self.commits.jobs.lock_next(connection, job.policy_id)
         if first is None or first.job_id != job.job_id:
             raise TurnLostError
         return first
@@ -139,7 +134,7 @@ class JobHandlers(Generic[Connection]):
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
         """Request the next wave at the published revision, or finish the job after its last step."""
         job = await self._managed(event.job_id)
-        if job is None or await self.ledger.outcome(event.id) is not None:
+        if job is None or await self.commits.ledger.outcome(event.id) is not None:
             return ()
         step, prompts, fault = next_step(job, event), None, None
         try:
@@ -158,7 +153,7 @@ class JobHandlers(Generic[Connection]):
     async def _record_scores(self, job: Job, event: RevisionPublished) -> None:
         """Record what the revision scored on the validation rows, before the step counts as done."""
         scores = measured(event.metrics)
-        wave = await self.jobs.wave(event.wave_id) if scores and event.wave_id else None
+        wave = await self.commits.jobs.wave(event.wave_id) if scores and event.wave_id else None
         if wave is None or not wave.counts.validation_rows:
             return
         try:
@@ -193,7 +188,7 @@ class JobHandlers(Generic[Connection]):
     async def _managed(self, job_id: JobId | None) -> Job | None:
         """Return the job, or None for an export that belongs to no job of this service."""
         try:
-            return None if job_id is None else await self.jobs.job(job_id)
+            return None if job_id is None else await self.commits.jobs.job(job_id)
         except NotFound:
             return None
 

@@ -26,12 +26,12 @@ class Rendered:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowRenderer:
     """Renders rows; trainers that are away or full are asked again."""
 
-    def __init__(self, rendering: RendersRows, requests: EngineRequests) -> None:
-        self._rendering = rendering
-        self._requests = requests
+    trainers: RendersRows
+    requests: EngineRequests
 
     async def render(
         self,
@@ -55,8 +55,8 @@ class RowRenderer:
             rest, tries = part, 0
             while rest:
                 request = RenderRequest(rows=rest, method=method, on_long=on_long, max_tokens=max_tokens)
-                ask = partial(self._rendering.render, base, request)
-                rendering = await self._requests.retried(tenant_id, ask)
+                ask = partial(self.trainers.render, base, request)
+                rendering = await self.requests.retried(tenant_id, ask)
                 for problem in rendering.problems:
                     raise source.row_refused(problem.line, problem.code, problem.message)
                 found += rendering.rows

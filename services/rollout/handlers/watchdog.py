@@ -7,11 +7,10 @@ from typing import Generic
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
-from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.periodic import run_periodically
 from services.rollout import metrics
-from services.rollout.ports import Connection, JobStore
+from services.rollout.handlers.commits import Commits
+from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +23,25 @@ class Watchdog(Generic[Connection]):
     service that missed its message. A waiting job that no running job holds back is started.
     """
 
-    jobs: JobStore[Connection]
-    ledger: Ledger[Connection]
+    commits: Commits[Connection]
     start_next: Callable[[PolicyId], Awaitable[None]]
-    clock: Clock
     patience_seconds: float
 
     async def run(self) -> None:
         """Check the jobs until cancelled; outages of the database are survived."""
         pause = self.patience_seconds / 4
-        await self.clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
-        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=self.clock)
+        clock = self.commits.clock
+        await clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
+        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=clock)
 
     async def check(self) -> None:
         """Repeat the last events of every stalled job, and start waiting jobs that nothing holds back."""
-        now = self.clock.now()
-        for job in await self.jobs.claim_stalled(before=now - self.patience_seconds, now=now):
+        jobs, now = self.commits.jobs, self.commits.clock.now()
+        for job in await jobs.claim_stalled(before=now - self.patience_seconds, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
-            await self.ledger.repeat(job.cause)
+            await self.commits.ledger.repeat(job.cause)
             metrics.JOBS_REVIVED.inc()
-        for policy_id in await self.jobs.overdue(before=now - self.patience_seconds):
+        for policy_id in await jobs.overdue(before=now - self.patience_seconds):
             try:
                 await self.start_next(policy_id)
             except MintError as error:

@@ -12,26 +12,22 @@ DELIVERIES_A_TURN = 4
 _RETRY_SECONDS = 2.0
 
 
-def deliveries_of(in_hand: int) -> int:
-    """Return how many waves are taken from the bus at a time."""
-    return DELIVERIES_A_TURN * in_hand
-
-
 class WaveTurns:
     """``in_hand`` waves at a time, of which a tenant leaves a quarter, and one at least, to others.
 
-    A tenant has at most half of the waves that are taken from the bus.
+    ``deliveries`` are taken from the bus at a time, at most half of them of one tenant.
     """
 
     def __init__(self, in_hand: int) -> None:
+        self.deliveries = DELIVERIES_A_TURN * in_hand
         self._limiter = TenantLimiter(in_hand, of_a_tenant=max(1, in_hand - max(1, in_hand // 4)))
-        self._most_taken = deliveries_of(in_hand) // 2
 
     @asynccontextmanager
     async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
         """Wait for a turn and hold it. Raises Overloaded for a wave that the bus is to keep for now."""
-        if self._limiter.count(tenant_id) >= self._most_taken:
-            what, depth = "the turns of one tenant's waves", self._most_taken
-            raise Overloaded(what=what, depth=depth, retry_after_seconds=_RETRY_SECONDS)
+        most = self.deliveries // 2
+        if self._limiter.count(tenant_id) >= most:
+            what = "the turns of one tenant's waves"
+            raise Overloaded(what=what, depth=most, retry_after_seconds=_RETRY_SECONDS)
         async with self._limiter.turn(tenant_id):
             yield

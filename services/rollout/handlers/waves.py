@@ -12,7 +12,7 @@ Invariants:
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -22,9 +22,7 @@ from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
-from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import Dispatcher
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
@@ -42,13 +40,10 @@ from services.rollout.core.sampling import (
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
-from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
-from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.record_blobs import store_record
-from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.wave_turns import WaveTurns
-from services.rollout.ports import Connection, Graders, JobStore, RendersRows, Sampler, Tasks
+from services.rollout.ports import Connection, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -56,51 +51,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveLimits:
-    """The bounds on concurrent waves and engine requests, and how often a running wave records progress."""
-
-    waves_in_hand: int
-    requests_in_flight: int
-    pulse_seconds: float
-    grading: GradingLimits
-
-
 class WaveHandlers(Generic[Connection]):
-    """Handlers of events about waves."""
+    """Handlers of events about waves. A wave at work records progress every ``pulse_seconds``."""
 
-    def __init__(
-        self,
-        *,
-        jobs: JobStore[Connection],
-        ledger: Ledger[Connection],
-        commits: Commits[Connection],
-        blobs: Blobs,
-        tasks: Tasks,
-        rows: FileRows,
-        rendering: RendersRows,
-        graders: Graders,
-        sampler: Sampler,
-        clock: Clock,
-        limits: WaveLimits,
-    ) -> None:
-        self._jobs = jobs
-        self._ledger = ledger
-        self._blobs = blobs
-        self._tasks = tasks
-        self._sampler = sampler
-        self._clock = clock
-        self._pulse_seconds = limits.pulse_seconds
-        self._engines = EngineRequests(clock, in_flight=limits.requests_in_flight)
-        self._file_waves = FileWaves(
-            blobs=blobs,
-            rows=rows,
-            renderer=RowRenderer(rendering, self._engines),
-            samples=GradedSamples(sampler, graders, self._engines, clock, limits=limits.grading),
-            sampler=sampler,
-        )
-        self._commits = commits
-        self._turns = WaveTurns(limits.waves_in_hand)
-        self._draining = asyncio.Event()
+    commits: Commits[Connection]
+    blobs: Blobs
+    tasks: Tasks
+    sampler: Sampler
+    requests: EngineRequests
+    files: FileWaves
+    turns: WaveTurns
+    pulse_seconds: float
+    _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, work: Dispatcher) -> None:
         """Run the dispatcher of these handlers; when cancelled, make them give their messages back first."""
@@ -119,24 +81,24 @@ class WaveHandlers(Generic[Connection]):
 
     async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
         """Sample, score and record the wave; drop it when its job has ended."""
-        if await self._ledger.outcome(event.id) is not None:
+        if await self.commits.ledger.outcome(event.id) is not None:
             return ()
-        job = await self._jobs.job(event.job_id)
-        if not await self._jobs.touch(job.job_id, now=self._clock.now()):
+        job = await self.commits.jobs.job(event.job_id)
+        if not await self.commits.jobs.touch(job.job_id, now=self.commits.clock.now()):
             return ()
         done = await self._while_job_runs(job.job_id, self._in_turn(event))
         if done is not None:
             fact, beside = done
-            await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
+            await self.commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
         return ()
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
         fact = self._cancelled(event, decision.reason)
-        await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
+        await self.commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
     async def _in_turn(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
-        async with self._turns.turn(event.tenant_id):
+        async with self.turns.turn(event.tenant_id):
             return await self._complete(event)
 
     def _cancelled(self, event: WaveRequested, reason: str) -> WaveCancelled:
@@ -144,13 +106,13 @@ class WaveHandlers(Generic[Connection]):
         return wave_cancelled(event, reason)
 
     async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
-        started = self._clock.monotonic()
+        started = self.commits.clock.monotonic()
         # All that is logged of a failure: the text of an error may quote a row.
         names = {"job_id": event.job_id, "wave_id": event.wave_id}
         try:
             record, validation, counts = await self._record(event)
             claim = await store_record(
-                self._blobs,
+                self.blobs,
                 record,
                 policy_id=event.policy_id,
                 job_id=event.job_id,
@@ -169,15 +131,15 @@ class WaveHandlers(Generic[Connection]):
             return self._cancelled(event, internal_reason(error)), Beside()
         for kind, count in (counts.grader_errors if counts else {}).items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)
-        self._measure(event, record, fact, seconds=self._clock.monotonic() - started)
+        self._measure(event, record, fact, seconds=self.commits.clock.monotonic() - started)
         return fact, Beside(counts=counts)
 
     async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts | None]:
         """Return the record, what its revision is measured on, and what a wave of rows counted."""
         if event.spec.data is not None:
-            done = await self._file_waves.complete(event, event.spec.data)
+            done = await self.files.complete(event, event.spec.data)
             return done.record, done.validation, done.counts
-        prompts = decode_prompts(await self._blobs.get(event.prompts))
+        prompts = decode_prompts(await self.blobs.get(event.prompts))
         return record_of(event, await self._groups(event, prompts)), None, None
 
     def _measure(
@@ -207,26 +169,26 @@ class WaveHandlers(Generic[Connection]):
         return await all_of(self._sample(request, task, prompt) for request, prompt in pairs)
 
     async def _sample(self, request: GroupRequest, task: str, prompt: Prompt) -> Group:
-        sampled = await self._engines.retried(request.tenant_id, lambda: self._sampler.sample(request))
+        sampled = await self.requests.retried(request.tenant_id, lambda: self.sampler.sample(request))
         check_revision(request, sampled)
         answers = [(prompt.entry, completion.text) for completion in sampled.completions]
-        rewards = await self._tasks.score(task, answers)
+        rewards = await self.tasks.score(task, answers)
         return scored_group(sampled, rewards)
 
     async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
-        (reward,) = await self._tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
-        stop_token = partial(self._sampler.stop_token, event.base)
+        (reward,) = await self.tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
+        stop_token = partial(self.sampler.stop_token, event.base)
         return reference_group(
             prompt,
             prompt_tokens=await self._tokens(event, prompt.text),
             answer=await self._tokens(event, prompt.reference),
             start=await self._tokens(event, ""),
-            stop=await self._engines.retried(event.tenant_id, stop_token),
+            stop=await self.requests.retried(event.tenant_id, stop_token),
             reward=reward,
         )
 
     async def _tokens(self, event: WaveRequested, text: str) -> tuple[int, ...]:
-        return await self._engines.retried(event.tenant_id, lambda: self._sampler.tokenize(event.base, text))
+        return await self.requests.retried(event.tenant_id, lambda: self.sampler.tokenize(event.base, text))
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the work, or None when its job ends first. Raises Unavailable on a drain."""
@@ -247,8 +209,8 @@ class WaveHandlers(Generic[Connection]):
         """Record progress for the watchdog; return when the job has ended."""
         while True:
             try:
-                if not await self._jobs.touch(job_id, now=self._clock.now()):
+                if not await self.commits.jobs.touch(job_id, now=self.commits.clock.now()):
                     return
             except Unavailable as error:
                 log.info("progress not recorded", extra={"reason": str(error)})
-            await self._clock.sleep(self._pulse_seconds)
+            await self.commits.clock.sleep(self.pulse_seconds)

@@ -11,7 +11,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
-from services.rollout.core.progress import Progress, progress_of
+from services.rollout.core.progress import Progress
 from services.rollout.core.wave import Wave
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.ports import Connection, JobStore
@@ -21,7 +21,7 @@ MAX_LISTED = 1000
 
 def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs."""
-    jobs, commits = handlers.jobs, handlers.commits
+    jobs, commits = handlers.commits.jobs, handlers.commits
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs")
 
     @router.get("")
@@ -35,11 +35,8 @@ def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
     @router.get("/{job_id}")
     async def show_job(tenant_id: str, job_id: str, steps: bool = True) -> dict[str, object]:  # noqa: FBT001, FBT002  # a query
         job = await _own(jobs, tenant_id, job_id)
-        if not steps:
-            return _view(job, (await jobs.progress_of([job]))[job.job_id], steps=())
-        waves = await jobs.waves_of(job.job_id)
-        progress = progress_of(waves, is_sampled=is_sampled(job.spec), plan=job.plan)
-        return _view(job, progress, steps=waves)
+        waves = await jobs.waves_of(job.job_id) if steps else ()
+        return _view(job, (await jobs.progress_of([job]))[job.job_id], steps=waves)
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:

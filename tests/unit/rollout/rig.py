@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.testing.blobs_memory import MemoryBlobs
@@ -18,12 +19,16 @@ from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.handlers.graded_samples import GradingLimits
+from services.rollout.handlers.file_waves import FileWaves
+from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.watchdog import Watchdog
-from services.rollout.handlers.waves import WaveHandlers, WaveLimits
-from services.rollout.ports import Graders, RendersRows
+from services.rollout.handlers.wave_turns import WaveTurns
+from services.rollout.handlers.waves import WaveHandlers
+from services.rollout.ports import Graders, RendersRows, Sampler, Tasks
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import (
     LocalTasks,
@@ -50,6 +55,33 @@ def _folder() -> Path:
     return path
 
 
+def wave_handlers(
+    commits: Commits[MemoryConnection],
+    *,
+    blobs: Blobs,
+    tasks: Tasks,
+    rows: FileRows,
+    rendering: RendersRows,
+    graders: Graders,
+    sampler: Sampler,
+) -> WaveHandlers[MemoryConnection]:
+    """Return the handlers of waves as the service composes them, two waves and two requests at a time."""
+    clock = commits.clock
+    requests = EngineRequests(clock, in_flight=2)
+    samples = GradedSamples(sampler=sampler, graders=graders, requests=requests, clock=clock, limits=GRADING)
+    renderer = RowRenderer(trainers=rendering, requests=requests)
+    return WaveHandlers(
+        commits=commits,
+        blobs=blobs,
+        tasks=tasks,
+        sampler=sampler,
+        requests=requests,
+        files=FileWaves(blobs=blobs, rows=rows, renderer=renderer, samples=samples, sampler=sampler),
+        turns=WaveTurns(2),
+        pulse_seconds=STALL_SECONDS / 4,
+    )
+
+
 @dataclass
 class Rig:
     """All parts of one rollout service over memory."""
@@ -71,37 +103,24 @@ class Rig:
         rows = FileRows(LocalRows(self.blobs, _folder(), limit_bytes=1 << 20))
         self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
         self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
-            jobs=self.jobs,
-            ledger=self.ledger,
+            commits=self.commits,
             blobs=self.blobs,
             tasks=self.tasks,
             rows=rows,
             policies=self.policies,
             scores=self.scores,
-            commits=self.commits,
-            clock=self.clock,
         )
-        self.of_waves: WaveHandlers[MemoryConnection] = WaveHandlers(
-            jobs=self.jobs,
-            ledger=self.ledger,
-            commits=self.commits,
+        self.of_waves = wave_handlers(
+            self.commits,
             blobs=self.blobs,
             tasks=self.tasks,
             rows=rows,
             rendering=self.rendering,
             graders=self.graders,
             sampler=self.engine,
-            clock=self.clock,
-            limits=WaveLimits(
-                waves_in_hand=2, requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4, grading=GRADING
-            ),
         )
         self.watchdog = Watchdog(
-            jobs=self.jobs,
-            ledger=self.ledger,
-            start_next=self.of_jobs.start_next,
-            clock=self.clock,
-            patience_seconds=STALL_SECONDS,
+            commits=self.commits, start_next=self.of_jobs.start_next, patience_seconds=STALL_SECONDS
         )
 
     @property

@@ -62,7 +62,7 @@ async def carry_out(runs: WaitingRuns, tasks: LocalTasks, *, count: int) -> None
         sampler=ScriptedEngine(),  # type: ignore[arg-type]  # no run here reads a row's loss
         files=None,  # type: ignore[arg-type]  # no run here is of a file
         scores=None,  # type: ignore[arg-type]  # nothing is recorded of the bare base
-        engines=EngineRequests(clock, in_flight=4),
+        requests=EngineRequests(clock, in_flight=4),
         clock=clock,
         stall_seconds=20.0,
         error_share=0.1,

@@ -60,10 +60,8 @@ class Measured(Rig):
         super().__post_init__()
         self.runs = MemoryRuns(self.jobs)
         self.job_scores = JobScores(
-            jobs=self.jobs,
-            runs=self.runs,  # type: ignore[arg-type]  # only what jobs need of them
             commits=self.commits,
-            clock=self.clock,
+            runs=self.runs,  # type: ignore[arg-type]  # only what jobs need of them
         )
 
 

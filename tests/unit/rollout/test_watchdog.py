@@ -22,6 +22,7 @@ from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.waves import WaveHandlers
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import published, submitted, training_failed
@@ -72,7 +73,7 @@ class Trainer:
 async def running(rig: Rig, bus: LossyBus) -> AsyncIterator[Trainer]:
     trainer = Trainer(bus, rig.clock)
     relay = MemoryRelay(rig.ledger, bus, rig.clock)
-    control, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock, waves_in_hand=2)
+    control, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock)
     parts = (relay, control, work, rig.watchdog, trainer.relay, trainer.dispatcher)
     tasks = [asyncio.create_task(part.run()) for part in parts]
     try:
@@ -147,7 +148,7 @@ async def test_a_bug_in_rollout_itself_ends_the_job_with_its_reason(
         raise bug
 
     if part == "wave":
-        rig.of_waves._complete = broken  # type: ignore[method-assign]  # a bug
+        monkeypatch.setattr(WaveHandlers, "_complete", broken)
     elif part == "publication":
         monkeypatch.setattr(JobHandlers, "on_revision_published", broken)
     else:

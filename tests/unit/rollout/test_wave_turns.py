@@ -44,7 +44,7 @@ async def test_a_tenant_s_slow_waves_never_take_all_turns() -> None:
     for number in range(JOBS):
         await begun(rig, bus, f"flood{number}", tenant_id=FLOOD, task=STUCK)
     other = await begun(rig, bus, "other")
-    _, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock, waves_in_hand=2)
+    _, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock)
     working = asyncio.create_task(work.run())
     try:
         for _ in range(3 * int(STALL_SECONDS)):
