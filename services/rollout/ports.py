@@ -305,7 +305,7 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
-        """Return how far each of these jobs is, as `core.progress` reads it off their waves."""
+        """Return how far each of these jobs is, by its waves: see `core.progress`."""
         ...
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:

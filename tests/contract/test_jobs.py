@@ -22,11 +22,11 @@ from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
-from services.rollout.core.progress import progress_of
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
 from tests.unit.rollout.file_jobs import EVALUATION, on_file
+from tests.unit.rollout.memory_jobs import progress_of
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import history, published, submitted
 
@@ -140,8 +140,7 @@ async def test_progress_is_summed_as_it_is_read_off_waves(store: Store) -> None:
             waves.append(replace(waves[-1], step=5, wave_id=WaveId(f"{name}_5"), **open_wave))
         await store.save(name, job, *waves)
         jobs.append(job)
-        is_sampled_job = name in ("job_task", "job_new")
-        expected[job.job_id] = progress_of(waves, is_sampled=is_sampled_job, plan=job.plan)
+        expected[job.job_id] = progress_of(job, waves)
     found = await store.jobs.progress_of(jobs)
     assert found == expected
     assert found[JobId("job_measured")].best.step == 3

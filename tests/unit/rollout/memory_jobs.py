@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mint_common.errors import NotFound
+from mint_common.events import EvaluationMetric
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.outcome import is_sampled
-from services.rollout.core.progress import Progress, progress_of
+from services.rollout.core.progress import BestMeasured, Progress, best_revision
+from services.rollout.core.validation import best_score, scores_of
 from services.rollout.core.wave import Wave
 
 
@@ -47,12 +49,7 @@ class MemoryJobs:
 
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
         """Return how far each of these jobs is."""
-        return {
-            job.job_id: progress_of(
-                await self.waves_of(job.job_id), is_sampled=is_sampled(job.spec), plan=job.plan
-            )
-            for job in jobs
-        }
+        return {job.job_id: progress_of(job, await self.waves_of(job.job_id)) for job in jobs}
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
         """Return a job's waves of these steps without a score, by step."""
@@ -102,6 +99,29 @@ class MemoryJobs:
         stalled = [replace(job, progress_at=now) for job in running if job.progress_at < before]
         self._jobs |= {job.job_id: job for job in stalled}
         return stalled
+
+
+def progress_of(job: Job, waves: Sequence[Wave]) -> Progress:
+    """Return the progress of a job with these waves, which are in the order of steps."""
+    rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
+    sampled = best_revision(waves) if is_sampled(job.spec) else None
+    return Progress(
+        step=sum(wave.revision is not None for wave in waves),
+        reward=rewards[-1] if rewards else None,
+        best=sampled if job.plan is None else _best_measured(job.plan.metric, waves),
+        started_at=waves[0].requested_at if waves else None,
+        trained_tokens=sum(wave.counts.trained_tokens for wave in waves if wave.revision is not None),
+    )
+
+
+def _best_measured(metric: EvaluationMetric, waves: Sequence[Wave]) -> BestMeasured | None:
+    best = best_score(metric, scores_of(metric, waves))
+    if best is None:
+        return None
+    revision = best.revision
+    return BestMeasured(
+        digest=revision.digest, number=revision.number, step=best.step, metric=metric, value=best.value
+    )
 
 
 def _without_grader(job: Job) -> Job:

@@ -1,13 +1,9 @@
-"""What is read off a job's waves: its step, its reward and its best revision."""
+"""Which revision a job's waves name as its best."""
 
-from dataclasses import replace
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.core.progress import best_revision, progress_of
-from services.rollout.core.wave import WaveState
+from services.rollout.core.progress import best_revision
 from tests.unit.rollout.world import history
 
 
@@ -28,17 +24,3 @@ def test_a_revision_that_several_steps_sampled_has_their_mean_reward() -> None:
     best = best_revision(waves)
     assert best is not None
     assert (best.number, best.reward) == (2, 0.6)
-
-
-@pytest.mark.parametrize("published", [0, 2])
-def test_progress_counts_finished_steps(published: int) -> None:
-    waves = history([0.25, 0.5, 0.75])[: published + 1]
-    waves[-1] = replace(waves[-1], revision=None, state=WaveState.COMPLETED, metrics={})
-    progress = progress_of(waves)
-    assert (progress.step, progress.reward, progress.started_at) == (published, 0.25 * (published + 1), 1.0)
-    assert progress_of([]).started_at is None
-
-
-def test_imitation_has_no_best_revision() -> None:
-    assert progress_of(history([1.0, 1.0])).best is not None
-    assert progress_of(history([1.0, 1.0]), is_sampled=False).best is None
