@@ -74,7 +74,7 @@ MIGRATIONS = "services.rollout.adapters.migrations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
+class RolloutApp:
     """An assembled service: its HTTP application and its background work."""
 
     http: FastAPI
@@ -82,7 +82,7 @@ class Rollout:
 
 
 @asynccontextmanager
-async def open_rollout(settings: RolloutSettings) -> AsyncIterator[Rollout]:
+async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
     """Connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -209,7 +209,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[Rollout]:
             remove_unused,
             partial(engines.follow, bus),
         )
-        yield Rollout(http=http, background=background)
+        yield RolloutApp(http=http, background=background)
 
 
 def dispatch(
