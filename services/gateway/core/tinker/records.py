@@ -31,22 +31,28 @@ class ClientSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRun:
+class RunShape:
+    """What a training run trains; ``base_model`` is the base in the user's spelling."""
+
+    base: BaseName
+    base_model: str
+    lora: LoraSpec
+    train_attn: bool
+    train_mlp: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun(RunShape):
     """A training run of a session: the policy that it trains, and what its user asked for.
 
-    ``base_model`` is the base in the user's spelling. A run that only holds copies of checkpoints has no
-    training session behind its policy; ``is_trained`` is false then.
+    A run that only holds copies of checkpoints has no training session behind its policy; ``is_trained`` is
+    false then.
     """
 
     model_id: str
     session_id: str
     tenant_id: TenantId
     policy_id: PolicyId
-    base: BaseName
-    base_model: str
-    lora: LoraSpec
-    train_attn: bool
-    train_mlp: bool
     is_trained: bool
     metadata: Metadata
     created_at: float

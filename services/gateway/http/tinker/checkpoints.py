@@ -20,7 +20,7 @@ from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, 
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, nothing
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
-from services.gateway.http.tinker.operations import find_run, open_run_like, submit
+from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter(route_class=TinkerRoute)
@@ -114,7 +114,7 @@ async def interpolate(
     found = [await gateway.tinker.checkpoints.find(path, caller.tenant_id) for path in paths]
     check_alike([record for _, record in found])
     session = await add_ended_session(gateway, caller, key=key, tag="interpolation")
-    run = await open_run_like(gateway, session, 0, found[0][0])
+    run = await open_run(gateway, session, 0, found[0][0])
     mixture = tuple(
         Ingredient(checkpoint=record.ref, coefficient=coefficient)
         for (_, record), coefficient in zip(found, wish.coefficients, strict=True)

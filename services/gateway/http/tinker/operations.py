@@ -4,8 +4,7 @@ from fastapi import Response
 
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import AlreadyExists, NotFound
-from mint_common.events import LoraSpec
-from mint_common.ids import BaseName, TenantId
+from mint_common.ids import TenantId
 from mint_common.training import Operation, Submission
 from services.gateway.core.tinker.ids import (
     FutureKind,
@@ -14,7 +13,7 @@ from services.gateway.core.tinker.ids import (
     parse_model_id,
     policy_name_of,
 )
-from services.gateway.core.tinker.records import ClientSession, Metadata, TrainingRun
+from services.gateway.core.tinker.records import ClientSession, Metadata, RunShape, TrainingRun
 from services.gateway.core.tinker.training_requests import RunConflict
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.tinker.bodies import answer
@@ -48,67 +47,45 @@ async def open_run(
     gateway: Gateway,
     session: ClientSession,
     seq: int,
+    shape: RunShape,
     *,
-    base: BaseName,
-    base_model: str,
-    lora: LoraSpec,
-    trains: tuple[bool, bool],
-    metadata: Metadata,
+    metadata: Metadata | None = None,
     is_trained: bool = True,
 ) -> TrainingRun:
-    """Return a session's training run, with its policy; both are made once. Raises RunConflict."""
-    policy = await _make_policy(gateway, session, seq, base=base, lora=lora)
+    """Return a session's training run of a shape, another run's perhaps, with its policy.
+
+    Both are made once. Raises RunConflict.
+    """
+    policy = await _make_policy(gateway, session, seq, shape)
     wanted = TrainingRun(
         model_id=model_id_of(session.session_id, seq),
         session_id=session.session_id,
         tenant_id=session.tenant_id,
         policy_id=policy.policy_id,
-        base=base,
-        base_model=base_model,
-        lora=lora,
-        train_attn=trains[0],
-        train_mlp=trains[1],
+        base=shape.base,
+        base_model=shape.base_model,
+        lora=shape.lora,
+        train_attn=shape.train_attn,
+        train_mlp=shape.train_mlp,
         is_trained=is_trained,
-        metadata=metadata,
+        metadata=metadata or {},
         created_at=gateway.clock.now(),
     )
     run = await gateway.tinker.runs.add_run(wanted)
-    if (run.base, run.lora, run.is_trained) != (base, lora, is_trained):
+    if (run.base, run.lora, run.is_trained) != (shape.base, shape.lora, is_trained):
         raise RunConflict(model_id=run.model_id)
     return run
 
 
-async def open_run_like(
-    gateway: Gateway,
-    session: ClientSession,
-    seq: int,
-    source: TrainingRun,
-    *,
-    base_model: str | None = None,
-    metadata: Metadata | None = None,
-    is_trained: bool = True,
-) -> TrainingRun:
-    """Return a session's training run over the base and of the shape of another one; as `open_run`."""
-    return await open_run(
-        gateway,
-        session,
-        seq,
-        base=source.base,
-        base_model=base_model or source.base_model,
-        lora=source.lora,
-        trains=(source.train_attn, source.train_mlp),
-        metadata=metadata or {},
-        is_trained=is_trained,
-    )
-
-
-async def _make_policy(
-    gateway: Gateway, session: ClientSession, seq: int, *, base: BaseName, lora: LoraSpec
-) -> PolicyRecord:
+async def _make_policy(gateway: Gateway, session: ClientSession, seq: int, shape: RunShape) -> PolicyRecord:
     name = policy_name_of(session.session_id, seq)
     try:
         return await gateway.registry.create_policy(
-            session.tenant_id, name=name, base=base, lora=lora, described={"retention": RETENTION}
+            session.tenant_id,
+            name=name,
+            base=shape.base,
+            lora=shape.lora,
+            described={"retention": RETENTION},
         )
     except AlreadyExists:
         return await gateway.registry.get_policy(session.tenant_id, name)

@@ -10,6 +10,7 @@ from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import MAX_SEQ, check_seq, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.passes import NumberedPass, read_json_pass, read_protobuf_pass
+from services.gateway.core.tinker.records import RunShape
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CreateModelBody,
@@ -42,16 +43,15 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
     base = await gateway.registry.get_base(BaseName(base_name(wish.base_model)))
     check_trainable(base, field="base_model")
     lora = lora_of(wish.lora_config, base, model_id=model_id_of(session.session_id, seq))
-    run = await open_run(
-        gateway,
-        session,
-        seq,
+    shape = RunShape(
         base=base.name,
         base_model=wish.base_model,
         lora=lora,
-        trains=(wish.lora_config.train_attn, wish.lora_config.train_mlp),
-        metadata=check_metadata("user_metadata", wish.user_metadata),
+        train_attn=wish.lora_config.train_attn,
+        train_mlp=wish.lora_config.train_mlp,
     )
+    metadata = check_metadata("user_metadata", wish.user_metadata)
+    run = await open_run(gateway, session, seq, shape, metadata=metadata)
     return await submit(gateway, run, 0, Open(base=run.base, lora=run.lora), kind="create")
 
 

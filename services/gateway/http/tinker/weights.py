@@ -26,7 +26,7 @@ from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, 
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep
-from services.gateway.http.tinker.operations import find_run, open_run_like, submit
+from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter(route_class=TinkerRoute)
@@ -129,7 +129,7 @@ async def copy_weights(
     else:
         session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
         seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
-    run = await open_run_like(gateway, session, seq, source, is_trained=False)
+    run = await open_run(gateway, session, seq, source, is_trained=False)
     if record.revision is not None:
         await _copy_revision(gateway, record, run)
     copied = CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
@@ -147,14 +147,9 @@ async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, 
     if wish.base_model is not None and BaseName(base_name(wish.base_model)) != source.base:
         problem = f"must be {source.base_model}, the checkpoint's, got {wish.base_model[:100]!r}"
         raise InvalidField(field="base_model", problem=problem)
-    run = await open_run_like(
-        gateway,
-        session,
-        seq,
-        source,
-        base_model=wish.base_model,
-        metadata=check_metadata("user_metadata", wish.user_metadata),
-    )
+    shape = replace(source, base_model=wish.base_model or source.base_model)
+    metadata = check_metadata("user_metadata", wish.user_metadata)
+    run = await open_run(gateway, session, seq, shape, metadata=metadata)
     opened = Open(base=run.base, lora=run.lora, checkpoint=record.ref, with_optimizer=wish.optimizer)
     return await submit(gateway, run, 0, opened, kind="load", detail=str(path))
 
