@@ -6,12 +6,18 @@ from mint_common.catalog import Resolution
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.errors import NotFound, RevisionLostError, RevisionQuarantinedError, RevisionRetiredError
+from mint_common.errors import (
+    InvalidField,
+    NotFound,
+    RevisionLostError,
+    RevisionQuarantinedError,
+    RevisionRetiredError,
+)
 from mint_common.ids import TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
-from services.gateway.core.tinker.ids import CheckpointPath, parse_model_id, policy_name_of
-from services.gateway.core.tinker.model_paths import check_base, parse_model_path
+from services.gateway.core.tinker.ids import CheckpointPath, parse_model_id, parse_model_path, policy_name_of
+from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.records import TrainingRun
 
 
@@ -66,11 +72,14 @@ class NamesAndPaths:
         named = parse_model_path(model)
         if named is None:
             return await self._registry.resolve(tenant_id, model)
-        record, revision = await self._checkpoints.find_sampler(named.path, tenant_id)
-        check_base(named, base=record.base)
+        path, base = named
+        record, revision = await self._checkpoints.find_sampler(path, tenant_id)
+        if base and base_name(base) != record.base:
+            problem = f"says base {base[:100]!r}, but the path is of {record.base!r}"
+            raise InvalidField(field="model", problem=problem)
         return Resolution(
             base=record.base,
             policy_id=record.policy_id,
-            policy_name=policy_name_of(*parse_model_id(named.path.model_id)),
+            policy_name=policy_name_of(*parse_model_id(path.model_id)),
             revision=revision,
         )

@@ -24,7 +24,7 @@ UNDECIDED = "the registry has yet to check the export"
 
 
 class TrainingFutures:
-    """See `services.gateway.ports.tinker.TinkerFutures`."""
+    """Answers for training operations, whose request ids begin with ``op:``. They are durable."""
 
     def __init__(
         self,
@@ -43,7 +43,11 @@ class TrainingFutures:
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
     ) -> FutureState:
-        """Return an operation's answer, or what it waits for. A trainer that is away is waited for."""
+        """Return an operation's answer, FuturePending if it is not there in time. Repeatable.
+
+        A trainer that is away is waited for. Raises FutureGone for an operation that is not known, or another
+        tenant's.
+        """
         operation = parse_request_id(request_id)
         run = await self._runs.run_of_policy(operation.policy_id)
         if run is None or run.tenant_id != tenant_id:

@@ -79,10 +79,7 @@ class _Sample:
 
 
 class EngineSamples:
-    """Samples from their order to their answer: see `services.gateway.ports.tinker.TinkerFutures`.
-
-    `run` works them off.
-    """
+    """Samples from their order to their answer, in the memory of this process; `run` works them off."""
 
     def __init__(
         self,
@@ -134,7 +131,10 @@ class EngineSamples:
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
     ) -> FutureState:
-        """Return a sample's answer, or what it waits for."""
+        """Return a sample's answer, FuturePending if it is not there in time. Repeatable.
+
+        Raises FutureGone for a sample that is not known (any more), or another tenant's.
+        """
         sample = self._samples.get(request_id)
         if sample is None or sample.order.tenant_id != tenant_id:
             raise FutureGone(request_id=request_id[:100])

@@ -147,6 +147,28 @@ def parse_path(field: str, text: str) -> CheckpointPath:
     return checkpoint_path(parts[0], f"{parts[1]}/{parts[2]}", field=field)
 
 
+def parse_sampler_path(field: str, text: str) -> CheckpointPath:
+    """Return a path that can be sampled from. Raises InvalidField."""
+    path = parse_path(field, text)
+    if path.kind == "training":
+        problem = "is a training checkpoint: only what save_weights_for_sampler saves can be sampled"
+        raise InvalidField(field=field, problem=problem)
+    return path
+
+
+def parse_model_path(model: str) -> tuple[CheckpointPath, str] | None:
+    """Return the path that a model name is, with the base before it or "": ``PATH``, ``BASE;PATH``.
+
+    None for a name of a policy or base. Raises InvalidField.
+    """
+    base, semicolon, text = model.rpartition(";")
+    if not semicolon and "://" not in text:
+        return None
+    if semicolon and not base:
+        raise InvalidField(field="model", problem="names no base before ';'")
+    return parse_sampler_path("model", text), base
+
+
 def checkpoint_path(model_id: str, checkpoint_id: str, *, field: str = "checkpoint_id") -> CheckpointPath:
     """Return the path of a run's checkpoint ``weights/NAME``. Raises NotFound for no run, InvalidField."""
     parse_model_id(model_id)

@@ -80,21 +80,17 @@ class RecordedRoute(GatewayRoute):
         calls = [each.call for each in self.dependant.dependencies]
         self.created = next((call.field for call in calls if isinstance(call, _Creates)), ())
         self.asks_afresh |= self.methods != {"GET"}  # a revoked key changes nothing
-        if self.takes_key:
+        if "POST" in self.methods and not self.is_secret:  # it may be repeated under a key
             extra = self.openapi_extra or {}
             others = [each for each in extra.get("parameters", []) if each != IDEMPOTENCY_PARAMETER]
             self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
-
-    @property
-    def takes_key(self) -> bool:
-        """Return whether a request may be sent again under an Idempotency-Key."""
-        return "POST" in self.methods and not self.is_secret
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request; a change goes into the audit log, and so does a forbidden one."""
         if request.method == "GET":
             response = await super().serve(request, caller, carry_out)
-            return tagged(request, response) if self._is_of_one_thing else response
+            is_of_one_thing = self.path_format.endswith("}")
+            return tagged(request, response) if is_of_one_thing else response
         gateway = gateway_of(request)
         try:
             request = await self.admit(request, caller)
@@ -102,11 +98,6 @@ class RecordedRoute(GatewayRoute):
             await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, error.http_status))
             raise
         return await self._record(request, gateway, caller, carry_out)
-
-    @property
-    def _is_of_one_thing(self) -> bool:
-        """Return whether its path ends in a name."""
-        return self.path_format.endswith("}")
 
     async def _record(
         self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler

@@ -9,12 +9,12 @@ from mint_common.ids import TenantId
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_checkpoints import TrainedCheckpoints
+from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports.tinker import TinkerFutures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Tinker:
 
     runs: PostgresTinkerRuns
     trainers: TrainerDirectory
-    futures: Mapping[str, TinkerFutures]
+    futures: Mapping[str, TrainingFutures | EngineSamples]
     tokenizers: Mapping[str, str]
     files: BlobRevisionFiles
     signer: TicketSigner

@@ -7,9 +7,8 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.answer_bytes import check_answer_bytes
 from services.gateway.core.json_reading import read_json
-from services.gateway.core.tinker.ids import check_seq, parse_sampling_session_id
+from services.gateway.core.tinker.ids import check_seq, parse_sampler_path, parse_sampling_session_id
 from services.gateway.core.tinker.lora import ORG, base_name
-from services.gateway.core.tinker.model_paths import parse_sampler_path
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
