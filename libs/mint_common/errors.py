@@ -9,7 +9,7 @@ No user error maps to 408, 409, 429 or 5xx: clients retry those.
 
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -329,3 +329,39 @@ class RemoteRefusal(RemoteError):
 
     code = "remote_refusal"
     http_status = 422
+
+
+_PAYLOAD_EXTRAS = {"code", "message", "retryable"}
+
+
+def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
+    """Return the error that `MintError.to_payload` described; RemoteError if its class is not known here."""
+    code = str(payload.get("code", "unknown"))
+    fields = {
+        name: value
+        for name, value in payload.items()
+        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float)
+    }
+    kind = _classes().get(code.partition(".")[0])
+    if kind is not None:
+        try:
+            return kind(**fields)
+        except (KeyError, ValueError):  # the other side is of a version with other fields
+            pass
+    return RemoteError(what=what, remote_code=code, problem=str(payload.get("message", ""))[:500])
+
+
+def has_class(code: str) -> bool:
+    """Return whether an error's code is that of a class which is known here."""
+    return code.partition(".")[0] in _classes()
+
+
+def _classes() -> dict[str, type[MintError]]:
+    found: dict[str, type[MintError]] = {}
+    waiting = list(MintError.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        if "code" in vars(kind):
+            found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found

@@ -27,6 +27,8 @@ from mint_common.errors import (
     RemoteError,
     RemoteRefusal,
     Unavailable,
+    error_from_payload,
+    has_class,
     plain_problem,
 )
 from mint_common.telemetry.tracing import inject, span, start_span
@@ -48,7 +50,6 @@ _STREAM_SECONDS = 300.0  # of silence between two parts of a stream
 _KEEP_ALIVE_SECONDS = 5
 _MOST_NAME = 500
 """Longer than any valid name; a longer path segment would exceed what servers accept."""
-_PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 
 
 def path_of(*parts: str | int) -> str:
@@ -66,23 +67,6 @@ def named(kind: str, name: str) -> str:
 def shortened(name: str) -> str:
     """Return what an error tells of a name that is too long to be one."""
     return name if len(name) <= _MOST_NAME else f"{name[:50]}... ({len(name)} characters)"
-
-
-def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
-    """Return the error that `MintError.to_payload` described; RemoteError if its class is not known here."""
-    code = str(payload.get("code", "unknown"))
-    fields = {
-        name: value
-        for name, value in payload.items()
-        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float)
-    }
-    kind = _error_classes().get(code.partition(".")[0])
-    if kind is not None:
-        try:
-            return kind(**fields)
-        except (KeyError, ValueError):  # the other side is of a version with other fields
-            pass
-    return RemoteError(what=what, remote_code=code, problem=str(payload.get("message", ""))[:500])
 
 
 class InternalHttp:
@@ -312,7 +296,7 @@ class InternalHttp:
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 return PeerFailed(what=self._peer, status=status)
             return Unavailable(what=self._peer, problem=f"it answered {status}")
-        if status >= 400 and isinstance(error, RemoteError) and not _is_known(str(error.remote_code)):
+        if status >= 400 and isinstance(error, RemoteError) and not has_class(str(error.remote_code)):
             # An unknown error: only its lack of retryability is known.
             return RemoteRefusal(**error.fields)
         return error
@@ -356,18 +340,3 @@ def _encode(body: object) -> bytes | None:
 
 def _quoted(part: str) -> str:
     return part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe=":@")
-
-
-def _is_known(code: str) -> bool:
-    return code.partition(".")[0] in _error_classes()
-
-
-def _error_classes() -> dict[str, type[MintError]]:
-    found: dict[str, type[MintError]] = {}
-    waiting = list(MintError.__subclasses__())
-    while waiting:
-        kind = waiting.pop()
-        if "code" in vars(kind):
-            found.setdefault(kind.code, kind)
-        waiting += kind.__subclasses__()
-    return found

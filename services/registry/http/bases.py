@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
-from mint_common.catalog import CollectionReport
-from mint_common.catalog_requests import MAX_LIMIT, Body, DigestText, Label
+from mint_common.catalog import MAX_LIMIT, CollectionReport
+from mint_common.catalog_requests import Body, DigestText, Label
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from mint_common.names import BASE_NAME_PATTERN, base_key

@@ -15,9 +15,15 @@ import httpx
 import msgspec
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from mint_common.client.http import error_from_payload
 from mint_common.datasets import Problem
-from mint_common.errors import AlreadyExists, InvalidField, NotFound, RequestRefused, Unavailable
+from mint_common.errors import (
+    AlreadyExists,
+    InvalidField,
+    NotFound,
+    RequestRefused,
+    Unavailable,
+    error_from_payload,
+)
 from services.standalone.adapters.arriving_tar import read_adapter, read_model
 from services.standalone.adapters.resuming_download import ResumingDownload
 from services.standalone.core.refusals import RowsRefusedError

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mint_common.catalog_requests import MAX_LIMIT
+from mint_common.catalog import MAX_LIMIT
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.keys import KeyNameArgument, ScopesOption

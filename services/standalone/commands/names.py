@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 
-from mint_common.catalog_requests import MAX_LIMIT
+from mint_common.catalog import MAX_LIMIT
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BEST
 from services.standalone.adapters.public_api import PublicApi, path_of

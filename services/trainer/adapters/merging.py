@@ -22,8 +22,14 @@ from mint_common.adapters_format import stage_adapter
 from mint_common.adapters_format.merged_tar import TarHead
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.client.http import error_from_payload
-from mint_common.errors import InvalidField, MintError, Overloaded, Unavailable, plain_problem
+from mint_common.errors import (
+    InvalidField,
+    MintError,
+    Overloaded,
+    Unavailable,
+    error_from_payload,
+    plain_problem,
+)
 from mint_common.ids import TenantId
 
 _log = logging.getLogger(__name__)

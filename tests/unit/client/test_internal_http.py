@@ -14,7 +14,7 @@ from http_servers import make_server
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from mint_common.client.http import InternalHttp, error_from_payload, named, path_of
+from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import (
     AdapterInvalid,
     BlobCorrupt,
@@ -28,7 +28,6 @@ from mint_common.errors import (
     RemoteRefusal,
     Unauthorized,
     Unavailable,
-    UploadRefused,
 )
 from mint_common.runtime.edge import create_http
 from mint_common.telemetry.tracing import span, trace_id
@@ -236,19 +235,3 @@ def test_a_name_that_no_path_can_carry_is_not_found(name: str) -> None:
 async def test_a_redirection_is_no_answer(client: InternalHttp) -> None:
     with pytest.raises(RemoteError, match="http_307"):
         await client.get("/internal/moved")
-
-
-def test_an_error_of_a_newer_peer_is_a_remote_error() -> None:
-    for payload in (
-        {"code": "brand_new", "message": "m", "retryable": True},
-        {"code": "not_found", "message": "fields of another version"},
-        {},
-    ):
-        error = error_from_payload(payload, what="the registry")
-        assert isinstance(error, RemoteError)
-
-
-def test_an_error_keeps_the_kind_behind_its_code() -> None:
-    refused = UploadRefused(reason="pickle", problem="p", fix="Do this.")
-    error = error_from_payload(refused.to_payload())
-    assert (type(error), error.to_payload()) == (UploadRefused, refused.to_payload())

@@ -6,7 +6,15 @@ import pickle
 import pytest
 
 from mint_common import errors
-from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused, trace_of
+from mint_common.errors import (
+    MintError,
+    NotFound,
+    Overloaded,
+    RemoteError,
+    UploadRefused,
+    error_from_payload,
+    trace_of,
+)
 
 KINDS = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MintError)),
@@ -82,3 +90,19 @@ def test_where_an_error_was_raised_is_told_with_its_causes_and_without_texts() -
         "ValueError at test_errors.py",
     )
     assert [step.split()[-1] for step in key.split(" < ")] == ["inner", "outer"]
+
+
+def test_an_error_of_a_newer_peer_is_a_remote_error() -> None:
+    for payload in (
+        {"code": "brand_new", "message": "m", "retryable": True},
+        {"code": "not_found", "message": "fields of another version"},
+        {},
+    ):
+        error = error_from_payload(payload, what="the registry")
+        assert isinstance(error, RemoteError)
+
+
+def test_an_error_keeps_the_kind_behind_its_code() -> None:
+    refused = UploadRefused(reason="pickle", problem="p", fix="Do this.")
+    error = error_from_payload(refused.to_payload())
+    assert (type(error), error.to_payload()) == (UploadRefused, refused.to_payload())

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.claims import RevisionRef
-from mint_common.client.http import error_from_payload
 from mint_common.dtypes import Dtype
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError, Unavailable, error_from_payload
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.settings import BlobSettings

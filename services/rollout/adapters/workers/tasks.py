@@ -12,8 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mint_common.client.http import error_from_payload
-from mint_common.errors import InvalidField, Overloaded, TaskFailed
+from mint_common.errors import InvalidField, Overloaded, TaskFailed, error_from_payload
 from mint_common.records import Prompt
 from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, open_workers
 from services.rollout.adapters.workers.wire import (
