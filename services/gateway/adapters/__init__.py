@@ -1,1 +1,1 @@
-"""The gateway's technologies: Postgres for submitted jobs, internal HTTP for rollout."""
+"""The gateway's technologies: Postgres, blobs, internal HTTP, local files, processes, posts to webhooks."""

@@ -88,11 +88,11 @@ class CachedResolver:
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
         """Mark a policy's names as stale: the caller, who gives its id or name, has just changed it."""
-        self._cache.forget_named(tenant_id, policy, at=self._clock.monotonic())
+        self._cache.forget(self._cache.policy_id(tenant_id, policy), at=self._clock.monotonic())
 
     def withdraw(self, tenant_id: TenantId, policy: str) -> None:
         """Let no former revision answer either: the caller has just retired or restored one."""
-        self._cache.withdraw_named(tenant_id, policy)
+        self._cache.withdraw(self._cache.policy_id(tenant_id, policy))
 
     async def follow(self, bus: Bus) -> None:
         """Mark as stale what events say has changed, until cancelled; a gap in them clears the cache."""

@@ -15,7 +15,7 @@ from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.runtime.postgres_rows import values_of
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
-from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
+from services.gateway.core.webhooks.retries import MOST_WAITING, OVERFULL, Health, Outcome
 
 _WANTING = """
     SELECT webhook_id, state, failures FROM webhooks
@@ -115,7 +115,7 @@ async def _queue(connection: PostgresConnection, row: asyncpg.Record, notice: No
     if row["state"] == "paused" or row["failures"]:
         waiting = await connection.fetchval(_WAITING, webhook_id, MOST_WAITING)
         if waiting >= MOST_WAITING:
-            await connection.execute(_DISABLE, webhook_id, overfull())
+            await connection.execute(_DISABLE, webhook_id, OVERFULL)
             return False
     delivery_id = derive_id("whd", webhook_id, notice.event_id)
     added = await connection.fetchval(

@@ -157,6 +157,10 @@ class ResolutionCache:
         wanted = resolution if meaning.former is not None and is_new else None
         return Found(answer=meaning.answering, wanted=wanted)
 
+    def policy_id(self, tenant_id: TenantId, policy: str) -> PolicyId:
+        """Return the id of a tenant's policy, given by id or by a name that is cached."""
+        return self._ids.get((tenant_id, policy), PolicyId(policy))
+
     def forget(self, policy_id: PolicyId, *, at: float) -> None:
         """Mark the names of a policy, and answers on their way, as stale since ``at``."""
         self._note_change(policy_id)
@@ -164,10 +168,6 @@ class ResolutionCache:
             entry = self._entries[key]
             changed_at = at if entry.changed_at is None else min(at, entry.changed_at)
             self._entries[key] = replace(entry, changed_at=changed_at)
-
-    def forget_named(self, tenant_id: TenantId, policy: str, *, at: float) -> None:
-        """Do the same for a tenant's policy by id or name."""
-        self.forget(self._ids.get((tenant_id, policy), PolicyId(policy)), at=at)
 
     def withdraw(self, policy_id: PolicyId, digest: Digest | None = None) -> None:
         """Drop the names of a policy that a revision answers in; without a digest, all of them."""
@@ -177,10 +177,6 @@ class ResolutionCache:
             involved = {each.revision.digest for each in (entry.target, entry.answering) if each.revision}
             if digest is None or digest in involved:
                 self.drop(key)
-
-    def withdraw_named(self, tenant_id: TenantId, policy: str) -> None:
-        """Drop all names of a tenant's policy, given by id or name."""
-        self.withdraw(self._ids.get((tenant_id, policy), PolicyId(policy)))
 
     def drop(self, key: Key) -> None:
         """Drop a name."""

@@ -64,12 +64,12 @@ def test_answer_from_before_a_change_is_not_kept() -> None:
 def test_policy_is_forgotten_by_name_for_its_tenant() -> None:
     cache = new_cache()
     put(cache, "p", meaning("p", 1), ticket=cache.ask())
-    cache.forget_named(OTHER, "p", at=0.0)
+    cache.forget(cache.policy_id(OTHER, "p"), at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is not None
-    cache.forget_named(TENANT, "p", at=0.0)
+    cache.forget(cache.policy_id(TENANT, "p"), at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is None
     put(cache, "p", meaning("p", 2), ticket=cache.ask())
-    cache.forget_named(TENANT, "pol_p", at=0.0)
+    cache.forget(cache.policy_id(TENANT, "pol_p"), at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is None
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from mint_common.claims import Claim
 from mint_common.datasets import DatasetReport, Format
 from mint_common.errors import InvalidField, NotFound
+from mint_common.events import JobFile
 from mint_common.ids import TenantId, new_id
 
 PURPOSES = ("fine-tune", "evals", "user_data")
@@ -123,6 +124,15 @@ class PartRecord:
 def content_claim(sha256: str, size_bytes: int) -> Claim:
     """Return where bytes are stored: equal bytes are stored once, whoever sent them."""
     return Claim(uri=f"files/{sha256}", sha256=sha256, size_bytes=size_bytes)
+
+
+def job_file(file: FileRecord) -> JobFile:
+    """Return a file of rows as a job names it."""
+    assert file.format is not None, file.file_id
+    assert file.rows is not None, file.file_id
+    return JobFile(
+        file_id=file.file_id, filename=file.filename, content=file.claim, format=file.format, rows=file.rows
+    )
 
 
 def new_file_id(created_us: int) -> str:

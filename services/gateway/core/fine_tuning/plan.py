@@ -14,7 +14,7 @@ from mint_common.errors import InvalidField, MintError
 from mint_common.events import JobData, JobFile, JobSpec, LoraSpec
 from mint_common.graders import GraderSpec, read_grader
 from mint_common.lora import plan_lora
-from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
+from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord, job_file
 from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields, Reinforcement
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
@@ -63,9 +63,9 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
     """
     check_supported(body)
     method, extras = method_of_job(body), body.mint or MintFields()
-    training = _job_file(files.training, method, "training_file")
+    training = _checked_file(files.training, method, "training_file")
     found = files.validation
-    validation = None if found is None else _job_file(found, method, files.validation_field)
+    validation = None if found is None else _checked_file(found, method, files.validation_field)
     asked = asked_for(body, method)
     rows = trained_rows(body, training.rows, repeats=files.training.repeats or 0)
     numbers = choose_numbers(asked, extras, method, rows=rows, max_context=max_context)
@@ -103,7 +103,7 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
     )
 
 
-def _job_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
+def _checked_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
     if file.purpose != CHECKED_PURPOSE or file.format is None or not file.rows:
         problem = f"File {file.file_id} was uploaded for {file.purpose!r}, and must be for 'fine-tune'."
         raise JobRefused(reason="wrong_purpose", field=field, problem=problem)
@@ -117,13 +117,7 @@ def _job_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
     if method == "reinforcement" and field == "training_file" and file.rows > MAX_REWARD_ROWS:
         problem = f"File {file.file_id} has {file.rows} rows, and reinforcement takes {MAX_REWARD_ROWS}."
         raise JobRefused(reason="too_many_rows", field=field, problem=problem)
-    return JobFile(
-        file_id=file.file_id,
-        filename=file.filename,
-        content=file.claim,
-        format=file.format,
-        rows=file.rows,
-    )
+    return job_file(file)
 
 
 def _read_grader(settings: Reinforcement) -> GraderSpec:

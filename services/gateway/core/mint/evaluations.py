@@ -9,10 +9,9 @@ from typing import Any
 from mint_common.catalog_requests import Label
 from mint_common.datasets import FORMATS, Format, OnLong
 from mint_common.errors import InvalidField
-from mint_common.events import JobFile
 from mint_common.lora import MAX_SEED
 from services.gateway.core.bounds import check_between
-from services.gateway.core.files.records import FileRecord
+from services.gateway.core.files.records import FileRecord, job_file
 from services.gateway.core.json_types import JsonObject
 
 MAX_ITEMS = 4096
@@ -76,14 +75,7 @@ def plan_file(asked: Questions, file: FileRecord, *, max_context: int) -> JsonOb
         raise InvalidField(field="n", problem=f"is {asked.n}, the file has {file.rows} rows")
     n = min(file.rows, MAX_ITEMS) if asked.n is None else asked.n
     tokens = 1 if asked.grader is None else min(FILE_TOKENS, max(1, max_context // 2))
-    content = JobFile(
-        file_id=file.file_id,
-        filename=file.filename,
-        content=file.claim,
-        format=file.format,
-        rows=file.rows,
-    )
-    data = {"file": content, "holdout": 0.0, "grader": asked.grader, "on_long": asked.on_long}
+    data = {"file": job_file(file), "holdout": 0.0, "grader": asked.grader, "on_long": asked.on_long}
     return {"task": "", "data": data, **_plan(asked, _suite_of(file, asked.grader), n, tokens, max_context)}
 
 

@@ -1,5 +1,4 @@
-"""The OpenAI API as a translation: its requests into generation requests, chunks into its answers.
+"""The inference APIs, which vLLM answers: what is looked at in a request before it is handed on.
 
-Invariants: every answer names the revision that the engine said it used, never the one that was asked for; a
-field that cannot take effect is refused by name.
+Invariant: a field that cannot take effect is refused by name.
 """

@@ -9,6 +9,8 @@ from services.gateway.core.webhooks.records import Attempt, DeliveryState
 LONGEST_DELAY_SECONDS = 4 * 3600.0
 MOST_WAITING = 10_000
 """How many deliveries may wait for a webhook that takes none."""
+OVERFULL = f"{MOST_WAITING} deliveries wait for it"
+"""Why a webhook is disabled for which too much waits."""
 GONE = 410
 
 
@@ -98,11 +100,6 @@ def backoff_seconds(tries: int, patience: RetryPolicy, jitter: float) -> float:
     """Return how long to wait after the given number of tries: doubled each time, up to 4 hours."""
     doubled = patience.first_delay_seconds * 2.0 ** min(tries - 1, 30)
     return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
-
-
-def overfull() -> str:
-    """Return why a webhook is disabled for which too much waits."""
-    return f"{MOST_WAITING} deliveries wait for it"
 
 
 def told(attempt: Attempt) -> str:

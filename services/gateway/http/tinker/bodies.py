@@ -47,11 +47,6 @@ def answer(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type=JSON)
 
 
-def nothing() -> Response:
-    """Return the answer of a route that has nothing to say."""
-    return Response(status_code=204)
-
-
 def _decompress(body: bytes, encoding: str) -> bytes:
     if encoding == "identity":
         return body

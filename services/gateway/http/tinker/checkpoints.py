@@ -18,7 +18,7 @@ from services.gateway.core.tinker.mixtures import (
 from services.gateway.core.tinker.training_requests import TtlBody
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, nothing
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.sessions import add_ended_session
@@ -59,7 +59,7 @@ async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gatewa
             caller, record.policy_id, PUBLISHED, revision=record.revision, reason=reason
         )
         gateway.resolver.forget(caller.tenant_id, record.policy_id)
-    return nothing()
+    return Response(status_code=204)
 
 
 @router.delete(f"{_ONE}/publish")
@@ -67,7 +67,7 @@ async def unpublish(model_id: str, checkpoint_id: str, caller: TrainCaller, gate
     """Let only its tenant read a checkpoint. The alias stays where it is: it is moved or rolled back."""
     trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
     await trainer.publish_checkpoint(owned.ref, is_public=False)
-    return nothing()
+    return Response(status_code=204)
 
 
 @router.put(f"{_ONE}/ttl")
@@ -78,7 +78,7 @@ async def set_ttl(
     wish = read_json(body, TtlBody)
     trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
     await trainer.expire_checkpoint(owned.ref, ttl_seconds=wish.ttl_seconds)
-    return nothing()
+    return Response(status_code=204)
 
 
 @router.delete(_ONE)
@@ -86,7 +86,7 @@ async def delete(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway
     """Delete a checkpoint. A revision that a sampler, an alias or an engine uses goes on being served."""
     trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
     await trainer.delete_checkpoint(owned.ref)
-    return nothing()
+    return Response(status_code=204)
 
 
 async def _own(

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import msgspec
 from fastapi import APIRouter, Response
 
 from mint_common.errors import MintError, Unavailable
@@ -36,15 +35,6 @@ DYNAMIC_CONFIG = {
 }
 
 
-class SupportedModel(msgspec.Struct, frozen=True):
-    """A base, in the spelling that clients know."""
-
-    model_name: str
-    max_context_length: int
-    trainable: bool
-    sampleable: bool
-
-
 @router.get("/healthz")
 async def healthz(_caller: ReadCaller) -> Response:
     """Say that it answers."""
@@ -70,12 +60,12 @@ async def capabilities(_caller: ReadCaller, gateway: GatewayDep) -> Response:
         gateway.registry.list_bases(), _trained(gateway), _sampled(gateway)
     )
     models = [
-        SupportedModel(
-            model_name=f"{ORG}{base.name}",
-            max_context_length=base.max_context,
-            trainable=base.name in trained,
-            sampleable=base.name in sampled,
-        )
+        {
+            "model_name": f"{ORG}{base.name}",
+            "max_context_length": base.max_context,
+            "trainable": base.name in trained,
+            "sampleable": base.name in sampled,
+        }
         for base in bases
     ]
     return answer({"supported_models": models})

@@ -16,7 +16,7 @@ from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, nothing
+from services.gateway.http.tinker.bodies import BodyDep, answer
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -116,7 +116,7 @@ async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, gat
     detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
     await gateway.tinker.session(session_id, caller.tenant_id)
     await gateway.tinker.runs.finish_session(session_id, wish.reason.type, detail)
-    return nothing()
+    return Response(status_code=204)
 
 
 @router.put("/sessions/{session_id}/project")
@@ -125,7 +125,7 @@ async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gate
     project_id = check_text("project_id", read_json(body, ProjectBody).project_id)
     await gateway.tinker.session(session_id, caller.tenant_id)
     await gateway.tinker.runs.set_project(session_id, project_id)
-    return nothing()
+    return Response(status_code=204)
 
 
 @router.post("/telemetry")
