@@ -100,6 +100,11 @@ def test_any_bytes_are_answered(api, body, headers):
     check(api.post("/forward_backward", content=body, headers=headers))
 
 
+def test_a_query_that_no_database_takes_is_refused(api):
+    answer = api.get("/training_runs", params={"project_id": "a\x00"})
+    assert (answer.status_code, answer.json()["fields"]["field"]) == (422, "project_id")
+
+
 tensors = st.builds(
     proto.Tensor,
     dense=st.binary(max_size=40),

@@ -1,9 +1,12 @@
 """Which of a tenant's sessions a search finds, and what their state is called."""
 
+from datetime import UTC, datetime
+
 import msgspec
 
 from mint_common.errors import InvalidField, MintError
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ALIVE_SECONDS, ClientSession, FinishReason
 
 MAX_FOUND = 200
@@ -60,6 +63,20 @@ def check_search(body: SearchBody) -> SearchBody:
     if body.display_name is not None and not body.display_name:
         raise InvalidField(field="display_name", problem="must not be empty")
     return body
+
+
+def place_of(cursor: SearchCursor) -> tuple[float, str]:
+    """Return behind which time, in seconds since the epoch, and session a page begins.
+
+    Raises InvalidField, NotFound.
+    """
+    try:
+        at = datetime.fromisoformat(cursor.last_created_at)
+    except ValueError as error:
+        raise InvalidField(field="cursor.last_created_at", problem="is no ISO 8601 time") from error
+    # Taken for the local time, the earliest ones are no time elsewhere.
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return at.timestamp(), check_session_id(cursor.last_session_id)
 
 
 def is_found(session: ClientSession, body: SearchBody, *, now: float) -> bool:

@@ -3,19 +3,19 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import NotFound
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, cursor_of
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
-from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
+from services.gateway.core.tinker.session_search import SearchBody, check_search, is_found, place_of
+from services.gateway.core.tinker.texts import check_text
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer
@@ -39,6 +39,8 @@ async def training_runs(
     project_id: str | None = None,
 ) -> Response:
     """List the tenant's training runs, newest first."""
+    if project_id is not None:
+        check_text("project_id", project_id)
     runs, total = await gateway.tinker.runs.runs(
         caller.tenant_id, limit=limit, offset=offset, project_id=project_id
     )
@@ -147,7 +149,7 @@ async def _search(
 ) -> tuple[list[ClientSession], ClientSession | None]:
     """Return a page of what fits, and behind which session the next one begins, if there may be one."""
     found: list[ClientSession] = []
-    before = None if wish.cursor is None else _before(wish.cursor)
+    before = None if wish.cursor is None else place_of(wish.cursor)
     now = gateway.clock.now()
     for _ in range(0, _SEARCHED, _SEARCH_PAGE):
         page = await gateway.tinker.runs.sessions(tenant_id, limit=_SEARCH_PAGE, before=before)
@@ -160,11 +162,3 @@ async def _search(
             return found, None
         before = page[-1].created_at, page[-1].session_id
     return found, page[-1]
-
-
-def _before(cursor: SearchCursor) -> tuple[float, str]:
-    try:
-        at = datetime.fromisoformat(cursor.last_created_at)
-    except ValueError as error:
-        raise InvalidField(field="cursor.last_created_at", problem="is no ISO 8601 time") from error
-    return at.timestamp(), check_session_id(cursor.last_session_id)

@@ -9,10 +9,12 @@ from mint_common.ids import TenantId
 from services.gateway.core.tinker.records import ALIVE_SECONDS, ClientSession
 from services.gateway.core.tinker.session_search import (
     SearchBody,
+    SearchCursor,
     SearchOwner,
     WantedStatus,
     check_search,
     is_found,
+    place_of,
     status_of,
 )
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
@@ -48,6 +50,19 @@ SESSION = ClientSession(
 )
 def test_every_condition_of_a_search_holds(wish, found):
     assert is_found(SESSION, check_search(SearchBody(**wish)), now=101.0) is found
+
+
+def test_a_page_begins_behind_any_time_there_is():
+    session_id = f"ses_{'a' * 26}"
+    for time, seconds in (
+        ("0001-01-01", -62135596800.0),
+        ("0001-01-01T00:00:00+23:59", -62135683140.0),
+        ("9999-12-31T23:59:59-23:59", 253402387139.0),
+    ):
+        cursor = SearchCursor(last_created_at=time, last_session_id=session_id)
+        assert place_of(cursor) == (seconds, session_id)
+    with pytest.raises(InvalidField, match=r"cursor\.last_created_at"):
+        place_of(SearchCursor(last_created_at="soon", last_session_id=session_id))
 
 
 def test_a_session_is_active_until_it_ends_or_falls_silent():
