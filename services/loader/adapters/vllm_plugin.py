@@ -177,6 +177,11 @@ PROCESSED = Extension(
     tested_on=TESTED,
     apply="processed_logprobs:divide_logits",
 )
+STRUCTURES = Extension(
+    name="answers end whose structure takes too long to follow",
+    tested_on=TESTED,
+    apply="structures:bound_structures",
+)
 FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=TESTED)
 ZERO_BLOCKS = Extension(
     name="KV blocks cleared when they are given out",
@@ -194,5 +199,6 @@ EXTENSIONS = (
     ROUTES,
     PROCESSED,
     END_NON_FINITE,
+    STRUCTURES,
     ZERO_BLOCKS,
 )

@@ -52,6 +52,7 @@ OWNED: Mapping[str, str] = {
             "seed",
             "served_model_name",
             "skip_tokenizer_init",
+            "structured_outputs_config",
             "trust_remote_code",
             "worker_cls",
             "worker_extension_cls",

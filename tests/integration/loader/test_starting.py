@@ -56,6 +56,11 @@ def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts)
     assert OWNED.keys() <= set(names)
 
 
+def test_every_structure_is_for_the_backend_that_is_bounded(facts: BaseFacts) -> None:
+    arguments = engine_arguments(config(facts, Execution(dtype="bfloat16")), taken=TakenOutputs())
+    assert arguments.structured_outputs_config.backend == "xgrammar"
+
+
 def test_another_argument_of_vllm_reaches_it(facts: BaseFacts) -> None:
     asked = Asked(engine_args='{"max_num_batched_tokens": 777, "enable_prefix_caching": false}')
     execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)

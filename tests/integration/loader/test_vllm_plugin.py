@@ -14,6 +14,7 @@ from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_wi
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
 from services.loader.adapters.vllm.repairs.rotary_heads import rotate_every_token
 from services.loader.adapters.vllm.starting import PLUGIN, require_plugin
+from services.loader.adapters.vllm.structures import bound_structures
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     REPAIRS,
@@ -263,3 +264,32 @@ def test_keys_and_finite_values_behind_a_sequences_end_have_no_part(key: float, 
     """What `keep_blocks_finite` builds on: it looks for nothing else."""
     quiet = _attended(key_behind=0.0, value_behind=0.0)
     assert torch.equal(_attended(key_behind=key, value_behind=value), quiet)
+
+
+PATTERN = "(" * 60 + "a" + "+)" * 60
+"""Ambiguous: each step takes longer than the one before, from the 40th on more than a second."""
+ADDRESS = r"[a-z0-9]+(-[a-z0-9]+)*@[a-z]{1,20}(\.[a-z]{2,9}){1,3}"
+
+
+def _follow(text: str, pattern: str) -> int:
+    """Return how many characters of a text are accepted, a token each."""
+    import xgrammar as xgr
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
+
+    vocabulary = [*map(chr, range(32, 127)), "</s>"]
+    info = xgr.TokenizerInfo(vocabulary, vocab_size=len(vocabulary), stop_token_ids=[len(vocabulary) - 1])
+    compiled = xgr.GrammarCompiler(info, max_threads=1).compile_regex(pattern)
+    grammar = XgrammarGrammar(vocab_size=len(vocabulary), matcher=xgr.GrammarMatcher(compiled), ctx=compiled)
+    bitmask = xgr.allocate_token_bitmask(1, len(vocabulary))
+    for place, character in enumerate(text):
+        grammar.fill_bitmask(bitmask, 0)
+        if not grammar.accept_tokens("r", [vocabulary.index(character)]):
+            return place
+    return len(text)
+
+
+def test_a_structure_that_takes_too_long_is_followed_no_further() -> None:
+    bound_structures()
+    assert _follow("a" * 1000, PATTERN) < 100
+    address = f"{'a-b' * 300}@example.org"
+    assert _follow(address, ADDRESS) == len(address)

@@ -216,6 +216,7 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
 
     Each argument that is named here is one that `core.execution.OWNED` refuses.
     """
+    from vllm.config import StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     reserve = reserved_sequences(config.max_sequences)
@@ -237,6 +238,9 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
         generation_config="auto" if config.default_sampling == "base" else "vllm",
         reasoning_parser=config.parsing.reasoning_parser or "",
         logprobs_mode="raw_logprobs",
+        # By default what xgrammar refuses is checked by llguidance, in this process: some patterns hold it up
+        # for minutes. It is then followed by the backend that the engine's first such request was for.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar"),
         enable_lora=True,
         max_loras=config.slots,
         max_cpu_loras=config.host_capacity,

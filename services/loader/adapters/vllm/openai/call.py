@@ -104,7 +104,7 @@ class CallEngine:
             with lost_engine(refuses=not self.has_begun):
                 async with aclosing(outputs):
                     async for output in outputs:
-                        self._check(output, may_not_compile=is_structured and not self.has_begun)
+                        self._check(output, is_structured=is_structured)
                         self.has_begun = True
                         yield output
         except Exception as error:
@@ -115,16 +115,18 @@ class CallEngine:
         finally:
             self.running -= 1
 
-    def _check(self, output: Any, *, may_not_compile: bool) -> None:
+    def _check(self, output: Any, *, is_structured: bool) -> None:
         assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
         for completion in output.outputs:
             _GENERATED_TOKENS.inc(len(completion.token_ids))
             if completion.finish_reason == "error":
                 served = Digest(self._lora_request.lora_name) if self._lora_request else None
                 error = unanswered(completion, served=served)
-                if may_not_compile and completion.stop_reason is None:
-                    # vLLM compiles grammars in the engine, and says no more of a wrong one.
+                if is_structured and completion.stop_reason is None:
+                    # vLLM compiles and follows grammars in the engine, and says no more of a wrong one.
                     problem = "the engine cannot compile this grammar, schema or pattern"
+                    if self.has_begun:
+                        problem = "this grammar, schema or pattern is too ambiguous to follow"
                     raise RequestRefused(field="structured_outputs", problem=problem) from error
                 raise error
 
