@@ -314,7 +314,7 @@ async def _files(
         tenant_bytes=settings.files_bytes_per_tenant,
     )
     return TenantFiles(
-        files=keeper,
+        keeper=keeper,
         uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=keeper),
         arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
         previewing=OpenRequests(what="your tenant's previews", most=TENANT_PREVIEWS),
@@ -333,12 +333,12 @@ def _fine_tuning(
         maker=JobMaker(
             registry=registry,
             submissions=jobs.submissions,
-            files=files.files,
+            files=files.keeper,
             graders=graders,
-            first_rows=FirstRows(files=files.files, trainers=trainers, previewing=files.previewing),
+            first_rows=FirstRows(files=files.keeper, trainers=trainers, previewing=files.previewing),
         ),
         jobs=jobs,
-        uses=FileUses(jobs=jobs, keeper=files.files),
+        uses=FileUses(jobs=jobs, keeper=files.keeper),
     )
 
 

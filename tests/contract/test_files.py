@@ -62,7 +62,7 @@ async def content(files: FileKeeper, file_id: str) -> bytes:
 
 async def ids(files: FileKeeper, tenant=MINE, **asked) -> list[str]:
     asked = {"purpose": None, "order": "desc", "after": None, "limit": 10, **asked}
-    return [file.file_id for file in await files.page(tenant, **asked)]
+    return [file.file_id for file in await files.files.page(tenant, **asked)]
 
 
 async def test_a_file_is_kept_as_it_came(files, blobs) -> None:

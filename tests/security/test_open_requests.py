@@ -103,7 +103,7 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
     rig, gateway = rig_of_two()
     stored = Stored()
     rig.registry.get_revision = stored.get_revision
-    gateway.files = SimpleNamespace(files=stored)
+    gateway.files = SimpleNamespace(keeper=stored)
     gateway.fine_tuning = SimpleNamespace(jobs=stored)
     gateway.tinker = SimpleNamespace(files=stored, signer=TicketSigner(secret=b"s"))
     for _ in range(gateway.downloads.most + 1):

@@ -136,7 +136,7 @@ class PostgresSubmissions:
     async def latest(
         self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
     ) -> Sequence[SubmittedJob]:
-        """Return a tenant's submitted jobs, newest first."""
+        """Return a tenant's ``limit`` newest submitted jobs and those with the ids ``also``, newest first."""
         rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
         return [from_row(row, SubmittedJob) for row in rows]
 

@@ -7,7 +7,7 @@ when no file names it, in the request that removed its last name or, after a fau
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from mint_common.blobs.checked import read_parts
@@ -23,7 +23,6 @@ from services.gateway.core.files.records import (
     FileContent,
     FileDraft,
     FileRecord,
-    Order,
     content_claim,
 )
 from services.gateway.core.files.refusals import DatasetRefused, check_room
@@ -117,12 +116,6 @@ class FileKeeper:
         if len(self._shared) > COMPARED:
             self._shared.popitem(last=False)
         return self._shared[pair]
-
-    async def page(
-        self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
-    ) -> Sequence[FileRecord]:
-        """Return a tenant's files by age. Raises NotFound for an unknown ``after``."""
-        return await self.files.page(tenant_id, purpose=purpose, order=order, after=after, limit=limit)
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
         """Return a tenant's file. Raises NotFound."""

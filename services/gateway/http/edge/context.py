@@ -42,7 +42,7 @@ class TenantFiles:
     ``arriving``: bodies, which take room on a disk. ``previewing``: previews, which take a trainer's thread.
     """
 
-    files: FileKeeper
+    keeper: FileKeeper
     uploads: UploadKeeper
     arriving: OpenRequests
     previewing: OpenRequests

@@ -46,7 +46,7 @@ async def create_file(
     A file with bad rows is refused with 400 `invalid_jsonl`: `errors` has the first 100 problems with their
     lines, `count` says how many there are.
     """
-    keeper = gateway.files.files
+    keeper = gateway.files.keeper
     with gateway.files.arriving.counted(caller.tenant_id):
         announced = announced_bytes(request.headers, limit=keeper.max_file_bytes + FORM_BYTES)
         room_bytes = await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
@@ -87,7 +87,7 @@ async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
     if purpose is not None:
         check_listed_purpose(purpose)
     shown = page_size(limit)
-    found = await gateway.files.files.page(
+    found = await gateway.files.keeper.files.page(
         caller.tenant_id, purpose=purpose, order=order, after=after, limit=shown + 1
     )
     return page_answer(found, file_answer, limit=shown)
@@ -97,7 +97,7 @@ async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
 async def get_file(file: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return one file."""
     results = await gateway.fine_tuning.jobs.results(caller.tenant_id, check_id(IdPrefix.FILE, file))
-    return results[0] if results else file_answer(await gateway.files.files.get(caller.tenant_id, file))
+    return results[0] if results else file_answer(await gateway.files.keeper.get(caller.tenant_id, file))
 
 
 @router.delete("/{file}")
@@ -118,7 +118,7 @@ async def get_content(file: str, caller: TrainCaller, gateway: GatewayDep) -> Re
     results = await gateway.fine_tuning.jobs.results(caller.tenant_id, check_id(IdPrefix.FILE, file))
     if results:
         return Response(results[1], media_type="application/octet-stream")
-    keeper = gateway.files.files
+    keeper = gateway.files.keeper
     found = await keeper.get(caller.tenant_id, file)
     headers = {"content-length": str(found.size_bytes)}
     counted = gateway.downloads.counted(caller.tenant_id)

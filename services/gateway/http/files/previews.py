@@ -67,7 +67,7 @@ class PreviewBody:
 @router.get("/{file}")
 async def get_file_view(file: str, caller: ReadCaller, gateway: GatewayDep) -> FileView:
     """Return what is known of a file."""
-    found = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    found = await gateway.files.keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
     told = asdict(found)
     del told["tenant_id"]
     return FileView(**told, used_by=await gateway.fine_tuning.uses.of(caller.tenant_id, found.file_id))
@@ -79,7 +79,7 @@ async def preview_file(file: str, body: PreviewBody, caller: TrainCaller, gatewa
 
     Begins at ``first_line``. Needs a trainer of the base.
     """
-    keeper = gateway.files.files
+    keeper = gateway.files.keeper
     found = await keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
     check_is_rows(found)
     base = BaseName(body.base)

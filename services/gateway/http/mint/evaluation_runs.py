@@ -150,7 +150,7 @@ async def _questions(gateway: Gateway, caller: Caller, asked: Questions, *bases:
     if asked.file is None:
         task = await gateway.rollout.task(str(asked.task))
         return plan_task(asked, task_defaults(task), max_context=max_context)
-    file = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, asked.file))
+    file = await gateway.files.keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, asked.file))
     plan = plan_file(asked, file, max_context=max_context)
     if asked.grader is not None:
         await checked_grader(asked.grader, caller, gateway)
