@@ -1,7 +1,10 @@
 """The same computations the plain way: PEFT's layers, one unpadded row at a time, all logits."""
 
+from collections.abc import Iterator
+
 import peft
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
@@ -24,3 +27,10 @@ def row_logprobs(model: torch.nn.Module, row: Row) -> torch.Tensor:
     ids = torch.tensor([(*row.prompt, *row.tokens)])
     logprobs = torch.log_softmax(model(input_ids=ids).logits[0, :-1], -1)
     return logprobs[len(row.prompt) - 1 :].gather(-1, torch.tensor(row.tokens)[:, None])[:, 0]
+
+
+def gradients_of(tensors: LoraTensors) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name in an adapter file of each part, with what was accumulated since the last step."""
+    leaf, layout = tensors.leaf, tensors.layout
+    gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return zip((part.name for part in layout.parts), layout.cut(gradient), strict=True)

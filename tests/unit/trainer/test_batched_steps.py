@@ -18,7 +18,7 @@ from services.trainer.core.packing import pack_rows
 from services.trainer.core.refusals import NotFinite
 
 from .managed import StepSettings, Work, step_policies
-from .plain_peft import peft_twin, row_logprobs
+from .plain_peft import gradients_of, peft_twin, row_logprobs
 from .test_lora import with_random_b
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
@@ -73,7 +73,7 @@ def test_outputs_and_gradients_equal_separate_peft_runs(  # noqa: PLR0917  # par
             for name, parameter in twin.named_parameters()
             if parameter.requires_grad
         }
-        for name, gradient in policies[number].gradients():
+        for name, gradient in gradients_of(policies[number]):
             assert torch.allclose(gradient, grads[name], atol=1e-5, rtol=0), name
 
 

@@ -19,7 +19,7 @@ from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.refusals import NotFinite
 
-from .plain_peft import peft_twin
+from .plain_peft import gradients_of, peft_twin
 from .test_lora import with_random_b
 from .test_passes import floats, ints
 
@@ -97,7 +97,7 @@ def test_losses_and_gradients_are_those_of_two_plain_models(
         assert isinstance(found, Distilled)
         assert found.losses == pytest.approx([float(loss.detach()) for loss in expected], abs=1e-5)
         theirs = {name: parameter.grad for name, parameter in twin.named_parameters()}
-        for name, gradient in student.gradients():
+        for name, gradient in gradients_of(student):
             expected_grad = times * theirs[name.replace(".weight", ".default.weight")]
             torch.testing.assert_close(gradient, expected_grad, atol=2e-5, rtol=1e-4)
     assert teacher.leaf.grad is None

@@ -19,7 +19,7 @@ from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 from services.trainer.core.ranks import ALONE, ProcessRank
 
 from .families import describe_family, everything, make_family
-from .plain_peft import peft_twin, row_logprobs
+from .plain_peft import gradients_of, peft_twin, row_logprobs
 from .test_lora import with_random_b
 from .test_routing import sampled_rows
 
@@ -66,8 +66,8 @@ def test_a_bfloat16_base_is_near_peft_in_bfloat16(name: str, max_length: int, tm
     assert torch.allclose(ours, theirs.detach(), atol=LOGPROBS, rtol=0)
     theirs.square().sum().backward()
     grads = {name.replace(".default", ""): one.grad for name, one in twin.named_parameters()}
-    flat = torch.cat([grads[name].float().flatten() for name, _ in policy.gradients()])
-    own = torch.cat([gradient.flatten() for _, gradient in policy.gradients()])
+    flat = torch.cat([grads[name].float().flatten() for name, _ in gradients_of(policy)])
+    own = torch.cat([gradient.flatten() for _, gradient in gradients_of(policy)])
     assert float((own - flat).norm() / flat.norm()) < GRADIENT_NORM
 
 

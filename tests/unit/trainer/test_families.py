@@ -21,7 +21,7 @@ from services.trainer.core.packing import PackedSequence, pack_rows
 
 from .families import FAMILIES, describe_family, everything, make_family
 from .managed import StepSettings, Work, step_policies
-from .plain_peft import row_logprobs
+from .plain_peft import gradients_of, row_logprobs
 from .test_lora import with_random_b
 
 ROUTED = [name for name, config in FAMILIES.items() if "num_experts_per_tok" in config]
@@ -106,7 +106,7 @@ def test_it_learns_and_gradients_reach_every_target(name: str, tmp_path: Path) -
         losses.append(metrics["loss"])
     assert losses[-1] < losses[0] - 0.3
     base.score(lines_of(base, work.batch.rows), [state.lora]).logprobs_T.sum().backward()
-    unreached = [name for name, gradient in state.lora.gradients() if not gradient.any()]
+    unreached = [name for name, gradient in gradients_of(state.lora) if not gradient.any()]
     assert unreached == []
 
 
@@ -182,7 +182,7 @@ def test_experts_equal_peft_where_gate_and_up_share_an_a(name: str, tmp_path: Pa
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     ours.mean().backward()
     theirs.mean().backward()
-    gradients = dict(tensors.gradients())
+    gradients = dict(gradients_of(tensors))
     for prefix in prefixes:
         shared = sum(gradients[f"{prefix}.experts.{one}.lora_A.packed"] for one in ("gate_proj", "up_proj"))
         expected = {**fused(gradients, prefix), "base_layer.lora_A.default.weight": shared.flatten(0, 1)}

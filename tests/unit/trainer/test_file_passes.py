@@ -26,7 +26,7 @@ from services.trainer.core.packing import behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
 
 from .managed import masked
-from .plain_peft import peft_twin, row_logprobs
+from .plain_peft import gradients_of, peft_twin, row_logprobs
 from .test_lora import with_random_b
 
 BETA = 0.5
@@ -138,7 +138,7 @@ def test_loss_and_gradient_are_trls(  # noqa: PLR0917  # parameters and fixtures
         for name, parameter in trl.model.named_parameters()
         if parameter.requires_grad
     }
-    for name, gradient in policy.gradients():
+    for name, gradient in gradients_of(policy):
         assert torch.allclose(gradient.double(), theirs[name], atol=1e-5, rtol=1e-3), name
 
 

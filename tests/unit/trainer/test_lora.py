@@ -20,7 +20,7 @@ from services.trainer.core.batch import Row, build_sft_batch
 from services.trainer.core.packing import PackedSequence, pack_rows
 from services.trainer.core.refusals import LoraInvalid
 
-from .plain_peft import peft_twin, row_logprobs
+from .plain_peft import gradients_of, peft_twin, row_logprobs
 
 MakeModel = Callable[[], PreTrainedModel]
 MakeBase = Callable[[PreTrainedModel], ResidentBase]
@@ -67,7 +67,7 @@ def test_outputs_and_gradients_equal_peft(
         if parameter.requires_grad
     }
     assert grads.keys() == {name for name, _ in tensors.named()}
-    for name, gradient in tensors.gradients():
+    for name, gradient in gradients_of(tensors):
         assert gradient.abs().max() > 0, name
         assert torch.allclose(gradient, grads[name], atol=1e-5, rtol=0), name
 

@@ -18,7 +18,7 @@ from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.refusals import NotFinite
 
-from .plain_peft import peft_twin
+from .plain_peft import gradients_of, peft_twin
 from .test_lora import with_random_b
 
 MakeModel = Callable[[], PreTrainedModel]
@@ -128,7 +128,7 @@ def assert_like_peft(
         for name, parameter in twin.named_parameters()
         if parameter.requires_grad
     }
-    for name, gradient in state.lora.gradients():
+    for name, gradient in gradients_of(state.lora):
         expected = expected_grads[name]
         zeros = torch.zeros_like(gradient)
         assert torch.allclose(gradient, zeros if expected is None else expected, atol=2e-5, rtol=1e-5), name

@@ -116,14 +116,7 @@ class LoraTensors:
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name in an adapter file of each part, with a view of its values."""
-        return self._named(self.leaf.detach())
-
-    def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the same names with views of what was accumulated since the last step."""
-        return self._named(torch.zeros_like(self.leaf) if self.leaf.grad is None else self.leaf.grad)
-
-    def _named(self, leaf: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for part, view in zip(self.layout.parts, self.layout.cut(leaf), strict=True):
+        for part, view in zip(self.layout.parts, self.layout.cut(self.leaf.detach()), strict=True):
             yield part.name, view
 
 
