@@ -36,7 +36,7 @@ class RequestsInHand:
         self._tasks: set[asyncio.Task[object]] = set()
         self._resumable: set[asyncio.Task[object]] = set()
         self._cut: set[asyncio.Task[object]] = set()
-        self._is_draining = False
+        self.is_draining = False
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -64,7 +64,7 @@ class RequestsInHand:
 
         Raises Stopping when the service drains already.
         """
-        if self._is_draining:
+        if self.is_draining:
             raise Stopping
         task = asyncio.current_task()
         assert task in self._tasks, "not within `counted`"
@@ -72,7 +72,7 @@ class RequestsInHand:
 
     def drain(self) -> None:
         """End the requests that their clients can resume with Stopping; others may go on."""
-        self._is_draining = True
+        self.is_draining = True
         self._cut_off(self._resumable)
 
     def cut_off(self) -> None:

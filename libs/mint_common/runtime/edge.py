@@ -40,7 +40,6 @@ def create_http(
     # A redirect to the path with or without its last slash would be built from the Host header.
     http = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     http.state.registry = CollectorRegistry()
-    http.state.is_draining = False
     http.state.in_hand = RequestsInHand()
     http.add_middleware(
         EdgeMiddleware,
@@ -56,7 +55,7 @@ def create_http(
     state_series(
         service,
         http.state.registry,
-        ready=lambda: ready() and not http.state.is_draining,
+        ready=lambda: ready() and not http.state.in_hand.is_draining,
         open_requests=http.state.in_hand,
     )
     _add_schema(http)
@@ -81,7 +80,7 @@ def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:
 
     @http.get("/readyz", include_in_schema=False)
     async def readyz(response: Response) -> dict[str, str]:
-        if http.state.is_draining:
+        if http.state.in_hand.is_draining:
             response.status_code = 503
             return {"status": "draining"}
         if not ready():

@@ -61,7 +61,7 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        answer = _Answer(send, closes=scope["app"].state.is_draining)
+        answer = _Answer(send, closes=self._in_hand.is_draining)
         headers = Headers(scope=scope)
         with extracted(headers), span(method, kind=SpanKind.SERVER) as current:
             try:

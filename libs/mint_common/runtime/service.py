@@ -137,7 +137,6 @@ async def _drain_on(
 ) -> None:
     await signals.stop.wait()
     _log.info("draining")
-    http.state.is_draining = True
     http.state.in_hand.drain()
     stop_now = asyncio.ensure_future(signals.stop_now.wait())
     try:

@@ -234,7 +234,7 @@ async def test_health_and_readiness_differ() -> None:
     http = make_http()
     async with connect(http) as client:
         assert (await client.get("/readyz")).json() == {"status": "ready"}
-        http.state.is_draining = True
+        http.state.in_hand.drain()
         draining = await client.get("/readyz")
         assert (draining.status_code, draining.json()) == (503, {"status": "draining"})
         assert (await client.get("/healthz")).status_code == 200
@@ -267,7 +267,7 @@ async def test_metrics_say_which_build_this_is_whether_it_is_ready_and_what_is_o
         assert f'mint_build_info{{component="baker",version="{version("mint-stack")}"}} 1.0' in text
         assert 'mint_ready{component="baker"} 1.0' in text
         assert "mint_baker_http_requests_open 0.0" in text
-        http.state.is_draining = True
+        http.state.in_hand.drain()
         with http.state.in_hand.counted():
             text = (await client.get("/metrics")).text
         assert 'mint_ready{component="baker"} 0.0' in text

@@ -5,6 +5,7 @@ import asyncio
 from fastapi import FastAPI
 
 from mint_common.bus.port import PlacedMessage
+from mint_common.runtime.draining import RequestsInHand
 from mint_common.testing.clock import ManualClock
 from services.gateway.http.mint.events import ASK_SECONDS, HEARTBEAT, cursor_frame, event_frame, frames
 
@@ -24,7 +25,7 @@ class Silence:
 
 async def test_stream_ends_when_its_key_is_revoked():
     http, clock, answers = FastAPI(), ManualClock(), iter([True, False])
-    http.state.is_draining = False
+    http.state.in_hand = RequestsInHand()
 
     async def is_welcome() -> bool:
         return next(answers)

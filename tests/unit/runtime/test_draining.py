@@ -135,5 +135,5 @@ async def test_answers_of_a_draining_service_close_their_connection(http: FastAP
     transport = httpx.ASGITransport(app=http)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert "connection" not in (await client.get("/quick")).headers
-        http.state.is_draining = True
+        http.state.in_hand.drain()
         assert (await client.get("/quick")).headers["connection"] == "close"

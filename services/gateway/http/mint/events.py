@@ -92,7 +92,7 @@ async def frames(
     upcoming = asyncio.ensure_future(anext(events))
     try:
         # A draining gateway ends its streams; their readers connect to the next one.
-        while not app.state.is_draining:
+        while not app.state.in_hand.is_draining:
             if clock.monotonic() - asked_at >= ASK_SECONDS:
                 if not await is_welcome():
                     return
