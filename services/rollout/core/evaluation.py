@@ -13,7 +13,6 @@ from mint_common.datasets import OnLong
 from mint_common.errors import BlobMissing, MintError
 from mint_common.events import JobFile
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id
-from mint_common.records import Prompt
 from services.rollout.core.sampling import GroupRequest
 from services.rollout.core.task import derive_seed
 
@@ -116,26 +115,14 @@ def prompts_seed(run: EvaluationRun) -> int:
     return derive_seed(run.seed, "evaluation")
 
 
-def plan_answers(run: EvaluationRun, prompts: Sequence[Prompt]) -> list[GroupRequest]:
-    """Return one request for each prompt of a task, the same ones however often the run is begun."""
-    return [_request(run, place, prompt=prompt.text) for place, prompt in enumerate(prompts)]
-
-
-def plan_answer(run: EvaluationRun, line: int, prompt: tuple[int, ...]) -> GroupRequest:
-    """Return the request for the answer to a row; a row has the same seed in every run with the run's."""
-    return _request(run, line, tokens=prompt)
-
-
-def plan_reading(run: EvaluationRun, line: int, example: int, tokens: tuple[int, ...]) -> GroupRequest:
-    """Return the request for the log-probabilities of one of a row's examples."""
-    request = _request(run, line, tokens=tokens)
-    name = derive_id("req", run.run_id, line, example)
-    return replace(request, request_id=name, max_new_tokens=1, temperature=0.0)
-
-
-def _request(
+def plan_answer(
     run: EvaluationRun, place: int, *, prompt: str = "", tokens: tuple[int, ...] = ()
 ) -> GroupRequest:
+    """Return the request for the answer to a prompt, the same however often the run is begun.
+
+    ``place`` is the index of a task's ``prompt``, or the line of a row, whose prompt is given as ``tokens``.
+    A place has the same seed in every run with the run's.
+    """
     return GroupRequest(
         request_id=derive_id("req", run.run_id, place),
         tenant_id=run.tenant_id,
@@ -150,6 +137,13 @@ def _request(
         logprobs_mode="raw",
         routes=False,
     )
+
+
+def plan_reading(run: EvaluationRun, line: int, example: int, tokens: tuple[int, ...]) -> GroupRequest:
+    """Return the request for the log-probabilities of one of a row's examples."""
+    request = plan_answer(run, line, tokens=tokens)
+    name = derive_id("req", run.run_id, line, example)
+    return replace(request, request_id=name, max_new_tokens=1, temperature=0.0)
 
 
 def scored(

@@ -42,11 +42,6 @@ def measured_steps(job: Job) -> list[int]:
     return [step for step in steps if is_evaluated(job.plan, step=step, steps=job.spec.steps)]
 
 
-def unscored(job: Job, waves: Sequence[Wave]) -> list[Wave]:
-    """Return the waves whose revisions are measured and have no score yet."""
-    return [wave for wave in waves if wave.revision is not None and is_unscored(job, wave)]
-
-
 def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
     """Return the run that measures a wave's revision: one answer to each validation row, graded."""
     spec, data, plan = job.spec, job.spec.data, job.plan
@@ -92,7 +87,8 @@ def on_score(job: Job, waves: Sequence[Wave], *, now: float) -> Advance:
     if is_over(job):
         return Advance(job=job)
     if job.steps_done >= job.spec.steps:
-        return Advance(job=job) if unscored(job, waves) else complete(job, waves, now=now)
+        waits = any(wave.revision is not None and is_unscored(job, wave) for wave in waves)
+        return Advance(job=job) if waits else complete(job, waves, now=now)
     stopped = early_stop(job, waves)
     if not stopped:
         return Advance(job=job)

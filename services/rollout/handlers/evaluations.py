@@ -22,13 +22,13 @@ from services.rollout.core.evaluation import (
     ScoredRow,
     failed,
     kept,
-    plan_answers,
+    plan_answer,
     prompts_seed,
     reason_of,
     scored,
 )
 from services.rollout.core.fault import internal_reason
-from services.rollout.core.sampling import GroupRequest, check_revision
+from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_scores import FileScores
 from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
@@ -137,22 +137,23 @@ class EvaluationHandler:
         if run.data is not None:
             return await self.files.rows(run, run.data, note)
         prompts = await self.tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
-        pairs = list(zip(plan_answers(run, prompts), prompts, strict=True))
         rows: list[ScoredRow] = []
-        for begin in range(0, len(pairs), PROMPTS_AT_ONCE):
-            block = enumerate(pairs[begin : begin + PROMPTS_AT_ONCE], start=begin + 1)
-            rows += await all_of(self._row(run, row, *pair, note) for row, pair in block)
+        for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
+            block = enumerate(prompts[begin : begin + PROMPTS_AT_ONCE], start=begin)
+            rows += await all_of(self._row(run, place, prompt, note) for place, prompt in block)
         return rows, 0
 
     async def _row(
-        self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt, note: Callable[[], None]
+        self, run: EvaluationRun, place: int, prompt: Prompt, note: Callable[[], None]
     ) -> ScoredRow:
+        request = plan_answer(run, place, prompt=prompt.text)
+
         async def ask() -> ScoredRow:
             sampled = await self.sampler.sample(request)
             check_revision(request, sampled)
             text = sampled.completions[0].text
             (reward,) = await self.tasks.score(run.task, [(prompt.entry, text)])
-            return ScoredRow(row=row, score=reward, answer=kept(text))
+            return ScoredRow(row=place + 1, score=reward, answer=kept(text))
 
         found = await self.requests.retried(run.tenant_id, ask)
         note()

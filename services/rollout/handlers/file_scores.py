@@ -85,7 +85,7 @@ class FileScores:
     async def _answer(
         self, run: EvaluationRun, grader: GraderSpec, row: RenderedRow, line: RowLine
     ) -> ScoredRow:
-        request = plan_answer(run, row.line, prompt_of(row))
+        request = plan_answer(run, row.line, tokens=prompt_of(row))
         sampled = await self.requests.retried(run.tenant_id, lambda: self.sampler.sample(request))
         check_revision(request, sampled)
         text = sampled.completions[0].text

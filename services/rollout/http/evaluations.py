@@ -32,8 +32,8 @@ class RunBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_id: str
-    base: str
-    policy_id: str | None
+    base: BaseName
+    policy_id: PolicyId | None
     policy: str
     revision: RevisionRef | None
     task: str
@@ -63,7 +63,9 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
 
     async def add(tenant_id: str, *bodies: RunBody) -> list[EvaluationRun]:
         now = clock.now()
-        asked = [_run(TenantId(tenant_id), body, created_at=now) for body in bodies]
+        asked = [
+            EvaluationRun(tenant_id=TenantId(tenant_id), created_at=now, **dict(body)) for body in bodies
+        ]
         return await runs.add(asked, most_open=TENANT_RUNS)
 
     @router.post("")
@@ -127,12 +129,6 @@ async def _rows(
     if run.state is RunState.SUCCEEDED and not found and not after:
         raise InvalidField(field="run_id", problem=NO_ROWS)
     return [msgspec.to_builtins(row) for row in found]
-
-
-def _run(tenant_id: TenantId, body: RunBody, *, created_at: float) -> EvaluationRun:
-    policy_id = None if body.policy_id is None else PolicyId(body.policy_id)
-    asked = dict(body) | {"base": BaseName(body.base), "policy_id": policy_id}
-    return EvaluationRun(tenant_id=tenant_id, created_at=created_at, **asked)
 
 
 def _view(run: EvaluationRun) -> dict[str, object]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mint_common.authority import Authority, Caller
 from mint_common.ids import WaveId
-from mint_common.records import Prompt
 from mint_common.testing.factories import BASE, POLICY, TENANT
 from services.rollout.core.evaluation import (
     LOSS,
@@ -19,7 +18,7 @@ from services.rollout.core.evaluation import (
     RunState,
     ScoredRow,
     kept,
-    plan_answers,
+    plan_answer,
     scored,
 )
 from tests.unit.rollout.world import revision_of
@@ -96,9 +95,9 @@ def test_what_is_kept_of_an_answer_is_bounded_and_storable() -> None:
 
 
 def test_answers_are_asked_for_once_a_prompt_with_seeds_of_their_own() -> None:
-    prompts = [Prompt(text=f"f {letter}=", reference=letter, entry=letter) for letter in "abcd"]
-    requests = plan_answers(RUN, prompts)
-    assert requests == plan_answers(RUN, prompts)
-    assert [request.prompt for request in requests] == [prompt.text for prompt in prompts]
+    prompts = [f"f {letter}=" for letter in "abcd"]
+    requests = [plan_answer(RUN, place, prompt=prompt) for place, prompt in enumerate(prompts)]
+    assert requests == [plan_answer(RUN, place, prompt=prompt) for place, prompt in enumerate(prompts)]
+    assert [request.prompt for request in requests] == prompts
     assert {(request.n, request.revision) for request in requests} == {(1, RUN.revision)}
     assert len({request.seed for request in requests}) == len({one.request_id for one in requests}) == 4
