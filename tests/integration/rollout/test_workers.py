@@ -206,7 +206,8 @@ async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator
         empty_schema(shared_database, "rollout") as pool,
         httpx.AsyncClient(transport=transport, base_url="http://rollout") as client,
     ):
-        handlers = SimpleNamespace(jobs=PostgresJobs(pool), commits=None)  # all that a list asks of them
+        commits = SimpleNamespace(jobs=PostgresJobs(pool))
+        handlers = SimpleNamespace(commits=commits)  # all that a list asks of them
         http.include_router(job_routes(handlers))  # type: ignore[arg-type]  # as above
         yield client
 
