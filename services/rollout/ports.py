@@ -1,7 +1,7 @@
 """Ports of the rollout service."""
 
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets import Rendering, RenderRequest, RowLine
@@ -14,62 +14,11 @@ from services.rollout.core.job import Job
 from services.rollout.core.progress import Progress
 from services.rollout.core.row_order import RowKeys, RowNumbers
 from services.rollout.core.sampling import GroupRequest, ReadSequence, SampledGroup
-from services.rollout.core.task import Split, TaskDefaults, TaskInfo
+from services.rollout.core.task import Split, TaskInfo
 from services.rollout.core.wave import Wave
 
 Connection = TypeVar("Connection")
 Connection_contra = TypeVar("Connection_contra", contravariant=True)
-
-
-class Task(Protocol):
-    """Prompts with a verifiable reward. Pure: the same arguments give the same answer in every process.
-
-    Promises: no prompt is in both splits; the reward of a prompt's reference is 1.0.
-    """
-
-    @property
-    def name(self) -> str:
-        """Return the name that jobs give: ``family`` or ``family:member``."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """Return one sentence for people."""
-        ...
-
-    @property
-    def defaults(self) -> TaskDefaults:
-        """Return the recommended recipe."""
-        ...
-
-    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """Return ``n`` prompts of a split, distinct as long as the split has enough."""
-        ...
-
-    def reward(self, entry: str, text: str) -> float:
-        """Return the reward of a completion of the prompt with this entry; any text has one."""
-        ...
-
-
-class TaskFamily(Protocol):
-    """What an entry point of the group `mint.tasks` names: usually a class of tasks."""
-
-    def members(self) -> Sequence[str]:
-        """Return the names after the colon; none when the family is one task."""
-        ...
-
-    def __call__(self, member: str) -> Task:
-        """Return the member's task; an empty member when there are none."""
-        ...
-
-
-@runtime_checkable
-class LeavesOut(Protocol):
-    """A family that can say why names that a user expects are not tasks."""
-
-    def left_out(self) -> Mapping[str, str]:
-        """Return the reason for each such member, as the end of a sentence."""
-        ...
 
 
 class Tasks(Protocol):

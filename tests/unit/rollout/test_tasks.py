@@ -11,7 +11,7 @@ from mint_common.errors import InvalidField, NotFound, TaskFailed, TaskLeftOut
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.adapters.tasks.draw import draw_prompts
 from services.rollout.adapters.tasks.mode import FUNCTIONS
-from services.rollout.ports import Task
+from services.rollout.core.task import Task
 
 TASKS = InstalledTasks(installed_families())
 FAST = ("progression", "mode:copy", "mode:rev", "mode:rot1", "mode:sort")

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from mint_common.errors import NotFound, TaskFailed, TaskLeftOut
 from services.rollout.adapters.tasks.guarded import GuardedTask, guarded
-from services.rollout.ports import LeavesOut, Task, TaskFamily
+from services.rollout.core.task import LeavesOut, Task, TaskFamily
 
 GROUP = "mint.tasks"
 

@@ -6,8 +6,7 @@ from typing import TypeVar
 from mint_common.errors import MintError, TaskFailed
 from mint_common.graders import MAX_REWARD
 from mint_common.records import Prompt
-from services.rollout.core.task import Split, TaskDefaults
-from services.rollout.ports import Task
+from services.rollout.core.task import Split, Task, TaskDefaults
 
 T = TypeVar("T")
 

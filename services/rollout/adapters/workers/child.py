@@ -30,8 +30,7 @@ from services.rollout.adapters.workers.wire import (
     ScoreTexts,
     WorkerSetup,
 )
-from services.rollout.core.task import TaskInfo
-from services.rollout.ports import Task
+from services.rollout.core.task import Task, TaskInfo
 
 _PR_SET_PDEATHSIG = 1
 
