@@ -89,10 +89,6 @@ class LocalBlobs:
         check_key(claim.uri)
         await asyncio.to_thread(self._copy, claim, path)
 
-    async def exists(self, key: str) -> bool:
-        """Return whether a key is stored."""
-        return await asyncio.to_thread(self._is_file, key)
-
     async def delete(self, key: str) -> None:
         """Remove a key."""
         await asyncio.to_thread(self._remove, key)
@@ -149,13 +145,6 @@ class LocalBlobs:
         with landing(path) as file:
             for chunk in self._chunks(claim):
                 file.write(chunk)
-
-    def _is_file(self, key: str) -> bool:
-        try:
-            with self._opened(key):
-                return True
-        except BlobMissing:
-            return False
 
     def _remove(self, key: str) -> None:
         *folders, name = check_key(key)

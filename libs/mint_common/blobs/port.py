@@ -47,10 +47,6 @@ class Blobs(Protocol):
         """
         ...
 
-    async def exists(self, key: str) -> bool:
-        """Return whether a key is stored."""
-        ...
-
     async def delete(self, key: str) -> None:
         """Remove a key. Idempotent."""
         ...

@@ -97,15 +97,6 @@ class S3Blobs:
         check_key(claim.uri)
         await self._retrying(lambda: self._copy(claim, path), claim.uri)
 
-    async def exists(self, key: str) -> bool:
-        """Return whether a key is stored."""
-        check_key(key)
-        try:
-            await self._retrying(lambda: self._client.head_object(**self._at(key)), key)
-        except BlobMissing:
-            return False
-        return True
-
     async def delete(self, key: str) -> None:
         """Remove a key."""
         check_key(key)

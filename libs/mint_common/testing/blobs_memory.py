@@ -54,11 +54,6 @@ class MemoryBlobs:
         data = await self.get(claim)
         await asyncio.to_thread(_write, path, data)
 
-    async def exists(self, key: str) -> bool:
-        """Return whether a key is stored."""
-        check_key(key)
-        return key in self._blobs
-
     async def delete(self, key: str) -> None:
         """Remove a key."""
         check_key(key)

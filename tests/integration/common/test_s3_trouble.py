@@ -143,7 +143,7 @@ async def test_an_absent_server_is_unavailable() -> None:
         bucket="b", endpoint="http://127.0.0.1:9", access_key="a", secret_key="b", region="us-east-1"
     )
     with pytest.raises(Unavailable):
-        await blobs.exists("key")
+        await blobs.delete("key")
     await blobs.close()
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mint_common.client.trainer import TrainerClient
-from mint_common.errors import AlreadyExists, InvalidField, NotFound, Overloaded
+from mint_common.errors import AlreadyExists, BlobMissing, InvalidField, NotFound, Overloaded
 from mint_common.events import RevisionExported, TrainingFailed
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import (
@@ -108,9 +108,10 @@ async def test_checkpoints_are_listed_shared_copied_and_deleted(stage: Stage, cl
     await client.delete_checkpoint(one)
     with pytest.raises(NotFound):
         await client.checkpoint(one)
-    assert await stage.blobs.exists(saved.checkpoint.claim.uri)
+    assert await stage.blobs.get(saved.checkpoint.claim)
     await client.delete_checkpoint(two)
-    assert not await stage.blobs.exists(saved.checkpoint.claim.uri)
+    with pytest.raises(BlobMissing):
+        await stage.blobs.get(saved.checkpoint.claim)
 
 
 async def test_a_time_to_live_ends(stage: Stage, client: TrainerClient) -> None:
@@ -119,7 +120,7 @@ async def test_a_time_to_live_ends(stage: Stage, client: TrainerClient) -> None:
     assert isinstance(saved, Saved)
     assert await client.checkpoint(training(A, "one")) == saved.checkpoint
     async with asyncio.timeout(20):
-        while await stage.blobs.exists(saved.checkpoint.claim.uri):
+        while [key async for key in stage.blobs.list(saved.checkpoint.claim.uri)]:
             await asyncio.sleep(0.1)
     with pytest.raises(NotFound):
         await client.checkpoint(training(A, "one"))
