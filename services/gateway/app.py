@@ -7,7 +7,6 @@ from functools import partial
 
 import asyncpg
 
-from mint_common import telemetry
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
@@ -127,7 +126,6 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
 
 async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until told to stop, disconnect."""
-    telemetry.setup(settings.telemetry, service="gateway")
     clock = SystemClock()
     http = build_http(ready=lambda: True)
     async with AsyncExitStack() as stack:

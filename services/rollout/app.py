@@ -35,7 +35,6 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
-from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -237,6 +236,5 @@ def dispatch(
 
 async def run(settings: RolloutSettings) -> None:
     """Serve until told to stop."""
-    setup(settings.telemetry, service="rollout")
     async with open_rollout(settings) as rollout:
         await run_service(rollout.http, settings.http, rollout.background)

@@ -9,23 +9,26 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 
 from mint_common import telemetry
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError, SettingInvalid, Unavailable
 from mint_common.runtime.http_protocol import ConnectionBounds, most_connections, protocol_of
 from mint_common.runtime.private_files import make_files_private
-from mint_common.settings import HttpSettings
+from mint_common.settings import HttpSettings, ServiceSettings, read_settings
+
+S = TypeVar("S", bound=ServiceSettings)
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +37,17 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CUT_SECONDS = 2
 # Longer than the 5 s after which our own clients drop an idle connection: they must not race with us.
 _KEEP_ALIVE_SECONDS = 30
+
+
+def run_main(shape: type[S], run: Callable[[S], Coroutine[Any, Any, None]], *, service: str) -> int:
+    """Run a service with the settings of its environment; return the exit code, 2 for a wrong setting."""
+    try:
+        settings = read_settings(shape, os.environ, service=service)
+    except SettingInvalid as error:
+        sys.stderr.write(f"{error}\n")  # logging is not set up yet
+        return 2
+    telemetry.setup(settings.telemetry, service=service)
+    return run_process(lambda: run(settings))
 
 
 def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
