@@ -178,7 +178,7 @@ class Dispatcher:
         if found is None:
             # Subscribed by an older version of this service.
             return "ignored"
-        if self._ledger is not None and await self._ledger.outcome(event.id) is not None:
+        if self._ledger is not None and await self._ledger.is_known(event.id):
             await self._ledger.repeat(event.id)
             return "known"
         try:

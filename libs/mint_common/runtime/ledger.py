@@ -6,7 +6,6 @@ Invariants:
 - Events become visible on the bus only after the rows that they describe are committed.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -28,8 +27,8 @@ class Transaction(Protocol[Connection]):
 class Ledger(Protocol, Generic[Connection]):
     """Inbox and outbox of one service."""
 
-    async def outcome(self, cause: str) -> Sequence[Event] | None:
-        """Return the events that a committed cause led to, or None if it was never committed."""
+    async def is_known(self, cause: str) -> bool:
+        """Return whether a cause is committed."""
         ...
 
     def transaction(self, cause: str) -> AbstractAsyncContextManager[Transaction[Connection]]:

@@ -1,12 +1,11 @@
 """The ledger in a service's Postgres schema: `mint_inbox` and `mint_outbox`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from mint_common.errors import AlreadyHandled
-from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import event_message
@@ -16,7 +15,6 @@ NOTIFY = "SELECT pg_notify('mint_outbox_' || current_schema(), '')"
 """Wakes the relay of this schema when the transaction commits."""
 
 _KNOWN = "SELECT 1 FROM mint_inbox WHERE cause = $1"
-_EVENTS = "SELECT data FROM mint_outbox WHERE cause = $1 ORDER BY id"
 # A second holder of a cause waits here until the first one commits (then: no row) or rolls back.
 _TAKE = "INSERT INTO mint_inbox (cause) VALUES ($1) ON CONFLICT DO NOTHING RETURNING cause"
 _EMIT = f"""
@@ -55,12 +53,9 @@ class PostgresLedger:
         self._pool = pool
         self._clock = clock
 
-    async def outcome(self, cause: str) -> Sequence[Event] | None:
-        """Return the events of a committed cause that are still kept, or None."""
-        async with acquired(self._pool) as connection:
-            if await connection.fetchval(_KNOWN, cause) is None:
-                return None
-            return [decode(row["data"])[1] for row in await connection.fetch(_EVENTS, cause)]
+    async def is_known(self, cause: str) -> bool:
+        """Return whether a cause is committed."""
+        return await self._pool.fetchval(_KNOWN, cause) is not None
 
     @asynccontextmanager
     async def transaction(self, cause: str) -> AsyncIterator[PostgresTransaction]:

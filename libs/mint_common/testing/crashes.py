@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from mint_common.bus.port import Bus, Delivery, Message
-from mint_common.events.event import Event
 from mint_common.runtime.ledger import Ledger, Transaction
 from mint_common.testing.clock import ManualClock
 
@@ -118,10 +117,10 @@ class MortalLedger(Generic[Connection]):
         self._ledger = ledger
         self._life = life
 
-    async def outcome(self, cause: str) -> Sequence[Event] | None:
+    async def is_known(self, cause: str) -> bool:
         """Ask; the process may die first."""
-        self._life.pass_point("before outcome")
-        return await self._ledger.outcome(cause)
+        self._life.pass_point("before is known")
+        return await self._ledger.is_known(cause)
 
     @asynccontextmanager
     async def transaction(self, cause: str) -> AsyncIterator[Transaction[Connection]]:

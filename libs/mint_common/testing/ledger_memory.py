@@ -4,13 +4,12 @@ It outlives a simulated crash of the service that uses it, as a database does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, Unavailable
-from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.outbox import event_message, message_id
@@ -65,11 +64,9 @@ class MemoryLedger:
         self._causes: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def outcome(self, cause: str) -> Sequence[Event] | None:
-        """Return the events of a committed cause, or None."""
-        if cause not in self._causes:
-            return None
-        return [decode(row.message.data)[1] for row in self.rows if row.cause == cause]
+    async def is_known(self, cause: str) -> bool:
+        """Return whether a cause is committed."""
+        return cause in self._causes
 
     @asynccontextmanager
     async def transaction(self, cause: str) -> AsyncIterator[MemoryTransaction]:

@@ -134,7 +134,7 @@ class JobHandlers(Generic[Connection]):
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
         """Request the next wave at the published revision, or finish the job after its last step."""
         job = await self._managed(event.job_id)
-        if job is None or await self.commits.ledger.outcome(event.id) is not None:
+        if job is None or await self.commits.ledger.is_known(event.id):
             return ()
         step, prompts, fault = next_step(job, event), None, None
         try:

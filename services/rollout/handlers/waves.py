@@ -81,7 +81,7 @@ class WaveHandlers(Generic[Connection]):
 
     async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
         """Sample, score and record the wave; drop it when its job has ended."""
-        if await self.commits.ledger.outcome(event.id) is not None:
+        if await self.commits.ledger.is_known(event.id):
             return ()
         job = await self.commits.jobs.job(event.job_id)
         if not await self.commits.jobs.touch(job.job_id, now=self.commits.clock.now()):

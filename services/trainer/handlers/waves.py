@@ -81,7 +81,7 @@ class WaveIntake:
 
     async def _is_taken_in(self, wave: WaveCompleted) -> bool:
         """Return whether a wave was taken in, or released: its record may be gone then."""
-        return await self._parts.ledger.outcome(intake_of(wave.wave_id)) is not None
+        return await self._parts.ledger.is_known(intake_of(wave.wave_id))
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until nothing of a policy waits any more. Raises Unavailable."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
+from mint_common.events.codec import decode
 from mint_common.ids import JobId
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.testing.clock import ManualClock
@@ -145,9 +146,8 @@ class Rig:
 
     async def led_to_cause(self, cause: str) -> Sequence[Event]:
         """Return the events that a committed cause led to."""
-        events = await self.ledger.outcome(cause)
-        assert events is not None
-        return events
+        assert await self.ledger.is_known(cause)
+        return [decode(row.message.data)[1] for row in self.ledger.rows if row.cause == cause]
 
     async def let_pass(self, work: Coroutine[object, object, T]) -> T:
         """Run work to its end, letting time pass as fast as it can."""

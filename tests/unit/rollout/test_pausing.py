@@ -28,7 +28,7 @@ async def pause(rig: Rig, job_id: JobId = JOB) -> None:
 async def resume(rig: Rig, job_id: JobId = JOB) -> Any:
     job = await rig.jobs.job(job_id)
     await rig.of_jobs.resume(job)
-    return await rig.ledger.outcome(f"resume:{job_id}:{job.controls}")
+    return await rig.led_to_cause(f"resume:{job_id}:{job.controls}")
 
 
 async def test_a_paused_job_goes_on_at_the_revision_where_it_stopped(rig: Rig) -> None:

@@ -92,7 +92,7 @@ async def submit_until_taken(rig: Rig, bus: LossyBus) -> None:
     gateway = MemoryLedger(rig.clock)
     async with gateway.transaction("req_1") as transaction:
         await transaction.emit(event)
-    while await rig.ledger.outcome(event.id) is None:
+    while not await rig.ledger.is_known(event.id):
         await gateway.repeat("req_1")
         await MemoryRelay(gateway, bus, rig.clock).publish_pending()
         await rig.clock.advance(1)
