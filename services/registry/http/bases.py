@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
-from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import MAX_LIMIT, CollectionReport
 from mint_common.catalog_requests import Body, DigestText, Label
 from mint_common.errors import InvalidField
-from mint_common.ids import BaseName, Digest
 from mint_common.names import BASE_NAME_PATTERN, base_key
 from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.http.context import RegistryDep
@@ -45,22 +45,7 @@ class BaseBody(Body):
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
-        return BaseFacts(
-            name=BaseName(self.name),
-            digest=Digest(self.digest),
-            architecture=self.architecture,
-            vocab_size=self.vocab_size,
-            max_context=self.max_context,
-            targets=self.targets,
-            modules=self.modules,
-            max_rank=self.max_rank,
-            experts={
-                name: ExpertsFacts(count=layer.count, projections=layer.projections)
-                for name, layer in self.experts.items()
-            },
-            norms=self.norms,
-            quantization=self.quantization,
-        )
+        return msgspec.convert(self.model_dump(), BaseFacts)
 
 
 class CollectionRequest(Body):
