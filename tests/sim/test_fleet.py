@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mint_common.client.routing import ResidencyMap
+from mint_common.client.routing import Nearness, ResidencyMap
 from mint_common.ids import EngineId, TenantId
 from services.loader.core.residency import State
 from tests.sim.fleet.engine import SimEngine
@@ -156,7 +156,12 @@ def test_nothing_grows_with_the_names_ever_seen() -> None:
         fleet.submit(poisson(Zipf(10**6, 0.0, rng), rng, per_second=20, seconds=15, tokens=4, start=start))
         run_checked(fleet, 15.0)
         settle(fleet)
-        kept = sum(fleet.residency.count(EngineId(name)) for name in fleet.engines)
+        seen = {request.digest for request in fleet.requests}
+        kept = sum(
+            fleet.residency.nearness(EngineId(name), digest) is not Nearness.ABSENT
+            for name in fleet.engines
+            for digest in seen
+        )
         sizes.append(kept + sum(size_of(engine) for engine in fleet.engines.values()))
     assert len({request.digest for request in fleet.requests}) > 1000
     assert sizes[-1] <= sizes[0]

@@ -55,14 +55,6 @@ class Check:
         raise BlobCorrupt(uri=self._claim.uri, expected=expected, found=found)
 
 
-def check_bytes(claim: Claim, data: bytes) -> bytes:
-    """Return the bytes if they are what the claim says."""
-    check = Check(claim)
-    check.update(data)
-    check.finish()
-    return data
-
-
 async def read_parts(blobs: Blobs, claim: Claim) -> AsyncIterator[bytes]:
     """Yield the claimed bytes in parts, checked at the end. Raises BlobMissing, BlobCorrupt."""
     check = Check(claim)

@@ -155,10 +155,6 @@ class InternalHttp:
         """Set something."""
         return await self._ask("PUT", path, body=body)
 
-    async def patch(self, path: str, body: object) -> Json:
-        """Change some of something."""
-        return await self._ask("PATCH", path, body=body)
-
     async def delete(self, path: str) -> Json:
         """Remove something."""
         return await self._ask("DELETE", path)

@@ -84,11 +84,6 @@ class ResidencyMap:
         run = self._runs.get(engine_id)
         return run.near.get(digest, Nearness.ABSENT) if run else Nearness.ABSENT
 
-    def count(self, engine_id: EngineId) -> int:
-        """Return how many adapters are remembered of an engine."""
-        run = self._runs.get(engine_id)
-        return len(run.near) if run else 0
-
     def correct(self, engine_id: EngineId, epoch: str, adapters: Iterable[AdapterStatus]) -> None:
         """Replace all that is known of an engine by its own answer."""
         run = _Run(epoch=epoch)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from mint_common.blobs.checked import check_bytes, check_range, check_size, claim_of, landing
+from mint_common.blobs.checked import Check, check_range, check_size, claim_of, landing
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobMissing
@@ -38,7 +38,10 @@ class MemoryBlobs:
         check_key(claim.uri)
         if claim.uri not in self._blobs:
             raise BlobMissing(uri=claim.uri)
-        return check_bytes(claim, self._blobs[claim.uri])
+        check = Check(claim)
+        check.update(self._blobs[claim.uri])
+        check.finish()
+        return self._blobs[claim.uri]
 
     async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
         """Return a part of the claimed bytes."""

@@ -69,4 +69,5 @@ def test_what_is_remembered_is_bounded_whatever_happens(happened: list[tuple[int
         else:
             residency.note(ENGINE, "1", digest, Nearness.ABSENT)
             assert residency.nearness(ENGINE, digest) is Nearness.ABSENT
-        assert residency.count(ENGINE) <= 10
+        remembered = [residency.nearness(ENGINE, Digest(f"sha256:{each:064x}")) for each in range(100)]
+        assert sum(each is not Nearness.ABSENT for each in remembered) <= 10
