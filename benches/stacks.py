@@ -14,7 +14,7 @@ from benches.bases import base_folder
 from benches.machine import DeviceName
 from mint_common.client.http import InternalHttp
 from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
+from services.standalone.adapters.postgres import postgres_dsn
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import SERVICES, BaseAt
@@ -32,7 +32,7 @@ class BenchStack:
     @property
     def dsn(self) -> str:
         """Return how to connect to its Postgres."""
-        return postgres_dsn(prepare_postgres(self.folder.root / "postgres"), self.port("postgres"))
+        return postgres_dsn(self.folder.root / "postgres", self.port("postgres"))
 
     def port(self, part: str) -> int:
         """Return where a part listens."""

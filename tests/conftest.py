@@ -36,7 +36,6 @@ from spreading import (  # noqa: F401  # hooks of pytest's
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.nats import nats_url as nats_address
-from services.standalone.adapters.postgres import postgres_dsn as postgres_address
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
@@ -144,12 +143,11 @@ class S3Server:
 def make_postgres(folder: Path) -> RunningServer:
     """Prepare a Postgres server (not started)."""
     port = free_port()
-    password = prepare_postgres(folder)
-    address = postgres_address(password, port)
+    prepare_postgres(folder)
     launch = postgres_launch(folder, port)
     # Only a power cut loses what is not flushed; a killed server does not.
-    launch = replace(launch, ready_dsn=address, argv=(*launch.argv, "-c", "fsync=off"))
-    return RunningServer(launch, address, folder / "log")
+    launch = replace(launch, argv=(*launch.argv, "-c", "fsync=off"))
+    return RunningServer(launch, launch.ready_dsn, folder / "log")
 
 
 def make_nats(folder: Path) -> RunningServer:

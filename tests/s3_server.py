@@ -56,6 +56,6 @@ def s3_launch(folder: Path, ports: S3Ports, *, bucket: str) -> Launch:
         name="s3",
         argv=(str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini", *flags),
         env={"GOMEMLIMIT": "512MiB"},
-        ready_port=ports.s3,
+        ready_url=f"http://127.0.0.1:{ports.s3}/healthz",
         folder=folder,
     )

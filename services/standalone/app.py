@@ -6,15 +6,15 @@ import os
 import random
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httpx
 
 from mint_common.runtime.clock import SystemClock
 from services.standalone.adapters.launch import Launch, free_port
-from services.standalone.adapters.nats import nats_launch, nats_url
+from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.ports_in_use import holder, is_free
-from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.processes import LocalProcesses, Sentinel
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import PartStatus
@@ -167,14 +167,13 @@ async def _embedded(
     dsn = settings.external("MINT_POSTGRES_DSN")
     if not dsn:
         home = folder.root / "postgres"
-        password = await asyncio.to_thread(prepare_postgres, home)
-        dsn = postgres_dsn(password, ports["postgres"])
-        launches["postgres"] = replace(postgres_launch(home, ports["postgres"]), ready_dsn=dsn)
+        await asyncio.to_thread(prepare_postgres, home)
+        launches["postgres"] = postgres_launch(home, ports["postgres"])
+        dsn = launches["postgres"].ready_dsn
     bus = settings.external("MINT_NATS_URL")
     if not bus:
-        home = folder.root / "nats"
-        launches["nats"] = nats_launch(home, ports["nats"])
-        bus = nats_url(home, ports["nats"])
+        launches["nats"] = nats_launch(folder.root / "nats", ports["nats"])
+        bus = launches["nats"].ready_bus
     blobs = {} if settings.external("MINT_BLOBS_URL") else {"MINT_BLOBS_URL": f"file://{folder.blobs}"}
     return launches, Addresses(postgres_dsn=dsn, nats_url=bus, blobs=blobs, embedded=tuple(launches))
 

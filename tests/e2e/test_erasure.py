@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from e2e.stack import RunningStack
 
-from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
+from services.standalone.adapters.postgres import postgres_dsn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -96,8 +96,8 @@ def blobs_with(folder: Path, word: str) -> list[str]:
 
 def tables_with(stack: RunningStack, word: str) -> list[str]:
     async def search() -> list[str]:
-        password = prepare_postgres(stack.folder / "postgres")
-        connection = await asyncpg.connect(postgres_dsn(password, stack.parts()["postgres"]["port"]))
+        dsn = postgres_dsn(stack.folder / "postgres", stack.parts()["postgres"]["port"])
+        connection = await asyncpg.connect(dsn)
         found = []
         for row in await connection.fetch(TABLES):
             for trace in (word, *(trace.hex() for trace in traces_of(word))):

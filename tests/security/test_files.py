@@ -18,7 +18,7 @@ from mint_common.blobs.localfs import LocalBlobs
 from services.standalone.adapters import backup
 from services.standalone.adapters.launch import RunAs
 from services.standalone.adapters.nats import nats_launch, nats_url
-from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
 from services.standalone.adapters.server_user import IDS, hand_over, server_user
@@ -153,7 +153,8 @@ def test_a_copy_of_blobs_is_private_and_a_backup_is_refused_where_it_could_not_b
 @needs_root
 def test_a_cluster_of_nobodys_is_handed_over(root: Path) -> None:
     home = root / "postgres"
-    password = prepare_postgres(home)
+    prepare_postgres(home)
+    address = postgres_dsn(home, 1)
     nobody = pwd.getpwnam("nobody")
     for path in (home, *home.rglob("*")):
         os.chown(path, nobody.pw_uid, nobody.pw_gid)
@@ -161,8 +162,9 @@ def test_a_cluster_of_nobodys_is_handed_over(root: Path) -> None:
     foreign.write_text("x")
     os.link(foreign, home / "linked")
 
-    assert prepare_postgres(home) == password
+    prepare_postgres(home)
 
+    assert postgres_dsn(home, 1) == address
     user = server_user(root)
     assert user is not None
     assert user.uid != nobody.pw_uid

@@ -31,8 +31,7 @@ class Launch:
     """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
 
     ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (an address of
-    Postgres) or ``ready_bus`` (one of NATS) accepts a session or, these being empty too, that ``ready_port``
-    accepts connections.
+    Postgres) or ``ready_bus`` (one of NATS) accepts a session.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Launch:
     run_as: RunAs | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     ready_url: str = ""
-    ready_port: int = 0
     ready_dsn: str = ""
     ready_bus: str = ""
     folder: Path = Path("/")

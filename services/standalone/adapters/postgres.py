@@ -27,14 +27,14 @@ PASSWORD = "password"  # noqa: S105  # a file's name
 ORPHANS_SECONDS = 5.0
 
 
-def prepare_postgres(folder: Path) -> str:
-    """Create the cluster under a folder if there is none, and return the superuser's password.
+def prepare_postgres(folder: Path) -> None:
+    """Create the cluster under a folder, and the superuser's password, if there is none.
 
     The folder above is the stack's own: when we are root, it lets the server's user pass.
     Blocking (0.3-0.5 s the first time). Raises LocalFailureError: no binaries, or initdb fails.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    password = secret_in(folder / PASSWORD)
+    secret_in(folder / PASSWORD)
     if not (folder / "data" / "PG_VERSION").exists():
         shutil.rmtree(folder / "data", ignore_errors=True)
         _initdb(folder)
@@ -42,7 +42,6 @@ def prepare_postgres(folder: Path) -> str:
     if user is not None:
         hand_over(folder, user)
     _forget_dead_server(folder / "data")
-    return password
 
 
 def _forget_dead_server(data: Path) -> None:
@@ -89,13 +88,14 @@ def postgres_launch(folder: Path, port: int) -> Launch:
         argv=(str(_binaries(folder, user) / "postgres"), "-D", str(folder / "data"), *flags),
         run_as=user,
         stop_signal=signal.SIGINT,
-        ready_port=port,
+        ready_dsn=postgres_dsn(folder, port),
         folder=folder,
     )
 
 
-def postgres_dsn(password: str, port: int) -> str:
-    """Return the superuser's connection string."""
+def postgres_dsn(folder: Path, port: int) -> str:
+    """Return the superuser's connection string for the prepared cluster."""
+    password = (folder / PASSWORD).read_text().strip()
     return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres"
 
 

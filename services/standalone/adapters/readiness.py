@@ -1,4 +1,4 @@
-"""Probes of a started process: an HTTP answer, a session of a database or a bus, or an open port."""
+"""Probes of a started process: an HTTP answer, or a session of a database or a bus."""
 
 import asyncio
 import json
@@ -18,9 +18,7 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
         return await _answers(launch.ready_url, http)
     if launch.ready_dsn:
         return await accepts_sessions(launch.ready_dsn)
-    if launch.ready_bus:
-        return await _has_jetstream(launch.ready_bus)
-    return await _listens(launch.ready_port)
+    return await _has_jetstream(launch.ready_bus)
 
 
 async def _answers(url: str, http: httpx.AsyncClient) -> bool:
@@ -62,12 +60,3 @@ async def _has_jetstream(url: str) -> bool:
     except (OSError, TimeoutError):
         return False
     return b'"jetstream":true' in greeting and line.startswith(b"PONG")
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True

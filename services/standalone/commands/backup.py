@@ -17,7 +17,7 @@ from mint_common.errors import InvalidField
 from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
 from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.postgres import PASSWORD, postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import accepts_sessions
 from services.standalone.adapters.state_folder import StateFolder
@@ -74,7 +74,7 @@ def _dsn(state: StateFolder) -> str:
     port = state.read_state().ports.get("postgres") if state.running_pid() is not None else None
     if port is None:
         raise StackNotRunningError(folder=str(state.root))
-    return postgres_dsn((state.root / "postgres" / PASSWORD).read_text().strip(), port)
+    return postgres_dsn(state.root / "postgres", port)
 
 
 def _blobs(state: StateFolder) -> Path:
@@ -91,16 +91,16 @@ def _database(state: StateFolder) -> Iterator[str]:
     if given:
         yield given
         return
-    home, port = state.root / "postgres", free_port()
-    dsn = postgres_dsn(prepare_postgres(home), port)
-    launch = postgres_launch(home, port)
+    home = state.root / "postgres"
+    prepare_postgres(home)
+    launch = postgres_launch(home, free_port())
     with (state.logs / "restore.log").open("ab") as log:
         # One capability must survive the change of user; no thread runs here.
         setup = child_setup(launch.run_as, parent=None)
         server = subprocess.Popen(launch.argv, stdout=log, stderr=log, cwd=home, preexec_fn=setup)  # noqa: PLW1509
     try:
-        _await(dsn, server)
-        yield dsn
+        _await(launch.ready_dsn, server)
+        yield launch.ready_dsn
     finally:
         server.send_signal(launch.stop_signal)
         server.wait(START_SECONDS)

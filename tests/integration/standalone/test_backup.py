@@ -14,7 +14,7 @@ from mint_common.errors import AlreadyExists, Unavailable
 from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.backup import DatabaseInUse
 from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.cli import app
 from tests.conftest import RunningServer
 from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, running, settings_of
@@ -108,9 +108,10 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
     assert restored.exit_code == 0, (restored.output, restored.exception)
     twice = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
     assert isinstance(twice.exception, DatabaseInUse)
-    port = free_port()
-    dsn = postgres_dsn(prepare_postgres(state / "postgres"), port)
-    server = RunningServer(postgres_launch(state / "postgres", port), dsn, tmp_path / "log")
+    prepare_postgres(state / "postgres")
+    launch = postgres_launch(state / "postgres", free_port())
+    dsn = launch.ready_dsn
+    server = RunningServer(launch, dsn, tmp_path / "log")
     await asyncio.to_thread(server.start)
     try:
         pool = await open_pool(dsn, schema="gateway")

@@ -168,7 +168,7 @@ def test_a_part_that_never_becomes_ready_ends_the_stack_with_its_log_tail(tmp_pa
         "async def main():\n"
         "    folder = StateFolder(root=Path(sys.argv[1]))\n"
         "    bad = Launch(name='bad', argv=(sys.executable, '-c', 'raise SystemExit(\"no such base\")'),\n"
-        "                 ready_port=1, folder=folder.root)\n"
+        "                 ready_url='http://127.0.0.1:1/', folder=folder.root)\n"
         "    plan = Blueprint(parts=(StackPart(name='bad'),), launches={'bad': bad}, ports={'gateway': 1})\n"
         "    with folder.taken() as lock:\n"
         "        async with run_blueprint(plan, folder, lock=lock, environment={}) as stack:\n"

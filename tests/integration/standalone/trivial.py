@@ -8,12 +8,11 @@ import asyncio
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
-from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Blueprint, run_blueprint
 from services.standalone.core.parts import StackPart
@@ -35,8 +34,7 @@ def blueprint(folder: StateFolder) -> Blueprint:
     """Return four parts on fresh ports."""
     names = ("gateway", "postgres", "nats", "web", "nest")
     ports = {name: free_port() for name in names}
-    password = prepare_postgres(folder.root / "postgres")
-    dsn = postgres_dsn(password, ports["postgres"])
+    prepare_postgres(folder.root / "postgres")
 
     def trivial(name: str, code: str) -> Launch:
         return Launch(
@@ -54,7 +52,7 @@ def blueprint(folder: StateFolder) -> Blueprint:
             StackPart(name="nats"),
         ),
         launches={
-            "postgres": replace(postgres_launch(folder.root / "postgres", ports["postgres"]), ready_dsn=dsn),
+            "postgres": postgres_launch(folder.root / "postgres", ports["postgres"]),
             "nats": nats_launch(folder.root / "nats", ports["nats"]),
             "web": trivial("web", WEB),
             "nest": trivial("nest", NEST + WEB),
