@@ -7,7 +7,7 @@ from statistics import fmean
 from services.standalone.adapters.public_api import Completed
 from services.standalone.core.jobs import JobNow, Ref
 from services.standalone.core.plan import DType
-from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move
+from services.standalone.demo.requests import Evaluation, HeldoutPrompt, Move
 
 LEAST_RISE = 0.2
 RATIO_LIMIT = 1e-3
@@ -35,7 +35,6 @@ class DemoResult:
     revisions: tuple[Ref, ...]
     prompts: tuple[HeldoutPrompt, ...]
     evaluations: tuple[Evaluation, Evaluation, Evaluation]
-    best: int
     contrast: int | None
     """The index of a prompt that the first and the best revision answer differently."""
     alias_answers: tuple[AliasAnswer, ...]

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from services.standalone.demo.checks import DemoResult
-from services.standalone.demo.records import Move
+from services.standalone.demo.requests import Move
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

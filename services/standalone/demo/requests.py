@@ -1,14 +1,59 @@
-"""What the demo asks of the public API, as values."""
+"""What the demo asks of the public API, as values; unknown fields of an answer are ignored."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import msgspec
 
 from services.standalone.adapters.public_api import Completed, PublicApi, path_of
-from services.standalone.demo.records import Evaluation, HeldoutPrompt, Recipe
 
 PARALLEL_REQUESTS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The hyper-parameters that a task recommends."""
+
+    steps: int
+    max_new_tokens: int
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldoutPrompt:
+    """A held-out prompt; ``entry`` goes back to the scorer."""
+
+    text: str
+    reference: str
+    entry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One row of an alias's history."""
+
+    sequence: int
+    previous: str | None
+    digest: str
+    number: int
+    reason: str = ""
+    actor: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One model over all held-out prompts: an answer and a reward for each, in their order."""
+
+    answers: tuple[Completed, ...]
+    rewards: tuple[float, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Return the mean reward."""
+        return sum(self.rewards) / len(self.rewards)
 
 
 def recipe_of(api: PublicApi, task: str) -> Recipe:
@@ -47,4 +92,4 @@ def evaluate(
         {"entry": prompt.entry, "text": answer.text} for prompt, answer in zip(prompts, answers, strict=True)
     ]
     rewards = api.post(path_of("tasks", task, "score"), {"items": items})["rewards"]
-    return Evaluation(model=model, answers=answers, rewards=tuple(rewards))
+    return Evaluation(answers=answers, rewards=tuple(rewards))

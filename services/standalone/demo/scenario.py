@@ -10,8 +10,11 @@ from services.standalone.core.jobs import Ref
 from services.standalone.core.plan import DType
 from services.standalone.core.refusals import LocalFailureError
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
-from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move, Recipe
 from services.standalone.demo.requests import (
+    Evaluation,
+    HeldoutPrompt,
+    Move,
+    Recipe,
     create_policy,
     evaluate,
     heldout_prompts,
@@ -74,7 +77,6 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
         revisions=revisions,
         prompts=prompts,
         evaluations=evaluations,
-        best=best,
         contrast=contrast,
         alias_answers=answers,
         alias_history=msgspec.convert(api.get(_PROD)["history"], tuple[Move, ...]),

@@ -9,8 +9,8 @@ import pytest
 from services.standalone.adapters.public_api import Completed
 from services.standalone.core.jobs import JobNow, Ref, StepNow
 from services.standalone.demo.checks import AliasAnswer, DemoResult, check_all, contrasting_prompt
-from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move
 from services.standalone.demo.report import make_report, write_report
+from services.standalone.demo.requests import Evaluation, HeldoutPrompt, Move
 
 D1, D2, D3 = (f"sha256:{letter * 64}" for letter in "abc")
 REVISIONS = tuple(Ref(number=number, digest=digest) for number, digest in enumerate((D1, D2, D3), 1))
@@ -21,9 +21,9 @@ def answer(text: str, digest: str) -> Completed:
     return Completed(text=text, header=digest, fingerprint=digest)
 
 
-def evaluation(model: str, texts: str, rewards: tuple[float, ...], digest: str) -> Evaluation:
+def evaluation(texts: str, rewards: tuple[float, ...], digest: str) -> Evaluation:
     """Return an evaluation with one letter per answer."""
-    return Evaluation(model=model, answers=tuple(answer(text, digest) for text in texts), rewards=rewards)
+    return Evaluation(answers=tuple(answer(text, digest) for text in texts), rewards=rewards)
 
 
 def step(ref: Ref) -> StepNow:
@@ -60,11 +60,10 @@ def good_result() -> DemoResult:
         revisions=REVISIONS,
         prompts=tuple(HeldoutPrompt(text=f"f {letter}=", reference=letter, entry=letter) for letter in "pq"),
         evaluations=(
-            evaluation("tiny", "xx", (0.0, 0.0), "base:tiny"),
-            evaluation("demo@1", "xq", (0.0, 1.0), D1),
-            evaluation("demo@3", "pq", (1.0, 1.0), D3),
+            evaluation("xx", (0.0, 0.0), "base:tiny"),
+            evaluation("xq", (0.0, 1.0), D1),
+            evaluation("pq", (1.0, 1.0), D3),
         ),
-        best=3,
         contrast=0,
         alias_answers=tuple(
             AliasAnswer(
@@ -103,9 +102,9 @@ BAD_STORIES = {
         job=replace(GOOD.job, steps=(replace(GOOD.job.steps[0], ratio_max_error=2e-3), *GOOD.job.steps[1:])),
     ),
     "base_answers_name_the_base": replace(
-        GOOD, evaluations=(evaluation("tiny", "xx", (0.0, 0.0), D1), *GOOD.evaluations[1:])
+        GOOD, evaluations=(evaluation("xx", (0.0, 0.0), D1), *GOOD.evaluations[1:])
     ),
-    "last_answers_name_its_digest": _with_last(GOOD, evaluation("demo@3", "pq", (1.0, 1.0), D2)),
+    "last_answers_name_its_digest": _with_last(GOOD, evaluation("pq", (1.0, 1.0), D2)),
     "prod_answers_name_its_digest": _with_answer(GOOD, Completed(text="x", header=D1, fingerprint=D2)),
     "prod_answers_as_each_revision_did": _with_answer(GOOD, answer("z", D1)),
     "history_has_every_move": replace(GOOD, alias_history=GOOD.alias_history[:3]),
@@ -132,8 +131,8 @@ def test_a_job_without_ratios_does_not_pass_for_agreement() -> None:
 
 
 def test_the_contrasting_prompt_is_one_that_only_the_better_revision_answers() -> None:
-    first = evaluation("a", "abcd", (0.0, 1.0, 0.0, 0.0), D1)
-    best = evaluation("b", "xbyd", (0.0, 1.0, 1.0, 0.0), D3)
+    first = evaluation("abcd", (0.0, 1.0, 0.0, 0.0), D1)
+    best = evaluation("xbyd", (0.0, 1.0, 1.0, 0.0), D3)
     assert contrasting_prompt(first, best) == 2
     assert contrasting_prompt(first, first) is None
 
