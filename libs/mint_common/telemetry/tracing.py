@@ -8,7 +8,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-Attribute = str | int | float | bool | None
+Attribute = str | int | float | bool
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -31,13 +31,13 @@ def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
 
 @contextmanager
 def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Iterator[Span]:
-    """Record a span around the body, and the exception that leaves it. None attributes are dropped."""
+    """Record a span around the body, and the exception that leaves it."""
     with trace.use_span(start_span(name, kind=kind, **attributes), end_on_exit=True) as current:
         yield current
 
 
 def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Span:
-    """Return a span that its owner ends. None attributes are dropped.
+    """Return a span that its owner ends.
 
     In a trace that nobody collects it is the span around it, which has the ids and cannot end.
     """
@@ -45,18 +45,13 @@ def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: A
     found = around.get_span_context()
     if found.is_valid and not found.trace_flags.sampled:
         return around
-    return _tracer().start_span(name, kind=kind, attributes=present(attributes))
+    return _tracer().start_span(name, kind=kind, attributes=attributes)
 
 
 @cache
 def _tracer() -> trace.Tracer:
     """Return the tracer of this process; one of before the set-up passes on to the one behind it."""
     return trace.get_tracer("mint")
-
-
-def present(attributes: Mapping[str, Attribute]) -> dict[str, str | int | float | bool]:
-    """Return the attributes that have a value."""
-    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def annotate(attributes: Mapping[str, str | int | Sequence[str]]) -> None:
