@@ -5,19 +5,16 @@ import os
 from typing import Annotated, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict
 
 from mint_common.runtime.postgres import migrate as migrate_schema
 from mint_common.runtime.postgres import open_pool
-from mint_common.settings import PostgresSettings, read_settings
+from mint_common.settings import Block, PostgresSettings, read_settings
 
 ServiceName = Literal["gateway", "loader", "registry", "rollout", "trainer"]
 
 
-class MigrationSettings(BaseModel):
+class MigrationSettings(Block):
     """What the command reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     postgres: PostgresSettings
 
