@@ -40,7 +40,6 @@ class Stack:
     supervisor: Supervisor
     gateway_url: str
     api_key: str
-    bases: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,6 @@ async def open_stack(
                 supervisor=supervisor,
                 gateway_url=_gateway_url(blueprint.ports),
                 api_key=folder.secrets().api_key,
-                bases=tuple(base.name for base in bases),
             )
 
 

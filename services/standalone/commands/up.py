@@ -115,15 +115,15 @@ async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, cons
             asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
         with view.live():
             await stack.supervisor.all_ready()
-        console.print(_welcome(state, stack), markup=False, highlight=False, soft_wrap=True)
+        console.print(_welcome(state, stack, bases), markup=False, highlight=False, soft_wrap=True)
         await stack.supervisor.ended()
         console.print("stopping")
     console.print("stopped")
 
 
-def _welcome(state: StateFolder, stack: Stack) -> str:
+def _welcome(state: StateFolder, stack: Stack, bases: list[BaseAt]) -> str:
     return (
-        f"\nMinT is up: {stack.gateway_url} with {', '.join(stack.bases)}\n"
+        f"\nMinT is up: {stack.gateway_url} with {', '.join(base.name for base in bases)}\n"
         f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n\n"
         f"  export MINT_URL={stack.gateway_url} MINT_API_KEY=$(cat {state.api_key_file})\n"
         '  curl -H "Authorization: Bearer $MINT_API_KEY" $MINT_URL/v1/models\n\n'
