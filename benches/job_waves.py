@@ -19,7 +19,7 @@ from mint_common.events.codec import decode
 from mint_common.events.job import JobData, JobFile
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
-from mint_common.records import Group, Sample, WaveRecord, encode_record
+from mint_common.records import Group, Sample, WaveRecord, encode_blob
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.nats import nats_url
 
@@ -59,7 +59,7 @@ class JobWaves:
 
     async def validate_last_on(self, record: WaveRecord) -> None:
         """Validate the last step on rows."""
-        self.validation = await self.blobs.put("bench/validation", encode_record(record))
+        self.validation = await self.blobs.put("bench/validation", encode_blob(record))
 
     async def train(self, batches: Sequence[Sequence[Answered]]) -> float:
         """Train a step on each batch; return the seconds from the first wave to the last revision.
@@ -77,7 +77,7 @@ class JobWaves:
         record = record_of(wave_id, batch)
         if self.revision is not None:
             record = WaveRecord(wave_id=wave_id, revision=self.revision.digest, groups=record.groups)
-        claim = await self.blobs.put(f"waves/{wave_id}/record", encode_record(record))
+        claim = await self.blobs.put(f"waves/{wave_id}/record", encode_blob(record))
         wave = WaveCompleted(
             tenant_id=TenantId("default"),
             base=BaseName(self.base),

@@ -84,9 +84,9 @@ def trained_count(tokens: Sequence[int], trained: Ranges) -> int:
     return sum(end - start for start, end in trained_ranges(tokens, trained))
 
 
-def encode_prompts(prompts: list[Prompt]) -> bytes:
-    """Return the blob of a wave's prompts."""
-    return msgspec.msgpack.encode(prompts)
+def encode_blob(content: list[Prompt] | list[RowLine] | WaveRecord) -> bytes:
+    """Return the blob of a wave's prompts or rows, or of its record."""
+    return msgspec.msgpack.encode(content)
 
 
 def decode_prompts(data: bytes) -> list[Prompt]:
@@ -94,19 +94,9 @@ def decode_prompts(data: bytes) -> list[Prompt]:
     return _decode(data, list[Prompt], "prompts")
 
 
-def encode_rows(rows: list[RowLine]) -> bytes:
-    """Return the blob of the rows of a wave of a job on a file."""
-    return msgspec.msgpack.encode(rows)
-
-
 def decode_rows(data: bytes) -> list[RowLine]:
     """Read a blob of rows. Raises EventInvalid."""
     return _decode(data, list[RowLine], "rows")
-
-
-def encode_record(record: WaveRecord) -> bytes:
-    """Return the blob of a rollout record."""
-    return msgspec.msgpack.encode(record)
 
 
 def decode_record(data: bytes) -> WaveRecord:

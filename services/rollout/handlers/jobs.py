@@ -21,7 +21,7 @@ from mint_common.events import (
     TrainingFailed,
 )
 from mint_common.ids import JobId, PolicyId
-from mint_common.records import encode_prompts, encode_rows
+from mint_common.records import encode_blob
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.core.erasure import prompts_key
@@ -197,7 +197,7 @@ class JobHandlers(Generic[Connection]):
         spec = job.spec
         key = prompts_key(job.policy_id, job.job_id, step)
         if spec.data is not None:
-            return await self.blobs.put(key, encode_rows(await self.rows.of_step(spec, spec.data, step)))
+            return await self.blobs.put(key, encode_blob(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
         prompts = await self.tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
-        return await self.blobs.put(key, encode_prompts(prompts))
+        return await self.blobs.put(key, encode_blob(prompts))

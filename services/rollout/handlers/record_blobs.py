@@ -5,7 +5,7 @@ import hashlib
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.ids import JobId, PolicyId
-from mint_common.records import WaveRecord, encode_record
+from mint_common.records import WaveRecord, encode_blob
 from services.rollout.core.erasure import blobs_of
 
 
@@ -17,6 +17,6 @@ async def store_record(
     The key has the bytes' digest: a wave that is sampled twice, with other answers, never replaces a record
     whose claim was committed.
     """
-    data = encode_record(record)
+    data = encode_blob(record)
     key = f"{blobs_of(policy_id, job_id)}{name}-{hashlib.sha256(data).hexdigest()}.rec"
     return await blobs.put_new(key, data)

@@ -23,7 +23,7 @@ from mint_common.generation import (
     int32s,
 )
 from mint_common.ids import TenantId, WaveId
-from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_record
+from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_blob
 from services.trainer.adapters.model.resident_base import load_base as load_trainers
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.losses.tokens import ratio_max_error
@@ -162,7 +162,7 @@ async def test_a_trainer_agrees_with_processed_log_probabilities(rig: Any, tempe
         groups=(Group(prompt_tokens=PROMPT, samples=samples),),
         logprobs_temperature=temperature,
     )
-    rows = build_grpo_batch(decode_record(encode_record(record))).rows
+    rows = build_grpo_batch(decode_record(encode_blob(record))).rows
     with torch.no_grad():
         scored_T = load_trainers(BASE_DIR).score(pack_rows(rows, policy=0, max_length=128)).logprobs_T
     sampled_T = torch.tensor([logprob for row in rows for logprob in row.logprobs])

@@ -19,7 +19,7 @@ from mint_common.events.codec import decode
 from mint_common.events.job import JobData, JobFile
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
-from mint_common.records import Group, Sample, WaveRecord, encode_record
+from mint_common.records import Group, Sample, WaveRecord, encode_blob
 from mint_common.runtime.dispatch import publish_event
 from mint_common.runtime.outbox import event_message
 from mint_common.settings import (
@@ -136,7 +136,7 @@ class Stage:
         wave_id = WaveId(derive_id("wave", policy, job, step))
         record = make_record(wave_id, seed=record_seed or step, skipped=skipped)
         record = change(replace(record, revision=revision.digest if revision else None))
-        claim = await self.blobs.put(f"waves/{wave_id}/record", encode_record(record))
+        claim = await self.blobs.put(f"waves/{wave_id}/record", encode_blob(record))
         return WaveCompleted(
             tenant_id=TenantId("default"),
             base=BaseName(base),
@@ -157,7 +157,7 @@ class Stage:
     ) -> Claim:
         """Store rows that a job is validated on."""
         record = change(make_record(WaveId("validation"), seed=seed))
-        return await self.blobs.put(f"jobs/validation/{seed}-{change.__name__}", encode_record(record))
+        return await self.blobs.put(f"jobs/validation/{seed}-{change.__name__}", encode_blob(record))
 
     async def publish(self, event: Event, *, copy: str = "") -> None:
         """Publish an event; ``copy`` gets one past the bus's deduplication."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from mint_common.adapters_format import describe_base
 from mint_common.ids import WaveId
-from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_record
+from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_blob
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.core.batch import Batch, Row, build_grpo_batch
@@ -183,7 +183,7 @@ def record_of(rows: list[Row]) -> WaveRecord:
 def test_routes_travel_in_the_record_and_are_checked(tmp_path: Path) -> None:
     facts = describe_family("Qwen3Moe", tmp_path)
     rows = sampled_rows(make_family("Qwen3Moe"), layers=2)
-    record = decode_record(encode_record(record_of(rows)))
+    record = decode_record(encode_blob(record_of(rows)))
 
     def check(record: WaveRecord) -> None:
         check_record(record, facts, needs_logprobs=True)
