@@ -5,8 +5,6 @@ each adapter is in memory.
 """
 
 import asyncio
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from mint_common.adapters_format.norms import compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
+from mint_common.new_folder import scratch_folder
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
@@ -33,18 +32,12 @@ class DiffHandler:
         """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
         facts = await self.catalog.base(policy.base)
         scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
-        async with self._gate:
-            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-diff-"))
-            try:
-                manifests = [
-                    await self._stage(policy, each, scratch / name)
-                    for each, name in ((before, "before"), (after, "after"))
-                ]
-                modules = await asyncio.to_thread(
-                    compare_adapters, facts, scratch / "before", scratch / "after"
-                )
-            finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        async with self._gate, scratch_folder("mint-diff-") as scratch:
+            manifests = [
+                await self._stage(policy, each, scratch / name)
+                for each, name in ((before, "before"), (after, "after"))
+            ]
+            modules = await asyncio.to_thread(compare_adapters, facts, scratch / "before", scratch / "after")
         return RevisionDiff(
             before=before,
             after=after,

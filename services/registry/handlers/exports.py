@@ -5,16 +5,14 @@ Invariant: an adapter is published only after all of its bytes were checked agai
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mint_common.adapters_format import check_folder, check_manifest, fetch_manifest, stage_adapter
 from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
 from mint_common.events import Event, RevisionExported
+from mint_common.new_folder import scratch_folder
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
@@ -67,11 +65,8 @@ class ExportHandler:
         # The manifest is checked before the weights are fetched.
         check_manifest(facts, manifest)
         check_export(export, policy, manifest)
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-export-"))
-        try:
+        async with scratch_folder("mint-export-") as scratch:
             folder = scratch / "adapter"
             await stage_adapter(self.blobs, export.manifest, folder)
             max_ratio = self.max_update_ratio
             await asyncio.to_thread(check_folder, facts, manifest, folder, max_ratio=max_ratio)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)

@@ -5,8 +5,6 @@ and half a projection of one layer; the scratch folder is deleted before the ans
 """
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.ids import Digest, derive_id, new_id
+from mint_common.new_folder import scratch_folder
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
 from mint_common.runtime.tenant_limiter import TenantLimiter
@@ -79,20 +78,18 @@ class UploadHandler:
     async def _take(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> UploadedRevision:
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-upload-"))
         try:
-            parent_digest = await self._parent(policy, parent)
-            await receive(body, scratch / "given")
-            async with self._converting.turn(policy.tenant_id):
-                manifest, warnings = await self._convert(policy, scratch, step=step, parent=parent_digest)
-                revision = await self._publish(policy, scratch / "adapter", manifest)
-                known = {each.name: getattr(revision, each.name) for each in fields(revision)}
-                return UploadedRevision(**known, warnings=warnings)
+            async with scratch_folder("mint-upload-") as scratch:
+                parent_digest = await self._parent(policy, parent)
+                await receive(body, scratch / "given")
+                async with self._converting.turn(policy.tenant_id):
+                    manifest, warnings = await self._convert(policy, scratch, step=step, parent=parent_digest)
+                    revision = await self._publish(policy, scratch / "adapter", manifest)
+                    known = {each.name: getattr(revision, each.name) for each in fields(revision)}
+                    return UploadedRevision(**known, warnings=warnings)
         except AdapterInvalid as error:
             metrics.UPLOADS.labels("refused").inc()
             raise with_fix(error) from error
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     async def _parent(self, policy: PolicyRecord, parent: int | Digest | None) -> Digest | None:
         if parent is None:
