@@ -35,16 +35,15 @@ class QuestionMessage:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a model is asked; ``model`` is a base, or ``policy@N``."""
+class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a model is asked, as the body of a chat request; ``model`` is a base, or ``policy@N``."""
 
     model: str
     messages: tuple[QuestionMessage, ...]
     temperature: float
     top_p: float
-    seed: int | None
-    max_tokens: int
+    max_completion_tokens: int
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ class EngineJudge:
         facts = CallFacts(
             model=question.model, request_id=new_id("judge"), tenant_id=tenant_id, revision=target.revision
         )
-        relayed = await self._engines.serve(target.base, "chat", _body(question), facts)
+        relayed = await self._engines.serve(target.base, "chat", msgspec.json.encode(question), facts)
         try:
             expected = target.revision.digest if target.revision else f"base:{target.base}"
             found = relayed.headers.get(REVISION_HEADER, "nothing")
@@ -149,19 +148,6 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
-
-
-def _body(question: Question) -> bytes:
-    body: dict[str, object] = {
-        "model": question.model,
-        "messages": question.messages,
-        "temperature": question.temperature,
-        "top_p": question.top_p,
-        "max_completion_tokens": question.max_tokens,
-    }
-    if question.seed is not None:
-        body["seed"] = question.seed
-    return msgspec.json.encode(body)
 
 
 def _read(answer: bytes) -> JudgeAnswer:

@@ -197,6 +197,6 @@ def _question(spec: ScoreModel, sample: GradedSample) -> Question:
         ),
         temperature=(sampling and sampling.temperature) or 0.0,
         top_p=(sampling and sampling.top_p) or 1.0,
+        max_completion_tokens=(sampling and sampling.max_completions_tokens) or JUDGE_TOKENS,
         seed=sampling.seed if sampling else None,
-        max_tokens=(sampling and sampling.max_completions_tokens) or JUDGE_TOKENS,
     )
