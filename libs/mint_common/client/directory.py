@@ -243,10 +243,8 @@ class EngineDirectory:
             self._stale[url].set()
 
     def _forget_away(self, url: str, error: BaseException | None) -> None:
-        if _is_away(error):
-            self._forget(url)
-
-    def _forget(self, url: str) -> None:
+        if not _is_away(error):
+            return
         self._reported.pop(url, None)
         info = self._known.pop(url, None)
         if info is not None:

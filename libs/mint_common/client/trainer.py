@@ -214,21 +214,15 @@ class TrainerDirectory:
             self._told_at = time.monotonic()
 
     async def _ask(self, client: TrainerClient) -> None:
-        info = await _described(client)
-        if info is None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                info = await client.describe()
+        except (MintError, TimeoutError):
             return
         if info.has_lease:
             self._confirmed.add(info.base)
         if info.has_lease or info.base not in self._by_base:
             self._by_base[info.base] = client
-
-
-async def _described(client: TrainerClient) -> TrainerInfo | None:
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            return await client.describe()
-    except (MintError, TimeoutError):
-        return None
 
 
 def _path(ref: CheckpointRef, *more: str) -> str:
