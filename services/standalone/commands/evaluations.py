@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mint_common.errors import InvalidField
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.commands.train import sent_file
+from services.standalone.commands.train import read_json, sent_file
 from services.standalone.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from services.standalone.core.refusals import EvaluationFailedError
 
@@ -133,17 +131,10 @@ def _questions(
     api: PublicApi, task: str | None, file: str | None, grader: Path | None, **others: object
 ) -> Json:
     """Return what models are asked; a local file is sent first, unless the gateway has it."""
-    spec = None if grader is None else _read(grader)
+    spec = None if grader is None else read_json(grader)
     if file is not None and Path(file).is_file():
         file = sent_file(api, Path(file))
     return {"task": task, "file": file, "grader": spec, **others}
-
-
-def _read(path: Path) -> Json:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField(field="--grader", problem=f"{path}: {error}") from error
 
 
 def _ended(api: PublicApi, names: Sequence[str], begun: Sequence[Json], *, on: str) -> list[Json]:

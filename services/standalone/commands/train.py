@@ -197,11 +197,15 @@ def _read_grader(api: PublicApi, path: Path | None, method: Method) -> Json:
         raise InvalidField(field="--grader", problem=problem)
     if path is None:
         return None
+    return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": read_json(path)})["grader"]
+
+
+def read_json(grader: Path) -> Json:
+    """Return the JSON of a file with a grader. Raises InvalidField."""
     try:
-        grader = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidField(field="--grader", problem=f"{path} is no JSON: {error}") from error
-    return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": grader})["grader"]
+        return json.loads(grader.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidField(field="--grader", problem=f"{grader} is no JSON: {error}") from error
 
 
 def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:
