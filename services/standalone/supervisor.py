@@ -52,11 +52,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._failure: LocalFailureError | None = None
 
-    @property
-    def statuses(self) -> Mapping[str, PartStatus]:
-        """Return the state of every part now."""
-        return dict(self._statuses)
-
     def stop(self) -> None:
         """Ask for the end; `run` returns when all parts have ended, in reverse order."""
         self._stop.set()

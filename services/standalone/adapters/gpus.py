@@ -39,11 +39,6 @@ def usable_gpus() -> tuple[Gpu, ...]:
     return find_gpus()
 
 
-def uses_gpus() -> bool:
-    """Return whether parts that are told nothing else are placed on a GPU."""
-    return bool(usable_gpus())
-
-
 def _gpu(line: str) -> Gpu | None:
     """Read a line of nvidia-smi; a GPU with shared memory has ``[N/A]`` where others have MiB."""
     fields = [field.strip() for field in line.split(",")]

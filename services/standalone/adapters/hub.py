@@ -59,13 +59,10 @@ class HubModel:
     commit: str
     files: Mapping[str, HubFile]
 
-    def is_cached(self, name: str) -> bool:
-        """Say whether a file needs no download."""
-        return isinstance(try_to_load_from_cache(self.source.repo, name, revision=self.commit), str)
-
     def missing_bytes(self, names: Collection[str]) -> int:
         """Return how many bytes of some files are still to be downloaded."""
-        return sum(self.files[name].size_bytes for name in names if not self.is_cached(name))
+        cached = partial(try_to_load_from_cache, self.source.repo, revision=self.commit)
+        return sum(self.files[name].size_bytes for name in names if not isinstance(cached(name), str))
 
 
 def find_model(source: HubSource) -> HubModel:

@@ -7,7 +7,7 @@ import psutil
 
 from mint_common.dtypes import ITEM_BYTES
 from services.standalone.adapters.base_import import shape_of_folder
-from services.standalone.adapters.gpus import uses_gpus
+from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import NoRoomError
 from services.standalone.core.sizing import shown_bytes
@@ -19,7 +19,7 @@ def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
     ``overrides`` are the user's own ``MINT_*`` variables. A quantized base counts with its files, once an
     engine. On a GPU nothing is refused: parts are placed on it, and check its memory themselves.
     """
-    if uses_gpus():
+    if usable_gpus():
         return
     held = {base.name: sum(_weights(base, overrides)) for base in bases}
     total = psutil.virtual_memory().total

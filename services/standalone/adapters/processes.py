@@ -31,11 +31,6 @@ class Sentinel:
         self._sessions: set[int] = set()
         self._process = self._start()
 
-    @property
-    def pid(self) -> int:
-        """Return the watcher's process id."""
-        return self._process.pid
-
     def watch(self, session: int) -> None:
         """End this session should the supervisor die."""
         self._sessions.add(session)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
-from services.standalone.adapters.gpus import uses_gpus
+from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
@@ -59,7 +59,7 @@ async def _run_on_fresh_stack(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     place = await asyncio.to_thread(ensure_base, bases, base, report=say)
-    on_gpu = await asyncio.to_thread(uses_gpus)
+    on_gpu = bool(await asyncio.to_thread(usable_gpus))
     if on_gpu and dtype == "auto":
         dtype = "bfloat16"  # as both choose there, by which their agreement is judged
     settings = read_standalone_settings({**SMALL, **(SHARED if on_gpu else {}), **os.environ})

@@ -310,7 +310,7 @@ def test_a_base_that_does_not_fit_is_refused_before_the_start_with_what_would(
     total: int,
     problem: str,
 ) -> None:
-    monkeypatch.setattr(memory, "uses_gpus", lambda: False)
+    monkeypatch.setattr(memory, "usable_gpus", lambda: ())
     seen = memory.psutil.virtual_memory()._replace(total=total)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: seen)
     error = refusal("up", "--base", "tiny", *arguments, "--dir", str(tmp_path))
