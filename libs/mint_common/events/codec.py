@@ -71,9 +71,7 @@ def encode(event: Event, *, cause: str, now: float) -> bytes:
     return msgspec.json.encode(envelope)
 
 
-def decode(
-    data: bytes, *, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS
-) -> tuple[Envelope, Event]:
+def decode(data: bytes) -> tuple[Envelope, Event]:
     """Return the envelope and its event, upcast to the current version. Raises EventInvalid."""
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
@@ -82,7 +80,7 @@ def decode(
     event_type = _TYPES.get(envelope.type)
     if event_type is None:
         raise EventInvalid(type=envelope.type, problem="unknown type; is this service older than the sender?")
-    return envelope, _decode_data(envelope, event_type, upcasters)
+    return envelope, _decode_data(envelope, event_type)
 
 
 def _check_readable(event: Event, data: bytes) -> None:
@@ -93,14 +91,12 @@ def _check_readable(event: Event, data: bytes) -> None:
         raise EventInvalid(type=event.type, problem=str(error)) from error
 
 
-def _decode_data(
-    envelope: Envelope, event_type: type[Event], upcasters: Mapping[tuple[str, int], Upcaster]
-) -> Event:
+def _decode_data(envelope: Envelope, event_type: type[Event]) -> Event:
     try:
         if envelope.version == event_type.version:
             return msgspec.json.decode(envelope.data, type=event_type)
         payload = msgspec.json.decode(envelope.data, type=Payload)
-        for upcaster in _path(envelope, event_type, upcasters):
+        for upcaster in _path(envelope, event_type):
             payload = upcaster(payload)
         return msgspec.convert(payload, type=event_type)
     except KeyError as error:
@@ -109,11 +105,9 @@ def _decode_data(
         raise EventInvalid(type=envelope.type, problem=str(error)) from error
 
 
-def _path(
-    envelope: Envelope, event_type: type[Event], upcasters: Mapping[tuple[str, int], Upcaster]
-) -> list[Upcaster]:
+def _path(envelope: Envelope, event_type: type[Event]) -> list[Upcaster]:
     versions = range(envelope.version, event_type.version)
-    steps = [upcasters.get((envelope.type, version)) for version in versions]
+    steps = [UPCASTERS.get((envelope.type, version)) for version in versions]
     if not steps or None in steps:
         problem = f"version {envelope.version} has no upcaster to {event_type.version}"
         raise EventInvalid(type=envelope.type, problem=problem)

@@ -105,8 +105,9 @@ def test_an_old_version_is_lifted_step_by_step(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(old, AdapterLoaded)
     wire = encode(old, cause="c", now=1.0)
     upcasters = {("adapter.loaded", 1): _rename_engine, ("adapter.loaded", 2): _add_seconds}
+    monkeypatch.setattr(codec_module, "UPCASTERS", upcasters)
 
-    envelope, event = decode(wire, upcasters=upcasters)
+    envelope, event = decode(wire)
 
     assert envelope.version == 1
     assert event == _Renamed(tenant_id=old.tenant_id, base=old.base, where=old.engine_id, seconds=0.5)
@@ -122,8 +123,9 @@ def test_a_score_of_before_has_no_standard_error() -> None:
 def test_a_gap_between_versions_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(codec_module._TYPES, "adapter.loaded", _Renamed)
     wire = encode(EXAMPLES["adapter.loaded"], cause="c", now=1.0)
+    monkeypatch.setattr(codec_module, "UPCASTERS", {("adapter.loaded", 1): _rename_engine})
     with pytest.raises(EventInvalid, match="no upcaster"):
-        decode(wire, upcasters={("adapter.loaded", 1): _rename_engine})
+        decode(wire)
 
 
 def test_an_old_version_without_a_field_that_the_upcaster_needs_is_invalid(
@@ -133,8 +135,9 @@ def test_an_old_version_without_a_field_that_the_upcaster_needs_is_invalid(
     wire = json.loads(encode(EXAMPLES["adapter.loaded"], cause="c", now=1.0))
     del wire["data"]["engine_id"]
     upcasters = {("adapter.loaded", 1): _rename_engine, ("adapter.loaded", 2): _add_seconds}
+    monkeypatch.setattr(codec_module, "UPCASTERS", upcasters)
     with pytest.raises(EventInvalid, match="engine_id"):
-        decode(json.dumps(wire).encode(), upcasters=upcasters)
+        decode(json.dumps(wire).encode())
 
 
 @given(events, names, names)
