@@ -1,8 +1,8 @@
-"""Formats of rows, told by their keys."""
+"""Formats of rows, and the methods that train on them."""
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 
 class Format(StrEnum):
@@ -38,27 +38,3 @@ FORMATS: Mapping[Method, frozenset[Format]] = {
 def method_of(kind: Format) -> Method:
     """Return the method that trains on a format."""
     return next(method for method, kinds in FORMATS.items() if kind in kinds)
-
-
-def format_of(row: Mapping[str, Any]) -> Format | None:  # JSON
-    """Return the format that a row's keys tell, whether or not the row is complete; None: of no format."""
-    if "messages" in row:
-        return Format.REWARD if _ends_with_user(row["messages"]) else Format.CHAT
-    for keys, found in _TOLD_BY:
-        if not keys.isdisjoint(row):
-            return found
-    return None
-
-
-_TOLD_BY = (
-    (frozenset({"input", "preferred_output", "non_preferred_output"}), Format.PAIRS),
-    (frozenset({"chosen", "rejected"}), Format.PREFERENCE),
-    (frozenset({"label"}), Format.KTO),
-    (frozenset({"prompt", "completion"}), Format.COMPLETION),
-    (frozenset({"text"}), Format.TEXT),
-)
-
-
-def _ends_with_user(messages: object) -> bool:
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    return isinstance(last, dict) and last.get("role") == "user"

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.datasets.formats import Format, format_of
+from mint_common.datasets.formats import Format
 from mint_common.datasets.rows import MAX_DEPTH, TYPES, Row, RowProblem, check_row, is_deep
 
 _SHOWN = 40
@@ -35,13 +35,32 @@ def decode_line(line: bytes) -> dict[str, Any]:  # JSON
 
 
 def told_format(row: dict[str, Any]) -> Format:  # JSON
-    """Return a row's format. Raises RowProblem when its keys tell of none."""
-    found = format_of(row)
-    if found is None:
-        keys = ", ".join(repr(key[:_SHOWN]) for key in list(row)[:5]) or "none"
-        problem = f"no format has its keys ({keys}); formats begin with messages, prompt, input, text"
-        raise RowProblem("unknown_format", problem)
-    return found
+    """Return the format that a row's keys tell, whether or not the row is complete.
+
+    Raises RowProblem when they tell of none.
+    """
+    if "messages" in row:
+        return Format.REWARD if _ends_with_user(row["messages"]) else Format.CHAT
+    for keys, found in _TOLD_BY:
+        if not keys.isdisjoint(row):
+            return found
+    shown = ", ".join(repr(key[:_SHOWN]) for key in list(row)[:5]) or "none"
+    problem = f"no format has its keys ({shown}); formats begin with messages, prompt, input, text"
+    raise RowProblem("unknown_format", problem)
+
+
+_TOLD_BY = (
+    (frozenset({"input", "preferred_output", "non_preferred_output"}), Format.PAIRS),
+    (frozenset({"chosen", "rejected"}), Format.PREFERENCE),
+    (frozenset({"label"}), Format.KTO),
+    (frozenset({"prompt", "completion"}), Format.COMPLETION),
+    (frozenset({"text"}), Format.TEXT),
+)
+
+
+def _ends_with_user(messages: object) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"
 
 
 def typed_row(row: dict[str, Any], kind: Format) -> Row:  # JSON

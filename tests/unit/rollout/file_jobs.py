@@ -9,7 +9,7 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.datasets import FORMATS, Rendering, RenderRequest
-from mint_common.datasets.formats import format_of
+from mint_common.datasets.reading import told_format
 from mint_common.events import (
     EvaluationPlan,
     JobData,
@@ -65,8 +65,7 @@ async def store(rig: Rig, rows: Sequence[object], name: str = "train.jsonl") -> 
     """Store rows as a file, with a blank line at its beginning."""
     data = b"\n" + b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     content = await rig.blobs.put(f"files/{name}", data)
-    kind = format_of(rows[0])  # type: ignore[arg-type]  # a row is a mapping
-    assert kind is not None
+    kind = told_format(rows[0])  # type: ignore[arg-type]  # a row is a mapping
     return JobFile(file_id=f"file-{name}", filename=name, content=content, format=kind, rows=len(rows))
 
 
