@@ -20,11 +20,9 @@ from mint_common.adapters_format.base_files import (
     CONFIG,
     TEXT_FILES,
     base_files,
-    check_complete,
     files_digest,
     hash_files,
     licence_files,
-    weight_files,
 )
 from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
@@ -77,13 +75,12 @@ def import_smollm2(wish: Wish) -> BaseFacts:
 
 
 def import_folder(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
-    """Take over a folder of Hugging Face files; weights are linked, or copied where that cannot be.
+    """Take over a folder of Hugging Face files that is complete; weights are linked or else copied.
 
     ``known`` are SHA-256 of files that need no reading. A base of the same files that is there already is
-    returned. Raises InvalidField when something that a base needs is missing, BaseNameTakenError when the
-    target is another base, NoRoomError when the weights must be copied and do not fit.
+    returned. Raises BaseNameTakenError when the target is another base, NoRoomError when the weights must be
+    copied and do not fit.
     """
-    check_complete(str(source), weight_files(source), {path.name for path in source.iterdir()})
     files = base_files(source)
     hashes = {name: known[name] for name in files if name in known}
     hashes |= hash_files(source, (name for name in files if name not in known), report=wish.report)
