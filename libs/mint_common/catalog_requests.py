@@ -33,9 +33,7 @@ Steps = Annotated[int, Field(ge=0, le=1000, examples=[3])]
 
 
 def _example(example: JsonDict) -> ConfigDict:
-    return ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [example]}
-    )
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 def _no_automatic(name: str) -> str:

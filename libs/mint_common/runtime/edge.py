@@ -11,11 +11,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from mint_common.runtime.draining import RequestsInHand
-from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
+from mint_common.runtime.edge_errors import answer_errors, error_response
 from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped
 from mint_common.runtime.edge_series import state_series
-
-__all__ = ["create_http", "error_response", "invalid_field"]
 
 DEFAULT_MAX_BODY_BYTES = 16 << 20
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Problem, Repeats
+from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Repeats
 from mint_common.datasets.check import check_file
 from mint_common.datasets.repeats import shared_rows
 
@@ -48,16 +48,12 @@ def _tell(path: Path, report: DatasetReport) -> None:
     for line in _repeated(report.repeats, f"{path}:{{0}}: repeats line {{1}}"):
         typer.echo(line)
     for problem in report.problems:
-        typer.echo(f"{path}:{_problem(problem)}", err=True)
+        typer.echo(f"{path}:{problem.line}: {problem.message} ({problem.code})", err=True)
     if report.count > MAX_PROBLEMS:
         typer.echo(f"{path}: {report.count - MAX_PROBLEMS} more problems", err=True)
     verdict = f"{report.count} problem{'s' if report.count > 1 else ''}" if report.count else "ok"
     kind = report.format or "no format"
     typer.echo(f"{verdict}: {path}: {kind}, {report.rows} rows, {report.repeats.count} repeated")
-
-
-def _problem(problem: Problem) -> str:
-    return f"{problem.line}: {problem.message} ({problem.code})"
 
 
 def _repeated(repeats: Repeats, text: str) -> list[str]:

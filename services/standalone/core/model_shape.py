@@ -161,7 +161,7 @@ def _shape(config: _Config) -> ModelShape:
     layers = config.num_hidden_layers
     routed = sum(_is_routed(config, index) for index in range(layers))
     experts = _experts(config) if routed else []
-    dense = _mlp(config) if routed < layers else []
+    dense = _gated("", config.hidden_size, config.intermediate_size) if routed < layers else []
     linears = [*_times(attention, layers), *_times(dense, layers - routed), *_times(experts, routed)]
     biases = layers * _attention_biases(config)
     if config.mlp_bias and architecture in MLP_BIASES:
@@ -250,10 +250,6 @@ def _latent(config: _Config) -> tuple[list[Linear], _PerLayer]:
     ]
     norms = latent + (config.q_lora_rank or 0)
     return linears, _PerLayer(norms=norms, kv_values=latent + config.qk_rope_head_dim, kv_heads=1)
-
-
-def _mlp(config: _Config) -> list[Linear]:
-    return _gated("", config.hidden_size, config.intermediate_size)
 
 
 def _experts(config: _Config) -> list[Linear]:
