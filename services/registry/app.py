@@ -124,7 +124,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             ready=lambda: True,
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
-        http.state.ports = registry
+        http.state.parts = registry
         in_order = (policies, accounts, revisions, aliases, bases)  # what is asked most often comes first
         include_routes(http.router, *(module.router for module in in_order))
         reconciler = None

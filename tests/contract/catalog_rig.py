@@ -23,11 +23,7 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.keys import stored_key
-from services.registry.ports.accounts import Accounts
-from services.registry.ports.aliases import Aliases, Mover
-from services.registry.ports.blob_integrity import BlobIntegrity
-from services.registry.ports.catalog import Catalog
-from services.registry.ports.evaluations import Evaluations, Rules
+from services.registry.ports.aliases import Mover
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()
@@ -37,12 +33,12 @@ NOW = 1_700_000_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    accounts: Accounts
-    catalog: Catalog
-    aliases: Aliases
-    evaluations: Evaluations
-    rules: Rules
-    integrity: BlobIntegrity
+    accounts: PostgresAccounts
+    catalog: PostgresCatalog
+    aliases: PostgresAliases
+    evaluations: PostgresEvaluations
+    rules: PostgresRules
+    integrity: PostgresBlobIntegrity
     events: Callable[[], Awaitable[Sequence[Event]]]
 
 

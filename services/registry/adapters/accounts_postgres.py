@@ -10,9 +10,8 @@ from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
-from services.registry.adapters.rows import found
+from services.registry.adapters.rows import PAGE, found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
-from services.registry.ports.accounts import PAGE
 
 _ADD_TENANT = """
     INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3)
@@ -52,7 +51,7 @@ _USE = """
 
 
 class PostgresAccounts:
-    """See `ports.Accounts`."""
+    """Tenants and their keys. Each method is one atomic step."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -64,7 +63,10 @@ class PostgresAccounts:
         return from_row(row, TenantRecord)
 
     async def put_key(self, key: StoredKey) -> None:
-        """Store a key, replacing the one of the same id."""
+        """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant.
+
+        A different key under the id of a revoked one is valid; the revoked key itself stays revoked.
+        """
         try:
             await self._pool.execute(_PUT_KEY, *_values(key))
         except asyncpg.ForeignKeyViolationError as error:
@@ -73,7 +75,10 @@ class PostgresAccounts:
             raise AlreadyExists(kind="key", name=key.shown) from error
 
     async def add_key(self, key: StoredKey, by: Authority) -> None:
-        """Store a new key."""
+        """Store a new key. Raises NotFound for an unknown tenant, and as `Authority.check_grant`.
+
+        Raises Unauthorized when the key behind the request is revoked by now.
+        """
         by.check_grant(key.scopes, tenant_id=key.tenant_id)
         try:
             added = await self._pool.fetchval(_ADD_KEY, *_values(key), by.key_id)
@@ -83,7 +88,7 @@ class PostgresAccounts:
             raise Unauthorized(problem=KEY_UNKNOWN)
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
-        """Return the owner of the key with this hash."""
+        """Return the owner of the key with this hash, None when it is unknown or revoked; record the use."""
         row = await self._pool.fetchrow(
             "SELECT tenant_id, key_id, name, scopes FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL",
             key_hash,
@@ -96,27 +101,30 @@ class PostgresAccounts:
     async def keys(
         self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
     ) -> Sequence[KeyRecord]:
-        """Return a tenant's keys by id."""
+        """Return a tenant's keys by id, revoked ones too."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
         return [
             from_row(row, KeyRecord) for row in await self._pool.fetch(query, tenant_id, after or "", limit)
         ]
 
     async def key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
-        """Return a key of a tenant."""
+        """Return a key of a tenant, a revoked one too. Raises NotFound."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id = $2"
         row = await self._pool.fetchrow(query, tenant_id, key_id)
         return from_row(found(row, "key", key_id), KeyRecord)
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
-        """Revoke a key."""
+        """Revoke a key. Idempotent. Raises NotFound, and as `add_key`."""
         by.check_grant((), tenant_id=tenant_id)
         held = held_scopes(by.scopes)
         if await self._pool.fetchval(_REVOKE_KEY, tenant_id, key_id, now, held, by.key_id) is None:
             await self._refuse(tenant_id, key_id, by)
 
     async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
-        """Replace the hash of a tenant's key."""
+        """Replace the hash of a tenant's key that is not revoked; nothing else changes.
+
+        Raises NotFound, and as `add_key`.
+        """
         by.check_grant((), tenant_id=key.tenant_id)
         held = held_scopes(by.scopes)
         row = await self._pool.fetchrow(

@@ -14,11 +14,10 @@ from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import LOCK_POLICY, found, read_revision, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, PAGE, found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
-from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
 _ALIASES = """
@@ -85,7 +84,7 @@ _NEWER_MOVE = """
 
 
 class PostgresAliases:
-    """See `ports.Aliases`."""
+    """Aliases and their history; see `ports.Aliases`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
@@ -142,7 +141,7 @@ class PostgresAliases:
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
     ) -> Sequence[AliasMove]:
-        """Return rows of an alias's history, newest first."""
+        """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
         moves = await _history(self._pool, policy_id, name, _AFTER_ALL if before is None else before, limit)
         if not moves:
             found(await self._pool.fetchval(_EXISTS, policy_id, name), "alias", name)
@@ -151,7 +150,11 @@ class PostgresAliases:
     async def set_flags(
         self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
     ) -> AliasRecord:
-        """Set what may move an alias."""
+        """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.
+
+        A ``protected`` alias is moved by admins and rules only. Once this has returned, no rule moves a
+        ``frozen`` one.
+        """
         await self._pool.execute(_SET_FLAGS, policy_id, name, protected, frozen)
         return await self.alias(policy_id, name)
 

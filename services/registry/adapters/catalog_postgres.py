@@ -39,7 +39,6 @@ from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
-from services.registry.ports.catalog import ALL_POLICIES, ALL_REVISIONS
 
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
@@ -133,15 +132,19 @@ _SETTLE = """
 """
 
 
+ALL_POLICIES = PolicyFilter()
+ALL_REVISIONS = RevisionFilter()
+
+
 class PostgresCatalog:
-    """See `ports.Catalog`."""
+    """Bases, policies, revisions and exports; see `ports.Catalog`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
         self._ledger = ledger
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return what is stored."""
+        """Store a base, or return the stored one; norms may be added later. Raises BaseChanged."""
         values = msgspec.to_builtins(facts)
         await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, now)
         if facts.norms:
@@ -162,7 +165,10 @@ class PostgresCatalog:
         return [msgspec.convert(row["facts"], BaseFacts) for row in rows]
 
     async def add_policy(self, policy: PolicyRecord) -> None:
-        """Store a new policy."""
+        """Store a new policy and emit `policy.created`.
+
+        Raises AlreadyExists, InvalidField when a base has the name, NotFound.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             await insert_policy(transaction.connection, policy)
             await transaction.emit(created(policy))
@@ -170,7 +176,10 @@ class PostgresCatalog:
     async def change_policy(
         self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
     ) -> PolicyRecord:
-        """Change a policy's description, labels or retention."""
+        """Apply `core.policies.change_policy`, emit `policy.changed` if it changed, and return the policy.
+
+        Concurrent changes serialise. Raises NotFound.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             policy = await locked_policy(transaction.connection, policy_id)
             described = change_policy(policy, change, expected=expected)
@@ -190,7 +199,10 @@ class PostgresCatalog:
     async def policies(
         self, tenant_id: TenantId, wanted: PolicyFilter = ALL_POLICIES, *, limit: int, after: str | None
     ) -> Sequence[PolicyRecord]:
-        """Return a page of a tenant's policies."""
+        """Return a tenant's policies by name, or by time when a time selects them; ``after`` is a name.
+
+        Raises InvalidField when a list by time continues after an unknown policy.
+        """
         return await list_policies(self._pool, tenant_id, wanted, limit=limit, after=after)
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
@@ -198,7 +210,7 @@ class PostgresCatalog:
         return await _find_revision(self._pool, policy_id, key)
 
     async def best(self, policy_id: PolicyId) -> RevisionRecord:
-        """Return the revision with the best reward in training."""
+        """Return the published one whose training samples got the highest mean reward. Raises NotFound."""
         row = await self._pool.fetchrow(_BEST, policy_id)
         return read_revision(found(row, "revision", BEST), RevisionRecord)
 
@@ -213,7 +225,7 @@ class PostgresCatalog:
     async def related(
         self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
     ) -> Sequence[Relative]:
-        """Return a revision's ancestors and descendants within reach, nearest first."""
+        """Return a revision's ancestors and descendants within reach, nearest first; ``limit`` in all."""
         within = (reach.ancestors, reach.descendants)
         rows = await self._pool.fetch(_RELATED, policy_id, number, *within, limit)
         return [
@@ -221,7 +233,11 @@ class PostgresCatalog:
         ]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
-        """Return what a model name resolves to."""
+        """Return what a model name means now, by index alone.
+
+        A policy takes precedence over a base of the same name. Raises NotFound naming what does not exist
+        (model, policy, alias or revision), NoRevision for a policy without a published revision.
+        """
         row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))
         if row is not None:
             check_match(name, row["name"], row["number"], state=row["state"], fault=row["fault"])
@@ -235,7 +251,7 @@ class PostgresCatalog:
         return base_resolution(name, facts)
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
-        """Return the tenant's revisions among these digests."""
+        """Return the tenant's revisions among these digests, by policy name and number."""
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
         return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 

@@ -70,14 +70,17 @@ async def _last(
 
 
 class PostgresEvaluations:
-    """See `ports.Evaluations`."""
+    """Scores of revisions; see `ports.Evaluations`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
         self._ledger = ledger
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store a score of an existing revision, unless it repeats its evaluator's last one."""
+        """Store a score of an existing revision and emit `evaluation.recorded`.
+
+        A repeated score is handled as `core.evaluations.repeated_score` says.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
             added, is_new = evaluation, await _insert(connection, policy, evaluation)
@@ -103,7 +106,7 @@ class PostgresEvaluations:
         return value
 
     async def seen(self, policy_id: PolicyId, *, suite: str, metric: str) -> ScoreRange | None:
-        """Return the range of the scores of a metric."""
+        """Return the range of the scores of a metric over a policy's revisions, None without any."""
         row = await self._pool.fetchrow(_SEEN, policy_id, suite, metric)
         return None if row is None or row["low"] is None else ScoreRange(low=row["low"], high=row["high"])
 
@@ -112,7 +115,7 @@ class PostgresEvaluations:
         return [from_row(row, EvaluationRecord) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
-        """Return a policy's evaluations, oldest first."""
+        """Return a policy's evaluations, oldest first. Raises NotFound for an unknown cursor."""
         place = 0
         if after is not None:
             query = "SELECT place FROM evaluations WHERE policy_id = $1 AND evaluation_id = $2"

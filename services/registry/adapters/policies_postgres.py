@@ -40,7 +40,7 @@ _CREATED_AT = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $
 
 
 async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
-    """Insert a new policy. Raises as `ports.Catalog.add_policy`."""
+    """Insert a new policy. Raises as `PostgresCatalog.add_policy`."""
     try:
         added = await connection.fetchval(
             _ADD,

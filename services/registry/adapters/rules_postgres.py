@@ -33,13 +33,13 @@ _DONE = "UPDATE rules SET waiting = NULL, due_at = NULL WHERE rule_id = $1 AND w
 
 
 class PostgresRules:
-    """See `ports.Rules`."""
+    """Promotion rules of policies; see `ports.Rules`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
-        """Store a rule."""
+        """Store a rule. Raises InvalidField when the policy has `core.rules.MOST_RULES`."""
         added = await self._pool.fetchval(
             _ADD,
             rule.rule_id,
@@ -68,7 +68,7 @@ class PostgresRules:
         return [from_row(row, RuleRecord) for row in await self._pool.fetch(query, policy_id)]
 
     async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
-        """Pause or resume a rule."""
+        """Pause a rule, which drops a waiting score, or resume it. Idempotent. Raises NotFound."""
         row = await self._pool.fetchrow(_PAUSE, policy_id, rule_id, paused)
         return from_row(found(row, "rule", rule_id), RuleRecord)
 
@@ -92,6 +92,6 @@ class PostgresRules:
         await self._pool.execute(_DONE, rule_id, evaluation_id)
 
     async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
-        """Remove a rule."""
+        """Remove a rule. Raises NotFound."""
         query = "DELETE FROM rules WHERE policy_id = $1 AND rule_id = $2 RETURNING rule_id"
         found(await self._pool.fetchval(query, policy_id, rule_id), "rule", rule_id)

@@ -1,4 +1,4 @@
-"""Dependencies of routes: the registry's ports, the objects that a path names, and the caller."""
+"""Dependencies of routes: the registry's parts, the objects that a path names, and the caller."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -10,24 +10,25 @@ from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import TenantId
 from mint_common.names import BEST, policy_key, revision_key
 from mint_common.runtime.clock import Clock
+from services.registry.adapters.accounts_postgres import PostgresAccounts
+from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.catalog_postgres import PostgresCatalog
+from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.uploads import UploadHandler
-from services.registry.ports.accounts import Accounts
-from services.registry.ports.aliases import Aliases
-from services.registry.ports.catalog import Catalog
-from services.registry.ports.evaluations import Evaluations, Rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """The ports and handlers that routes call; made by app.py."""
+    """The stores and handlers that routes call; made by app.py."""
 
-    accounts: Accounts
-    catalog: Catalog
-    aliases: Aliases
-    evaluations: Evaluations
-    rules: Rules
+    accounts: PostgresAccounts
+    catalog: PostgresCatalog
+    aliases: PostgresAliases
+    evaluations: PostgresEvaluations
+    rules: PostgresRules
     diffs: DiffHandler
     uploads: UploadHandler
     collector: Collector
@@ -35,7 +36,7 @@ class Registry:
 
 
 async def _registry(request: Request) -> Registry:
-    return cast(Registry, request.app.state.ports)
+    return cast(Registry, request.app.state.parts)
 
 
 RegistryDep = Annotated[Registry, Depends(_registry)]

@@ -1,16 +1,14 @@
 """Aliases and their history."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
+from mint_common.catalog import AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.ids import PolicyId
-from services.registry.ports.accounts import PAGE
 
 HISTORY_ROWS = 100
-"""How many moves an alias's record holds; `Aliases.history` pages through all of them."""
+"""How many moves an alias's record holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +27,10 @@ class Mover:
 
 
 class Aliases(Protocol):
-    """Aliases and their history."""
+    """Aliases as rules move them."""
 
     async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
         """Return an alias with the newest `HISTORY_ROWS` rows of its history. Raises NotFound."""
-        ...
-
-    async def aliases(
-        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
-    ) -> Sequence[AliasRecord]:
-        """Return a policy's aliases by name, without histories."""
         ...
 
     async def move(
@@ -50,22 +42,6 @@ class Aliases(Protocol):
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.names.check_servable`; for
         a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.moved_since`.
-        """
-        ...
-
-    async def history(
-        self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
-    ) -> Sequence[AliasMove]:
-        """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
-        ...
-
-    async def set_flags(
-        self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
-    ) -> AliasRecord:
-        """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.
-
-        A ``protected`` alias is moved by admins and rules only. Once this has returned, no rule moves a
-        ``frozen`` one.
         """
         ...
 

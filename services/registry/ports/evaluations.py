@@ -4,24 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
+from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.ids import EvaluationId, PolicyId, TenantId
-from services.registry.core.rules import ScoreRange
 
 
 class Evaluations(Protocol):
-    """Scores of revisions."""
-
-    async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store a score of an existing revision and emit `evaluation.recorded`.
-
-        A repeated score is handled as `core.evaluations.repeated_score` says.
-        """
-        ...
-
-    async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
-        """Return a policy's evaluations, oldest first. Raises NotFound for an unknown cursor."""
-        ...
+    """Scores of revisions, as handlers ask for them."""
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation. Raises NotFound."""
@@ -33,10 +21,6 @@ class Evaluations(Protocol):
 
     async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
         """Return the newest score of a revision in each suite and metric, by their names."""
-        ...
-
-    async def seen(self, policy_id: PolicyId, *, suite: str, metric: str) -> ScoreRange | None:
-        """Return the range of the scores of a metric over a policy's revisions, None without any."""
         ...
 
 
@@ -51,18 +35,10 @@ class DueRule:
 
 
 class Rules(Protocol):
-    """Promotion rules of policies."""
-
-    async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
-        """Store a rule. Raises InvalidField when the policy has `core.rules.MOST_RULES`."""
-        ...
+    """Promotion rules of policies, as they are followed."""
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""
-        ...
-
-    async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
-        """Pause a rule, which drops a waiting score, or resume it. Idempotent. Raises NotFound."""
         ...
 
     async def waiting(self, rule_id: str) -> EvaluationId | None:
@@ -82,8 +58,4 @@ class Rules(Protocol):
 
     async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
         """Let a score wait no longer. No effect when another one waits by now."""
-        ...
-
-    async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
-        """Remove a rule. Raises NotFound."""
         ...
