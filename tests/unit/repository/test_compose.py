@@ -162,7 +162,7 @@ def test_compose_never_publishes_beyond_loopback(compose: Mapping[str, Any]) -> 
 @pytest.mark.parametrize("name", [*SERVICES, "loader-2", "trainer-gpu", "loader-gpu"])
 def test_service_accepts_its_environment(compose: Mapping[str, Any], name: str, tmp_path: Path) -> None:
     service = name.partition("-")[0]
-    (tmp_path / "secret").write_text("secret-of-a-sensible-length")
+    (tmp_path / "secret").write_text("postgresql://mint:secret-of-a-sensible-length@postgres:5432/mint")
     raw: Mapping[str, str] = compose["services"][name]["environment"]
     environ = {
         name: str(tmp_path / "secret") if name.endswith("_FILE") else _substitute(value)
