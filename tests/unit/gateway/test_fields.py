@@ -242,6 +242,7 @@ def test_any_text_may_be_a_message(text: str) -> None:
 
 
 BOMB = {"type": "array", "minItems": 10**9}
+WIDE = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(40)}, "minProperties": 1}
 IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
 
 
@@ -255,10 +256,17 @@ IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
         ("structured_outputs", {"regex": "((a{900}){900})"}),
         ("structured_outputs", {"grammar": 'root ::= "a"{1,1000000}'}),
         ("structured_outputs", {"structural_tag": IN_TEXT}),
+        ("structured_outputs", {"regex": "(a+)" * 4000}),
+        ("structured_outputs", {"grammar": "root ::= " + "[a-z]? " * 4000}),
+        ("structured_outputs", {"json": {"type": "string", "pattern": "(a+)" * 4000}}),
+        ("structured_outputs", {"json": {"type": "object", "patternProperties": {"a+" * 5000: {}}}}),
+        ("structured_outputs", {"json": {"type": "array", "prefixItems": [WIDE, WIDE]}}),
+        ("structured_outputs", {"json": json.dumps({"type": "array", "prefixItems": [WIDE, WIDE]})}),
+        ("structured_outputs", {"choice": ["a" * 1000] * 100}),
         ("tools", [{"type": "function", "function": {"name": "f", "parameters": BOMB}}]),
     ],
 )
-def test_what_counts_far_never_reaches_an_engine(name: str, value: object) -> None:
+def test_what_takes_long_to_compile_never_reaches_an_engine(name: str, value: object) -> None:
     assert refused(**{name: value}).field == name
 
 
@@ -278,3 +286,4 @@ def test_json_in_a_text_that_cannot_be_read_hides_no_count(name: str, number: st
 def test_a_usual_pattern_passes() -> None:
     chat(structured_outputs={"regex": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"})
     chat(structured_outputs={"json": {"type": "string", "maxLength": 1000, "pattern": "^\\d{4}-\\d{2}$"}})
+    chat(structured_outputs={"json": WIDE})

@@ -21,6 +21,10 @@ MAX_COUNT = 1000
 """Of one item, character or property that is repeated."""
 MAX_PRODUCT = 100_000
 """Of all counts of patterns and grammars: they may stand inside one another."""
+MAX_PATTERN = 8 << 10
+"""Characters of a pattern or a grammar: compiling one takes time with the square of them."""
+MAX_COUNTED_PROPERTIES = 64
+"""Properties of all objects whose number of properties is bounded: time with the third power of them."""
 _COUNT = re.compile(rb'"(?:min|max)(?:Items|Length|Properties|Contains)":([0-9][0-9.eE+]*)')
 _REPEAT = re.compile(rb"\{(\d*)(?:,(\d*))?\}")
 _DIGITS = 20
@@ -100,6 +104,32 @@ def check_structure(field: str, value: object) -> None:
         _check_count(field, count)
     if math.prod(max(1, count) for count in counts) > MAX_PRODUCT:
         raise InvalidField(field=field, problem=f"repeats more than {MAX_PRODUCT} times in all")
+    _check_compiled(field, value)
+
+
+def _check_compiled(field: str, value: object) -> None:
+    """Refuse what an engine would compile for long: it compiles one structure at a time."""
+    counted, waiting = 0, [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+            texts = [*part, *(part.get(name) for name in _COMPILED)]
+            if any(isinstance(text, str) and len(text) > MAX_PATTERN for text in texts):
+                problem = f"has a pattern, grammar or name of more than {MAX_PATTERN} characters"
+                raise InvalidField(field=field, problem=problem)
+            properties = part.get("properties")
+            if isinstance(properties, dict) and not _PROPERTY_COUNTS.isdisjoint(part):
+                counted += len(properties)
+    if counted > MAX_COUNTED_PROPERTIES:
+        problem = f"has more than {MAX_COUNTED_PROPERTIES} properties beside minProperties or maxProperties"
+        raise InvalidField(field=field, problem=problem)
+
+
+_COMPILED = ("pattern", "regex", "grammar")
+_PROPERTY_COUNTS = frozenset({"minProperties", "maxProperties"})
 
 
 def _check_count(field: str, count: float) -> None:

@@ -144,7 +144,7 @@ def _size_bytes(value: object) -> int:
     if isinstance(value, dict):
         return sum(len(name) + _size_bytes(each) for name, each in value.items())
     if isinstance(value, shapes.StructuredOutputs):
-        return _size_bytes(value.json)
+        return _size_bytes(value.json) + sum(map(len, value.choice or ()))
     return len(bytes(value)) if isinstance(value, msgspec.Raw) else 0
 
 
