@@ -35,6 +35,7 @@ class JobsInMemory:
     def __init__(self) -> None:
         self.states: dict[JobId, str] = {}
         self.step_counts: dict[JobId, int] = {}
+        self.untrained_steps = 0
         self.told: list[tuple[JobId, bool]] = []
         self.on_progress: Callable[[JobId], Awaitable[None]] | None = None
         self.deleted: list[str] = []
@@ -48,9 +49,10 @@ class JobsInMemory:
             raise NotFound(kind="job", name=job_id)
         self.told.append((job_id, steps))
         count = self.step_counts.get(job_id, 0)
+        numbers = [min(n, count - self.untrained_steps) for n in range(1, count + 1)]
         done = [
-            TunedStep(step=n, state="published", requested_at=1.0, revision=Revision(digest="d", number=n))
-            for n in range(1, count + 1)
+            TunedStep(step=n, state="published", requested_at=1.0, revision=Revision(digest="d", number=of))
+            for n, of in enumerate(numbers, start=1)
         ]
         return TunedJob(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
 
@@ -139,6 +141,15 @@ async def test_rollout_is_told_of_each_removed_file_once_it_answers(rig) -> None
     for _ in range(2):
         await rig.uses.sweep()
     assert sorted(rig.rollout.deleted[1:]) == sorted([later.file_id, expired.file_id])
+
+
+async def test_a_revision_of_several_steps_is_named_and_counted_once(rig) -> None:
+    file = await keep(rig.files, ROWS)
+    job = await rig.submit(file)
+    rig.rollout.states[job], rig.rollout.step_counts[job] = "succeeded", 5
+    rig.rollout.untrained_steps = 2
+    used = await rig.uses.of(MINE, file.file_id)
+    assert (used.revisions, used.revision_count) == (("copy@3", "copy@2", "copy@1"), 3)
 
 
 async def test_only_steps_that_are_named_are_read(rig) -> None:

@@ -35,8 +35,8 @@ class JobUse:
 class FileUse:
     """What used a file. ``jobs`` are the newest of all ``job_count``.
 
-    ``revisions`` are the newest that were trained on it, of all ``revision_count``. What a policy is trained
-    on later goes on from them.
+    ``revisions`` are the newest that were trained on it, of all ``revision_count``, in which a step of a job
+    whose steps were not read counts as one. What a policy is trained on later goes on from them.
     """
 
     jobs: tuple[JobUse, ...]
@@ -73,22 +73,26 @@ def file_use(file_id: str, readers: Sequence[ReadingJob], with_steps: Sequence[R
 
     ``readers`` are its jobs, newest first, and ``with_steps`` those of `newest_trained` with their steps.
     """
-    revisions = [
-        model_name(each.job.policy, step.revision)
-        for each in with_steps
-        for step in reversed(each.now.steps)
-        if step.revision is not None
-    ]
+    revisions = [name for each in with_steps for name in _trained_by(each)]
+    listed = {each.job.job_id for each in with_steps}
+    unlisted = [each for each in _trained(file_id, readers) if each.job.job_id not in listed]
     return FileUse(
         jobs=tuple(_job_use(file_id, each) for each in readers[:MOST_JOBS]),
         job_count=len(readers),
         revisions=tuple(revisions[:MOST_REVISIONS]),
-        revision_count=sum(each.now.step for each in _trained(file_id, readers)),
+        revision_count=len(revisions) + sum(each.now.step for each in unlisted),
     )
 
 
 def _trained(file_id: str, readers: Sequence[ReadingJob]) -> list[ReadingJob]:
     return [each for each in readers if _use(file_id, each) == "training"]
+
+
+def _trained_by(reader: ReadingJob) -> list[str]:
+    """Return a job's revisions, newest first. A step that has none of its own has that of the step before."""
+    steps = reversed(reader.now.steps)
+    names = (model_name(reader.job.policy, step.revision) for step in steps if step.revision is not None)
+    return list(dict.fromkeys(names))
 
 
 def _job_use(file_id: str, reader: ReadingJob) -> JobUse:
