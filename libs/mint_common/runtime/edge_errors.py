@@ -68,9 +68,17 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = error.detail
-    if error.status_code in {404, 405}:
-        message = f"No route {request.method} {request.url.path}"
+    return framework_refusal(request, error)
+
+
+def framework_refusal(request: Request, error: HTTPException, *, hint: str = "") -> JSONResponse:
+    """Return the answer for what the framework refuses; ``hint`` follows the message of an unknown route."""
+    message = f"{no_route(request)}{hint}" if error.status_code in _CODES else error.detail
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     payload = {"code": code, "message": message, "retryable": False}
     return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)
+
+
+def no_route(request: Request) -> str:
+    """Return the message for a request that no route takes."""
+    return f"No route {request.method} {request.url.path}"

@@ -1,6 +1,7 @@
 """Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -11,7 +12,14 @@ from starlette.types import Scope
 
 from mint_common.api_errors import anthropic_body, error_body, error_status, plain_error_body
 from mint_common.errors import InvalidField, MintError
-from mint_common.runtime.edge_errors import NO_OBJECT, error_response, is_no_object, retry_headers
+from mint_common.runtime.edge_errors import (
+    NO_OBJECT,
+    error_response,
+    framework_refusal,
+    is_no_object,
+    no_route,
+    retry_headers,
+)
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
@@ -25,16 +33,18 @@ _PREFIXES: Mapping[str, Api] = {
     f"{tinker_errors.PREFIX}/": "tinker",
 }
 """Which API a request is for that no route has taken: the beginning of its path is all that tells."""
+_ALL_ROUTES = "; GET /docs lists all. The address that OpenAI's clients are given ends with /v1."
 
 
 def install_error_shapes(http: FastAPI) -> None:
-    """Answer errors of each API in its shape; MinT's own keep the handlers that are in place."""
+    """Answer errors of each API in its shape; MinT's own keep the shape that is in place."""
     for error_type, openai_handler, tinker_handler in (
         (MintError, _on_mint_error, tinker_errors.on_mint_error),
         (RequestValidationError, _on_invalid_request, tinker_errors.on_invalid_request),
         (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
     ):
-        mint_handler = cast(Handler, http.exception_handlers[error_type])
+        in_place = cast(Handler, http.exception_handlers[error_type])
+        mint_handler = _on_unknown_route if error_type is HTTPException else in_place
         handlers: Mapping[Api, Handler] = {
             "mint": mint_handler,
             "openai": openai_handler,
@@ -95,8 +105,15 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     return await _on_mint_error(request, InvalidField(field=field, problem=problem))
 
 
+async def _on_unknown_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return framework_refusal(request, error, hint=_ALL_ROUTES)
+
+
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
-    body = shaped(str(error.detail), status=error.status_code)
+    is_unknown = error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+    message = f"{no_route(request)}{_ALL_ROUTES}" if is_unknown else str(error.detail)
+    body = shaped(message, status=error.status_code)
     return JSONResponse(body, error.status_code, headers=error.headers)
