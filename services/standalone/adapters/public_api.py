@@ -38,7 +38,7 @@ _SECONDS = 60.0
 _PATIENT_SECONDS = 600.0
 """How long an answer may take that whole adapters are read for, and an upload may stand still behind others:
 twice as long as a gateway waits for its registry."""
-_CALLERS_FAULT = (400, 404, 413)
+_CALLERS_FAULT = (400, 403, 404, 413)
 """Refusals of the OpenAI API, whose message is for people as it is."""
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 512
@@ -264,7 +264,10 @@ class PublicApi:
         if not isinstance(payload, Mapping):
             raise self._unreadable(response)
         if payload.get("code") == "model_not_found":
-            raise NotFound(kind="model", name=json.loads(response.request.content)["model"])
+            missing = NotFound(kind="model", name=json.loads(response.request.content)["model"])
+            if payload.get("message") == str(missing):
+                raise missing
+            raise RequestRefused(field="model", problem=str(payload["message"]))  # of its revision or alias
         if isinstance(payload.get("errors"), list):
             raise _rows_refused(payload)
         if {"param", "type"} <= payload.keys() and response.status_code in _CALLERS_FAULT:

@@ -103,6 +103,8 @@ def address_of(environ: Mapping[str, str]) -> tuple[str, str] | None:
         raise AddressIncompleteError(missing="MINT_API_KEY" if url else "MINT_URL")
     if url and not url.startswith(("http://", "https://")):
         raise SettingInvalid(name="MINT_URL", problem=f"must begin with http:// or https://, got {url!r}")
+    if url and url.rstrip("/").endswith("/v1"):
+        raise SettingInvalid(name="MINT_URL", problem=f"is the gateway's address without /v1, got {url!r}")
     if key and not (key.isascii() and key.isprintable()):
         raise SettingInvalid(name="MINT_API_KEY", problem="is no API key: it has other than ASCII characters")
     return (url, key) if url and key else None

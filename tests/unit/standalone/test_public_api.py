@@ -1,6 +1,7 @@
 """What the catalog's commands send, and how long they wait."""
 
 import io
+import json
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from mint_common.errors import (
     InvalidField,
     MintError,
     NotFound,
+    RequestRefused,
     SettingInvalid,
     Unavailable,
 )
@@ -119,9 +121,37 @@ def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
 
 
 @pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("No model named 'counter@2'.", NotFound),
+        ("Revision 2 of policy 'counter' is retired: restore it, or name another one.", RequestRefused),
+    ],
+)
+def test_why_a_model_is_not_found_is_told_as_the_gateway_says_it(
+    api: PublicApi, monkeypatch: pytest.MonkeyPatch, message: str, told: type[MintError]
+) -> None:
+    error = {"message": message, "type": "e", "param": "model", "code": "model_not_found"}
+
+    def answer(self: SlowGateway) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = json.dumps({"error": error}).encode()
+        self.send_response(404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    monkeypatch.setattr(SlowGateway, "do_POST", answer)
+    with pytest.raises(told) as refused:
+        list(api.stream("counter@2", "14, 19, ", {}, chat=False))
+    assert type(refused.value) is told
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
     ("url", "key", "kind"),
     [
         ("127.0.0.1:8321", "tml-key", SettingInvalid),
+        ("http://127.0.0.1:8321/v1/", "tml-key", SettingInvalid),
         ("http://127.0.0.1:8321", "tml-é", SettingInvalid),
         ("http://127.0.0.1:8321", "", AddressIncompleteError),
         ("", "tml-key", AddressIncompleteError),
