@@ -66,7 +66,7 @@ def _number(revision: Json) -> int | None:
 
 def create_policy(
     api: PublicApi,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, dots, dashes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, ., - and _.")],
     base: Annotated[str, typer.Option(metavar="BASE", help="The base it is trained over.")],
     *,
     rank: Annotated[int, typer.Option(metavar="N", min=1, help="The LoRA rank.")] = 16,

@@ -73,9 +73,12 @@ def train(  # arguments of a command
         int | None, typer.Option(metavar="N", min=1, help="Measure after every N steps.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="How often each row is trained. Default: 3.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=50, help="How often each row is trained. Default: 3."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Rows a step. Default: 8.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=256, help="Rows a step. Default: 8.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(metavar="RATE", help="Adam's, at the beginning.")
     ] = None,
