@@ -74,13 +74,15 @@ class ServiceProcess:
                 stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self.is_running:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        # Certificates, which plain HTTP does not need, take 5 ms to load.
+        with httpx.Client(trust_env=False, verify=False) as http:
+            while time.monotonic() < deadline and self.is_running:
+                try:
+                    if http.get(f"{self.url}/readyz", timeout=10).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
         raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
 
     def send(self, number: signal.Signals) -> None:

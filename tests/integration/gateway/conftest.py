@@ -60,7 +60,7 @@ class Stack:
     def client(self, *, key: str | None = None) -> httpx.Client:
         """Return a client of MinT's own API."""
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return httpx.Client(base_url=f"{self.url}/mint/v1", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{self.url}/mint/v1", headers=headers, timeout=30, verify=False)
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to a service."""

@@ -35,7 +35,7 @@ def _text(sequence) -> str:
 
 def _api(stack, *, key: str | None = None) -> httpx.Client:
     headers = {"x-api-key": key or stack.key}
-    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30)
+    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30, verify=False)
 
 
 def _open(api: httpx.Client, **wish: object) -> str:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 
 def _api(stack, *, key: str | None = None) -> httpx.Client:
     headers = {"x-api-key": key or stack.key}
-    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30)
+    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30, verify=False)
 
 
 def _session(stack, **wish: object) -> str:

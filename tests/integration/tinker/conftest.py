@@ -46,7 +46,8 @@ class TinkerStack:
 
     def api(self, *, key: str | None = None) -> httpx.Client:
         """Return a plain client of the Tinker API."""
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"x-api-key": key or self.key}, timeout=60)
+        headers = {"x-api-key": key or self.key}
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, verify=False)
 
     def start(self, name: str) -> None:
         """Start a service and wait until it is ready."""
