@@ -21,6 +21,7 @@ from mint_common.errors import (
     InvalidField,
     NotFound,
     RequestRefused,
+    Unauthorized,
     Unavailable,
     error_from_payload,
 )
@@ -75,14 +76,17 @@ class PublicApi:
         *,
         seconds: float = _SECONDS,
         key_in_shell: str = "$MINT_API_KEY",
+        when_away: str = "",
     ) -> None:
         """Connect later. ``seconds`` is how long an answer may take that nothing big is read for.
 
-        ``key_in_shell`` is what a shell makes the key of, to be shown instead of it.
+        ``key_in_shell`` is what a shell makes the key of, to be shown instead of it. ``when_away`` is what to
+        do when the gateway does not answer.
         """
         self.url = base_url.rstrip("/")
         self.key_in_shell = key_in_shell
         self._what = f"the gateway at {base_url}"
+        self._when_away = when_away
         self._openai = f"{self.url}/v1"
         self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
         self._http = httpx.Client(
@@ -263,6 +267,8 @@ class PublicApi:
         payload = answer.get("error") if isinstance(answer, Mapping) else None
         if not isinstance(payload, Mapping):
             raise self._unreadable(response)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise Unauthorized(problem=f"{payload.get('message')} It was sent to {self.url}.")
         if payload.get("code") == "model_not_found":
             missing = NotFound(kind="model", name=json.loads(response.request.content)["model"])
             if payload.get("message") == str(missing):
@@ -287,7 +293,9 @@ class PublicApi:
         return Unavailable(what=self._what, problem=problem)
 
     def _unavailable(self, error: httpx.HTTPError) -> Unavailable:
-        return Unavailable(what=self._what, problem=str(error) or type(error).__name__)
+        problem = str(error) or type(error).__name__
+        advice = f". {self._when_away}" if self._when_away else ""
+        return Unavailable(what=self._what, problem=f"{problem}{advice}")
 
 
 def _rows_refused(payload: Mapping[str, Any]) -> RowsRefusedError:  # JSON

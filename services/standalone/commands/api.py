@@ -116,7 +116,12 @@ def _running(folder: Path | None) -> PublicApi:
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
     key_in_shell = f"$(cat {shlex.quote(str(state.api_key_file))})"
-    return PublicApi(run.gateway_url, state.secrets().api_key, key_in_shell=key_in_shell)
+    return PublicApi(
+        run.gateway_url,
+        state.secrets().api_key,
+        key_in_shell=key_in_shell,
+        when_away="The stack may still be starting: `mint status` shows its parts.",
+    )
 
 
 def _print(answer: Listing, values: Mapping[str, object], *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mint_common.errors import (
     NotFound,
     RequestRefused,
     SettingInvalid,
+    Unauthorized,
     Unavailable,
 )
 from services.standalone.adapters.public_api import PublicApi
@@ -54,6 +55,20 @@ class SlowGateway(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def answering(status: int, error: dict[str, object]) -> Callable[[SlowGateway], None]:
+    """Return a handler that reads a request and answers with an error."""
+
+    def answer(self: SlowGateway) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = json.dumps({"error": error}).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    return answer
 
 
 @pytest.fixture
@@ -100,6 +115,22 @@ def test_what_is_no_gateway_is_named(api: PublicApi, monkeypatch: pytest.MonkeyP
         pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 does not answer: \[Errno 111\]"),
     ):
         nobody.get("/policies")
+    with (
+        PublicApi("http://127.0.0.1:9", "tml-key", when_away="Wait.") as local,
+        pytest.raises(Unavailable, match=r"does not answer: \[Errno 111\] .*\. Wait\.$"),
+    ):
+        local.get("/policies")
+
+
+def test_an_unknown_key_is_told_with_where_it_was_sent(
+    api: PublicApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"code": "unauthorized", "message": "This API key is not known.", "retryable": False}
+    monkeypatch.setattr(SlowGateway, "do_GET", answering(401, error))
+    with pytest.raises(
+        Unauthorized, match=r"^This API key is not known\. It was sent to http://127\.0\.0\.1:"
+    ):
+        api.get("/policies")
 
 
 def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
@@ -131,16 +162,7 @@ def test_why_a_model_is_not_found_is_told_as_the_gateway_says_it(
     api: PublicApi, monkeypatch: pytest.MonkeyPatch, message: str, told: type[MintError]
 ) -> None:
     error = {"message": message, "type": "e", "param": "model", "code": "model_not_found"}
-
-    def answer(self: SlowGateway) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        body = json.dumps({"error": error}).encode()
-        self.send_response(404)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    monkeypatch.setattr(SlowGateway, "do_POST", answer)
+    monkeypatch.setattr(SlowGateway, "do_POST", answering(404, error))
     with pytest.raises(told) as refused:
         list(api.stream("counter@2", "14, 19, ", {}, chat=False))
     assert type(refused.value) is told
