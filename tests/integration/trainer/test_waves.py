@@ -14,7 +14,7 @@ from mint_common.claims import Claim
 from mint_common.events import TrainingFailed
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
-from services.trainer.adapters.policies import worker as worker_module
+from services.trainer.adapters.policies import resident_policies
 from services.trainer.app import Trainer
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.handlers import waves as waves_module
@@ -361,7 +361,7 @@ async def test_a_bug_fails_the_job_and_leaves_the_policy_alone(
 
 
 async def test_a_cancelled_computation_is_done_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    carry_out, cancelled = worker_module.carry_out, list[bool]()
+    carry_out, cancelled = resident_policies.carry_out, list[bool]()
 
     def cancel_first(base: Any, tiers: Any, tasks: Any, *more: Any, **options: Any) -> Any:
         if not cancelled and any(isinstance(task.work, WaveBatch) for task in tasks):
@@ -369,7 +369,7 @@ async def test_a_cancelled_computation_is_done_again(stage: Stage, monkeypatch: 
             raise asyncio.CancelledError
         return carry_out(base, tiers, tasks, *more, **options)
 
-    monkeypatch.setattr(worker_module, "carry_out", cancel_first)
+    monkeypatch.setattr(resident_policies, "carry_out", cancel_first)
     async with stage.trainer():
         await stage.publish(await stage.wave(1))
         (first,) = await stage.exported(1)

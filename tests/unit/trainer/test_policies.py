@@ -162,7 +162,7 @@ async def test_what_no_thread_takes_is_an_error_of_each_batch(
 ) -> None:
     for policy_id in (A, B):
         await policies.admit(policy_id, lora, data=None)
-    policies._worker._stepper.shutdown()
+    policies._stepper.shutdown()
     for policy_id in (A, B):
         async with asyncio.timeout(30):
             refused = await begin_wave(policies, make_record(), policy_id=policy_id)
@@ -256,7 +256,7 @@ async def test_what_is_dropped_while_it_is_at_work_is_not_continued_from(
 ) -> None:
     await policies.admit(A, lora, data=None)
     unwanted = asyncio.ensure_future(begin_wave(policies, make_record(seed=1)))
-    while not policies._worker.at_work:
+    while not policies._at_work:
         await asyncio.sleep(0)
     policies.forget(A)
     await unwanted
@@ -278,10 +278,10 @@ async def test_a_checkpoint_of_something_else_is_lost(policies: ResidentPolicies
 async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
     policies: ResidentPolicies, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker, admitted = policies._worker, (A, B)
+    admitted = (A, B)
     for policy_id in admitted:
         await policies.admit(policy_id, lora, data=None)
-    swap_out = worker._swap_out
+    swap_out = policies._swap_out
 
     async def forget_and_swap_out(residents: Sequence[ResidentPolicy]) -> None:
         if residents:
@@ -290,11 +290,11 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
 
     copies = [policies.begin(each, TENANT, Copy(with_gradient=False)) for each in admitted]
     copying = asyncio.gather(*copies)
-    while not worker.at_work:
+    while not policies._at_work:
         await asyncio.sleep(0)
     for policy_id in (C, D):  # others are admitted meanwhile
-        worker.tiers.put(policy_id, ResidentPolicy(new_state(policies.facts, lora)))
-    monkeypatch.setattr(worker, "_swap_out", forget_and_swap_out)
+        policies._tiers.put(policy_id, ResidentPolicy(new_state(policies.facts, lora)))
+    monkeypatch.setattr(policies, "_swap_out", forget_and_swap_out)
     await copying
     assert not any(policies.has(policy_id) for policy_id in admitted)
 

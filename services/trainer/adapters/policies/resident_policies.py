@@ -1,11 +1,15 @@
-"""Policies over the resident base, worked on by threads of their own (`worker.py`).
+"""Policies over the resident base, and the threads that work on them: one computes, one writes what it gave.
 
-Invariant: work owns its policy's state while it is carried out; a policy that was dropped meanwhile, and a
-state that is half done, are not given back.
+Whatever is ready when the first is free is planned together (`core/scheduler.py`). Invariants: work owns its
+policies' states while it is carried out; a policy that was dropped meanwhile, and a state that is half done,
+are not given back; a fault of the machinery is the result of everything that was in the batch, and a policy
+that it keeps from leaving the device stays there, whole.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,15 +17,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import PACKED
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Pass, Passed
+from services.trainer import metrics
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import PolicyTask
+from services.trainer.adapters.policies.tasks import PolicyTask, carry_out
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
-from services.trainer.adapters.policies.worker import PolicyWorker
 from services.trainer.adapters.states.training_state import (
     ParkedState,
     TrainingState,
@@ -32,21 +35,43 @@ from services.trainer.adapters.states.training_state import (
 )
 from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
 from services.trainer.core.algorithms import WaveBatch, measuring_runs
+from services.trainer.core.operations import NotResident
 from services.trainer.core.refusals import CheckpointLost, NotFinite
-from services.trainer.core.scheduler import SchedulerLimits
+from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 class ResidentPolicies:
-    """`Policies` of one process."""
+    """`Policies` of one process. Its tiers are changed on the event loop only, but for swaps."""
 
-    def __init__(self, facts: BaseFacts, worker: PolicyWorker, *, layout: str) -> None:
-        self.facts = facts
+    def __init__(
+        self,
+        base: ScoringBase,
+        *,
+        stepper: ThreadPoolExecutor,
+        exporter: ThreadPoolExecutor,
+        tiers: PolicyTiers,
+        limits: SchedulerLimits,
+        max_tokens: int,
+        layout: str,
+    ) -> None:
+        self.facts = base.facts
         self.layout = layout
-        self._worker = worker
-        self._tiers = worker.tiers
+        self._base = base
+        self._stepper = stepper
+        self._exporter = exporter
+        self._tiers = tiers
+        self._limits = limits
+        self._max_tokens = max_tokens
+        self._at_work: dict[PolicyId, ResidentPolicy] = {}
+        self._schedule = Schedule()
+        self._tasks: dict[int, PolicyTask] = {}
+        self._numbers = itertools.count()
+        self._news = asyncio.Event()
 
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy in memory is."""
@@ -58,13 +83,13 @@ class ResidentPolicies:
 
     def has(self, policy_id: PolicyId) -> bool:
         """Return whether the policy is in memory, or at work."""
-        return policy_id in self._worker.at_work or self._tiers.get(policy_id) is not None
+        return policy_id in self._at_work or self._tiers.get(policy_id) is not None
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
         """Put a policy into memory from a snapshot, or as initialised; it stays until released."""
         self.forget(policy_id)
         state = await self._read(lora, data, uri=f"snapshot of {policy_id}")
-        await self._worker.put(policy_id, ResidentPolicy(state, stays=True))
+        await self._swap_out(self._tiers.put(policy_id, ResidentPolicy(state, stays=True)))
 
     def release(self, policy_id: PolicyId) -> None:
         """Allow a policy to leave memory."""
@@ -77,11 +102,11 @@ class ResidentPolicies:
     def forget(self, policy_id: PolicyId) -> None:
         """Drop a policy from memory; what is at work on it is not given back."""
         self._tiers.forget(policy_id)
-        self._worker.at_work.pop(policy_id, None)
+        self._at_work.pop(policy_id, None)
 
     def forget_all(self) -> None:
         """Drop every policy."""
-        for policy_id in [*self._tiers.tiers(), *self._worker.at_work]:
+        for policy_id in [*self._tiers.tiers(), *self._at_work]:
             self.forget(policy_id)
 
     def begin_pass(
@@ -92,7 +117,7 @@ class ResidentPolicies:
             return self._begin(policy_id, tenant_id, work, alone=alone)
         runs = (
             self._begin(policy_id, tenant_id, run, alone=alone)
-            for run in measuring_runs(work, max_tokens=self._worker.limits.max_tokens)
+            for run in measuring_runs(work, max_tokens=self._limits.max_tokens)
         )
         return self._measure(work, next(runs), runs)
 
@@ -135,22 +160,95 @@ class ResidentPolicies:
         alone: bool = False,
     ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `tasks.Done`
         task = PolicyTask(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
-        self._worker.add_task(task, tenant_id, alone=alone)
+        number = next(self._numbers)
+        self._tasks[number] = task
+        resident = self._at_work.get(policy_id) or self._tiers.get(policy_id)
+        self._schedule = self._schedule.add(
+            Operation(
+                policy_id=policy_id,
+                tenant_id=tenant_id,
+                seq=number,
+                kind=task.kind,
+                rank=resident.state.lora.rank if resident else 1,
+                tokens=task.tokens,
+                alone=alone,
+            )
+        )
+        self._news.set()
         return task.done
 
     async def _written(
         self, parked: "asyncio.Future[ParkedState]", write: Callable[[ParkedState], object]
     ) -> Any:  # what a copy or an export gives
         state = await parked
-        return await self._worker.write(lambda: write(state))
+        return await asyncio.get_running_loop().run_in_executor(self._exporter, write, state)
 
     async def _read(self, lora: LoraSpec, data: bytes | None, *, uri: str) -> TrainingState:
         try:
-            return await self._worker.compute(
+            return await self._compute(
                 lambda: new_state(self.facts, lora) if data is None else read_state(self.facts, lora, data)
             )
         except ValueError as error:
             raise CheckpointLost(uri=uri, problem=str(error)) from error
+
+    async def run(self) -> None:
+        """Carry out plans until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._schedule.waiting:
+                await self._carry_out_next()
+
+    async def _carry_out_next(self) -> None:
+        plan, self._schedule = self._schedule.plan(self._limits, on_device=self._tiers.on_device())
+        await self._swap_out(self._tiers.find(plan.swap_out))
+        if plan.batch:
+            metrics.BATCH_POLICIES.observe(len({operation.policy_id for operation in plan.batch}))
+        planned = [operation.seq for operation in (*plan.batch, *plan.steps, *plan.upkeep)]
+        await self._carry_out([self._tasks.pop(number) for number in planned])
+
+    async def _carry_out(self, tasks: Sequence[PolicyTask]) -> None:
+        for task in tasks:
+            if self._tiers.get(task.policy_id) is None:
+                task.settle(NotResident(policy_id=task.policy_id))
+        tasks = [task for task in tasks if not task.done.done()]
+        if not tasks:
+            return
+        policies = dict.fromkeys(task.policy_id for task in tasks)
+        self._at_work = {policy_id: self._tiers.take(policy_id) for policy_id in policies}
+        residents = dict(self._at_work)
+        work = self._compute(
+            lambda: carry_out(self._base, self._tiers, tasks, residents, max_tokens=self._max_tokens)
+        )
+        (worked,) = await asyncio.gather(work, return_exceptions=True)
+        # A policy that was dropped meanwhile is not given back.
+        kept, self._at_work = self._at_work, {}
+        if isinstance(worked, BaseException):
+            for task in tasks:
+                task.settle(worked)
+            return
+        results, spoilt = worked
+        surplus: list[ResidentPolicy] = []
+        for policy_id in [one for one in kept if one not in spoilt]:
+            # All before the first await: who is forgotten must be found.
+            surplus = self._tiers.put(policy_id, kept[policy_id])
+        await self._swap_out(surplus)
+        for task, result in zip(tasks, results, strict=True):
+            task.settle(result)
+
+    async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
+        """Move policies off the device; the next plan tries again with those that a fault keeps there."""
+        for resident in residents:
+            moving = self._compute(partial(self._tiers.swap_out, resident))
+            (fault,) = await asyncio.gather(moving, return_exceptions=True)
+            if fault is not None:
+                _log.error("policy not moved off the device", exc_info=fault)
+        if residents:
+            self._tiers.trim()
+
+    async def _compute(self, work: Callable[[], T]) -> T:
+        """Do something on the thread that computes. Raises RuntimeError when that has been shut down."""
+        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
 
 
 @asynccontextmanager
@@ -172,7 +270,7 @@ async def open_policies(
         ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
     ):
         base = await asyncio.get_running_loop().run_in_executor(stepper, load)
-        worker = PolicyWorker(
+        policies = ResidentPolicies(
             base,
             stepper=stepper,
             exporter=exporter,
@@ -181,10 +279,11 @@ async def open_policies(
             ),
             limits=limits,
             max_tokens=max_tokens or base.microbatch_tokens,
+            layout=layout,
         )
         async with asyncio.TaskGroup() as work:
-            runner = work.create_task(worker.run())
+            runner = work.create_task(policies.run())
             try:
-                yield ResidentPolicies(base.facts, worker, layout=layout)
+                yield policies
             finally:
                 runner.cancel()
