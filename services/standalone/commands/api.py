@@ -120,7 +120,7 @@ def _running(folder: Path | None) -> PublicApi:
         run.gateway_url,
         state.secrets().api_key,
         key_in_shell=key_in_shell,
-        when_away="The stack may still be starting: `mint status` shows its parts.",
+        when_away=f"It may still be starting: `mint status --dir {state.root}` shows its parts.",
     )
 
 
