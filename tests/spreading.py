@@ -9,18 +9,17 @@ from xdist.scheduler import LoadScopeScheduling
 _WHOLE_STACK = "whole stack"
 _TOGETHER = {
     _WHOLE_STACK: ("tests/e2e/", "tests/security/test_files.py"),
+    "experts": ("tests/integration/loader/test_moe.py", "tests/integration/loader/test_routes.py"),
     "engine": ("tests/integration/loader/",),
     "tinker": ("tests/integration/tinker/",),
     "gateway": ("tests/integration/gateway/",),
 }
-"""Tests that share what takes long to start: they stay on one worker, which starts it once."""
+"""Tests that share what takes long to start and stay on one worker, which starts it once; the first fits."""
 _ALONE = (
     "tests/e2e/test_demo.py",
     "tests/e2e/test_wheel.py",
     "tests/integration/loader/test_fair_scheduler.py",
-    "tests/integration/loader/test_moe.py",
     "tests/integration/loader/test_process.py",
-    "tests/integration/loader/test_routes.py",
 )
 """Files among those that start what they need themselves."""
 _ONE_BY_ONE = (

@@ -2,14 +2,13 @@
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import peft
 import pytest
-import pytest_asyncio
 import torch
 from safetensors.torch import load_file
 
@@ -50,27 +49,11 @@ from tests.integration.loader.moe_base import (
 )
 from tools.make_moe_base import TINY, make_moe_base
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
 TOLERANCE = 1e-4
 ROUNDING = 1e-5
 """Who shares a step, and so the order of its float32 sums, differs from answer to answer."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def moe8(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    """Start one engine over a base of 8 experts."""
-    base = tmp_path_factory.mktemp("moe8")
-    facts = make_moe_base(base, experts=8)
-    async with running_engine(base, facts) as engine:
-        yield Served(engine, base, facts)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def served(moe8: Served) -> AsyncIterator[Served]:
-    """Lend the engine, and empty it."""
-    yield moe8
-    await moe8.unload_all()
 
 
 async def assert_all_layouts_serve_alike(served: Served, folder: Path) -> None:

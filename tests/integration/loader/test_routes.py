@@ -2,13 +2,11 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 import torch
 
 from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
@@ -20,23 +18,13 @@ from services.trainer.adapters.model.resident_base import load_base as load_trai
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
-from tests.integration.loader.moe_base import Served, load_base, running_engine
-from tools.make_moe_base import make_moe_base
+from tests.integration.loader.moe_base import Served, load_base
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 ASKING = Sampling(max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True)
 BLOCK = 128
 """Tokens of a block of the prefix cache."""
 Answers = list[tuple[tuple[int, ...], np.ndarray]]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    """Start one engine over a base of 8 experts."""
-    base = tmp_path_factory.mktemp("routes")
-    facts = make_moe_base(base, experts=8)
-    async with running_engine(base, facts, max_context=256) as engine:
-        yield Served(engine, base, facts)
 
 
 async def sample(
