@@ -114,6 +114,15 @@ async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
     assert scored["choices"][0]["logprobs"]["token_logprobs"][0] is None
 
 
+async def test_a_schema_is_not_checked_by_intersecting_its_patterns(api: Api) -> None:
+    # llguidance would, and hold the loader's loop up until its engine is taken for dead.
+    hard = {"allOf": [{"type": "string", "pattern": f".*a{'.' * i}b.*"} for i in range(20)]}
+    schema = {"type": "object", "properties": {"a": hard, "b": {"type": "integer", "multipleOf": 7}}}
+    refused = await api.ask("completion", prompt="f", max_tokens=2, structured_outputs={"json": schema})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "request_refused"), refused.text
+    assert "not supported by xgrammar" in refused.text
+
+
 async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
     spaces = dict.fromkeys(map(str, await rig.client.tokenize(" \n\t")), -100)
