@@ -114,6 +114,26 @@ async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
     assert scored["choices"][0]["logprobs"]["token_logprobs"][0] is None
 
 
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"regex": "(" * 120 + "a" + "+)" * 120},
+        {
+            "grammar": "\n".join(
+                ["root ::= r0", *(f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(60)), 'r60 ::= "a"']
+            )
+        },
+    ],
+    ids=["regex", "grammar"],
+)
+async def test_an_ambiguous_structure_ends_its_own_request(api: Api, structure: dict[str, str]) -> None:
+    # Followed to its end it would take minutes of the engine's loop, and grow with the third power.
+    asked = {"prompt": "f abcd=", "max_tokens": 200, "min_tokens": 200, "structured_outputs": structure}
+    refused = await api.ask("completion", **asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "request_refused"), refused.text
+    assert "or not in time" in refused.text
+
+
 async def test_a_schema_is_not_checked_by_intersecting_its_patterns(api: Api) -> None:
     # llguidance would, and hold the loader's loop up until its engine is taken for dead.
     hard = {"allOf": [{"type": "string", "pattern": f".*a{'.' * i}b.*"} for i in range(20)]}

@@ -124,9 +124,7 @@ class CallEngine:
                 error = unanswered(completion, served=served)
                 if is_structured and completion.stop_reason is None:
                     # vLLM compiles and follows grammars in the engine, and says no more of a wrong one.
-                    problem = "the engine cannot compile this grammar, schema or pattern"
-                    if self.has_begun:
-                        problem = "this grammar, schema or pattern is too ambiguous to follow"
+                    problem = "the engine cannot compile this grammar, schema or pattern, or not in time"
                     raise RequestRefused(field="structured_outputs", problem=problem) from error
                 raise error
 
