@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -130,6 +132,28 @@ async def test_each_newcomer_has_a_step_of_its_own(
         assert not any(task.done() for task in tasks)
     own = [who for who in steps.values() if any(name.startswith("own") for name in who)]
     assert own == [{f"own-{number}"} for number in range(4)]
+
+
+async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: Counter[float] = Counter()
+    processor = engine._llm.output_processor
+    process = processor.process_outputs
+
+    def late(outputs: Any, timestamp: float, *rest: Any, **options: Any) -> Any:
+        steps[timestamp] += len(outputs)
+        until = time.perf_counter() + 0.01 * len(outputs)
+        while time.perf_counter() < until:
+            pass
+        return process(outputs, timestamp, *rest, **options)
+
+    async with asyncio.timeout(120):
+        assert await generate(engine, "about", tenant="few") == 1
+        monkeypatch.setattr(processor, "process_outputs", late)
+        assert await generate(engine, "late", tenant="many", n=SEATS, new=40) == 40 * SEATS
+    assert max(steps.values()) == SEATS
+    assert min(steps.values()) < SEATS
 
 
 def _number_of(request_id: str) -> str:

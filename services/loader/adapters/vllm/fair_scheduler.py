@@ -6,7 +6,7 @@ Here (docs/adr/0018-fair-shares.md)
 - running sequences stand in the order of what their tenants hold of the KV cache, the most last: vLLM hands
   out a step's tokens from the front, and takes memory back from the end;
 - a newcomer gets room in the KV cache from who holds more than an even share, and a step of its own;
-- while several tenants are about, a step is short;
+- while several tenants are about, a step is short, and has fewer sequences when the loader is behind;
 - no step begins while the outputs of several others are still to be taken in.
 
 A request's tenant is its ``cache_salt``.
@@ -30,9 +30,12 @@ from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
+from services.loader.core.step_size import next_step
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
+LEAST_SEQUENCES = 4
+"""A step has at least so many, however far the loader is behind."""
 ABOUT_SECONDS = 10.0
 """How long a tenant is about after its last sequence."""
 
@@ -122,10 +125,14 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self._seen_at: dict[str, float] = {}
         self._sent = SentOutputs(self.vllm_config.additional_config[TAKEN])
         self._was_own_step = False
+        self._step_sequences = self.max_num_running_reqs
 
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
         """Plan a step, when the outputs of earlier ones are taken in."""
-        self._sent.wait()
+        is_behind = self._sent.wait()
+        self._step_sequences = next_step(
+            self._step_sequences, least=LEAST_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
+        )
         fair = self.waiting.fair
         fair.set_running(Counter(map(tenant_of, self.running)))
         self._bound_step(fair.tenants, now=time.monotonic())
@@ -134,6 +141,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         if len(fair.tenants) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
             aside = self._admit_newcomer(was_own_step=was_own_step)
+        aside = aside or self._bound_sequences()
         step = super().schedule(*args, **options)
         self.running = [*aside, *self.running]
         self.waiting.newcomer = None
@@ -173,6 +181,17 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self.waiting.newcomer = found[0]
         self._was_own_step = True
         aside, self.running = self.running, []
+        return aside
+
+    def _bound_sequences(self) -> list[Request]:
+        """Keep as many as the loader takes in, while others are about; return who leaves this step.
+
+        They are the first of the next one. Steps that are planned ahead stay whole, as above.
+        """
+        if len(self._seen_at) < 2 or self.scheduler_config.async_scheduling:
+            return []
+        kept = self._step_sequences
+        self.running, aside = self.running[:kept], self.running[kept:]
         return aside
 
     def _make_room(self, tenant: str, request: Request) -> None:

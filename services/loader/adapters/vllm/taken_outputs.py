@@ -61,13 +61,23 @@ class SentOutputs:
         """Remember that a step's outputs were sent."""
         self._sent.append(timestamp)
 
-    def wait(self) -> None:
-        """Return once few enough are on their way, or after a while."""
+    def wait(self) -> bool:
+        """Return once few enough are on their way, or after a while; whether the loader was behind."""
+        if len(self._sent) > MOST_AHEAD:
+            self._read(0.0)
+        is_behind = len(self._sent) > MOST_AHEAD
         give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-        while len(self._sent) > MOST_AHEAD:
-            left_ms = 1000 * max(0.0, give_up_at - time.monotonic())
-            if not self._poller.poll(left_ms) or not (told := os.read(self._reading, _READ_BYTES)):
-                return
-            (taken,) = _TIME.unpack_from(told, len(told) - _TIME.size)
-            while self._sent and self._sent[0] <= taken:
-                self._sent.popleft()
+        while len(self._sent) > MOST_AHEAD and self._read(give_up_at - time.monotonic()):
+            pass
+        return is_behind
+
+    def _read(self, seconds: float) -> bool:
+        """Wait for what the loader tells; return whether it told something."""
+        is_told = self._poller.poll(1000 * max(0.0, seconds))
+        told = os.read(self._reading, _READ_BYTES) if is_told else b""
+        if not told:
+            return False
+        (taken,) = _TIME.unpack_from(told, len(told) - _TIME.size)
+        while self._sent and self._sent[0] <= taken:
+            self._sent.popleft()
+        return True
