@@ -15,6 +15,7 @@ import msgspec
 from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
+from mint_common.settings import DSN_FORM
 
 __all__ = ["Row", "from_row", "migrate", "open_pool", "translating_errors"]
 
@@ -32,8 +33,9 @@ _REFUSALS = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
+    asyncpg.ClientConfigurationError,
 )
-"""Of a login: a wrong password, no such database, no right to connect to it."""
+"""Of a login: a wrong password, no such database, no right to connect to it, a wrong parameter."""
 
 
 async def open_pool(
@@ -50,7 +52,7 @@ async def open_pool(
     when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
     given back is reset, which is a round trip to the server: without ``resets`` its users leave nothing
     behind in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
-    Raises Unavailable, and SettingInvalid when the server refuses the login.
+    Raises Unavailable, and SettingInvalid when ``dsn`` cannot be read or the server refuses the login.
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
@@ -77,6 +79,9 @@ async def open_pool(
                 )
         except _REFUSALS as error:
             raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=str(error)) from error
+        except ValueError:
+            # Of a "/" in the password, for one: the text quotes what follows as the port.
+            raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=DSN_FORM) from None
         except Unavailable:
             if asyncio.get_running_loop().time() > deadline:
                 raise

@@ -6,6 +6,7 @@ effect is worse than none. A variable that is set to the empty text counts as no
 """
 
 from mint_common.settings.blocks import (
+    DSN_FORM,
     SHARED,
     BlobSettings,
     Block,
@@ -21,6 +22,7 @@ from mint_common.settings.blocks import (
 from mint_common.settings.read import SettingDoc, describe_settings, read_settings
 
 __all__ = [
+    "DSN_FORM",
     "SHARED",
     "BlobSettings",
     "Block",

@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+DSN_FORM = "must be postgresql://user:password@host:port/database, the password percent-encoded"
+"""What is said of a connection string that is none; the string itself may be a password."""
+
 
 class Block(BaseModel):
     """A group of settings. A field with ``repr=False`` is a secret: no error or log shows its value."""
@@ -29,8 +32,12 @@ class PostgresSettings(Block):
     @field_validator("dsn")
     @classmethod
     def _check_dsn(cls, dsn: str) -> str:
-        if urlsplit(dsn).scheme not in {"postgresql", "postgres"}:
-            raise ValueError("must be postgresql://user:password@host:port/database")
+        try:
+            scheme = urlsplit(dsn).scheme
+        except ValueError:
+            scheme = ""  # the text of the error may quote the password
+        if scheme not in {"postgresql", "postgres"}:
+            raise ValueError(DSN_FORM)
         return dsn
 
 

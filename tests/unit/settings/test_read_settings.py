@@ -169,6 +169,15 @@ def test_no_error_and_no_repr_shows_a_secret() -> None:
         assert secret not in shown
 
 
+@pytest.mark.parametrize("password", ["pa\N{ACCOUNT OF}ss-secret", "se[cret]pw"])
+def test_a_password_that_no_url_may_hold_is_not_shown(password: str) -> None:
+    with pytest.raises(SettingInvalid, match="percent-encoded; found a secret of") as caught:
+        read(MINT_POSTGRES_DSN=f"postgresql://mint:{password}@host/db")
+    said = str(caught.value)
+    assert not any(part in said for part in (password, "ss-secret", "se[", "cret]", "]pw"))
+    assert caught.value.__cause__ is None
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         read().http.port = 1  # type: ignore[misc]  # that it fails is the point

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.errors import Unavailable
+from mint_common.errors import SettingInvalid, Unavailable
 from services.standalone.adapters import backup
 
 
@@ -22,3 +22,9 @@ def test_an_address_that_is_none_of_postgres_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="DSN"):
         backup.back_up("mysql://localhost/mint", tmp_path / "blobs", tmp_path / "backup")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_that_does_not_stand_in_an_address_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid, match=r"percent-encoded$") as refused:
+        backup.back_up("postgresql://mint:hush/hush@localhost/mint", tmp_path / "blobs", tmp_path / "backup")
+    assert refused.value.__cause__ is None
