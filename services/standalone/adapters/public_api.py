@@ -19,6 +19,7 @@ from mint_common.datasets import Problem
 from mint_common.errors import (
     AlreadyExists,
     InvalidField,
+    MintError,
     NotFound,
     RequestRefused,
     Unauthorized,
@@ -81,7 +82,7 @@ class PublicApi:
         """Connect later. ``seconds`` is how long an answer may take that nothing big is read for.
 
         ``key_in_shell`` is what a shell makes the key of, to be shown instead of it. ``when_away`` is what to
-        do when the gateway does not answer.
+        do when nothing listens there.
         """
         self.url = base_url.rstrip("/")
         self.key_in_shell = key_in_shell
@@ -268,12 +269,11 @@ class PublicApi:
         if not isinstance(payload, Mapping):
             raise self._unreadable(response)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise Unauthorized(problem=f"{payload.get('message')} It was sent to {self.url}.")
+            message = payload.get("message") or "The API key is refused."
+            raise Unauthorized(problem=f"{message} It was sent to {self.url}.")
         if payload.get("code") == "model_not_found":
-            missing = NotFound(kind="model", name=json.loads(response.request.content)["model"])
-            if payload.get("message") == str(missing):
-                raise missing
-            raise RequestRefused(field="model", problem=str(payload["message"]))  # of its revision or alias
+            model = json.loads(response.request.content)["model"]
+            raise _model_not_found(model, message=str(payload["message"]))
         if isinstance(payload.get("errors"), list):
             raise _rows_refused(payload)
         if {"param", "type"} <= payload.keys() and response.status_code in _CALLERS_FAULT:
@@ -294,8 +294,16 @@ class PublicApi:
 
     def _unavailable(self, error: httpx.HTTPError) -> Unavailable:
         problem = str(error) or type(error).__name__
-        advice = f". {self._when_away}" if self._when_away else ""
+        is_away = isinstance(error, httpx.ConnectError)
+        advice = f". {self._when_away}" if is_away and self._when_away else ""
         return Unavailable(what=self._what, problem=f"{problem}{advice}")
+
+
+def _model_not_found(model: str, *, message: str) -> MintError:
+    """Return the error of a model whose name or policy is not there, or whose revision or alias is not."""
+    names = (NotFound(kind="model", name=model), NotFound(kind="policy", name=model.partition("@")[0]))
+    missing = next((each for each in names if str(each) == message), None)
+    return missing or RequestRefused(field="model", problem=message)
 
 
 def _rows_refused(payload: Mapping[str, Any]) -> RowsRefusedError:  # JSON

@@ -115,12 +115,12 @@ def _running(folder: Path | None) -> PublicApi:
     run = state.read_run()
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
-    key_in_shell = f"$(cat {shlex.quote(str(state.api_key_file))})"
+    status = f"mint status --dir {shlex.quote(str(state.root))}"
     return PublicApi(
         run.gateway_url,
         state.secrets().api_key,
-        key_in_shell=key_in_shell,
-        when_away=f"It may still be starting: `mint status --dir {state.root}` shows its parts.",
+        key_in_shell=f"$(cat {shlex.quote(str(state.api_key_file))})",
+        when_away=f"It may still be starting: `{status}` shows its parts.",
     )
 
 

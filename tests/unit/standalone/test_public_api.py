@@ -133,6 +133,21 @@ def test_an_unknown_key_is_told_with_where_it_was_sent(
         api.get("/policies")
 
 
+def test_a_refused_key_is_told_without_a_message_too(api: PublicApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlowGateway, "do_GET", answering(401, {"code": "unauthorized"}))
+    with pytest.raises(Unauthorized, match=r"^The API key is refused\. It was sent to http://127\.0\.0\.1:"):
+        api.get("/policies")
+
+
+def test_a_gateway_that_is_slow_is_not_said_to_be_starting(bodies: list[bytes], api: PublicApi) -> None:
+    with (
+        PublicApi(api.url, "tml-key", seconds=SECONDS, when_away="It may still be starting.") as hasty,
+        pytest.raises(Unavailable) as refused,
+    ):
+        hasty.get("/policies")
+    assert "starting" not in str(refused.value)
+
+
 def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
     api: PublicApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +170,7 @@ def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
     ("message", "told"),
     [
         ("No model named 'counter@2'.", NotFound),
+        ("No policy named 'counter'.", NotFound),
         ("Revision 2 of policy 'counter' is retired: restore it, or name another one.", RequestRefused),
     ],
 )
