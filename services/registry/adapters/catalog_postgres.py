@@ -144,7 +144,10 @@ class PostgresCatalog:
         self._ledger = ledger
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return the stored one; norms may be added later. Raises BaseChanged."""
+        """Store a base, or return the stored one.
+
+        Norms may be added later. Raises BaseChanged for another digest.
+        """
         values = msgspec.to_builtins(facts)
         await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, now)
         if facts.norms:
@@ -155,7 +158,7 @@ class PostgresCatalog:
         return stored
 
     async def base(self, name: BaseName | str) -> BaseFacts:
-        """Return a base."""
+        """Return a base. Raises NotFound."""
         facts = await self._pool.fetchval("SELECT facts FROM bases WHERE name = $1", name)
         return msgspec.convert(found(facts, "base", name), BaseFacts)
 
@@ -189,7 +192,7 @@ class PostgresCatalog:
         return described
 
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
-        """Return a tenant's policy by id or name."""
+        """Return a tenant's policy by id or name. Raises NotFound."""
         column = "policy_id" if is_policy_id(key) else "name"
         row = await self._pool.fetchrow(
             f"{POLICY} WHERE tenant_id = $1 AND policy.{column} = $2", tenant_id, key
@@ -206,7 +209,7 @@ class PostgresCatalog:
         return await list_policies(self._pool, tenant_id, wanted, limit=limit, after=after)
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
-        """Return a revision by number or digest."""
+        """Return a revision by number or digest. Raises NotFound."""
         return await _find_revision(self._pool, policy_id, key)
 
     async def best(self, policy_id: PolicyId) -> RevisionRecord:
