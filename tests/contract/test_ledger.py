@@ -182,7 +182,10 @@ async def test_events_stay_off_the_bus_until_the_commit(under_test: LedgerUnderT
 
 async def test_events_go_out_in_the_order_of_emission(under_test: LedgerUnderTest) -> None:
     expected = events(30)
-    for number, event in enumerate(expected):
+    async with under_test.ledger.transaction("cause") as transaction:
+        await transaction.emit(*expected[:2])
+        await transaction.emit(expected[2])
+    for number, event in enumerate(expected[3:], start=3):
         await commit(under_test.ledger, f"cause-{number}", event)
     found = await under_test.published()
     assert [each.id for each in found] == [event.id for event in expected]
