@@ -204,10 +204,10 @@ def _read_grader(api: PublicApi, path: Path | None, method: Method) -> Json:
 
 
 def read_json(grader: Path) -> Json:
-    """Return the JSON of a file with a grader. Raises InvalidField."""
+    """Return the JSON of a file with a grader. Raises InvalidField, OSError."""
     try:
         return json.loads(grader.read_bytes())
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InvalidField(field="--grader", problem=f"{grader} is no JSON: {error}") from error
 
 
