@@ -63,8 +63,8 @@ async def open_stack(
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
 
-    Raises StackRunningError and GatewayPortBusyError before anything starts, and Unavailable when a part
-    never became ready.
+    Raises StackRunningError and GatewayPortBusyError before anything starts, and LocalFailureError when a
+    part never became ready.
     """
     with folder.taken() as lock:
         blueprint = await _plan_stack(folder, bases, port=port, settings=settings, services=services)

@@ -64,7 +64,7 @@ class DatabaseInUse(AlreadyExists):
 def back_up(dsn: str, blobs: Path, target: Path) -> int:
     """Write a backup to a new folder; return how many blobs are in it.
 
-    Raises AlreadyExists, BackupExposed and Unavailable.
+    Raises AlreadyExists, BackupExposed, SettingInvalid, Unavailable and LocalFailureError.
     """
     with new_folder(target, mode=0o700) as draft:
         if draft.stat().st_mode & OTHERS:
@@ -78,8 +78,8 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
     """Fill an empty database and a blob folder from a backup; return how many blobs.
 
     Blobs come first: what the database names is there when it is. Webhooks are paused in the transaction
-    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, DatabaseInUse and
-    Unavailable.
+    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, DatabaseInUse,
+    SettingInvalid, Unavailable and LocalFailureError.
     """
     if not (source / DUMP).is_file():
         raise NotFound(kind="backup", name=str(source))
@@ -92,7 +92,9 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
 
 
 async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
-    """Dump the database, and copy what the trainer's rows in the dump name. Raises Unavailable.
+    """Dump the database, and copy what the trainer's rows in the dump name.
+
+    Raises Unavailable, SettingInvalid and LocalFailureError.
 
     What is removed between the rows and the copy makes the rows too old, so later ones are read. What two
     readings name and neither finds was lost before.

@@ -139,7 +139,7 @@ class PublicApi:
     def download(self, path: str, folder: Path, progress: Progress) -> str:
         """Write an adapter into a folder that is not there yet, whole or not at all; return its digest.
 
-        Raises AlreadyExists, and Unavailable when the bytes that came are not those that were told of.
+        Raises AlreadyExists, and LocalFailureError when the bytes that came are not those that were told of.
         """
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mint_common.datasets import Problem
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError
 
 
 class StackRunningError(MintError):
@@ -18,7 +18,7 @@ class AddressIncompleteError(MintError):
     """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
 
 
-class LocalFailureError(Unavailable):
+class LocalFailureError(MintError):
     """{what}: {problem}"""
 
 

@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, Unavailable
+from mint_common.errors import AlreadyExists
 from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.backup import DatabaseInUse
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.cli import app
+from services.standalone.core.refusals import LocalFailureError
 from tests.conftest import RunningServer
 from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, running, settings_of
 
@@ -101,7 +102,7 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
     shutil.copytree(target, damaged)
     os.truncate(damaged / "database.dump", (damaged / "database.dump").stat().st_size * 3 // 4)
     broken = await asyncio.to_thread(invoke, "restore", str(damaged), "--dir", str(state))
-    assert isinstance(broken.exception, Unavailable), (broken.output, broken.exception)
+    assert isinstance(broken.exception, LocalFailureError), (broken.output, broken.exception)
 
     restored = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
 

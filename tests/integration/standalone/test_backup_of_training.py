@@ -17,6 +17,7 @@ from mint_common.errors import Unavailable
 from mint_common.ids import PolicyId
 from mint_common.runtime.postgres import open_pool
 from services.standalone.adapters import backup
+from services.standalone.core.refusals import LocalFailureError
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import Packed, Snapshot
 
@@ -137,7 +138,7 @@ async def test_states_replaced_faster_than_they_are_copied_are_told(
         return copy(file, place)
 
     monkeypatch.setattr(backup, "copy_blob", copy_late)
-    with pytest.raises(Unavailable, match="replaced faster than they are copied"):
+    with pytest.raises(LocalFailureError, match="replaced faster than they are copied"):
         await _back_up(trained, tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
 

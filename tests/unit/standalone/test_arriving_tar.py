@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mint_common.errors import Unavailable
 from services.standalone.adapters.arriving_tar import read_adapter, read_model
+from services.standalone.core.refusals import LocalFailureError
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 3_000_000}
 
@@ -78,7 +78,7 @@ def test_a_tar_becomes_a_folder(tmp_path, size) -> None:
 )
 def test_what_is_no_adapter_leaves_nothing(tmp_path, content, headers) -> None:
     headers = {"content-length": str(len(content)), **headers}
-    with pytest.raises(Unavailable):
+    with pytest.raises(LocalFailureError):
         read_adapter(parts(content, 65_536), headers, tmp_path / "a", lambda *_: None)
     assert not list(tmp_path.iterdir())
 
@@ -101,7 +101,7 @@ def test_a_model_with_all_of_its_weights_becomes_a_folder(tmp_path) -> None:
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors.index.json", "2.safetensors"])
 def test_a_model_without_one_of_its_files_leaves_nothing(tmp_path, missing: str) -> None:
     content = tar_of({name: data for name, data in MODEL.items() if name != missing})
-    with pytest.raises(Unavailable):
+    with pytest.raises(LocalFailureError):
         read_model(parts(content, 1000), len(content), tmp_path / "a", lambda *_: None)
     assert not list(tmp_path.iterdir())
 
@@ -109,6 +109,6 @@ def test_a_model_without_one_of_its_files_leaves_nothing(tmp_path, missing: str)
 @pytest.mark.parametrize("more", [-512, 512])
 def test_a_model_of_another_size_leaves_nothing(tmp_path, more: int) -> None:
     content = tar_of(MODEL)
-    with pytest.raises(Unavailable):
+    with pytest.raises(LocalFailureError):
         read_model(parts(content, 1000), len(content) + more, tmp_path / "a", lambda *_: None)
     assert not list(tmp_path.iterdir())

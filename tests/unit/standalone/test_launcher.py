@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.errors import Unavailable
 from mint_launcher import entries_before, own_package, owners_of, without
 from services.standalone.adapters.bases import _add_elsewhere
+from services.standalone.core.refusals import LocalFailureError
 
 MINT = (sys.executable, "-P", "-m", "mint_launcher")
 
@@ -53,7 +53,7 @@ def test_a_base_is_imported_by_a_process_that_ignores_the_folder_it_stands_in(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project)
-    with pytest.raises(Unavailable):
+    with pytest.raises(LocalFailureError):
         _add_elsewhere(project / "bases", "no-such-base")
     assert "'no-such-base': is neither a folder, nor one of" in capfd.readouterr().err
 
