@@ -162,8 +162,8 @@ async def test_bytes_are_those_of_the_weights(rig: Any) -> None:
 
 
 async def test_eviction_gives_memory_back_however_many_names_were_seen(rig: Any) -> None:
-    # Not those of whole stacks, which other tests keep running: their parents are loaders.
-    (engine,) = [p for p in psutil.Process().children() if "EngineCore" in p.name()]
+    (running,) = rig.engine._llm.engine_core.resources.engine_manager.processes
+    engine = psutil.Process(running.pid)
     revision = await rig.revision(101, rank=16)
     folder = (await rig.tiers._staging.stage(revision)).folder
 
