@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 _WHOLE_STACK = "whole stack"
 _TOGETHER = {
     _WHOLE_STACK: ("tests/e2e/", "tests/security/test_files.py"),
-    "experts": ("tests/integration/loader/test_moe.py", "tests/integration/loader/test_routes.py"),
+    "experts": ("tests/integration/loader/experts/",),
     "engine": ("tests/integration/loader/",),
     "tinker": ("tests/integration/tinker/",),
     "gateway": ("tests/integration/gateway/",),

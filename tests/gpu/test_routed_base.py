@@ -16,8 +16,8 @@ from services.loader.app import open_engine
 from services.loader.settings import LoaderSettings
 from tests.integration.loader.agreement import agreement
 from tests.integration.loader.conftest import quietly
+from tests.integration.loader.experts.test_routes import ASKING, answers, chosen
 from tests.integration.loader.moe_base import Served, answer, logprobs_under, merged, random_adapter
-from tests.integration.loader.test_routes import ASKING, answers, chosen
 from tools.make_moe_base import make_moe_base
 
 pytestmark = [

@@ -265,22 +265,3 @@ def _kept(announcements: BusAnnouncements) -> list[Event]:
 async def rig(make_rig: Callable[..., Awaitable[Rig]]) -> Rig:
     """Return a loader with everyday limits."""
     return await make_rig()
-
-
-@pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def engine_with_experts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    """Start an engine over a base of 8 experts; a Served, whose module imports torch."""
-    from tests.integration.loader.moe_base import Served, running_engine
-    from tools.make_moe_base import make_moe_base
-
-    base = tmp_path_factory.mktemp("experts")
-    facts = make_moe_base(base, experts=8)
-    async with running_engine(base, facts, max_context=256) as engine:
-        yield Served(engine, base, facts)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def served(engine_with_experts: Any) -> AsyncIterator[Any]:
-    """Lend the engine with experts, and empty it."""
-    yield engine_with_experts
-    await engine_with_experts.unload_all()
