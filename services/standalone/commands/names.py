@@ -85,16 +85,29 @@ def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object
     if error.fields.get("near") or type(error) is not NotFound:
         return error
     name, kind = str(error.name), str(error.kind)
+    if kind == "revision":
+        return _of_policy(name, api, _policy_of(values)) if _policy_of(values) else error
     names = _names_of(api, kind, values)
     near = difflib.get_close_matches(name, names, n=MOST_NEAR) or (names[:MOST_NEAR] if kind in IDS else [])
     return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error
+
+
+def _of_policy(revision: str, api: PublicApi, policy: str) -> NotFound:
+    latest = api.get(path_of("policies", policy))["latest"]
+    name = revision if "@" in revision else f"{policy}@{revision}"
+    near = f"{policy}@{latest['number']} (the latest)" if latest else ""
+    return NotFound(kind="revision", name=name, near=near)
+
+
+def _policy_of(values: Mapping[str, object]) -> str:
+    return str(values.get("policy") or str(values.get("revision", "")).partition("@")[0])
 
 
 def _names_of(api: PublicApi, kind: str, values: Mapping[str, object]) -> list[str]:
     if kind == "model":
         return [*_names_of(api, "policy", values), *_names_of(api, "base", values)]
     path, field = LISTS.get(kind, ("", ""))
-    policy = str(values.get("policy") or str(values.get("revision", "")).partition("@")[0])
+    policy = _policy_of(values)
     if not path or ("{policy}" in path and not policy):
         return []
     return [row[field] for row in api.get(path.replace("/policies/{policy}", path_of("policies", policy)))]

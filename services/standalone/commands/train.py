@@ -215,16 +215,23 @@ def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:
     if not policy:
         if not base:
             raise InvalidField(field="--base", problem="is missing: name a base, or a --policy to train on")
+        _check_base(api, base)
         return Model(name=base, base=base, suffix=suffix_of(rows.path.name))
     try:
         found = api.get(path_of("policies", policy))
     except NotFound:
         if not base:
             raise
+        _check_base(api, base)
         return Model(name=policy, base=base, new_policy=policy)
     if base and base != found["base"]:
         raise InvalidField(field="--base", problem=f"is {base}, and {policy} is over {found['base']}")
     return Model(name=policy, base=found["base"])
+
+
+def _check_base(api: PublicApi, name: str) -> None:
+    """Raise NotFound for an unknown base before a file is sent for it."""
+    api.get(path_of("bases", name))
 
 
 def _begin(api: PublicApi, rows: RowsFile, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:

@@ -151,6 +151,7 @@ def test_nearest_names_stand_in_the_message(mint):
         ("policy", "show", "countr"),
         ("revision", "list", "conter"),
         ("ask", "countr", "hello"),
+        ("ask", "countr@prod", "hello"),
     ):
         assert "There is: counter." in str(refusal(*arguments))
     for arguments in (("revision", "show", "counter", "stagin"), ("adapters", "pin", "counter@stagin")):
@@ -161,6 +162,19 @@ def test_nearest_names_stand_in_the_message(mint):
         assert rule in told.partition("There is: ")[2]
     assert rule in str(refusal("rule", "create", "counter", "near", "accuracy", "0.5"))
     mint("rule", "remove", "counter", rule)
+    latest = json.loads(mint("policy", "show", "counter", "--json"))["latest"]["number"]
+    for arguments in (("revision", "show", "counter", "999"), ("adapters", "pin", "counter@999")):
+        told = f"No revision named 'counter@999'. There is: counter@{latest} (the latest)."
+        assert str(refusal(*arguments)) == told
+
+
+@pytest.mark.parametrize("more", [(), ("--policy", "brand-new")])
+def test_rows_are_not_sent_for_a_base_that_is_unknown(mint, tmp_path, more):
+    rows = tmp_path / "unsent.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n' * 2)
+    refused = CliRunner().invoke(app, ["train", str(rows), "--base", "tny", *more])
+    assert str(refused.exception) == "No base named 'tny'. There is: tiny."
+    assert rows.name not in refused.stderr
 
 
 def test_several_models_are_asked_at_once_and_one_may_refuse(mint):
