@@ -9,9 +9,18 @@ from pathlib import Path
 
 from generated_page import ROOT, generate
 
-from services.gateway.core.openai.engine_bounds import MAX_DEPTH, MAX_NESTED
+from services.gateway.core.openai.engine_bounds import (
+    MAX_CHOICE_BYTES,
+    MAX_COUNT,
+    MAX_COUNTED_PROPERTIES,
+    MAX_DEPTH,
+    MAX_NESTED,
+    MAX_PATTERN_BYTES,
+    MAX_PRODUCT,
+)
 from services.gateway.core.openai.field_rows import Fate, Field
 from services.gateway.core.openai.field_table import PATHS, SAMPLING_PARAMS, TABLE, Endpoint
+from services.gateway.core.openai.fields import STRUCTURES
 
 PAGE = ROOT / "docs/openai.md"
 RESULT = ROOT / "tests/golden/openai/clients.json"
@@ -28,6 +37,16 @@ bounded, set by MinT, ignored or refused, as the tables below say. A field that 
 name with a 400; so is a body that nests deeper than {MAX_DEPTH} levels or has more than {MAX_NESTED:,} lists
 and objects. Wrong values of passed fields are vLLM's to refuse: a 400 that names the field, too. No refusal
 has a status that clients send again.
+
+What an engine compiles is bounded, too. In each of
+{", ".join(f"`{name}`" for name in STRUCTURES)}:
+
+- Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in all; a name has as much.
+- Choices and enumerations have at most {MAX_CHOICE_BYTES >> 10} KiB in all.
+- A count, such as `minItems` or `{{2,8}}`, is at most {MAX_COUNT:,}; the product of those of patterns and
+  grammars is at most {MAX_PRODUCT:,}.
+- An object with `minProperties` or `maxProperties` has at most {MAX_COUNTED_PROPERTIES} properties. Of
+  several such objects the squares of these numbers add up to {MAX_COUNTED_PROPERTIES**2:,} at most.
 
 ## Names
 

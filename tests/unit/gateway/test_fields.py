@@ -242,7 +242,13 @@ def test_any_text_may_be_a_message(text: str) -> None:
 
 
 BOMB = {"type": "array", "minItems": 10**9}
+SMALL = {"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 1}
 WIDE = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(40)}, "minProperties": 1}
+GRAMMARS = {
+    "type": "structural_tag",
+    "format": {"type": "or", "elements": [{"type": "grammar", "grammar": "root ::= " + "[a-z] " * 800}] * 2},
+}
+FACES = [chr(0x1F600 + i) * 1000 for i in range(60)]
 IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
 
 
@@ -260,8 +266,13 @@ IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
         ("structured_outputs", {"grammar": "root ::= " + "[a-z]? " * 4000}),
         ("structured_outputs", {"json": {"type": "string", "pattern": "(a+)" * 4000}}),
         ("structured_outputs", {"json": {"type": "object", "patternProperties": {"a+" * 5000: {}}}}),
-        ("structured_outputs", {"json": {"type": "array", "prefixItems": [WIDE, WIDE]}}),
-        ("structured_outputs", {"json": json.dumps({"type": "array", "prefixItems": [WIDE, WIDE]})}),
+        ("structured_outputs", {"json": {"type": "array", "prefixItems": [WIDE] * 3}}),
+        ("structured_outputs", {"json": {"enum": FACES[:5]}}),
+        ("structured_outputs", {"choice": FACES}),
+        ("structured_outputs", {"choice": FACES[:5]}),
+        ("structured_outputs", {"structural_tag": json.dumps(GRAMMARS)}),
+        ("response_format", GRAMMARS),
+        ("structured_outputs", {"json": json.dumps({"type": "array", "prefixItems": [WIDE] * 3})}),
         ("structured_outputs", {"choice": ["a" * 1000] * 100}),
         ("tools", [{"type": "function", "function": {"name": "f", "parameters": BOMB}}]),
     ],
@@ -287,3 +298,5 @@ def test_a_usual_pattern_passes() -> None:
     chat(structured_outputs={"regex": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"})
     chat(structured_outputs={"json": {"type": "string", "maxLength": 1000, "pattern": "^\\d{4}-\\d{2}$"}})
     chat(structured_outputs={"json": WIDE})
+    chat(structured_outputs={"choice": [f"label {i:020}" for i in range(500)]})
+    chat(tools=[{"type": "function", "function": {"name": f"f{i}", "parameters": SMALL}} for i in range(40)])

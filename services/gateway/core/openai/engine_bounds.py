@@ -5,7 +5,7 @@ A schema of ``{"minItems": 1000000000}`` stops an engine for everybody, so count
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -21,10 +21,12 @@ MAX_COUNT = 1000
 """Of one item, character or property that is repeated."""
 MAX_PRODUCT = 100_000
 """Of all counts of patterns and grammars: they may stand inside one another."""
-MAX_PATTERN = 8 << 10
-"""Characters of a pattern or a grammar: compiling one takes time with the square of them."""
+MAX_PATTERN_BYTES = 8 << 10
+"""Of a field's patterns and grammars together, and of one name: the time to compile grows with the square."""
+MAX_CHOICE_BYTES = 16 << 10
+"""Of a field's choices and enumerations together: each text is compared with the others."""
 MAX_COUNTED_PROPERTIES = 64
-"""Properties of all objects whose number of properties is bounded: time with the third power of them."""
+"""Of an object with a bounded number of properties; of several, the time grows with the sum of squares."""
 _COUNT = re.compile(rb'"(?:min|max)(?:Items|Length|Properties|Contains)":([0-9][0-9.eE+]*)')
 _REPEAT = re.compile(rb"\{(\d*)(?:,(\d*))?\}")
 _DIGITS = 20
@@ -109,26 +111,44 @@ def check_structure(field: str, value: object) -> None:
 
 def _check_compiled(field: str, value: object) -> None:
     """Refuse what an engine would compile for long: it compiles one structure at a time."""
-    counted, waiting = 0, [value]
+    patterns = choices = squares = 0
+    waiting = [value]
     while waiting:
         part = waiting.pop()
         if isinstance(part, list):
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
-            texts = [*part, *(part.get(name) for name in _COMPILED)]
-            if any(isinstance(text, str) and len(text) > MAX_PATTERN for text in texts):
-                problem = f"has a pattern, grammar or name of more than {MAX_PATTERN} characters"
-                raise InvalidField(field=field, problem=problem)
+            if any(len(name.encode()) > MAX_PATTERN_BYTES for name in part):
+                raise InvalidField(field=field, problem=f"has a name of more than {MAX_PATTERN_BYTES} bytes")
+            patterns += _bytes([part.get(name) for name in _COMPILED])
+            if isinstance(named := part.get("patternProperties"), dict):
+                patterns += _bytes(named)
+            choices += sum(_bytes(part[name]) for name in _CHOSEN if isinstance(part.get(name), list))
             properties = part.get("properties")
             if isinstance(properties, dict) and not _PROPERTY_COUNTS.isdisjoint(part):
-                counted += len(properties)
-    if counted > MAX_COUNTED_PROPERTIES:
-        problem = f"has more than {MAX_COUNTED_PROPERTIES} properties beside minProperties or maxProperties"
-        raise InvalidField(field=field, problem=problem)
+                squares += len(properties) ** 2
+    if patterns > MAX_PATTERN_BYTES:
+        problem = f"has patterns and grammars of more than {MAX_PATTERN_BYTES} bytes in all"
+    elif choices > MAX_CHOICE_BYTES:
+        problem = f"has choices and enumerations of more than {MAX_CHOICE_BYTES} bytes in all"
+    elif squares > MAX_COUNTED_PROPERTIES**2:
+        problem = (
+            f"has more than {MAX_COUNTED_PROPERTIES} properties with minProperties or maxProperties, or "
+            f"several such objects whose squared numbers add up to more than {MAX_COUNTED_PROPERTIES**2}"
+        )
+    else:
+        return
+    raise InvalidField(field=field, problem=problem)
+
+
+def _bytes(values: Iterable[object]) -> int:
+    """Return the bytes of all texts among values."""
+    return sum(len(each.encode()) for each in values if isinstance(each, str))
 
 
 _COMPILED = ("pattern", "regex", "grammar")
+_CHOSEN = ("choice", "enum")
 _PROPERTY_COUNTS = frozenset({"minProperties", "maxProperties"})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from services.gateway.core.openai import field_shapes as shape
-from services.gateway.core.openai.engine_bounds import MAX_PATTERN
 
 PROMPT_BYTES = 4 << 20
 """Of a field that holds a prompt: a context of a million tokens as text."""
@@ -138,7 +137,7 @@ NEVER_IN_TEMPLATES = frozenset(
 STRUCTURED_OUTPUTS = bounded(
     "structured_outputs",
     shape.StructuredOutputs | None,
-    f"at most {VALUE_BYTES >> 10} KiB, a pattern or grammar of it {MAX_PATTERN >> 10} KiB",
+    f"at most {VALUE_BYTES >> 10} KiB",
 )
 STRUCTURE = (STRUCTURED_OUTPUTS, large("response_format", VALUE_BYTES, shape.Object))
 NUMBERS_OF_SAMPLING = tuple(

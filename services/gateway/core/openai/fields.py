@@ -108,14 +108,14 @@ def _check_rows(read: Any, rows: tuple[Field, ...], *, is_large: bool) -> None:
             _check_neutral(row, value)
         if is_large and _size_bytes(value) > row.most_bytes:
             raise InvalidField(field=row.name, problem=f"may have {row.most_bytes} bytes at most")
-    for name in _STRUCTURES:
+    for name in STRUCTURES:
         _check_structure(name, getattr(read, name, None))
     for name in NEVER_IN_TEMPLATES.intersection(getattr(read, "chat_template_kwargs", None) or ()):
         raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
 
 
 _CLOSED = {Fate.SET, Fate.REFUSED}
-_STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
+STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
 """What an engine compiles."""
 _JSON_TEXTS = {"json", "structural_tag"}
 _ANY = msgspec.json.Decoder[Any]()
@@ -142,9 +142,9 @@ def _check_structure(name: str, value: object) -> None:
 def _size_bytes(value: object) -> int:
     """Return the bytes of what is passed unread."""
     if isinstance(value, dict):
-        return sum(len(name) + _size_bytes(each) for name, each in value.items())
+        return sum(len(name.encode()) + _size_bytes(each) for name, each in value.items())
     if isinstance(value, shapes.StructuredOutputs):
-        return _size_bytes(value.json) + sum(map(len, value.choice or ()))
+        return _size_bytes(value.json)
     return len(bytes(value)) if isinstance(value, msgspec.Raw) else 0
 
 
