@@ -78,7 +78,9 @@ class Rig:
         jobs = FineTuningJobs(submissions=self.submissions, rollout=self.rollout)
         self.uses = FileUses(jobs=jobs, keeper=files)
 
-    async def submit(self, file: FileRecord, *, metadata: dict[str, str] | None = None) -> JobId:
+    async def submit(
+        self, file: FileRecord, *, metadata: dict[str, str] | None = None, policy: str = "copy"
+    ) -> JobId:
         """Make a job that trains on a file."""
         job_id = JobId(new_id("job"))
         read = JobFile(
@@ -96,7 +98,7 @@ class Rig:
         told = FineTuning(
             model=BASE, suffix=None, metadata=metadata, method="supervised", hyperparameters={}, lora=LORA
         )
-        await self.submissions.submit(event, cause=job_id, policy="copy", warnings=(), fine_tuning=told)
+        await self.submissions.submit(event, cause=job_id, policy=policy, warnings=(), fine_tuning=told)
         return job_id
 
 
@@ -143,10 +145,11 @@ async def test_rollout_is_told_of_each_removed_file_once_it_answers(rig) -> None
     assert sorted(rig.rollout.deleted[1:]) == sorted([later.file_id, expired.file_id])
 
 
-async def test_a_revision_of_several_steps_is_named_and_counted_once(rig) -> None:
+async def test_a_revision_of_several_steps_or_jobs_is_named_and_counted_once(rig) -> None:
     file = await keep(rig.files, ROWS)
-    job = await rig.submit(file)
-    rig.rollout.states[job], rig.rollout.step_counts[job] = "succeeded", 5
+    for _ in range(2):
+        job = await rig.submit(file)
+        rig.rollout.states[job], rig.rollout.step_counts[job] = "succeeded", 5
     rig.rollout.untrained_steps = 2
     used = await rig.uses.of(MINE, file.file_id)
     assert (used.revisions, used.revision_count) == (("copy@3", "copy@2", "copy@1"), 3)
@@ -155,13 +158,15 @@ async def test_a_revision_of_several_steps_is_named_and_counted_once(rig) -> Non
 async def test_only_steps_that_are_named_are_read(rig) -> None:
     file = await keep(rig.files, ROWS, draft(expires=3600))
     made = []
-    for count in (7, 600, 0, 600):
-        made.append(await rig.submit(file))
+    for policy, count in (("old", 7), ("first", 600), ("none", 0), ("second", 600)):
+        made.append(await rig.submit(file, policy=policy))
         rig.rollout.states[made[-1]], rig.rollout.step_counts[made[-1]] = "succeeded", count
         await rig.clock.advance(1)
     used = await rig.uses.of(MINE, file.file_id)
     assert (used.job_count, used.revision_count) == (4, 1207)
-    assert used.revisions == tuple(f"copy@{n}" for n in [*range(600, 0, -1), *range(600, 200, -1)])
+    assert used.revisions == tuple(
+        [f"second@{n}" for n in range(600, 0, -1)] + [f"first@{n}" for n in range(600, 200, -1)]
+    )
     assert {job for job, steps in rig.rollout.told if steps} == {made[1], made[3]}
     rig.rollout.told.clear()
     await rig.clock.advance(3601)

@@ -1,6 +1,6 @@
 """What uses a file: jobs, and the revisions that were trained on it. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +73,8 @@ def file_use(file_id: str, readers: Sequence[ReadingJob], with_steps: Sequence[R
 
     ``readers`` are its jobs, newest first, and ``with_steps`` those of `newest_trained` with their steps.
     """
-    revisions = [name for each in with_steps for name in _trained_by(each)]
+    # A job's first steps may train nothing, and then have the revision that it began with.
+    revisions = list(dict.fromkeys(name for each in with_steps for name in _trained_by(each)))
     listed = {each.job.job_id for each in with_steps}
     unlisted = [each for each in _trained(file_id, readers) if each.job.job_id not in listed]
     return FileUse(
@@ -88,11 +89,11 @@ def _trained(file_id: str, readers: Sequence[ReadingJob]) -> list[ReadingJob]:
     return [each for each in readers if _use(file_id, each) == "training"]
 
 
-def _trained_by(reader: ReadingJob) -> list[str]:
-    """Return a job's revisions, newest first. A step that has none of its own has that of the step before."""
-    steps = reversed(reader.now.steps)
-    names = (model_name(reader.job.policy, step.revision) for step in steps if step.revision is not None)
-    return list(dict.fromkeys(names))
+def _trained_by(reader: ReadingJob) -> Iterator[str]:
+    """Yield each step's revision, newest first; a step that trained nothing has that of the step before."""
+    for step in reversed(reader.now.steps):
+        if step.revision is not None:
+            yield model_name(reader.job.policy, step.revision)
 
 
 def _job_use(file_id: str, reader: ReadingJob) -> JobUse:
