@@ -73,10 +73,15 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 def framework_refusal(request: Request, error: HTTPException, *, hint: str = "") -> JSONResponse:
     """Return the answer for what the framework refuses; ``hint`` follows the message of an unknown route."""
-    message = f"{no_route(request)}{hint}" if error.status_code in _CODES else error.detail
+    message = f"{no_route(request)}{hint}" if is_unknown_route(error) else error.detail
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     payload = {"code": code, "message": message, "retryable": False}
     return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)
+
+
+def is_unknown_route(error: HTTPException) -> bool:
+    """Return whether no route takes a request's path, or none its method there."""
+    return error.status_code in _CODES
 
 
 def no_route(request: Request) -> str:

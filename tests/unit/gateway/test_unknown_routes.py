@@ -2,22 +2,57 @@
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from mint_common.runtime.edge_errors import answer_errors
 from services.gateway.http.edge.errors import install_error_shapes
 
 
-@pytest.mark.parametrize("path", ["/models", "/v1/modells", "/v1/messages/none", "/"])
-async def test_an_unknown_route_is_named_and_says_where_all_are_listed(path: str) -> None:
-    http = FastAPI(docs_url=None)
+async def _nothing() -> None:
+    pass
+
+
+async def _ask(method: str, path: str) -> httpx.Response:
+    http, router = FastAPI(docs_url=None), APIRouter()
+    for known in ("/mint/v1/known", "/v1/known", "/v1/messages/known", "/api/v1/known"):
+        router.add_api_route(known, _nothing, methods=["GET"])
+    http.include_router(router)
     answer_errors(http)
     install_error_shapes(http)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=http), base_url="http://gateway"
     ) as client:
-        answer = await client.get(path)
+        return await client.request(method, path)
+
+
+@pytest.mark.parametrize("path", ["/models", "/v1/modells", "/v1/messages/none", "/"])
+async def test_an_unknown_route_is_named_and_says_where_all_are_listed(path: str) -> None:
+    answer = await _ask("GET", path)
     assert answer.status_code == 404
     message = answer.json()["error"]["message"]
     assert message.startswith(f"No route GET {path}; GET /docs lists all.")
     assert "ends with /v1" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/mint/v1/known", {"code": "method_not_allowed", "retryable": False}),
+        ("/v1/known", {"type": "invalid_request_error", "param": None, "code": None}),
+        ("/v1/messages/known", {"type": "invalid_request_error"}),
+    ],
+)
+async def test_a_method_that_a_route_does_not_take_is_said_in_the_shape_of_its_api(
+    path: str, shape: dict[str, object]
+) -> None:
+    answer = await _ask("POST", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    error = answer.json()["error"]
+    assert error.pop("message").startswith(f"No route POST {path}; GET /docs lists all.")
+    assert error == shape
+
+
+async def test_a_client_of_tinker_is_told_not_to_try_an_unknown_method_again() -> None:
+    answer = await _ask("POST", "/api/v1/known")
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (405, "false")
+    assert answer.json()["detail"] == "No route POST /api/v1/known here: docs/tinker.md lists what is served"

@@ -1,7 +1,6 @@
 """Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +16,7 @@ from mint_common.runtime.edge_errors import (
     error_response,
     framework_refusal,
     is_no_object,
+    is_unknown_route,
     no_route,
     retry_headers,
 )
@@ -44,7 +44,7 @@ def install_error_shapes(http: FastAPI) -> None:
         (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
     ):
         in_place = cast(Handler, http.exception_handlers[error_type])
-        mint_handler = _on_unknown_route if error_type is HTTPException else in_place
+        mint_handler = _on_mint_http_exception if error_type is HTTPException else in_place
         handlers: Mapping[Api, Handler] = {
             "mint": mint_handler,
             "openai": openai_handler,
@@ -105,7 +105,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     return await _on_mint_error(request, InvalidField(field=field, problem=problem))
 
 
-async def _on_unknown_route(request: Request, error: Exception) -> Response:
+async def _on_mint_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return framework_refusal(request, error, hint=_ALL_ROUTES)
 
@@ -113,7 +113,6 @@ async def _on_unknown_route(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
-    is_unknown = error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
-    message = f"{no_route(request)}{_ALL_ROUTES}" if is_unknown else str(error.detail)
+    message = f"{no_route(request)}{_ALL_ROUTES}" if is_unknown_route(error) else str(error.detail)
     body = shaped(message, status=error.status_code)
     return JSONResponse(body, error.status_code, headers=error.headers)

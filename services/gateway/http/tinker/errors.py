@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mint_common.errors import MintError
-from mint_common.runtime.edge_errors import invalid_field, retry_headers
+from mint_common.runtime.edge_errors import invalid_field, is_unknown_route, no_route, retry_headers
 
 PREFIX = "/api/v1"
 RETRY_HEADER = "x-should-retry"
@@ -41,7 +41,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown route."""
     assert isinstance(error, HTTPException)
     message = str(error.detail)
-    if error.status_code in {404, 405}:
-        message = f"No route {request.method} {request.url.path} here: docs/tinker.md lists what is served"
+    if is_unknown_route(error):
+        message = f"{no_route(request)} here: docs/tinker.md lists what is served"
     body = {"detail": message, "code": "not_found", "fields": {}}
     return JSONResponse(body, error.status_code, headers={**(error.headers or {}), RETRY_HEADER: "false"})
