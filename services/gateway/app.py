@@ -313,7 +313,7 @@ async def _files(
     )
     return TenantFiles(
         keeper=keeper,
-        uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=keeper),
+        uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
         arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
         previewing=OpenRequests(what="your tenant's previews", most=TENANT_PREVIEWS),
     )
@@ -331,9 +331,9 @@ def _fine_tuning(
         maker=JobMaker(
             registry=registry,
             submissions=jobs.submissions,
-            files=files.keeper,
+            keeper=files.keeper,
             graders=graders,
-            first_rows=FirstRows(files=files.keeper, trainers=trainers, previewing=files.previewing),
+            first_rows=FirstRows(keeper=files.keeper, trainers=trainers, previewing=files.previewing),
         ),
         jobs=jobs,
         uses=FileUses(jobs=jobs, keeper=files.keeper),

@@ -48,7 +48,7 @@ async def keeper(
         tenant_bytes=tenant_bytes,
     )
     try:
-        yield UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=files)
+        yield UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=files)
     finally:
         await spool.close()
 
@@ -65,7 +65,7 @@ async def keep_in_parts(uploads: UploadKeeper, *parts: bytes) -> FileRecord:
     upload = await uploads.create(draft(), size_bytes=sum(map(len, parts)), mime_type="application/jsonl")
     ids = []
     for data in parts:
-        async with uploads.files.spool.open(MINE) as sink:
+        async with uploads.keeper.spool.open(MINE) as sink:
             await sink.write(data)
             ids.append((await uploads.add_part(upload, await sink.finish())).part_id)
     return (await uploads.complete(MINE, upload.upload_id, ids, md5=None))[1]
@@ -104,9 +104,9 @@ async def main(dsn: str, folder: str, act: str, point: str) -> None:
         if act == "parts":
             await keep_in_parts(uploads, ROWS[:20], ROWS[20:])
         else:
-            file = await keep(uploads.files, ROWS)
+            file = await keep(uploads.keeper, ROWS)
             if act == "remove":
-                await uploads.files.remove(MINE, file.file_id)
+                await uploads.keeper.remove(MINE, file.file_id)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ async def rig(shared_database: str, tmp_path: Path) -> AsyncIterator[Rig]:
         empty_schema(shared_database, "gateway") as pool,
         keeper(pool, blobs, tmp_path, clock) as uploads,
     ):
-        yield Rig(pool, uploads.files, clock)
+        yield Rig(pool, uploads.keeper, clock)
 
 
 async def test_a_file_goes_when_its_jobs_have_ended(rig) -> None:

@@ -48,7 +48,7 @@ async def uploads(shared_database: str, blobs, clock, tmp_path: Path) -> AsyncIt
 
 @pytest.fixture
 def files(uploads: UploadKeeper) -> FileKeeper:
-    return uploads.files
+    return uploads.keeper
 
 
 async def stored(blobs: LocalBlobs) -> list[str]:
@@ -234,7 +234,7 @@ async def test_parts_make_a_file_and_go(files, uploads, blobs) -> None:
 
 async def test_an_upload_with_a_wrong_sum_stays_open(uploads, blobs) -> None:
     upload = await uploads.create(draft(), size_bytes=len(ROWS), mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(ROWS)
         part = await uploads.add_part(upload, await sink.finish())
     with pytest.raises(InvalidField, match="md5"):
@@ -250,18 +250,18 @@ async def test_an_upload_with_a_wrong_sum_stays_open(uploads, blobs) -> None:
 
 async def test_an_upload_completed_twice_at_once_is_one_file(uploads) -> None:
     upload = await uploads.create(draft(purpose="evals"), size_bytes=3, mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"abc")
         part = await uploads.add_part(upload, await sink.finish())
     tries = [uploads.complete(MINE, upload.upload_id, [part.part_id], md5=None) for _ in range(3)]
     done = await asyncio.gather(*tries)
-    (file_id,) = await ids(uploads.files)
+    (file_id,) = await ids(uploads.keeper)
     assert [(upload.status, file.file_id) for upload, file in done] == [("completed", file_id)] * 3
 
 
 async def test_no_more_parts_than_were_announced(uploads) -> None:
     upload = await uploads.create(draft(), size_bytes=10, mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"x" * 10)
         spooled = await sink.finish()
         for _ in range(2):  # a part may be sent again
@@ -275,7 +275,7 @@ async def test_no_more_parts_than_were_announced(uploads) -> None:
 
 async def test_an_upload_past_its_time_is_expired_and_its_parts_go(uploads, blobs, clock) -> None:
     upload = await uploads.create(draft(), size_bytes=3, mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"abc")
         spooled = await sink.finish()
         await uploads.add_part(upload, spooled)
@@ -294,26 +294,26 @@ async def test_an_upload_past_its_time_is_expired_and_its_parts_go(uploads, blob
 
 async def test_parts_take_room_until_they_are_erased(uploads, clock) -> None:
     upload = await uploads.create(draft(), size_bytes=300, mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"x" * 300)
         spooled = await sink.finish()
         await uploads.add_part(upload, spooled)
-        assert await uploads.files.files.room(MINE) == (300, 1)
+        assert await uploads.keeper.files.room(MINE) == (300, 1)
         await uploads.add_part(upload, spooled)
-        assert await uploads.files.files.room(MINE) == (600, 1)
+        assert await uploads.keeper.files.room(MINE) == (600, 1)
     other = await uploads.create(draft(), size_bytes=300, mime_type="")
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"x" * 300)
         spooled = await sink.finish()
         await uploads.add_part(other, spooled)
         with pytest.raises(FilesFull):
             await uploads.add_part(other, spooled)
     await uploads.cancel(MINE, other.upload_id)
-    assert await uploads.files.files.room(MINE) == (600, 1)
+    assert await uploads.keeper.files.room(MINE) == (600, 1)
     await clock.advance(UPLOAD_SECONDS)
-    assert await uploads.files.files.room(MINE) == (600, 0)
+    assert await uploads.keeper.files.room(MINE) == (600, 0)
     await uploads.sweep()
-    assert await uploads.files.files.room(MINE) == (0, 0)
+    assert await uploads.keeper.files.room(MINE) == (0, 0)
 
 
 async def test_a_part_that_is_stored_after_its_upload_ended_is_erased(uploads, blobs, monkeypatch) -> None:
@@ -325,7 +325,7 @@ async def test_a_part_that_is_stored_after_its_upload_ended_is_erased(uploads, b
         return await put_file(self, key, path)
 
     monkeypatch.setattr(LocalBlobs, "put_file", slow_put)
-    async with uploads.files.spool.open(MINE) as sink:
+    async with uploads.keeper.spool.open(MINE) as sink:
         await sink.write(b"abc")
         with pytest.raises(UploadClosed):
             await uploads.add_part(upload, await sink.finish())
@@ -354,18 +354,18 @@ async def test_whatever_is_killed_nothing_is_half_done(shared_database, blobs, t
         async with keeper(pool, blobs, tmp_path, clock) as uploads:
             left = [path for path in tmp_path.glob("mint-spool-*/*") if path.name != "lock"]
             assert left == [], "its spool is removed"
-            found = await ids(uploads.files)
+            found = await ids(uploads.keeper)
             assert len(found) == (point == "before delete" and act == "parts")
             for file_id in found:
-                assert await content(uploads.files, file_id) == ROWS
-            await uploads.files.sweep()
+                assert await content(uploads.keeper, file_id) == ROWS
+            await uploads.keeper.sweep()
             async with asyncio.timeout(60):
                 # Postgres may not have seen the end of the killed process, whose lock a sweep passes over.
-                while await uploads.files.files.unused(limit=1):
+                while await uploads.keeper.files.unused(limit=1):
                     await asyncio.sleep(0.05)
-                    await uploads.files.sweep()
+                    await uploads.keeper.sweep()
             await clock.advance(2 * UPLOAD_SECONDS + 1)
             await uploads.sweep()
-            assert await stored(blobs) == [(await uploads.files.get(MINE, each)).claim.uri for each in found]
-            again = await keep(uploads.files, ROWS)
-            assert await content(uploads.files, again.file_id) == ROWS
+            assert await stored(blobs) == [(await uploads.keeper.get(MINE, each)).claim.uri for each in found]
+            again = await keep(uploads.keeper, ROWS)
+            assert await content(uploads.keeper, again.file_id) == ROWS

@@ -27,14 +27,14 @@ class UploadKeeper:
     """Keeps uploads until they are files, or their time is over."""
 
     uploads: FileUploads
-    files: FileKeeper
+    keeper: FileKeeper
 
     async def create(self, draft: FileDraft, *, size_bytes: int, mime_type: str) -> UploadRecord:
         """Begin an upload. Raises InvalidField, FilesFull."""
-        if not 0 < size_bytes <= self.files.max_file_bytes:
-            problem = f"must be a number from 1 to {self.files.max_file_bytes}"
+        if not 0 < size_bytes <= self.keeper.max_file_bytes:
+            problem = f"must be a number from 1 to {self.keeper.max_file_bytes}"
             raise InvalidField(field="bytes", problem=problem)
-        now = self.files.clock.now()
+        now = self.keeper.clock.now()
         upload = UploadRecord(
             **asdict(draft),
             upload_id=new_id(IdPrefix.UPLOAD),
@@ -45,7 +45,7 @@ class UploadKeeper:
             expires_at=now + UPLOAD_SECONDS,
             file_id=None,
         )
-        await self.uploads.add(upload, limit_bytes=self.files.tenant_bytes)
+        await self.uploads.add(upload, limit_bytes=self.keeper.tenant_bytes)
         return upload
 
     async def pending(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
@@ -62,15 +62,15 @@ class UploadKeeper:
             upload_id=upload.upload_id,
             sha256=spooled.sha256,
             size_bytes=spooled.size_bytes,
-            created_at=self.files.clock.now(),
+            created_at=self.keeper.clock.now(),
         )
-        await self.uploads.add_part(upload, part, limit_bytes=self.files.tenant_bytes)
-        await self.files.blobs.put_file(part.claim.uri, spooled.path)
+        await self.uploads.add_part(upload, part, limit_bytes=self.keeper.tenant_bytes)
+        await self.keeper.blobs.put_file(part.claim.uri, spooled.path)
         try:
             await self.uploads.keep_part(part)
         except UploadClosed:
             # It ended meanwhile, and its parts were perhaps erased before this one was stored.
-            await asyncio.shield(self.files.blobs.delete(part.claim.uri))
+            await asyncio.shield(self.keeper.blobs.delete(part.claim.uri))
             raise
         return part
 
@@ -91,21 +91,21 @@ class UploadKeeper:
                 raise
         completed = await self.uploads.get(tenant_id, upload_id)
         assert completed.file_id is not None  # written with the status
-        return completed, await self.files.get(tenant_id, completed.file_id)
+        return completed, await self.keeper.get(tenant_id, completed.file_id)
 
     async def _complete(self, upload: UploadRecord, part_ids: Sequence[str], *, md5: str | None) -> None:
         upload_id = upload.upload_id
         if upload.status != "pending":
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         parts = check_parts(upload, part_ids, await self.uploads.parts(upload_id, stored=True))
-        async with self.files.spool.open(upload.tenant_id) as whole:
+        async with self.keeper.spool.open(upload.tenant_id) as whole:
             for part in parts:
-                async for data in read_parts(self.files.blobs, part.claim):
+                async for data in read_parts(self.keeper.blobs, part.claim):
                     await whole.write(data)
             spooled = await whole.finish()
             if md5 is not None and not hmac.compare_digest(md5.lower().encode(), spooled.md5.encode()):
                 raise InvalidField(field="md5", problem=f"the parts have {spooled.md5}")
-            await self.files.keep(upload, spooled, upload_id=upload_id)
+            await self.keeper.keep(upload, spooled, upload_id=upload_id)
         await self._erase_parts(upload_id)
 
     async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
@@ -125,5 +125,5 @@ class UploadKeeper:
 
     async def _erase_parts(self, upload_id: str) -> None:
         for part in await self.uploads.parts(upload_id, stored=False):
-            await self.files.blobs.delete(part.claim.uri)
+            await self.keeper.blobs.delete(part.claim.uri)
         await self.uploads.forget_parts(upload_id)

@@ -55,7 +55,7 @@ class JobMaker:
 
     registry: RegistryClient
     submissions: Submissions
-    files: FileKeeper
+    keeper: FileKeeper
     graders: GraderRunner
     first_rows: FirstRows
 
@@ -125,7 +125,7 @@ class JobMaker:
         if validation is None or validation.sha256 == training.sha256:
             return ()
         try:
-            return leak_warnings(await self.files.shared_rows(training, validation))
+            return leak_warnings(await self.keeper.shared_rows(training, validation))
         except MintError:
             return (NOT_COMPARED,)
 
@@ -177,7 +177,7 @@ class JobMaker:
 
     async def _file(self, tenant_id: TenantId, file_id: str, field: str) -> FileRecord:
         try:
-            return await self.files.get(tenant_id, check_id(IdPrefix.FILE, file_id))
+            return await self.keeper.get(tenant_id, check_id(IdPrefix.FILE, file_id))
         except NotFound as error:
             raise file_not_found(field, file_id) from error
 

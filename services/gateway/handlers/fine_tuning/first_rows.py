@@ -31,7 +31,7 @@ SECONDS = 3.0
 class FirstRows:
     """Renders the first rows of files. ``previewing`` bounds how many renderings a tenant has at a time."""
 
-    files: FileKeeper
+    keeper: FileKeeper
     trainers: TrainerDirectory
     previewing: OpenRequests
 
@@ -44,7 +44,7 @@ class FirstRows:
             if file is None:
                 continue
             try:
-                rows = await self.files.read_rows(file, first_line=1, count=ROWS)
+                rows = await self.keeper.read_rows(file, first_line=1, count=ROWS)
             except NotFound as error:
                 raise file_not_found(field, file.file_id) from error
             request = RenderRequest(

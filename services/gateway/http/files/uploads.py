@@ -84,7 +84,7 @@ async def add_part(
     uploads = gateway.files.uploads
     found = await uploads.pending(caller.tenant_id, check_id(IdPrefix.UPLOAD, upload))
     with gateway.files.arriving.counted(caller.tenant_id):
-        async with uploads.files.spool.open(caller.tenant_id) as sink:
+        async with uploads.keeper.spool.open(caller.tenant_id) as sink:
             await read_form(request, stream, sink, file_field="data", limit_bytes=PART_BYTES)
             return part_answer(await uploads.add_part(found, await sink.finish()))
 
