@@ -109,16 +109,20 @@ def test_what_a_started_process_writes_is_private(tmp_path: Path) -> None:
 
 def test_services_that_are_started_alone_make_their_files_private() -> None:
     code = (
-        "import os, uvloop\n"
+        "import os\n"
         "from mint_common.runtime import service\n"
-        "async def main(): print(oct(os.umask(0)))\n"
+        "from mint_common.settings import Block, TelemetrySettings\n"
+        "class Settings(Block):\n"
+        "    telemetry: TelemetrySettings\n"
+        "async def main(*_settings): print(oct(os.umask(0)))\n"
+        "service.run_main(Settings, main, service='registry')\n"
         "service.run_process(main)\n"
     )
     for service in SERVICES:
         main = (ROOT / f"services/{service}/__main__.py").read_text()
         assert "run_main(" in main or "run_process(" in main
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "0o77\n"
+    assert done.stdout == "0o77\n" * 2
 
 
 async def test_blobs_are_private_whatever_the_umask(tmp_path: Path) -> None:
