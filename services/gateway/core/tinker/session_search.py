@@ -27,7 +27,7 @@ class WantedStatus(msgspec.Struct, frozen=True):
 
 
 class SearchCursor(msgspec.Struct, frozen=True):
-    """Behind which session a page begins; the time is ISO 8601."""
+    """Behind which session a page begins; the time is ISO 8601, and UTC if it names no zone."""
 
     last_created_at: str
     last_session_id: str
@@ -74,7 +74,7 @@ def place_of(cursor: SearchCursor) -> tuple[float, str]:
         at = datetime.fromisoformat(cursor.last_created_at)
     except ValueError as error:
         raise InvalidField(field="cursor.last_created_at", problem="is no ISO 8601 time") from error
-    # Taken for the local time, the earliest ones are no time elsewhere.
+    # A time without a zone is UTC; timestamp() of a local year 1 overflows.
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.timestamp(), check_session_id(cursor.last_session_id)
 

@@ -52,9 +52,9 @@ async def open_run(
     metadata: Metadata | None = None,
     is_trained: bool = True,
 ) -> TrainingRun:
-    """Return a session's training run of a shape, another run's perhaps, with its policy.
+    """Return a session's training run, with its policy; both are made once.
 
-    Both are made once. Raises RunConflict.
+    ``shape`` may be another run: only its shape is taken. Raises RunConflict.
     """
     policy = await _make_policy(gateway, session, seq, shape)
     wanted = TrainingRun(
