@@ -200,6 +200,7 @@ def _server_config(http: FastAPI, drain_seconds: float) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # what it believes would depend on where a proxy runs
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(drain_seconds) + _CUT_SECONDS,
     )

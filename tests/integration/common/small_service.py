@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from mint_common import telemetry
@@ -17,6 +18,11 @@ from mint_common.settings import HttpSettings, TelemetrySettings
 log = logging.getLogger("services.small")
 
 
+async def address(request: Request) -> list[str]:
+    assert request.client is not None
+    return [str(request.base_url), request.client.host]
+
+
 async def main(port: int, peer: str, how: str, folder: Path) -> None:
     http = create_http(title="small", service="small", internal_token="secret", ready=lambda: True)
     client = InternalHttp(peer, token="secret") if peer else None
@@ -25,6 +31,8 @@ async def main(port: int, peer: str, how: str, folder: Path) -> None:
     async def work() -> dict[str, object]:
         log.info("working")
         return {"below": await client.get("/internal/work") if client else None}
+
+    http.add_api_route("/address", address)
 
     @http.get("/slow")
     async def slow() -> StreamingResponse:

@@ -88,6 +88,16 @@ async def test_sigterm_finishes_requests_in_hand_and_cleans_up(start: Callable[.
     assert [line["message"] for line in service.logs()] == ["draining", "drained"]
 
 
+def test_no_forwarded_header_changes_what_a_service_takes_for_its_address_or_its_clients(
+    start: Callable[..., Running],
+) -> None:
+    service = start()
+    service.await_ready()
+    headers = {"x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.1"}
+    answer = httpx.get(f"{service.url}/address", headers=headers, timeout=20)
+    assert answer.json() == [f"{service.url}/", "127.0.0.1"]
+
+
 async def test_a_draining_service_accepts_nothing_new(start: Callable[..., Running]) -> None:
     service = start()
     service.await_ready()
