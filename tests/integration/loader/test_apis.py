@@ -11,6 +11,7 @@ import pytest
 from mint_common.claims import RevisionRef
 from mint_common.generation import CALL_HEADER, CallFacts
 from mint_common.ids import TenantId
+from services.loader.adapters.vllm.openai import whole_answers
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
@@ -60,6 +61,48 @@ def facts_of(revision: RevisionRef | None, *, tenant: str = "t") -> dict[str, st
 async def api(rig: Any) -> Any:
     async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": "internal"}) as client:
         yield Api(client)
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        (
+            "chat",
+            {
+                **CHAT,
+                "n": 3,
+                "temperature": 1,
+                "seed": 5,
+                "max_tokens": 20,
+                "logprobs": True,
+                "top_logprobs": 20,
+            },
+        ),
+        ("completion", {"prompt": ["f abcd=", "r ab="], "max_tokens": 20, "temperature": 0, "logprobs": 20}),
+        (
+            "completion",
+            {"prompt": "f abcd=", "max_tokens": 40, "temperature": 0, "logprobs": 20, "echo": True},
+        ),
+    ],
+)
+async def test_log_probabilities_made_later_are_those_that_vllm_makes_at_once(
+    rig: Any, api: Api, monkeypatch: pytest.MonkeyPatch, operation: str, body: dict[str, Any]
+) -> None:
+    def at_most(count: int) -> None:
+        monkeypatch.setattr(whole_answers, "MOST_AT_ONCE", count)
+
+    async def answer() -> tuple[list[str], dict[str, Any]]:
+        found = (await api.ask(operation, ignore_eos=True, **body)).json()
+        names = list(found)
+        for of_one_answer in ("id", "created"):
+            found.pop(of_one_answer)
+        return names, found
+
+    at_most(1 << 30)
+    at_once = await answer()
+    at_most(0)
+    assert await answer() == at_once
+    assert all(choice["logprobs"] for choice in at_once[1]["choices"])
 
 
 async def test_a_chat_is_answered_whole_and_streamed_alike(rig: Any, api: Api) -> None:

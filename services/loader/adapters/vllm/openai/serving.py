@@ -18,6 +18,7 @@ from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
 from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
+from services.loader.adapters.vllm.openai.whole_answers import WholeAnswer
 from services.loader.adapters.vllm.tenant_turns import ShareOfLoop, TenantTurns
 from services.loader.core.parsing import Parsing
 from services.loader.core.requests import check_characters
@@ -44,6 +45,7 @@ class VllmServing:
         self._starts = starts
         self._renders = TenantTurns()
         self._streams = ShareOfLoop()
+        self._whole_answers = TenantTurns()
         self._renderer, self._operations = build_operations(llm, parsing)
         quiet = _Unanswered()
         for module in {each.method_module for each in self._operations.values()}:
@@ -63,7 +65,9 @@ class VllmServing:
         request = _read(call, operation.request)
         engine = CallEngine(self._llm, call, base=self._base, admission=admission, starts=self._starts)
         async with aclosing(engine):
-            answering = getattr(self._for_call(operation, call, engine), operation.method)
+            serving = self._for_call(operation, call, engine)
+            whole = None if getattr(request, "stream", False) else WholeAnswer(operation, serving)
+            answering = getattr(serving, operation.method)
             try:
                 with lost_engine():
                     if operation.generates:
@@ -77,9 +81,9 @@ class VllmServing:
             raise_if_cancelled()  # vLLM answers a cancellation as an error
             if isinstance(result, ErrorResponse):
                 raise _refused(result)
-            if not hasattr(result, "__aiter__"):
+            if whole is not None:
                 yield AnswerHead(is_stream=False, served=engine.served)
-                yield result.model_dump_json(by_alias=True, exclude_none=not operation.has_nulls).encode()
+                yield await whole.encode(result, tenant=call.tenant_id, turns=self._whole_answers)
                 return
             async with aclosing(result):
                 async for part in _events(result, engine):

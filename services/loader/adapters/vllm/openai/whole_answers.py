@@ -1,0 +1,73 @@
+"""Whole answers, whose log-probabilities are made and encoded a choice at a time, beside the event loop.
+
+vLLM makes those of all choices at once: of 128 with 150 tokens and 20 log-probabilities each in 5 s, in which
+the loader would answer nobody.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from services.loader.adapters.vllm.openai.operations import ApiOperation
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
+
+MOST_AT_ONCE = 512
+"""How many log-probabilities of an answer are made on the event loop, where they take some 5 ms."""
+
+
+class WholeAnswer:
+    """An answer that is no stream. Any, here and below: vllm has no types."""
+
+    def __init__(self, operation: ApiOperation, serving: Any) -> None:
+        """``serving`` is one call's own: it leaves log-probabilities out until the answer is encoded."""
+        self._dump_options = {"by_alias": True, "exclude_none": not operation.has_nulls}
+        self._made = 0
+        self._later: dict[int, tuple[Any, Callable[[], Any]]] = {}
+        for name, kind in _makers():
+            if hasattr(serving, name):
+                setattr(serving, name, partial(self._make, getattr(serving, name), kind))
+
+    def _make(self, make: Any, kind: Any, *args: Any, top_logprobs: Any, **options: Any) -> Any:
+        """Return a choice's log-probabilities, or what stands for them until they are made."""
+        self._made += sum(len(step or ()) for step in top_logprobs)
+        now = partial(make, *args, top_logprobs=top_logprobs, **options)
+        if self._made <= MOST_AT_ONCE:
+            return now()
+        empty = kind()
+        self._later[id(empty)] = empty, now
+        return empty
+
+    async def encode(self, answer: Any, *, tenant: str, turns: TenantTurns) -> bytes:
+        """Return an answer as JSON; the choices of several tenants take turns."""
+        if not self._later:
+            return self._encoded(answer)
+        choices, answer.choices = answer.choices, []
+        encoded = []
+        for choice in choices:
+            async with turns.taken(tenant):
+                encoded.append(await asyncio.to_thread(self._complete, choice))
+        # In a text, which may be the client's, the quotes would be escaped.
+        before, none, after = self._encoded(answer).partition(b'"choices":[]')
+        assert none, "an answer without choices"
+        return b"".join([before, b'"choices":[', b",".join(encoded), b"]", after])
+
+    def _complete(self, choice: Any) -> bytes:
+        if id(choice.logprobs) in self._later:
+            _, make = self._later.pop(id(choice.logprobs))
+            choice.logprobs = make()
+        return self._encoded(choice)
+
+    def _encoded(self, model: Any) -> bytes:
+        return model.model_dump_json(**self._dump_options).encode()  # type: ignore[no-any-return]
+
+
+def _makers() -> list[tuple[str, Any]]:
+    """Return which methods of vLLM's serving classes make log-probabilities, and of which type."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionLogProbs
+    from vllm.entrypoints.openai.completion.protocol import CompletionLogProbs
+
+    return [
+        ("_create_chat_logprobs", ChatCompletionLogProbs),
+        ("_create_completion_logprobs", CompletionLogProbs),
+    ]
