@@ -1,24 +1,19 @@
 """The repairs inside vLLM are still needed, and do what they say."""
 
 import importlib.util
-import logging
-import threading
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mint_common.errors import Unavailable
-from services.loader.adapters.vllm import structures
 from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
 from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
 from services.loader.adapters.vllm.repairs.rotary_heads import rotate_every_token
 from services.loader.adapters.vllm.starting import PLUGIN, require_plugin
-from services.loader.adapters.vllm.structures import bound_structures
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     REPAIRS,
@@ -268,110 +263,3 @@ def test_keys_and_finite_values_behind_a_sequences_end_have_no_part(key: float, 
     """What `keep_blocks_finite` builds on: it looks for nothing else."""
     quiet = _attended(key_behind=0.0, value_behind=0.0)
     assert torch.equal(_attended(key_behind=key, value_behind=value), quiet)
-
-
-PATTERN = "(" * 60 + "a" + "+)" * 60
-"""Ambiguous: each step takes longer than the one before, from the 40th on more than a second."""
-RULES = "\n".join(
-    ["root ::= r0", *(f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(60)), 'r60 ::= "a"']
-)
-"""Ambiguous: to find the tokens that may be first takes seconds, as one is long."""
-ADDRESS = r"[a-z0-9]+(-[a-z0-9]+)*@[a-z]{1,20}(\.[a-z]{2,9}){1,3}"
-VOCABULARY = [*map(chr, range(32, 127)), "a" * 16, "</s>"]
-
-
-@pytest.fixture
-def ending() -> Iterator[None]:
-    """Wait for the threads that calls are left to: Python must not end with one in xgrammar."""
-    yield
-    idle = [each.thread for each in structures._idle]
-    for thread in threading.enumerate():
-        if thread.name == "mint-structure" and thread not in idle:
-            thread.join()
-
-
-def _grammar(*, pattern: str = "", rules: str = "") -> Any:
-    """Return what vLLM follows a structure with, which is bounded."""
-    import xgrammar as xgr
-    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
-
-    bound_structures()
-    size = len(VOCABULARY)
-    info = xgr.TokenizerInfo(VOCABULARY, vocab_size=size, stop_token_ids=[size - 1])
-    compiler = xgr.GrammarCompiler(info, max_threads=1)
-    compiled = compiler.compile_regex(pattern) if pattern else compiler.compile_grammar(rules)
-    return XgrammarGrammar(vocab_size=size, matcher=xgr.GrammarMatcher(compiled), ctx=compiled)
-
-
-def _row() -> "torch.Tensor":
-    return torch.zeros(1, -(-len(VOCABULARY) // 32), dtype=torch.int32)
-
-
-def _follow(text: str, pattern: str) -> int:
-    """Return how many characters of a text are accepted, a token each."""
-    grammar, row = _grammar(pattern=pattern), _row()
-    for place, character in enumerate(text):
-        grammar.fill_bitmask(row, 0)
-        if not grammar.accept_tokens("r", [VOCABULARY.index(character)]):
-            return place
-    return len(text)
-
-
-@pytest.mark.usefixtures("ending")
-def test_a_structure_that_takes_too_long_is_followed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _follow("a" * 1000, PATTERN) < 100
-    address = f"{'a-b' * 300}@example.org"
-    assert _follow(address, ADDRESS) == len(address)
-    # However long tokens may take: no more than at the beginning is saved up.
-    monkeypatch.setattr(structures, "SECONDS_A_TOKEN", 1e9)
-    assert _follow("b" * 100 + "a" * 1000, f"b*{PATTERN}") < 200
-
-
-@pytest.mark.usefixtures("ending")
-def test_a_single_token_that_takes_too_long_is_refused() -> None:
-    long = VOCABULARY.index("a" * 16)
-    for check in (False, True):
-        grammar = _grammar(pattern="(" * 160 + "a" + "+)" * 160)
-        if check:
-            assert grammar.validate_tokens([long]) == []
-        assert not grammar.accept_tokens("r", [long])
-        # Its thread is still at work on it.
-        assert grammar.validate_tokens([long]) == []
-        grammar.rollback(1)
-
-
-@pytest.mark.usefixtures("ending")
-def test_where_the_next_tokens_take_too_long_to_find_all_may_come_and_are_refused() -> None:
-    grammar, row = _grammar(rules=RULES), _row()
-    grammar.fill_bitmask(row, 0)
-    assert (row == -1).all()
-    assert not grammar.accept_tokens("r", [VOCABULARY.index("a")])
-
-
-def test_a_token_that_is_refused_for_the_time_before_it_is_not_followed() -> None:
-    """Drafts of tokens are taken back by how many were accepted."""
-    grammar = _grammar(pattern="ab*")
-    first, then = map(VOCABULARY.index, "ab")
-    assert grammar.accept_tokens("r", [first])
-    grammar._mint_seconds_left = 0.0
-    assert not grammar.accept_tokens("r", [then])
-    grammar.rollback(1)
-    assert grammar.num_processed_tokens == 0
-    assert grammar.matcher.accept_token(first)
-
-
-def test_an_error_of_a_structure_is_its_callers() -> None:
-    with pytest.raises(RuntimeError):
-        _grammar(pattern="a").fill_bitmask(torch.zeros(1, 1, dtype=torch.int64), 0)
-
-
-@pytest.mark.parametrize(("name", "beginning"), structures._TOLD.items())
-def test_tokens_that_a_structure_refuses_are_not_logged(name: str, beginning: str) -> None:
-    module = importlib.import_module(name)
-    assert module.__file__ is not None
-    assert f'"{beginning}' in Path(module.__file__).read_text(encoding="utf-8")
-    bound_structures()
-    logger = logging.getLogger(name)
-    for message, is_logged in ((f"{beginning} %s", False), ("Another %s", True)):
-        record = logger.makeRecord(name, logging.ERROR, "", 0, message, ("17",), None)
-        assert bool(logger.filter(record)) is is_logged
