@@ -20,7 +20,10 @@ def check_fits(lora: LoraSpec, facts: BaseFacts) -> None:
     sites = all_sites(facts)
     unknown = sorted(target for target in lora.targets if not targeted(sites, [target]))
     if unknown or not lora.targets:
-        problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
+        problem = (
+            f"{unknown or 'none'} given, the base has {list(facts.targets)}: "
+            "a target is one of these, or the last two parts of a module's name"
+        )
         raise LoraInvalid(field="targets", problem=problem)
 
 
