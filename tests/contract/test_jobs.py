@@ -22,6 +22,7 @@ from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
+from services.rollout.core.progress import Progress
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
@@ -143,7 +144,13 @@ async def test_progress_is_summed_as_it_is_read_off_waves(store: Store) -> None:
         expected[job.job_id] = progress_of(job, waves)
     found = await store.jobs.progress_of(jobs)
     assert found == expected
-    assert found[JobId("job_measured")].best.step == 3
+    task, measured_best = found[JobId("job_task")], found[JobId("job_measured")].best
+    assert (task.step, task.reward, task.started_at, task.trained_tokens) == (4, 0.5, 1.0, 1 + 2 + 3 + 4)
+    # Two revisions had 0.5, the first of them as the mean of two steps: the newest is best.
+    assert (task.best.number, task.best.step, task.best.reward) == (2, 4, 0.5)
+    assert (measured_best.number, measured_best.step, measured_best.value) == (2, 3, 0.5)
+    assert found[JobId("job_sft")].best is None
+    assert found[JobId("job_new")] == Progress()
     assert await store.jobs.progress_of([]) == {}
 
 
