@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +34,9 @@ VOCABULARY = [*map(chr, range(32, 127)), "a" * 16, "</s>"]
 def ending() -> Iterator[None]:
     """Wait for the threads that calls are left to: Python must not end with one in xgrammar."""
     yield
-    idle = [each.thread for each in structures._idle]
-    for thread in threading.enumerate():
-        if thread.name == "mint-structure" and thread not in idle:
-            thread.join()
+    for each in list(structures._left):
+        each.thread.join()
+    assert not structures._left
 
 
 def _compiler() -> Any:
@@ -149,6 +147,19 @@ def test_only_schemas_without_patterns_are_followed_without_a_thread(
     assert row.any()
     assert (not threads) is is_plain
     assert grammar._mint_seconds_left < structures.MAX_SECONDS
+
+
+@pytest.mark.usefixtures("ending")
+def test_no_more_threads_are_left_to_calls_than_an_engine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structures, "MAX_LEFT", 1)
+    monkeypatch.setattr(structures, "_idle", [])
+    row = _row()
+    _grammar(rules=RULES).fill_bitmask(row, 0)
+    usual = VOCABULARY.index("b")
+    assert not _grammar(pattern="b*").accept_tokens("r", [usual])
+    for each in list(structures._left):
+        each.thread.join()
+    assert _grammar(pattern="b*").accept_tokens("r", [usual])
 
 
 def test_an_error_of_a_structure_is_its_callers() -> None:

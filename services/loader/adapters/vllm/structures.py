@@ -24,6 +24,8 @@ SECONDS_A_TOKEN = 0.002
 """Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
 MAX_SECONDS = 0.1
 """Of the processor: what an answer has at its beginning, and the most that its tokens save up."""
+MAX_LEFT = 100
+"""Threads that calls were left to: while there are as many, no call gets a new one, and its answer ends."""
 
 _IS_PLAIN = "_mint_is_plain"
 _LEFT = "_mint_seconds_left"
@@ -129,6 +131,8 @@ def _bounded(grammar: Any, stock: Any, *args: Any) -> Any:
     try:
         thread = _idle.pop()
     except IndexError:
+        if len(_left) >= MAX_LEFT:
+            raise TimeoutError from None
         thread = _CallThread()
     try:
         result, error, took = thread.call(partial(stock, grammar, *args), seconds=left)
@@ -171,6 +175,7 @@ class _CallThread:
                 return result, error, time.clock_gettime(self._clock) - began
         assert self.thread.native_id is not None
         os.setpriority(os.PRIO_PROCESS, self.thread.native_id, 19)
+        _left.add(self)
         self._asked.put(None)
         raise TimeoutError
 
@@ -182,6 +187,8 @@ class _CallThread:
                 told = (None, error)
             del work  # and with it the answer's grammar
             self._told.put(told)
+        _left.discard(self)
 
 
 _idle: list[_CallThread] = []
+_left: set[_CallThread] = set()
