@@ -8,7 +8,7 @@ from pathlib import Path
 from services.standalone.adapters.launch import Launch
 
 ACCESS_KEY = "mint"
-SECRET_KEY = "mint-local-only"  # a loopback server that statuses as long as its test
+SECRET_KEY = "mint-local-only"  # a loopback server that lives as long as its test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
