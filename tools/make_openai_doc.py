@@ -38,7 +38,8 @@ name with a 400; so is a body that nests deeper than {MAX_DEPTH} levels or has m
 and objects. Wrong values of passed fields are vLLM's to refuse: a 400 that names the field, too. No refusal
 has a status that clients send again.
 
-What an engine compiles is bounded, too. In each of
+What an engine compiles may take `MINT_LOADER_COMPILE_SECONDS` (5) of a processor and 512 MiB for that, and
+its size is bounded, too. In each of
 {", ".join(f"`{name}`" for name in STRUCTURES)}:
 
 - Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in all; a name has as much.

@@ -262,6 +262,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         parsing=parsing(settings, facts),
         default_sampling=settings.default_sampling,
         stats=settings.engine_stats,
+        compile_seconds=settings.compile_seconds,
     )
 
 

@@ -110,6 +110,12 @@ class LoaderSettings(ServiceSettings):
     drain_seconds: float = Field(
         0.5, ge=0, description="how long a request waits for a slot before another adapter must make way"
     )
+    compile_seconds: int = Field(
+        5,
+        ge=1,
+        description="most seconds of a processor that the schema, pattern or grammar of an answer may take to"
+        " compile; more is refused with 400, and new ones of other tenants wait meanwhile",
+    )
     max_requests: int = Field(
         512,
         ge=4,

@@ -177,6 +177,24 @@ async def test_an_ambiguous_structure_ends_its_own_request(api: Api, structure: 
     assert "or not in time" in refused.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_structure_that_compiles_for_too_long_is_refused_and_others_are_answered(
+    api: Api, stream: bool
+) -> None:
+    # Compiled by the engine it would take minutes, and every other structure would wait for it.
+    properties = {f"p{number}": {"type": "string"} for number in range(200)}
+    slow = {"json": {"type": "object", "properties": properties, "minProperties": 50}}
+    asked = {"prompt": "f abcd=", "max_tokens": 4}
+    refused, answered = await asyncio.gather(
+        api.ask("completion", tenant="slow", stream=stream, structured_outputs=slow, **asked),
+        api.ask("completion", tenant="other", structured_outputs={"choice": ["yes", "no"]}, **asked),
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "request_refused"), refused.text
+    assert "make the schema, pattern or grammar smaller" in refused.text
+    assert answered.status_code == 200, answered.text
+    assert answered.json()["choices"][0]["text"] in ("yes", "no")
+
+
 async def test_a_schema_is_not_checked_by_intersecting_its_patterns(api: Api) -> None:
     # llguidance would, and hold the loader's loop up until its engine is taken for dead.
     hard = {"allOf": [{"type": "string", "pattern": f".*a{'.' * i}b.*"} for i in range(20)]}

@@ -12,6 +12,7 @@ import pytest
 
 from mint_common.errors import RequestRefused
 from mint_common.ids import TenantId
+from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.openai.call import CallEngine
 from services.loader.adapters.vllm.openai.serving import _events, _marked
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
@@ -70,7 +71,14 @@ class StandInLLM:
 
 
 async def admitted(llm: StandInLLM) -> CallEngine:
-    engine = CallEngine(llm, CALL, base="tiny", admission=llm.admission, starts=TenantTurns())
+    engine = CallEngine(
+        llm,
+        CALL,
+        base="tiny",
+        admission=llm.admission,
+        starts=TenantTurns(),
+        compile_checks=CompileChecks(tokenizer="none", vocab_size=1, seconds=1),
+    )
     await engine.admit(SimpleNamespace(n=1), [{"prompt_token_ids": [1, 2]}] * PROMPTS)
     return engine
 

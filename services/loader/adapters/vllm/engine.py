@@ -60,10 +60,12 @@ class VllmEngine:
         base: str = "base",
         parsing: Parsing | None = None,
         dtype: str = "float32",
+        compile_seconds: int = 5,
     ) -> None:
         """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
 
         ``no_processed`` says why there are no log-probabilities at a request's temperature, if so.
+        ``compile_seconds`` of a processor are what the structure of an answer may take to compile.
         ``sends_bytes``: workers may be on other machines, where nothing of this one can be mapped.
         """
         self._sends_bytes = sends_bytes
@@ -83,7 +85,13 @@ class VllmEngine:
         remember_texts(self._tokenizer)
         self._tokenizing = Tokenizing(deepcopy(self._tokenizer))
         self._start_turns = TenantTurns()
-        self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing(), starts=self._start_turns)
+        self._serving = VllmServing(
+            llm,
+            base=base,
+            parsing=parsing or Parsing(),
+            starts=self._start_turns,
+            compile_seconds=compile_seconds,
+        )
 
     async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.
@@ -280,6 +288,7 @@ class VllmEngine:
     def close(self) -> None:
         """Stop the engine process; blocks for seconds."""
         self._tokenizing.close()
+        self._serving.close()
         self._llm.shutdown(timeout=_STOP_SECONDS)
         # Its __del__ shuts down again, and must not run at interpreter exit; the serving classes hold it too.
         self._llm = None

@@ -54,6 +54,7 @@ class EngineConfig:
     parsing: Parsing = field(default_factory=Parsing)
     default_sampling: Literal["base", "openai"] = "base"
     stats: bool = True
+    compile_seconds: int = 5
 
 
 def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization: str = "") -> Execution:
@@ -151,6 +152,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         base=config.facts.name,
         parsing=config.parsing,
         dtype=how.dtype,
+        compile_seconds=config.compile_seconds,
     )
 
 

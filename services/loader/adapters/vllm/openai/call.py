@@ -11,6 +11,7 @@ from typing import Any
 from mint_common.errors import RequestRefused
 from mint_common.ids import Digest
 from services.loader import metrics
+from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs, read_ahead
@@ -27,13 +28,21 @@ class CallEngine:
     """Stands in for the AsyncLLM in one call. Any, here and below: vllm has no types."""
 
     def __init__(
-        self, llm: Any, call: ApiCall, *, base: str, admission: Admission, starts: TenantTurns
+        self,
+        llm: Any,
+        call: ApiCall,
+        *,
+        base: str,
+        admission: Admission,
+        starts: TenantTurns,
+        compile_checks: CompileChecks,
     ) -> None:
         self._llm = llm
         self._call = call
         self._base = base
         self._admission = admission
         self._starts = starts
+        self._compile_checks = compile_checks
         self._held = AsyncExitStack()
         self._requests = 0
         self._lora_request: Any = None
@@ -92,19 +101,20 @@ class CallEngine:
             outputs = read_ahead(outputs)
         self._requests += 1
         self.running += 1
-        is_structured = sampling_params.structured_outputs is not None
-        request = RequestOutputs(self._checked(outputs, is_structured=is_structured))
+        request = RequestOutputs(self._checked(outputs, sampling_params.structured_outputs))
         self._held.push_async_callback(request.aclose)
         return request
 
-    async def _checked(self, outputs: Any, *, is_structured: bool) -> AsyncGenerator[Any, None]:
+    async def _checked(self, outputs: Any, structure: Any) -> AsyncGenerator[Any, None]:
         try:
+            if structure is not None:
+                await self._compile_checks.check(structure, tenant=self._call.tenant_id)
             async with self._starts.taken(self._call.tenant_id):
                 pass  # vLLM is given the request in the same step, which is the turn's
             with lost_engine(refuses=not self.has_begun):
                 async with aclosing(outputs):
                     async for output in outputs:
-                        self._check(output, is_structured=is_structured)
+                        self._check(output, is_structured=structure is not None)
                         self.has_begun = True
                         yield output
         except Exception as error:

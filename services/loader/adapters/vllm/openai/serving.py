@@ -15,6 +15,7 @@ import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
 from mint_common.waiting import raise_if_cancelled
+from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
 from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
@@ -38,12 +39,19 @@ _READERS = (
 class VllmServing:
     """vLLM's serving classes around one AsyncLLM. Any, here and below: vllm has no types."""
 
-    def __init__(self, llm: Any, *, base: str, parsing: Parsing, starts: TenantTurns) -> None:
+    def __init__(
+        self, llm: Any, *, base: str, parsing: Parsing, starts: TenantTurns, compile_seconds: int
+    ) -> None:
         """``starts`` are the turns in which requests are given to the engine, samples' too."""
         self._llm = llm
         self._base = base
         self._starts = starts
         self._renders = TenantTurns()
+        self._compile_checks = CompileChecks(
+            tokenizer=str(llm.model_config.tokenizer),
+            vocab_size=llm.model_config.get_vocab_size(),
+            seconds=compile_seconds,
+        )
         self._streams = ShareOfLoop()
         self._whole_answers = TenantTurns()
         self._renderer, self._operations = build_operations(llm, parsing)
@@ -63,7 +71,14 @@ class VllmServing:
         if operation is None:
             raise NotFound(kind="operation", name=call.operation)
         request = _read(call, operation.request)
-        engine = CallEngine(self._llm, call, base=self._base, admission=admission, starts=self._starts)
+        engine = CallEngine(
+            self._llm,
+            call,
+            base=self._base,
+            admission=admission,
+            starts=self._starts,
+            compile_checks=self._compile_checks,
+        )
         async with aclosing(engine):
             serving = self._for_call(operation, call, engine)
             whole = None if getattr(request, "stream", False) else WholeAnswer(operation, serving)
@@ -91,6 +106,10 @@ class VllmServing:
                     # Its end, which lets the adapter go, waits for nobody.
                     if isinstance(part, bytes) and engine.running:
                         await self._streams.note(call.tenant_id, len(part))
+
+    def close(self) -> None:
+        """End the check of structures."""
+        self._compile_checks.close()
 
     def _for_call(self, operation: ApiOperation, call: ApiCall, engine: CallEngine) -> Any:
         serving = copy(operation.serving)
