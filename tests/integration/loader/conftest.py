@@ -185,6 +185,7 @@ async def shared_engine(
         options = {"base": facts.name, "parsing": Parsing(tool_parser="hermes")}
         counted = CountedEngine(engine._llm, builder, **options)
         yield counted
+        counted._serving.close()  # its own; the engine itself is closed as what was opened
         counted._llm = None
 
 
