@@ -301,8 +301,9 @@ async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, a
     assert (await api.ask("detokenize", tokens=tokens)).json()["prompt"] == "f abcd="
     counted = (await api.ask("count_tokens", messages=CHAT["messages"])).json()
     assert counted["input_tokens"] == len(tokens)
-    rendered = (await api.ask("render_chat", **CHAT)).json()
-    assert (rendered["token_ids"], rendered["sampling_params"]["max_tokens"]) == (tokens, 6)
+    for stream in (False, True):
+        rendered = (await api.ask("render_chat", stream=stream, **CHAT)).json()
+        assert (rendered["token_ids"], rendered["sampling_params"]["max_tokens"]) == (tokens, 6)
     assert (await api.ask("strange")).status_code == 404
     for operation, body, field in (
         ("tokenize", {"prompt": LONG}, "prompt"),

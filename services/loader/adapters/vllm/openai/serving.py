@@ -81,7 +81,9 @@ class VllmServing:
         )
         async with aclosing(engine):
             serving = self._for_call(operation, call, engine)
-            whole = None if getattr(request, "stream", False) else WholeAnswer(operation, serving)
+            whole = WholeAnswer(operation)
+            if not getattr(request, "stream", False):
+                whole.keep_for_later(serving)
             answering = getattr(serving, operation.method)
             try:
                 with lost_engine():
@@ -96,7 +98,7 @@ class VllmServing:
             raise_if_cancelled()  # vLLM answers a cancellation as an error
             if isinstance(result, ErrorResponse):
                 raise _refused(result)
-            if whole is not None:
+            if not hasattr(result, "__aiter__"):
                 yield AnswerHead(is_stream=False, served=engine.served)
                 yield await whole.encode(result, tenant=call.tenant_id, turns=self._whole_answers)
                 return

@@ -19,11 +19,13 @@ MOST_AT_ONCE = 512
 class WholeAnswer:
     """An answer that is no stream. Any, here and below: vllm has no types."""
 
-    def __init__(self, operation: ApiOperation, serving: Any) -> None:
-        """``serving`` is one call's own: it leaves log-probabilities out until the answer is encoded."""
+    def __init__(self, operation: ApiOperation) -> None:
         self._dump_options = {"by_alias": True, "exclude_none": not operation.has_nulls}
         self._made = 0
         self._later: dict[int, tuple[Any, Callable[[], Any]]] = {}
+
+    def keep_for_later(self, serving: Any) -> None:
+        """Have a serving object, one call's own, leave log-probabilities out until the answer is encoded."""
         for name, kind in _makers():
             if hasattr(serving, name):
                 setattr(serving, name, partial(self._make, getattr(serving, name), kind))
