@@ -39,10 +39,11 @@ and objects. Wrong values of passed fields are vLLM's to refuse: a 400 that name
 has a status that clients send again.
 
 What an engine compiles may take `MINT_LOADER_COMPILE_SECONDS` (5) of a processor and 512 MiB for that, and
-its size is bounded, too. In each of
+its size is bounded, too. These bounds hold for each of
 {", ".join(f"`{name}`" for name in STRUCTURES)}:
 
-- Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in all; a name has as much.
+- Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in all; a name alone has at most
+  {MAX_PATTERN_BYTES >> 10} KiB, too.
 - Choices and enumerations have at most {MAX_CHOICE_BYTES >> 10} KiB in all.
 - A count, such as `minItems` or `{{2,8}}`, is at most {MAX_COUNT:,}; the product of those of patterns and
   grammars is at most {MAX_PRODUCT:,}.

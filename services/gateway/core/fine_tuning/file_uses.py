@@ -73,8 +73,8 @@ def file_use(file_id: str, readers: Sequence[ReadingJob], with_steps: Sequence[R
 
     ``readers`` are its jobs, newest first, and ``with_steps`` those of `newest_trained` with their steps.
     """
-    # A job's first steps may train nothing, and then have the revision that it began with.
-    revisions = list(dict.fromkeys(name for each in with_steps for name in _trained_by(each)))
+    # A step that trains nothing has the revision of the step before, or that which its job began with.
+    revisions = list(dict.fromkeys(name for each in with_steps for name in _revisions_of(each)))
     listed = {each.job.job_id for each in with_steps}
     unlisted = [each for each in _trained(file_id, readers) if each.job.job_id not in listed]
     return FileUse(
@@ -89,8 +89,8 @@ def _trained(file_id: str, readers: Sequence[ReadingJob]) -> list[ReadingJob]:
     return [each for each in readers if _use(file_id, each) == "training"]
 
 
-def _trained_by(reader: ReadingJob) -> Iterator[str]:
-    """Yield each step's revision, newest first; a step that trained nothing has that of the step before."""
+def _revisions_of(reader: ReadingJob) -> Iterator[str]:
+    """Yield the name of each step's revision, newest first."""
     for step in reversed(reader.now.steps):
         if step.revision is not None:
             yield model_name(reader.job.policy, step.revision)

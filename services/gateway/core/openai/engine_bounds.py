@@ -1,6 +1,6 @@
 """What an engine's readers bear: nesting, conversations, and structures that an engine compiles.
 
-A schema of ``{"minItems": 1000000000}`` stops an engine for everybody, so counts are bounded before it.
+A schema of ``{"minItems": 1000000000}`` stops an engine for everybody, so counts and sizes are bounded.
 """
 
 import math
@@ -96,7 +96,10 @@ def _items(read: Any) -> list[Any]:
 
 
 def check_structure(field: str, value: object) -> None:
-    """Refuse a JSON value that says how an answer is built, if it counts too far. Raises InvalidField."""
+    """Refuse a JSON value that says how an answer is built, if it counts too far or is too large to compile.
+
+    Raises InvalidField.
+    """
     # Encoded anew: no escape hides a name, nor white space a colon.
     text = msgspec.json.encode(value)
     for said in _COUNT.findall(text):
@@ -110,7 +113,7 @@ def check_structure(field: str, value: object) -> None:
 
 
 def _check_compiled(field: str, value: object) -> None:
-    """Refuse what an engine would compile for long: it compiles one structure at a time."""
+    """Refuse what would take long to compile: nothing ends a compile in the engine."""
     patterns = choices = squares = 0
     waiting = [value]
     while waiting:

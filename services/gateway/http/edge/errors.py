@@ -33,7 +33,7 @@ _PREFIXES: Mapping[str, Api] = {
     f"{tinker_errors.PREFIX}/": "tinker",
 }
 """Which API a request is for that no route has taken: the beginning of its path is all that tells."""
-_ALL_ROUTES = "; GET /docs lists all. The address that OpenAI's clients are given ends with /v1."
+_ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
 
 
 def install_error_shapes(http: FastAPI) -> None:

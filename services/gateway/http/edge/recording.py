@@ -154,7 +154,7 @@ async def _cause(request: Request) -> str:
 
 
 CauseDep = Annotated[str, Depends(_cause)]
-"""What ids of what a request creates are derived from: the same for repeats under an Idempotency-Key."""
+"""The ids of what a request creates derive from this; repeats under one Idempotency-Key have the same."""
 
 
 class SecretRoute(RecordedRoute):
