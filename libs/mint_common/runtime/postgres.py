@@ -6,7 +6,8 @@ after the server is back works.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
@@ -17,7 +18,7 @@ from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
 from mint_common.settings import DSN_FORM
 
-__all__ = ["Row", "from_row", "migrate", "open_pool", "translating_errors"]
+__all__ = ["Row", "from_row", "migrate", "open_pool", "refusing_login", "translating_errors"]
 
 T = TypeVar("T")
 Row = asyncpg.Record | Mapping[str, Any]  # Any: columns of all kinds
@@ -57,7 +58,7 @@ async def open_pool(
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
         try:
-            with translating_errors():
+            with refusing_login(), translating_errors():
                 return await _ServicePool(
                     dsn,
                     min_size=1,
@@ -77,15 +78,22 @@ async def open_pool(
                     timeout=CONNECT_SECONDS,
                     command_timeout=COMMAND_SECONDS,
                 )
-        except _REFUSALS as error:
-            raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=str(error)) from error
-        except ValueError:
-            # Of a "/" in the password, for one: the text quotes what follows as the port.
-            raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=DSN_FORM) from None
         except Unavailable:
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(0.2)
+
+
+@contextmanager
+def refusing_login() -> Iterator[None]:
+    """Raise SettingInvalid when an address cannot be read or the server refuses the login. Wrap a connect."""
+    try:
+        yield
+    except _REFUSALS as error:
+        raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=str(error)) from error
+    except ValueError:
+        # For example a "/" in the password: the error's text quotes the rest of the password as the port.
+        raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=DSN_FORM) from None
 
 
 def from_row(row: Row, kind: type[T]) -> T:

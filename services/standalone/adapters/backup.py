@@ -21,9 +21,9 @@ import asyncpg
 import msgspec
 
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, MintError, NotFound, SettingInvalid, Unavailable
+from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
 from mint_common.new_folder import new_folder
-from mint_common.settings import DSN_FORM
+from mint_common.runtime.postgres import refusing_login
 from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
@@ -179,7 +179,7 @@ async def _schemas(dsn: str) -> list[str]:
 async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """Yield a session of the database.
 
-    Raises Unavailable when it is refused, lost, or refuses a query, and SettingInvalid.
+    Raises SettingInvalid when the login is refused, and Unavailable when the session or a query fails.
     """
     try:
         connection = await _connected(dsn)
@@ -193,13 +193,10 @@ async def _session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _connected(dsn: str) -> asyncpg.Connection:
     try:
-        return await asyncpg.connect(dsn)
+        with refusing_login():
+            return await asyncpg.connect(dsn)
     except OSError as error:
         raise Unavailable(what="Postgres", problem=str(error)) from error
-    except asyncpg.InterfaceError:
-        raise
-    except ValueError:
-        raise SettingInvalid(name="MINT_POSTGRES_DSN", problem=DSN_FORM) from None  # it may be a password
 
 
 def _restore_database(dump: Path, dsn: str) -> None:

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists
+from mint_common.errors import AlreadyExists, SettingInvalid
 from mint_common.runtime.postgres import migrate, open_pool
-from services.standalone.adapters.backup import DatabaseInUse
+from services.standalone.adapters.backup import DatabaseInUse, back_up
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.cli import app
@@ -78,6 +78,12 @@ async def _check_bytes(registry: RunningRegistry, folder: Path) -> None:
 def invoke(*arguments: str) -> object:
     """Run a command away from this test's event loop."""
     return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_database_that_the_server_lacks_is_a_wrong_setting(postgres_dsn: str, tmp_path: Path) -> None:
+    absent = postgres_dsn.rpartition("/")[0] + "/absent"
+    with pytest.raises(SettingInvalid, match='MINT_POSTGRES_DSN: database "absent" does not exist'):
+        back_up(absent, tmp_path / "blobs", tmp_path / "backup")
 
 
 async def test_every_alias_of_a_restored_stack_means_what_it_meant(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.errors import SettingInvalid, Unavailable
+from mint_common.errors import SettingInvalid
 from services.standalone.adapters import backup
 
 
@@ -19,7 +19,7 @@ def test_a_blob_that_goes_while_blobs_are_copied_is_left_out(tmp_path: Path, mon
 
 
 def test_an_address_that_is_none_of_postgres_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="DSN"):
+    with pytest.raises(SettingInvalid, match="MINT_POSTGRES_DSN: invalid DSN"):
         backup.back_up("mysql://localhost/mint", tmp_path / "blobs", tmp_path / "backup")
     assert list(tmp_path.iterdir()) == []
 
