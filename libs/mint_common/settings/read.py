@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_origin
 
@@ -14,10 +14,8 @@ from mint_common.settings.blocks import SHARED
 
 S = TypeVar("S", bound=BaseModel)
 
-NEAR = 0.8
+_NEAR = 0.8
 """How alike a known name must be to be offered for a wrong one; prefixes alone make names fairly alike."""
-
-
 FILE = "_FILE"
 """What follows a secret's name where a variable has the path of a file with the secret instead."""
 
@@ -80,6 +78,13 @@ def describe_settings(cls: type[BaseModel], service: str) -> list[SettingDoc]:
     ]
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the known name that was probably meant, or "" when all are too different."""
+    longer = [candidate for candidate in known if candidate.startswith(name)]
+    near = longer or difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+    return near[0] if near else ""
+
+
 def _variables(cls: type[BaseModel], service: str) -> list[_Variable]:
     variables = list(_walk(cls, f"MINT_{service.upper()}_"))
     names = [v.name for v in variables]
@@ -133,16 +138,9 @@ def _refuse_unknown(environ: Mapping[str, str], variables: list[_Variable], serv
         known.update(shared, (each + FILE for each, info in shared.items() if not info.repr))
     for name in sorted(environ):
         if name not in known and name.startswith(tuple(prefixes)):
-            near = _nearest(name, sorted(known))
+            near = nearest(name, sorted(known))
             hint = f"; the nearest name is {near}" if near else ": docs/settings.md lists all"
             raise SettingInvalid(name=name, problem=f"is not known{hint}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """Return the known name that was probably meant, or "" when all are too different."""
-    longer = [candidate for candidate in known if candidate.startswith(name)]
-    near = longer or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-    return near[0] if near else ""
 
 
 def _validate(

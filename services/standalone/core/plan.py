@@ -1,12 +1,11 @@
 """Which services a stack runs, what each needs, and the environment that it gets."""
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mint_common.errors import SettingInvalid
-from mint_common.settings.read import NEAR
+from mint_common.settings.read import nearest
 from services.standalone.core.parts import StackPart
 
 EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
@@ -207,14 +206,13 @@ def check_overrides(overrides: Mapping[str, str]) -> None:
     known = (*PASSED_ON, *(f"MINT_{service.upper()}_" for service in SERVICES))
     unread = [name for name in overrides if name not in EXTERNAL and not name.startswith(known)]
     if unread:
-        near = sorted({each for name in unread for each in _near_names(name, known)})
+        near = sorted({found for name in unread if (found := _near_name(name, known))})
         hint = f" (the nearest: {', '.join(near)})" if near else ""
         problem = f"no part of the stack reads it; correct it{hint}, or unset it"
         raise SettingInvalid(name=", ".join(unread), problem=problem)
 
 
-def _near_names(name: str, prefixes: Sequence[str]) -> list[str]:
-    """Return the setting from outside, or else the beginning of names, that was probably meant, if any."""
-    beginning = "_".join(name.split("_")[:2]) + "_"
-    begun = [f"{each}..." for each in difflib.get_close_matches(beginning, prefixes, n=1, cutoff=NEAR)]
-    return difflib.get_close_matches(name, EXTERNAL, n=1, cutoff=NEAR) or begun
+def _near_name(name: str, prefixes: Sequence[str]) -> str:
+    """Return the setting from outside, or else the beginning of names, that was probably meant, or ""."""
+    begun = nearest("_".join(name.split("_")[:2]) + "_", prefixes)
+    return nearest(name, EXTERNAL) or (f"{begun}..." if begun else "")

@@ -134,6 +134,8 @@ def test_a_setting_that_nothing_reads_is_refused() -> None:
         check_overrides({"MINT_TRAINR_THREADS": "1"})
     with pytest.raises(SettingInvalid, match=r"MINT_POSTGRES_DNS: .*\(the nearest: MINT_POSTGRES_DSN\)"):
         check_overrides({"MINT_POSTGRES_DNS": "postgresql://x/y"})
+    with pytest.raises(SettingInvalid, match=r"MINT_BLOB: .*\(the nearest: MINT_BLOBS_URL\)"):
+        check_overrides({"MINT_BLOB": "file:///x"})
     with pytest.raises(
         SettingInvalid, match=r"MINT_X: no part of the stack reads it; correct it, or unset it$"
     ):
