@@ -13,7 +13,7 @@ from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.commands.train import read_json, sent_file
+from services.standalone.commands.train import grader_json, sent_file
 from services.standalone.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from services.standalone.core.refusals import EvaluationFailedError
 
@@ -131,7 +131,7 @@ def _questions(
     api: PublicApi, task: str | None, file: str | None, grader: Path | None, **others: object
 ) -> Json:
     """Return what models are asked; a local file is sent first, unless the gateway has it."""
-    spec = None if grader is None else read_json(grader)
+    spec = None if grader is None else grader_json(grader)
     if file is not None and Path(file).is_file():
         file = sent_file(api, Path(file))
     return {"task": task, "file": file, "grader": spec, **others}

@@ -200,15 +200,15 @@ def _read_grader(api: PublicApi, path: Path | None, method: Method) -> Json:
         raise InvalidField(field="--grader", problem=problem)
     if path is None:
         return None
-    return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": read_json(path)})["grader"]
+    return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": grader_json(path)})["grader"]
 
 
-def read_json(grader: Path) -> Json:
+def grader_json(path: Path) -> Json:
     """Return the JSON of a file with a grader. Raises InvalidField, OSError."""
     try:
-        return json.loads(grader.read_bytes())
+        return json.loads(path.read_bytes())
     except ValueError as error:
-        raise InvalidField(field="--grader", problem=f"{grader} is no JSON: {error}") from error
+        raise InvalidField(field="--grader", problem=f"{path} is no JSON: {error}") from error
 
 
 def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:

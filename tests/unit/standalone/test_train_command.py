@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from mint_common.errors import InvalidField
-from services.standalone.commands.train import read_json
+from services.standalone.commands.train import grader_json
 
 
 def test_a_grader_that_is_no_json_is_refused_and_one_that_is_missing_is_a_missing_file(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "grader.json")
+        grader_json(tmp_path / "grader.json")
     (tmp_path / "grader.json").write_bytes(b"{")
     with pytest.raises(InvalidField, match=r"--grader': .*grader\.json is no JSON: "):
-        read_json(tmp_path / "grader.json")
+        grader_json(tmp_path / "grader.json")
