@@ -3,7 +3,7 @@
 `check`, which checks a file, and `repeats` are imported by name: they load numpy, which these words need not.
 """
 
-from mint_common.datasets.formats import FORMATS, Format, Method, method_of
+from mint_common.datasets.formats import FORMATS, MAX_BATCH, MAX_EPOCHS, Format, Method, method_of
 from mint_common.datasets.reading import decode_line
 from mint_common.datasets.rendered import (
     OnLong,
@@ -18,6 +18,8 @@ from mint_common.datasets.rows import RowProblem
 
 __all__ = [
     "FORMATS",
+    "MAX_BATCH",
+    "MAX_EPOCHS",
     "MAX_PROBLEMS",
     "DatasetReport",
     "Format",

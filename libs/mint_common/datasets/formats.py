@@ -1,4 +1,4 @@
-"""Formats of rows, and the methods that train on them."""
+"""Formats of rows, the methods that train on them, and the bounds of a job on rows."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -33,6 +33,10 @@ FORMATS: Mapping[Method, frozenset[Format]] = {
     "rft": frozenset({Format.REWARD}),
 }
 """The formats that each method trains on."""
+MAX_EPOCHS = 50
+"""How often a job trains each row at most."""
+MAX_BATCH = 256
+"""The most rows of a step."""
 
 
 def method_of(kind: Format) -> Method:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from mint_common.datasets import Format, Method, Problem, decode_line, method_of
+from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Format, Method, Problem, decode_line, method_of
 from mint_common.datasets.check import check_file
 from mint_common.errors import InvalidField, NotFound, Unavailable
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
@@ -74,10 +74,10 @@ def train(  # arguments of a command
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=50, help="How often each row is trained. Default: 3."),
+        typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="How often each row is trained. Default: 3."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=256, help="Rows a step. Default: 8.")
+        int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows a step. Default: 8.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(metavar="RATE", help="Adam's, at the beginning.")

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt,
 from pydantic.config import JsonDict
 
 from mint_common.catalog_requests import Body
-from mint_common.datasets import OnLong
+from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule
 
 MAX_STEPS = 10_000
@@ -34,8 +34,8 @@ _AUTO_INT = BeforeValidator(_auto, json_schema_input_type=int | Literal["auto"] 
 _AUTO_FLOAT = BeforeValidator(_auto, json_schema_input_type=float | Literal["auto"] | None)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Epochs = Annotated[Annotated[StrictInt, Field(ge=1, le=50)] | None, _AUTO_INT]
-BatchSize = Annotated[Annotated[StrictInt, Field(ge=1, le=256)] | None, _AUTO_INT]
+Epochs = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None, _AUTO_INT]
+BatchSize = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_BATCH)] | None, _AUTO_INT]
 Multiplier = Annotated[Annotated[StrictFloat, Field(gt=0, le=1e6)] | None, _AUTO_FLOAT]
 Beta = Annotated[Annotated[StrictFloat, Field(gt=0, le=2)] | None, _AUTO_FLOAT]
 ComputeMultiplier = Annotated[Annotated[StrictFloat, Field(gt=1e-5, le=10)] | None, _AUTO_FLOAT]

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import cast
 
+from mint_common.datasets import MAX_BATCH
 from mint_common.errors import InvalidField
 from services.gateway.core.bounds import check_between, check_positive
 from services.gateway.core.fine_tuning.bodies import (
@@ -17,7 +18,7 @@ from services.gateway.core.fine_tuning.bodies import (
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName
 from services.gateway.core.mint.jobs import DPO_BETA, MAX_LEARNING_RATE
 
-EPOCHS, BATCH, MAX_BATCH = 3, 8, 256
+EPOCHS, BATCH = 3, 8
 """What "auto" is; the batch is larger when a job would have too many steps."""
 GROUP, MAX_GROUP = 8, 256
 """Answers to a prompt at a compute multiplier of 1, and the most."""
