@@ -85,14 +85,14 @@ def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object
     if error.fields.get("near") or type(error) is not NotFound:
         return error
     name, kind = str(error.name), str(error.kind)
-    if kind == "revision":
-        return _of_policy(name, api, _policy_of(values)) if _policy_of(values) else error
+    if kind == "revision" and (policy := _policy_of(values)):
+        return _with_latest(name, api, policy)
     names = _names_of(api, kind, values)
     near = difflib.get_close_matches(name, names, n=MOST_NEAR) or (names[:MOST_NEAR] if kind in IDS else [])
     return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error
 
 
-def _of_policy(revision: str, api: PublicApi, policy: str) -> NotFound:
+def _with_latest(revision: str, api: PublicApi, policy: str) -> NotFound:
     latest = api.get(path_of("policies", policy))["latest"]
     name = revision if "@" in revision else f"{policy}@{revision}"
     near = f"{policy}@{latest['number']} (the latest)" if latest else ""
