@@ -124,6 +124,17 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def gives_way(pid: int) -> bool:
+    """Return whether a process has a lower priority than this one, within its session and as a session."""
+    group = Path(f"/proc/{pid}/autogroup")  # which not every kernel has
+    return (
+        os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
+        and os.sched_getscheduler(pid) == os.SCHED_BATCH
+        and os.getsid(pid) == pid
+        and (not group.exists() or int(group.read_text().split()[-1]) > 0)
+    )
+
+
 async def until_ended(processes: Iterable[psutil.Process], *, seconds: float = END_SECONDS) -> None:
     """Wait until none of these runs. Raises TimeoutError."""
     async with asyncio.timeout(seconds):

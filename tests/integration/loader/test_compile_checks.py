@@ -12,6 +12,7 @@ import pytest
 
 from mint_common.errors import RequestRefused, Unavailable
 from services.loader.adapters.vllm.compile_checks import CompileChecks
+from tests.processes import gives_way
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -134,6 +135,11 @@ async def test_who_leaves_lets_others_be_checked(checks: CompileChecks) -> None:
     assert slow.cancelled()
     assert waiting.cancelled()
     await checks.check(structure(regex="stayed"), tenant="a")
+
+
+async def test_a_check_gives_way_to_the_engine(checks: CompileChecks) -> None:
+    await checks.check(structure(regex="way"), tenant="a")
+    assert gives_way(checks._server.pid or 0)
 
 
 async def test_a_lost_process_is_replaced_and_a_closed_one_is_not(make: Make) -> None:

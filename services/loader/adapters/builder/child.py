@@ -32,7 +32,9 @@ class BuilderProcesses:
             with theirs:
                 # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
                 command = [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())]
-                return subprocess.Popen(command, pass_fds=(theirs.fileno(),)), ours
+                # A session of its own: a terminal's signals do not come there.
+                process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), start_new_session=True)
+                return process, ours
         except OSError:
             ours.close()
             raise

@@ -14,7 +14,6 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ from mint_common.blobs.open import open_blobs
 from mint_common.dtypes import Dtype
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.processor_turns import take_long_turns
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder.arena import ArenaWriter
 from services.loader.adapters.builder.disk_cache import DiskCache
@@ -49,15 +47,10 @@ from services.loader.adapters.builder.wire import (
     read_frame,
     write_frame,
 )
+from services.loader.adapters.low_priority import make_way
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-NICENESS = 5
-"""Relative to the loader's: a quarter of a processor's time while anybody else wants it."""
-
-_AUTOGROUP = Path("/proc/self/autogroup")
-"""Where Linux shares processors by session, niceness counts within one only; a session has one of its own."""
 
 _seconds: ContextVar[list[tuple[str, float]]] = ContextVar("seconds")
 
@@ -190,15 +183,6 @@ def main(descriptor: int) -> None:
         pass
     finally:
         os._exit(0)  # threads that still work would be waited for
-
-
-def make_way() -> None:
-    """Give way to every other process, in a session of its own: a terminal's signals do not come here."""
-    os.setsid()
-    os.nice(NICENESS)
-    take_long_turns()
-    with suppress(OSError):  # no autogroups here
-        _AUTOGROUP.write_text(str(NICENESS))
 
 
 if __name__ == "__main__":

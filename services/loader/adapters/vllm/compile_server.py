@@ -16,12 +16,10 @@ from enum import IntEnum
 from typing import Any
 
 from mint_common.runtime.frames import frame, receive_frame
+from services.loader.adapters.low_priority import make_way
 
 READY = b"ready"
 """The first message to the loader; another one says why nothing can be compiled here."""
-
-NICENESS = 5
-"""Relative to the loader's: the engine's steps go first."""
 
 
 class CompileOutcome(IntEnum):
@@ -37,7 +35,7 @@ class CompileOutcome(IntEnum):
 
 def main(descriptor: int, tokenizer: str, vocab_size: int, seconds: int, memory_bytes: int) -> None:
     """Answer until the loader ends; ``seconds`` and ``memory_bytes`` are each child's own."""
-    os.nice(NICENESS)
+    make_way()
     connection = socket.socket(fileno=descriptor)
     with suppress(EOFError, ConnectionError):
         try:
