@@ -32,11 +32,11 @@ VOCABULARY = [*map(chr, range(32, 127)), "a" * 16, "</s>"]
 
 @pytest.fixture
 def ending() -> Iterator[None]:
-    """Wait for the threads that calls are left to: Python must not end with one in xgrammar."""
+    """Wait for the threads that were abandoned to their call: Python must not end with one in xgrammar."""
     yield
-    for each in list(structures._left):
+    for each in list(structures._abandoned):
         each.thread.join()
-    assert not structures._left
+    assert not structures._abandoned
 
 
 def _compiler() -> Any:
@@ -150,14 +150,14 @@ def test_only_schemas_without_patterns_are_followed_without_a_thread(
 
 
 @pytest.mark.usefixtures("ending")
-def test_no_more_threads_are_left_to_calls_than_an_engine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structures, "MAX_LEFT", 1)
+def test_no_more_threads_are_abandoned_to_calls_than_an_engine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structures, "MAX_ABANDONED", 1)
     monkeypatch.setattr(structures, "_idle", [])
     row = _row()
     _grammar(rules=RULES).fill_bitmask(row, 0)
     usual = VOCABULARY.index("b")
     assert not _grammar(pattern="b*").accept_tokens("r", [usual])
-    for each in list(structures._left):
+    for each in list(structures._abandoned):
         each.thread.join()
     assert _grammar(pattern="b*").accept_tokens("r", [usual])
 
@@ -169,7 +169,7 @@ def test_an_error_of_a_structure_is_its_callers() -> None:
         _grammar(pattern="a").fill_bitmask(torch.zeros(1, 1, dtype=torch.int64), 0)
 
 
-@pytest.mark.parametrize(("name", "beginning"), structures._TOLD.items())
+@pytest.mark.parametrize(("name", "beginning"), structures._REPORTS.items())
 def test_tokens_that_a_structure_refuses_are_not_logged(name: str, beginning: str) -> None:
     module = importlib.import_module(name)
     assert module.__file__ is not None

@@ -4,7 +4,7 @@ xgrammar has no bound of its own, and a single call of it may take minutes: to a
 pattern is ``((a+)+)+``, nested 100 deep, or to find the tokens that may come next in the grammar of 60 rules
 ``r0 ::= r1 r1 | r1``, ``r1 ::= r2 r2 | r2``, and so on. No call can be ended, but none holds Python's lock.
 So a thread of its own makes it, and the engine's waits as long as the answer may still take of the processor.
-A call that takes longer is left to its thread, at the lowest priority, and nobody touches its grammar again.
+A thread whose call takes longer is abandoned to it, at the lowest priority; nobody touches its grammar again.
 
 A turn of a thread costs some 30 to 150 us. Schemas without patterns do without: delimiters stand between
 their values, and no call takes more than some 20 ms.
@@ -24,13 +24,13 @@ SECONDS_A_TOKEN = 0.002
 """Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
 MAX_SECONDS = 0.1
 """Of the processor: what an answer has at its beginning, and the most that its tokens save up."""
-MAX_LEFT = 100
-"""Threads that calls were left to: while there are as many, no call gets a new one, and its answer ends."""
+MAX_ABANDONED = 100
+"""Threads that were abandoned to their call: at so many, a call that needs a new one ends its answer."""
 
 _IS_PLAIN = "_mint_is_plain"
-_LEFT = "_mint_seconds_left"
+_SECONDS_LEFT = "_mint_seconds_left"
 _LOST = -math.inf
-_TOLD = {
+_REPORTS = {
     "vllm.v1.core.sched.scheduler": "Unexpected: grammar rejected tokens",
     "vllm.v1.structured_output": "Unexpected: grammar terminated or rejected draft",
     "vllm.v1.structured_output.backend_xgrammar": "Failed to advance FSM",
@@ -49,7 +49,7 @@ def bound_structures() -> None:
     XgrammarGrammar.fill_bitmask = _filling(XgrammarGrammar.fill_bitmask)
     XgrammarGrammar.validate_tokens = _validating(XgrammarGrammar.validate_tokens)
     XgrammarGrammar.rollback = _rolling_back(XgrammarGrammar.rollback)
-    for name, beginning in _TOLD.items():
+    for name, beginning in _REPORTS.items():
         logging.getLogger(name).addFilter(partial(_is_other, beginning))
 
 
@@ -78,9 +78,9 @@ def _accepting(stock: Any) -> Any:
             is_accepted: bool = _bounded(grammar, stock, request_id, tokens)
         except TimeoutError:
             return False
-        left = getattr(grammar, _LEFT)
+        left = getattr(grammar, _SECONDS_LEFT)
         if left > 0:
-            setattr(grammar, _LEFT, min(MAX_SECONDS, left + SECONDS_A_TOKEN * len(tokens)))
+            setattr(grammar, _SECONDS_LEFT, min(MAX_SECONDS, left + SECONDS_A_TOKEN * len(tokens)))
         return is_accepted
 
     return accept_tokens
@@ -88,7 +88,7 @@ def _accepting(stock: Any) -> Any:
 
 def _filling(stock: Any) -> Any:
     def fill_bitmask(grammar: Any, bitmask: Any, idx: int) -> None:
-        # A call that is left to its thread writes to this row, not to one that others have by then.
+        # A call that its thread is abandoned to writes to this row, not to one that others have by then.
         row = bitmask[idx : idx + 1].clone()
         try:
             _bounded(grammar, stock, row, 0)
@@ -112,7 +112,7 @@ def _validating(stock: Any) -> Any:
 
 def _rolling_back(stock: Any) -> Any:
     def rollback(grammar: Any, num_tokens: int) -> None:
-        if getattr(grammar, _LEFT, 0.0) != _LOST:
+        if getattr(grammar, _SECONDS_LEFT, 0.0) != _LOST:
             stock(grammar, num_tokens)
 
     return rollback
@@ -120,27 +120,27 @@ def _rolling_back(stock: Any) -> Any:
 
 def _bounded(grammar: Any, stock: Any, *args: Any) -> Any:
     """Return what a grammar's method does. Raises TimeoutError, before the call if no time is left for it."""
-    left = getattr(grammar, _LEFT, MAX_SECONDS)
+    left = getattr(grammar, _SECONDS_LEFT, MAX_SECONDS)
     if left <= 0:
         raise TimeoutError
     if getattr(grammar, _IS_PLAIN, False):
         began = time.thread_time()
         result = stock(grammar, *args)
-        setattr(grammar, _LEFT, left - (time.thread_time() - began))
+        setattr(grammar, _SECONDS_LEFT, left - (time.thread_time() - began))
         return result
     try:
         thread = _idle.pop()
     except IndexError:
-        if len(_left) >= MAX_LEFT:
+        if len(_abandoned) >= MAX_ABANDONED:
             raise TimeoutError from None
         thread = _CallThread()
     try:
         result, error, took = thread.call(partial(stock, grammar, *args), seconds=left)
     except TimeoutError:
-        setattr(grammar, _LEFT, _LOST)
+        setattr(grammar, _SECONDS_LEFT, _LOST)
         raise
     _idle.append(thread)
-    setattr(grammar, _LEFT, left - took)
+    setattr(grammar, _SECONDS_LEFT, left - took)
     if error is not None:
         raise error
     return result
@@ -175,7 +175,7 @@ class _CallThread:
                 return result, error, time.clock_gettime(self._clock) - began
         assert self.thread.native_id is not None
         os.setpriority(os.PRIO_PROCESS, self.thread.native_id, 19)
-        _left.add(self)
+        _abandoned.add(self)
         self._asked.put(None)
         raise TimeoutError
 
@@ -187,8 +187,8 @@ class _CallThread:
                 told = (None, error)
             del work  # and with it the answer's grammar
             self._told.put(told)
-        _left.discard(self)
+        _abandoned.discard(self)
 
 
 _idle: list[_CallThread] = []
-_left: set[_CallThread] = set()
+_abandoned: set[_CallThread] = set()
