@@ -64,7 +64,7 @@ def confine(*, memory_bytes: int, cpu_seconds: int) -> None:
     ``memory_bytes`` are what it may take beyond what it has now. It is killed when its parent ends.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    _limit(_address_space_bytes() + memory_bytes, cpu_seconds)
+    _limit(address_space_bytes() + memory_bytes, cpu_seconds)
     _control(libc, _PR_SET_PDEATHSIG, _SIGKILL)
     _control(libc, _PR_SET_DUMPABLE, 0)
     _control(libc, _PR_SET_NO_NEW_PRIVS, 1)
@@ -72,9 +72,9 @@ def confine(*, memory_bytes: int, cpu_seconds: int) -> None:
     _enter_seccomp(libc)
 
 
-def _limit(address_space_bytes: int, cpu_seconds: int) -> None:
+def _limit(most_address_space_bytes: int, cpu_seconds: int) -> None:
     for what, most in (
-        (resource.RLIMIT_AS, address_space_bytes),
+        (resource.RLIMIT_AS, most_address_space_bytes),
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),
@@ -83,7 +83,8 @@ def _limit(address_space_bytes: int, cpu_seconds: int) -> None:
         resource.setrlimit(what, (most, most))
 
 
-def _address_space_bytes() -> int:
+def address_space_bytes() -> int:
+    """Return how much of its address space this process takes, as RLIMIT_AS counts it."""
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # pathlib is one more import
         return int(file.read().split()[0]) * resource.getpagesize()
 
