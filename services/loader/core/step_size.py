@@ -1,7 +1,7 @@
 """How many sequences a step of the engine has, so that the loader keeps up with its outputs."""
 
 
-def next_step(sequences: int, *, least: int, most: int, is_behind: bool) -> int:
+def next_sequences(sequences: int, *, least: int, most: int, is_behind: bool) -> int:
     """Return the most sequences of the next step: half as many while the loader is behind, else one more.
 
     Additive increase, multiplicative decrease (Chiu and Jain, 1989): the loader's time for a sequence is

@@ -30,7 +30,7 @@ from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
-from services.loader.core.step_size import next_step
+from services.loader.core.step_size import next_sequences
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
@@ -130,7 +130,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
         """Plan a step, when the outputs of earlier ones are taken in."""
         is_behind = self._sent.wait()
-        self._step_sequences = next_step(
+        self._step_sequences = next_sequences(
             self._step_sequences, least=LEAST_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
         )
         fair = self.waiting.fair
