@@ -229,7 +229,7 @@ class Executor:
         # The checkpoint may be one that this policy saved a moment ago.
         await self._settled()
         record = await self._term.readable(ref, self._session.tenant_id)
-        check_fits(record, self._session)
+        check_same_lora(record, self._session)
         return await self._replace(await self._checkpoint(record.claim), with_optimizer=with_optimizer)
 
     async def _replace(self, data: bytes, *, with_optimizer: bool) -> int:
@@ -250,7 +250,7 @@ class Executor:
         session = self._session
         records = [await self._term.readable(part.checkpoint, session.tenant_id) for part in mixture]
         for record in records:
-            check_fits(record, session)
+            check_same_lora(record, session)
         coefficients = [part.coefficient for part in mixture]
         data = await self._term.states.mix(session.lora, records, coefficients)
         return await self._replace(data, with_optimizer=False)
@@ -296,7 +296,7 @@ def read_operation(data: bytes) -> LoggedOperation:
     return msgspec.msgpack.decode(data, type=LoggedOperation)  # type: ignore[no-any-return]  # a union is no type to mypy
 
 
-def check_fits(record: CheckpointRecord, session: TrainingSession) -> None:
+def check_same_lora(record: CheckpointRecord, session: TrainingSession) -> None:
     """Refuse a checkpoint of another base or another shape of LoRA. Raises InvalidField."""
     if record.base != session.base:
         raise InvalidField(field="path", problem=f"a checkpoint of {record.base!r}, not of {session.base!r}")
