@@ -19,7 +19,6 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from mint_common.errors import RequestRefused, Unavailable
@@ -67,11 +66,6 @@ class CompileChecks:
         self._turns = TenantTurns()
         self._passed: OrderedDict[bytes, float] = OrderedDict()  # the seconds that each took
 
-    @property
-    def remembered(self) -> int:
-        """Return how many structures are known to compile."""
-        return len(self._passed)
-
     async def check(self, params: Any, *, tenant: str) -> None:
         """Wait until a structure is known to compile. Cancelling begins no check and waits for none.
 
@@ -93,7 +87,7 @@ class CompileChecks:
                 return
             loop = asyncio.get_running_loop()
             began = loop.time()
-            outcome = await loop.run_in_executor(self._thread, partial(self._server.compile, call))
+            outcome = await loop.run_in_executor(self._thread, self._server.compile, call)
         if outcome is CompileOutcome.TOO_MUCH:
             most = f"{self._seconds} s of a processor or {self._memory_bytes >> 20} MiB"
             problem = (
@@ -152,11 +146,6 @@ class CompileServer:
         self._connection: socket.socket | None = None
         self._is_ready = False
         self._is_closed = False
-
-    @property
-    def pid(self) -> int | None:
-        """Return the process that runs, None before the first call."""
-        return self._process.pid if self._process else None
 
     def compile(self, call: bytes) -> CompileOutcome:
         """Return what comes of a call; one whose process was lost is made once more. Raises Unavailable."""
