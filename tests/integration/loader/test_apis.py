@@ -12,6 +12,7 @@ from mint_common.claims import RevisionRef
 from mint_common.generation import CALL_HEADER, CallFacts
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.openai import whole_answers
+from tests.integration.loader.slow_structures import AMBIGUOUS_RULES, MANY_PROPERTIES
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
@@ -161,11 +162,7 @@ async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
     "structure",
     [
         {"regex": "(" * 120 + "a" + "+)" * 120},
-        {
-            "grammar": "\n".join(
-                ["root ::= r0", *(f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(60)), 'r60 ::= "a"']
-            )
-        },
+        {"grammar": AMBIGUOUS_RULES},
     ],
     ids=["regex", "grammar"],
 )
@@ -182,8 +179,7 @@ async def test_a_structure_that_compiles_for_too_long_is_refused_and_others_are_
     api: Api, stream: bool
 ) -> None:
     # Compiled by the engine it would take minutes, and every other structure would wait for it.
-    properties = {f"p{number}": {"type": "string"} for number in range(200)}
-    slow = {"json": {"type": "object", "properties": properties, "minProperties": 50}}
+    slow = {"json": MANY_PROPERTIES}
     asked = {"prompt": "f abcd=", "max_tokens": 4}
     refused, answered = await asyncio.gather(
         api.ask("completion", tenant="slow", stream=stream, structured_outputs=slow, **asked),

@@ -12,14 +12,12 @@ import pytest
 
 from mint_common.errors import RequestRefused, Unavailable
 from services.loader.adapters.vllm.compile_checks import CompileChecks
+from tests.integration.loader.slow_structures import MANY_PROPERTIES
 from tests.processes import gives_way
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 TINY = Path(__file__).parents[3] / "bases" / "tiny"
-PROPERTIES = {f"p{number}": {"type": "string"} for number in range(200)}
-MANY = {"type": "object", "properties": PROPERTIES, "minProperties": 50}
-"""Takes minutes, although the vocabulary is small."""
 STRUCTURES: list[dict[str, Any]] = [
     {"json": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}}},
     {"json_object": True},
@@ -85,7 +83,7 @@ async def test_what_compiles_is_checked_once_for_each_tenant(
 async def test_what_takes_too_long_is_refused_and_says_what_to_do(checks: CompileChecks) -> None:
     before = len(checks._passed)
     with pytest.raises(RequestRefused, match=r"1 s of a processor .* make the schema, .* smaller") as refused:
-        await checks.check(structure(json=MANY), tenant="a")
+        await checks.check(structure(json=MANY_PROPERTIES), tenant="a")
     assert refused.value.field == "structured_outputs"
     assert len(checks._passed) == before
 
@@ -93,7 +91,7 @@ async def test_what_takes_too_long_is_refused_and_says_what_to_do(checks: Compil
 async def test_what_takes_too_much_memory_is_refused(make: Make) -> None:
     checks = make(seconds=60, memory_bytes=64 << 20)
     with pytest.raises(RequestRefused, match="64 MiB"):
-        await checks.check(structure(json=MANY), tenant="a")
+        await checks.check(structure(json=MANY_PROPERTIES), tenant="a")
     await checks.check(structure(regex="a"), tenant="a")
 
 
@@ -124,7 +122,7 @@ async def test_a_tenant_waits_for_the_check_that_runs_and_one_more_of_a_flood(ch
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(4):
-            tasks.create_task(ask("flood", str(number), json={**MANY, "title": str(number)}))
+            tasks.create_task(ask("flood", str(number), json={**MANY_PROPERTIES, "title": str(number)}))
         await asyncio.sleep(0)
         tasks.create_task(ask("other", "small", regex="[0-9]"))
     assert done.index("small") <= 2, done
@@ -132,7 +130,7 @@ async def test_a_tenant_waits_for_the_check_that_runs_and_one_more_of_a_flood(ch
 
 
 async def test_who_leaves_lets_others_be_checked(checks: CompileChecks) -> None:
-    slow = asyncio.create_task(checks.check(structure(json={**MANY, "title": "left"}), tenant="a"))
+    slow = asyncio.create_task(checks.check(structure(json={**MANY_PROPERTIES, "title": "left"}), tenant="a"))
     waiting = asyncio.create_task(checks.check(structure(regex="left"), tenant="a"))
     await asyncio.sleep(0.1)
     slow.cancel()

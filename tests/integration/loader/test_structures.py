@@ -10,6 +10,7 @@ import pytest
 
 from services.loader.adapters.vllm import structures
 from services.loader.adapters.vllm.structures import bound_structures
+from tests.integration.loader.slow_structures import AMBIGUOUS_RULES
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,6 @@ pytestmark = [
 
 PATTERN = "(" * 60 + "a" + "+)" * 60
 """Ambiguous: each step takes longer than the one before, from the 40th on more than a second."""
-RULES = "\n".join(
-    ["root ::= r0", *(f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(60)), 'r60 ::= "a"']
-)
-"""Ambiguous: to find the tokens that may be first takes seconds, as one is long."""
 ADDRESS = r"[a-z0-9]+(-[a-z0-9]+)*@[a-z]{1,20}(\.[a-z]{2,9}){1,3}"
 VOCABULARY = [*map(chr, range(32, 127)), "a" * 16, "</s>"]
 
@@ -99,7 +96,7 @@ def test_a_single_token_that_takes_too_long_is_refused() -> None:
 
 @pytest.mark.usefixtures("ending")
 def test_where_the_next_tokens_take_too_long_to_find_all_may_come_and_are_refused() -> None:
-    grammar, row = _grammar(rules=RULES), _row()
+    grammar, row = _grammar(rules=AMBIGUOUS_RULES), _row()
     grammar.fill_bitmask(row, 0)
     assert (row == -1).all()
     assert not grammar.accept_tokens("r", [VOCABULARY.index("a")])
@@ -154,7 +151,7 @@ def test_no_more_threads_are_abandoned_to_calls_than_an_engine_bears(monkeypatch
     monkeypatch.setattr(structures, "MAX_ABANDONED", 1)
     monkeypatch.setattr(structures, "_idle", [])
     row = _row()
-    _grammar(rules=RULES).fill_bitmask(row, 0)
+    _grammar(rules=AMBIGUOUS_RULES).fill_bitmask(row, 0)
     usual = VOCABULARY.index("b")
     assert not _grammar(pattern="b*").accept_tokens("r", [usual])
     for each in list(structures._abandoned):
