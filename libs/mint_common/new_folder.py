@@ -1,11 +1,9 @@
-"""Folders that are there whole or not at all, and folders for a while."""
+"""A folder that is there whole, or not at all."""
 
-import asyncio
 import secrets
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mint_common.errors import AlreadyExists
@@ -26,13 +24,3 @@ def new_folder(target: Path, *, mode: int = 0o777) -> Iterator[Path]:
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-@asynccontextmanager
-async def scratch_folder(prefix: str) -> AsyncIterator[Path]:
-    """Yield an empty folder of the system's temporary ones, which is removed at the end of the body."""
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=prefix))
-    try:
-        yield folder
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -13,8 +13,8 @@ from mint_common.adapters_format.norms import compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
-from mint_common.new_folder import scratch_folder
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
+from services.registry.handlers.scratch import scratch_folder
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
 

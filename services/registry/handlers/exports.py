@@ -12,11 +12,11 @@ from mint_common.adapters_format import check_folder, check_manifest, fetch_mani
 from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
 from mint_common.events import Event, RevisionExported
-from mint_common.new_folder import scratch_folder
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
 from services.registry.core.exports import Refusal, check_export
+from services.registry.handlers.scratch import scratch_folder
 from services.registry.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.ids import Digest, derive_id, new_id
-from mint_common.new_folder import scratch_folder
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
 from mint_common.runtime.tenant_limiter import TenantLimiter
@@ -40,6 +39,7 @@ from services.registry.core.uploads import (
     refused,
     with_fix,
 )
+from services.registry.handlers.scratch import scratch_folder
 from services.registry.ports.catalog import Catalog
 
 RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
