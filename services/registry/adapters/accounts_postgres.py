@@ -6,11 +6,11 @@ from typing import NoReturn
 import asyncpg
 
 from mint_common.authority import Authority, held_scopes
-from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
+from mint_common.catalog import MAX_LIMIT, KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
-from services.registry.adapters.rows import PAGE, found
+from services.registry.adapters.rows import found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 
 _ADD_TENANT = """
@@ -99,7 +99,7 @@ class PostgresAccounts:
         return from_row(row, KeyOwner)
 
     async def keys(
-        self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
+        self, tenant_id: TenantId, *, limit: int = MAX_LIMIT, after: str | None = None
     ) -> Sequence[KeyRecord]:
         """Return a tenant's keys by id, revoked ones too."""
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"

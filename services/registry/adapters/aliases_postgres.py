@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import asyncpg
 
-from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
+from mint_common.catalog import MAX_LIMIT, AliasMove, AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected
 from mint_common.ids import PolicyId, new_id
@@ -14,7 +14,7 @@ from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import LOCK_POLICY, PAGE, found, read_revision, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
@@ -97,7 +97,7 @@ class PostgresAliases:
         return await _with_history(self._pool, policy_id, _alias_of({**row, "revision": ref_of(row)}))
 
     async def aliases(
-        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
+        self, policy_id: PolicyId, *, limit: int = MAX_LIMIT, after: str | None = None
     ) -> Sequence[AliasRecord]:
         """Return a policy's aliases by name, without histories."""
         query = f"{_ALIASES} AND alias > $2 ORDER BY alias LIMIT $3"

@@ -9,9 +9,6 @@ from mint_common.runtime.postgres import Row, from_row
 
 T = TypeVar("T")
 
-PAGE = 1000
-"""How many aliases or keys one answer holds, unless it is asked for fewer."""
-
 NEWEST = """
     LEFT JOIN LATERAL (
         SELECT number, digest, manifest_uri, manifest_sha256, manifest_size_bytes FROM revisions
