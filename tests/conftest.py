@@ -36,7 +36,6 @@ from spreading import (  # noqa: F401  # hooks of pytest's
 
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
-from services.standalone.adapters.nats import nats_url as nats_address
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
@@ -167,9 +166,8 @@ def make_postgres(folder: Path) -> RunningServer:
 
 def make_nats(folder: Path) -> RunningServer:
     """Prepare a NATS server (not started)."""
-    port = free_port()
-    launch = nats_launch(folder, port)
-    return RunningServer(launch, nats_address(folder, port), folder / "log")
+    launch = nats_launch(folder, free_port())
+    return RunningServer(launch, launch.ready_bus, folder / "log")
 
 
 def _running(server: RunningServer) -> Iterator[RunningServer]:
