@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DSN_FORM = "must be postgresql://user:password@host:port/database, the password percent-encoded"
-"""What is said of a connection string that is none; the string itself may be a password."""
+"""What is wrong with a connection string; the string itself is never shown, as it has the password."""
 
 
 class Block(BaseModel):

@@ -1,1 +1,4 @@
-"""The registry's store in Postgres: what `ports` promises holds for the methods that routes use, too."""
+"""The registry's store in Postgres.
+
+The promises of `ports` hold for all methods, also those that only routes use.
+"""
