@@ -34,7 +34,7 @@ memory, never the whole file. A refusal is a 422; sending the same again is refu
     "code": "upload_refused.wrong_rank",
     "reason": "wrong_rank",
     "problem": "rank 32, policy 'copier' has 8",
-    "fix": "Upload it to a policy of its rank, or make one, up to the --max-rank of the base.",
+    "fix": "Upload it to a policy of the adapter's rank; or make one, if the base's --max-rank allows it.",
     "message": "Upload refused (wrong_rank): ...",
     "retryable": false
   }

@@ -69,7 +69,8 @@ FIXES: Mapping[str, str] = {
     Reason.UNKNOWN_TENSOR: "Send LoRA weights only, named as PEFT names them.",
     Reason.MISSING_TENSOR: "Save all of the adapter: each module needs its A and its B.",
     Reason.WRONG_DTYPE: "Save all weights in one of F32, BF16 and F16.",
-    Reason.WRONG_RANK: "Upload it to a policy of its rank, or make one, up to the --max-rank of the base.",
+    Reason.WRONG_RANK: "Upload it to a policy of the adapter's rank; or make one, if the "
+    "base's --max-rank allows it.",
     Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes belong to another one.",
     Reason.MISPLACED: "Pack it with mint adapter pack.",
     Reason.NOT_FINITE: "Find out where the training went wrong: some weights are NaN or infinite.",
