@@ -72,18 +72,17 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 def framework_refusal(request: Request, error: HTTPException, *, hint: str = "") -> JSONResponse:
-    """Return the answer for what the framework refuses; ``hint`` follows the message of an unknown route."""
-    message = f"{no_route(request)}{hint}" if is_unknown_route(error) else error.detail
+    """Return the answer for what the framework refuses; ``hint`` is that of `refusal_message`."""
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
-    payload = {"code": code, "message": message, "retryable": False}
+    payload = {"code": code, "message": refusal_message(request, error, hint=hint), "retryable": False}
     return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)
 
 
-def is_unknown_route(error: HTTPException) -> bool:
-    """Return whether no route takes a request's path, or none its method there."""
-    return error.status_code in _CODES
+def refusal_message(request: Request, error: HTTPException, *, hint: str) -> str:
+    """Return what the framework refuses a request for.
 
-
-def no_route(request: Request) -> str:
-    """Return the message for a request that no route takes."""
-    return f"No route {request.method} {request.url.path}"
+    Where no route takes its path, or none its method there, both are named and ``hint`` follows.
+    """
+    if error.status_code in _CODES:
+        return f"No route {request.method} {request.url.path}{hint}"
+    return error.detail

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from mint_common.runtime.edge_errors import answer_errors
 from services.gateway.http.edge.errors import install_error_shapes
@@ -13,10 +13,9 @@ async def _nothing() -> None:
 
 
 async def _ask(method: str, path: str) -> httpx.Response:
-    http, router = FastAPI(docs_url=None), APIRouter()
+    http = FastAPI(docs_url=None)
     for known in ("/mint/v1/known", "/v1/known", "/v1/messages/known", "/api/v1/known"):
-        router.add_api_route(known, _nothing, methods=["GET"])
-    http.include_router(router)
+        http.add_api_route(known, _nothing, methods=["GET"])
     answer_errors(http)
     install_error_shapes(http)
     async with httpx.AsyncClient(

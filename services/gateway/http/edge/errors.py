@@ -16,8 +16,7 @@ from mint_common.runtime.edge_errors import (
     error_response,
     framework_refusal,
     is_no_object,
-    is_unknown_route,
-    no_route,
+    refusal_message,
     retry_headers,
 )
 from services.gateway.http.edge.refusal_log import note_refusal
@@ -38,15 +37,14 @@ _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends
 
 def install_error_shapes(http: FastAPI) -> None:
     """Answer errors of each API in its shape; MinT's own keep the shape that is in place."""
+    http.add_exception_handler(HTTPException, _on_mint_http_exception)
     for error_type, openai_handler, tinker_handler in (
         (MintError, _on_mint_error, tinker_errors.on_mint_error),
         (RequestValidationError, _on_invalid_request, tinker_errors.on_invalid_request),
         (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
     ):
-        in_place = cast(Handler, http.exception_handlers[error_type])
-        mint_handler = _on_mint_http_exception if error_type is HTTPException else in_place
         handlers: Mapping[Api, Handler] = {
-            "mint": mint_handler,
+            "mint": cast(Handler, http.exception_handlers[error_type]),
             "openai": openai_handler,
             "anthropic": openai_handler,
             "tinker": tinker_handler,
@@ -113,6 +111,6 @@ async def _on_mint_http_exception(request: Request, error: Exception) -> Respons
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
-    message = f"{no_route(request)}{_ALL_ROUTES}" if is_unknown_route(error) else str(error.detail)
+    message = refusal_message(request, error, hint=_ALL_ROUTES)
     body = shaped(message, status=error.status_code)
     return JSONResponse(body, error.status_code, headers=error.headers)

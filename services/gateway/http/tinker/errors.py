@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mint_common.errors import MintError
-from mint_common.runtime.edge_errors import invalid_field, is_unknown_route, no_route, retry_headers
+from mint_common.runtime.edge_errors import invalid_field, refusal_message, retry_headers
 
 PREFIX = "/api/v1"
 RETRY_HEADER = "x-should-retry"
@@ -40,8 +40,6 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown route."""
     assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if is_unknown_route(error):
-        message = f"{no_route(request)} here: docs/tinker.md lists what is served"
+    message = refusal_message(request, error, hint=" here: docs/tinker.md lists what is served")
     body = {"detail": message, "code": "not_found", "fields": {}}
     return JSONResponse(body, error.status_code, headers={**(error.headers or {}), RETRY_HEADER: "false"})
