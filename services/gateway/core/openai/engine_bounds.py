@@ -114,7 +114,39 @@ def check_structure(field: str, value: object) -> None:
 
 def _check_compiled(field: str, value: object) -> None:
     """Refuse what would take long to compile: nothing ends a compile in the engine."""
-    patterns = choices = squares = 0
+    objects = list(_objects(value))
+    longest_name = max((len(name.encode()) for part in objects for name in part), default=0)
+    patterns = _bytes(part.get(name) for part in objects for name in _COMPILED)
+    patterns += _bytes(
+        pattern
+        for part in objects
+        if isinstance(named := part.get("patternProperties"), dict)
+        for pattern in named
+    )
+    choices = _bytes(
+        choice
+        for part in objects
+        for name in _CHOSEN
+        if isinstance(chosen := part.get(name), list)
+        for choice in chosen
+    )
+    squares = sum(
+        len(named) ** 2
+        for part in objects
+        if isinstance(named := part.get("properties"), dict) and not _PROPERTY_COUNTS.isdisjoint(part)
+    )
+    for used, most, problem in (
+        (longest_name, MAX_PATTERN_BYTES, "has a name of more than {most} bytes"),
+        (patterns, MAX_PATTERN_BYTES, "has patterns and grammars of more than {most} bytes in all"),
+        (choices, MAX_CHOICE_BYTES, "has choices and enumerations of more than {most} bytes in all"),
+        (squares, MAX_COUNTED_PROPERTIES**2, _COUNTED_PROBLEM),
+    ):
+        if used > most:
+            raise InvalidField(field=field, problem=problem.format(most=most))
+
+
+def _objects(value: object) -> Iterator[dict[str, Any]]:  # what JSON has
+    """Yield every object of a JSON value."""
     waiting = [value]
     while waiting:
         part = waiting.pop()
@@ -122,27 +154,7 @@ def _check_compiled(field: str, value: object) -> None:
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
-            if any(len(name.encode()) > MAX_PATTERN_BYTES for name in part):
-                raise InvalidField(field=field, problem=f"has a name of more than {MAX_PATTERN_BYTES} bytes")
-            patterns += _bytes([part.get(name) for name in _COMPILED])
-            if isinstance(named := part.get("patternProperties"), dict):
-                patterns += _bytes(named)
-            choices += sum(_bytes(part[name]) for name in _CHOSEN if isinstance(part.get(name), list))
-            properties = part.get("properties")
-            if isinstance(properties, dict) and not _PROPERTY_COUNTS.isdisjoint(part):
-                squares += len(properties) ** 2
-    if patterns > MAX_PATTERN_BYTES:
-        problem = f"has patterns and grammars of more than {MAX_PATTERN_BYTES} bytes in all"
-    elif choices > MAX_CHOICE_BYTES:
-        problem = f"has choices and enumerations of more than {MAX_CHOICE_BYTES} bytes in all"
-    elif squares > MAX_COUNTED_PROPERTIES**2:
-        problem = (
-            f"has more than {MAX_COUNTED_PROPERTIES} properties with minProperties or maxProperties, or "
-            f"several such objects whose squared numbers add up to more than {MAX_COUNTED_PROPERTIES**2}"
-        )
-    else:
-        return
-    raise InvalidField(field=field, problem=problem)
+            yield part
 
 
 def _bytes(values: Iterable[object]) -> int:
@@ -153,6 +165,10 @@ def _bytes(values: Iterable[object]) -> int:
 _COMPILED = ("pattern", "regex", "grammar")
 _CHOSEN = ("choice", "enum")
 _PROPERTY_COUNTS = frozenset({"minProperties", "maxProperties"})
+_COUNTED_PROBLEM = (
+    f"has more than {MAX_COUNTED_PROPERTIES} properties with minProperties or maxProperties, or several such "
+    "objects whose squared numbers add up to more than {most}"
+)
 
 
 def _check_count(field: str, count: float) -> None:
