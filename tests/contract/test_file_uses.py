@@ -13,7 +13,7 @@ from contract.schemas import empty_schema
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import JobData, JobFile, JobSubmitted
-from mint_common.ids import JobId, new_id
+from mint_common.ids import JobId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
@@ -21,7 +21,6 @@ from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.core.files.records import FileRecord
 from services.gateway.core.fine_tuning.records import FineTuning, Revision, TunedJob, TunedStep, Verb
 from services.gateway.core.fine_tuning.refusals import JobRefused
-from services.gateway.core.json_types import JsonObject
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.file_uses import FileUses
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
@@ -41,7 +40,7 @@ class JobsInMemory:
         self.deleted: list[str] = []
         self.is_away = False
 
-    async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> TunedJob:
+    async def progress(self, _tenant_id: TenantId, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return a job's state. Raises NotFound."""
         if self.on_progress is not None:
             await self.on_progress(job_id)
@@ -56,15 +55,15 @@ class JobsInMemory:
         ]
         return TunedJob(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
 
-    async def delete_file(self, _tenant_id: str, file_id: str) -> None:
+    async def delete_file(self, _tenant_id: TenantId, file_id: str) -> None:
         """Note that a file is gone. Raises Unavailable."""
         if self.is_away:
             raise Unavailable(what="rollout", problem="away")
         self.deleted.append(file_id)
 
-    async def steer(self, _tenant_id: str, _job_id: str, _verb: Verb) -> JsonObject:
-        """Do nothing."""
-        return {}
+    async def steer(self, tenant_id: TenantId, job_id: str, _verb: Verb, _shape: type[TunedJob]) -> TunedJob:
+        """Leave a job as it is, and return it. Raises NotFound."""
+        return await self.progress(tenant_id, JobId(job_id), steps=False)
 
 
 class Rig:

@@ -28,7 +28,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
 from tests.integration.gateway.scripted_loader import ScriptedLoader
-from tests.integration.tenants import caller_of, make_tenant_key
+from tests.integration.tenants import api_client, caller_of, make_tenant_key
 from tests.processes import ServiceProcess
 
 TOKEN = "internal"  # the tests' own secret
@@ -60,7 +60,11 @@ class Stack:
     def client(self, *, key: str | None = None) -> httpx.Client:
         """Return a client of MinT's own API."""
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return httpx.Client(base_url=f"{self.url}/mint/v1", headers=headers, timeout=30, verify=False)
+        return api_client(f"{self.url}/mint/v1", headers)
+
+    def tinker_api(self, *, key: str | None = None) -> httpx.Client:
+        """Return a plain client of the Tinker API."""
+        return api_client(f"{self.url}/api/v1", {"x-api-key": key or self.key})
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to a service."""

@@ -33,11 +33,6 @@ def _text(sequence) -> str:
     return bytes(sequence.tokens).decode()
 
 
-def _api(stack, *, key: str | None = None) -> httpx.Client:
-    headers = {"x-api-key": key or stack.key}
-    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30, verify=False)
-
-
 def _open(api: httpx.Client, **wish: object) -> str:
     session_id = api.post("/create_session", json={}).json()["session_id"]
     body = {"session_id": session_id, "sampling_session_seq_id": 0, "base_model": "tiny", **wish}
@@ -97,7 +92,7 @@ def test_a_full_engine_is_waited_for(stack, service):
 def test_a_cold_adapter_is_told_while_its_sample_waits(stack, counter):
     stack.loader.may_load.clear()
     try:
-        with _api(stack) as api:
+        with stack.tinker_api() as api:
             opened = _open(api, base_model="counter@2")
             request_id = api.post("/asample", json=_sample(opened, "COLD")).json()["request_id"]
             sdk = {"x-stainless-package-version": "0.38.0"}
@@ -114,7 +109,7 @@ def test_a_cold_adapter_is_told_while_its_sample_waits(stack, counter):
 
 
 def test_an_answer_of_another_revision_is_never_told(stack, counter):
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         opened = _open(api, base_model="counter@2")
         request_id = api.post("/asample", json=_sample(opened, "LIE")).json()["request_id"]
         told = api.post("/retrieve_future", json={"request_id": request_id}).json()
@@ -122,7 +117,7 @@ def test_an_answer_of_another_revision_is_never_told(stack, counter):
 
 
 def test_a_repeated_submission_is_the_same_sample_and_runs_once(stack):
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         opened = _open(api)
         answers = [api.post("/asample", json=_sample(opened, "once", num_samples=2)).json() for _ in range(3)]
         assert answers[0] == answers[1] == answers[2]
@@ -133,7 +128,7 @@ def test_a_repeated_submission_is_the_same_sample_and_runs_once(stack):
 
 
 def test_nobody_sees_anothers_sampler_or_sample(stack):
-    with _api(stack) as api, _api(stack, key=stack.other_key) as other:
+    with stack.tinker_api() as api, stack.tinker_api(key=stack.other_key) as other:
         opened = _open(api)
         request_id = api.post("/asample", json=_sample(opened)).json()["request_id"]
         assert other.get(f"/samplers/{opened}").status_code == 404
@@ -160,7 +155,7 @@ def test_nobody_sees_anothers_sampler_or_sample(stack):
     ],
 )
 def test_a_bad_sample_is_refused(stack, changes, status, word):
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         body = {**_sample(_open(api)), **changes}
         answer = api.post("/asample", json=body) if word != "temperature" else _infinite(api, body)
         assert (answer.status_code, answer.headers["x-should-retry"]) == (status, "false"), answer.text
@@ -186,7 +181,7 @@ def _infinite(api: httpx.Client, body: dict[str, object]) -> httpx.Response:
     ],
 )
 def test_what_cannot_be_sampled_from_is_refused(stack, wish, status, word):
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         session_id = api.post("/create_session", json={}).json()["session_id"]
         body = {"session_id": session_id, "sampling_session_seq_id": 0, "base_model": "tiny", **wish}
         answer = api.post("/create_sampling_session", json=body)

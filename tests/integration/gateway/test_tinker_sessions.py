@@ -10,20 +10,15 @@ from mint_common.ids import new_id
 pytestmark = pytest.mark.integration
 
 
-def _api(stack, *, key: str | None = None) -> httpx.Client:
-    headers = {"x-api-key": key or stack.key}
-    return httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30, verify=False)
-
-
 def _session(stack, **wish: object) -> str:
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         answer = api.post("/create_session", json={"tags": [], "sdk_version": "0.38.0", **wish})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["session_id"])
 
 
 def test_capabilities_name_bases_as_clients_know_them(stack):
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         models = api.get("/get_server_capabilities").json()["supported_models"]
     assert (f"mint/{stack.facts.name}", True) in [(each["model_name"], each["sampleable"]) for each in models]
     assert GetServerCapabilitiesResponse.model_validate({"supported_models": models})
@@ -31,7 +26,7 @@ def test_capabilities_name_bases_as_clients_know_them(stack):
 
 def test_a_session_lives_until_it_is_finished(stack):
     session_id = _session(stack, display_name="mine", user_metadata={"n": 3, "s": "t", "none": None})
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         assert api.post("/session_heartbeat", json={"session_id": session_id}).json() == {
             "type": "session_heartbeat"
         }
@@ -43,9 +38,9 @@ def test_a_session_lives_until_it_is_finished(stack):
 def test_a_foreign_or_unknown_session_is_gone(stack):
     session_id = _session(stack)
     for key, name in ((stack.other_key, session_id), (stack.key, new_id("ses")), (stack.key, "\x00'")):
-        with _api(stack, key=key) as api:
+        with stack.tinker_api(key=key) as api:
             assert api.post("/session_heartbeat", json={"session_id": name}).status_code == 410
-    with _api(stack, key=stack.other_key) as api:
+    with stack.tinker_api(key=stack.other_key) as api:
         finish = api.post(f"/sessions/{session_id}/finish", json={"reason": {"type": "success"}})
         assert finish.status_code == 404
 
@@ -66,7 +61,7 @@ def test_a_foreign_or_unknown_session_is_gone(stack):
 )
 def test_errors_say_what_is_wrong_and_are_not_retried(stack, request_line, content, status, detail):
     method, path = request_line.split()
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         answer = api.request(method, path, content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (status, "false")
     assert detail in answer.json()["detail"]
@@ -75,7 +70,7 @@ def test_errors_say_what_is_wrong_and_are_not_retried(stack, request_line, conte
 def test_bodies_are_bounded_before_and_after_decompression(stack):
     bomb = zstandard.compress(bytes(200 << 20))
     headers = {"content-encoding": "zstd"}
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         assert api.post("/create_session", content=bomb, headers=headers).status_code == 413
         assert api.post("/create_session", content=b"junk", headers=headers).status_code == 422
         assert (
@@ -98,6 +93,6 @@ def test_telemetry_is_accepted_and_not_kept(stack):
         "severity": "ERROR",
         "event_data": {"request_headers": {"k": "secret"}},
     }
-    with _api(stack) as api:
+    with stack.tinker_api() as api:
         answer = api.post("/telemetry", json={"events": [event], "sdk_version": "x", "session_id": "s"})
     assert answer.json() == {"status": "accepted"}

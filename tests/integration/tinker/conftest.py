@@ -16,7 +16,7 @@ import tinker
 
 from services.standalone.adapters.launch import free_port
 from tests.conftest import RunningServer, make_nats
-from tests.integration.tenants import make_tenant_key
+from tests.integration.tenants import api_client, make_tenant_key
 from tests.processes import ServiceProcess
 
 TOKEN = "internal"  # the tests' own secret
@@ -46,8 +46,7 @@ class TinkerStack:
 
     def api(self, *, key: str | None = None) -> httpx.Client:
         """Return a plain client of the Tinker API."""
-        headers = {"x-api-key": key or self.key}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, verify=False)
+        return api_client(f"{self.url}/api/v1", {"x-api-key": key or self.key}, timeout_s=60)
 
     def start(self, name: str) -> None:
         """Start a service and wait until it is ready."""
