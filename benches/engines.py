@@ -45,6 +45,7 @@ def engine_config(
         max_sequences=sequences,
         max_logprobs=20,
         threads=1,
+        compile_seconds=5,
         execution=plan_for_device(Asked(dtype=dtype, kv_cache_bytes=kv_bytes), base_dir=base, threads=1),
     )
 

@@ -166,7 +166,8 @@ def _start_stock(config: EngineConfig) -> VllmEngine:
         additional_config={},
         max_num_seqs=config.max_sequences,
     )
-    return VllmEngine(AsyncLLM.from_engine_args(arguments), idle_builder(config))
+    llm = AsyncLLM.from_engine_args(arguments)
+    return VllmEngine(llm, idle_builder(config), compile_seconds=config.compile_seconds)
 
 
 async def _rate(engine: VllmEngine) -> float:

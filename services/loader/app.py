@@ -258,11 +258,11 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         max_sequences=settings.max_sequences,
         max_logprobs=MAX_LOGPROBS,
         threads=settings.threads,
+        compile_seconds=settings.compile_seconds,
         execution=execution,
         parsing=parsing(settings, facts),
         default_sampling=settings.default_sampling,
         stats=settings.engine_stats,
-        compile_seconds=settings.compile_seconds,
     )
 
 

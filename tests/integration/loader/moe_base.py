@@ -88,6 +88,7 @@ async def running_engine(
         max_sequences=16,
         max_logprobs=5,
         threads=1,
+        compile_seconds=5,
         execution=Execution(dtype=dtype, tensor_parallel=tensor_parallel, kv_cache_bytes=32 << 20),
     )
     with TemporaryDirectory() as folder:

@@ -62,6 +62,7 @@ async def shelf(facts: BaseFacts, tmp_path_factory: pytest.TempPathFactory) -> A
         max_sequences=16,
         max_logprobs=5,
         threads=1,
+        compile_seconds=5,
         execution=Execution(kv_cache_bytes=32 << 20),
     )
     some = random_adapter(facts, folder / "some", seed=99)

@@ -323,7 +323,7 @@ asyncio.run(main())
 async def test_an_engine_answers_as_with_an_adapter_that_vllm_has_loaded_itself(
     shop: Shop, shared_engine: CountedEngine
 ) -> None:
-    engine = VllmEngine(shared_engine._llm, shop.builder)
+    engine = VllmEngine(shared_engine._llm, shop.builder, compile_seconds=5)
     numbers = itertools.count(9001)
     seen = [await logprobs(engine, None)]
     for seed in (30, 31, 32):  # the later ones are wrapped after the first one's pattern
@@ -372,7 +372,7 @@ async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
         def release(self, laid_out: Any) -> None:
             shop.builder.release(laid_out)
 
-    engine = VllmEngine(shared_engine._llm, Ends(shop.builder._config, SystemClock()))
+    engine = VllmEngine(shared_engine._llm, Ends(shop.builder._config, SystemClock()), compile_seconds=5)
     adapter = LoadedAdapter(digest="sha256:9103", number=9103, folder=folder)
     assert await engine.stage(adapter) > 0
     assert 9103 in await engine.residents()

@@ -41,6 +41,7 @@ async def engine(facts: BaseFacts, tmp_path_factory: pytest.TempPathFactory) -> 
         max_sequences=SEATS,
         max_logprobs=20,
         threads=1,
+        compile_seconds=5,
         execution=Execution(kv_cache_bytes=KV_BYTES),
     )
     builder = Builder(builder_config(BASE_DIR, tmp_path), SystemClock())

@@ -34,6 +34,7 @@ def config(facts: BaseFacts, execution: Execution) -> EngineConfig:
         max_sequences=8,
         max_logprobs=1,
         threads=1,
+        compile_seconds=5,
         execution=execution,
     )
 

@@ -28,7 +28,7 @@ class Calls(VllmEngine):
     """Notes what is asked of the workers."""
 
     def __init__(self, llm: Any, builder: Builder) -> None:
-        super().__init__(llm, builder)
+        super().__init__(llm, builder, compile_seconds=5)
         self.calls: list[str] = []
 
     async def _call(self, method: str, *args: object) -> Any:

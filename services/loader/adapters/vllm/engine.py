@@ -52,6 +52,7 @@ class VllmEngine:
         llm: Any,  # vllm is imported late
         builder: Builder,
         *,
+        compile_seconds: int,
         routes: RouteSource = RouteSource.NOTHING,
         routed_layers: Sequence[int] = (),
         no_routes: str = "",
@@ -60,7 +61,6 @@ class VllmEngine:
         base: str = "base",
         parsing: Parsing | None = None,
         dtype: str = "float32",
-        compile_seconds: int = 5,
     ) -> None:
         """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
 

@@ -50,11 +50,11 @@ class EngineConfig:
     max_sequences: int
     max_logprobs: int
     threads: int
+    compile_seconds: int
     execution: Execution
     parsing: Parsing = field(default_factory=Parsing)
     default_sampling: Literal["base", "openai"] = "base"
     stats: bool = True
-    compile_seconds: int = 5
 
 
 def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization: str = "") -> Execution:
