@@ -33,7 +33,7 @@ from services.loader.adapters.builder.wire import read_index
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import BASE_DIR, CountedEngine, builder_config, random_adapter
-from tests.processes import gives_way, has_ended, until_ended
+from tests.processes import has_ended, until_ended
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -99,11 +99,6 @@ async def impatient_shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop
     async with open_shop(facts, tmp_path, silence_seconds=3.0) as shop:
         await shop.staging.stage(await shop.revision(1))
         yield shop
-
-
-async def test_the_builder_gives_way_to_the_engine(shop: Shop) -> None:
-    await shop.staging.stage(await shop.revision(1))
-    assert gives_way(shop.builder.pid)
 
 
 async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
