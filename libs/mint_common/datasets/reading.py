@@ -21,17 +21,26 @@ def decode_line(line: bytes) -> dict[str, Any]:  # JSON
     """Return the JSON object of a line. Raises RowProblem."""
     try:
         found = _decode(line)
-    except UnicodeDecodeError:
-        raise RowProblem("invalid_utf8", "the line is not UTF-8") from None
     except RecursionError:
         raise _too_deep() from None
-    except msgspec.DecodeError as error:
+    # msgspec raised UnicodeDecodeError for text that is not UTF-8 until 0.22, and DecodeError since.
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not _is_utf8(line):
+            raise RowProblem("invalid_utf8", "the line is not UTF-8") from None
         raise RowProblem("invalid_json", f"the line is no JSON ({error}); {_beginning(line)}") from None
     if not isinstance(found, dict):
         raise RowProblem("not_an_object", f"the line is no JSON object; {_beginning(line)}")
     if is_deep(line, found):
         raise _too_deep()
     return found
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def told_format(row: dict[str, Any]) -> Format:  # JSON

@@ -180,7 +180,7 @@ def test_a_message_is_short_whatever_the_keys_are(key: str) -> None:
         (b'{"text": NaN}', "invalid_json"),
         (b'{"text": "\\ud800"}', "invalid_json"),
         (b'{"text": "\xff"}', "invalid_utf8"),
-        ('{"text": "a"}'.encode("utf-16"), "invalid_json"),
+        ('{"text": "a"}'.encode("utf-16"), "invalid_utf8"),
         (b"[" * 100_000, "too_deep"),
         (b'{"text": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "too_deep"),
         (b'{"text": "' + b"a" * MAX_LINE_BYTES + b'"}', "line_too_long"),
