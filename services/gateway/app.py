@@ -48,6 +48,7 @@ from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
@@ -107,6 +108,8 @@ TENANT_PREVIEWS = 1
 """Previews of a tenant at a time: a base's trainer renders one after the other."""
 TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
+REPORT_LINES = 20
+"""Log lines a second for errors that clients report of themselves."""
 TENANT_DOWNLOADS = 16
 """Of a tenant at a time: each holds a part of 4 MiB while its client reads."""
 
@@ -220,6 +223,7 @@ async def run(settings: GatewaySettings) -> None:
             admission=AdmissionGate(
                 AdmissionQueue(name="the queue of requests", share=1, depth=MOST_WAITING), clock
             ),
+            report_lines=LineBudget(per_second=REPORT_LINES),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,

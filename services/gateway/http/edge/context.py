@@ -24,6 +24,7 @@ from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
+from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.handlers.file_uploads import UploadKeeper
@@ -83,6 +84,7 @@ class Gateway:
     cold_admission: AdmissionGate
     body_admission: AdmissionGate
     admission: AdmissionGate
+    report_lines: LineBudget
     tinker: Tinker
     files: TenantFiles
     fine_tuning: FineTuningContext

@@ -15,7 +15,7 @@ from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
-from services.gateway.http.tinker.bodies import BodyDep
+from services.gateway.http.tinker.bodies import DataBodyDep
 from services.gateway.http.tinker.operations import find_run
 
 SKIP_SECONDS = 0.5
@@ -28,7 +28,7 @@ def is_protobuf(request: Request) -> bool:
 
 
 async def _operation_body(
-    request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+    request: Request, body: DataBodyDep, caller: CallerDep, gateway: GatewayDep
 ) -> AsyncIterator[bytes]:
     try:
         yield body

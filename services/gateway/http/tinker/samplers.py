@@ -14,7 +14,7 @@ from services.gateway.core.tinker.sampling_request import SampleBody, plan_sampl
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 from services.gateway.http.edge.context import Gateway, GatewayDep, InferCaller, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer
+from services.gateway.http.tinker.bodies import BodyDep, DataBodyDep, answer
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -94,7 +94,7 @@ async def _open_checkpoint(
 
 
 @router.post("/asample")
-async def asample(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
+async def asample(body: DataBodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
     """Queue a sample."""
     wish = read_json(body, SampleBody)
     opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)

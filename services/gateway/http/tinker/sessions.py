@@ -13,6 +13,7 @@ from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import keyed_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
+from services.gateway.core.tinker.telemetry import TelemetryBody, errors_by_kind
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
@@ -59,22 +60,6 @@ class ProjectBody(msgspec.Struct, frozen=True):
     """Where a session belongs."""
 
     project_id: str
-
-
-class TelemetryEvent(msgspec.Struct, frozen=True):
-    """What is read of a report: everything else may hold prompts, paths or keys."""
-
-    event: str = ""
-    event_name: str = ""
-    error_type: str = ""
-    severity: str = ""
-
-
-class TelemetryBody(msgspec.Struct, frozen=True):
-    """Reports of a client."""
-
-    events: list[TelemetryEvent]
-    sdk_version: str = ""
 
 
 @router.post("/create_session")
@@ -129,12 +114,13 @@ async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gate
 
 
 @router.post("/telemetry")
-async def telemetry(body: BodyDep, caller: ReadCaller) -> Response:
-    """Take what a client reports; errors are logged by their kind alone."""
-    for event in read_json(body, TelemetryBody).events:
-        if event.error_type or event.severity in {"ERROR", "CRITICAL"}:
-            kind = (event.error_type or event.event_name or event.event)[:100]
-            _log.info("a client reported an error", extra={"key_id": caller.key_id, "kind": kind})
+async def telemetry(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+    """Take what a client reports; its errors are one log line of their kinds at most."""
+    kinds = errors_by_kind(read_json(body, TelemetryBody).events)
+    skipped = gateway.report_lines.take(gateway.clock.monotonic()) if kinds else None
+    if skipped is not None:
+        extra = {"key_id": caller.key_id, "kinds": kinds, "lines_left_out": skipped}
+        _log.info("a client reported errors", extra=extra)
     return answer({"status": "accepted"})
 
 
