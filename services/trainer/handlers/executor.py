@@ -293,7 +293,8 @@ def _adds_gradient(work: Work) -> bool:
 
 def read_operation(data: bytes) -> LoggedOperation:
     """Return an encoded operation."""
-    return msgspec.msgpack.decode(data, type=LoggedOperation)  # type: ignore[no-any-return]  # a union is no type to mypy
+    operation: LoggedOperation = msgspec.msgpack.decode(data, type=LoggedOperation)
+    return operation
 
 
 def check_same_lora(record: CheckpointRecord, session: TrainingSession) -> None:
