@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
-from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExported
+from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExported, WaveCancelled
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
@@ -108,6 +108,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             concurrency=settings.checks,
         )
         dispatcher.on(RevisionExported, handler.on_revision_exported, given_up=handler.on_export_given_up)
+        dispatcher.on(WaveCancelled, handler.on_wave_cancelled)
         rules = RuleHandler(
             catalog=catalog,
             aliases=registry.aliases,

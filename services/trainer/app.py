@@ -17,7 +17,7 @@ from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError
-from mint_common.events import WaveCompleted
+from mint_common.events import WaveCancelled, WaveCompleted
 from mint_common.lora import check_trainable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -151,6 +151,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             concurrency=2 * settings.batch_policies,
         )
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
+        dispatcher.on(WaveCancelled, waves.on_wave_cancelled, base=base)
         session_routes.add_routes(http, parts)
         operation_routes.add_routes(http, operations)
         rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)

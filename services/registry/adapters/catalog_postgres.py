@@ -21,8 +21,15 @@ from mint_common.catalog import (
     SettableState,
 )
 from mint_common.claims import RevisionRef
-from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError, Unavailable
-from mint_common.events import RevisionExported
+from mint_common.errors import (
+    AlreadyHandled,
+    BaseChanged,
+    NotFound,
+    RevisionInUse,
+    RevisionLostError,
+    Unavailable,
+)
+from mint_common.events import RevisionExported, WaveCancelled
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.names import BEST, is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
@@ -35,7 +42,7 @@ from services.registry.adapters.policies_postgres import (
 )
 from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
 from services.registry.core.blob_integrity import folder_of, healed
-from services.registry.core.exports import Refusal, answer, state_changed
+from services.registry.core.exports import Refusal, answer, export_cause_of, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
@@ -294,6 +301,12 @@ class PostgresCatalog:
             else:
                 verdict = await _publish_export(transaction, export, now=now)
             await transaction.emit(answer(export, verdict))
+
+    async def refuse_exports_of(self, wave: WaveCancelled) -> None:
+        """Commit the cause of an export that may come, with nothing that follows from it."""
+        with suppress(AlreadyHandled):
+            async with self._ledger.transaction(export_cause_of(wave)):
+                pass
 
     async def publish(self, export: RevisionExported, *, now: float) -> None:
         """Publish a checked adapter, again when its bytes were lost."""

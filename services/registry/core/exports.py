@@ -13,7 +13,9 @@ from mint_common.events import (
     RevisionRejected,
     RevisionRestored,
     RevisionRetired,
+    WaveCancelled,
 )
+from mint_common.ids import EventId, derive_id
 
 UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
 """What stands for an adapter's claim until it is stored."""
@@ -89,6 +91,11 @@ def state_changed(
         revision=revision.ref,
         sequence=sequence,
     )
+
+
+def export_cause_of(wave: WaveCancelled) -> EventId:
+    """Return the id of the event that tells of a wave's export: a managed export is named by its wave."""
+    return EventId(derive_id("evt", RevisionExported.type, wave.policy_id, wave.wave_id))
 
 
 def answer(export: RevisionExported, verdict: RevisionRef | Refusal) -> RevisionPublished | RevisionRejected:

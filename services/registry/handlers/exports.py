@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mint_common.adapters_format import check_folder, check_manifest, fetch_manifest, stage_adapter
 from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
-from mint_common.events import Event, RevisionExported
+from mint_common.events import Event, RevisionExported, WaveCancelled
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
@@ -46,6 +46,11 @@ class ExportHandler:
     async def on_export_given_up(self, event: RevisionExported, decision: Bury) -> None:
         """Reject an export that cannot be checked, so that no job waits for a verdict."""
         await self._settle(event, Refusal(code=decision.code, reason=decision.reason))
+
+    async def on_wave_cancelled(self, event: WaveCancelled) -> Sequence[Event]:
+        """Let no export of the wave be published: it may be trained on already."""
+        await self.catalog.refuse_exports_of(event)
+        return ()
 
     async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
         await self.catalog.settle_export(event, refusal, now=self.clock.now())

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord, RevisionRecord, SettableState
-from mint_common.events import RevisionExported
+from mint_common.events import RevisionExported, WaveCancelled
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from services.registry.core.exports import Refusal
 
@@ -42,6 +42,14 @@ class Catalog(Protocol):
         Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy already has
         keeps its number. An export that was settled before gets its first verdict again. Raises
         AlreadyHandled when this event was committed before.
+        """
+        ...
+
+    async def refuse_exports_of(self, wave: WaveCancelled) -> None:
+        """Make the export of a cancelled wave a known one, which is never settled. Idempotent.
+
+        No event tells of it: whoever waited for the wave has been told. An export that was settled before
+        keeps its verdict.
         """
         ...
 

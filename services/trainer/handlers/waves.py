@@ -8,11 +8,12 @@ their commit.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from weakref import WeakValueDictionary
 
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyHandled
-from mint_common.events import Event, TrainingFailed, WaveCompleted
+from mint_common.events import Event, TrainingFailed, WaveCancelled, WaveCompleted
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
 from mint_common.runtime.retries import Bury
@@ -111,6 +112,13 @@ class WaveIntake:
         except RecordInvalid as error:
             raise RecordInvalid(where=f"validation.{error.where}", problem=str(error.problem)) from error
         return {wave.validation: batch}
+
+    async def on_wave_cancelled(self, wave: WaveCancelled) -> Sequence[Event]:
+        """Let a wave that is not taken in yet never be trained on."""
+        with suppress(AlreadyHandled):
+            async with self._parts.ledger.transaction(intake_of(wave.wave_id)):
+                pass
+        return ()
 
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
         """Fail the job of a wave that cannot be taken in, whatever is wrong."""

@@ -111,8 +111,8 @@ class RunningRegistry:
             metrics={"loss": 0.25},
         )
 
-    async def tell(self, *events: RevisionExported) -> None:
-        """Publish what a trainer would."""
+    async def tell(self, *events: Event) -> None:
+        """Publish what another service would."""
         for event in events:
             await publish_event(self.bus, event, cause="test", now=0.0)
 

@@ -23,8 +23,8 @@ from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.bus.nats import connect_nats
 from mint_common.claims import Claim
 from mint_common.errors import PreconditionFailed
-from mint_common.events import Event, RevisionPublished
-from mint_common.ids import BaseName, PolicyId, TenantId, derive_id, sha256_digest
+from mint_common.events import Event, RevisionPublished, WaveCancelled
+from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 from services.registry.handlers import exports
@@ -67,6 +67,40 @@ async def test_delivered_twice_is_published_once(registry: RunningRegistry) -> N
     await registry.bus.publish(registry.bus_message(export, "again"))
     assert await registry.next_event() == first
     assert await registry.pool.fetchval("SELECT count(*) FROM revisions") == 1
+
+
+async def test_a_cancelled_wave_publishes_nothing_that_the_bare_name_means(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    exports = []
+    for step in (1, 2, 3):
+        files = make_adapter(BASE, policy_id=policy_id, step=step, seed=step)
+        exports.append(await registry.export(policy_id, export_id=f"wave_{step}", files=files))
+    first, late, next_one = exports
+    await registry.tell(first)
+    assert isinstance(published := await registry.next_event(), RevisionPublished)
+    for wave in ("wave_1", "wave_2"):  # the trainer still has the second; of the first this comes too late
+        await registry.tell(cancelled(policy_id, WaveId(wave)))
+    await registry.wait_for("SELECT count(*) = 2 FROM mint_inbox")
+    await registry.tell(late)
+    await registry.tell(next_one)
+    following = await registry.next_event()
+    assert isinstance(following, RevisionPublished)
+    assert (following.revision.digest, following.revision.number) == (next_one.digest, 2)
+    assert published.revision.digest == first.digest
+    listed = await registry.ask("GET", f"/tenants/{TENANT}/policies/p/revisions")
+    assert isinstance(listed, list)
+    assert [item["digest"] for item in listed] == [first.digest, next_one.digest]
+
+
+def cancelled(policy_id: PolicyId, wave_id: WaveId) -> WaveCancelled:
+    return WaveCancelled(
+        tenant_id=TENANT,
+        base=BASE.name,
+        wave_id=wave_id,
+        job_id=JobId("job_1"),
+        policy_id=policy_id,
+        reason="cancelled by its user",
+    )
 
 
 async def test_equal_bytes_of_another_export_are_the_same_revision(registry: RunningRegistry) -> None:

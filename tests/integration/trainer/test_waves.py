@@ -11,12 +11,13 @@ from prometheus_client import REGISTRY
 
 from mint_common.adapters_format import check_adapter, fetch_manifest, read_base_facts
 from mint_common.claims import Claim
-from mint_common.events import TrainingFailed
+from mint_common.events import TrainingFailed, WaveCancelled
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import resident_policies
 from services.trainer.app import Trainer
 from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.wave_operations import intake_of
 from services.trainer.handlers import waves as waves_module
 
 from .conftest import LORA, TINY, Stage, ref
@@ -228,6 +229,27 @@ async def test_a_job_after_one_cancelled_in_mid_step_begins_at_the_newest_publis
     for metric in ("loss", "ratio_max_error", "grad_norm"):
         assert next_one.metrics[metric] == pytest.approx(unpublished.metrics[metric], rel=1e-5)
     assert (next_one.step, next_one.parent) == (3, first.digest)
+
+
+async def test_a_cancelled_wave_that_waits_is_not_trained_on(stage: Stage) -> None:
+    async with stage.trainer():
+        await stage.publish(wave := await stage.wave(1))
+        (first,) = await stage.exported(1)
+        late = await stage.wave(2, revision=ref(first, 1))
+        for one in (wave, late):  # of the first, which is trained on, this comes too late
+            facts = {name: getattr(one, name) for name in ("tenant_id", "base", "job_id", "policy_id")}
+            await stage.publish(WaveCancelled(**facts, wave_id=one.wave_id, reason="by its user"))
+        async with asyncio.timeout(30):
+            while not await stage.rows(_INTAKE, intake_of(late.wave_id)):
+                await asyncio.sleep(0.02)
+        await stage.publish(late)
+        await stage.publish(await stage.wave(1, job="job_next", revision=ref(first, 1)))
+        _, next_one = await stage.exported(2)
+    assert (next_one.job_id, next_one.step, next_one.parent) == ("job_next", 2, first.digest)
+    assert await trained(stage) == [(2, 2, 6)]
+
+
+_INTAKE = "SELECT 1 FROM trainer.mint_inbox WHERE cause = $1"
 
 
 async def test_a_revision_of_another_shape_is_refused_and_the_policy_kept(stage: Stage) -> None:
