@@ -67,6 +67,8 @@ from services.rollout.ports import Connection
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
+WAVES = "rollout-waves"
+"""The subscription to requests for waves."""
 JUDGE_SECONDS = 300.0
 """How long a question asks for engines that are full or away until its sample has no reward."""
 MIGRATIONS = "services.rollout.adapters.migrations"
@@ -166,7 +168,12 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             stall_seconds=stall_seconds,
             error_share=waves.grader_error_share,
         )
-        watchdog = Watchdog(commits=commits, start_next=of_jobs.start_next, patience_seconds=stall_seconds)
+        watchdog = Watchdog(
+            commits=commits,
+            start_next=of_jobs.start_next,
+            oldest_waiting=partial(bus.oldest_waiting, durable=WAVES),
+            patience_seconds=stall_seconds,
+        )
         eraser = Eraser(
             erasures=erasures,
             records=trainers,
@@ -229,7 +236,7 @@ def dispatch(
     short.on(RevisionRejected, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     short.on(TrainingFailed, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     taken = of_waves.turns.deliveries
-    work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=taken)
+    work = Dispatcher(bus=bus, ledger=None, durable=WAVES, clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return short, work
 

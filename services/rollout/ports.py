@@ -285,9 +285,10 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Record progress of a job; return whether it still runs."""
         ...
 
-    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+    async def claim_stalled(self, *, before: float, waiting_since: float | None, now: float) -> list[Job]:
         """Return the running jobs without progress since ``before``, each to one caller only.
 
-        A claim counts as progress, so that a job is claimed again only after another such time.
+        Not those whose open wave is not sampled yet, if they had progress after ``waiting_since``. A claim
+        counts as progress, so that a job is claimed again only after another such time.
         """
         ...

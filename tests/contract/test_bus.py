@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -195,6 +196,26 @@ async def test_what_was_not_read_is_given_back_on_leaving(bus: Bus) -> None:
         assert await take_and_ack(deliveries) == ids[:1]
     async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
         assert sorted(await take_and_ack(deliveries, 3)) == ids[1:]
+
+
+async def test_the_oldest_message_that_was_not_handed_out_is_known(bus: Bus) -> None:
+    assert await bus.oldest_waiting(durable="d") is None
+    async with bus.subscribe(durable="d", subjects=["mint.test.a.>", "mint.test.none.>"]) as deliveries:
+        assert await bus.oldest_waiting(durable="d") is None
+        times = [time.time()]
+        for subject in ("mint.test.a.t.b", "mint.test.other.t.b", "mint.test.a.t.b"):
+            await publish_all(bus, 1, subject)
+            await asyncio.sleep(0.05)
+            times.append(time.time())
+        oldest = await bus.oldest_waiting(durable="d")
+        assert oldest is not None
+        assert times[0] - 0.01 <= oldest <= times[1]
+        await take(deliveries)  # handed out: it does not wait, answered or not
+        oldest = await bus.oldest_waiting(durable="d")
+        assert oldest is not None
+        assert times[2] - 0.01 <= oldest <= times[3]
+        await take(deliveries)
+        assert await bus.oldest_waiting(durable="d") is None
 
 
 async def test_every_watcher_hears_each_message_once(bus: Bus) -> None:

@@ -23,7 +23,7 @@ from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
 from services.rollout.core.progress import Progress
-from services.rollout.core.wave import Wave, WaveCounts, fold
+from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
 from tests.unit.rollout.file_jobs import EVALUATION, on_file
@@ -216,12 +216,30 @@ async def test_each_stalled_job_goes_to_one_claimer_until_it_is_silent_again(sto
     await store.save("lively", make_job(JobId("job_lively"), now=190.0))
     over = replace(make_job(JobId("job_over"), now=100.0), state=JobState.CANCELLED)
     await store.save("over", over)
-    claims = await asyncio.gather(*(store.jobs.claim_stalled(before=180.0, now=200.0) for _ in range(4)))
+    claims = await asyncio.gather(
+        *(store.jobs.claim_stalled(before=180.0, waiting_since=None, now=200.0) for _ in range(4))
+    )
     (claimed,) = [job for claim in claims for job in claim]
     assert (claimed.job_id, claimed.progress_at) == ("job_quiet", 200.0)
-    assert [job.job_id for job in await store.jobs.claim_stalled(before=195.0, now=215.0)] == ["job_lively"]
-    again = await store.jobs.claim_stalled(before=201.0, now=221.0)
+    assert [
+        job.job_id for job in await store.jobs.claim_stalled(before=195.0, waiting_since=None, now=215.0)
+    ] == ["job_lively"]
+    again = await store.jobs.claim_stalled(before=201.0, waiting_since=None, now=221.0)
     assert [job.job_id for job in again] == ["job_quiet"]
+
+
+async def test_a_job_whose_request_waits_on_the_bus_is_not_stalled(store: Store) -> None:
+    for name, state in (
+        ("waits", WaveState.REQUESTED),
+        ("lost", WaveState.REQUESTED),
+        ("sampled", WaveState.COMPLETED),
+    ):
+        job = make_job(JobId(f"job_{name}"), now=80.0 if name == "lost" else 100.0)
+        await store.save(name, job, replace(make_wave(job_id=job.job_id), state=state))
+    claimed = await store.jobs.claim_stalled(before=180.0, waiting_since=90.0, now=200.0)
+    assert {job.job_id for job in claimed} == {"job_lost", "job_sampled"}
+    claimed = await store.jobs.claim_stalled(before=180.0, waiting_since=None, now=200.0)
+    assert [job.job_id for job in claimed] == ["job_waits"]
 
 
 async def test_the_first_waiting_job_is_next_while_none_of_its_policy_runs(store: Store) -> None:
@@ -249,7 +267,7 @@ async def test_a_job_that_is_paused_midway_holds_its_policy(store: Store) -> Non
         assert (await store.jobs.next_of(POLICY) is None) == is_held
         assert (await store.jobs.overdue(before=9.0) == []) == is_held
         assert not await store.jobs.touch(JOB, now=9.0)
-        assert await store.jobs.claim_stalled(before=9.0, now=9.0) == []
+        assert await store.jobs.claim_stalled(before=9.0, waiting_since=None, now=9.0) == []
 
 
 def measured_job() -> Job:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from mint_common.testing.clock import ManualClock
 from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.app import dispatch
+from services.rollout.app import WAVES, dispatch
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
@@ -96,7 +96,12 @@ class World:
             of_waves = wave_handlers(
                 commits, rendering=ByteRendering(), graders=graders(), sampler=ScriptedEngine(), **shared
             )
-            watchdog = Watchdog(commits=commits, start_next=of_jobs.start_next, patience_seconds=20)
+            watchdog = Watchdog(
+                commits=commits,
+                start_next=of_jobs.start_next,
+                oldest_waiting=partial(bus.oldest_waiting, durable=WAVES),
+                patience_seconds=20,
+            )
             short, work = dispatch(of_jobs, of_waves, bus, self.clock)
             relay = MemoryRelay(self.ledger, bus, self.clock)
             async with asyncio.TaskGroup() as tasks:

@@ -7,7 +7,7 @@ services repeat the lost messages from Postgres. Dispatch, not the server, bound
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import nats.errors
 import nats.js.errors
@@ -106,6 +106,23 @@ class NatsBus:
             yield deliveries
         finally:
             await deliveries.close()
+
+    async def oldest_waiting(self, *, durable: str) -> float | None:
+        """Look for the first message behind the consumer's place that one of its filters takes."""
+        try:
+            jetstream = await self._connection.jetstream()
+            info = await jetstream.consumer_info(STREAM, _consumer_name(durable))
+            behind = info.delivered.stream_seq + 1 if info.delivered and info.num_pending else None
+            found: list[float] = []
+            for subject in (info.config.filter_subjects or ()) if behind else ():
+                with suppress(nats.js.errors.NotFoundError):
+                    message = await jetstream.get_msg(STREAM, seq=behind, subject=subject, next=True)
+                    found += [message.time.timestamp()] if message.time else []
+        except nats.js.errors.NotFoundError:
+            return None
+        except TROUBLE as error:
+            raise unavailable(error) from error
+        return min(found, default=None)
 
     @asynccontextmanager
     async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:

@@ -107,6 +107,13 @@ class Bus(Protocol):
         """
         ...
 
+    async def oldest_waiting(self, *, durable: str) -> float | None:
+        """Return when the oldest message was published that a durable subscription has not handed out yet.
+
+        None: none waits, or there is no such subscription. Seconds since the epoch, by the bus's clock.
+        """
+        ...
+
     def watch(self, *, subjects: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
         """Open a fan-out subscription: all see each message published from now on, at most once."""
         ...

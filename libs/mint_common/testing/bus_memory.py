@@ -21,6 +21,7 @@ class MemoryBus:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._stream: list[Message] = []
+        self._published_at: list[float] = []
         self._seen: dict[str, float] = {}
         self._consumers: dict[str, _Consumer] = {}
         self._watchers: list[tuple[Sequence[str], asyncio.Queue[Message]]] = []
@@ -41,6 +42,7 @@ class MemoryBus:
             return
         self._seen[message.id] = now
         self._stream.append(message)
+        self._published_at.append(self._clock.now())
         for consumer in self._consumers.values():
             consumer.wake.set()
         for reader in self._readers:
@@ -63,6 +65,12 @@ class MemoryBus:
         consumer.subjects = tuple(subjects)
         consumer.ack_wait_seconds = ack_wait_seconds
         yield _Deliveries(consumer)
+
+    async def oldest_waiting(self, *, durable: str) -> float | None:
+        """Return when the oldest message was published that was not handed out."""
+        consumer = self._consumers.get(durable)
+        position = None if consumer is None else consumer.next_position()
+        return None if position is None else self._published_at[position]
 
     @asynccontextmanager
     async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
@@ -111,18 +119,20 @@ class _Consumer:
         now = self.clock.monotonic()
         position = min((at for at, due in self.due.items() if due <= now), default=None)
         if position is None:
-            position = self._next_new()
-        if position is None:
-            return None
+            position = self.next_position()
+            if position is None:
+                return None
+            self._position = position + 1
         self._attempts[position] = self._attempts.get(position, 0) + 1
         self.due[position] = now + self.ack_wait_seconds
         return _MemoryDelivery(self, position, self._stream[position], self._attempts[position])
 
-    def _next_new(self) -> int | None:
+    def next_position(self) -> int | None:
+        """Return where the next message is that was never delivered."""
         while self._position < len(self._stream):
+            if _matches_any(self.subjects, self._stream[self._position].subject):
+                return self._position
             self._position += 1
-            if _matches_any(self.subjects, self._stream[self._position - 1].subject):
-                return self._position - 1
         return None
 
     async def wait(self) -> None:

@@ -68,6 +68,10 @@ class MortalBus:
         async with self._bus.watch(subjects=subjects) as messages:
             yield messages
 
+    async def oldest_waiting(self, *, durable: str) -> float | None:
+        """Ask the bus."""
+        return await self._bus.oldest_waiting(durable=durable)
+
     async def close(self) -> None:
         """Leave the bus open: it outlives the process."""
 

@@ -25,7 +25,12 @@ _STARTABLE = """state = 'submitted' AND NOT EXISTS (
 _NEXT = f"{_JOB} WHERE policy_id = $1 AND {_STARTABLE} ORDER BY created_at, job_id LIMIT 1"
 _OVERDUE = f"SELECT DISTINCT policy_id FROM jobs WHERE created_at < $1 AND {_STARTABLE}"  # noqa: S608  # as above
 _CLAIM_STALLED = f"""
-    UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1
+    UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1 AND (
+        $3::double precision IS NULL OR progress_at < $3 OR NOT EXISTS (
+            SELECT FROM waves
+            WHERE waves.job_id = jobs.job_id AND step = steps_done + 1 AND waves.state = 'requested'
+        )
+    )
     RETURNING {columns_of(Job)}
 """  # noqa: S608  # as above
 _UNSCORED = f"""
@@ -163,6 +168,7 @@ class PostgresJobs:
         )
         return status == "UPDATE 1"
 
-    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+    async def claim_stalled(self, *, before: float, waiting_since: float | None, now: float) -> list[Job]:
         """Return stalled jobs, each to one caller: a concurrent one waits and finds the row claimed."""
-        return [from_row(row, Job) for row in await self._pool.fetch(_CLAIM_STALLED, before, now)]
+        rows = await self._pool.fetch(_CLAIM_STALLED, before, now, waiting_since)
+        return [from_row(row, Job) for row in rows]

@@ -20,15 +20,18 @@ class Watchdog(Generic[Connection]):
     """Repeats the last events of a running job without progress for ``patience_seconds``.
 
     Each consumer that handled the event before repeats its own answer, so a repetition reaches the first
-    service that missed its message. A waiting job that no running job holds back is started.
+    service that missed its message. A request for a wave that still waits on the bus is not repeated:
+    ``oldest_waiting`` says when the oldest such was published. A waiting job that no running job holds back
+    is started.
     """
 
     commits: Commits[Connection]
     start_next: Callable[[PolicyId], Awaitable[None]]
+    oldest_waiting: Callable[[], Awaitable[float | None]]
     patience_seconds: float
 
     async def run(self) -> None:
-        """Check the jobs until cancelled; outages of the database are survived."""
+        """Check the jobs until cancelled; outages of the database and the bus are survived."""
         pause = self.patience_seconds / 4
         clock = self.commits.clock
         await clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
@@ -36,12 +39,17 @@ class Watchdog(Generic[Connection]):
 
     async def check(self) -> None:
         """Repeat the last events of every stalled job, and start waiting jobs that nothing holds back."""
+        waiting_since = await self.oldest_waiting()
+        if waiting_since is not None:
+            # Clocks differ a little, and a request reaches the bus a moment after it is committed.
+            waiting_since -= self.patience_seconds
         jobs, now = self.commits.jobs, self.commits.clock.now()
-        for job in await jobs.claim_stalled(before=now - self.patience_seconds, now=now):
+        before = now - self.patience_seconds
+        for job in await jobs.claim_stalled(before=before, waiting_since=waiting_since, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
             await self.commits.ledger.repeat(job.cause)
             metrics.JOBS_REVIVED.inc()
-        for policy_id in await jobs.overdue(before=now - self.patience_seconds):
+        for policy_id in await jobs.overdue(before=before):
             try:
                 await self.start_next(policy_id)
             except MintError as error:

@@ -4,6 +4,7 @@ Invariants:
 - Every sample of a record was answered by the revision that the wave names.
 - An unavailable or full engine is retried while the job runs; any other failure, an error of ours too,
   cancels the wave.
+- A process works on one copy of a wave at a time, and on none of one that is recorded.
 - The record's key has its digest: a wave that is worked on twice at once has one committed record.
 - A tenant's waves leave turns to other tenants'.
 - A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
@@ -20,7 +21,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
-from mint_common.ids import JobId
+from mint_common.ids import JobId, WaveId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
@@ -63,6 +64,7 @@ class WaveHandlers(Generic[Connection]):
     turns: WaveTurns
     pulse_seconds: float
     _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _in_hand: set[WaveId] = field(default_factory=set, init=False)
 
     async def run(self, work: Dispatcher) -> None:
         """Run the dispatcher of these handlers; when cancelled, make them give their messages back first."""
@@ -81,24 +83,34 @@ class WaveHandlers(Generic[Connection]):
 
     async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
         """Sample, score and record the wave; drop it when its job has ended."""
-        if await self.commits.ledger.is_known(event.id):
-            return ()
+        if event.wave_id in self._in_hand:
+            return ()  # a repetition: the copy in hand comes again if this process ends
+        self._in_hand.add(event.wave_id)
+        try:
+            if not await self.commits.ledger.is_known(event.id):
+                await self._work_on(event)
+        finally:
+            self._in_hand.discard(event.wave_id)
+        return ()
+
+    async def _work_on(self, event: WaveRequested) -> None:
         job = await self.commits.jobs.job(event.job_id)
         if not await self.commits.jobs.touch(job.job_id, now=self.commits.clock.now()):
-            return ()
+            return
         done = await self._while_job_runs(job.job_id, self._in_turn(event))
         if done is not None:
             fact, beside = done
             await self.commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
-        return ()
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
         fact = self._cancelled(event, decision.reason)
         await self.commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
-    async def _in_turn(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
+    async def _in_turn(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside] | None:
         async with self.turns.turn(event.tenant_id):
+            if await self.commits.ledger.is_known(event.id):
+                return None  # another process was faster
             return await self._complete(event)
 
     def _cancelled(self, event: WaveRequested, reason: str) -> WaveCancelled:

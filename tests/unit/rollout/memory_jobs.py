@@ -12,7 +12,7 @@ from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, Progress, best_revision
 from services.rollout.core.validation import best_score, scores_of
-from services.rollout.core.wave import Wave
+from services.rollout.core.wave import Wave, WaveState
 
 
 class MemoryJobs:
@@ -81,6 +81,10 @@ class MemoryJobs:
         firsts = [await self.next_of(policy_id) for policy_id in sorted(policies)]
         return [job.policy_id for job in firsts if job is not None and job.created_at < before]
 
+    def _is_sampled(self, job: Job) -> bool:
+        wave = self._waves.get(job.wave_id)
+        return wave is None or wave.state is not WaveState.REQUESTED
+
     async def scored_by_runs(self) -> list[Job]:
         """Return jobs that evaluation runs measure."""
         return [job for job in self._jobs.values() if is_scored_by_runs(job) and not is_over(job)]
@@ -93,9 +97,11 @@ class MemoryJobs:
         self._jobs[job_id] = replace(job, progress_at=max(job.progress_at, now))
         return True
 
-    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+    async def claim_stalled(self, *, before: float, waiting_since: float | None, now: float) -> list[Job]:
         """Return stalled jobs, each once."""
         running = [job for job in self._jobs.values() if job.state is JobState.RUNNING]
+        if waiting_since is not None:
+            running = [job for job in running if job.progress_at < waiting_since or self._is_sampled(job)]
         stalled = [replace(job, progress_at=now) for job in running if job.progress_at < before]
         self._jobs |= {job.job_id: job for job in stalled}
         return stalled

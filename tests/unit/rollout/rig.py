@@ -15,10 +15,12 @@ from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
 from mint_common.ids import JobId
 from mint_common.testing.blobs_memory import MemoryBlobs
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.app import WAVES
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.file_rows import FileRows
@@ -96,6 +98,7 @@ class Rig:
     rendering: RendersRows = field(default_factory=NoRendering)
     graders: Graders = field(default_factory=graders)
     jobs: MemoryJobs = field(default_factory=MemoryJobs)
+    bus: MemoryBus | None = None
     ledger: MemoryLedger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,8 +124,14 @@ class Rig:
             sampler=self.engine,
         )
         self.watchdog = Watchdog(
-            commits=self.commits, start_next=self.of_jobs.start_next, patience_seconds=STALL_SECONDS
+            commits=self.commits,
+            start_next=self.of_jobs.start_next,
+            oldest_waiting=self._oldest_waiting,
+            patience_seconds=STALL_SECONDS,
         )
+
+    async def _oldest_waiting(self) -> float | None:
+        return None if self.bus is None else await self.bus.oldest_waiting(durable=WAVES)
 
     @property
     def counts(self) -> Counter[str]:

@@ -161,5 +161,5 @@ async def test_a_stalled_watch_leaves_a_paused_job_alone(rig: Rig) -> None:
     await complete(rig, wave)
     await train(rig, wave)
     await rig.clock.advance(1000)
-    assert await rig.jobs.claim_stalled(before=rig.clock.now(), now=rig.clock.now()) == []
+    assert await rig.jobs.claim_stalled(before=rig.clock.now(), waiting_since=None, now=rig.clock.now()) == []
     assert not await rig.jobs.touch(JOB, now=rig.clock.now())

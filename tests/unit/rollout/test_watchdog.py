@@ -12,7 +12,7 @@ from mint_common.bus.port import Message
 from mint_common.errors import Unavailable
 from mint_common.events import Event, JobFinished, WaveCompleted, WaveRequested
 from mint_common.events.codec import decode
-from mint_common.ids import JobId
+from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
 from mint_common.testing.bus_memory import MemoryBus
@@ -21,11 +21,13 @@ from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
+from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.handlers.waves import WaveHandlers
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
-from tests.unit.rollout.world import published, submitted, training_failed
+from tests.unit.rollout.world import ScriptedEngine, published, submitted, training_failed
 
 STEPS = 4
 
@@ -65,12 +67,16 @@ class Trainer:
         if self.bug is not None:
             raise self.bug
         async with self.ledger.transaction(event.id) as transaction:
-            await transaction.emit(published(event.step))
+            published_one = published(event.step, job_id=event.job_id)
+            await transaction.emit(
+                replace(published_one, policy_id=event.policy_id, tenant_id=event.tenant_id)
+            )
         return ()
 
 
 @asynccontextmanager
 async def running(rig: Rig, bus: LossyBus) -> AsyncIterator[Trainer]:
+    rig.bus = bus
     trainer = Trainer(bus, rig.clock)
     relay = MemoryRelay(rig.ledger, bus, rig.clock)
     control, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock)
@@ -203,6 +209,51 @@ async def test_a_wave_in_hand_shows_signs_of_life_however_long_it_takes() -> Non
     assert await rig.state_of() == ("succeeded", "")
 
 
+class SlowEngine(ScriptedEngine):
+    """Engines on which each group takes a while."""
+
+    clock: ManualClock
+
+    async def sample(self, request: GroupRequest) -> SampledGroup:
+        await self.clock.sleep(STALL_SECONDS / 2)
+        return await super().sample(request)
+
+
+async def test_a_backlog_is_sampled_once_however_long_it_waits() -> None:
+    rig = Rig(engine=SlowEngine())
+    rig.engine.clock = rig.clock  # type: ignore[attr-defined]  # a slow engine
+    jobs, steps = [JobId(f"job_{number}") for number in range(24)], 2
+    bus = LossyBus(rig.clock, lambda message: False)
+    async with running(rig, bus):
+        for number, job_id in enumerate(jobs):
+            event = submitted(job_id=job_id, policy_id=PolicyId(f"pol_{number}"), steps=steps)
+            await rig.of_jobs.on_job_submitted(replace(event, tenant_id=TenantId(f"ten_{number % 8}")))
+        for _ in range(60 * int(STALL_SECONDS)):
+            await rig.clock.advance(1)
+            if all([(await rig.state_of(job_id))[0] == "succeeded" for job_id in jobs]):
+                break
+    assert {await rig.state_of(job_id) for job_id in jobs} == {("succeeded", "")}
+    assert len(rig.engine.requests) == 2 * steps * len(jobs)
+    assert "revived" not in rig.counts
+
+
+async def test_a_copy_of_a_wave_in_hand_is_not_sampled_nor_one_that_was_recorded_meanwhile() -> None:
+    rig = Rig(engine=SlowEngine())
+    rig.engine.clock = rig.clock  # type: ignore[attr-defined]  # a slow engine
+    wave = await rig.begin(submitted())
+    first = asyncio.create_task(rig.of_waves.on_wave_requested(wave))
+    await rig.clock.advance(1)
+    await rig.of_waves.on_wave_requested(wave)
+    assert not first.done()
+    elsewhere = replace(rig.of_waves, turns=WaveTurns(1))
+    async with elsewhere.turns.turn(TenantId("ten_other")):
+        second = asyncio.create_task(elsewhere.on_wave_requested(wave))
+        await rig.clock.advance(3 * STALL_SECONDS)
+        assert (first.done(), second.done()) == (True, False)
+    await second
+    assert len(rig.engine.requests) == 2
+
+
 async def test_a_job_whose_turn_was_lost_is_started() -> None:
     rig = Rig()
     second = JobId("job_second")
@@ -218,10 +269,10 @@ async def test_an_outage_of_the_database_does_not_end_the_watchdog() -> None:
     rig = Rig()
     outages = [Unavailable(what="postgres", problem="it restarts")]
 
-    async def claim_stalled(*, before: float, now: float) -> list[Job]:
+    async def claim_stalled(*, before: float, waiting_since: float | None, now: float) -> list[Job]:
         if outages:
             raise outages.pop()
-        return await MemoryJobs.claim_stalled(rig.jobs, before=before, now=now)
+        return await MemoryJobs.claim_stalled(rig.jobs, before=before, waiting_since=waiting_since, now=now)
 
     await rig.begin(submitted())
     rig.jobs.claim_stalled = claim_stalled  # type: ignore[method-assign]  # an outage of the store

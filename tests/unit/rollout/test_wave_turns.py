@@ -52,7 +52,7 @@ async def test_a_tenant_s_slow_waves_never_take_all_turns() -> None:
         assert await rig.ledger.is_known(other.id)
         # A wave that waits is no silence of its job.
         now = rig.clock.now()
-        stalled = await rig.jobs.claim_stalled(before=now - STALL_SECONDS, now=now)
+        stalled = await rig.jobs.claim_stalled(before=now - STALL_SECONDS, waiting_since=None, now=now)
         assert {job.job_id for job in stalled} <= {other.job_id}
     finally:
         await bus.close()
