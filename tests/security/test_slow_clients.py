@@ -17,7 +17,9 @@ from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import LeastRate, paced
 from tests.security.raw_http import Client, head, serving
 
-BOUNDS = ConnectionBounds(head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2)
+BOUNDS = ConnectionBounds(
+    head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2, linger_read_seconds=0.01
+)
 SLOW = LeastRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
 
 

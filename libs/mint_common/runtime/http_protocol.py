@@ -2,12 +2,16 @@
 
 uvicorn bounds only the pause between two requests. Invariants here: a connection without an active request
 always has a timer; a head is bounded in time, bytes and lines; a request body that the answer did not need is
-read and discarded for a while, so that its sender receives the answer, then the connection is closed. When
-there are too many connections, those without an active request are closed, the oldest first. When a
-connection ends, every request on it is notified: uvicorn notifies only the last one.
+read slowly and discarded for a while, so that its sender receives the answer, then the connection is closed.
+A body in many tiny parts, or with more framing than content, is refused and not read on, because each part
+costs a call; its connection stays for a while, so that its sender cannot begin the next one at once. Trailers
+are discarded: whoever checked the head has not seen them. When there are too many connections, those without
+an active request are closed, the oldest first. When a connection ends, every request on it is notified:
+uvicorn notifies only the last one.
 """
 
 import asyncio
+import logging
 import resource
 import socket
 from collections import OrderedDict
@@ -20,23 +24,31 @@ MOST_CONNECTIONS = 8192
 _OTHER_FILES = 256
 """Descriptors that are left for everything but connections of clients."""
 
+_log = logging.getLogger("uvicorn.error.connections")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionBounds:
     """What connections may take.
 
     ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds a
-    head after its first read. An unneeded body is read for at most ``linger_seconds``, and
-    ``linger_pause_seconds`` without a byte. ``ahead_bytes`` bounds pipelined requests behind an active one; a
-    client that reads nothing of an answer is disconnected after ``unread_seconds``.
+    head after its first read. A body may have ``small_parts`` of any size; more have to be of
+    ``small_part_bytes`` on average. Its framing (sizes and extensions of chunks, trailers) may have as many
+    bytes as the body and ``head_bytes`` more. An unneeded body is read for at most ``linger_seconds``, and
+    ``linger_pause_seconds`` without a byte, once every ``linger_read_seconds``. ``ahead_bytes`` bounds
+    pipelined requests behind an active one; a client that reads nothing of an answer is disconnected after
+    ``unread_seconds``.
     """
 
     connections: int = MOST_CONNECTIONS
     head_seconds: float = 10
     head_bytes: int = 64 << 10
     head_lines: int = 200
+    small_parts: int = 1000
+    small_part_bytes: int = 64
     linger_seconds: float = 30
     linger_pause_seconds: float = 5
+    linger_read_seconds: float = 0.1
     ahead_bytes: int = 64 << 10
     unread_seconds: float = 60
 
@@ -53,6 +65,8 @@ def most_connections() -> int:
 
 def protocol_of(connection_bounds: ConnectionBounds) -> type["BoundedProtocol"]:
     """Return the protocol of one server."""
+    # A malformed request is answered 400; uvicorn's line for each would let callers fill a disk.
+    _log.setLevel(logging.ERROR)
 
     class Protocol(BoundedProtocol):
         bounds: ClassVar = connection_bounds
@@ -70,10 +84,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's own
         super().__init__(*args, **options)
+        self.logger = _log
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False
         self._is_in_body = False
         self._head_bytes = 0
+        self._body_parts = self._body_bytes = self._body_wire_bytes = self._trailer_lines = 0
+        self._is_refused = False
         self._lingers_until: float | None = None
         self._at_work: RequestResponseCycle | None = None
         self._ahead_bytes = 0
@@ -102,10 +119,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, within the bounds of a head."""
+        if self._is_refused:
+            return
         if self._is_in_head:
             self._head_bytes += len(data)
+        if self._is_in_body:
+            self._body_wire_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
+            return
+        if self._is_in_body and self._body_wire_bytes > 2 * self._body_bytes + self.bounds.head_bytes:
+            self.send_400_response("A chunked body may not have more framing than content.")
             return
         if self.pipeline and not self._read_ahead(len(data)):
             return
@@ -123,7 +147,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close_after(self.bounds.head_seconds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one line of a head; what is raised here is answered 400."""
+        """Take one line of a head, and none of a trailer; what is raised here is answered 400."""
+        if self._is_in_body:
+            self._trailer_lines += 1
+            if self._trailer_lines > self.bounds.head_lines:
+                raise ValueError("too many trailers")
+            return
         super().on_header(name, value)
         if len(self.headers) > self.bounds.head_lines:
             raise ValueError("too many headers")
@@ -131,9 +160,37 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request on."""
         self._is_in_head, self._is_in_body = False, True
+        self._body_parts = self._body_bytes = self._body_wire_bytes = self._trailer_lines = 0
         self._stay()
         self.idle.pop(self, None)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body; what is raised here is answered 400."""
+        self._body_parts += 1
+        self._body_bytes += len(body)
+        if (
+            self._body_parts > self.bounds.small_parts
+            and self._body_bytes < self.bounds.small_part_bytes * self._body_parts
+        ):
+            raise ValueError("too many tiny parts")
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what came. Of a body nothing more is read; an answer that has begun gets no second one."""
+        if not self._is_in_body:
+            super().send_400_response(msg)
+            return
+        if not self.cycle.response_started:
+            self.transport.write(_plain_answer(400, msg))
+        self._is_refused = True
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        self.flow.pause_reading()
+        self._close_after(self.bounds.linger_pause_seconds)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Ignore a wish for another protocol, as HTTP asks for."""
 
     def on_message_complete(self) -> None:
         """Note that the body is whole; one that was thrown away leaves its connection to the next request."""
@@ -176,6 +233,13 @@ class BoundedProtocol(HttpToolsProtocol):
         assert self._lingers_until is not None
         left_seconds = self._lingers_until - self.loop.time()
         self._close_after(min(self.bounds.linger_pause_seconds, left_seconds))
+        # At full speed some dozen senders would keep the loop from everything else.
+        self.flow.pause_reading()
+        self.loop.call_later(self.bounds.linger_read_seconds, self._read_unneeded)
+
+    def _read_unneeded(self) -> None:
+        if self._lingers_until is not None and not (self._is_refused or self.transport.is_closing()):
+            self.flow.resume_reading()
 
     def _close_after(self, seconds: float) -> None:
         self._stay()
@@ -188,14 +252,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_time(self) -> None:
         self._timer = None
-        if self._is_in_head and self._is_without_request():
+        if self._is_refused:
+            self.transport.close()
+        elif self._is_in_head and self._is_without_request():
             self._refuse(400, f"A request's head must be whole in {self.bounds.head_seconds:g} s.")
         else:
             self.shutdown()  # at once, or after the current answer
 
     def _refuse(self, status: int, problem: str) -> None:
-        text = problem.encode()
-        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-        size = b"content-length: " + str(len(text)).encode() + b"\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head + size + text)
+        self.transport.write(_plain_answer(status, problem))
         self.transport.close()
+
+
+def _plain_answer(status: int, problem: str) -> bytes:
+    text = problem.encode()
+    head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+    size = b"content-length: " + str(len(text)).encode() + b"\r\n\r\n"
+    return STATUS_LINE[status] + head + size + text
