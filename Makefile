@@ -30,7 +30,7 @@ ifneq ($(INSTALLED),$(if $(INSTALLED),$(EXTRAS)))
 .PHONY: .venv/.installed
 endif
 
-.venv/.installed: pyproject.toml deploy/overrides.txt deploy/overrides-cpu.txt deploy/install.sh
+.venv/.installed: pyproject.toml deploy/overrides.txt deploy/overrides-cpu.txt deploy/constraints.txt deploy/install.sh
 	@deploy/install.sh $(EXTRAS)
 
 install: .venv/.installed ## Make .venv and install everything into it
@@ -41,6 +41,26 @@ demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (
 test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=3)
 	$(PYTEST) $(SPREAD) -m "not slow"
 
+# The ends of the ranges in pyproject.toml, in a venv of its own: highest, or lowest-direct.
+RESOLUTION ?= highest
+ENDS := out/$(RESOLUTION)
+TESTS ?= tests
+
+.PHONY: constraints test-newest
+constraints: .venv/.installed ## Renew deploy/constraints.txt: the newest versions that pyproject.toml allows
+	$(BIN)/python tools/make_constraints.py
+
+test-newest: ## Run the tests on the newest versions of everything, in out/highest; says what differs and what broke (TESTS=tests/unit)
+	@rm -rf $(ENDS)
+	@mkdir -p out
+	@VENV=$(ENDS) RESOLUTION=$(RESOLUTION) deploy/install.sh $(EXTRAS)
+	@$(MAKE) --no-print-directory tests-at BIN=$(ENDS)/bin || { $(ENDS)/bin/python tools/versions.py; exit 1; }
+	@$(ENDS)/bin/python tools/versions.py
+
+.PHONY: tests-at
+tests-at:
+	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
+
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
 	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(ALONE) tests/compose tests/chart tests/seams)
 	$(PYTEST) -m slow $(ALONE)
@@ -50,7 +70,8 @@ test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and 
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement deploy/helm/requirements.txt
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint deploy/constraints.txt \
+			--requirement deploy/helm/requirements.txt
 	$(PYTEST) tests/chart tests/unit/deploy
 
 test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
@@ -116,11 +137,11 @@ bench-tinker: .venv/.installed ## Run the Tinker API's benchmark: against the ba
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check
 
-dist: .venv/.installed ## Build wheel, sdist and SBOM into dist/, with the overrides that an installation takes
+dist: .venv/.installed ## Build wheel, sdist and SBOM into dist/, with the constraints and overrides that an installation takes
 	rm -rf dist
-	$(BIN)/uv build --quiet --out-dir dist
-	cp deploy/overrides.txt deploy/overrides-cpu.txt dist/
-	$(BIN)/uv tool run --quiet --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file dist/mint.cdx.json $(BIN)/python
+	$(BIN)/uv build --quiet --build-constraint deploy/constraints.txt --out-dir dist
+	cp deploy/overrides.txt deploy/overrides-cpu.txt deploy/constraints.txt dist/
+	$(BIN)/uv tool run --quiet --constraints deploy/constraints.txt --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file dist/mint.cdx.json $(BIN)/python
 
 docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_docs.py

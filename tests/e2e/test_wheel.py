@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONSTRAINTS = f"--constraint={ROOT}/deploy/constraints.txt"
 UV = str(Path(sys.prefix) / "bin/uv")
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -37,6 +38,7 @@ def test_the_wheel_runs_the_demo(tmp_path: Path) -> None:
         python,
         *source,
         *overrides,
+        CONSTRAINTS,
         f"mint-stack[cpu] @ {wheel.as_uri()}",
         cwd=tmp_path,
     )
@@ -49,7 +51,7 @@ def test_without_extras_the_commands_of_a_client_start(tmp_path: Path) -> None:
     _run(UV, "venv", "--python", sys.executable, str(tmp_path / "venv"), cwd=tmp_path)
     python = str(tmp_path / "venv/bin/python")
     overrides = f"--override={ROOT}/deploy/overrides.txt"
-    _run(UV, "pip", "install", "--python", python, overrides, str(ROOT), cwd=tmp_path)
+    _run(UV, "pip", "install", "--python", python, overrides, CONSTRAINTS, str(ROOT), cwd=tmp_path)
     installed = _run(UV, "pip", "list", "--python", python, cwd=tmp_path)
     assert not [name for name in ("torch ", "vllm", "transformers ") if name in installed]
     assert "Usage" in _run(str(tmp_path / "venv/bin/mint"), "--help", cwd=tmp_path)

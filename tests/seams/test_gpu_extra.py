@@ -18,6 +18,7 @@ def test_the_gpu_extra_resolves_and_its_driver_is_told() -> None:
     command = [
         str(Path(sys.executable).with_name("uv")),
         *("pip", "compile", "pyproject.toml", "--extra", "gpu", "--extra", "dev"),
+        *("--constraint", "deploy/constraints.txt"),
         *("--override", "deploy/overrides.txt", "--python-version", "3.11", "--quiet"),
         *("--python-platform", "x86_64-manylinux_2_28", "--no-header", "--no-annotate"),
     ]
