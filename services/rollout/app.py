@@ -56,6 +56,7 @@ from services.rollout.handlers.graded_samples import GradedSamples, GradingLimit
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
+from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.handlers.waves import WaveHandlers
@@ -129,9 +130,13 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         of_waves = WaveHandlers(
             commits=commits,
             blobs=blobs,
-            tasks=tasks,
-            sampler=sampler,
-            requests=requests,
+            tasks=TaskWaves(
+                blobs=blobs,
+                tasks=tasks,
+                sampler=sampler,
+                requests=requests,
+                most_faults=waves.grader_error_share,
+            ),
             files=FileWaves(
                 blobs=blobs,
                 rows=rows,

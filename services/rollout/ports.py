@@ -22,7 +22,7 @@ Connection_contra = TypeVar("Connection_contra", contravariant=True)
 
 
 class Tasks(Protocol):
-    """The installed tasks, run in other processes.
+    """The installed tasks, run in other processes, which tenants share fairly.
 
     Every call raises NotFound with near matches, TaskLeftOut, and TaskFailed, which names the task, when the
     task's code is wrong or takes too long. A call that is cancelled stops its work.
@@ -36,11 +36,13 @@ class Tasks(Protocol):
         """Return one task."""
         ...
 
-    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+    async def draw(self, name: str, split: Split, n: int, seed: int, *, tenant_id: TenantId) -> list[Prompt]:
         """Return ``n`` prompts of a split: the same ones for the same seed."""
         ...
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Return the rewards of texts, each with the entry of the prompt that it answers."""
         ...
 

@@ -19,7 +19,7 @@ class WaveSettings(Block):
         0.5,
         ge=0,
         le=1,
-        description="share of the samples of a wave or a run that a grader may fail on; more fails it",
+        description="share of a wave's or run's samples that a grader or a task may fail on; more fails it",
     )
     file_copies_bytes: int = Field(
         8 << 30, ge=1 << 20, description="local copies of files that jobs read; the longest unused go first"
@@ -30,10 +30,16 @@ class TaskSettings(Block):
     """The processes that run the code of tasks."""
 
     task_workers: int = Field(
-        2, ge=1, description="processes that draw and score; callers over HTTP have half of them at most"
+        2,
+        ge=1,
+        description="processes that draw and score for a tenant; callers over HTTP have half of them at most;"
+        " all tenants together have a quarter more, one at least",
     )
     task_seconds: float = Field(
-        60.0, gt=0, le=240, description="longest time for one draw, or for the scores of one group"
+        60.0,
+        gt=0,
+        le=240,
+        description="longest time for one draw, or for the scores of a group; then of each answer",
     )
     task_memory_bytes: int = Field(
         2 << 30, ge=64 << 20, description="most memory that the code of tasks may take in one process"

@@ -20,7 +20,7 @@ from mint_common.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
-from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
+from services.rollout.core.job import Job, JobState, begin, finish, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
 from services.rollout.core.progress import Progress
 from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
@@ -209,6 +209,12 @@ async def test_a_sign_of_life_never_goes_back_and_only_running_jobs_give_one(sto
     await store.save("c2", ended)
     assert not await store.jobs.touch(JOB, now=200.0)
     assert await store.jobs.job(JOB) == ended
+
+
+async def test_a_reason_with_a_character_that_postgres_does_not_take_is_stored(store: Store) -> None:
+    ended = finish(waiting_job("job_1"), "failed", "Task 'x' failed: a\x00b", now=2.0).job
+    await store.save("c1", ended)
+    assert (await store.jobs.job(JobId("job_1"))).reason == "Task 'x' failed: a\ufffdb"
 
 
 async def test_each_stalled_job_goes_to_one_claimer_until_it_is_silent_again(store: Store) -> None:

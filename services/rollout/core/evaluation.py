@@ -12,7 +12,9 @@ from mint_common.claims import RevisionRef
 from mint_common.datasets import OnLong
 from mint_common.errors import BlobMissing, MintError
 from mint_common.events import JobFile
+from mint_common.graders import Grade, GraderFault
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id
+from services.rollout.core.fault import storable
 from services.rollout.core.sampling import GroupRequest
 from services.rollout.core.task import derive_seed
 
@@ -106,8 +108,16 @@ class ScoredRow:
 
 
 def kept(text: str) -> str:
-    """Return what is kept of a text that a model or a grader wrote; Postgres takes no character 0."""
-    return text[:MAX_ANSWER].replace("\x00", "\ufffd")
+    """Return what is kept of a text that a model or a grader wrote."""
+    return storable(text[:MAX_ANSWER])
+
+
+def graded_row(row: int, text: str, grade: Grade | GraderFault) -> ScoredRow:
+    """Return the row of an answer that was graded."""
+    if isinstance(grade, GraderFault):
+        fault, message = grade.kind, kept(grade.message)
+        return ScoredRow(row=row, score=None, answer=kept(text), fault=fault, message=message)
+    return ScoredRow(row=row, score=grade.reward, answer=kept(text))
 
 
 def prompts_seed(run: EvaluationRun) -> int:

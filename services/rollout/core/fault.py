@@ -47,6 +47,11 @@ class RowSource:
         return DataRefused(where=where, problem=problem, reason=code, param=self.param, line=line)
 
 
+def storable(text: str) -> str:
+    """Return a text that somebody else's code wrote; Postgres takes no character 0."""
+    return text.replace("\x00", "\ufffd")
+
+
 def internal_reason(error: Exception) -> str:
     """Return what a user is told of an error of ours; its own text is for the log."""
     return f"internal error: {type(error).__name__}"
@@ -58,7 +63,7 @@ def fault_of(error: MintError, data: JobData | None) -> JobFault | None:
         line = error.fields.get("line")
         return JobFault(
             code=str(error.reason),
-            message=str(error),
+            message=storable(str(error)),
             param=str(error.param),
             line=None if line is None else int(line),
         )

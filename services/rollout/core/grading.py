@@ -47,17 +47,34 @@ def error_counts(faults: Sequence[GraderFault]) -> dict[str, int]:
     return dict(sorted(Counter(fault.kind for fault in faults).items()))
 
 
-def check_budget(faults: Sequence[GraderFault], *, total: int, most_share: float) -> None:
-    """Refuse ``total`` samples of which more than ``most_share``, or all, have no reward. Raises DataRefused.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultExcess:
+    """Too many faults: how many of how many, and the most frequent kind with an example."""
 
-    ``faults`` are those found so far.
+    share: str
+    example: str
+
+
+def fault_excess(faults: Sequence[GraderFault], *, total: int, most_share: float) -> FaultExcess | None:
+    """Return what to say of ``total`` samples of which more than ``most_share``, or all, have no reward.
+
+    ``faults`` are those found so far. None: they are few enough.
     """
-    if faults and (len(faults) >= total or len(faults) > most_share * total):
-        kind, count = Counter(fault.kind for fault in faults).most_common(1)[0]
-        message = next(fault.message for fault in faults if fault.kind == kind)[:_SHOWN]
+    if not faults or (len(faults) < total and len(faults) <= most_share * total):
+        return None
+    kind, count = Counter(fault.kind for fault in faults).most_common(1)[0]
+    message = next(fault.message for fault in faults if fault.kind == kind)[:_SHOWN]
+    share = f"at least {len(faults)} of {total} samples"
+    return FaultExcess(share=share, example=f"{kind} {count} times, such as: {message}")
+
+
+def check_budget(faults: Sequence[GraderFault], *, total: int, most_share: float) -> None:
+    """Refuse samples with too many faults of their grader, see `fault_excess`. Raises DataRefused."""
+    excess = fault_excess(faults, total=total, most_share=most_share)
+    if excess is not None:
         raise DataRefused(
-            where=f"The grader failed on at least {len(faults)} of {total} samples",
-            problem=f"{kind} {count} times, such as: {message}",
+            where=f"The grader failed on {excess.share}",
+            problem=excess.example,
             reason="grader_errors",
             param="grader",
         )

@@ -30,7 +30,7 @@ from mint_common.events import (
     WaveRequested,
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
-from services.rollout.core.fault import JobFault
+from services.rollout.core.fault import JobFault, storable
 from services.rollout.core.outcome import is_sampled, judge
 from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
 from services.rollout.core.wave import Wave
@@ -206,6 +206,7 @@ def finish(
     job: Job, outcome: Literal["succeeded", "failed", "cancelled"], reason: str, *, now: float
 ) -> Advance:
     """End the job with an outcome."""
+    reason = storable(reason)
     ended = replace(
         job, state=JobState(outcome), reason=reason, is_pausing=False, progress_at=now, finished_at=now
     )

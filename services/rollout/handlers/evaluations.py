@@ -21,7 +21,7 @@ from services.rollout.core.evaluation import (
     RunState,
     ScoredRow,
     failed,
-    kept,
+    graded_row,
     plan_answer,
     prompts_seed,
     reason_of,
@@ -31,6 +31,7 @@ from services.rollout.core.fault import internal_reason
 from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_scores import FileScores
+from services.rollout.handlers.task_scores import TaskScores
 from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
 
 log = logging.getLogger(__name__)
@@ -136,28 +137,33 @@ class EvaluationHandler:
 
         if run.data is not None:
             return await self.files.rows(run, run.data, note)
-        prompts = await self.tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
+        prompts = await self.tasks.draw(
+            run.task, "heldout", run.n, prompts_seed(run), tenant_id=run.tenant_id
+        )
+        scores = TaskScores(
+            self.tasks, run.task, tenant_id=run.tenant_id, total=run.n, most_faults=self.error_share
+        )
         rows: list[ScoredRow] = []
         for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
             block = enumerate(prompts[begin : begin + PROMPTS_AT_ONCE], start=begin)
-            rows += await all_of(self._row(run, place, prompt, note) for place, prompt in block)
+            rows += await all_of(self._row(run, scores, place, prompt, note) for place, prompt in block)
         return rows, 0
 
     async def _row(
-        self, run: EvaluationRun, place: int, prompt: Prompt, note: Callable[[], None]
+        self,
+        run: EvaluationRun,
+        scores: TaskScores,
+        place: int,
+        prompt: Prompt,
+        note: Callable[[], None],
     ) -> ScoredRow:
         request = plan_answer(run, place, prompt=prompt.text)
-
-        async def ask() -> ScoredRow:
-            sampled = await self.sampler.sample(request)
-            check_revision(request, sampled)
-            text = sampled.completions[0].text
-            (reward,) = await self.tasks.score(run.task, [(prompt.entry, text)])
-            return ScoredRow(row=place + 1, score=reward, answer=kept(text))
-
-        found = await self.requests.retried(run.tenant_id, ask)
+        sampled = await self.requests.retried(run.tenant_id, lambda: self.sampler.sample(request))
+        check_revision(request, sampled)
+        text = sampled.completions[0].text
+        (grade,) = await scores.grades([(prompt.entry, text)])
         note()
-        return found
+        return graded_row(place + 1, text, grade)
 
     async def _pulse(self, run: EvaluationRun) -> None:
         """Record progress until the run is cancelled."""

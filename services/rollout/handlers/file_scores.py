@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from math import fsum, isfinite
 
 from mint_common.datasets import RenderedExample, RenderedRow, RowLine, method_of
-from mint_common.graders import GradedSample, GraderFault, GraderSpec, read_grader
+from mint_common.graders import GradedSample, GraderSpec, read_grader
 from services.rollout.core.evaluation import (
     EvaluationData,
     EvaluationRun,
     ScoredRow,
-    kept,
+    graded_row,
     plan_answer,
     plan_reading,
 )
@@ -91,10 +91,7 @@ class FileScores:
         text = sampled.completions[0].text
         samples = [GradedSample(output_text=text, item=item_of(line.data))]
         (grade,) = await self.graders.grade(grader, samples, tenant_id=run.tenant_id)
-        answered = ScoredRow(row=row.line, score=None, answer=kept(text))
-        if isinstance(grade, GraderFault):
-            return replace(answered, fault=grade.kind, message=kept(grade.message))
-        return replace(answered, score=grade.reward)
+        return graded_row(row.line, text, grade)
 
     async def _loss(self, run: EvaluationRun, row: RenderedRow) -> ScoredRow:
         """Return the mean loss of a row's trained tokens."""

@@ -199,5 +199,7 @@ class JobHandlers(Generic[Connection]):
         if spec.data is not None:
             return await self.blobs.put(key, encode_blob(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
-        prompts = await self.tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
+        prompts = await self.tasks.draw(
+            spec.task, "train", spec.prompts_per_step, seed, tenant_id=job.tenant_id
+        )
         return await self.blobs.put(key, encode_blob(prompts))

@@ -3,9 +3,12 @@
 import asyncio
 from dataclasses import dataclass
 
-from mint_common.ids import BaseName
+from mint_common.ids import BaseName, TenantId
 from services.rollout.core.task import derive_seed
 from services.rollout.ports import Sampler, Tasks
+
+CALLERS = TenantId("")
+"""Whom draws and scores over HTTP are counted for, all together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ async def token_lengths(
     tasks: Tasks, sampler: Sampler, task: str, *, base: BaseName, n: int, seed: int
 ) -> TokenLengths:
     """Measure ``n`` prompts that a job with this seed begins with. Raises what both ports raise."""
-    prompts = await tasks.draw(task, "train", n, derive_seed(seed, "prompts", 1))
+    prompts = await tasks.draw(task, "train", n, derive_seed(seed, "prompts", 1), tenant_id=CALLERS)
     texts = [prompt.text for prompt in prompts]
     answers = [prompt.reference for prompt in prompts if prompt.reference]
     start, *counted = await asyncio.gather(*(sampler.tokenize(base, text) for text in ("", *texts, *answers)))

@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
@@ -22,29 +21,21 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId, WaveId
-from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
+from mint_common.records import WaveRecord
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
 from services.rollout.core.fault import fault_of, internal_reason
 from services.rollout.core.job import wave_cancelled
-from services.rollout.core.sampling import (
-    GroupRequest,
-    check_revision,
-    completed,
-    plan_samples,
-    record_of,
-    reference_group,
-    scored_group,
-)
+from services.rollout.core.sampling import completed
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.commits import Beside, Commits
-from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
+from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.wave_turns import WaveTurns
-from services.rollout.ports import Connection, Sampler, Tasks
+from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +48,7 @@ class WaveHandlers(Generic[Connection]):
 
     commits: Commits[Connection]
     blobs: Blobs
-    tasks: Tasks
-    sampler: Sampler
-    requests: EngineRequests
+    tasks: TaskWaves
     files: FileWaves
     turns: WaveTurns
     pulse_seconds: float
@@ -141,18 +130,18 @@ class WaveHandlers(Generic[Connection]):
         except Exception as error:  # noqa: BLE001  (dispatch would have the whole wave sampled again)
             log.error("wave cancelled", extra={**names, "error": trace_of(error)})  # noqa: TRY400
             return self._cancelled(event, internal_reason(error)), Beside()
-        for kind, count in (counts.grader_errors if counts else {}).items():
+        for kind, count in counts.grader_errors.items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)
         self._measure(event, record, fact, seconds=self.commits.clock.monotonic() - started)
         return fact, Beside(counts=counts)
 
-    async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts | None]:
-        """Return the record, what its revision is measured on, and what a wave of rows counted."""
+    async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts]:
+        """Return the record, what its revision is measured on, and what the wave counted."""
         if event.spec.data is not None:
             done = await self.files.complete(event, event.spec.data)
             return done.record, done.validation, done.counts
-        prompts = decode_prompts(await self.blobs.get(event.prompts))
-        return record_of(event, await self._groups(event, prompts)), None, None
+        record, counts = await self.tasks.complete(event)
+        return record, None, counts
 
     def _measure(
         self, event: WaveRequested, record: WaveRecord, fact: WaveCompleted, *, seconds: float
@@ -171,36 +160,6 @@ class WaveHandlers(Generic[Connection]):
                 "seconds": seconds,
             },
         )
-
-    async def _groups(self, event: WaveRequested, prompts: Sequence[Prompt]) -> list[Group]:
-        if event.spec.algorithm == "sft":
-            return await all_of(self._reference(event, prompt) for prompt in prompts)
-        requests = plan_samples(event, prompts)
-        pairs = zip(requests, prompts, strict=True)
-        task = event.spec.task
-        return await all_of(self._sample(request, task, prompt) for request, prompt in pairs)
-
-    async def _sample(self, request: GroupRequest, task: str, prompt: Prompt) -> Group:
-        sampled = await self.requests.retried(request.tenant_id, lambda: self.sampler.sample(request))
-        check_revision(request, sampled)
-        answers = [(prompt.entry, completion.text) for completion in sampled.completions]
-        rewards = await self.tasks.score(task, answers)
-        return scored_group(sampled, rewards)
-
-    async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
-        (reward,) = await self.tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
-        stop_token = partial(self.sampler.stop_token, event.base)
-        return reference_group(
-            prompt,
-            prompt_tokens=await self._tokens(event, prompt.text),
-            answer=await self._tokens(event, prompt.reference),
-            start=await self._tokens(event, ""),
-            stop=await self.requests.retried(event.tenant_id, stop_token),
-            reward=reward,
-        )
-
-    async def _tokens(self, event: WaveRequested, text: str) -> tuple[int, ...]:
-        return await self.requests.retried(event.tenant_id, lambda: self.sampler.tokenize(event.base, text))
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the work, or None when its job ends first. Raises Unavailable on a drain."""

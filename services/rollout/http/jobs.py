@@ -105,7 +105,6 @@ def _step(job: Job, wave: Wave) -> dict[str, object]:
         of_file = {
             "epoch": data.epochs * wave.step / job.spec.steps,
             "dropped_rows": wave.counts.dropped_rows,
-            "grader_errors": wave.counts.grader_errors,
         }
     return {
         **wave.metrics,
@@ -120,5 +119,6 @@ def _step(job: Job, wave: Wave) -> dict[str, object]:
         "completed_at": wave.completed_at,
         "published_at": wave.published_at,
         "scored_at": wave.scored_at,
+        "grader_errors": wave.counts.grader_errors,
         **of_file,
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.ids import BaseName
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.rollout.core.task import TaskInfo
-from services.rollout.handlers.lengths import token_lengths
+from services.rollout.handlers.lengths import CALLERS, token_lengths
 from services.rollout.ports import Sampler, Tasks
 
 MAX_PROMPTS = 4096
@@ -65,13 +65,14 @@ def task_routes(tasks: Tasks, sampler: Sampler) -> APIRouter:
     @router.post("/{name}/prompts")
     async def draw_prompts(name: str, body: DrawBody, request: Request) -> dict[str, object]:
         async with cancelled_on_disconnect(request):
-            prompts = await tasks.draw(name, body.split, body.n, body.seed)
+            prompts = await tasks.draw(name, body.split, body.n, body.seed, tenant_id=CALLERS)
         return {"prompts": [asdict(prompt) for prompt in prompts]}
 
     @router.post("/{name}/score")
     async def score(name: str, body: TextsBody, request: Request) -> dict[str, object]:
         async with cancelled_on_disconnect(request):
-            rewards = await tasks.score(name, [(item.entry, item.text) for item in body.items])
+            answers = [(item.entry, item.text) for item in body.items]
+            rewards = await tasks.score(name, answers, tenant_id=CALLERS)
         return {"rewards": rewards}
 
     @router.post("/{name}/lengths")

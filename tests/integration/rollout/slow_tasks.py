@@ -52,6 +52,10 @@ class Slow:
         return [Prompt(text=str(os.getpid()), reference=",".join(secrets), entry=str(seed))] * n
 
     def reward(self, entry: str, text: str) -> float:
-        """Take as long as the entry says."""
+        """Take as long as the entry says, or end as it says."""
+        if entry == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if entry == "memory":
+            return float(len(bytearray(8 << 30)))
         time.sleep(float(entry))
         return float(text)

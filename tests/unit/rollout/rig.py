@@ -28,6 +28,7 @@ from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
+from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.handlers.waves import WaveHandlers
@@ -76,9 +77,9 @@ def wave_handlers(
     return WaveHandlers(
         commits=commits,
         blobs=blobs,
-        tasks=tasks,
-        sampler=sampler,
-        requests=requests,
+        tasks=TaskWaves(
+            blobs=blobs, tasks=tasks, sampler=sampler, requests=requests, most_faults=GRADING.most_faults
+        ),
         files=FileWaves(blobs=blobs, rows=rows, renderer=renderer, samples=samples, sampler=sampler),
         turns=WaveTurns(2),
         pulse_seconds=STALL_SECONDS / 4,

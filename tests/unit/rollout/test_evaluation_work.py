@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mint_common.errors import Unavailable
+from mint_common.errors import TaskFailed, Unavailable
+from mint_common.ids import TenantId
 from mint_common.testing.clock import ManualClock
 from services.rollout.core.evaluation import EvaluationRun, RunState, ScoredRow
 from services.rollout.handlers.engine_requests import EngineRequests
@@ -47,7 +48,9 @@ class ScriptedRewards(LocalTasks):
         super().__init__()
         self._left = list(self.rewards)
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         found = self._left.pop(0) if self._left else 1.0
         if isinstance(found, Exception):
             raise found
@@ -95,6 +98,21 @@ async def test_an_error_of_ours_fails_its_run_is_logged_and_hurts_no_other_run(
     runs.waiting.append(replace(RUN_OF_BASE, run_id="evr_2"))
     await carry_out(runs, tasks, count=2)
     assert runs.ended["evr_2"].state is RunState.SUCCEEDED
+
+
+def hung() -> TaskFailed:
+    return TaskFailed(task="mode:copy", problem="scoring 1 texts took more than 60 s")
+
+
+async def test_a_verifier_that_hangs_costs_a_row_and_more_than_its_budget_the_run() -> None:
+    runs = WaitingRuns([replace(RUN_OF_BASE, n=20)])
+    await carry_out(runs, ScriptedRewards(rewards=[1.0, hung(), 0.5]), count=1)
+    ended = runs.ended[RUN.run_id]
+    assert (ended.state, ended.scored, ended.grader_errors) == (RunState.SUCCEEDED, 19, {"other_error": 1})
+    runs.waiting.append(replace(RUN_OF_BASE, n=20, run_id="evr_2"))
+    await carry_out(runs, ScriptedRewards(rewards=[hung()] * 3), count=2)
+    assert runs.ended["evr_2"].state is RunState.FAILED
+    assert "no reward for at least 3 of 20 samples" in runs.ended["evr_2"].reason
 
 
 async def test_a_run_whose_end_cannot_be_stored_fails() -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from mint_common.errors import AdapterInvalid, NotFound, Overloaded, Unavailable
+from mint_common.errors import AdapterInvalid, NotFound, Overloaded, TaskFailed, Unavailable
 from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRequested
-from mint_common.ids import JobId, PolicyId
+from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.records import decode_prompts, decode_record
 from mint_common.testing.factories import JOB
 from tests.unit.rollout.rig import Rig
@@ -243,7 +243,9 @@ async def test_torn_prompts_fail_the_job() -> None:
 class HugeRewards(LocalTasks):
     """Tasks whose rewards no float can hold the sum of."""
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Return rewards that are finite one by one."""
         return [1.7e308 for _ in answers]
 
@@ -257,6 +259,50 @@ async def test_an_error_of_ours_cancels_the_wave_and_is_logged(caplog: pytest.Lo
     assert (logged["message"], logged["job_id"], logged["wave_id"]) == ("wave cancelled", JOB, wave.wave_id)
     assert logged["error"].startswith("OverflowError at statistics.py:")
     assert rig.counts == {"cancelled": 1}
+
+
+class HangingTasks(LocalTasks):
+    """Tasks whose verifier fails on some texts."""
+
+    def __init__(self, *hangs_on: str) -> None:
+        super().__init__()
+        self._hangs_on = hangs_on
+
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
+        """Return rewards."""
+        if any(text in self._hangs_on for _, text in answers):
+            raise TaskFailed(task=name, problem="it took\x00too long")
+        return await super().score(name, answers, tenant_id=tenant_id)
+
+
+async def test_an_answer_that_hangs_a_verifier_costs_one_episode() -> None:
+    texts = iter([f"answer {number}" for number in range(8)])
+    rig = Rig(engine=ScriptedEngine(answer=lambda prompt, seed: next(texts)))
+    rig.tasks = HangingTasks("answer 2")
+    rig.of_waves = replace(rig.of_waves, tasks=replace(rig.of_waves.tasks, tasks=rig.tasks))
+    wave = await rig.begin(submitted())
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    (done,) = await rig.led_to(wave)
+    assert isinstance(done, WaveCompleted)
+    record = decode_record(await rig.blobs.get(done.record))
+    assert sorted(len(group.samples) for group in record.groups) == [3, 4]
+    (row,) = await rig.jobs.waves_of(JOB)
+    assert row.counts.grader_errors == {"other_error": 1}
+
+
+async def test_a_verifier_that_hangs_on_most_answers_fails_the_job_with_a_reason_that_can_be_stored() -> None:
+    texts = iter([f"answer {number}" for number in range(8)])
+    rig = Rig(engine=ScriptedEngine(answer=lambda prompt, seed: next(texts)))
+    rig.tasks = HangingTasks(*[f"answer {number}" for number in range(5)])
+    rig.of_waves = replace(rig.of_waves, tasks=replace(rig.of_waves.tasks, tasks=rig.tasks))
+    wave = await rig.begin(submitted())
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    state, reason = await rig.state_of()
+    assert state == "failed"
+    assert "Task 'mode:copy' failed: no reward for at least 5 of 8 samples: other_error 5 times" in reason
+    assert "it took\ufffdtoo long" in reason
 
 
 async def test_a_rejected_revision_and_a_failed_training_fail_the_job() -> None:

@@ -21,11 +21,13 @@ JOBS = 20
 class StuckTasks(LocalTasks):
     """Tasks of which the flood's never gives a reward."""
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Return rewards, or never."""
         if name == STUCK:
             await asyncio.Event().wait()
-        return await super().score(name, answers)
+        return await super().score(name, answers, tenant_id=tenant_id)
 
 
 async def begun(

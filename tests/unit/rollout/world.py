@@ -201,11 +201,13 @@ class LocalTasks:
         task = self._tasks.task(name)
         return TaskInfo(name=task.name, description=task.description, defaults=task.defaults)
 
-    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+    async def draw(self, name: str, split: Split, n: int, seed: int, *, tenant_id: TenantId) -> list[Prompt]:
         """Return prompts."""
         return self._tasks.task(name).prompts(split, n, seed)
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Return rewards."""
         task = self._tasks.task(name)
         return [task.reward(entry, text) for entry, text in answers]

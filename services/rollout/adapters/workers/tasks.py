@@ -13,7 +13,9 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.errors import InvalidField, Overloaded, TaskFailed, error_from_payload
+from mint_common.ids import TenantId
 from mint_common.records import Prompt
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, open_workers
 from services.rollout.adapters.workers.wire import (
     Call,
@@ -37,10 +39,11 @@ A = TypeVar("A", ListedTasks, DrawnPrompts, ScoredTexts)
 
 
 class WorkerTasks:
-    """Tasks whose code runs in ``workers``; ``describing`` is the pool for descriptions."""
+    """Tasks whose code runs in ``workers``, which share ``turns``; ``describing`` is for descriptions."""
 
-    def __init__(self, workers: WorkerPool, describing: WorkerPool) -> None:
+    def __init__(self, workers: WorkerPool, describing: WorkerPool, turns: TenantLimiter) -> None:
         self._workers = workers
+        self._turns = turns
         self._describing = describing
         self._listed: list[TaskInfo] | None = None
         self._shown: dict[str, TaskInfo] = {}
@@ -64,18 +67,21 @@ class WorkerTasks:
             (self._shown[name],) = shown.tasks
         return self._shown[name]
 
-    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+    async def draw(self, name: str, split: Split, n: int, seed: int, *, tenant_id: TenantId) -> list[Prompt]:
         """Draw prompts."""
         call = DrawPrompts(task=name, split=split, n=n, seed=seed)
-        return (
-            await _ask(self._workers, call, DrawnPrompts, task=name, doing=f"drawing {n} prompts")
-        ).prompts
+        doing = f"drawing {n} prompts"
+        async with self._turns.turn(tenant_id):
+            return (await _ask(self._workers, call, DrawnPrompts, task=name, doing=doing)).prompts
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Score texts."""
         call = ScoreTexts(task=name, answers=answers)
         doing = f"scoring {len(answers)} texts"
-        return (await _ask(self._workers, call, ScoredTexts, task=name, doing=doing)).rewards
+        async with self._turns.turn(tenant_id):
+            return (await _ask(self._workers, call, ScoredTexts, task=name, doing=doing)).rewards
 
 
 class BoundedTasks:
@@ -94,15 +100,17 @@ class BoundedTasks:
         """Describe a task."""
         return await self._tasks.describe(name)
 
-    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+    async def draw(self, name: str, split: Split, n: int, seed: int, *, tenant_id: TenantId) -> list[Prompt]:
         """Draw prompts in turn. Raises Overloaded."""
         async with self._turn():
-            return await self._tasks.draw(name, split, n, seed)
+            return await self._tasks.draw(name, split, n, seed, tenant_id=tenant_id)
 
-    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+    async def score(
+        self, name: str, answers: Sequence[tuple[str, str]], *, tenant_id: TenantId
+    ) -> list[float]:
         """Score texts in turn. Raises Overloaded."""
         async with self._turn():
-            return await self._tasks.score(name, answers)
+            return await self._tasks.score(name, answers, tenant_id=tenant_id)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -140,9 +148,14 @@ async def _ask(pool: WorkerPool, call: Call, kind: type[A], *, task: str, doing:
 
 @asynccontextmanager
 async def open_tasks(families: Mapping[str, str], limits: WorkerLimits) -> AsyncIterator[WorkerTasks]:
-    """Run workers for the installed families within the block."""
+    """Run workers for the installed families within the block: ``limits.workers`` for each tenant.
+
+    Of all tenants there are a quarter more, one at least, so that one tenant's slow code holds up no other's.
+    """
+    most = limits.workers + max(1, limits.workers // 4)
+    turns = TenantLimiter(most, of_a_tenant=limits.workers)
     async with (
-        open_workers(families, limits) as workers,
+        open_workers(families, replace(limits, workers=most)) as workers,
         open_workers(families, replace(limits, workers=1)) as describing,
     ):
-        yield WorkerTasks(workers, describing)
+        yield WorkerTasks(workers, describing, turns)
