@@ -57,8 +57,8 @@ from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
+from services.rollout.handlers.tenant_turns import TenantTurns
 from services.rollout.handlers.watchdog import Watchdog
-from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.files import file_routes
@@ -72,6 +72,8 @@ WAVES = "rollout-waves"
 """The subscription to requests for waves."""
 JUDGE_SECONDS = 300.0
 """How long a question asks for engines that are full or away until its sample has no reward."""
+DRAWS_IN_HAND = 8
+"""Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -124,7 +126,13 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         runs, erasures = PostgresEvaluationRuns(pool), PostgresErasures(pool)
         commits = Commits(jobs=PostgresJobs(pool), ledger=PostgresLedger(pool, clock), clock=clock)
         of_jobs = JobHandlers(
-            commits=commits, blobs=blobs, tasks=tasks, rows=rows, policies=registry, scores=registry
+            commits=commits,
+            blobs=blobs,
+            tasks=tasks,
+            rows=rows,
+            policies=registry,
+            scores=registry,
+            draws=TenantTurns(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
         requests = EngineRequests(clock, in_flight=waves.requests_in_flight)
         of_waves = WaveHandlers(
@@ -152,7 +160,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 ),
                 sampler=sampler,
             ),
-            turns=WaveTurns(waves.waves_in_hand),
+            turns=TenantTurns(waves.waves_in_hand, what="the turns of one tenant's waves"),
             pulse_seconds=stall_seconds / 4,
         )
         run_requests = EngineRequests(clock, in_flight=max(1, waves.requests_in_flight // 4))
@@ -231,10 +239,14 @@ def dispatch(
 ) -> tuple[Dispatcher, Dispatcher]:
     """Return the dispatchers of short and of long work, so that a wave never keeps another job waiting.
 
+    A tenant's draws of prompts leave half of the short ones to other tenants' events.
+
     They have no ledger: a duplicate ends here instead of repeating what followed from it. The watchdog
     repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
     """
-    short = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
+    short = Dispatcher(
+        bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=of_jobs.draws.deliveries
+    )
     short.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
     short.on(JobFinished, of_jobs.on_job_finished)
     short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)

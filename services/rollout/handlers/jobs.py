@@ -4,14 +4,16 @@ Invariant: a job's row, its waves' rows and the events that follow are committed
 event that caused them.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import AlreadyHandled, MintError, NotFound
+from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded
 from mint_common.events import (
     Event,
     JobFinished,
@@ -41,9 +43,13 @@ from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.tenant_turns import TenantTurns
 from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
+
+_REPEATED_SECONDS = 5.0
+"""When a repetition of an event comes again whose prompts are being drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +72,18 @@ class JobHandlers(Generic[Connection]):
     rows: FileRows
     policies: PolicyHistory
     scores: Scores
+    draws: TenantTurns
+    _storing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _drawing: set[str] = field(default_factory=set, init=False)
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
         """Store the job, and start it unless an earlier job of its policy still runs."""
-        try:
-            async with self.commits.ledger.transaction(event.id) as transaction:
-                opened = open_job(event, now=self.commits.clock.now())
-                await self.commits.write(transaction, None, Advance(job=opened))
-        except AlreadyHandled:
-            pass  # stored before, but perhaps not started
+        # In the order of delivery, which is that of submission: a policy's jobs begin in it.
+        async with self._storing:
+            with suppress(AlreadyHandled):  # stored before, but perhaps not started
+                async with self.commits.ledger.transaction(event.id) as transaction:
+                    opened = open_job(event, now=self.commits.clock.now())
+                    await self.commits.write(transaction, None, Advance(job=opened))
         await self.start_next(event.policy_id)
         return ()
 
@@ -193,9 +202,22 @@ class JobHandlers(Generic[Connection]):
             return None
 
     async def _store_prompts(self, job: Job, step: int) -> Claim:
-        """Store the prompts or rows of a step: the same bytes under the same key every time."""
-        spec = job.spec
+        """Store the prompts or rows of a step: the same bytes under the same key every time.
+
+        Raises Overloaded when the step is being drawn, or too many of the tenant's draws wait.
+        """
         key = prompts_key(job.policy_id, job.job_id, step)
+        if key in self._drawing:
+            raise Overloaded(what="the draw of one step", depth=1, retry_after_seconds=_REPEATED_SECONDS)
+        self._drawing.add(key)
+        try:
+            async with self.draws.turn(job.tenant_id):
+                return await self._draw(job, step, key)
+        finally:
+            self._drawing.discard(key)
+
+    async def _draw(self, job: Job, step: int, key: str) -> Claim:
+        spec = job.spec
         if spec.data is not None:
             return await self.blobs.put(key, encode_blob(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)

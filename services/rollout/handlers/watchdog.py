@@ -1,5 +1,6 @@
 """Resumes jobs whose messages were lost, from the events that Postgres holds."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from mint_common.ids import PolicyId
 from mint_common.runtime.periodic import run_periodically
 from services.rollout import metrics
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.engine_requests import all_of
 from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
@@ -35,10 +37,13 @@ class Watchdog(Generic[Connection]):
         pause = self.patience_seconds / 4
         clock = self.commits.clock
         await clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
-        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=clock)
+        async with asyncio.TaskGroup() as group:
+            # Apart: a start draws prompts, which may take long.
+            for work in (self.revive, self.start):
+                group.create_task(run_periodically(work, name="watchdog", every_seconds=pause, clock=clock))
 
-    async def check(self) -> None:
-        """Repeat the last events of every stalled job, and start waiting jobs that nothing holds back."""
+    async def revive(self) -> None:
+        """Repeat the last events of every stalled job."""
         waiting_since = await self.oldest_waiting()
         if waiting_since is not None:
             # Clocks differ a little, and a request reaches the bus a moment after it is committed.
@@ -49,8 +54,14 @@ class Watchdog(Generic[Connection]):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
             await self.commits.ledger.repeat(job.cause)
             metrics.JOBS_REVIVED.inc()
-        for policy_id in await jobs.overdue(before=before):
-            try:
-                await self.start_next(policy_id)
-            except MintError as error:
-                log.warning("job not started", extra={"policy_id": policy_id, "problem": str(error)})
+
+    async def start(self) -> None:
+        """Start waiting jobs that nothing holds back."""
+        before = self.commits.clock.now() - self.patience_seconds
+        await all_of(self._start(policy_id) for policy_id in await self.commits.jobs.overdue(before=before))
+
+    async def _start(self, policy_id: PolicyId) -> None:
+        try:
+            await self.start_next(policy_id)
+        except MintError as error:
+            log.warning("job not started", extra={"policy_id": policy_id, "problem": str(error)})

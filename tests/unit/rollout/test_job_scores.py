@@ -140,7 +140,7 @@ async def test_a_job_that_waits_for_scores_makes_no_noise_and_is_cancelled(rig: 
     for _ in range(30):
         await rig.clock.advance(1.0)
         await rig.job_scores.check()
-        await rig.watchdog.check()
+        await rig.watchdog.revive()
     assert "revived" not in rig.counts
     await rig.commits.cancel(JOB)
     (end,) = await rig.led_to_cause(f"cancel:{JOB}")

@@ -23,7 +23,7 @@ from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.handlers.jobs import JobHandlers
-from services.rollout.handlers.wave_turns import WaveTurns
+from services.rollout.handlers.tenant_turns import TenantTurns
 from services.rollout.handlers.waves import WaveHandlers
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
@@ -245,7 +245,7 @@ async def test_a_copy_of_a_wave_in_hand_is_not_sampled_nor_one_that_was_recorded
     await rig.clock.advance(1)
     await rig.of_waves.on_wave_requested(wave)
     assert not first.done()
-    elsewhere = replace(rig.of_waves, turns=WaveTurns(1))
+    elsewhere = replace(rig.of_waves, turns=TenantTurns(1, what="waves"))
     async with elsewhere.turns.turn(TenantId("ten_other")):
         second = asyncio.create_task(elsewhere.on_wave_requested(wave))
         await rig.clock.advance(3 * STALL_SECONDS)
@@ -261,7 +261,8 @@ async def test_a_job_whose_turn_was_lost_is_started() -> None:
     await rig.of_jobs.on_job_submitted(submitted(job_id=second))
     await rig.commits.cancel(JOB)  # and its job.finished never arrives
     await rig.clock.advance(2 * STALL_SECONDS)
-    await rig.watchdog.check()
+    await rig.watchdog.revive()
+    await rig.watchdog.start()
     assert await rig.state_of(second) == ("running", "")
 
 
@@ -289,6 +290,7 @@ async def test_a_finished_job_is_never_revived() -> None:
     await rig.commits.cancel(JOB)
     rows = len(rig.ledger.rows)
     await rig.clock.advance(10 * STALL_SECONDS)
-    await rig.watchdog.check()
+    await rig.watchdog.revive()
+    await rig.watchdog.start()
     assert rig.counts == {}
     assert len(rig.ledger.rows) == rows
