@@ -57,7 +57,10 @@ class TrainerSettings(ServiceSettings):
         " 1 makes every step bitwise reproducible",
     )
     batch_tokens: int = Field(
-        8192, ge=1, description="tokens stepped together; a policy with more of them is stepped alone"
+        8192,
+        ge=1,
+        description="tokens stepped together; a pass with more of them is computed by itself, in runs that"
+        " others go between",
     )
     microbatch_tokens: int | None = Field(
         None,

@@ -1,13 +1,12 @@
 """What a managed job's algorithm trains on, by which loss, and with which of the loss's numbers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.records import WaveRecord
 from services.trainer.core.batch import (
     Batch,
-    Row,
     build_dpo_batch,
     build_grpo_batch,
     build_kto_batch,
@@ -117,28 +116,3 @@ ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
 def build_batch(algorithm: str, record: WaveRecord) -> Batch:
     """Return what an algorithm trains on."""
     return ALGORITHMS[algorithm].build_batch(record)
-
-
-def measuring_runs(work: WaveBatch, *, max_tokens: int) -> Iterator[WaveBatch]:
-    """Yield the parts of a pass that only measures, each of at most so many tokens, or of a single row.
-
-    Between two of them the trainer serves other policies.
-    What a part counts is divided by the trained tokens of the whole pass, so that the parts add up to it.
-    """
-    assert not work.backward, work
-    begun: list[Row] = []
-    tokens = 0
-    for row in (*work.batch.rows, *work.batch.mismatched):
-        if begun and tokens + row.length > max_tokens:
-            yield _run(work, begun)
-            begun, tokens = [], 0
-        begun.append(row)
-        tokens += row.length
-    yield _run(work, begun)
-
-
-def _run(work: WaveBatch, begun: Sequence[Row]) -> WaveBatch:
-    """Return a part of a pass, given rows of which the mismatched ones come last."""
-    answers = len([row for row in begun if row.advantage])
-    rows, mismatched = tuple(begun[:answers]), tuple(begun[answers:])
-    return replace(work, batch=replace(work.batch, rows=rows, mismatched=mismatched))

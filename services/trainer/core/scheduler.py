@@ -3,8 +3,10 @@
 A schedule is a value. Invariants (tests/unit/trainer/test_scheduler.py): a policy's operations are planned in
 the order of their numbers, each once, and by one plan at a time; the tenant that was served least comes
 first, and within a tenant the operation that waits longest, so nobody waits for ever; a plan stays within its
-limits unless its first operation alone exceeds them. With one policy a plan, every pass is computed alone:
-then nothing but the order of operations decides about a result's last bits.
+limits. An operation that alone exceeds them is computed in runs, between which others are planned: a tenant
+has one such operation open at a time, so that what runs have come to so far is bounded. With one policy a
+plan, every pass is computed alone: then nothing but the order of operations decides about a result's last
+bits.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +22,10 @@ _PASSES: tuple[Kind, ...] = ("forward", "forward_backward")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A piece of a policy's work: ``seq`` numbers it, ``alone`` keeps others out of its batch."""
+    """A piece of a policy's work: ``seq`` numbers it, ``alone`` keeps others out of its batch.
+
+    ``in_runs``: it is computed in several runs, of which ``is_open`` says that one has been planned.
+    """
 
     policy_id: PolicyId
     tenant_id: TenantId
@@ -29,6 +34,8 @@ class Operation:
     rank: int
     tokens: int = 0
     alone: bool = False
+    in_runs: bool = False
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +51,15 @@ class SchedulerLimits:
 class Plan:
     """``batch`` runs as one pass, then ``steps``, each of its own policy, then ``upkeep``.
 
-    ``swap_out`` leave the device before policies of the plan come.
+    Or it is the next run of one operation, ``run``. ``swap_out`` leave the device before policies of the plan
+    come.
     """
 
     batch: tuple[Operation, ...]
     steps: tuple[Operation, ...]
     upkeep: tuple[Operation, ...]
     swap_out: tuple[PolicyId, ...]
+    run: Operation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +82,10 @@ class Schedule:
     def plan(self, limits: SchedulerLimits, *, on_device: Sequence[PolicyId]) -> "tuple[Plan, Schedule]":
         """Return what to do next and the schedule after it; ``on_device`` is in order of last use.
 
-        Policies whose ranks differ by more than the next power of two are not padded to one another.
+        Policies whose ranks differ by more than the next power of two are not padded to one another. An
+        operation in runs waits on until `ran` says that it is done.
         """
-        runs = _ready_runs(self.waiting, limits)
+        runs = [run for run in _ready_runs(self.waiting, limits) if self._can_run(run.operations[0], limits)]
         served = dict(self.served)
         chosen: list[_ReadyRun] = []
         tokens = 0
@@ -85,12 +95,38 @@ class Schedule:
             fits = tokens + run.tokens <= limits.max_tokens
             if chosen and not (fits and run.goes_with(chosen[0])):
                 continue
+            if run.operations[0].in_runs:
+                return self._next_run(run.operations[0], limits, on_device)
             chosen.append(run)
             tokens += run.tokens
             served[run.tenant_id] += max(1, run.tokens)
         operations = [operation for run in chosen for operation in run.operations]
         plan = _plan(operations, [run.policy_id for run in chosen], limits, on_device)
         return plan, _left(self.waiting, served, operations)
+
+    def ran(self, operation: Operation, *, tokens: int, is_done: bool) -> "Schedule":
+        """Return the schedule after a run of so many tokens of an operation, its last if that is done.
+
+        What has come meanwhile goes before its next run.
+        """
+        served = {**self.served, operation.tenant_id: self.served[operation.tenant_id] + max(1, tokens)}
+        others = [one for one in self.waiting if one.policy_id != operation.policy_id]
+        own = [one for one in self.waiting if one.policy_id == operation.policy_id]
+        return _left((*others, *own), served, [operation] if is_done else [])
+
+    def _can_run(self, operation: Operation, limits: SchedulerLimits) -> bool:
+        if not operation.in_runs or operation.is_open:
+            return True
+        tenants = [one.tenant_id for one in self.waiting if one.is_open]
+        return operation.tenant_id not in tenants and len(tenants) < limits.device_policies
+
+    def _next_run(
+        self, operation: Operation, limits: SchedulerLimits, on_device: Sequence[PolicyId]
+    ) -> "tuple[Plan, Schedule]":
+        plan = _plan([], [operation.policy_id], limits, on_device)
+        opened = replace(operation, is_open=True)
+        waiting = tuple(opened if one is operation else one for one in self.waiting)
+        return replace(plan, run=opened), replace(self, waiting=waiting)
 
 
 def _left(
@@ -127,7 +163,8 @@ class _ReadyRun:
     def goes_with(self, other: "_ReadyRun") -> bool:
         """Return whether both can be computed as one batch: alike, and not padded much to one another."""
         first, others = self.operations[0], other.operations[0]
-        return not (first.alone or others.alone) and _padded_rank(first) == _padded_rank(others)
+        is_apart = first.alone or others.alone or first.in_runs or others.in_runs
+        return not is_apart and _padded_rank(first) == _padded_rank(others)
 
 
 def _padded_rank(operation: Operation) -> int:
@@ -146,7 +183,7 @@ def _first_run(queue: list[tuple[int, Operation]], limits: SchedulerLimits) -> _
     ordered = [operation for _, operation in sorted(queue, key=lambda item: item[1].seq)]
     arrival = min(arrival for arrival, _ in queue)
     taken = [ordered[0]]
-    if ordered[0].kind in _PASSES:
+    if ordered[0].kind in _PASSES and not ordered[0].in_runs:
         tokens = ordered[0].tokens
         for operation in ordered[1:]:
             tokens += operation.tokens

@@ -146,9 +146,9 @@ class Policies(Protocol):
     ) -> Awaitable[Passed]:
         """Queue a pass behind what the policy has to do, in the order of the calls of this and of `begin`.
 
-        ``alone`` keeps other policies out of its batch. A wave's pass that only measures is computed in runs
-        of a bounded number of tokens, between which others have their turn; the policy's weights must not be
-        changed until it is done.
+        ``alone`` keeps other policies out of its batch. What is larger than a batch is computed in runs, a
+        micro-batch each, between which other policies have their turn; cancelling it ends it there, and the
+        gradient is as it was before.
 
         Raises NotFinite when the pass is refused: nothing is added to the gradient then. Raises NotResident
         when the policy has been dropped, which also happens to what is behind a fault of the machinery.
@@ -158,7 +158,7 @@ class Policies(Protocol):
     def begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
     ) -> Awaitable[T]:
-        """Queue other work, as a pass is queued; also raises what the work's class says."""
+        """Queue other work, as a pass is queued, in runs also; also raises what the work's class says."""
         ...
 
 

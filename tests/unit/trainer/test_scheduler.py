@@ -1,6 +1,7 @@
 """The operation scheduler: order kept, limits kept, nobody starves, tenants share."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -20,10 +21,17 @@ limits = st.builds(
     device_policies=st.integers(1, 5),
 )
 RANKS = (8, 8, 5, 16, 1)
+RUNS = 3
 
 
 def operation(
-    policy: int, seq: int, kind: Kind = "forward_backward", *, tokens: int = 100, tenant: int | None = None
+    policy: int,
+    seq: int,
+    kind: Kind = "forward_backward",
+    *,
+    tokens: int = 100,
+    tenant: int | None = None,
+    in_runs: bool = False,
 ) -> Operation:
     """Policies 0 and 1 are of tenant 0, 2 and 3 of tenant 1, unless told."""
     return Operation(
@@ -35,14 +43,19 @@ def operation(
         tokens=0 if kind in {"optim_step", "copy", "upkeep"} else tokens,
         # Some are computed by themselves, as after a fault.
         alone=tokens % 7 == 1,
+        in_runs=in_runs,
     )
 
 
-def schedule_of(queue: list[tuple[int, Kind, int]]) -> tuple[Schedule, list[Operation]]:
+def schedule_of(
+    queue: list[tuple[int, Kind, int]], *, runs_from: int = 1000
+) -> tuple[Schedule, list[Operation]]:
     seen: Counter[int] = Counter()
     operations = []
     for policy, kind, tokens in queue:
-        operations.append(operation(policy, seen[policy], kind, tokens=tokens))
+        operations.append(
+            operation(policy, seen[policy], kind, tokens=tokens, in_runs=tokens >= runs_from and "f" in kind)
+        )
         seen[policy] += 1
     schedule = Schedule()
     for one in operations:
@@ -56,11 +69,18 @@ def work_of(plan: Plan) -> list[Operation]:
 
 
 def drain(schedule: Schedule, limits: SchedulerLimits) -> list[Plan]:
-    """Plan until nothing waits, keeping the device as plans say."""
-    plans, device = [], []
+    """Plan until nothing waits, keeping the device as plans say; what is in runs takes `RUNS` of them."""
+    plans, device, runs = [], [], Counter[tuple[PolicyId, int]]()
     while schedule.waiting:
         plan, schedule = schedule.plan(limits, on_device=device)
-        assert work_of(plan)
+        if plan.run:
+            assert not work_of(plan)
+            key = (plan.run.policy_id, plan.run.seq)
+            runs[key] += 1
+            is_done = runs[key] == RUNS
+            schedule = schedule.ran(plan.run, tokens=plan.run.tokens // RUNS, is_done=is_done)
+            plan = replace(plan, upkeep=(plan.run,) if is_done else ())
+        assert work_of(plan) or plan.run
         left = [policy for policy in device if policy not in plan.swap_out]
         device = list(dict.fromkeys([*left, *(one.policy_id for one in work_of(plan))]))
         assert len(device) <= limits.device_policies
@@ -72,8 +92,9 @@ def drain(schedule: Schedule, limits: SchedulerLimits) -> list[Plan]:
 def test_every_operation_is_planned_once_in_its_policy_s_order(
     queue: list[tuple[int, Kind, int]], limits: SchedulerLimits
 ) -> None:
-    schedule, operations = schedule_of(queue)
+    schedule, operations = schedule_of(queue, runs_from=250)
     done = [one for plan in drain(schedule, limits) for one in work_of(plan)]
+    done = [replace(one, is_open=False) for one in done]
     assert sorted(done, key=repr) == sorted(operations, key=repr)
     for policy in {one.policy_id for one in operations}:
         numbers = [one.seq for one in done if one.policy_id == policy]
@@ -166,3 +187,51 @@ def test_the_longest_unused_policies_make_room() -> None:
         SchedulerLimits(max_tokens=1000, max_policies=4, device_policies=3), on_device=device
     )
     assert plan.swap_out == ("policy_old",)
+
+
+def kept_open(schedule: Schedule) -> list[tuple[str, int]]:
+    return [(one.policy_id, one.seq) for one in schedule.waiting if one.is_open]
+
+
+@given(items, limits)
+def test_a_tenant_has_one_operation_open_and_the_device_room_for_all(
+    queue: list[tuple[int, Kind, int]], limits: SchedulerLimits
+) -> None:
+    schedule, _ = schedule_of(queue, runs_from=100)
+    runs = 0
+    while schedule.waiting:
+        plan, schedule = schedule.plan(limits, on_device=())
+        if plan.run:
+            runs += 1
+            schedule = schedule.ran(plan.run, tokens=10, is_done=runs % 7 == 0)
+        tenants = [one.tenant_id for one in schedule.waiting if one.is_open]
+        assert len(tenants) == len(set(tenants)) <= limits.device_policies
+
+
+def test_what_others_begin_comes_between_the_runs_of_a_long_pass_and_its_step_behind_the_last() -> None:
+    limits = SchedulerLimits(max_tokens=100, max_policies=8, device_policies=8)
+    schedule = Schedule().add(operation(0, 0, tokens=900, in_runs=True)).add(operation(0, 1, "optim_step"))
+    for run in range(3):
+        plan, schedule = schedule.plan(limits, on_device=())
+        assert plan.run is not None
+        assert kept_open(schedule) == [("policy_0", 0)]
+        schedule = schedule.add(operation(1, run, tokens=10))
+        schedule = schedule.ran(plan.run, tokens=50, is_done=run == 2)
+        plan, schedule = schedule.plan(limits, on_device=())
+        assert "policy_1" in {one.policy_id for one in work_of(plan)}
+    assert [one.policy_id for one in plan.steps] == ["policy_0"]
+    assert not schedule.waiting
+
+
+def test_a_long_pass_has_its_tenant_s_share_of_tokens_beside_a_flood() -> None:
+    limits = SchedulerLimits(max_tokens=100, max_policies=1, device_policies=8)
+    schedule = Schedule().add(operation(0, 0, tokens=900, tenant=0, in_runs=True))
+    read: Counter[str] = Counter()
+    for seq in range(40):
+        schedule = schedule.add(operation(1, seq, tokens=100, tenant=1))
+    for _ in range(30):
+        plan, schedule = schedule.plan(limits, on_device=())
+        if plan.run:
+            schedule = schedule.ran(plan.run, tokens=20, is_done=False)
+        read[plan.run.tenant_id if plan.run else plan.batch[0].tenant_id] += 20 if plan.run else 100
+    assert abs(read["tenant_0"] - read["tenant_1"]) <= 100

@@ -9,7 +9,7 @@ that it keeps from leaving the device stays there, whole.
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +23,13 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Pass, Passed
 from services.trainer import metrics
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import PolicyTask, carry_out
+from services.trainer.adapters.policies.tasks import (
+    CarryOut,
+    PolicyTask,
+    Unfinished,
+    carry_out,
+    carry_out_run,
+)
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
     ParkedState,
@@ -33,10 +39,9 @@ from services.trainer.adapters.states.training_state import (
     state_export,
     write_parked,
 )
-from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
-from services.trainer.core.algorithms import WaveBatch, measuring_runs
+from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.operations import NotResident
-from services.trainer.core.refusals import CheckpointLost, NotFinite
+from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier
 
@@ -112,30 +117,8 @@ class ResidentPolicies:
     def begin_pass(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
-        """Queue a pass, or the first run of one that only measures."""
-        if isinstance(work, Pass) or work.backward:
-            return self._begin(policy_id, tenant_id, work, alone=alone)
-        runs = (
-            self._begin(policy_id, tenant_id, run, alone=alone)
-            for run in measuring_runs(work, max_tokens=self._limits.max_tokens)
-        )
-        return self._measure(work, next(runs), runs)
-
-    async def _measure(
-        self,
-        work: WaveBatch,
-        first: "asyncio.Future[MeasuredRun]",
-        rest: Iterator["asyncio.Future[MeasuredRun]"],
-    ) -> Passed:
-        """Return what a pass tells that only measures; each run is queued when the one before it is done.
-
-        So whoever waits longer comes before the next.
-        """
-        found = [await first, *[await run for run in rest]]
-        measured = measured_pass(work, found)
-        if isinstance(measured, NotFinite):
-            raise measured
-        return measured
+        """Queue a pass."""
+        return self._begin(policy_id, tenant_id, work, alone=alone)
 
     def begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
@@ -172,6 +155,7 @@ class ResidentPolicies:
                 rank=resident.state.lora.rank if resident else 1,
                 tokens=task.tokens,
                 alone=alone,
+                in_runs=task.tokens > self._limits.max_tokens,
             )
         )
         self._news.set()
@@ -202,25 +186,39 @@ class ResidentPolicies:
     async def _carry_out_next(self) -> None:
         plan, self._schedule = self._schedule.plan(self._limits, on_device=self._tiers.on_device())
         await self._swap_out(self._tiers.find(plan.swap_out))
+        if plan.run is not None:
+            await self._carry_out_run(plan.run)
+            return
         if plan.batch:
             metrics.BATCH_POLICIES.observe(len({operation.policy_id for operation in plan.batch}))
         planned = [operation.seq for operation in (*plan.batch, *plan.steps, *plan.upkeep)]
-        await self._carry_out([self._tasks.pop(number) for number in planned])
+        tasks = [self._tasks.pop(number) for number in planned]
+        await self._carry_out(tasks, carry_out, max_tokens=self._max_tokens)
 
-    async def _carry_out(self, tasks: Sequence[PolicyTask]) -> None:
+    async def _carry_out_run(self, operation: Operation) -> None:
+        task = self._tasks[operation.seq]
+        await self._carry_out(
+            [task], carry_out_run, max_tokens=min(self._max_tokens, self._limits.max_tokens)
+        )
+        is_done, tokens = task.done.done(), task.open_work.tokens if task.open_work else 0
+        self._schedule = self._schedule.ran(operation, tokens=tokens, is_done=is_done)
+        if is_done:
+            del self._tasks[operation.seq]
+
+    async def _carry_out(self, tasks: Sequence[PolicyTask], work: CarryOut, *, max_tokens: int) -> None:
         for task in tasks:
             if self._tiers.get(task.policy_id) is None:
                 task.settle(NotResident(policy_id=task.policy_id))
-        tasks = [task for task in tasks if not task.done.done()]
+                task.open_work = None
+        # What is given up between two runs has to take back what it has done.
+        tasks = [task for task in tasks if task.open_work or not task.done.done()]
         if not tasks:
             return
         policies = dict.fromkeys(task.policy_id for task in tasks)
         self._at_work = {policy_id: self._tiers.take(policy_id) for policy_id in policies}
         residents = dict(self._at_work)
-        work = self._compute(
-            lambda: carry_out(self._base, self._tiers, tasks, residents, max_tokens=self._max_tokens)
-        )
-        (worked,) = await asyncio.gather(work, return_exceptions=True)
+        doing = self._compute(lambda: work(self._base, self._tiers, tasks, residents, max_tokens=max_tokens))
+        (worked,) = await asyncio.gather(doing, return_exceptions=True)
         # A policy that was dropped meanwhile is not given back.
         kept, self._at_work = self._at_work, {}
         if isinstance(worked, BaseException):
@@ -234,7 +232,8 @@ class ResidentPolicies:
             surplus = self._tiers.put(policy_id, kept[policy_id])
         await self._swap_out(surplus)
         for task, result in zip(tasks, results, strict=True):
-            task.settle(result)
+            if not isinstance(result, Unfinished):
+                task.settle(result)
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         """Move policies off the device; the next plan tries again with those that a fault keeps there."""

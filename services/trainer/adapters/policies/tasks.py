@@ -9,11 +9,12 @@ from asyncio import Future
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
 from mint_common.training import Distilled, Lesson, Pass, Passed, Step, Stepped
+from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
@@ -23,10 +24,10 @@ from services.trainer.adapters.states.training_state import (
     read_state,
     resume_state,
 )
-from services.trainer.adapters.training.distillation import run_distillation
+from services.trainer.adapters.training.distillation import distillation_runs
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
-from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.adapters.training.wave_passes import MeasuredRun
+from services.trainer.adapters.training.policy_passes import PolicyPass, policy_pass_runs, run_policy_passes
+from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
@@ -40,16 +41,34 @@ from services.trainer.ports.policies import (
     TakeStep,
 )
 
-Done = Passed | MeasuredRun | Stepped | Distilled | ParkedState | int | None
+Done = Passed | Stepped | Distilled | ParkedState | int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenWork:
+    """Work that is computed in runs: ``lora`` has the policy's leaf, of which swaps make another tensor.
+
+    ``tokens`` is what the last run has read, ``seconds`` what all have taken.
+    """
+
+    lora: LoraTensors
+    runs: Runs[Done | MintError]
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Unfinished:
+    """What a run gives that is not the last."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PolicyTask:
-    """A piece of work that somebody waits for."""
+    """A piece of work that somebody waits for; ``open_work`` is there between two of its runs."""
 
     policy_id: PolicyId
     work: Pass | WaveBatch | PolicyWork[Any]
     done: "Future[Any]"  # what the work's kind gives: see `Done`
+    open_work: OpenWork | None = None
 
     @property
     def kind(self) -> Kind:
@@ -94,6 +113,22 @@ def _lesson_tokens(lesson: Lesson) -> int:
     return prompts + 2 * (lesson.target_tokens.shape[0] - 1)
 
 
+class CarryOut(Protocol):
+    """Do tasks; return what each gave and the spoilt policies."""
+
+    def __call__(
+        self,
+        base: ScoringBase,
+        tiers: PolicyTiers,
+        tasks: Sequence[PolicyTask],
+        residents: Mapping[PolicyId, ResidentPolicy],
+        *,
+        max_tokens: int,
+    ) -> tuple[Sequence[object], set[PolicyId]]:
+        """See `carry_out` and `carry_out_run`."""
+        ...
+
+
 def carry_out(
     base: ScoringBase,
     tiers: PolicyTiers,
@@ -123,21 +158,63 @@ def carry_out(
             resident = residents[task.policy_id]
             results[id(task)] = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
     seconds = (time.perf_counter() - started) / len(residents)
-    waves = [task for task in passes if isinstance(task.work, WaveBatch)]
-    shares = Counter(task.policy_id for task in waves)
-    for task in waves:
-        result = results[id(task)]
-        share = seconds / shares[task.policy_id]
-        if isinstance(result, Passed):
-            result.metrics["step_seconds:sum"] = share
-        elif isinstance(result, MeasuredRun):
-            results[id(task)] = replace(result, seconds=share)
+    shares = Counter(task.policy_id for task in passes if isinstance(task.work, WaveBatch))
+    for task in passes:
+        _note_seconds(task.work, results[id(task)], seconds / max(1, shares[task.policy_id]))
     spoilt = {
         task.policy_id
         for task in tasks
         if isinstance(result := results[id(task)], NotFinite) and result.what == SPOILT_WEIGHT
     }
     return [results[id(task)] for task in tasks], spoilt
+
+
+def carry_out_run(
+    base: ScoringBase,
+    tiers: PolicyTiers,
+    tasks: Sequence[PolicyTask],
+    residents: Mapping[PolicyId, ResidentPolicy],
+    *,
+    max_tokens: int,
+) -> tuple[list[Done | MintError | Unfinished], set[PolicyId]]:
+    """Do the next run of one task; one that is given up takes back what it has added to the gradient."""
+    started = time.perf_counter()
+    (task,) = tasks
+    state = tiers.swap_in(residents[task.policy_id])
+    if task.open_work is None:
+        lora = replace(state.lora)
+        runs = _runs_of(base, replace(state, lora=lora), task.work, max_tokens=max_tokens)
+        task.open_work = OpenWork(lora=lora, runs=runs)
+    opened = task.open_work
+    opened.lora.leaf = state.lora.leaf
+    result: Done | MintError | Unfinished = Unfinished()
+    try:
+        if task.done.done():
+            opened.runs.close()
+        else:
+            opened.tokens = next(opened.runs)
+    except StopIteration as ended:
+        opened.tokens, result = 0, ended.value
+    opened.seconds += time.perf_counter() - started
+    _note_seconds(task.work, result, opened.seconds)
+    return [result], set()
+
+
+def _runs_of(
+    base: ScoringBase, state: TrainingState, work: object, *, max_tokens: int
+) -> Runs[Done | MintError]:
+    if isinstance(work, Distillation):
+        return (yield from _lesson_runs(base, state, work, max_tokens=max_tokens))
+    assert isinstance(work, Pass | WaveBatch), work
+    asked = PolicyPass(lora=state.lora, step=state.step, work=work)
+    (result,) = yield from policy_pass_runs(base, [asked], max_tokens=max_tokens)
+    return result
+
+
+def _note_seconds(work: object, result: object, seconds: float) -> None:
+    """Add what a wave's pass took to what it tells."""
+    if isinstance(work, WaveBatch) and isinstance(result, Passed):
+        result.metrics["step_seconds:sum" if work.backward else "valid_seconds:sum"] = seconds
 
 
 def _take_steps(
@@ -169,7 +246,7 @@ def _work_on(
         return resident.state.step
     state = tiers.swap_in(resident)
     if isinstance(work, Distillation):
-        return _learn(base, state, work, max_tokens=max_tokens)
+        return complete(_lesson_runs(base, state, work, max_tokens=max_tokens))
     if isinstance(work, Clear):
         state.lora.leaf.grad = None
         return None
@@ -177,11 +254,14 @@ def _work_on(
     return park_state(state)
 
 
-def _learn(
+def _lesson_runs(
     base: ScoringBase, state: TrainingState, work: Distillation, *, max_tokens: int
-) -> Done | MintError:
+) -> Runs[Done | MintError]:
     try:
         teacher = resume_state(park_state(read_state(base.facts, work.teacher, work.data)), base.device).lora
     except ValueError as error:
         return CheckpointLost(uri="", problem=str(error))
-    return run_distillation(base, state.lora, teacher, work.distill, step=state.step, max_tokens=max_tokens)
+    learnt = distillation_runs(
+        base, state.lora, teacher, work.distill, step=state.step, max_tokens=max_tokens
+    )
+    return (yield from learnt)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.core.datum_lines import CompletionLine, floats_of
 from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches
@@ -56,21 +57,35 @@ def run_distillation(
     max_tokens: int,
 ) -> Distilled | NotFinite:
     """Add the gradient of the weighted sum of the reverse KL, and return the result of each lesson."""
+    runs = distillation_runs(base, student, teacher, work, step=step, max_tokens=max_tokens)
+    return complete(runs)
+
+
+def distillation_runs(
+    base: ScoringBase,
+    student: LoraTensors,
+    teacher: LoraTensors,
+    work: Distill,
+    *,
+    step: int,
+    max_tokens: int,
+) -> Runs[Distilled | NotFinite]:
+    """Do so in runs: see `pass_runs`."""
     lines = [_line(index, lesson, base.facts.vocab_size) for index, lesson in enumerate(work.data)]
     max_targets = max(1, _ROWS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
     losses = [0.0] * len(lines)
+    held, student.leaf.grad = student.leaf.grad, None
+    try:
+        for batch in plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets):
+            for line, loss in zip(
+                batch, _learn(base, student, teacher, batch, work.temperature), strict=True
+            ):
+                losses[line.index] = loss
+            yield sum(line.student.length + line.teacher.length for line in batch)
+    except GeneratorExit:
+        student.leaf.grad = held
+        raise
     leaf = student.leaf
-    held, leaf.grad = leaf.grad, None
-    for batch in plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets):
-        with torch.no_grad():
-            teacher_TV = base.score([line.teacher for line in batch], [teacher]).logprobs_T
-        student_TV = base.score([line.student for line in batch], [student]).logprobs_T
-        loss_T = reverse_kl(student_TV, teacher_TV, work.temperature)
-        loss_T = loss_T * torch.cat([line.weights for line in batch]).to(loss_T.device)
-        loss_T.sum().backward()
-        parts = loss_T.detach().split([line.targets for line in batch])
-        for line, part in zip(batch, parts, strict=True):
-            losses[line.index] = float(part.sum())
     refusal = _refusal(losses, leaf.grad, step)
     if refusal is not None:
         leaf.grad = held
@@ -78,6 +93,23 @@ def run_distillation(
     if held is not None and leaf.grad is not None:
         leaf.grad = held + leaf.grad
     return Distilled(losses=tuple(losses), metrics=_metrics(losses, lines))
+
+
+def _learn(
+    base: ScoringBase,
+    student: LoraTensors,
+    teacher: LoraTensors,
+    batch: Sequence[_LessonLine],
+    temperature: float,
+) -> list[float]:
+    """Add the gradient of some lessons and return their losses."""
+    with torch.no_grad():
+        teacher_TV = base.score([line.teacher for line in batch], [teacher]).logprobs_T
+    student_TV = base.score([line.student for line in batch], [student]).logprobs_T
+    loss_T = reverse_kl(student_TV, teacher_TV, temperature)
+    loss_T = loss_T * torch.cat([line.weights for line in batch]).to(loss_T.device)
+    loss_T.sum().backward()
+    return [float(part.sum()) for part in loss_T.detach().split([line.targets for line in batch])]
 
 
 def _line(index: int, lesson: Lesson, vocabulary: int) -> _LessonLine:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.training.pass_sum import NumberedLine, PassResult, PassSum, PassWork
+from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
@@ -30,13 +31,29 @@ def run_passes(
     base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int
 ) -> list[PassResult | NotFinite]:
     """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours."""
-    leaves = {id(work.lora): work.lora.leaf for work in works if work.backward}
-    held = {key: leaf.grad for key, leaf in leaves.items()}
-    for leaf in leaves.values():
-        leaf.grad = None
-    sums = _compute(base, works, max_tokens=max_tokens)
+    return complete(pass_runs(base, works, max_tokens=max_tokens))
+
+
+def pass_runs(
+    base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int
+) -> Runs[list[PassResult | NotFinite]]:
+    """Do so in runs of a micro-batch each, between which the leaves may be replaced by their like.
+
+    Until the last run the leaves' gradients are those of these passes alone.
+    """
+    loras = {id(work.lora): work.lora for work in works if work.backward}
+    held = {key: lora.leaf.grad for key, lora in loras.items()}
+    for lora in loras.values():
+        lora.leaf.grad = None
+    try:
+        sums = yield from _compute(base, works, max_tokens=max_tokens)
+    except GeneratorExit:
+        for key, lora in loras.items():
+            lora.leaf.grad = held[key]
+        raise
     again: set[int] = set()
-    for key, leaf in leaves.items():
+    for key, lora in loras.items():
+        leaf = lora.leaf
         own = [one for one in sums if id(one.work.lora) == key]
         if leaf.grad is not None and not bool(leaf.grad.isfinite().all()):
             own[-1].check("gradient", math.nan)
@@ -60,7 +77,7 @@ def _alone(base: ScoringBase, spoilt: PassSum, max_tokens: int) -> PassResult | 
     return result
 
 
-def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> list[PassSum]:
+def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> Runs[list[PassSum]]:
     sums = [PassSum(work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
     lines = list(_numbered(works))
@@ -71,6 +88,7 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
                 loss = _microbatch(base, sums, sorted(batch, key=_PLACE))
             if backward and loss is not None:
                 loss.backward()
+            yield sum(line.length for line in batch)
     return sums
 
 

@@ -7,8 +7,9 @@ from mint_common.training import Array, Pass, Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
-from services.trainer.adapters.training.passes import run_passes
-from services.trainer.adapters.training.wave_passes import MeasuredRun, WaveRows
+from services.trainer.adapters.training.passes import pass_runs
+from services.trainer.adapters.training.runs import Runs, complete
+from services.trainer.adapters.training.wave_passes import WaveRows
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
@@ -25,25 +26,27 @@ class PolicyPass:
     work: Pass | WaveBatch
 
 
-PassOutcome = Passed | MeasuredRun | NotFinite
+PassOutcome = Passed | NotFinite
 
 
 def run_policy_passes(
     base: ScoringBase, passes: Sequence[PolicyPass], *, max_tokens: int
 ) -> list[PassOutcome]:
-    """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours.
+    """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours."""
+    return complete(policy_pass_runs(base, passes, max_tokens=max_tokens))
 
-    One that only measures a wave gives a `MeasuredRun`.
 
-    What waves need scored before comes first, all of it together.
-    """
+def policy_pass_runs(
+    base: ScoringBase, passes: Sequence[PolicyPass], *, max_tokens: int
+) -> Runs[list[PassOutcome]]:
+    """Do so in runs: see `pass_runs`. What waves need scored before comes first, all of it together."""
     max_length = min(max_tokens, LONGEST_SHARED) if base.shares_prompts else 0
     running = [_running(one, max_length=max_length) for one in passes]
     waves = [one for one in running if isinstance(one, WaveRows)]
-    compared = run_passes(base, [one.comparison() for one in waves], max_tokens=max_tokens)
+    compared = yield from pass_runs(base, [one.comparison() for one in waves], max_tokens=max_tokens)
     for one, scored in zip(waves, compared, strict=True):
         one.compare(scored)
-    results = run_passes(base, [one.training() for one in running], max_tokens=max_tokens)
+    results = yield from pass_runs(base, [one.training() for one in running], max_tokens=max_tokens)
     return [
         one.passed(result) if isinstance(result, PassResult) else result
         for one, result in zip(running, results, strict=True)

@@ -6,7 +6,6 @@ without rows is compared with its sampler only.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
@@ -18,22 +17,6 @@ from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.loss import PreferenceLoss, TokenLoss
 from services.trainer.core.packing import PackedSequence, behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredRun:
-    """What some rows of a pass that only measures came to; see `measuring_runs`.
-
-    ``loss`` is their part of the mean loss of tokens, 0 where answers are compared, which ``answers`` has.
-    Of ``judged`` tokens ``hits`` were the likeliest. ``seconds`` is what it took.
-    """
-
-    step: int
-    loss: float
-    hits: float
-    judged: float
-    answers: Sequence[MovedAnswer]
-    seconds: float = 0.0
 
 
 class WaveRows:
@@ -99,7 +82,7 @@ class WaveRows:
             backward=self._work.backward,
         )
 
-    def passed(self, result: PassResult) -> Passed | MeasuredRun:
+    def passed(self, result: PassResult) -> Passed | NotFinite:
         """Return what is told of the pass. Its log-probabilities are nobody's to read.
 
         ``kl`` is there only if the loss has that term, ``ratio_max_error`` only where a sampler answered, the
@@ -112,10 +95,9 @@ class WaveRows:
         routed, unrouted, off_route, hits, judged = (
             measures.pop(f"{name}:sum", 0.0) for name in ("routed", "unrouted", "off_route", "hits", "judged")
         )
+        accuracy = {"mean_token_accuracy:mean": hits / judged} if judged else {}
         if not self._work.backward:
-            return MeasuredRun(
-                step=self._step, loss=result.loss, hits=hits, judged=judged, answers=self._answers
-            )
+            return self._measured(result.loss, accuracy)
         batch, found = self._work.batch, dict(self._found)
         metrics = {
             "loss:mean": found.pop("loss:mean") if self._preferences else result.loss,
@@ -133,29 +115,24 @@ class WaveRows:
         if routed or unrouted:
             metrics["out_of_route_ratio:mean"] = off_route / max(1.0, routed)
             metrics["unrouted_tokens:sum"] = unrouted
-        if judged:
-            metrics["mean_token_accuracy:mean"] = hits / judged
-        return Passed(logprobs=(), metrics=metrics)
+        return Passed(logprobs=(), metrics=metrics | accuracy)
+
+    def _measured(self, loss: float, accuracy: dict[str, float]) -> Passed | NotFinite:
+        """Return what a pass that only measures tells: `VALIDATION_METRICS`.
+
+        It is refused for a loss that is not finite.
+        """
+        found = {"loss:mean": loss}
+        if self._preferences is not None:
+            _, found = weigh_answers(self._preferences, self._work.config, self._rows, self._answers)
+        mean = found["loss:mean"]
+        if not math.isfinite(mean):
+            return NotFinite(what="loss", step=self._step + 1, value=mean, kept=self._step)
+        found |= accuracy
+        told = {own: found[name] for name, own in VALIDATION_METRICS.items() if name in found}
+        return Passed(logprobs=(), metrics=told)
 
     def _lines(self, rows: Sequence[Row]) -> list[PackedSequence]:
         if self._work.is_file and self._max_length:
             rows = behind_shared_beginning(rows)
         return sorted(pack_rows(rows, policy=0, max_length=self._max_length), key=lambda line: -line.length)
-
-
-def measured_pass(work: WaveBatch, runs: Sequence[MeasuredRun]) -> Passed | NotFinite:
-    """Return what a pass that only measures tells: `VALIDATION_METRICS`, given what its runs came to.
-
-    It is refused for a loss that is not finite.
-    """
-    loss, found = ALGORITHMS[work.algorithm].loss, {"loss:mean": sum(run.loss for run in runs)}
-    if isinstance(loss, PreferenceLoss):
-        answers = [answer for run in runs for answer in run.answers]
-        _, found = weigh_answers(loss, work.config, work.batch.rows, answers)
-    mean, step = found["loss:mean"], runs[0].step
-    if not math.isfinite(mean):
-        return NotFinite(what="loss", step=step + 1, value=mean, kept=step)
-    if judged := sum(run.judged for run in runs):
-        found["mean_token_accuracy:mean"] = sum(run.hits for run in runs) / judged
-    told = {own: found[name] for name, own in VALIDATION_METRICS.items() if name in found}
-    return Passed(logprobs=(), metrics={**told, "valid_seconds:sum": sum(run.seconds for run in runs)})
