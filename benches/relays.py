@@ -27,6 +27,7 @@ from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
@@ -150,7 +151,7 @@ def _gateway(port: int, engine_port: int) -> None:
 
     http.state.gateway = SimpleNamespace(
         clock=clock,
-        keys=keys,
+        keys=KeyChecks(SimpleNamespace(), keys, clock),  # the registry is never asked
         engines=EngineDirectory([f"http://127.0.0.1:{engine_port}"], token="t"),
         resolver=SimpleNamespace(resolve=resolve),
         in_hand=OpenRequests(what="requests", most=10_000),

@@ -27,8 +27,10 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
@@ -73,6 +75,8 @@ from services.gateway.settings import GatewaySettings
 SCHEMA = "gateway"
 KEYS = 10_000
 """How many verified keys are remembered at once."""
+LOOKUP_SECONDS = 10.0
+"""How long the registry may be silent when it is asked for a key or a name: it finds them in milliseconds."""
 PRUNE_SECONDS = 600.0
 """How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
 RESOLUTIONS = 100_000
@@ -106,6 +110,8 @@ SPOOLED_FILES = 16
 """As many of the largest file may be on their way, of all tenants; of one as many as stay free."""
 TENANT_PREVIEWS = 1
 """Previews of a tenant at a time: a base's trainer renders one after the other."""
+CATALOG_REQUESTS, TENANT_CATALOG_REQUESTS = 256, 32
+"""Requests to the registry at a time, and of a tenant: fewer than the connections to it."""
 TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 REPORT_LINES = 20
@@ -141,6 +147,14 @@ async def run(settings: GatewaySettings) -> None:
         registry = await stack.enter_async_context(
             InternalHttp(settings.peers.registry_url, token=token, peer="the registry")
         )
+        lookups = await stack.enter_async_context(
+            InternalHttp(
+                settings.peers.registry_url,
+                token=token,
+                peer="the registry",
+                timeout_seconds=LOOKUP_SECONDS,
+            )
+        )
         rollout = RolloutHttp(
             await stack.enter_async_context(
                 InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
@@ -155,7 +169,7 @@ async def run(settings: GatewaySettings) -> None:
         samples = EngineSamples(
             engines, clock, key_bounds=_sample_bounds(1), tenant_bounds=_sample_bounds(TENANT_KEYS)
         )
-        catalog = RegistryClient(registry)
+        catalog = RegistryClient(registry, lookups=lookups)
         checkpoints = TrainedCheckpoints(runs, directory, catalog)
         tenant_files = await _files(settings, pool, blobs, clock, stack)
         exports = ExportDecisions(catalog, clock)
@@ -196,7 +210,7 @@ async def run(settings: GatewaySettings) -> None:
             ),
             log=bus,
             clock=clock,
-            keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
+            keys=KeyChecks(catalog, KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS), clock),
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             open_prompts=OpenRequests(
@@ -208,6 +222,7 @@ async def run(settings: GatewaySettings) -> None:
             in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
             event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
             downloads=OpenRequests(what="your tenant's downloads", most=TENANT_DOWNLOADS),
+            catalog_turns=TenantLimiter(CATALOG_REQUESTS, of_a_tenant=TENANT_CATALOG_REQUESTS),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             cold_admission=AdmissionGate(
                 AdmissionQueue(

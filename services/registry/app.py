@@ -38,6 +38,8 @@ from services.registry.http.context import Registry
 from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
+LOOKUP_CONNECTIONS = 4
+"""For keys and names, which every request of a gateway waits for; lists of any length cannot take them."""
 ACK_WAIT_SECONDS = 5.0
 """How soon messages of a killed registry are delivered again; checks that take longer renew it."""
 
@@ -64,6 +66,8 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         await migrate(pool, schema=SCHEMA, package="services.registry.adapters.migrations")
         quick_pool = await open_quick_pool(settings.postgres.dsn)
         stack.push_async_callback(quick_pool.close)
+        lookup_pool = await open_quick_pool(settings.postgres.dsn, max_size=LOOKUP_CONNECTIONS)
+        stack.push_async_callback(lookup_pool.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
         bus = await connect_nats(settings.nats.url, name="registry")
@@ -75,6 +79,8 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         evaluations = PostgresEvaluations(quick_pool, ledger)
         max_update_ratio = settings.max_update_ratio or math.inf
         registry = Registry(
+            keys=PostgresAccounts(lookup_pool),
+            names=PostgresCatalog(lookup_pool, ledger),
             accounts=PostgresAccounts(quick_pool),
             catalog=catalog,
             aliases=PostgresAliases(quick_pool, ledger),
@@ -141,9 +147,9 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         )
 
 
-async def open_quick_pool(dsn: str) -> asyncpg.Pool:
+async def open_quick_pool(dsn: str, *, max_size: int = 12) -> asyncpg.Pool:
     """Open a pool for queries that leave no session state: without a reset, each is one round trip."""
-    return await open_pool(dsn, schema=SCHEMA, max_size=12, resets=False)
+    return await open_pool(dsn, schema=SCHEMA, max_size=max_size, resets=False)
 
 
 async def run(settings: RegistrySettings) -> None:

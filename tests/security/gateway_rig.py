@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.testing.clock import ManualClock
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
@@ -174,11 +176,12 @@ def make_rig() -> Rig:
     rig = Rig(http=build_http(ready=lambda: True))
     gateway: Any = Beyond()  # its ports are what nobody names below
     gateway.registry, gateway.requests, gateway.clock = rig.registry, rig.requests, rig.clock
-    gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)
+    gateway.keys = KeyChecks(rig.registry, KeyMemory(ttl_seconds=10, capacity=100), rig.clock)
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = OpenRequests(what="requests", most=4)
     gateway.event_streams = OpenRequests(what="event streams", most=2)
+    gateway.catalog_turns = TenantLimiter(4, of_a_tenant=2)
     gateway.downloads = OpenRequests(what="downloads", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
     gateway.body_admission = gateway.cold_admission

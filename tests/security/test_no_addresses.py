@@ -13,8 +13,10 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import MOST_TEXT, NotFound
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 
 AWAY = "http://127.0.0.1:9"
@@ -27,9 +29,11 @@ async def lonely() -> AsyncIterator[Rig]:
     rig = make_rig()
     gateway = rig.http.state.gateway
     authority = Authority.of(rig.registry.owners["all"])
-    gateway.keys.put("all", Caller(authority=authority, name="all"), now=0.0)
+    memory = KeyMemory(ttl_seconds=10, capacity=100)
+    memory.put("all", Caller(authority=authority, name="all"), now=0.0)
     http = InternalHttp(AWAY, token="secret", peer="the registry")
     gateway.registry = RegistryClient(http)
+    gateway.keys = KeyChecks(gateway.registry, memory, rig.clock)
     gateway.rollout = RolloutHttp(http)
     gateway.engines = EngineDirectory([AWAY], token="secret")
     gateway.tinker.trainers = TrainerDirectory([AWAY], token="secret")

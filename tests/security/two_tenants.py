@@ -12,6 +12,7 @@ from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
@@ -48,8 +49,7 @@ class Rig:
             keys.put(f"tml-{name}", Caller(authority=authority, name=name), now=clock.monotonic())
         self.http.state.gateway = SimpleNamespace(
             clock=clock,
-            keys=keys,
-            registry=SimpleNamespace(verify_key=self._verify),
+            keys=KeyChecks(SimpleNamespace(verify_key=self._verify), keys, clock),
             requests=SimpleNamespace(log=self._log),
             engines=SimpleNamespace(largest_context=lambda: 2048),
             resolver=SimpleNamespace(resolve=self._resolve),

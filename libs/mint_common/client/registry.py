@@ -31,8 +31,10 @@ _MOST_DIGESTS = 10_000
 class RegistryClient:
     """The registry over internal HTTP."""
 
-    def __init__(self, http: InternalHttp) -> None:
+    def __init__(self, http: InternalHttp, *, lookups: InternalHttp | None = None) -> None:
+        """``lookups``: connections for keys and names alone, which other calls cannot fill."""
         self._http = http
+        self._lookups = lookups or http
         self._read = http.read
 
     async def forward(
@@ -58,7 +60,7 @@ class RegistryClient:
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized."""
-        return self._read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
+        return self._read(await self._lookups.post("/internal/keys/verify", {"key": key}), KeyOwner)
 
     async def get_key(self, tenant_id: TenantId, key_id: str) -> KeyRecord:
         """Return a key of a tenant, a revoked one too. Raises NotFound."""
@@ -171,7 +173,7 @@ class RegistryClient:
         if shortened(model) != model:
             raise NotFound(kind="model", name=shortened(model))
         path = path_of("internal", "tenants", tenant_id, "resolve")
-        return self._read(await self._http.get(path, {"model": model}), Resolution)
+        return self._read(await self._lookups.get(path, {"model": model}), Resolution)
 
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
         """Remove what is not used, at most ``limit`` items; with ``dry_run`` only list it."""

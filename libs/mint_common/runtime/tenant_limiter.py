@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 
 
@@ -28,8 +29,15 @@ class TenantLimiter:
         return self._here[tenant_id]
 
     @asynccontextmanager
-    async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
-        """Wait for admission and hold it."""
+    async def turn(
+        self, tenant_id: TenantId, *, depth: int | None = None, what: str = ""
+    ) -> AsyncIterator[None]:
+        """Wait for admission and hold it.
+
+        Raises Overloaded, which calls it ``what``, when ``depth`` of the tenant wait or are admitted.
+        """
+        if depth is not None and self._here[tenant_id] >= depth:
+            raise Overloaded(what=what, depth=self._here[tenant_id], retry_after_seconds=1)
         own = self._own.setdefault(tenant_id, asyncio.Semaphore(self._of_a_tenant))
         self._here[tenant_id] += 1
         try:

@@ -8,7 +8,7 @@ from typing import Protocol
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
-from mint_common.errors import EventInvalid, MintError
+from mint_common.errors import EventInvalid, MintError, Unavailable
 from mint_common.events import (
     AdapterWanted,
     AliasMoved,
@@ -47,8 +47,9 @@ class Names(Protocol):
 class CachedResolver:
     """Resolves model names, once per request.
 
-    An answer is used until an event reports a change, and at most `resolution_lease_seconds`. After a move
-    the former revision may answer for `switch_seconds`, while it is ready and the new one is not.
+    An answer is used until an event reports a change, and at most `resolution_lease_seconds`, or a minute
+    while the registry does not answer. After a move the former revision may answer for `switch_seconds`,
+    while it is ready and the new one is not.
     """
 
     def __init__(self, names: Names, cache: ResolutionCache, clock: Clock) -> None:
@@ -68,6 +69,11 @@ class CachedResolver:
         ticket = self._cache.ask()
         try:
             meant = await self._names.resolve(tenant_id, model)
+        except Unavailable:
+            recent = self._cache.recent(key, now=self._clock.monotonic())
+            if recent is None:
+                raise
+            return recent
         except MintError as error:
             if not error.retryable:
                 self._cache.drop(key)  # the name is gone: its former revision must not answer

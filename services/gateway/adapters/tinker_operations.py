@@ -3,11 +3,15 @@
 Nothing is kept here: a request id names its operation, so that any gateway answers for it after any restart.
 """
 
-from mint_common.client.trainer import TrainerDirectory
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
+from mint_common.client.trainer import TrainerClient, TrainerDirectory
 from mint_common.errors import MintError, NotFound
 from mint_common.events import RevisionRejected
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.training import Done, Exported, Outcome, Pending, Refused
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
@@ -19,6 +23,8 @@ from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 
 AGAIN_SECONDS = 0.25
+POLLS, TENANT_POLLS = 4096, 512
+"""Polls that wait at trainers at a time, and of a tenant: each holds a connection of this gateway."""
 AWAY = "the trainer does not answer: it may be restarting"
 UNDECIDED = "the registry has yet to check the export"
 
@@ -39,6 +45,7 @@ class TrainingFutures:
         self._exports = exports
         self._sampling_sessions = sampling_sessions
         self._clock = clock
+        self._polls = TenantLimiter(POLLS, of_a_tenant=TENANT_POLLS)
 
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
@@ -74,7 +81,7 @@ class TrainingFutures:
             left = max(0.0, until - self._clock.monotonic())
             try:
                 trainer = await self._trainers.find(run.base)
-                return await trainer.outcome(run.policy_id, operation.seq, wait_seconds=left)
+                return await self._ask_in_turn(trainer, run, operation, until=until)
             except NotFound as error:
                 raise FutureGone(request_id=str(operation)[:100]) from error
             except MintError as error:
@@ -83,6 +90,17 @@ class TrainingFutures:
                 if left <= AGAIN_SECONDS:
                     return FuturePending(queue_state="paused_capacity", reason=AWAY)
             await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _ask_in_turn(
+        self, trainer: TrainerClient, run: TrainingRun, operation: OperationId, *, until: float
+    ) -> Outcome:
+        """Wait at the trainer, which holds a connection, in turn; one whose turn does not come just asks."""
+        async with AsyncExitStack() as stack:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+                    await stack.enter_async_context(self._polls.turn(run.tenant_id))
+            left = max(0.0, until - self._clock.monotonic())
+            return await trainer.outcome(run.policy_id, operation.seq, wait_seconds=left)
 
     async def _tell_export(
         self, run: TrainingRun, operation: OperationId, export: Exported, *, until: float

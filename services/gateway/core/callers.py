@@ -1,11 +1,19 @@
 """Who calls: the key in a request, and a short memory of keys that the registry has vouched for."""
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from mint_common.authority import Caller
 from mint_common.errors import Unauthorized
+
+GRACE_SECONDS = 60.0
+"""How long after its last check a key is good while the registry does not answer: longer than its restart."""
+REFUSED_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 def choose_key(given: Sequence[str]) -> str:
@@ -19,36 +27,54 @@ def choose_key(given: Sequence[str]) -> str:
 
 
 class KeyMemory:
-    """Callers by key, each forgotten ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
+    """Callers by key, each good for ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
 
-    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later.
+    Only hashes of keys are kept. A refused key is remembered for a second alone: it may exist a moment later.
     """
 
     def __init__(self, *, ttl_seconds: float, capacity: int) -> None:
         self._ttl_seconds = ttl_seconds
         self._capacity = capacity
-        self._entries: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
     def get(self, key: str, *, now: float) -> Caller | None:
         """Return the caller of a key verified less than ``ttl_seconds`` ago."""
-        name = _hash(key)
-        entry = self._entries.get(name)
-        if entry is None:
-            return None
-        verified_at, caller = entry
-        return None if now - verified_at >= self._ttl_seconds else caller
+        return self._verified_since(key, now - self._ttl_seconds)
 
-    def forget(self, key: str) -> None:
-        """Believe a key no more."""
-        self._entries.pop(_hash(key), None)
+    def recent(self, key: str, *, now: float) -> Caller | None:
+        """Return the caller of a key that is good while the registry does not answer."""
+        return self._verified_since(key, now - max(self._ttl_seconds, GRACE_SECONDS))
+
+    def last(self, key: str) -> Caller | None:
+        """Return who a key stood for when it was verified, however long ago."""
+        return self._verified_since(key, -math.inf)
+
+    def check_refused(self, key: str, *, now: float) -> None:
+        """Raise Unauthorized for a key that was refused a moment ago."""
+        at, problem = self._refused.get(_hash(key), (-math.inf, ""))
+        if now - at < REFUSED_SECONDS:
+            raise Unauthorized(problem=problem)
+
+    def refuse(self, key: str, error: Unauthorized, *, now: float) -> None:
+        """Forget a key's caller, and remember for a moment that it has none."""
+        self._verified.pop(_hash(key), None)
+        _keep(self._refused, _hash(key), (now, str(error)), self._capacity)
 
     def put(self, key: str, caller: Caller, *, now: float) -> None:
         """Remember a verified key, and forget the oldest ones beyond the capacity."""
-        name = _hash(key)
-        self._entries.pop(name, None)
-        self._entries[name] = (now, caller)
-        while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+        _keep(self._verified, _hash(key), (now, caller), self._capacity)
+
+    def _verified_since(self, key: str, at: float) -> Caller | None:
+        verified_at, caller = self._verified.get(_hash(key), (-math.inf, None))
+        return caller if verified_at > at else None
+
+
+def _keep(entries: OrderedDict[bytes, T], name: bytes, entry: T, capacity: int) -> None:
+    entries.pop(name, None)
+    entries[name] = entry
+    while len(entries) > capacity:
+        entries.popitem(last=False)
 
 
 def _hash(key: str) -> bytes:

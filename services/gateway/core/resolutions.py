@@ -1,6 +1,7 @@
 """Cached resolutions of model names, so that a warm request does not call the registry.
 
-Invariants: an entry is used at most ``lease_seconds``, whatever happens on the bus; an answer that was on its
+Invariants: an entry is used at most ``lease_seconds``, whatever happens on the bus, or `GRACE_SECONDS` while
+the registry does not answer, unless it is known to be stale; an answer that was on its
 way when its policy was forgotten is not cached; memory is bounded. Names that do not exist are not cached.
 After a move the former revision may answer while the new one is loading: only while the former is ready and
 the new one is not, and until ``until`` at the longest. Once the new one has answered, the former never does.
@@ -14,6 +15,9 @@ from mint_common.catalog import Resolution
 from mint_common.ids import Digest, PolicyId, TenantId
 
 Key = tuple[TenantId, str]
+
+GRACE_SECONDS = 60.0
+"""How long an answer of the registry is used while that is away: longer than its restart."""
 
 
 IsReady = Callable[[Resolution], bool]
@@ -115,6 +119,13 @@ class ResolutionCache:
             return entry.target
         entry = self._entries[key] = settle(entry, now=now, is_ready=self._is_ready)
         return entry.answering
+
+    def recent(self, key: Key, *, now: float) -> Resolution | None:
+        """Return what answers while the registry does not: an entry that nothing is known to have changed."""
+        entry = self._entries.get(key)
+        if entry is None or entry.changed_at is not None or now - entry.asked_at >= GRACE_SECONDS:
+            return None
+        return settle(entry, now=now, is_ready=self._is_ready).answering
 
     def behind(self, key: Key) -> int:
         """Return how many revisions lie between what answers in a cached name and what the name means."""

@@ -1,7 +1,7 @@
 """Differences of two revisions: manifests, metrics, scores, and weights module by module.
 
-Invariants: comparisons run one at a time, each in a scratch folder that is deleted at its end; one module of
-each adapter is in memory.
+Invariants: comparisons run one at a time, tenants in turn, each in a scratch folder that is deleted at its
+end; one module of each adapter is in memory.
 """
 
 import asyncio
@@ -13,10 +13,14 @@ from mint_common.adapters_format.norms import compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
 from services.registry.handlers.scratch import scratch_folder
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
+
+TENANT_DIFFS = 8
+"""Comparisons of a tenant that wait or run: each may take a minute, and holds a connection of its gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +30,21 @@ class DiffHandler:
     catalog: Catalog
     evaluations: Evaluations
     blobs: Blobs
-    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1), init=False)
+    _turns: TenantLimiter = field(default_factory=lambda: TenantLimiter(1, of_a_tenant=1), init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
-        """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
+        """Compare two revisions. Raises RevisionLostError, BlobMissing, BlobCorrupt, Overloaded."""
+        async with self._turns.turn(
+            policy.tenant_id, depth=TENANT_DIFFS, what="the queue of your tenant's comparisons"
+        ):
+            return await self._diff(policy, before, after)
+
+    async def _diff(
+        self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord
+    ) -> RevisionDiff:
         facts = await self.catalog.base(policy.base)
         scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
-        async with self._gate, scratch_folder("mint-diff-") as scratch:
+        async with scratch_folder("mint-diff-") as scratch:
             manifests = [
                 await self._stage(policy, each, scratch / name)
                 for each, name in ((before, "before"), (after, "after"))

@@ -46,6 +46,8 @@ RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
 """Concurrent uploads in each phase, and of one tenant. The others wait before their first byte is read, or
 before conversion, so a slow body never occupies a slot for conversion.
 """
+TENANT_UPLOADS = 64
+"""Uploads of a tenant that wait or run: each holds a connection of its gateway."""
 UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
 """More lenient than the gateway's own bound, so that clients get the gateway's error."""
 MOST_SECONDS = 3600.0
@@ -68,9 +70,11 @@ class UploadHandler:
     ) -> UploadedRevision:
         """Publish the adapter in a tar stream as a revision. Equal weights are the same revision.
 
-        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
+        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do; Overloaded.
         """
-        async with self._receiving.turn(policy.tenant_id):
+        async with self._receiving.turn(
+            policy.tenant_id, depth=TENANT_UPLOADS, what="the queue of your tenant's uploads"
+        ):
             revision = await self._take(policy, unstalled(body), step=step, parent=parent)
         metrics.UPLOADS.labels("published").inc()
         return revision

@@ -28,7 +28,7 @@ class KeyToVerify(Body):
 @router.post("/keys/verify")
 async def verify_key(body: KeyToVerify, registry: RegistryDep) -> KeyOwner:
     """Return the owner of a key."""
-    owner = await registry.accounts.owner_of(hash_key(body.key), now=registry.clock.now())
+    owner = await registry.keys.owner_of(hash_key(body.key), now=registry.clock.now())
     if owner is None:
         raise Unauthorized(problem=KEY_UNKNOWN)
     return owner

@@ -22,8 +22,13 @@ from services.registry.handlers.uploads import UploadHandler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """The stores and handlers that routes call; made by app.py."""
+    """The stores and handlers that routes call; made by app.py.
 
+    ``keys`` and ``names`` look up what every request of a gateway needs, on connections of their own.
+    """
+
+    keys: PostgresAccounts
+    names: PostgresCatalog
     accounts: PostgresAccounts
     catalog: PostgresCatalog
     aliases: PostgresAliases

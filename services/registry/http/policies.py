@@ -29,7 +29,7 @@ async def resolve(
     tenant_id: Tenant, model: Annotated[str, Query(max_length=500)], registry: RegistryDep
 ) -> Resolution:
     """Resolve a model name."""
-    return await registry.catalog.resolve(tenant_id, parse_model(model))
+    return await registry.names.resolve(tenant_id, parse_model(model))
 
 
 @router.post("/policies", status_code=201)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mint_common.catalog import Resolution
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import BaseName, PolicyId, TenantId, sha256_digest
-from services.gateway.core.resolutions import ResolutionCache
+from services.gateway.core.resolutions import GRACE_SECONDS, ResolutionCache
 
 TENANT, OTHER = TenantId("a"), TenantId("b")
 
@@ -39,6 +39,17 @@ def test_name_is_believed_for_a_lease_and_not_longer() -> None:
     assert cache.get((TENANT, "p"), now=104.9) == meaning("p", 1)
     assert cache.get((TENANT, "p"), now=104.95) == meaning("p", 1), "a hit does not prolong the lease"
     assert cache.get((TENANT, "p"), now=105.0) is None
+
+
+def test_name_is_good_for_a_while_without_the_registry_unless_it_is_known_to_have_changed() -> None:
+    cache = new_cache()
+    for model in ("p", "q"):
+        put(cache, model, meaning(model, 1), ticket=cache.ask(), now=100.0)
+    assert cache.recent((TENANT, "p"), now=100.0 + GRACE_SECONDS - 0.1) == meaning("p", 1)
+    assert cache.recent((TENANT, "p"), now=100.0 + GRACE_SECONDS) is None
+    cache.forget(PolicyId("pol_p"), at=101.0)
+    cache.withdraw(PolicyId("pol_q"))
+    assert [cache.recent((TENANT, model), now=101.0) for model in ("p", "q")] == [None, None]
 
 
 def test_change_of_a_policy_forgets_all_its_names_and_no_other() -> None:

@@ -9,21 +9,22 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
-from mint_common.authority import Authority, Caller
+from mint_common.authority import Caller
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.graders.runner import GraderRunner
+from mint_common.runtime.tenant_limiter import TenantLimiter
+from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.body_budget import BodyBudget
-from services.gateway.core.callers import KeyMemory, choose_key
+from services.gateway.core.callers import choose_key
 from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
@@ -73,13 +74,14 @@ class Gateway:
     webhook_limits: WebhookLimits
     log: EventLog
     clock: Clock
-    keys: KeyMemory
+    keys: KeyChecks
     ready_seconds: float
     max_answer_bytes: int
     open_prompts: OpenRequests
     in_hand: OpenRequests
     event_streams: OpenRequests
     downloads: OpenRequests
+    catalog_turns: TenantLimiter
     bodies: BodyBudget
     cold_admission: AdmissionGate
     body_admission: AdmissionGate
@@ -125,22 +127,10 @@ async def authenticate(
 
 
 async def authenticated(request: Request, *, afresh: bool = False) -> Caller:
-    """Return the caller that a request's key stands for. Raises Unauthorized.
-
-    A verified key is cached for a while; with ``afresh`` it is verified again.
-    """
-    gateway, key = gateway_of(request), key_in(request.headers)
-    known = None if afresh else gateway.keys.get(key, now=gateway.clock.monotonic())
-    if known is not None:
-        return known
-    try:
-        owner = await gateway.registry.verify_key(key)
-    except Unauthorized:
-        gateway.keys.forget(key)
-        raise
-    caller = Caller(authority=Authority.of(owner), name=owner.name)
-    gateway.keys.put(key, caller, now=gateway.clock.monotonic())
-    return caller
+    """Return the caller that a request's key stands for; as `KeyChecks.caller_of`."""
+    address = request.client.host if request.client else ""
+    checks = gateway_of(request).keys
+    return await checks.caller_of(key_in(request.headers), address=address, afresh=afresh)
 
 
 def key_in(headers: Headers) -> str:

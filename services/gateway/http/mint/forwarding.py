@@ -5,6 +5,7 @@ and what stands for a parameter in it is checked and quoted.
 """
 
 from collections.abc import AsyncIterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from mint_common.authority import Caller
 from mint_common.catalog import Scope
 from mint_common.client.registry import RegistryClient
 from mint_common.names import check_segment
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.http.edge.context import GatewayDep, authenticate
 
 PREFIX = "/mint/v1/"
@@ -31,6 +33,7 @@ class Forwarding:
     request: Request
     caller: Caller
     registry: RegistryClient
+    turns: TenantLimiter
     root: tuple[str, ...]
 
     async def forward(
@@ -44,14 +47,16 @@ class Forwarding:
 
         ``body`` and ``query`` take the place of the request's own. ``patient``: the answer may take long.
         """
-        status, content = await self.registry.forward(
-            self.request.method,
-            (*self.root, *self._names()),
-            self.caller,
-            query=self.request.query_params.multi_items() if query is None else query,
-            body=await self.request.body() if body is None else body,
-            patient=patient,
-        )
+        is_long = patient or isinstance(body, AsyncIterable)  # which the registry bounds by tenant
+        async with nullcontext() if is_long else self.turns.turn(self.caller.tenant_id):
+            status, content = await self.registry.forward(
+                self.request.method,
+                (*self.root, *self._names()),
+                self.caller,
+                query=self.request.query_params.multi_items() if query is None else query,
+                body=await self.request.body() if body is None else body,
+                patient=patient,
+            )
         return Response(content, status, media_type="application/json" if content else None)
 
     def _names(self) -> Iterator[str]:
@@ -68,7 +73,13 @@ def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depen
         request: Request, caller: Annotated[Caller, scoped], gateway: GatewayDep
     ) -> Forwarding:
         root = ("tenants", caller.tenant_id) if of_tenant else ()
-        return Forwarding(request=request, caller=caller, registry=gateway.registry, root=root)
+        return Forwarding(
+            request=request,
+            caller=caller,
+            registry=gateway.registry,
+            turns=gateway.catalog_turns,
+            root=root,
+        )
 
     return Depends(forwarding)
 

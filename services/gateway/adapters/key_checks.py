@@ -1,0 +1,105 @@
+"""Whose a key is: remembered for a while, or asked of the registry in turn.
+
+Invariants: keys that are known wait for no others, tenants in turn; keys that are not known are bounded,
+addresses in turn, and a refused one is asked about once a second. While the registry does not answer, a key
+that it has vouched for lately is good, but not for what asks afresh.
+"""
+
+import asyncio
+import math
+from functools import partial
+from typing import Protocol
+
+from mint_common.authority import Authority, Caller
+from mint_common.catalog import KeyOwner
+from mint_common.errors import Unauthorized, Unavailable
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
+from services.gateway.core.callers import KeyMemory
+
+CHECKS, TENANT_CHECKS = 64, 8
+"""Keys that are known, at a time and of a tenant: the registry checks some thousand a second."""
+UNKNOWN_CHECKS, ADDRESS_CHECKS = 16, 4
+"""Keys that are not known, at a time and of an address."""
+WAITING_OF_ADDRESS = 256
+"""Unknown keys of one address, which may be a proxy of many: they are checked in a quarter of a second."""
+AWAY_SECONDS = 5.0
+"""How long a registry that did not answer is left alone by those who can do without."""
+
+
+class KeyOwners(Protocol):
+    """Who knows the owners of keys."""
+
+    async def verify_key(self, key: str) -> KeyOwner:
+        """Return the owner of a key. Raises Unauthorized, Unavailable."""
+        ...
+
+
+class KeyChecks:
+    """Checks keys."""
+
+    def __init__(self, owners: KeyOwners, memory: KeyMemory, clock: Clock) -> None:
+        self._owners = owners
+        self._memory = memory
+        self._clock = clock
+        self._known = TenantLimiter(CHECKS, of_a_tenant=TENANT_CHECKS)
+        self._unknown = TenantLimiter(UNKNOWN_CHECKS, of_a_tenant=ADDRESS_CHECKS)
+        self._asking: dict[str, asyncio.Task[Caller]] = {}
+        self._away_at = -math.inf
+
+    async def caller_of(self, key: str, *, address: str, afresh: bool = False) -> Caller:
+        """Return the caller that a key stands for; with ``afresh`` the registry is asked whatever is known.
+
+        Raises Unauthorized, Unavailable; Overloaded when an address sends too many keys that are not known.
+        """
+        known = self._remembered(key, afresh=afresh)
+        if known is not None:
+            return known
+        if afresh:
+            return await self._ask_in_turn(key, address=address, afresh=True)
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = asyncio.create_task(self._ask_in_turn(key, address=address, afresh=False))
+            self._asking[key] = asking
+            asking.add_done_callback(partial(self._asked, key))
+        return await asyncio.shield(asking)  # others wait for it too
+
+    async def _ask_in_turn(self, key: str, *, address: str, afresh: bool) -> Caller:
+        last = self._memory.last(key)
+        if last is not None:
+            turn = self._known.turn(last.tenant_id)
+        else:
+            what = "the queue of unknown keys"
+            turn = self._unknown.turn(TenantId(address), depth=WAITING_OF_ADDRESS, what=what)
+        async with turn:
+            return self._remembered(key, afresh=afresh) or await self._ask(key, afresh=afresh)
+
+    def _asked(self, key: str, asking: asyncio.Task[Caller]) -> None:
+        del self._asking[key]
+        if not asking.cancelled():
+            asking.exception()  # has been raised where somebody still waited for it
+
+    def _remembered(self, key: str, *, afresh: bool) -> Caller | None:
+        now = self._clock.monotonic()
+        self._memory.check_refused(key, now=now)
+        if afresh:
+            return None
+        is_away = now - self._away_at < AWAY_SECONDS
+        return self._memory.get(key, now=now) or (self._memory.recent(key, now=now) if is_away else None)
+
+    async def _ask(self, key: str, *, afresh: bool) -> Caller:
+        try:
+            owner = await self._owners.verify_key(key)
+        except Unauthorized as error:
+            self._memory.refuse(key, error, now=self._clock.monotonic())
+            raise
+        except Unavailable:
+            now = self._away_at = self._clock.monotonic()
+            recent = None if afresh else self._memory.recent(key, now=now)
+            if recent is None:
+                raise
+            return recent
+        caller = Caller(authority=Authority.of(owner), name=owner.name)
+        self._memory.put(key, caller, now=self._clock.monotonic())
+        return caller
