@@ -1,6 +1,7 @@
 """S3 blobs when the way to the server fails: what passes is repeated, what does not is Unavailable."""
 
 import asyncio
+import base64
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.integration
 class Trouble:
     """A proxy of one port that fails the first requests as told, then lets all pass.
 
-    A plan has: 500, 503, drop (before the request), lose (after it, no answer), cut (its answer), pass.
+    A plan has: 500, 503, drop (before the request), lose (after it, no answer), cut (its answer), alter (the
+    last byte of the request), pass. ``heads`` has what came.
     """
 
     def __init__(self, upstream: str, plan: list[str]) -> None:
@@ -27,11 +29,13 @@ class Trouble:
         self._upstream = (parts.hostname or "", parts.port or 0)
         self.plan = plan
         self.seen = 0
+        self.heads: list[bytes] = []
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await self._read_request(reader, writer):
                 self.seen += 1
+                self.heads.append(head.split(b"\r\n\r\n")[0])
                 how = self.plan.pop(0) if self.plan else "pass"
                 if not await self._answer(how, head, writer):
                     break
@@ -54,12 +58,14 @@ class Trouble:
             return True
         if how == "drop":
             return False
+        if how == "alter":
+            request = request[:-1] + bytes([request[-1] ^ 1])
         answer = await self._ask(request)
         if how == "lose":
             return False
         writer.write(answer[: len(answer) - 1000] if how == "cut" else answer)
         await writer.drain()
-        return how == "pass" and header(answer, b"connection") != b"close"
+        return how in {"pass", "alter"} and header(answer, b"connection") != b"close"
 
     async def _ask(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self._upstream)
@@ -129,6 +135,27 @@ async def test_a_read_gets_through(s3_server: Any, plan: tuple[str, ...], tmp_pa
         await blobs.fetch(claim, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == data
         assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+async def test_a_file_is_sent_under_its_checksum_and_hashed_by_nobody_else(
+    s3_server: Any, tmp_path: Any
+) -> None:
+    """botocore would hash the whole file on the event loop to sign it."""
+    (tmp_path / "file").write_bytes(b"x" * 5000)
+    async with troubled(s3_server) as (blobs, trouble):
+        claim = await blobs.put_file("key", tmp_path / "file")
+        assert await blobs.get(claim) == b"x" * 5000
+        head = trouble.heads[0]
+        assert header(head, b"x-amz-content-sha256") == b"UNSIGNED-PAYLOAD"
+        assert base64.b64decode(header(head, b"x-amz-checksum-sha256")).hex() == claim.sha256
+        assert b"x-amz-checksum-sha256" in header(head, b"authorization").partition(b"SignedHeaders=")[2]
+
+
+async def test_bytes_that_change_on_their_way_are_not_stored(s3_server: Any) -> None:
+    async with troubled(s3_server, "alter") as (blobs, _):
+        with pytest.raises(Unavailable, match="400"):
+            await blobs.put("key", b"x" * 5000)
+        assert [key async for key in blobs.list("")] == []
 
 
 async def test_trouble_without_end_is_unavailable(s3_server: Any) -> None:
