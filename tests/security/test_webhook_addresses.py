@@ -4,12 +4,14 @@ import ipaddress
 import socket
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
+from services.gateway.adapters.webhook_names import WebhookNames
 from services.gateway.adapters.webhook_sender import HttpWebhookSender, public_socket
 from services.gateway.core.webhooks.addresses import (
     SPECIAL_IPV4,
@@ -18,6 +20,8 @@ from services.gateway.core.webhooks.addresses import (
     is_public,
 )
 from tests.integration.gateway.receiver import Receiver
+
+TENANT = TenantId("ten_a")
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast.
 IPV4_REGISTRY = [
@@ -272,10 +276,11 @@ def test_ordinary_hosts_pass(host: str) -> None:
     check_url(f"https://{host}:8443/mint?team=a", allow_private=False)
 
 
-class _Resolver(AbstractResolver):
+class _Resolver(WebhookNames):
     """Gives the same addresses for every name, and counts who asks."""
 
     def __init__(self, *addresses: str) -> None:
+        super().__init__()
         self._addresses = addresses
         self.asked = 0
 
@@ -288,18 +293,29 @@ class _Resolver(AbstractResolver):
             for each in self._addresses
         ]
 
-    async def close(self) -> None:
-        """Nothing is open."""
-
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("192.0.2.1", "127.0.0.1"), ("1.1.1.1", "10.0.0.1")])
 async def test_a_name_with_one_address_inside_is_sent_nothing(addresses: tuple[str, ...]) -> None:
     resolver = _Resolver(*addresses)
-    sender = HttpWebhookSender(SystemClock(), timeout_seconds=2.0, allow_private=False, resolver=resolver)
-    attempt = await sender.send("https://hooks.example.com/hook", {}, b"{}")
+    sender = HttpWebhookSender(SystemClock(), timeout_seconds=2.0, allow_private=False, names=resolver)
+    attempt = await sender.send(TENANT, "https://hooks.example.com/hook", {}, b"{}")
     await sender.close()
     assert (attempt.status, resolver.asked) == (None, 1)
-    assert "not an address of the public internet" in (attempt.problem or "")
+    assert attempt.problem == "'hooks.example.com' has no address of the public internet"
+
+
+async def test_a_name_with_an_address_inside_is_told_like_one_without_any() -> None:
+    """Or a tenant could ask which names the gateway's network has."""
+
+    def nothing(*_: object, **__: object) -> list[tuple[object, ...]]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    problems = []
+    for names in (WebhookNames(nothing), _Resolver("10.0.0.1")):
+        sender = HttpWebhookSender(SystemClock(), timeout_seconds=2.0, allow_private=False, names=names)
+        problems.append((await sender.send(TENANT, "https://hooks.example.com/hook", {}, b"{}")).problem)
+        await sender.close()
+    assert problems[0] == problems[1] is not None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::127.0.0.1", "64:ff9b::7f00:1", "fe80::1%lo"])
@@ -313,9 +329,9 @@ def test_no_socket_is_made_for_an_address_inside(address: str) -> None:
 
 async def test_a_name_is_resolved_once_and_connected_to_what_it_resolved_to() -> None:
     receiver, resolver = Receiver(), _Resolver("127.0.0.1")
-    sender = HttpWebhookSender(SystemClock(), timeout_seconds=5.0, allow_private=True, resolver=resolver)
+    sender = HttpWebhookSender(SystemClock(), timeout_seconds=5.0, allow_private=True, names=resolver)
     url = receiver.url.replace("127.0.0.1", "hooks.example.com")
-    attempt = await sender.send(url, {}, b"{}")
+    attempt = await sender.send(TENANT, url, {}, b"{}")
     await sender.close()
     receiver.stop()
     assert (attempt.status, resolver.asked, len(receiver.received)) == (200, 1, 1)
@@ -325,7 +341,7 @@ async def test_a_redirect_is_not_followed() -> None:
     target = Receiver()
     receiver = Receiver(status=307, headers={"location": target.url})
     sender = HttpWebhookSender(SystemClock(), timeout_seconds=5.0, allow_private=True)
-    attempt = await sender.send(receiver.url, {}, b"{}")
+    attempt = await sender.send(TENANT, receiver.url, {}, b"{}")
     await sender.close()
     receiver.stop()
     target.stop()

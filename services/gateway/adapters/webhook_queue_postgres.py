@@ -4,7 +4,7 @@ Invariants: a delivery is there before its message is acked, and leaves ``waitin
 webhook is in one pair of hands at a time, and in anybody's again when the lease of a dead one is over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import asyncpg
@@ -38,6 +38,7 @@ _DISABLE = "UPDATE webhooks SET state = 'disabled', reason = $2 WHERE webhook_id
 _TAKE = """
     UPDATE webhooks SET not_before = $1 + $2 WHERE webhook_id = (
         SELECT webhook_id FROM webhooks WHERE state = 'active' AND due_at <= $1 AND not_before <= $1
+            AND tenant_id <> ALL ($3::text[])
         ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
     ) RETURNING *
 """
@@ -81,9 +82,11 @@ class PostgresWebhookQueue:
             added = [await _queue(connection, row, notice, now) for row in wanting]
         return sum(added)
 
-    async def take(self, *, now: float, lease_seconds: float, limit: int) -> DueWebhook | None:
-        """Take the webhook that has been due for longest."""
-        row = await self._pool.fetchrow(_TAKE, now, lease_seconds)
+    async def take(
+        self, *, now: float, lease_seconds: float, limit: int, but_of: Collection[TenantId] = ()
+    ) -> DueWebhook | None:
+        """Take the webhook that has been due for longest, but of these tenants."""
+        row = await self._pool.fetchrow(_TAKE, now, lease_seconds, list(but_of))
         if row is None:
             return None
         due = await self._pool.fetch(_DUE, row["webhook_id"], now, limit)

@@ -1,6 +1,7 @@
 """Posts to addresses that tenants chose, and to no address inside.
 
-Invariants: a name is resolved once for a connection and each of its addresses is checked; the address of each
+Invariants: a name is resolved once for a connection, in threads of its own, and each of its addresses is
+checked; a tenant does not hear whether a name has addresses inside or none; the address of each
 socket is checked again when it is made, right before it connects there; no redirect is followed, no proxy and
 no cookie used; time and what is read of an answer are bounded.
 """
@@ -13,16 +14,16 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
-from aiohttp.resolver import ThreadedResolver
 
 from mint_common.errors import InvalidField
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from services.gateway.adapters.webhook_names import WebhookNames
 from services.gateway.core.webhooks.addresses import AddressForbidden, check_url, is_public
 from services.gateway.core.webhooks.records import Attempt
 
 READ_BYTES = 4096
 """How much of an answer's body is read, so that its connection may serve again."""
-CONNECTIONS = 64
 
 
 class PublicResolver(AbstractResolver):
@@ -63,16 +64,16 @@ class HttpWebhookSender:
         *,
         timeout_seconds: float,
         allow_private: bool,
-        resolver: AbstractResolver | None = None,
+        names: WebhookNames | None = None,
     ) -> None:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._allow_private = allow_private
-        resolver = resolver or ThreadedResolver()
+        self._names = names or WebhookNames()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS,
-                resolver=resolver if allow_private else PublicResolver(resolver),
+                limit=0,  # the courier bounds them, of each tenant
+                resolver=self._names if allow_private else PublicResolver(self._names),
                 socket_factory=None if allow_private else public_socket,
                 use_dns_cache=False,
                 keepalive_timeout=5.0,
@@ -82,19 +83,20 @@ class HttpWebhookSender:
             trust_env=False,
         )
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
+    async def send(self, tenant_id: TenantId, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
         """Post a message and return how it went."""
         at, started = self._clock.now(), self._clock.monotonic()
         status, problem = None, None
         try:
             check_url(url, allow_private=self._allow_private)  # kept before the setting was what it is now
-            async with asyncio.timeout(self._timeout_seconds):
-                status = await self._post(url, headers, body)
+            with self._names.asked_by(tenant_id):
+                async with asyncio.timeout(self._timeout_seconds):
+                    status = await self._post(url, headers, body)
         except TimeoutError:
             problem = f"no answer in {self._timeout_seconds:g} s"
-        except (AddressForbidden, InvalidField) as error:
+        except InvalidField as error:
             problem = str(error)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (AddressForbidden, aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: names that have no IDNA form, and answers that are no HTTP.
             problem = _problem(error, urlsplit(url).hostname or "")
         return Attempt(at=at, seconds=self._clock.monotonic() - started, status=status, problem=problem)
@@ -110,6 +112,6 @@ class HttpWebhookSender:
 
 
 def _problem(error: Exception, host: str) -> str:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"{host!r} has no address"
+    if isinstance(error, AddressForbidden | aiohttp.ClientConnectorDNSError):
+        return f"{host!r} has no address of the public internet"
     return (str(error) or type(error).__name__)[:300]

@@ -16,20 +16,20 @@ from services.gateway.core.webhooks.records import (
     Webhook,
     WebhookChange,
 )
-from services.gateway.core.webhooks.retries import TooManyWebhooks
+from services.gateway.core.webhooks.retries import ACTIVE_AGAIN_SECONDS, TooManyWebhooks
 
 _WEBHOOK, _DELIVERY = columns_of(Webhook), columns_of(DeliveryRecord)
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
 _ADD = insert_of("webhooks", Webhook, "secret")
-# From $3 on these are the fields of `WebhookChange`. Activation resets the failures.
+# From $4 on these are the fields of `WebhookChange`. Activation resets the failures, and shortens the rest.
 _CHANGE = f"""
     UPDATE webhooks SET
-        url = coalesce($3, url), event_types = coalesce($4, event_types),
-        description = coalesce($5, description), state = coalesce($6, state),
-        reason = CASE WHEN $6 IS NULL THEN reason END,
-        failing_since = CASE WHEN $6 IS DISTINCT FROM 'active' THEN failing_since END,
-        failures = CASE WHEN $6 IS DISTINCT FROM 'active' THEN failures ELSE 0 END,
-        not_before = CASE WHEN $6 IS DISTINCT FROM 'active' THEN not_before ELSE 0 END
+        url = coalesce($4, url), event_types = coalesce($5, event_types),
+        description = coalesce($6, description), state = coalesce($7, state),
+        reason = CASE WHEN $7 IS NULL THEN reason END,
+        failing_since = CASE WHEN $7 IS DISTINCT FROM 'active' THEN failing_since END,
+        failures = CASE WHEN $7 IS DISTINCT FROM 'active' THEN failures ELSE 0 END,
+        not_before = CASE WHEN $7 IS DISTINCT FROM 'active' THEN not_before ELSE least(not_before, $3) END
     WHERE tenant_id = $1 AND webhook_id = $2 RETURNING {_WEBHOOK}
 """  # noqa: S608  (constants)
 _ROTATE = """
@@ -47,7 +47,7 @@ _REPLAY = f"""
         UPDATE webhook_deliveries SET state = 'waiting', due_at = $3, created_at = $3
         WHERE webhook_id = $1 AND delivery_id = $2 RETURNING {_DELIVERY}
     ), noted AS (
-        UPDATE webhooks SET due_at = least(coalesce(due_at, $3), $3), not_before = 0
+        UPDATE webhooks SET due_at = least(coalesce(due_at, $3), $3), not_before = least(not_before, $4)
         WHERE webhook_id IN (SELECT webhook_id FROM again)
     )
     SELECT * FROM again
@@ -82,9 +82,12 @@ class PostgresWebhooks:
         row = await self._pool.fetchrow(query, tenant_id, webhook_id)
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
-    async def change(self, tenant_id: TenantId, webhook_id: str, change: WebhookChange) -> Webhook:
-        """Change what is given; made active, its failures are forgotten."""
-        row = await self._pool.fetchrow(_CHANGE, tenant_id, webhook_id, *values_of(change))
+    async def change(
+        self, tenant_id: TenantId, webhook_id: str, change: WebhookChange, *, now: float
+    ) -> Webhook:
+        """Change what is given; made active, its failures are forgotten, and it is tried again soon."""
+        rested_at = now + ACTIVE_AGAIN_SECONDS
+        row = await self._pool.fetchrow(_CHANGE, tenant_id, webhook_id, rested_at, *values_of(change))
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
 
     async def rotate(
@@ -115,7 +118,8 @@ class PostgresWebhooks:
 
     async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
         """Deliver once more under the same id, with the patience of a new delivery."""
-        row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now)
+        rested_at = now + ACTIVE_AGAIN_SECONDS
+        row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now, rested_at)
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
 

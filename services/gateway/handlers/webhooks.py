@@ -1,12 +1,14 @@
 """Webhooks: events from the bus into the queue, and from the queue to their receivers.
 
 Invariants: a message is acked after its deliveries are rows; a delivery is tried until it is taken or given
-up, under one id, through crashes of any gateway; a webhook that hangs costs the others one slot.
+up, under one id, through crashes of any gateway; a webhook that hangs costs the others one slot, and a
+tenant's webhooks never have all slots.
 """
 
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -38,7 +40,8 @@ AGAIN_SECONDS = 1.0
 """How often the queue is polled: another gateway may have queued, or an outage ended."""
 TURN_DELIVERIES = 8
 """How many deliveries of one webhook are tried at once."""
-TURNS_AT_ONCE = 16
+TURNS_AT_ONCE, TENANT_TURNS = 16, 4
+"""Webhooks in hand at a time, and of one tenant."""
 KEEP_SECONDS = 7 * 86_400.0
 """How long the log remembers deliveries that ended."""
 PRUNE_SECONDS = 3600.0
@@ -115,6 +118,7 @@ class WebhookCourier:
         self._queued = queued
         self._patience = patience
         self._lease_seconds = lease_seconds
+        self._in_hand = Counter[TenantId]()
 
     async def run(self) -> None:
         """Deliver until cancelled, through outages; leases free unfinished deliveries later."""
@@ -133,12 +137,18 @@ class WebhookCourier:
                     slots.release()
                     await wait_for_event(self._queued, clock=self._clock, seconds=AGAIN_SECONDS)
                 else:
+                    self._in_hand[turn.webhook.tenant_id] += 1
                     group.create_task(self._serve(turn, slots))
 
     async def _next(self) -> DueWebhook | None:
         now = self._clock.now()
         try:
-            return await self._queue.take(now=now, lease_seconds=self._lease_seconds, limit=TURN_DELIVERIES)
+            return await self._queue.take(
+                now=now,
+                lease_seconds=self._lease_seconds,
+                limit=TURN_DELIVERIES,
+                but_of=[each for each, turns in self._in_hand.items() if turns >= TENANT_TURNS],
+            )
         except Unavailable as error:
             _log.warning("webhooks wait", extra={"problem": str(error)})
             return None
@@ -151,6 +161,8 @@ class WebhookCourier:
             extra = {"webhook_id": turn.webhook.webhook_id, "problem": str(error)}
             _log.warning("deliveries are not noted", extra=extra)
         finally:
+            self._in_hand -= Counter([turn.webhook.tenant_id])
+            self._queued.set()  # others of this tenant may be due
             slots.release()
 
     async def _deliver(self, turn: DueWebhook) -> None:
@@ -174,7 +186,7 @@ class WebhookCourier:
             body=outgoing.body,
         )
         headers = {"content-type": "application/json", "user-agent": "MinT-Webhooks/1", **signed}
-        attempt = await self._sender.send(turn.webhook.url, headers, outgoing.body)
+        attempt = await self._sender.send(turn.webhook.tenant_id, turn.webhook.url, headers, outgoing.body)
         metrics.WEBHOOK_TRIES.labels("delivered" if is_success(attempt) else "failed").inc()
         return attempt
 

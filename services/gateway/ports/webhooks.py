@@ -1,6 +1,6 @@
 """What the gateway needs to deliver events to webhooks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from mint_common.ids import TenantId
@@ -15,8 +15,13 @@ class WebhookQueue(Protocol):
         """Queue an event for every webhook that wants it, once each; return for how many. Idempotent."""
         ...
 
-    async def take(self, *, now: float, lease_seconds: float, limit: int) -> DueWebhook | None:
-        """Take the webhook that has been due for longest, for a lease's time at most; None: none is due."""
+    async def take(
+        self, *, now: float, lease_seconds: float, limit: int, but_of: Collection[TenantId] = ()
+    ) -> DueWebhook | None:
+        """Take the webhook that has been due for longest, for a lease's time at most; None: none is due.
+
+        Those of tenants in ``but_of`` are left.
+        """
         ...
 
     async def close(
@@ -33,6 +38,6 @@ class WebhookQueue(Protocol):
 class WebhookSender(Protocol):
     """Requests to addresses that tenants chose."""
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
-        """Post a message. Never raises for what the receiver, its name or its address does."""
+    async def send(self, tenant_id: TenantId, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
+        """Post a tenant's message. Never raises for what the receiver, its name or its address does."""
         ...

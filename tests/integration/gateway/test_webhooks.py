@@ -10,12 +10,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from tests.integration.gateway.receiver import Received, Receiver
 
 pytestmark = pytest.mark.integration
 SECONDS = 60.0
+TENANT = TenantId("ten_a")
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_a_tenant_has_so_many_webhooks_and_takes_an_admin_key(mint):
 async def test_a_name_of_an_address_inside_is_sent_nothing(receiver, host):
     sender = HttpWebhookSender(SystemClock(), timeout_seconds=2.0, allow_private=False)
     port = receiver.url.partition("127.0.0.1:")[2].partition("/")[0]
-    attempt = await sender.send(f"https://{host}:{port}/hook", {}, b"{}")
+    attempt = await sender.send(TENANT, f"https://{host}:{port}/hook", {}, b"{}")
     await sender.close()
     assert "IP address in its usual form" in (attempt.problem or "")
     assert (attempt.status, receiver.received) == (None, [])

@@ -7,6 +7,8 @@ from mint_common.errors import MintError
 from services.gateway.core.webhooks.records import Attempt, DeliveryState
 
 LONGEST_DELAY_SECONDS = 4 * 3600.0
+ACTIVE_AGAIN_SECONDS = 10.0
+"""How long a failing webhook rests that is made active or replayed: clients may repeat that without end."""
 MOST_WAITING = 10_000
 """How many deliveries may wait for a webhook that takes none."""
 OVERFULL = f"{MOST_WAITING} deliveries wait for it"

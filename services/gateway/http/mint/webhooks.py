@@ -136,7 +136,7 @@ async def change_webhook(
         description=body.description,
         state=body.state,
     )
-    return await gateway.webhooks.change(caller.tenant_id, webhook, change)
+    return await gateway.webhooks.change(caller.tenant_id, webhook, change, now=gateway.clock.now())
 
 
 @_plain.delete("/{webhook}", status_code=204)
