@@ -33,6 +33,12 @@ MOST_ON_DEVICE = 65536
 DEVICE_SHARE = 0.5
 """Of a GPU's free memory that activations may take: the rest is for logits, gradients and the allocator."""
 
+_LOGITS_BYTES = 256 << 20
+_LOGITS_SHARE = 0.25
+_LOGITS_COPIES = 4
+"""Of logits at a time: themselves, their log-softmax, and the gradients of both."""
+_FLOAT_BYTES = 4
+
 MIN_FILL = 0.5
 """A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
 
@@ -64,11 +70,25 @@ def fitting_tokens(token_bytes: int, *, free_bytes: int | None = None) -> int:
     return max(FEWEST_TOKENS, min(MOST_TOKENS if free_bytes is None else MOST_ON_DEVICE, fitting))
 
 
+def fitting_targets(vocab_size: int, *, free_bytes: int | None = None) -> int:
+    """Return of how many targets the logits are there at a time; ``free_bytes`` as above.
+
+    On a GPU a power of two, so that a little more or less of free memory changes no shape.
+    """
+    row_bytes = _FLOAT_BYTES * vocab_size
+    least = max(1, _LOGITS_BYTES // row_bytes)
+    if free_bytes is None:
+        return least
+    fitting = int(_LOGITS_SHARE * max(0, free_bytes)) // (_LOGITS_COPIES * row_bytes)
+    return 1 << max(1, fitting).bit_length() - 1
+
+
 def plan_microbatches(lines: Sequence[L], *, max_tokens: int, max_targets: int) -> tuple[tuple[L, ...], ...]:
     """Cut lines into micro-batches, longest first; a line that alone exceeds a limit gets one of its own.
 
     A micro-batch holds at most ``max_tokens`` padded tokens, which bounds activations, and ``max_targets``
-    target tokens, which bounds logits (a row of the vocabulary each). Its lines are in the order of policies.
+    target tokens, so that their logits (a row of the vocabulary each) are computed once. Its lines are in the
+    order of policies.
     """
     plan: list[list[L]] = []
     targets = 0

@@ -51,11 +51,12 @@ class ScoringInputs:
 class Forward:
     """Score a job with the policies that its lines number, None: with the bare base.
 
-    The pass is kept open if it has a number.
+    The pass is kept open if it has a number. Each rank cuts the logits of its targets into ``chunks``.
     """
 
     number: int | None
     job: ScoringInputs
+    chunks: int
     policies: dict[int, LoraShape] | None
     open_passes: frozenset[int]
 

@@ -45,6 +45,11 @@ class Passes:
         """Return whether a pass is open."""
         return number in self._open
 
+    def chunks_of(self, job: ScoringInputs) -> int:
+        """Return into how many chunks the rank with the most targets cuts their logits."""
+        parts = job.shares(self._ranks.count) if self._splits_lines else [job]
+        return self.base.chunks_of(max(part.targets for part in parts))
+
     def score(self, order: Forward, leaves: Sequence[Tensor] = ()) -> TokenScores:
         """Compute this rank's part; rank 0 gives the leaves and gets the scores of all lines."""
         self._forget(order.open_passes)
@@ -54,7 +59,7 @@ class Passes:
         counts = job.targets > 0
         lines = job.lines if counts else order.job.lines[:1]
         with torch.set_grad_enabled(order.number is not None):
-            scored = self.base.score(lines, policies, width=job.width)
+            scored = self.base.score(lines, policies, width=job.width, chunks=order.chunks)
         if order.number is not None:
             self._open[order.number] = _Pass(
                 logprobs_T=scored.logprobs_T,

@@ -66,6 +66,11 @@ class ShardedBase:
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._pulse.start()
 
+    @property
+    def logits_targets(self) -> int:
+        """Return of how many targets the logits fit into rank 0's memory now."""
+        return self._passes.base.logits_targets
+
     def score(
         self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> TokenScores:
@@ -79,9 +84,11 @@ class ShardedBase:
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             self._last += 1
             ticket = self._tickets[self._last] = _Ticket(self._last)
+        job = ScoringInputs(lines=read, width=widest(read))
         order = Forward(
             number=ticket.number if ticket else None,
-            job=ScoringInputs(lines=read, width=widest(read)),
+            job=job,
+            chunks=self._passes.chunks_of(job),
             policies=None if policies is None else shapes,
             open_passes=frozenset(self._tickets),
         )

@@ -4,7 +4,7 @@ Invariant: with no policy applied its log-probabilities are those of the untouch
 dtype, logits are float32: softmax over a large vocabulary loses most in fewer bits.
 B = lines of a micro-batch, L = its longest line, T = its target positions, D = model width, V = vocabulary.
 """
-# ruff: noqa: N806  # tensors carry their shape in their name
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -30,7 +31,7 @@ from services.trainer.adapters.model.routing import RouteReplay, read_routes, re
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, LineTokens, widest
 from services.trainer.core.losses.tokens import token_hits, token_logprobs
-from services.trainer.core.microbatches import default_microbatch_tokens
+from services.trainer.core.microbatches import default_microbatch_tokens, fitting_targets
 from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 
 SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
@@ -41,7 +42,8 @@ _PROBE_TOLERANCE = 1e-3
 class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
     """The whole of a forward pass as one module: log-probabilities of the target tokens.
 
-    Logits exist for target tokens only: those of the prompts would not fit a large vocabulary.
+    Logits exist for target tokens only, and of many targets for a chunk at a time, which the backward pass
+    computes again: all of them would not fit a large vocabulary.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -49,7 +51,7 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         self.body = body
         self.head = head
 
-    def forward(self, laid: ModelInputs) -> tuple[Tensor, Tensor]:
+    def forward(self, laid: ModelInputs, chunks: int = 1) -> tuple[Tensor, Tensor]:
         """Return logp_T of a micro-batch and its hit_T, which is empty where nobody asked."""
         hidden_BLD = self.body(
             input_ids=laid.inputs_BL,
@@ -60,9 +62,27 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         hidden_TD = hidden_BLD.flatten(0, 1)
         if laid.where_T is not None:
             hidden_TD = hidden_TD.index_select(0, laid.where_T)
-        logits_TV = self.head(hidden_TD.to(self.head.weight.dtype))
-        hit_T = token_hits(logits_TV.detach(), laid.targets) if laid.counts_hits else logits_TV.new_zeros(0)
-        return token_logprobs(logits_TV, laid.targets, laid.temperature_T), hit_T
+        hidden_TD = hidden_TD.to(self.head.weight.dtype)
+        temperature_T, score = laid.temperature_T, partial(self._scored, counts_hits=laid.counts_hits)
+        if chunks == 1:
+            return score(hidden_TD, laid.targets, temperature_T)
+        # As many on each rank, some of them empty: a head's weights are gathered in step.
+        parts = zip(
+            hidden_TD.tensor_split(chunks),
+            laid.targets.tensor_split(chunks),
+            [None] * chunks if temperature_T is None else temperature_T.tensor_split(chunks),
+            strict=True,
+        )
+        kept = {"use_reentrant": False, "preserve_rng_state": False}
+        scored = [checkpoint(score, *part, **kept) for part in parts]
+        return torch.cat([logprobs_T for logprobs_T, _ in scored]), torch.cat([hit_T for _, hit_T in scored])
+
+    def _scored(
+        self, hidden_TD: Tensor, targets: Tensor, temperature_T: Tensor | None, *, counts_hits: bool
+    ) -> tuple[Tensor, Tensor]:
+        logits_TV = self.head(hidden_TD)
+        hit_T = token_hits(logits_TV.detach(), targets) if counts_hits else logits_TV.new_zeros(0)
+        return token_logprobs(logits_TV, targets, temperature_T), hit_T
 
     def widen_head(self) -> None:
         """Compute logits in float32 from now on, with a copy of a narrower head."""
@@ -96,7 +116,8 @@ class ResidentBase:
         free, whole = torch.cuda.mem_get_info(self.device)
         share: float = torch.cuda.get_per_process_memory_fraction(self.device)
         own: int = torch.cuda.memory_allocated(self.device)
-        return min(int(free), int(share * whole) - own)
+        kept: int = torch.cuda.memory_reserved(self.device) - own
+        return min(int(free) + kept, int(share * whole) - own)
 
     @property
     def microbatch_tokens(self) -> int:
@@ -104,6 +125,11 @@ class ResidentBase:
         return default_microbatch_tokens(
             self.facts, item_bytes=self.dtype.itemsize, free_bytes=self.free_bytes
         )
+
+    @property
+    def logits_targets(self) -> int:
+        """Return of how many targets the logits fit into memory now."""
+        return fitting_targets(self.facts.vocab_size, free_bytes=self.free_bytes)
 
     def checkpoint_layers(self) -> None:
         """Compute layers again in the backward pass from now on."""
@@ -115,6 +141,7 @@ class ResidentBase:
         policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None,
         *,
         width: int | None = None,
+        chunks: int | None = None,
     ) -> TokenScores:
         """Return the scores of the lines' targets, line after line: see `ScoringBase`."""
         read = [line.read() for line in lines]
@@ -128,7 +155,7 @@ class ResidentBase:
             mix = [(policies[number], len(list(group)) * longest) for number, group in counts]
             mixed = applied(self.slots, plan_mix(mix))
         with mixed, replayed(self._gates, replay):
-            logprobs_T, hit_T = self.target_scores(laid)
+            logprobs_T, hit_T = self.target_scores(laid, chunks or self.chunks_of(len(laid.targets)))
         scored = TokenScores(logprobs_T=logprobs_T, hit_T=hit_T if laid.counts_hits else None)
         if replay is None:
             return scored
@@ -137,6 +164,10 @@ class ResidentBase:
             where_T = torch.arange(laid.inputs_BL.numel(), device=self.device)
         routed_T, off_route_T = replay.judge(where_T, experts=self._experts)
         return replace(scored, routed_T=routed_T, off_route_T=off_route_T)
+
+    def chunks_of(self, targets: int) -> int:
+        """Return into how many parts the logits of so many targets are cut."""
+        return -(-targets // self.logits_targets) or 1
 
     def _replay(self, lines: Sequence[LineTokens], longest: int) -> RouteReplay | None:
         """Return the recorded routes of the lines, padding included, None if nothing was recorded."""

@@ -52,6 +52,11 @@ class ScoringBase(Protocol):
         ...
 
     @property
+    def logits_targets(self) -> int:
+        """Return of how many targets the logits fit into memory now; those of more are computed in chunks."""
+        ...
+
+    @property
     def shares_prompts(self) -> bool:
         """Return whether rows may stand behind one copy of their prompt."""
         ...

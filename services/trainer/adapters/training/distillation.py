@@ -6,9 +6,10 @@ T = target positions of a micro-batch, V = vocabulary.
 # ruff: noqa: N806  # tensors carry their shape in their name
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,14 +22,14 @@ from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
-_ROWS_BYTES = 64 * 1024 * 1024
-"""Of one tensor of whole distributions; several are alive at a time."""
-_FLOAT_BYTES = 4
+_DISTRIBUTIONS = 4
+"""Whole distributions that are alive at a time, for each of a pass's logits."""
+_TARGET_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LessonLine:
-    """A lesson behind the policy's prompt and behind the teacher's."""
+    """A lesson, or a part of one, behind the policy's prompt and behind the teacher's."""
 
     index: int
     student: CompletionLine
@@ -71,16 +72,20 @@ def distillation_runs(
     max_tokens: int,
 ) -> Runs[Distilled | NotFinite]:
     """Do so in runs: see `pass_runs`."""
-    lines = [_line(index, lesson, base.facts.vocab_size) for index, lesson in enumerate(work.data)]
-    max_targets = max(1, _ROWS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
-    losses = [0.0] * len(lines)
+    max_targets = max(1, base.logits_targets // _DISTRIBUTIONS)
+    lines = [
+        line
+        for index, lesson in enumerate(work.data)
+        for line in _lines(index, lesson, base.facts.vocab_size, max_targets=max_targets)
+    ]
+    losses = [0.0] * len(work.data)
     held, student.leaf.grad = student.leaf.grad, None
     try:
         for batch in plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets):
             for line, loss in zip(
                 batch, _learn(base, student, teacher, batch, work.temperature), strict=True
             ):
-                losses[line.index] = loss
+                losses[line.index] += loss
             yield sum(line.student.length + line.teacher.length for line in batch)
     except GeneratorExit:
         student.leaf.grad = held
@@ -112,13 +117,23 @@ def _learn(
     return [float(part.sum()) for part in loss_T.detach().split([line.targets for line in batch])]
 
 
-def _line(index: int, lesson: Lesson, vocabulary: int) -> _LessonLine:
-    student, teacher = (
-        CompletionLine(prompt=prompt, tokens=lesson.target_tokens.data, vocabulary=vocabulary)
-        for prompt in (lesson.student_tokens, lesson.teacher_tokens)
-    )
-    weights = torch.from_numpy(floats_of(lesson.weights).copy())
-    return _LessonLine(index=index, student=student, teacher=teacher, weights=weights)
+def _lines(index: int, lesson: Lesson, vocabulary: int, *, max_targets: int) -> Iterator[_LessonLine]:
+    """Yield a lesson in parts of so many targets: each reads the targets before it as a prompt."""
+    weights, targets = floats_of(lesson.weights).copy(), lesson.target_tokens.data
+    before = np.frombuffer(targets, "<i8").astype("<i4")
+    for begin in range(0, len(weights), max_targets):
+        end = begin + max_targets
+        student, teacher = (
+            CompletionLine(
+                prompt=prompt + before[:begin].tobytes(),
+                tokens=targets[_TARGET_BYTES * begin : _TARGET_BYTES * end],
+                vocabulary=vocabulary,
+            )
+            for prompt in (lesson.student_tokens, lesson.teacher_tokens)
+        )
+        yield _LessonLine(
+            index=index, student=student, teacher=teacher, weights=torch.from_numpy(weights[begin:end])
+        )
 
 
 def _refusal(losses: Sequence[float], gradient: Tensor | None, step: int) -> NotFinite | None:
@@ -137,6 +152,6 @@ def _metrics(losses: Sequence[float], lines: Sequence[_LessonLine]) -> dict[str,
         "loss:sum": total,
         "loss:mean": total / max(1, counted),
         "reverse_kl:mean": total / max(1, counted),
-        "num_samples:sum": float(len(lines)),
+        "num_samples:sum": float(len(losses)),
         "num_tokens:sum": float(counted),
     }

@@ -21,8 +21,6 @@ from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
-_LOGITS_BYTES = 256 * 1024 * 1024
-_FLOAT_BYTES = 4
 _PLACE = attrgetter("policy", "number", "index")
 """Where a line stands in a micro-batch."""
 
@@ -79,7 +77,7 @@ def _alone(base: ScoringBase, spoilt: PassSum, max_tokens: int) -> PassResult | 
 
 def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> Runs[list[PassSum]]:
     sums = [PassSum(work) for work in works]
-    max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
+    max_targets = base.logits_targets
     lines = list(_numbered(works))
     for backward in (True, False):
         chosen = [line for line in lines if works[line.number].backward is backward]
