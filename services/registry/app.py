@@ -85,7 +85,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             catalog=catalog,
             aliases=PostgresAliases(quick_pool, ledger),
             evaluations=evaluations,
-            rules=PostgresRules(quick_pool),
+            rules=PostgresRules(quick_pool, ledger),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
             uploads=UploadHandler(
                 catalog=catalog, blobs=blobs, clock=clock, max_update_ratio=max_update_ratio
@@ -132,6 +132,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
         http.state.parts = registry
+        http.state.ledger = ledger
         in_order = (policies, accounts, revisions, aliases, bases)  # what is asked most often comes first
         include_routes(http.router, *(module.router for module in in_order))
         reconciler = None

@@ -64,7 +64,7 @@ def store_over(pool: asyncpg.Pool) -> Store:
         catalog=PostgresCatalog(pool, ledger),
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
-        rules=PostgresRules(pool),
+        rules=PostgresRules(pool, ledger),
         integrity=PostgresBlobIntegrity(pool, ledger),
         events=events,
     )

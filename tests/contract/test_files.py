@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,26 @@ async def test_parts_make_a_file_and_go(files, uploads, blobs) -> None:
     file = await keep_in_parts(uploads, ROWS[:7], ROWS[7:9], ROWS[9:])
     assert await content(files, file.file_id) == ROWS
     assert await stored(blobs) == [file.claim.uri]
+
+
+async def test_what_a_repeated_request_makes_is_there_already(files, uploads, blobs) -> None:
+    said = replace(draft(), cause="req_a")
+    file = await keep(files, ROWS, said)
+    assert await keep(files, ROWS, said) == file
+    with pytest.raises(InvalidField, match="other bytes"):
+        await keep(files, ROWS * 2, said)
+    assert await ids(files) == [file.file_id]
+    made = await uploads.create(said, size_bytes=len(ROWS), mime_type="application/jsonl")
+    assert await uploads.create(said, size_bytes=len(ROWS), mime_type="application/jsonl") == made
+    parts = []
+    for cause in ("req_b", "req_b", "req_c"):
+        async with files.spool.open(MINE) as sink:
+            await sink.write(ROWS)
+            parts.append(await uploads.add_part(made, await sink.finish(), cause=cause))
+    assert parts[0] == parts[1] != parts[2]
+    _, whole = await uploads.complete(MINE, made.upload_id, [parts[0].part_id], md5=None)
+    assert await content(files, whole.file_id) == ROWS
+    assert whole.file_id != file.file_id
 
 
 async def test_an_upload_with_a_wrong_sum_stays_open(uploads, blobs) -> None:

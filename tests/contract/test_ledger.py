@@ -76,6 +76,24 @@ class _Refused(Exception):
     pass
 
 
+async def test_the_answer_of_a_request_is_committed_with_it(under_test: LedgerUnderTest) -> None:
+    ledger = under_test.ledger
+    with suppress(_Refused):
+        async with ledger.request("req_1") as transaction:
+            await transaction.answer({"number": 1})
+            raise _Refused
+    assert await ledger.first_answer("req_1") is None
+    async with ledger.request("req_1") as transaction:
+        await transaction.answer({"number": 2})
+    assert await ledger.first_answer("req_1") == b'{"number":2}'
+    with pytest.raises(AlreadyHandled):
+        async with ledger.request("req_1") as transaction:
+            raise AssertionError
+    for _ in range(2):
+        async with ledger.request(None) as transaction:
+            await transaction.answer({})
+
+
 def events(count: int, *, first: int = 1) -> list[Event]:
     """Return different events."""
     moved = EXAMPLES["alias.moved"]

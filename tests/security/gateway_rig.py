@@ -20,7 +20,7 @@ from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
+from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.public import build_http
 
@@ -73,9 +73,9 @@ class Requests(Beyond):
         self.stored: StoredAnswer | None = None
         self.rows: list[AuditRow] = []
 
-    async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
+    async def begin(self, request: KeyedRequest) -> StoredAnswer | TakenKey:
         """Return the first answer."""
-        return self.stored
+        return self.stored or TakenKey(first_at=0.0, is_repeat=False)
 
     async def release(self, request: KeyedRequest) -> None:
         """End a lease."""

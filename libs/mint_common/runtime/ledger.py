@@ -3,6 +3,7 @@
 Invariants:
 - A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the events of
   the first time, so a lost message is repaired by repeating any earlier one.
+- The first answer to a request that may be repeated is committed with what it says.
 - Events become visible on the bus only after the rows that they describe are committed.
 """
 
@@ -23,6 +24,10 @@ class Transaction(Protocol[Connection]):
         """Add events to the outbox, under the transaction's cause and the current trace context."""
         ...
 
+    async def answer(self, answer: object) -> None:
+        """Keep the answer of a request for its repeats, in the transaction of what it says. Once."""
+        ...
+
 
 class Ledger(Protocol, Generic[Connection]):
     """Inbox and outbox of one service."""
@@ -37,6 +42,17 @@ class Ledger(Protocol, Generic[Connection]):
         Raises AlreadyHandled, before the body runs, when the cause is committed already (a concurrent holder
         of the same cause is waited for).
         """
+        ...
+
+    def request(self, cause: str | None) -> AbstractAsyncContextManager[Transaction[Connection]]:
+        """Open the transaction of a request, which keeps its answer; None: nobody repeats the request.
+
+        Raises AlreadyHandled before the body runs: then there is a `first_answer`.
+        """
+        ...
+
+    async def first_answer(self, cause: str) -> bytes | None:
+        """Return what the transaction of a request answered, as JSON, for two days; None without any."""
         ...
 
     async def repeat(self, cause: str) -> None:

@@ -1,12 +1,14 @@
-"""The ledger in a service's Postgres schema: `mint_inbox` and `mint_outbox`."""
+"""The ledger in a service's Postgres schema: `mint_inbox`, `mint_outbox` and `mint_answers`."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import asyncpg
+import msgspec
 
 from mint_common.errors import AlreadyHandled
 from mint_common.events.event import Event
+from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
@@ -27,15 +29,25 @@ _REPEAT = """
     UPDATE mint_outbox SET repeats = repeats + 1, published_at = NULL, due_at = now()
     WHERE cause = $1 AND published_at IS NOT NULL
 """
+_ANSWER = "INSERT INTO mint_answers (cause, answer) VALUES ($1, $2)"
+_FIRST_ANSWER = "SELECT answer FROM mint_answers WHERE cause = $1"
 
 
 class PostgresTransaction:
-    """An open transaction of one cause."""
+    """An open transaction of one cause; ``is_repeatable``: of a request that may come again."""
 
-    def __init__(self, connection: PostgresConnection, cause: str, clock: Clock) -> None:
+    def __init__(
+        self, connection: PostgresConnection, cause: str, clock: Clock, *, is_repeatable: bool = False
+    ) -> None:
         self.connection = connection
         self._cause = cause
         self._clock = clock
+        self._is_repeatable = is_repeatable
+
+    async def answer(self, answer: object) -> None:
+        """Keep the answer of a request for its repeats."""
+        if self._is_repeatable:
+            await self.connection.execute(_ANSWER, self._cause, msgspec.json.encode(answer))
 
     async def emit(self, *events: Event) -> None:
         """Add events to the outbox; they go out after the commit, in this order."""
@@ -57,13 +69,25 @@ class PostgresLedger:
         """Return whether a cause is committed."""
         return await self._pool.fetchval(_KNOWN, cause) is not None
 
-    @asynccontextmanager
-    async def transaction(self, cause: str) -> AsyncIterator[PostgresTransaction]:
+    def transaction(self, cause: str) -> AbstractAsyncContextManager[PostgresTransaction]:
         """Open the transaction of a cause. Raises AlreadyHandled before the body runs."""
+        return self._open(cause, is_repeatable=False)
+
+    def request(self, cause: str | None) -> AbstractAsyncContextManager[PostgresTransaction]:
+        """Open the transaction of a request, which keeps its answer. Raises AlreadyHandled."""
+        return self._open(cause or new_id("req"), is_repeatable=cause is not None)
+
+    async def first_answer(self, cause: str) -> bytes | None:
+        """Return what the transaction of a request answered."""
+        answer: bytes | None = await self._pool.fetchval(_FIRST_ANSWER, cause)
+        return answer
+
+    @asynccontextmanager
+    async def _open(self, cause: str, *, is_repeatable: bool) -> AsyncIterator[PostgresTransaction]:
         async with acquired(self._pool) as connection, connection.transaction():
             if await connection.fetchval(_TAKE, cause) is None:
                 raise AlreadyHandled(cause=cause)
-            yield PostgresTransaction(connection, cause, self._clock)
+            yield PostgresTransaction(connection, cause, self._clock, is_repeatable=is_repeatable)
 
     async def repeat(self, cause: str) -> None:
         """Put the events of a committed cause on the bus once more; nothing for an unknown cause."""

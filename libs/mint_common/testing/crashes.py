@@ -6,7 +6,7 @@ decided by the lengths of its lives, so a failing run repeats exactly.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
 from mint_common.bus.port import Bus, Delivery, Message
@@ -126,11 +126,25 @@ class MortalLedger(Generic[Connection]):
         self._life.pass_point("before is known")
         return await self._ledger.is_known(cause)
 
-    @asynccontextmanager
-    async def transaction(self, cause: str) -> AsyncIterator[Transaction[Connection]]:
+    def transaction(self, cause: str) -> AbstractAsyncContextManager[Transaction[Connection]]:
         """Open a transaction; the process may die before it, before its commit, or right after."""
+        return self._mortal(self._ledger.transaction(cause))
+
+    def request(self, cause: str | None) -> AbstractAsyncContextManager[Transaction[Connection]]:
+        """Open the transaction of a request; the process may die as in any other."""
+        return self._mortal(self._ledger.request(cause))
+
+    async def first_answer(self, cause: str) -> bytes | None:
+        """Ask; the process may die first."""
+        self._life.pass_point("before first answer")
+        return await self._ledger.first_answer(cause)
+
+    @asynccontextmanager
+    async def _mortal(
+        self, opened: AbstractAsyncContextManager[Transaction[Connection]]
+    ) -> AsyncIterator[Transaction[Connection]]:
         self._life.pass_point("before transaction")
-        async with self._ledger.transaction(cause) as transaction:
+        async with opened as transaction:
             yield transaction
             self._life.pass_point("before commit")
         self._life.pass_point("after commit")

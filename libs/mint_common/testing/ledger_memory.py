@@ -5,12 +5,15 @@ It outlives a simulated crash of the service that uses it, as a database does.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events.event import Event
+from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.outbox import event_message, message_id
 from mint_common.waiting import wait_for_event
@@ -35,6 +38,7 @@ class MemoryTransaction:
     def __init__(self, connection: MemoryConnection, cause: str, clock: Clock) -> None:
         self.connection = connection
         self.messages: list[Message] = []
+        self.answered: bytes | None = None
         self._cause = cause
         self._clock = clock
 
@@ -42,6 +46,10 @@ class MemoryTransaction:
         """Add events to the outbox."""
         now = self._clock.now()
         self.messages += [event_message(event, cause=self._cause, now=now) for event in events]
+
+    async def answer(self, answer: object) -> None:
+        """Keep the answer of a request for its repeats."""
+        self.answered = msgspec.json.encode(answer)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class MemoryLedger:
         self.wake = asyncio.Event()
         self._clock = clock or SystemClock()
         self._causes: set[str] = set()
+        self._answers: dict[str, bytes] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def is_known(self, cause: str) -> bool:
@@ -80,8 +89,18 @@ class MemoryLedger:
             for change in connection.changes:
                 change()
             self._causes.add(cause)
+            if transaction.answered is not None:
+                self._answers[cause] = transaction.answered
             self.rows += [OutboxRow(cause=cause, message=message) for message in transaction.messages]
             self.wake.set()
+
+    def request(self, cause: str | None) -> AbstractAsyncContextManager[MemoryTransaction]:
+        """Open the transaction of a request, which keeps its answer. Raises AlreadyHandled."""
+        return self.transaction(cause or new_id("req"))
+
+    async def first_answer(self, cause: str) -> bytes | None:
+        """Return what the transaction of a request answered."""
+        return self._answers.get(cause)
 
     async def repeat(self, cause: str) -> None:
         """Put the events of a committed cause on the bus once more; nothing for an unknown cause."""

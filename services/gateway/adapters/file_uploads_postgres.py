@@ -13,13 +13,15 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import found_record, insert_of, values_of
+from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.gateway.adapters.files_postgres import LOCK_TENANT, room_of
 from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
-from services.gateway.core.files.refusals import UploadClosed, check_room
+from services.gateway.core.files.refusals import UploadClosed, check_room, check_same
 
 _ADD = insert_of("file_uploads", UploadRecord)
 _ADD_PART = insert_of("file_upload_parts", PartRecord)
+_MADE = f"SELECT {columns_of(UploadRecord)} FROM file_uploads WHERE tenant_id = $1 AND cause = $2"  # noqa: S608
+_MADE_PART = f"SELECT {columns_of(PartRecord)} FROM file_upload_parts WHERE upload_id = $1 AND cause = $2"  # noqa: S608
 _SIZES = "SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FROM file_upload_parts WHERE upload_id = $1"
 _CANCEL = """
     UPDATE file_uploads SET status = 'cancelled', ended_at = $3
@@ -43,13 +45,17 @@ class PostgresFileUploads:
         self._pool = pool
         self._clock = clock
 
-    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> None:
+    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> UploadRecord:
         """Add an upload."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(LOCK_TENANT, upload.tenant_id)
+            row = await connection.fetchrow(_MADE, upload.tenant_id, upload.cause)
+            if row is not None:
+                return from_row(row, UploadRecord)
             held_bytes, count = await room_of(connection, upload.tenant_id, now=self._clock.now())
             check_room(held_bytes + upload.size_bytes, count + 1, limit_bytes=limit_bytes)
             await connection.execute(_ADD, *values_of(upload))
+        return upload
 
     async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
         """Return a tenant's upload."""
@@ -67,7 +73,7 @@ class PostgresFileUploads:
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         return upload
 
-    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> None:
+    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> PartRecord:
         """Announce a part."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(LOCK_TENANT, upload.tenant_id)
@@ -75,6 +81,10 @@ class PostgresFileUploads:
             status = await connection.fetchval(lock, part.upload_id)
             if status != "pending":
                 raise UploadClosed(upload_id=part.upload_id, status=status or "gone")
+            row = await connection.fetchrow(_MADE_PART, part.upload_id, part.cause)
+            if row is not None:
+                check_same(row["sha256"], part.sha256)
+                return from_row(row, PartRecord)
             row = await connection.fetchrow(_SIZES, part.upload_id)
             assert row is not None  # sums have a row
             size_bytes, count = row
@@ -87,6 +97,7 @@ class PostgresFileUploads:
             await connection.execute(_ADD_PART, *values_of(part))
             held = await room_of(connection, upload.tenant_id, now=self._clock.now())
             check_room(*held, limit_bytes=limit_bytes)
+        return part
 
     async def keep_part(self, part: PartRecord) -> None:
         """Note that a part is stored."""

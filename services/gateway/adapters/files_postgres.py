@@ -23,7 +23,7 @@ from services.gateway.core.files.records import (
     created_at_of,
     new_file,
 )
-from services.gateway.core.files.refusals import UploadClosed, check_room
+from services.gateway.core.files.refusals import UploadClosed, check_room, check_same
 from services.gateway.core.fine_tuning.refusals import file_in_use
 
 LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
@@ -43,7 +43,8 @@ _ROOM = f"""
         FROM uploads
     ) AS held
 """  # noqa: S608  (constants)
-_ADD = insert_of("files", FileRecord)
+_ADD = insert_of("files", FileRecord, "cause")
+_MADE = f"SELECT {columns_of(FileRecord)} FROM files WHERE tenant_id = $1 AND cause = $2"  # noqa: S608
 _COMPLETE = """
     UPDATE file_uploads SET status = 'completed', file_id = $2, ended_at = $3
     WHERE upload_id = $1 AND status = 'pending' RETURNING upload_id
@@ -101,6 +102,10 @@ class PostgresFiles:
         """Return the bytes and the number of a tenant's files and open uploads."""
         async with acquired(self._pool) as connection:
             return await room_of(connection, tenant_id, now=self._clock.now())
+
+    async def is_made(self, tenant_id: TenantId, cause: str | None) -> bool:
+        """Return whether a request has made a file."""
+        return cause is not None and await self._pool.fetchrow(_MADE, tenant_id, cause) is not None
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
         """Return a tenant's file."""
@@ -179,6 +184,11 @@ class _Held:
     ) -> FileRecord:
         """Add a file of this content."""
         await self._connection.execute(LOCK_TENANT, draft.tenant_id)
+        cause = draft.cause if upload_id is None else None  # an upload completes once
+        row = await self._connection.fetchrow(_MADE, draft.tenant_id, cause)
+        if row is not None:
+            check_same(row["sha256"], content.sha256)
+            return from_row(row, FileRecord)
         # Behind the lock: whoever pages by time has seen nothing that is newer.
         now = self._clock.now()
         file = new_file(draft, content, now=now)
@@ -188,7 +198,7 @@ class _Held:
                 raise UploadClosed(upload_id=upload_id, status="not pending any more")
         held_bytes, count = await room_of(self._connection, file.tenant_id, now=now)
         check_room(held_bytes + file.size_bytes, count + 1, limit_bytes=limit_bytes)
-        await self._connection.execute(_ADD, *values_of(file))
+        await self._connection.execute(_ADD, *values_of(file), cause)
         return file
 
 

@@ -16,13 +16,18 @@ from services.gateway.core.idempotency import (
     KeyedRequest,
     RequestAtWork,
     StoredAnswer,
+    TakenKey,
 )
 
+# A key belongs to its content for a day: what became of a request without an answer is not known.
 _BEGIN = """
-    INSERT INTO requests (tenant_id, key, sha256, begun_at) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (tenant_id, key) DO UPDATE SET sha256 = $3, begun_at = $4, status = NULL, answer = NULL
-    WHERE requests.begun_at < $4 - CASE WHEN requests.status IS NULL THEN $5::float8 ELSE $6::float8 END
-    RETURNING key
+    INSERT INTO requests (tenant_id, key, sha256, begun_at, first_at) VALUES ($1, $2, $3, $4, $4)
+    ON CONFLICT (tenant_id, key) DO UPDATE SET sha256 = $3, begun_at = $4, status = NULL, answer = NULL,
+        first_at = CASE WHEN requests.begun_at < $4 - $6::float8 THEN $4
+            ELSE coalesce(requests.first_at, 0) END
+    WHERE requests.begun_at < $4 - $6::float8
+        OR (requests.status IS NULL AND requests.sha256 = $3 AND requests.begun_at < $4 - $5::float8)
+    RETURNING first_at
 """
 _FIND = """
     SELECT key FROM requests
@@ -55,16 +60,17 @@ class PostgresRequests:
         self._pool = pool
         self._clock = clock
 
-    async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
+    async def begin(self, request: KeyedRequest) -> StoredAnswer | TakenKey:
         """Take a request's key, or return the first answer of the same request.
 
         Raises IdempotencyConflict when the key came with other content, RequestAtWork while there is no
-        answer yet; a key without an answer is free again a minute after `begin` or the last `keep`.
+        answer yet; a repeat takes a key without an answer a minute after `begin` or the last `keep`.
         """
         now = self._clock.now()
         asked = (*values_of(request), now, LEASE_SECONDS, KEPT_SECONDS)
-        if await self._pool.fetchval(_BEGIN, *asked) is not None:
-            return None
+        first_at = await self._pool.fetchval(_BEGIN, *asked)
+        if first_at is not None:
+            return TakenKey(first_at=first_at, is_repeat=first_at < now)
         row = await self._pool.fetchrow(_ANSWER, request.tenant_id, request.key)
         if row is not None and row["sha256"] != request.sha256:
             raise IdempotencyConflict(key=request.key)
@@ -86,11 +92,11 @@ class PostgresRequests:
         await self._pool.execute(_FINISH, *values_of(request), *values_of(answer))
 
     async def release(self, request: KeyedRequest) -> None:
-        """End the lease of a request without an answer: the key is free, and `find` still finds it."""
+        """End the lease of a request without an answer: a repeat may take the key, and `find` finds it."""
         await self._pool.execute(_RELEASE, *values_of(request), LEASE_SECONDS)
 
     async def abandon(self, request: KeyedRequest) -> None:
-        """Give back a key whose request changed nothing."""
+        """Free a key whose request changed nothing."""
         await self._pool.execute(_ABANDON, *values_of(request))
 
     async def prune(self) -> None:

@@ -47,6 +47,14 @@ class StoredAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenKey:
+    """A key whose request is to be carried out. ``first_at``: when the first of its repeats came."""
+
+    first_at: float
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedRequest:
     """A request with an Idempotency-Key; ``sha256`` is of its method, target and unstreamed body."""
 
@@ -63,6 +71,10 @@ class KeyedRequest:
     def request_id(self) -> str:
         """Return an id that all repeats of the request share."""
         return derive_id("req", self.tenant_id, self.key, self.sha256)
+
+    def cause(self, taken: TakenKey) -> str:
+        """Return an id that its repeats share until the key is free again."""
+        return derive_id("req", self.request_id, taken.first_at.hex())
 
 
 def keyed_request(tenant_id: TenantId, key: str, *, method: str, target: str, body: bytes) -> KeyedRequest:

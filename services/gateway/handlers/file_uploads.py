@@ -45,8 +45,7 @@ class UploadKeeper:
             expires_at=now + UPLOAD_SECONDS,
             file_id=None,
         )
-        await self.uploads.add(upload, limit_bytes=self.keeper.tenant_bytes)
-        return upload
+        return await self.uploads.add(upload, limit_bytes=self.keeper.tenant_bytes)
 
     async def pending(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
         """Return an upload that takes parts. Raises NotFound, UploadClosed."""
@@ -55,16 +54,19 @@ class UploadKeeper:
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         return upload
 
-    async def add_part(self, upload: UploadRecord, spooled: Spooled) -> PartRecord:
-        """Store a part. Raises InvalidField, FilesFull, UploadClosed."""
+    async def add_part(
+        self, upload: UploadRecord, spooled: Spooled, *, cause: str | None = None
+    ) -> PartRecord:
+        """Store a part, once for each cause. Raises InvalidField, FilesFull, UploadClosed."""
         part = PartRecord(
             part_id=new_id(IdPrefix.PART),
             upload_id=upload.upload_id,
             sha256=spooled.sha256,
             size_bytes=spooled.size_bytes,
             created_at=self.keeper.clock.now(),
+            cause=cause,
         )
-        await self.uploads.add_part(upload, part, limit_bytes=self.keeper.tenant_bytes)
+        part = await self.uploads.add_part(upload, part, limit_bytes=self.keeper.tenant_bytes)
         await self.keeper.blobs.put_file(part.claim.uri, spooled.path)
         try:
             await self.uploads.keep_part(part)

@@ -79,7 +79,8 @@ class HeldContent(Protocol):
         """Add a file of this content, visible when the hold ends well.
 
         Its time is taken when all that the tenant added before is visible. It completes an upload if one
-        is named. Raises FilesFull, or UploadClosed when the upload is not pending any more.
+        is named. A repeated cause returns the file that it has made. Raises FilesFull, UploadClosed when the
+        upload is not pending any more, InvalidField for a repeat with other bytes.
         """
         ...
 
@@ -104,6 +105,10 @@ class Files(Protocol):
         An upload has what it announced or what its parts have, whichever is more; one that was cancelled or
         has expired has its parts until they are forgotten.
         """
+        ...
+
+    async def is_made(self, tenant_id: TenantId, cause: str | None) -> bool:
+        """Return whether a request has made a file that is still there; None made none."""
         ...
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
@@ -148,8 +153,8 @@ class Files(Protocol):
 class FileUploads(Protocol):
     """Rows of files that come in parts. Raises Unavailable."""
 
-    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> None:
-        """Add an upload. Raises FilesFull."""
+    async def add(self, upload: UploadRecord, *, limit_bytes: int) -> UploadRecord:
+        """Add an upload and return it, for a repeated cause the first one. Raises FilesFull."""
         ...
 
     async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
@@ -160,8 +165,10 @@ class FileUploads(Protocol):
         """Cancel a pending upload. A cancelled one stays so. Raises NotFound, UploadClosed."""
         ...
 
-    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> None:
-        """Announce a part; ``limit_bytes`` is of all that its tenant has.
+    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> PartRecord:
+        """Announce a part and return it, for a repeated cause the first one.
+
+        ``limit_bytes`` is of all that its tenant has.
 
         Raises UploadClosed, FilesFull, and InvalidField when its upload would have too many or too much.
         """

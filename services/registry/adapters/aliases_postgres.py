@@ -9,7 +9,7 @@ import asyncpg
 from mint_common.catalog import MAX_LIMIT, AliasMove, AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected
-from mint_common.ids import PolicyId, new_id
+from mint_common.ids import PolicyId
 from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
@@ -25,6 +25,7 @@ _ALIASES = """
     FROM aliases JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1
 """
+_ALIAS = f"{_ALIASES} AND alias = $2"
 _HISTORY = """
     SELECT *, moved_at AS at FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence < $3
     ORDER BY sequence DESC LIMIT $4
@@ -92,8 +93,7 @@ class PostgresAliases:
 
     async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
         """Return an alias with the newest rows of its history."""
-        query = f"{_ALIASES} AND alias = $2"
-        row = found(await self._pool.fetchrow(query, policy_id, name), "alias", name)
+        row = found(await self._pool.fetchrow(_ALIAS, policy_id, name), "alias", name)
         return await _with_history(self._pool, policy_id, _alias_of({**row, "revision": ref_of(row)}))
 
     async def aliases(
@@ -119,7 +119,7 @@ class PostgresAliases:
                 await _append(transaction, policy, name, entry, target, mover, is_frozen=row["frozen"])
             sequence = entry.sequence if entry else row["sequence"]
             moved_to = _alias_of({**row, "alias": name, "revision": target, "sequence": sequence})
-            return await _with_history(transaction.connection, policy.policy_id, moved_to)
+            return await _answered(transaction, policy.policy_id, moved_to)
 
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
@@ -136,7 +136,7 @@ class PostgresAliases:
             ref = read_revision(target, RevisionRef)
             await _append(transaction, policy, name, entry, ref, mover, is_frozen=row["frozen"])
             back = _alias_of({**row, "revision": ref, "sequence": entry.sequence})
-            return await _with_history(connection, policy.policy_id, back)
+            return await _answered(transaction, policy.policy_id, back)
 
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
@@ -148,19 +148,28 @@ class PostgresAliases:
         return moves
 
     async def set_flags(
-        self, policy_id: PolicyId, name: str, *, protected: bool | None = None, frozen: bool | None = None
+        self,
+        policy_id: PolicyId,
+        name: str,
+        *,
+        protected: bool | None = None,
+        frozen: bool | None = None,
+        cause: str | None = None,
     ) -> AliasRecord:
         """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.
 
         A ``protected`` alias is moved by admins and rules only. Once this has returned, no rule moves a
         ``frozen`` one.
         """
-        await self._pool.execute(_SET_FLAGS, policy_id, name, protected, frozen)
-        return await self.alias(policy_id, name)
+        async with self._ledger.request(cause) as transaction:
+            connection = transaction.connection
+            await connection.execute(_SET_FLAGS, policy_id, name, protected, frozen)
+            row = found(await connection.fetchrow(_ALIAS, policy_id, name), "alias", name)
+            return await _answered(transaction, policy_id, _alias_of({**row, "revision": ref_of(row)}))
 
     @asynccontextmanager
     async def _locked(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
-        async with self._ledger.transaction(mover.cause or new_id("req")) as transaction:
+        async with self._ledger.request(mover.cause) as transaction:
             await transaction.connection.execute(LOCK_POLICY, policy.policy_id)
             yield transaction
 
@@ -208,6 +217,13 @@ async def _append(  # noqa: PLR0917  (a move in the order of its sentence)
     moved_by = (mover.actor, mover.reason, mover.at)
     await transaction.connection.execute(_APPEND, policy.policy_id, name, *points, *moved_by)
     await transaction.emit(moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason))
+
+
+async def _answered(transaction: PostgresTransaction, policy_id: PolicyId, alias: AliasRecord) -> AliasRecord:
+    """Return an alias with its moves, as the transaction's request is answered."""
+    shown = await _with_history(transaction.connection, policy_id, alias)
+    await transaction.answer(shown)
+    return shown
 
 
 async def _with_history(

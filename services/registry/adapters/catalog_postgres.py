@@ -174,28 +174,30 @@ class PostgresCatalog:
         rows = await self._pool.fetch("SELECT facts FROM bases ORDER BY name")
         return [msgspec.convert(row["facts"], BaseFacts) for row in rows]
 
-    async def add_policy(self, policy: PolicyRecord) -> None:
-        """Store a new policy and emit `policy.created`.
+    async def add_policy(self, policy: PolicyRecord, *, cause: str | None = None) -> None:
+        """Store a new policy and emit `policy.created`, once for each cause.
 
         Raises AlreadyExists, InvalidField when a base has the name, NotFound.
         """
-        async with self._ledger.transaction(new_id("req")) as transaction:
+        async with self._ledger.request(cause) as transaction:
             await insert_policy(transaction.connection, policy)
             await transaction.emit(created(policy))
+            await transaction.answer(policy)
 
     async def change_policy(
-        self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
+        self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None, cause: str | None = None
     ) -> PolicyRecord:
         """Apply `core.policies.change_policy`, emit `policy.changed` if it changed, and return the policy.
 
         Concurrent changes serialise. Raises NotFound.
         """
-        async with self._ledger.transaction(new_id("req")) as transaction:
+        async with self._ledger.request(cause) as transaction:
             policy = await locked_policy(transaction.connection, policy_id)
             described = change_policy(policy, change, expected=expected)
             if described != policy:
                 await describe_policy(transaction.connection, described)
                 await transaction.emit(changed(described))
+            await transaction.answer(described)
         return described
 
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
@@ -265,9 +267,11 @@ class PostgresCatalog:
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
         return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 
-    async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
+    async def set_state(
+        self, policy: PolicyRecord, number: int, state: SettableState, *, cause: str | None = None
+    ) -> RevisionRecord:
         """Retire a revision, or restore it."""
-        async with self._ledger.transaction(new_id("req")) as transaction:
+        async with self._ledger.request(cause) as transaction:
             connection = transaction.connection
             await connection.execute(LOCK_POLICY, policy.policy_id)
             query = "SELECT alias FROM aliases WHERE policy_id = $1 AND number = $2 ORDER BY alias"
@@ -278,10 +282,10 @@ class PostgresCatalog:
             if known.fault == "collected" and state == "published":
                 raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
-            if row is None:
-                return known
             revision = replace(known, state=state)
-            await transaction.emit(state_changed(policy, revision, sequence=row["changes"]))
+            if row is not None:
+                await transaction.emit(state_changed(policy, revision, sequence=row["changes"]))
+            await transaction.answer(revision)
         return revision
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:

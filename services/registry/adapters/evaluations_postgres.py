@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from mint_common.catalog import EvaluationRecord, PolicyRecord
-from mint_common.ids import EvaluationId, PolicyId, new_id
+from mint_common.ids import EvaluationId, PolicyId
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
@@ -69,6 +69,13 @@ async def _last(
     return from_row(row, EvaluationRecord)
 
 
+async def _get(
+    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, evaluation_id: EvaluationId
+) -> EvaluationRecord:
+    row = await database.fetchrow(f"{_EVALUATIONS} AND evaluation_id = $2", policy_id, evaluation_id)
+    return from_row(found(row, "evaluation", evaluation_id), EvaluationRecord)
+
+
 class PostgresEvaluations:
     """Scores of revisions; see `ports.Evaluations`."""
 
@@ -76,29 +83,31 @@ class PostgresEvaluations:
         self._pool = pool
         self._ledger = ledger
 
-    async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
+    async def add(
+        self, policy: PolicyRecord, evaluation: EvaluationRecord, *, cause: str | None = None
+    ) -> EvaluationRecord:
         """Store a score of an existing revision and emit `evaluation.recorded`.
 
         A repeated score is handled as `core.evaluations.repeated_score` says.
         """
-        async with self._ledger.transaction(new_id("req")) as transaction:
+        async with self._ledger.request(cause) as transaction:
             connection = transaction.connection
             added, is_new = evaluation, await _insert(connection, policy, evaluation)
             if not is_new:
                 last = await _last(connection, policy, evaluation)
                 changed = repeated_score(evaluation, last)
-                if changed is None:
-                    return last
+                added = changed or last
                 # Concurrent duplicates serialise here; the second one finds the first one's row.
-                added, is_new = changed, await _insert(connection, policy, changed)
+                is_new = changed is not None and await _insert(connection, policy, changed)
             if is_new:
                 await transaction.emit(recorded(policy, added))
-        return await self.get(policy.policy_id, added.evaluation_id)
+            kept = await _get(connection, policy.policy_id, added.evaluation_id)
+            await transaction.answer(kept)
+        return kept
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation."""
-        row = await self._pool.fetchrow(f"{_EVALUATIONS} AND evaluation_id = $2", policy_id, evaluation_id)
-        return from_row(found(row, "evaluation", evaluation_id), EvaluationRecord)
+        return await _get(self._pool, policy_id, evaluation_id)
 
     async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
         """Return the newest score of a revision."""

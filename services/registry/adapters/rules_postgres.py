@@ -6,6 +6,7 @@ import asyncpg
 
 from mint_common.catalog import RuleRecord
 from mint_common.ids import EvaluationId, PolicyId
+from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from services.registry.adapters.rows import found
 from services.registry.core.rules import MOST_RULES, too_many_rules
@@ -35,42 +36,50 @@ _DONE = "UPDATE rules SET waiting = NULL, due_at = NULL WHERE rule_id = $1 AND w
 class PostgresRules:
     """Promotion rules of policies; see `ports.Rules`."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
+        self._ledger = ledger
 
-    async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
+    async def add(self, policy_id: PolicyId, rule: RuleRecord, *, cause: str | None = None) -> None:
         """Store a rule. Raises InvalidField when the policy has `core.rules.MOST_RULES`."""
-        added = await self._pool.fetchval(
-            _ADD,
-            rule.rule_id,
-            policy_id,
-            rule.alias,
-            rule.suite,
-            rule.metric,
-            rule.at_least,
-            rule.max_drop,
-            rule.roll_back_below,
-            rule.actor,
-            rule.created_at,
-            rule.choose,
-            rule.cooldown_seconds,
-            rule.at_most,
-            rule.max_rise,
-            rule.roll_back_above,
-            MOST_RULES,
-        )
-        if added is None:
-            raise too_many_rules()
+        async with self._ledger.request(cause) as transaction:
+            added = await transaction.connection.fetchval(
+                _ADD,
+                rule.rule_id,
+                policy_id,
+                rule.alias,
+                rule.suite,
+                rule.metric,
+                rule.at_least,
+                rule.max_drop,
+                rule.roll_back_below,
+                rule.actor,
+                rule.created_at,
+                rule.choose,
+                rule.cooldown_seconds,
+                rule.at_most,
+                rule.max_rise,
+                rule.roll_back_above,
+                MOST_RULES,
+            )
+            if added is None:
+                raise too_many_rules()
+            await transaction.answer(rule)
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""
         query = "SELECT * FROM rules WHERE policy_id = $1 ORDER BY rule_id"
         return [from_row(row, RuleRecord) for row in await self._pool.fetch(query, policy_id)]
 
-    async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
+    async def pause(
+        self, policy_id: PolicyId, rule_id: str, *, paused: bool, cause: str | None = None
+    ) -> RuleRecord:
         """Pause a rule, which drops a waiting score, or resume it. Idempotent. Raises NotFound."""
-        row = await self._pool.fetchrow(_PAUSE, policy_id, rule_id, paused)
-        return from_row(found(row, "rule", rule_id), RuleRecord)
+        async with self._ledger.request(cause) as transaction:
+            row = await transaction.connection.fetchrow(_PAUSE, policy_id, rule_id, paused)
+            rule = from_row(found(row, "rule", rule_id), RuleRecord)
+            await transaction.answer(rule)
+        return rule
 
     async def waiting(self, rule_id: str) -> EvaluationId | None:
         """Return the score that waits for the end of a rule's cooldown."""
@@ -91,7 +100,9 @@ class PostgresRules:
         """Let a score wait no longer."""
         await self._pool.execute(_DONE, rule_id, evaluation_id)
 
-    async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
+    async def remove(self, policy_id: PolicyId, rule_id: str, *, cause: str | None = None) -> None:
         """Remove a rule. Raises NotFound."""
         query = "DELETE FROM rules WHERE policy_id = $1 AND rule_id = $2 RETURNING rule_id"
-        found(await self._pool.fetchval(query, policy_id, rule_id), "rule", rule_id)
+        async with self._ledger.request(cause) as transaction:
+            removed = await transaction.connection.fetchval(query, policy_id, rule_id)
+            await transaction.answer(found(removed, "rule", rule_id))

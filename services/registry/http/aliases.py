@@ -21,11 +21,10 @@ from mint_common.catalog_requests import (
 from mint_common.errors import AlreadyHandled, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
-from mint_common.runtime.edge_routes import BodyRoute
+from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from services.registry.core.rules import check_rule, refuse_equal, rule_warnings
 from services.registry.http.context import (
     CallerDep,
-    CauseHeader,
     DecidedHeader,
     PolicyDep,
     Registry,
@@ -33,7 +32,7 @@ from services.registry.http.context import (
 )
 from services.registry.ports.aliases import Mover
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=BodyRoute)
+router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=RepeatableRoute)
 
 
 @router.get("/aliases")
@@ -61,16 +60,20 @@ async def list_history(
 
 @router.post("/aliases/{alias}/protect")
 async def protect_alias(
-    policy: PolicyDep, alias: str, body: ProtectBody, registry: RegistryDep
+    policy: PolicyDep, alias: str, body: ProtectBody, registry: RegistryDep, cause: CauseHeader = None
 ) -> AliasRecord:
     """Allow moves of an alias to admins and rules only, or to every key with train."""
-    return await registry.aliases.set_flags(policy.policy_id, alias_key(alias), protected=body.protected)
+    name = alias_key(alias)
+    return await registry.aliases.set_flags(policy.policy_id, name, protected=body.protected, cause=cause)
 
 
 @router.post("/aliases/{alias}/freeze")
-async def freeze_alias(policy: PolicyDep, alias: str, body: FreezeBody, registry: RegistryDep) -> AliasRecord:
+async def freeze_alias(
+    policy: PolicyDep, alias: str, body: FreezeBody, registry: RegistryDep, cause: CauseHeader = None
+) -> AliasRecord:
     """Stop rules from moving an alias, or allow it again."""
-    return await registry.aliases.set_flags(policy.policy_id, alias_key(alias), frozen=body.frozen)
+    name = alias_key(alias)
+    return await registry.aliases.set_flags(policy.policy_id, name, frozen=body.frozen, cause=cause)
 
 
 @router.put("/aliases/{alias}")
@@ -89,27 +92,28 @@ async def move_alias(  # noqa: PLR0917  # FastAPI passes them by name
     mover = replace(_mover(registry, caller, body.reason), cause=cause, decided_at=decided_at)
     try:
         return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
-    except AlreadyHandled:
+    except AlreadyHandled:  # so long ago that its answer is kept no more
         return await registry.aliases.alias(policy.policy_id, alias)
 
 
 @router.post("/aliases/{alias}/rollback")
-async def roll_back_alias(
+async def roll_back_alias(  # noqa: PLR0917  # FastAPI passes them by name
     policy: PolicyDep,
     alias: str,
     caller: CallerDep,
     registry: RegistryDep,
     body: RollbackBody | None = None,
+    cause: CauseHeader = None,
 ) -> AliasRecord:
     """Roll an alias back to its previous revision."""
     wish = body or RollbackBody()
-    mover = _mover(registry, caller, wish.reason)
+    mover = replace(_mover(registry, caller, wish.reason), cause=cause)
     return await registry.aliases.roll_back(policy, alias_key(alias), mover, expected=wish.expected)
 
 
 @router.post("/rules", status_code=201)
 async def create_rule(
-    policy: PolicyDep, body: RuleBody, caller: CallerDep, registry: RegistryDep
+    policy: PolicyDep, body: RuleBody, caller: CallerDep, registry: RegistryDep, cause: CauseHeader = None
 ) -> RuleRecord:
     """Add a rule; the answer has its warnings."""
     check_alias_name(body.alias)
@@ -118,10 +122,11 @@ async def create_rule(
     )
     check_rule(rule)
     refuse_equal(rule, await registry.rules.list(policy.policy_id))
-    await registry.rules.add(policy.policy_id, rule)
     seen = await registry.evaluations.seen(policy.policy_id, suite=rule.suite, metric=rule.metric)
     is_frozen = await _is_frozen(registry, policy.policy_id, rule.alias)
-    return replace(rule, warnings=rule_warnings(rule, seen, is_frozen=is_frozen))
+    rule = replace(rule, warnings=rule_warnings(rule, seen, is_frozen=is_frozen))
+    await registry.rules.add(policy.policy_id, rule, cause=cause)
+    return rule
 
 
 @router.get("/rules")
@@ -131,21 +136,27 @@ async def list_rules(policy: PolicyDep, registry: RegistryDep) -> Sequence[RuleR
 
 
 @router.post("/rules/{rule}/pause")
-async def pause_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> RuleRecord:
+async def pause_rule(
+    policy: PolicyDep, rule: Label, registry: RegistryDep, cause: CauseHeader = None
+) -> RuleRecord:
     """Pause a rule."""
-    return await registry.rules.pause(policy.policy_id, rule, paused=True)
+    return await registry.rules.pause(policy.policy_id, rule, paused=True, cause=cause)
 
 
 @router.post("/rules/{rule}/resume")
-async def resume_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> RuleRecord:
+async def resume_rule(
+    policy: PolicyDep, rule: Label, registry: RegistryDep, cause: CauseHeader = None
+) -> RuleRecord:
     """Resume a paused rule."""
-    return await registry.rules.pause(policy.policy_id, rule, paused=False)
+    return await registry.rules.pause(policy.policy_id, rule, paused=False, cause=cause)
 
 
 @router.delete("/rules/{rule}", status_code=204)
-async def remove_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> None:
+async def remove_rule(
+    policy: PolicyDep, rule: Label, registry: RegistryDep, cause: CauseHeader = None
+) -> None:
     """Remove a rule."""
-    await registry.rules.remove(policy.policy_id, rule)
+    await registry.rules.remove(policy.policy_id, rule, cause=cause)
 
 
 async def _is_frozen(registry: Registry, policy_id: PolicyId, alias: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Header, Path, Request
 
-from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, DECIDED_HEADER, Caller, read_caller
+from mint_common.authority import CALLER_HEADER, DECIDED_HEADER, Caller, read_caller
 from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import TenantId
 from mint_common.names import BEST, policy_key, revision_key
@@ -72,9 +72,6 @@ async def _caller(said: Annotated[str, Header(alias=CALLER_HEADER)]) -> Caller:
 
 CallerDep = Annotated[Caller, Depends(_caller)]
 """The caller, as the gateway has verified it."""
-
-CauseHeader = Annotated[str | None, Header(alias=CAUSE_HEADER)]
-"""What the request follows from, if it may come again."""
 
 DecidedHeader = Annotated[float | None, Header(alias=DECIDED_HEADER)]
 """When the request was decided on, if that was before it came."""

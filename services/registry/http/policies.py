@@ -13,12 +13,12 @@ from mint_common.events import Retention
 from mint_common.ids import PolicyId, new_id
 from mint_common.lora import plan_lora
 from mint_common.names import base_key, check_policy_name
-from mint_common.runtime.edge_routes import BodyRoute
+from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
 from services.registry.http.context import PolicyDep, Registry, RegistryDep, Tenant
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute)
+router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
 MOST_NAMED = 20
 """How many bases the error about an unknown base lists."""
@@ -33,7 +33,9 @@ async def resolve(
 
 
 @router.post("/policies", status_code=201)
-async def create_policy(tenant_id: Tenant, body: PolicyRequest, registry: RegistryDep) -> PolicyRecord:
+async def create_policy(
+    tenant_id: Tenant, body: PolicyRequest, registry: RegistryDep, cause: CauseHeader = None
+) -> PolicyRecord:
     """Create a policy over a base."""
     check_policy_name(body.name)
     base = await _base(registry, body.base)
@@ -50,7 +52,7 @@ async def create_policy(tenant_id: Tenant, body: PolicyRequest, registry: Regist
         retention=Retention(**body.retention.model_dump()),
     )
     check_description(policy)
-    await registry.catalog.add_policy(policy)
+    await registry.catalog.add_policy(policy, cause=cause)
     return policy
 
 
@@ -86,14 +88,18 @@ async def get_policy(policy: PolicyDep) -> PolicyRecord:
 
 @router.patch("/policies/{policy}")
 async def change_policy(
-    policy: PolicyDep, body: PolicyPatch, registry: RegistryDep, expected: int | None = None
+    policy: PolicyDep,
+    body: PolicyPatch,
+    registry: RegistryDep,
+    expected: int | None = None,
+    cause: CauseHeader = None,
 ) -> PolicyRecord:
     """Change a policy's description, labels or retention.
 
     ``expected`` is the ``changed`` that it must have.
     """
     change = _change(policy, body)
-    return await registry.catalog.change_policy(policy.policy_id, change, expected=expected)
+    return await registry.catalog.change_policy(policy.policy_id, change, expected=expected, cause=cause)
 
 
 def _change(policy: PolicyRecord, body: PolicyPatch) -> PolicyChange:

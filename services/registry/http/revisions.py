@@ -28,12 +28,13 @@ from mint_common.catalog_requests import (
 )
 from mint_common.errors import InvalidField
 from mint_common.names import revision_key
-from mint_common.runtime.edge_routes import BodyRoute, StreamDep
+from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
+from mint_common.runtime.edge_routes import StreamDep
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
 from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, RevisionDep, Tenant
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute)
+router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
 
 class DigestsBody(Body):
@@ -77,15 +78,19 @@ async def get_revision(revision: RevisionDep) -> RevisionRecord:
 
 
 @router.post("/policies/{policy}/revisions/{revision}/retire")
-async def retire_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
+async def retire_revision(
+    policy: PolicyDep, revision: RevisionDep, registry: RegistryDep, cause: CauseHeader = None
+) -> RevisionRecord:
     """Retire a revision: no name resolves to it."""
-    return await registry.catalog.set_state(policy, revision.number, "retired")
+    return await registry.catalog.set_state(policy, revision.number, "retired", cause=cause)
 
 
 @router.post("/policies/{policy}/revisions/{revision}/restore")
-async def restore_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
+async def restore_revision(
+    policy: PolicyDep, revision: RevisionDep, registry: RegistryDep, cause: CauseHeader = None
+) -> RevisionRecord:
     """Restore a retired or quarantined revision."""
-    return await registry.catalog.set_state(policy, revision.number, "published")
+    return await registry.catalog.set_state(policy, revision.number, "published", cause=cause)
 
 
 @router.get("/policies/{policy}/revisions/{revision}/lineage")
@@ -124,7 +129,11 @@ async def get_diff(
 
 @router.post("/policies/{policy}/evaluations", status_code=201)
 async def record_evaluation(
-    policy: PolicyDep, body: EvaluationBody, caller: CallerDep, registry: RegistryDep
+    policy: PolicyDep,
+    body: EvaluationBody,
+    caller: CallerDep,
+    registry: RegistryDep,
+    cause: CauseHeader = None,
 ) -> EvaluationRecord:
     """Record a score of a revision."""
     revision = await registry.catalog.revision(policy.policy_id, revision_key(str(body.revision)))
@@ -135,7 +144,7 @@ async def record_evaluation(
         created_at=registry.clock.now(),
         **score,
     )
-    return await registry.evaluations.add(policy, evaluation)
+    return await registry.evaluations.add(policy, evaluation, cause=cause)
 
 
 @router.get("/policies/{policy}/evaluations")

@@ -29,7 +29,9 @@ class Catalog(Protocol):
         """Return a revision by number or digest. Raises NotFound."""
         ...
 
-    async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
+    async def set_state(
+        self, policy: PolicyRecord, number: int, state: SettableState, *, cause: str | None = None
+    ) -> RevisionRecord:
         """Retire a revision, or restore a retired or quarantined one, and emit the event. Idempotent.
 
         A retired one keeps its row and bytes. Raises NotFound, and RevisionInUse when an alias points at it.

@@ -10,10 +10,12 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import (
+    KEPT_SECONDS,
     LEASE_SECONDS,
     IdempotencyConflict,
     RequestAtWork,
     StoredAnswer,
+    TakenKey,
     keyed_request,
 )
 from services.gateway.http.edge.recording import keeping
@@ -90,7 +92,8 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
         keyed_request(TenantId("t"), "k", method="POST", target=path, body=b"")
         for path in ("/slow", "/other")
     )
-    assert await requests.begin(slow) is None
+    begun = await requests.begin(slow)
+    assert begun == TakenKey(first_at=clock.now(), is_repeat=False)
     async with keeping(requests, slow, clock):
         for _ in range(10):
             await clock.advance(LEASE_SECONDS / 4)
@@ -102,7 +105,13 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
             with pytest.raises(IdempotencyConflict):
                 await requests.begin(other)
     await clock.advance(2 * LEASE_SECONDS)
-    assert await requests.begin(other) is None, "what says nothing has crashed"
+    with pytest.raises(IdempotencyConflict):
+        await requests.begin(other)  # what says nothing has crashed, and what it did is not known
+    again = await requests.begin(slow)
+    assert again == TakenKey(first_at=begun.first_at, is_repeat=True)
+    assert slow.cause(again) == slow.cause(begun)
+    await clock.advance(KEPT_SECONDS + 1)
+    assert await requests.begin(other) == TakenKey(first_at=clock.now(), is_repeat=False)
     await requests.finish(slow, StoredAnswer(status=200, content_type="text/plain", body=b"late"))
     await requests.abandon(slow)
     with pytest.raises(RequestAtWork):
@@ -115,12 +124,12 @@ async def test_a_released_key_is_free_and_found(database):
     await migrate(pool, schema="gateway", package="services.gateway.adapters.migrations")
     requests, tenant = PostgresRequests(pool, clock), TenantId("released")
     first = keyed_request(tenant, "sdk:key:1", method="POST", target="/jobs", body=b"{}")
-    assert await requests.begin(first) is None
+    assert isinstance(await requests.begin(first), TakenKey)
     await clock.advance(1)
     await requests.release(first)
     since = clock.now() - 3600
     assert await requests.find(tenant, prefix="sdk:key:", sha256=first.sha256, since=since) == first.key
-    assert await requests.begin(first) is None
+    assert isinstance(await requests.begin(first), TakenKey)
     answer = StoredAnswer(status=200, content_type="text/plain", body=b"made")
     await requests.finish(first, answer)
     await requests.release(first)

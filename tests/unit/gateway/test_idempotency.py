@@ -95,7 +95,7 @@ class Fails:
     [
         (("x-stainless-retry-count", "0"), Unavailable(what="Postgres", problem="cut"), ("released", "sdk:")),
         (("x-stainless-retry-count", "0"), InvalidField(field="a", problem="b"), ("abandoned", "sdk:")),
-        (("idempotency-key", "mine"), Unavailable(what="Postgres", problem="cut"), ("abandoned", "mine")),
+        (("idempotency-key", "mine"), Unavailable(what="Postgres", problem="cut"), ("released", "mine")),
     ],
 )
 async def test_a_key_that_repeats_have_to_find_stays_when_its_answer_may_be_lost(header, error, fate) -> None:

@@ -66,6 +66,8 @@ class FileDraft:
     filename: str
     purpose: str
     expires_after_seconds: int | None
+    cause: str | None = None
+    """The request that makes it, if that may be repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class PartRecord:
     sha256: str
     size_bytes: int
     created_at: float
+    cause: str | None = None
 
     @property
     def claim(self) -> Claim:

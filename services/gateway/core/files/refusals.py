@@ -3,6 +3,7 @@
 from mint_common.datasets import DatasetReport
 from mint_common.errors import InvalidField, MintError, NotFound
 from services.gateway.core.files.records import MAX_FILES
+from services.gateway.core.idempotency import HEADER
 from services.gateway.core.json_types import JsonObject
 
 
@@ -44,6 +45,12 @@ def check_room(held_bytes: int, count: int, *, limit_bytes: int) -> None:
         raise FilesFull(needed=held_bytes, what="bytes", limit=limit_bytes)
     if count > MAX_FILES:
         raise FilesFull(needed=count, what="files and open uploads", limit=MAX_FILES)
+
+
+def check_same(found_sha256: str, sha256: str) -> None:
+    """Refuse a repeat of a request that comes with other bytes. Raises InvalidField."""
+    if found_sha256 != sha256:
+        raise InvalidField(field=HEADER, problem="came before with other bytes: use a new key")
 
 
 def file_error_body(error: MintError) -> JsonObject:

@@ -1,7 +1,8 @@
 """Routes that change something: answered once per Idempotency-Key, and written to the audit log.
 
-Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day;
-an error leaves the key free. Answers that hold a secret are never stored.
+Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day; a
+refusal leaves the key free. When it is not known what became of a request, its repeats alone take the key,
+under the same cause, which commits once. Answers that hold a secret are never stored.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from services.gateway.core.idempotency import (
     KeyedRequest,
     RequestAtWork,
     StoredAnswer,
+    TakenKey,
     keyed_request,
 )
 from services.gateway.core.json_types import JsonObject
@@ -103,17 +105,19 @@ class RecordedRoute(GatewayRoute):
         self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
     ) -> Response:
         keyed = request.state.keyed = await self._keyed(request, caller)
-        streamed = None
+        request.state.cause = streamed = None
+        is_repeat = False
         if keyed is not None:
             if self.streams_body:
                 streamed = StreamedBody(request.receive)
                 request = Request(request.scope, streamed.receive)
-            answer = await _begin(gateway, keyed)
-            if answer is not None:
-                if streamed is not None and await streamed.sha256() != answer.streamed_sha256:
+            begun = await _begin(gateway, keyed)
+            if isinstance(begun, StoredAnswer):
+                if streamed is not None and await streamed.sha256() != begun.streamed_sha256:
                     raise IdempotencyConflict(key=keyed.key)
                 headers = {REPEATED_HEADER: "true"}
-                return Response(answer.body, answer.status, headers, media_type=answer.content_type)
+                return Response(begun.body, begun.status, headers, media_type=begun.content_type)
+            request.state.cause, is_repeat = keyed.cause(begun), begun.is_repeat
         status, created = 500, ""
         try:
             async with keeping(gateway.requests, keyed, gateway.clock):
@@ -129,10 +133,9 @@ class RecordedRoute(GatewayRoute):
             status = _status_of(error)
             raise
         finally:
-            if keyed is not None and status >= 500 and keyed.is_given:
-                await gateway.requests.release(keyed)
-            elif keyed is not None and status >= 400:
-                await gateway.requests.abandon(keyed)
+            if keyed is not None and status >= 400:
+                is_unknown = status >= 500 or is_repeat
+                await (gateway.requests.release if is_unknown else gateway.requests.abandon)(keyed)
             await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status, created))
         return response
 
@@ -163,7 +166,15 @@ class SecretRoute(RecordedRoute):
     is_secret = True
 
 
-async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
+async def _repeatable(request: Request) -> str | None:
+    return cast(str | None, request.state.cause)
+
+
+RepeatableDep = Annotated[str | None, Depends(_repeatable)]
+"""The cause that the repeats of a request share; None for a request without an Idempotency-Key."""
+
+
+async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | TakenKey:
     """Take the key, or wait a while for the answer of the request that has it."""
     deadline = gateway.clock.monotonic() + WAIT_SECONDS
     while True:

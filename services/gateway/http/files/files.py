@@ -25,7 +25,7 @@ from services.gateway.core.fine_tuning.refusals import results_stay
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
-from services.gateway.http.edge.recording import creates
+from services.gateway.http.edge.recording import RepeatableDep, creates
 from services.gateway.http.files.forms import FORM_BYTES, form_schema, read_form
 from services.gateway.http.files.routes import FilesRoute
 
@@ -39,7 +39,7 @@ Text = Annotated[str | None, Query(max_length=200)]
 
 @router.post("", dependencies=[creates("id")], openapi_extra=form_schema("file", fields=_FIELDS))
 async def create_file(
-    request: Request, stream: StreamDep, caller: TrainCaller, gateway: GatewayDep
+    request: Request, stream: StreamDep, caller: TrainCaller, gateway: GatewayDep, cause: RepeatableDep
 ) -> JsonObject:
     """Upload a file. One for the purpose fine-tune is checked whole, as rows (docs/datasets.md).
 
@@ -49,7 +49,9 @@ async def create_file(
     keeper = gateway.files.keeper
     with gateway.files.arriving.counted(caller.tenant_id):
         announced = announced_bytes(request.headers, limit=keeper.max_file_bytes + FORM_BYTES)
-        room_bytes = await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
+        room_bytes = keeper.max_file_bytes
+        if not await keeper.files.is_made(caller.tenant_id, cause):
+            room_bytes = await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
         async with keeper.spool.open(caller.tenant_id) as sink:
             limit_bytes = min(keeper.max_file_bytes, room_bytes)
             try:
@@ -65,6 +67,7 @@ async def create_file(
                 expires_after_seconds=check_expiry(
                     form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
                 ),
+                cause=cause,
             )
             return file_answer(await keeper.keep(draft, await sink.finish()))
 

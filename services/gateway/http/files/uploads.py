@@ -20,7 +20,7 @@ from services.gateway.core.files.records import (
 )
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, TrainCaller
-from services.gateway.http.edge.recording import creates
+from services.gateway.http.edge.recording import RepeatableDep, creates
 from services.gateway.http.files.forms import form_schema, read_form
 from services.gateway.http.files.routes import FilesRoute
 
@@ -63,7 +63,9 @@ class CompleteBody:
 
 
 @router.post("", dependencies=[creates("id")])
-async def create_upload(body: UploadBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+async def create_upload(
+    body: UploadBody, caller: TrainCaller, gateway: GatewayDep, cause: RepeatableDep
+) -> JsonObject:
     """Begin a file that comes in parts. It takes parts for an hour."""
     after = body.expires_after
     draft = FileDraft(
@@ -71,14 +73,20 @@ async def create_upload(body: UploadBody, caller: TrainCaller, gateway: GatewayD
         filename=check_filename(body.filename),
         purpose=check_purpose(body.purpose),
         expires_after_seconds=None if after is None else check_expiry(after.anchor, after.seconds),
+        cause=cause,
     )
     created = await gateway.files.uploads.create(draft, size_bytes=body.bytes, mime_type=body.mime_type)
     return upload_answer(created, None)
 
 
 @router.post("/{upload}/parts", dependencies=[creates("id")], openapi_extra=form_schema("data"))
-async def add_part(
-    upload: str, request: Request, stream: StreamDep, caller: TrainCaller, gateway: GatewayDep
+async def add_part(  # noqa: PLR0917  # FastAPI passes them by name
+    upload: str,
+    request: Request,
+    stream: StreamDep,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    cause: RepeatableDep,
 ) -> JsonObject:
     """Add a part of at most 64 MiB. Parts may come in any order."""
     uploads = gateway.files.uploads
@@ -86,7 +94,7 @@ async def add_part(
     with gateway.files.arriving.counted(caller.tenant_id):
         async with uploads.keeper.spool.open(caller.tenant_id) as sink:
             await read_form(request, stream, sink, file_field="data", limit_bytes=PART_BYTES)
-            return part_answer(await uploads.add_part(found, await sink.finish()))
+            return part_answer(await uploads.add_part(found, await sink.finish(), cause=cause))
 
 
 @router.post("/{upload}/complete")

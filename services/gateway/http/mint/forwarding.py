@@ -36,6 +36,11 @@ class Forwarding:
     turns: TenantLimiter
     root: tuple[str, ...]
 
+    @property
+    def cause(self) -> str | None:
+        """Return what the repeats of the request share, None for one that nobody repeats."""
+        return getattr(self.request.state, "cause", None)
+
     async def forward(
         self,
         body: bytes | AsyncIterable[bytes] | None = None,
@@ -56,6 +61,7 @@ class Forwarding:
                 query=self.request.query_params.multi_items() if query is None else query,
                 body=await self.request.body() if body is None else body,
                 patient=patient,
+                cause=self.cause,
             )
         return Response(content, status, media_type="application/json" if content else None)
 

@@ -7,10 +7,14 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
+from mint_common.errors import PreconditionFailed
 from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge.context import GatewayDep
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
 from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
+
+NEVER = -1
+"""No policy has changed so often."""
 
 _bases = APIRouter(prefix="/mint/v1/bases", tags=["bases"], route_class=RecordedRoute)
 _policies = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
@@ -62,8 +66,14 @@ async def change_policy(
     if if_match is None:
         return await catalog.forward(query=())
     found = await gateway.registry.get_policy(catalog.caller.tenant_id, policy)
-    check_expected(if_match, found, what=f"policy {found.name!r}")
-    return await catalog.forward(query=[("expected", str(found.changed))])
+    expected = found.changed
+    try:
+        check_expected(if_match, found, what=f"policy {found.name!r}")
+    except PreconditionFailed:
+        if catalog.cause is None:
+            raise
+        expected = NEVER  # the registry knows whether it is the repeat of what changed the policy
+    return await catalog.forward(query=[("expected", str(expected))])
 
 
 router = APIRouter()

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
 from mint_common.client.trainer import TrainerClient
+from mint_common.ids import derive_id
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import checkpoint_path
@@ -49,14 +50,21 @@ async def checkpoints_of_run(model_id: str, caller: ReadCaller, gateway: Gateway
 
 
 @router.post(f"{_ONE}/publish")
-async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def publish(
+    model_id: str, checkpoint_id: str, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+) -> Response:
     """Let everybody read a checkpoint; one for samplers becomes what its policy's alias points at."""
     trainer, owned = await _own(gateway, caller, model_id, checkpoint_id)
     record = await trainer.publish_checkpoint(owned.ref, is_public=True)
     if record.revision is not None:
-        reason = f"published {checkpoint_path(model_id, checkpoint_id)}"
+        path = checkpoint_path(model_id, checkpoint_id)
         await gateway.registry.move_alias(
-            caller, record.policy_id, PUBLISHED, revision=record.revision, reason=reason
+            caller,
+            record.policy_id,
+            PUBLISHED,
+            revision=record.revision,
+            reason=f"published {path}",
+            cause=derive_id("req", caller.tenant_id, f"publish {path}", key),
         )
         gateway.resolver.forget(caller.tenant_id, record.policy_id)
     return Response(status_code=204)

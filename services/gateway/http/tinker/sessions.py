@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
 from mint_common.errors import NotFound
-from mint_common.ids import new_id
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import keyed_session_id
 from services.gateway.core.tinker.records import ClientSession
@@ -17,7 +16,7 @@ from services.gateway.core.tinker.telemetry import TelemetryBody, errors_by_kind
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -63,12 +62,14 @@ class ProjectBody(msgspec.Struct, frozen=True):
 
 
 @router.post("/create_session")
-async def create_session(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
-    """Begin a session."""
+async def create_session(
+    body: BodyDep, key: RequestKeyDep, caller: ReadCaller, gateway: GatewayDep
+) -> Response:
+    """Begin a session, one for all requests of a key."""
     wish = read_json(body, CreateSessionBody)
     now = round(gateway.clock.now(), 6)  # as exact as a cursor can say it
     session = ClientSession(
-        session_id=new_id("ses"),
+        session_id=keyed_session_id(caller.tenant_id, f"create_session {key}"),
         tenant_id=caller.tenant_id,
         project_id=check_text("project_id", wish.project_id or DEFAULT_PROJECT),
         display_name=None if wish.display_name is None else check_text("display_name", wish.display_name),
