@@ -290,6 +290,12 @@ class EventInvalid(MintError):
     http_status = 422
 
 
+class EventTooNew(EventInvalid):
+    """Event {type!r} cannot be read: {problem}. The sender is of a newer version."""
+
+    code = "event_too_new"
+
+
 class EventsExpired(MintError):
     """Events after {place!r} have expired: read the current state, then listen without a position."""
 

@@ -15,6 +15,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.testing.bus_memory import MemoryBus
 
 SHORT_ACK_WAIT_SECONDS = 0.6
+ROUTES = (("a", "base"), ("a", "other"), ("b", "base"))
 AnyBus = MemoryBus | NatsBus
 
 
@@ -106,6 +107,16 @@ async def test_subscribers_of_one_durable_share_its_messages(bus: Bus) -> None:
         seen = [await take_and_ack(each) for each in (one, two, two, one)]
         assert sorted(itertools.chain(*seen)) == sorted(ids)
         assert await is_silent(one, 0.2)
+
+
+async def test_an_older_replica_does_not_narrow_what_its_durable_hears(bus: Bus) -> None:
+    old, new = ["mint.test.a.*.base"], ["mint.test.a.*.*", "mint.test.b.*.base"]
+    for subjects in (old, new, old):
+        async with bus.subscribe(durable="d", subjects=subjects):
+            pass
+    ids = [(await publish_all(bus, 1, f"mint.test.{noun}.t.{base}"))[0] for noun, base in ROUTES]
+    async with bus.subscribe(durable="d", subjects=old) as deliveries:
+        assert await take_and_ack(deliveries, 3) == ids
 
 
 async def test_an_unanswered_delivery_comes_again(bus: Bus) -> None:

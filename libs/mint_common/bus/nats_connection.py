@@ -16,7 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from mint_common.errors import Unavailable, plain_problem
-from mint_common.events.subjects import STREAM, STREAM_SUBJECTS
+from mint_common.events.subjects import STREAM, STREAM_SUBJECTS, grown
 from mint_common.waiting import raise_if_cancelled
 
 CONNECT_SECONDS = 15.0
@@ -70,9 +70,20 @@ class NatsConnection:
         raise_if_cancelled()
 
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
-        """Make a consumer or bring it up to date, after the stream. Equal settings change nothing."""
+        """Make a consumer or bring it up to date, after the stream. Equal settings change nothing.
+
+        Its subjects only grow: while a service is upgraded, an older replica binds to it too.
+        """
         await self.ensure_stream()
-        await (await self.jetstream()).add_consumer(STREAM, config)
+        jetstream = await self.jetstream()
+        try:
+            found = (await jetstream.consumer_info(STREAM, config.durable_name or "")).config
+        except nats.js.errors.NotFoundError:
+            found = ConsumerConfig()
+        # The server tells a single subject apart.
+        known = {*(found.filter_subjects or ()), *([found.filter_subject] if found.filter_subject else ())}
+        subjects = grown(known, config.filter_subjects or ())
+        await jetstream.add_consumer(STREAM, config.evolve(filter_subjects=subjects))
         raise_if_cancelled()
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """The wire: an event as a JSON envelope, and back, through every version that was ever published.
 
-Invariants: decoding what was encoded gives an equal event, and what could not be decoded is not encoded; an
-unknown type or version, or a payload that does not fit, raises EventInvalid and nothing else.
+Invariants: decoding what was encoded gives an equal event, and what could not be decoded is not encoded; a
+payload that does not fit raises EventInvalid, an unknown type or newer version EventTooNew, and nothing else.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.errors import EventInvalid
+from mint_common.errors import EventInvalid, EventTooNew
 from mint_common.events import EVENT_TYPES
 from mint_common.events.event import Event
 from mint_common.ids import EventId
@@ -79,7 +79,10 @@ def decode(data: bytes) -> tuple[Envelope, Event]:
         raise EventInvalid(type="?", problem=str(error)) from error
     event_type = _TYPES.get(envelope.type)
     if event_type is None:
-        raise EventInvalid(type=envelope.type, problem="unknown type; is this service older than the sender?")
+        raise EventTooNew(type=envelope.type, problem="unknown type")
+    if envelope.version > event_type.version:
+        problem = f"version {envelope.version}, {event_type.version} is known here"
+        raise EventTooNew(type=envelope.type, problem=problem)
     return envelope, _decode_data(envelope, event_type)
 
 

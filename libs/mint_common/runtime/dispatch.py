@@ -3,6 +3,8 @@
 Invariants:
 - An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
 - A cause that the ledger knows is not handled again; its events are put on the bus once more.
+- While a service is upgraded, its replicas share one subscription: what only a newer one reads or handles is
+  given back to it.
 - A failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the
   events after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
 """
@@ -18,7 +20,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mint_common.bus.port import Bus, Delivery, Message
-from mint_common.errors import AlreadyHandled, EventInvalid, Overloaded, Unavailable, trace_of
+from mint_common.errors import AlreadyHandled, EventInvalid, EventTooNew, Overloaded, Unavailable, trace_of
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
@@ -36,20 +38,26 @@ GivenUp = Callable[[E, Bury], Awaitable[None]]
 """Commits the consequences of an event that cannot be handled. Idempotent."""
 
 RESUBSCRIBE_SECONDS = 1.0
+UPGRADE_SECONDS = 15.0
+"""How long an event that only a newer replica reads or handles waits before it is delivered again."""
+UPGRADE_ATTEMPTS = 240
+"""Deliveries before such an event is given up: an hour, in which an upgrade ends or is taken back."""
+IGNORED_ATTEMPTS = 8
+"""Deliveries before an event without a handler is acknowledged: a newer version may have dropped it."""
 MOST_REASON = 500
 """Characters of a dead letter's reason."""
 
 _log = logging.getLogger(__name__)
 _events = Counter(
     "mint_dispatch_events_total",
-    "Deliveries of events by outcome: handled, known (a repetition), ignored, failed (it comes again), dead, "
-    "unanswered",
+    "Deliveries of events by outcome: handled, known (a repetition), ignored, returned (to a newer replica), "
+    "failed (it comes again), dead, unanswered",
     ["type", "outcome"],
 )
-_OUTCOMES = ("handled", "known", "ignored", "failed", "dead", "unanswered")
+_OUTCOMES = ("handled", "known", "ignored", "returned", "failed", "dead", "unanswered")
 _UNREAD = "?"
 """The type of an event that was not read."""
-begin(_events, [_UNREAD], ["dead", "unanswered"])
+begin(_events, [_UNREAD], ["returned", "dead", "unanswered"])
 _seconds = Histogram(
     "mint_dispatch_handler_seconds", "Seconds from an event's delivery to its acknowledgement", ["type"]
 )
@@ -156,6 +164,11 @@ class Dispatcher:
         message = delivery.message
         try:
             _, event = decode(message.data)
+        except EventTooNew as error:
+            if delivery.attempt < UPGRADE_ATTEMPTS:
+                return _UNREAD, await self._give_back(delivery, error)
+            await self._bury(delivery, Bury(code=error.code, reason=str(error)))
+            return _UNREAD, "dead"
         except EventInvalid as error:
             await self._bury(delivery, Bury(code=error.code, reason=str(error)))
             return _UNREAD, "dead"
@@ -163,7 +176,16 @@ class Dispatcher:
         with extracted(message.headers), span(name, kind=kind, event_id=event.id, attempt=delivery.attempt):
             return event.type, await self._attempt(delivery, event)
 
+    async def _give_back(self, delivery: Delivery, error: EventTooNew) -> str:
+        if delivery.attempt == 1:
+            facts = {"message_id": delivery.message.id, "problem": str(error)}
+            _log.warning("event left to a newer replica", extra=facts)
+        await delivery.retry(delay_seconds=UPGRADE_SECONDS)
+        return "returned"
+
     async def _attempt(self, delivery: Delivery, event: Event) -> str:
+        if self._found(event) is None and delivery.attempt < IGNORED_ATTEMPTS:
+            return await self._give_back(delivery, EventTooNew(type=event.type, problem="it has no handler"))
         try:
             async with self._kept_alive(delivery):
                 outcome = await self._take(event)
@@ -176,8 +198,7 @@ class Dispatcher:
         """Handle an event, or repeat the events of its first handling."""
         found = self._found(event)
         if found is None:
-            # Subscribed by an older version of this service.
-            return "ignored"
+            return "ignored"  # subscribed by an older version of this service
         if self._ledger is not None and await self._ledger.is_known(event.id):
             await self._ledger.repeat(event.id)
             return "known"

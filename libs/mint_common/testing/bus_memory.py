@@ -62,7 +62,7 @@ class MemoryBus:
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         """Open a durable subscription; a new one begins with the oldest message."""
         consumer = self._consumers.setdefault(durable, _Consumer(self._stream, self._clock))
-        consumer.subjects = tuple(subjects)
+        consumer.subjects = tuple({*consumer.subjects, *subjects})
         consumer.ack_wait_seconds = ack_wait_seconds
         yield _Deliveries(consumer)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.errors import EventInvalid
+from mint_common.errors import EventInvalid, EventTooNew
 from mint_common.events import EVENT_TYPES, AdapterLoaded, Event, RevisionExported
 from mint_common.events import codec as codec_module
 from mint_common.events.codec import decode, encode
@@ -65,7 +65,14 @@ def test_a_field_less_is_invalid(event: Event, data: st.DataObject) -> None:
         decode(json.dumps(wire).encode())
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 99])
+@pytest.mark.parametrize("changed", [{"version": 2}, {"version": 99}, {"type": "alias.painted"}])
+def test_what_only_a_newer_sender_knows_is_too_new(changed: dict[str, Any]) -> None:
+    wire = json.loads(encode(EXAMPLES["alias.moved"], cause="c", now=1.0)) | changed
+    with pytest.raises(EventTooNew):
+        decode(json.dumps(wire).encode())
+
+
+@pytest.mark.parametrize("version", [0, -1])
 def test_an_unknown_version_is_invalid(version: int) -> None:
     wire = json.loads(encode(EXAMPLES["alias.moved"], cause="c", now=1.0)) | {"version": version}
     with pytest.raises(EventInvalid, match="no upcaster"):
