@@ -32,6 +32,7 @@ from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.quarantine import QuarantineHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
+from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http import accounts, aliases, bases, policies, revisions
 from services.registry.http.context import Registry
@@ -103,7 +104,11 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             await bootstrap(registry.accounts, settings.bootstrap_key, clock)
 
         handler = ExportHandler(
-            catalog=registry.catalog, blobs=blobs, clock=clock, max_update_ratio=max_update_ratio
+            catalog=registry.catalog,
+            identity=StoreIdentity(integrity=integrity, blobs=blobs),
+            blobs=blobs,
+            clock=clock,
+            max_update_ratio=max_update_ratio,
         )
         dispatcher = Dispatcher(
             bus=bus,

@@ -25,6 +25,7 @@ from mint_common.events import RevisionExported, RevisionRejected
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.adapters import make_tensors, tar_of
 from services.registry.handlers.exports import ExportHandler
+from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.settings import RegistrySettings
 
@@ -99,7 +100,13 @@ async def test_an_export_is_rejected(store: Store, tmp_path: Path, name: str) ->
         step=1,
         metrics={},
     )
-    exports = ExportHandler(catalog=store.catalog, blobs=blobs, clock=clock, max_update_ratio=DEFAULT_RATIO)
+    exports = ExportHandler(
+        catalog=store.catalog,
+        identity=StoreIdentity(integrity=store.integrity, blobs=blobs),
+        blobs=blobs,
+        clock=clock,
+        max_update_ratio=DEFAULT_RATIO,
+    )
     await exports.on_revision_exported(export)
     *_, verdict = await store.events()
     assert isinstance(verdict, RevisionRejected)

@@ -1,7 +1,7 @@
 """Stored revisions and folders of the blob store, and the events about lost and healed bytes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format import MANIFEST_FILE
@@ -42,6 +42,11 @@ class Folder:
     prefix: str
     policy_id: PolicyId
     digest: Digest
+
+
+def is_majority(present: Sequence[bool]) -> bool:
+    """Return whether at least half of a sample is there, which no other store than our own would have."""
+    return 2 * sum(present) >= len(present)
 
 
 def folders_of(keys: Iterable[str]) -> list[Folder]:

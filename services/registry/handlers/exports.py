@@ -1,6 +1,7 @@
 """Exports: check the stored adapter, then commit the verdict.
 
-Invariant: an adapter is published only after all of its bytes were checked against its base and its policy.
+Invariants: an adapter is published only after all of its bytes were checked against its base and its policy.
+Bytes that are missing are looked for again for minutes, in the catalog's own store, before that rejects it.
 """
 
 import asyncio
@@ -17,9 +18,16 @@ from mint_common.runtime.retries import Bury
 from services.registry import metrics
 from services.registry.core.exports import Refusal, check_export
 from services.registry.handlers.scratch import scratch_folder
+from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
+
+
+class ExportMissing(BlobMissing):
+    """No blob at {uri!r}."""
+
+    retryable = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +35,7 @@ class ExportHandler:
     """Publishes or rejects exported adapters."""
 
     catalog: Catalog
+    identity: StoreIdentity
     blobs: Blobs
     clock: Clock
     max_update_ratio: float
@@ -34,10 +43,14 @@ class ExportHandler:
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
         """Publish or reject an export; the verdict's event is in the outbox."""
         refusal = None
+        await self.identity.confirm_first()
         began = self.clock.monotonic()
         try:
             await self._check(event)
-        except (AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound) as error:
+        except BlobMissing as error:
+            await self.identity.confirm()
+            raise ExportMissing(uri=error.uri) from error
+        except (AdapterInvalid, BlobCorrupt, InvalidField, NotFound) as error:
             refusal = Refusal(code=error.code, reason=str(error))
         metrics.CHECK_SECONDS.observe(self.clock.monotonic() - began)
         await self._settle(event, refusal)

@@ -2,7 +2,8 @@
 
 Two walks, each resumed from its saved position: one reads the bytes of all revisions, the other lists the
 folders of the store and records those that no revision names. Nothing is removed here (see `collector`).
-Invariant: a store that does not answer changes nothing.
+Invariants: a store that does not answer, or is not the catalog's, changes nothing. Losses are marked no
+faster than they heal, and no more than `MOST_LOST` in a pass.
 """
 
 import logging
@@ -17,6 +18,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
 from services.registry import metrics
 from services.registry.core.blob_integrity import ROOTS, StoredRevision, folders_of
+from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.ports.blob_integrity import BlobIntegrity
 
 LEAST_BYTES = 1 << 20
@@ -26,6 +28,9 @@ PASS_SECONDS = 3600.0
 """Shortest time between the starts of two passes over all revisions."""
 STEP_SECONDS = 10.0
 """How often lost revisions are checked again between passes."""
+MOST_LOST = 1000
+"""Revisions that a pass marks as lost. More of them at once is a fault of the store that people look at: the
+next pass goes on."""
 ROOT_SECONDS = 86_400.0 / len(ROOTS)
 """Time between the listings of two roots; all are listed once a day."""
 
@@ -43,6 +48,8 @@ class Reconciler:
         self._blobs = blobs
         self._clock = clock
         self._bytes_per_second = bytes_per_second
+        self._identity = StoreIdentity(integrity=integrity, blobs=blobs)
+        self._lost_in_pass = 0
         self._lost_position = ""
         self._pass_at = clock.monotonic()
         self._root_at = clock.monotonic()
@@ -60,6 +67,7 @@ class Reconciler:
             await self._clock.sleep(STEP_SECONDS)
 
     async def _step(self) -> None:
+        await self._identity.confirm()
         await self.check_lost()
         now = self._clock.monotonic()
         if now >= self._root_at:
@@ -68,7 +76,7 @@ class Reconciler:
         if now >= self._pass_at:
             if await self.check_next():
                 return
-            self._pass_at = now + PASS_SECONDS
+            self._pass_at, self._lost_in_pass = now + PASS_SECONDS, 0
         await self._clock.sleep(STEP_SECONDS)
 
     async def check_lost(self) -> None:
@@ -79,7 +87,13 @@ class Reconciler:
         self._lost_position = batch[-1].position if batch else ""
 
     async def check_next(self) -> bool:
-        """Check the next revisions; False at the end of a pass, after which the next call starts again."""
+        """Check the next revisions; False at the end of a pass.
+
+        The next one starts again, or goes on where `MOST_LOST` ended this one.
+        """
+        if self._lost_in_pass >= MOST_LOST:
+            _log.error("too many revisions lost: reconciling rests", extra={"lost": self._lost_in_pass})
+            return False
         batch = await self._integrity.stored(after=await self._integrity.position(_REVISIONS), limit=BATCH)
         for revision in batch:
             await self._check(revision)
@@ -102,6 +116,7 @@ class Reconciler:
             if fault is None:
                 _log.info("revision healed", extra=facts)
             else:
+                self._lost_in_pass += 1
                 metrics.FAULTS.labels(fault).inc()
                 _log.error("revision lost", extra={**facts, "fault": fault, "problem": problem})
 
@@ -116,6 +131,8 @@ class Reconciler:
                 await self._read(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
             await self._pace(LEAST_BYTES)
         except BlobMissing as error:
+            await self._identity.confirm()
+            await self._pace(LEAST_BYTES)
             return "missing", str(error)
         except (AdapterInvalid, BlobCorrupt, InvalidField) as error:
             return "wrong", str(error)

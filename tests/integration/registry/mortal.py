@@ -22,8 +22,10 @@ from mint_common.runtime.postgres import open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.testing.crashes import Crash, Life, MortalBus, MortalLedger
 from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.handlers.exports import ExportHandler
+from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
 
 ACK_WAIT_SECONDS = 0.5
@@ -79,7 +81,13 @@ async def _opened(
             ack_wait_seconds=ACK_WAIT_SECONDS,
             drain_seconds=0.0,
         )
-        handler = ExportHandler(catalog=catalog, blobs=mortal_blobs, clock=clock, max_update_ratio=100.0)
+        handler = ExportHandler(
+            catalog=catalog,
+            identity=StoreIdentity(integrity=PostgresBlobIntegrity(pool, ledger), blobs=mortal_blobs),
+            blobs=mortal_blobs,
+            clock=clock,
+            max_update_ratio=100.0,
+        )
         dispatcher.on(RevisionExported, handler.on_revision_exported)
         registry = MortalRegistry(
             catalog=catalog,

@@ -25,6 +25,7 @@ from mint_common.claims import Claim
 from mint_common.errors import PreconditionFailed
 from mint_common.events import Event, RevisionPublished, WaveCancelled
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
+from mint_common.runtime import retries
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 from services.registry.handlers import exports
@@ -209,7 +210,10 @@ async def test_exports_are_counted_by_their_verdict(registry: RunningRegistry) -
             await asyncio.sleep(0.01)
 
 
-async def test_corrupt_and_missing_blobs_are_rejected(registry: RunningRegistry) -> None:
+async def test_corrupt_and_missing_blobs_are_rejected(
+    registry: RunningRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "LONGEST_DELAY_SECONDS", 0.02)
     policy_id = await registry.make_policy()
     export = await registry.export(policy_id)
     key = export.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE)
@@ -220,6 +224,33 @@ async def test_corrupt_and_missing_blobs_are_rejected(registry: RunningRegistry)
     missing = await registry.rejected(changed(export, export_id="wave_2"))
     assert missing.code == "blob_missing"
     assert WEIGHTS_FILE in missing.reason
+
+
+async def test_an_export_whose_bytes_come_late_is_published(registry: RunningRegistry) -> None:
+    export = await registry.export(await registry.make_policy())
+    path = registry.blob_folder / export.manifest.uri
+    data = path.read_bytes()
+    path.unlink()
+    await registry.tell(export)
+    await asyncio.sleep(0.5)
+    path.write_bytes(data)
+    assert isinstance(await registry.next_event(), RevisionPublished)
+
+
+async def test_exports_wait_while_the_blob_folder_is_not_mounted(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    await registry.publish(policy_id, 1)
+    export = await registry.export(policy_id, step=2)
+    away = registry.blob_folder.with_name("away")
+    registry.blob_folder.rename(away)
+    registry.blob_folder.mkdir()
+    await registry.tell(export)
+    await registry.wait_for("SELECT true")
+    await asyncio.sleep(2.0)
+    assert await registry.pool.fetchval("SELECT count(*) FROM exports") == 1, "no verdict"
+    registry.blob_folder.rmdir()
+    away.rename(registry.blob_folder)
+    assert isinstance(await registry.next_event(), RevisionPublished)
 
 
 async def test_an_export_that_cannot_be_judged_is_rejected_so_that_nobody_waits(

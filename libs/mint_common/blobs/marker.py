@@ -1,0 +1,128 @@
+"""The marker of a blob store: tells a store that lacks a blob from a folder or bucket that is not the store.
+
+A volume that is not mounted, or a wrong bucket, looks like a store whose blobs are all gone. So the first
+blob that is stored comes with a marker, which has an id; whoever misses a blob looks for the marker first.
+"""
+
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists, BlobMissing, Unavailable
+from mint_common.ids import new_id
+from mint_common.runtime.clock import Clock, SystemClock
+
+KEY = "mint-store"
+"""No other blob has such a key."""
+LOOK_SECONDS = 10.0
+"""How old the last look at the marker may be when a blob is stored."""
+
+_STORE = "the blob store"
+_NO_MARKER = f"it has no {KEY}: the volume is not mounted, or the folder or bucket is another one"
+_LENGTH = len(new_id("store"))
+
+T = TypeVar("T")
+
+
+async def store_id(blobs: Blobs) -> str | None:
+    """Return the id of a store, None when it has no marker. Raises Unavailable."""
+    claim = Claim(uri=KEY, sha256="", size_bytes=_LENGTH)
+    try:
+        return (await blobs.get_range(claim, start=0, size=_LENGTH)).decode()
+    except BlobMissing:
+        return None
+
+
+async def mark(blobs: Blobs) -> str:
+    """Return the id of a store, which gets a marker if it has none. Raises Unavailable."""
+    while (found := await store_id(blobs)) is None:
+        try:
+            await blobs.put_new(KEY, new_id("store").encode())
+        except AlreadyExists:
+            continue  # another process was quicker
+    return found
+
+
+class MarkedBlobs:
+    """A blob store that believes that a blob is missing only while its marker is there; see `Blobs`.
+
+    A store whose marker was seen, and is there no more, takes no blobs either: they would be hidden behind
+    the volume once it is mounted again.
+    """
+
+    def __init__(self, blobs: Blobs, clock: Clock | None = None) -> None:
+        self._blobs = blobs
+        self._clock = clock or SystemClock()
+        self._id: str | None = None
+        self._looked_at = float("-inf")
+
+    async def put(self, key: str, data: bytes) -> Claim:
+        """Store bytes, replacing what was there."""
+        await self._look()
+        return await self._blobs.put(key, data)
+
+    async def put_new(self, key: str, data: bytes) -> Claim:
+        """Store bytes under a free key."""
+        if key != KEY:
+            await self._look()
+        return await self._blobs.put_new(key, data)
+
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Store a file's bytes under a free key."""
+        await self._look()
+        return await self._blobs.put_file(key, path)
+
+    async def get(self, claim: Claim) -> bytes:
+        """Return the claimed bytes, checked."""
+        return await self._believed(self._blobs.get(claim), claim.uri)
+
+    async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
+        """Return a part of the claimed bytes."""
+        return await self._believed(self._blobs.get_range(claim, start=start, size=size), claim.uri)
+
+    async def fetch(self, claim: Claim, path: Path) -> None:
+        """Write the claimed bytes to a local file."""
+        await self._believed(self._blobs.fetch(claim, path), claim.uri)
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+        await self._blobs.delete(key)
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys under a prefix, without the marker's."""
+        async for key in self._blobs.list(prefix):
+            if key != KEY:
+                yield key
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._blobs.close()
+
+    async def _believed(self, read: Awaitable[T], key: str) -> T:
+        try:
+            return await read
+        except BlobMissing as error:
+            if key != KEY and await self._same() is None:
+                raise Unavailable(what=_STORE, problem=_NO_MARKER) from error
+            raise
+
+    async def _look(self) -> None:
+        """Mark a store that has never been one; look from time to time whether it still is."""
+        if self._clock.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        if self._id is None:
+            self._id = await mark(self._blobs)
+        elif await self._same() is None:
+            raise Unavailable(what=_STORE, problem=_NO_MARKER)
+        self._looked_at = self._clock.monotonic()
+
+    async def _same(self) -> str | None:
+        """Return the id of the store if it is what it was."""
+        found = await store_id(self._blobs)
+        if found is not None and self._id is not None and found != self._id:
+            problem = f"its {KEY} says {found}, and said {self._id} before"
+            raise Unavailable(what=_STORE, problem=problem)
+        self._id = self._id or found
+        return found

@@ -1,0 +1,62 @@
+"""Which blob store the catalog's bytes are in: only that one is believed when it says that bytes are missing.
+
+Invariant: a store that is away, or another one in its place, changes nothing.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from mint_common.blobs.marker import mark, store_id
+from mint_common.blobs.port import Blobs
+from mint_common.errors import BlobCorrupt, BlobMissing, Unavailable
+from services.registry.core.blob_integrity import StoredRevision, is_majority
+from services.registry.ports.blob_integrity import BlobIntegrity
+
+SAMPLE = 20
+"""Revisions whose manifests are looked for before a store with another marker, or none, is taken for ours."""
+
+_WALK = "store"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class StoreIdentity:
+    """Compares the marker of the store with the one that the catalog remembers."""
+
+    integrity: BlobIntegrity
+    blobs: Blobs
+    _is_known: bool = False
+
+    async def confirm_first(self) -> None:
+        """Do as `confirm` if this process has not done it: a store of an older version gets its marker."""
+        if not self._is_known:
+            await self.confirm()
+
+    async def confirm(self) -> None:
+        """Raise Unavailable unless this is the store of the catalog's bytes.
+
+        The first time, and when a store was copied without its marker, a sample of the revisions tells.
+        """
+        found, known = await store_id(self.blobs), await self.integrity.position(_WALK)
+        if found is not None and found == known:
+            self._is_known = True
+            return
+        sample = await self.integrity.stored(after="", limit=SAMPLE)
+        present = [await self._is_there(revision) for revision in sample if revision.fault is None]
+        if not is_majority(present):
+            problem = f"{present.count(False)} of {len(present)} manifests are not in it, and its marker is"
+            raise Unavailable(what="the blob store", problem=f"{problem} {found or 'missing'}")
+        found = await mark(self.blobs)
+        await self.integrity.save_position(_WALK, found)
+        self._is_known = True
+        _log.info("blob store known", extra={"store_id": found, "before": known})
+
+    async def _is_there(self, revision: StoredRevision) -> bool:
+        try:
+            await self.blobs.get_range(revision.manifest, start=0, size=1)
+        except BlobMissing:
+            return False
+        except BlobCorrupt:
+            pass  # it is there
+        return True
