@@ -4,7 +4,8 @@ A volume that is not mounted, or a wrong bucket, looks like a store whose blobs 
 blob that is stored comes with a marker, which has an id; whoever misses a blob looks for the marker first.
 """
 
-from collections.abc import AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,6 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobMissing, Unavailable
 from mint_common.ids import new_id
-from mint_common.runtime.clock import Clock, SystemClock
 
 KEY = "mint-store"
 """No other blob has such a key."""
@@ -52,9 +52,9 @@ class MarkedBlobs:
     the volume once it is mounted again.
     """
 
-    def __init__(self, blobs: Blobs, clock: Clock | None = None) -> None:
+    def __init__(self, blobs: Blobs, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._blobs = blobs
-        self._clock = clock or SystemClock()
+        self._monotonic = monotonic
         self._id: str | None = None
         self._looked_at = float("-inf")
 
@@ -110,13 +110,13 @@ class MarkedBlobs:
 
     async def _look(self) -> None:
         """Mark a store that has never been one; look from time to time whether it still is."""
-        if self._clock.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self._monotonic() - self._looked_at < LOOK_SECONDS:
             return
         if self._id is None:
             self._id = await mark(self._blobs)
         elif await self._same() is None:
             raise Unavailable(what=_STORE, problem=_NO_MARKER)
-        self._looked_at = self._clock.monotonic()
+        self._looked_at = self._monotonic()
 
     async def _same(self) -> str | None:
         """Return the id of the store if it is what it was."""

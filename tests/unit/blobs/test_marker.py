@@ -16,7 +16,7 @@ NONE = Claim(uri="a/none", sha256="0" * 64, size_bytes=4)
 
 
 def opened(folder: Path, clock: ManualClock) -> MarkedBlobs:
-    return MarkedBlobs(LocalBlobs(folder), clock)
+    return MarkedBlobs(LocalBlobs(folder), clock.monotonic)
 
 
 async def reads_of(blobs: MarkedBlobs, claim: Claim, folder: Path):
