@@ -210,6 +210,27 @@ class EngineRestarting(Unavailable):
     code = "engine_restarting"
 
 
+class EngineDied(MintError):
+    """The engine ended while it ran this request: repeat it once, in {retry_after_seconds} s or later."""
+
+    code = "engine_died"
+    retryable = True
+    http_status = 502
+
+
+class RequestHeldBack(Unavailable):
+    """An engine died while it ran this request, which may run once more: in {retry_after_seconds} s."""
+
+    code = "request_held_back"
+
+
+class RequestEndsEngines(MintError):
+    """An engine ended {deaths} times while it ran this request: it is refused for {seconds} s."""
+
+    code = "request_ends_engines"
+    http_status = 422
+
+
 class Stopping(Unavailable):
     """This part of MinT stops, and the time for open requests is up: ask again."""
 
@@ -221,6 +242,12 @@ class PeerFailed(Unavailable):
 
     code = "peer_failed"
     http_status = 502
+
+
+class EngineFailed(PeerFailed):
+    """The engine failed on this request: {problem}"""
+
+    code = "engine_failed"
 
 
 class RevisionNotReady(MintError):

@@ -152,7 +152,8 @@ class EngineInfo:
     """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.
 
     ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts;
-    ``dtype`` is what the engine computes in: float32, bfloat16 or float16.
+    ``dtype`` is what the engine computes in: float32, bfloat16 or float16. ``max_completions`` are of one
+    request (n), ``max_requests`` are open at once.
     """
 
     engine_id: EngineId
@@ -166,6 +167,8 @@ class EngineInfo:
     host_capacity: int
     dtype: str
     routed_layers: int = 0
+    max_completions: int = 128
+    max_requests: int = 512
 
 
 RESTART_SECONDS = 20

@@ -180,6 +180,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             host_capacity=settings.host_capacity,
             dtype=engine.dtype,
             routed_layers=len(facts.experts),
+            max_completions=settings.max_completions,
+            max_requests=settings.max_requests,
         )
         serving = Serving(
             engine=engine,

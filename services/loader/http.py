@@ -1,7 +1,6 @@
 """Internal HTTP of the loader: answers of the inference APIs, samples, tokenization, residency."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,6 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from starlette.datastructures import Headers
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from mint_common.api_errors import error_event
 from mint_common.claims import RevisionRef
@@ -28,16 +26,16 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
-from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.draining import set_last_word
+from services.loader.adapters.step_stream import StepStream
+from services.loader.core.unread_answers import UnreadAnswers
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
 
 T = TypeVar("T")
 
-_MOST_WAITING = 64
-"""Parts of a stream that wait for a slow reader; then the engine's own queue joins what comes."""
 _ADMIN = "admin"
 
 
@@ -65,6 +63,8 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
 
 
 def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
+    unread_answers = UnreadAnswers()
+
     async def serve(request: Request) -> Response:
         """Answer a request of an inference API with the bytes of vLLM's own server."""
         operation = request.path_params["operation"]
@@ -80,7 +80,8 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
                 set_last_word(request.scope, partial(error_event, operation))
-                return StepStream(bytes_of, headers=headers)
+                unread = unread_answers.of_stream(call.tenant_id)
+                return StepStream(bytes_of, headers=headers, unread=unread)
             async with aclosing(parts):
                 body = b"".join([cast(bytes, part) async for part in parts])
         return Response(body, media_type="application/json", headers=headers)
@@ -156,57 +157,6 @@ def _add_residency(http: FastAPI, tiers: Tiers) -> None:
         body = _decode(await request.body(), PrewarmBody)
         status: AdapterStatus = await tiers.prewarm(body.revision, tenant_id=body.tenant_id, cause=_ADMIN)
         return msgspec.to_builtins(status)
-
-
-class StepStream(Response):
-    """Streams what comes, all that is there at a time together; a client that goes away cancels it, once.
-
-    Starlette's own StreamingResponse cancels through anyio, again and again until the task ends, so that
-    nothing could be awaited while cleaning up; telling the engine to abort needs just that.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, parts: AsyncGenerator[bytes, None], *, headers: Mapping[str, str]) -> None:
-        self._parts = parts
-        self.status_code = 200
-        self.background = None
-        self.init_headers({"cache-control": "no-store", **headers})
-        del self.headers["content-length"]
-        self._come: list[bytes] = []
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
-        """Send until the end or until the client has gone."""
-        async with aclosing(self._parts), asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(each) for each in (self._take(), self._send(send), until_gone(receive))
-            ]
-            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
-
-    async def _take(self) -> None:
-        async for part in self._parts:
-            self._come.append(part)
-            self._news.set()
-            if len(self._come) >= _MOST_WAITING:
-                self._room.clear()
-                await self._room.wait()
-        self._come.append(b"")
-        self._news.set()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        is_open = True
-        while is_open:
-            await self._news.wait()
-            self._news.clear()
-            come, self._come = self._come, []
-            self._room.set()
-            is_open = come[-1] != b""
-            await send({"type": "http.response.body", "body": b"".join(come), "more_body": is_open})
 
 
 def _tenant(tenant_id: str | None) -> TenantId | None:

@@ -1,26 +1,42 @@
 """The engines behind a fixed list of loaders, and the choice among them.
 
-Invariants: nothing is routed to a loader that has stopped answering before it was asked again; a request is
-tried on another engine only while nothing of its answer has been handed out, and never after it has made one
-fail; while an engine of its base is
-known, no request waits for a loader that is not, and no loader waits to be asked for one that stays silent.
+Invariants: nothing is routed to a loader that has stopped answering before it was asked again; one request
+that fails, or takes long, takes no engine away from others: the engine's own word does; a request is tried on
+another engine only while nothing of its answer has been handed out, and never after an engine has failed or
+died while it ran it; while an engine of its base is known, no request waits for a loader that is not, and no
+loader waits to be asked for one that stays silent.
 """
 
 import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
+
+import msgspec
 
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
+from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
 from mint_common.client.routing import NEARNESS, Nearness, Option, ResidencyMap, order_engines
-from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, PeerFailed, Unavailable
+from mint_common.client.suspects import RequestKey, Suspects, request_key
+from mint_common.errors import (
+    EngineDied,
+    EngineRestarting,
+    EventInvalid,
+    MintError,
+    Overloaded,
+    PeerFailed,
+    Stopping,
+    Unavailable,
+)
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
@@ -32,7 +48,7 @@ from mint_common.generation import (
     Sampled,
     SampleRequest,
 )
-from mint_common.ids import BaseName, Digest
+from mint_common.ids import BaseName, Digest, TenantId
 from mint_common.waiting import cancel_all
 
 T = TypeVar("T")
@@ -54,20 +70,32 @@ class EngineDirectory:
     always goes to the same engine.
     """
 
-    def __init__(self, urls: Sequence[str], *, token: str) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        token: str,
+        timeout_seconds: float = 30.0,
+        ask_seconds: float = ASK_SECONDS,
+    ) -> None:
+        """Connect later; the times are those of `InternalHttp`."""
         self._clients = {
             url: EngineClient(
                 InternalHttp(
                     url,
                     token=token,
                     peer="an engine",
-                    lost=lambda: EngineRestarting(retry_after_seconds=RESTART_SECONDS),
+                    lost=_lost_engine,
+                    timeout_seconds=timeout_seconds,
+                    ask_seconds=ask_seconds,
                 )
             )
             for url in urls
         }
         self._known: dict[str, EngineInfo] = {}
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
+        self._doubted: dict[str, asyncio.Task[None]] = {}
+        self._suspects = Suspects()
         self._residency = ResidencyMap()
         self._open: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
@@ -120,11 +148,19 @@ class EngineDirectory:
         """Have an engine of the base answer a request of an inference API; as `EngineClient.serve`.
 
         An engine that does not answer or is full passes the request on to the next one, if there is one; one
-        that fails on it answers on, and so raises PeerFailed.
+        that fails on it answers on, and so raises PeerFailed. One that dies while it runs it raises
+        EngineDied; see `Suspects` for what becomes of its repeats.
         """
         digest = facts.revision.digest if facts.revision else None
-        url, relayed = await self._first(base, digest, lambda engine: engine.serve(operation, body, facts))
+        content = operation.encode(), (digest or "").encode(), body
+        key = partial(request_key, facts.tenant_id, base, *content)
+        with self._suspected(facts.tenant_id, base, key) as note_end:
+            url, relayed = await self._first(
+                base, digest, lambda engine: engine.serve(operation, body, facts)
+            )
+            note_end(not relayed.is_stream)
         relayed.at_end(partial(self._ended, url))
+        relayed.at_end(partial(self._note_death, key))
         self._note_served(url, digest)
         return relayed
 
@@ -134,7 +170,10 @@ class EngineDirectory:
         The request passes on to the next engine as in `serve`.
         """
         digest = request.revision.digest if request.revision else None
-        url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
+        key = partial(_sample_key, base, request)
+        with self._suspected(request.tenant_id, base, key) as note_end:
+            url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
+            note_end(True)
         self._ended(url, None)
         self._note_served(url, sampled.revision)
         return sampled
@@ -145,18 +184,54 @@ class EngineDirectory:
         """Call engines in their order; return the first one that can and its answer, which is open on it."""
         urls = await self._order(base, digest)
         for url in urls:
-            self._open[url] += 1
             try:
-                return url, await call(self._clients[url])
-            except BaseException as error:
-                self._ended(url, error)
+                return url, await self._opened(url, call)
+            except MintError as error:
                 if url == urls[-1] or not _is_for_next(error):
                     raise
         raise self._no_engine(base)
 
+    async def _opened(self, url: str, call: Callable[[EngineClient], Awaitable[T]]) -> T:
+        depth, info = self._open[url], self._known.get(url)
+        if info is not None and depth >= info.max_requests:
+            raise Overloaded(what="the engine's room for requests", depth=depth, retry_after_seconds=1)
+        self._open[url] += 1
+        try:
+            return await call(self._clients[url])
+        except BaseException as error:
+            self._ended(url, error)
+            raise
+
     def _ended(self, url: str, error: BaseException | None) -> None:
         self._open[url] -= 1
-        self._forget_away(url, error)
+        self._note_failure(url, error)
+
+    @contextmanager
+    def _suspected(
+        self, tenant_id: TenantId, base: BaseName, key: Callable[[], RequestKey]
+    ) -> Iterator[Callable[[bool], None]]:
+        """Hold a request back that an engine died under, and note it if one does; yield what ends it."""
+        is_one = self._suspects.has_any(tenant_id)
+        if is_one:
+            is_restarting = any(info.base == base for info, _ in self.restarting()) or any(
+                self._known[url].base == base for url in self._doubted if url in self._known
+            )
+            self._suspects.begin(key(), is_restarting=is_restarting, now=time.monotonic())
+
+        def end(is_answered: bool) -> None:  # noqa: FBT001  # a callback
+            if is_one:
+                self._suspects.end(key(), is_answered=is_answered)
+
+        try:
+            yield end
+        except BaseException as error:
+            end(False)
+            self._note_death(key, error)
+            raise
+
+    def _note_death(self, key: Callable[[], RequestKey], error: BaseException | None) -> None:
+        if isinstance(error, EngineDied):
+            self._suspects.note_death(key(), now=time.monotonic())
 
     def holds(self, base: BaseName, digest: Digest) -> bool:
         """Return whether an engine of the base is believed to have an adapter in memory."""
@@ -171,10 +246,10 @@ class EngineDirectory:
                 self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
     def forget(self, client: EngineClient, error: Unavailable) -> None:
-        """Drop what is known of an engine that did not answer; it is queried again before its next use."""
+        """Note that an engine did not answer; it is queried again before its next use."""
         for url, known in self._clients.items():
             if known is client:
-                self._forget_away(url, error)
+                self._note_failure(url, error)
 
     async def follow(self, bus: Bus) -> None:
         """Track until cancelled where adapters are: from events, and periodically from the engines."""
@@ -185,7 +260,7 @@ class EngineDirectory:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await cancel_all(*self._meeting.values())
+        await cancel_all(*self._meeting.values(), *self._doubted.values())
         for client in self._clients.values():
             await client.aclose()
 
@@ -203,8 +278,8 @@ class EngineDirectory:
         options = [self._option(url, digest) for url in self._serving(base)]
         if not options:
             raise self._no_engine(base)
-        ordered = order_engines(options, digest or "")
-        return [option.name for option in ordered]
+        ordered = [option.name for option in order_engines(options, digest or "")]
+        return sorted(ordered, key=lambda url: url in self._doubted)
 
     def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
@@ -242,9 +317,23 @@ class EngineDirectory:
             self._residency.correct(info.engine_id, info.epoch, ())
             self._stale[url].set()
 
-    def _forget_away(self, url: str, error: BaseException | None) -> None:
-        if not _is_away(error):
-            return
+    def _note_failure(self, url: str, error: BaseException | None) -> None:
+        """Leave out an engine that says itself that it ends; after another failure, ask it."""
+        if isinstance(error, EngineRestarting | Stopping):
+            self._forget(url)
+        elif (isinstance(error, EngineDied) or _is_away(error)) and url in self._known.keys() - self._doubted:
+            self._doubted[url] = asyncio.create_task(self._check(url))
+
+    async def _check(self, url: str) -> None:
+        try:
+            await self._clients[url].describe()
+        except MintError as error:
+            if _is_away(error):
+                self._forget(url)
+        finally:
+            del self._doubted[url]
+
+    def _forget(self, url: str) -> None:
         self._reported.pop(url, None)
         info = self._known.pop(url, None)
         if info is not None:
@@ -288,13 +377,25 @@ class EngineDirectory:
             adapters = await client.adapters(limit=_MOST_ADAPTERS)
             load = await client.load()
         except MintError as error:
-            self._forget_away(url, error)
+            if _is_away(error):
+                self._forget(url)
             return  # else of a version that does not say: it is routed to without
         self._known[url] = info
         self._lost.pop(url, None)
         self._reported[url] = load.requests
         # The map drops its oldest entries, so the closest must be added last.
         self._residency.correct(info.engine_id, info.epoch, reversed(adapters))
+
+
+def _lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
+    if may_have_begun:
+        return EngineDied(retry_after_seconds=RESTART_SECONDS)
+    return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
+
+
+def _sample_key(base: BaseName, request: SampleRequest) -> RequestKey:
+    """Return the key of a sample, which has another id at each try."""
+    return request_key(request.tenant_id, base, msgspec.msgpack.encode(replace(request, request_id="")))
 
 
 def _is_away(error: BaseException | None) -> bool:

@@ -3,11 +3,23 @@
 A `MintError` that the other side raised is raised here as the same class; a connection that fails or stays
 silent is Unavailable, and a bug of the other side is PeerFailed. Nothing is repeated here: who asks knows
 whether asking again is safe.
+
+A short call has a time-out, and a bounded pool of connections. A long call, whose answer may take minutes,
+ends when its connection breaks or its peer answers nothing any more (`PeerWatch`); long calls take no
+connection from short ones, and are bounded by who admits them.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -18,6 +30,8 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from yarl import URL
 
+from mint_common.client.connections import Connections
+from mint_common.client.peer_watch import ASK_SECONDS, PeerWatch
 from mint_common.client.relayed import Relayed
 from mint_common.errors import (
     InternalTokenRefused,
@@ -44,10 +58,8 @@ Json = Any  # whatever the other side answered; the typed clients above this one
 
 _log = logging.getLogger(__name__)
 
-_MAX_CONNECTIONS = 512
-_STREAM_SECONDS = 300.0  # of silence between two parts of a stream
-# Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
-_KEEP_ALIVE_SECONDS = 5
+Lost = Callable[[bool], MintError]
+"""Makes the error of a broken connection; True: the other side may have begun with what it was asked."""
 _MOST_NAME = 500
 """Longer than any valid name; a longer path segment would exceed what servers accept."""
 
@@ -78,25 +90,26 @@ class InternalHttp:
         *,
         token: str,
         peer: str = "another service",
-        lost: Callable[[], Unavailable] | None = None,
+        lost: Lost | None = None,
         timeout_seconds: float = 30,
+        ask_seconds: float = ASK_SECONDS,
     ) -> None:
         """Connect later.
 
         Errors call the other side ``peer``: they go on to users, whom its address is not for. The log has it.
         ``lost`` makes the error of a connection that breaks or is refused, where one is more exact.
+        ``ask_seconds`` is how often the other side is asked whether it lives, while long calls are open.
         """
         self._peer = peer
         self._lost = lost
         self._is_away = False
         self._base_url = base_url.rstrip("/")
-        self._token = token
-        self._timeout = _timeout(timeout_seconds, silence_seconds=timeout_seconds)
-        self._stream_timeout = _timeout(timeout_seconds, silence_seconds=_STREAM_SECONDS)
-        self._made: aiohttp.ClientSession | None = None
+        headers = {INTERNAL_TOKEN_HEADER: token}
+        self._connections = Connections(headers=headers, timeout_seconds=timeout_seconds)
+        self._watch = PeerWatch(self._ask_health, ask_seconds=ask_seconds)
 
     async def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:
-        """Ask for something; a None parameter is left out. ``patient``: it may take as long as a stream."""
+        """Ask for something; a None parameter is left out. ``patient``: it is a long call."""
         return await self._ask("GET", path, params=params, patient=patient)
 
     async def post(
@@ -123,12 +136,11 @@ class InternalHttp:
         url = self._url(path, query)
         if isinstance(body, bytes):
             sent = {**_JSON, **(headers or {})}
-            limits = self._stream_timeout if patient else self._timeout
-            return await self._send(method, url, data=body, headers=sent, limits=limits)
+            return await self._send(method, url, data=body, headers=sent, is_long=patient)
         told = _Told(body)
         sent = {"content-type": "application/octet-stream", **(headers or {})}
         try:
-            return await self._send(method, url, data=told.chunks(), headers=sent)
+            return await self._send(method, url, data=told.chunks(), headers=sent, is_long=True)
         except Unavailable:
             if told.error is not None:
                 raise told.error from None
@@ -137,9 +149,9 @@ class InternalHttp:
     async def exchange(
         self, method: str, path: str, content: bytes = b"", params: Params | None = None
     ) -> bytes:
-        """Send msgpack and return the msgpack of the answer, which its reader decodes."""
-        url = self._url(path, _present(params))
-        return (await self._send(method, url, data=content, headers={"content-type": MSGPACK}))[1]
+        """Send msgpack in a long call, and return the msgpack of the answer, which its reader decodes."""
+        url, headers = self._url(path, _present(params)), {"content-type": MSGPACK}
+        return (await self._send(method, url, data=content, headers=headers, is_long=True))[1]
 
     def read(self, answer: Json, shape: type[T]) -> T:
         """Return an answer's JSON as a type. Raises Unavailable when it is none."""
@@ -166,28 +178,28 @@ class InternalHttp:
         """
         current = start_span("http POST", kind=SpanKind.CLIENT, **{"url.path": path})
         try:
-            with trace.use_span(current, end_on_exit=False), self._translated():
-                response = await self._session.post(
-                    self._url(path),
-                    data=body,
-                    headers=inject({**_JSON, **headers}),
-                    timeout=self._stream_timeout,
-                    allow_redirects=False,
-                )
-                if not response.ok:
-                    raise self._error_of(response.status, await response.read())  # noqa: TRY301
+            with trace.use_span(current, end_on_exit=False):
+                async with self._call():
+                    response = await self._connections.session(is_long=True).post(
+                        self._url(path),
+                        data=body,
+                        headers=inject({**_JSON, **headers}),
+                        allow_redirects=False,
+                    )
+                    if not response.ok:
+                        raise self._error_of(response.status, await response.read())  # noqa: TRY301
         except BaseException:
             current.set_status(Status(StatusCode.ERROR))
             current.end()
             raise
-        relayed = Relayed(response, self._translated)
+        relayed = Relayed(response, self._call)
         relayed.at_end(lambda _: current.end())
         return relayed
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
-        if self._made is not None:
-            await self._made.close()
+        await self._watch.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -207,8 +219,7 @@ class InternalHttp:
         patient: bool = False,
     ) -> Json:
         url = self._url(path, _present(params))
-        limits = self._stream_timeout if patient else self._timeout
-        _, content = await self._send(method, url, data=_encode(body), headers=_JSON, limits=limits)
+        _, content = await self._send(method, url, data=_encode(body), headers=_JSON, is_long=patient)
         with self._translated():
             return msgspec.json.decode(content) if content else None
 
@@ -219,47 +230,53 @@ class InternalHttp:
         *,
         data: bytes | AsyncIterable[bytes] | None,
         headers: Mapping[str, str],
-        limits: aiohttp.ClientTimeout | None = None,
+        is_long: bool,
     ) -> tuple[int, bytes]:
         """Return a good answer's status and body; raise what any other one says."""
-        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": url.path}), self._translated():
-            async with self._session.request(
-                method,
-                url,
-                data=data,
-                headers=inject(dict(headers)),
-                timeout=limits or self._stream_timeout,
-                allow_redirects=False,  # another route's answer is not the one asked for
-            ) as response:
+        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": url.path}):
+            async with (
+                self._call(is_long=is_long),
+                self._connections.session(is_long=is_long).request(
+                    method,
+                    url,
+                    data=data,
+                    headers=inject(dict(headers)),
+                    allow_redirects=False,  # another route's answer is not the one asked for
+                ) as response,
+            ):
                 content = await response.read()
             if not 200 <= response.status < 300:
                 raise self._error_of(response.status, content)
             return response.status, content
 
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        """Return the connections, which are made inside the loop that uses them."""
-        if self._made is None:
-            self._made = aiohttp.ClientSession(
-                headers={INTERNAL_TOKEN_HEADER: self._token},
-                timeout=self._timeout,
-                connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._made
+    async def _ask_health(self) -> None:
+        """Return when the other side answers, whatever it says. Raises Unavailable."""
+        session, url = self._connections.session(is_long=False), self._url("/healthz")
+        async with self._call(is_long=False), session.get(url, allow_redirects=False):
+            pass
 
     def _url(self, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
         text = f"?{urlencode(query)}" if query else ""
         return URL(f"{self._base_url}{path}{text}", encoded=True)
 
+    @asynccontextmanager
+    async def _call(self, *, is_long: bool = True) -> AsyncIterator[None]:
+        with self._translated(is_long=is_long):
+            if not is_long:
+                yield
+                return
+            async with self._watch.watched():
+                yield
+
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, is_long: bool = False) -> Iterator[None]:
         try:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
             self._tell_outage(str(error) or type(error).__name__)
-            if self._lost is not None and not isinstance(error, TimeoutError):
-                raise self._lost() from error
+            was_sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            if self._lost is not None and (is_long or not isinstance(error, TimeoutError)):
+                raise self._lost(is_long and was_sent) from error
             raise Unavailable(what=self._peer, problem=plain_problem(error)) from error
         except msgspec.DecodeError as error:
             raise RemoteError(what=self._peer, remote_code="not_json", problem=str(error)) from error
@@ -316,10 +333,6 @@ class _Told:
 
 class _ErrorAnswer(msgspec.Struct):
     error: dict[str, Any]  # fields of any error
-
-
-def _timeout(seconds: float, *, silence_seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=silence_seconds)
 
 
 def _text(value: str | float) -> str:

@@ -1,22 +1,22 @@
 """An answer that is handed on: its bytes as they come, unread."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 
 from mint_common.errors import MintError
 
-Translated = Callable[[], AbstractContextManager[None]]
-"""Turns errors of the connection into MintErrors."""
+LongCall = Callable[[], AbstractAsyncContextManager[None]]
+"""Ends a read whose other side is gone, and turns errors of the connection into MintErrors."""
 
 
 class Relayed:
     """A good answer of another service that has begun. Its methods raise Unavailable."""
 
-    def __init__(self, response: aiohttp.ClientResponse, translated: Translated) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, call: LongCall) -> None:
         self._response = response
-        self._translated = translated
+        self._call = call
         self._at_end: list[Callable[[MintError | None], None]] = []
         self._failure: MintError | None = None
 
@@ -32,14 +32,13 @@ class Relayed:
 
     async def whole(self) -> bytes:
         """Return all of the body."""
-        with self._noted():
+        async with self._noted():
             return await self._response.read()
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         """Yield what has come, then what comes, to the end."""
-        with self._noted():
-            while part := await self._response.content.readany():
-                yield part
+        while part := await self._next():
+            yield part
 
     def at_end(self, call: Callable[[MintError | None], None]) -> None:
         """Have something called when this is closed, with the error that ended the reading, if one did."""
@@ -51,11 +50,15 @@ class Relayed:
         while self._at_end:
             self._at_end.pop()(self._failure)
 
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
+    async def _next(self) -> bytes:
+        async with self._noted():
+            return await self._response.content.readany()
+
+    @asynccontextmanager
+    async def _noted(self) -> AsyncIterator[None]:
         """Note the MintError that ends the reading."""
         try:
-            with self._translated():
+            async with self._call():
                 yield
         except MintError as error:
             self._failure = error

@@ -11,7 +11,15 @@ import random
 from dataclasses import dataclass, field
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import MintError, Overloaded, Unavailable, trace_of
+from mint_common.errors import (
+    EngineDied,
+    MintError,
+    Overloaded,
+    PeerFailed,
+    RequestHeldBack,
+    Unavailable,
+    trace_of,
+)
 from mint_common.generation import EngineInfo, Likeliest, Sampled
 from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import Clock
@@ -232,18 +240,23 @@ class EngineSamples:
             self._drop(too_many, self._samples[too_many])
 
     async def _sample(self, sample: _Sample) -> Sampled:
-        """Sample, with retries while the engine is full or restarts: a seeded sample repeats exactly."""
+        """Sample, with retries while the engine is full or restarts: a seeded sample repeats exactly.
+
+        Raises RequestEndsEngines of one that engines die under.
+        """
         request = sample.order.to_request()
         give_up_at = self._clock.monotonic() + AWAY_SECONDS
         while True:
             try:
                 sampled = await self._engines.sample(sample.order.base, request)
-            except Overloaded:
-                sample.trouble = "the engine is full: the sample waits for a seat"
-                give_up_at = self._clock.monotonic() + AWAY_SECONDS
-            except Unavailable:
-                sample.trouble = "the engine does not answer: it may be restarting"
-                if self._clock.monotonic() >= give_up_at:
+            except PeerFailed:
+                raise
+            except (Overloaded, Unavailable, EngineDied) as error:
+                sample.trouble = _trouble(error)
+                now = self._clock.monotonic()
+                if isinstance(error, Overloaded | RequestHeldBack | EngineDied):
+                    give_up_at = now + AWAY_SECONDS
+                elif now >= give_up_at:
                     raise
             else:
                 wished = request.revision.digest if request.revision else None
@@ -284,6 +297,15 @@ async def _ends(ended: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _trouble(error: MintError) -> str:
+    """Return what a sample waits for."""
+    if isinstance(error, Overloaded):
+        return "the engine is full: the sample waits for a seat"
+    if isinstance(error, RequestHeldBack):
+        return str(error)
+    return "the engine does not answer: it may be restarting"
 
 
 def _table_bytes(table: Likeliest | None) -> int:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontext
 from functools import partial
 
 from mint_common.api_errors import error_event
-from mint_common.errors import MintError, NonFiniteOutput, Overloaded
+from mint_common.errors import EngineDied, MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
     Sampled,
     SampleRequest,
@@ -68,8 +68,9 @@ class Serving:
     async def serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
         """Yield the head of an answer, then its bytes; a failure after the head as an event of its API.
 
-        Raises before the head: InvalidField, Overloaded, NonFiniteOutput of a revision that had none before,
-        or why the adapter can't be loaded. Closing the iterator aborts the request.
+        Raises EngineDied at any time: nothing that a model may say looks like it. Raises before the head:
+        InvalidField, Overloaded, NonFiniteOutput of a revision that had none before, or why the adapter can't
+        be loaded. Closing the iterator aborts the request.
         """
         with self._counted(call):
             if call.revision is not None:
@@ -97,7 +98,7 @@ class Serving:
                         yield part
                         has_begun = True
         except MintError as error:
-            if not has_begun:
+            if not has_begun or isinstance(error, EngineDied):
                 raise
             yield error_event(call.operation, error)
 

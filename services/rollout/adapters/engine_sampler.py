@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import Unavailable
+from mint_common.errors import EngineFailed
 from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
 from mint_common.ids import BaseName, TenantId
 from services.rollout.core.sampling import Completion, GroupRequest, ReadSequence, SampledGroup
@@ -35,7 +35,7 @@ class EngineSampler:
         logprobs = float32s(found.prompt_logprobs or b"")
         if len(logprobs) != len(asked.tokens):
             problem = f"{len(asked.tokens)} tokens came with {len(logprobs)} log-probabilities"
-            raise Unavailable(what="an engine", problem=problem)
+            raise EngineFailed(problem=problem)
         return ReadSequence(revision=found.revision, logprobs=logprobs)
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
@@ -76,5 +76,5 @@ def _completion(sequence: SampledSequence) -> Completion:
     tokens, logprobs = int32s(sequence.tokens), float32s(sequence.logprobs)
     if len(tokens) != len(logprobs) or not tokens:
         problem = f"{len(tokens)} tokens came with {len(logprobs)} log-probabilities"
-        raise Unavailable(what="an engine", problem=problem)
+        raise EngineFailed(problem=problem)
     return Completion(text=sequence.text, tokens=tokens, logprobs=logprobs, routes=sequence.routes)

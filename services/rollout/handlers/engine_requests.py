@@ -1,4 +1,4 @@
-"""Calls of engines and trainers: bounded, retried while one is away or full, many at a time."""
+"""Calls of engines and trainers: many at a time, asked again while one is away or full, but not for ever."""
 
 import asyncio
 import logging
@@ -10,13 +10,11 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.waiting import cancel_all
+from services.rollout.core.attempts import Attempts
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-FIRST_WAIT_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 5.0
 
 
 class EngineRequests:
@@ -32,18 +30,32 @@ class EngineRequests:
         self._turns = TenantLimiter(in_flight + max(1, in_flight // 4), of_a_tenant=in_flight)
 
     async def retried(self, tenant_id: TenantId, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call for a tenant until there is an answer. Raises errors that a later call would meet again."""
-        wait = FIRST_WAIT_SECONDS
+        """Call for a tenant until there is an answer, or `Attempts` gives up. Raises as that does."""
+        attempts: Attempts | None = None
         while True:
             try:
                 async with self._turns.turn(tenant_id):
-                    return await ask()
+                    attempts = attempts or Attempts(began_at=self._clock.monotonic())
+                    return await self._in_time(ask(), attempts)
             except MintError as error:
-                if not error.retryable:
+                if attempts is None:
                     raise
+                attempts, wait = attempts.after(error, now=self._clock.monotonic())
                 log.info("engine or trainer asked again later", extra={"reason": str(error), "seconds": wait})
             await self._clock.sleep(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    async def _in_time(self, call: Awaitable[T], attempts: Attempts) -> T:
+        """Return the answer of a call. Raises NoAnswer when it comes too late."""
+        calling = asyncio.ensure_future(call)
+        left = attempts.seconds_left(now=self._clock.monotonic())
+        deadline = asyncio.ensure_future(self._clock.sleep(left))
+        try:
+            await asyncio.wait((calling, deadline), return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                raise attempts.given_up("the call does not end", now=self._clock.monotonic())
+            return calling.result()
+        finally:
+            await cancel_all(calling, deadline)
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -21,8 +21,9 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
-from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
+from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect, until_gone
 from mint_common.runtime.draining import set_last_word
+from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
 from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import Size
@@ -39,6 +40,8 @@ from services.gateway.http.edge.context import gateway_of
 
 LARGEST_CONTEXT = 1 << 20
 """In tokens: the bound of a prompt while no engine is known."""
+READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=60)
+"""Of whoever reads a stream: below it the connection is closed, and what waits for it is given up."""
 _LAST_PARTS = 3
 """Of a stream: they say how it ended, and how many tokens it had."""
 _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
@@ -127,7 +130,7 @@ class RelayedStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         """Send until the end or until the client has gone."""
-        sending = asyncio.ensure_future(self._send(send))
+        sending = asyncio.ensure_future(self._send(read_in_time(send, READER_RATE)))
         watching = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +151,8 @@ class RelayedStream(Response):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             if is_recorded():
                 annotate(answer_attributes(b"".join(end)))
+        except ReaderTooSlow as error:
+            raise ClientGone from error
         except MintError as error:
             # The status line is gone already; clients raise an error that comes as an event.
             annotate({"error.type": error.code})

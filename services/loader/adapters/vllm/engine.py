@@ -22,7 +22,7 @@ from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
-from services.loader.adapters.vllm.engine_errors import dead_engine, translated
+from services.loader.adapters.vllm.engine_errors import check_lives, dead_engine, translated
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.serving import VllmServing
 from services.loader.adapters.vllm.routes import noted_routes, returned_routes
@@ -249,6 +249,7 @@ class VllmEngine:
         )
         async with self._start_turns.taken(request.tenant_id):
             pass  # the request is started in the same step, which is the turn's
+        check_lives(self._llm)
         with translated():
             final = await final_output(outputs, lora_request=lora_request)
         routes = await self._routes(request_id, final) if request.routes else {}

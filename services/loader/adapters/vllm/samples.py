@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mint_common.errors import Unavailable
+from mint_common.errors import EngineFailed
 from mint_common.generation import Likeliest, SampledSequence, SampleRequest, logprobs_temperature
 from mint_common.ids import Digest
 from services.loader.adapters.vllm.engine_errors import unanswered
@@ -50,13 +50,13 @@ def sample_params(request: SampleRequest, *, noted_as: str | None) -> Any:
 
 
 async def final_output(outputs: Any, *, lora_request: Any) -> Any:
-    """Wait for the final output. Raises Unavailable when the engine gave it up."""
+    """Wait for the final output. Raises EngineFailed when the engine gave it up."""
     final = None
     async with aclosing(outputs) as parts:
         async for output in parts:
             final = output
     if final is None:
-        raise Unavailable(what="the engine", problem="it ended a request without an answer")
+        raise EngineFailed(problem="it ended a request without an answer")
     assert final.lora_request == lora_request, "vLLM answered with another adapter"
     return final
 
@@ -66,7 +66,7 @@ async def pack_sample(
 ) -> WholeSample:
     """Pack a final output; ``routes`` of each completion by its index.
 
-    Raises NonFiniteOutput when the engine computed no finite numbers, Unavailable when it aborted.
+    Raises NonFiniteOutput when the engine computed no finite numbers, EngineFailed when it aborted.
     """
     served = Digest(lora_request.lora_name) if lora_request else None
     own, likeliest = None, None

@@ -12,7 +12,7 @@ from mint_common.errors import RequestRefused
 from mint_common.ids import Digest
 from services.loader import metrics
 from services.loader.adapters.vllm.compile_checks import CompileChecks
-from services.loader.adapters.vllm.engine_errors import lost_engine, unanswered
+from services.loader.adapters.vllm.engine_errors import check_lives, lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs, read_ahead
 from services.loader.adapters.vllm.openai.work import check_prompt_bytes, work_of
@@ -111,7 +111,8 @@ class CallEngine:
                 await self._compile_checks.check(structure, tenant=self._call.tenant_id)
             async with self._starts.taken(self._call.tenant_id):
                 pass  # vLLM is given the request in the same step, which is the turn's
-            with lost_engine(refuses=not self.has_begun):
+            check_lives(self._llm)
+            with lost_engine(runs=True, refuses=not self.has_begun):
                 async with aclosing(outputs):
                     async for output in outputs:
                         self._check(output, is_structured=structure is not None)

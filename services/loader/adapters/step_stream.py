@@ -1,0 +1,82 @@
+"""A streamed answer of the engine, sent as it comes; what its reader is slow to read waits beside it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from mint_common.errors import EngineDied
+from mint_common.runtime.disconnect import until_gone
+from services.loader.core.unread_answers import UnreadStream
+
+
+class StepStream(Response):
+    """Streams what comes, all that is there at a time together; a client that goes away cancels it, once.
+
+    Starlette's own StreamingResponse cancels through anyio, again and again until the task ends, so that
+    nothing could be awaited while cleaning up; telling the engine to abort needs just that.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, parts: AsyncGenerator[bytes, None], *, headers: Mapping[str, str], unread: UnreadStream
+    ) -> None:
+        self._parts = parts
+        self._unread = unread
+        self._death: EngineDied | None = None
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-store", **headers})
+        del self.headers["content-length"]
+        self._come: list[bytes] = []
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+        """Send until the end or until the client has gone.
+
+        Raises EngineDied, which breaks the connection: the other side knows by that, whatever has been said.
+        """
+        try:
+            async with aclosing(self._parts), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(each) for each in (self._take(), self._send(send), until_gone(receive))
+                ]
+                await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._unread.clear()
+        if self._death is not None:
+            raise self._death
+
+    async def _take(self) -> None:
+        """Take all that the engine makes; the adapter is held until the last of it."""
+        try:
+            async for part in self._parts:
+                self._come.append(part)
+                self._unread.add(len(part))
+                self._news.set()
+                while not self._unread.has_room:
+                    self._room.clear()
+                    await self._room.wait()
+        except EngineDied as error:
+            self._death = error
+        self._come.append(b"")
+        self._news.set()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        is_open = True
+        while is_open:
+            await self._news.wait()
+            self._news.clear()
+            come, self._come = self._come, []
+            is_open = come[-1] != b""
+            body, is_broken = b"".join(come), not is_open and self._death is not None
+            await send({"type": "http.response.body", "body": body, "more_body": is_open or is_broken})
+            self._unread.add(-len(body))
+            self._room.set()

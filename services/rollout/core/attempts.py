@@ -1,0 +1,51 @@
+"""Whether an engine or trainer is asked again, from what it answered and for how long it has been asked."""
+
+from dataclasses import dataclass, replace
+
+from mint_common.errors import MintError, Overloaded, PeerFailed, Unavailable
+
+MOST_FAILURES = 3
+"""Of one group, on an engine that answers: more of them find the same fault again."""
+DEADLINE_SECONDS = 6 * 3600.0
+"""Of one group from its first call on. A call may take long, and an engine be away or full for long."""
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class NoAnswer(MintError):
+    """No answer after {calls} calls in {seconds} s: {problem}"""
+
+    code = "no_answer"
+    http_status = 422
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """The calls for one answer, the first of which began at ``began_at``."""
+
+    began_at: float
+    calls: int = 0
+    failures: int = 0
+
+    def seconds_left(self, *, now: float) -> float:
+        """Return how long a call may still take."""
+        return self.began_at + DEADLINE_SECONDS - now
+
+    def after(self, error: MintError, *, now: float) -> tuple["Attempts", float]:
+        """Return the attempts after a call that failed, and how long to wait until the next one.
+
+        An engine that is away or full costs no attempt. Raises the error when a later call would meet it
+        again, and NoAnswer after too many failures, or too late.
+        """
+        if not error.retryable:
+            raise error
+        is_outage = isinstance(error, Overloaded | Unavailable) and not isinstance(error, PeerFailed)
+        tried = replace(self, calls=self.calls + 1, failures=self.failures + (not is_outage))
+        wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(self.calls, 16), LONGEST_WAIT_SECONDS)
+        if tried.failures >= MOST_FAILURES or self.seconds_left(now=now) <= wait:
+            raise self.given_up(error, now=now) from error
+        return tried, wait
+
+    def given_up(self, problem: object, *, now: float) -> NoAnswer:
+        """Return the error of the last call."""
+        return NoAnswer(calls=self.calls + 1, seconds=round(now - self.began_at), problem=str(problem))
