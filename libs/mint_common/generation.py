@@ -171,6 +171,14 @@ class EngineInfo:
     max_requests: int = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What every known engine of a base takes in one request: tokens in all, and completions."""
+
+    max_context: int
+    max_completions: int
+
+
 RESTART_SECONDS = 20
 """How long an engine's restart is expected to take."""
 

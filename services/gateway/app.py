@@ -28,6 +28,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.runtime.tenant_limiter import TenantLimiter
+from services.gateway.adapters.engine_limits import known_limits
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
 from services.gateway.adapters.key_checks import KeyChecks
@@ -183,6 +184,7 @@ async def run(settings: GatewaySettings) -> None:
             registry=catalog,
             graders=graders,
             trainers=directory,
+            engines=engines,
             files=tenant_files,
         )
 
@@ -344,6 +346,7 @@ def _fine_tuning(
     registry: RegistryClient,
     graders: GraderRunner,
     trainers: TrainerDirectory,
+    engines: EngineDirectory,
     files: TenantFiles,
 ) -> FineTuningContext:
     return FineTuningContext(
@@ -353,6 +356,7 @@ def _fine_tuning(
             keeper=files.keeper,
             graders=graders,
             first_rows=FirstRows(keeper=files.keeper, trainers=trainers, previewing=files.previewing),
+            limits=partial(known_limits, engines),
         ),
         jobs=jobs,
         uses=FileUses(jobs=jobs, keeper=files.keeper),

@@ -9,7 +9,8 @@ from security.gateway_rig import TENANT, Beyond, make_rig
 
 from mint_common.catalog import KeyOwner, Resolution
 from mint_common.claims import Claim
-from mint_common.errors import Overloaded
+from mint_common.errors import EngineRestarting, Overloaded
+from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
 from mint_common.testing.factories import BASE, ENGINE_INFO
 from services.gateway.core.open_requests import OpenRequests, Size
@@ -121,6 +122,9 @@ class Engines(Beyond):
     def largest_context(self):
         return ENGINE_INFO.max_context
 
+    async def limits(self, _base):
+        return EngineLimits(max_context=ENGINE_INFO.max_context, max_completions=128)
+
     async def describe(self, _base):
         return ENGINE_INFO
 
@@ -151,3 +155,37 @@ async def test_whole_answers_of_a_tenant_are_bounded_together_and_streams_are_no
         assert await status("other", prompt="a") == 418
     assert await status(prompt="a") == 418
     assert await status(**tokens) == 418
+
+
+class OneOfTwo(Engines):
+    """The engines of a small base beside those of a large one; ``away``: none of the small one's answers."""
+
+    def __init__(self, *, away=False):
+        self.away = away
+
+    def largest_context(self):
+        return None if self.away else 131_072
+
+    async def limits(self, _base):
+        if self.away:
+            raise EngineRestarting(retry_after_seconds=7)
+        return EngineLimits(max_context=2048, max_completions=4)
+
+
+async def test_an_answer_is_bounded_by_what_engines_of_its_own_base_take():
+    rig, gateway = rig_of_two()
+    gateway.engines, gateway.resolver, gateway.admission = OneOfTwo(), Resolver(), gateway.cold_admission
+    gateway.max_answer_bytes = 32 << 20
+    gateway.open_prompts = OpenRequests(what="your prompts", most=9, most_bytes=64 << 20)
+
+    async def ask(**fields):
+        message = {"role": "user", "content": "hi"}
+        body = {"model": "m", "messages": [message], "logprobs": True, "top_logprobs": 5, **fields}
+        return await rig.ask("POST", "/v1/chat/completions", "infer", body=json.dumps(body).encode())
+
+    assert (await ask()).status == 418
+    refused = await ask(n=5)
+    assert (refused.status, b'"param":"n"' in refused.body) == (400, True)
+    gateway.engines = OneOfTwo(away=True)
+    told = await ask()
+    assert (told.status, told.headers["retry-after"]) == (503, "7")

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
+from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.adapters.key_checks import KeyChecks
@@ -51,7 +52,7 @@ class Rig:
             clock=clock,
             keys=KeyChecks(SimpleNamespace(verify_key=self._verify), keys, clock),
             requests=SimpleNamespace(log=self._log),
-            engines=SimpleNamespace(largest_context=lambda: 2048),
+            engines=SimpleNamespace(largest_context=lambda: 2048, limits=self._limits),
             resolver=SimpleNamespace(resolve=self._resolve),
             in_hand=OpenRequests(what="requests", most=1000),
             bodies=self.bodies,
@@ -67,6 +68,9 @@ class Rig:
         if name not in TENANTS:
             raise Unauthorized(problem="no such key")
         return KeyOwner(tenant_id=TenantId(name), key_id=f"key-{name}", name=name, scopes=SCOPES)
+
+    async def _limits(self, _base: str) -> EngineLimits:
+        return EngineLimits(max_context=2048, max_completions=128)
 
     async def _log(self, _tenant_id: TenantId, _row: object) -> None: ...
 

@@ -45,6 +45,7 @@ from mint_common.generation import (
     AdapterStatus,
     CallFacts,
     EngineInfo,
+    EngineLimits,
     Sampled,
     SampleRequest,
 )
@@ -132,6 +133,16 @@ class EngineDirectory:
     def largest_context(self) -> int | None:
         """Return the largest context of all engines that are known; None without any."""
         return max((engine.max_context for engine in self._known.values()), default=None)
+
+    async def limits(self, base: BaseName) -> EngineLimits:
+        """Return what every known engine of a base takes. Raises Unavailable while none is known."""
+        if not self._serving(base):
+            await self._order(base, None)
+        engines = [self._known[url] for url in self._serving(base)]
+        return EngineLimits(
+            max_context=min(engine.max_context for engine in engines),
+            max_completions=min(engine.max_completions for engine in engines),
+        )
 
     async def describe(self, base: BaseName) -> EngineInfo:
         """Return the description of one engine of a base. Raises Unavailable."""

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.gateway.core.mint.jobs import MAX_LEARNING_RATE, JobRequest, plan_job
+from mint_common.generation import EngineLimits
+from services.gateway.core.mint.jobs import MAX_LEARNING_RATE, JobRequest, check_sampled, plan_job
 
 DEFAULTS = {
     "steps": 60,
@@ -97,6 +98,19 @@ def test_a_number_out_of_bounds_is_refused_by_name(field, value):
     with pytest.raises(InvalidField) as refused:
         plan_job(_request(**{field: value}), defaults=DEFAULTS, max_context=512)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(("field", "value"), [("group_size", 129), ("max_new_tokens", 256)])
+def test_what_no_engine_takes_is_refused_by_name(field, value):
+    limits = EngineLimits(max_context=256, max_completions=128)
+    spec = plan_job(_request(**{field: value}), defaults=DEFAULTS, max_context=512)
+    with pytest.raises(InvalidField) as refused:
+        check_sampled(spec, limits)
+    assert refused.value.field == field
+    check_sampled(spec, None)  # while no engine is known, the job's first wave finds out
+    check_sampled(plan_job(_request(group_size=128), defaults=DEFAULTS, max_context=512), limits)
+    sft = plan_job(_request(algorithm="sft", max_new_tokens=300), defaults=DEFAULTS, max_context=512)
+    check_sampled(sft, limits)  # it samples nothing
 
 
 @given(

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
+from mint_common.generation import EngineLimits
 from mint_common.lora import MAX_SEED
 from services.gateway.core.bounds import check_between, check_not_negative, check_positive
 from services.gateway.core.examples import body_config
@@ -67,6 +68,20 @@ def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context:
     _check_sampling(spec, max_context=max_context)
     _check_training(spec)
     return spec
+
+
+def check_sampled(
+    spec: JobSpec,
+    limits: EngineLimits | None,
+    *,
+    group_field: str = "group_size",
+    tokens_field: str = "max_new_tokens",
+) -> None:
+    """Check what a job samples against what engines take; None: none is known. Raises InvalidField."""
+    if limits is None or spec.group_size == 1:
+        return
+    check_between(group_field, spec.group_size, 2, limits.max_completions)
+    check_between(tokens_field, spec.max_new_tokens, 1, limits.max_context - 1)
 
 
 def _choose_pull(request: JobRequest, defaults: Mapping[str, float]) -> float:

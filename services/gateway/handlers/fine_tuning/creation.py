@@ -5,7 +5,7 @@ that was cut off in the middle finds the policy that was made for it.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -15,6 +15,7 @@ from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.events import JobSubmitted, LoraSpec
+from mint_common.generation import EngineLimits
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.lora import check_trainable
 from mint_common.names import number_or_digest
@@ -40,6 +41,7 @@ from services.gateway.core.fine_tuning.refusals import (
     model_not_found,
     not_newest,
 )
+from services.gateway.core.mint.jobs import check_sampled
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.first_rows import FirstRows
@@ -58,6 +60,8 @@ class JobMaker:
     keeper: FileKeeper
     graders: GraderRunner
     first_rows: FirstRows
+    limits: Callable[[BaseName], Awaitable[EngineLimits | None]]
+    """What the engines of a base take; None while none is known."""
 
     async def make(self, caller: Caller, body: FineTuningBody, *, cause: str) -> SubmittedJob:
         """Return the job of a request; the same ``cause`` is the same job.
@@ -74,6 +78,12 @@ class JobMaker:
         files = await self._files(tenant_id, body)
         plan = await asyncio.to_thread(
             plan_fine_tuning, body, files, max_context=base.max_context, seed=seed_of(job_id)
+        )
+        check_sampled(
+            plan.spec,
+            await self.limits(base.name),
+            group_field="method.reinforcement.hyperparameters.compute_multiplier",
+            tokens_field="mint.max_new_tokens",
         )
         data = plan.spec.data
         promotion = plan_promotion(body, data.evaluation if data else None, caller)

@@ -18,7 +18,7 @@ from mint_common.api_errors import error_event
 from mint_common.authority import Caller
 from mint_common.catalog import Resolution
 from mint_common.client.relayed import Relayed
-from mint_common.errors import MintError
+from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect, until_gone
@@ -39,7 +39,7 @@ from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import gateway_of
 
 LARGEST_CONTEXT = 1 << 20
-"""In tokens: the bound of a prompt while no engine is known."""
+"""In tokens: the bound of a prompt while no engine is known; then it is that of its own base's engines."""
 READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=60)
 """Of whoever reads a stream: below it the connection is closed, and what waits for it is given up."""
 _LAST_PARTS = 3
@@ -69,9 +69,12 @@ async def relay(
     target = await gateway.resolver.resolve(caller.tenant_id, asked.model)
     annotate(target_attributes(target))
     operation = operation or endpoint.name.lower()
+    limits = await gateway.engines.limits(target.base)
+    if asked.choices > limits.max_completions:
+        raise InvalidField(field="n", problem=f"must be at most {limits.max_completions} over all prompts")
     size_bytes = json_answer_bytes(
         choices=asked.choices,
-        new_tokens=most_context if asked.max_tokens is None else asked.max_tokens,
+        new_tokens=limits.max_context if asked.max_tokens is None else asked.max_tokens,
         likeliest=asked.likeliest,
     )
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(endpoint, asked))
