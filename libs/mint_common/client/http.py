@@ -154,12 +154,12 @@ class InternalHttp:
         return (await self._send(method, url, data=content, headers=headers, is_long=True))[1]
 
     def read(self, answer: Json, shape: type[T]) -> T:
-        """Return an answer's JSON as a type. Raises Unavailable when it is none."""
+        """Return an answer's JSON as a type. Raises PeerFailed when it is none."""
         with self._readable():
             return msgspec.convert(answer, type=shape)
 
     def unpack(self, answer: bytes, shape: type[T]) -> T:
-        """Return an answer's msgpack as a type. Raises Unavailable when it is none."""
+        """Return an answer's msgpack as a type. Raises PeerFailed when it is none."""
         with self._readable():
             return msgspec.msgpack.decode(answer, type=shape)
 
@@ -287,7 +287,7 @@ class InternalHttp:
         try:
             yield
         except msgspec.DecodeError as error:
-            raise Unavailable(what=self._peer, problem=f"unreadable answer: {error}") from error
+            raise PeerFailed(what=self._peer, status=f"what cannot be read: {error}") from error
 
     def _tell_outage(self, problem: str) -> None:
         """Log the first of many failures."""
