@@ -11,13 +11,9 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
-
-import msgspec
 
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
@@ -26,7 +22,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
 from mint_common.client.routing import NEARNESS, Nearness, Option, ResidencyMap, order_engines
-from mint_common.client.suspects import RequestKey, Suspects, request_key
+from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
 from mint_common.errors import (
     EngineDied,
     EngineRestarting,
@@ -165,13 +161,13 @@ class EngineDirectory:
         digest = facts.revision.digest if facts.revision else None
         content = operation.encode(), (digest or "").encode(), body
         key = partial(request_key, facts.tenant_id, base, *content)
-        with self._suspected(facts.tenant_id, base, key) as note_end:
+        guard = self._guard(facts.tenant_id, base, key)
+        with guard.running():
             url, relayed = await self._first(
                 base, digest, lambda engine: engine.serve(operation, body, facts)
             )
-            note_end(not relayed.is_stream)
         relayed.at_end(partial(self._ended, url))
-        relayed.at_end(partial(self._note_death, key))
+        relayed.at_end(guard.end)
         self._note_served(url, digest)
         return relayed
 
@@ -181,10 +177,11 @@ class EngineDirectory:
         The request passes on to the next engine as in `serve`.
         """
         digest = request.revision.digest if request.revision else None
-        key = partial(_sample_key, base, request)
-        with self._suspected(request.tenant_id, base, key) as note_end:
+        key = partial(sample_key, base, request)
+        guard = self._guard(request.tenant_id, base, key)
+        with guard.running():
             url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
-            note_end(True)
+        guard.end(None)
         self._ended(url, None)
         self._note_served(url, sampled.revision)
         return sampled
@@ -217,32 +214,14 @@ class EngineDirectory:
         self._open[url] -= 1
         self._note_failure(url, error)
 
-    @contextmanager
-    def _suspected(
-        self, tenant_id: TenantId, base: BaseName, key: Callable[[], RequestKey]
-    ) -> Iterator[Callable[[bool], None]]:
-        """Hold a request back that an engine died under, and note it if one does; yield what ends it."""
-        is_one = self._suspects.has_any(tenant_id)
-        if is_one:
-            is_restarting = any(info.base == base for info, _ in self.restarting()) or any(
-                self._known[url].base == base for url in self._doubted if url in self._known
-            )
-            self._suspects.begin(key(), is_restarting=is_restarting, now=time.monotonic())
+    def _guard(self, tenant_id: TenantId, base: BaseName, key: Callable[[], RequestKey]) -> Guard:
+        is_restarting = partial(self._is_restarting, base)
+        return Guard(self._suspects, tenant_id, key, is_restarting=is_restarting, now=time.monotonic)
 
-        def end(is_answered: bool) -> None:  # noqa: FBT001  # a callback
-            if is_one:
-                self._suspects.end(key(), is_answered=is_answered)
-
-        try:
-            yield end
-        except BaseException as error:
-            end(False)
-            self._note_death(key, error)
-            raise
-
-    def _note_death(self, key: Callable[[], RequestKey], error: BaseException | None) -> None:
-        if isinstance(error, EngineDied):
-            self._suspects.note_death(key(), now=time.monotonic())
+    def _is_restarting(self, base: BaseName) -> bool:
+        """Return whether an engine of a base has just died, or may have."""
+        doubted = (self._known[url] for url in self._doubted if url in self._known)
+        return any(info.base == base for info in (*doubted, *(info for info, _ in self.restarting())))
 
     def holds(self, base: BaseName, digest: Digest) -> bool:
         """Return whether an engine of the base is believed to have an adapter in memory."""
@@ -402,11 +381,6 @@ def _lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost
     if may_have_begun:
         return EngineDied(retry_after_seconds=RESTART_SECONDS)
     return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
-
-
-def _sample_key(base: BaseName, request: SampleRequest) -> RequestKey:
-    """Return the key of a sample, which has another id at each try."""
-    return request_key(request.tenant_id, base, msgspec.msgpack.encode(replace(request, request_id="")))
 
 
 def _is_away(error: BaseException | None) -> bool:

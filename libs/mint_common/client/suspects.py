@@ -6,11 +6,15 @@ bounded, of a tenant too. A process remembers what it sent itself: several gatew
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from math import ceil
 
-from mint_common.errors import RequestEndsEngines, RequestHeldBack
-from mint_common.generation import RESTART_SECONDS
+import msgspec
+
+from mint_common.errors import EngineDied, RequestEndsEngines, RequestHeldBack
+from mint_common.generation import RESTART_SECONDS, SampleRequest
 from mint_common.ids import BaseName, TenantId
 
 MOST_DEATHS = 2
@@ -40,6 +44,12 @@ def request_key(tenant_id: TenantId, base: BaseName, *content: bytes) -> Request
     for part in content:
         content_hash.update(len(part).to_bytes(8, "big") + part)
     return RequestKey(tenant_id=tenant_id, base=base, content_hash=content_hash.digest())
+
+
+def sample_key(base: BaseName, request: SampleRequest) -> RequestKey:
+    """Return the key of a sample, which may have another id at each try."""
+    content = msgspec.msgpack.encode(replace(request, request_id=""))
+    return request_key(request.tenant_id, base, content)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,3 +120,45 @@ class Suspects:
         del own[key]
         if not own:
             del self._tenants[key.tenant_id]
+
+
+class Guard:
+    """One request on its way: held back if it is a suspect, and noted if an engine dies under it.
+
+    Its key is made only where it is needed: it takes reading the whole request.
+    """
+
+    def __init__(
+        self,
+        suspects: Suspects,
+        tenant_id: TenantId,
+        key: Callable[[], RequestKey],
+        *,
+        is_restarting: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._suspects = suspects
+        self._key = key
+        self._is_restarting = is_restarting
+        self._now = now
+        self._is_suspect = suspects.has_any(tenant_id)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the request until its answer begins. Raises as `Suspects.begin`."""
+        if self._is_suspect:
+            self._suspects.begin(self._key(), is_restarting=self._is_restarting(), now=self._now())
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            raise
+        if self._is_suspect:
+            self._suspects.end(self._key(), is_answered=False)
+
+    def end(self, error: BaseException | None) -> None:
+        """Note how the answer ended; None: whole."""
+        if self._is_suspect:
+            self._suspects.end(self._key(), is_answered=error is None)
+        if isinstance(error, EngineDied):
+            self._suspects.note_death(self._key(), now=self._now())
