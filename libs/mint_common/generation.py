@@ -183,6 +183,17 @@ RESTART_SECONDS = 20
 """How long an engine's restart is expected to take."""
 
 
+Place = Literal["stored", "host", "slot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterPlaces:
+    """Where the adapters of an engine are; None when they are where they were at the ``version`` known."""
+
+    version: str
+    places: dict[Digest, Place] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStatus:
     """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.
@@ -193,7 +204,7 @@ class AdapterStatus:
     """
 
     digest: Digest
-    tier: Literal["stored", "host", "slot"]
+    tier: Place
     readiness: Literal["registered", "prewarming", "ready"]
     size_bytes: int
     pinned: bool

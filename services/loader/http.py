@@ -31,6 +31,7 @@ from mint_common.runtime.draining import set_last_word
 from services.loader.adapters.step_stream import StepStream
 from services.loader.core.unread_answers import UnreadAnswers
 from services.loader.handlers.generation import Serving
+from services.loader.handlers.places import Places
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
 
@@ -59,7 +60,7 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
     """Add the loader's routes to its HTTP application."""
     _add_generation(http, serving, info)
     _add_engine(http, serving, tiers, info)
-    _add_residency(http, tiers)
+    _add_residency(http, tiers, Places(tiers.places, epoch=info.epoch))
 
 
 def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
@@ -119,15 +120,19 @@ def _add_engine(http: FastAPI, serving: Serving, tiers: Tiers, info: EngineInfo)
         return msgspec.to_builtins(tiers.load(requests=serving.open_requests))
 
 
-def _add_residency(http: FastAPI, tiers: Tiers) -> None:
+def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:
     @http.get("/internal/adapters")
     async def list_adapters(
-        tenant_id: str | None = None, limit: Annotated[int | None, Query(ge=1)] = None
+        tenant_id: str | None = None,
+        limit: Annotated[int | None, Query(ge=1)] = None,
+        known: str | None = None,
     ) -> object:
         """Return every adapter that a tenant has used, or that is on the engine, in the queue or on the disk.
 
-        The nearest first.
+        The nearest first. With ``known``, a version of `AdapterPlaces`, only what has changed since.
         """
+        if known is not None:
+            return Response(places.since(known), media_type="application/json")
         return msgspec.to_builtins(tiers.statuses(tenant_id=_tenant(tenant_id), limit=limit))
 
     @http.get("/internal/adapters/{digest}")

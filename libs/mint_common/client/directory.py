@@ -364,7 +364,7 @@ class EngineDirectory:
         client = self._clients[url]
         try:
             info = await client.describe()
-            adapters = await client.adapters(limit=_MOST_ADAPTERS)
+            places = await client.places(limit=_MOST_ADAPTERS)
             load = await client.load()
         except MintError as error:
             if _is_away(error):
@@ -374,7 +374,7 @@ class EngineDirectory:
         self._lost.pop(url, None)
         self._reported[url] = load.requests
         # The map drops its oldest entries, so the closest must be added last.
-        self._residency.correct(info.engine_id, info.epoch, reversed(adapters))
+        self._residency.correct(info.engine_id, info.epoch, reversed(places.items()))
 
 
 def _lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`

@@ -10,10 +10,12 @@ from mint_common.client.http import InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.generation import (
     CALL_HEADER,
+    AdapterPlaces,
     AdapterStatus,
     CallFacts,
     EngineInfo,
     EngineLoad,
+    Place,
     Sampled,
     SampleRequest,
 )
@@ -28,6 +30,7 @@ class EngineClient:
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
         self._read = http.read
+        self._known = AdapterPlaces(version="", places={})
 
     async def describe(self) -> EngineInfo:
         """Return which base the engine has, and its limits."""
@@ -65,6 +68,21 @@ class EngineClient:
         """
         asked = {"tenant_id": tenant_id, "limit": limit}
         return self._read(await self._http.get("/internal/adapters", asked), list[AdapterStatus])
+
+    async def places(self, *, limit: int) -> dict[Digest, Place]:
+        """Return where the engine's adapters are, the nearest first. What is as before is not sent again."""
+        answer = await self._http.get("/internal/adapters", {"limit": limit, "known": self._known.version})
+        if isinstance(answer, list):  # of a loader that knows no versions
+            statuses = self._read(answer, list[AdapterStatus])
+            return {
+                each.digest: each.tier
+                for each in statuses
+                if each.readiness == "ready" or each.tier == "stored"
+            }
+        told = self._read(answer, AdapterPlaces)
+        if told.places is not None:
+            self._known = told
+        return self._known.places or {}
 
     async def adapter(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
         """Return where one adapter is now; with a tenant, as `adapters`."""

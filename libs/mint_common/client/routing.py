@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from mint_common.generation import AdapterStatus
+from mint_common.generation import Place
 from mint_common.ids import Digest, EngineId
 
 HOT_LOAD = 16
@@ -84,13 +84,12 @@ class ResidencyMap:
         run = self._runs.get(engine_id)
         return run.near.get(digest, Nearness.ABSENT) if run else Nearness.ABSENT
 
-    def correct(self, engine_id: EngineId, epoch: str, adapters: Iterable[AdapterStatus]) -> None:
+    def correct(self, engine_id: EngineId, epoch: str, places: Iterable[tuple[Digest, Place]]) -> None:
         """Replace all that is known of an engine by its own answer."""
         run = _Run(epoch=epoch)
         self._runs[engine_id] = run
-        for status in adapters:
-            if status.readiness == "ready" or status.tier == "stored":
-                self._remember(run, status.digest, NEARNESS[status.tier])
+        for digest, place in places:
+            self._remember(run, digest, NEARNESS[place])
 
     def note(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
         """Believe that an adapter is this near now; False when its run is not known, which must be asked."""

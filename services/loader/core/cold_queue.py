@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from mint_common.errors import Overloaded
 from mint_common.ids import Digest, TenantId
+from services.loader.core.start_order import start_order
 
 
 class Priority(IntEnum):
@@ -80,13 +81,7 @@ class ColdQueue:
 
     def in_order(self) -> tuple[QueuedLoad, ...]:
         """Return the waiting loads in the order in which they would start if nobody else came."""
-        queue = replace(self, workers=len(self.waiting) + len(self.running))
-        order: list[QueuedLoad] = []
-        while True:
-            queue, load = queue.start()
-            if load is None:
-                return tuple(order)
-            order.append(load)
+        return start_order(self.waiting, self.turns, self.credit)
 
     def ask(
         self,

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Literal
 
-from mint_common.generation import AdapterStatus
+from mint_common.generation import AdapterStatus, Place
 from mint_common.ids import Digest, TenantId
 from services.loader.core.residency import Resident, State, Tier
 from services.loader.core.tenant_use import state_for
@@ -22,6 +22,7 @@ _READINESS: dict[State, Literal["registered", "prewarming", "ready"]] = {
     State.ACTIVATING: "ready",
     State.READY: "ready",
 }
+_PLACES: dict[State, Place] = {State.STAGED: "host", State.ACTIVATING: "host", State.READY: "slot"}
 _TIERS = {State.STAGED: Tier.HOST, State.ACTIVATING: Tier.HOST, State.READY: Tier.SLOT}
 
 
@@ -32,29 +33,33 @@ class Statuses:
         self._resident_set = resident_set
         self._loads = loads
         self._staging = staging
+        self._queue = loads.queue
+        self._position_of: Mapping[Digest, int] = {}
 
     def of(self, digest: Digest) -> AdapterStatus:
         """Return where one adapter is."""
-        return self._whole(digest, self._staging.size_of(digest) or 0, self._loads.queue.position(digest))
+        return self._whole(digest, self._staging.size_of(digest) or 0, self._positions().get(digest))
 
     def all(self, *, limit: int | None = None) -> list[AdapterStatus]:
         """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
         stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
-        residents = sorted(
-            self._resident_set.residency.residents.values(),
-            key=lambda r: (r.in_slot, r.touched),
-            reverse=True,
-        )
         positions = self._positions()
-        known = dict.fromkeys((*(r.digest for r in residents), *self._loads.wanted, *stored))
+        known = dict.fromkeys((*(each.digest for each in self._nearest()), *self._loads.wanted, *stored))
         return [
             self._whole(digest, stored.get(digest, 0), positions.get(digest))
             for digest in itertools.islice(known, limit)
         ]
 
+    def places(self, *, limit: int) -> Mapping[Digest, Place]:
+        """Return the tier of every adapter that is ready, stored or waits for a load; the nearest first."""
+        known = {each.digest: _PLACES.get(each.state, "stored") for each in self._nearest()}
+        for digest in (*self._loads.wanted, *(entry.digest for entry in self._staging.stored())):
+            known.setdefault(digest, "stored")
+        return dict(itertools.islice(known.items(), limit))
+
     def of_tenant(self, digest: Digest, tenant_id: TenantId) -> AdapterStatus:
         """Return where one adapter is to a tenant."""
-        return self._part(digest, tenant_id, self._loads.queue.position(digest))
+        return self._part(digest, tenant_id, self._positions().get(digest))
 
     def all_of_tenant(self, tenant_id: TenantId, *, limit: int | None = None) -> list[AdapterStatus]:
         """Return every adapter that a tenant has used since the engine's start, the nearest first."""
@@ -64,8 +69,16 @@ class Statuses:
         found.sort(key=lambda each: (_NEAREST.index(each.tier), -each.last_used_at, each.digest))
         return found[:limit]
 
+    def _nearest(self) -> list[Resident]:
+        residents = self._resident_set.residency.residents.values()
+        return sorted(residents, key=lambda each: (each.in_slot, each.touched), reverse=True)
+
     def _positions(self) -> Mapping[Digest, int]:
-        return {load.digest: position for position, load in enumerate(self._loads.queue.in_order())}
+        """Return the positions in the queue, which every poll of a request that waits asks for."""
+        if self._queue is not self._loads.queue:
+            self._queue = self._loads.queue
+            self._position_of = {load.digest: at for at, load in enumerate(self._queue.in_order())}
+        return self._position_of
 
     def _whole(self, digest: Digest, stored_bytes: int, position: int | None) -> AdapterStatus:
         known = self._resident_set.residency.get(digest)

@@ -8,13 +8,13 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterPinned, NotFound, PreconditionFailed
-from mint_common.generation import AdapterStatus, EngineLoad
+from mint_common.generation import AdapterStatus, EngineLoad, Place
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
@@ -185,6 +185,10 @@ class Tiers:
         if tenant_id is None:
             return self._statuses.all(limit=limit)
         return self._statuses.all_of_tenant(tenant_id, limit=limit)
+
+    def places(self, limit: int) -> Mapping[Digest, Place]:
+        """Return the tier of every adapter that is known, the nearest first."""
+        return self._statuses.places(limit=limit)
 
     def working_set(self) -> list[WorkingSetEntry]:
         """Return what is worth loading again after a restart: all that is finished in host memory."""

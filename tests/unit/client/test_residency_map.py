@@ -1,26 +1,18 @@
 """Beliefs about engines: bounded, and none about a run that is over."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.client.routing import Nearness, ResidencyMap
-from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId
-from mint_common.testing.factories import ADAPTER_STATUS
 
 ENGINE = EngineId("e")
 A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
 
 
-def status(digest: Digest, tier: str, readiness: str = "ready") -> AdapterStatus:
-    return replace(ADAPTER_STATUS, digest=digest, tier=tier, readiness=readiness)
-
-
 def known() -> ResidencyMap:
     residency = ResidencyMap()
-    residency.correct(ENGINE, "1", [status(A, "slot"), status(B, "host")])
+    residency.correct(ENGINE, "1", [(A, "slot"), (B, "host")])
     return residency
 
 
@@ -28,7 +20,7 @@ def test_what_the_engine_says_replaces_what_was_believed() -> None:
     residency = known()
     assert residency.nearness(ENGINE, A) is Nearness.SLOT
     assert residency.nearness(ENGINE, B) is Nearness.HOST
-    residency.correct(ENGINE, "1", [status(B, "stored", "registered")])
+    residency.correct(ENGINE, "1", [(B, "stored")])
     assert residency.nearness(ENGINE, A) is Nearness.ABSENT
     assert residency.nearness(ENGINE, B) is Nearness.STORED
 
