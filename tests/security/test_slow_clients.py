@@ -3,18 +3,22 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.client.relayed import Relayed
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import LeastRate, paced
+from services.gateway.http.openai import relay
+from services.gateway.http.openai.relay import READER_RATE, RelayedStream
 from tests.security.raw_http import Client, head, serving
 
 BOUNDS = ConnectionBounds(
@@ -237,3 +241,39 @@ def test_who_keeps_the_rate_may_pause_and_nobody_holds_on(
             return
         received, waited = received + size, waited + seconds
         assert waited <= 10 + received / rate
+
+
+class Relaying:
+    """An engine's answer without end, as `Relayed` gives it; ``is_closed`` once its request is given up."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"x" * 65536
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_stream_whose_reader_is_too_slow_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relay, "READER_RATE", SLOW)
+    assert READER_RATE.stall_seconds < ConnectionBounds().unread_seconds
+    answer = Relaying()
+    http = create_http(title="test", service="relay", internal_token=None, ready=lambda: True)
+
+    @http.post("/stream")
+    async def stream() -> Response:
+        return RelayedStream(cast(Relayed, answer), operation="chat", headers={})
+
+    async with serving(http) as server:
+        client = await server.connect(head("/stream", 0))
+        async with asyncio.timeout(30):
+            while not answer.is_closed:  # nothing is read
+                await asyncio.sleep(0.05)
+        rest = await client.read_all()
+    assert not rest.endswith(b"0\r\n\r\n"), "it does not look whole"
+    assert not [each for each in caplog.records if each.exc_info], "no traceback for each slow reader"

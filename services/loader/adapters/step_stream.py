@@ -26,7 +26,7 @@ class StepStream(Response):
     ) -> None:
         self._parts = parts
         self._unread = unread
-        self._death: EngineDied | None = None
+        self._is_broken = False
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-store", **headers})
@@ -38,7 +38,8 @@ class StepStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         """Send until the end or until the client has gone.
 
-        Raises EngineDied, which breaks the connection: the other side knows by that, whatever has been said.
+        The death of the engine leaves the answer without its end, and so breaks the connection: the other
+        side knows by that, whatever has been said.
         """
         try:
             async with aclosing(self._parts), asyncio.TaskGroup() as group:
@@ -50,8 +51,6 @@ class StepStream(Response):
                     task.cancel()
         finally:
             self._unread.clear()
-        if self._death is not None:
-            raise self._death
 
     async def _take(self) -> None:
         """Take all that the engine makes; the adapter is held until the last of it."""
@@ -63,8 +62,8 @@ class StepStream(Response):
                 while not self._unread.has_room:
                     self._room.clear()
                     await self._room.wait()
-        except EngineDied as error:
-            self._death = error
+        except EngineDied:
+            self._is_broken = True
         self._come.append(b"")
         self._news.set()
 
@@ -76,7 +75,7 @@ class StepStream(Response):
             self._news.clear()
             come, self._come = self._come, []
             is_open = come[-1] != b""
-            body, is_broken = b"".join(come), not is_open and self._death is not None
-            await send({"type": "http.response.body", "body": body, "more_body": is_open or is_broken})
+            body, is_whole = b"".join(come), not is_open and not self._is_broken
+            await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
             self._unread.add(-len(body))
             self._room.set()

@@ -21,7 +21,7 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
-from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect, until_gone
+from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from mint_common.runtime.draining import set_last_word
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
 from mint_common.telemetry.tracing import annotate, is_recorded
@@ -40,8 +40,9 @@ from services.gateway.http.edge.context import gateway_of
 
 LARGEST_CONTEXT = 1 << 20
 """In tokens: the bound of a prompt while no engine is known; then it is that of its own base's engines."""
-READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=60)
-"""Of whoever reads a stream: below it the connection is closed, and what waits for it is given up."""
+READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=30)
+"""Of a stream's reader: below it the connection is closed. It stalls for less than the engine's side waits
+(`ConnectionBounds.unread_seconds`), which would break its connection then, as the death of an engine does."""
 _LAST_PARTS = 3
 """Of a stream: they say how it ended, and how many tokens it had."""
 _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
@@ -154,8 +155,8 @@ class RelayedStream(Response):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             if is_recorded():
                 annotate(answer_attributes(b"".join(end)))
-        except ReaderTooSlow as error:
-            raise ClientGone from error
+        except ReaderTooSlow:
+            return  # without the end: the connection is closed
         except MintError as error:
             # The status line is gone already; clients raise an error that comes as an event.
             annotate({"error.type": error.code})
