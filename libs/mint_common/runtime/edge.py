@@ -14,6 +14,7 @@ from mint_common.runtime.draining import RequestsInHand
 from mint_common.runtime.edge_errors import answer_errors, error_response
 from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped
 from mint_common.runtime.edge_series import state_series
+from mint_common.runtime.metrics_text import MetricsText
 
 DEFAULT_MAX_BODY_BYTES = 16 << 20
 
@@ -86,7 +87,8 @@ def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:
             return {"status": "starting"}
         return {"status": "ready"}
 
+    text = MetricsText(lambda: generate_latest(http.state.registry) + generate_latest(REGISTRY))
+
     @http.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:  # not async: it reads files of /proc
-        text = generate_latest(http.state.registry) + generate_latest(REGISTRY)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> Response:
+        return Response(await text.read(), media_type=CONTENT_TYPE_LATEST)
