@@ -25,7 +25,8 @@ MAX_NUMBER = 2**31 - 1
 _NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)
 _BASE = re.compile(BASE_NAME_PATTERN.removesuffix("$"), re.ASCII)
 _POLICY_ID = re.compile(r"pol_[a-z2-7]{26}", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_NUMBER = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+"""One number has one spelling: an answer says the name that it was asked in."""
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
@@ -62,7 +63,7 @@ def check_alias_name(text: str) -> None:
     """Check the name of an alias. Raises InvalidField."""
     if not _NAME.fullmatch(text):
         raise InvalidField(field="alias", problem=f"{text[:100]!r} does not match {NAME_PATTERN}")
-    if _NUMBER.fullmatch(text) or text.isdecimal():
+    if text.isdecimal():
         raise InvalidField(field="alias", problem=f"{text!r} reads as a revision number")
 
 
@@ -93,6 +94,6 @@ def number_or_digest(text: str) -> int | Digest | None:
     """Return what a text says of a revision, None if neither."""
     if is_digest(text):
         return Digest(text)
-    if _NUMBER.fullmatch(text) and 0 < int(text) <= MAX_NUMBER:
+    if _NUMBER.fullmatch(text) and int(text) <= MAX_NUMBER:
         return int(text)
     return None

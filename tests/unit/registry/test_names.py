@@ -34,7 +34,7 @@ def test_model_names_are_parsed(model: str, parsed: ModelName) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        *("", "@prod", "p@", "p@0", "p@2147483648", "p@99999999999999999999", "p@sha256:12", "p@a@b"),
+        *("", "@prod", "p@", "p@0", "p@01", "p@2147483648", "p@99999999999999999999", "p@sha256:12", "p@a@b"),
         *("P", "p@PROD", f"p@{DIGEST.upper()}", "-p", "p/../q", "p\n", "p@prod\n", "p\0", "a" * 64),
         *("p@\u0663", "\u00e4"),
     ],
@@ -79,7 +79,7 @@ def test_alias_that_would_be_ambiguous_is_refused(name: str) -> None:
         check_alias_name(name)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.0", "latest", "sha256:", "\0", "1\n"])
+@pytest.mark.parametrize("text", ["", "0", "01", "-1", "1.0", "latest", "sha256:", "\0", "1\n"])
 def test_revision_key_that_is_none_is_not_found(text: str) -> None:
     with pytest.raises(NotFound):
         revision_key(text)
