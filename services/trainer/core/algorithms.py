@@ -113,6 +113,8 @@ ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
 }
 
 
-def build_batch(algorithm: str, record: WaveRecord) -> Batch:
-    """Return what an algorithm trains on."""
+def build_batch(algorithm: str, record: WaveRecord, *, pulls: bool = False) -> Batch:
+    """Return what an algorithm trains on; ``pulls``: see `build_grpo_batch`."""
+    if pulls and ALGORITHMS[algorithm].loss is GRPO:
+        return build_grpo_batch(record, pulls=True)
     return ALGORITHMS[algorithm].build_batch(record)

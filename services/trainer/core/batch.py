@@ -70,15 +70,20 @@ class Batch:
     mismatched: tuple[Row, ...] = ()
 
 
-def build_grpo_batch(record: WaveRecord) -> Batch:
-    """Return the rows of the groups whose rewards differ, with their advantages."""
+def build_grpo_batch(record: WaveRecord, *, pulls: bool = False) -> Batch:
+    """Return the rows of the groups whose rewards differ, with their advantages.
+
+    Where a KL term ``pulls`` to the base, those of the other groups too, with advantage 0: it acts on all
+    tokens that it is divided by.
+    """
     rows: list[Row] = []
     skipped = 0
     for group in record.groups:
         advantages = group_advantages([sample.reward for sample in group.samples])
-        if advantages is None:
-            skipped += 1
-        else:
+        skipped += advantages is None
+        if advantages is None and pulls:
+            advantages = (0.0,) * len(group.samples)
+        if advantages is not None:
             rows += _rows(group, advantages, record.logprobs_temperature)
     return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
 

@@ -53,7 +53,8 @@ class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision"):
 class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True):
     """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
 
-    A record in which nothing can be learnt is only compared with its sampler. For the other two see
+    A record in which nothing can be learnt is only compared with its sampler. ``pulls``: see
+    `build_grpo_batch`; a pass that an earlier version logged has no such rows. For the other two see
     `WaveBatch`.
     """
 
@@ -62,6 +63,7 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     config: dict[str, float]
     backward: bool = True
     is_file: bool = False
+    pulls: bool = False
 
 
 class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
@@ -187,7 +189,15 @@ def plan_wave(
     begin = first_seq + len(operations)
     config = algorithm.config(spec.kl_coefficient, mismatch)
     is_file = spec.data is not None and algorithm.sampled != "always"
-    operations.append(WavePass(record=wave.record, algorithm=spec.algorithm, config=config, is_file=is_file))
+    operations.append(
+        WavePass(
+            record=wave.record,
+            algorithm=spec.algorithm,
+            config=config,
+            is_file=is_file,
+            pulls=pulls_to_base(spec),
+        )
+    )
     if can_learn:
         operations.append(adam_step(learning_rate=learning_rate, clip_norm=spec.clip_norm))
     if wave.validation is not None:
@@ -220,6 +230,11 @@ def plan_wave(
         submitted_at=now,
         operations=dict(enumerate(operations, first_seq)),
     )
+
+
+def pulls_to_base(spec: JobSpec) -> bool:
+    """Return whether the job's loss has a KL term, which acts on every row."""
+    return spec.algorithm == "grpo" and spec.kl_coefficient != 0.0
 
 
 def learning_rate_at(spec: JobSpec, step: int) -> float:

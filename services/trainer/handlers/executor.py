@@ -150,7 +150,9 @@ class Executor:
         if not isinstance(operation, WavePass):
             return operation
         record = await read_record(self._term.blobs, operation.record)
-        batch = await beside(operation.record, lambda: build_batch(operation.algorithm, record))
+        batch = await beside(
+            operation.record, lambda: build_batch(operation.algorithm, record, pulls=operation.pulls)
+        )
         return with_batch(operation, batch)
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:

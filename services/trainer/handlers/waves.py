@@ -26,7 +26,7 @@ from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
 from services.trainer.core.refusals import RecordInvalid, TrainingRefused
-from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave
+from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave, pulls_to_base
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.lease_term import OperationParts
@@ -68,7 +68,8 @@ class WaveIntake:
         check_fits(wave.lora, self._parts.policies.facts)
         check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
         record = await self._read_record(wave)
-        batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record))
+        pulls = pulls_to_base(wave.spec)
+        batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record, pulls=pulls))
         records = {wave.record: batch, **await self._validation(wave)}
         planned = plan_wave(
             wave,

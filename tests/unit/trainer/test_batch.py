@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.algorithms import ALGORITHMS
+from services.trainer.core.algorithms import ALGORITHMS, build_batch
 from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows
@@ -37,6 +37,17 @@ def test_groups_without_differing_rewards_are_skipped_but_counted(make_record: M
     assert (batch.skipped_groups, len(batch.rows), batch.probe) == (1, 8, ())
     assert batch.total_tokens == sum(len(s.tokens) for g in record.groups for s in g.samples)
     assert batch.reward_mean == pytest.approx(4 / 12)
+
+
+def test_a_pull_to_the_base_acts_on_the_rows_of_every_group(make_record: MakeRecord) -> None:
+    """Of the review's 16 rows, 4 had it, divided by the tokens of all."""
+    record = make_record(groups=4, samples=4, skipped=3)
+    assert len(build_batch("grpo", record).rows) == 4
+    batch = build_batch("grpo", record, pulls=True)
+    assert [row.tokens for row in batch.rows] == [s.tokens for g in record.groups for s in g.samples]
+    assert [row.advantage == 0 for row in batch.rows] == [True] * 12 + [False] * 4
+    assert sum(row.targets for row in batch.rows) == batch.total_tokens
+    assert batch.skipped_groups == 3
 
 
 def test_a_wave_of_skipped_groups_keeps_one_to_compare(make_record: MakeRecord) -> None:

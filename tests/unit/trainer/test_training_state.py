@@ -12,12 +12,15 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
+from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
+from services.trainer.core.mismatch_rules import BAND, Mismatch
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
 
 from .managed import StepSettings, Work, step_policies
 from .plain_peft import peft_twin, row_logprobs
+from .test_lora import with_random_b
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
 MakeModel = Callable[[], PreTrainedModel]
@@ -129,6 +132,43 @@ def test_kl_pulls_back_to_the_base(
         )
         distances.append(probe["kl"])
     assert distances[1] < distances[0]
+
+
+@pytest.mark.parametrize("mismatch", ["none", "band"])
+@pytest.mark.parametrize("skipped", [1, 3])
+def test_the_kl_term_is_the_mean_over_every_token_of_the_wave(
+    mismatch: Mismatch, skipped: int, make_model: MakeModel, make_base: MakeBase, make_record: MakeRecord
+) -> None:
+    """GRPO's eq. 3 and 4 (arXiv 2402.03300), row by row: without a signal and beyond a band too."""
+    lora = LoraSpec(rank=4, alpha=8.0, targets=("q_proj", "v_proj"), seed=7)
+    base, bare = make_base(make_model()), make_model()
+    state = new_state(base.facts, lora)
+    with_random_b(state.lora)
+    twin = peft_twin(make_model(), lora, state.lora)
+    record = make_record(skipped=skipped)
+    total = sum(len(sample.tokens) for group in record.groups for sample in group.samples)
+    gain, pull = torch.zeros(()), torch.zeros(())
+    for group in record.groups:
+        advantages = group_advantages([s.reward for s in group.samples]) or (0.0,) * len(group.samples)
+        for sample, advantage in zip(group.samples, advantages, strict=True):
+            row = Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=(), advantage=0.0)
+            lp = row_logprobs(twin, row)
+            difference = row_logprobs(bare, row).detach() - lp
+            pull = pull + (difference.exp() - difference - 1).sum() / total
+            ratio = torch.exp(lp - torch.tensor(sample.logprobs))
+            inside = (ratio >= BAND[0]) & (ratio <= BAND[1]) if mismatch == "band" else ratio > 0
+            gain = gain + (ratio * advantage)[inside].sum() / total
+    loss = 0.3 * pull - gain
+    loss.backward()
+    gradients = [one.grad for one in twin.parameters() if one.requires_grad]
+    norm = torch.stack([one.norm() for one in gradients]).norm()
+    settings = replace(GRPO, kl_coefficient=0.3, mismatch=mismatch)
+    metrics = step(base, state, build_batch("grpo", record, pulls=True), settings)
+    assert metrics["kl"] == pytest.approx(float(pull.detach()), rel=1e-3)
+    # What is outside a band has no part in the gradient, but the ratio of 1 that stands for it in the loss.
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    if mismatch == "none":
+        assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-3, abs=1e-4)
 
 
 def test_sft_lowers_the_loss_and_reports_no_ratio(

@@ -88,7 +88,7 @@ async def fetch_weights(blobs: AdapterSource, manifest: Claim) -> bytes:
 def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes, weights: bytes) -> bytes:
     """Return a checkpoint with an export's weights. Raises ValueError when they don't fit.
 
-    A state that was never stepped counts the weights as its first step.
+    A state that was never stepped counts the weights as its first step, of which AdamW has no moments.
     """
     state = read_state(facts, lora, data)
     state.step = max(1, state.step)

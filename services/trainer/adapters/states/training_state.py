@@ -21,15 +21,20 @@ from services.trainer.ports.policies import StateExport
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."
+_MOMENT_STEPS = "moment_steps"
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainingState:
-    """LoRA tensors, AdamW's moments of them (none before the first step) and the number of steps taken."""
+    """LoRA tensors, AdamW's moments of them and the number of steps taken.
+
+    The moments have ``moment_steps`` of these, which corrects their bias; there are none before the first.
+    """
 
     lora: LoraTensors
     moments: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    moment_steps: int = 0
 
 
 def new_state(facts: BaseFacts, spec: LoraSpec) -> TrainingState:
@@ -53,6 +58,8 @@ def write_parked(parked: "ParkedState", *, with_gradient: bool = False) -> bytes
     It has the gradient too, if that is asked for and there is one.
     """
     tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
+    if parked.moment_steps != parked.step:
+        tensors[_MOMENT_STEPS] = torch.tensor(parked.moment_steps, dtype=torch.int64)
     prefixes = ["", *(f"{name}." for name in MOMENTS)]
     if with_gradient:
         prefixes.append(_GRADIENT)
@@ -71,6 +78,7 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     try:
         tensors = safetensors.torch.load(data)
         state.step = int(tensors["step"])
+        state.moment_steps = int(tensors.get(_MOMENT_STEPS, tensors["step"]))
         targets = [("", leaf.detach()), *((f"{name}.", moments[name]) for name in MOMENTS)]
         if any(name.startswith(_GRADIENT) for name in tensors):
             leaf.grad = torch.zeros_like(leaf, requires_grad=False)
@@ -81,7 +89,7 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
                 _copy(tensors[f"{prefix}{part.name}"], view)
     except (KeyError, safetensors.SafetensorError) as error:
         raise ValueError(f"not a checkpoint of this policy: {error}") from error
-    if state.step:
+    if state.moment_steps:
         state.moments = moments
     return state
 
@@ -102,6 +110,7 @@ class ParkedState:
     layout: Layout
     scale: float
     step: int
+    moment_steps: int
     buffer: Tensor
 
     @property
@@ -125,7 +134,13 @@ def park_state(state: TrainingState) -> ParkedState:
     buffer = torch.cat(pieces).cpu()
     if leaf.is_cuda:
         buffer = buffer.pin_memory()  # else the way back blocks
-    return ParkedState(layout=state.lora.layout, scale=state.lora.scale, step=state.step, buffer=buffer)
+    return ParkedState(
+        layout=state.lora.layout,
+        scale=state.lora.scale,
+        step=state.step,
+        moment_steps=state.moment_steps,
+        buffer=buffer,
+    )
 
 
 def resume_state(parked: ParkedState, device: torch.device | None = None) -> TrainingState:
@@ -133,8 +148,8 @@ def resume_state(parked: ParkedState, device: torch.device | None = None) -> Tra
     pieces = parked.buffer.split(parked.layout.size)
     leaf, *others = (piece.to(device, non_blocking=True, copy=True) for piece in pieces)
     lora = LoraTensors(layout=parked.layout, scale=parked.scale, leaf=leaf.requires_grad_())
-    state = TrainingState(lora=lora, step=parked.step)
-    if parked.step:
+    state = TrainingState(lora=lora, step=parked.step, moment_steps=parked.moment_steps)
+    if parked.moment_steps:
         state.moments = dict(zip(MOMENTS, others, strict=False))
     if len(others) > len(MOMENTS):
         leaf.grad = others[-1]

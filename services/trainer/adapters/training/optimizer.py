@@ -60,6 +60,7 @@ def _taken(
     if not math.isfinite(largest_weight):
         return NotFinite(what=SPOILT_WEIGHT, step=state.step + 1, value=largest_weight, kept=state.step)
     state.step += 1
+    state.moment_steps += 1
     metrics = {"grad_norm:mean": norm, "learning_rate:mean": step.learning_rate}
     return Stepped(step=state.step, metrics=metrics)
 
@@ -100,7 +101,7 @@ def _step_alike(states: Sequence[TrainingState], rates: _Rates) -> None:
             [],
             # AdamW counts its steps as float tensors.
             [
-                torch.tensor(float(state.step), device=leaf.device)
+                torch.tensor(float(state.moment_steps), device=leaf.device)
                 for state, leaf in zip(states, leaves, strict=True)
             ],
             fused=True,

@@ -14,7 +14,8 @@ def grpo(tokens: TokenInputs) -> Tensor:
 
     Shao et al. 2024 (arXiv 2402.03300); the mean over a step's tokens is DAPO's (Yu et al. 2025, arXiv
     2503.14476). With ``truncated_at`` it is -sum_t sg(min(r_t, C)) lp_t A_t instead, REINFORCE with truncated
-    importance sampling. Tokens outside the band, and those without a usable route, do not count.
+    importance sampling. Tokens outside the band, and those without a usable route, have no part in that
+    term; the KL term acts on every token, as the mean is over every token.
     """
     sampled_T, advantages_T = tokens.needed("logprobs"), tokens.needed("advantages")
     counted_T, trained_T = _counted(tokens, sampled_T), tokens.logprobs_T
