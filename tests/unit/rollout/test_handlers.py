@@ -7,11 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from mint_common.errors import AdapterInvalid, NotFound, Overloaded, TaskFailed, Unavailable
+from mint_common.errors import (
+    AdapterInvalid,
+    MintError,
+    NotFound,
+    Overloaded,
+    PeerFailed,
+    RequestEndsEngines,
+    TaskFailed,
+    Unavailable,
+)
 from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.records import decode_prompts, decode_record
 from mint_common.testing.factories import JOB
+from services.rollout.core.sampling import GroupRequest, SampledGroup
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import (
     EOS,
@@ -177,6 +187,40 @@ async def test_a_task_that_breaks_fails_the_job_with_the_reason(place: str) -> N
     state, reason = await rig.state_of()
     assert state == "failed"
     assert f"Task 'broken:{place}' failed: " in reason
+
+
+@pytest.mark.parametrize(
+    "error", [PeerFailed(what="an engine", status=500), RequestEndsEngines(deaths=2, seconds=600)]
+)
+async def test_a_job_whose_sampling_cannot_succeed_fails_with_the_reason(error: MintError) -> None:
+    rig = Rig(engine=ScriptedEngine(troubles=[error] * 100))
+    wave = await rig.begin(submitted(prompts_per_step=1))
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    state, reason = await rig.state_of()
+    assert (state, str(error) in reason) == ("failed", True)
+    assert len(rig.engine.troubles) >= 97
+
+
+async def test_a_group_of_twenty_minutes_is_sampled_once_and_its_wave_ends_once() -> None:
+    rig = Rig()
+
+    class Slow(ScriptedEngine):
+        begun = 0
+
+        async def sample(self, request: GroupRequest) -> SampledGroup:
+            Slow.begun += 1
+            await rig.clock.sleep(20 * 60.0)
+            return await super().sample(request)
+
+    rig = Rig(engine=Slow(), clock=rig.clock)
+    wave = await rig.begin(submitted(prompts_per_step=1))
+    working = asyncio.create_task(rig.of_waves.on_wave_requested(wave))
+    for _ in range(21 * 4):
+        await rig.clock.advance(15.0)
+        await rig.watchdog.revive()
+    assert working.done()
+    (done,) = await rig.led_to(wave)
+    assert (Slow.begun, isinstance(done, WaveCompleted)) == (1, True)
 
 
 async def test_a_job_of_an_unknown_policy_fails_and_an_absent_registry_is_waited_for() -> None:
