@@ -20,6 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -192,7 +193,9 @@ class InternalHttp:
             current.set_status(Status(StatusCode.ERROR))
             current.end()
             raise
-        relayed = Relayed(response, self._call)
+        relayed = Relayed(response, partial(self._translated, is_long=True))
+        unwatch = self._watch.add(response.close)
+        relayed.at_end(lambda _: unwatch())
         relayed.at_end(lambda _: current.end())
         return relayed
 
@@ -250,10 +253,14 @@ class InternalHttp:
             return response.status, content
 
     async def _ask_health(self) -> None:
-        """Return when the other side answers, whatever it says. Raises Unavailable."""
+        """Return unless there is silence. Raises TimeoutError."""
         session, url = self._connections.session(is_long=False), self._url("/healthz")
-        async with self._call(is_long=False), session.get(url, allow_redirects=False):
-            pass
+        try:
+            async with session.get(url, allow_redirects=False):
+                pass
+        except aiohttp.ClientError as error:
+            if isinstance(error, TimeoutError):
+                raise
 
     def _url(self, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
         text = f"?{urlencode(query)}" if query else ""
@@ -274,8 +281,14 @@ class InternalHttp:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
             self._tell_outage(str(error) or type(error).__name__)
-            was_sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            if self._lost is not None and (is_long or not isinstance(error, TimeoutError)):
+            # No connection in time says nothing of whoever has one, nor does silence in a short call.
+            is_wait = isinstance(error, TimeoutError) and not is_long
+            if (
+                self._lost is not None
+                and not is_wait
+                and not isinstance(error, aiohttp.ConnectionTimeoutError)
+            ):
+                was_sent = not isinstance(error, aiohttp.ClientConnectorError)
                 raise self._lost(is_long and was_sent) from error
             raise Unavailable(what=self._peer, problem=plain_problem(error)) from error
         except msgspec.DecodeError as error:

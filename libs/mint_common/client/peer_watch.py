@@ -7,38 +7,47 @@ something that it answers at once; a peer that is silent to that as well ends al
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
-from mint_common.errors import Unavailable
 from mint_common.waiting import cancel_all
 
 ASK_SECONDS = 10.0
 MOST_UNANSWERED = 3
-"""Questions in a row. With the time-out of each, a machine that is gone is found in some 2 minutes."""
+"""Questions in a row. With the time-out of each, a peer that hangs is found in some 2 minutes."""
+
+End = Callable[[], None]
 
 
 class PeerWatch:
     """Watches one peer for all of its open long calls; end it with ``close``."""
 
     def __init__(self, ask: Callable[[], Awaitable[object]], *, ask_seconds: float = ASK_SECONDS) -> None:
-        """``ask`` raises Unavailable when there is no answer, of any kind, in its own time."""
+        """``ask`` raises TimeoutError when there is silence, and no other error.
+
+        A connection that is refused is no silence: a process that has ended breaks the connections of its
+        calls itself, and one that drains takes no new ones.
+        """
         self._ask = ask
         self._ask_seconds = ask_seconds
-        self._calls: set[asyncio.Timeout] = set()
-        self._unanswered = 0
+        self._ends: set[End] = set()
         self._asking: asyncio.Task[None] | None = None
+
+    def add(self, end: End) -> Callable[[], None]:
+        """Have ``end`` called when the peer is silent, until what this returns is called."""
+        self._ends.add(end)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._watch())
+        return partial(self._ends.discard, end)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Run a long call. Raises TimeoutError when the peer stops answering meanwhile."""
+        """Run a long call. Raises TimeoutError when the peer is silent meanwhile."""
         async with asyncio.timeout(None) as call:
-            self._calls.add(call)
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._watch())
+            remove = self.add(partial(_expire, call))
             try:
                 yield
             finally:
-                self._calls.discard(call)
-        self._unanswered = 0  # what came is a sign of life
+                remove()
 
     async def close(self) -> None:
         """Stop asking. Idempotent."""
@@ -47,17 +56,22 @@ class PeerWatch:
 
     async def _watch(self) -> None:
         """Ask while calls are open."""
+        unanswered = 0
         while True:
             await asyncio.sleep(self._ask_seconds)
-            if not self._calls:
+            if not self._ends:
                 return
             try:
                 await self._ask()
-                self._unanswered = 0
-            except Unavailable:
-                self._unanswered += 1
-            if self._unanswered >= MOST_UNANSWERED:
-                self._unanswered = 0
-                for call in self._calls:
-                    if not call.expired():
-                        call.reschedule(asyncio.get_running_loop().time())
+                unanswered = 0
+            except TimeoutError:
+                unanswered += 1
+            if unanswered >= MOST_UNANSWERED:
+                unanswered = 0
+                for end in list(self._ends):
+                    end()
+
+
+def _expire(call: asyncio.Timeout) -> None:
+    if not call.expired():
+        call.reschedule(asyncio.get_running_loop().time())

@@ -1,22 +1,22 @@
 """An answer that is handed on: its bytes as they come, unread."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import aiohttp
 
 from mint_common.errors import MintError
 
-LongCall = Callable[[], AbstractAsyncContextManager[None]]
-"""Ends a read whose other side is gone, and turns errors of the connection into MintErrors."""
+Translated = Callable[[], AbstractContextManager[None]]
+"""Turns errors of the connection into MintErrors."""
 
 
 class Relayed:
     """A good answer of another service that has begun. Its methods raise Unavailable."""
 
-    def __init__(self, response: aiohttp.ClientResponse, call: LongCall) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, translated: Translated) -> None:
         self._response = response
-        self._call = call
+        self._translated = translated
         self._at_end: list[Callable[[MintError | None], None]] = []
         self._failure: MintError | None = None
 
@@ -32,13 +32,14 @@ class Relayed:
 
     async def whole(self) -> bytes:
         """Return all of the body."""
-        async with self._noted():
+        with self._noted():
             return await self._response.read()
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         """Yield what has come, then what comes, to the end."""
-        while part := await self._next():
-            yield part
+        with self._noted():
+            while part := await self._response.content.readany():
+                yield part
 
     def at_end(self, call: Callable[[MintError | None], None]) -> None:
         """Have something called when this is closed, with the error that ended the reading, if one did."""
@@ -50,15 +51,11 @@ class Relayed:
         while self._at_end:
             self._at_end.pop()(self._failure)
 
-    async def _next(self) -> bytes:
-        async with self._noted():
-            return await self._response.content.readany()
-
-    @asynccontextmanager
-    async def _noted(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
         """Note the MintError that ends the reading."""
         try:
-            async with self._call():
+            with self._translated():
                 yield
         except MintError as error:
             self._failure = error

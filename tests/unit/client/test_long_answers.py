@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
-from mint_common.errors import InvalidField, Overloaded, Unavailable
+from mint_common.errors import EngineDied, InvalidField, Overloaded, Unavailable
 from mint_common.generation import CallFacts, EngineInfo, Sampled, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from mint_common.testing.factories import BASE, ENGINE_INFO
@@ -32,6 +33,7 @@ class Engine:
     is_silent: bool = False
     begun: int = 0
     url: str = ""
+    listener: Any = None
     streams: list[web.StreamResponse] = field(default_factory=list)
 
     def app(self) -> web.Application:
@@ -86,6 +88,7 @@ async def engines() -> AsyncIterator[tuple[Engine, Engine]]:
         runners.append(runner)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
+        engine.listener = site
         engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield both
     for runner in runners:
@@ -158,6 +161,32 @@ async def test_a_peer_that_answers_nothing_more_is_found_in_bounded_time(
         assert time.monotonic() - began < 4 * (TIMEOUT_SECONDS + ASK_SECONDS)
 
 
+async def test_a_stream_of_a_peer_that_answers_nothing_more_ends(
+    engines: tuple[Engine, Engine], directory: EngineDirectory
+) -> None:
+    for engine in engines:
+        engine.seconds = 60.0
+    answer = await directory.serve(BASE, "chat", b"stream", FACTS)
+    parts = answer.parts()
+    assert await anext(parts) == b"data: {}\n\n"
+    for engine in engines:
+        engine.is_silent = True
+    async with asyncio.timeout(4 * (TIMEOUT_SECONDS + ASK_SECONDS)):
+        with pytest.raises(EngineDied):
+            await anext(parts)
+    answer.close()
+
+
+async def test_a_peer_that_takes_no_new_connections_ends_what_it_has(engines: tuple[Engine, Engine]) -> None:
+    engine = engines[0]
+    http = InternalHttp(engine.url, token="t", timeout_seconds=TIMEOUT_SECONDS, ask_seconds=ASK_SECONDS)
+    async with http:
+        call = asyncio.create_task(http.exchange("POST", "/internal/sample"))
+        await asyncio.sleep(0.1)
+        await engine.listener.stop()  # as a service that drains
+        assert await call
+
+
 async def test_a_failure_of_one_request_takes_no_engine_away(
     engines: tuple[Engine, Engine], directory: EngineDirectory
 ) -> None:
@@ -198,10 +227,12 @@ async def test_what_is_short_waits_for_no_connection_of_what_is_long(engines: tu
     engine = engines[0]
     engine.seconds = 60.0
     engine.info = msgspec.convert({**msgspec.to_builtins(ENGINE_INFO), "max_requests": 2000}, EngineInfo)
-    directory = EngineDirectory([engine.url], token="t", timeout_seconds=5)
+    directory = EngineDirectory([engine.url], token="t")
     await directory.engines()
-    open_ones = [asyncio.create_task(directory.serve(BASE, "chat", b"stream", FACTS)) for _ in range(600)]
-    streams = await asyncio.gather(*open_ones)
+    streams = []
+    for _ in range(6):  # not more at once than a listener's backlog
+        opening = (directory.serve(BASE, "chat", b"stream", FACTS) for _ in range(100))
+        streams += await asyncio.gather(*opening)
     assert await (await directory.find(BASE)).describe() == engine.info
     for stream in streams:
         stream.close()
