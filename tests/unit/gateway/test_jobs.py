@@ -100,6 +100,18 @@ def test_a_number_out_of_bounds_is_refused_by_name(field, value):
     assert refused.value.field == field
 
 
+def test_a_step_of_more_sampled_tokens_than_fit_in_memory_is_refused_with_its_fields():
+    numbers = {"prompts_per_step": 1024, "group_size": 128, "max_new_tokens": 32}
+    plan_job(_request(**numbers), defaults=DEFAULTS, max_context=512)
+    with pytest.raises(
+        InvalidField, match="group_size 128 and max_new_tokens 33, is 4,325,376 tokens"
+    ) as refused:
+        plan_job(_request(**{**numbers, "max_new_tokens": 33}), defaults=DEFAULTS, max_context=512)
+    assert refused.value.field == "prompts_per_step"
+    sft = {**numbers, "algorithm": "sft", "group_size": 1, "max_new_tokens": 8000}
+    plan_job(_request(**sft), defaults={}, max_context=16_384)
+
+
 @pytest.mark.parametrize(("field", "value"), [("group_size", 129), ("max_new_tokens", 256)])
 def test_what_no_engine_takes_is_refused_by_name(field, value):
     limits = EngineLimits(max_context=256, max_completions=128)

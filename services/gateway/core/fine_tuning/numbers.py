@@ -6,7 +6,7 @@ from typing import cast
 
 from mint_common.datasets import MAX_BATCH
 from mint_common.errors import InvalidField
-from services.gateway.core.bounds import check_between, check_positive
+from services.gateway.core.bounds import check_between, check_positive, check_sampled_tokens
 from services.gateway.core.fine_tuning.bodies import (
     MAX_STEPS,
     DpoHyperparameters,
@@ -91,6 +91,14 @@ def choose_numbers(
     if method == "reinforcement":
         compute = compute or 1.0
     learning_rate = _learning_rate(asked, extras, method)
+    group_size = 1 if compute is None else min(MAX_GROUP, max(2, round(GROUP * compute)))
+    max_new_tokens = _new_tokens(extras, method, max_context)
+    if compute is not None:
+        check_sampled_tokens(
+            (f"{asked.where}.batch_size", batch),
+            ("a group size (compute_multiplier) of", group_size),
+            ("mint.max_new_tokens", max_new_tokens),
+        )
     return Numbers(
         epochs=epochs,
         batch_size=batch,
@@ -99,8 +107,8 @@ def choose_numbers(
         learning_rate=learning_rate,
         beta=_beta(asked, extras, method),
         compute_multiplier=compute,
-        group_size=1 if compute is None else min(MAX_GROUP, max(2, round(GROUP * compute))),
-        max_new_tokens=_new_tokens(extras, method, max_context),
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
     )
 
 

@@ -8,7 +8,12 @@ from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
 from mint_common.lora import MAX_SEED
-from services.gateway.core.bounds import check_between, check_not_negative, check_positive
+from services.gateway.core.bounds import (
+    check_between,
+    check_not_negative,
+    check_positive,
+    check_sampled_tokens,
+)
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 
@@ -112,6 +117,12 @@ def _check_sampling(spec: JobSpec, *, max_context: int) -> None:
     if not 1 <= spec.max_new_tokens < max_context:
         problem = f"must be from 1 to {max_context - 1}, within the base's context, got {spec.max_new_tokens}"
         raise InvalidField(field="max_new_tokens", problem=problem)
+    if spec.algorithm != "sft":
+        check_sampled_tokens(
+            ("prompts_per_step", spec.prompts_per_step),
+            ("group_size", spec.group_size),
+            ("max_new_tokens", spec.max_new_tokens),
+        )
     if spec.temperature != 1.0:
         problem = f"must be 1.0: importance ratios need raw log-probabilities, got {spec.temperature!r}"
         raise InvalidField(field="temperature", problem=problem)

@@ -262,6 +262,15 @@ def test_what_reinforcement_cannot_do_is_refused(settings, where, code):
     assert (refused.value.field, refused.value.code) == (f"method.reinforcement{where}", code)
 
 
+def test_a_step_of_more_sampled_tokens_than_fit_in_memory_is_refused_with_its_fields():
+    numbers = {"batch_size": 256, "compute_multiplier": 10}
+    wish = {"type": "reinforcement", "reinforcement": {"grader": EXACT, "hyperparameters": numbers}}
+    assert plan(body(method=wish), files=REWARD).spec.group_size == 80
+    with pytest.raises(InvalidField, match=r"80 and mint.max_new_tokens 205, is 4,198,400 tokens") as refused:
+        plan(body(method=wish, mint={"max_new_tokens": 205}), files=REWARD)
+    assert refused.value.field == "method.reinforcement.hyperparameters.batch_size"
+
+
 def test_files_are_of_the_purpose_and_not_too_large():
     from dataclasses import replace
 
