@@ -58,15 +58,21 @@ async def generate(
     prompt: int = 3,
     n: int = 1,
     new: int = 1,
+    pattern: str | None = None,
     on_step: Callable[[int], None] = lambda tokens: None,
 ) -> int:
     """Return how many tokens came."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     params = SamplingParams(
-        max_tokens=new, temperature=1.0, n=n, ignore_eos=True, output_kind=RequestOutputKind.DELTA
+        max_tokens=new,
+        temperature=1.0,
+        n=n,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.DELTA,
+        structured_outputs=StructuredOutputsParams(regex=pattern) if pattern else None,
     )
     tokens = [7 + at % 90 for at in range(prompt)]
     came = 0
@@ -155,6 +161,37 @@ async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(
         assert await generate(engine, "late", tenant="many", n=SEATS, new=40) == 40 * SEATS
     assert max(steps.values()) == SEATS
     assert min(steps.values()) < SEATS
+
+
+async def test_an_ambiguous_pattern_of_many_sequences_holds_no_other_tenant_up(engine: VllmEngine) -> None:
+    """Each sequence had 0.1 s of the engine's steps for itself, and no token of it was charged."""
+
+    async def seconds_beside(pattern: str | None) -> float:
+        took: list[float] = []
+        ended = asyncio.Event()
+
+        async def flood_on() -> None:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                name = f"{pattern and len(pattern)}-{number}"
+                await generate(engine, name, tenant="many", n=8 * SEATS, new=40, pattern=pattern)
+
+        tasks = [asyncio.create_task(flood_on()) for _ in range(2)]
+        for number in range(20):
+            began = time.perf_counter()
+            await generate(engine, f"beside-{pattern is None}-{number}", tenant="few", new=16)
+            took.append(time.perf_counter() - began)
+        ended.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return sorted(took)[-2]
+
+    async with asyncio.timeout(120):
+        assert await generate(engine, "first", tenant="few", pattern="a*") == 1
+        control = await seconds_beside(None)
+        assert await seconds_beside("(" * 60 + "a" + "+)" * 60) < 3 * control + 0.2
 
 
 def _number_of(request_id: str) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.loader.adapters.vllm import structures
-from services.loader.adapters.vllm.structures import bound_structures
+from services.loader.adapters.vllm.structures import bound_structures, share_time
+from services.loader.core import structure_time
+from services.loader.core.structure_time import RequestTime, StructureTimes
 from tests.integration.loader.slow_structures import AMBIGUOUS_RULES
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def _compiler() -> Any:
     return xgr.GrammarCompiler(info, max_threads=1)
 
 
-def _grammar(*, pattern: str = "", rules: str = "") -> Any:
+def _grammar(*, pattern: str = "", rules: str = "", time_of_request: RequestTime | None = None) -> Any:
     """Return what vLLM follows a structure with, which is bounded."""
     import xgrammar as xgr
     from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
@@ -52,7 +54,11 @@ def _grammar(*, pattern: str = "", rules: str = "") -> Any:
     bound_structures()
     compiler = _compiler()
     compiled = compiler.compile_regex(pattern) if pattern else compiler.compile_grammar(rules)
-    return XgrammarGrammar(vocab_size=len(VOCABULARY), matcher=xgr.GrammarMatcher(compiled), ctx=compiled)
+    matcher = xgr.GrammarMatcher(compiled)
+    grammar = XgrammarGrammar(vocab_size=len(VOCABULARY), matcher=matcher, ctx=compiled)
+    if time_of_request is not None:
+        share_time(grammar, time_of_request)
+    return grammar
 
 
 def _row() -> "torch.Tensor":
@@ -77,7 +83,7 @@ def test_a_structure_that_takes_too_long_is_followed_no_further(monkeypatch: pyt
     address = f"{'a-b' * 300}@example.org"
     assert _follow(address, ADDRESS) == len(address)
     # However long tokens may take: no more than at the beginning is saved up.
-    monkeypatch.setattr(structures, "SECONDS_A_TOKEN", 1e9)
+    monkeypatch.setattr(structure_time, "SECONDS_A_TOKEN", 1e9)
     assert _follow("b" * 100 + "a" * 1000, f"b*{PATTERN}") < 200
 
 
@@ -107,7 +113,7 @@ def test_a_token_that_is_refused_for_the_time_before_it_is_not_followed() -> Non
     grammar = _grammar(pattern="ab*")
     first, then = map(VOCABULARY.index, "ab")
     assert grammar.accept_tokens("r", [first])
-    grammar._mint_seconds_left = 0.0
+    grammar._mint_time.seconds_left = 0.0
     assert not grammar.accept_tokens("r", [then])
     grammar.rollback(1)
     assert grammar.num_processed_tokens == 0
@@ -143,20 +149,57 @@ def test_only_schemas_without_patterns_are_followed_without_a_thread(
     grammar.fill_bitmask(row, 0)
     assert row.any()
     assert (not threads) is is_plain
-    assert grammar._mint_seconds_left < structures.MAX_SECONDS
+    assert grammar._mint_time.seconds_left < structure_time.MAX_SECONDS
 
 
 @pytest.mark.usefixtures("ending")
-def test_no_more_threads_are_abandoned_to_calls_than_an_engine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenant_with_abandoned_calls_keeps_no_other_from_following_patterns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(structures, "MAX_ABANDONED", 1)
-    monkeypatch.setattr(structures, "_idle", [])
-    row = _row()
-    _grammar(rules=AMBIGUOUS_RULES).fill_bitmask(row, 0)
-    usual = VOCABULARY.index("b")
-    assert not _grammar(pattern="b*").accept_tokens("r", [usual])
+    times, row, usual = StructureTimes(), _row(), VOCABULARY.index("b")
+
+    def accepts(tenant: str) -> bool:
+        time_of_request = times.of_request(tenant, "r", now=0.0)
+        accepted: bool = _grammar(pattern="b*", time_of_request=time_of_request).accept_tokens("r", [usual])
+        return accepted
+
+    dear = _grammar(rules=AMBIGUOUS_RULES, time_of_request=times.of_request("many", "dear", now=0.0))
+    dear.fill_bitmask(row, 0)
+    assert not accepts("many")
+    assert accepts("few")
     for each in list(structures._abandoned):
         each.thread.join()
-    assert _grammar(pattern="b*").accept_tokens("r", [usual])
+    assert accepts("many")
+
+
+@pytest.mark.usefixtures("ending")
+def test_all_sequences_of_a_request_have_one_allowance() -> None:
+    """128 of them had 0.1 s each."""
+    times, row, token = StructureTimes(), _row(), VOCABULARY.index("a")
+    time_of_request = times.of_request("many", "r", now=0.0)
+    sequences = [_grammar(pattern=PATTERN, time_of_request=time_of_request) for _ in range(32)]
+    spent = 0.0
+    for _ in range(60):
+        for each in sequences:
+            each.fill_bitmask(row, 0)
+        going_on = [each for each in sequences if each.accept_tokens("r", [token])]
+        spent += sum(seconds for _, seconds in times.settle(now=0.0))
+        if not going_on:
+            break
+    assert not going_on
+    # 2 ms for each token of those that it took to find out, and what a request has at first.
+    assert spent < 32 * 10 * structure_time.SECONDS_A_TOKEN + 2 * structure_time.MAX_SECONDS
+
+
+@pytest.mark.usefixtures("ending")
+def test_a_tenants_calls_take_a_bounded_part_of_a_step() -> None:
+    times, row = StructureTimes(), _row()
+    for number in range(20):
+        time_of_request = times.of_request("many", str(number), now=0.0)
+        _grammar(rules=AMBIGUOUS_RULES, time_of_request=time_of_request).fill_bitmask(row, 0)
+    [(_, spent)] = times.settle(now=0.0)
+    assert spent < structure_time.STEP_SECONDS + 20 * structure_time.SECONDS_A_TOKEN
 
 
 def test_an_error_of_a_structure_is_its_callers() -> None:

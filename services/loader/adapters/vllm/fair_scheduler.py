@@ -7,6 +7,7 @@ Here (docs/adr/0018-fair-shares.md)
   out a step's tokens from the front, and takes memory back from the end;
 - a newcomer gets room in the KV cache from who holds more than an even share, and a step of its own;
 - while several tenants are about, a step is short, and has fewer sequences when the loader is behind;
+- what following structures takes is charged to their tenant as tokens are, and bounded in each step;
 - no step begins while the outputs of several others are still to be taken in.
 
 A request's tenant is its ``cache_salt``.
@@ -14,23 +15,26 @@ A request's tenant is its ``cache_salt``.
 Written against vLLM 0.32; tests/integration/loader/test_fair_scheduler.py fails when what it uses changes.
 """
 
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
 from mint_common.runtime.processor_turns import shorten_thread_turns
+from services.loader.adapters.vllm.structures import expected_seconds, share_time
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
+from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
-from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
+from services.loader.core.fair_queue import GENERATED_WEIGHT
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
+from services.loader.core.structure_time import StructuredSequence, StructureTimes
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
@@ -38,6 +42,8 @@ LEAST_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
 ABOUT_SECONDS = 10.0
 """How long a tenant is about after its last sequence."""
+TOKENS_A_STRUCTURE_SECOND = 1000
+"""What following structures for a second costs a tenant, in generated tokens."""
 
 
 def make_scheduler(**arguments: Any) -> Scheduler:
@@ -48,67 +54,6 @@ def make_scheduler(**arguments: Any) -> Scheduler:
     shorten_thread_turns()
     is_ahead = arguments["vllm_config"].scheduler_config.async_scheduling
     return FairAsyncScheduler(**arguments) if is_ahead else FairScheduler(**arguments)
-
-
-class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
-    """`FairQueue` as vLLM asks it. It is false while nobody may start, whoever waits."""
-
-    def __init__(self, *, seats: int, reserve: int) -> None:
-        self.fair: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
-        self.newcomer: str | None = None
-        """Who alone may start in this step."""
-
-    def add_request(self, request: Request) -> None:
-        """Let a request wait."""
-        self.fair.push(tenant_of(request), request)
-
-    def pop_request(self) -> Request:
-        """Start the next one."""
-        tenant, request = self._next()
-        self.fair.start(tenant)
-        self.fair.charge(tenant, _prompt_cost(request))
-        return request
-
-    def peek_request(self) -> Request:
-        """Return the next one."""
-        return self._next()[1]
-
-    def prepend_request(self, request: Request) -> None:
-        """Let one wait that ran, or that was started and is skipped."""
-        tenant = tenant_of(request)
-        self.fair.push_first(tenant, request)
-        self.fair.charge(tenant, -_prompt_cost(request))
-
-    def prepend_requests(self, requests: Iterable[Request]) -> None:
-        """Let those wait that were skipped, the first at last."""
-        for request in requests:
-            self.prepend_request(request)
-
-    def remove_request(self, request: Request) -> None:
-        """Forget one."""
-        self.fair.remove([request])
-
-    def remove_requests(self, requests: Iterable[Request]) -> None:
-        """Forget some."""
-        self.fair.remove(list(requests))
-
-    def __bool__(self) -> bool:
-        """Return whether somebody may start."""
-        found = self.fair.next()
-        return found is not None and self.newcomer in {None, found[0]}
-
-    def __len__(self) -> int:
-        """Return how many wait."""
-        return len(self.fair)
-
-    def __iter__(self) -> Iterator[Request]:
-        """Yield all that wait."""
-        return iter(self.fair)
-
-    def _next(self) -> tuple[str, Request]:
-        found = self.fair.next()
-        assert found is not None, "vLLM asks whether the queue is true first"
-        return found
 
 
 class _Fair(Scheduler):  # type: ignore[misc]
@@ -126,6 +71,9 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self._sent = SentOutputs(self.vllm_config.additional_config[TAKEN])
         self._was_own_step = False
         self._step_sequences = self.max_num_running_reqs
+        self._structure_times = StructureTimes()
+        manager = self.structured_output_manager
+        manager.executor = CompileTurns(manager.executor)
 
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
         """Plan a step, when the outputs of earlier ones are taken in."""
@@ -135,13 +83,15 @@ class _Fair(Scheduler):  # type: ignore[misc]
         )
         fair = self.waiting.fair
         fair.set_running(Counter(map(tenant_of, self.running)))
-        self._bound_step(fair.tenants, now=time.monotonic())
+        now = time.monotonic()
+        self._settle_structures(now)
+        self._bound_step(fair.tenants, now=now)
         aside: list[Request] = []
         was_own_step, self._was_own_step = self._was_own_step, False
         if len(fair.tenants) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
             aside = self._admit_newcomer(was_own_step=was_own_step)
-        aside = aside or self._bound_sequences()
+        aside = aside or [*self._bound_structures(now), *self._bound_sequences()]
         step = super().schedule(*args, **options)
         self.running = [*aside, *self.running]
         self.waiting.newcomer = None
@@ -183,6 +133,38 @@ class _Fair(Scheduler):  # type: ignore[misc]
         aside, self.running = self.running, []
         return aside
 
+    def _settle_structures(self, now: float) -> None:
+        """Charge what following structures took since the last step; let those start that are compiled."""
+        for tenant, seconds in self._structure_times.settle(now=now):
+            self.waiting.fair.charge(tenant, round(GENERATED_WEIGHT * TOKENS_A_STRUCTURE_SECOND * seconds))
+        for request in self.waiting.take_compiled():
+            grammar = request.structured_output_request.grammar
+            if not isinstance(grammar, Exception):
+                call = _call_of(request.request_id)
+                share_time(grammar, self._structure_times.of_request(tenant_of(request), call, now=now))
+
+    def _bound_structures(self, now: float) -> list[Request]:
+        """Have structures take a bounded part of the step while others are about; return who leaves it."""
+        if len(self._seen_at) < 2 or self.scheduler_config.async_scheduling:
+            return []
+        found = self.waiting.fair.next()
+        leaving = self._structure_times.plan_step(
+            [
+                StructuredSequence(
+                    tenant=tenant_of(each),
+                    expected_seconds=expected_seconds(each.structured_output_request.grammar)
+                    if each.use_structured_output
+                    else None,
+                )
+                for each in self.running
+            ],
+            next_tenant=found[0] if found else None,
+            now=now,
+        )
+        aside, gone = [self.running[at] for at in leaving], frozenset(leaving)
+        self.running = [each for at, each in enumerate(self.running) if at not in gone]
+        return aside
+
     def _bound_sequences(self) -> list[Request]:
         """Keep as many as the loader takes in, while others are about; return who leaves this step.
 
@@ -219,15 +201,15 @@ class FairAsyncScheduler(_Fair, AsyncScheduler):  # type: ignore[misc]
     """Plans a step while the last one runs."""
 
 
-def tenant_of(request: Request) -> str:
-    """Return whose a request is."""
-    return request.cache_salt or ""
-
-
 def _held(running: Iterable[Request]) -> list[KvUse]:
     return [KvUse(tenant=tenant_of(each), tokens=each.num_computed_tokens) for each in running]
 
 
-def _prompt_cost(request: Request) -> int:
-    """Return what starting a request costs; what was started before is paid for."""
-    return 0 if request.status == RequestStatus.PREEMPTED else PROMPT_WEIGHT * request.num_prompt_tokens
+_CALL = re.compile(r"(?:\d+_)?(.+?)(?:-\d+)?(?:-[0-9a-f]{8})?")
+"""The id of a sequence: which of a prompt's, the call's own, which of its prompts, what vLLM adds."""
+
+
+def _call_of(request_id: str) -> str:
+    """Return what is the same in all sequences of a client's request."""
+    found = _CALL.fullmatch(request_id)
+    return found[1] if found else request_id

@@ -1,5 +1,7 @@
 """Structures of answers, which xgrammar follows: a request ends when following its own takes too long.
 
+`core.structure_time` says how long; who has said nothing of a grammar's request has it follow one of its own.
+
 xgrammar has no bound of its own, and a single call of it may take minutes: to accept a long token where the
 pattern is ``((a+)+)+``, nested 100 deep, or to find the tokens that may come next in the grammar of 60 rules
 ``r0 ::= r1 r1 | r1``, ``r1 ::= r2 r2 | r2``, and so on. No call can be ended, but none holds Python's lock.
@@ -11,7 +13,6 @@ their values, and no call takes more than some 20 ms.
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
@@ -20,16 +21,18 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-SECONDS_A_TOKEN = 0.002
-"""Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
-MAX_SECONDS = 0.1
-"""Of the processor: what an answer has at its beginning, and the most that its tokens save up."""
-MAX_ABANDONED = 100
-"""Threads that were abandoned to their call: at so many, a call that needs a new one ends its answer."""
+from services.loader.core.structure_time import SECONDS_A_TOKEN, RequestTime, TenantTime
+
+MAX_ABANDONED = 4
+"""Threads that were abandoned to calls of a tenant: at so many, a call of its patterns ends its answer."""
+MAX_ABANDONED_IN_ALL = 100
+"""At so many of all tenants, a tenant that has one may have no more; others go on."""
 
 _IS_PLAIN = "_mint_is_plain"
-_SECONDS_LEFT = "_mint_seconds_left"
-_LOST = -math.inf
+_IS_LOST = "_mint_is_lost"
+"""Whether a call that was abandoned still works on it."""
+_TIME = "_mint_time"
+_STEP_SECONDS = "_mint_step_seconds"
 _REPORTS = {
     "vllm.v1.core.sched.scheduler": "Unexpected: grammar rejected tokens",
     "vllm.v1.structured_output": "Unexpected: grammar terminated or rejected draft",
@@ -51,6 +54,16 @@ def bound_structures() -> None:
     XgrammarGrammar.rollback = _rolling_back(XgrammarGrammar.rollback)
     for name, beginning in _REPORTS.items():
         logging.getLogger(name).addFilter(partial(_is_other, beginning))
+
+
+def share_time(grammar: Any, time_of_request: RequestTime) -> None:
+    """Have a grammar of vLLM's take its time from its request's."""
+    setattr(grammar, _TIME, time_of_request)
+
+
+def expected_seconds(grammar: Any) -> float:
+    """Return what a step of a grammar may be expected to take: as much as its last one."""
+    return float(getattr(grammar, _STEP_SECONDS, SECONDS_A_TOKEN))
 
 
 def _is_other(beginning: str, record: logging.LogRecord) -> bool:
@@ -78,9 +91,7 @@ def _accepting(stock: Any) -> Any:
             is_accepted: bool = _bounded(grammar, stock, request_id, tokens)
         except TimeoutError:
             return False
-        left = getattr(grammar, _SECONDS_LEFT)
-        if left > 0:
-            setattr(grammar, _SECONDS_LEFT, min(MAX_SECONDS, left + SECONDS_A_TOKEN * len(tokens)))
+        _time_of(grammar).earn(len(tokens))
         return is_accepted
 
     return accept_tokens
@@ -90,6 +101,7 @@ def _filling(stock: Any) -> Any:
     def fill_bitmask(grammar: Any, bitmask: Any, idx: int) -> None:
         # A call that its thread is abandoned to writes to this row, not to one that others have by then.
         row = bitmask[idx : idx + 1].clone()
+        setattr(grammar, _STEP_SECONDS, 0.0)  # a step begins with it
         try:
             _bounded(grammar, stock, row, 0)
         except TimeoutError:
@@ -112,38 +124,58 @@ def _validating(stock: Any) -> Any:
 
 def _rolling_back(stock: Any) -> Any:
     def rollback(grammar: Any, num_tokens: int) -> None:
-        if getattr(grammar, _SECONDS_LEFT, 0.0) != _LOST:
+        if not getattr(grammar, _IS_LOST, False):
             stock(grammar, num_tokens)
 
     return rollback
 
 
+def _time_of(grammar: Any) -> RequestTime:
+    if not hasattr(grammar, _TIME):
+        share_time(grammar, RequestTime(tenant=TenantTime.full("", now=time.monotonic())))
+    found: RequestTime = getattr(grammar, _TIME)
+    return found
+
+
 def _bounded(grammar: Any, stock: Any, *args: Any) -> Any:
     """Return what a grammar's method does. Raises TimeoutError, before the call if no time is left for it."""
-    left = getattr(grammar, _SECONDS_LEFT, MAX_SECONDS)
-    if left <= 0:
+    of_request = _time_of(grammar)
+    seconds = of_request.call_seconds()
+    if seconds <= 0 or getattr(grammar, _IS_LOST, False):
         raise TimeoutError
     if getattr(grammar, _IS_PLAIN, False):
         began = time.thread_time()
         result = stock(grammar, *args)
-        setattr(grammar, _SECONDS_LEFT, left - (time.thread_time() - began))
+        _count(grammar, time.thread_time() - began)
         return result
+    tenant = of_request.tenant.name
+    if _has_abandoned_too_many(tenant):
+        raise TimeoutError
+    thread = _idle.pop() if _idle else _CallThread()
     try:
-        thread = _idle.pop()
-    except IndexError:
-        if len(_abandoned) >= MAX_ABANDONED:
-            raise TimeoutError from None
-        thread = _CallThread()
-    try:
-        result, error, took = thread.call(partial(stock, grammar, *args), seconds=left)
+        result, error, took = thread.call(partial(stock, grammar, *args), seconds=seconds, tenant=tenant)
     except TimeoutError:
-        setattr(grammar, _SECONDS_LEFT, _LOST)
+        setattr(grammar, _IS_LOST, True)
+        _count(grammar, seconds)
         raise
     _idle.append(thread)
-    setattr(grammar, _SECONDS_LEFT, left - took)
+    _count(grammar, took)
     if error is not None:
         raise error
     return result
+
+
+def _count(grammar: Any, seconds: float) -> None:
+    _time_of(grammar).spend(seconds)
+    setattr(grammar, _STEP_SECONDS, getattr(grammar, _STEP_SECONDS, 0.0) + seconds)
+
+
+def _has_abandoned_too_many(tenant: str) -> bool:
+    if not _abandoned:
+        return False
+    tenants = list(_abandoned.values())
+    own = tenants.count(tenant)
+    return own >= MAX_ABANDONED or (own > 0 and len(tenants) >= MAX_ABANDONED_IN_ALL)
 
 
 class _CallThread:
@@ -157,8 +189,10 @@ class _CallThread:
         assert self.thread.ident is not None
         self._clock = time.pthread_getcpuclockid(self.thread.ident)
 
-    def call(self, work: Callable[[], Any], *, seconds: float) -> tuple[Any, Exception | None, float]:
-        """Return what a call returns or raises, and how many seconds of the processor it took.
+    def call(
+        self, work: Callable[[], Any], *, seconds: float, tenant: str
+    ) -> tuple[Any, Exception | None, float]:
+        """Return what a tenant's call returns or raises, and how many seconds of the processor it took.
 
         Raises TimeoutError when it takes more. The thread ends with that call, and takes no other.
         """
@@ -175,7 +209,7 @@ class _CallThread:
                 return result, error, time.clock_gettime(self._clock) - began
         assert self.thread.native_id is not None
         os.setpriority(os.PRIO_PROCESS, self.thread.native_id, 19)
-        _abandoned.add(self)
+        _abandoned[self] = tenant
         self._asked.put(None)
         raise TimeoutError
 
@@ -187,8 +221,9 @@ class _CallThread:
                 told = (None, error)
             del work  # and with it the answer's grammar
             self._told.put(told)
-        _abandoned.discard(self)
+        _abandoned.pop(self, None)
 
 
 _idle: list[_CallThread] = []
-_abandoned: set[_CallThread] = set()
+_abandoned: dict[_CallThread, str] = {}
+"""The tenant of each."""

@@ -1,0 +1,158 @@
+"""Who waits in vLLM's scheduler, and whose structures are compiled next: the tenants in turn."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.request import Request, RequestStatus
+
+from services.loader.adapters.low_priority import NICENESS
+from services.loader.core.fair_queue import PROMPT_WEIGHT, FairQueue
+
+
+class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
+    """`FairQueue` as vLLM asks it. It is false while nobody may start, whoever waits.
+
+    Invariant: who waits for its structure to be compiled has no place in the queue, so it holds no seat and
+    no step looks at it.
+    """
+
+    def __init__(self, *, seats: int, reserve: int) -> None:
+        self.fair: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
+        self.newcomer: str | None = None
+        """Who alone may start in this step."""
+        self._compiling: dict[str, Request] = {}
+
+    def add_request(self, request: Request) -> None:
+        """Let a request wait."""
+        if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+            self._compiling[request.request_id] = request
+        else:
+            self.fair.push(tenant_of(request), request)
+
+    def take_compiled(self) -> list[Request]:
+        """Let those wait for a seat whose structures are compiled, or cannot be; return them."""
+        found = [each for each in self._compiling.values() if each.structured_output_request.is_grammar_ready]
+        for request in found:
+            del self._compiling[request.request_id]
+            self.fair.push(tenant_of(request), request)
+        return found
+
+    def pop_request(self) -> Request:
+        """Start the next one."""
+        tenant, request = self._next()
+        self.fair.start(tenant)
+        self.fair.charge(tenant, _prompt_cost(request))
+        return request
+
+    def peek_request(self) -> Request:
+        """Return the next one."""
+        return self._next()[1]
+
+    def prepend_request(self, request: Request) -> None:
+        """Let one wait that ran, or that was started and is skipped."""
+        tenant = tenant_of(request)
+        self.fair.push_first(tenant, request)
+        self.fair.charge(tenant, -_prompt_cost(request))
+
+    def prepend_requests(self, requests: Iterable[Request]) -> None:
+        """Let those wait that were skipped, the first at last."""
+        for request in requests:
+            self.prepend_request(request)
+
+    def remove_request(self, request: Request) -> None:
+        """Forget one."""
+        self.remove_requests([request])
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        """Forget some."""
+        waiting = [each for each in requests if self._compiling.pop(each.request_id, None) is None]
+        self.fair.remove(waiting)
+
+    def __bool__(self) -> bool:
+        """Return whether somebody may start."""
+        found = self.fair.next()
+        return found is not None and self.newcomer in {None, found[0]}
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self.fair) + len(self._compiling)
+
+    def __iter__(self) -> Iterator[Request]:
+        """Yield all that wait."""
+        return chain(self.fair, self._compiling.values())
+
+    def _next(self) -> tuple[str, Request]:
+        found = self.fair.next()
+        assert found is not None, "vLLM asks whether the queue is true first"
+        return found
+
+
+class CompileTurns:
+    """Stands in for the executor that vLLM compiles structures in: by tenant, not in order of arrival.
+
+    Its threads give way to the engine's steps: 128 sequences of a grammar of 8 KiB take seconds to begin.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MOST_THREADS, reserve=0)
+        self._running: Counter[str] = Counter()
+        self._niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS
+
+    def submit(self, compile_structure: Callable[[Request], Any], request: Request) -> Future[Any]:
+        """Compile a request's structure when its tenant's turn comes. Any: a grammar of vLLM's."""
+        compiled: Future[Any] = Future()
+        with self._lock:
+            self._queue.push(tenant_of(request), partial(_compile, compiled, compile_structure, request))
+        self._executor.submit(self._run_next)
+        return compiled
+
+    def shutdown(self, *, wait: bool = True, cancel_futures: bool = False) -> None:
+        """Compile nothing more."""
+        self._executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def _run_next(self) -> None:
+        with self._lock:
+            found = self._queue.next()
+            assert found is not None, "as many are submitted as wait"
+            tenant, work = found
+            self._queue.start(tenant)
+            self._running[tenant] += 1
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+        began = time.thread_time()
+        work()
+        with self._lock:
+            self._queue.charge(tenant, 1 + round(_WEIGHT_A_SECOND * (time.thread_time() - began)))
+            self._running[tenant] -= 1
+            self._queue.set_running(self._running)
+
+
+_MOST_THREADS = 1 << 20
+"""More than any executor has: it bounds how many compile at once."""
+_WEIGHT_A_SECOND = 1e6
+
+
+def _compile(compiled: Future[Any], compile_structure: Callable[[Request], Any], request: Request) -> None:
+    try:
+        compiled.set_result(compile_structure(request))
+    except Exception as error:  # noqa: BLE001  # whoever asked raises it
+        compiled.set_exception(error)
+
+
+def tenant_of(request: Request) -> str:
+    """Return whose a request is."""
+    return request.cache_salt or ""
+
+
+def _prompt_cost(request: Request) -> int:
+    """Return what starting a request costs; what was started before is paid for."""
+    return 0 if request.status == RequestStatus.PREEMPTED else PROMPT_WEIGHT * request.num_prompt_tokens

@@ -1,0 +1,133 @@
+"""How long an engine follows the structures of answers: of a request, of a tenant, in a step.
+
+Invariants: all sequences of a request have one allowance; a tenant's calls take no more of a step than
+`STEP_SECONDS` and, past it, what a token may take for each of its sequences; over time its structures take
+no more than `SHARE` of an engine that others use.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from services.loader.core.stall_budget import StallBudget
+
+SECONDS_A_TOKEN = 0.002
+"""Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
+MAX_SECONDS = 0.1
+"""Of the processor: what a request has at its beginning, and the most that its tokens save up."""
+STEP_SECONDS = 0.05
+"""Of the processor: most of a step for one tenant; past it each further call has what a token may take."""
+PLANNED_SECONDS = 0.02
+"""What a tenant's sequences in a step may be expected to take while others are about; one may take more."""
+SHARE = 0.2
+"""Of an engine's time: what a tenant's structures take while others are about."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TenantTime:
+    """What a tenant's structures take."""
+
+    name: str
+    budget: StallBudget
+    step_seconds: float = 0.0
+    """Taken since the last step was planned."""
+
+    @classmethod
+    def full(cls, name: str, *, now: float) -> "TenantTime":
+        """Return the time of a tenant that has used none."""
+        budget = StallBudget.full(share=SHARE, burst_ms=PLANNED_SECONDS * 1e3, now=now)
+        return cls(name=name, budget=budget)
+
+    def is_spent(self, now: float) -> bool:
+        """Return whether the tenant's structures have taken more than their share."""
+        return self.budget.wait_seconds(now) > 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class RequestTime:
+    """What the structures of one request's sequences may still take."""
+
+    tenant: TenantTime
+    seconds_left: float = MAX_SECONDS
+
+    def call_seconds(self) -> float:
+        """Return how long the next call may take, 0 when there is no time left for any."""
+        in_step = max(SECONDS_A_TOKEN, STEP_SECONDS - self.tenant.step_seconds)
+        return max(0.0, min(self.seconds_left, in_step))
+
+    def spend(self, seconds: float) -> None:
+        """Count what a call took."""
+        self.seconds_left -= seconds
+        self.tenant.step_seconds += seconds
+
+    def earn(self, tokens: int) -> None:
+        """Count accepted tokens; a request without time left earns none."""
+        if self.seconds_left > 0:
+            self.seconds_left = min(MAX_SECONDS, self.seconds_left + SECONDS_A_TOKEN * tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredSequence:
+    """A running sequence; ``expected_seconds`` None: it follows no structure."""
+
+    tenant: str
+    expected_seconds: float | None
+
+
+@dataclass(slots=True, kw_only=True)
+class StructureTimes:
+    """The times of one engine."""
+
+    _tenants: dict[str, TenantTime] = field(default_factory=dict)
+    _requests: WeakValueDictionary[tuple[str, str], RequestTime] = field(default_factory=WeakValueDictionary)
+
+    def of_request(self, tenant: str, request: str, *, now: float) -> RequestTime:
+        """Return a request's time, which its sequences share while one of them holds it."""
+        found = self._requests.get((tenant, request))
+        if found is None:
+            found = RequestTime(tenant=self._of_tenant(tenant, now=now))
+            self._requests[tenant, request] = found
+        return found
+
+    def settle(self, *, now: float) -> list[tuple[str, float]]:
+        """Begin a step; return who is to be charged how many seconds for the last one."""
+        held = {request.tenant.name for request in self._requests.values()}
+        taken: list[tuple[str, float]] = []
+        for tenant in list(self._tenants.values()):
+            if tenant.step_seconds:
+                taken.append((tenant.name, tenant.step_seconds))
+                tenant.budget = tenant.budget.spend(tenant.step_seconds * 1e3, now=now)
+                tenant.step_seconds = 0.0
+            elif tenant.name not in held and not tenant.is_spent(now):
+                del self._tenants[tenant.name]
+        return taken
+
+    def plan_step(
+        self, running: Sequence[StructuredSequence], *, next_tenant: str | None, now: float
+    ) -> list[int]:
+        """Return which running sequences leave a step: those whose structures would take too much of it.
+
+        All of a tenant leave whose share is spent, if the step has work without them; ``next_tenant`` is
+        who may start in it.
+        """
+        spent = {each.name for each in self._tenants.values() if each.is_spent(now)}
+        has_work = (next_tenant is not None and next_tenant not in spent) or any(
+            each.expected_seconds is None or each.tenant not in spent for each in running
+        )
+        tenants = {each.tenant for each in running if each.expected_seconds is not None}
+        expected: dict[str, float] = {}
+        leaving: list[int] = []
+        for at, each in enumerate(running):
+            if each.expected_seconds is None:
+                continue
+            is_first = each.tenant not in expected
+            expected[each.tenant] = expected.get(each.tenant, 0.0) + each.expected_seconds
+            is_too_much = not is_first and expected[each.tenant] > PLANNED_SECONDS / len(tenants)
+            if is_too_much or (has_work and each.tenant in spent):
+                leaving.append(at)
+        return leaving
+
+    def _of_tenant(self, name: str, *, now: float) -> TenantTime:
+        if name not in self._tenants:
+            self._tenants[name] = TenantTime.full(name, now=now)
+        return self._tenants[name]

@@ -1,0 +1,67 @@
+"""What the structures of a tenant take is bounded in a step and over time; other tenants' steps go on."""
+
+from services.loader.core.structure_time import (
+    MAX_SECONDS,
+    PLANNED_SECONDS,
+    SECONDS_A_TOKEN,
+    SHARE,
+    STEP_SECONDS,
+    StructuredSequence,
+    StructureTimes,
+)
+
+
+def sequence(tenant: str, expected_seconds: float | None = None) -> StructuredSequence:
+    return StructuredSequence(tenant=tenant, expected_seconds=expected_seconds)
+
+
+def test_a_request_has_one_time_while_a_sequence_of_it_is_there() -> None:
+    times = StructureTimes()
+    one = times.of_request("many", "r", now=0.0)
+    assert times.of_request("many", "r", now=1.0) is one
+    assert times.of_request("few", "r", now=0.0) is not one
+    one.spend(MAX_SECONDS)
+    del one
+    assert times.of_request("many", "r", now=0.0).seconds_left == MAX_SECONDS
+
+
+def test_tokens_earn_time_up_to_what_a_request_begins_with_and_none_once_it_is_spent() -> None:
+    one = StructureTimes().of_request("many", "r", now=0.0)
+    one.earn(10)
+    assert one.seconds_left == MAX_SECONDS
+    one.spend(MAX_SECONDS + 0.01)
+    one.earn(1000)
+    assert one.call_seconds() == 0.0
+
+
+def test_calls_past_a_tenants_part_of_a_step_have_what_a_token_may_take() -> None:
+    times = StructureTimes()
+    dear, usual, other = (times.of_request(*name, now=0.0) for name in (("a", "1"), ("a", "2"), ("b", "1")))
+    assert dear.call_seconds() == STEP_SECONDS
+    dear.spend(STEP_SECONDS)
+    assert usual.call_seconds() == SECONDS_A_TOKEN
+    assert other.call_seconds() == STEP_SECONDS
+    assert times.settle(now=0.0) == [("a", STEP_SECONDS)]
+    assert usual.call_seconds() == STEP_SECONDS
+    assert times.settle(now=0.0) == []
+
+
+def test_a_step_takes_as_many_of_a_tenants_sequences_as_its_part_has_time_for() -> None:
+    times = StructureTimes()
+    running = [sequence("many", PLANNED_SECONDS / 2) for _ in range(5)] + [sequence("many"), sequence("few")]
+    assert times.plan_step(running, next_tenant=None, now=0.0) == [2, 3, 4]
+    dear = [sequence("many", 1.0), sequence("many", 1.0), sequence("few", PLANNED_SECONDS / 2)]
+    assert times.plan_step(dear, next_tenant=None, now=0.0) == [1], "one goes on, whatever it takes"
+
+
+def test_a_tenant_whose_share_is_spent_sits_out_while_others_have_work() -> None:
+    times = StructureTimes()
+    request = times.of_request("many", "r", now=0.0)
+    request.spend(PLANNED_SECONDS + 0.1)
+    times.settle(now=0.0)
+    mine = [sequence("many", 0.001), sequence("many", 0.001)]
+    assert times.plan_step([*mine, sequence("few")], next_tenant=None, now=0.0) == [0, 1]
+    assert times.plan_step(mine, next_tenant="few", now=0.0) == [0, 1]
+    assert times.plan_step(mine, next_tenant="many", now=0.0) == []
+    assert times.plan_step(mine, next_tenant=None, now=0.0) == []
+    assert times.plan_step(mine, next_tenant="few", now=0.1 / SHARE + 0.01) == []
