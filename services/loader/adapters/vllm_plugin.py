@@ -1,7 +1,9 @@
-"""What MinT repairs and extends inside vLLM, in every process that vLLM starts.
+"""What MinT repairs and extends inside vLLM, in every process of MinT's engines.
 
-The entry point of the group ``vllm.general_plugins``. Each repair names the platform and versions that need
-it and where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
+The entry points of the group ``vllm.general_plugins``. vLLM calls them in every process where MinT is
+installed; each acts only where ``VLLM_PLUGINS`` names it, which the loader sees to, so that another server of
+vLLM's in the same installation stays as it is. Each repair names the platform and versions that need it and
+where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
 shows that the unrepaired code is still wrong and that vLLM still lacks what is added, and so fails when one
 of them may go. An extension applies everywhere, or on the platform that it names, and says the versions whose
 seam it was tested at; one without ``apply`` comes in through vLLM's own ``worker_extension_cls`` or
@@ -19,6 +21,10 @@ from pkgutil import resolve_name
 
 _log = logging.getLogger(__name__)
 
+PLUGIN = "mint_engine_fixes"
+"""The name of the entry point `register`."""
+REPAIRS_PLUGIN = "mint_engine_repairs"
+"""The name of the entry point `register_repairs`."""
 RESERVED = "mint_reserved_sequences"
 """In vLLM's ``additional_config``: how many of its ``max_num_seqs`` are for tenants that run little."""
 TAKEN = "mint_taken_outputs"
@@ -51,7 +57,9 @@ class Extension:
 
 def register() -> None:
     """Apply what this platform and version need. Idempotent; called once by vLLM in each process."""
-    register_repairs()
+    if not _is_named(PLUGIN):
+        return
+    _repair()
     platform = _platform()
     for extension in EXTENSIONS:
         if extension.platform in {platform, "any"} and not is_tested(extension):
@@ -63,6 +71,16 @@ def register() -> None:
 
 def register_repairs() -> None:
     """Apply the repairs alone: vLLM as it is, but right. Another entry point, for comparisons."""
+    if _is_named(REPAIRS_PLUGIN):
+        _repair()
+
+
+def _is_named(plugin: str) -> bool:
+    """Return whether a plugin was asked for by its name; without the variable vLLM calls all of them."""
+    return plugin in os.environ.get("VLLM_PLUGINS", "").split(",")
+
+
+def _repair() -> None:
     die_with_parent()
     for repair in REPAIRS:
         if is_needed(repair, platform=_platform(), vllm_version=vllm_version()):

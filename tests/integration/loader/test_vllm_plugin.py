@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mint_common.errors import Unavailable
+from services.loader.adapters import vllm_plugin
 from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
 from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
 from services.loader.adapters.vllm.repairs.rotary_heads import rotate_every_token
-from services.loader.adapters.vllm.starting import PLUGIN, require_plugin
+from services.loader.adapters.vllm.starting import require_plugin
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
+    PLUGIN,
     REPAIRS,
+    REPAIRS_PLUGIN,
     Extension,
     Repair,
     is_needed,
+    register,
+    register_repairs,
     vllm_version,
 )
 
@@ -113,6 +118,27 @@ def test_repaired_experts_with_lora_have_a_cpu_implementation() -> None:
         backend, experts = module.select_unquantized_moe_backend(SimpleNamespace(is_lora_enabled=True))
         assert backend == oracle.UnquantizedMoeBackend.CPU
         assert experts.supports_lora()
+
+
+def test_a_server_of_vllm_that_does_not_name_the_plugins_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    applied: list[str] = []
+    monkeypatch.setattr(vllm_plugin, "_apply", applied.append)
+    for named, expected in (
+        (None, False),
+        ("", False),
+        ("other", False),
+        (PLUGIN, True),
+        (f"a,{REPAIRS_PLUGIN}", True),
+    ):
+        applied.clear()
+        monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+        if named is not None:
+            monkeypatch.setenv("VLLM_PLUGINS", named)
+        register()
+        register_repairs()
+        assert bool(applied) is expected, named
 
 
 def test_an_installation_that_names_another_plugin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_stats import stat_logger
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
-from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
+from services.loader.adapters.vllm_plugin import PLUGIN, RESERVED, TAKEN, register
 from services.loader.core.execution import (
     Asked,
     Device,
@@ -33,7 +33,6 @@ from services.loader.core.routes import RouteSource, route_source
 
 _log = logging.getLogger(__name__)
 
-PLUGIN = "mint_engine_fixes"
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
 _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 
