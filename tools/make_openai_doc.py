@@ -45,6 +45,7 @@ its size is bounded, too. These bounds hold for each of
 - Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in all; a name alone has at most
   {MAX_PATTERN_BYTES >> 10} KiB, too.
 - Choices and enumerations have at most {MAX_CHOICE_BYTES >> 10} KiB in all.
+- A `$ref` begins with `#`: a schema refers to itself only.
 - A count, such as `minItems` or `{{2,8}}`, is at most {MAX_COUNT:,}; the product of those of patterns and
   grammars is at most {MAX_PRODUCT:,}.
 - An object with `minProperties` or `maxProperties` has at most {MAX_COUNTED_PROPERTIES} properties. Of

@@ -17,6 +17,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import JobFinished
+from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.graders.judge import EngineJudge
@@ -51,7 +52,6 @@ from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner

@@ -17,6 +17,7 @@ from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
+from mint_common.runtime.captured_output import captured_output
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
@@ -223,7 +224,9 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
 
 async def run(settings: LoaderSettings) -> None:
     """Serve until told to stop, or until the engine dies."""
-    async with open_loader(settings) as loader:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(captured_output(service="loader"))
+        loader = await stack.enter_async_context(open_loader(settings))
         background = [
             loader.announcements.run,
             loader.dispatcher.run,

@@ -6,8 +6,8 @@ import pytest
 import zstandard
 from security.gateway_rig import Answer, Rig, make_rig
 
+from mint_common.line_budget import LineBudget
 from services.gateway.core.admission import AdmissionQueue
-from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.tinker.telemetry import MOST_EVENTS, MOST_KIND, MOST_KINDS, OTHERS
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.tinker import bodies

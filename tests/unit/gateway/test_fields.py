@@ -287,6 +287,18 @@ def test_schemas_of_every_apis_tools_are_bounded() -> None:
     assert refused(structured_outputs={"regex": "a{%s}" % ("9" * 5000)}).field == "structured_outputs"
 
 
+@pytest.mark.parametrize("text", ["x\n{}", "https://example.org/a.json", "file:///etc/passwd", ""])
+def test_a_schema_refers_to_itself_only(text: str) -> None:
+    """xgrammar writes a reference that it does not follow to the standard error, as it was sent."""
+    schema = {"type": "object", "properties": {"a": {"$ref": text}}}
+    assert "`$ref`" in refused(structured_outputs={"json": schema}).problem
+    assert "`$ref`" in refused(structured_outputs={"json": json.dumps(schema)}).problem
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert refused(tools=[tool]).field == "tools"
+    chat(structured_outputs={"json": {"$defs": {"a": {}}, "$ref": "#/$defs/a"}})
+    chat(structured_outputs={"json": {"type": "object", "properties": {"$ref": {"type": "string"}}}})
+
+
 @pytest.mark.parametrize("number", ["1e400", "NaN"])
 @pytest.mark.parametrize("name", ["json", "structural_tag"])
 def test_json_in_a_text_that_cannot_be_read_hides_no_count(name: str, number: str) -> None:

@@ -115,6 +115,10 @@ def check_structure(field: str, value: object) -> None:
 def _check_compiled(field: str, value: object) -> None:
     """Refuse what would take long to compile: nothing ends a compile in the engine."""
     objects = list(_objects(value))
+    if any(isinstance(ref := part.get("$ref"), str) and not ref.startswith("#") for part in objects):
+        raise InvalidField(
+            field=field, problem="has a `$ref` that does not begin with `#`: nothing is fetched"
+        )
     longest_name = max((len(name.encode()) for part in objects for name in part), default=0)
     patterns = _bytes(part.get(name) for part in objects for name in _COMPILED)
     patterns += _bytes(

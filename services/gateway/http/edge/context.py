@@ -14,6 +14,7 @@ from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.ids import TenantId
+from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.runtime.tenant_limiter import TenantLimiter
@@ -25,7 +26,6 @@ from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import choose_key
-from services.gateway.core.line_budget import LineBudget
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.handlers.file_uploads import UploadKeeper

@@ -7,9 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.authority import Caller
 from mint_common.errors import InvalidField, MintError
+from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_middleware import TRACE_HEADER
-from services.gateway.core.line_budget import LineBudget
 
 LINES_PER_SECOND = 20
 _NOT_YET = 408

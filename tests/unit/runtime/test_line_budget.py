@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.line_budget import LineBudget
+from mint_common.line_budget import LineBudget
 
 
 @given(gaps=st.lists(st.floats(min_value=0, max_value=3), max_size=200), per_second=st.integers(1, 5))

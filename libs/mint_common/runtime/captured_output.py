@@ -1,0 +1,113 @@
+"""What libraries write to a process's standard output and error, as log lines: cut, counted, as JSON.
+
+Code in C++ writes there past Python's logging, and some of it writes what a client sent: such a text could
+look like a log line, or fill a disk.
+
+Invariants: nothing but the log's own writer writes to the log; what a process writes while it crashes is
+logged too, as the reader is a process of its own, which ends once nobody can write to it any more.
+"""
+
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from mint_common.line_budget import LineBudget
+from mint_common.telemetry.logs import JsonFormatter
+
+LINES_PER_SECOND = 5
+BEGIN_CHARACTERS, END_CHARACTERS = 1000, 2800
+"""What is logged of a longer text; together less than a log line's bound."""
+_CHUNK_BYTES = 1 << 16
+_PAUSE_SECONDS = 0.2
+"""What is written without a longer pause, such as a traceback, is one log line."""
+_MOST_BYTES = 1 << 20
+"""Of one log line, before it is cut."""
+_END_SECONDS = 1.0
+
+
+def keep_log_apart() -> None:
+    """Have `sys.stdout`, and so the log, write to a descriptor that `captured_output` leaves alone."""
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+
+
+@contextmanager
+def captured_output(*, service: str) -> Iterator[None]:
+    """Log what this process and those that it starts write to descriptors 1 and 2; after `keep_log_apart`."""
+    read_end, write_end = os.pipe()
+    kept = os.dup(1), os.dup(2)
+    # A session of its own: it outlives this one, to log what a crash leaves.
+    reader = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, service],
+        stdin=read_end,
+        stdout=sys.stdout.fileno(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(read_end)
+    for descriptor in (1, 2):
+        os.dup2(write_end, descriptor)
+    os.close(write_end)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        for descriptor, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, descriptor)
+            os.close(old)
+        with suppress(subprocess.TimeoutExpired):  # a child that is still there may write on
+            reader.wait(_END_SECONDS)
+
+
+def log_output(descriptor: int, *, service: str) -> None:
+    """Log what comes from a pipe until it ends."""
+    formatter, budget = JsonFormatter(service), LineBudget(per_second=LINES_PER_SECOND)
+    left_out_bytes = 0
+    while written := _written(descriptor):
+        skipped = budget.take(time.monotonic())
+        if skipped is None:
+            left_out_bytes += len(written)
+            continue
+        text = written.decode(errors="replace")
+        record = logging.makeLogRecord(
+            {
+                "name": __spec__.name if __spec__ else __name__,
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "msg": "a library wrote to the standard output or error",
+                "output": _cut(text),
+                "characters": len(text),
+                "lines_left_out": skipped,
+                "bytes_left_out": left_out_bytes,
+            }
+        )
+        left_out_bytes = 0
+        with suppress(OSError):  # a full disk
+            os.write(1, f"{formatter.format(record)}\n".encode())
+
+
+def _written(descriptor: int) -> bytes:
+    """Return what is written until the next pause; nothing at the end."""
+    written = os.read(descriptor, _CHUNK_BYTES)
+    while written and len(written) < _MOST_BYTES:
+        if not select.select([descriptor], [], [], _PAUSE_SECONDS)[0]:
+            break
+        more = os.read(descriptor, _CHUNK_BYTES)
+        if not more:
+            break
+        written += more
+    return written
+
+
+def _cut(text: str) -> str:
+    if len(text) <= BEGIN_CHARACTERS + END_CHARACTERS:
+        return text
+    return f"{text[:BEGIN_CHARACTERS]}\n...\n{text[-END_CHARACTERS:]}"
+
+
+if __name__ == "__main__":
+    log_output(0, service=sys.argv[1])
