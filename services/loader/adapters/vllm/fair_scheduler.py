@@ -27,6 +27,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
 from mint_common.runtime.processor_turns import shorten_thread_turns
+from services.loader.adapters.vllm.closed_ports import close_ports
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
@@ -49,9 +50,12 @@ TOKENS_A_STRUCTURE_SECOND = 1000
 def make_scheduler(**arguments: Any) -> Scheduler:
     """Return the scheduler of an engine; as vLLM's classes. Any: its arguments, whatever they are.
 
-    Threads beside the steps take requests in and send outputs: these would wait for them.
+    Threads beside the steps take requests in and send outputs: these would wait for them. vLLM makes its
+    scheduler when its worker is complete.
     """
     shorten_thread_turns()
+    if arguments["vllm_config"].parallel_config.distributed_executor_backend == "uni":
+        close_ports()  # the worker is in this process, alone
     is_ahead = arguments["vllm_config"].scheduler_config.async_scheduling
     return FairAsyncScheduler(**arguments) if is_ahead else FairScheduler(**arguments)
 
