@@ -2,7 +2,7 @@
 
 import logging
 
-from mint_common.errors import Unavailable
+from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import Engine
@@ -49,9 +49,15 @@ class EngineWatch:
         raise Unavailable(what="the engine", problem="its process has ended")
 
     async def reconcile(self) -> None:
-        """Compare with the engine regularly."""
+        """Compare with the engine regularly; a comparison that fails is tried again the next time.
+
+        `watch` ends the process when the engine is dead.
+        """
         while True:
             await self._clock.sleep(self._reconcile_seconds)
             self._is_asking, self._unanswered_seconds = True, 0.0
-            await self._tiers.reconcile()
+            try:
+                await self._tiers.reconcile()
+            except MintError as error:
+                _log.warning("engine not compared", extra={"code": error.code, "problem": str(error)})
             self._is_asking, self._unanswered_seconds = False, 0.0

@@ -221,16 +221,23 @@ class VllmEngine:
         return found
 
     async def _call(self, method: str, *args: object) -> Sequence[Reply]:
-        """Call a method of the worker extension; return each worker's reply. Raises AdapterInvalid."""
+        """Call a method of the worker extension; return each worker's reply.
+
+        Raises AdapterInvalid for what the method tells, EngineRestarting of a dead engine, else Unavailable:
+        a call that fails is the fault of what it is made for, and other adapters are served on.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             replies: Sequence[Reply] = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
             raise dead_engine() from error
-        problem = next((reply["problem"] for reply in replies if "problem" in reply), None)
-        if problem is not None:
-            raise AdapterInvalid(reason="engine_refused", problem=str(problem))
+        except Exception as error:  # vLLM raises what it likes
+            problem = f"its call {method} failed: {type(error).__name__}: {error}"
+            raise Unavailable(what="the engine", problem=problem) from error
+        told = next((reply["problem"] for reply in replies if "problem" in reply), None)
+        if told is not None:
+            raise AdapterInvalid(reason="engine_refused", problem=str(told))
         return replies
 
     async def sample(
