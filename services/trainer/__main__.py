@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("MINT_TRAINER_THREADS", 
 
 from mint_common import telemetry
 from mint_common.errors import SettingInvalid
+from mint_common.runtime.low_priority import let_session_give_way, let_thread_give_way
 from mint_common.runtime.private_files import make_files_private
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
@@ -26,8 +27,10 @@ def main() -> int:
         return 2
     keep_freed_memory()
     telemetry.setup(settings.telemetry, service="trainer")
+    let_session_give_way(settings.niceness)
     if process.rank:
         make_files_private()
+        let_thread_give_way(settings.niceness)
         return run_rank(settings, process)
     return run_process(lambda: run(settings, process))
 

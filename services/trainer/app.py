@@ -103,6 +103,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
                 ),
                 host_policies=settings.host_policies,
                 max_tokens=settings.microbatch_tokens,
+                niceness=settings.niceness,
                 layout=LAYOUTS[settings.export_layout],
             )
         )

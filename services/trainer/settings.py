@@ -44,6 +44,13 @@ class TrainerSettings(ServiceSettings):
         " auto: on a GPU that cannot hold the activations of a whole context",
     )
     threads: int = Field(1, ge=1, description="torch threads of a step; more than the idle cores is slower")
+    niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="how far training gives way to what else runs on the machine, such as an engine on the"
+        " same cores: 10 leaves it a tenth of a core while others want it, 0 an equal part",
+    )
     resident_policies: int = Field(
         8, ge=1, description="policies ready to step (16 bytes per LoRA parameter each)"
     )

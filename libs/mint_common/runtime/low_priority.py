@@ -1,13 +1,15 @@
-"""The priority of the loader's processes that work in the background. Imports little: each of them does."""
+"""The priority of processes and threads that work in the background. Imports little: some processes do."""
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from mint_common.runtime.processor_turns import take_long_turns
 
 NICENESS = 5
-"""Relative to the loader's: a quarter of a processor's time while anybody else wants it."""
+"""Relative to the process's: a quarter of a processor's time while anybody else wants it."""
+MOST_NICENESS = 19
 
 _AUTOGROUP = Path("/proc/self/autogroup")
 """Where Linux shares processors by session, niceness counts within one only; a session has one of its own."""
@@ -17,5 +19,21 @@ def make_way() -> None:
     """Give way to every other process. This one leads a session of its own, or its session gives way, too."""
     os.nice(NICENESS)
     take_long_turns()
+    _set_session_niceness(NICENESS)
+
+
+def let_session_give_way(niceness: int) -> None:
+    """Give way to other sessions, where Linux shares processors by session, if this process leads one."""
+    if os.getsid(0) == os.getpid():
+        _set_session_niceness(niceness)
+
+
+def let_thread_give_way(niceness: int) -> None:
+    """Have this thread, and those that it starts, give way to the others of the process, and of others."""
+    of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(MOST_NICENESS, of_process + niceness))
+
+
+def _set_session_niceness(niceness: int) -> None:
     with suppress(OSError):  # no autogroups here
-        _AUTOGROUP.write_text(str(NICENESS))
+        _AUTOGROUP.write_text(str(niceness))

@@ -24,6 +24,7 @@ from mint_common.blobs.open import open_blobs
 from mint_common.dtypes import Dtype
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.low_priority import make_way
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder.arena import ArenaWriter
 from services.loader.adapters.builder.disk_cache import DiskCache
@@ -47,7 +48,6 @@ from services.loader.adapters.builder.wire import (
     read_frame,
     write_frame,
 )
-from services.loader.adapters.low_priority import make_way
 
 P = ParamSpec("P")
 T = TypeVar("T")

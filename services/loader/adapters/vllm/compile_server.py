@@ -16,7 +16,7 @@ from typing import Any
 
 from mint_common.runtime.frames import frame, receive_frame
 from mint_common.runtime.graders.confinement import address_space_bytes
-from services.loader.adapters.low_priority import make_way
+from mint_common.runtime.low_priority import make_way
 
 READY = b"ready"
 """The first message to the loader; another one says why nothing can be compiled here."""

@@ -1,6 +1,5 @@
 """Who waits in vLLM's scheduler, and whose structures are compiled next: the tenants in turn."""
 
-import os
 import threading
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
-from services.loader.adapters.low_priority import NICENESS
+from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
 from services.loader.core.fair_queue import PROMPT_WEIGHT, FairQueue
 
 
@@ -106,7 +105,6 @@ class CompileTurns:
         self._lock = threading.Lock()
         self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MOST_THREADS, reserve=0)
         self._running: Counter[str] = Counter()
-        self._niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS
 
     def submit(self, compile_structure: Callable[[Request], Any], request: Request) -> Future[Any]:
         """Compile a request's structure when its tenant's turn comes. Any: a grammar of vLLM's."""
@@ -127,7 +125,7 @@ class CompileTurns:
             tenant, work = found
             self._queue.start(tenant)
             self._running[tenant] += 1
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+        let_thread_give_way(NICENESS)
         began = time.thread_time()
         work()
         with self._lock:

@@ -20,6 +20,7 @@ import torch
 from mint_common.adapters_format.names import PACKED
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.low_priority import let_thread_give_way
 from mint_common.training import Pass, Passed
 from services.trainer import metrics
 from services.trainer.adapters.model.scoring import ScoringBase
@@ -259,14 +260,16 @@ async def open_policies(
     host_policies: int,
     max_tokens: int | None,
     layout: str = PACKED,
+    niceness: int = 0,
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand.
 
-    ``max_tokens`` bounds a micro-batch; None leaves that to the base.
+    ``max_tokens`` bounds a micro-batch; None leaves that to the base. ``niceness`` is how far what computes
+    gives way to the process's other threads, which keep its lease, and to other processes.
     """
     with (
-        ThreadPoolExecutor(1, "trainer", torch.set_num_threads, (threads,)) as stepper,
-        ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
+        ThreadPoolExecutor(1, "trainer", _begin_computing, (threads, niceness)) as stepper,
+        ThreadPoolExecutor(1, "exporter", _begin_computing, (1, niceness)) as exporter,
     ):
         base = await asyncio.get_running_loop().run_in_executor(stepper, load)
         policies = ResidentPolicies(
@@ -286,3 +289,9 @@ async def open_policies(
                 yield policies
             finally:
                 runner.cancel()
+
+
+def _begin_computing(threads: int, niceness: int) -> None:
+    """Prepare a thread; torch's own threads, which it starts, inherit its priority."""
+    let_thread_give_way(niceness)
+    torch.set_num_threads(threads)
