@@ -2,13 +2,16 @@
 
 import importlib
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.loader.adapters.vllm import structures
+from services.loader.adapters.vllm import freed_memory, structures
 from services.loader.adapters.vllm.structures import bound_structures, share_time
 from services.loader.core import structure_time
 from services.loader.core.structure_time import RequestTime, StructureTimes
@@ -219,3 +222,57 @@ def test_tokens_that_a_structure_refuses_are_not_logged(name: str, beginning: st
     for message, is_logged in ((f"{beginning} %s", False), ("Another %s", True)):
         record = logger.makeRecord(name, logging.ERROR, "", 0, message, ("17",), None)
         assert bool(logger.filter(record)) is is_logged
+
+
+_MEMORY_PROGRAM = """
+from pathlib import Path
+import xgrammar
+from services.loader.adapters.vllm.freed_memory import give_back
+
+def used_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
+
+info = xgrammar.TokenizerInfo(["a", "</s>"], vocab_size=2, stop_token_ids=[1])
+grammar = "root ::= " + "(" * 900 + '"a"' + "+)" * 900
+compiled = xgrammar.GrammarCompiler(info, max_threads=1).compile_grammar(grammar)
+before, kept = used_mib(), []
+sequences = [xgrammar.GrammarMatcher(compiled) for _ in range(64)]
+for number, each in enumerate(sequences):
+    each.accept_token(0)
+    kept.append(bytearray(10_000))
+most = used_mib()
+del sequences, each
+give_back()
+print(before, most, used_mib())
+"""
+
+
+def test_what_structures_have_used_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY_PROGRAM], capture_output=True, text=True, timeout=120, check=True
+    )
+    before, most, after = map(int, done.stdout.split())
+    assert most > before + 50
+    assert after < before + (most - before) / 4
+
+
+def test_memory_is_given_back_once_an_engine_that_followed_structures_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back = Event()
+    monkeypatch.setattr(freed_memory, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(freed_memory, "give_back", given_back.set)
+    requests = {"r"}
+    memory = freed_memory.FreedMemory(lambda: not requests)
+    memory.note_step(0.0)
+    memory.note_structure()
+    memory.note_step(1.0)
+    requests.clear()
+    memory.note_step(2.0)
+    assert given_back.wait(10)
+    given_back.clear()
+    memory.note_structure()
+    memory.note_step(3.0)
+    assert not given_back.wait(0.1), "a minute has not passed"
+    memory.note_step(100.0)
+    assert given_back.wait(10)

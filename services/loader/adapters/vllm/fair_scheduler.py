@@ -28,6 +28,7 @@ from vllm.v1.request import Request
 
 from mint_common.runtime.processor_turns import shorten_thread_turns
 from services.loader.adapters.vllm.closed_ports import close_ports
+from services.loader.adapters.vllm.freed_memory import FreedMemory
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
@@ -76,6 +77,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self._was_own_step = False
         self._step_sequences = self.max_num_running_reqs
         self._structure_times = StructureTimes()
+        self._freed_memory = FreedMemory(lambda: not self.requests)
         manager = self.structured_output_manager
         manager.executor = CompileTurns(manager.executor)
 
@@ -111,6 +113,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         for sent in outputs.values():
             if sent.outputs:
                 self._sent.note(sent.timestamp)
+        self._freed_memory.note_step(time.monotonic())
         return outputs
 
     def _bound_step(self, tenants: Iterable[str], *, now: float) -> None:
@@ -143,6 +146,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
             self.waiting.fair.charge(tenant, round(GENERATED_WEIGHT * TOKENS_A_STRUCTURE_SECOND * seconds))
         for request in self.waiting.take_compiled():
             grammar = request.structured_output_request.grammar
+            self._freed_memory.note_structure()
             if not isinstance(grammar, Exception):
                 call = _call_of(request.request_id)
                 share_time(grammar, self._structure_times.of_request(tenant_of(request), call, now=now))
