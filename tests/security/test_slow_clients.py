@@ -277,3 +277,16 @@ async def test_a_stream_whose_reader_is_too_slow_is_given_up(
         rest = await client.read_all()
     assert not rest.endswith(b"0\r\n\r\n"), "it does not look whole"
     assert not [each for each in caplog.records if each.exc_info], "no traceback for each slow reader"
+
+
+async def test_an_answer_may_take_many_times_longer_than_any_bound_of_a_connection() -> None:
+    http = create_http(title="test", service="long", internal_token=None, ready=lambda: True)
+
+    @http.post("/long")
+    async def answer() -> str:
+        await asyncio.sleep(1.5)
+        return "done"
+
+    async with serving(http, replace(BOUNDS, unread_seconds=0.2)) as server:
+        client = await server.connect(head("/long", 0))
+        assert await client.status() == b"200"

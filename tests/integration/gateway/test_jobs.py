@@ -139,6 +139,7 @@ def test_one_request_sent_at_once_from_everywhere_is_one_job(stack, mint):
         ({"steps": 0}, "steps"),
         ({"steps": 10_001}, "steps"),
         ({"group_size": 1}, "group_size"),
+        ({"group_size": 129}, "group_size"),  # more than its engines take
         ({"algorithm": "sft"}, "group_size"),
         ({"algorithm": "ppo"}, "algorithm"),
         ({"beta": 0.1}, "beta"),
