@@ -235,7 +235,7 @@ class EngineDirectory:
             if known is client and info is not None and status.readiness == "ready":
                 self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
-    def forget(self, client: EngineClient, error: Unavailable) -> None:
+    def note_failure(self, client: EngineClient, error: Unavailable) -> None:
         """Note that an engine did not answer; it is queried again before its next use."""
         for url, known in self._clients.items():
             if known is client:

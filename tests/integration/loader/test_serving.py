@@ -248,7 +248,7 @@ async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failur
     assert [info.engine_id for info in await directory.engines()] == ["tiny-0"]
     assert (await directory.sample(base, ask())).sequences[0].reason == "length"
     client = await directory.find(base)
-    directory.forget(client, Unavailable(what="an engine", problem="silent"))
+    directory.note_failure(client, Unavailable(what="an engine", problem="silent"))
     assert await directory.find(base) is client
     with pytest.raises(Unavailable):
         await directory.find(BaseName("other"))

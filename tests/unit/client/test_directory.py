@@ -136,6 +136,6 @@ async def test_a_request_that_makes_an_engine_fail_goes_to_no_other_and_the_engi
         client = await directory.find(BASE)
         with pytest.raises(PeerFailed) as failed:
             await client.adapter(DIGEST, tenant_id=TenantId("t"))
-        directory.forget(client, failed.value)
+        directory.note_failure(client, failed.value)
         assert directory.restarting() == []
         await directory.aclose()

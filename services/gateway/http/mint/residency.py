@@ -140,7 +140,7 @@ async def _of_each(engines: EngineDirectory, ask: Callable[[EngineClient], Await
         try:
             return await ask(client)
         except Unavailable as error:
-            engines.forget(client, error)
+            engines.note_failure(client, error)
             return None
 
     asked = await asyncio.gather(*map(answer, engines.clients()))
