@@ -67,7 +67,7 @@ from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
-from services.gateway.http.edge.context import FineTuningContext, Gateway, TenantFiles
+from services.gateway.http.edge.context import CatalogLimits, FineTuningContext, Gateway, TenantFiles
 from services.gateway.http.public import build_http
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
@@ -76,7 +76,7 @@ from services.gateway.settings import GatewaySettings
 SCHEMA = "gateway"
 KEYS = 10_000
 """How many verified keys are remembered at once."""
-LOOKUP_SECONDS = 10.0
+LOOKUP_SECONDS = 15.0
 """How long the registry may be silent when it is asked for a key or a name: it finds them in milliseconds."""
 PRUNE_SECONDS = 600.0
 """How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
@@ -112,7 +112,9 @@ SPOOLED_FILES = 16
 TENANT_PREVIEWS = 1
 """Previews of a tenant at a time: a base's trainer renders one after the other."""
 CATALOG_REQUESTS, TENANT_CATALOG_REQUESTS = 256, 32
-"""Requests to the registry at a time, and of a tenant: fewer than the connections to it."""
+"""Short requests to the registry at a time, and of a tenant: fewer than the connections to it."""
+TENANT_LONG_REQUESTS = 72
+"""Long ones of a tenant: as many as the registry takes."""
 TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 REPORT_LINES = 20
@@ -224,7 +226,10 @@ async def run(settings: GatewaySettings) -> None:
             in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
             event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
             downloads=OpenRequests(what="your tenant's downloads", most=TENANT_DOWNLOADS),
-            catalog_turns=TenantLimiter(CATALOG_REQUESTS, of_a_tenant=TENANT_CATALOG_REQUESTS),
+            catalog_limits=CatalogLimits(
+                short=TenantLimiter(CATALOG_REQUESTS, of_a_tenant=TENANT_CATALOG_REQUESTS),
+                long=OpenRequests(what="your tenant's comparisons and uploads", most=TENANT_LONG_REQUESTS),
+            ),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             cold_admission=AdmissionGate(
                 AdmissionQueue(

@@ -22,6 +22,7 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
 from services.gateway.core.open_requests import OpenRequests
+from services.gateway.http.edge.context import CatalogLimits
 from services.gateway.http.public import build_http
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -171,6 +172,13 @@ class Rig:
         )
 
 
+def catalog_limits() -> CatalogLimits:
+    """Return limits of requests to the registry, as `app.run` has them."""
+    return CatalogLimits(
+        short=TenantLimiter(256, of_a_tenant=32), long=OpenRequests(what="comparisons", most=72)
+    )
+
+
 def make_rig() -> Rig:
     """Return the application with nothing behind it."""
     rig = Rig(http=build_http(ready=lambda: True))
@@ -181,7 +189,7 @@ def make_rig() -> Rig:
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = OpenRequests(what="requests", most=4)
     gateway.event_streams = OpenRequests(what="event streams", most=2)
-    gateway.catalog_turns = TenantLimiter(4, of_a_tenant=2)
+    gateway.catalog_limits = catalog_limits()
     gateway.downloads = OpenRequests(what="downloads", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
     gateway.body_admission = gateway.cold_admission

@@ -18,7 +18,6 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
-from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
@@ -65,7 +64,6 @@ async def gateway_over(registry: FastAPI) -> AsyncIterator[Rig]:
             gateway.registry = RegistryClient(http, lookups=lookups)
             memory = KeyMemory(ttl_seconds=10, capacity=100)
             gateway.keys = KeyChecks(gateway.registry, memory, SystemClock())
-            gateway.catalog_turns = TenantLimiter(256, of_a_tenant=32)
             gateway.in_hand = OpenRequests(what="requests", most=2048)
             yield rig
 

@@ -51,6 +51,14 @@ class TenantFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogLimits:
+    """Requests of a tenant to the registry at a time: short ones wait their turn, long ones are refused."""
+
+    short: TenantLimiter
+    long: OpenRequests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuningContext:
     """Jobs on files: what makes, reads and steers them, and which files they read."""
 
@@ -81,7 +89,7 @@ class Gateway:
     in_hand: OpenRequests
     event_streams: OpenRequests
     downloads: OpenRequests
-    catalog_turns: TenantLimiter
+    catalog_limits: CatalogLimits
     bodies: BodyBudget
     cold_admission: AdmissionGate
     body_admission: AdmissionGate

@@ -5,7 +5,7 @@ and what stands for a parameter in it is checked and quoted.
 """
 
 from collections.abc import AsyncIterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,8 +15,7 @@ from mint_common.authority import Caller
 from mint_common.catalog import Scope
 from mint_common.client.registry import RegistryClient
 from mint_common.names import check_segment
-from mint_common.runtime.tenant_limiter import TenantLimiter
-from services.gateway.http.edge.context import GatewayDep, authenticate
+from services.gateway.http.edge.context import CatalogLimits, GatewayDep, authenticate
 
 PREFIX = "/mint/v1/"
 
@@ -33,7 +32,7 @@ class Forwarding:
     request: Request
     caller: Caller
     registry: RegistryClient
-    turns: TenantLimiter
+    limits: CatalogLimits
     root: tuple[str, ...]
 
     @property
@@ -52,8 +51,12 @@ class Forwarding:
 
         ``body`` and ``query`` take the place of the request's own. ``patient``: the answer may take long.
         """
-        is_long = patient or isinstance(body, AsyncIterable)  # which the registry bounds by tenant
-        async with nullcontext() if is_long else self.turns.turn(self.caller.tenant_id):
+        tenant_id = self.caller.tenant_id
+        async with AsyncExitStack() as stack:
+            if patient or isinstance(body, AsyncIterable):
+                stack.enter_context(self.limits.long.counted(tenant_id))
+            else:
+                await stack.enter_async_context(self.limits.short.turn(tenant_id))
             status, content = await self.registry.forward(
                 self.request.method,
                 (*self.root, *self._names()),
@@ -83,7 +86,7 @@ def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depen
             request=request,
             caller=caller,
             registry=gateway.registry,
-            turns=gateway.catalog_turns,
+            limits=gateway.catalog_limits,
             root=root,
         )
 
