@@ -26,6 +26,7 @@ from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.runtime.tenant_limiter import TenantLimiter
@@ -79,6 +80,8 @@ KEYS = 10_000
 LOOKUP_SECONDS = 15.0
 """How long the registry may be silent when it is asked for a key or a name: it finds them in milliseconds."""
 PRUNE_SECONDS = 600.0
+SESSION_SECONDS = 30 * DAY_SECONDS
+"""How long a Tinker session without runs is listed after its client was last heard of."""
 """How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
@@ -270,8 +273,10 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(sender.close)
         intake, courier = _webhooks(settings, PostgresWebhookQueue(pool), sender, bus, clock)
 
-        pruned = {
+        pruned: dict[str, Callable[[], Awaitable[None]]] = {
             "requests": requests.prune,
+            "audit": partial(requests.prune_audit, keep_days=settings.keep_audit_days),
+            "sessions": lambda: runs.prune(before=clock.now() - SESSION_SECONDS),
             "sampling sessions": sampling_sessions.prune,
             "files": fine_tuning.uses.sweep,
             "uploads": tenant_files.uploads.sweep,

@@ -65,6 +65,7 @@ class GatewaySettings(ServiceSettings):
         False, description="whether webhooks may point at private addresses, and over http"
     )
     webhooks_per_tenant: int = Field(20, ge=0, description="how many webhooks a tenant may have")
+    keep_audit_days: int = Field(400, ge=0, description="how long the audit log keeps a row; 0: for ever")
     ready_seconds: float = Field(
         20.0,
         gt=0,

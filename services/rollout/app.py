@@ -74,6 +74,8 @@ JUDGE_SECONDS = 300.0
 """How long a question asks for engines that are full or away until its sample has no reward."""
 DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
+KEEP_RUN_DAYS = 400
+"""How long an evaluation run is shown after its end."""
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -219,6 +221,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         short, work = dispatch(of_jobs, of_waves, bus, clock)
         background = (
             OutboxRelay(pool, bus, clock).run,
+            partial(prune_runs, runs, clock),
             short.run,
             partial(of_waves.run, work),
             watchdog.run,
@@ -229,6 +232,15 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             partial(engines.follow, bus),
         )
         yield RolloutApp(http=http, background=background)
+
+
+async def prune_runs(runs: PostgresEvaluationRuns, clock: Clock) -> None:
+    """Forget evaluation runs of long ago, hourly until cancelled; their scores stay with the registry."""
+
+    async def prune() -> None:
+        await runs.prune(before=clock.now() - KEEP_RUN_DAYS * DAY_SECONDS)
+
+    await run_periodically(prune, name="prune evaluation runs", every_seconds=3600.0, clock=clock)
 
 
 def dispatch(

@@ -211,7 +211,8 @@ def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement)
 async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     """Serve until told to stop, as rank 0."""
     async with open_trainer(settings, process) as trainer:
-        background = [trainer.train, trainer.relay.run, trainer.operations.run, trainer.ranks.watch]
+        operations = trainer.operations
+        background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
         await run_service(trainer.http, settings.http, background)
 
 

@@ -246,12 +246,33 @@ async def test_old_results_are_forgotten_but_their_operations_known(store: Store
     big = Packed(data=msgspec.msgpack.encode(CLAIM), is_claim=True)
     await filled(store, 3)
     await store.operations.finish(TOKEN, [done(0), replace(done(1), result=big), done(2)])
-    assert await store.operations.forget_results(before=NOW + 2, limit=10) == [CLAIM]
+    assert await store.operations.forget_results(before=NOW + 2, limit=10) == (2, [CLAIM])
     for seq in (0, 1):
         with pytest.raises(NotFound):
             await store.operations.result(A, seq)
     assert await store.operations.result(A, 2) is not None
     assert await store.operations.add(TOKEN, [new(1)]) == [False]
+
+
+async def test_operations_go_with_a_session_that_was_closed_long_ago(store: Store) -> None:
+    await filled(store, 3)
+    await store.operations.finish(TOKEN, [done(0), done(1)])
+    await store.operations.forget_results(before=NOW + 9, limit=10)
+    await store.operations.prune(before=NOW + 99)
+    assert await store.operations.add(TOKEN, [new(1)]) == [False], "the session is open"
+    await store.operations.finish(TOKEN, [replace(done(2), closes=True)])
+    await store.operations.prune(before=NOW - 99)
+    assert await count(store) == 3
+    await store.operations.prune(before=NOW + 99)
+    assert await count(store) == 1, "the result of the last can be asked for"
+    await store.operations.forget_results(before=NOW + 9, limit=10)
+    await store.operations.prune(before=NOW + 99)
+    assert await count(store) == 0
+
+
+async def count(store: Store) -> int:
+    found: int = await store.operations._pool.fetchval("SELECT count(*) FROM operations")
+    return found
 
 
 async def put(store: Store, *records: CheckpointRecord) -> None:

@@ -128,7 +128,7 @@ async def test_a_wave_s_passes_are_needed_until_a_snapshot_covers_them(store: St
 async def test_results_of_a_wave_are_there_for_its_export(store: Store) -> None:
     await append(store, wave(1))
     await store.operations.finish(TOKEN, [done(seq, policy_id=B) for seq in (0, 1)])
-    assert await store.operations.forget_results(before=NOW + 9, limit=10) == []
+    assert await store.operations.forget_results(before=NOW + 9, limit=10) == (0, [])
     expected = [Packed(data=b"result 0"), Packed(data=b"result 1")]
     assert await store.operations.results(B, (0, 1)) == expected
     await store.operations.finish(TOKEN, [done(2, policy_id=B)])

@@ -1,6 +1,6 @@
 """The outbox relay: publishes the events that a service committed, in order, through crashes and outages.
 
-It also deletes old rows of the outbox and the inbox. Invariants:
+It also deletes old rows of outbox, inbox and answers, over another connection. Invariants:
 - One relay at a time publishes for a schema (advisory lock); the others stand by.
 - A row is marked only after the bus has stored its message, so a crash in between publishes it again.
 - A row that was repeated while it was being published stays unpublished, and is published again.
@@ -20,7 +20,9 @@ from mint_common.bus.port import Bus, Message
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import message_id
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.runtime.pruning import prune_rows
 from mint_common.telemetry.series import begin
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 
@@ -32,8 +34,9 @@ KEEP_CAUSE_DAYS = 30
 
 Then a service's tables must detect it.
 """
-PRUNE_SECONDS = 3600.0
-PRUNED_AT_ONCE = 10_000
+KEEP_ANSWER_DAYS = 2
+"""Longer than the gateway keeps an Idempotency-Key."""
+PRUNE_SECONDS = 600.0
 BACKOFF_SECONDS = (0.1, 5.0)
 MEASURE_SECONDS = 2.0
 MOST_MEASURED = 10_000
@@ -49,15 +52,12 @@ _BACKLOG = """
     FROM (SELECT due_at FROM mint_outbox WHERE published_at IS NULL ORDER BY id LIMIT $1) AS waiting
 """
 _MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
-_PRUNE = "DELETE FROM mint_outbox WHERE published_at < now() - make_interval(days => $1)"
+_OLD_EVENT = "published_at < now() - make_interval(days => $1)"
+_OLD_ANSWER = "answered_at < now() - make_interval(days => $1)"
 # A cause is remembered while its events are kept, so that it can be answered by repeating them.
-_FORGET = """
-    DELETE FROM mint_inbox WHERE cause IN (
-        SELECT cause FROM mint_inbox
-        WHERE committed_at < now() - make_interval(days => $1)
-            AND NOT EXISTS (SELECT FROM mint_outbox WHERE mint_outbox.cause = mint_inbox.cause)
-        ORDER BY committed_at LIMIT $2
-    )
+_OLD_CAUSE = """
+    committed_at < now() - make_interval(days => $1)
+    AND NOT EXISTS (SELECT FROM mint_outbox WHERE mint_outbox.cause = mint_inbox.cause)
 """
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,21 @@ class OutboxRelay:
         _oldest.set_function(self._oldest_seconds)
 
     async def run(self) -> None:
-        """Publish until cancelled. Outages of the database or the bus are waited out, never raised."""
+        """Publish and prune until cancelled. Outages of the database or the bus are waited out."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publish_on())
+            pruning = run_periodically(
+                self.prune, name="prune outbox", every_seconds=PRUNE_SECONDS, clock=self._clock
+            )
+            group.create_task(pruning)
+
+    async def prune(self) -> None:
+        """Delete old rows of the outbox, the answers and the inbox."""
+        await prune_rows(self._pool, "mint_outbox", _OLD_EVENT, KEEP_DAYS)
+        await prune_rows(self._pool, "mint_answers", _OLD_ANSWER, KEEP_ANSWER_DAYS)
+        await prune_rows(self._pool, "mint_inbox", _OLD_CAUSE, KEEP_CAUSE_DAYS)
+
+    async def _publish_on(self) -> None:
         shortest, longest = BACKOFF_SECONDS
         pause = shortest
         while True:
@@ -116,12 +130,8 @@ class OutboxRelay:
             while not await connection.fetchval(_LOCK):
                 await self._clock.sleep(POLL_SECONDS)
                 await self._measure(connection)
-            prune_at = self._clock.monotonic()
             while True:
                 wake.clear()
-                if self._clock.monotonic() >= prune_at:
-                    await _prune(connection)
-                    prune_at = self._clock.monotonic() + PRUNE_SECONDS
                 while rows := await _pending(connection):
                     for row in rows:
                         await self._publish(connection, row)
@@ -170,13 +180,6 @@ class OutboxRelay:
                 # A connection that has listened is not for the pool's others, and a broken one may not know.
                 with suppress(asyncpg.InterfaceError):
                     connection.terminate()
-
-
-async def _prune(connection: PostgresConnection) -> None:
-    await connection.execute(_PRUNE, KEEP_DAYS)
-    # By parts: years of causes must not hold up what waits to be published.
-    while await connection.execute(_FORGET, KEEP_CAUSE_DAYS, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
-        continue
 
 
 async def _pending(connection: PostgresConnection) -> Sequence[_Row]:

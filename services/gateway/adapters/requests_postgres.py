@@ -8,6 +8,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_rows import values_of
+from mint_common.runtime.pruning import DAY_SECONDS, prune_rows
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import (
     KEPT_SECONDS,
@@ -101,7 +102,13 @@ class PostgresRequests:
 
     async def prune(self) -> None:
         """Forget answers that are older than a day."""
-        await self._pool.execute("DELETE FROM requests WHERE begun_at < $1", self._clock.now() - KEPT_SECONDS)
+        await prune_rows(self._pool, "requests", "begun_at < $1", self._clock.now() - KEPT_SECONDS)
+
+    async def prune_audit(self, *, keep_days: int) -> None:
+        """Forget rows of the audit log that are older; 0 days keep all."""
+        if keep_days:
+            before = self._clock.now() - keep_days * DAY_SECONDS
+            await prune_rows(self._pool, "audit", "at < $1", before)
 
     async def log(self, tenant_id: TenantId, row: AuditRow) -> None:
         """Append to a tenant's audit log."""

@@ -10,6 +10,7 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_rows import insert_of, values_of
+from mint_common.runtime.pruning import prune_rows
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
 
 REMEMBERED = 10_000
@@ -28,9 +29,8 @@ _LIVE = """
     SELECT DISTINCT revision->>'digest' AS digest FROM tinker_sampling_sessions
     JOIN tinker_sessions USING (session_id) WHERE revision IS NOT NULL AND finish IS NULL AND seen_at > $1
 """
-_PRUNE = """
-    DELETE FROM tinker_sampling_sessions USING tinker_sessions
-    WHERE tinker_sessions.session_id = tinker_sampling_sessions.session_id AND seen_at <= $1
+_OLD = """
+    session_id IN (SELECT session_id FROM tinker_sessions WHERE seen_at <= $1)
 """
 
 
@@ -81,4 +81,5 @@ class PostgresSamplingSessions:
 
     async def prune(self) -> None:
         """Forget the sampling sessions of clients that were last heard of long ago."""
-        await self._pool.execute(_PRUNE, self._clock.now() - KEPT_SECONDS)
+        before = self._clock.now() - KEPT_SECONDS
+        await prune_rows(self._pool, "tinker_sampling_sessions", _OLD, before)

@@ -8,6 +8,7 @@ import asyncpg
 from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_rows import insert_of, values_of
+from mint_common.runtime.pruning import prune_rows
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
 RUNS = 10_000
@@ -17,6 +18,13 @@ _ADD_SESSION = insert_of("tinker_sessions", ClientSession) + " ON CONFLICT DO NO
 _ADD_RUN = insert_of("tinker_runs", TrainingRun) + " ON CONFLICT DO NOTHING"
 _FINISH = """
     UPDATE tinker_sessions SET finish = $2, finish_detail = $3 WHERE session_id = $1 AND finish IS NULL
+"""
+_OLD_SESSION = """
+    seen_at < $1
+    AND NOT EXISTS (SELECT FROM tinker_runs WHERE tinker_runs.session_id = tinker_sessions.session_id)
+    AND NOT EXISTS (
+        SELECT FROM tinker_sampling_sessions sampler WHERE sampler.session_id = tinker_sessions.session_id
+    )
 """
 _NEWEST = "ORDER BY created_at DESC, {key} DESC"
 _SESSIONS = f"""
@@ -113,6 +121,10 @@ class PostgresTinkerRuns:
         """Return every tenant with each base that it has runs over."""
         rows = await self._pool.fetch("SELECT DISTINCT tenant_id, base FROM tinker_runs ORDER BY 1, 2")
         return [(TenantId(row["tenant_id"]), BaseName(row["base"])) for row in rows]
+
+    async def prune(self, *, before: float) -> None:
+        """Forget sessions that were last heard of before a time, and have no runs and no samplers."""
+        await prune_rows(self._pool, "tinker_sessions", _OLD_SESSION, before)
 
     async def _one(self, column: str, value: str) -> TrainingRun | None:
         known = self._known.get(value)  # its row never changes

@@ -13,6 +13,7 @@ from mint_common.ids import TenantId, derive_id
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.runtime.postgres_rows import values_of
+from mint_common.runtime.pruning import prune_rows
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
 from services.gateway.core.webhooks.retries import MOST_WAITING, OVERFULL, Health, Outcome
@@ -37,9 +38,9 @@ _WAITING = """
 _DISABLE = "UPDATE webhooks SET state = 'disabled', reason = $2 WHERE webhook_id = $1"
 _TAKE = """
     UPDATE webhooks SET not_before = $1 + $2 WHERE webhook_id = (
-        SELECT webhook_id FROM webhooks WHERE state = 'active' AND due_at <= $1 AND not_before <= $1
-            AND tenant_id <> ALL ($3::text[])
-        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        SELECT webhook_id FROM webhooks WHERE state = 'active' AND due_at IS NOT NULL
+            AND greatest(due_at, not_before) <= $1 AND tenant_id <> ALL ($3::text[])
+        ORDER BY greatest(due_at, not_before) LIMIT 1 FOR UPDATE SKIP LOCKED
     ) RETURNING *
 """
 _DUE = """
@@ -64,7 +65,7 @@ _CLOSE = """
         due_at = (SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = $1 AND state = 'waiting')
     WHERE webhook_id = $1
 """
-_PRUNE = "DELETE FROM webhook_deliveries WHERE state <> 'waiting' AND created_at < $1"
+_OLD = "state <> 'waiting' AND created_at < $1"
 
 
 class PostgresWebhookQueue:
@@ -110,7 +111,7 @@ class PostgresWebhookQueue:
 
     async def prune(self, *, before: float) -> None:
         """Forget deliveries that ended, of before a time."""
-        await self._pool.execute(_PRUNE, before)
+        await prune_rows(self._pool, "webhook_deliveries", _OLD, before)
 
 
 async def _queue(connection: PostgresConnection, row: asyncpg.Record, notice: Notice, now: float) -> bool:

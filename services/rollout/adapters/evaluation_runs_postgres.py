@@ -10,6 +10,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
+from mint_common.runtime.pruning import prune_rows
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
 _COLUMNS = columns_of(EvaluationRun)
@@ -38,6 +39,10 @@ _ADD_ROW = """
     VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 # A run of a job is signed by the job, and not by a key: a tenant may give its own runs any suite.
+_OLD_RUN = """
+    finished_at < $1 AND state <> 'running'
+    AND NOT EXISTS (SELECT FROM evaluation_rows kept WHERE kept.run_id = evaluation_runs.run_id)
+"""
 _FORGET_ROWS = """
     DELETE FROM evaluation_rows WHERE run_id IN (
         SELECT run_id FROM evaluation_runs WHERE tenant_id = $1 AND finished_at IS NOT NULL
@@ -136,6 +141,10 @@ class PostgresEvaluationRuns:
                 return
             await connection.executemany(_ADD_ROW, [(run.run_id, *astuple(row)) for row in rows])
             await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS, is_of_job)
+
+    async def prune(self, *, before: float) -> None:
+        """Delete runs that ended before a time and whose rows are no longer kept."""
+        await prune_rows(self._pool, "evaluation_runs", _OLD_RUN, before)
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run in order."""

@@ -75,6 +75,17 @@ FORGET = """
     WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
     RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
 """
+ENDED_OPERATION = """
+    finished_at IS NOT NULL AND payload IS NULL AND result IS NULL AND EXISTS (
+        SELECT FROM training WHERE training.policy_id = operations.policy_id AND closed_at < $1
+    )
+"""
+# The newest wave of a job says which step comes next.
+OLD_WAVE = """
+    taken_at < to_timestamp($1) AND EXISTS (
+        SELECT FROM waves newer WHERE newer.job_id = waves.job_id AND newer.job_step > waves.job_step
+    )
+"""
 HELD = """
     SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest <> ''
     UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL

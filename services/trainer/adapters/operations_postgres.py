@@ -14,6 +14,7 @@ from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.runtime.pruning import prune_rows
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
@@ -283,9 +284,15 @@ class PostgresOperations:
         """Return the revisions that are not to be collected."""
         return [Digest(row[0]) for row in await self._pool.fetch(statements.HELD, self._base, now)]
 
-    async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
+    async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
         """Forget old results; the rows stay, so that a repetition is known as one."""
-        return _claims(await self._pool.fetch(statements.FORGET, before, limit))
+        rows = await self._pool.fetch(statements.FORGET, before, limit)
+        return len(rows), _claims(rows)
+
+    async def prune(self, *, before: float) -> None:
+        """Delete operations of closed sessions, and waves that newer ones of their job came after."""
+        await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
+        await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
 
 
 def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:

@@ -15,6 +15,8 @@ import msgspec
 
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
 from mint_common.ids import PolicyId, TenantId, WaveId
+from mint_common.runtime.periodic import run_periodically
+from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
 from mint_common.waiting import wait_for_event
 from services.trainer import metrics
@@ -34,7 +36,11 @@ _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 _RETRY_SECONDS = 1.0
 _RENEW_SECONDS = 2.0
 _SWEEP_SECONDS = 2.0
-_SWEPT_TOGETHER = 100
+_SWEPT_TOGETHER = 500
+_PRUNE_SECONDS = 3600.0
+KEEP_ROWS_SECONDS = 30 * DAY_SECONDS
+"""How long operations of closed sessions, and waves that newer ones came after, are known as done: longer
+than the bus keeps what may repeat them."""
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
 """How long a submission waits for the term to begin: its sender only sees a slower answer."""
@@ -162,11 +168,24 @@ class Operations:
         """Delete what has expired: checkpoints, and results that nobody will ask for any more."""
         while True:
             now = self._parts.clock.now()
-            unused = await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER)
-            before = now - self._parts.settings.result_seconds
-            unused += await self._parts.store.forget_results(before=before, limit=_SWEPT_TOGETHER)
-            await term.discard(unused)
+            await term.discard(await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER))
+            before, forgotten = now - self._parts.settings.result_seconds, _SWEPT_TOGETHER
+            while forgotten == _SWEPT_TOGETHER:
+                forgotten, unused = await self._parts.store.forget_results(
+                    before=before, limit=_SWEPT_TOGETHER
+                )
+                await term.discard(unused)
             await self._parts.clock.sleep(_SWEEP_SECONDS)
+
+    async def prune(self) -> None:
+        """Delete rows that nobody needs any more until cancelled, with or without the lease."""
+
+        async def prune() -> None:
+            await self._parts.store.prune(before=self._parts.clock.now() - KEEP_ROWS_SECONDS)
+
+        await run_periodically(
+            prune, name="prune operations", every_seconds=_PRUNE_SECONDS, clock=self._parts.clock
+        )
 
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> list[str]:
         """Let records of ended jobs go: see `TrainerClient.release_records`."""

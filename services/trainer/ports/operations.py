@@ -117,8 +117,15 @@ class OperationStore(Protocol[Connection_contra]):
         """Return the revisions that open sessions of the base exported last, or checkpoints are."""
         ...
 
-    async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
-        """Forget results that were finished before a time; return what is unused now."""
+    async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
+        """Forget results that were finished before a time; return how many, and what is unused now."""
+        ...
+
+    async def prune(self, *, before: float) -> None:
+        """Delete operations of sessions that were closed before a time, and waves of before it.
+
+        Of operations those that nobody may ask for any more; of each job its newest wave stays.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
 from mint_common.events import Event
 from mint_common.events.codec import decode
-from mint_common.runtime import relay
+from mint_common.runtime import pruning, relay
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
@@ -235,7 +235,7 @@ async def test_published_rows_are_pruned_after_a_week(database: str) -> None:
 async def test_old_causes_are_forgotten_once_their_events_are(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PRUNED_AT_ONCE", 2)  # so that it takes several parts
+    monkeypatch.setattr(pruning.prune_rows, "__kwdefaults__", {"at_once": 2})  # it takes several parts
     pool = await make_pool(database)
     ledger = PostgresLedger(pool, CLOCK)
     for number in range(8):
@@ -255,4 +255,34 @@ async def test_old_causes_are_forgotten_once_their_events_are(
     assert await ledger.is_known("cause-7")
     kept = await pool.fetch("SELECT data FROM mint_outbox ORDER BY id")
     assert [decode(row["data"])[1] for row in kept] == [moved(6), moved(7)]
+    await pool.close()
+
+
+MANY_OLD = """
+    INSERT INTO mint_outbox (cause, event_id, subject, data, headers, published_at)
+    SELECT 'old-' || i, 'old-' || i, 'mint.x', decode(repeat('ab', 600), 'hex'), '{}',
+        now() - interval '8 days' FROM generate_series(1, 100000) i
+"""
+
+
+async def test_a_mountain_of_old_rows_goes_in_parts_while_events_are_published(database: str) -> None:
+    pool, bus = await make_pool(database), MemoryBus(CLOCK)
+    await pool.execute(MANY_OLD)
+    ledger = PostgresLedger(pool, CLOCK)
+    await pool.execute(
+        "INSERT INTO mint_answers VALUES ('a', '1', now() - interval '3 days'), ('b', '2', now())"
+    )
+    async with relaying(pool, bus), asyncio.timeout(60):
+        longest, number = 0.0, 0
+        while await pool.fetchval("SELECT EXISTS (SELECT FROM mint_outbox WHERE cause LIKE 'old%')"):
+            began = CLOCK.monotonic()
+            await commit(ledger, number)
+            number += 1
+            while len(bus.messages) < number:
+                await asyncio.sleep(0.005)
+            longest = max(longest, CLOCK.monotonic() - began)
+        assert number > 3, "events go out meanwhile"
+        assert longest < 5
+        while await pool.fetchval("SELECT count(*) FROM mint_answers") > 1:
+            await asyncio.sleep(0.02)
     await pool.close()
