@@ -161,6 +161,13 @@ class Forbidden(MintError):
     http_status = 403
 
 
+class QuotaExceeded(MintError):
+    """You have {used:g} {what}, and may have {limit:g}: {remedy}."""
+
+    code = "quota_exceeded"
+    http_status = 422
+
+
 class PreconditionFailed(MintError):
     """{what} is {found!r}, not {expected!r} as the request expected: read it again and repeat."""
 

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from mint_common.settings import ServiceSettings
+from services.registry.core.quotas import CatalogQuotas
 
 
 class RegistrySettings(ServiceSettings):
@@ -28,8 +29,28 @@ class RegistrySettings(ServiceSettings):
         description="how many times the norm of the base's own weight an adapter's update of a module may"
         " have; 0: neither that nor single weights are bounded",
     )
+    tenant_policies: int = Field(
+        100_000, ge=0, description="how many policies a tenant may have; 0, here and below: without a bound"
+    )
+    tenant_keys: int = Field(1000, ge=0, description="how many keys a tenant may have that are not revoked")
+    tenant_adapters: int = Field(
+        1_000_000, ge=0, description="how many adapters of a tenant may be stored at a time"
+    )
+    tenant_adapter_bytes: int = Field(
+        2 << 40, ge=0, description="how many bytes the stored adapters of a tenant may have"
+    )
     collection_grace_seconds: float = Field(
         1_209_600.0,
         ge=0,
         description="how long bytes stay whose revision is retired or missing; more than the bus's week",
     )
+
+    @property
+    def quotas(self) -> CatalogQuotas:
+        """Return what a tenant may have unless its row says otherwise."""
+        return CatalogQuotas(
+            policies=self.tenant_policies,
+            keys=self.tenant_keys,
+            adapters=self.tenant_adapters,
+            adapter_bytes=self.tenant_adapter_bytes,
+        )

@@ -6,16 +6,24 @@ from collections.abc import Sequence
 import asyncpg
 
 from mint_common.ids import BaseName, TenantId
+from mint_common.quotas import check_quota
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_rows import insert_of, values_of
 from mint_common.runtime.pruning import prune_rows
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
+TENANT_SESSIONS = 100_000
+"""Sessions that a tenant may have. Those without runs go after a month of silence."""
 RUNS = 10_000
 """How many training runs are remembered, so that their operations ask the database nothing."""
 
 _ADD_SESSION = insert_of("tinker_sessions", ClientSession) + " ON CONFLICT DO NOTHING"
 _ADD_RUN = insert_of("tinker_runs", TrainingRun) + " ON CONFLICT DO NOTHING"
+_COUNT = """
+    SELECT count(*) FROM (
+        SELECT FROM tinker_sessions WHERE tenant_id = $1 AND session_id <> $3 LIMIT $2
+    ) AS counted
+"""
 _FINISH = """
     UPDATE tinker_sessions SET finish = $2, finish_detail = $3 WHERE session_id = $1 AND finish IS NULL
 """
@@ -49,7 +57,11 @@ class PostgresTinkerRuns:
         self._known: OrderedDict[str, TrainingRun] = OrderedDict()
 
     async def add_session(self, session: ClientSession) -> None:
-        """Keep a session, unless there is one of that id."""
+        """Keep a session, unless there is one of that id. Raises QuotaExceeded."""
+        count = await self._pool.fetchval(_COUNT, session.tenant_id, TENANT_SESSIONS, session.session_id)
+        check_quota(
+            count, limit=TENANT_SESSIONS, what="Tinker sessions", remedy="those without runs go in time"
+        )
         await self._pool.execute(_ADD_SESSION, *values_of(session))
 
     async def session(self, session_id: str) -> ClientSession | None:

@@ -6,6 +6,7 @@ import asyncpg
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
+from mint_common.quotas import check_quota
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
@@ -16,7 +17,7 @@ from services.gateway.core.webhooks.records import (
     Webhook,
     WebhookChange,
 )
-from services.gateway.core.webhooks.retries import ACTIVE_AGAIN_SECONDS, TooManyWebhooks
+from services.gateway.core.webhooks.retries import ACTIVE_AGAIN_SECONDS
 
 _WEBHOOK, _DELIVERY = columns_of(Webhook), columns_of(DeliveryRecord)
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
@@ -61,14 +62,13 @@ class PostgresWebhooks:
         self._pool = pool
 
     async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
-        """Keep a new webhook. Raises TooManyWebhooks when its tenant has ``at_most`` already."""
+        """Keep a new webhook. Raises QuotaExceeded when its tenant has ``at_most`` already."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK_TENANT, webhook.tenant_id)
             count = await connection.fetchval(
                 "SELECT count(*) FROM webhooks WHERE tenant_id = $1", webhook.tenant_id
             )
-            if count >= at_most:
-                raise TooManyWebhooks(limit=at_most)
+            check_quota(count, limit=at_most, what="webhooks", remedy="remove one first")
             await connection.execute(_ADD, *values_of(webhook), secret)
 
     async def list(self, tenant_id: TenantId) -> Sequence[Webhook]:

@@ -10,8 +10,11 @@ from mint_common.catalog import MAX_LIMIT, KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres_errors import acquired
+from services.registry.adapters.quotas_postgres import check_room
 from services.registry.adapters.rows import found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
+from services.registry.core.quotas import CatalogQuotas
 
 _ADD_TENANT = """
     INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3)
@@ -50,11 +53,15 @@ _USE = """
 """
 
 
+UNBOUNDED = CatalogQuotas()
+
+
 class PostgresAccounts:
     """Tenants and their keys. Each method is one atomic step."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, quotas: CatalogQuotas = UNBOUNDED) -> None:
         self._pool = pool
+        self._quotas = quotas
 
     async def add_tenant(self, tenant: TenantRecord) -> TenantRecord:
         """Store a tenant, or return the one that has its name already."""
@@ -77,15 +84,13 @@ class PostgresAccounts:
     async def add_key(self, key: StoredKey, by: Authority) -> None:
         """Store a new key. Raises NotFound for an unknown tenant, and as `Authority.check_grant`.
 
-        Raises Unauthorized when the key behind the request is revoked by now.
+        Raises Unauthorized when the key behind the request is revoked by now, QuotaExceeded.
         """
         by.check_grant(key.scopes, tenant_id=key.tenant_id)
-        try:
-            added = await self._pool.fetchval(_ADD_KEY, *_values(key), by.key_id)
-        except asyncpg.ForeignKeyViolationError as error:
-            raise NotFound(kind="tenant", name=key.tenant_id) from error
-        if added is None:
-            raise Unauthorized(problem=KEY_UNKNOWN)
+        async with acquired(self._pool) as connection, connection.transaction():
+            await check_room(connection, key.tenant_id, self._quotas, "keys")
+            if await connection.fetchval(_ADD_KEY, *_values(key), by.key_id) is None:
+                raise Unauthorized(problem=KEY_UNKNOWN)
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
         """Return the owner of the key with this hash, None when it is unknown or revoked; record the use."""

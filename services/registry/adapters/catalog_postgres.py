@@ -33,19 +33,21 @@ from mint_common.events import RevisionExported, WaveCancelled
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.names import BEST, is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
-from mint_common.runtime.postgres_errors import PostgresConnection
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.registry.adapters.policies_postgres import (
     describe_policy,
     insert_policy,
     list_policies,
     locked_policy,
 )
+from services.registry.adapters.quotas_postgres import check_room
 from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
 from services.registry.core.blob_integrity import folder_of, healed
 from services.registry.core.exports import Refusal, answer, export_cause_of, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
+from services.registry.core.quotas import CatalogQuotas, Kind
 
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
@@ -122,13 +124,13 @@ _RELATED = """
 _TAKE_FOLDER = "DELETE FROM garbage WHERE prefix = $1 RETURNING is_going"
 _HEAL = """
     UPDATE revisions SET fault = NULL, changes = changes + 1, manifest_uri = $3, manifest_sha256 = $4,
-        manifest_size_bytes = $5
+        manifest_size_bytes = $5, retired_at = CASE WHEN state = 'retired' THEN now() END
     WHERE policy_id = $1 AND digest = $2 AND fault IS NOT NULL RETURNING *
 """
 _APPEND = """
     INSERT INTO revisions (policy_id, digest, manifest_uri, manifest_sha256, manifest_size_bytes, parent,
-                           step, metrics, job_id, wave_id, export_id, created_at, number)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                           step, metrics, job_id, wave_id, export_id, created_at, size_bytes, number)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
             coalesce((SELECT max(number) FROM revisions WHERE policy_id = $1), 0) + 1)
     ON CONFLICT (policy_id, digest) DO NOTHING
 """
@@ -140,15 +142,17 @@ _SETTLE = """
 
 
 ALL_POLICIES = PolicyFilter()
+UNBOUNDED = CatalogQuotas()
 ALL_REVISIONS = RevisionFilter()
 
 
 class PostgresCatalog:
     """Bases, policies, revisions and exports; see `ports.Catalog`."""
 
-    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger, quotas: CatalogQuotas = UNBOUNDED) -> None:
         self._pool = pool
         self._ledger = ledger
+        self._quotas = quotas
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
         """Store a base, or return the stored one.
@@ -177,9 +181,10 @@ class PostgresCatalog:
     async def add_policy(self, policy: PolicyRecord, *, cause: str | None = None) -> None:
         """Store a new policy and emit `policy.created`, once for each cause.
 
-        Raises AlreadyExists, InvalidField when a base has the name, NotFound.
+        Raises AlreadyExists, InvalidField when a base has the name, NotFound, QuotaExceeded.
         """
         async with self._ledger.request(cause) as transaction:
+            await check_room(transaction.connection, policy.tenant_id, self._quotas, "policies")
             await insert_policy(transaction.connection, policy)
             await transaction.emit(created(policy))
             await transaction.answer(policy)
@@ -288,7 +293,14 @@ class PostgresCatalog:
             await transaction.answer(revision)
         return revision
 
-    async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
+    async def check_room(self, tenant_id: TenantId) -> None:
+        """Refuse one more adapter to a tenant. Raises QuotaExceeded."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            await check_room(connection, tenant_id, self._quotas, "adapters", "adapter_bytes")
+
+    async def settle_export(
+        self, export: RevisionExported, refusal: Refusal | None, *, now: float, size_bytes: int = 0
+    ) -> None:
         """Commit the verdict on an export."""
         async with self._ledger.transaction(export.id) as transaction:
             connection = transaction.connection
@@ -303,7 +315,7 @@ class PostgresCatalog:
                 verdict = refusal
                 await _store_verdict(connection, export, refusal, now=now)
             else:
-                verdict = await _publish_export(transaction, export, now=now)
+                verdict = await self._publish(transaction, export, now=now, size_bytes=size_bytes)
             await transaction.emit(answer(export, verdict))
 
     async def refuse_exports_of(self, wave: WaveCancelled) -> None:
@@ -312,13 +324,23 @@ class PostgresCatalog:
             async with self._ledger.transaction(export_cause_of(wave)):
                 pass
 
-    async def publish(self, export: RevisionExported, *, now: float) -> None:
+    async def publish(self, export: RevisionExported, *, now: float, size_bytes: int = 0) -> None:
         """Publish a checked adapter, again when its bytes were lost."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             locked = await transaction.connection.fetchval(LOCK_POLICY, export.policy_id)
             found(locked, "policy", export.policy_id)
-            ref = await _publish_export(transaction, export, now=now)
+            ref = await self._publish(transaction, export, now=now, size_bytes=size_bytes)
             await transaction.emit(answer(export, ref))
+
+    async def _publish(
+        self, transaction: PostgresTransaction, export: RevisionExported, *, now: float, size_bytes: int
+    ) -> RevisionRef:
+        """Publish an export, if it is a new adapter within the tenant's quotas. Raises QuotaExceeded."""
+        known = await transaction.connection.fetchrow(_FOUND, export.policy_id, export.digest)
+        if known is None:
+            kinds: tuple[Kind, ...] = ("adapters", "adapter_bytes")
+            await check_room(transaction.connection, export.tenant_id, self._quotas, *kinds)
+        return await _publish_export(transaction, export, now=now, size_bytes=size_bytes)
 
 
 def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId, str, str | int]:
@@ -354,7 +376,7 @@ async def _find_revision(
 
 
 async def _publish_export(
-    transaction: PostgresTransaction, export: RevisionExported, *, now: float
+    transaction: PostgresTransaction, export: RevisionExported, *, now: float, size_bytes: int
 ) -> RevisionRef:
     """Publish a checked export to its locked policy; return its revision.
 
@@ -371,7 +393,7 @@ async def _publish_export(
         await transaction.emit(healed(export, ref_of(row), sequence=row["changes"]))
     else:
         made = (export.parent, export.step, export.metrics, export.job_id, export.wave_id, export.export_id)
-        await connection.execute(_APPEND, *stored, *made, now)
+        await connection.execute(_APPEND, *stored, *made, now, size_bytes)
         row = await connection.fetchrow(_FOUND, export.policy_id, export.digest)
         assert row is not None, "it is there already, or now"
     ref = ref_of(row)

@@ -38,12 +38,18 @@ class Catalog(Protocol):
         """
         ...
 
-    async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
+    async def check_room(self, tenant_id: TenantId) -> None:
+        """Refuse one more adapter to a tenant that has as many as it may. Raises QuotaExceeded."""
+        ...
+
+    async def settle_export(
+        self, export: RevisionExported, refusal: Refusal | None, *, now: float, size_bytes: int = 0
+    ) -> None:
         """Commit the verdict on an export and emit the event; None publishes.
 
         Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy already has
-        keeps its number. An export that was settled before gets its first verdict again. Raises
-        AlreadyHandled when this event was committed before.
+        keeps its number; a new one has ``size_bytes``, or raises QuotaExceeded. An export that was settled
+        before gets its first verdict again. Raises AlreadyHandled when this event was committed before.
         """
         ...
 
@@ -55,7 +61,7 @@ class Catalog(Protocol):
         """
         ...
 
-    async def publish(self, export: RevisionExported, *, now: float) -> None:
+    async def publish(self, export: RevisionExported, *, now: float, size_bytes: int = 0) -> None:
         """Publish a checked adapter that no trainer exported, and emit `revision.published`.
 
         Numbers and repeats are as `settle_export` says, but a lost revision is healed by its export again.

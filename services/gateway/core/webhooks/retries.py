@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mint_common.errors import MintError
 from services.gateway.core.webhooks.records import Attempt, DeliveryState
 
 LONGEST_DELAY_SECONDS = 4 * 3600.0
@@ -14,13 +13,6 @@ MOST_WAITING = 10_000
 OVERFULL = f"{MOST_WAITING} deliveries wait for it"
 """Why a webhook is disabled for which too much waits."""
 GONE = 410
-
-
-class TooManyWebhooks(MintError):
-    """A tenant may have {limit} webhooks: remove one first."""
-
-    code = "too_many_webhooks"
-    http_status = 422
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,9 @@
+"""Quotas: how much of something a tenant may have."""
+
+from mint_common.errors import QuotaExceeded
+
+
+def check_quota(used: float, *, limit: float, what: str, remedy: str) -> None:
+    """Refuse more of ``what`` to a tenant that has ``limit`` of it. Raises QuotaExceeded."""
+    if used >= limit:
+        raise QuotaExceeded(used=used, what=what, limit=limit, remedy=remedy)

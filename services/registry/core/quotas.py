@@ -1,0 +1,43 @@
+"""How much of the catalog a tenant may have."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mint_common.adapters_format import Manifest
+from mint_common.quotas import check_quota
+
+Kind = Literal["policies", "keys", "adapters", "adapter_bytes"]
+
+_SAID: Mapping[Kind, tuple[str, str]] = {
+    "policies": ("policies", "an operator may allow more"),
+    "keys": ("keys", "revoke some"),
+    "adapters": ("stored adapters", "retire revisions, or set a retention"),
+    "adapter_bytes": ("bytes of stored adapters", "retire revisions, or set a retention"),
+}
+
+
+def adapter_bytes(manifest: Manifest) -> int:
+    """Return what the files of an adapter take."""
+    return sum(proof.size_bytes for proof in manifest.files.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogQuotas:
+    """What a tenant has, or may have at most; of what it may have, 0 is without a bound."""
+
+    policies: int = 0
+    keys: int = 0
+    adapters: int = 0
+    adapter_bytes: int = 0
+
+    def with_own(self, own: Mapping[str, int]) -> "CatalogQuotas":
+        """Return the quotas of a tenant that has some of its own."""
+        return replace(self, **own)
+
+    def check(self, usage: "CatalogQuotas", *kinds: Kind) -> None:
+        """Refuse one more of these to a tenant. Raises QuotaExceeded."""
+        for kind in kinds:
+            limit, (what, remedy) = getattr(self, kind), _SAID[kind]
+            if limit:
+                check_quota(getattr(usage, kind), limit=limit, what=what, remedy=remedy)
