@@ -1,5 +1,6 @@
 """Composition of the registry: the only file that chooses the adapter of each port."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
+from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -32,6 +34,7 @@ from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.quarantine import QuarantineHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
+from services.registry.handlers.scratch import PREFIX, Scratch
 from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http import accounts, aliases, bases, policies, revisions
@@ -74,22 +77,29 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         bus = await connect_nats(settings.nats.url, name="registry")
         stack.push_async_callback(bus.close)
 
+        held = await asyncio.to_thread(hold_folder, PREFIX)
+        stack.callback(held.remove)
+        scratch = Scratch(held.path)
         ledger = PostgresLedger(quick_pool, clock)
-        catalog = PostgresCatalog(quick_pool, ledger)
+        catalog = PostgresCatalog(quick_pool, ledger, settings.quotas)
         integrity = PostgresBlobIntegrity(pool, PostgresLedger(pool, clock))
         evaluations = PostgresEvaluations(quick_pool, ledger)
         max_update_ratio = settings.max_update_ratio or math.inf
         registry = Registry(
             keys=PostgresAccounts(lookup_pool),
             names=PostgresCatalog(lookup_pool, ledger),
-            accounts=PostgresAccounts(quick_pool),
+            accounts=PostgresAccounts(quick_pool, settings.quotas),
             catalog=catalog,
             aliases=PostgresAliases(quick_pool, ledger),
             evaluations=evaluations,
             rules=PostgresRules(quick_pool, ledger),
-            diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
+            diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs, scratch=scratch),
             uploads=UploadHandler(
-                catalog=catalog, blobs=blobs, clock=clock, max_update_ratio=max_update_ratio
+                catalog=catalog,
+                blobs=blobs,
+                clock=clock,
+                max_update_ratio=max_update_ratio,
+                scratch=scratch,
             ),
             collector=Collector(
                 catalog=catalog,
@@ -109,6 +119,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             blobs=blobs,
             clock=clock,
             max_update_ratio=max_update_ratio,
+            scratch=scratch,
         )
         dispatcher = Dispatcher(
             bus=bus,

@@ -131,6 +131,16 @@ class RegistryClient:
         """Return a policy's aliases by name, without their histories."""
         return self._read(await self._http.get(_policies(tenant_id, policy, "aliases")), list[AliasRecord])
 
+    async def find_alias(self, tenant_id: TenantId, policy: PolicyId | str, alias: str) -> AliasRecord | None:
+        """Return a policy's alias, if there is one. Raises NotFound for an unknown policy."""
+        try:
+            path = _policies(tenant_id, policy, "aliases", named("alias", alias))
+            return self._read(await self._http.get(path), AliasRecord)
+        except NotFound as error:
+            if error.kind != "alias":
+                raise
+            return None
+
     async def move_alias(
         self,
         caller: Caller,

@@ -15,7 +15,7 @@ from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
-from services.registry.handlers.scratch import scratch_folder
+from services.registry.handlers.scratch import TEMPORARY, Scratch
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
 
@@ -30,6 +30,7 @@ class DiffHandler:
     catalog: Catalog
     evaluations: Evaluations
     blobs: Blobs
+    scratch: Scratch = TEMPORARY
     _turns: TenantLimiter = field(default_factory=lambda: TenantLimiter(1, of_a_tenant=1), init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
@@ -44,7 +45,7 @@ class DiffHandler:
     ) -> RevisionDiff:
         facts = await self.catalog.base(policy.base)
         scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
-        async with scratch_folder("mint-diff-") as scratch:
+        async with self.scratch.folder("diff-") as scratch:
             manifests = [
                 await self._stage(policy, each, scratch / name)
                 for each, name in ((before, "before"), (after, "after"))

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mint_common.adapters_format import check_folder, check_manifest, fetch_manifest, stage_adapter
+from mint_common.adapters_format import Manifest, check_folder, check_manifest, fetch_manifest, stage_adapter
 from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
 from mint_common.events import Event, RevisionExported, WaveCancelled
@@ -17,7 +17,8 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
 from services.registry.core.exports import Refusal, check_export
-from services.registry.handlers.scratch import scratch_folder
+from services.registry.core.quotas import adapter_bytes
+from services.registry.handlers.scratch import TEMPORARY, Scratch
 from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.ports.catalog import Catalog
 
@@ -39,21 +40,22 @@ class ExportHandler:
     blobs: Blobs
     clock: Clock
     max_update_ratio: float
+    scratch: Scratch = TEMPORARY
 
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
         """Publish or reject an export; the verdict's event is in the outbox."""
-        refusal = None
+        refusal, size_bytes = None, 0
         await self.identity.confirm_first()
         began = self.clock.monotonic()
         try:
-            await self._check(event)
+            size_bytes = adapter_bytes(await self._check(event))
         except BlobMissing as error:
             await self.identity.confirm()
             raise ExportMissing(uri=error.uri) from error
         except (AdapterInvalid, BlobCorrupt, InvalidField, NotFound) as error:
             refusal = Refusal(code=error.code, reason=str(error))
         metrics.CHECK_SECONDS.observe(self.clock.monotonic() - began)
-        await self._settle(event, refusal)
+        await self._settle(event, refusal, size_bytes)
         return ()
 
     async def on_export_given_up(self, event: RevisionExported, decision: Bury) -> None:
@@ -65,8 +67,8 @@ class ExportHandler:
         await self.catalog.refuse_exports_of(event)
         return ()
 
-    async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
-        await self.catalog.settle_export(event, refusal, now=self.clock.now())
+    async def _settle(self, event: RevisionExported, refusal: Refusal | None, size_bytes: int = 0) -> None:
+        await self.catalog.settle_export(event, refusal, now=self.clock.now(), size_bytes=size_bytes)
         metrics.EXPORTS.labels("rejected" if refusal else "published").inc()
         fields = {"policy_id": event.policy_id, "digest": event.digest, "export_id": event.export_id}
         if refusal:
@@ -76,15 +78,16 @@ class ExportHandler:
         else:
             _log.info("revision published", extra=fields)
 
-    async def _check(self, export: RevisionExported) -> None:
+    async def _check(self, export: RevisionExported) -> Manifest:
         policy = await self.catalog.policy(export.tenant_id, export.policy_id)
         facts = await self.catalog.base(policy.base)
         manifest = await fetch_manifest(self.blobs, export.manifest)
         # The manifest is checked before the weights are fetched.
         check_manifest(facts, manifest)
         check_export(export, policy, manifest)
-        async with scratch_folder("mint-export-") as scratch:
+        async with self.scratch.folder("export-") as scratch:
             folder = scratch / "adapter"
             await stage_adapter(self.blobs, export.manifest, folder)
             max_ratio = self.max_update_ratio
             await asyncio.to_thread(check_folder, facts, manifest, folder, max_ratio=max_ratio)
+        return manifest

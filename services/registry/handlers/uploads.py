@@ -30,6 +30,7 @@ from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.uploads import UploadReason
 from services.registry import metrics
 from services.registry.core.exports import UNSTORED, check_export, export_of
+from services.registry.core.quotas import adapter_bytes
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
     check_config,
@@ -39,7 +40,7 @@ from services.registry.core.uploads import (
     refused,
     with_fix,
 )
-from services.registry.handlers.scratch import scratch_folder
+from services.registry.handlers.scratch import TEMPORARY, Scratch
 from services.registry.ports.catalog import Catalog
 
 RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
@@ -57,8 +58,17 @@ MOST_SECONDS = 3600.0
 class UploadHandler:
     """Publishes uploaded adapters."""
 
-    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        blobs: Blobs,
+        clock: Clock,
+        max_update_ratio: float,
+        scratch: Scratch = TEMPORARY,
+    ) -> None:
         self._catalog = catalog
+        self._scratch = scratch
         self._blobs = blobs
         self._clock = clock
         self._max_update_ratio = max_update_ratio
@@ -83,7 +93,7 @@ class UploadHandler:
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> UploadedRevision:
         try:
-            async with scratch_folder("mint-upload-") as scratch:
+            async with self._scratch.folder("upload-") as scratch:
                 parent_digest = await self._parent(policy, parent)
                 await receive(body, scratch / "given")
                 async with self._converting.turn(policy.tenant_id):
@@ -120,6 +130,7 @@ class UploadHandler:
         try:
             known = await self._catalog.revision(policy.policy_id, manifest.digest)
         except NotFound:
+            await self._catalog.check_room(policy.tenant_id)  # before anything is stored
             export_id = _export_id(manifest)
         else:
             if known.fault is None:
@@ -128,7 +139,8 @@ class UploadHandler:
             export_id = new_id("export")
         claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
         export = export_of(policy, manifest, export_id=_export_id(manifest), claim=claim)
-        await self._catalog.publish(export, now=self._clock.now())
+        size_bytes = adapter_bytes(manifest)
+        await self._catalog.publish(export, now=self._clock.now(), size_bytes=size_bytes)
         return await self._catalog.revision(policy.policy_id, manifest.digest)
 
 

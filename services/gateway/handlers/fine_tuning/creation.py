@@ -174,8 +174,7 @@ class JobMaker:
 
     async def _alias(self, policy: PolicyRecord, name: str) -> AliasRecord | None:
         """Return the alias of a policy that has this name, if there is one."""
-        aliases = await self.registry.list_aliases(policy.tenant_id, policy.policy_id)
-        return next((alias for alias in aliases if alias.alias == name), None)
+        return await self.registry.find_alias(policy.tenant_id, policy.policy_id, name)
 
     async def _files(self, tenant_id: TenantId, body: FineTuningBody) -> JobFiles:
         training = await self._file(tenant_id, body.training_file, "training_file")

@@ -183,12 +183,12 @@ async def _revision(gateway: Gateway, policy: PolicyRecord, name: str) -> Revisi
         return found.ref
     if name == LATEST and policy.latest is not None:
         return policy.latest
-    aliases = await gateway.registry.list_aliases(policy.tenant_id, policy.policy_id)
-    for alias in aliases:
-        if alias.alias == name:
-            return alias.revision
+    alias = await gateway.registry.find_alias(policy.tenant_id, policy.policy_id, name)
+    if alias is not None:
+        return alias.revision
     if name == BEST:
         return (await gateway.registry.get_revision(policy.tenant_id, policy.policy_id, BEST)).ref
+    aliases = await gateway.registry.list_aliases(policy.tenant_id, policy.policy_id)
     names = [LATEST] * (policy.latest is not None) + [alias.alias for alias in aliases]
     near = ", ".join(difflib.get_close_matches(name, names) or names[:5])
     raise NotFound(kind="revision", name=name[:100], near=near)
