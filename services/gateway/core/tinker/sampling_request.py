@@ -78,14 +78,14 @@ def sampling_session_of(body: SampleBody) -> str:
     return body.sampling_session_id
 
 
-def plan_sample(body: SampleBody, *, max_context: int, vocab_size: int) -> SamplePlan:
+def plan_sample(body: SampleBody, *, max_context: int, vocab_size: int, max_completions: int) -> SamplePlan:
     """Check a request against a base's limits. Raises InvalidField naming the first field that is wrong."""
     _check_supported(body)
     tokens = _prompt_tokens(body.prompt, vocab_size)
     if body.seq_id is None:
         raise InvalidField(field="seq_id", problem="is needed")
     check_between("seq_id", body.seq_id, 0, MAX_SEQ_ID)
-    check_between("num_samples", body.num_samples, 1, MAX_SAMPLES)
+    check_between("num_samples", body.num_samples, 1, min(MAX_SAMPLES, max_completions))
     check_between("topk_sample_logprobs", body.topk_sample_logprobs, 0, MAX_LIKELIEST)
     check_between("topk_prompt_logprobs", body.topk_prompt_logprobs, 0, MAX_LIKELIEST)
     is_greedy = body.sampling_params.temperature == 0

@@ -99,7 +99,12 @@ async def asample(body: DataBodyDep, caller: InferCaller, gateway: GatewayDep) -
     wish = read_json(body, SampleBody)
     opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)
     engine = await gateway.tinker.samples.describe(opened.base)
-    plan = plan_sample(wish, max_context=engine.max_context, vocab_size=engine.vocab_size)
+    plan = plan_sample(
+        wish,
+        max_context=engine.max_context,
+        vocab_size=engine.vocab_size,
+        max_completions=engine.max_completions,
+    )
     check_answer_bytes(
         sample_answer_bytes(plan),
         gateway.max_answer_bytes,

@@ -12,7 +12,7 @@ from mint_common.errors import InvalidField
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.sampling_request import SampleBody, SamplePlan, plan_sample
 
-CONTEXT, VOCABULARY = 64, 100
+CONTEXT, VOCABULARY, COMPLETIONS = 64, 100, 100
 
 
 def plan(**changes) -> SamplePlan:
@@ -29,7 +29,12 @@ def plan(**changes) -> SamplePlan:
 
 
 def read(body: bytes) -> SamplePlan:
-    return plan_sample(read_json(body, SampleBody), max_context=CONTEXT, vocab_size=VOCABULARY)
+    return plan_sample(
+        read_json(body, SampleBody),
+        max_context=CONTEXT,
+        vocab_size=VOCABULARY,
+        max_completions=COMPLETIONS,
+    )
 
 
 def test_what_the_sdk_sends_is_what_the_engine_is_asked():
@@ -100,7 +105,7 @@ def test_the_prompt_is_scored_as_far_as_asked(changes, wanted, is_prompt_scored,
         ({"params": {"stop": [""]}}, "sampling_params.stop"),
         ({"params": {"stop": ["a"] * 17}}, "sampling_params.stop"),
         ({"num_samples": 0}, "num_samples"),
-        ({"num_samples": 129}, "num_samples"),
+        ({"num_samples": COMPLETIONS + 1}, "num_samples"),
         ({"topk_sample_logprobs": 21}, "topk_sample_logprobs"),
         ({"topk_prompt_logprobs": -1}, "topk_prompt_logprobs"),
         ({"prompt_logprobs_last_n": 1}, "prompt_logprobs_last_n"),
