@@ -363,6 +363,7 @@ def _fine_tuning(
         maker=JobMaker(
             registry=registry,
             submissions=jobs.submissions,
+            rollout=jobs.rollout,
             keeper=files.keeper,
             graders=graders,
             first_rows=FirstRows(keeper=files.keeper, trainers=trainers, previewing=files.previewing),

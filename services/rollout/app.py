@@ -1,6 +1,7 @@
 """The composition of the rollout service."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.trainers import Trainers
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
+from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
@@ -63,9 +65,10 @@ from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.files import file_routes
 from services.rollout.http.jobs import job_routes
+from services.rollout.http.quotas import quota_routes
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection
-from services.rollout.settings import RolloutSettings
+from services.rollout.settings import QuotaSettings, RolloutSettings
 
 SCHEMA = "rollout"
 WAVES = "rollout-waves"
@@ -215,6 +218,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             http.router,
             task_routes(callers_tasks, sampler),
             job_routes(of_jobs),
+            quota_routes(commits.jobs, _quotas(settings.quotas), clock),
             file_routes(erasures, clock),
             evaluation_routes(runs, clock),
         )
@@ -241,6 +245,12 @@ async def prune_runs(runs: PostgresEvaluationRuns, clock: Clock) -> None:
         await runs.prune(before=clock.now() - KEEP_RUN_DAYS * DAY_SECONDS)
 
     await run_periodically(prune, name="prune evaluation runs", every_seconds=3600.0, clock=clock)
+
+
+def _quotas(settings: QuotaSettings) -> JobQuotas:
+    return JobQuotas(
+        open_jobs=settings.jobs_per_tenant, trainer_seconds=settings.trainer_seconds_per_day or math.inf
+    )
 
 
 def dispatch(

@@ -46,6 +46,17 @@ class TaskSettings(Block):
     )
 
 
+class QuotaSettings(Block):
+    """How much a tenant's jobs may take; a submission beyond it is refused with 422."""
+
+    jobs_per_tenant: int = Field(1000, ge=1, description="how many jobs of a tenant may be open")
+    trainer_seconds_per_day: float = Field(
+        0.0,
+        ge=0,
+        description="seconds of trainers that the steps of a tenant's jobs may take in 24 hours; 0: no limit",
+    )
+
+
 class ErasureSettings(Block):
     """How long what jobs were trained on is kept after their end."""
 
@@ -67,5 +78,6 @@ class RolloutSettings(ServiceSettings):
     peers: PeerSettings
     waves: WaveSettings
     tasks: TaskSettings
+    quotas: QuotaSettings
     erasure: ErasureSettings
     graders: GraderSettings

@@ -23,6 +23,7 @@ from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, finish, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
 from services.rollout.core.progress import Progress
+from services.rollout.core.quotas import JobUsage
 from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
@@ -215,6 +216,19 @@ async def test_a_reason_with_a_character_that_postgres_does_not_take_is_stored(s
     ended = finish(waiting_job("job_1"), "failed", "Task 'x' failed: a\x00b", now=2.0).job
     await store.save("c1", ended)
     assert (await store.jobs.job(JobId("job_1"))).reason == "Task 'x' failed: a\ufffdb"
+
+
+async def test_what_a_tenant_s_jobs_take_is_that_of_its_own_open_jobs_and_of_late_steps(store: Store) -> None:
+    assert await store.jobs.usage(TENANT, since=0.0) == JobUsage(open_jobs=0, trainer_seconds=0.0)
+    waves = [make_wave(step) for step in (1, 2, 3)]
+    waves[0] = replace(waves[0], published_at=50.0, metrics={"seconds": 100.0})
+    waves[1] = replace(waves[1], published_at=150.0, metrics={"seconds": 2.5})
+    await store.save("c1", make_job(now=200.0), *waves)
+    await store.save("c2", waiting_job("job_2"))
+    await store.save("c3", replace(waiting_job("job_3"), state=JobState.PAUSED))
+    await store.save("c4", finish(waiting_job("job_4"), "failed", "", now=2.0).job)
+    await store.save("c5", replace(waiting_job("job_5"), tenant_id=TenantId("ten_other")))
+    assert await store.jobs.usage(TENANT, since=100.0) == JobUsage(open_jobs=3, trainer_seconds=2.5)
 
 
 async def test_each_stalled_job_goes_to_one_claimer_until_it_is_silent_again(store: Store) -> None:

@@ -1,8 +1,10 @@
 """Questions to the rollout service over internal HTTP."""
 
+from contextlib import suppress
 from typing import TypeVar
 
 from mint_common.client.http import InternalHttp, named, path_of
+from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
@@ -84,6 +86,11 @@ class RolloutHttp:
         named_run = named("evaluation run", run_id)
         path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "cancel")
         return self._read(await self._http.post(path, {}), JsonObject)
+
+    async def check_job_quotas(self, tenant_id: TenantId) -> None:
+        """Refuse another job of a tenant that has as much as it may. Raises QuotaExceeded."""
+        with suppress(NotFound):  # a rollout of the version before has no quotas
+            await self._http.get(path_of("internal", "tenants", tenant_id, "quotas", "jobs"))
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""

@@ -57,6 +57,10 @@ class Submissions(Protocol):
 class Rollout(Protocol):
     """Jobs on files at rollout. Raises its MintErrors (NotFound names the job), or Unavailable."""
 
+    async def check_job_quotas(self, tenant_id: TenantId) -> None:
+        """Refuse another job of a tenant that has as much as it may. Raises QuotaExceeded."""
+        ...
+
     async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return how far a job on a file is, with its steps if they are asked for."""
         ...

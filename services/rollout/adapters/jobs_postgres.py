@@ -11,6 +11,7 @@ from mint_common.runtime.postgres_rows import columns_of, found_record, insert_o
 from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
+from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import SIGNS
 from services.rollout.core.wave import Wave
 
@@ -40,6 +41,17 @@ _UNSCORED = f"""
 _SCORED_BY_RUNS = f"""
     {_JOB} WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
     AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
+"""
+# A job's progress is no older than its steps.
+_USAGE = """
+    SELECT (
+        SELECT count(*) FROM jobs WHERE tenant_id = $1 AND state IN ('submitted', 'running', 'paused')
+    ) AS open_jobs, (
+        SELECT coalesce(sum((waves.metrics ->> 'seconds')::double precision), 0)
+        FROM jobs JOIN waves USING (job_id)
+        WHERE tenant_id = $1 AND progress_at >= $2 AND published_at >= $2
+            AND jsonb_typeof(waves.metrics -> 'seconds') = 'number'
+    ) AS trainer_seconds
 """
 _LISTED = ", ".join(name for name in Job.__slots__ if name != "spec")
 _JOBS = f"""
@@ -154,6 +166,12 @@ class PostgresJobs:
     async def overdue(self, *, before: float) -> list[PolicyId]:
         """Return policies whose waiting job nothing holds back."""
         return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
+
+    async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
+        """Return what a tenant's jobs take."""
+        row = await self._pool.fetchrow(_USAGE, tenant_id, since)
+        assert row is not None, "an aggregate has a row"
+        return from_row(row, JobUsage)
 
     async def scored_by_runs(self) -> list[Job]:
         """Return jobs that evaluation runs measure."""

@@ -210,6 +210,29 @@ def test_another_tenants_policy_and_job_do_not_exist(stack, mint):
     mint.post(f"/jobs/{job}/cancel")
 
 
+OPEN_JOBS = """
+    INSERT INTO rollout.jobs (job_id, tenant_id, base, policy_id, lora, spec, state, reason, steps_done,
+        cause, created_at, progress_at)
+    SELECT 'job_open_' || number, tenant_id, base, policy_id, '{}', '{}', 'paused', '', 0, '', 0, 0
+    FROM gateway.submissions, generate_series(1, 1000) AS number WHERE job_id = $1
+"""
+
+
+def test_a_tenant_with_as_many_open_jobs_as_it_may_have_is_refused_another(stack, mint):
+    job = mint.post("/jobs", json=JOB, headers={"idempotency-key": "quota"}).json()["job_id"]
+    _query(stack, OPEN_JOBS, job)
+    try:
+        refused = mint.post("/jobs", json=JOB)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["limit"]) == (422, "quota_exceeded", 1000)
+        assert "open jobs, and may have 1000" in error["message"]
+        again = mint.post("/jobs", json=JOB, headers={"idempotency-key": "quota"})
+        assert (again.status_code, again.json()["job_id"]) == (202, job)
+    finally:
+        _query(stack, "DELETE FROM rollout.jobs WHERE job_id LIKE 'job_open_%'")
+        mint.post(f"/jobs/{job}/cancel")
+
+
 def test_a_job_that_rollout_has_not_taken_is_submitted(stack, mint):
     template = mint.post("/jobs", json=JOB).json()["job_id"]
     _query(

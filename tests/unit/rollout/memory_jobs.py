@@ -11,6 +11,7 @@ from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, Progress, best_revision
+from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import best_score, scores_of
 from services.rollout.core.wave import Wave, WaveState
 
@@ -80,6 +81,17 @@ class MemoryJobs:
         policies = {job.policy_id for job in self._jobs.values() if job.state in open_states}
         firsts = [await self.next_of(policy_id) for policy_id in sorted(policies)]
         return [job.policy_id for job in firsts if job is not None and job.created_at < before]
+
+    async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
+        """Return what a tenant's jobs take."""
+        own = {job.job_id: job for job in self._jobs.values() if job.tenant_id == tenant_id}
+        waves = [wave for wave in self._waves.values() if wave.job_id in own]
+        return JobUsage(
+            open_jobs=sum(not is_over(job) for job in own.values()),
+            trainer_seconds=sum(
+                wave.metrics.get("seconds", 0.0) for wave in waves if (wave.published_at or 0.0) >= since
+            ),
+        )
 
     def _is_sampled(self, job: Job) -> bool:
         wave = self._waves.get(job.wave_id)

@@ -1,15 +1,19 @@
 """The internal routes, over the real application edge."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import JOB, TENANT
+from services.rollout.core.quotas import JobQuotas
 from services.rollout.http.jobs import job_routes
+from services.rollout.http.quotas import quota_routes
 from services.rollout.http.tasks import task_routes
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
@@ -63,6 +67,28 @@ async def test_an_unknown_task_is_404_naming_it(client: httpx.AsyncClient) -> No
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["name"]) == (404, "not_found", "mode:cpy")
         assert "mode:copy" in error["near"]
+
+
+async def test_a_tenant_that_has_as_much_as_it_may_is_refused_another_job(rig: Rig) -> None:
+    await rig.begin(submitted())
+    quotas = JobQuotas(open_jobs=2, trainer_seconds=10.0)
+    http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
+    http.include_router(quota_routes(rig.jobs, quotas, rig.clock))
+    path = f"/internal/tenants/{TENANT}/quotas/jobs"
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=http), base_url="http://rollout"
+    ) as asking:
+        assert (await asking.get(path)).json() == {"open_jobs": 1, "trainer_seconds": 0.0}
+        await rig.begin(submitted(job_id=JobId("job_2"), policy_id=PolicyId("pol_2")))
+        refused = await asking.get(path)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "quota_exceeded")
+        assert refused.json()["error"]["limit"] == 2
+        await rig.commits.cancel(JobId("job_2"))
+        spent = replace(published(1), metrics={"seconds": 10.0})
+        await rig.of_jobs.on_revision_published(spent)
+        refused = await asking.get(path)
+        assert "10 seconds of training in 24 hours" in refused.json()["error"]["message"]
+        assert (await asking.get("/internal/tenants/ten_other/quotas/jobs")).status_code == 200
 
 
 async def test_prompts_are_drawn_and_scored(client: httpx.AsyncClient) -> None:

@@ -45,7 +45,7 @@ from services.gateway.core.mint.jobs import check_sampled
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.first_rows import FirstRows
-from services.gateway.ports.jobs import Submissions
+from services.gateway.ports.jobs import Rollout, Submissions
 
 JOB_LABEL = "mint/job"
 """The label of a policy that was made for a job: the job's id."""
@@ -57,6 +57,7 @@ class JobMaker:
 
     registry: RegistryClient
     submissions: Submissions
+    rollout: Rollout
     keeper: FileKeeper
     graders: GraderRunner
     first_rows: FirstRows
@@ -72,6 +73,7 @@ class JobMaker:
         earlier = await self.submissions.get(tenant_id, job_id)
         if earlier is not None:
             return earlier
+        await self.rollout.check_job_quotas(tenant_id)
         bases = {base.name: base for base in await self.registry.list_bases()}
         base, policy = await self._model(tenant_id, body.model, bases)
         check_trainable(base, field="model")

@@ -86,6 +86,7 @@ async def _submit_on_task(
     earlier = await gateway.submissions.get(tenant_id, job_id)
     if earlier is not None:
         return describe_submission(earlier)
+    await gateway.rollout.check_job_quotas(tenant_id)
     policy = await gateway.registry.get_policy(tenant_id, body.policy)
     task = await gateway.rollout.task(body.task)
     base = await gateway.registry.get_base(policy.base)

@@ -1,0 +1,38 @@
+"""How much a tenant's jobs may take."""
+
+from dataclasses import dataclass
+
+from mint_common.quotas import check_quota
+
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUsage:
+    """What a tenant's jobs take: how many are open, and the seconds of trainers that steps took in a day."""
+
+    open_jobs: int
+    trainer_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuotas:
+    """What they may take at most. A tenant without ``trainer_seconds`` left begins no more jobs."""
+
+    open_jobs: int
+    trainer_seconds: float
+
+    def check(self, usage: JobUsage) -> None:
+        """Refuse another job. Raises QuotaExceeded."""
+        check_quota(
+            usage.open_jobs,
+            limit=self.open_jobs,
+            what="open jobs",
+            remedy="cancel some, or wait for their end",
+        )
+        check_quota(
+            usage.trainer_seconds,
+            limit=self.trainer_seconds,
+            what="seconds of training in 24 hours",
+            remedy="submit it later",
+        )
