@@ -2,11 +2,12 @@
 
 Invariants: a revision has at most one load, waiting or running, however many want it; at most ``depth`` loads
 wait, and of one tenant at most ``tenant_depth``; requests go before prewarms and prewarms before prefetches;
-within each, tenants share the loads by bytes (deficit round robin), each in the order of its coming. Nothing
-is kept of a tenant that has no load waiting.
+within each, tenants share the loads by bytes (deficit round robin), each in the order of its coming. A load
+that waits for room is parked: it has no worker. Nothing is kept of a tenant that has no load waiting.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -53,8 +54,8 @@ class Admission:
 class ColdQueue:
     """Waiting and running loads of one engine, as a value.
 
-    ``turns`` holds the tenants with waiting loads, the next first; ``credit`` the bytes that each may still
-    load before its turn ends.
+    ``parked`` are those of ``running`` that wait for room. ``turns`` holds the tenants with waiting loads,
+    the next first; ``credit`` the bytes that each may still load before its turn ends.
     """
 
     depth: int
@@ -62,6 +63,7 @@ class ColdQueue:
     workers: int = 1
     waiting: tuple[QueuedLoad, ...] = ()
     running: tuple[QueuedLoad, ...] = ()
+    parked: frozenset[Digest] = frozenset()
     turns: tuple[TenantId, ...] = ()
     credit: Mapping[TenantId, int] = field(default_factory=dict)
     arrivals: int = 0
@@ -118,7 +120,7 @@ class ColdQueue:
 
     def start(self) -> "tuple[ColdQueue, QueuedLoad | None]":
         """Move the waiting load whose turn it is to running, if a worker is free."""
-        if not self.waiting or len(self.running) >= self.workers:
+        if not self.waiting or len(self.running) - len(self.parked) >= self.workers:
             return self, None
         heads = self._heads(min(load.priority for load in self.waiting))
         # Pays for any head: each tenant gets at least one load a round, and more if its own are smaller.
@@ -136,6 +138,16 @@ class ColdQueue:
         queue = replace(self, turns=tuple(turns), credit=credit, running=(*self.running, load))
         return _without(queue, [load]), load
 
+    def park(self, digest: Digest, *, parked: bool) -> "ColdQueue":
+        """Take a running load's worker from it while it waits for room, or give it one again."""
+        return replace(self, parked=self.parked | {digest} if parked else self.parked - {digest})
+
+    def parked_in_order(self) -> tuple[QueuedLoad, ...]:
+        """Return the parked loads in the order in which room is theirs: of who parks least first."""
+        loads = [load for load in self.running if load.digest in self.parked]
+        of_tenant = Counter(load.tenant_id for load in loads)
+        return tuple(sorted(loads, key=lambda load: (of_tenant[load.tenant_id], load.order)))
+
     def finish(self, digest: Digest, *, size_bytes: int | None = None) -> "ColdQueue":
         """Forget a running load, whatever became of it; its tenant pays for what it really weighed."""
         load = next((load for load in self.running if load.digest == digest), None)
@@ -145,7 +157,8 @@ class ColdQueue:
         if size_bytes is not None and load.tenant_id in credit:
             most_debt = -_MOST_DEBT * load.size_bytes
             credit[load.tenant_id] = max(most_debt, credit[load.tenant_id] + load.size_bytes - size_bytes)
-        return replace(self, running=tuple(j for j in self.running if j is not load), credit=credit)
+        running = tuple(each for each in self.running if each is not load)
+        return replace(self, running=running, parked=self.parked - {digest}, credit=credit)
 
     def leave(self, digest: Digest) -> "ColdQueue":
         """Take one waiter away; a load that still waits and that nobody wants any more is dropped."""
@@ -195,13 +208,14 @@ class ColdQueue:
     def _place(self, new: QueuedLoad, load_seconds: Sequence[float]) -> QueuedLoad | None:
         """Return who must go to make place; None when there is place. Raises Overloaded."""
         line = self._line(new.tenant_id)
+        parked = sum(load.tenant_id == new.tenant_id for load in self.running if load.digest in self.parked)
         candidates: Sequence[QueuedLoad] = ()
-        if len(line) >= self.tenant_depth:
+        if len(line) + parked >= self.tenant_depth:
             candidates = [load for load in line if load.priority > new.priority]
             if not candidates:
                 ahead = self.workers + len(line) * len({*self.turns, new.tenant_id})
                 self._refuse("cold queue of the tenant", len(line), load_seconds, ahead)
-        elif len(self.waiting) >= self.depth:
+        elif len(self.waiting) + len(self.parked) >= self.depth:
             longest = max(len(self._line(tenant_id)) for tenant_id in self.turns) if self.turns else 0
             candidates = [load for load in self.waiting if load.priority > new.priority] or [
                 load

@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from statistics import median
 
 from mint_common.claims import RevisionRef
@@ -67,6 +68,7 @@ class Loads:
         )
         self._pending: dict[Digest, PendingLoad] = {}
         self._on_engine: set[int] = set()
+        self._parked_bytes: dict[Digest, int] = {}
         self._numbers = itertools.count(1)
         self._load_seconds: deque[float] = deque(maxlen=_MEASURED_LOADS)
         self._load_bytes: deque[int] = deque(maxlen=_MEASURED_LOADS)
@@ -239,20 +241,44 @@ class Loads:
         return HeldAdapter(adapter=adapter, revision=pending.revision, rank=staged.rank), size_bytes
 
     async def _make_room(self, pending: PendingLoad, staged: StagedAdapter) -> list[LoadedAdapter]:
-        """Reserve room and return whom it displaces; only a request waits for others to end."""
-        resident_set = self._resident_set
+        """Reserve room and return whom it displaces; only a request waits for others to end, parked."""
+        resident_set, digest = self._resident_set, staged.digest
         deadline = self._clock.monotonic() + self._limits.room_wait_seconds
-        while not (room := resident_set.residency.plan_room(staged.host_bytes)).fits:
-            left = deadline - self._clock.monotonic()
-            load = self.queue.load(staged.digest)
-            is_urgent = load is not None and load.priority is Priority.REQUEST
-            if room.hopeless or not is_urgent or left <= 0:
-                raise self._overloaded("host memory of the engine")
-            resident_set.freed.clear()
-            await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
+        try:
+            while not (room := resident_set.residency.plan_room(staged.host_bytes)).fits or self._is_behind(
+                digest
+            ):
+                left = deadline - self._clock.monotonic()
+                load = self.queue.load(digest)
+                is_urgent = load is not None and load.priority is Priority.REQUEST
+                if room.hopeless or not is_urgent or left <= 0:
+                    raise self._overloaded("host memory of the engine")
+                self._park(digest, staged.host_bytes)
+                resident_set.freed.clear()
+                await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
+        finally:
+            self._unpark(digest)
         victims = [resident_set.drop(digest, cause=pending.cause) for digest in room.victims]
         resident_set.residency = resident_set.residency.reserve(staged.digest, staged.host_bytes)
         return victims
+
+    def _is_behind(self, digest: Digest) -> bool:
+        """Return whether room that is there is another parked load's."""
+        ahead = takewhile(lambda load: load.digest != digest, self.queue.parked_in_order())
+        plan = self._resident_set.residency.plan_room
+        return any(plan(self._parked_bytes[load.digest]).fits for load in ahead)
+
+    def _park(self, digest: Digest, host_bytes: int) -> None:
+        if digest not in self._parked_bytes:
+            self._parked_bytes[digest] = host_bytes
+            self.queue = self.queue.park(digest, parked=True)
+            self._wake.set()
+            self._resident_set.freed.set()  # room that another one has left it
+
+    def _unpark(self, digest: Digest) -> None:
+        if self._parked_bytes.pop(digest, None) is not None:
+            self.queue = self.queue.park(digest, parked=False)
+            self._resident_set.freed.set()
 
     def _unclaim(self, digest: Digest) -> None:
         self._resident_set.residency = self._resident_set.residency.unclaim(digest, now=self._clock.now())

@@ -126,9 +126,9 @@ class Bench:
     cache: DiskCache
     clock: ManualClock
 
-    async def revision(self, seed: int, *, facts: BaseFacts | None = None) -> RevisionRef:
+    async def revision(self, seed: int, *, facts: BaseFacts | None = None, rank: int = 2) -> RevisionRef:
         """Store an adapter and return its revision."""
-        files = make_adapter(facts or self.facts, seed=seed)
+        files = make_adapter(facts or self.facts, seed=seed, rank=rank)
         manifest: Claim = await store_adapter(self.blobs, files, export_id=f"e{seed}")
         return RevisionRef(digest=files.digest, number=1 + seed, manifest=manifest)
 
@@ -162,6 +162,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             workers: int = 1,
             room_wait: float = 5.0,
             disk_bytes: int = 1 << 20,
+            host_bytes: int = 1 << 20,
             tenant_depth: int = 64,
             queue_wait: float = 1000.0,
             drain_after: float = 0.5,
@@ -179,7 +180,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
                 staging=cache,
                 log=log,
                 limits=TierLimits(
-                    capacity=Capacity(slots=slots, host=host, host_bytes=1 << 20),
+                    capacity=Capacity(slots=slots, host=host, host_bytes=host_bytes),
                     loads=LoadLimits(
                         queue_depth=depth,
                         tenant_queue_depth=tenant_depth,

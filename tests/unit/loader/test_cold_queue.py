@@ -57,6 +57,23 @@ def test_everybody_who_wants_one_revision_shares_one_job() -> None:
     assert ask(queue, 1).start()[1] is None
 
 
+def test_a_parked_load_has_no_worker_and_still_counts() -> None:
+    queue = ask(ask(ask(empty(workers=1, tenant_depth=3), 1), 2), 3, tenant=B)
+    started = []
+    for _ in range(3):
+        queue, load = queue.start()
+        assert load is not None
+        queue = queue.park(load.digest, parked=True)
+        started.append(load.digest)
+    assert sorted(started) == [digest(1), digest(2), digest(3)]
+    assert [load.digest for load in queue.parked_in_order()] == [digest(3), digest(1), digest(2)]
+    with pytest.raises(Overloaded, match="of the tenant"):
+        ask(ask(queue, 4), 5)
+    queue = ask(queue.park(digest(3), parked=False), 6, tenant=B)
+    assert queue.start()[1] is None
+    assert queue.finish(digest(3)).start()[1] is not None
+
+
 def test_requests_go_before_prewarms_and_prewarms_before_prefetches() -> None:
     queue = empty()
     for number, priority in enumerate(

@@ -27,8 +27,10 @@ Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot 
 TENANT = TenantId("t")
 
 
-async def use(bench: Any, revision: RevisionRef, until: asyncio.Event | None = None) -> Digest:
-    async with bench.tiers.hold(revision, tenant_id=TENANT, cause="req") as adapter:
+async def use(
+    bench: Any, revision: RevisionRef, until: asyncio.Event | None = None, *, tenant_id: TenantId = TENANT
+) -> Digest:
+    async with bench.tiers.hold(revision, tenant_id=tenant_id, cause="req") as adapter:
         if until is not None:
             await until.wait()
         return adapter.digest
@@ -171,6 +173,39 @@ async def test_a_request_does_not_wait_for_room_for_ever(make_bench: Make) -> No
         await waiting
     done.set()
     assert await using == first.digest
+
+
+async def test_loads_that_wait_for_room_keep_no_worker_from_another_tenant(make_bench: Make) -> None:
+    bench = await make_bench(host=9, slots=9, workers=2, host_bytes=2610)
+    large = [await bench.revision(seed, rank=8) for seed in range(3)]
+    done = asyncio.Event()
+    using = asyncio.create_task(use(bench, large[0], done))
+    await until(lambda: bench.tiers.status(large[0].digest).in_flight == 1)
+    waiting = [asyncio.create_task(use(bench, revision)) for revision in large[1:]]
+    await until(lambda: all(bench.cache.holds(revision.digest) for revision in large))
+    small = await bench.revision(9, rank=1)
+    async with asyncio.timeout(30):  # the loader's own clock stands still
+        assert await use(bench, small, tenant_id=TenantId("other")) == small.digest
+    assert not any(task.done() for task in waiting)
+    done.set()
+    assert await asyncio.gather(using, *waiting) == [revision.digest for revision in large]
+
+
+async def test_room_goes_to_the_tenant_with_fewest_loads_that_wait_for_it(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1, workers=1)
+    first, second, third, other = [await bench.revision(seed) for seed in range(4)]
+    done = asyncio.Event()
+    using = asyncio.create_task(use(bench, first, done))
+    await until(lambda: bench.tiers.status(first.digest).in_flight == 1)
+    waiting = [asyncio.create_task(use(bench, revision)) for revision in (second, third)]
+    await until(lambda: bench.cache.holds(second.digest) and bench.cache.holds(third.digest))
+    waiting.append(asyncio.create_task(use(bench, other, tenant_id=TenantId("other"))))
+    await until(lambda: bench.cache.holds(other.digest))
+    await asyncio.sleep(0.01)
+    done.set()
+    async with asyncio.timeout(30):
+        await asyncio.gather(using, *waiting)
+    assert bench.engine.loads == [first.digest, other.digest, second.digest, third.digest]
 
 
 async def test_room_that_a_prewarm_leaves_as_it_ends_goes_to_who_waits_for_it(make_bench: Make) -> None:
