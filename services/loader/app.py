@@ -44,6 +44,7 @@ from services.loader.handlers.engine_watch import EngineWatch
 from services.loader.handlers.events import Handlers
 from services.loader.handlers.generation import Serving, warm_up
 from services.loader.handlers.loads import LoadLimits
+from services.loader.handlers.prewarms import Prewarms
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
 from services.loader.handlers.slots import SlotLimits
@@ -69,6 +70,7 @@ class Loader:
     tiers: Tiers
     announcements: BusAnnouncements
     dispatcher: Dispatcher
+    prewarms: Prewarms
     registration: BaseRegistration
     watch: EngineWatch
     working_set: WorkingSetSaver
@@ -198,14 +200,10 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)
-        handlers = Handlers(tiers, quarantined)
-        dispatcher = Dispatcher(
-            bus=bus,
-            ledger=None,
-            durable=f"loader-{engine_id}",
-            clock=clock,
-            concurrency=settings.prewarm_workers,
-        )
+        prewarms = Prewarms(tiers, clock, at_once=settings.prewarm_workers)
+        handlers = Handlers(prewarms, quarantined)
+        # What a new engine is to hold is for its requests to say, and not for last week's events.
+        dispatcher = Dispatcher(bus=bus, ledger=None, durable=f"loader-{engine_id}", clock=clock, start="new")
         dispatcher.on(RevisionPublished, handlers.on_revision_published, base=facts.name)
         dispatcher.on(RevisionRestored, handlers.on_revision_restored, base=facts.name)
         dispatcher.on(AliasMoved, handlers.on_alias_moved, base=facts.name)
@@ -216,6 +214,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             tiers=tiers,
             announcements=announcements,
             dispatcher=dispatcher,
+            prewarms=prewarms,
             registration=registration,
             watch=watch,
             working_set=working_set,
@@ -230,6 +229,7 @@ async def run(settings: LoaderSettings) -> None:
         background = [
             loader.announcements.run,
             loader.dispatcher.run,
+            loader.prewarms.run,
             loader.registration.run,
             loader.watch.reconcile,
             loader.working_set.run,

@@ -140,7 +140,9 @@ class LoaderSettings(ServiceSettings):
     keep_seconds: float = Field(
         5.0, gt=0, description="how often it is written down what to load again after a restart"
     )
-    prewarm_workers: int = Field(8, ge=1, description="events whose loads are awaited at once")
+    prewarm_workers: int = Field(
+        8, ge=1, description="loads ahead of need at once; a tenant leaves a quarter to others"
+    )
 
     @model_validator(mode="after")
     def _check_capacity(self) -> "LoaderSettings":

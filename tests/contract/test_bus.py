@@ -66,6 +66,17 @@ async def test_a_new_subscription_begins_with_the_oldest_message(bus: Bus) -> No
         assert await take_and_ack(deliveries, 2) == ids
 
 
+async def test_a_subscription_may_begin_with_new_messages_and_keeps_its_place_then(bus: Bus) -> None:
+    await publish_all(bus, 3)
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"], start="new") as deliveries:
+        ids = await publish_all(bus, 1)
+        assert await take_and_ack(deliveries, 1) == ids
+    ids = await publish_all(bus, 2)
+    for start in ("new", "oldest"):  # it is there already
+        async with bus.subscribe(durable="d", subjects=["mint.test.>"], start=start) as deliveries:
+            assert await take_and_ack(deliveries, 1) == [ids.pop(0)]
+
+
 async def test_first_deliveries_follow_publish_order(bus: Bus) -> None:
     async with bus.subscribe(durable="d", subjects=["mint.test.a.>", "mint.test.b.>"], batch=7) as deliveries:
         ids = [(await publish_all(bus, 1, f"mint.test.{'ab'[n % 2]}.t.b"))[0] for n in range(20)]

@@ -16,7 +16,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 from mint_common.bus.nats_connection import KEEP_SECONDS, RETRY_SECONDS, TROUBLE, NatsConnection, unavailable
 from mint_common.bus.nats_replay import NatsReplay
 from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
-from mint_common.bus.port import Delivery, Message
+from mint_common.bus.port import Delivery, Message, Start
 from mint_common.errors import EventInvalid, Unavailable
 from mint_common.events.subjects import STREAM
 from mint_common.waiting import raise_if_cancelled
@@ -81,15 +81,21 @@ class NatsBus:
 
     @asynccontextmanager
     async def subscribe(
-        self, *, durable: str, subjects: Sequence[str], ack_wait_seconds: float = 30.0, batch: int = 1
+        self,
+        *,
+        durable: str,
+        subjects: Sequence[str],
+        ack_wait_seconds: float = 30.0,
+        batch: int = 1,
+        start: Start = "oldest",
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """Open the durable pull consumer of that name; a new one begins with the oldest message kept."""
+        """Open the durable pull consumer of that name."""
         name = _consumer_name(durable)
         config = ConsumerConfig(
             name=name,
             durable_name=name,
             filter_subjects=sorted(set(subjects)),
-            deliver_policy=DeliverPolicy.ALL,
+            deliver_policy=DeliverPolicy.ALL if start == "oldest" else DeliverPolicy.NEW,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ack_wait_seconds,
             max_deliver=-1,

@@ -72,18 +72,20 @@ class NatsConnection:
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
         """Make a consumer or bring it up to date, after the stream. Equal settings change nothing.
 
-        Its subjects only grow: while a service is upgraded, an older replica binds to it too.
+        Where it began cannot be changed. Its subjects only grow: while a service is upgraded, an older replica
+        binds to it too.
         """
         await self.ensure_stream()
         jetstream = await self.jetstream()
         try:
             found = (await jetstream.consumer_info(STREAM, config.durable_name or "")).config
         except nats.js.errors.NotFoundError:
-            found = ConsumerConfig()
+            found = ConsumerConfig(deliver_policy=config.deliver_policy)
         # The server tells a single subject apart.
         known = {*(found.filter_subjects or ()), *([found.filter_subject] if found.filter_subject else ())}
         subjects = grown(known, config.filter_subjects or ())
-        await jetstream.add_consumer(STREAM, config.evolve(filter_subjects=subjects))
+        merged = config.evolve(filter_subjects=subjects, deliver_policy=found.deliver_policy)
+        await jetstream.add_consumer(STREAM, merged)
         raise_if_cancelled()
 
     async def close(self) -> None:

@@ -4,15 +4,15 @@ Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
   deduplication window is dropped silently.
 - A durable subscription sees every message published to its subjects since it was first made, also those
-  published while nobody was listening, and before them those that the bus still keeps (a week); a message is
-  delivered again until it is acked or rejected.
+  published while nobody was listening, and before them those that the bus still keeps (a week), unless it
+  starts with new ones; a message is delivered again until it is acked or rejected.
 - Order: first deliveries follow publish order within a subscription.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,10 @@ class EventLog(Protocol):
         ...
 
 
+Start = Literal["oldest", "new"]
+"""With what a new subscription begins: the oldest message that is kept, or those published from now on."""
+
+
 class Bus(Protocol):
     """A connection to the bus; safe for concurrent use. Raises Unavailable when the bus stays away."""
 
@@ -99,11 +103,18 @@ class Bus(Protocol):
         ...
 
     def subscribe(
-        self, *, durable: str, subjects: Sequence[str], ack_wait_seconds: float = 30.0, batch: int = 1
+        self,
+        *,
+        durable: str,
+        subjects: Sequence[str],
+        ack_wait_seconds: float = 30.0,
+        batch: int = 1,
+        start: Start = "oldest",
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Open the durable subscription of that name; subscribers of one name share its messages.
 
-        At most ``batch`` deliveries are handed out ahead of the reader.
+        At most ``batch`` deliveries are handed out ahead of the reader. ``start`` says with what one begins
+        that is not there yet.
         """
         ...
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
-from mint_common.bus.port import Bus, Delivery, Message
+from mint_common.bus.port import Bus, Delivery, Message, Start
 from mint_common.errors import AlreadyHandled, EventInvalid, EventTooNew, Overloaded, Unavailable, trace_of
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
@@ -82,6 +82,7 @@ class Dispatcher:
         max_attempts: int = 20,
         concurrency: int = 1,
         drain_seconds: float = 10.0,
+        start: Start = "oldest",
     ) -> None:
         self._bus = bus
         self._ledger = ledger
@@ -91,6 +92,7 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
+        self._start = start
         self._handlers: dict[tuple[str, str], tuple[Handler[Any], GivenUp[Any] | None]] = {}
         self._subjects: list[str] = []
 
@@ -123,7 +125,10 @@ class Dispatcher:
         while True:
             try:
                 async with self._bus.subscribe(
-                    durable=self._durable, subjects=self._subjects, ack_wait_seconds=self._ack_wait_seconds
+                    durable=self._durable,
+                    subjects=self._subjects,
+                    ack_wait_seconds=self._ack_wait_seconds,
+                    start=self._start,
                 ) as deliveries:
                     async for delivery in deliveries:
                         await self._finish(self._handle(delivery))

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from mint_common.bus.port import Delivery, Message, PlacedMessage
+from mint_common.bus.port import Delivery, Message, PlacedMessage, Start
 from mint_common.errors import EventsExpired, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
@@ -59,9 +59,11 @@ class MemoryBus:
         subjects: Sequence[str],
         ack_wait_seconds: float = 30.0,
         batch: int = 1,  # noqa: ARG002  (nothing is fetched ahead here)
+        start: Start = "oldest",
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """Open a durable subscription; a new one begins with the oldest message."""
-        consumer = self._consumers.setdefault(durable, _Consumer(self._stream, self._clock))
+        """Open a durable subscription."""
+        begin = 0 if start == "oldest" else len(self._stream)
+        consumer = self._consumers.setdefault(durable, _Consumer(self._stream, self._clock, begin))
         consumer.subjects = tuple({*consumer.subjects, *subjects})
         consumer.ack_wait_seconds = ack_wait_seconds
         yield _Deliveries(consumer)
@@ -103,7 +105,7 @@ class MemoryBus:
 class _Consumer:
     """What the bus knows of one durable subscription."""
 
-    def __init__(self, stream: Sequence[Message], clock: Clock) -> None:
+    def __init__(self, stream: Sequence[Message], clock: Clock, begin: int) -> None:
         self.subjects: Sequence[str] = ()
         self.ack_wait_seconds = 30.0
         self.wake = asyncio.Event()
@@ -111,7 +113,7 @@ class _Consumer:
         self.due: dict[int, float] = {}
         """Position in the stream -> when it is delivered again, for deliveries that are not ended."""
         self._stream = stream
-        self._position = 0
+        self._position = begin
         self._attempts: dict[int, int] = {}
 
     def take(self) -> "_MemoryDelivery | None":

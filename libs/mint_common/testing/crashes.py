@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
-from mint_common.bus.port import Bus, Delivery, Message
+from mint_common.bus.port import Bus, Delivery, Message, Start
 from mint_common.runtime.ledger import Ledger, Transaction
 from mint_common.testing.clock import ManualClock
 
@@ -54,11 +54,17 @@ class MortalBus:
 
     @asynccontextmanager
     async def subscribe(
-        self, *, durable: str, subjects: Sequence[str], ack_wait_seconds: float = 30.0, batch: int = 1
+        self,
+        *,
+        durable: str,
+        subjects: Sequence[str],
+        ack_wait_seconds: float = 30.0,
+        batch: int = 1,
+        start: Start = "oldest",
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         """Open a subscription whose answers may be the process's last act."""
         async with self._bus.subscribe(
-            durable=durable, subjects=subjects, ack_wait_seconds=ack_wait_seconds, batch=batch
+            durable=durable, subjects=subjects, ack_wait_seconds=ack_wait_seconds, batch=batch, start=start
         ) as deliveries:
             yield _MortalDeliveries(deliveries, self._life)
 

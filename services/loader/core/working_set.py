@@ -1,6 +1,7 @@
 """What an engine held when it stopped, and in which order it gets it back."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,10 +24,19 @@ class WorkingSetEntry:
 
 
 def hottest_first(kept: Iterable[WorkingSetEntry], *, now: float, most: int) -> list[WorkingSetEntry]:
-    """Return the parts in at most ``most`` adapters: pinned ones, then what is used often and was lately."""
+    """Return the parts in at most ``most`` adapters: pinned ones, then what is used often and was lately.
+
+    Of those, tenants take turns, so that one that had much delays no other.
+    """
     ordered = sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)
     chosen = set(list(dict.fromkeys(each.revision.digest for each in ordered))[:most])
-    return [each for each in ordered if each.revision.digest in chosen]
+    turns: Counter[TenantId] = Counter()
+    in_turn: list[tuple[int, WorkingSetEntry]] = []
+    for each in ordered:
+        if each.revision.digest in chosen:
+            in_turn.append((turns[each.tenant_id], each))
+            turns[each.tenant_id] += 1
+    return [each for _, each in sorted(in_turn, key=lambda turn: turn[0])]
 
 
 def _heat(each: WorkingSetEntry, now: float) -> float:

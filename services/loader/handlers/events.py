@@ -1,21 +1,16 @@
 """Events that make the loader load ahead of need, under the cold queue.
 
-Each handler ends when the load has: an event is acked only when its adapter is ready or can never be. What
-became of it is said by adapter.loaded and adapter.failed, not by these handlers' results.
+No handler waits for a load: however many prewarms wait, a restored revision runs again at once.
 """
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import MintError
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.events.event import Event
 from services.loader.core.cold_queue import Priority
+from services.loader.handlers.prewarms import Prewarm, Prewarms
 from services.loader.handlers.quarantining import Quarantined
-from services.loader.handlers.tiers import Tiers
-
-_log = logging.getLogger(__name__)
 
 _PRIORITIES = {
     "request": Priority.REQUEST,
@@ -27,8 +22,8 @@ _PRIORITIES = {
 class Handlers:
     """Prewarms what was published, promoted or asked for."""
 
-    def __init__(self, tiers: Tiers, quarantined: Quarantined) -> None:
-        self._tiers = tiers
+    def __init__(self, prewarms: Prewarms, quarantined: Quarantined) -> None:
+        self._prewarms = prewarms
         self._quarantined = quarantined
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
@@ -37,7 +32,7 @@ class Handlers:
         One whose equals had no finite output may run once more: that tells the registry of this one too.
         """
         self._quarantined.lift(event.revision.digest)
-        await self._prewarm(event, event.revision, Priority.PREWARM)
+        self._put(event, event.revision, name=event.policy_id, order=event.revision.number)
         return ()
 
     async def on_revision_restored(self, event: RevisionRestored) -> Sequence[Event]:
@@ -47,19 +42,31 @@ class Handlers:
 
     async def on_alias_moved(self, event: AliasMoved) -> Sequence[Event]:
         """The traffic of an alias goes to this revision from now on."""
-        await self._prewarm(event, event.revision, Priority.PREWARM)
+        self._put(event, event.revision, name=(event.policy_id, event.alias), order=event.sequence)
         return ()
 
     async def on_adapter_wanted(self, event: AdapterWanted) -> Sequence[Event]:
         """Somebody asked for it in advance."""
-        await self._prewarm(event, event.revision, _PRIORITIES[event.priority])
+        priority = _PRIORITIES[event.priority]
+        self._put(event, event.revision, name=event.revision.digest, order=0, priority=priority)
         return ()
 
-    async def _prewarm(self, event: Event, revision: RevisionRef, priority: Priority) -> None:
-        try:
-            await self._tiers.prewarm(revision, tenant_id=event.tenant_id, cause=event.id, priority=priority)
-        except MintError as error:
-            if error.retryable:
-                raise
-            # adapter.failed has said so already; a dead letter would only say it again.
-            _log.warning("adapter refused", extra={"digest": revision.digest, "code": error.code})
+    def _put(
+        self,
+        event: Event,
+        revision: RevisionRef,
+        *,
+        name: Hashable,
+        order: int,
+        priority: Priority = Priority.PREWARM,
+    ) -> None:
+        self._prewarms.put(
+            Prewarm(
+                revision=revision,
+                tenant_id=event.tenant_id,
+                name=name,
+                order=order,
+                cause=event.id,
+                priority=priority,
+            )
+        )

@@ -17,6 +17,7 @@ from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
 from services.loader.handlers.events import Handlers
+from services.loader.handlers.prewarms import Prewarms
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.ports import LoadedAdapter, WholeSample
 
@@ -120,7 +121,10 @@ async def test_a_revision_in_use_again_runs_again_and_is_told_again(make_bench: 
     bench = await make_bench()
     bad = await bench.revision(0)
     engine = Poisoned(poison={bad.digest})
-    serving, handlers = bench.serving(engine), Handlers(bench.tiers, bench.quarantined)
+    serving, handlers = (
+        bench.serving(engine),
+        Handlers(Prewarms(bench.tiers, bench.clock, at_once=1), bench.quarantined),
+    )
     with pytest.raises(NonFiniteOutput):
         await serving.sample(sampling(bad))
     if how == "restored":

@@ -1,7 +1,7 @@
 """A restart brings back what was hot, and never forgets what it has not tried yet."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -58,6 +58,13 @@ def test_pinned_then_often_then_lately_used() -> None:
     ]
     order = [each.revision.number for each in hottest_first(rows, now=9 * HOUR, most=3)]
     assert order == [4, 2, 3]
+
+
+def test_tenants_take_turns_as_their_adapters_come_back() -> None:
+    own = [kept(some(number), uses=100 - number) for number in range(4)]
+    other = [replace(kept(some(9), uses=1), tenant_id=TenantId("other"))]
+    order = [each.revision.number for each in hottest_first([*own, *other], now=0.0, most=9)]
+    assert order == [0, 9, 1, 2, 3]
 
 
 async def test_a_restart_loads_again_what_an_earlier_run_held(make_bench: Make) -> None:
