@@ -51,6 +51,8 @@ _READY_SECONDS = 60.0
 _TRIES = 3
 _BEATS = 4
 """How often a builder is asked whether it works, within the time that it may take to say so."""
+_MOST_BUSY_BEATS = 10 * _BEATS
+"""How often in a row it may answer nothing while it is at work: GBs at the lowest priority on a slow disk."""
 _MOST_HUNG = 1
 _MOST_DYING = 3
 """Builders that were killed and have not died: each keeps its memory, so no more are started."""
@@ -91,6 +93,7 @@ class Builder:
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
         self._unheard = 0
+        self._is_hung = False
         self._problem = ""
         self._processes = BuilderProcesses()
 
@@ -232,7 +235,7 @@ class Builder:
                 writer.close()
             for answer in self._open.values():
                 if not answer.done():
-                    answer.set_exception(_BuilderEndedError(hung=self._unheard >= _BEATS))
+                    answer.set_exception(_BuilderEndedError(hung=self._is_hung))
             self._processes.end(process)
 
     async def _open_up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -249,21 +252,29 @@ class Builder:
         self.stored, self._stored_bytes = {}, 0
         for entry in contents.stored:
             self._enter(entry)
-        self._writer, self._unheard = writer, 0
+        self._writer, self._unheard, self._is_hung = writer, 0, False
         for begin in {begin for begin, _ in setup.taken} - self._in_arena.keys():  # given back meanwhile
             write_frame(writer, Call(number=0, work=Release(handle=begin, in_arena=True)))
         self._up.set()
 
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
-        """Raise Unavailable once the builder leaves questions unanswered.
+        """Raise Unavailable once the builder leaves questions unanswered, and uses no processor meanwhile.
 
         They are counted, so that a time in which this process stood still itself is not taken for silence.
+        One that checks or converts a large adapter answers none, and works: that is no silence for a while.
         """
-        while self._unheard < _BEATS:
+        silent = busy = 0
+        used = self._processes.processor_ticks()
+        while silent < _BEATS and busy < _MOST_BUSY_BEATS:
             self._unheard += 1
             write_frame(writer, Call(number=0, work=Ping()))
             await self._clock.sleep(self._config.silence_seconds / _BEATS)
-        raise _hangs(self._config.silence_seconds)
+            before, used = used, self._processes.processor_ticks()
+            is_idle = used == before
+            silent = silent + 1 if self._unheard and is_idle else 0
+            busy = busy + 1 if self._unheard else 0
+        self._is_hung = True
+        raise _hangs(self._config.silence_seconds * (silent or busy) / _BEATS)
 
     def _take(self, answer: Answer) -> None:
         self._unheard = 0
