@@ -13,7 +13,14 @@ import nats.errors
 import nats.js.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 
-from mint_common.bus.nats_connection import KEEP_SECONDS, RETRY_SECONDS, TROUBLE, NatsConnection, unavailable
+from mint_common.bus.nats_connection import (
+    KEEP_SECONDS,
+    RETRY_SECONDS,
+    TROUBLE,
+    NatsConnection,
+    filters_of,
+    unavailable,
+)
 from mint_common.bus.nats_replay import NatsReplay
 from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
 from mint_common.bus.port import Delivery, Message, Start
@@ -120,7 +127,7 @@ class NatsBus:
             info = await jetstream.consumer_info(STREAM, _consumer_name(durable))
             behind = info.delivered.stream_seq + 1 if info.delivered and info.num_pending else None
             found: list[float] = []
-            for subject in (info.config.filter_subjects or ()) if behind else ():
+            for subject in filters_of(info.config) if behind else ():
                 with suppress(nats.js.errors.NotFoundError):
                     message = await jetstream.get_msg(STREAM, seq=behind, subject=subject, next=True)
                     found += [message.time.timestamp()] if message.time else []

@@ -72,8 +72,8 @@ class NatsConnection:
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
         """Make a consumer or bring it up to date, after the stream. Equal settings change nothing.
 
-        Where it began cannot be changed. Its subjects only grow: while a service is upgraded, an older replica
-        binds to it too.
+        Where it began cannot be changed. Its subjects only grow: while a service is upgraded, an older
+        replica binds to it too.
         """
         await self.ensure_stream()
         jetstream = await self.jetstream()
@@ -81,9 +81,7 @@ class NatsConnection:
             found = (await jetstream.consumer_info(STREAM, config.durable_name or "")).config
         except nats.js.errors.NotFoundError:
             found = ConsumerConfig(deliver_policy=config.deliver_policy)
-        # The server tells a single subject apart.
-        known = {*(found.filter_subjects or ()), *([found.filter_subject] if found.filter_subject else ())}
-        subjects = grown(known, config.filter_subjects or ())
+        subjects = grown(filters_of(found), config.filter_subjects or ())
         merged = config.evolve(filter_subjects=subjects, deliver_policy=found.deliver_policy)
         await jetstream.add_consumer(STREAM, merged)
         raise_if_cancelled()
@@ -149,3 +147,8 @@ def _promises() -> dict[str, object]:
         "max_age": KEEP_SECONDS,
         "duplicate_window": DEDUPE_SECONDS,
     }
+
+
+def filters_of(config: ConsumerConfig) -> set[str]:
+    """Return a consumer's subjects; the server tells a single one apart."""
+    return {*(config.filter_subjects or ()), *([config.filter_subject] if config.filter_subject else ())}
