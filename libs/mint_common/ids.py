@@ -8,6 +8,8 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NewType
 
 TenantId = NewType("TenantId", str)
@@ -22,6 +24,7 @@ EventId = NewType("EventId", str)
 Digest = NewType("Digest", str)
 """Content digest, written ``sha256:<64 lower-case hex digits>``."""
 
+_HEX = slice(len("sha256:"), None)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -39,6 +42,20 @@ def new_id(prefix: str) -> str:
 def sha256_digest(data: bytes) -> Digest:
     """Return the digest of some bytes."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def pack_digests(digests: Iterable[Digest]) -> Iterator[bytes]:
+    """Yield digests as 32 bytes each, in parts: a million of them are 32 MB."""
+    rest = iter(digests)
+    while part := b"".join(bytes.fromhex(each[_HEX]) for each in islice(rest, 8192)):
+        yield part
+
+
+def unpack_digests(packed: bytes) -> set[Digest]:
+    """Return what `pack_digests` packed. Raises ValueError."""
+    if len(packed) % 32:
+        raise ValueError(f"{len(packed)} bytes are no digests of 32 bytes")
+    return {Digest(f"sha256:{packed[at : at + 32].hex()}") for at in range(0, len(packed), 32)}
 
 
 def is_digest(text: str) -> bool:

@@ -92,4 +92,4 @@ async def test_a_run_is_kept_once_and_found_by_id_policy_session_and_project(run
     assert await runs.runs(MINE, limit=1, offset=1) == ([second], 3)
     assert await runs.runs(MINE, limit=9, project_id="p") == ([second, first], 2)
     assert await runs.bases(MINE) == ["tiny"]
-    assert await runs.owners() == [(MINE, "tiny"), (OTHERS, "tiny")]
+    assert await runs.all_bases() == ["tiny"]

@@ -235,7 +235,8 @@ async def test_revisions_are_held_by_open_sessions_and_by_checkpoints(store: Sto
     named = record("one", kind="sampler", revision=digests[2], expires_at=NOW + 5)
     await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage), done(1)])
     await store.operations.finish(TOKEN, [replace(done(2), checkpoint=named)])
-    assert sorted(await store.operations.held_revisions(now=NOW)) == digests
+    assert await store.operations.held_revisions(now=NOW) == digests
+    assert await store.operations.held_revisions(now=NOW, after=digests[0], limit=1) == digests[1:2]
     assert sorted(await store.operations.held_revisions(now=NOW + 5)) == digests[:2]
     await store.operations.add(TOKEN, [new(3)])
     await store.operations.finish(TOKEN, [replace(done(3), closes=True)])

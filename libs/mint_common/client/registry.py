@@ -4,7 +4,7 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name.
 """
 
-from collections.abc import AsyncIterable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ from mint_common.catalog import (
 from mint_common.client.http import InternalHttp, named, path_of, shortened
 from mint_common.errors import NotFound
 from mint_common.events import LoraSpec
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId, pack_digests
 
 _MOST_DIGESTS = 10_000
 
@@ -187,8 +187,15 @@ class RegistryClient:
 
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
         """Remove what is not used, at most ``limit`` items; with ``dry_run`` only list it."""
-        body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
-        return self._read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
+        query = [("dry_run", str(dry_run).lower()), ("limit", str(limit))]
+        body = _parts(pack_digests(used))
+        _, answer = await self._http.forward("POST", "/internal/collection", query=query, body=body)
+        return self._read(msgspec.json.decode(answer), CollectionReport)
+
+
+async def _parts(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
 
 
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -88,8 +87,16 @@ class TrainerClient:
         return self._read(await self._http.exchange("GET", path), SessionRecord)
 
     async def digests(self) -> frozenset[Digest]:
-        """Return the exports that the trainer's sessions go on from."""
-        return self._http.read(await self._http.get("/internal/sessions"), _SessionList).held
+        """Return the exports that the trainer's sessions go on from, and those that its checkpoints are."""
+        held: set[Digest] = set()
+        after = ""
+        while True:
+            answer = await self._http.exchange("GET", "/internal/held", params={"after": after})
+            page = self._read(answer, list[Digest])
+            if not page:
+                return frozenset(held)
+            held.update(page)
+            after = page[-1]
 
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
         """Return the keys of the records that a policy's training may still read. Idempotent.
@@ -145,11 +152,6 @@ class TrainerClient:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._http.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SessionList:
-    held: frozenset[Digest]
 
 
 class TrainerDirectory:

@@ -129,10 +129,10 @@ class PostgresTinkerRuns:
         )
         return [BaseName(row["base"]) for row in rows]
 
-    async def owners(self) -> Sequence[tuple[TenantId, BaseName]]:
-        """Return every tenant with each base that it has runs over."""
-        rows = await self._pool.fetch("SELECT DISTINCT tenant_id, base FROM tinker_runs ORDER BY 1, 2")
-        return [(TenantId(row["tenant_id"]), BaseName(row["base"])) for row in rows]
+    async def all_bases(self) -> Sequence[BaseName]:
+        """Return the bases that any tenant has runs over."""
+        rows = await self._pool.fetch("SELECT DISTINCT base FROM tinker_runs ORDER BY base")
+        return [BaseName(row["base"]) for row in rows]
 
     async def prune(self, *, before: float) -> None:
         """Forget sessions that were last heard of before a time, and have no runs and no samplers."""

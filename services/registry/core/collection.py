@@ -74,8 +74,11 @@ def plan_collection(
 def in_use(policy: PolicyRevisions, used: AbstractSet[Digest]) -> set[int]:
     """Return the numbers of the revisions in use."""
     newest = policy.revisions[-1:]
-    digests = used | {revision.digest for revision in newest} | {revision.parent for revision in newest}
-    by_digest = {revision.number for revision in policy.revisions if revision.digest in digests}
+    own = {revision.digest for revision in newest} | {revision.parent for revision in newest}
+    # ``used`` may have a million digests: it is asked, not joined.
+    by_digest = {
+        revision.number for revision in policy.revisions if revision.digest in own or revision.digest in used
+    }
     return by_digest | policy.pointed
 
 

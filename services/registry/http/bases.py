@@ -1,21 +1,26 @@
 """Bases, which trainers and loaders register at their start; and collection of unused revisions and bytes."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import MAX_LIMIT, CollectionReport
-from mint_common.catalog_requests import Body, DigestText, Label
-from mint_common.errors import InvalidField
+from mint_common.catalog_requests import Body, Label
+from mint_common.errors import BodyTooLarge, InvalidField
+from mint_common.ids import unpack_digests
 from mint_common.names import BASE_NAME_PATTERN, base_key
-from mint_common.runtime.edge_routes import BodyRoute
+from mint_common.runtime.edge_routes import BodyRoute, StreamDep
 from services.registry.http.context import RegistryDep
 
 router = APIRouter(prefix="/internal", route_class=BodyRoute)
+
+MOST_USED_BYTES = 128 << 20
+"""Of the digests in use: four million."""
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Features = Annotated[int, Field(ge=1)]
@@ -48,14 +53,6 @@ class BaseBody(Body):
         return msgspec.convert(self.model_dump(), BaseFacts)
 
 
-class CollectionRequest(Body):
-    """Digests in use, and the limit of one collection."""
-
-    used: Annotated[list[DigestText], Field(max_length=100_000)]
-    dry_run: bool
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-
-
 @router.put("/bases/{name}")
 async def put_base(name: str, body: BaseBody, registry: RegistryDep) -> BaseFacts:
     """Register a base, or return the registered one."""
@@ -77,6 +74,20 @@ async def get_base(name: str, registry: RegistryDep) -> BaseFacts:
 
 
 @router.post("/collection")
-async def collect(body: CollectionRequest, registry: RegistryDep) -> CollectionReport:
-    """Retire and remove what is unused, or list it."""
-    return await registry.collector.collect(used=set(body.used), dry_run=body.dry_run, limit=body.limit)
+async def collect(
+    body: StreamDep,
+    registry: RegistryDep,
+    dry_run: bool,  # noqa: FBT001  # a query
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)],
+) -> CollectionReport:
+    """Retire and remove what is unused, or list it. The body has the digests in use, as `pack_digests`."""
+    packed = bytearray()
+    async for chunk in body:
+        packed += chunk
+        if len(packed) > MOST_USED_BYTES:
+            raise BodyTooLarge(limit_bytes=MOST_USED_BYTES)
+    try:
+        used = await asyncio.to_thread(unpack_digests, bytes(packed))
+    except ValueError as error:
+        raise InvalidField(field="used", problem=str(error)) from error
+    return await registry.collector.collect(used=used, dry_run=dry_run, limit=limit)

@@ -87,10 +87,12 @@ OLD_WAVE = """
     )
 """
 HELD = """
-    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest <> ''
-    UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
-    UNION SELECT revision FROM checkpoints
-        WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
+    SELECT held FROM (
+        SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest <> ''
+        UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
+        UNION SELECT revision FROM checkpoints
+            WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
+    ) AS all_held (held) WHERE held > $3 ORDER BY held LIMIT $4
 """
 SESSIONS = f"""
     SELECT policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest,

@@ -280,9 +280,10 @@ class PostgresOperations:
             unused.append(msgspec.convert(row["old"], Claim))
         return unused
 
-    async def held_revisions(self, *, now: float) -> list[Digest]:
+    async def held_revisions(self, *, now: float, after: str = "", limit: int | None = None) -> list[Digest]:
         """Return the revisions that are not to be collected."""
-        return [Digest(row[0]) for row in await self._pool.fetch(statements.HELD, self._base, now)]
+        rows = await self._pool.fetch(statements.HELD, self._base, now, after, limit)
+        return [Digest(row[0]) for row in rows]
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
         """Forget old results; the rows stay, so that a repetition is known as one."""

@@ -1,15 +1,28 @@
 """Internal HTTP: which training sessions this trainer's base has, and where they are."""
 
 from collections import Counter
+from typing import Annotated
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Query, Response
 
 from services.trainer.handlers.lease_term import OperationParts
+from services.trainer.http.packed import packed
+
+MOST_HELD = 100_000
+"""Digests of a page."""
 
 
 def add_routes(http: FastAPI, parts: OperationParts) -> None:
     """Add the trainer's routes to its HTTP application."""
+
+    @http.get("/internal/held")
+    async def list_held(
+        after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_HELD)] = MOST_HELD
+    ) -> Response:
+        """Return revisions that sessions go on from, or that clients named, by digest."""
+        held = await parts.store.held_revisions(now=parts.clock.now(), after=after, limit=limit)
+        return packed(held)
 
     @http.get("/internal/sessions")
     async def list_sessions() -> object:

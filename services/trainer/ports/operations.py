@@ -113,8 +113,8 @@ class OperationStore(Protocol[Connection_contra]):
         """Make a newer snapshot the session's, forget payloads that it covers; return what is unused now."""
         ...
 
-    async def held_revisions(self, *, now: float) -> list[Digest]:
-        """Return the revisions that open sessions of the base exported last, or checkpoints are."""
+    async def held_revisions(self, *, now: float, after: str = "", limit: int | None = None) -> list[Digest]:
+        """Return the revisions that open sessions of the base exported last, or checkpoints are; in order."""
         ...
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:

@@ -13,7 +13,6 @@ from mint_common.client.engine import EngineClient
 from mint_common.ids import Digest
 from services.gateway.http.edge.context import GatewayDep, OperatorCaller
 from services.gateway.http.edge.recording import RecordedRoute
-from services.gateway.http.tinker.listings import checkpoints_of
 
 router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedRoute)
 
@@ -38,9 +37,8 @@ async def collect(body: CollectionBody, _caller: OperatorCaller, gateway: Gatewa
     from. Takes an operator's key. 503 while an engine or a trainer is away.
     """
     used = await gateway.tinker.trainers.digests() | await gateway.tinker.sampling_sessions.digests()
-    for tenant_id, base in await gateway.tinker.runs.owners():
-        saved = await checkpoints_of(gateway, tenant_id, base)
-        used |= {record.revision for record in saved if record.revision is not None}
+    for base in await gateway.tinker.runs.all_bases():
+        await gateway.tinker.trainers.find(base)  # one that is no longer there cannot say what it holds
     for digests in await asyncio.gather(*(_held(client) for client in gateway.engines.clients())):
         used |= digests
     return await gateway.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)
