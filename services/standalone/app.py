@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 import httpx
 
 from mint_common.runtime.clock import SystemClock
+from mint_common.waiting import cancel_all
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.ports_in_use import holder, is_free
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.processes import LocalProcesses, Sentinel
+from services.standalone.adapters.run_file import RunFile
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.core.lifecycle import PartStatus
 from services.standalone.core.parts import StackPart
 from services.standalone.core.plan import (
     SERVICES,
@@ -28,7 +28,7 @@ from services.standalone.core.plan import (
     port_names,
 )
 from services.standalone.core.refusals import GatewayPortBusyError
-from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
+from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports
 from services.standalone.settings import StandaloneSettings, check_settings, with_time_to_stop
 from services.standalone.supervisor import Observer, Supervisor
 
@@ -69,7 +69,11 @@ async def open_stack(
     with folder.taken() as lock:
         blueprint = await _plan_stack(folder, bases, port=port, settings=settings, services=services)
         supervised = run_blueprint(
-            blueprint, folder, lock=lock, environment=settings.inherited, observers=observers
+            blueprint,
+            folder,
+            lock=lock,
+            environment=settings.inherited,
+            observers=observers,
         )
         async with supervised as supervisor:
             yield Stack(
@@ -90,10 +94,8 @@ async def run_blueprint(
 ) -> AsyncIterator[Supervisor]:
     """Supervise the processes of a blueprint inside the block; the caller holds the folder's ``lock``."""
 
-    def describe(statuses: Mapping[str, PartStatus]) -> None:
-        url = _gateway_url(blueprint.ports)
-        folder.write_run(snapshot(statuses, blueprint.ports, pid=os.getpid(), gateway_url=url))
-
+    clock = SystemClock()
+    run_file = RunFile(folder, blueprint.ports, gateway_url=_gateway_url(blueprint.ports))
     async with httpx.AsyncClient(trust_env=False) as http:
         with contextlib.closing(Sentinel(lock)) as sentinel:
             processes = LocalProcesses(
@@ -106,16 +108,20 @@ async def run_blueprint(
             supervisor = Supervisor(
                 blueprint.parts,
                 processes,
-                clock=SystemClock(),
+                clock=clock,
                 rng=random.Random(),
-                observers=(describe, *observers),
+                observers=(run_file, *observers),
             )
             running = asyncio.create_task(supervisor.run())
+            keeping = asyncio.create_task(run_file.keep_current(clock))
             try:
                 yield supervisor
             finally:
                 supervisor.stop()
-                await running
+                try:
+                    await running
+                finally:
+                    await cancel_all(keeping)
 
 
 async def _plan_stack(
@@ -183,6 +189,7 @@ def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Lau
         argv=(sys.executable, "-P", "-m", f"services.{planned.service}"),
         env=planned.env,
         ready_url=f"http://127.0.0.1:{port}/readyz",
+        alive_url=f"http://127.0.0.1:{port}/healthz",
         folder=folder.root,
     )
 

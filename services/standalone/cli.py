@@ -1,5 +1,6 @@
 """The command `mint`."""
 
+import errno
 import sys
 
 import typer
@@ -90,9 +91,9 @@ def main() -> None:
     except MintError as error:
         refuse(error)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        refuse(LocalFailureError(what=str(error.filename), problem=str(error.strerror)))
+        refuse(LocalFailureError(what=str(error.filename or "disk full"), problem=str(error.strerror)))
     except ExceptionGroup as group:
         refusals = group.subgroup(MintError)
         if refusals is None:

@@ -14,6 +14,7 @@ from services.standalone.core.lifecycle import (
     PartState,
     PartStatus,
     on_exit,
+    on_not_started,
     on_ready,
     on_started,
     on_stop,
@@ -23,6 +24,8 @@ from services.standalone.core.parts import StackPart, may_start, stop_levels
 from services.standalone.core.refusals import LocalFailureError
 
 PROBE_SECONDS = 0.05
+SILENT_PROBES = 12
+"""A part hangs when so many probes in a row have no answer: counted, as the whole machine may have slept."""
 
 Observer = Callable[[Mapping[str, PartStatus]], None]
 """Sees the state of every part, after a change of one. Must return at once and not raise."""
@@ -98,7 +101,7 @@ class Supervisor:
             await self._run_once(part)
             status = self._statuses[part.name]
             if status.state is PartState.FAILED:
-                self._give_up(part)
+                self._stop.set()
                 await stop.wait()
             elif status.state is PartState.RESTARTING:
                 rest = max(0.0, status.resume_at - self._clock.monotonic())
@@ -111,9 +114,10 @@ class Supervisor:
         try:
             process = await self._processes.start(part.name)
         except LocalFailureError as error:
-            self._failure = self._failure or error
-            self._stop.set()
-            await stop.wait()
+            now, jitter = self._clock.monotonic(), self._rng.random()
+            await self._become(part, on_not_started(self._statuses[part.name], now=now, jitter=jitter))
+            if self._statuses[part.name].state is PartState.FAILED:
+                self._failure = self._failure or error
             return
         try:
             status = on_started(self._statuses[part.name], pid=process.pid, now=self._clock.monotonic())
@@ -129,9 +133,11 @@ class Supervisor:
             await self._become(part, on_stopped(status, now=now))
         else:
             await self._become(part, on_exit(status, now=now, jitter=self._rng.random()))
+            if self._statuses[part.name].state is PartState.FAILED:
+                self._failure = self._failure or self._never_ready(part)
 
     async def _watch(self, part: StackPart, process: LocalProcess) -> None:
-        """Return when the process has ended, must end, or did not become ready in time."""
+        """Return when the process has ended, must end, did not become ready in time, or hangs."""
         stop = self._stop_part[part.name]
         deadline = self._clock.monotonic() + part.ready_seconds
 
@@ -144,18 +150,25 @@ class Supervisor:
 
         await _first(process.exited, stop.wait, until_ready)
         if self._statuses[part.name].state is PartState.READY:
-            await _first(process.exited, stop.wait)
+            await _first(process.exited, stop.wait, lambda: self._hangs(part))
+
+    async def _hangs(self, part: StackPart) -> None:
+        """Return once a part has left every probe of its `silent_seconds` without an answer."""
+        seconds, unanswered = part.silent_seconds / SILENT_PROBES, 0
+        while unanswered < SILENT_PROBES:
+            probe = self._processes.is_alive(part.name, limit_seconds=seconds)
+            is_alive, _ = await asyncio.gather(probe, self._clock.sleep(seconds))
+            unanswered = 0 if is_alive else unanswered + 1
 
     async def _needs_ready(self, part: StackPart) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: may_start(part, self._ready()))
 
-    def _give_up(self, part: StackPart) -> None:
+    def _never_ready(self, part: StackPart) -> LocalFailureError:
         attempts = self._statuses[part.name].starts
         tail = self._processes.log_tail(part.name)
         problem = f"it did not become ready in {attempts} attempts. The end of its log:\n{tail}"
-        self._failure = self._failure or LocalFailureError(what=part.name, problem=problem)
-        self._stop.set()
+        return LocalFailureError(what=part.name, problem=problem)
 
     async def _become(self, part: StackPart, status: PartStatus) -> None:
         self._statuses[part.name] = status

@@ -31,7 +31,8 @@ class Launch:
     """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
 
     ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (an address of
-    Postgres) or ``ready_bus`` (one of NATS) accepts a session.
+    Postgres) or ``ready_bus`` (one of NATS) accepts a session. ``alive_url`` answers anything as long as the
+    process does not hang.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Launch:
     run_as: RunAs | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     ready_url: str = ""
+    alive_url: str = ""
     ready_dsn: str = ""
     ready_bus: str = ""
     folder: Path = Path("/")

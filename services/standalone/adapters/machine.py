@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,7 +40,7 @@ def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
         gpus=find_gpus(),
         memory_bytes=memory.total,
         free_memory_bytes=memory.available,
-        disk_free_bytes=shutil.disk_usage(_existing(state.root)).free,
+        disk_free_bytes=state.free_bytes(),
         folder=str(state.root),
         folder_problem=state.why_unusable(),
         gateway_port=port,
@@ -68,7 +67,3 @@ def _place(find: Callable[[], Path]) -> str:
     with suppress(Unavailable):
         return str(find())
     return ""
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())

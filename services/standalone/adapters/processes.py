@@ -16,7 +16,7 @@ import httpx
 from services.standalone.adapters import sessions
 from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
-from services.standalone.adapters.readiness import probe
+from services.standalone.adapters.readiness import is_alive, probe
 from services.standalone.core.log_tail import readable
 from services.standalone.core.refusals import LocalFailureError
 
@@ -129,8 +129,8 @@ class LocalProcesses:
         Its earlier process must have been ended. Raises LocalFailureError.
         """
         launch = self._launches[name]
-        with self._log(name).open("ab") as log:
-            try:
+        try:
+            with self._log(name).open("ab") as log:
                 # Forked by the loop's own thread: the death signal is tied to the thread that forks.
                 process = await asyncio.create_subprocess_exec(
                     *launch.argv,
@@ -141,14 +141,18 @@ class LocalProcesses:
                     stderr=asyncio.subprocess.STDOUT,
                     preexec_fn=child_setup(launch.run_as, parent=os.getpid()),
                 )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise LocalFailureError(what=name, problem=f"cannot run {launch.argv[0]}: {error}") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LocalFailureError(what=name, problem=f"cannot run {launch.argv[0]}: {error}") from error
         self._sentinel.watch(process.pid)
         return LocalProcess(process, launch, self._sentinel)
 
     async def is_ready(self, name: str) -> bool:
         """Probe once; never raises for a part that is not there."""
         return await probe(self._launches[name], self._http)
+
+    async def is_alive(self, name: str, *, limit_seconds: float) -> bool:
+        """Say whether a part that was ready answers at all, ready or not; never raises."""
+        return await is_alive(self._launches[name], self._http, limit_seconds=limit_seconds)
 
     def log_tail(self, name: str) -> str:
         """Return the end of the part's log."""

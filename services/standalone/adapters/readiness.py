@@ -21,9 +21,22 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
     return await _has_jetstream(launch.ready_bus)
 
 
-async def _answers(url: str, http: httpx.AsyncClient) -> bool:
+async def is_alive(launch: Launch, http: httpx.AsyncClient, *, limit_seconds: float) -> bool:
+    """Say whether a process that was ready answers, or has no way to be asked.
+
+    Postgres is not asked: it refuses sessions when it has enough, and does not hang. NATS whose disk was full
+    runs on without JetStream, and has it back when it is started again.
+    """
+    if launch.alive_url:
+        return await _answers(launch.alive_url, http, timeout_seconds=limit_seconds)
+    return not launch.ready_bus or await _has_jetstream(launch.ready_bus)
+
+
+async def _answers(
+    url: str, http: httpx.AsyncClient, *, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
+) -> bool:
     try:
-        answer = await http.get(url, timeout=PROBE_TIMEOUT_SECONDS)
+        answer = await http.get(url, timeout=timeout_seconds)
     except httpx.HTTPError:
         return False
     return answer.status_code == httpx.codes.OK

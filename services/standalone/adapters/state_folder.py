@@ -98,6 +98,11 @@ class StateFolder:
         """Describe the running stack."""
         replace_file(self.root / "run.json", encode_state(run))
 
+    def free_bytes(self) -> int:
+        """Return what may still be written here; 0 when no file can be made. The folder may be missing."""
+        room = os.statvfs(next(place for place in (self.root, *self.root.parents) if place.exists()))
+        return 0 if room.f_files and not room.f_favail else room.f_bavail * room.f_frsize
+
     def running_pid(self) -> int | None:
         """Return the pid of the supervisor that holds the lock, or None when nobody does."""
         try:

@@ -14,6 +14,7 @@ from services.standalone.commands.api import address_of
 from services.standalone.commands.options import FolderOption, StackOption, state_folder
 from services.standalone.core.columns import ENGINE, PART
 from services.standalone.core.refusals import LocalFailureError, StackNotRunningError
+from services.standalone.core.room import is_full, told_full
 from services.standalone.core.state import RunNow
 from services.standalone.core.tables import engine_rows
 from services.standalone.views.terminal import print_rows
@@ -74,6 +75,8 @@ def _show_parts(run: RunNow, state: StateFolder) -> None:
     print_rows(rows, PART, nothing="no part")
     answering = _answers(f"{run.gateway_url}/healthz")
     typer.echo(f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}")
+    if is_full(free := state.free_bytes(), was_full=False):
+        typer.echo(told_full(str(state.root), free))
     typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
     if not answering or any(part.state != "ready" for part in run.parts.values()):
         raise typer.Exit(1)

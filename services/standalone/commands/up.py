@@ -18,8 +18,9 @@ from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
 from services.standalone.commands.options import DTypeOption, FolderOption, state_folder
+from services.standalone.core.findings import Verdict, examine_disk
 from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
-from services.standalone.core.refusals import StackRunningError
+from services.standalone.core.refusals import LocalFailureError, StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import read_standalone_settings
 from services.standalone.views.parts import PartsView
@@ -80,6 +81,7 @@ def up(  # noqa: PLR0917  # typer passes them by name
     if pid is not None:
         raise StackRunningError(folder=str(state.root), pid=pid)
     state.create()
+    _check_disk(state, console)
     if file is None:
         plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype))
         asyncio.run(_serve(state, _places(state, plans, console), port, console))
@@ -91,6 +93,15 @@ def up(  # noqa: PLR0917  # typer passes them by name
         asyncio.run(_serve(state, _places(state, asked.bases, console), port or asked.port, console))
     except SettingInvalid as error:
         raise asked.located(error) from error
+
+
+def _check_disk(state: StateFolder, console: Console) -> None:
+    """Refuse a disk that `mint doctor` would fail, and pass on its warning. Raises LocalFailureError."""
+    disk = examine_disk(state.free_bytes(), str(state.root))
+    if disk.verdict is Verdict.FAIL:
+        raise LocalFailureError(what=disk.subject, problem=f"{disk.found}: {disk.advice}")
+    if disk.verdict is Verdict.WARN:
+        console.print(f"{disk.subject}: {disk.found}: {disk.advice}", markup=False, highlight=False)
 
 
 def _places(state: StateFolder, plans: Mapping[str, BasePlan], console: Console) -> list[BaseAt]:
@@ -115,10 +126,10 @@ async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, cons
             asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
         with view.live():
             await stack.supervisor.all_ready()
-        console.print(_welcome(state, stack, bases), markup=False, highlight=False, soft_wrap=True)
+        view.say(_welcome(state, stack, bases))
         await stack.supervisor.ended()
-        console.print("stopping")
-    console.print("stopped")
+        view.say("stopping")
+    view.say("stopped")
 
 
 def _welcome(state: StateFolder, stack: Stack, bases: list[BaseAt]) -> str:

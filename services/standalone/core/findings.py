@@ -78,7 +78,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _cores(machine.cores),
         *_gpus(machine),
         _memory(machine),
-        _disk(machine),
+        examine_disk(machine.disk_free_bytes, machine.folder),
         _folder(machine),
         _port(machine),
         _bases(machine.bases),
@@ -165,13 +165,14 @@ def _memory(machine: Machine) -> Finding:
     return _finding("memory", found, fail=fail, warn=warn)
 
 
-def _disk(machine: Machine) -> Finding:
-    free, fail, warn = machine.disk_free_bytes, "", ""
-    if free < GIB:
+def examine_disk(free_bytes: int, folder: str) -> Finding:
+    """Return what is found on the disk of a state folder."""
+    fail = warn = ""
+    if free_bytes < GIB:
         fail = "free at least 1 GiB, or use another --dir"
-    elif free < 3 * GIB:
+    elif free_bytes < 3 * GIB:
         warn = "smollm2 takes 0.6 GB, adapters and rollouts grow with use: free some, or use another --dir"
-    return _finding("disk", f"{free / GIB:.1f} GiB free at {machine.folder}", fail=fail, warn=warn)
+    return _finding("disk", f"{free_bytes / GIB:.1f} GiB free at {folder}", fail=fail, warn=warn)
 
 
 def _folder(machine: Machine) -> Finding:

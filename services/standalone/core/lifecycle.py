@@ -88,6 +88,13 @@ def on_exit(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
     )
 
 
+def on_not_started(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
+    """Its process could not be started, as where the disk is full: an attempt like one that ended at once."""
+    assert status.state in {PartState.WAITING, PartState.RESTARTING}, status.state
+    attempt = replace(status, state=PartState.STARTING, starts=status.starts + 1)
+    return on_exit(attempt, now=now, jitter=jitter)
+
+
 def on_stop(status: PartStatus, *, now: float) -> PartStatus:
     """It is asked to end. What does not run has ended already; what failed stays failed."""
     if status.state in RUNNING:

@@ -12,12 +12,14 @@ class StackPart:
     """One supervised process. It starts once every part in ``needs`` is ready.
 
     ``ready_seconds`` bounds one start; ``stop_seconds`` is how long it may take to end before SIGKILL.
+    A part that was ready and answers nothing for ``silent_seconds`` hangs: it is ended and started again.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     ready_seconds: float = 60.0
     stop_seconds: float = 15.0
+    silent_seconds: float = 120.0
 
 
 def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:

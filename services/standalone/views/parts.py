@@ -57,11 +57,15 @@ class PartsView:
         self._live = None
         self._shown = {name: status.state for name, status in self._statuses.items()}
 
+    def say(self, text: str) -> None:
+        """Print a text if the output takes it: a stack outlives a file on a full disk, and a closed pipe."""
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def _line(self, name: str, status: PartStatus) -> None:
         seconds = time.monotonic() - self._began
         restarts = f" (restart {status.restarts})" if status.restarts else ""
-        text = f"{seconds:7.2f}s  {name:<18} {status.state.value}{restarts}"
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.say(f"{seconds:7.2f}s  {name:<18} {status.state.value}{restarts}")
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)

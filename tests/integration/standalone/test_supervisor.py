@@ -1,5 +1,6 @@
 """The supervisor on real processes: order, restart, no orphans, one stack per folder."""
 
+import contextlib
 import os
 import re
 import signal
@@ -43,9 +44,11 @@ class Running:
         return pid
 
 
-def start(root: Path) -> Running:
-    """Start a supervisor and wait until all its parts are ready."""
-    process = subprocess.Popen([sys.executable, PROGRAM, root], stdout=subprocess.PIPE, text=True)
+def start(root: Path, *, said: Path = Path(os.devnull)) -> Running:
+    """Start a supervisor and wait until all its parts are ready; its stderr goes to ``said``."""
+    with said.open("w") as stderr:
+        command = [sys.executable, PROGRAM, root]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return Running(process=process, folder=StateFolder(root=root))
@@ -115,6 +118,72 @@ def test_killing_the_supervisor_leaves_no_process_and_frees_the_folder(running: 
     assert again.process.wait(30) == 0
     assert again.process.stdout is not None
     again.process.stdout.close()
+
+
+def test_a_part_that_hangs_is_started_again(running: Running) -> None:
+    hung = running.pid("web")
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: running.now().parts["web"].restarts == 1 and running.now().parts["web"].state == "ready")
+    assert not psutil.pid_exists(hung)
+    assert running.now().parts["nest"].restarts == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system here: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(file: Path) -> None:
+    """Leave no byte of the file's disk free."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as written:
+        for size in (2**20, 1):
+            with contextlib.suppress(OSError):
+                while written.write(bytes(size)):
+                    continue
+
+
+def test_a_full_disk_ends_no_supervisor_and_parts_come_back_with_the_room(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    running = start(small_disk / "state", said=(said := tmp_path / "said"))
+    fill(small_disk / "full")
+    killed = {part: running.pid(part) for part in ("postgres", "web")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(psutil.pid_exists, killed.values())))
+    until(lambda: "disk full" in said.read_text())
+    assert running.process.poll() is None, said.read_text()
+    status = mint("status", "--dir", str(running.folder.root))
+    assert "disk full" in status.stdout
+    (small_disk / "full").unlink()
+    until(lambda: running.now().parts["postgres"].restarts > 0)
+    until(lambda: {part.state for part in running.now().parts.values()} == {"ready"})
+    until(lambda: "again" in said.read_text())
+    running.process.terminate()
+    assert running.process.wait(30) == 0
+    assert [line.split(":")[:2] for line in said.read_text().splitlines()] == [
+        ["mint", " disk full"],
+        ["mint", " disk"],
+    ]
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+
+
+def test_up_refuses_a_disk_that_doctor_would_fail(small_disk: Path) -> None:
+    up = mint("up", "--dir", str(small_disk / "state"))
+    assert up.returncode == 1
+    assert "GiB free" in up.stderr
+    assert "another --dir" in up.stderr
+    assert len(up.stderr.splitlines()) == 1, up.stderr
 
 
 def test_killing_the_sentinel_costs_nothing(running: Running) -> None:

@@ -41,15 +41,16 @@ def blueprint(folder: StateFolder) -> Blueprint:
             name=name,
             argv=(sys.executable, "-c", code, str(ports[name]), name),
             ready_url=f"http://127.0.0.1:{ports[name]}/",
+            alive_url=f"http://127.0.0.1:{ports[name]}/",
             folder=folder.root,
         )
 
     return Blueprint(
         parts=(
-            StackPart(name="web", needs=("postgres", "nats")),
+            StackPart(name="web", needs=("postgres", "nats"), silent_seconds=12.0, stop_seconds=1.0),
             StackPart(name="nest", needs=("web",)),
             StackPart(name="postgres"),
-            StackPart(name="nats"),
+            StackPart(name="nats", silent_seconds=24.0),
         ),
         launches={
             "postgres": postgres_launch(folder.root / "postgres", ports["postgres"]),

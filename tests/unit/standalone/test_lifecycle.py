@@ -11,6 +11,7 @@ from services.standalone.core.lifecycle import (
     PartState,
     PartStatus,
     on_exit,
+    on_not_started,
     on_ready,
     on_started,
     on_stop,
@@ -58,6 +59,16 @@ def test_a_part_that_was_ready_once_is_never_given_up() -> None:
     for _ in range(100):
         status = on_exit(on_started(status, pid=1, now=1.0), now=1.0, jitter=0.0)
     assert status.state is PartState.RESTARTING
+
+
+def test_a_process_that_cannot_be_started_is_an_attempt() -> None:
+    ready = on_exit(_ready(PartStatus(), 0.0), now=1.0, jitter=0.0)
+    again = on_not_started(ready, now=2.0, jitter=1.0)
+    assert (again.state, again.starts, again.failures, again.pid) == (PartState.RESTARTING, 2, 2, None)
+    never = PartStatus()
+    for _ in range(START_ATTEMPTS):
+        never = on_not_started(never, now=0.0, jitter=0.0)
+    assert never.state is PartState.FAILED
 
 
 @given(st.lists(st.tuples(st.sampled_from(["go", "exit", "stop"]), st.floats(0, 100), jitters), max_size=40))
