@@ -134,6 +134,10 @@ paper-training: .venv/.installed ## Print the paper's tables of hand-over and of
 bench-tinker: .venv/.installed ## Run the Tinker API's benchmark: against the bare loop, through the official SDK
 	$(BENCH) tinker
 
+.PHONY: soak
+soak: .venv/.installed ## Load a stack for an hour (MINUTES=60): fails if memory, files or rows grow beyond their bounds
+	$(BENCH) soak --minutes $(or $(MINUTES),60)
+
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check
 

@@ -1,6 +1,7 @@
 """`python -m benches [NAME...]` runs all benches or some; `--check` compares with the baselines.
 
-A show takes several benches together, at more repetitions, and is run only by its name.
+A show takes several benches together, at more repetitions, or an hour, and is run only by its name. Of these
+`soak` fails when a row misses its goal.
 
 Each bench runs in a process of its own: an engine, a heap and an import are never shared. `--only ROW`
 measures one row, and no more of its bench than that takes, into `out/bench/only`. `--device cuda` puts the
@@ -34,7 +35,7 @@ LOADER = (
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
-SHOWS = ("paper_training",)
+SHOWS = ("paper_training", "soak")
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
     "loader_inloop": (
@@ -78,6 +79,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
+    parser.add_argument("--minutes", type=float, help="how long bench soak applies its load, 60 by default")
     options = parser.parse_args(arguments)
     if options.policies is not None and options.policies < 10_000:
         parser.error("--policies: at least 10000, as 1000 of them with adapters are measured first")
@@ -92,8 +94,9 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
-        given: dict[str, int | str] = {} if options.policies is None else {"policies": options.policies}
-        return _run(parser, names[0], given | ({} if options.device == "cpu" else {"device": options.device}))
+        asked = {"policies": options.policies, "minutes": options.minutes, "device": options.device}
+        given = {name: value for name, value in asked.items() if value not in {None, "cpu"}}
+        return _run(parser, names[0], given)
     command = [sys.executable, "-m", "benches", "--device", options.device]
     ended = [subprocess.run([*command, name], cwd=ROOT, check=False) for name in names]
     return sum(done.returncode != 0 for done in ended)
@@ -117,7 +120,7 @@ def _expand(names: list[str]) -> list[str]:
     return [one for name in chosen for one in (LOADER if name == "loader" else (name,))]
 
 
-def _run(parser: argparse.ArgumentParser, name: str, given: dict[str, int | str]) -> int:
+def _run(parser: argparse.ArgumentParser, name: str, given: dict[str, float | str]) -> int:
     run = importlib.import_module(f"benches.{name}").run
     strange = given.keys() - inspect.signature(run).parameters.keys()
     if strange:
@@ -126,7 +129,7 @@ def _run(parser: argparse.ArgumentParser, name: str, given: dict[str, int | str]
     path = write_report(report, out=OUT / str(given.get("device", "")))
     print_report(report)
     print(path.relative_to(ROOT))
-    return 0
+    return int(name == "soak" and not all(row.meets_goal for row in report.rows))
 
 
 if __name__ == "__main__":
