@@ -20,7 +20,7 @@ from mint_common.events.job import (
     LearningRateSchedule,
     LoraSpec,
 )
-from mint_common.events.policy import PolicyChanged, PolicyCreated, Retention
+from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, Retention
 from mint_common.events.revision import (
     AliasMoved,
     EvaluationRecorded,
@@ -38,6 +38,7 @@ from mint_common.events.wave import TrainingFailed, WaveCancelled, WaveCompleted
 EVENT_TYPES: tuple[type[Event], ...] = (
     PolicyCreated,
     PolicyChanged,
+    PolicyParked,
     JobSubmitted,
     JobFinished,
     WaveRequested,
@@ -83,6 +84,7 @@ __all__ = [
     "LoraSpec",
     "PolicyChanged",
     "PolicyCreated",
+    "PolicyParked",
     "Retention",
     "RevisionExported",
     "RevisionHealed",

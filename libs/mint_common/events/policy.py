@@ -47,3 +47,21 @@ class PolicyChanged(Event):
     description: str
     labels: dict[str, str]
     retention: Retention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyParked(Event):
+    """A policy's training waits, and only that policy's: what its next operation needs cannot be read now.
+
+    It is tried again ``retry_seconds`` after ``at`` (seconds since the epoch), then at most once a minute,
+    and goes on by itself. ``code`` and ``reason`` are of the error.
+    """
+
+    type: ClassVar[str] = "policy.parked"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "at")
+
+    policy_id: PolicyId
+    at: float
+    code: str
+    reason: str
+    retry_seconds: float

@@ -19,6 +19,7 @@ from mint_common.events import (
     LoraSpec,
     PolicyChanged,
     PolicyCreated,
+    PolicyParked,
     Retention,
     RevisionExported,
     RevisionHealed,
@@ -129,6 +130,13 @@ _EVENTS: tuple[Event, ...] = (
         description="Copies its prompt.",
         labels={"team": "search"},
         retention=Retention(keep_last=100, keep_days=30),
+    ),
+    PolicyParked(
+        **_OF_POLICY,
+        at=1767225600.0,
+        code="unavailable",
+        reason="the blob folder does not answer: Input/output error",
+        retry_seconds=2.0,
     ),
     JobSubmitted(**_OF_POLICY, job_id=JOB, lora=LORA, spec=SPEC),
     JobFinished(

@@ -177,7 +177,7 @@ class PostgresOperations:
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""
         query = (
-            "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim FROM operations"
+            "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim, attempts FROM operations"
             " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
             " AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq"
         )
@@ -263,6 +263,15 @@ class PostgresOperations:
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
         return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
+    async def count_attempts(
+        self, token: int, operations: Sequence[tuple[PolicyId, int]], *, more: int
+    ) -> None:
+        """Add to the attempts of operations."""
+        policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
+        query = statements.COUNT_ATTEMPTS
+        if not await self._pool.fetchval(query, self._base, token, policies, seqs, more):
+            raise Fenced(base=self._base)
+
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""
         async with acquired(self._pool) as connection, connection.transaction():
@@ -316,4 +325,5 @@ def _stored(row: asyncpg.Record) -> StoredOperation:
         payload=Packed(data=row["payload"], is_claim=row["payload_is_claim"]),
         position=row.get("position"),
         is_refused=bool(row.get("is_refused")),
+        attempts=row.get("attempts", 0),
     )

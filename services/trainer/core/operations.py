@@ -33,6 +33,14 @@ class ExecutionFailed(MintError):
     code = "execution_failed"
 
 
+class Unreadable(MintError):
+    """This version of the trainer cannot read {what}: {problem}"""
+
+    code = "unreadable"
+    retryable = True  # by a trainer of the version that stored it
+    http_status = 503
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSession:
     """``position`` counts the executed operations; ``snapshot`` is the state after some of them.
@@ -88,7 +96,10 @@ class NewOperation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOperation:
-    """An operation that waits, or with ``position`` one that was executed and may have to be replayed."""
+    """An operation that waits, or with ``position`` one that was executed and may have to be replayed.
+
+    ``attempts`` counts the processes that began to compute it and have not said that they ended well.
+    """
 
     policy_id: PolicyId
     seq: int
@@ -96,6 +107,7 @@ class StoredOperation:
     payload: Packed
     position: int | None = None
     is_refused: bool = False
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

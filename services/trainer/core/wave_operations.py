@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import AlreadyHandled, MintError, Unavailable
+from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
@@ -34,7 +34,7 @@ from mint_common.training import (
 )
 from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.mismatch_rules import Mismatch
-from services.trainer.core.operations import NewOperation, Packed, TrainingSession
+from services.trainer.core.operations import NewOperation, Packed, StoredOperation, TrainingSession
 from services.trainer.core.refusals import WaveForeign
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
@@ -97,7 +97,7 @@ def changes_state(operation: LoggedOperation) -> bool:
     return isinstance(operation, Pass | Step | Distill | Open | Load | LoadRevision)
 
 
-def rest_of_wave(operations: Mapping[int, LoggedOperation | MintError], seq: int) -> list[int]:
+def rest_of_wave(operations: Mapping[int, LoggedOperation | StoredOperation], seq: int) -> list[int]:
     """Return an operation of a wave and those of it that come behind, none for a client's operation."""
     behind = sorted(one for one in operations if one >= seq)
     rest = list(takewhile(lambda one: not isinstance(operations[one], WaveExport), behind))

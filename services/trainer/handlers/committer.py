@@ -38,6 +38,7 @@ from services.trainer.core.operations import (
     FinishedOperation,
     Packed,
     Snapshot,
+    StoredOperation,
     TrainingSession,
     expiry_of,
 )
@@ -71,7 +72,7 @@ class Executed:
 
     seq: int
     position: int
-    operation: LoggedOperation | MintError
+    operation: LoggedOperation | StoredOperation
     result: Result | MintError | None
     step: int
     closes: bool = False
@@ -259,7 +260,7 @@ class Committer:
             reason=str(refused.error),
         )
         first, lineage = refused.operations[0].operation, None
-        if isinstance(first, MintError) or not changes_state(first):
+        if isinstance(first, StoredOperation) or not changes_state(first):
             # The step before was taken.
             lineage = ExportLineage(digest=UNEXPORTED, parent=session.digest)
         finished[-1] = replace(finished[-1], refuses=export.wave_id, lineage=lineage)
@@ -314,8 +315,8 @@ class Committer:
     def _encoded(self, one: Executed, result: Result | MintError) -> FinishedOperation:
         outcome = msgspec.msgpack.encode(outcome_of(result))
         came = "refused" if isinstance(result, MintError) else "done"
-        kind = type(one.operation).__name__.lower()
-        if not isinstance(one.operation, MintError):
+        kind = "unread"
+        if not isinstance(one.operation, StoredOperation):
             kind = str(one.operation.__struct_config__.tag)
         self._unpublished[one.seq] = _Unpublished(outcome=outcome, kind=kind, came=came)
         return FinishedOperation(
@@ -381,7 +382,7 @@ def export_id_of(policy_id: PolicyId, seq: int) -> str:
     return derive_id("export", policy_id, seq)
 
 
-def closes(operation: LoggedOperation | MintError, result: object) -> bool:
+def closes(operation: LoggedOperation | StoredOperation, result: object) -> bool:
     """Return whether an operation ends the session: a close does, and an open that failed."""
     failed = isinstance(result, MintError)
     return isinstance(operation, Close) or (failed and isinstance(operation, Open))

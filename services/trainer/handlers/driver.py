@@ -3,13 +3,13 @@
 What can be computed goes to the scheduler as it arrives, behind what is under way; anything else has the
 policy to itself. Invariants: operations are executed in the order that `core/sequence_buffer.py` releases,
 committed in that order, and each once; what is committed was computed from everything committed before it; a
-fault of the trainer itself costs a replay from the last snapshot, never a result.
+fault of the trainer itself costs a replay from the last snapshot, never a result; what cannot be read or
+restored now parks this policy, and no other.
 """
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from mint_common.claims import Claim
@@ -27,7 +27,12 @@ from mint_common.training import (
 from mint_common.waiting import wait_for_event
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import ExecutionFailed, NotResident, TrainingSession
+from services.trainer.core.operations import (
+    NotResident,
+    StoredOperation,
+    TrainingSession,
+)
+from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.sequence_buffer import SequenceBuffer
 from services.trainer.core.wave_operations import (
     LoggedOperation,
@@ -37,17 +42,15 @@ from services.trainer.core.wave_operations import (
     changes_state,
     rest_of_wave,
 )
+from services.trainer.handlers.attempts import Attempts
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
-from services.trainer.handlers.executor import Executor, StateResult, with_batch
+from services.trainer.handlers.executor import Executor, StateResult, decoded, with_batch
 from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.parking import Parking
 from services.trainer.handlers.snapshots import Snapshots
+from services.trainer.handlers.under_way import UnderWay
 from services.trainer.ports.policies import StateExport
-
-_log = logging.getLogger(__name__)
-
-_ATTEMPTS = 2
-"""How often a fault of the trainer is met before the operation is refused; retries run alone."""
 
 
 class Driver:
@@ -73,16 +76,15 @@ class Driver:
         self._committer = Committer(
             term, session, collect=self._collect, on_waiting=commits.put, on_committed=self._forget
         )
-        self._executor = Executor(term, self._committer, self._settled)
+        self._executor = Executor(term, self._committer, lambda: self._committer.settled(self._position))
+        self.parking = Parking(term, session, group)
         self._buffer = SequenceBuffer(next_seq=session.next_seq)
-        self._live: dict[int, LoggedOperation | MintError] = {}
+        self._live: dict[int, LoggedOperation | StoredOperation] = {}
         self._batches: dict[int, WaveBatch] = {}
         self._refused: set[int] = set()
-        self._attempts: dict[int, int] = {}
+        self.attempts = Attempts(term, session.policy_id)
         self._due: deque[int] = deque()
-        self._under_way: deque[tuple[int, asyncio.Future[tuple[object]]]] = deque()
-        self._is_void = False
-        self._again: list[int] = []
+        self._under_way = UnderWay()
         self._is_working = False
         self._idle = asyncio.Event()
         self._news = asyncio.Event()
@@ -109,12 +111,13 @@ class Driver:
 
     def arrive(
         self,
-        operations: Iterable[tuple[int, LoggedOperation | MintError]],
+        operations: Iterable[tuple[int, LoggedOperation | StoredOperation]],
         records: Mapping[Claim, Batch] = MappingProxyType({}),
     ) -> None:
-        """Take over stored operations, or why they cannot be read. A repetition changes nothing.
+        """Take over operations; those that are only stored are read in their turn.
 
-        ``records`` is what the records of their wave's passes hold, where those have been read.
+        A repetition changes nothing. ``records`` is what the records of their wave's passes hold, where those
+        have been read.
         """
         for seq, operation in operations:
             if seq in self._live:
@@ -126,6 +129,13 @@ class Driver:
             self._committer.note_trace(seq)
             self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
         self._advance()
+
+    def take_over(self, found: Iterable[StoredOperation]) -> None:
+        """Take over operations that the store has, and that may have ended the process that had them."""
+        new = [stored for stored in found if stored.seq not in self._live]
+        for stored in new:
+            self.attempts.found(stored)
+        self.arrive((stored.seq, decoded(stored)) for stored in new)
 
     def skip(self, seq: int) -> None:
         """Wait for a number no longer: what was to have it was refused."""
@@ -139,14 +149,24 @@ class Driver:
     def cover(self) -> None:
         """See to it that a snapshot comes to cover all that was executed, also when nothing more arrives."""
         is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
-        if not (is_busy or self._is_closed or self._snapshots.is_covering):
+        is_needless = self._is_closed or self._snapshots.is_covering
+        if not (is_busy or is_needless or self.parking.retry_at):
             self._is_working = True
-            self._group.create_task(self._restore())
+            self._group.create_task(self._cover())
 
-    async def _restore(self) -> None:
-        await self._executor.restore()
+    async def _cover(self) -> None:
+        if await self._restore() is None:
+            self.parking.end()
         self._is_working = False
         self._advance()
+
+    async def _restore(self, *, alone: bool = False) -> BaseException | None:
+        """Bring the policy into memory; return why that fails: it is lost, or parked now."""
+        restored = self._executor.restore(alone=alone or self.parking.parked is not None)
+        (trouble,) = await asyncio.gather(restored, return_exceptions=True)
+        if trouble is not None and not isinstance(trouble, CheckpointLost):
+            self.parking.note(trouble)
+        return trouble
 
     async def run(self) -> None:
         """Do what becomes due with time, until there is nothing left to do."""
@@ -185,6 +205,7 @@ class Driver:
         moments = [self._buffer.due(hold_seconds=self._term.settings.hold_seconds), self._end_due()]
         if self._is_at_rest:
             moments.append(self._snapshot_due)
+            moments.append(self.parking.retry_at if self._due else None)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -212,7 +233,7 @@ class Driver:
         return self._worked_at + self._term.settings.idle_seconds
 
     def _begin_due(self) -> None:
-        while self._due and not (self._is_working or self._is_void):
+        while self._due and not (self._is_working or self._under_way.is_void or self.parking.retry_at):
             if self._can_compute(self._due[0]):
                 self._compute(self._due.popleft())
             elif self._under_way:
@@ -222,15 +243,15 @@ class Driver:
                 self._group.create_task(self._work(self._due.popleft()))
 
     def _can_compute(self, seq: int) -> bool:
-        """Return whether an operation can go to the scheduler behind what is under way; retries go alone."""
-        is_alone = self._under_way and (seq in self._attempts or self._under_way[0][0] in self._attempts)
-        if self._is_closed or not self._term.policies.has(self.policy_id) or is_alone:
+        """Return whether an operation can go to the scheduler behind what is under way."""
+        if self._is_closed or not self._term.policies.has(self.policy_id):
             return False
-        match self._live[seq]:
-            case Pass() | Step():
+        work = self._batches.get(seq) or self._live[seq]
+        if self.attempts.is_apart(seq) or self.attempts.is_due(seq, work):
+            return False
+        match work:
+            case Pass() | Step() | WaveBatch():
                 return True
-            case WavePass():
-                return seq in self._batches
             case WaveExport():
                 # What it comes after may be an export that is not committed yet.
                 return bool(self._under_way) and self._committer.committed == self._position
@@ -239,102 +260,89 @@ class Driver:
 
     def _compute(self, seq: int) -> None:
         work = self._batches.pop(seq, None) or self._live[seq]
-        assert not isinstance(work, MintError), work
+        assert not isinstance(work, StoredOperation), work
         self._worked_at = self._term.clock.monotonic()
         self._term.policies.keep(self.policy_id)
-        # Gathered: an error is a result, also a cancellation, and also when the term ends before it is taken.
-        work_done = self._executor.begin(work, alone=seq in self._attempts)
-        begun: asyncio.Future[tuple[object]] = asyncio.gather(work_done, return_exceptions=True)
-        self._under_way.append((seq, begun))
-        begun.add_done_callback(lambda _: self._commits.put(self._committer))
+        begun = self._executor.begin(work)
+        self._under_way.add(seq, begun, on_done=lambda: self._commits.put(self._committer))
 
     def _collect(self) -> None:
-        """Take the results that are there of what is under way, in order; behind a fault they are void."""
-        while self._under_way and self._under_way[0][1].done():
-            seq, begun = self._under_way.popleft()
-            if seq in self._live and seq not in self._refused:
-                self._take(seq, begun.result()[0])
-            if not self._under_way:
-                self._due.extendleft(reversed(self._again))
-                self._is_void, self._again = False, []
+        """Take the results that are there of what is under way."""
+        while self._under_way.has_result:
+            again = self._under_way.take(self._finish_computed)
+            self._due.extendleft(reversed(again))
             self._advance()
 
-    def _take(self, seq: int, result: object) -> None:
-        if self._is_void or isinstance(result, NotResident):
-            self._is_void = True
-            self._again.append(seq)
-        elif isinstance(result, Passed | Stepped):
-            self._end(seq, result)
-        elif isinstance(result, StateExport):
-            self._end(seq, None, StateResult(export=result))
-        else:
-            assert isinstance(result, BaseException), result
-            self._is_void = not isinstance(result, MintError)
-            if not self._note_failure(seq, result):
-                self._again.append(seq)
+    def _finish_computed(self, seq: int, result: object) -> bool:
+        if seq not in self._live or seq in self._refused or self._finish(seq, result):
+            return True
+        self._term.policies.forget(self.policy_id)
+        return False
 
     async def _work(self, seq: int) -> None:
         """Do what has the policy to itself, until an operation is finished or can be computed."""
         self._worked_at = self._term.clock.monotonic()
-        operation = SessionClosed(policy_id=self.policy_id) if self._is_closed else self._live[seq]
-        is_finished = await self._work_on(seq, operation)
-        if not is_finished:
+        (result,) = await asyncio.gather(self._work_on(seq), return_exceptions=True)
+        if result is None or not self._finish(seq, result):
             self._due.appendleft(seq)
         self._is_working = False
         self._advance()
 
-    async def _work_on(self, seq: int, operation: LoggedOperation | MintError) -> bool:
-        if isinstance(operation, MintError):
-            self._end(seq, operation)
-            return True
-        if not begins_anew(operation) and (lost := await self._executor.restore()):
-            self._end(seq, lost)
-            return True
-        if isinstance(operation, Pass | Step) or seq in self._batches:
-            return False
-        if isinstance(operation, WavePass):
-            doing: Awaitable[object] = self._executor.ready(operation)
-        else:
-            doing = self._executor.keep(operation, alone=seq in self._attempts)
-        (done,) = await asyncio.gather(doing, return_exceptions=True)
-        if isinstance(done, StateResult):
-            self._end(seq, done.result, done)
-            return True
-        if isinstance(done, WaveBatch):
-            self._batches[seq] = done
-        elif not isinstance(done, NotResident):
-            assert isinstance(done, BaseException), done
-            return self._note_failure(seq, done)
-        return False
+    async def _work_on(self, seq: int) -> object:
+        """Return what an operation gives; None: it can be computed now, or its policy is parked."""
+        if self._is_closed:
+            raise SessionClosed(policy_id=self.policy_id)
+        self.attempts.check(seq)
+        operation, is_apart = await self._read(seq), self.attempts.is_apart(seq)
+        if not begins_anew(operation) and (trouble := await self._restore(alone=is_apart)):
+            if isinstance(trouble, CheckpointLost):
+                raise trouble
+            return None
+        if isinstance(operation, WavePass) and seq not in self._batches:
+            self._batches[seq] = await self._executor.ready(operation)
+        work = self._batches.get(seq) or operation
+        if is_apart:
+            return await self.attempts.apart(seq, lambda: self._executor.execute(work, alone=True))
+        if self.attempts.is_due(seq, work):
+            await self.attempts.note(seq)
+        return None if isinstance(work, Pass | Step | WaveBatch) else await self._executor.execute(work)
 
-    def _note_failure(self, seq: int, failure: BaseException) -> bool:
-        """Return whether the operation is finished, refused or given up: else it is to be tried again."""
-        if not isinstance(failure, MintError):
-            return self._note_fault(seq, failure)
-        self._end(seq, failure)
-        return True
+    async def _read(self, seq: int) -> LoggedOperation:
+        operation = self._live[seq]
+        if isinstance(operation, StoredOperation):
+            operation = self._live[seq] = await self._executor.read(operation)
+        return operation
 
-    def _note_fault(self, seq: int, fault: BaseException) -> bool:
-        self._term.policies.forget(self.policy_id)
-        self._attempts[seq] = self._attempts.get(seq, 0) + 1
-        _log.error(
-            "operation failed",
-            extra={"policy_id": self.policy_id, "seq": seq, "attempt": self._attempts[seq]},
-            exc_info=fault,
-        )
-        if self._attempts[seq] < _ATTEMPTS:
-            return False
-        self._end(seq, ExecutionFailed(problem=f"{type(fault).__name__}: {fault}"[:500]))
+    def _finish(self, seq: int, result: object) -> bool:
+        """Take what came of an operation; return whether it is finished, else it is to be tried again."""
+        match result:
+            case Passed() | Stepped():
+                self._end(seq, result)
+            case StateExport():
+                self._end(seq, None, StateResult(export=result))
+            case StateResult():
+                self._end(seq, result.result, result)
+            case NotResident():
+                return False
+            case MintError():
+                if result.retryable:
+                    self.parking.note(result)
+                    return False
+                self._end(seq, result)
+            case _:
+                assert isinstance(result, BaseException), result
+                self._term.policies.forget(self.policy_id)
+                refusal = self.attempts.fault(seq, result)
+                if refusal is None:
+                    return False
+                self._end(seq, refusal)
         return True
 
     def _end(self, seq: int, result: Result | MintError | None, kept: StateResult | None = None) -> None:
         """Give an executed operation its position and hand it on to be committed."""
-        if isinstance(result, MintError):
-            if result.retryable:
-                raise result  # the world's fault, not the operation's: the term begins again
-            if wave := rest_of_wave(self._live, seq):
-                self._refuse_wave(wave, result)
-                return
+        if isinstance(result, MintError) and (wave := rest_of_wave(self._live, seq)):
+            self._refuse_wave(wave, result)
+            return
         if isinstance(result, Opened | Loaded | Stepped):
             self._step = result.step
         executed = self._executed_as(seq, result, kept)
@@ -349,9 +357,9 @@ class Driver:
         """Count an executed operation, and return it as it is to be committed."""
         operation = self._live[seq]
         self._position += 1
-        if not isinstance(operation, MintError) and changes_state(operation):
+        if not isinstance(operation, StoredOperation) and changes_state(operation):
             self._snapshots.changed = self._position
-        self._attempts.pop(seq, None)
+        self.parking.end()
         return Executed(
             seq=seq,
             position=self._position,
@@ -377,13 +385,10 @@ class Driver:
         del self._live[seq]
         self._batches.pop(seq, None)
         self._refused.discard(seq)
+        self.attempts.end(seq)
         if not self._live:
             self._idle.set()
         self._wake()
-
-    async def _settled(self) -> None:
-        """Wait until everything that was executed is committed."""
-        await self._committer.settled(self._position)
 
     def _on_snapshot(self) -> None:
         if self._snapshots.is_covering and not self._under_way:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from mint_common.claims import Claim
-from mint_common.errors import BlobCorrupt, BlobMissing, MintError
+from mint_common.errors import MintError
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation
 from services.trainer.core.batch import Batch
@@ -12,9 +12,8 @@ from services.trainer.core.operations import NewOperation, StoredOperation
 from services.trainer.core.wave_operations import LoggedOperation, NewWave
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
-from services.trainer.handlers.executor import read_operation
 from services.trainer.handlers.group_commit import GroupCommit
-from services.trainer.handlers.lease_term import LeaseTerm, unpack
+from services.trainer.handlers.lease_term import LeaseTerm
 
 
 class Drivers:
@@ -42,14 +41,20 @@ class Drivers:
         """Return how many operations of a tenant wait."""
         return sum(driver.waiting for driver in self._by_policy.values() if driver.tenant_id == tenant_id)
 
+    async def forget_attempts(self) -> None:
+        """Say that what this process began did not end it."""
+        noted = [(one.policy_id, seq) for one in self._by_policy.values() for seq in one.attempts.noted]
+        if noted:
+            await self._term.store.count_attempts(self._term.token, noted, more=-1)
+
     async def load(self, managed: PolicyId | None = None) -> list[Driver]:
         """Take over what waits and no driver knows, of one managed policy or all; return who has it."""
-        found: dict[PolicyId, list[tuple[int, LoggedOperation | MintError]]] = {}
+        found: dict[PolicyId, list[StoredOperation]] = {}
         for stored in await self._term.store.unfinished(managed):
-            found.setdefault(stored.policy_id, []).append((stored.seq, await self._read(stored)))
+            found.setdefault(stored.policy_id, []).append(stored)
         drivers = [await self._driver(policy_id) for policy_id in found]
         for driver in drivers:
-            driver.arrive(found[driver.policy_id])
+            driver.take_over(found[driver.policy_id])
         return drivers
 
     async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
@@ -86,7 +91,7 @@ class Drivers:
 
     async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
         outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
-        stored: dict[PolicyId, list[tuple[int, LoggedOperation | MintError]]] = {}
+        stored: dict[PolicyId, list[tuple[int, LoggedOperation]]] = {}
         for (new, operation), outcome in zip(items, outcomes, strict=True):
             if outcome is True:
                 stored.setdefault(new.policy_id, []).append((new.seq, operation))
@@ -109,9 +114,5 @@ class Drivers:
         await driver.run()
         if self._by_policy.get(driver.policy_id) is driver:
             del self._by_policy[driver.policy_id]
-
-    async def _read(self, stored: StoredOperation) -> LoggedOperation | MintError:
-        try:
-            return read_operation(await unpack(self._term.blobs, stored.payload))
-        except (BlobMissing, BlobCorrupt) as error:
-            return error
+            # Nothing of it waits, and its state is stored: it may leave memory until it is to change again.
+            self._term.policies.release(driver.policy_id)

@@ -30,7 +30,7 @@ from mint_common.training import (
 )
 from services.trainer.core.algorithms import WaveBatch, build_batch
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession
+from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession, Unreadable
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid
 from services.trainer.core.wave_operations import (
     LoadRevision,
@@ -84,71 +84,75 @@ class Executor:
     def _session(self) -> TrainingSession:
         return self._committer.session
 
-    async def restore(self) -> MintError | None:
-        """Bring the policy into memory, as everything that was executed left it; or say why it is lost."""
+    async def restore(self, *, alone: bool = False) -> None:
+        """Bring the policy into memory, as everything that was executed left it.
+
+        Raises CheckpointLost when bytes that this takes are gone; after any other error it may work later.
+        """
         policies, policy_id = self._term.policies, self._session.policy_id
         if policies.has(policy_id):
             policies.keep(policy_id)
-            return None
-        if self._lost is None:
-            await self._settled()
-            try:
-                await self._restore()
-            except (BlobMissing, BlobCorrupt) as error:
-                self._lost = CheckpointLost(uri=str(error.uri), problem=str(error))
-            except RecordInvalid as error:
-                problem = f"what was executed before cannot be read: {error}"
-                self._lost = CheckpointLost(uri=f"replay of {self._session.policy_id}", problem=problem)
-            except CheckpointLost as error:
-                self._lost = error
-            if self._lost is not None:
+            return
+        if self._lost is not None:
+            raise self._lost
+        await self._settled()
+        is_restored = False
+        try:
+            await self._restore(alone=alone)
+            is_restored = True
+        except (BlobMissing, BlobCorrupt) as error:
+            self._lost = CheckpointLost(uri=str(error.uri), problem=str(error))
+            raise self._lost from error
+        finally:
+            if not is_restored:
                 policies.forget(policy_id)  # what is in memory is not what was executed
-        return self._lost
 
-    async def _restore(self) -> None:
+    async def _restore(self, *, alone: bool) -> None:
         session = await self._term.store.session(self._session.policy_id)
         assert session is not None, self._session
         data = None if session.snapshot is None else await self._term.blobs.get(session.snapshot)
-        await self._term.policies.admit(session.policy_id, session.lora, data=data)
+        try:
+            await self._term.policies.admit(session.policy_id, session.lora, data=data)
+        except CheckpointLost as error:
+            raise Unreadable(what="the policy's snapshot", problem=str(error.problem)) from error
         executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
         for begin in range(0, len(executed), _REPLAYED_TOGETHER):
-            await self._replay(executed[begin : begin + _REPLAYED_TOGETHER])
+            await self._replay(executed[begin : begin + _REPLAYED_TOGETHER], alone=alone)
         await prune_snapshots(self._term.blobs, session)
 
-    async def _replay(self, executed: Sequence[StoredOperation]) -> None:
+    async def _replay(self, executed: Sequence[StoredOperation], *, alone: bool) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""
         works = [work for stored in executed for work in await self._done_again(stored)]
         again: list[Awaitable[object]] = []
         for work in works:
             if work is None:
-                again.append(self._begin(Clear()))
+                again.append(self._begin(Clear(), alone=alone))
             elif isinstance(work, Step) or _adds_gradient(work):
-                again.append(self.begin(work))
+                again.append(self.begin(work, alone=alone))
         for result in await asyncio.gather(*again, return_exceptions=True):
-            if isinstance(result, asyncio.CancelledError) or (
-                isinstance(result, MintError) and result.retryable
-            ):
-                raise result
             if isinstance(result, BaseException):
-                problem = f"what was executed before fails now: {type(result).__name__}: {result}"
-                uri = f"replay of {self._session.policy_id}"
-                raise CheckpointLost(uri=uri, problem=problem) from result
+                raise result
 
     async def _done_again(self, stored: StoredOperation) -> list[Work | None]:
         """Return what an executed operation had to do, if it may have changed the state; None is clearing."""
         operation = await self.read(stored)
         if stored.is_refused:
             return [None] if isinstance(operation, Step) else []
-        return [await self.ready(operation)] if changes_state(operation) else []
+        if not changes_state(operation):
+            return []
+        try:
+            return [await self.ready(operation) if isinstance(operation, WavePass) else operation]
+        except RecordInvalid as error:
+            if isinstance(error.__cause__, BlobMissing | BlobCorrupt):
+                raise error.__cause__ from error
+            raise Unreadable(what="the record of a wave", problem=str(error)) from error
 
     async def read(self, stored: StoredOperation) -> LoggedOperation:
-        """Return a stored operation. Raises BlobMissing, BlobCorrupt."""
+        """Return a stored operation. Raises BlobMissing, BlobCorrupt, Unavailable, Unreadable."""
         return read_operation(await unpack(self._term.blobs, stored.payload))
 
-    async def ready(self, operation: LoggedOperation) -> Work:
-        """Return an operation with what it claims. Raises RecordInvalid."""
-        if not isinstance(operation, WavePass):
-            return operation
+    async def ready(self, operation: WavePass) -> WaveBatch:
+        """Return a wave's pass with what its record holds. Raises RecordInvalid."""
         record = await read_record(self._term.blobs, operation.record)
         batch = await beside(
             operation.record, lambda: build_batch(operation.algorithm, record, pulls=operation.pulls)
@@ -176,7 +180,13 @@ class Executor:
         lineage = ExportLineage(digest=self._session.digest, parent=self._session.parent)
         return self._begin(ExportWeights(after=lineage))
 
-    async def keep(self, operation: LoggedOperation, *, alone: bool = False) -> StateResult:
+    async def execute(self, work: Work, *, alone: bool = False) -> object:
+        """Execute an operation whatever it is."""
+        if isinstance(work, Pass | Step | WaveBatch):
+            return await self.begin(work, alone=alone)
+        return await self._keep(work, alone=alone)
+
+    async def _keep(self, operation: LoggedOperation, *, alone: bool) -> StateResult:
         """Execute an operation that saves, loads, distills or ends."""
         match operation:
             case Open():
@@ -294,9 +304,22 @@ def _adds_gradient(work: Work) -> bool:
 
 
 def read_operation(data: bytes) -> LoggedOperation:
-    """Return an encoded operation."""
-    operation: LoggedOperation = msgspec.msgpack.decode(data, type=LoggedOperation)
+    """Return an encoded operation. Raises Unreadable for one of another version."""
+    try:
+        operation: LoggedOperation = msgspec.msgpack.decode(data, type=LoggedOperation)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(what="an operation", problem=str(error)) from error
     return operation
+
+
+def decoded(stored: StoredOperation) -> LoggedOperation | StoredOperation:
+    """Return an operation that its row has; what a blob has is read when its turn comes."""
+    if stored.payload.is_claim:
+        return stored
+    try:
+        return read_operation(stored.payload.data)
+    except Unreadable:
+        return stored  # its policy waits for a trainer that can read it
 
 
 def check_same_lora(record: CheckpointRecord, session: TrainingSession) -> None:

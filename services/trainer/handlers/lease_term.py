@@ -1,5 +1,6 @@
 """What those who take and drive operations share: ports, settings, and a term's fencing token."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -61,14 +62,18 @@ class OperationParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTerm(OperationParts):
-    """A time during which this process holds the lease; ``token`` fences what it commits."""
+    """A time during which this process holds the lease; ``token`` fences what it commits.
+
+    ``apart`` is held by an operation that is computed apart: see `handlers/attempts.py`.
+    """
 
     token: int
+    apart: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def begun(cls, parts: OperationParts, token: int) -> "LeaseTerm":
         """Return the term of a token."""
-        return cls(token=token, **{each.name: getattr(parts, each.name) for each in fields(parts)})
+        return cls(token=token, **{each.name: getattr(parts, each.name) for each in fields(OperationParts)})
 
 
 async def pack(blobs: Blobs, key: str, data: bytes) -> Packed:

@@ -225,6 +225,8 @@ class Operations:
 
     def _reason(self, policy_id: PolicyId, seq: int) -> str:
         driver = self._drivers.find(policy_id) if self._drivers else None
+        if driver is not None and driver.parking.parked is not None:
+            return driver.parking.parked.reason
         held_by = driver.held_by(seq) if driver else None
         return "" if held_by is None else f"operation {held_by} of this policy has not arrived yet"
 

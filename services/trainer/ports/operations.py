@@ -109,6 +109,12 @@ class OperationStore(Protocol[Connection_contra]):
         """Do so in a transaction of the ledger."""
         ...
 
+    async def count_attempts(
+        self, token: int, operations: Sequence[tuple[PolicyId, int]], *, more: int
+    ) -> None:
+        """Add to the attempts of operations that wait; durable when this returns."""
+        ...
+
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a newer snapshot the session's, forget payloads that it covers; return what is unused now."""
         ...

@@ -14,7 +14,7 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
-from mint_common.events import Event, JobSpec, LoraSpec, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.events import Event, JobSpec, LoraSpec, PolicyParked, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.events.codec import decode
 from mint_common.events.job import JobData, JobFile
 from mint_common.events.subjects import subjects_of
@@ -257,7 +257,7 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
         seen=[],
         news=asyncio.Condition(),
     )
-    subjects = [subjects_of(RevisionExported), subjects_of(TrainingFailed)]
+    subjects = [subjects_of(RevisionExported), subjects_of(TrainingFailed), subjects_of(PolicyParked)]
     async with bus.watch(subjects=subjects) as messages:
 
         async def listen() -> None:

@@ -1,0 +1,43 @@
+"""One policy's computations that are with the scheduler, in order; behind one without an end all are void."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+
+class UnderWay:
+    """What was begun and whose result is not taken yet."""
+
+    def __init__(self) -> None:
+        self.is_void = False
+        self._begun: deque[tuple[int, asyncio.Future[tuple[object]]]] = deque()
+        self._again: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._begun)
+
+    @property
+    def has_result(self) -> bool:
+        """Return whether the next result is there."""
+        return bool(self._begun) and self._begun[0][1].done()
+
+    def add(self, seq: int, work: Awaitable[object], *, on_done: Callable[[], None]) -> None:
+        """Add work that was queued behind what is here."""
+        # Gathered: an error is a result, also a cancellation, and also when the term ends before it is taken.
+        begun: asyncio.Future[tuple[object]] = asyncio.gather(work, return_exceptions=True)
+        self._begun.append((seq, begun))
+        begun.add_done_callback(lambda _: on_done())
+
+    def take(self, finish: Callable[[int, object], bool]) -> Sequence[int]:
+        """Hand the next result on to ``finish``, which says whether that ends the operation.
+
+        Return what is to be begun again, in order, once everything that is void is taken.
+        """
+        seq, begun = self._begun.popleft()
+        if self.is_void or not finish(seq, begun.result()[0]):
+            self.is_void = True
+            self._again.append(seq)
+        if self._begun:
+            return ()
+        again, self._again, self.is_void = self._again, [], False
+        return again

@@ -1,0 +1,166 @@
+"""What goes wrong with one policy stays with it: it is retried, or waits with a reason; all others train."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from mint_common.client.trainer import TrainerClient
+from mint_common.events import PolicyParked
+from mint_common.ids import PolicyId
+from mint_common.training import CheckpointRef, Load, Passed, Pending, Save, Stepped
+from services.trainer.adapters.policies.tasks import PolicyTask
+
+from .conftest import Stage
+from .faulty import spoil_blobs, spoil_computing
+from .operating import ADAM, Run, make_pass, serving
+
+pytestmark = pytest.mark.integration
+
+A, B = PolicyId("policy_a"), PolicyId("policy_b")
+SAVE = Save(name="one", overwrite=False, ttl_seconds=None, metadata={})
+
+
+async def trained(client: TrainerClient, policy_id: PolicyId, *, steps: int = 1) -> Run:
+    """Return a policy that was trained a little."""
+    run = Run(client, policy_id)
+    await run.open()
+    for number in range(steps):
+        await run.do(make_pass(number))
+        await run.do(ADAM)
+    return run
+
+
+async def reason(run: Run, seq: int) -> str:
+    """Return why an operation waits, when that is known."""
+    async with asyncio.timeout(20):
+        while True:
+            outcome = await run.client.outcome(run.policy_id, seq, wait_seconds=0)
+            assert isinstance(outcome, Pending), outcome
+            if outcome.reason:
+                return outcome.reason
+            await asyncio.sleep(0.05)
+
+
+async def terms(stage: Stage) -> int:
+    """Return how many terms of the lease have begun."""
+    (row,) = await stage.rows("SELECT token FROM trainer.leases")
+    return int(row["token"])
+
+
+async def test_a_fault_of_a_shared_batch_costs_replays_alone_and_no_result(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_full = False
+
+    def fails(tasks: list[PolicyTask]) -> BaseException | None:
+        shared = len({task.policy_id for task in tasks}) > 1
+        return RuntimeError("CUDA out of memory") if is_full and shared else None
+
+    spoil_computing(monkeypatch, fails)
+    together = {"batch_policies": 8, "snapshot_seconds": 3600, "session_idle_seconds": 3600}
+    async with stage.trainer(**together) as trainer, serving(trainer) as client:
+        runs = [await trained(client, policy_id, steps=3) for policy_id in (A, B)]
+        is_full = True
+        seqs = await asyncio.gather(*(run.send(make_pass(9)) for run in runs))
+        results = [await run.result(seq) for run, seq in zip(runs, seqs, strict=True)]
+        assert all(isinstance(result, Passed) for result in results)
+        is_full = False
+        assert isinstance(await runs[0].do(ADAM), Stepped)
+
+
+async def test_a_replay_that_fails_for_a_while_loses_no_policy(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
+        await trained(client, A, steps=2)
+    failures = 3
+
+    def fails(tasks: list[PolicyTask]) -> BaseException | None:
+        nonlocal failures
+        failures -= 1
+        return RuntimeError("CUDA out of memory") if failures >= 0 else None
+
+    spoil_computing(monkeypatch, fails)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run = Run(client, A, seq=5)
+        assert isinstance(await run.do(make_pass(5)), Passed)
+        assert isinstance(await run.do(ADAM), Stepped)
+
+
+async def test_a_snapshot_that_cannot_be_read_parks_its_policy_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        for policy_id in (A, B):
+            await trained(client, policy_id)
+            await stage.settled(policy_id, step=1)
+    troubles.reads.add(f"training/{A}/snapshots")
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        parked, other = Run(client, A, seq=3), Run(client, B, seq=3)
+        seq = await parked.send(make_pass(5))
+        assert await reason(parked, seq) == "the blob folder does not answer: Input/output error"
+        before = await terms(stage)
+        assert isinstance(await other.do(make_pass(5)), Passed)
+        assert isinstance(await other.do(ADAM), Stepped)
+        (event,) = await stage.expect(1)
+        assert isinstance(event, PolicyParked)
+        assert (event.policy_id, event.code, event.retry_seconds) == (A, "unavailable", 2.0)
+        assert await terms(stage) == before
+        troubles.reads.clear()
+        assert isinstance(await parked.result(seq), Passed)
+    assert len(troubles.tried) in {2, 3}
+
+
+async def test_an_operation_of_a_newer_version_parks_its_policy_alone(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        for policy_id in (A, B):
+            await trained(client, policy_id)
+            await stage.settled(policy_id, step=1)
+    newer = msgspec.msgpack.encode({"type": "newer_kind", "x": 1})
+    await stage.rows(
+        "INSERT INTO trainer.operations (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim,"
+        " submitted_at) VALUES ($1, 3, 'default', 'newer_kind', '', $2, false, 0)",
+        A,
+        newer,
+    )
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        other = Run(client, B, seq=3)
+        assert isinstance(await other.do(make_pass(5)), Passed)
+        assert "newer_kind" in await reason(Run(client, A), 3)
+        assert await terms(stage) == 2
+    # A trainer of the version that stored it can read it.
+    data = msgspec.msgpack.encode(make_pass(5))
+    await stage.rows("UPDATE trainer.operations SET payload = $1 WHERE seq = 3 AND policy_id = $2", data, A)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        assert isinstance(await Run(client, A).result(3), Passed)
+
+
+async def test_a_policy_that_no_longer_fits_the_trainer_is_parked_alone(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        for policy_id in (A, B):
+            await trained(client, policy_id)
+            await stage.settled(policy_id, step=1)
+    await stage.rows("UPDATE trainer.training SET lora = lora || '{\"rank\": 4096}' WHERE policy_id = $1", A)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        parked, other = Run(client, A, seq=3), Run(client, B, seq=3)
+        seq = await parked.send(make_pass(5))
+        assert "rank" in await reason(parked, seq)
+        assert isinstance(await other.do(make_pass(5)), Passed)
+
+
+async def test_a_checkpoint_that_cannot_be_read_now_is_loaded_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run, other = await trained(client, A), await trained(client, B)
+        await run.do(SAVE)
+        troubles.reads.add(f"training/{A}/checkpoints")
+        seq = await run.send(Load(checkpoint=CheckpointRef(A, "training", "one"), with_optimizer=True))
+        assert "does not answer" in await reason(run, seq)
+        assert isinstance(await other.do(make_pass(5)), Passed)
+        troubles.reads.clear()
+        await run.result(seq)
+        assert await terms(stage) == 1
