@@ -75,10 +75,13 @@ class Trainer:
     ranks: RankGroup
 
     async def train(self) -> None:
-        """Register the base, then take waves in until cancelled, once this process holds the lease."""
+        """Register the base, then take waves in until cancelled."""
         await self.registration.run()
-        await self.operations.began()
-        await self.dispatcher.run()
+        await self.take_waves()
+
+    async def take_waves(self) -> None:
+        """Take waves in while this process holds the lease: a spare would only give them back."""
+        await self.operations.while_held(self.dispatcher.run)
 
 
 @asynccontextmanager
@@ -140,7 +143,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             ),
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
-        operations = Operations(parts, lease)
+        operations = Operations(parts, lease, is_broken=ranks.is_lost)
         waves = WaveIntake(parts, operations, _mismatch(settings, policies.facts, setup.placement))
         dispatcher = Dispatcher(
             bus=bus,

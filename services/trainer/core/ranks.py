@@ -78,6 +78,10 @@ class RankLost(MintError):
     http_status = 503
 
 
+class RankFault(RuntimeError):
+    """A rank could not compute its part of a pass; all ranks know, and go on with the next order."""
+
+
 def share_out(things: Sequence[T], *, ranks: int) -> list[Sequence[T]]:
     """Return each rank's neighbouring things, in order; shares differ by one at most."""
     ends = [len(things) * rank // ranks for rank in range(ranks + 1)]

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -58,6 +59,7 @@ from services.trainer.handlers.lease_term import (
     state_key,
     unpack,
 )
+from services.trainer.handlers.parking import Parking
 from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ class Committer:
         self,
         term: LeaseTerm,
         session: TrainingSession,
+        parking: Parking,
         *,
         collect: Callable[[], None],
         on_waiting: Callable[["Committer"], None],
@@ -119,6 +122,7 @@ class Committer:
         self.covered = session.snapshot_position
         self.committed = session.position
         self._term = term
+        self._parking = parking
         self._collect = collect
         self._on_waiting = on_waiting
         self._on_committed = on_committed
@@ -184,7 +188,7 @@ class Committer:
             await self._finish(await self._finished(one, error))
 
     async def _commit_save(self, one: Executed, save: Save, state: bytes) -> None:
-        claim = await self._store(state, "checkpoints", one.seq)
+        claim = await self._parking.until_done(lambda: self._store(state, "checkpoints", one.seq))
         record = self._record(one, save, claim=claim, name=save.name)
         finished = await self._finished(one, Saved(checkpoint=record))
         try:
@@ -197,8 +201,9 @@ class Committer:
         """Commit an operation after which the session goes on from elsewhere, or not at all."""
         assert one.result is not None, one
         finished = await self._finished(one, one.result)
-        if one.state is not None:
-            claim = await self._store(one.state, "snapshots", one.position)
+        if (state := one.state) is not None:
+            store = partial(self._store, state, "snapshots", one.position)
+            claim = await self._parking.until_done(store)
             snapshot = Snapshot(policy_id=self.session.policy_id, position=one.position, claim=claim)
             finished = replace(finished, snapshot=snapshot)
         lineage = None
@@ -214,7 +219,8 @@ class Committer:
         assert isinstance(operation, Export | WaveExport), one
         wave = operation if isinstance(operation, WaveExport) else None
         export_id = wave.wave_id if wave else export_id_of(session.policy_id, one.seq)
-        manifest = await store_adapter(self._term.blobs, adapter, export_id=export_id)
+        store = partial(store_adapter, self._term.blobs, adapter, export_id=export_id)
+        manifest = await self._parking.until_done(store)
         record = None
         if isinstance(operation, Export) and operation.name is not None:
             record = self._record(one, operation, claim=manifest, name=operation.name)
@@ -244,8 +250,9 @@ class Committer:
     async def _measured(self, export: WaveExport) -> list[Result]:
         """Return the results of a wave's pass and its step, which are committed."""
         rows = await self._term.store.results(self.session.policy_id, export.measured)
-        found = [msgspec.msgpack.decode(await unpack(self._term.blobs, row), type=Outcome) for row in rows]
-        return [one.result for one in found if isinstance(one, Done)]
+        found = [await self._parking.until_done(partial(unpack, self._term.blobs, row)) for row in rows]
+        outcomes = [msgspec.msgpack.decode(data, type=Outcome) for data in found]
+        return [one.result for one in outcomes if isinstance(one, Done)]
 
     async def _commit_refusal(self, refused: RefusedWave) -> None:
         finished = [await self._finished(one, refused.error) for one in refused.operations]
@@ -310,7 +317,8 @@ class Committer:
         """Return what is committed of an operation; a big result is a blob then."""
         finished = self._encoded(one, result)
         key = result_key(self.session.policy_id, one.seq)
-        return replace(finished, result=await pack(self._term.blobs, key, finished.result.data))
+        store = partial(pack, self._term.blobs, key, finished.result.data)
+        return replace(finished, result=await self._parking.until_done(store))
 
     def _encoded(self, one: Executed, result: Result | MintError) -> FinishedOperation:
         outcome = msgspec.msgpack.encode(outcome_of(result))

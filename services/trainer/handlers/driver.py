@@ -73,11 +73,16 @@ class Driver:
         self._term = term
         self._group = group
         self._commits = commits
+        self.parking = Parking(term, session, group)
         self._committer = Committer(
-            term, session, collect=self._collect, on_waiting=commits.put, on_committed=self._forget
+            term,
+            session,
+            self.parking,
+            collect=self._collect,
+            on_waiting=commits.put,
+            on_committed=self._forget,
         )
         self._executor = Executor(term, self._committer, lambda: self._committer.settled(self._position))
-        self.parking = Parking(term, session, group)
         self._buffer = SequenceBuffer(next_seq=session.next_seq)
         self._live: dict[int, LoggedOperation | StoredOperation] = {}
         self._batches: dict[int, WaveBatch] = {}
@@ -149,8 +154,7 @@ class Driver:
     def cover(self) -> None:
         """See to it that a snapshot comes to cover all that was executed, also when nothing more arrives."""
         is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
-        is_needless = self._is_closed or self._snapshots.is_covering
-        if not (is_busy or is_needless or self.parking.retry_at):
+        if not (is_busy or self._is_closed or self._snapshots.is_covering or self.parking.retry_at):
             self._is_working = True
             self._group.create_task(self._cover())
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from mint_common.claims import Claim
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation
 from services.trainer.core.batch import Batch
@@ -73,9 +73,14 @@ class Drivers:
         (await self._driver(wave.policy_id)).arrive(wave.operations.items(), records)
 
     async def settle(self, policy_id: PolicyId, *, seconds: float) -> bool:
-        """Return whether nothing of a managed policy waits; wait for that, but not longer than a while."""
+        """Return whether nothing of a managed policy waits; wait for that, but not longer than a while.
+
+        Raises Unavailable for one that is parked.
+        """
         driver = self.find(policy_id)
         if driver is not None and driver.is_managed and driver.waiting:
+            if parked := driver.parking.parked:
+                raise Unavailable(what="the training of the policy", problem=parked.reason)
             await driver.wait_until_idle(seconds=seconds)
             return False
         # What a lost connection left unclear may wait without its driver's knowledge.

@@ -118,7 +118,7 @@ class Executor:
         executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
         for begin in range(0, len(executed), _REPLAYED_TOGETHER):
             await self._replay(executed[begin : begin + _REPLAYED_TOGETHER], alone=alone)
-        await prune_snapshots(self._term.blobs, session)
+        await prune_snapshots(self._term, session)
 
     async def _replay(self, executed: Sequence[StoredOperation], *, alone: bool) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""

@@ -1,13 +1,14 @@
 """Group commit: items that arrive while a transaction is under way share the next one.
 
-When the store fails, the state of its group is unknown: every waiter gets the error and flushing ends.
+When the store fails, the state of its group is unknown: every waiter gets the error and flushing ends. From
+then on, and for what still waits, it is Unavailable: a repetition tells what came of it.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,16 +22,19 @@ class GroupCommit(Generic[T, R]):
         self._most = most
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._news = asyncio.Event()
+        self._is_closed = False
 
     async def put(self, item: T) -> R:
-        """Return the result of an item. Raises what its flush raised."""
+        """Return the result of an item. Raises what its flush raised; Unavailable when flushing has ended."""
+        if self._is_closed:
+            raise _ended()
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._news.set()
         return await future
 
     async def run(self) -> None:
-        """Flush until cancelled; items that still wait are cancelled too. Raises the MintError of a flush."""
+        """Flush until cancelled. Raises the MintError of a flush."""
         try:
             while True:
                 await self._news.wait()
@@ -39,8 +43,10 @@ class GroupCommit(Generic[T, R]):
                     group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                     await self._flush_group(group)
         finally:
+            self._is_closed = True
             for _, future in self._waiting:
-                future.cancel()
+                if not future.done():
+                    future.set_exception(_ended())
 
     async def _flush_group(self, group: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         flushed = self._flush([item for item, _ in group])
@@ -48,7 +54,8 @@ class GroupCommit(Generic[T, R]):
             (results,) = await asyncio.gather(flushed, return_exceptions=True)
         except asyncio.CancelledError:
             for _, future in group:
-                future.cancel()
+                if not future.done():
+                    future.set_exception(_ended())
             raise
         for index, (_, future) in enumerate(group):
             if future.done():
@@ -59,3 +66,7 @@ class GroupCommit(Generic[T, R]):
                 future.set_result(results[index])
         if isinstance(results, MintError):
             raise results
+
+
+def _ended() -> Unavailable:
+    return Unavailable(what="the trainer", problem="it stopped committing")

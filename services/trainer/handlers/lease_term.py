@@ -1,7 +1,9 @@
 """What those who take and drive operations share: ports, settings, and a term's fencing token."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,7 +11,7 @@ import msgspec
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
@@ -19,6 +21,9 @@ from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
 from services.trainer.ports.policies import Policies, StoredStates
 
+_log = logging.getLogger(__name__)
+
+_MOST_UNREMOVED = 10_000
 INLINE_BYTES = 256 * 1024
 """What is bigger than this is a blob, and its claim is in the row."""
 
@@ -47,6 +52,7 @@ class OperationParts:
     clock: Clock
     settings: OperationSettings
     outcomes: Outcomes = field(default_factory=Outcomes)
+    unremoved: list[str] = field(default_factory=list)
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""
@@ -55,9 +61,20 @@ class OperationParts:
         return record
 
     async def discard(self, claims: Sequence[Claim]) -> None:
-        """Remove bytes that no row names any more."""
+        """Remove bytes that no row names any more; what the store keeps for now waits in ``unremoved``."""
         for claim in claims:
-            await self.blobs.delete(claim.uri)
+            try:
+                await self.blobs.delete(claim.uri)
+            except Unavailable as error:
+                _log.warning("blob not removed", extra={"uri": claim.uri, "problem": str(error)})
+                if len(self.unremoved) < _MOST_UNREMOVED:
+                    self.unremoved.append(claim.uri)
+
+    async def discard_again(self) -> None:
+        """Remove what could not be removed before. Raises Unavailable at the first that still cannot."""
+        while self.unremoved:
+            await self.blobs.delete(self.unremoved[-1])
+            self.unremoved.pop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +130,11 @@ def state_key(policy_id: PolicyId, kind: str, seq: int, sha256: str) -> str:
     return f"training/{policy_id}/{kind}/{seq}-{sha256[:16]}.safetensors"
 
 
-async def prune_snapshots(blobs: Blobs, session: TrainingSession) -> None:
-    """Remove what a crash left of snapshots before the session's own."""
+async def prune_snapshots(term: LeaseTerm, session: TrainingSession) -> None:
+    """Remove what a crash left of snapshots before the session's own, if the store lists them now."""
     prefix = f"training/{session.policy_id}/snapshots/"
-    keys = [key async for key in blobs.list(prefix)]
-    for key in keys:
-        if int(key.removeprefix(prefix).partition("-")[0]) < session.snapshot_position:
-            await blobs.delete(key)
+    with suppress(Unavailable):
+        keys = [key async for key in term.blobs.list(prefix)]
+        for key in keys:
+            if int(key.removeprefix(prefix).partition("-")[0]) < session.snapshot_position:
+                await term.blobs.delete(key)

@@ -8,7 +8,7 @@ memory.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -18,10 +18,11 @@ from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
-from mint_common.waiting import wait_for_event
+from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation
+from services.trainer.core.parking import retry_seconds
 from services.trainer.core.wave_operations import WavePass, intake_of
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
@@ -41,19 +42,27 @@ _PRUNE_SECONDS = 3600.0
 KEEP_ROWS_SECONDS = 30 * DAY_SECONDS
 """How long operations of closed sessions, and waves that newer ones came after, are known as done: longer
 than the bus keeps what may repeat them."""
+_FORGET_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
 """How long a submission waits for the term to begin: its sender only sees a slower answer."""
 
 
 class Operations:
-    """Takes, drives and answers the operations of one base."""
+    """Takes, drives and answers the operations of one base.
 
-    def __init__(self, parts: OperationParts, lease: Lease) -> None:
+    ``is_broken`` says whether this process ends as what it computes with has died.
+    """
+
+    def __init__(
+        self, parts: OperationParts, lease: Lease, *, is_broken: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_broken = is_broken
         self._parts = parts
         self._lease = lease
         self._drivers: Drivers | None = None
         self._began = asyncio.Event()
+        self._ended = asyncio.Event()
 
     @property
     def info(self) -> TrainerInfo:
@@ -149,15 +158,21 @@ class Operations:
                 group.create_task(self._sweep(term))
                 await drivers.load()
                 self._drivers = drivers
+                self._ended.clear()
                 self._began.set()
                 metrics.LEASE_HELD.set(1)
                 await asyncio.Event().wait()
             finally:
                 self._drivers = None
                 self._began.clear()
+                self._ended.set()
                 metrics.LEASE_HELD.set(0)
                 # What of it is committed is not known any more, and another trainer may go on.
                 self._parts.policies.forget_all()
+                if not self._is_broken():
+                    with suppress(MintError, TimeoutError):
+                        async with asyncio.timeout(_FORGET_SECONDS):
+                            await drivers.forget_attempts()
 
     async def _renew(self, token: int) -> None:
         while True:
@@ -165,17 +180,26 @@ class Operations:
             await self._lease.renew(token)
 
     async def _sweep(self, term: LeaseTerm) -> None:
-        """Delete what has expired: checkpoints, and results that nobody will ask for any more."""
+        """Delete what has expired; a store that fails meanwhile is asked again later."""
+        failures = 0
         while True:
-            now = self._parts.clock.now()
-            await term.discard(await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER))
-            before, forgotten = now - self._parts.settings.result_seconds, _SWEPT_TOGETHER
-            while forgotten == _SWEPT_TOGETHER:
-                forgotten, unused = await self._parts.store.forget_results(
-                    before=before, limit=_SWEPT_TOGETHER
-                )
-                await term.discard(unused)
-            await self._parts.clock.sleep(_SWEEP_SECONDS)
+            try:
+                await self._sweep_once(term)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                _log.warning("not swept", extra={"problem": str(error), "failures": failures})
+            await self._parts.clock.sleep(max(_SWEEP_SECONDS, retry_seconds(failures)))
+
+    async def _sweep_once(self, term: LeaseTerm) -> None:
+        """Delete checkpoints that have expired, and results that nobody will ask for any more."""
+        now = self._parts.clock.now()
+        await term.discard(await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER))
+        before, forgotten = now - self._parts.settings.result_seconds, _SWEPT_TOGETHER
+        while forgotten == _SWEPT_TOGETHER:
+            forgotten, unused = await self._parts.store.forget_results(before=before, limit=_SWEPT_TOGETHER)
+            await term.discard(unused)
+        await term.discard_again()
 
     async def prune(self) -> None:
         """Delete rows that nobody needs any more until cancelled, with or without the lease."""
@@ -206,6 +230,18 @@ class Operations:
     async def began(self) -> None:
         """Wait until this process holds the lease of its base."""
         await self._began.wait()
+
+    async def while_held(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something while this process holds the lease of its base, in each term; until cancelled."""
+        while True:
+            await self.began()
+            working, ended = asyncio.ensure_future(work()), asyncio.ensure_future(self._ended.wait())
+            try:
+                await asyncio.wait((working, ended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancel_all(working, ended)
+            if not working.cancelled():
+                working.result()
 
     async def drivers(self) -> Drivers:
         """Return the drivers of the term, which may be waited for a while. Raises Unavailable."""

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from mint_common.errors import MintError
+from services.trainer.core.operations import Fenced, NotResident
+from services.trainer.core.parking import retry_seconds
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.executor import Executor
 from services.trainer.handlers.lease_term import LeaseTerm
@@ -33,6 +34,7 @@ class Snapshots:
         self._group = group
         self._on_done = on_done
         self._begun_at = term.clock.monotonic()
+        self._failures = 0
 
     @property
     def is_covering(self) -> bool:
@@ -45,7 +47,8 @@ class Snapshots:
         is_resident = self._term.policies.has(self._committer.session.policy_id)
         if self.is_copying or self.is_covering or not is_resident:
             return None
-        return self._begun_at + self._term.settings.snapshot_seconds
+        wait = retry_seconds(self._failures) if self._failures else 0.0
+        return self._begun_at + max(self._term.settings.snapshot_seconds, wait)
 
     def begin(self, position: int) -> None:
         """Begin a snapshot of the state, which is that after a position; training goes on beside it."""
@@ -56,12 +59,19 @@ class Snapshots:
         self._group.create_task(self._store(position, copy))
 
     async def _store(self, position: int, copy: Awaitable[bytes]) -> None:
-        (state,) = await asyncio.gather(copy, return_exceptions=True)
-        if isinstance(state, bytes):
-            await self._committer.settled(position)
-            await self._committer.snapshot(position, state)
-        elif not isinstance(state, MintError):
-            policy_id = self._committer.session.policy_id
-            _log.error("snapshot failed", extra={"policy_id": policy_id}, exc_info=state)
+        (trouble,) = await asyncio.gather(self._stored(position, copy), return_exceptions=True)
+        if isinstance(trouble, Fenced):
+            raise trouble
+        if trouble is None:
+            self._failures = 0
+        elif not isinstance(trouble, NotResident):
+            self._failures += 1
+            extra = {"policy_id": self._committer.session.policy_id, "failures": self._failures}
+            _log.error("snapshot failed", extra=extra, exc_info=trouble)
         self.is_copying = False
         self._on_done()
+
+    async def _stored(self, position: int, copy: Awaitable[bytes]) -> None:
+        state = await copy
+        await self._committer.settled(position)
+        await self._committer.snapshot(position, state)

@@ -14,7 +14,15 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
-from mint_common.events import Event, JobSpec, LoraSpec, PolicyParked, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.events import (
+    Event,
+    JobSpec,
+    LoraSpec,
+    PolicyParked,
+    RevisionExported,
+    TrainingFailed,
+    WaveCompleted,
+)
 from mint_common.events.codec import decode
 from mint_common.events.job import JobData, JobFile
 from mint_common.events.subjects import subjects_of
@@ -212,7 +220,7 @@ class Stage:
     async def trainer(self, **changes: float | str | Path) -> AsyncIterator[Trainer]:
         """Run a trainer in this process until the block ends."""
         async with open_trainer(self.settings.model_copy(update=changes)) as trainer:
-            runs = (trainer.dispatcher.run, trainer.relay.run, trainer.operations.run)
+            runs = (trainer.take_waves, trainer.relay.run, trainer.operations.run)
             work = [asyncio.ensure_future(run()) for run in runs]
             try:
                 yield trainer

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable, Coroutine
 from functools import partial
 from multiprocessing.process import BaseProcess
 
@@ -12,6 +13,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import Unavailable
 from mint_common.runtime.service import run_process
 from services.trainer.app import run
+from services.trainer.core.ranks import ProcessRank
 from services.trainer.settings import TrainerSettings, read_process_rank
 
 # Rank 0 is a fork; each further rank is a new process that imports torch, and deepspeed for ZeRO.
@@ -29,6 +31,7 @@ class MortalTrainer:
         self.settings = settings
         self.rank = read_process_rank({}, settings)
         self.process: BaseProcess | None = None
+        self.run: Callable[[TrainerSettings, ProcessRank], Coroutine[None, None, None]] = run
 
     def client(self) -> TrainerClient:
         """Return a client of it, and of its successors."""
@@ -49,7 +52,7 @@ class MortalTrainer:
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = _FORKS.Process(
-            target=run_process, args=(partial(run, self.settings, self.rank),), daemon=True
+            target=run_process, args=(partial(self.run, self.settings, self.rank),), daemon=True
         )
         self.process.start()
         client = self.client()

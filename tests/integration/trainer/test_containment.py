@@ -1,19 +1,25 @@
 """What goes wrong with one policy stays with it: it is retried, or waits with a reason; all others train."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
 from mint_common.client.trainer import TrainerClient
-from mint_common.events import PolicyParked
-from mint_common.ids import PolicyId
-from mint_common.training import CheckpointRef, Load, Passed, Pending, Save, Stepped
+from mint_common.events import Event, PolicyParked, WaveCompleted
+from mint_common.ids import BaseName, PolicyId
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.postgres import open_pool
+from mint_common.training import CheckpointRef, Load, Operation, Passed, Pending, Save, Saved, Stepped
+from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.policies.tasks import PolicyTask
+from services.trainer.handlers.waves import WaveIntake
 
 from .conftest import Stage
-from .faulty import spoil_blobs, spoil_computing
+from .faulty import Troubles, spoil_blobs, spoil_computing
 from .operating import ADAM, Run, make_pass, serving
+from .test_waves import sessions_of
 
 pytestmark = pytest.mark.integration
 
@@ -164,3 +170,108 @@ async def test_a_checkpoint_that_cannot_be_read_now_is_loaded_later(
         troubles.reads.clear()
         await run.result(seq)
         assert await terms(stage) == 1
+
+
+async def test_a_store_that_fails_beside_training_drops_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer(snapshot_seconds=0, result_seconds=0.1) as trainer, serving(trainer) as client:
+        run = await trained(client, A)
+        await stage.settled(A, step=1)
+        troubles.deletes.add("training/")
+        troubles.writes.add("snapshots")
+        for number in range(3):
+            assert isinstance(await run.do(make_pass(number, data=6000)), Passed)
+            assert isinstance(await run.do(ADAM), Stepped)
+        assert isinstance(await run.do(msgspec.structs.replace(SAVE, ttl_seconds=1)), Saved)
+        assert {"snapshots", "results"} <= {key.split("/")[2] for key in await tried(troubles, "results")}
+        assert await terms(stage) == 1
+        troubles.deletes.clear()
+        troubles.writes.clear()
+        await stage.settled(A, step=4)
+        async with asyncio.timeout(30):
+            while [key async for key in stage.blobs.list("training/") if "/snapshots/" not in key]:
+                await asyncio.sleep(0.1)
+
+
+async def tried(troubles: Troubles, part: str) -> list[str]:
+    """Return the keys that were tried in vain, once one of a kind is among them."""
+    async with asyncio.timeout(20):
+        while not any(part in key for key in troubles.tried):
+            await asyncio.sleep(0.05)
+    return troubles.tried
+
+
+async def test_a_commit_waits_for_the_blob_that_it_needs(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run, other = await trained(client, A), await trained(client, B)
+        troubles.writes.add(f"training/{A}/checkpoints")
+        seq = await run.send(SAVE)
+        assert "does not answer" in await reason(run, seq)
+        assert isinstance(await other.do(SAVE), Saved)
+        troubles.writes.clear()
+        assert isinstance(await run.result(seq), Saved)
+        assert await terms(stage) == 1
+
+
+@pytest.mark.parametrize("last", [make_pass(1, backward=False), SAVE], ids=["pass", "save"])
+async def test_a_policy_leaves_memory_when_nothing_more_arrives(stage: Stage, last: Operation) -> None:
+    changes = {
+        "snapshot_seconds": 0.1,
+        "session_idle_seconds": 0.3,
+        "resident_policies": 1,
+        "host_policies": 1,
+    }
+    async with stage.trainer(**changes) as trainer, serving(trainer) as client:
+        for number in range(5):
+            policy_id = PolicyId(f"policy_{number}")
+            run = await trained(client, policy_id)
+            await stage.settled(policy_id, step=1)
+            await run.do(last)
+        async with asyncio.timeout(30):
+            while sum((await sessions_of(trainer))["in_memory"].values()) > 2:
+                await asyncio.sleep(0.1)
+
+
+async def test_a_trainer_without_the_lease_takes_no_waves(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[object] = []
+    take = WaveIntake.on_wave_completed
+
+    async def recorded(self: WaveIntake, wave: WaveCompleted) -> Sequence[Event]:
+        taken.append(wave)
+        return await take(self, wave)
+
+    monkeypatch.setattr(WaveIntake, "on_wave_completed", recorded)
+    pool = await open_pool(stage.settings.postgres.dsn, schema="trainer")
+    lease = PostgresLease(pool, base=BaseName("tiny"), ttl_seconds=10.0, clock=SystemClock())
+    async with stage.trainer() as trainer:
+        await trainer.operations.began()
+        holding = asyncio.create_task(hold(lease))
+        await stage.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON database = pg_database.oid"
+            " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+        )
+        async with asyncio.timeout(30):
+            while trainer.operations.info.has_lease:
+                await asyncio.sleep(0.1)
+        await stage.publish(await stage.wave(1))
+        await asyncio.sleep(2.0)
+        assert not taken
+        holding.cancel()
+        await stage.exported(1)
+        assert taken
+    await pool.close()
+
+
+async def hold(lease: PostgresLease) -> None:
+    """Take the lease, and hold it until cancelled."""
+    async with lease.held() as token:
+        while True:
+            await lease.renew(token)
+            await asyncio.sleep(0.5)

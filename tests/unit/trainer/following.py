@@ -1,7 +1,7 @@
 """Rank 1 beside the tests, which are rank 0: a process that holds its part of one base after another.
 
 Its arguments are the port of rank 0's store; a line of its input is a sharding, a folder, a dtype,
-and whether layers are computed again.
+and whether layers are computed again. Lines of `full_memory.py`'s lengths are too much for it.
 """
 
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     import torch
+    from full_memory import fill_memory
 
     from services.trainer.adapters.distributed.follower import follow
     from services.trainer.adapters.distributed.ranks import find_store, joined_ranks
@@ -24,4 +25,6 @@ if __name__ == "__main__":
             sharding, folder, dtype, checkpointing = line.split()
             placement = Placement(dtype=dtype, checkpointing=checkpointing)
             setup = RankSetup(folder=Path(folder), sharding=sharding, placement=placement)
-            follow(load_sharded(setup, ranks), ranks)
+            passes = load_sharded(setup, ranks)
+            fill_memory(passes.base)
+            follow(passes, ranks)

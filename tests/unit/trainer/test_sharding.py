@@ -32,10 +32,11 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.core.lines import LineTokens
 from services.trainer.core.placement import ON_CPU, Placement
-from services.trainer.core.ranks import ProcessRank, RankLost, RankSetup, Sharding
+from services.trainer.core.ranks import ProcessRank, RankFault, RankLost, RankSetup, Sharding
 
 from .conftest import TINY
 from .families import describe_family, everything
+from .full_memory import TOO_LONG, TOO_LONG_BACKWARD, fill_memory
 from .managed import Work, step_policies
 from .test_batched_steps import GRPO, SFT
 from .test_families import batch_of, lines_of, rows_of
@@ -291,3 +292,32 @@ def test_a_sharding_that_does_not_fit_the_base_is_refused(pair: Pair, tmp_path: 
     (tmp_path / "sparse" / BASE_FILE).write_bytes(msgspec.json.encode(facts))
     with pytest.raises(SettingInvalid, match="MINT_TRAINER_SHARDING: tensor does not cut DeepseekV32"):
         load_sharded(RankSetup(folder=tmp_path / "sparse", sharding="tensor"), pair.ranks)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("length", [TOO_LONG, TOO_LONG_BACKWARD])
+def test_a_rank_whose_memory_is_full_fails_the_pass_and_loses_no_rank(
+    rank: int, length: int, pair: Pair
+) -> None:
+    one = load_base(TINY)
+    expected_T, expected = scored(one, one)
+    with pair.base("data", TINY) as (base, _):
+        if rank == 0:
+            fill_memory(base._passes.base)  # of this process's rank
+        lengths = (length, 12) if rank == 0 else (12, length)
+        lines = [line_of(count) for count in lengths]
+        policy = new_lora(one.facts, everything(one.facts))
+        for _ in range(2):
+            with pytest.raises(RankFault):
+                base.score(lines, [policy]).logprobs_T.sum().backward()
+        found_T, found = scored(base, one)
+    assert torch.allclose(found_T, expected_T, atol=1e-5, rtol=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def line_of(length: int) -> LineTokens:
+    """Return a line of so many tokens."""
+    return LineTokens(
+        policy=0, token_L=np.arange(3, 3 + length), where_T=np.array([0, 5]), targets=np.array([7, 8])
+    )

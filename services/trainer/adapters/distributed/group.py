@@ -67,6 +67,10 @@ class RankGroup:
         )
         return base
 
+    def is_lost(self) -> bool:
+        """Return whether the ranks no longer work together."""
+        return self._lost.done()
+
     async def watch(self) -> None:
         """Wait for ever. Raises RankLost when the ranks no longer work together."""
         await asyncio.wrap_future(self._lost)

@@ -2,13 +2,17 @@
 
 Invariants: rank 0's gradient of a policy is that of the whole micro-batch over the whole base. What a rank
 computes for itself alone (its lines, its slices, its experts) is summed; what every rank computes alike is
-counted once, at rank 0. X = rows of scores, T = target tokens.
+counted once, at rank 0. Where ranks hold the whole base, what one cannot compute (its memory is full) is an
+error of the pass that all of them raise; elsewhere the others are in the middle of an exchange with it, and
+the ranks are lost. X = rows of scores, T = target tokens.
 """
 # ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +23,11 @@ from services.trainer.adapters.lora.modules import WHOLE
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.model.scoring import TokenScores
+from services.trainer.core.ranks import RankFault
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +43,13 @@ class _Pass:
 class Passes:
     """The open passes of one rank over its part of the base."""
 
-    def __init__(self, base: ResidentBase, ranks: Ranks, *, splits_lines: bool) -> None:
+    def __init__(
+        self, base: ResidentBase, ranks: Ranks, *, splits_lines: bool, has_whole_base: bool = False
+    ) -> None:
         self.base = base
         self._ranks = ranks
         self._splits_lines = splits_lines
+        self._has_whole_base = has_whole_base
         self._open: dict[int, _Pass] = {}
         self._shared = {slot.name for slot in base.slots if slot.share is not WHOLE}
 
@@ -51,15 +63,22 @@ class Passes:
         return self.base.chunks_of(max(part.targets for part in parts))
 
     def score(self, order: Forward, leaves: Sequence[Tensor] = ()) -> TokenScores:
-        """Compute this rank's part; rank 0 gives the leaves and gets the scores of all lines."""
+        """Compute this rank's part; rank 0 gives the leaves and gets the scores of all lines.
+
+        Raises RankFault.
+        """
         self._forget(order.open_passes)
         policies = self._policies(order, leaves)
         begin, job = self._own(order.job)
         # A rank without a line of its own still takes part in gathering the base's weights.
         counts = job.targets > 0
         lines = job.lines if counts else order.job.lines[:1]
-        with torch.set_grad_enabled(order.number is not None):
-            scored = self.base.score(lines, policies, width=job.width, chunks=order.chunks)
+
+        def computed() -> TokenScores:
+            with torch.set_grad_enabled(order.number is not None):
+                return self.base.score(lines, policies, width=job.width, chunks=order.chunks)
+
+        scored = self._together(computed)
         if order.number is not None:
             self._open[order.number] = _Pass(
                 logprobs_T=scored.logprobs_T,
@@ -74,17 +93,38 @@ class Passes:
         )
 
     def differentiate(self, order: Backward, gradient_T: Tensor | None = None) -> list[Tensor]:
-        """Close a pass; rank 0 gives the gradients of the targets and gets those of the leaves, flat."""
+        """Close a pass; rank 0 gives the gradients of the targets and gets those of the leaves, flat.
+
+        Raises RankFault.
+        """
         self._forget(order.open_passes | {order.number})
         one = self._open.pop(order.number)
         shape = (order.targets, *one.logprobs_T.shape[1:])
         flat_T = None if gradient_T is None else gradient_T.flatten()
         gradient_T = self._ranks.hand_out(flat_T, math.prod(shape)).view(shape)
         own_T = gradient_T[one.begin :][: len(one.logprobs_T)] if one.counts else None
-        one.logprobs_T.backward(torch.zeros_like(one.logprobs_T) if own_T is None else own_T)
+        start_T = torch.zeros_like(one.logprobs_T) if own_T is None else own_T
+        self._together(lambda: one.logprobs_T.backward(start_T))
         flat = torch.cat([self._gradient(policy, counts=one.counts) for policy in one.policies])
         self._ranks.sum_up(flat)
         return list(flat.cpu().split([policy.layout.size for policy in one.policies]))
+
+    def _together(self, compute: Callable[[], T]) -> T:
+        """Compute something that every rank computes at the same time. Raises RankFault when one cannot."""
+        if not self._has_whole_base:
+            return compute()
+        done: list[T] = []
+        problem = ""
+        try:
+            done.append(compute())
+        except (RuntimeError, MemoryError) as error:
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            _log.warning("rank cannot compute its part", extra={"rank": self._ranks.rank, "problem": problem})
+        # Past the handler: an error that is still handled holds what the computation had in memory.
+        failed = self._ranks.failed(here=not done)
+        if failed is None:
+            return done[0]
+        raise RankFault(problem or f"rank {failed} could not compute its part")
 
     def _forget(self, kept: frozenset[int]) -> None:
         for number in self._open.keys() - kept:

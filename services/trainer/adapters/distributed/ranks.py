@@ -59,6 +59,12 @@ class Ranks:
             return None
         return torch.cat([piece[..., :width] for piece, width in zip(pieces, widths, strict=True)], dim=-1)
 
+    def failed(self, *, here: bool) -> int | None:
+        """Return a rank that has failed, None if there is none; each rank says whether it has."""
+        last = torch.tensor(self.rank if here else -1)
+        dist.all_reduce(last, op=dist.ReduceOp.MAX)
+        return None if int(last) < 0 else int(last)
+
     def sum_up(self, tensor: Tensor) -> None:
         """Add the ranks' tensors into rank 0's."""
         dist.reduce(tensor, dst=0)

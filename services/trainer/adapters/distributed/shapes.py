@@ -29,7 +29,7 @@ def load_sharded(setup: RankSetup, ranks: Ranks) -> Passes:
     base.device = ranks.device
     if checkpoints(placement, base.facts, free_bytes=base.free_bytes):
         base.checkpoint_layers()
-    return Passes(base, ranks, splits_lines=sharding in SPLITS_LINES)
+    return Passes(base, ranks, splits_lines=sharding in SPLITS_LINES, has_whole_base=sharding == "data")
 
 
 def shard_layers(base: ResidentBase, mesh: DeviceMesh) -> None:

@@ -32,7 +32,7 @@ from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, widest
-from services.trainer.core.ranks import RankLost
+from services.trainer.core.ranks import RankFault, RankLost
 
 _PULSES = 10
 """How often idle ranks hear of rank 0 before they would give it up."""
@@ -74,7 +74,7 @@ class ShardedBase:
     def score(
         self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> TokenScores:
-        """Return the scores of the lines' targets, line after line. Raises RankLost."""
+        """Return the scores of the lines' targets, line after line. Raises RankFault, RankLost."""
         read = tuple(line.read() for line in lines)
         numbers = dict.fromkeys(line.policy for line in read)
         scoring = {} if policies is None else {number: policies[number] for number in numbers}
@@ -99,7 +99,7 @@ class ShardedBase:
         return replace(scored, logprobs_T=_Spread.apply(self, ticket, scored.logprobs_T, *leaves))
 
     def differentiate(self, number: int, gradient_T: Tensor) -> list[Tensor]:
-        """Return the gradients of a pass's leaves, once. Raises RankLost."""
+        """Return the gradients of a pass's leaves, once. Raises RankFault, RankLost."""
         assert self._passes.holds(number), "a score gives its gradients once"
         order = Backward(number=number, targets=len(gradient_T), open_passes=frozenset(self._tickets))
         with self._said(order):
@@ -122,6 +122,9 @@ class ShardedBase:
             try:
                 self._ranks.say(order)
                 yield
+            except RankFault:  # the ranks have agreed about it
+                self._lost = None
+                raise
             except RuntimeError as error:  # what torch.distributed raises, and what a full device does
                 self._lost = RankLost(base=self.facts.name, problem=_first_line(error))
                 raise self._lost from error
