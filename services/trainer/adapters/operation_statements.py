@@ -17,7 +17,7 @@ ADD = f"""
     SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
 """  # noqa: S608  # constants
 WHY_NOT = """
-    SELECT training.tenant_id, is_managed, operations.digest FROM training
+    SELECT training.tenant_id, is_managed, closed_at, operations.digest FROM training
     LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
     WHERE training.policy_id = $1
 """
@@ -94,6 +94,20 @@ OLD_WAVE = """
     taken_at < to_timestamp($1) AND EXISTS (
         SELECT FROM waves newer WHERE newer.job_id = waves.job_id AND newer.job_step > waves.job_step
     )
+ORPHANS = """
+    SELECT key FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[])
+        AS one (key, policy_id, kind, number)
+    JOIN training USING (policy_id)
+    WHERE base = $1 AND snapshot ->> 'uri' IS DISTINCT FROM key
+        AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE claim ->> 'uri' = key)
+        AND NOT EXISTS (
+            SELECT 1 FROM operations WHERE operations.policy_id = one.policy_id AND seq = number
+                AND CASE kind
+                    WHEN 'operations' THEN payload IS NOT NULL AND payload_is_claim
+                    WHEN 'results' THEN result IS NOT NULL AND result_is_claim
+                    ELSE false
+                END
+        )
 """
 HELD = """
     SELECT held FROM (

@@ -24,6 +24,7 @@ from services.trainer.core.operations import (
     NewOperation,
     Packed,
     Snapshot,
+    StateKey,
     StoredOperation,
     TrainingSession,
     writer_of,
@@ -134,7 +135,12 @@ class PostgresOperations:
             return False
         if row["digest"] is not None:
             return OperationConflict(policy_id=operation.policy_id, seq=operation.seq)
-        return SessionClosed(policy_id=operation.policy_id)
+        return row["closed_at"] is None or SessionClosed(policy_id=operation.policy_id)
+
+    async def check(self, operation: NewOperation) -> bool | MintError:
+        """Return what would become of an operation."""
+        async with acquired(self._pool) as connection:
+            return await self._why_not(connection, operation, is_managed=False)
 
     async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
         """Return the outcome of a client's operation."""
@@ -293,6 +299,12 @@ class PostgresOperations:
         """Return the revisions that are not to be collected."""
         rows = await self._pool.fetch(statements.HELD, self._base, now, after, limit)
         return [Digest(row[0]) for row in rows]
+
+    async def orphans(self, keys: Sequence[StateKey]) -> list[str]:
+        """Return keys that no row names."""
+        columns = [[key.key for key in keys], [key.policy_id for key in keys], [key.kind for key in keys]]
+        rows = await self._pool.fetch(statements.ORPHANS, self._base, *columns, [key.number for key in keys])
+        return [row["key"] for row in rows]
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
         """Forget old results; the rows stay, so that a repetition is known as one."""

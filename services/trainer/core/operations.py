@@ -1,5 +1,6 @@
 """Training sessions and the operations that drive them, as the database knows them."""
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -117,6 +118,28 @@ class Snapshot:
     policy_id: PolicyId
     position: int
     claim: Claim
+
+
+STATE_PREFIX = "training/"
+_STATE_KEY = re.compile(r"training/([^/]+)/(operations|results|snapshots|checkpoints)/(\d{1,18})(-[^/]*)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateKey:
+    """Where bytes of a policy's log or state are stored; ``number`` is an operation's, or a position."""
+
+    key: str
+    policy_id: PolicyId
+    kind: str
+    number: int
+
+
+def read_state_key(key: str) -> StateKey | None:
+    """Return what a key of the blob store says, None for one that is not of a policy's log or state."""
+    if (found := _STATE_KEY.fullmatch(key)) is None:
+        return None
+    policy_id, kind, number, _ = found.groups()
+    return StateKey(key=key, policy_id=PolicyId(policy_id), kind=kind, number=int(number))
 
 
 UNEXPORTED = Digest("")

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 
@@ -21,13 +22,21 @@ from mint_common.training import Export, Open, Pending, SessionRecord, Submissio
 from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
-from services.trainer.core.operations import NewOperation
+from services.trainer.core.operations import NewOperation, Packed
 from services.trainer.core.parking import retry_seconds
 from services.trainer.core.wave_operations import WavePass, intake_of
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import read_operation
-from services.trainer.handlers.lease_term import LeaseTerm, OperationParts, operation_key, pack, unpack
+from services.trainer.handlers.lease_term import (
+    INLINE_BYTES,
+    LeaseTerm,
+    OperationParts,
+    operation_key,
+    pack,
+    unpack,
+)
+from services.trainer.handlers.orphans import WALK_SECONDS, Orphans
 from services.trainer.ports.operations import Lease
 
 _log = logging.getLogger(__name__)
@@ -86,11 +95,16 @@ class Operations:
             tenant_id=submission.tenant_id,
             kind=str(operation.__struct_config__.tag),
             digest=digest,
-            payload=await pack(self._parts.blobs, key, encoded),
+            payload=Packed(data=encoded),
             submitted_at=self._parts.clock.now(),
             opens=operation if isinstance(operation, Open) else None,
         )
-        outcome = await drivers.add(new, operation)
+        outcome: bool | MintError = True
+        if len(encoded) > INLINE_BYTES:  # a blob that no row would name is not stored
+            outcome = await self._parts.store.check(new)
+        if outcome is True:
+            new = replace(new, payload=await pack(self._parts.blobs, key, encoded))
+            outcome = await drivers.add(new, operation)
         if isinstance(outcome, MintError):
             raise outcome
         if not outcome and isinstance(operation, Export):
@@ -156,6 +170,7 @@ class Operations:
                 group.create_task(drivers.run())
                 group.create_task(self._renew(token))
                 group.create_task(self._sweep(term))
+                group.create_task(self._collect(term))
                 await drivers.load()
                 self._drivers = drivers
                 self._ended.clear()
@@ -210,6 +225,18 @@ class Operations:
         await run_periodically(
             prune, name="prune operations", every_seconds=_PRUNE_SECONDS, clock=self._parts.clock
         )
+
+    async def _collect(self, term: LeaseTerm) -> None:
+        """Remove blobs that no row names, now and then."""
+        orphans = Orphans(term)
+        while True:
+            await self._parts.clock.sleep(WALK_SECONDS)
+            try:
+                removed = await orphans.walk()
+            except Unavailable as error:
+                _log.warning("orphans not collected", extra={"problem": str(error)})
+            else:
+                _log.info("orphans collected", extra={"removed": removed})
 
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> list[str]:
         """Let records of ended jobs go: see `TrainerClient.release_records`."""

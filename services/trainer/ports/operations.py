@@ -13,6 +13,7 @@ from services.trainer.core.operations import (
     NewOperation,
     Packed,
     Snapshot,
+    StateKey,
     StoredOperation,
     TrainingSession,
 )
@@ -49,6 +50,10 @@ class OperationStore(Protocol[Connection_contra]):
         A repetition is no error and changes nothing. OperationConflict: its number is taken by another one;
         NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
         """
+        ...
+
+    async def check(self, operation: NewOperation) -> bool | MintError:
+        """Return what `add` would, as things are now, and store nothing."""
         ...
 
     async def add_within(self, connection: Connection_contra, token: int, wave: NewWave) -> None:
@@ -121,6 +126,10 @@ class OperationStore(Protocol[Connection_contra]):
 
     async def held_revisions(self, *, now: float, after: str = "", limit: int | None = None) -> list[Digest]:
         """Return the revisions that open sessions of the base exported last, or checkpoints are; in order."""
+        ...
+
+    async def orphans(self, keys: Sequence[StateKey]) -> list[str]:
+        """Return which keys, of policies of this base, no row names."""
         ...
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:

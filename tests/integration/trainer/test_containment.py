@@ -7,13 +7,26 @@ import msgspec
 import pytest
 
 from mint_common.client.trainer import TrainerClient
+from mint_common.errors import NotFound
 from mint_common.events import Event, PolicyParked, WaveCompleted
 from mint_common.ids import BaseName, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.postgres import open_pool
-from mint_common.training import CheckpointRef, Load, Operation, Passed, Pending, Save, Saved, Stepped
+from mint_common.training import (
+    CheckpointRef,
+    Close,
+    Load,
+    Operation,
+    Passed,
+    Pending,
+    Save,
+    Saved,
+    SessionClosed,
+    Stepped,
+)
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.policies.tasks import PolicyTask
+from services.trainer.handlers import operations
 from services.trainer.handlers.waves import WaveIntake
 
 from .conftest import Stage
@@ -275,3 +288,36 @@ async def hold(lease: PostgresLease) -> None:
         while True:
             await lease.renew(token)
             await asyncio.sleep(0.5)
+
+
+async def test_what_is_refused_leaves_no_payload(stage: Stage) -> None:
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run = await trained(client, A)
+        await run.do(Close())
+        big, missing = make_pass(1, data=4000), Run(client, B, seq=1)
+        for refused, error in ((run, SessionClosed), (missing, NotFound)):
+            with pytest.raises(error):
+                await refused.send(big)
+        assert not [key async for key in stage.blobs.list("training/") if "/operations/" in key]
+
+
+async def test_what_a_crash_left_is_collected_by_the_second_walk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "WALK_SECONDS", 0.5)
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        run = await trained(client, A)
+        await run.do(SAVE)
+        await run.do(make_pass(1, data=6000))
+        await stage.settled(A, step=1)
+        kept = [key async for key in stage.blobs.list(f"training/{A}/")]
+        orphans = [f"training/{A}/{name}" for name in ("operations/77-ab", "results/2", "snapshots/9-x")]
+        elsewhere = ["training/policy_of_others/results/2", f"training/{A}/notes/2"]
+        for key in (*orphans, *elsewhere):
+            await stage.blobs.put(key, b"left")
+        async with asyncio.timeout(30):
+            while [
+                key for key in orphans if key in [one async for one in stage.blobs.list(f"training/{A}/")]
+            ]:
+                await asyncio.sleep(0.1)
+        assert {one async for one in stage.blobs.list("training/")} == {*kept, *elsewhere}

@@ -1,0 +1,47 @@
+"""Removes what a crash between a blob and its row has left below `training/`.
+
+A key goes when two walks in a row find no row that names it: what is stored now has its row long before the
+second. Only keys of policies that have a session here are looked at.
+"""
+
+from collections.abc import Sequence
+
+from services.trainer.core.operations import STATE_PREFIX, StateKey, read_state_key
+from services.trainer.handlers.lease_term import LeaseTerm
+
+WALK_SECONDS = 3600.0
+_TOGETHER = 500
+_PAUSE_SECONDS = 0.1
+_MOST_SEEN = 100_000
+
+
+class Orphans:
+    """What the walk before has found."""
+
+    def __init__(self, term: LeaseTerm) -> None:
+        self._term = term
+        self._seen: set[str] = set()
+
+    async def walk(self) -> int:
+        """Look at every key; return how many were removed. Raises Unavailable."""
+        found: set[str] = set()
+        removed = 0
+        some: list[StateKey] = []
+        async for key in self._term.blobs.list(STATE_PREFIX):
+            if (read := read_state_key(key)) is not None:
+                some.append(read)
+            if len(some) == _TOGETHER:
+                removed += await self._look(some, found)
+                some = []
+        removed += await self._look(some, found)
+        self._seen = found
+        return removed
+
+    async def _look(self, keys: Sequence[StateKey], found: set[str]) -> int:
+        orphans = await self._term.store.orphans(keys)
+        old = [key for key in orphans if key in self._seen]
+        for key in old:
+            await self._term.blobs.delete(key)
+        found.update(orphans[: max(0, _MOST_SEEN - len(found))])
+        await self._term.clock.sleep(_PAUSE_SECONDS)
+        return len(old)
