@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from mint_common.claims import Claim
+from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import MintError
 from mint_common.events.job import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
@@ -309,6 +309,14 @@ class TrainerInfo(msgspec.Struct, frozen=True):
 
     base: BaseName
     has_lease: bool = False
+
+
+class Resumption(msgspec.Struct, frozen=True):
+    """Let a policy go on from a revision of it, with a new optimizer, whatever was stored of its training."""
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    revision: RevisionRef
 
 
 class MergeRequest(msgspec.Struct, frozen=True):

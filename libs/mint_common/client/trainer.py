@@ -17,6 +17,7 @@ from mint_common.training import (
     CheckpointRef,
     MergeRequest,
     Outcome,
+    Resumption,
     SessionRecord,
     Submission,
     TrainerInfo,
@@ -85,6 +86,16 @@ class TrainerClient:
         """Return a policy's training session. Raises NotFound."""
         path = path_of("internal", "training", policy_id)
         return self._read(await self._http.exchange("GET", path), SessionRecord)
+
+    async def resume(self, resumption: Resumption) -> Outcome:
+        """Let a policy go on from a revision, and return what came of it; Pending after a while.
+
+        Idempotent until the policy is trained again. Raises NotFound when it has no training session,
+        SessionClosed.
+        """
+        body = msgspec.msgpack.encode(resumption)
+        answer = await self._http.exchange("POST", "/internal/training/resume", body)
+        return self._read(answer, Outcome)  # type: ignore[arg-type]  # mypy does not accept a union as a type
 
     async def digests(self) -> frozenset[Digest]:
         """Return the exports that the trainer's sessions go on from, and those that its checkpoints are."""

@@ -94,6 +94,7 @@ OLD_WAVE = """
     taken_at < to_timestamp($1) AND EXISTS (
         SELECT FROM waves newer WHERE newer.job_id = waves.job_id AND newer.job_step > waves.job_step
     )
+"""
 ORPHANS = """
     SELECT key FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[])
         AS one (key, policy_id, kind, number)

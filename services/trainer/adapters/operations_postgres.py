@@ -39,7 +39,9 @@ class PostgresOperations:
         self._pool = pool
         self._base = base
 
-    async def add(self, token: int, operations: Sequence[NewOperation]) -> list[bool | MintError]:
+    async def add(
+        self, token: int, operations: Sequence[NewOperation], *, is_managed: bool = False
+    ) -> list[bool | MintError]:
         """Store operations in one statement; each that opens a session has a transaction of its own."""
         plain = [one for one in operations if one.opens is None]
         outcomes: dict[int, bool | MintError] = {}
@@ -48,7 +50,7 @@ class PostgresOperations:
                 outcomes[id(one)] = await self._open(token, one)
         if plain:
             async with acquired(self._pool) as connection:
-                outcomes |= await self._add(connection, token, plain)
+                outcomes |= await self._add(connection, token, plain, is_managed=is_managed)
         return [outcomes[id(one)] for one in operations]
 
     async def _open(self, token: int, operation: NewOperation) -> bool | MintError:

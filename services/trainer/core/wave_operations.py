@@ -21,6 +21,7 @@ from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
+    UNNUMBERED,
     Close,
     Distill,
     Load,
@@ -41,13 +42,15 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 """AdamW's, of managed jobs."""
 
 
-class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision"):
+class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision", omit_defaults=True):
     """Go on from a published revision's weights; the optimizer's state stays.
 
-    None: go back to before the first step.
+    None: go back to before the first step. ``anew``: nothing of the state before is needed, which may be
+    lost; the optimizer's state is a new one.
     """
 
     revision: RevisionRef | None
+    anew: bool = False
 
 
 class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True):
@@ -86,7 +89,7 @@ LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
 def begins_anew(operation: LoggedOperation) -> bool:
     """Return whether an operation needs nothing of the state before it."""
     return isinstance(operation, Open | Close) or (
-        isinstance(operation, LoadRevision) and operation.revision is None
+        isinstance(operation, LoadRevision) and (operation.anew or operation.revision is None)
     )
 
 
@@ -133,6 +136,25 @@ class NewWave:
             for seq, operation in self.operations.items()
             for encoded in [msgspec.msgpack.encode(operation)]
         ]
+
+
+def plan_resumption(
+    session: TrainingSession, revision: RevisionRef, *, now: float
+) -> tuple[NewOperation, LoadRevision]:
+    """Return what lets a policy go on from a revision; until it is executed, a repetition is the same."""
+    operation = LoadRevision(revision=revision, anew=True)
+    encoded = msgspec.msgpack.encode(operation)
+    name = hashlib.sha256(f"resume/{revision.digest}/{session.position}".encode()).digest()
+    new = NewOperation(
+        policy_id=session.policy_id,
+        seq=UNNUMBERED + (int.from_bytes(name[:8], "big") >> 2),
+        tenant_id=session.tenant_id,
+        kind=str(operation.__struct_config__.tag),
+        digest=hashlib.sha256(encoded).digest(),
+        payload=Packed(data=encoded),
+        submitted_at=now,
+    )
+    return new, operation
 
 
 def intake_of(wave_id: WaveId) -> str:

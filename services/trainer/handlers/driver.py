@@ -8,7 +8,6 @@ restored now parks this policy, and no other.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -33,8 +32,8 @@ from services.trainer.core.operations import (
     TrainingSession,
 )
 from services.trainer.core.refusals import CheckpointLost
-from services.trainer.core.sequence_buffer import SequenceBuffer
 from services.trainer.core.wave_operations import (
+    LoadRevision,
     LoggedOperation,
     WaveExport,
     WavePass,
@@ -49,6 +48,7 @@ from services.trainer.handlers.executor import Executor, StateResult, decoded, w
 from services.trainer.handlers.lease_term import LeaseTerm
 from services.trainer.handlers.parking import Parking
 from services.trainer.handlers.snapshots import Snapshots
+from services.trainer.handlers.turns import Turns
 from services.trainer.handlers.under_way import UnderWay
 from services.trainer.ports.policies import StateExport
 
@@ -83,12 +83,11 @@ class Driver:
             on_committed=self._forget,
         )
         self._executor = Executor(term, self._committer, lambda: self._committer.settled(self._position))
-        self._buffer = SequenceBuffer(next_seq=session.next_seq)
+        self._turns = Turns(term.clock, session.next_seq, hold_seconds=term.settings.hold_seconds)
         self._live: dict[int, LoggedOperation | StoredOperation] = {}
         self._batches: dict[int, WaveBatch] = {}
         self._refused: set[int] = set()
         self.attempts = Attempts(term, session.policy_id)
-        self._due: deque[int] = deque()
         self._under_way = UnderWay()
         self._is_working = False
         self._idle = asyncio.Event()
@@ -132,7 +131,7 @@ class Driver:
             self._idle.clear()
             self._live[seq] = operation
             self._committer.note_trace(seq)
-            self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
+            self._turns.arrive(seq)
         self._advance()
 
     def take_over(self, found: Iterable[StoredOperation]) -> None:
@@ -144,12 +143,12 @@ class Driver:
 
     def skip(self, seq: int) -> None:
         """Wait for a number no longer: what was to have it was refused."""
-        self._buffer = self._buffer.skip(seq)
+        self._turns.skip(seq)
         self._advance()
 
     def held_by(self, seq: int) -> int | None:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""
-        return self._buffer.next_seq if seq in self._buffer.waiting and seq > self._buffer.next_seq else None
+        return self._turns.held_by(seq)
 
     def cover(self) -> None:
         """See to it that a snapshot comes to cover all that was executed, also when nothing more arrives."""
@@ -187,10 +186,11 @@ class Driver:
 
     def _advance(self) -> None:
         """Begin all that can begin now."""
-        clock, hold = self._term.clock, self._term.settings.hold_seconds
-        if self._buffer.waiting:
-            released, self._buffer = self._buffer.release(now=clock.monotonic(), hold_seconds=hold)
-            self._due.extend(released)
+        for seq in self._turns.release():
+            operation = self._live[seq]
+            if self.parking.parked and isinstance(operation, LoadRevision) and operation.anew:
+                self.parking.end()  # with what this policy waits for
+                self._turns.put_back(seq)
         is_snapshot_due = self._is_past(self._snapshot_due)
         if is_snapshot_due and self._is_at_rest:
             self._snapshots.begin(self._position)
@@ -206,10 +206,10 @@ class Driver:
             self._news.set()
 
     def _next_moment(self) -> float | None:
-        moments = [self._buffer.due(hold_seconds=self._term.settings.hold_seconds), self._end_due()]
+        moments = [self._turns.release_at, self._end_due()]
         if self._is_at_rest:
             moments.append(self._snapshot_due)
-            moments.append(self.parking.retry_at if self._due else None)
+            moments.append(self.parking.retry_at if self._turns else None)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -237,14 +237,14 @@ class Driver:
         return self._worked_at + self._term.settings.idle_seconds
 
     def _begin_due(self) -> None:
-        while self._due and not (self._is_working or self._under_way.is_void or self.parking.retry_at):
-            if self._can_compute(self._due[0]):
-                self._compute(self._due.popleft())
+        while self._turns and not (self._is_working or self._under_way.is_void or self.parking.retry_at):
+            if self._can_compute(self._turns.first):
+                self._compute(self._turns.take())
             elif self._under_way:
                 return
             else:
                 self._is_working = True
-                self._group.create_task(self._work(self._due.popleft()))
+                self._group.create_task(self._work(self._turns.take()))
 
     def _can_compute(self, seq: int) -> bool:
         """Return whether an operation can go to the scheduler behind what is under way."""
@@ -274,7 +274,7 @@ class Driver:
         """Take the results that are there of what is under way."""
         while self._under_way.has_result:
             again = self._under_way.take(self._finish_computed)
-            self._due.extendleft(reversed(again))
+            self._turns.put_back(*again)
             self._advance()
 
     def _finish_computed(self, seq: int, result: object) -> bool:
@@ -288,7 +288,7 @@ class Driver:
         self._worked_at = self._term.clock.monotonic()
         (result,) = await asyncio.gather(self._work_on(seq), return_exceptions=True)
         if result is None or not self._finish(seq, result):
-            self._due.appendleft(seq)
+            self._turns.put_back(seq)
         self._is_working = False
         self._advance()
 
@@ -299,9 +299,7 @@ class Driver:
         self.attempts.check(seq)
         operation, is_apart = await self._read(seq), self.attempts.is_apart(seq)
         if not begins_anew(operation) and (trouble := await self._restore(alone=is_apart)):
-            if isinstance(trouble, CheckpointLost):
-                raise trouble
-            return None
+            return trouble if isinstance(trouble, CheckpointLost) else None
         if isinstance(operation, WavePass) and seq not in self._batches:
             self._batches[seq] = await self._executor.ready(operation)
         work = self._batches.get(seq) or operation
@@ -381,7 +379,7 @@ class Driver:
         assert isinstance(export, WaveExport), export
         operations = [self._executed_as(seq, error) for seq in seqs]
         self._refused.update(seqs)
-        self._due = deque(seq for seq in self._due if seq not in self._refused)
+        self._turns.drop(seqs)
         self._committer.put(RefusedWave(operations=operations, export=export, error=error))
 
     def _forget(self, seq: int) -> None:

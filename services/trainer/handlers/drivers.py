@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from mint_common.claims import Claim
+from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import NewOperation, StoredOperation
-from services.trainer.core.wave_operations import LoggedOperation, NewWave
+from services.trainer.core.operations import NewOperation, StoredOperation, TrainingSession
+from services.trainer.core.wave_operations import LoggedOperation, NewWave, plan_resumption
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
 from services.trainer.handlers.group_commit import GroupCommit
@@ -60,6 +60,19 @@ class Drivers:
     async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
         """Store an operation and hand it on; return whether it is new, or why not."""
         return await self._adding.put((new, operation))
+
+    async def resume(self, session: TrainingSession, revision: RevisionRef) -> int:
+        """Let a policy go on from a revision, whatever is known of its state; return the operation's number.
+
+        Raises SessionClosed, NotFound.
+        """
+        new, operation = plan_resumption(session, revision, now=self._term.clock.now())
+        (outcome,) = await self._term.store.add(self._term.token, [new], is_managed=session.is_managed)
+        if isinstance(outcome, MintError):
+            raise outcome
+        if outcome:
+            (await self._driver(session.policy_id)).arrive([(new.seq, operation)])
+        return new.seq
 
     async def append(self, wave: NewWave, cause: str, *, records: Mapping[Claim, Batch]) -> None:
         """Store a wave's operations in the transaction that takes its event in, and hand them on.

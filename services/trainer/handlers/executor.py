@@ -37,6 +37,7 @@ from services.trainer.core.wave_operations import (
     LoggedOperation,
     WaveExport,
     WavePass,
+    begins_anew,
     changes_state,
 )
 from services.trainer.handlers.committer import Committer
@@ -195,7 +196,7 @@ class Executor:
                 if isinstance(operation, Load):
                     step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
                 else:
-                    step = await self._load_revision(operation.revision)
+                    step = await self._load_revision(operation)
                 return StateResult(result=Loaded(step=step), state=await self.copy(with_gradient=True))
             case Distill():
                 result = await self._distill(operation, alone=alone)
@@ -248,14 +249,26 @@ class Executor:
         """Replace the state by a checkpoint's; return its step."""
         return await self._begin(Replace(lora=self._session.lora, data=data, with_optimizer=with_optimizer))
 
-    async def _load_revision(self, revision: RevisionRef | None) -> int:
-        session = self._session
+    async def _load_revision(self, load: LoadRevision) -> int:
+        session, policies = self._session, self._term.policies
+        if not begins_anew(load):
+            return await self._graft(load.revision)
+        await policies.admit(session.policy_id, session.lora, data=None)
+        step = None
+        try:
+            step = await self._graft(load.revision)
+        finally:
+            if step is None:
+                policies.forget(session.policy_id)  # what is in memory is nothing to train on
+        self._lost = None
+        return step
+
+    async def _graft(self, revision: RevisionRef | None) -> int:
+        """Put a revision's weights into the state in memory; return its step."""
         if revision is None:
-            await self._term.policies.admit(session.policy_id, session.lora, data=None)
-            self._lost = None
             return 0
         before = await self.copy(with_gradient=False)
-        data = await self._term.states.at(revision, session.lora, before)
+        data = await self._term.states.at(revision, self._session.lora, before)
         return await self._replace(data, with_optimizer=True)
 
     async def _mix(self, mixture: Sequence[Ingredient]) -> int:

@@ -18,7 +18,7 @@ from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, 
 from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.pruning import DAY_SECONDS
-from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
+from mint_common.training import Export, Open, Pending, Resumption, SessionRecord, Submission, TrainerInfo
 from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
@@ -53,6 +53,7 @@ KEEP_ROWS_SECONDS = 30 * DAY_SECONDS
 than the bus keeps what may repeat them."""
 _FORGET_SECONDS = 2.0
 _POLL_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
 """How long a submission waits for the term to begin: its sender only sees a slower answer."""
 
@@ -147,6 +148,21 @@ class Operations:
         if session is None or session.is_managed:
             raise NotFound(kind="training session", name=policy_id)
         return session.record()
+
+    async def resume(self, resumption: Resumption) -> bytes:
+        """Let a policy go on from a revision: see `TrainerClient.resume`. Return the outcome, encoded."""
+        policy_id = resumption.policy_id
+        drivers = await self.drivers()
+        session = await self._parts.store.session(policy_id)
+        if session is None or session.tenant_id != resumption.tenant_id:
+            raise NotFound(kind="training session", name=policy_id)
+        seq = await drivers.resume(session, resumption.revision)
+        deadline = self._parts.clock.monotonic() + _PATIENCE_SECONDS
+        while not (found := await self._parts.store.results(policy_id, [seq])):
+            if self._parts.clock.monotonic() > deadline:
+                return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
+            await self._parts.clock.sleep(_LOOK_SECONDS)
+        return await unpack(self._parts.blobs, found[0])
 
     async def run(self) -> None:
         """Hold the lease and drive operations until cancelled; a retryable error begins a new term."""

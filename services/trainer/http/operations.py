@@ -4,7 +4,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from mint_common.client.http import MSGPACK
 from mint_common.ids import PolicyId, TenantId, WaveId
-from mint_common.training import Submission
+from mint_common.training import Resumption, Submission
 from services.trainer.handlers.operations import Operations
 from services.trainer.http.packed import packed, read_packed
 
@@ -50,6 +50,12 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
         """Answer which records the policy's log still needs."""
         waves = [WaveId(one) for one in read_packed(await request.body(), list[str])]
         return packed(await operations.release_records(PolicyId(policy_id), waves))
+
+    @http.post("/internal/training/resume")
+    async def resume(request: Request) -> Response:
+        """Answer what came of it that a policy was to go on from a revision, or that it is not done yet."""
+        found = await operations.resume(read_packed(await request.body(), Resumption))
+        return Response(found, media_type=MSGPACK)
 
     @http.get("/internal/training/{policy_id}")
     async def session(policy_id: str) -> Response:

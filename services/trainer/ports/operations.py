@@ -44,8 +44,12 @@ class OperationStore(Protocol[Connection_contra]):
     checked within the transaction.
     """
 
-    async def add(self, token: int, operations: Sequence[NewOperation]) -> list[bool | MintError]:
-        """Store operations, durable when this returns; for each whether it is new, or why it was not stored.
+    async def add(
+        self, token: int, operations: Sequence[NewOperation], *, is_managed: bool = False
+    ) -> list[bool | MintError]:
+        """Store operations of clients' sessions, or of managed ones, durable when this returns.
+
+        Return for each whether it is new, or why it was not stored.
 
         A repetition is no error and changes nothing. OperationConflict: its number is taken by another one;
         NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.

@@ -8,17 +8,20 @@ import pytest
 
 from mint_common.client.trainer import TrainerClient
 from mint_common.errors import NotFound
-from mint_common.events import Event, PolicyParked, WaveCompleted
-from mint_common.ids import BaseName, PolicyId
+from mint_common.events import Event, PolicyParked, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.postgres import open_pool
 from mint_common.training import (
     CheckpointRef,
     Close,
+    Done,
     Load,
+    Loaded,
     Operation,
     Passed,
     Pending,
+    Resumption,
     Save,
     Saved,
     SessionClosed,
@@ -29,9 +32,9 @@ from services.trainer.adapters.policies.tasks import PolicyTask
 from services.trainer.handlers import operations
 from services.trainer.handlers.waves import WaveIntake
 
-from .conftest import Stage
+from .conftest import Stage, ref
 from .faulty import Troubles, spoil_blobs, spoil_computing
-from .operating import ADAM, Run, make_pass, serving
+from .operating import ADAM, TENANT, Run, make_pass, serving
 from .test_waves import sessions_of
 
 pytestmark = pytest.mark.integration
@@ -321,3 +324,40 @@ async def test_what_a_crash_left_is_collected_by_the_second_walk(
             ]:
                 await asyncio.sleep(0.1)
         assert {one async for one in stage.blobs.list("training/")} == {*kept, *elsewhere}
+
+
+@pytest.mark.parametrize("is_gone", [True, False], ids=["lost", "unreadable"])
+async def test_a_policy_goes_on_from_a_revision_when_a_person_says_so(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer(snapshot_seconds=0):
+        await stage.publish(await stage.wave(1))
+        (first,) = await stage.exported(1)
+        await stage.settled(A, step=1)
+    if is_gone:
+        for key in await stage.snapshots():
+            await stage.blobs.delete(key)
+    troubles.reads.add("/snapshots/")
+    resumption = Resumption(policy_id=A, tenant_id=TENANT, revision=ref(first, 1))
+    if is_gone:
+        troubles.reads.clear()
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+        (event,) = (await stage.expect(2))[1:]
+        assert isinstance(event, TrainingFailed if is_gone else PolicyParked)
+        with pytest.raises(NotFound):
+            await client.resume(msgspec.structs.replace(resumption, tenant_id=TenantId("other")))
+        assert await client.resume(resumption) == Done(Loaded(step=1))
+        if is_gone:
+            await stage.publish(await stage.wave(1, revision=ref(first, 1), job="job_new"))
+        (exported,) = (await stage.expect(3))[2:]
+        assert isinstance(exported, RevisionExported)
+        assert (exported.step, exported.parent) == (2, first.digest)
+    # What was done since is stored as ever.
+    troubles.reads.clear()
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        await stage.publish(await stage.wave(1, revision=ref(exported, 2), job="job_third"))
+        (third,) = (await stage.expect(4))[3:]
+        assert isinstance(third, RevisionExported)
+        assert (third.step, third.parent) == (3, exported.digest)
