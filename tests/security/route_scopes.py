@@ -63,6 +63,7 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/policies/{policy}/revisions/{revision}/lineage": "read",
     "GET /mint/v1/policies/{policy}/revisions/{revision}/merged.tar": "train",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/restore": "train",
+    "POST /mint/v1/policies/{policy}/revisions/{revision}/resume": "train",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/retire": "train",
     "GET /mint/v1/policies/{policy}/rules": "read",
     "POST /mint/v1/policies/{policy}/rules": "admin",

@@ -111,6 +111,17 @@ def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionA
     return Listing(answer=api.post(f"{_path(api, policy, revision)}/restore"), columns=REVISION)
 
 
+def resume_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+    """Let a policy's training go on from a revision, when what it was to go on from is lost.
+
+    What was trained since the revision is given up; the optimizer is a new one.
+
+    Example: mint revision resume counter 3
+    """
+    found = api.post(f"{_path(api, policy, revision)}/resume")
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
+
+
 def diff_revision(
     api: PublicApi,
     policy: PolicyArgument,
@@ -160,7 +171,7 @@ def _path(api: PublicApi, policy: str, revision: str) -> str:
 
 
 revision_app = group(
-    "List, show, compare, upload, download, retire or restore revisions.",
+    "List, show, compare, upload, download, retire or restore revisions, or train on from one.",
     list_revisions,
     show_revision,
     diff_revision,
@@ -169,4 +180,5 @@ revision_app = group(
     download_revision,
     retire_revision,
     restore_revision,
+    resume_revision,
 )

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
 
 from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord, UploadedRevision
 from mint_common.catalog_requests import (
@@ -14,12 +15,13 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
-from mint_common.errors import RevisionLostError
+from mint_common.errors import InvalidField, RevisionLostError, Unavailable, error_from_payload
 from mint_common.generation import REVISION_HEADER
-from mint_common.ids import TenantId
+from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import StreamDep, include_routes
 from mint_common.runtime.slow_clients import BodyTooSlow
+from mint_common.training import Done, Loaded, Refused, Resumption
 from services.gateway.core.mint.merged import check_mergeable, first_byte, merged_tag
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.bodies import answered
@@ -172,6 +174,39 @@ async def restore_revision(
     answer = await catalog.forward()
     gateway.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
+
+
+class ResumedTraining(BaseModel):
+    """The policy's training goes on from this revision; ``step`` counts its optimizer steps from here."""
+
+    digest: Digest
+    number: int
+    step: int
+
+
+@_revisions.post("/{revision}/resume")
+async def resume_training(
+    policy: PolicyPath, revision: RevisionPath, caller: TrainCaller, gateway: GatewayDep
+) -> ResumedTraining:
+    """Let the policy's training go on from a revision, with a new optimizer.
+
+    For a policy whose training state is lost (`checkpoint_lost`) or cannot be read (`policy.parked`). What
+    was trained since the revision is given up. 404 for a policy that was never trained.
+    """
+    found = await _intact(gateway, caller.tenant_id, policy, revision)
+    if found.state != "published":
+        problem = f"revision {found.number} is {found.state}: restore it first, or name another one"
+        raise InvalidField(field="revision", problem=problem)
+    record = await gateway.registry.get_policy(caller.tenant_id, policy)
+    trainer = await gateway.tinker.trainers.find(record.base)
+    asked = Resumption(policy_id=record.policy_id, tenant_id=caller.tenant_id, revision=found.ref)
+    match await trainer.resume(asked):
+        case Done(result=Loaded(step=step)):
+            return ResumedTraining(digest=found.digest, number=found.number, step=step)
+        case Refused(error=error):
+            raise error_from_payload(error)
+        case _:
+            raise Unavailable(what="the trainer", problem="it has not come to this yet: ask again")
 
 
 @_revisions.get("/{revision}/lineage", response_model=Lineage)
