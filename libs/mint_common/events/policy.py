@@ -61,7 +61,7 @@ class PolicyParked(Event):
     key: ClassVar[tuple[str, ...]] = ("policy_id", "at")
 
     policy_id: PolicyId
-    at: float
+    at: int
     code: str
     reason: str
     retry_seconds: float

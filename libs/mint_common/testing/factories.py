@@ -133,7 +133,7 @@ _EVENTS: tuple[Event, ...] = (
     ),
     PolicyParked(
         **_OF_POLICY,
-        at=1767225600.0,
+        at=1767225600,
         code="unavailable",
         reason="the blob folder does not answer: Input/output error",
         retry_seconds=2.0,

@@ -79,7 +79,7 @@ class Parking:
             tenant_id=self._session.tenant_id,
             base=self._session.base,
             policy_id=self._session.policy_id,
-            at=self._term.clock.now(),
+            at=int(self._term.clock.now()),
             code=parked.code,
             reason=parked.reason,
             retry_seconds=retry_seconds(parked.failures),
