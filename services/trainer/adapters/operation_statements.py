@@ -103,7 +103,7 @@ ORPHANS = """
         AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE claim ->> 'uri' = key)
         AND NOT EXISTS (
             SELECT 1 FROM operations WHERE operations.policy_id = one.policy_id AND seq = number
-                AND CASE kind
+                AND CASE one.kind
                     WHEN 'operations' THEN payload IS NOT NULL AND payload_is_claim
                     WHEN 'results' THEN result IS NOT NULL AND result_is_claim
                     ELSE false

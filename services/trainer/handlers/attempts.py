@@ -5,10 +5,13 @@ what faulted once, or was noted when a process died, is computed apart: one such
 a time, so that a count blames nobody else.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
+from mint_common.errors import MintError
 from mint_common.ids import PolicyId
 from services.trainer.core.attempts import MOST_ATTEMPTS, is_large
 from services.trainer.core.operations import ExecutionFailed, StoredOperation
@@ -56,10 +59,24 @@ class Attempts:
             self.noted.add(seq)
 
     async def apart(self, seq: int, work: Callable[[], Awaitable[T]]) -> T:
-        """Do something apart, and noted."""
+        """Do something apart, and noted until it has ended, well or not.
+
+        So it is not blamed when the process dies of another operation, before its result is committed. What
+        may be tried again stays noted: the ranks may be lost.
+        """
         async with self._term.apart:
             await self.note(seq)
-            return await work()
+            (done,) = await asyncio.gather(work(), return_exceptions=True)
+            if not (isinstance(done, MintError) and done.retryable):
+                await self._take_back(seq)
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    async def _take_back(self, seq: int) -> None:
+        self.noted.discard(seq)
+        with suppress(MintError):  # what the work has given must not be lost for that
+            await self._term.store.count_attempts(self._term.token, [(self._policy_id, seq)], more=-1)
 
     def fault(self, seq: int, fault: BaseException) -> ExecutionFailed | None:
         """Count a fault of this process; return why the operation is refused, None: it is tried again."""

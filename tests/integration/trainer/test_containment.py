@@ -310,18 +310,22 @@ async def test_what_is_refused_leaves_no_payload(stage: Stage) -> None:
 async def test_what_a_crash_left_is_collected_by_the_second_walk(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+    waits = {"snapshot_seconds": 0, "hold_seconds": 3600}
+    async with stage.trainer(**waits) as trainer, serving(trainer) as client:
         run = await trained(client, A)
         await run.do(SAVE)
         await run.do(make_pass(1, data=6000))
         await stage.settled(A, step=1)
+        run.seq += 1
+        await run.send(make_pass(2, data=6000))  # behind a gap
     kept = [key async for key in stage.blobs.list(f"training/{A}/")]
+    assert {key.split("/")[2] for key in kept} == {"checkpoints", "operations", "results", "snapshots"}
     orphans = [f"training/{A}/{name}" for name in ("operations/77-ab", "results/2", "snapshots/9-x")]
     elsewhere = ["training/policy_of_others/results/2", f"training/{A}/notes/2"]
     for key in (*orphans, *elsewhere):
         await stage.blobs.put(key, b"left")
     monkeypatch.setattr(operations, "WALK_SECONDS", 0.5)
-    async with stage.trainer(), asyncio.timeout(30):
+    async with stage.trainer(**waits), asyncio.timeout(30):
         while not {one async for one in stage.blobs.list(f"training/{A}/")}.isdisjoint(orphans):
             await asyncio.sleep(0.1)
     assert {one async for one in stage.blobs.list("training/")} == {*kept, *elsewhere}
