@@ -145,7 +145,7 @@ async def run(settings: GatewaySettings) -> None:
     http = build_http(ready=lambda: True)
     async with AsyncExitStack() as stack:
         pool, relay_pool = await _open_pools(settings.postgres.dsn, stack)
-        bus = await connect_nats(settings.nats.url, name="gateway")
+        bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="gateway")
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)

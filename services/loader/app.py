@@ -122,7 +122,9 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package="services.loader.adapters.migrations")
-        bus = await connect_nats(settings.nats.url, name=f"loader-{engine_id}")
+        bus = await connect_nats(
+            settings.nats.url, replicas=settings.nats.replicas, name=f"loader-{engine_id}"
+        )
         stack.push_async_callback(bus.close)
         registry = InternalHttp(
             settings.peers.registry_url, token=settings.internal.token, peer="the registry"

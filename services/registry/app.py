@@ -74,7 +74,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         stack.push_async_callback(lookup_pool.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
-        bus = await connect_nats(settings.nats.url, name="registry")
+        bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="registry")
         stack.push_async_callback(bus.close)
 
         held = await asyncio.to_thread(hold_folder, PREFIX)

@@ -98,7 +98,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package=MIGRATIONS)
-        bus = await connect_nats(settings.nats.url, name="rollout")
+        bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="rollout")
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)

@@ -111,7 +111,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             )
         )
         base = policies.facts.name
-        bus = await connect_nats(settings.nats.url, name=f"trainer-{base}")
+        bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name=f"trainer-{base}")
         stack.push_async_callback(bus.close)
         registry = InternalHttp(
             settings.peers.registry_url, token=settings.internal.token, peer="the registry"

@@ -34,9 +34,12 @@ ACK_SECONDS = 2.5
 MAX_UNANSWERED = 10_000
 
 
-async def connect_nats(url: str, *, name: str) -> "NatsBus":
-    """Connect and make the stream. Raises Unavailable when the server does not come up in time."""
-    connection = NatsConnection(url, name=name)
+async def connect_nats(url: str, *, name: str, replicas: int = 1) -> "NatsBus":
+    """Connect to one of the addresses, which commas separate, and make the stream with so many replicas.
+
+    Raises Unavailable when no server comes up in time, or the servers cannot keep as many replicas.
+    """
+    connection = NatsConnection(url, name=name, replicas=replicas)
     try:
         await connection.ensure_stream()
     except (*TROUBLE, Unavailable) as error:

@@ -6,6 +6,7 @@ restarts); then a new client takes the old one's place.
 
 import asyncio
 import logging
+import re
 from datetime import timedelta
 
 import nats
@@ -29,14 +30,18 @@ KEEP_SECONDS = timedelta(days=7).total_seconds()
 TROUBLE = (nats.errors.Error, OSError, TimeoutError)
 """What nats-py raises when the server, the stream or a consumer is away."""
 
+_BETWEEN = re.compile(r",(?=\s*[a-z]+://)")
+"""A password may have commas, too."""
+
 _log = logging.getLogger(__name__)
 
 
 class NatsConnection:
     """The client of one process."""
 
-    def __init__(self, url: str, *, name: str) -> None:
-        self._url = url
+    def __init__(self, url: str, *, name: str, replicas: int = 1) -> None:
+        self._servers = [server.strip() for server in _BETWEEN.split(url)]
+        self._replicas = replicas
         self._name = name
         self._client: Client | None = None
         self._lock = asyncio.Lock()
@@ -57,16 +62,18 @@ class NatsConnection:
         return (await self.client()).jetstream(timeout=REQUEST_SECONDS)
 
     async def ensure_stream(self) -> None:
-        """Make the stream, or bring it up to date; an operator's replicas and limits stay."""
+        """Make the stream, or bring it up to date; an operator's limits stay, and replicas beyond ours."""
         jetstream = await self.jetstream()
         try:
             found = (await jetstream.stream_info(STREAM)).config
         except nats.js.errors.NotFoundError:
-            await jetstream.add_stream(StreamConfig(name=STREAM, num_replicas=1, **_promises()))
-            _log.info("stream made", extra={"stream": STREAM})
+            config = StreamConfig(name=STREAM, num_replicas=self._replicas, **_promises())
+            await jetstream.add_stream(config)
+            _log.info("stream made", extra={"stream": STREAM, "replicas": self._replicas})
         else:
-            if any(getattr(found, name) != value for name, value in _promises().items()):
-                await jetstream.update_stream(found.evolve(**_promises()))
+            wanted = {**_promises(), "num_replicas": max(found.num_replicas or 1, self._replicas)}
+            if any(getattr(found, name) != value for name, value in wanted.items()):
+                await jetstream.update_stream(found.evolve(**wanted))
         raise_if_cancelled()
 
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
@@ -114,7 +121,7 @@ class NatsConnection:
         client = Client()
         try:
             await client.connect(
-                self._url,
+                self._servers,
                 name=self._name,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RETRY_SECONDS,

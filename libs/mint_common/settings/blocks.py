@@ -19,7 +19,12 @@ class Block(BaseModel):
 class NatsSettings(Block):
     """Where the bus is."""
 
-    url: str = Field(min_length=1, repr=False, description="address of NATS with JetStream")
+    url: str = Field(
+        min_length=1, repr=False, description="address of NATS with JetStream; several of a cluster: A,B,C"
+    )
+    replicas: int = Field(
+        1, ge=1, le=5, description="on how many servers of the cluster each event is kept, at least"
+    )
 
 
 class PostgresSettings(Block):

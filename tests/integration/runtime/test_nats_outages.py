@@ -172,3 +172,16 @@ async def test_a_message_that_is_too_large_is_no_outage(nats_url: str) -> None:
     with pytest.raises(EventInvalid):
         await bus.publish(message(data=b"x" * (9 << 20)))
     await bus.close()
+
+
+async def test_any_address_of_a_cluster_will_do(nats_url: str) -> None:
+    bus = await connect_nats(f"nats://127.0.0.1:1, {nats_url}", name="test")
+    await bus.close()
+
+
+async def test_a_stream_is_not_made_with_fewer_replicas_than_are_asked_for(nats_url: str) -> None:
+    """A server without a cluster keeps one: that is an outage, and no stream of one replica."""
+    with pytest.raises(Unavailable):
+        await connect_nats(nats_url, name="test", replicas=3)
+    bus = await connect_nats(nats_url, name="test")
+    await bus.close()
