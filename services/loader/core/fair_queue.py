@@ -71,12 +71,12 @@ class FairQueue(Generic[T]):
         if not self._running[tenant]:
             del self._running[tenant]
 
-    def next(self) -> tuple[str, T] | None:
-        """Return who starts next and whose it is, None when nobody may start."""
+    def next(self, *, without: Collection[str] = ()) -> tuple[str, T] | None:
+        """Return who starts next and whose it is, None when nobody may start; ``without`` some tenants."""
         free = self.seats + self.reserve - self._running.total()
-        allowed = self._queues
+        allowed = {each: queue for each, queue in self._queues.items() if each not in without}
         if free <= self.reserve:
-            allowed = {each: queue for each, queue in self._queues.items() if self._running[each] < free}
+            allowed = {each: queue for each, queue in allowed.items() if self._running[each] < free}
         if not allowed:
             return None
         tenant = min(allowed, key=lambda each: (self.served(each), self._running[each]))

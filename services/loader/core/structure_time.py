@@ -5,7 +5,7 @@ Invariants: all sequences of a request have one allowance; a tenant's calls take
 no more than `SHARE` of an engine that others use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -102,32 +102,30 @@ class StructureTimes:
                 del self._tenants[tenant.name]
         return taken
 
-    def plan_step(
-        self, running: Sequence[StructuredSequence], *, next_tenant: str | None, now: float
-    ) -> list[int]:
-        """Return which running sequences leave a step: those whose structures would take too much of it.
-
-        All of a tenant leave whose share is spent, if the step has work without them; ``next_tenant`` is
-        who may start in it.
-        """
-        spent = {each.name for each in self._tenants.values() if each.is_spent(now)}
-        has_work = (next_tenant is not None and next_tenant not in spent) or any(
-            each.expected_seconds is None or each.tenant not in spent for each in running
-        )
-        tenants = {each.tenant for each in running if each.expected_seconds is not None}
-        expected: dict[str, float] = {}
-        leaving: list[int] = []
-        for at, each in enumerate(running):
-            if each.expected_seconds is None:
-                continue
-            is_first = each.tenant not in expected
-            expected[each.tenant] = expected.get(each.tenant, 0.0) + each.expected_seconds
-            is_too_much = not is_first and expected[each.tenant] > PLANNED_SECONDS / len(tenants)
-            if is_too_much or (has_work and each.tenant in spent):
-                leaving.append(at)
-        return leaving
+    def spent(self, now: float) -> frozenset[str]:
+        """Return whose structures have taken more than their share."""
+        return frozenset(each.name for each in self._tenants.values() if each.is_spent(now))
 
     def _of_tenant(self, name: str, *, now: float) -> TenantTime:
         if name not in self._tenants:
             self._tenants[name] = TenantTime.full(name, now=now)
         return self._tenants[name]
+
+
+def leave_step(running: Sequence[StructuredSequence], *, sitting_out: Collection[str]) -> list[int]:
+    """Return which running sequences leave a step, as their structures would take too much of it.
+
+    Those are the ones of tenants that sit out, and of others all but as many as a step has time for.
+    """
+    tenants = {each.tenant for each in running if each.expected_seconds is not None}
+    expected: dict[str, float] = {}
+    leaving: list[int] = []
+    for at, each in enumerate(running):
+        if each.expected_seconds is None:
+            continue
+        is_first = each.tenant not in expected
+        expected[each.tenant] = expected.get(each.tenant, 0.0) + each.expected_seconds
+        is_too_much = not is_first and expected[each.tenant] > PLANNED_SECONDS / len(tenants)
+        if is_too_much or each.tenant in sitting_out:
+            leaving.append(at)
+    return leaving

@@ -94,3 +94,12 @@ def test_who_waits_for_its_structure_holds_no_seat_until_it_is_compiled() -> Non
     assert queue.peek_request() is waiting[3]
     queue.remove_requests(waiting)
     assert len(queue) == 0
+
+
+def test_who_sits_out_does_not_start_and_others_do() -> None:
+    queue = _queue([_request("many", "many"), _request("few", "few")])
+    queue.sitting_out = frozenset({"many"})
+    assert queue.pop_request().request_id == "few"
+    assert not queue
+    queue.sitting_out = frozenset()
+    assert queue.pop_request().request_id == "many"

@@ -8,6 +8,7 @@ from services.loader.core.structure_time import (
     STEP_SECONDS,
     StructuredSequence,
     StructureTimes,
+    leave_step,
 )
 
 
@@ -47,21 +48,19 @@ def test_calls_past_a_tenants_part_of_a_step_have_what_a_token_may_take() -> Non
 
 
 def test_a_step_takes_as_many_of_a_tenants_sequences_as_its_part_has_time_for() -> None:
-    times = StructureTimes()
     running = [sequence("many", PLANNED_SECONDS / 2) for _ in range(5)] + [sequence("many"), sequence("few")]
-    assert times.plan_step(running, next_tenant=None, now=0.0) == [2, 3, 4]
+    assert leave_step(running, sitting_out=()) == [2, 3, 4]
     dear = [sequence("many", 1.0), sequence("many", 1.0), sequence("few", PLANNED_SECONDS / 2)]
-    assert times.plan_step(dear, next_tenant=None, now=0.0) == [1], "one goes on, whatever it takes"
+    assert leave_step(dear, sitting_out=()) == [1], "one goes on, whatever it takes"
 
 
-def test_a_tenant_whose_share_is_spent_sits_out_while_others_have_work() -> None:
+def test_a_tenant_whose_share_is_spent_sits_out_until_it_has_time_again() -> None:
     times = StructureTimes()
     request = times.of_request("many", "r", now=0.0)
     request.spend(PLANNED_SECONDS + 0.1)
+    assert times.spent(0.0) == frozenset()
     times.settle(now=0.0)
-    mine = [sequence("many", 0.001), sequence("many", 0.001)]
-    assert times.plan_step([*mine, sequence("few")], next_tenant=None, now=0.0) == [0, 1]
-    assert times.plan_step(mine, next_tenant="few", now=0.0) == [0, 1]
-    assert times.plan_step(mine, next_tenant="many", now=0.0) == []
-    assert times.plan_step(mine, next_tenant=None, now=0.0) == []
-    assert times.plan_step(mine, next_tenant="few", now=0.1 / SHARE + 0.01) == []
+    assert times.spent(0.0) == {"many"}
+    running = [sequence("many", 0.001), sequence("few"), sequence("many"), sequence("few", 0.001)]
+    assert leave_step(running, sitting_out=times.spent(0.0)) == [0], "what follows no structure goes on"
+    assert times.spent(0.1 / SHARE + 0.01) == frozenset()

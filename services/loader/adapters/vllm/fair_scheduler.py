@@ -36,7 +36,7 @@ from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
-from services.loader.core.structure_time import StructuredSequence, StructureTimes
+from services.loader.core.structure_time import StructuredSequence, StructureTimes, leave_step
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
@@ -92,12 +92,13 @@ class _Fair(Scheduler):  # type: ignore[misc]
         now = time.monotonic()
         self._settle_structures(now)
         self._bound_step(fair.tenants, now=now)
+        self.waiting.sitting_out = self._sitting_out(now)
         aside: list[Request] = []
         was_own_step, self._was_own_step = self._was_own_step, False
         if len(fair.tenants) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
             aside = self._admit_newcomer(was_own_step=was_own_step)
-        aside = aside or [*self._bound_structures(now), *self._bound_sequences()]
+        aside = aside or [*self._bound_structures(), *self._bound_sequences()]
         step = super().schedule(*args, **options)
         self.running = [*aside, *self.running]
         self.waiting.newcomer = None
@@ -129,7 +130,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         Steps that are planned ahead are not given away: the device would idle.
         """
         fair = self.waiting.fair
-        found = fair.next()
+        found = self.waiting.next()
         if found is None or fair.running(found[0]) * len(fair.tenants) >= fair.seats:
             return []
         self._make_room(*found)
@@ -151,12 +152,25 @@ class _Fair(Scheduler):  # type: ignore[misc]
                 call = _call_of(request.request_id)
                 share_time(grammar, self._structure_times.of_request(tenant_of(request), call, now=now))
 
-    def _bound_structures(self, now: float) -> list[Request]:
+    def _sitting_out(self, now: float) -> frozenset[str]:
+        """Return whose structures have taken more than their share, while there is other work for a step."""
+        spent = self._structure_times.spent(now)
+        if not spent or not self._bounds_steps():
+            return frozenset()
+        others_run = any(
+            tenant_of(each) not in spent or not each.use_structured_output for each in self.running
+        )
+        return spent if others_run or self.waiting.fair.next(without=spent) else frozenset()
+
+    def _bounds_steps(self) -> bool:
+        """Return whether steps are bounded: while several are about, and none is planned ahead."""
+        return len(self._seen_at) > 1 and not self.scheduler_config.async_scheduling
+
+    def _bound_structures(self) -> list[Request]:
         """Have structures take a bounded part of the step while others are about; return who leaves it."""
-        if len(self._seen_at) < 2 or self.scheduler_config.async_scheduling:
+        if not self._bounds_steps() or not any(each.use_structured_output for each in self.running):
             return []
-        found = self.waiting.fair.next()
-        leaving = self._structure_times.plan_step(
+        leaving = leave_step(
             [
                 StructuredSequence(
                     tenant=tenant_of(each),
@@ -166,8 +180,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
                 )
                 for each in self.running
             ],
-            next_tenant=found[0] if found else None,
-            now=now,
+            sitting_out=self.waiting.sitting_out,
         )
         aside, gone = [self.running[at] for at in leaving], frozenset(leaving)
         self.running = [each for at, each in enumerate(self.running) if at not in gone]
@@ -178,7 +191,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
 
         They are the first of the next one. Steps that are planned ahead stay whole, as above.
         """
-        if len(self._seen_at) < 2 or self.scheduler_config.async_scheduling:
+        if not self._bounds_steps():
             return []
         kept = self._step_sequences
         self.running, aside = self.running[:kept], self.running[kept:]

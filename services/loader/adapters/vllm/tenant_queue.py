@@ -27,6 +27,8 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         self.fair: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
         self.newcomer: str | None = None
         """Who alone may start in this step."""
+        self.sitting_out: frozenset[str] = frozenset()
+        """Who may not start in this step."""
         self._compiling: dict[str, Request] = {}
 
     def add_request(self, request: Request) -> None:
@@ -77,7 +79,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
 
     def __bool__(self) -> bool:
         """Return whether somebody may start."""
-        found = self.fair.next()
+        found = self.next()
         return found is not None and self.newcomer in {None, found[0]}
 
     def __len__(self) -> int:
@@ -88,8 +90,12 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         """Yield all that wait."""
         return chain(self.fair, self._compiling.values())
 
+    def next(self) -> tuple[str, Request] | None:
+        """Return who starts next and its tenant."""
+        return self.fair.next(without=self.sitting_out)
+
     def _next(self) -> tuple[str, Request]:
-        found = self.fair.next()
+        found = self.next()
         assert found is not None, "vLLM asks whether the queue is true first"
         return found
 
