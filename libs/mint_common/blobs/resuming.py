@@ -57,6 +57,13 @@ class ResumingBlobs:
                 raise
             await asyncio.to_thread(_land, partial, path)
 
+    async def bound_partials(self, most_bytes: int, *, spared: int = 0) -> int:
+        """Remove what broken downloads left, the oldest first, until it takes no more; return how much went.
+
+        The ``spared`` newest and those that are written to now stay.
+        """
+        return await asyncio.to_thread(_bound, self._partials, most_bytes, spared)
+
     async def _complete(self, claim: Claim, file: BinaryIO) -> None:
         check = Check(claim)
         kept = await asyncio.to_thread(_reread, file, check, claim.size_bytes)
@@ -133,6 +140,30 @@ def _write(file: BinaryIO, check: Check, data: bytes) -> None:
 def _land(partial: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(path)
+
+
+def _bound(partials: Path, most_bytes: int, spared: int) -> int:
+    removed = 0
+    with suppress(FileNotFoundError):
+        found = sorted(partials.iterdir(), key=lambda path: path.stat().st_mtime)
+        left = sum(path.stat().st_size for path in found)
+        for path in found[: len(found) - spared]:
+            if left <= most_bytes:
+                break
+            size_bytes = _remove_unused(path)
+            left, removed = left - size_bytes, removed + size_bytes
+    return removed
+
+
+def _remove_unused(partial: Path) -> int:
+    """Remove a partial file unless a download has it; return its size."""
+    with partial.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        partial.unlink()
+        return os.fstat(file.fileno()).st_size
 
 
 def _trim(partials: Path) -> None:

@@ -7,7 +7,6 @@ when the disk is full.
 """
 
 import asyncio
-import errno
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RowLine, decode_line
 from mint_common.datasets.repeats import RowDigests
-from mint_common.errors import Unavailable, plain_problem
+from mint_common.errors import Unavailable, full_disk, plain_problem
 from services.rollout.core.row_order import RowKeys, RowNumbers
 
 T = TypeVar("T")
@@ -92,7 +91,7 @@ class LocalRows:
         try:
             yield
         except (OSError, Unavailable) as error:
-            full = _full_disk(error)
+            full = full_disk(error)
             if full is None:
                 raise
             idle = [sha256 for sha256, each in self._copies.items() if not each.readers]
@@ -201,15 +200,6 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 def _unavailable(error: OSError) -> Unavailable:
     return Unavailable(what="the folder for rows", problem=plain_problem(error))
-
-
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk that another one comes from, if it does."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return error
-        error = error.__cause__
-    return None
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Invariants: an adapter lies under its own digest, so no path comes from a reques
 complete when it was entered; a file is proved and checked before it is first used by this process, and again
 when its inode, size or times are others than then; a download that broke goes on where it stopped. Nothing is
 synced: what a power loss tears is found so, and fetched again. An adapter of experts that came unpacked has
-its packed form in a folder inside its own, and that one is served.
+its packed form in a folder inside its own, and that one is served. What broken downloads left counts; on a
+full disk room is made, whatever the capacity.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.dtypes import ITEM_BYTES, Dtype
-from mint_common.errors import AdapterInvalid, Unavailable
+from mint_common.errors import AdapterInvalid, Unavailable, full_disk
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
@@ -88,6 +89,7 @@ class DiskCache:
         self._stored: dict[Digest, StoredAdapter] = {}
         self._stored_bytes = 0
         self._proved: dict[Digest, Proved] = {}
+        self._kept: frozenset[Digest] = frozenset()
 
     def open(self) -> None:
         """List what an earlier run left; remove what it left half done, except downloads."""
@@ -104,13 +106,34 @@ class DiskCache:
         """Bring a revision's files here, proved and checked against the base."""
         folder = self._folder(revision.digest)
         try:
-            return await self._stage(revision, folder)
+            return await self._stage_with_room(revision, folder)
         except AdapterInvalid:
             await self._remove(revision.digest)
             raise
         except OSError as error:
             await self._remove(revision.digest)
             raise Unavailable(what="the adapter cache", problem=str(error)) from error
+
+    async def _stage_with_room(self, revision: RevisionRef, folder: Path) -> StagedAdapter:
+        """Stage; on a full disk make room and try again, as long as there is something to remove."""
+        while True:
+            try:
+                staged = await self._stage(revision, folder)
+            except (OSError, Unavailable) as error:
+                if full_disk(error) is None or not await self._make_room():
+                    raise
+            else:
+                await self._blobs.bound_partials(max(0, self._capacity_bytes - self._stored_bytes))
+                return staged
+
+    async def _make_room(self) -> bool:
+        """Remove old downloads that broke, and half of what is not needed; return whether anything went."""
+        removed = await self._blobs.bound_partials(0, spared=1)
+        spare = sum(each.size_bytes for each in self._stored.values() if each.digest not in self._kept)
+        if spare:
+            removed += spare
+            await self._trim_to(self._stored_bytes - (spare + 1) // 2)
+        return removed > 0
 
     async def _stage(self, revision: RevisionRef, folder: Path) -> StagedAdapter:
         proved = self._proved.get(revision.digest)
@@ -164,9 +187,12 @@ class DiskCache:
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
         """Remove the least recently used beyond the capacity."""
-        if self._stored_bytes <= self._capacity_bytes:
-            return
-        gone = plan_trim(self._stored.values(), capacity_bytes=self._capacity_bytes, keep=keep)
+        self._kept = frozenset(keep)
+        if self._stored_bytes > self._capacity_bytes:
+            await self._trim_to(self._capacity_bytes)
+
+    async def _trim_to(self, capacity_bytes: int) -> None:
+        gone = plan_trim(self._stored.values(), capacity_bytes=capacity_bytes, keep=self._kept)
         # Renamed before the first await: whoever stages one of them from now on finds no folder.
         doomed = [self._set_aside(digest) for digest in gone]
         for folder in doomed:
