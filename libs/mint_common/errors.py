@@ -171,13 +171,6 @@ class Forbidden(MintError):
     http_status = 403
 
 
-class QuotaExceeded(MintError):
-    """You have {used:g} {what}, and may have {limit:g}: {remedy}."""
-
-    code = "quota_exceeded"
-    http_status = 422
-
-
 class PreconditionFailed(MintError):
     """{what} is {found!r}, not {expected!r} as the request expected: read it again and repeat."""
 
@@ -332,12 +325,6 @@ class EventInvalid(MintError):
 
     code = "event_invalid"
     http_status = 422
-
-
-class EventTooNew(EventInvalid):
-    """Event {type!r} cannot be read: {problem}. The sender is of a newer version."""
-
-    code = "event_too_new"
 
 
 class EventsExpired(MintError):

@@ -19,8 +19,8 @@ from contract.catalog_rig import (
 )
 from contract.schemas import empty_schema
 
-from mint_common.errors import QuotaExceeded
 from mint_common.events import RevisionPublished
+from mint_common.quotas import QuotaExceeded
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.registry.adapters.accounts_postgres import PostgresAccounts

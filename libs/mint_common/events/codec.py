@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.errors import EventInvalid, EventTooNew
+from mint_common.errors import EventInvalid
 from mint_common.events import EVENT_TYPES
 from mint_common.events.event import Event
 from mint_common.ids import EventId
@@ -42,6 +42,12 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _TYPES = {event_type.type: event_type for event_type in EVENT_TYPES}
+
+
+class EventTooNew(EventInvalid):
+    """Event {type!r} cannot be read: {problem}. The sender is of a newer version."""
+
+    code = "event_too_new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mint_common.bus.port import Bus, Delivery, Message, Start
-from mint_common.errors import AlreadyHandled, EventInvalid, EventTooNew, Overloaded, Unavailable, trace_of
-from mint_common.events.codec import decode
+from mint_common.errors import AlreadyHandled, EventInvalid, Overloaded, Unavailable, trace_of
+from mint_common.events.codec import EventTooNew, decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.clock import Clock

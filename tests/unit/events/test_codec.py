@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.errors import EventInvalid, EventTooNew
+from mint_common.errors import EventInvalid
 from mint_common.events import EVENT_TYPES, AdapterLoaded, Event, RevisionExported
 from mint_common.events import codec as codec_module
-from mint_common.events.codec import decode, encode
+from mint_common.events.codec import EventTooNew, decode, encode
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.factories import EXAMPLES

@@ -13,15 +13,7 @@ from mint_common.bus.port import Message
 from mint_common.errors import AdapterInvalid, AlreadyHandled, Unavailable
 from mint_common.events import AliasMoved, Event, RevisionExported, RevisionPublished, RevisionRejected
 from mint_common.events.codec import decode
-from mint_common.events.subjects import subjects_of
-from mint_common.runtime.dispatch import (
-    IGNORED_ATTEMPTS,
-    UPGRADE_ATTEMPTS,
-    UPGRADE_SECONDS,
-    Dispatcher,
-    publish_event,
-)
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.retries import Bury
 from mint_common.telemetry.logs import JsonFormatter
 from mint_common.telemetry.tracing import extracted
@@ -404,58 +396,3 @@ async def test_a_type_has_one_handler() -> None:
     world.dispatcher.on(RevisionPublished, Recorder(world.clock))
     with pytest.raises(AssertionError):
         world.dispatcher.on(RevisionPublished, Recorder(world.clock))
-
-
-def as_of_a_newer_version(event: Event) -> Message:
-    message = event_message(event, cause="request-1", now=0.0)
-    return replace(message, data=message.data.replace(b'"version":1', b'"version":9'))
-
-
-async def test_an_event_of_a_newer_version_waits_for_a_newer_replica() -> None:
-    world = World()
-    handler = Recorder(world.clock)
-    world.dispatcher.on(AliasMoved, handler)
-    async with world.running():
-        await world.bus.publish(as_of_a_newer_version(MOVED))
-        await settle()
-        await world.clock.advance(UPGRADE_SECONDS - 1)
-        await world.publish(replace(MOVED, sequence=9))
-        await settle()
-        assert [event.sequence for event in handler.events] == [9], "it holds nobody up"
-        assert not world.seen("mint.dead.")
-    # The newer replica reads it from the same subscription.
-    await world.clock.advance(UPGRADE_SECONDS)
-    async with world.bus.subscribe(durable="registry", subjects=[]) as deliveries, asyncio.timeout(5):
-        assert b'"version":9' in (await anext(deliveries)).message.data
-
-
-async def test_an_event_that_no_version_reads_is_dead_after_an_hour() -> None:
-    world = World()
-    world.dispatcher.on(AliasMoved, Recorder(world.clock))
-    async with world.running():
-        await world.bus.publish(as_of_a_newer_version(MOVED))
-        for _ in range(UPGRADE_ATTEMPTS - 1):
-            await settle()
-            assert not world.seen("mint.dead.")
-            await world.clock.advance(UPGRADE_SECONDS)
-        await settle()
-        assert len(world.seen("mint.dead.")) == 1
-
-
-async def test_an_event_without_a_handler_here_is_left_to_another_replica_for_a_while() -> None:
-    world = World()
-    world.dispatcher.on(RevisionPublished, Recorder(world.clock))
-    subjects = [subjects_of(AliasMoved), subjects_of(RevisionPublished)]
-    async with world.bus.subscribe(durable="registry", subjects=subjects) as newer:
-        async with world.running():
-            await world.publish(MOVED)
-            await settle()
-        await world.clock.advance(UPGRADE_SECONDS)
-        async with asyncio.timeout(5):
-            await (await anext(newer)).ack()
-    async with world.running():
-        await world.publish(replace(MOVED, sequence=9))
-        for _ in range(IGNORED_ATTEMPTS + 1):
-            await settle()
-            await world.clock.advance(UPGRADE_SECONDS)
-    assert not world.seen("mint.dead.")
