@@ -302,3 +302,13 @@ def environ(stage: Stage) -> dict[str, str]:
         "MINT_TRAINER_HTTP_PORT": str(ports["trainer"]),
         "MINT_TRAINER_BASE_DIR": str(TINY),
     }
+
+
+async def trained(stage: Stage) -> list[tuple[int, ...]]:
+    """Return each policy's steps, its waves, and its operations."""
+    query = """
+        SELECT step, (SELECT count(*) FROM trainer.waves WHERE waves.policy_id = training.policy_id),
+            (SELECT count(*) FROM trainer.operations WHERE operations.policy_id = training.policy_id)
+        FROM trainer.training ORDER BY policy_id
+    """
+    return [tuple(row) for row in await stage.rows(query)]
