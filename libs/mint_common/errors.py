@@ -7,7 +7,6 @@ of a part inside stands in them, and a long text is cut.
 No user error maps to 408, 409, 429 or 5xx: clients retry those.
 """
 
-import errno
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -52,15 +51,6 @@ def plain_problem(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return type(error).__name__
-
-
-def full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk that another one comes from, if it does."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return error
-        error = error.__cause__
-    return None
 
 
 def trace_of(error: BaseException) -> str:

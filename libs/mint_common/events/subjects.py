@@ -8,8 +8,8 @@ STREAM = "MINT"
 STREAM_SUBJECTS = "mint.>"
 
 
-def subjects_of(event_type: type[Event], *, tenant: str = "*", base: str = "*") -> str:
-    """Return the subject filter for a type of event, of every tenant and base unless told otherwise."""
+def subjects_of(event_type: type[Event], *, tenant: str | None = None, base: str | None = None) -> str:
+    """Return the subject filter for a type of event. None stands for every tenant, every base."""
     return f"mint.{event_type.type}.{_filter(tenant)}.{_filter(base)}"
 
 
@@ -34,5 +34,5 @@ def _covers(wide: str, narrow: str) -> bool:
     )
 
 
-def _filter(name: str) -> str:
-    return name if name == "*" else subject_token(name)
+def _filter(name: str | None) -> str:
+    return "*" if name is None else subject_token(name)

@@ -93,7 +93,7 @@ class Dispatcher:
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
         self._start = start
-        self._handlers: dict[tuple[str, str], tuple[Handler[Any], GivenUp[Any] | None]] = {}
+        self._handlers: dict[tuple[str, str | None], tuple[Handler[Any], GivenUp[Any] | None]] = {}
         self._subjects: list[str] = []
 
     def on(
@@ -101,7 +101,7 @@ class Dispatcher:
         event_type: type[E],
         handler: Handler[E],
         *,
-        base: str = "*",
+        base: str | None = None,
         given_up: GivenUp[E] | None = None,
     ) -> None:
         """Handle a type of event, of one base or of all. With concurrency 1, in publish order."""
@@ -232,7 +232,7 @@ class Dispatcher:
         return "failed"
 
     def _found(self, event: Event) -> tuple[Handler[Any], GivenUp[Any] | None] | None:
-        return self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, "*"))
+        return self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, None))
 
     async def _tell(self, event: Event, decision: Bury) -> None:
         """Commit the consequences of an event that is given up. An error here does not revive the event."""

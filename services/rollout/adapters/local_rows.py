@@ -21,7 +21,8 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RowLine, decode_line
 from mint_common.datasets.repeats import RowDigests
-from mint_common.errors import Unavailable, full_disk, plain_problem
+from mint_common.errors import Unavailable, plain_problem
+from mint_common.full_disks import full_disk
 from services.rollout.core.row_order import RowKeys, RowNumbers
 
 T = TypeVar("T")

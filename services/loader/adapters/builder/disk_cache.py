@@ -39,7 +39,8 @@ from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.dtypes import ITEM_BYTES, Dtype
-from mint_common.errors import AdapterInvalid, Unavailable, full_disk
+from mint_common.errors import AdapterInvalid, Unavailable
+from mint_common.full_disks import full_disk
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
