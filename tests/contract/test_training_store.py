@@ -128,8 +128,21 @@ async def test_results_move_the_session_on(store: Store) -> None:
     assert (session.step, session.position, session.next_seq, session.lora) == (2, 3, 3, LORA)
     assert (session.last_operation_at, session.snapshot) == (NOW + 1, None)
     assert [(one.policy_id, one.seq) for one in await store.operations.unfinished()] == [(A, 3)]
+    assert (await store.operations.payload(A, 3)).data == b"operation 3"
     with pytest.raises(NotFound):
         await store.operations.result(A, 9)
+
+
+async def test_what_waits_is_read_without_its_bytes_but_for_small_ones(store: Store) -> None:
+    await filled(store, 1)
+    claim = msgspec.msgpack.encode(Claim(uri="training/a", sha256="0" * 64, size_bytes=1 << 24))
+    large, claimed = Packed(data=bytes(200_000)), Packed(data=claim, is_claim=True)
+    await store.operations.add(TOKEN, [replace(new(1), payload=large), replace(new(2), payload=claimed)])
+    small, whole, blob = await store.operations.unfinished()
+    assert (small.payload, small.size_bytes) == (Packed(data=b"operation 0"), len("operation 0"))
+    assert (whole.payload, whole.size_bytes) == (None, 200_000)
+    assert (blob.payload, blob.size_bytes) == (claimed, 1 << 24)
+    assert await store.operations.payload(A, 1) == large
 
 
 async def filled_b(store: Store) -> None:
@@ -147,6 +160,7 @@ async def test_what_was_executed_is_replayed_in_the_order_of_execution(store: St
             seq=seq,
             tenant_id=TENANT,
             payload=Packed(data=f"operation {seq}".encode()),
+            size_bytes=len("operation 1"),
             position=position,
             is_refused=seq == 3,
         )

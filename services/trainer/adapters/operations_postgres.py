@@ -31,6 +31,9 @@ from services.trainer.core.operations import (
 )
 from services.trainer.core.wave_operations import NewWave
 
+_SMALL_BYTES = 4096
+"""Of a payload that is read with what waits: a step, an operation of a wave."""
+
 
 class PostgresOperations:
     """`OperationStore` of one base over a pool whose connections decode jsonb."""
@@ -185,11 +188,21 @@ class PostgresOperations:
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""
         query = (
-            "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim, attempts FROM operations"
-            " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
+            "SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts,"
+            " octet_length(payload) AS size_bytes,"
+            " CASE WHEN payload_is_claim OR octet_length(payload) <= $3 THEN payload END AS payload"
+            " FROM operations JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
             " AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq"
         )
-        return [_stored(row) for row in await self._pool.fetch(query, self._base, managed)]
+        rows = await self._pool.fetch(query, self._base, managed, _SMALL_BYTES)
+        return [_stored(row) for row in rows]
+
+    async def payload(self, policy_id: PolicyId, seq: int) -> Packed:
+        """Return the payload of an operation that waits."""
+        query = "SELECT payload, payload_is_claim FROM operations WHERE policy_id = $1 AND seq = $2"
+        row = await self._pool.fetchrow(query, policy_id, seq)
+        assert row is not None, (policy_id, seq)
+        return Packed(data=row["payload"], is_claim=row["payload_is_claim"])
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
         """Return what was executed after a position."""
@@ -332,11 +345,14 @@ def _key(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:
 
 
 def _stored(row: asyncpg.Record) -> StoredOperation:
+    payload = row["payload"]
+    packed = None if payload is None else Packed(data=payload, is_claim=row["payload_is_claim"])
     return StoredOperation(
         policy_id=row["policy_id"],
         seq=row["seq"],
         tenant_id=row["tenant_id"],
-        payload=Packed(data=row["payload"], is_claim=row["payload_is_claim"]),
+        payload=packed,
+        size_bytes=packed.size_bytes if packed else row["size_bytes"],
         position=row.get("position"),
         is_refused=bool(row.get("is_refused")),
         attempts=row.get("attempts", 0),

@@ -80,6 +80,11 @@ class Packed:
     data: bytes
     is_claim: bool = False
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes they are, wherever they are."""
+        return msgspec.msgpack.decode(self.data, type=Claim).size_bytes if self.is_claim else len(self.data)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewOperation:
@@ -99,13 +104,15 @@ class NewOperation:
 class StoredOperation:
     """An operation that waits, or with ``position`` one that was executed and may have to be replayed.
 
-    ``attempts`` counts the processes that began to compute it and have not said that they ended well.
+    ``attempts`` counts the processes that began to compute it and have not said that they ended well. The
+    ``payload`` of one that waits is None where it is read when its turn comes, of ``size_bytes``.
     """
 
     policy_id: PolicyId
     seq: int
     tenant_id: TenantId
-    payload: Packed
+    payload: Packed | None
+    size_bytes: int = 0
     position: int | None = None
     is_refused: bool = False
     attempts: int = 0

@@ -362,6 +362,7 @@ class Committer:
             unpublished = self._unpublished.pop(one.seq)
             self._traces.pop(one.seq, None)
             metrics.OPERATIONS.labels(unpublished.kind, unpublished.came).inc()
+            self._term.backlog.end(self.session.tenant_id, one.policy_id, one.seq)
             self._on_committed(one.seq)
             if not self.session.is_managed:
                 self._term.outcomes.put((one.policy_id, one.seq), unpublished.outcome)

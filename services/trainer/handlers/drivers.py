@@ -10,6 +10,7 @@ from mint_common.training import Operation
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NewOperation, StoredOperation, TrainingSession
 from services.trainer.core.wave_operations import LoggedOperation, NewWave, plan_resumption
+from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
 from services.trainer.handlers.group_commit import GroupCommit
@@ -33,6 +34,11 @@ class Drivers:
             group.create_task(self._adding.run())
             group.create_task(self._commits.run())
 
+    @property
+    def backlog(self) -> Backlog:
+        """Return the bytes of what waits."""
+        return self._term.backlog
+
     def find(self, policy_id: PolicyId) -> Driver | None:
         """Return a policy's driver, if it has one now."""
         return self._by_policy.get(policy_id)
@@ -51,6 +57,8 @@ class Drivers:
         """Take over what waits and no driver knows, of one managed policy or all; return who has it."""
         found: dict[PolicyId, list[StoredOperation]] = {}
         for stored in await self._term.store.unfinished(managed):
+            if managed is None:
+                self.backlog.note(stored.tenant_id, stored.policy_id, stored.seq, stored.size_bytes)
             found.setdefault(stored.policy_id, []).append(stored)
         drivers = [await self._driver(policy_id) for policy_id in found]
         for driver in drivers:
@@ -109,12 +117,15 @@ class Drivers:
 
     async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
         outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
-        stored: dict[PolicyId, list[tuple[int, LoggedOperation]]] = {}
+        stored: dict[PolicyId, list[tuple[NewOperation, Operation]]] = {}
         for (new, operation), outcome in zip(items, outcomes, strict=True):
             if outcome is True:
-                stored.setdefault(new.policy_id, []).append((new.seq, operation))
+                self.backlog.note(new.tenant_id, new.policy_id, new.seq, new.payload.size_bytes)
+                stored.setdefault(new.policy_id, []).append((new, operation))
         for policy_id, operations in stored.items():
-            (await self._driver(policy_id)).arrive(operations)
+            driver = await self._driver(policy_id)
+            for new, operation in operations:
+                driver.arrive([(new.seq, _kept(new, operation, is_next=not driver.waiting))])
         return outcomes
 
     async def _driver(self, policy_id: PolicyId) -> Driver:
@@ -134,3 +145,10 @@ class Drivers:
             del self._by_policy[driver.policy_id]
             # Nothing of it waits, and its state is stored: it may leave memory until it is to change again.
             self._term.policies.release(driver.policy_id)
+
+
+def _kept(new: NewOperation, operation: Operation, *, is_next: bool) -> LoggedOperation | StoredOperation:
+    """Return what of an operation is kept in memory while it waits: of a large one where its bytes are."""
+    if is_next or not new.payload.is_claim:
+        return operation
+    return StoredOperation(policy_id=new.policy_id, seq=new.seq, tenant_id=new.tenant_id, payload=new.payload)

@@ -150,7 +150,8 @@ class Executor:
 
     async def read(self, stored: StoredOperation) -> LoggedOperation:
         """Return a stored operation. Raises BlobMissing, BlobCorrupt, Unavailable, Unreadable."""
-        return read_operation(await unpack(self._term.blobs, stored.payload))
+        payload = stored.payload or await self._term.store.payload(stored.policy_id, stored.seq)
+        return read_operation(await unpack(self._term.blobs, payload))
 
     async def ready(self, operation: WavePass) -> WaveBatch:
         """Return a wave's pass with what its record holds. Raises RecordInvalid."""
@@ -326,8 +327,8 @@ def read_operation(data: bytes) -> LoggedOperation:
 
 
 def decoded(stored: StoredOperation) -> LoggedOperation | StoredOperation:
-    """Return an operation that its row has; what a blob has is read when its turn comes."""
-    if stored.payload.is_claim:
+    """Return an operation that came with its bytes; any other is read when its turn comes."""
+    if stored.payload is None or stored.payload.is_claim:
         return stored
     try:
         return read_operation(stored.payload.data)

@@ -17,6 +17,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
+from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
 from services.trainer.ports.policies import Policies, StoredStates
@@ -86,6 +87,7 @@ class LeaseTerm(OperationParts):
 
     token: int
     apart: asyncio.Lock = field(default_factory=asyncio.Lock)
+    backlog: Backlog = field(default_factory=Backlog)
 
     @classmethod
     def begun(cls, parts: OperationParts, token: int) -> "LeaseTerm":

@@ -87,6 +87,10 @@ class Operations:
             depth = self._parts.settings.tenant_operations
             raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
         encoded = _ENCODER.encode(submission.operation)
+        with drivers.backlog.admitted(submission.tenant_id, len(encoded)):
+            await self._store(drivers, submission, encoded)
+
+    async def _store(self, drivers: Drivers, submission: Submission, encoded: bytes) -> None:
         digest = hashlib.sha256(encoded).digest()
         operation = submission.operation
         key = operation_key(submission.policy_id, submission.seq, digest)

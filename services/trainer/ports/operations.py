@@ -94,7 +94,14 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
-        """Return the operations that wait, of one managed policy or all of the base's, by arrival."""
+        """Return the operations that wait, of one managed policy or all of the base's, by arrival.
+
+        They come without their payloads, but for small ones.
+        """
+        ...
+
+    async def payload(self, policy_id: PolicyId, seq: int) -> Packed:
+        """Return the payload of an operation that waits."""
         ...
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
