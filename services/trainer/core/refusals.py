@@ -34,6 +34,12 @@ class NotFinite(TrainingRefused):
     code = "not_finite"
 
 
+class WaveStopped(TrainingRefused):
+    """Wave {wave_id} was cancelled while it was trained on."""
+
+    code = "wave_stopped"
+
+
 class NoGradient(TrainingRefused):
     """Step {step} has no gradient: the pass before it was refused."""
 

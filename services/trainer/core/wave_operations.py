@@ -107,6 +107,12 @@ def rest_of_wave(operations: Mapping[int, LoggedOperation | StoredOperation], se
     return behind[: len(rest) + 1] if len(rest) < len(behind) else []
 
 
+def pass_of(operations: Mapping[int, object], wave_id: WaveId) -> int | None:
+    """Return the number of a wave's first pass, None if the wave is not among the operations."""
+    exports = [one for one in operations.values() if isinstance(one, WaveExport) and one.wave_id == wave_id]
+    return exports[0].measured[0] if exports else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWave:
     """A wave to append to its policy's log, which it begins if there is none."""

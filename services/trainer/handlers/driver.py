@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError
+from mint_common.ids import WaveId
 from mint_common.training import (
     Loaded,
     Opened,
@@ -26,11 +27,7 @@ from mint_common.training import (
 from mint_common.waiting import wait_for_event
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import (
-    NotResident,
-    StoredOperation,
-    TrainingSession,
-)
+from services.trainer.core.operations import NotResident, StoredOperation, TrainingSession
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.wave_operations import (
     LoadRevision,
@@ -39,6 +36,7 @@ from services.trainer.core.wave_operations import (
     WavePass,
     begins_anew,
     changes_state,
+    pass_of,
     rest_of_wave,
 )
 from services.trainer.handlers.attempts import Attempts
@@ -145,6 +143,11 @@ class Driver:
         """Wait for a number no longer: what was to have it was refused."""
         self._turns.skip(seq)
         self._advance()
+
+    def stop_wave(self, wave_id: WaveId, error: MintError) -> None:
+        """Refuse a wave whose pass is with the scheduler and not done."""
+        if (seq := pass_of(self._live, wave_id)) is not None:
+            self._under_way.stop(seq, error)
 
     def held_by(self, seq: int) -> int | None:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""

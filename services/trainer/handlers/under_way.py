@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from mint_common.errors import MintError
+
 
 class UnderWay:
     """What was begun and whose result is not taken yet."""
@@ -12,6 +14,7 @@ class UnderWay:
         self.is_void = False
         self._begun: deque[tuple[int, asyncio.Future[tuple[object]]]] = deque()
         self._again: list[int] = []
+        self._passes: dict[int, asyncio.Future[object]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._begun)
@@ -25,8 +28,16 @@ class UnderWay:
         """Add work that was queued behind what is here."""
         # Gathered: an error is a result, also a cancellation, and also when the term ends before it is taken.
         begun: asyncio.Future[tuple[object]] = asyncio.gather(work, return_exceptions=True)
+        if isinstance(work, asyncio.Future):
+            self._passes[seq] = work
         self._begun.append((seq, begun))
         begun.add_done_callback(lambda _: on_done())
+
+    def stop(self, seq: int, error: MintError) -> None:
+        """End a computation with an error, unless it is done: a long pass ends between two of its runs."""
+        work = self._passes.get(seq)
+        if work is not None and not work.done():
+            work.set_exception(error)
 
     def take(self, finish: Callable[[int, object], bool]) -> Sequence[int]:
         """Hand the next result on to ``finish``, which says whether that ends the operation.
@@ -34,6 +45,7 @@ class UnderWay:
         Return what is to be begun again, in order, once everything that is void is taken.
         """
         seq, begun = self._begun.popleft()
+        self._passes.pop(seq, None)
         if self.is_void or not finish(seq, begun.result()[0]):
             self.is_void = True
             self._again.append(seq)

@@ -25,7 +25,7 @@ from services.trainer.core.layout_check import check_fits, check_layout
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
-from services.trainer.core.refusals import RecordInvalid, TrainingRefused
+from services.trainer.core.refusals import RecordInvalid, TrainingRefused, WaveStopped
 from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave, pulls_to_base
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
@@ -115,10 +115,13 @@ class WaveIntake:
         return {wave.validation: batch}
 
     async def on_wave_cancelled(self, wave: WaveCancelled) -> Sequence[Event]:
-        """Let a wave that is not taken in yet never be trained on."""
+        """Let a wave that is not taken in yet never be trained on; end the pass of one that is."""
         with suppress(AlreadyHandled):
             async with self._parts.ledger.transaction(intake_of(wave.wave_id)):
-                pass
+                return ()
+        drivers = await self._operations.drivers()
+        if driver := drivers.find(wave.policy_id):
+            driver.stop_wave(wave.wave_id, WaveStopped(wave_id=wave.wave_id))
         return ()
 
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
