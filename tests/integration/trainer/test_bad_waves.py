@@ -77,7 +77,7 @@ async def test_an_unreadable_record_fails_the_job(stage: Stage, kind: str, missi
 async def test_a_bug_fails_the_job_and_leaves_the_policy_alone(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
     async with stage.trainer() as trainer:
