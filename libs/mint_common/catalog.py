@@ -95,6 +95,22 @@ class PolicyRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyNames:
+    """The names of a policy: its own, its aliases, and the numbers of the revisions that these stand for."""
+
+    name: str
+    base: BaseName
+    created_at: float
+    latest: int
+    aliases: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Return the revisions that the policy and its aliases stand for."""
+        return {self.latest, *self.aliases.values()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFilter:
     """Which policies of a tenant to list; None or empty is no restriction.
 

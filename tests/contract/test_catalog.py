@@ -265,6 +265,22 @@ async def test_unknown_alias_is_not_found(store: Store) -> None:
     assert await store.aliases.aliases(policy.policy_id) == []
 
 
+async def test_names_of_all_policies_are_listed_with_their_aliases(store: Store) -> None:
+    for name in ("c", "b", "a"):
+        policy = await add_policy(store, name)
+        for number, ref in enumerate(await publish(store, policy, 0 if name == "b" else 2)):
+            await store.aliases.move(policy, f"of-{number}", ref, by("ann"), expected=None)
+    plain = await add_policy(store, "plain")
+    await publish(store, plain, 1)
+    await publish(store, await add_policy(store, "theirs", OTHER), 1)
+
+    a, c, bare = await store.aliases.names(TENANT, limit=9)
+    assert (a.name, a.base, a.latest, a.aliases) == ("a", BASE.name, 2, {"of-0": 1, "of-1": 2})
+    assert (c.name, c.created_at, c.numbers) == ("c", NOW, {1, 2})
+    assert (bare.name, bare.aliases, bare.numbers) == ("plain", {}, {1})
+    assert await store.aliases.names(TENANT, limit=1, after="a") == [c]
+
+
 async def test_aliases_are_listed_by_name_without_history(store: Store) -> None:
     policy = await add_policy(store)
     (one,) = await publish(store, policy, 1)

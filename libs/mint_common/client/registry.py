@@ -16,6 +16,7 @@ from mint_common.catalog import (
     KeyOwner,
     KeyRecord,
     OwnedRevision,
+    PolicyNames,
     PolicyRecord,
     Resolution,
     RevisionRecord,
@@ -98,6 +99,11 @@ class RegistryClient:
     async def list_policies(self, tenant_id: TenantId, *, limit: int) -> list[PolicyRecord]:
         """Return a tenant's first policies by name."""
         return self._read(await self._http.get(_policies(tenant_id), {"limit": limit}), list[PolicyRecord])
+
+    async def list_names(self, tenant_id: TenantId, *, limit: int) -> list[PolicyNames]:
+        """Return the names of a tenant's first policies that have a revision, with 1,000 aliases at most."""
+        path = path_of("internal", "tenants", tenant_id, "names")
+        return self._read(await self._http.get(path, {"limit": limit}), list[PolicyNames])
 
     async def get_policy(self, tenant_id: TenantId, policy: PolicyId | str) -> PolicyRecord:
         """Return a policy."""

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import asyncpg
 
-from mint_common.catalog import MAX_LIMIT, AliasMove, AliasRecord, PolicyRecord
+from mint_common.catalog import MAX_LIMIT, AliasMove, AliasRecord, PolicyNames, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import LOCK_POLICY, found, read_revision, ref_of
+from services.registry.adapters.rows import LOCK_POLICY, NEWEST, found, read_revision, ref_of
 from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
@@ -26,6 +26,21 @@ _ALIASES = """
     WHERE policy_id = $1
 """
 _ALIAS = f"{_ALIASES} AND alias = $2"
+# Two bounds: so many policies, and so many aliases of all of them.
+_NAMES = f"""
+    WITH page AS (
+        SELECT policy.policy_id, name, base, created_at, newest.number AS latest
+        FROM policies policy {NEWEST}
+        WHERE tenant_id = $1 AND name > $2 AND newest.number IS NOT NULL ORDER BY name LIMIT $3
+    ), pointed AS (
+        SELECT policy_id, jsonb_object_agg(alias, number) AS aliases FROM (
+            SELECT policy_id, alias, number FROM page JOIN aliases USING (policy_id)
+            ORDER BY name, alias LIMIT $4
+        ) bounded GROUP BY policy_id
+    )
+    SELECT name, base, created_at, latest, coalesce(aliases, '{{}}') AS aliases
+    FROM page LEFT JOIN pointed USING (policy_id) ORDER BY name
+"""  # noqa: S608  # a constant
 _HISTORY = """
     SELECT *, moved_at AS at FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence < $3
     ORDER BY sequence DESC LIMIT $4
@@ -103,6 +118,13 @@ class PostgresAliases:
         query = f"{_ALIASES} AND alias > $2 ORDER BY alias LIMIT $3"
         rows = await self._pool.fetch(query, policy_id, after or "", limit)
         return [_alias_of({**row, "revision": ref_of(row)}) for row in rows]
+
+    async def names(
+        self, tenant_id: TenantId, *, limit: int, after: str | None = None
+    ) -> Sequence[PolicyNames]:
+        """Return the names of a tenant's policies that have a revision, with `MAX_LIMIT` aliases in all."""
+        rows = await self._pool.fetch(_NAMES, tenant_id, after or "", limit, MAX_LIMIT)
+        return [from_row(row, PolicyNames) for row in rows]
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import PolicyFilter, PolicyRecord, Resolution
-from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
+from mint_common.catalog import PolicyFilter, PolicyNames, PolicyRecord, Resolution
+from mint_common.catalog_requests import LongPageQuery, PolicyPatch, PolicyQuery, PolicyRequest
 from mint_common.errors import NotFound
 from mint_common.events import Retention
 from mint_common.ids import PolicyId, new_id
@@ -78,6 +78,14 @@ async def list_policies(
         created_before=query.created_before,
     )
     return await registry.catalog.policies(tenant_id, wanted, limit=query.limit, after=query.after)
+
+
+@router.get("/names")
+async def list_names(
+    tenant_id: Tenant, page: Annotated[LongPageQuery, Query()], registry: RegistryDep
+) -> Sequence[PolicyNames]:
+    """Return the names of policies that have a revision."""
+    return await registry.aliases.names(tenant_id, limit=page.limit, after=page.after)
 
 
 @router.get("/policies/{policy}")

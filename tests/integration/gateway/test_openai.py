@@ -21,6 +21,13 @@ def _digest(counter_policy, stack, number: int) -> str:
         return mint.get(f"/policies/{counter_policy.name}/revisions/{number}").json()["digest"]
 
 
+def _registry_calls(stack) -> float:
+    """Return how many requests about policies and bases the registry has answered."""
+    lines = httpx.get(f"{stack.registry_url}/metrics", trust_env=False).text.splitlines()
+    counts = [line for line in lines if line.startswith("mint_registry_http_request_seconds_count")]
+    return sum(float(line.split()[-1]) for line in counts if "/tenants/" in line or "/bases" in line)
+
+
 def test_models_are_bases_policies_aliases_and_revisions(client, stack, counter):
     stack.make_policy("empty")
     stack.make_policy("many", revisions=3)
@@ -28,6 +35,9 @@ def test_models_are_bases_policies_aliases_and_revisions(client, stack, counter)
         for policy in ("counter", "many"):
             mint.put(f"/policies/{policy}/aliases/listed", json={"revision": 1}).raise_for_status()
     names = [model.id for model in client.models.list()]
+    before = _registry_calls(stack)
+    client.models.list()
+    assert _registry_calls(stack) - before == 2, "however many policies there are"
     assert {"tiny", "many", "many@listed", "many@1", "many@3"} <= set(names)
     assert "many@2" not in names, "an old revision that no alias points at is served, not listed"
     assert "empty" not in names

@@ -131,6 +131,8 @@ async def test_client_asks_what_services_ask(
     assert [(move.number, move.actor, move.reason) for move in moves] == [(1, "ann", "worse")]
     assert [item.alias for item in await client.list_aliases(TENANT, "p")] == ["prod"]
     await client.move_alias(ann, "p", "next", revision=1)
+    (names,) = await client.list_names(TENANT, limit=9)
+    assert (names.name, names.latest, names.aliases) == ("p", 2, {"next": 1, "prod": 1})
     with pytest.raises(MintError, match="ann has moved it since the job ended"):
         await client.move_alias(replace(ann, name="job:a"), "p", "next", revision=2, decided_at=1.5)
     assert [owned.policy for owned in await client.find_owned(TENANT, [one.digest])] == ["p"]

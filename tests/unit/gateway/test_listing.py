@@ -3,18 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.ids import JobId
+from mint_common.catalog import PolicyNames
+from mint_common.ids import BaseName, JobId
 from mint_common.testing.factories import POLICY, SPEC
 from services.gateway.core.mint.submission import SubmittedJob, merge_jobs
-from services.gateway.core.openai.listing import PolicyNames, list_models
+from services.gateway.core.openai.listing import list_models
 
 
-def _policy(name: str, **names) -> PolicyNames:
-    return PolicyNames(name=name, base="tiny", created=7, **names)
+def _policy(name: str, latest: int, **aliases: int) -> PolicyNames:
+    return PolicyNames(name=name, base=BaseName("tiny"), created_at=7.5, latest=latest, aliases=aliases)
 
 
 def test_bases_policies_aliases_and_revisions_are_listed_in_this_order():
-    policies = [_policy("counter", aliases=["prod", "canary"], numbers=[1, 2]), _policy("fresh")]
+    policies = [_policy("counter", 2, prod=2, canary=1), _policy("fresh", 3)]
     listed = list_models(["tiny"], policies, contexts={"tiny": 64}, limit=100)
     assert [entry["id"] for entry in listed] == [
         "tiny",
@@ -24,15 +25,17 @@ def test_bases_policies_aliases_and_revisions_are_listed_in_this_order():
         "counter@prod",
         "counter@2",
         "counter@1",
+        "fresh@3",
     ]
     assert all(entry["object"] == "model" for entry in listed)
     assert (listed[0]["parent"], listed[1]["parent"]) == (None, "tiny")
 
 
-@given(limit=st.integers(0, 12), numbers=st.integers(0, 12))
-def test_the_list_is_bounded(limit, numbers):
-    listed = list_models(["tiny"], [_policy("p", numbers=range(numbers))], contexts={}, limit=limit)
-    assert len(listed) == min(limit, numbers + 2)
+@given(limit=st.integers(0, 30), aliases=st.integers(0, 12))
+def test_the_list_is_bounded(limit, aliases):
+    names = {f"a{number}": number for number in range(1, aliases + 1)}
+    listed = list_models(["tiny"], [_policy("p", 99, **names)], contexts={}, limit=limit)
+    assert len(listed) == min(limit, 2 + aliases + aliases + 1)
 
 
 def _submission(name: str, at: float) -> SubmittedJob:

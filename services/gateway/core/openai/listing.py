@@ -1,21 +1,10 @@
 """The names that a tenant can put into ``model``."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
+from mint_common.catalog import PolicyNames
 from mint_common.ids import BaseName
 from services.gateway.core.json_types import JsonObject
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyNames:
-    """What one policy is listed by: its name, its aliases and the revisions that these stand for."""
-
-    name: str
-    base: BaseName
-    created: int
-    aliases: Sequence[str] = ()
-    numbers: Collection[int] = ()
 
 
 def model_entry(
@@ -50,7 +39,7 @@ def list_models(
 
     def entry(policy: PolicyNames, name: str) -> JsonObject:
         most = contexts.get(policy.base)
-        created, root = policy.created, policy.name
+        created, root = int(policy.created_at), policy.name
         return model_entry(name, created=created, root=root, parent=policy.base, max_context=most)
 
     entries = [

@@ -4,18 +4,15 @@ import asyncio
 
 from fastapi import APIRouter
 
-from mint_common.catalog import PolicyRecord
-from mint_common.ids import TenantId
 from services.gateway.core.json_types import JsonObject
-from services.gateway.core.openai.listing import PolicyNames, list_models, model_entry
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.core.openai.listing import list_models, model_entry
+from services.gateway.http.edge.context import GatewayDep, ReadCaller
 from services.gateway.http.edge.routes import OpenAIRoute
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
 
 MAX_ENTRIES = 1000
 MAX_POLICIES = 100
-CONCURRENT = 8
 
 
 @router.get("")
@@ -26,11 +23,8 @@ async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     answer in its name yet. At most 100 policies and 1,000 entries are listed. `max_model_len` is the context
     that prompt and answer share.
     """
-    bases = await gateway.registry.list_bases()
-    policies = await gateway.registry.list_policies(caller.tenant_id, limit=MAX_POLICIES)
-    gate = asyncio.Semaphore(CONCURRENT)
-    names = await asyncio.gather(
-        *(_names(gateway, caller.tenant_id, policy, gate) for policy in policies if policy.latest)
+    bases, names = await asyncio.gather(
+        gateway.registry.list_bases(), gateway.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
     )
     listed = list_models(
         [base.name for base in bases], names, contexts=gateway.engines.contexts(), limit=MAX_ENTRIES
@@ -49,19 +43,4 @@ async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonOb
         root=root,
         parent=found.base if found.revision else None,
         max_context=gateway.engines.contexts().get(found.base),
-    )
-
-
-async def _names(
-    gateway: Gateway, tenant_id: TenantId, policy: PolicyRecord, gate: asyncio.Semaphore
-) -> PolicyNames:
-    async with gate:
-        aliases = await gateway.registry.list_aliases(tenant_id, policy.policy_id)
-    latest = {policy.latest.number} if policy.latest else set[int]()
-    return PolicyNames(
-        name=policy.name,
-        base=policy.base,
-        created=int(policy.created_at),
-        aliases=[alias.alias for alias in aliases],
-        numbers=latest | {alias.revision.number for alias in aliases},
     )
