@@ -134,6 +134,12 @@ async def test_policies_are_listed_by_whether_a_revision_of_theirs_is_in_use(sto
     assert await names(True) == ["used"]
     assert await names(False) == ["empty", "retired"]
     assert await names(None) == ["empty", "retired", "used"]
+    await store.catalog.set_state(policy, 1, "retired")
+    retired = await store.catalog.policy(TENANT, "retired")
+    await store.catalog.set_state(retired, 1, "published")
+    assert (await names(True), await names(False)) == (["retired"], ["empty", "used"])
+    await store.integrity.quarantine(export_of(retired, 1).digest, "non_finite_output", cause="evt_1")
+    assert await names(True) == []
 
 
 async def test_exports_get_gapless_numbers_and_the_newest_is_the_latest(store: Store) -> None:

@@ -31,7 +31,7 @@ _NAMES = f"""
     WITH page AS (
         SELECT policy.policy_id, name, base, created_at, newest.number AS latest
         FROM policies policy {NEWEST}
-        WHERE tenant_id = $1 AND name > $2 AND newest.number IS NOT NULL ORDER BY name LIMIT $3
+        WHERE tenant_id = $1 AND name > $2 AND is_published ORDER BY name LIMIT $3
     ), pointed AS (
         SELECT policy_id, jsonb_object_agg(alias, number) AS aliases FROM (
             SELECT policy_id, alias, number FROM page JOIN aliases USING (policy_id)

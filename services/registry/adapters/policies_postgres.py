@@ -33,9 +33,6 @@ _LABELLED = """
     EXISTS (SELECT FROM policy_labels other WHERE other.policy_id = policies.policy_id
             AND other.label = ${label} AND other.value = ${value})
 """
-_PUBLISHED = """
-    EXISTS (SELECT FROM revisions WHERE revisions.policy_id = policies.policy_id AND state = 'published')
-"""
 _CREATED_AT = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $2"
 
 
@@ -136,7 +133,7 @@ def list_query(
     if wanted.base is not None:
         where.append(f"base = {given(wanted.base)}")
     if wanted.has_revision is not None:
-        where.append(_PUBLISHED if wanted.has_revision else f"NOT {_PUBLISHED}")
+        where.append(f"is_published = {wanted.has_revision}")
     if wanted.created_after is not None:
         where.append(f"created_at >= {given(wanted.created_after)}")
     if wanted.created_before is not None:

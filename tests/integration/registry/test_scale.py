@@ -1,7 +1,9 @@
 """The catalog at size: names resolve by index."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,6 +13,7 @@ from mint_common.catalog import EvaluationRecord, PolicyFilter
 from mint_common.errors import NotFound
 from mint_common.ids import EvaluationId
 from mint_common.runtime.postgres import migrate, open_pool
+from services.registry.adapters.policies_postgres import list_query
 from services.registry.core.keys import hash_key
 from services.registry.core.lineage import Reach
 from services.registry.core.names import parse_model
@@ -59,6 +62,11 @@ SELECTIONS = (
     PolicyFilter(created_after=2.0**34),
     PolicyFilter(created_before=2.0**34, base=BASE.name, labels=(("team", "7"),)),
 )
+WITHOUT_REVISION = (
+    PolicyFilter(has_revision=False),
+    PolicyFilter(has_revision=False, created_after=0.0),
+)
+"""What no policy fits here: finding that out costs no walk over all of them."""
 
 
 async def _scans(dsn: str) -> dict[str, int]:
@@ -95,11 +103,25 @@ async def test_hot_paths_never_scan_a_table(database: str) -> None:
             await pool.execute(fill_table)
         for table in BIG:
             await pool.execute(f"ANALYZE {table}")
+        for wanted in WITHOUT_REVISION:
+            assert await _rows_read(pool, wanted) == 0, wanted
     before = await _scans(database)
     async with _opened(database) as pool:
         await _walk_hot_paths(store_over(pool))
     after = await _scans(database)
     assert {table: after[table] - before[table] for table in BIG} == dict.fromkeys(BIG, 0)
+
+
+async def _rows_read(pool: asyncpg.Pool, wanted: PolicyFilter) -> int:
+    """Return how many rows a page of policies reads, those that do not fit counted too."""
+    query, arguments = list_query(TENANT, wanted, limit=100, after="", created_at=None)
+    (found,) = json.loads(await pool.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *arguments))
+
+    def read(node: dict[str, Any]) -> int:  # Any: Postgres's own JSON
+        filtered = node.get("Rows Removed by Filter", 0)
+        return node["Actual Rows"] + filtered + sum(map(read, node.get("Plans", ())))
+
+    return read(found["Plan"])
 
 
 async def _walk_hot_paths(store: Store) -> None:
