@@ -22,13 +22,13 @@ async def follow_bus(
 ) -> None:
     """Hand on every message from now on, until cancelled.
 
-    ``on_gap`` is called when some may have been missed: whenever listening begins, when it breaks off, and
-    after every try to listen that fails.
+    ``on_gap`` is called when some may have been missed: whenever listening begins, when it breaks off,
+    after every try to listen that fails, and when the bus was away meanwhile.
     """
     is_told = False
     while True:
         try:
-            async with bus.watch(subjects=subjects) as messages:
+            async with bus.watch(subjects=subjects, on_gap=on_gap) as messages:
                 is_told = False
                 on_gap()
                 async for message in messages:

@@ -6,7 +6,7 @@ services repeat the lost messages from Postgres. Dispatch, not the server, bound
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import nats.errors
@@ -141,9 +141,11 @@ class NatsBus:
         return min(found, default=None)
 
     @asynccontextmanager
-    async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+    async def watch(
+        self, *, subjects: Sequence[str], on_gap: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[AsyncIterator[Message]]:
         """Receive every message from now on."""
-        watch = NatsWatch(self._connection, subjects)
+        watch = NatsWatch(self._connection, subjects, on_gap)
         await watch.open()
         try:
             yield watch

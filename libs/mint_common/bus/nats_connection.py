@@ -7,6 +7,7 @@ restarts); then a new client takes the old one's place.
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from datetime import timedelta
 
 import nats
@@ -43,6 +44,8 @@ class NatsConnection:
         self._servers = [server.strip() for server in _BETWEEN.split(url)]
         self._replicas = replicas
         self._name = name
+        self.on_reconnect: set[Callable[[], None]] = set()
+        """Called when the client is connected again, and the server has its subscriptions."""
         self._client: Client | None = None
         self._lock = asyncio.Lock()
         self._closed = False
@@ -128,11 +131,16 @@ class NatsConnection:
                 connect_timeout=2,
                 ping_interval=10,
                 error_cb=_log_trouble,
+                reconnected_cb=self._reconnected,
             )
         except BaseException:
             await client.close()
             raise
         return client
+
+    async def _reconnected(self) -> None:
+        for call in tuple(self.on_reconnect):
+            call()
 
 
 def unavailable(error: BaseException) -> Unavailable:

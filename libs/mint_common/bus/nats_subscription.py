@@ -11,7 +11,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -185,11 +185,15 @@ class NatsWatch:
     """Messages as they pass by; a core subscription, so nothing is kept for a watcher that is away.
 
     A publisher that repeats a message after a lost acknowledgement is heard once: the last ids are kept.
+    ``on_gap`` is called when it listens again after an outage, and when a slow watcher misses a message.
     """
 
-    def __init__(self, connection: NatsConnection, subjects: Sequence[str]) -> None:
+    def __init__(
+        self, connection: NatsConnection, subjects: Sequence[str], on_gap: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self._subjects = subjects
+        self._on_gap = on_gap
         self._client: Client | None = None
         self._listening: list[Subscription] = []
         self._arrived: asyncio.Queue[Message] = asyncio.Queue()
@@ -215,15 +219,20 @@ class NatsWatch:
         except TROUBLE as error:
             raise unavailable(error) from error
         self._client = client
+        self._connection.on_reconnect.add(self._missed)
 
     async def close(self) -> None:
         """Stop listening."""
+        self._connection.on_reconnect.discard(self._missed)
         try:
             if self._client is not None and not self._client.is_closed:
                 for subscription in self._listening:
                     await subscription.unsubscribe()
         except TROUBLE as error:
             _log.info("watch not ended", extra={"problem": str(error)})
+
+    def _missed(self) -> None:
+        self._on_gap()
 
     async def _listen_again(self) -> None:
         """Subscribe on the new client, if nats-py has given the old one up."""
@@ -233,6 +242,8 @@ class NatsWatch:
             except Unavailable as error:
                 raise_if_cancelled()
                 _log.info("watch waits for nats", extra={"problem": str(error)})
+            else:
+                self._missed()
 
     async def _arrive(self, raw: Msg) -> None:
         message = read_message(raw)
@@ -244,6 +255,7 @@ class NatsWatch:
         if self._arrived.qsize() >= WATCH_LIMIT:
             self._arrived.get_nowait()
             _log.warning("slow watcher missed a message", extra={"subjects": list(self._subjects)})
+            self._missed()
         self._arrived.put_nowait(message)
 
 

@@ -9,7 +9,7 @@ Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - Order: first deliveries follow publish order within a subscription.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -125,8 +125,13 @@ class Bus(Protocol):
         """
         ...
 
-    def watch(self, *, subjects: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
-        """Open a fan-out subscription: all see each message published from now on, at most once."""
+    def watch(
+        self, *, subjects: Sequence[str], on_gap: Callable[[], None] = lambda: None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Open a fan-out subscription: all see each message published from now on, at most once.
+
+        ``on_gap`` is called when messages may have been missed, once it is open again.
+        """
         ...
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ It outlives a simulated crash of its users: what a subscriber has not answered c
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from mint_common.bus.port import Delivery, Message, PlacedMessage, Start
@@ -75,7 +75,12 @@ class MemoryBus:
         return None if position is None else self._published_at[position]
 
     @asynccontextmanager
-    async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+    async def watch(
+        self,
+        *,
+        subjects: Sequence[str],
+        on_gap: Callable[[], None] = lambda: None,  # noqa: ARG002  # it misses nothing
+    ) -> AsyncIterator[AsyncIterator[Message]]:
         """See every message from now on."""
         watcher = (tuple(subjects), asyncio.Queue[Message]())
         self._watchers.append(watcher)

@@ -69,9 +69,11 @@ class MortalBus:
             yield _MortalDeliveries(deliveries, self._life)
 
     @asynccontextmanager
-    async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+    async def watch(
+        self, *, subjects: Sequence[str], on_gap: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[AsyncIterator[Message]]:
         """Watch; nothing is at stake."""
-        async with self._bus.watch(subjects=subjects) as messages:
+        async with self._bus.watch(subjects=subjects, on_gap=on_gap) as messages:
             yield messages
 
     async def oldest_waiting(self, *, durable: str) -> float | None:

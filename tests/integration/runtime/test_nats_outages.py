@@ -69,6 +69,28 @@ async def test_a_subscription_and_a_watch_survive_a_killed_server(own_nats: Serv
         assert heard == before + after
 
 
+async def test_a_watch_tells_that_it_may_have_missed_messages(own_nats: Server) -> None:
+    gaps: list[str] = []
+    async with connected(own_nats) as bus, connected(own_nats) as other:
+        async with bus.watch(subjects=SUBJECTS, on_gap=lambda: gaps.append("gap")) as watch:
+            before = await publish_all(bus, 1)
+            assert (await anext(watch)).id == before[0]
+            assert gaps == []
+            own_nats.kill()
+            await asyncio.to_thread(own_nats.start)
+            async with asyncio.timeout(10):
+                while not gaps:
+                    await asyncio.sleep(0.05)
+            after = await publish_all(other, 1)  # what comes once the gap is told is heard
+            async with asyncio.timeout(10):
+                assert (await anext(watch)).id == after[0]
+        own_nats.kill()
+        await asyncio.to_thread(own_nats.start)
+        told = len(gaps)
+        await publish_all(bus, 1)
+        assert len(gaps) == told, "a watch that has ended is told nothing"
+
+
 async def test_publishing_waits_for_a_server_that_comes_back(own_nats: Server) -> None:
     async with connected(own_nats) as bus, bus.subscribe(durable="d", subjects=SUBJECTS) as deliveries:
         own_nats.kill()
