@@ -168,7 +168,8 @@ class Staging(Protocol):
     async def stage(self, revision: RevisionRef) -> StagedAdapter:
         """Bring a revision's files to the local disk and check them all against the base. Idempotent.
 
-        Raises AdapterInvalid, BlobCorrupt, BlobMissing or Unavailable; a failure leaves nothing behind.
+        Raises AdapterInvalid, AdapterUnreadable, BlobCorrupt, BlobMissing or Unavailable; a failure leaves
+        nothing behind.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from mint_common.errors import AdapterInvalid
+from mint_common.errors import AdapterInvalid, MintError
 
 
 class Reason(StrEnum):
@@ -46,6 +46,14 @@ class Reason(StrEnum):
     """The content does not match its digest."""
     WRONG_POLICY = "wrong_policy"
     """The manifest names another policy, step or parent than the export."""
+
+
+class AdapterUnreadable(MintError):
+    """Adapter {digest} cannot be read yet: {problem}. It is of a newer version than the loader."""
+
+    code = "adapter_unreadable"
+    retryable = True
+    http_status = 503
 
 
 def refusal(reason: Reason, problem: str) -> AdapterInvalid:

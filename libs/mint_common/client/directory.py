@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
@@ -390,4 +391,4 @@ def _is_away(error: BaseException | None) -> bool:
 
 def _is_for_next(error: BaseException) -> bool:
     """Return whether another engine may answer a request."""
-    return _is_away(error) or isinstance(error, Overloaded)
+    return _is_away(error) or isinstance(error, Overloaded | AdapterUnreadable)

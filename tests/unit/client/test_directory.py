@@ -8,8 +8,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import EngineRestarting, PeerFailed, Unavailable
+from mint_common.errors import EngineRestarting, MintError, PeerFailed, Unavailable
 from mint_common.generation import RESTART_SECONDS, CallFacts, EngineLoad, SampleRequest, Sampling
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import SystemClock
@@ -35,7 +36,7 @@ LOADED = replace(EXAMPLES["adapter.loaded"], epoch="run-2", tier="host")
 async def listening(
     answers: dict[str, object] | None = None, paths: list[str] | None = None
 ) -> AsyncIterator[str]:
-    """Run a loader that answers so by path, others with 500; without answers it reads and says nothing.
+    """Run a loader that answers so by path, an error too, and others with 500; without answers it is silent.
 
     ``paths`` takes in what it is asked.
     """
@@ -52,8 +53,10 @@ async def listening(
             paths.append(request[1])
             if answers is not None:
                 answer = answers.get(request[1].partition("?")[0])
-                body = msgspec.json.encode(answer)
                 status = b"200 OK" if answer is not None else b"500 Internal Server Error"
+                if isinstance(answer, MintError):
+                    status, answer = b"%d Error" % answer.http_status, {"error": answer.to_payload()}
+                body = msgspec.json.encode(answer)
                 writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
         writer.close()
 
@@ -138,4 +141,17 @@ async def test_a_request_that_makes_an_engine_fail_goes_to_no_other_and_the_engi
             await client.adapter(DIGEST, tenant_id=TenantId("t"))
         directory.note_failure(client, failed.value)
         assert directory.restarting() == []
+        await directory.aclose()
+
+
+async def test_an_adapter_that_an_older_loader_cannot_read_is_asked_of_the_next() -> None:
+    asked: list[str] = []
+    unreadable = answers() | {"/internal/sample": AdapterUnreadable(digest=DIGEST, problem="its layout")}
+    async with listening(unreadable, asked) as one, listening(unreadable, asked) as other:
+        directory = EngineDirectory([one, other], token="t")
+        assert len(await directory.engines()) == 2
+        with pytest.raises(AdapterUnreadable):
+            await directory.sample(BASE, sample_request())
+        assert asked.count("/internal/sample") == 2
+        assert directory._doubted == {}, "it answers, and serves others"
         await directory.aclose()

@@ -1,5 +1,6 @@
 """The disk cache proves a file once, and again when it may be another one."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, store_adapter
+from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt
 from mint_common.testing.adapters import make_adapter, make_base_facts
@@ -113,3 +115,17 @@ async def test_a_revision_of_another_digest_than_its_manifest_is_refused(tmp_pat
     wrong = replace(await stored(blobs), digest=make_adapter(FACTS, seed=3).digest)
     with pytest.raises(AdapterInvalid):
         await cache_at(tmp_path, blobs).stage(wrong)
+
+
+@pytest.mark.parametrize("change", [{"rank": {"q": 2}}, {"layout": "of 2030"}], ids=["shape", "layout"])
+async def test_a_manifest_of_a_newer_version_is_not_said_to_be_wrong(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    """Its loads may succeed later, on this loader's next version or on another loader now."""
+    blobs = MemoryBlobs()
+    revision = await stored(blobs)
+    newer = json.loads(GOOD.files[MANIFEST_FILE]) | change
+    claim = await blobs.put_new("revisions/newer/" + MANIFEST_FILE, json.dumps(newer).encode())
+    with pytest.raises(AdapterUnreadable) as caught:
+        await cache_at(tmp_path, blobs).stage(replace(revision, manifest=claim))
+    assert caught.value.retryable, "a load that fails so is not told as adapter.failed"

@@ -34,6 +34,8 @@ from mint_common.adapters_format import (
     read_manifest,
     stage_files,
 )
+from mint_common.adapters_format.names import LAYOUTS
+from mint_common.adapters_format.refusal import AdapterUnreadable, shown
 from mint_common.adapters_format.tensor_file import ITEM_BYTES as FILE_ITEM_BYTES
 from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
@@ -145,7 +147,7 @@ class DiskCache:
 
     async def _prove(self, revision: RevisionRef, folder: Path) -> Proved:
         began = self._clock.monotonic()
-        manifest = await fetch_manifest(self._blobs, revision.manifest)
+        manifest = await self._manifest(revision)
         if manifest.digest != revision.digest:
             problem = f"the manifest is of {manifest.digest}, the revision is {revision.digest}"
             raise AdapterInvalid(reason=Reason.WRONG_DIGEST.value, problem=problem)
@@ -156,6 +158,17 @@ class DiskCache:
         self._observe("fetch", staged - began)
         self._observe("check", self._clock.monotonic() - staged)
         return proved
+
+    async def _manifest(self, revision: RevisionRef) -> Manifest:
+        """Return a revision's manifest. Raises AdapterUnreadable for one of a newer format."""
+        try:
+            manifest = await fetch_manifest(self._blobs, revision.manifest)
+        except AdapterInvalid as error:
+            # The registry has read these very bytes before it published them.
+            raise AdapterUnreadable(digest=revision.digest, problem=error.problem) from error
+        if manifest.layout not in LAYOUTS:
+            raise AdapterUnreadable(digest=revision.digest, problem=f"its layout is {shown(manifest.layout)}")
+        return manifest
 
     def _check(self, revision: RevisionRef, manifest: Manifest, folder: Path) -> Proved:
         """Check what was just proved to be the manifest's files, and pack what is worth it."""
