@@ -1,7 +1,6 @@
--- What a tenant may have otherwise than the settings say, such as {"policies": 5}; 0 is without a bound.
-ALTER TABLE tenants ADD COLUMN quotas jsonb NOT NULL DEFAULT '{}';
--- Bytes of the adapter's files; 0 for revisions of before.
-ALTER TABLE revisions ADD COLUMN size_bytes bigint NOT NULL DEFAULT 0;
+-- Children before the tables that they refer to: writers of the version before, which lock rows of the parent
+-- first, hold nothing that these locks wait for. Readers pass.
+LOCK TABLE revisions, api_keys, policies IN SHARE ROW EXCLUSIVE MODE;
 
 -- What a tenant has. Triggers count, so that processes of the version before do too.
 CREATE TABLE tenant_usage (
