@@ -24,7 +24,7 @@ from mint_common.events import (
     TrainingFailed,
     WaveRequested,
 )
-from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
@@ -36,6 +36,7 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -93,11 +94,12 @@ class RolloutApp:
 @asynccontextmanager
 async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
     """Connect and assemble; leaving closes everything in the opposite order."""
-    clock = SystemClock()
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package=MIGRATIONS)
+        clock = DatabaseClock(pool)
+        await clock.follow()
         bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="rollout")
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
@@ -225,6 +227,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         short, work = dispatch(of_jobs, of_waves, bus, clock)
         background = (
             OutboxRelay(pool, bus, clock).run,
+            partial(run_periodically, clock.follow, name="clock", every_seconds=FOLLOW_SECONDS, clock=clock),
             partial(prune_runs, runs, clock),
             short.run,
             partial(of_waves.run, work),
