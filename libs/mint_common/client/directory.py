@@ -163,12 +163,12 @@ class EngineDirectory:
         content = operation.encode(), (digest or "").encode(), body
         key = partial(request_key, facts.tenant_id, base, *content)
         guard = self._guard(facts.tenant_id, base, key)
-        with guard.running():
+        async with guard.running():
             url, relayed = await self._first(
                 base, digest, lambda engine: engine.serve(operation, body, facts)
             )
         relayed.at_end(partial(self._ended, url))
-        relayed.at_end(guard.end)
+        relayed.at_end(lambda error: guard.end(error, is_whole=relayed.is_whole))
         self._note_served(url, digest)
         return relayed
 
@@ -180,9 +180,9 @@ class EngineDirectory:
         digest = request.revision.digest if request.revision else None
         key = partial(sample_key, base, request)
         guard = self._guard(request.tenant_id, base, key)
-        with guard.running():
+        async with guard.running():
             url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
-        guard.end(None)
+        guard.end(None, is_whole=True)
         self._ended(url, None)
         self._note_served(url, sampled.revision)
         return sampled
@@ -221,6 +221,8 @@ class EngineDirectory:
 
     def _is_restarting(self, base: BaseName) -> bool:
         """Return whether an engine of a base has just died, or may have."""
+        if time.monotonic() - self._asked_at >= _REASK_SECONDS:
+            self._ask_unknown()
         doubted = (self._known[url] for url in self._doubted if url in self._known)
         return any(info.base == base for info in (*doubted, *(info for info, _ in self.restarting())))
 

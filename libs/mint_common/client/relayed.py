@@ -30,6 +30,12 @@ class Relayed:
         """Return whether the answer is a stream of events."""
         return self._response.content_type == "text/event-stream"
 
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all of the answer has come."""
+        content = self._response.content
+        return self._failure is None and content.is_eof() and content.exception() is None
+
     async def whole(self) -> bytes:
         """Return all of the body."""
         with self._noted():
@@ -47,9 +53,11 @@ class Relayed:
 
     def close(self) -> None:
         """Give the connection back; one with something unread is closed, which cancels its request."""
-        self._response.close()
-        while self._at_end:
-            self._at_end.pop()(self._failure)
+        try:
+            while self._at_end:
+                self._at_end.pop()(self._failure)
+        finally:
+            self._response.close()
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

@@ -4,11 +4,13 @@ Invariants: what one tenant's requests did says nothing of another's equal ones;
 bounded, of a tenant too. A process remembers what it sent itself: several gateways each learn of their own.
 """
 
+import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import ceil
 
 import msgspec
@@ -17,16 +19,21 @@ from mint_common.errors import EngineDied, RequestEndsEngines, RequestHeldBack
 from mint_common.generation import RESTART_SECONDS, SampleRequest
 from mint_common.ids import BaseName, TenantId
 
-MOST_DEATHS = 2
-"""So often an engine dies under a request before it is refused: once may be anybody's fault."""
+TOGETHER = (32, 4, 1)
+"""How many suspects begin together after the first death, the second, the third; after another one, or one
+that came while no other suspect ran, a request is refused: those before may be another one's fault."""
+BLAMED_SECONDS = 30.0
+"""What ends an engine mostly does so at its first step: one that has run longer is not refused for it."""
 REMEMBERED_SECONDS = 600.0
 MOST_OF_A_TENANT = 512
 MOST_TENANTS = 1024
 APART_SECONDS = 1.0
-"""How long a suspect runs before the next one begins, unless it ends earlier: what ends an engine mostly does
-so at its first step."""
+"""How long suspects run before the next ones begin, unless they end earlier."""
 RESTORED_SECONDS = 2.0 * RESTART_SECONDS
 """How long a suspect waits for the engine that died under it, before it goes to another one."""
+HELD_SECONDS = RESTORED_SECONDS
+"""How long a suspect waits here for its turn before it is refused for now."""
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,17 @@ def sample_key(base: BaseName, request: SampleRequest) -> RequestKey:
 class _Suspect:
     deaths: int
     died_at: float
+    is_refused: bool = False
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SuspectRun:
+    """A suspect that runs once more; ``is_alone``: no other one has run beside it."""
+
+    key: RequestKey
+    began_at: float
+    together: int
+    is_alone: bool
 
 
 @dataclass(slots=True)
@@ -63,17 +81,25 @@ class Suspects:
     """The suspects by tenant, the least recently noted forgotten first."""
 
     _tenants: OrderedDict[TenantId, OrderedDict[RequestKey, _Suspect]] = field(default_factory=OrderedDict)
-    _running: dict[BaseName, tuple[RequestKey, float]] = field(default_factory=dict)
+    _running: dict[BaseName, list[SuspectRun]] = field(default_factory=dict)
 
     def has_any(self, tenant_id: TenantId) -> bool:
         """Return whether a request of a tenant may be one: else its key need not be made."""
         return tenant_id in self._tenants
 
-    def note_death(self, key: RequestKey, *, now: float) -> None:
-        """Note that an engine died while it ran a request."""
+    def note_death(self, key: RequestKey, run: SuspectRun | None = None, *, now: float) -> None:
+        """Note that an engine died while it ran a request; ``run`` if that was a suspect already."""
         known = self._find(key, now=now)
+        if known is None:
+            known = _Suspect(deaths=1, died_at=now)
+        elif run is not None and known.died_at <= run.began_at >= now - BLAMED_SECONDS:
+            deaths = known.deaths + 1
+            is_refused = run.is_alone or deaths > len(TOGETHER)
+            known = _Suspect(deaths=deaths, died_at=now, is_refused=is_refused)
+        else:
+            known.died_at = now
         own = self._tenants.setdefault(key.tenant_id, OrderedDict())
-        own[key] = _Suspect(deaths=1 + (known.deaths if known else 0), died_at=now)
+        own[key] = known
         own.move_to_end(key)
         self._tenants.move_to_end(key.tenant_id)
         if len(own) > MOST_OF_A_TENANT:
@@ -81,31 +107,45 @@ class Suspects:
         if len(self._tenants) > MOST_TENANTS:
             self._tenants.popitem(last=False)
 
-    def begin(self, key: RequestKey, *, is_restarting: bool, now: float) -> None:
-        """Let a request begin; `end` says that it has ended.
+    def begin(self, key: RequestKey, *, is_restarting: bool, now: float) -> SuspectRun | None:
+        """Let a request begin; a suspect's run is ended with `end`.
 
         ``is_restarting``: an engine of its base has just died, and is not back. A suspect may run once more:
-        while all engines of its base stand, so that it ends no second one beside the first, and apart from
-        other suspects, so that none of them is blamed for it. Raises RequestEndsEngines, RequestHeldBack.
+        while all engines of its base stand, so that it ends no second one beside the first, and with few
+        others, fewer after each death, until what ends engines is alone. Raises RequestEndsEngines,
+        RequestHeldBack.
         """
         suspect = self._find(key, now=now)
         if suspect is None:
-            return
-        if suspect.deaths >= MOST_DEATHS:
+            return None
+        if suspect.is_refused:
             left = suspect.died_at + REMEMBERED_SECONDS - now
             raise RequestEndsEngines(deaths=suspect.deaths, seconds=ceil(left))
+        together = TOGETHER[suspect.deaths - 1]
+        running = self._running.get(key.base, [])
         free_at = suspect.died_at + RESTORED_SECONDS if is_restarting else now
-        if key.base in self._running:
-            free_at = max(free_at, self._running[key.base][1] + APART_SECONDS)
+        recent = [run for run in running if run.began_at > now - APART_SECONDS]
+        if recent and len(recent) >= min(together, *(run.together for run in recent)):
+            free_at = max(free_at, recent[0].began_at + APART_SECONDS)
         if free_at > now:
             raise RequestHeldBack(retry_after_seconds=ceil(free_at - now))
-        self._running[key.base] = key, now
+        for other in running:
+            other.is_alone = False
+        begun = SuspectRun(key=key, began_at=now, together=together, is_alone=not running)
+        self._running.setdefault(key.base, []).append(begun)
+        return begun
 
-    def end(self, key: RequestKey, *, is_answered: bool) -> None:
-        """Note that a request runs no more, and that it ends no engine if it was answered."""
-        if self._running.get(key.base, (None, 0.0))[0] == key:
-            del self._running[key.base]
-        if is_answered and key in self._tenants.get(key.tenant_id, ()):
+    def end(self, run: SuspectRun) -> None:
+        """Let the next suspect begin. Idempotent."""
+        running = self._running.get(run.key.base, [])
+        if run in running:
+            running.remove(run)
+        if not running:
+            self._running.pop(run.key.base, None)
+
+    def clear(self, key: RequestKey) -> None:
+        """Note that a request was answered to its end: it ends no engine."""
+        if key in self._tenants.get(key.tenant_id, ()):
             self._forget(key)
 
     def _find(self, key: RequestKey, *, now: float) -> _Suspect | None:
@@ -123,7 +163,7 @@ class Suspects:
 
 
 class Guard:
-    """One request on its way: held back if it is a suspect, and noted if an engine dies under it.
+    """One request on its way: a suspect waits for its turn, and it is noted if an engine dies under it.
 
     Its key is made only where it is needed: it takes reading the whole request.
     """
@@ -138,27 +178,42 @@ class Guard:
         now: Callable[[], float],
     ) -> None:
         self._suspects = suspects
-        self._key = key
+        self._key = cache(key)
         self._is_restarting = is_restarting
         self._now = now
         self._is_suspect = suspects.has_any(tenant_id)
+        self._run: SuspectRun | None = None
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run the request until its answer begins. Raises as `Suspects.begin`."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the request until its answer begins. Raises as `Suspects.begin`, after a wait."""
         if self._is_suspect:
-            self._suspects.begin(self._key(), is_restarting=self._is_restarting(), now=self._now())
+            self._run = await self._begun()
         try:
             yield
         except BaseException as error:
-            self.end(error)
+            self.end(error, is_whole=False)
             raise
-        if self._is_suspect:
-            self._suspects.end(self._key(), is_answered=False)
+        if self._run is not None:
+            self._suspects.end(self._run)
 
-    def end(self, error: BaseException | None) -> None:
-        """Note how the answer ended; None: whole."""
-        if self._is_suspect:
-            self._suspects.end(self._key(), is_answered=error is None)
+    def end(self, error: BaseException | None, *, is_whole: bool) -> None:
+        """Note how the answer ended; one that its client left before its end says nothing."""
+        if self._run is not None:
+            self._suspects.end(self._run)
         if isinstance(error, EngineDied):
-            self._suspects.note_death(self._key(), now=self._now())
+            self._suspects.note_death(self._key(), self._run, now=self._now())
+        elif self._run is not None and is_whole:
+            self._suspects.clear(self._key())
+
+    async def _begun(self) -> SuspectRun | None:
+        """Wait for the turn of a suspect: its client may have no retries left."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HELD_SECONDS
+        while True:
+            try:
+                return self._suspects.begin(self._key(), is_restarting=self._is_restarting(), now=self._now())
+            except RequestHeldBack:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)

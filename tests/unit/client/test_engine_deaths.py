@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from mint_common.client import directory as directory_module
+from mint_common.client import suspects as suspects_module
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import EngineDied, EngineRestarting, MintError, RequestEndsEngines, RequestHeldBack
 from mint_common.generation import CallFacts, Sampled, SampleRequest, Sampling
@@ -30,6 +31,8 @@ class Loader:
     port: int = 0
     begun: int = 0
     runner: web.AppRunner | None = None
+    is_well: bool = False
+    """Nothing is poison to it."""
 
     @property
     def url(self) -> str:
@@ -60,7 +63,7 @@ class Loader:
             answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
             await answer.prepare(request)
             await answer.write(b"data: {}\n\n")
-        if b"poison" in body or b"\xcd\x06\x66" in body:  # of a sample: token 0x666
+        if not self.is_well and (b"poison" in body or b"\xcd\x06\x66" in body):  # of a sample: token 0x666
             if self.tells is not None:
                 return web.json_response({"error": self.tells.to_payload()}, status=self.tells.http_status)
             assert request.transport is not None
@@ -119,6 +122,7 @@ async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
         await loader.start()
     directory = EngineDirectory([loader.url for loader in loaders], token="t")
     made = Fleet(loaders, directory)
+    monkeypatch.setattr(suspects_module, "HELD_SECONDS", 0.0)
     monkeypatch.setattr(directory_module, "time", SimpleNamespace(monotonic=lambda: made.now))
     assert len(await directory.engines()) == 3
     yield made
@@ -147,6 +151,44 @@ async def test_a_request_that_kills_engines_has_one_dead_at_most(fleet: Fleet, b
         with pytest.raises(RequestEndsEngines, match="ended 2 times") as refused:
             await fleet.serve(body)
     assert (refused.value.retryable, fleet.dead) == (False, 0)
+
+
+async def test_a_suspect_waits_for_its_engine_rather_than_being_refused(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 requests at a death, SDKs with 2 retries lost 60."""
+    monkeypatch.setattr(suspects_module, "HELD_SECONDS", 10.0)
+    with pytest.raises(EngineDied):
+        await fleet.serve()
+    again = asyncio.create_task(fleet.serve())
+    await asyncio.sleep(0.5)
+    assert (again.done(), fleet.dead) == (False, 1)
+    await fleet.restart()
+    with pytest.raises(EngineDied):
+        await again
+
+
+async def test_a_client_that_leaves_early_does_not_clear_its_request(fleet: Fleet) -> None:
+    with pytest.raises(EngineDied):
+        await fleet.serve(b"stream poison")
+    await asyncio.sleep(0.05)  # the engine is asked, and is away
+    await fleet.restart()
+    facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=None)
+    answer = await fleet.directory.serve(BASE, "chat", b"stream poison", facts)
+    answer.close()
+    assert fleet.directory._suspects.has_any(TenantId("t"))
+
+
+async def test_an_answer_that_came_whole_clears_its_request(fleet: Fleet) -> None:
+    for loader in fleet.loaders:
+        loader.tells = EngineDied(retry_after_seconds=20)
+    with pytest.raises(EngineDied):
+        await fleet.serve()
+    for loader in fleet.loaders:
+        loader.is_well = True
+    await asyncio.sleep(0.05)
+    await fleet.serve()
+    assert not fleet.directory._suspects.has_any(TenantId("t"))
 
 
 async def test_a_sample_is_known_again_under_another_id(fleet: Fleet) -> None:
