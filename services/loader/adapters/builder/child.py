@@ -6,10 +6,12 @@ Invariant: a process that was killed is waited for, but nobody is held up by one
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
-from pathlib import Path
 
 _MODULE = "services.loader.adapters.builder.process"
+_PROCESS_CLOCK = 2
+"""Marks the clock id of a process's processor time on Linux; see clock_getcpuclockid(3)."""
 _END_SECONDS = 0.2
 _CLOSE_SECONDS = 5.0
 
@@ -42,13 +44,12 @@ class BuilderProcesses:
             ours.close()
             raise
 
-    def processor_ticks(self) -> int:
-        """Return how much processor time the builder that works has used; 0 of one that is gone."""
+    def processor_seconds(self) -> float:
+        """Return the processor time that the builder has used, 0 of one that is gone. Opens no file."""
         try:
-            fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+            return time.clock_gettime(~self._pid << 3 | _PROCESS_CLOCK)
         except OSError:
-            return 0
-        return int(fields[11]) + int(fields[12])
+            return 0.0
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a builder. One that waits for a disk dies only when that answers."""

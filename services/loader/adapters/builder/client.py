@@ -53,6 +53,8 @@ _BEATS = 4
 """How often a builder is asked whether it works, within the time that it may take to say so."""
 _MOST_BUSY_BEATS = 10 * _BEATS
 """How often in a row it may answer nothing while it is at work: GBs at the lowest priority on a slow disk."""
+_LEAST_WORK_SECONDS = 0.01
+"""Processor time between two questions below which a builder is idle."""
 _MOST_HUNG = 1
 _MOST_DYING = 3
 """Builders that were killed and have not died: each keeps its memory, so no more are started."""
@@ -264,13 +266,13 @@ class Builder:
         One that checks or converts a large adapter answers none, and works: that is no silence for a while.
         """
         silent = busy = 0
-        used = self._processes.processor_ticks()
+        used = self._processes.processor_seconds()
         while silent < _BEATS and busy < _MOST_BUSY_BEATS:
             self._unheard += 1
             write_frame(writer, Call(number=0, work=Ping()))
             await self._clock.sleep(self._config.silence_seconds / _BEATS)
-            before, used = used, self._processes.processor_ticks()
-            is_idle = used == before
+            before, used = used, self._processes.processor_seconds()
+            is_idle = used - before < _LEAST_WORK_SECONDS
             silent = silent + 1 if self._unheard and is_idle else 0
             busy = busy + 1 if self._unheard else 0
         self._is_hung = True
