@@ -1,46 +1,38 @@
 """Residency: work is done in its order, failures are their policy's own, dropping loses nothing stored."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
 import pytest
-from msgspec import structs
 
 from mint_common.events import LoraSpec
-from mint_common.ids import PolicyId, TenantId
-from mint_common.records import WaveRecord
-from mint_common.training import Datum, Passed, Stepped
+from mint_common.training import Passed, Stepped
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
 from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
-from services.trainer.core.batch import build_grpo_batch
-from services.trainer.core.operations import ExportLineage, NotResident
+from services.trainer.core.operations import NotResident
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
-from services.trainer.core.scheduler import SchedulerLimits
-from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import Copy, Distillation, ExportWeights, StateExport, TakeStep
+from services.trainer.ports.policies import Copy, Distillation, StateExport
 
 from .conftest import facts_of, random_model
-from .managed import StepSettings, wave_batch
+from .policy_waves import (
+    LIMITS,
+    TENANT,
+    A,
+    B,
+    C,
+    D,
+    MakeRecord,
+    begin_wave,
+    state_of,
+    step,
+    wild,
+)
 from .test_distillation import make_distill
-from .test_file_passes import file_record, work_of
-from .test_passes import floats, make_pass
-
-GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
-ADAM = adam_step(learning_rate=2e-3, clip_norm=1.0)
-A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
-TENANT = TenantId("t")
-LIMITS = SchedulerLimits(max_tokens=4096, max_policies=2, device_policies=2)
-FIRST = ExportLineage(digest=None, parent=None)
-MakeRecord = Callable[..., WaveRecord]
 
 
 @pytest.fixture
@@ -49,81 +41,6 @@ async def policies(tiny_folder: Path) -> AsyncIterator[ResidentPolicies]:
     opened = open_policies(load, threads=1, limits=LIMITS, host_policies=1, max_tokens=2048)
     async with opened as policies:
         yield policies
-
-
-class CountingBase(ResidentBase):
-    """A base that notes how many lines each micro-batch has."""
-
-    read: list[int]
-
-    def score(self, lines: Sequence[Any], *args: Any, **options: Any) -> TokenScores:
-        """Score, after a note."""
-        self.read.append(len(lines))
-        return super().score(lines, *args, **options)
-
-
-@asynccontextmanager
-async def policies_of(
-    folder: Path, *, batch_tokens: int, device_policies: int, read: list[int] | None = None
-) -> AsyncIterator[ResidentPolicies]:
-    """Open policies with micro-batches of 16 tokens, which are counted in ``read``."""
-
-    def load() -> ResidentBase:
-        base = load_base(folder)
-        base.__class__ = CountingBase
-        cast("CountingBase", base).read = [] if read is None else read
-        return base
-
-    limits = SchedulerLimits(max_tokens=batch_tokens, max_policies=1, device_policies=device_policies)
-    async with open_policies(load, threads=1, limits=limits, host_policies=1, max_tokens=16) as policies:
-        yield policies
-
-
-def replace_inputs(datum: Datum, *, logprobs: float) -> Datum:
-    """Return a datum whose sampler's log-probabilities are all one number."""
-    (length,) = datum.inputs["target_tokens"].shape
-    return structs.replace(datum, inputs={**datum.inputs, "logprobs": floats(np.full(length, logprobs))})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedWave:
-    """What a wave came to."""
-
-    passed: Passed
-    taken: Stepped | None
-    export: StateExport
-
-
-async def begin_wave(
-    policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A
-) -> list[object]:
-    """Begin pass, step and export of a wave at once, as its driver does; return what each comes to."""
-    batch = build_grpo_batch(record)
-    begun = [policies.begin_pass(policy_id, TENANT, wave_batch(batch, GRPO))]
-    if batch.rows:
-        begun.append(policies.begin(policy_id, TENANT, TakeStep(step=ADAM, needs_gradient=True)))
-    begun.append(policies.begin(policy_id, TENANT, ExportWeights(after=FIRST)))
-    return await asyncio.gather(*begun, return_exceptions=True)
-
-
-async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> TrainedWave:
-    passed, *taken, export = await begin_wave(policies, record, policy_id=policy_id)
-    assert isinstance(passed, Passed)
-    assert isinstance(export, StateExport)
-    (step,) = taken or (None,)
-    assert step is None or isinstance(step, Stepped)
-    return TrainedWave(passed=passed, taken=step, export=export)
-
-
-async def state_of(policies: ResidentPolicies, policy_id: PolicyId = A) -> bytes:
-    return await policies.begin(policy_id, TENANT, Copy(with_gradient=True))
-
-
-def wild(record: WaveRecord) -> WaveRecord:
-    """Return a record whose loss is not finite."""
-    group = record.groups[0]
-    samples = tuple(replace(s, logprobs=(-1e4,) * len(s.tokens)) for s in group.samples)
-    return replace(record, groups=(replace(group, samples=samples),))
 
 
 async def test_a_repeated_wave_exports_the_same_bytes(
@@ -166,132 +83,6 @@ async def test_a_refused_pass_takes_its_step_along_and_keeps_the_state(
     assert isinstance(passed, NotFinite)
     assert isinstance(taken, NoGradient)
     assert await state_of(policies) == before
-
-
-@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
-@pytest.mark.parametrize("backward", [True, False])
-async def test_a_long_pass_lets_others_between_its_runs_and_comes_to_the_same_bits(
-    algorithm: str, backward: bool, tiny_folder: Path, lora: LoraSpec, make_record: MakeRecord
-) -> None:
-    """Both policies are of one tenant, and the long pass is begun first."""
-    long = work_of(algorithm, file_record(make_record, algorithm), backward=backward)
-    found = []
-    for batch_tokens in (long.tokens, 16):
-        async with policies_of(tiny_folder, batch_tokens=batch_tokens, device_policies=2) as policies:
-            for policy_id in (A, B):
-                await policies.admit(policy_id, lora, data=None)
-            await step(policies, make_record(seed=3))
-            passing = asyncio.ensure_future(policies.begin_pass(A, TENANT, long))
-            behind = policies.begin(A, TENANT, Copy(with_gradient=True))
-            beside = asyncio.ensure_future(policies.begin_pass(B, TENANT, make_pass(1, count=1)))
-            first, _ = await asyncio.wait({passing, beside}, return_when=asyncio.FIRST_COMPLETED)
-            assert first == ({passing} if batch_tokens == long.tokens else {beside})
-            metrics = {
-                name: value for name, value in (await passing).metrics.items() if "seconds" not in name
-            }
-            found.append((metrics, await behind))
-            await beside
-    assert found[0] == found[1]
-
-
-async def test_another_policy_waits_for_one_run_of_a_long_pass_at_most(
-    tiny_folder: Path, lora: LoraSpec
-) -> None:
-    """A pass of 84,000 tokens in the review held one of 24 up for all of its seconds."""
-    read: list[int] = []
-    async with policies_of(tiny_folder, batch_tokens=32, device_policies=2, read=read) as policies:
-        for policy_id in (A, B):
-            await policies.admit(policy_id, lora, data=None)
-        passing = asyncio.ensure_future(policies.begin_pass(A, TENANT, make_pass(1, count=300)))
-        for number in range(20):
-            while len(read) < 3 * number + 2:
-                await asyncio.sleep(0)
-            before = len(read)
-            await policies.begin_pass(B, TENANT, make_pass(number, count=1))
-            assert len(read) <= before + 3, "the run in hand, this pass, and what began since"
-        assert not passing.done()
-        await passing
-
-
-async def test_a_long_pass_that_is_swapped_out_between_its_runs_comes_to_the_same_bits(
-    tiny_folder: Path, lora: LoraSpec
-) -> None:
-    """It adds to the gradient of the passes before it, which leaves the device with what it has so far."""
-    found = []
-    for device_policies in (2, 1):
-        async with policies_of(tiny_folder, batch_tokens=32, device_policies=device_policies) as policies:
-            for policy_id in (A, B):
-                await policies.admit(policy_id, lora, data=None)
-            await policies.begin_pass(A, TENANT, make_pass(5))
-            long = asyncio.ensure_future(policies.begin_pass(A, TENANT, make_pass(6, count=40)))
-            moved = policies.swaps().count
-            while not long.done():
-                await policies.begin_pass(B, TENANT, make_pass(7))
-            assert (policies.swaps().count > moved + 4) is (device_policies == 1)
-            found.append(((await long).metrics, await state_of(policies)))
-    assert found[0] == found[1]
-
-
-async def test_a_long_pass_that_nobody_waits_for_ends_at_its_next_run_and_leaves_the_gradient(
-    tiny_folder: Path, lora: LoraSpec
-) -> None:
-    read: list[int] = []
-    async with policies_of(tiny_folder, batch_tokens=32, device_policies=1, read=read) as policies:
-        await policies.admit(A, lora, data=None)
-        await policies.begin_pass(A, TENANT, make_pass(5))
-        before = await state_of(policies)
-        read.clear()
-        passing = asyncio.ensure_future(policies.begin_pass(A, TENANT, make_pass(6, count=300)))
-        while len(read) < 3:
-            await asyncio.sleep(0)
-        passing.cancel()
-        assert await state_of(policies) == before
-        assert len(read) < 6
-
-
-async def test_a_long_pass_of_a_policy_that_was_dropped_is_not_gone_on_with(
-    tiny_folder: Path, lora: LoraSpec
-) -> None:
-    read: list[int] = []
-    async with policies_of(tiny_folder, batch_tokens=32, device_policies=1, read=read) as policies:
-        await policies.admit(A, lora, data=None)
-        before = await state_of(policies)
-        passing = asyncio.ensure_future(policies.begin_pass(A, TENANT, make_pass(6, count=300)))
-        while len(read) < 3:
-            await asyncio.sleep(0)
-        policies.forget(A)
-        with pytest.raises(NotResident):
-            await passing
-        await policies.admit(A, lora, data=None)
-        assert await state_of(policies) == before
-
-
-async def test_a_long_pass_that_is_refused_leaves_the_gradient(tiny_folder: Path, lora: LoraSpec) -> None:
-    async with policies_of(tiny_folder, batch_tokens=32, device_policies=1) as policies:
-        await policies.admit(A, lora, data=None)
-        await policies.begin_pass(A, TENANT, make_pass(5, "importance_sampling"))
-        before = await state_of(policies)
-        wild = make_pass(6, "importance_sampling", count=40)
-        last = replace_inputs(wild.data[-1], logprobs=-1e4)
-        with pytest.raises(NotFinite):
-            await policies.begin_pass(A, TENANT, structs.replace(wild, data=(*wild.data[:-1], last)))
-        assert await state_of(policies) == before
-
-
-async def test_a_long_distillation_lets_others_between_its_runs(tiny_folder: Path, lora: LoraSpec) -> None:
-    found = []
-    for batch_tokens in (4096, 32):
-        async with policies_of(tiny_folder, batch_tokens=batch_tokens, device_policies=2) as policies:
-            for policy_id in (A, B):
-                await policies.admit(policy_id, lora, data=None)
-            teacher = write_state(new_state(policies.facts, replace(lora, seed=2)))
-            learning = Distillation(distill=make_distill(0, count=20), teacher=lora, data=teacher)
-            distilled = asyncio.ensure_future(policies.begin(A, TENANT, learning))
-            beside = asyncio.ensure_future(policies.begin(B, TENANT, Copy(with_gradient=False)))
-            await asyncio.wait({distilled, beside}, return_when=asyncio.FIRST_COMPLETED)
-            assert distilled.done() is (batch_tokens == 4096)
-            found.append((await distilled, await state_of(policies)))
-    assert found[0] == found[1]
 
 
 async def test_what_no_thread_takes_is_an_error_of_each_batch(
