@@ -34,7 +34,10 @@ class UnderWay:
         begun.add_done_callback(lambda _: on_done())
 
     def stop(self, seq: int, error: MintError) -> None:
-        """End a computation with an error, unless it is done: a long pass ends between two of its runs."""
+        """End a computation with an error, unless it is done.
+
+        A long pass ends between two of its runs; of what is finished all the same the state is given up.
+        """
         work = self._passes.get(seq)
         if work is not None and not work.done():
             work.set_exception(error)

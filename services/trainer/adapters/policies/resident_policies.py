@@ -1,9 +1,10 @@
 """Policies over the resident base, and the threads that work on them: one computes, one writes what it gave.
 
 Whatever is ready when the first is free is planned together (`core/scheduler.py`). Invariants: work owns its
-policies' states while it is carried out; a policy that was dropped meanwhile, and a state that is half done,
-are not given back; a fault of the machinery is the result of everything that was in the batch, and a policy
-that it keeps from leaving the device stays there, whole.
+policies' states while it is carried out; a policy that was dropped meanwhile, a state that is half done, and
+one with work that was given up while it was finished are not given back; a fault of the machinery is the
+result of everything that was in the batch, and a policy that it keeps from leaving the device stays there,
+whole.
 """
 
 import asyncio
@@ -227,14 +228,15 @@ class ResidentPolicies:
                 task.settle(worked)
             return
         results, spoilt = worked
+        late = {task.policy_id for task, one in zip(tasks, results, strict=True) if _is_late(task, one)}
         surplus: list[ResidentPolicy] = []
-        for policy_id in [one for one in kept if one not in spoilt]:
-            # All before the first await: who is forgotten must be found.
+        # All before the first await: who is forgotten must be found, and nothing is given up in between.
+        for policy_id in [one for one in kept if one not in spoilt | late]:
             surplus = self._tiers.put(policy_id, kept[policy_id])
-        await self._swap_out(surplus)
         for task, result in zip(tasks, results, strict=True):
             if not isinstance(result, Unfinished):
                 task.settle(result)
+        await self._swap_out(surplus)
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         """Move policies off the device; the next plan tries again with those that a fault keeps there."""
@@ -249,6 +251,11 @@ class ResidentPolicies:
     async def _compute(self, work: Callable[[], T]) -> T:
         """Do something on the thread that computes. Raises RuntimeError when that has been shut down."""
         return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+
+
+def _is_late(task: PolicyTask, result: object) -> bool:
+    """Return whether a task was given up while it was finished: its state has what its log will not have."""
+    return task.done.done() and not isinstance(result, Unfinished)
 
 
 @asynccontextmanager
