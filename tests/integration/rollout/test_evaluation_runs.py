@@ -11,6 +11,7 @@ import pytest
 
 from mint_common.authority import Authority, Caller
 from mint_common.blobs.localfs import LocalBlobs
+from mint_common.blobs.marker import MarkedBlobs
 from mint_common.datasets.reading import told_format
 from mint_common.events import JobFile
 from mint_common.ids import WaveId
@@ -176,7 +177,8 @@ async def test_a_cancelled_run_asks_no_more_and_has_no_score(
 
 async def data_of(folder: Path, rows: Sequence[object], **changes: object) -> dict[str, object]:
     """Store rows as a file, and return the data of a run over them."""
-    content = await LocalBlobs(folder / "blobs").put("files/rows", b"".join(map(_line, rows)))
+    blobs = MarkedBlobs(LocalBlobs(folder / "blobs"))
+    content = await blobs.put("files/rows", b"".join(map(_line, rows)))
     kind = told_format(rows[0])  # type: ignore[arg-type]  # a row is a mapping
     file = JobFile(file_id="file-1", filename="rows.jsonl", content=content, format=kind, rows=len(rows))
     data = EvaluationData(file=file, holdout=0.0, grader=EXACT, on_long="refuse")
