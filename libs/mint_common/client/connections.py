@@ -30,7 +30,10 @@ class Connections:
                 timeout=self._limits[is_long],
                 connector=aiohttp.TCPConnector(
                     limit=_NO_BOUND if is_long else _SHORT_CONNECTIONS,
-                    keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                    # A service that stops closes idle connections: a long call that met such a one would look
+                    # as if it had begun. A new connection is refused, and the call may go elsewhere.
+                    force_close=is_long,
+                    keepalive_timeout=None if is_long else _KEEP_ALIVE_SECONDS,
                     socket_factory=_kept_alive,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -220,3 +220,29 @@ async def test_what_had_not_begun_goes_to_the_next_engine(fleet: Fleet) -> None:
         await fleet.serve()
     assert [loader.begun for loader in fleet.loaders] == [1, 1, 0]
     assert not fleet.directory._suspects.has_any(TenantId("t"))
+
+
+async def test_a_request_to_a_loader_that_stops_has_not_begun() -> None:
+    """It closes idle connections; a request that met one was told that the engine died under it."""
+    answered: list[bytes] = []
+
+    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answered.append(await reader.readuntil(b"\r\n\r\n"))
+        content = msgspec.json.encode(ENGINE_INFO) if answered[-1].startswith(b"GET") else b"{}"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(content) + content)
+        await reader.readuntil(b"\r\n\r\n")  # the next request, which it closes on
+        writer.close()
+
+    server = await asyncio.start_server(answer_one, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    directory = EngineDirectory([f"http://{host}:{port}"], token="t")
+    facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=None)
+    answer = await directory.serve(BASE, "chat", b"", facts)
+    await answer.whole()
+    answer.close()
+    server.close()
+    with pytest.raises(EngineRestarting):
+        await directory.serve(BASE, "chat", b"", facts)
+    assert not directory._suspects.has_any(TenantId("t"))
+    await directory.aclose()
