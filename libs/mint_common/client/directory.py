@@ -201,9 +201,6 @@ class EngineDirectory:
         raise self._no_engine(base)
 
     async def _opened(self, url: str, call: Callable[[EngineClient], Awaitable[T]]) -> T:
-        depth, info = self._open[url], self._known.get(url)
-        if info is not None and depth >= info.max_requests:
-            raise Overloaded(what="the engine's room for requests", depth=depth, retry_after_seconds=1)
         self._open[url] += 1
         try:
             return await call(self._clients[url])

@@ -57,6 +57,7 @@ class Engine:
         if self.ends:
             error = {
                 "invalid": InvalidField(field="n", problem="too many"),
+                "full": Overloaded(what="the engine", depth=3, retry_after_seconds=7),
                 "busy": Unavailable(what="a", problem="b"),
             }
             told = error[self.ends]
@@ -202,22 +203,19 @@ async def test_a_failure_of_one_request_takes_no_engine_away(
     assert len(await directory.engines()) == 2
 
 
-async def test_more_requests_than_an_engine_takes_are_too_many_and_it_stays(
-    engines: tuple[Engine, Engine],
-) -> None:
+async def test_an_engine_bounds_its_requests_itself_by_tenant(engines: tuple[Engine, Engine]) -> None:
+    """Slow readers of two tenants' ended streams took all places; then every tenant was refused here."""
     engine = engines[0]
     engine.info = msgspec.convert({**msgspec.to_builtins(ENGINE_INFO), "max_requests": 3}, EngineInfo)
-    engine.seconds = 60.0
+    engine.seconds = 0.0
     directory = EngineDirectory([engine.url], token="t", timeout_seconds=TIMEOUT_SECONDS)
     await directory.engines()
-    streams = [await directory.serve(BASE, "chat", b"stream", FACTS) for _ in range(3)]
+    streams = [await directory.serve(BASE, "chat", b"stream", FACTS) for _ in range(4)]
+    assert engine.begun == 4
+    engine.ends = "full"
     with pytest.raises(Overloaded) as refused:
-        await directory.serve(BASE, "chat", b"stream", FACTS)
-    assert refused.value.retry_after_seconds == 1
-    await directory.describe(BASE)
-    assert directory.restarting() == []
-    streams.pop().close()
-    streams.append(await directory.serve(BASE, "chat", b"stream", FACTS))
+        await directory.serve(BASE, "chat", b"{}", FACTS)
+    assert (refused.value.retry_after_seconds, directory.restarting()) == (7, [])
     for stream in streams:
         stream.close()
     await directory.aclose()
@@ -226,7 +224,6 @@ async def test_more_requests_than_an_engine_takes_are_too_many_and_it_stays(
 async def test_what_is_short_waits_for_no_connection_of_what_is_long(engines: tuple[Engine, Engine]) -> None:
     engine = engines[0]
     engine.seconds = 60.0
-    engine.info = msgspec.convert({**msgspec.to_builtins(ENGINE_INFO), "max_requests": 2000}, EngineInfo)
     directory = EngineDirectory([engine.url], token="t")
     await directory.engines()
     streams = []
