@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mint_common.errors import EngineRestarting, Unavailable
+from mint_common.errors import EngineFailed, EngineRestarting
 from services.loader.adapters.vllm.engine import VllmEngine
 
 pytestmark = [
@@ -35,8 +35,11 @@ def call(error: Exception) -> None:
 
 
 def test_a_call_that_vllm_fails_is_an_error_that_slots_and_loads_contain() -> None:
-    """A RuntimeError ended the loader, and again each time the working set brought the adapter back."""
-    with pytest.raises(Unavailable, match="mint_activate failed: RuntimeError: no room") as raised:
+    """A RuntimeError ended the loader, and again each time the working set brought the adapter back.
+
+    It is no absence of the engine, which a rollout waits hours for.
+    """
+    with pytest.raises(EngineFailed, match="mint_activate failed: RuntimeError: no room") as raised:
         call(RuntimeError("no room"))
     assert isinstance(raised.value.__cause__, RuntimeError)
 

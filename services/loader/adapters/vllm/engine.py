@@ -16,7 +16,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mint_common.errors import AdapterInvalid, Unavailable
+from mint_common.errors import AdapterInvalid, EngineFailed, Unavailable
 from mint_common.generation import SampleRequest
 from mint_common.ids import TenantId
 from services.loader import metrics
@@ -223,7 +223,7 @@ class VllmEngine:
     async def _call(self, method: str, *args: object) -> Sequence[Reply]:
         """Call a method of the worker extension; return each worker's reply.
 
-        Raises AdapterInvalid for what the method tells, EngineRestarting of a dead engine, else Unavailable:
+        Raises AdapterInvalid for what the method tells, EngineRestarting of a dead engine, else EngineFailed:
         a call that fails is the fault of what it is made for, and other adapters are served on.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -234,7 +234,7 @@ class VllmEngine:
             raise dead_engine() from error
         except Exception as error:  # vLLM raises what it likes
             problem = f"its call {method} failed: {type(error).__name__}: {error}"
-            raise Unavailable(what="the engine", problem=problem) from error
+            raise EngineFailed(problem=problem) from error
         told = next((reply["problem"] for reply in replies if "problem" in reply), None)
         if told is not None:
             raise AdapterInvalid(reason="engine_refused", problem=str(told))
