@@ -80,9 +80,9 @@ KEYS = 10_000
 LOOKUP_SECONDS = 15.0
 """How long the registry may be silent when it is asked for a key or a name: it finds them in milliseconds."""
 PRUNE_SECONDS = 600.0
+"""How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
 SESSION_SECONDS = 30 * DAY_SECONDS
 """How long a Tinker session without runs is listed after its client was last heard of."""
-"""How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
 LARGE_BODIES = 256

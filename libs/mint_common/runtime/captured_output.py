@@ -10,6 +10,7 @@ logged too, as the reader is a process of its own, which ends once nobody can wr
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -40,14 +41,18 @@ def captured_output(*, service: str) -> Iterator[None]:
     """Log what this process and those that it starts write to descriptors 1 and 2; after `keep_log_apart`."""
     read_end, write_end = os.pipe()
     kept = os.dup(1), os.dup(2)
-    # A session of its own: it outlives this one, to log what a crash leaves.
-    reader = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, service],
-        stdin=read_end,
-        stdout=sys.stdout.fileno(),
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    # A session of its own, without the signals that end this one: it outlives it, to log what a crash leaves.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+    try:
+        reader = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, service],
+            stdin=read_end,
+            stdout=sys.stdout.fileno(),
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(read_end)
     for descriptor in (1, 2):
         os.dup2(write_end, descriptor)

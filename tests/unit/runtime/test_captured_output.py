@@ -77,3 +77,21 @@ with captured_output(service="loader"):
     )
     assert "Segmentation fault" in written["output"]
     assert "<module>" in written["output"]
+
+
+def test_what_a_process_writes_while_it_drains_is_logged() -> None:
+    """A supervisor that signals all processes at once must not end the reader first."""
+    [written] = _logged(
+        """
+import signal
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with captured_output(service="loader"):
+    readers = Path("/proc/self/task", str(os.getpid()), "children").read_text().split()
+    for reader in readers:
+        os.kill(int(reader), signal.SIGTERM)
+    time.sleep(0.1)
+    os.write(2, b"drains on")
+"""
+    )
+    assert written["output"] == "drains on"
