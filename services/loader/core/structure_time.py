@@ -14,7 +14,8 @@ from services.loader.core.stall_budget import StallBudget
 SECONDS_A_TOKEN = 0.002
 """Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
 MAX_SECONDS = 0.1
-"""Of the processor: what a request has at its beginning, and the most that its tokens save up."""
+"""Of the processor: what a request has at its beginning, and the most that its tokens save up, past what a
+step of all its sequences may take."""
 STEP_SECONDS = 0.05
 """Of the processor: most of a step for one tenant; past it each further call has what a token may take."""
 PLANNED_SECONDS = 0.02
@@ -49,6 +50,12 @@ class RequestTime:
 
     tenant: TenantTime
     seconds_left: float = MAX_SECONDS
+    most_seconds: float = MAX_SECONDS
+
+    def join(self) -> None:
+        """Count a further sequence; a request without time left gets none by it."""
+        self.most_seconds += SECONDS_A_TOKEN
+        self.earn(1)
 
     def call_seconds(self) -> float:
         """Return how long the next call may take, 0 when there is no time left for any."""
@@ -63,7 +70,7 @@ class RequestTime:
     def earn(self, tokens: int) -> None:
         """Count accepted tokens; a request without time left earns none."""
         if self.seconds_left > 0:
-            self.seconds_left = min(MAX_SECONDS, self.seconds_left + SECONDS_A_TOKEN * tokens)
+            self.seconds_left = min(self.most_seconds, self.seconds_left + SECONDS_A_TOKEN * tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +89,12 @@ class StructureTimes:
     _requests: WeakValueDictionary[tuple[str, str], RequestTime] = field(default_factory=WeakValueDictionary)
 
     def of_request(self, tenant: str, request: str, *, now: float) -> RequestTime:
-        """Return a request's time, which its sequences share while one of them holds it."""
+        """Return the time of a request, for one more of its sequences: they share it while one holds it."""
         found = self._requests.get((tenant, request))
         if found is None:
             found = RequestTime(tenant=self._of_tenant(tenant, now=now))
             self._requests[tenant, request] = found
+        found.join()
         return found
 
     def settle(self, *, now: float) -> list[tuple[str, float]]:

@@ -1,5 +1,7 @@
 """What the structures of a tenant take is bounded in a step and over time; other tenants' steps go on."""
 
+import pytest
+
 from services.loader.core.structure_time import (
     MAX_SECONDS,
     PLANNED_SECONDS,
@@ -23,13 +25,34 @@ def test_a_request_has_one_time_while_a_sequence_of_it_is_there() -> None:
     assert times.of_request("few", "r", now=0.0) is not one
     one.spend(MAX_SECONDS)
     del one
-    assert times.of_request("many", "r", now=0.0).seconds_left == MAX_SECONDS
+    assert times.of_request("many", "r", now=0.0).seconds_left == MAX_SECONDS + SECONDS_A_TOKEN
+
+
+@pytest.mark.parametrize("sequences", [1, 64, 128])
+def test_a_usual_structure_of_many_sequences_lives(sequences: int) -> None:
+    """128 sequences of 0.9 ms took more than what a request began with in their first step."""
+    times = StructureTimes()
+    requests = [times.of_request("many", "r", now=0.0) for _ in range(sequences)]
+    for step in range(400):
+        times.settle(now=float(step))
+        for request in requests:
+            assert request.call_seconds() >= 0.0015
+            request.spend(0.0015)
+        for request in requests:
+            request.earn(1)
+
+
+def test_a_further_sequence_gives_a_request_without_time_left_none() -> None:
+    times = StructureTimes()
+    one = times.of_request("many", "r", now=0.0)
+    one.spend(2 * MAX_SECONDS)
+    assert times.of_request("many", "r", now=0.0).call_seconds() == 0.0
 
 
 def test_tokens_earn_time_up_to_what_a_request_begins_with_and_none_once_it_is_spent() -> None:
     one = StructureTimes().of_request("many", "r", now=0.0)
     one.earn(10)
-    assert one.seconds_left == MAX_SECONDS
+    assert one.seconds_left == MAX_SECONDS + SECONDS_A_TOKEN
     one.spend(MAX_SECONDS + 0.01)
     one.earn(1000)
     assert one.call_seconds() == 0.0
