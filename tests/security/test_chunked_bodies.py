@@ -12,7 +12,11 @@ from mint_common.runtime.http_protocol import ConnectionBounds
 from tests.security.gateway_rig import make_rig
 from tests.security.raw_http import Client, serving
 
-BOUNDS = ConnectionBounds(small_parts=100, head_bytes=4096, head_lines=20, linger_pause_seconds=0.2)
+PARTS, MORE_PARTS = 100, 1000
+BOUNDS = ConnectionBounds(
+    parts=((PARTS, 16), (MORE_PARTS, 64)), head_bytes=4096, head_lines=20, linger_pause_seconds=0.2
+)
+LINE = b"23\r\n" + b'{"prompt": "123+2", "answer": "125"}'[:34] + b"\n\r\n"
 TINY = b"1\r\na\r\n"
 
 
@@ -60,9 +64,30 @@ async def flood(client: Client, part: bytes, *, seconds: float = 10) -> bytes:
 async def test_a_body_in_tiny_chunks_is_refused_after_a_count():
     async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/read"))
-        client.writer.write(TINY * (BOUNDS.small_parts + 1))
+        client.writer.write(TINY * (PARTS + 1))
         assert await client.status() == b"400"
-        assert b"connection: close" in await client.read_all()
+        said = await client.read_all()
+    assert b"connection: close" in said
+    assert said.endswith(
+        b"A body in more than 100 parts needs 16 bytes in each on average: send larger ones."
+    )
+
+
+async def test_short_lines_that_are_sent_one_by_one_are_taken_up_to_a_larger_count():
+    """A client that streamed a JSONL file was refused after 1,000 lines, without a reason."""
+    async with serving(make_http(), BOUNDS) as server:
+        client = await server.connect(head("/read"))
+        client.writer.write(LINE * MORE_PARTS + b"0\r\n\r\n")
+        assert await client.status() == b"200"
+        assert b'"size":%d' % (35 * MORE_PARTS) in await client.reader.readuntil(b"}")
+        client = await server.connect(head("/read"))
+        client.writer.write(LINE * (MORE_PARTS + 1))
+        assert await client.status() == b"400"
+        assert b"more than 1000 parts needs 64 bytes" in await client.read_all()
+
+
+def test_tiny_chunks_end_after_1000_and_short_lines_after_20000():
+    assert ConnectionBounds().parts == ((1000, 16), (20_000, 64))
 
 
 async def test_tiny_chunks_behind_an_answer_close_its_connection_without_a_second_one():
@@ -77,9 +102,9 @@ async def test_a_body_in_many_chunks_of_some_size_is_taken(size):
     chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
     async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/read"))
-        client.writer.write(20 * BOUNDS.small_parts * chunk + b"0\r\n\r\n")
+        client.writer.write(20 * PARTS * chunk + b"0\r\n\r\n")
         assert await client.status() == b"200"
-        assert b'"size":%d' % (20 * BOUNDS.small_parts * size) in await client.reader.readuntil(b"}")
+        assert b'"size":%d' % (20 * PARTS * size) in await client.reader.readuntil(b"}")
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,19 @@ class ConnectionBounds:
     """What connections may take.
 
     ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds a
-    head after its first read. A body may have ``small_parts`` of any size; more have to be of
-    ``small_part_bytes`` on average. Its framing (sizes and extensions of chunks, trailers) may have as many
-    bytes as the body and ``head_bytes`` more. An unneeded body is read for at most ``linger_seconds``, and
-    ``linger_pause_seconds`` without a byte, once every ``linger_read_seconds``. ``ahead_bytes`` bounds
-    pipelined requests behind an active one; a client that reads nothing of an answer is disconnected after
-    ``unread_seconds``.
+    head after its first read. ``parts`` are counts and bytes: a body of more parts than a count has to have
+    that many bytes in each on average; short lines, each sent alone, are legal for long. Its framing (sizes
+    and extensions of chunks, trailers) may have as many bytes as the body and ``head_bytes`` more. An
+    unneeded body is read for at most ``linger_seconds``, and ``linger_pause_seconds`` without a byte, once
+    every ``linger_read_seconds``. ``ahead_bytes`` bounds pipelined requests behind an active one; a client
+    that reads nothing of an answer is disconnected after ``unread_seconds``.
     """
 
     connections: int = MOST_CONNECTIONS
     head_seconds: float = 10
     head_bytes: int = 64 << 10
     head_lines: int = 200
-    small_parts: int = 1000
-    small_part_bytes: int = 64
+    parts: tuple[tuple[int, int], ...] = ((1000, 16), (20_000, 64))
     linger_seconds: float = 30
     linger_pause_seconds: float = 5
     linger_read_seconds: float = 0.1
@@ -91,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_parts = self._body_bytes = self._body_wire_bytes = self._trailer_lines = 0
         self._is_refused = False
+        self._why = ""
         self._lingers_until: float | None = None
         self._at_work: RequestResponseCycle | None = None
         self._ahead_bytes = 0
@@ -151,11 +151,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_in_body:
             self._trailer_lines += 1
             if self._trailer_lines > self.bounds.head_lines:
-                raise ValueError("too many trailers")
+                raise self._problem(f"A body may have {self.bounds.head_lines} trailers at most.")
             return
         super().on_header(name, value)
         if len(self.headers) > self.bounds.head_lines:
-            raise ValueError("too many headers")
+            raise self._problem(f"A request may have {self.bounds.head_lines} headers at most.")
 
     def on_headers_complete(self) -> None:
         """Hand the request on."""
@@ -169,15 +169,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a part of a body; what is raised here is answered 400."""
         self._body_parts += 1
         self._body_bytes += len(body)
-        if (
-            self._body_parts > self.bounds.small_parts
-            and self._body_bytes < self.bounds.small_part_bytes * self._body_parts
-        ):
-            raise ValueError("too many tiny parts")
+        for count, least_bytes in self.bounds.parts:
+            if self._body_parts > count and self._body_bytes < least_bytes * self._body_parts:
+                raise self._problem(
+                    f"A body in more than {count} parts needs {least_bytes} bytes in each on average: "
+                    "send larger ones."
+                )
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what came. Of a body nothing more is read; an answer that has begun gets no second one."""
+        msg = self._why or msg
         if not self._is_in_body:
             super().send_400_response(msg)
             return
@@ -188,6 +190,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.message_event.set()
         self.flow.pause_reading()
         self._close_after(self.bounds.linger_pause_seconds)
+
+    def _problem(self, problem: str) -> ValueError:
+        """Return what a callback of the parser raises; uvicorn's own answer would say only "invalid"."""
+        self._why = problem
+        return ValueError(problem)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore a wish for another protocol, as HTTP asks for."""
