@@ -7,13 +7,14 @@ process, what waits is bounded, and a load that fails is tried again a bounded n
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import MintError, trace_of
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.telemetry.tracing import extracted, inject
 from mint_common.waiting import wait_for_event
 from services.loader.core.cold_queue import Priority
 from services.loader.handlers.tiers import Tiers
@@ -39,6 +40,8 @@ class Prewarm:
     priority: Priority
     tries: int = 0
     due_at: float = 0.0
+    trace: Mapping[str, str] = field(default_factory=lambda: inject({}), compare=False)
+    """Headers of the trace that asked for it."""
 
 
 class Prewarms:
@@ -109,9 +112,10 @@ class Prewarms:
     async def _load(self, prewarm: Prewarm) -> None:
         revision = prewarm.revision
         try:
-            await self._tiers.prewarm(
-                revision, tenant_id=prewarm.tenant_id, cause=prewarm.cause, priority=prewarm.priority
-            )
+            with extracted(prewarm.trace):
+                await self._tiers.prewarm(
+                    revision, tenant_id=prewarm.tenant_id, cause=prewarm.cause, priority=prewarm.priority
+                )
         except MintError as error:
             if error.retryable and prewarm.tries + 1 < MOST_TRIES:
                 self._again(prewarm)
