@@ -113,9 +113,11 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         if settings.bootstrap_key:
             await bootstrap(registry.accounts, settings.bootstrap_key, clock)
 
+        identity = StoreIdentity(integrity=integrity, blobs=blobs)
+        await identity.try_to_confirm()
         handler = ExportHandler(
             catalog=registry.catalog,
-            identity=StoreIdentity(integrity=integrity, blobs=blobs),
+            identity=identity,
             blobs=blobs,
             clock=clock,
             max_update_ratio=max_update_ratio,

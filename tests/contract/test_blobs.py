@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mint_common.blobs.marker import mark
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
@@ -42,6 +43,7 @@ async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             s3_secret_key=server.secret_key,
         )
     store = await open_blobs(settings)
+    await mark(store)
     yield store
     await store.close()
 

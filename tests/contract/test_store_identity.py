@@ -17,7 +17,7 @@ from contract.test_blob_integrity import (
 
 from mint_common.adapters_format import MANIFEST_FILE
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.blobs.marker import MarkedBlobs
+from mint_common.blobs.marker import KEY, MarkedBlobs, mark, store_id
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.blobs_memory import MemoryBlobs
@@ -54,7 +54,8 @@ async def test_a_store_that_was_copied_without_its_marker_is_known_by_what_is_in
 
 async def adapter_of_another_stack(folder: Path) -> LocalBlobs:
     other = LocalBlobs(folder)
-    await MarkedBlobs(other).put("revisions/other", b"bytes")
+    await other.put("revisions/other", b"bytes")
+    await mark(other)
     return other
 
 
@@ -99,3 +100,39 @@ async def test_mass_loss_stops_the_pass_and_goes_on_with_the_next(
     assert await faults(store, policy) == ["missing", "missing", None, None, None]
     await read_all(store, blobs)  # another process, or the next pass
     assert await faults(store, policy) == ["missing"] * 4 + [None]
+
+
+async def test_a_store_of_an_older_version_that_lacks_a_manifest_is_ours(store: Store) -> None:
+    policy, raw = await add_policy(store), MemoryBlobs()
+    refs = await publish(store, policy, raw, 3)
+    await raw.delete(refs[1].manifest.uri)
+    await StoreIdentity(integrity=store.integrity, blobs=MarkedBlobs(raw)).confirm()
+    assert await store_id(raw) is not None
+
+
+async def test_a_marker_that_was_removed_comes_back_with_its_id(store: Store) -> None:
+    policy, raw = await add_policy(store), MemoryBlobs()
+    await publish(store, policy, raw, 1)
+    identity = StoreIdentity(integrity=store.integrity, blobs=MarkedBlobs(raw))
+    await identity.confirm()
+    known = await store_id(raw)
+    await raw.delete(KEY)
+    await identity.confirm()
+    assert await store_id(raw) == known
+
+
+async def test_an_empty_folder_is_not_ours_when_no_sound_revision_tells(store: Store) -> None:
+    first = StoreIdentity(integrity=store.integrity, blobs=MemoryBlobs())
+    await first.confirm()
+    identity = StoreIdentity(integrity=store.integrity, blobs=MarkedBlobs(MemoryBlobs()))
+    with pytest.raises(Unavailable, match="0 of 0 manifests"):
+        await identity.confirm()  # nothing was published yet
+    restored = MemoryBlobs()
+    await restored.put("training/a", b"of a backup without the marker")
+    await StoreIdentity(integrity=store.integrity, blobs=restored).confirm()
+    policy = await add_policy(store)
+    await publish(store, policy, MemoryBlobs(), 2)
+    await store.integrity._pool.execute("UPDATE revisions SET fault = 'missing'")
+    await identity.blobs.put("training/a", b"hidden")
+    with pytest.raises(Unavailable, match="0 of 0 manifests"):
+        await identity.confirm()

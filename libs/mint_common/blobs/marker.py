@@ -1,7 +1,8 @@
 """The marker of a blob store: tells a store that lacks a blob from a folder or bucket that is not the store.
 
-A volume that is not mounted, or a wrong bucket, looks like a store whose blobs are all gone. So the first
-blob that is stored comes with a marker, which has an id; whoever misses a blob looks for the marker first.
+A volume that is not mounted, or a wrong bucket, looks like a store whose blobs are all gone. So the registry,
+which alone can compare a store with the catalog, puts a marker with an id into it; a process that misses a
+blob looks for the marker first.
 """
 
 import time
@@ -35,25 +36,33 @@ async def store_id(blobs: Blobs) -> str | None:
         return None
 
 
-async def mark(blobs: Blobs) -> str:
-    """Return the id of a store, which gets a marker if it has none. Raises Unavailable."""
+async def mark(blobs: Blobs, known: str = "") -> str:
+    """Return the id of a store, which gets a marker if it has none: of its known id, or of a new one.
+
+    Raises Unavailable.
+    """
     while (found := await store_id(blobs)) is None:
         try:
-            await blobs.put_new(KEY, new_id("store").encode())
+            await blobs.put_new(KEY, (known or new_id("store")).encode())
         except AlreadyExists:
             continue  # another process was quicker
     return found
+
+
+def bare(blobs: Blobs) -> Blobs:
+    """Return the store itself, which says that a blob is missing whether it has a marker or not."""
+    return blobs.store if isinstance(blobs, MarkedBlobs) else blobs
 
 
 class MarkedBlobs:
     """A blob store that believes that a blob is missing only while its marker is there; see `Blobs`.
 
     A store whose marker was seen, and is there no more, takes no blobs either: they would be hidden behind
-    the volume once it is mounted again.
+    the volume once it is mounted again. One that has no marker yet takes them, and never misses any.
     """
 
     def __init__(self, blobs: Blobs, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._blobs = blobs
+        self.store = blobs
         self._monotonic = monotonic
         self._id: str | None = None
         self._looked_at = float("-inf")
@@ -61,44 +70,44 @@ class MarkedBlobs:
     async def put(self, key: str, data: bytes) -> Claim:
         """Store bytes, replacing what was there."""
         await self._look()
-        return await self._blobs.put(key, data)
+        return await self.store.put(key, data)
 
     async def put_new(self, key: str, data: bytes) -> Claim:
         """Store bytes under a free key."""
         if key != KEY:
             await self._look()
-        return await self._blobs.put_new(key, data)
+        return await self.store.put_new(key, data)
 
     async def put_file(self, key: str, path: Path) -> Claim:
         """Store a file's bytes under a free key."""
         await self._look()
-        return await self._blobs.put_file(key, path)
+        return await self.store.put_file(key, path)
 
     async def get(self, claim: Claim) -> bytes:
         """Return the claimed bytes, checked."""
-        return await self._believed(self._blobs.get(claim), claim.uri)
+        return await self._believed(self.store.get(claim), claim.uri)
 
     async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
         """Return a part of the claimed bytes."""
-        return await self._believed(self._blobs.get_range(claim, start=start, size=size), claim.uri)
+        return await self._believed(self.store.get_range(claim, start=start, size=size), claim.uri)
 
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Write the claimed bytes to a local file."""
-        await self._believed(self._blobs.fetch(claim, path), claim.uri)
+        await self._believed(self.store.fetch(claim, path), claim.uri)
 
     async def delete(self, key: str) -> None:
         """Remove a key."""
-        await self._blobs.delete(key)
+        await self.store.delete(key)
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield the keys under a prefix, without the marker's."""
-        async for key in self._blobs.list(prefix):
+        async for key in self.store.list(prefix):
             if key != KEY:
                 yield key
 
     async def close(self) -> None:
         """Release connections."""
-        await self._blobs.close()
+        await self.store.close()
 
     async def _believed(self, read: Awaitable[T], key: str) -> T:
         try:
@@ -109,18 +118,16 @@ class MarkedBlobs:
             raise
 
     async def _look(self) -> None:
-        """Mark a store that has never been one; look from time to time whether it still is."""
+        """Look from time to time whether a store that was marked still is."""
         if self._monotonic() - self._looked_at < LOOK_SECONDS:
             return
-        if self._id is None:
-            self._id = await mark(self._blobs)
-        elif await self._same() is None:
+        if await self._same() is None and self._id is not None:
             raise Unavailable(what=_STORE, problem=_NO_MARKER)
         self._looked_at = self._monotonic()
 
     async def _same(self) -> str | None:
         """Return the id of the store if it is what it was."""
-        found = await store_id(self._blobs)
+        found = await store_id(self.store)
         if found is not None and self._id is not None and found != self._id:
             problem = f"its {KEY} says {found}, and said {self._id} before"
             raise Unavailable(what=_STORE, problem=problem)

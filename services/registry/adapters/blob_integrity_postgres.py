@@ -133,6 +133,10 @@ class PostgresBlobIntegrity:
         """Return revisions that have bytes."""
         return await self._list(_NOT_COLLECTED, after, limit)
 
+    async def sound(self, *, limit: int) -> Sequence[StoredRevision]:
+        """Return the first revisions without a known fault."""
+        return await self._list("fault IS NULL", "", limit)
+
     async def lost(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
         """Return those whose bytes are missing or wrong."""
         return await self._list(_LOST, after, limit)

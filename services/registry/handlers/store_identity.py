@@ -3,10 +3,11 @@
 Invariant: a store that is away, or another one in its place, changes nothing.
 """
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
-from mint_common.blobs.marker import mark, store_id
+from mint_common.blobs.marker import KEY, bare, mark, store_id
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobCorrupt, BlobMissing, Unavailable
 from services.registry.core.blob_integrity import StoredRevision, is_majority
@@ -14,6 +15,8 @@ from services.registry.ports.blob_integrity import BlobIntegrity
 
 SAMPLE = 20
 """Revisions whose manifests are looked for before a store with another marker, or none, is taken for ours."""
+START_SECONDS = 10.0
+"""How long the start of a registry waits for the store; the catalog is served without it."""
 
 _WALK = "store"
 
@@ -36,25 +39,49 @@ class StoreIdentity:
     async def confirm(self) -> None:
         """Raise Unavailable unless this is the store of the catalog's bytes.
 
-        The first time, and when a store was copied without its marker, a sample of the revisions tells.
+        The first time, and when a store was copied without its marker, a sample of the revisions tells. A
+        store that has lost its marker gets the same one again, so that no process takes it for another store.
         """
-        found, known = await store_id(self.blobs), await self.integrity.position(_WALK)
+        store = bare(self.blobs)
+        found, known = await store_id(store), await self.integrity.position(_WALK)
         if found is not None and found == known:
             self._is_known = True
             return
-        sample = await self.integrity.stored(after="", limit=SAMPLE)
-        present = [await self._is_there(revision) for revision in sample if revision.fault is None]
-        if not is_majority(present):
-            problem = f"{present.count(False)} of {len(present)} manifests are not in it, and its marker is"
-            raise Unavailable(what="the blob store", problem=f"{problem} {found or 'missing'}")
-        found = await mark(self.blobs)
+        sample = await self.integrity.sound(limit=SAMPLE)
+        present = [await self._is_there(revision) for revision in sample]
+        is_ours = is_majority(present)
+        if known and not sample:
+            # No revision can tell. An empty mount point has no blobs at all; another store has a marker.
+            is_ours = (
+                found is None
+                and await self._has_blobs()
+                and not await self.integrity.stored(after="", limit=1)
+            )
+        if not is_ours:
+            problem = f"{present.count(False)} of {len(present)} manifests are not in it, and its {KEY} is"
+            remedy = f", not {known}" if known else ""
+            raise Unavailable(what="the blob store", problem=f"{problem} {found or 'missing'}{remedy}")
+        found = await mark(store, known)
         await self.integrity.save_position(_WALK, found)
         self._is_known = True
         _log.info("blob store known", extra={"store_id": found, "before": known})
 
+    async def try_to_confirm(self) -> None:
+        """Do as `confirm` before serving begins; what needs the store asks again if it is away now."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self.confirm()
+        except (Unavailable, TimeoutError) as error:
+            _log.warning("blob store not confirmed", extra={"problem": str(error)})
+
+    async def _has_blobs(self) -> bool:
+        async for _ in bare(self.blobs).list(""):
+            return True
+        return False
+
     async def _is_there(self, revision: StoredRevision) -> bool:
         try:
-            await self.blobs.get_range(revision.manifest, start=0, size=1)
+            await bare(self.blobs).get_range(revision.manifest, start=0, size=1)
         except BlobMissing:
             return False
         except BlobCorrupt:

@@ -33,6 +33,10 @@ class BlobIntegrity(Protocol):
         """Return revisions that have bytes, in the order of `StoredRevision.position`."""
         ...
 
+    async def sound(self, *, limit: int) -> Sequence[StoredRevision]:
+        """Return the first revisions that have bytes without a known fault."""
+        ...
+
     async def lost(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
         """Return the revisions whose bytes are missing or wrong, in the same order."""
         ...

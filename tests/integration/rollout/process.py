@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from mint_common.ids import JobId
+from mint_common.blobs.marker import KEY
+from mint_common.ids import JobId, new_id
 from mint_common.testing.factories import JOB, TENANT
 from services.standalone.adapters.launch import free_port
 from tests.integration.rollout.neighbours import TOKEN, Neighbours
@@ -15,10 +16,13 @@ from tests.processes import ServiceProcess
 
 
 def make_rollout(folder: Path, *, nats_url: str, dsn: str, neighbours: Neighbours) -> ServiceProcess:
+    blobs = folder / "blobs"
+    blobs.mkdir(exist_ok=True)
+    (blobs / KEY).write_text(new_id("store"))  # as the registry does
     environ = {
         "MINT_NATS_URL": nats_url,
         "MINT_POSTGRES_DSN": dsn,
-        "MINT_BLOBS_URL": f"file://{folder / 'blobs'}",
+        "MINT_BLOBS_URL": f"file://{blobs}",
         "MINT_INTERNAL_TOKEN": TOKEN,
         "MINT_PEERS_REGISTRY_URL": neighbours.url,
         "MINT_PEERS_LOADER_URLS": neighbours.url,

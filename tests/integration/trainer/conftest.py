@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from mint_common.blobs.localfs import LocalBlobs
+from mint_common.blobs.marker import mark
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
@@ -265,6 +266,7 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
         seen=[],
         news=asyncio.Condition(),
     )
+    await mark(stage.blobs)
     subjects = [subjects_of(RevisionExported), subjects_of(TrainingFailed), subjects_of(PolicyParked)]
     async with bus.watch(subjects=subjects) as messages:
 

@@ -32,6 +32,11 @@ async def test_a_missing_blob_is_missing_in_a_marked_store_alone(tmp_path: Path)
         with pytest.raises(Unavailable, match="not mounted"):
             await read  # nothing was ever stored here
     claim = await blobs.put("a/b", b"data")
+    assert await blobs.get(claim) == b"data"
+    async for read in reads_of(blobs, NONE, tmp_path):
+        with pytest.raises(Unavailable, match="not mounted"):
+            await read  # a process that stores a blob does not make a store of the folder
+    await mark(blobs)
     async for read in reads_of(blobs, NONE, tmp_path):
         with pytest.raises(BlobMissing):
             await read
@@ -48,6 +53,7 @@ async def test_a_missing_blob_is_missing_in_a_marked_store_alone(tmp_path: Path)
 async def test_a_store_that_has_lost_its_marker_takes_no_blobs(tmp_path: Path) -> None:
     clock, root = ManualClock(), tmp_path / "blobs"
     blobs = opened(root, clock)
+    known = await mark(blobs)
     await blobs.put("a/b", b"data")
     await clock.advance(LOOK_SECONDS + 1)
     await blobs.put("a/c", b"data")
@@ -57,9 +63,12 @@ async def test_a_store_that_has_lost_its_marker_takes_no_blobs(tmp_path: Path) -
     with pytest.raises(Unavailable, match="not mounted"):
         await blobs.put("a/d", b"data")
     assert list(root.iterdir()) == []
-    await opened(root, clock).put("a/e", b"data")  # another process, which knows no better
+    await LocalBlobs(root).put_new(KEY, b"x" * len(known))
     with pytest.raises(Unavailable, match="said"):
         await blobs.put("a/d", b"data")
+    (root / KEY).unlink()
+    assert await mark(LocalBlobs(root), known) == known
+    await blobs.put("a/d", b"data")
 
 
 async def test_a_store_of_an_older_version_gets_a_marker_and_keeps_it() -> None:
@@ -69,6 +78,7 @@ async def test_a_store_of_an_older_version_gets_a_marker_and_keeps_it() -> None:
     marked = MarkedBlobs(blobs)
     assert await marked.get(claim) == b"data"
     await marked.put_new("a/c", b"data")
+    await mark(marked)
     found = await store_id(blobs)
     assert found is not None
     assert await mark(blobs) == found
