@@ -386,13 +386,13 @@ async def test_a_checkpoint_is_published_and_withdrawn(store: Store) -> None:
 
 async def test_attempts_are_counted_until_an_operation_is_finished(store: Store) -> None:
     await filled(store, 3)
-    await store.operations.count_attempts(TOKEN, [(A, 1), (A, 2)], more=1)
-    await store.operations.count_attempts(TOKEN, [(A, 1)], more=1)
-    await store.operations.count_attempts(TOKEN, [(A, 2)], more=-1)
+    await store.operations.count_attempts(TOKEN, [(A, 1), (A, 2)])
+    await store.operations.count_attempts(TOKEN, [(A, 1)])
+    await store.operations.take_back_attempts([(A, 2), (A, 2)])
     assert [one.attempts for one in await store.operations.unfinished()] == [0, 2, 0]
     with pytest.raises(Fenced):
-        await store.operations.count_attempts(TOKEN - 1, [(A, 1)], more=1)
+        await store.operations.count_attempts(TOKEN - 1, [(A, 1)])
     await store.operations.finish(TOKEN, [done(0), done(1)])
-    await store.operations.count_attempts(TOKEN, [(A, 1)], more=1)
+    await store.operations.count_attempts(TOKEN, [(A, 1)])
     (one, two) = await store.operations.executed_after(A, 0)
     assert (one.seq, two.seq) == (0, 1)

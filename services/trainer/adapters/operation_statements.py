@@ -46,13 +46,18 @@ FINISH = f"""
 """  # noqa: S608  # constants
 COUNT_ATTEMPTS = f"""
     WITH fence AS ({FENCE}), counted AS (
-        UPDATE operations SET attempts = attempts + $5
+        UPDATE operations SET attempts = attempts + 1
         FROM fence, unnest($3::text[], $4::bigint[]) AS one (policy_id, seq)
         WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
             AND operations.finished_at IS NULL
     )
     SELECT count(*) FROM fence
 """  # noqa: S608  # constants
+TAKE_BACK_ATTEMPTS = """
+    UPDATE operations SET attempts = GREATEST(attempts - 1, 0)
+    FROM unnest($1::text[], $2::bigint[]) AS one (policy_id, seq)
+    WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq AND operations.finished_at IS NULL
+"""
 SNAPSHOT = """
     UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
     RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old

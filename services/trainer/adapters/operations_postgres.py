@@ -284,14 +284,16 @@ class PostgresOperations:
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
         return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
-    async def count_attempts(
-        self, token: int, operations: Sequence[tuple[PolicyId, int]], *, more: int
-    ) -> None:
-        """Add to the attempts of operations."""
+    async def count_attempts(self, token: int, operations: Sequence[tuple[PolicyId, int]]) -> None:
+        """Count one more attempt of operations."""
         policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
-        query = statements.COUNT_ATTEMPTS
-        if not await self._pool.fetchval(query, self._base, token, policies, seqs, more):
+        if not await self._pool.fetchval(statements.COUNT_ATTEMPTS, self._base, token, policies, seqs):
             raise Fenced(base=self._base)
+
+    async def take_back_attempts(self, operations: Sequence[tuple[PolicyId, int]]) -> None:
+        """Count one attempt less of operations."""
+        policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
+        await self._pool.execute(statements.TAKE_BACK_ATTEMPTS, policies, seqs)
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""

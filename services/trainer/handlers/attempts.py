@@ -1,8 +1,9 @@
 """How often a policy's operations were begun without an end: in this process, and in those that were killed.
 
-Invariants: what a killed process may have died of is in its row before it is computed (`core/attempts.py`);
-what faulted once, or was noted when a process died, is computed apart: one such operation of all policies at
-a time, so that a count blames nobody else.
+Invariants: what a killed process may have died of is in its row before it is computed (`core/attempts.py`),
+and no longer than it is: work that waits is no work. What this process has noted outlives the term, whose end
+is no end of the process. What faulted once, or was noted when a process died, is computed apart: one such
+operation of all policies at a time, so that a count blames no other of them.
 """
 
 import asyncio
@@ -15,19 +16,25 @@ from mint_common.errors import MintError
 from mint_common.ids import PolicyId
 from services.trainer.core.attempts import MOST_ATTEMPTS, is_large
 from services.trainer.core.operations import ExecutionFailed, StoredOperation
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.core.ranks import RankLost
+from services.trainer.handlers.lease_term import LeaseTerm, OperationParts
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
+async def forget_attempts(parts: OperationParts) -> None:
+    """Say that what this process began did not end it. Raises Unavailable: it is to be said again."""
+    if noted := list(parts.noted):
+        await parts.store.take_back_attempts(noted)
+        parts.noted.difference_update(noted)
+
+
 class Attempts:
     """The attempts at a policy's operations."""
 
     def __init__(self, term: LeaseTerm, policy_id: PolicyId) -> None:
-        self.noted: set[int] = set()
-        """The unfinished operations whose row counts an attempt of this process."""
         self._term = term
         self._policy_id = policy_id
         self._counts: dict[int, int] = {}
@@ -50,33 +57,37 @@ class Attempts:
 
     def is_due(self, seq: int, work: object) -> bool:
         """Return whether an attempt has to be noted before work on an operation begins."""
-        return seq not in self.noted and (seq in self._found or is_large(work))
+        return (self._policy_id, seq) not in self._term.noted and (seq in self._found or is_large(work))
 
     async def note(self, seq: int) -> None:
         """Note an attempt in the operation's row. Raises Fenced, Unavailable."""
-        if seq not in self.noted:
-            await self._term.store.count_attempts(self._term.token, [(self._policy_id, seq)], more=1)
-            self.noted.add(seq)
+        one = (self._policy_id, seq)
+        if one not in self._term.noted:
+            await self._term.store.count_attempts(self._term.token, [one])
+            self._term.noted.add(one)
 
     async def apart(self, seq: int, work: Callable[[], Awaitable[T]]) -> T:
         """Do something apart, and noted until it has ended, well or not.
 
-        So it is not blamed when the process dies of another operation, before its result is committed. What
-        may be tried again stays noted: the ranks may be lost.
+        So it is not blamed when the process dies of another operation, before its result is committed.
         """
         async with self._term.apart:
             await self.note(seq)
             (done,) = await asyncio.gather(work(), return_exceptions=True)
-            if not (isinstance(done, MintError) and done.retryable):
-                await self._take_back(seq)
+            await self.take_back(seq, done)
         if isinstance(done, BaseException):
             raise done
         return done
 
-    async def _take_back(self, seq: int) -> None:
-        self.noted.discard(seq)
-        with suppress(MintError):  # what the work has given must not be lost for that
-            await self._term.store.count_attempts(self._term.token, [(self._policy_id, seq)], more=-1)
+    async def take_back(self, seq: int, result: object) -> None:
+        """Note that an attempt has not ended the process, unless its result is that the ranks are lost."""
+        one = (self._policy_id, seq)
+        if one in self._term.noted and not isinstance(result, RankLost):
+            with suppress(
+                MintError
+            ):  # what the work has given must not be lost for that; see `forget_attempts`
+                await self._term.store.take_back_attempts([one])
+                self._term.noted.discard(one)
 
     def fault(self, seq: int, fault: BaseException) -> ExecutionFailed | None:
         """Count a fault of this process; return why the operation is refused, None: it is tried again."""
@@ -91,4 +102,4 @@ class Attempts:
         """Forget an operation that is committed."""
         self._counts.pop(seq, None)
         self._found.discard(seq)
-        self.noted.discard(seq)
+        self._term.noted.discard((self._policy_id, seq))

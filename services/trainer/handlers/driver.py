@@ -14,16 +14,7 @@ from types import MappingProxyType
 from mint_common.claims import Claim
 from mint_common.errors import MintError
 from mint_common.ids import WaveId
-from mint_common.training import (
-    Loaded,
-    Opened,
-    Pass,
-    Passed,
-    Result,
-    SessionClosed,
-    Step,
-    Stepped,
-)
+from mint_common.training import Loaded, Opened, Pass, Passed, Result, SessionClosed, Step, Stepped
 from mint_common.waiting import wait_for_event
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
@@ -290,6 +281,8 @@ class Driver:
         """Do what has the policy to itself, until an operation is finished or can be computed."""
         self._worked_at = self._term.clock.monotonic()
         (result,) = await asyncio.gather(self._work_on(seq), return_exceptions=True)
+        if isinstance(result, MintError) and result.retryable:
+            await self.attempts.take_back(seq, result)  # it waits
         if result is None or not self._finish(seq, result):
             self._turns.put_back(seq)
         self._is_working = False
@@ -302,6 +295,7 @@ class Driver:
         self.attempts.check(seq)
         operation, is_apart = await self._read(seq), self.attempts.is_apart(seq)
         if not begins_anew(operation) and (trouble := await self._restore(alone=is_apart)):
+            await self.attempts.take_back(seq, trouble)
             return trouble if isinstance(trouble, CheckpointLost) else None
         if isinstance(operation, WavePass) and seq not in self._batches:
             self._batches[seq] = await self._executor.ready(operation)

@@ -47,12 +47,6 @@ class Drivers:
         """Return how many operations of a tenant wait."""
         return sum(driver.waiting for driver in self._by_policy.values() if driver.tenant_id == tenant_id)
 
-    async def forget_attempts(self) -> None:
-        """Say that what this process began did not end it."""
-        noted = [(one.policy_id, seq) for one in self._by_policy.values() for seq in one.attempts.noted]
-        if noted:
-            await self._term.store.count_attempts(self._term.token, noted, more=-1)
-
     async def load(self, managed: PolicyId | None = None) -> list[Driver]:
         """Take over what waits and no driver knows, of one managed policy or all; return who has it."""
         found: dict[PolicyId, list[StoredOperation]] = {}

@@ -42,7 +42,10 @@ class OperationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationParts:
-    """What operations of a base are done with. Any: connections are the adapters' own."""
+    """What operations of a base are done with. Any: connections are the adapters' own.
+
+    ``noted`` are the unfinished operations whose rows count an attempt of this process.
+    """
 
     policies: Policies
     states: StoredStates
@@ -54,6 +57,7 @@ class OperationParts:
     settings: OperationSettings
     outcomes: Outcomes = field(default_factory=Outcomes)
     unremoved: list[str] = field(default_factory=list)
+    noted: set[tuple[PolicyId, int]] = field(default_factory=set)
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""

@@ -25,6 +25,7 @@ from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation, Packed
 from services.trainer.core.parking import retry_seconds
 from services.trainer.core.wave_operations import WavePass, intake_of
+from services.trainer.handlers.attempts import forget_attempts
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import read_operation
@@ -191,6 +192,7 @@ class Operations:
                 group.create_task(self._renew(token))
                 group.create_task(self._sweep(term))
                 group.create_task(self._collect(term))
+                await self._forget_attempts()
                 await drivers.load()
                 self._drivers = drivers
                 self._ended.clear()
@@ -204,10 +206,13 @@ class Operations:
                 metrics.LEASE_HELD.set(0)
                 # What of it is committed is not known any more, and another trainer may go on.
                 self._parts.policies.forget_all()
-                if not self._is_broken():
-                    with suppress(MintError, TimeoutError):
-                        async with asyncio.timeout(_FORGET_SECONDS):
-                            await drivers.forget_attempts()
+                with suppress(MintError, TimeoutError):  # else before the next term loads
+                    async with asyncio.timeout(_FORGET_SECONDS):
+                        await self._forget_attempts()
+
+    async def _forget_attempts(self) -> None:
+        if not self._is_broken():
+            await forget_attempts(self._parts)
 
     async def _renew(self, token: int) -> None:
         while True:

@@ -125,10 +125,12 @@ class OperationStore(Protocol[Connection_contra]):
         """Do so in a transaction of the ledger."""
         ...
 
-    async def count_attempts(
-        self, token: int, operations: Sequence[tuple[PolicyId, int]], *, more: int
-    ) -> None:
-        """Add to the attempts of operations that wait; durable when this returns."""
+    async def count_attempts(self, token: int, operations: Sequence[tuple[PolicyId, int]]) -> None:
+        """Count one more attempt of operations that wait; durable when this returns."""
+        ...
+
+    async def take_back_attempts(self, operations: Sequence[tuple[PolicyId, int]]) -> None:
+        """Count one attempt less of operations that wait, whichever trainer has the lease now."""
         ...
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:

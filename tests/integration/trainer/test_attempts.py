@@ -1,0 +1,120 @@
+"""An operation is blamed for the ends of the process while it was computed, and for nothing else."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from mint_common.errors import Unavailable
+from mint_common.ids import PolicyId
+from mint_common.training import CheckpointRef, Load, Loaded, Passed, Save
+from services.trainer.adapters.lease_postgres import PostgresLease
+from services.trainer.adapters.operations_postgres import PostgresOperations
+from services.trainer.adapters.policies import resident_policies
+from services.trainer.app import Trainer
+from services.trainer.handlers import operations
+from services.trainer.handlers.lease_term import OperationParts
+
+from .conftest import Stage
+from .faulty import spoil_blobs
+from .operating import ADAM, Run, make_pass, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
+
+A = PolicyId("policy_a")
+LARGE = 1500
+SAVE = Save(name="one", overwrite=False, ttl_seconds=None, metadata={})
+
+
+async def killed(_: OperationParts) -> None:
+    """End as a killed process does, which takes nothing back."""
+
+
+async def attempts(stage: Stage, seq: int) -> int:
+    """Return what an operation's row counts."""
+    (row,) = await stage.rows("SELECT attempts FROM trainer.operations WHERE seq = $1", seq)
+    return int(row["attempts"])
+
+
+async def has_lease(trainer: Trainer, *, is_held: bool) -> None:
+    """Wait until a trainer has the lease, or has lost it."""
+    async with asyncio.timeout(30):
+        while trainer.operations.info.has_lease is not is_held:
+            await asyncio.sleep(0.05)
+
+
+async def test_ends_of_terms_are_no_ends_of_the_process(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go, is_away = list[int](), threading.Event(), False
+    carry_out_run = resident_policies.carry_out_run
+
+    def held(base: Any, tiers: Any, tasks: Any, *more: Any, **options: Any) -> Any:
+        if len(getattr(tasks[0].work, "data", ())) == LARGE:
+            entered.append(1)
+            go.wait(60)
+        return carry_out_run(base, tiers, tasks, *more, **options)
+
+    monkeypatch.setattr(resident_policies, "carry_out_run", held)
+    renew, take_back = PostgresLease.renew, PostgresOperations.take_back_attempts
+
+    async def renewed(self: PostgresLease, token: int) -> None:
+        if is_away:
+            raise Unavailable(what="the database", problem="gone")
+        await renew(self, token)
+
+    async def taken_back(self: PostgresOperations, noted: Any) -> None:
+        if is_away:
+            raise Unavailable(what="the database", problem="gone")
+        await take_back(self, noted)
+
+    monkeypatch.setattr(PostgresLease, "renew", renewed)
+    monkeypatch.setattr(PostgresOperations, "take_back_attempts", taken_back)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run = Run(client, A)
+        await run.open()
+        seq = await run.send(make_pass(3, data=LARGE))
+        for number in (1, 2):
+            while len(entered) < number:
+                await asyncio.sleep(0.05)
+            assert await attempts(stage, seq) == 1
+            is_away = True
+            await has_lease(trainer, is_held=False)
+            is_away = False
+            go.set()
+            await has_lease(trainer, is_held=True)
+            if number == 1:
+                go.clear()
+        assert isinstance(await run.result(seq), Passed)
+
+
+async def test_what_waits_for_the_store_is_not_blamed_for_kills(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    monkeypatch.setattr(operations, "forget_attempts", killed)
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
+        run = Run(client, A)
+        await run.open()
+        for operation in (make_pass(1), ADAM, SAVE):
+            await run.do(operation)
+        troubles.reads.add("/checkpoints/")
+        seq = await run.send(Load(checkpoint=CheckpointRef(A, "training", "one"), with_optimizer=True))
+        await parked(troubles.tried)
+    for _ in range(2):
+        troubles.tried.clear()
+        async with stage.trainer(snapshot_seconds=3600):
+            await parked(troubles.tried)
+            assert await attempts(stage, seq) == 0
+    troubles.reads.clear()
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
+        assert isinstance(await Run(client, A).result(seq), Loaded)
+
+
+async def parked(tried: list[str]) -> None:
+    """Wait until a read has failed, and what follows from that is done."""
+    async with asyncio.timeout(20):
+        while not tried:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
