@@ -47,8 +47,12 @@ class Attempts:
             self._counts[stored.seq] = stored.attempts
 
     def check(self, seq: int) -> None:
-        """Raise ExecutionFailed for an operation that is not to be begun again."""
+        """Raise ExecutionFailed for an operation that is not to be begun again.
+
+        Its policy is made again from the log: a step that is refused clears the gradient there.
+        """
         if self._counts.get(seq, 0) >= MOST_ATTEMPTS:
+            self._term.policies.forget(self._policy_id)
             raise ExecutionFailed(problem=f"the trainer ended {MOST_ATTEMPTS} times while it was computed")
 
     def is_apart(self, seq: int) -> bool:

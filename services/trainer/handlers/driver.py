@@ -180,11 +180,9 @@ class Driver:
 
     def _advance(self) -> None:
         """Begin all that can begin now."""
-        for seq in self._turns.release():
-            operation = self._live[seq]
-            if self.parking.parked and isinstance(operation, LoadRevision) and operation.anew:
-                self.parking.end()  # with what this policy waits for
-                self._turns.put_back(seq)
+        released = self._turns.release()
+        if self.parking.parked and self._turns.bring_forward(self._is_new_start, released):
+            self.parking.end()
         is_snapshot_due = self._is_past(self._snapshot_due)
         if is_snapshot_due and self._is_at_rest:
             self._snapshots.begin(self._position)
@@ -192,6 +190,10 @@ class Driver:
         if self._is_at_rest or not is_snapshot_due:
             self._begin_due()
         self._wake()
+
+    def _is_new_start(self, seq: int) -> bool:
+        operation = self._live[seq]
+        return isinstance(operation, LoadRevision) and operation.anew
 
     def _wake(self) -> None:
         """Let `run` look again if something becomes due before it would."""

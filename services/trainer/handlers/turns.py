@@ -1,7 +1,7 @@
 """Which of one policy's operations is next: in the order of `core/sequence_buffer.py`, retries in front."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mint_common.runtime.clock import Clock
 from services.trainer.core.sequence_buffer import SequenceBuffer
@@ -58,6 +58,16 @@ class Turns:
         """Let operations be next, in this order, wherever they are now."""
         self.drop(seqs)
         self._due.extendleft(reversed(seqs))
+
+    def bring_forward(self, goes_first: Callable[[int], bool], released: Sequence[int]) -> bool:
+        """Let what needs no other be next, whatever came before it; return whether that changes what is next.
+
+        Where such a one is next already, only one that was just ``released`` takes its place.
+        """
+        behind = released if self._due and goes_first(self._due[0]) else self._due
+        found = [seq for seq in behind if goes_first(seq)]
+        self.put_back(*found[-1:])
+        return bool(found)
 
     def drop(self, seqs: Collection[int]) -> None:
         """Take operations out."""

@@ -8,17 +8,19 @@ import pytest
 
 from mint_common.errors import Unavailable
 from mint_common.ids import PolicyId
-from mint_common.training import CheckpointRef, Load, Loaded, Passed, Save
+from mint_common.training import CheckpointRef, Load, Loaded, Passed, Refused, Save
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import resident_policies
+from services.trainer.adapters.policies.resident_policies import ResidentPolicies
 from services.trainer.app import Trainer
+from services.trainer.core.operations import StoredOperation
 from services.trainer.handlers import operations
 from services.trainer.handlers.lease_term import OperationParts
 
 from .conftest import Stage
 from .faulty import spoil_blobs
-from .operating import ADAM, Run, make_pass, serving
+from .operating import ADAM, TENANT, Run, make_pass, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
@@ -110,6 +112,43 @@ async def test_what_waits_for_the_store_is_not_blamed_for_kills(
     troubles.reads.clear()
     async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
         assert isinstance(await Run(client, A).result(seq), Loaded)
+
+
+async def test_a_step_that_is_refused_leaves_no_gradient_in_memory(stage: Stage) -> None:
+    gradients = []
+    for is_restarted in (False, True):
+        policy_id = PolicyId(f"policy_{is_restarted}")
+        lasting = {"snapshot_seconds": 3600, "session_idle_seconds": 3600}
+        async with stage.trainer(**lasting) as trainer, serving(trainer) as client:
+            run = Run(client, policy_id)
+            await run.open()
+            for operation in (make_pass(1), ADAM, make_pass(2)):
+                await run.do(operation)
+            driver = (await trainer.operations.drivers()).find(policy_id)
+            assert driver is not None
+            driver.attempts.found(
+                StoredOperation(policy_id=policy_id, seq=4, tenant_id=TENANT, payload=None, attempts=2)
+            )
+            seq = await run.send(ADAM)
+            refused = await client.outcome(policy_id, seq, wait_seconds=20)
+            assert isinstance(refused, Refused)
+            if not is_restarted:
+                gradients.append(await norm_after(run, trainer))
+        if is_restarted:
+            async with stage.trainer(**lasting) as trainer, serving(trainer) as client:
+                gradients.append(await norm_after(Run(client, policy_id, seq=seq + 1), trainer))
+    assert gradients == [0.0, 0.0]
+
+
+async def norm_after(run: Run, trainer: Trainer) -> float:
+    """Return the norm of a policy's gradient after a pass that adds nothing to it."""
+    await run.do(make_pass(3, backward=False))
+    policies = trainer.operations._parts.policies
+    assert isinstance(policies, ResidentPolicies)
+    resident = policies._tiers.get(run.policy_id)
+    assert resident is not None
+    gradient = resident.state.lora.leaf.grad
+    return 0.0 if gradient is None else float(gradient.norm())
 
 
 async def parked(tried: list[str]) -> None:

@@ -1,0 +1,43 @@
+"""A person's word that a policy goes on from a revision is carried out once, whatever happens meanwhile."""
+
+import pytest
+
+from mint_common.errors import Unavailable
+from mint_common.ids import PolicyId
+from mint_common.training import Done, Loaded, Resumption
+from services.trainer.handlers.driver import Driver
+from services.trainer.handlers.drivers import Drivers
+
+from .conftest import Stage, ref
+from .faulty import spoil_blobs
+from .operating import TENANT, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+A = PolicyId("policy_a")
+
+
+async def test_a_resumption_that_is_stored_is_carried_out_after_a_restart(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = spoil_blobs(monkeypatch)
+    async with stage.trainer(snapshot_seconds=0):
+        await stage.publish(await stage.wave(1))
+        (first,) = await stage.exported(1)
+        await stage.settled(A, step=1)
+    troubles.reads.add("/snapshots/")
+    resumption = Resumption(policy_id=A, tenant_id=TENANT, revision=ref(first, 1))
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+        await stage.expect(2)
+        with monkeypatch.context() as dying:
+            dying.setattr(Drivers, "_driver", dies)
+            with pytest.raises(Unavailable):
+                await client.resume(resumption)
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        assert await client.resume(resumption) == Done(Loaded(step=1))
+
+
+async def dies(self: Drivers, policy_id: PolicyId) -> Driver:
+    """End between storing an operation and handing it on."""
+    raise Unavailable(what="the trainer", problem="it was killed")
