@@ -312,11 +312,15 @@ class TrainerInfo(msgspec.Struct, frozen=True):
 
 
 class Resumption(msgspec.Struct, frozen=True):
-    """Let a policy go on from a revision of it, with a new optimizer, whatever was stored of its training."""
+    """Let a policy go on from a revision of it, with a new optimizer, whatever was stored of its training.
+
+    Repeats with one ``cause`` are carried out once; those without one are until the policy has gone on.
+    """
 
     policy_id: PolicyId
     tenant_id: TenantId
     revision: RevisionRef
+    cause: str = ""
 
 
 class MergeRequest(msgspec.Struct, frozen=True):

@@ -90,7 +90,7 @@ class TrainerClient:
     async def resume(self, resumption: Resumption) -> Outcome:
         """Let a policy go on from a revision, and return what came of it; Pending after a while.
 
-        Idempotent until the policy is trained again. Raises NotFound when it has no training session,
+        Idempotent: see `Resumption`. Raises NotFound when it has no training session,
         SessionClosed.
         """
         body = msgspec.msgpack.encode(resumption)

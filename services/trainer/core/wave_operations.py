@@ -30,6 +30,7 @@ from mint_common.training import (
     Pass,
     Passed,
     Result,
+    Resumption,
     Step,
     Stepped,
 )
@@ -145,12 +146,14 @@ class NewWave:
 
 
 def plan_resumption(
-    session: TrainingSession, revision: RevisionRef, *, now: float
+    session: TrainingSession, resumption: Resumption, *, now: float
 ) -> tuple[NewOperation, LoadRevision]:
-    """Return what lets a policy go on from a revision; until it is executed, a repetition is the same."""
+    """Return what lets a policy go on from a revision; a repetition is the same, see `Resumption`."""
+    revision = resumption.revision
     operation = LoadRevision(revision=revision, anew=True)
     encoded = msgspec.msgpack.encode(operation)
-    name = hashlib.sha256(f"resume/{revision.digest}/{session.position}".encode()).digest()
+    cause = resumption.cause or session.position
+    name = hashlib.sha256(f"resume/{revision.digest}/{cause}".encode()).digest()
     new = NewOperation(
         policy_id=session.policy_id,
         seq=UNNUMBERED + (int.from_bytes(name[:8], "big") >> 2),

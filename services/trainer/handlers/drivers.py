@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from mint_common.claims import Claim, RevisionRef
+from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
-from mint_common.training import Operation
+from mint_common.training import Operation, Resumption
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NewOperation, StoredOperation, TrainingSession
 from services.trainer.core.wave_operations import LoggedOperation, NewWave, plan_resumption
@@ -63,12 +63,12 @@ class Drivers:
         """Store an operation and hand it on; return whether it is new, or why not."""
         return await self._adding.put((new, operation))
 
-    async def resume(self, session: TrainingSession, revision: RevisionRef) -> int:
+    async def resume(self, session: TrainingSession, resumption: Resumption) -> int:
         """Let a policy go on from a revision, whatever is known of its state; return the operation's number.
 
         Raises SessionClosed, NotFound.
         """
-        new, operation = plan_resumption(session, revision, now=self._term.clock.now())
+        new, operation = plan_resumption(session, resumption, now=self._term.clock.now())
         (outcome,) = await self._term.store.add(self._term.token, [new], is_managed=session.is_managed)
         if isinstance(outcome, MintError):
             raise outcome

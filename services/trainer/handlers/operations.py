@@ -161,7 +161,7 @@ class Operations:
         session = await self._parts.store.session(policy_id)
         if session is None or session.tenant_id != resumption.tenant_id:
             raise NotFound(kind="training session", name=policy_id)
-        seq = await drivers.resume(session, resumption.revision)
+        seq = await drivers.resume(session, resumption)
         deadline = self._parts.clock.monotonic() + _PATIENCE_SECONDS
         while not (found := await self._parts.store.results(policy_id, [seq])):
             if self._parts.clock.monotonic() > deadline:

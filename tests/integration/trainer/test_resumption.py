@@ -1,5 +1,6 @@
 """A person's word that a policy goes on from a revision is carried out once, whatever happens meanwhile."""
 
+import msgspec
 import pytest
 
 from mint_common.errors import Unavailable
@@ -41,3 +42,21 @@ async def test_a_resumption_that_is_stored_is_carried_out_after_a_restart(
 async def dies(self: Drivers, policy_id: PolicyId) -> Driver:
     """End between storing an operation and handing it on."""
     raise Unavailable(what="the trainer", problem="it was killed")
+
+
+async def test_a_repeated_resumption_gives_up_no_training(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
+        await stage.publish(await stage.wave(1))
+        (first,) = await stage.exported(1)
+        resumption = Resumption(policy_id=A, tenant_id=TENANT, revision=ref(first, 1), cause="req_1")
+        assert await client.resume(resumption) == Done(Loaded(step=1))
+        await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+        second = (await stage.exported(2))[1]
+        for _ in range(2):
+            assert await client.resume(resumption) == Done(Loaded(step=1))
+        (row,) = await stage.rows("SELECT step, digest FROM trainer.training")
+        assert (row["step"], row["digest"]) == (second.step, second.digest)
+        again = msgspec.structs.replace(resumption, cause="req_2")
+        assert await client.resume(again) == Done(Loaded(step=1))
+        (row,) = await stage.rows("SELECT step FROM trainer.training")
+        assert row["step"] == 1

@@ -27,7 +27,7 @@ from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
-from services.gateway.http.edge.recording import RecordedRoute, creates
+from services.gateway.http.edge.recording import RecordedRoute, RepeatableDep, creates
 from services.gateway.http.mint.forwarding import PolicyPath, ReadCatalog, RevisionPath, TrainCatalog
 
 FILES_HEADER = "x-mint-sha256"
@@ -186,9 +186,15 @@ class ResumedTraining(BaseModel):
 
 @_revisions.post("/{revision}/resume")
 async def resume_training(
-    policy: PolicyPath, revision: RevisionPath, caller: TrainCaller, gateway: GatewayDep
+    policy: PolicyPath,
+    revision: RevisionPath,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    cause: RepeatableDep,
 ) -> ResumedTraining:
     """Let the policy's training go on from a revision, with a new optimizer.
+
+    Send an Idempotency-Key: repeats under it give up nothing that was trained after the first.
 
     For a policy whose training state is lost (`checkpoint_lost`) or cannot be read (`policy.parked`). What
     was trained since the revision is given up. 404 for a policy that was never trained.
@@ -199,7 +205,9 @@ async def resume_training(
         raise InvalidField(field="revision", problem=problem)
     record = await gateway.registry.get_policy(caller.tenant_id, policy)
     trainer = await gateway.tinker.trainers.find(record.base)
-    asked = Resumption(policy_id=record.policy_id, tenant_id=caller.tenant_id, revision=found.ref)
+    asked = Resumption(
+        policy_id=record.policy_id, tenant_id=caller.tenant_id, revision=found.ref, cause=cause or ""
+    )
     match await trainer.resume(asked):
         case Done(result=Loaded(step=step)):
             return ResumedTraining(digest=found.digest, number=found.number, step=step)
