@@ -83,9 +83,11 @@ class Schedule:
         """Return what to do next and the schedule after it; ``on_device`` is in order of last use.
 
         Policies whose ranks differ by more than the next power of two are not padded to one another. An
-        operation in runs waits on until `ran` says that it is done.
+        operation in runs waits on until `ran` says that it is done. Nothing comes between the runs of one
+        that is computed alone: it would be blamed for what ends the process then.
         """
         runs = [run for run in _ready_runs(self.waiting, limits) if self._can_run(run.operations[0], limits)]
+        runs = [run for run in runs if run.operations[0].alone and run.operations[0].is_open] or runs
         served = dict(self.served)
         chosen: list[_ReadyRun] = []
         tokens = 0

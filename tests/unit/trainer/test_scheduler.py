@@ -223,6 +223,21 @@ def test_what_others_begin_comes_between_the_runs_of_a_long_pass_and_its_step_be
     assert not schedule.waiting
 
 
+def test_nothing_comes_between_the_runs_of_a_long_pass_that_is_computed_alone() -> None:
+    limits = SchedulerLimits(max_tokens=300, max_policies=2, device_policies=2)
+    long = replace(operation(0, 0, tokens=900, in_runs=True), alone=True)
+    plan, schedule = Schedule().add(long).plan(limits, on_device=[])
+    assert plan.run is not None
+    schedule = schedule.ran(plan.run, tokens=300, is_done=False)
+    schedule = schedule.add(operation(2, 1)).add(operation(3, 2))
+    plan, schedule = schedule.plan(limits, on_device=[])
+    assert plan.run is not None
+    assert (plan.run.seq, plan.batch) == (0, ())
+    schedule = schedule.ran(plan.run, tokens=300, is_done=True)
+    plan, _ = schedule.plan(limits, on_device=[])
+    assert [one.seq for one in plan.batch] == [1]
+
+
 def test_a_long_pass_has_its_tenant_s_share_of_tokens_beside_a_flood() -> None:
     limits = SchedulerLimits(max_tokens=100, max_policies=1, device_policies=8)
     schedule = Schedule().add(operation(0, 0, tokens=900, tenant=0, in_runs=True))
