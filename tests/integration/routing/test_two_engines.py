@@ -135,6 +135,12 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         await registry.create_policy(
             owner.tenant_id, name="counter", base=base.name, lora={"rank": 2, "alpha": 4, "seed": 0}
         )
+
+        async def kill(name: str) -> None:
+            """End a loader; until the system has closed its port, a request may seem to have begun there."""
+            os.kill(folder.read_run().parts[f"loader-{name}"].pid, 9)
+            await until(lambda: _refuses(ports[f"loader-{name}"]))
+
         fleet = Fleet(
             gateway=_client(stack.gateway_url, stack.api_key),
             stranger=_client(stack.gateway_url, key),
@@ -144,7 +150,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             bus=bus,
             blobs=LocalBlobs(folder.blobs),
             facts=read_base_facts(BASE_DIR),
-            kill=lambda name: os.kill(folder.read_run().parts[f"loader-{name}"].pid, 9),
+            kill=kill,
         )
         yield fleet
         await bus.close()
@@ -152,6 +158,15 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             await client.aclose()
         for each in http.values():
             await each.close()
+
+
+async def _refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return True
+    writer.close()
+    return False
 
 
 def _client(url: str, key: str) -> httpx.AsyncClient:
@@ -204,7 +219,7 @@ async def _changes_are_the_tenants_own(fleet: Fleet, digest: str) -> None:
 
 async def _a_dead_engine_is_forgotten(fleet: Fleet, digest: str) -> None:
     (holder,) = await fleet.holders(digest)
-    fleet.kill(holder)
+    await fleet.kill(holder)
     answer = await fleet.complete("counter@1")  # passed on to the other engine, which loads it
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-mint-revision"] == digest
