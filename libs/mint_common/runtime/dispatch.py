@@ -12,6 +12,7 @@ Invariants:
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -44,6 +45,9 @@ UPGRADE_ATTEMPTS = 240
 """Deliveries before such an event is given up: an hour, in which an upgrade ends or is taken back."""
 IGNORED_ATTEMPTS = 8
 """Deliveries before an event without a handler is acknowledged: a newer version may have dropped it."""
+MOST_GIVEN_BACK = 1_000
+"""Events that one dispatcher has given back and the bus holds; the next is a dead letter at once. A tenth of
+what the bus has out unanswered per subscription: more would stop the events that this version reads."""
 MOST_REASON = 500
 """Characters of a dead letter's reason."""
 
@@ -95,6 +99,7 @@ class Dispatcher:
         self._start = start
         self._handlers: dict[tuple[str, str | None], tuple[Handler[Any], GivenUp[Any] | None]] = {}
         self._subjects: list[str] = []
+        self._given_back: deque[float] = deque()
 
     def on(
         self,
@@ -170,7 +175,7 @@ class Dispatcher:
         try:
             _, event = decode(message.data)
         except EventTooNew as error:
-            if delivery.attempt < UPGRADE_ATTEMPTS:
+            if delivery.attempt < UPGRADE_ATTEMPTS and self._may_give_back():
                 return _UNREAD, await self._give_back(delivery, error)
             await self._bury(delivery, Bury(code=error.code, reason=str(error)))
             return _UNREAD, "dead"
@@ -186,11 +191,21 @@ class Dispatcher:
             facts = {"message_id": delivery.message.id, "problem": str(error)}
             _log.warning("event left to a newer replica", extra=facts)
         await delivery.retry(delay_seconds=UPGRADE_SECONDS)
+        self._given_back.append(self._clock.monotonic() + UPGRADE_SECONDS)
         return "returned"
+
+    def _may_give_back(self) -> bool:
+        while self._given_back and self._given_back[0] <= self._clock.monotonic():
+            self._given_back.popleft()
+        return len(self._given_back) < MOST_GIVEN_BACK
 
     async def _attempt(self, delivery: Delivery, event: Event) -> str:
         if self._found(event) is None and delivery.attempt < IGNORED_ATTEMPTS:
-            return await self._give_back(delivery, EventTooNew(type=event.type, problem="it has no handler"))
+            error = EventTooNew(type=event.type, problem="it has no handler")
+            if self._may_give_back():
+                return await self._give_back(delivery, error)
+            await self._bury(delivery, Bury(code=error.code, reason=str(error)))
+            return "dead"
         try:
             async with self._kept_alive(delivery):
                 outcome = await self._take(event)

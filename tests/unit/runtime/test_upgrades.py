@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
 from unit.runtime.test_dispatch import MOVED, Recorder, World
 
 from mint_common.bus.port import Message
@@ -66,3 +67,17 @@ async def test_an_event_without_a_handler_here_is_left_to_another_replica_for_a_
             await settle()
             await world.clock.advance(UPGRADE_SECONDS)
     assert not world.seen("mint.dead.")
+
+
+async def test_what_is_given_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mint_common.runtime.dispatch.MOST_GIVEN_BACK", 2)
+    world = World()
+    world.dispatcher.on(AliasMoved, Recorder(world.clock))
+    async with world.running():
+        for number in range(5):
+            await world.bus.publish(as_of_a_newer_version(replace(MOVED, sequence=number)))
+        await settle()
+        assert len(world.seen("mint.dead.")) == 3
+        await world.clock.advance(UPGRADE_SECONDS)
+        await settle()
+        assert len(world.seen("mint.dead.")) == 3, "the two are given back again"
