@@ -1,11 +1,14 @@
 """How much of the catalog a tenant may have."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mint_common.adapters_format import Manifest
 from mint_common.quotas import check_quota
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["policies", "keys", "adapters", "adapter_bytes"]
 
@@ -31,9 +34,12 @@ class CatalogQuotas:
     adapters: int = 0
     adapter_bytes: int = 0
 
-    def with_own(self, own: Mapping[str, int]) -> "CatalogQuotas":
-        """Return the quotas of a tenant that has some of its own."""
-        return replace(self, **own)
+    def with_own(self, own: Mapping[str, object]) -> "CatalogQuotas":
+        """Return the quotas of a tenant that has some of its own; one that is no count is left out."""
+        counts = {kind: n for kind, n in own.items() if kind in _SAID and type(n) is int and n >= 0}
+        if len(counts) < len(own):
+            _log.error("quotas of a tenant ignored", extra={"kinds": sorted(own.keys() - counts.keys())})
+        return replace(self, **counts)
 
     def check(self, usage: "CatalogQuotas", *kinds: Kind) -> None:
         """Refuse one more of these to a tenant. Raises QuotaExceeded."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from mint_common.authority import Caller
 from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
@@ -78,6 +78,7 @@ async def freeze_alias(
 
 @router.put("/aliases/{alias}")
 async def move_alias(  # noqa: PLR0917  # FastAPI passes them by name
+    request: Request,
     policy: PolicyDep,
     alias: str,
     body: MoveBody,
@@ -92,8 +93,10 @@ async def move_alias(  # noqa: PLR0917  # FastAPI passes them by name
     mover = replace(_mover(registry, caller, body.reason), cause=cause, decided_at=decided_at)
     try:
         return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
-    except AlreadyHandled:  # so long ago that its answer is kept no more
-        return await registry.aliases.alias(policy.policy_id, alias)
+    except AlreadyHandled:
+        if await request.app.state.ledger.first_answer(cause or "") is not None:
+            raise  # `RepeatableRoute` gives that answer
+        return await registry.aliases.alias(policy.policy_id, alias)  # so long ago that it is kept no more
 
 
 @router.post("/aliases/{alias}/rollback")

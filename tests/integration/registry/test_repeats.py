@@ -44,7 +44,7 @@ class LossyHttp(InternalHttp):
         self.lost = 0
         self.causes: list[str | None] = []
 
-    async def _send(self, method: str, url: Any, *, data: Any, headers: Any, limits: Any = None) -> Any:
+    async def _send(self, method: str, url: Any, *, data: Any, headers: Any, is_long: bool) -> Any:
         answer = await self.registry.http.request(
             method, unquote(str(url)), content=data, headers=dict(headers)
         )
@@ -304,3 +304,25 @@ async def test_a_change_under_if_match_is_repeated_though_the_tag_has_changed(ed
     again = await edge.ask(*asked, key="k", headers=[("if-match", tag)])
     assert (again.status, again.json()["description"]) == (200, "mine")
     assert (await edge.ask(*asked, key="other", headers=[("if-match", tag)])).status == 412
+
+
+async def test_the_second_of_two_moves_at_once_gets_the_first_answer(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+):
+    edge.way.lost = 1
+    assert (await edge.ask("PUT", A, {"revision": 2}, key="k")).status == 503
+    first = await edge.pool.fetchval("SELECT answer FROM registry.mint_answers")
+    assert (await edge.ask("PUT", A, {"revision": 1})).status == 200
+    ledger, seen = edge.registry.app.state.ledger, []
+    first_answer = ledger.first_answer
+
+    async def late(cause: str) -> bytes | None:
+        """Answer as before the first move was committed, once."""
+        seen.append(cause)
+        return None if len(seen) == 1 else await first_answer(cause)
+
+    monkeypatch.setattr(ledger, "first_answer", late)
+    await edge.clock.advance(LEASE_SECONDS + 1)
+    again = await edge.ask("PUT", A, {"revision": 2}, key="k")
+    assert again.json() == msgspec.json.decode(first)
+    assert len(seen) > 1
