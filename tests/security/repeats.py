@@ -30,6 +30,7 @@ _SECRET = "it takes no Idempotency-Key: its answer holds a secret, which is neve
 
 OTHERWISE: Mapping[str, str] = {
     "POST /mint/v1/policies/{policy}/revisions": "equal weights are one revision, however often they come",
+    "POST /mint/v1/policies/{policy}/revisions/{revision}/resume": _DERIVED,
     "POST /mint/v1/keys": _SECRET,
     "POST /mint/v1/keys/{key}/rotate": _SECRET,
     "DELETE /mint/v1/keys/{key}": _SECRET,
