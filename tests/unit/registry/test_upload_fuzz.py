@@ -21,7 +21,7 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.catalog import RevisionRecord
 from mint_common.errors import NotFound, UploadRefused
 from mint_common.events import RevisionExported
-from mint_common.ids import Digest, PolicyId
+from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.adapters import make_adapter, tar_of
 from mint_common.uploads import FIXES
@@ -123,7 +123,10 @@ class Revisions:
                 return row
         raise NotFound(kind="revision", name=key)
 
-    async def publish(self, export: RevisionExported, *, now: float) -> None:
+    async def check_room(self, tenant_id: TenantId) -> None:
+        """Take every adapter."""
+
+    async def publish(self, export: RevisionExported, *, now: float, size_bytes: int = 0) -> None:
         assert export.policy_id == POLICY.policy_id
         self._rows.append(
             RevisionRecord(
