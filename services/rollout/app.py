@@ -60,7 +60,7 @@ from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import TenantTurns
+from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.evaluations import evaluation_routes
@@ -139,7 +139,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             rows=rows,
             policies=registry,
             scores=registry,
-            draws=TenantTurns(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
+            draws=WaveTurns(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
         requests = EngineRequests(clock, in_flight=waves.requests_in_flight)
         of_waves = WaveHandlers(
@@ -167,7 +167,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 ),
                 sampler=sampler,
             ),
-            turns=TenantTurns(waves.waves_in_hand, what="the turns of one tenant's waves"),
+            turns=WaveTurns(waves.waves_in_hand, what="the turns of one tenant's waves"),
             pulse_seconds=stall_seconds / 4,
         )
         run_requests = EngineRequests(clock, in_flight=max(1, waves.requests_in_flight // 4))

@@ -20,7 +20,7 @@ class NoAnswer(MintError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
+class GroupAttempts:
     """The calls for one answer, the first of which began at ``began_at``."""
 
     began_at: float
@@ -31,7 +31,7 @@ class Attempts:
         """Return how long a call may still take."""
         return self.began_at + DEADLINE_SECONDS - now
 
-    def after(self, error: MintError, *, now: float) -> tuple["Attempts", float]:
+    def after(self, error: MintError, *, now: float) -> tuple["GroupAttempts", float]:
         """Return the attempts after a call that failed, and how long to wait until the next one.
 
         An engine that is away or full costs no attempt. Raises the error when a later call would meet it

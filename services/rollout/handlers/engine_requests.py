@@ -10,7 +10,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.waiting import cancel_all
-from services.rollout.core.attempts import Attempts
+from services.rollout.core.attempts import GroupAttempts
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ class EngineRequests:
         self._turns = TenantLimiter(in_flight + max(1, in_flight // 4), of_a_tenant=in_flight)
 
     async def retried(self, tenant_id: TenantId, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call for a tenant until there is an answer, or `Attempts` gives up. Raises as that does."""
-        attempts: Attempts | None = None
+        """Call for a tenant until there is an answer, or `GroupAttempts` gives up. Raises as that does."""
+        attempts: GroupAttempts | None = None
         while True:
             try:
                 async with self._turns.turn(tenant_id):
-                    attempts = attempts or Attempts(began_at=self._clock.monotonic())
+                    attempts = attempts or GroupAttempts(began_at=self._clock.monotonic())
                     return await self._in_time(ask(), attempts)
             except MintError as error:
                 if attempts is None:
@@ -44,7 +44,7 @@ class EngineRequests:
                 log.info("engine or trainer asked again later", extra={"reason": str(error), "seconds": wait})
             await self._clock.sleep(wait)
 
-    async def _in_time(self, call: Awaitable[T], attempts: Attempts) -> T:
+    async def _in_time(self, call: Awaitable[T], attempts: GroupAttempts) -> T:
         """Return the answer of a call. Raises NoAnswer when it comes too late."""
         calling = asyncio.ensure_future(call)
         left = attempts.seconds_left(now=self._clock.monotonic())

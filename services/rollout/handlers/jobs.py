@@ -43,7 +43,7 @@ from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.handlers.tenant_turns import TenantTurns
+from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class JobHandlers(Generic[Connection]):
     rows: FileRows
     policies: PolicyHistory
     scores: Scores
-    draws: TenantTurns
+    draws: WaveTurns
     _storing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _drawing: set[str] = field(default_factory=set, init=False)
 

@@ -12,7 +12,7 @@ DELIVERIES_A_TURN = 4
 _RETRY_SECONDS = 2.0
 
 
-class TenantTurns:
+class WaveTurns:
     """``in_hand`` at a time, of which a tenant leaves a quarter, and one at least, to others.
 
     ``deliveries`` are taken from the bus at a time, at most half of them of one tenant. ``what`` names the

@@ -34,7 +34,7 @@ from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import TenantTurns
+from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class WaveHandlers(Generic[Connection]):
     blobs: Blobs
     tasks: TaskWaves
     files: FileWaves
-    turns: TenantTurns
+    turns: WaveTurns
     pulse_seconds: float
     _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _in_hand: set[WaveId] = field(default_factory=set, init=False)

@@ -38,6 +38,7 @@ class StandInLLM:
     """Requests that never end by themselves, or all fail at once."""
 
     model_config = SimpleNamespace(max_model_len=64)
+    errored = False
 
     def __init__(self, *, fails: bool = False) -> None:
         self.fails = fails

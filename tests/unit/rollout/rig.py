@@ -29,7 +29,7 @@ from services.rollout.handlers.graded_samples import GradedSamples, GradingLimit
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import TenantTurns
+from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.ports import Graders, RendersRows, Sampler, Tasks
@@ -81,7 +81,7 @@ def wave_handlers(
             blobs=blobs, tasks=tasks, sampler=sampler, requests=requests, most_faults=GRADING.most_faults
         ),
         files=FileWaves(blobs=blobs, rows=rows, renderer=renderer, samples=samples, sampler=sampler),
-        turns=TenantTurns(2, what="waves"),
+        turns=WaveTurns(2, what="waves"),
         pulse_seconds=STALL_SECONDS / 4,
     )
 
@@ -114,7 +114,7 @@ class Rig:
             rows=rows,
             policies=self.policies,
             scores=self.scores,
-            draws=TenantTurns(2, what="draws"),
+            draws=WaveTurns(2, what="draws"),
         )
         self.of_waves = wave_handlers(
             self.commits,

@@ -202,7 +202,7 @@ class ResidentPolicies:
         await self._carry_out(
             [task], carry_out_run, max_tokens=min(self._max_tokens, self._limits.max_tokens)
         )
-        is_done, tokens = task.done.done(), task.open_work.tokens if task.open_work else 0
+        is_done, tokens = task.done.done(), task.open_runs.tokens if task.open_runs else 0
         self._schedule = self._schedule.ran(operation, tokens=tokens, is_done=is_done)
         if is_done:
             del self._tasks[operation.seq]
@@ -211,9 +211,9 @@ class ResidentPolicies:
         for task in tasks:
             if self._tiers.get(task.policy_id) is None:
                 task.settle(NotResident(policy_id=task.policy_id))
-                task.open_work = None
+                task.open_runs = None
         # What is given up between two runs has to take back what it has done.
-        tasks = [task for task in tasks if task.open_work or not task.done.done()]
+        tasks = [task for task in tasks if task.open_runs or not task.done.done()]
         if not tasks:
             return
         policies = dict.fromkeys(task.policy_id for task in tasks)

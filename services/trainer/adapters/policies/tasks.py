@@ -45,7 +45,7 @@ Done = Passed | Stepped | Distilled | ParkedState | int | None
 
 
 @dataclass(slots=True, kw_only=True)
-class OpenWork:
+class OpenRuns:
     """Work that is computed in runs: ``lora`` has the policy's leaf, of which swaps make another tensor.
 
     ``tokens`` is what the last run has read, ``seconds`` what all have taken.
@@ -63,12 +63,12 @@ class Unfinished:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PolicyTask:
-    """A piece of work that somebody waits for; ``open_work`` is there between two of its runs."""
+    """A piece of work that somebody waits for; ``open_runs`` is there between two of its runs."""
 
     policy_id: PolicyId
     work: Pass | WaveBatch | PolicyWork[Any]
     done: "Future[Any]"  # what the work's kind gives: see `Done`
-    open_work: OpenWork | None = None
+    open_runs: OpenRuns | None = None
 
     @property
     def kind(self) -> Kind:
@@ -181,11 +181,11 @@ def carry_out_run(
     started = time.perf_counter()
     (task,) = tasks
     state = tiers.swap_in(residents[task.policy_id])
-    if task.open_work is None:
+    if task.open_runs is None:
         lora = replace(state.lora)
         runs = _runs_of(base, replace(state, lora=lora), task.work, max_tokens=max_tokens)
-        task.open_work = OpenWork(lora=lora, runs=runs)
-    opened = task.open_work
+        task.open_runs = OpenRuns(lora=lora, runs=runs)
+    opened = task.open_runs
     opened.lora.leaf = state.lora.leaf
     result: Done | MintError | Unfinished = Unfinished()
     try:
