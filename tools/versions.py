@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +33,10 @@ def constraints(text: str) -> dict[str, SpecifierSet]:
 
 def installed() -> dict[str, str]:
     """Return the version of every package of this environment that a resolution chooses."""
-    found = {canonicalize_name(one.name): one.version for one in importlib.metadata.distributions()}
+    # Not sys.path: setuptools adds a folder of its own copies to it.
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    dists = importlib.metadata.distributions(path=folders)
+    found = {canonicalize_name(one.name): one.version for one in dists}
     return {name: version for name, version in sorted(found.items()) if name not in UNCONSTRAINED}
 
 
