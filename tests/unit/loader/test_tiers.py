@@ -167,7 +167,7 @@ async def test_a_request_does_not_wait_for_room_for_ever(make_bench: Make) -> No
     using = asyncio.create_task(use(bench, first, done))
     await until(lambda: bench.tiers.status(first.digest).in_flight == 1)
     waiting = asyncio.create_task(use(bench, second))
-    await until(lambda: bench.cache.holds(second.digest))
+    await until(lambda: bool(bench.tiers._loads._parked_bytes))
     await bench.clock.advance(6.0)
     with pytest.raises(Overloaded):
         await waiting
