@@ -99,8 +99,9 @@ class ResidentPolicies:
         await self._swap_out(self._tiers.put(policy_id, ResidentPolicy(state, stays=True)))
 
     def release(self, policy_id: PolicyId) -> None:
-        """Allow a policy to leave memory."""
+        """Allow a policy to leave memory; those that the host has no room for leave now."""
         self._tiers.set_stays(policy_id, stays=False)
+        self._tiers.trim()
 
     def keep(self, policy_id: PolicyId) -> None:
         """Keep a policy in memory."""
