@@ -16,13 +16,11 @@ def subjects_of(event_type: type[Event], *, tenant: str | None = None, base: str
 def grown(known: Iterable[str], more: Iterable[str]) -> list[str]:
     """Return filters that let through what either do; none of them covers another, which NATS refuses."""
     given = {*known, *more}
-    return sorted(
-        name for name in given if not any(other != name and _covers(other, name) for other in given)
-    )
+    return sorted(name for name in given if not any(other != name and covers(other, name) for other in given))
 
 
-def _covers(wide: str, narrow: str) -> bool:
-    """Return whether a filter lets through all that another one does."""
+def covers(wide: str, narrow: str) -> bool:
+    """Return whether a filter lets through a subject, or all that another filter does, as NATS reads it."""
     wanted, tokens = wide.split("."), narrow.split(".")
     if wanted[-1] == ">":
         wanted.pop()

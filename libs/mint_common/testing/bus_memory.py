@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from mint_common.bus.port import Delivery, Message, PlacedMessage, Start
 from mint_common.errors import EventsExpired, Unavailable
+from mint_common.events.subjects import covers
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
 
@@ -236,18 +237,4 @@ def _position_of(place: str) -> int:
 
 
 def _matches_any(filters: Sequence[str], subject: str) -> bool:
-    return any(_matches(pattern, subject) for pattern in filters)
-
-
-def _matches(pattern: str, subject: str) -> bool:
-    """Return whether a subject falls under a filter as NATS reads it: a final ``>`` is one token or more."""
-    wanted = pattern.split(".")
-    tokens = subject.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
-            return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(
-        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
-    )
+    return any(covers(pattern, subject) for pattern in filters)
