@@ -21,7 +21,7 @@ from services.standalone.core.plan import SERVICES
 MINUTES = 60
 SAMPLES = 60
 WARM_SHARE = 0.3
-"""Of the samples, while pools, caches and slots fill: not part of a slope."""
+"""Share of the samples left out of a slope, while pools, caches and slots fill."""
 OVERRIDES = {"MINT_LOADER_SLOTS": "4", "MINT_LOADER_HOST_CAPACITY": "12"}
 """Fewer than the policies that are talked to, so that adapters are evicted all the time."""
 UNITS = {"memory": "MB", "descriptors": "", "threads": "", "rows": "", "files": "", "size": "MB"}

@@ -12,7 +12,7 @@ from tinker import types
 
 CHATTERS, TRAINERS = 4, 2
 STEPS, SEQUENCES, LENGTH, RANK = 4, 4, 32, 8
-"""Of each policy, before it is saved for sampling and the next one is made."""
+"""Steps of each policy before it is saved for sampling and the next policy is made."""
 RECENT = 24
 """Policies that are talked to: more than the engine has slots, so that adapters come and go."""
 MODEL = "tiny"
@@ -20,7 +20,7 @@ MODEL = "tiny"
 
 @dataclass(slots=True, kw_only=True)
 class Done:
-    """What has been done so far, by kind, and the first failures."""
+    """Counts of finished operations by kind, and the first failures."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the clients share. The load goes on until ``end``, a time of `time.monotonic`."""
+    """State that the clients share. The load goes on until ``end``, a time of `time.monotonic`."""
 
     url: str
     api_key: str

@@ -1,4 +1,4 @@
-"""What bench soak samples of a stack: memory, files and threads of each part, rows of each table, folders."""
+"""The samples that bench soak takes: memory, files and threads of parts, rows of tables, sizes of folders."""
 
 import contextlib
 import math

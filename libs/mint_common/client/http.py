@@ -281,7 +281,7 @@ class InternalHttp:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
             self._tell_outage(str(error) or type(error).__name__)
-            # No connection in time says nothing of whoever has one, nor does silence in a short call.
+            # A connection not made in time, or a silent short call, does not show that long calls failed.
             is_wait = isinstance(error, TimeoutError) and not is_long
             if (
                 self._lost is not None

@@ -23,7 +23,7 @@ TOGETHER = (32, 4, 1)
 """How many suspects begin together after the first death, the second, the third; after another one, or one
 that came while no other suspect ran, a request is refused: those before may be another one's fault."""
 BLAMED_SECONDS = 30.0
-"""What ends an engine mostly does so at its first step: one that has run longer is not refused for it."""
+"""A request that has run longer than this is not blamed: most that end an engine do so in its first step."""
 REMEMBERED_SECONDS = 600.0
 MOST_OF_A_TENANT = 512
 MOST_TENANTS = 1024
