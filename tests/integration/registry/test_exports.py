@@ -28,6 +28,7 @@ from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_
 from mint_common.runtime import retries
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
+from services.registry.core.exports import export_cause_of
 from services.registry.handlers import exports
 from tests.integration.registry.rig import (
     ANSWER_SECONDS,
@@ -81,7 +82,8 @@ async def test_a_cancelled_wave_publishes_nothing_that_the_bare_name_means(regis
     assert isinstance(published := await registry.next_event(), RevisionPublished)
     for wave in ("wave_1", "wave_2"):  # the trainer still has the second; of the first this comes too late
         await registry.tell(cancelled(policy_id, WaveId(wave)))
-    await registry.wait_for("SELECT count(*) = 2 FROM mint_inbox")
+    refused = export_cause_of(cancelled(policy_id, WaveId("wave_2")))
+    await registry.wait_for("SELECT 1 FROM mint_inbox WHERE cause = $1", refused)
     await registry.tell(late)
     await registry.tell(next_one)
     following = await registry.next_event()

@@ -8,7 +8,7 @@ from mint_common.events import RevisionExported, TrainingFailed
 from mint_common.records import WaveRecord
 
 from .conftest import FILE, Stage, masked, ref
-from .test_waves import out_of_vocabulary
+from .test_bad_waves import out_of_vocabulary
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

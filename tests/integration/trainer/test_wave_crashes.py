@@ -15,10 +15,10 @@ from mint_common.records import WaveRecord
 from services.standalone.adapters.launch import free_port
 from tests.processes import ServiceProcess
 
-from .conftest import FILE, SPEC, Stage, masked, ref
+from .conftest import FILE, SPEC, Stage, masked, ref, trained
 from .killing import MortalTrainer
+from .test_bad_waves import wild
 from .test_operation_crashes import kill_at
-from .test_waves import trained, wild
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
