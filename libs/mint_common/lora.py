@@ -10,7 +10,7 @@ from mint_common.events.job import LoraSpec
 
 MAX_ALPHA = 65536
 MAX_SEED = 2**53 - 1
-"""Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
+"""Largest seed. Seeds travel as JSON numbers, and every JSON reader keeps integers up to this one exact."""
 
 
 def check_trainable(base: BaseFacts, *, field: str) -> None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from mint_common.ids import BaseName
+from mint_common.lora import MAX_SEED
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.rollout.core.task import TaskInfo
 from services.rollout.handlers.lengths import CALLERS, token_lengths
@@ -14,7 +15,6 @@ from services.rollout.ports import Sampler, Tasks
 
 MAX_PROMPTS = 4096
 MAX_MEASURED = 64
-MAX_SEED = (1 << 63) - 1
 
 
 class _Body(BaseModel):
@@ -26,7 +26,7 @@ class DrawBody(_Body):
 
     split: Literal["train", "heldout"]
     n: int = Field(ge=1, le=MAX_PROMPTS)
-    seed: int = Field(ge=-MAX_SEED, le=MAX_SEED)
+    seed: int = Field(ge=0, le=MAX_SEED)
 
 
 class ScoredItem(_Body):
@@ -47,7 +47,7 @@ class LengthsBody(_Body):
 
     base: str
     n: int = Field(ge=1, le=MAX_MEASURED)
-    seed: int = Field(ge=-MAX_SEED, le=MAX_SEED)
+    seed: int = Field(ge=0, le=MAX_SEED)
 
 
 def task_routes(tasks: Tasks, sampler: Sampler) -> APIRouter:

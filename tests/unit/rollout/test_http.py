@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from mint_common.ids import JobId, PolicyId
+from mint_common.lora import MAX_SEED
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import JOB, TENANT
@@ -121,6 +122,7 @@ async def test_a_tasks_texts_are_measured_in_tokens(client: httpx.AsyncClient, r
         ({"split": "test", "n": 1, "seed": 0}, "split"),
         ({"split": "train", "n": 0, "seed": 0}, "n"),
         ({"split": "train", "n": 1, "seed": 0, "size": 3}, "size"),
+        ({"split": "train", "n": 1, "seed": MAX_SEED + 1}, "seed"),
     ],
 )
 async def test_bad_input_names_its_field(
