@@ -23,15 +23,15 @@ from benches.machine import ROOT
 from benches.relay_stub import BASE, serve_bare
 from benches.stacks import scratch_folder
 from mint_common.authority import Authority, Caller
+from mint_common.body_budget import BodyBudget
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.ids import TenantId
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.admission import AdmissionQueue
-from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.public import build_http
 

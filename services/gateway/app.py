@@ -9,6 +9,7 @@ import asyncpg
 
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
+from mint_common.body_budget import BodyBudget
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -18,6 +19,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import JobFinished
 from mint_common.line_budget import LineBudget
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.graders.judge import EngineJudge
@@ -51,9 +53,7 @@ from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueu
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.admission import AdmissionQueue
-from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX

@@ -11,17 +11,17 @@ from urllib.parse import unquote
 import msgspec
 from fastapi import FastAPI
 
+from mint_common.body_budget import BodyBudget
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
-from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.context import CatalogLimits
 from services.gateway.http.public import build_http
 

@@ -12,8 +12,8 @@ from mint_common.claims import Claim
 from mint_common.errors import EngineRestarting, Overloaded
 from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
+from mint_common.open_requests import OpenRequests, Size
 from mint_common.testing.factories import BASE, ENGINE_INFO
-from services.gateway.core.open_requests import OpenRequests, Size
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
 
 OTHER = TenantId("ten_b")

@@ -15,12 +15,12 @@ from security.raw_http import serving
 from mint_common.catalog import RevisionDiff
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_requests import OpenRequests
 from services.registry.core.keys import stored_key
 from services.registry.handlers.diffs import TENANT_DIFFS, DiffHandler
 from services.registry.http import accounts, policies, revisions

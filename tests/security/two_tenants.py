@@ -8,16 +8,16 @@ from typing import Any
 from fastapi import FastAPI
 
 from mint_common.authority import Authority, Caller
+from mint_common.body_budget import BodyBudget
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.admission import AdmissionQueue
-from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.public import build_http
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
+from mint_common.json_types import JsonObject
 from services.gateway.core.fine_tuning.records import TunedJob, Verb
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from mint_common.errors import (
 )
 from mint_common.generation import EngineInfo, Likeliest, Sampled
 from mint_common.ids import BaseName, TenantId
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.tinker.futures import (
     PROTOBUF,
     FutureDone,

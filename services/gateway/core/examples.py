@@ -1,6 +1,6 @@
 """Examples in the public schema: what a reader copies first, and what the tests send."""
 
-from services.gateway.core.json_types import JsonObject
+from mint_common.json_types import JsonObject
 
 
 def body_config(example: JsonObject) -> JsonObject:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.body_budget import BodiesFull, BodyBudget
 from mint_common.ids import TenantId
-from services.gateway.core.body_budget import BodiesFull, BodyBudget
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
 LIMIT, KEY = 1000, 300

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from mint_common.json_types import JsonObject
 from services.gateway.core.files.records import FileRecord, PartRecord, UploadRecord
-from services.gateway.core.json_types import JsonObject
 
 T = TypeVar("T")
 

@@ -2,9 +2,9 @@
 
 from mint_common.datasets import DatasetReport
 from mint_common.errors import InvalidField, MintError, NotFound
+from mint_common.json_types import JsonObject
 from services.gateway.core.files.records import MAX_FILES
 from services.gateway.core.idempotency import HEADER
-from services.gateway.core.json_types import JsonObject
 
 
 class DatasetRefused(MintError):

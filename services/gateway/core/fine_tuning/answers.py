@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from mint_common.ids import TenantId, derive_id
+from mint_common.json_types import JsonObject
 from services.gateway.core.fine_tuning.names import results_id, shown_id
 from services.gateway.core.fine_tuning.promotions import promotion_answer
 from services.gateway.core.fine_tuning.records import METRICS, FineTuning, TunedJob, TunedStep, model_name
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 _ALWAYS = ("n_epochs", "batch_size", "learning_rate_multiplier")

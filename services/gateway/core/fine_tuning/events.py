@@ -10,10 +10,10 @@ from operator import itemgetter
 from typing import Literal
 
 from mint_common.ids import derive_id
+from mint_common.json_types import JsonObject
 from services.gateway.core.fine_tuning.answers import checkpoint_id
 from services.gateway.core.fine_tuning.names import shown_id
 from services.gateway.core.fine_tuning.records import TunedJob, TunedStep, model_name
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 Level = Literal["info", "warn", "error"]

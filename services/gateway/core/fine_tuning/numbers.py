@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import cast
 
+from mint_common.bounds import check_between, check_positive, check_sampled_tokens
 from mint_common.datasets import MAX_BATCH
 from mint_common.errors import InvalidField
-from services.gateway.core.bounds import check_between, check_positive, check_sampled_tokens
 from services.gateway.core.fine_tuning.bodies import (
     MAX_STEPS,
     DpoHyperparameters,

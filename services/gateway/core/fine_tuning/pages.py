@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from mint_common.errors import InvalidField, NotFound
+from mint_common.json_types import JsonObject
 from services.gateway.core.files.answers import page_answer
-from services.gateway.core.json_types import JsonObject
 
 MOST_METADATA = 16
 

@@ -9,10 +9,10 @@ from mint_common.catalog import AliasRecord, KeyRecord, Scope
 from mint_common.errors import AliasProtected, InvalidField
 from mint_common.events import EvaluationPlan
 from mint_common.ids import TenantId
+from mint_common.json_types import JsonObject
 from mint_common.names import JOB_ACTOR, check_alias_name
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.records import Promotion, TunedJob
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 _FIELD = "mint.promote"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from mint_common.bounds import check_between
 from mint_common.catalog_requests import Label
 from mint_common.datasets import FORMATS, Format, OnLong
 from mint_common.errors import InvalidField
+from mint_common.json_types import JsonObject
 from mint_common.lora import MAX_SEED
-from services.gateway.core.bounds import check_between
 from services.gateway.core.files.records import FileRecord, job_file
-from services.gateway.core.json_types import JsonObject
 
 MAX_ITEMS = 4096
 """Prompts or rows that a run has at most."""

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-from mint_common.errors import InvalidField
-from mint_common.events import JobSpec
-from mint_common.generation import EngineLimits
-from mint_common.lora import MAX_SEED
-from services.gateway.core.bounds import (
+from mint_common.bounds import (
     check_between,
     check_not_negative,
     check_positive,
     check_sampled_tokens,
 )
+from mint_common.errors import InvalidField
+from mint_common.events import JobSpec
+from mint_common.generation import EngineLimits
+from mint_common.json_types import JsonObject
+from mint_common.lora import MAX_SEED
 from services.gateway.core.examples import body_config
-from services.gateway.core.json_types import JsonObject
 
 DPO_BETA = 0.1
 """As Rafailov et al. 2023 (arXiv 2305.18290) use it, and TRL."""

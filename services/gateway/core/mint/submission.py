@@ -6,8 +6,8 @@ from typing import Any
 
 from mint_common.events import JobSpec
 from mint_common.ids import JobId, PolicyId
+from mint_common.json_types import JsonObject
 from services.gateway.core.fine_tuning.records import FineTuning
-from services.gateway.core.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from mint_common.adapters_format import Reason
 from mint_common.errors import MintError, UploadRefused
+from mint_common.json_types import JsonObject
 from mint_common.uploads import FIXES, UPLOAD_CODES, UploadReason
-from services.gateway.core.json_types import JsonObject
 
 TAR_BODY: JsonObject = {
     "requestBody": {

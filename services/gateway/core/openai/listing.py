@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mint_common.catalog import PolicyNames
 from mint_common.ids import BaseName
-from services.gateway.core.json_types import JsonObject
+from mint_common.json_types import JsonObject
 
 
 def model_entry(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from mint_common.json_types import JsonObject
 from mint_common.training import CheckpointRecord
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.tinker.ids import CheckpointPath
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import status_of

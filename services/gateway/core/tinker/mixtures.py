@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 
 from mint_common.errors import InvalidField
+from mint_common.json_types import JsonObject
 from mint_common.training import CheckpointRecord, JsonScalar
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.tinker.ids import CheckpointPath, check_checkpoint_name, parse_path
 
 MAX_SOURCES = 16

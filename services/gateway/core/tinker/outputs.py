@@ -6,6 +6,7 @@ from typing import assert_never
 import msgspec
 import numpy as np
 
+from mint_common.json_types import JsonObject
 from mint_common.training import (
     Array,
     Closed,
@@ -18,7 +19,6 @@ from mint_common.training import (
     Saved,
     Stepped,
 )
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.tinker.futures import PROTOBUF, FutureDone
 from services.gateway.core.tinker.ids import CheckpointPath, OperationId
 from services.gateway.core.tinker.mixtures import mixture_answer

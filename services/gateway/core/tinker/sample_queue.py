@@ -7,7 +7,7 @@ Sizes are counted in sequences: a sample has up to 128.
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
-from services.gateway.core.open_requests import Size
+from mint_common.open_requests import Size
 
 _TENANTS_PART, _KEYS_PART = 3, 2
 """A tenant may hold at most this many times the seats left free: alone 3/4 of all, two tenants 3/7 each.

@@ -6,8 +6,8 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
 from mint_common.generation import AdapterStatus, SampleRequest
 from mint_common.ids import BaseName, TenantId, derive_id
+from mint_common.open_requests import Size
 from services.gateway.core.answer_bytes import packed_answer_bytes
-from services.gateway.core.open_requests import Size
 from services.gateway.core.tinker.futures import FutureFailed, FuturePending
 from services.gateway.core.tinker.sampling_request import SamplePlan
 

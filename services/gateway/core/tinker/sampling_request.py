@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mint_common.bounds import check_between, check_positive
 from mint_common.errors import InvalidField
 from mint_common.generation import Sampling
-from services.gateway.core.bounds import check_between, check_positive
 from services.gateway.core.tinker.passes import JsonModelInput
 
 MAX_SAMPLES = 128

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from mint_common.errors import InvalidField, MintError
-from services.gateway.core.json_types import JsonObject
+from mint_common.json_types import JsonObject
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ALIVE_SECONDS, ClientSession, FinishReason
 

@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from mint_common.errors import InvalidField, MintError
+from mint_common.json_types import JsonObject
 from mint_common.training import CheckpointRef, Distill, Lesson, Step
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.tinker.ids import check_checkpoint_name, check_seq, unnumbered_seq
 from services.gateway.core.tinker.lora import LoraConfig
 from services.gateway.core.tinker.passes import JsonModelInput, read_json_tokens

@@ -15,11 +15,11 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.datasets import Problem, RenderRequest
 from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, TenantId
+from mint_common.open_requests import OpenRequests
 from services.gateway.core.files.previews import MAX_TOKENS
 from services.gateway.core.fine_tuning.methods import RECIPES
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan
 from services.gateway.core.fine_tuning.refusals import file_not_found, row_refused
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.handlers.files import FileKeeper
 
 ROWS = 8

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from mint_common.errors import InvalidField, NotFound, Unavailable
 from mint_common.ids import TenantId
+from mint_common.json_types import JsonObject
 from services.gateway.core.fine_tuning.answers import has_results, results_csv, results_file
 from services.gateway.core.fine_tuning.file_uses import ReadingJob
 from services.gateway.core.fine_tuning.names import job_id_of, job_of_results
 from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.fine_tuning.refusals import job_ended
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.ports.jobs import Rollout, Submissions
 

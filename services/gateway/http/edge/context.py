@@ -10,11 +10,13 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.datastructures import Headers
 
 from mint_common.authority import Caller
+from mint_common.body_budget import BodyBudget
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
+from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.runtime.tenant_limiter import TenantLimiter
@@ -24,9 +26,7 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
-from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import choose_key
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.handlers.file_uploads import UploadKeeper
 from services.gateway.handlers.files import FileKeeper

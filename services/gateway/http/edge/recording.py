@@ -24,6 +24,7 @@ from starlette.types import Message, Receive
 from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
 from mint_common.ids import new_id
+from mint_common.json_types import JsonObject
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.adapters.requests_postgres import PostgresRequests
@@ -39,7 +40,6 @@ from services.gateway.core.idempotency import (
     TakenKey,
     keyed_request,
 )
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, gateway_of
 from services.gateway.http.edge.routes import GatewayRoute
 

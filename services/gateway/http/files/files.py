@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from mint_common.errors import BodyTooLarge
+from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_body import announced_bytes
 from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.core.files.answers import file_answer, page_answer
@@ -22,7 +23,6 @@ from services.gateway.core.files.records import (
 )
 from services.gateway.core.fine_tuning.names import job_of_results
 from services.gateway.core.fine_tuning.refusals import results_stay
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RepeatableDep, creates

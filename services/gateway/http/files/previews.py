@@ -10,6 +10,7 @@ from pydantic import Field
 from mint_common.datasets import Format, Method, RenderRequest, method_of
 from mint_common.errors import NotFound
 from mint_common.ids import BaseName
+from mint_common.json_types import JsonObject
 from services.gateway.core.examples import body_config
 from services.gateway.core.files.previews import (
     MAX_ROWS,
@@ -20,7 +21,6 @@ from services.gateway.core.files.previews import (
 )
 from services.gateway.core.files.records import IdPrefix, check_id
 from services.gateway.core.fine_tuning.file_uses import FileUse
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import GatewayRoute
 

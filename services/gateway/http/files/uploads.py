@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.core.examples import body_config
 from services.gateway.core.files.answers import part_answer, upload_answer
@@ -18,7 +19,6 @@ from services.gateway.core.files.records import (
     check_id,
     check_purpose,
 )
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, TrainCaller
 from services.gateway.http.edge.recording import RepeatableDep, creates
 from services.gateway.http.files.forms import form_schema, read_form

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 
 from mint_common.authority import Caller
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, read_grader
+from mint_common.json_types import JsonObject
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.examples import body_config
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, GatewayDep, TrainCaller
 from services.gateway.http.edge.routes import OpenAIRoute
 

@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from mint_common.ids import TenantId
+from mint_common.json_types import JsonObject
 from services.gateway.core.files.answers import page_answer
 from services.gateway.core.fine_tuning.answers import checkpoints, job_answer
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.records import TunedJob, Verb
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import CauseDep, creates

@@ -16,10 +16,10 @@ from mint_common.catalog_requests import Label
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, derive_id
+from mint_common.json_types import JsonObject
 from mint_common.names import BEST, number_or_digest
 from services.gateway.core.examples import body_config
 from services.gateway.core.files.records import IdPrefix, check_id
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.evaluations import Questions, check_questions, plan_file, plan_task
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import CauseDep, RecordedRoute, creates

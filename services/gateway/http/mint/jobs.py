@@ -17,13 +17,13 @@ from mint_common.client.http import named
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, TenantId, derive_id
+from mint_common.json_types import JsonObject
 from mint_common.lora import check_trainable
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.adapters.engine_limits import known_limits
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.names import JOB_PREFIX, job_id_of
 from services.gateway.core.fine_tuning.records import Verb
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings, task_change_warnings
 from services.gateway.core.mint.jobs import JobRequest, check_sampled, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs

@@ -5,12 +5,12 @@ from typing import ClassVar, Literal
 
 from fastapi import APIRouter, Request
 
+from mint_common.bounds import check_between
 from mint_common.errors import InvalidField
+from mint_common.json_types import JsonObject
 from mint_common.lora import MAX_SEED
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
-from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import GatewayRoute
 

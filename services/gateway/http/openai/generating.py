@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
+from mint_common.json_types import JsonObject
 from services.gateway.core.examples import json_body
-from services.gateway.core.json_types import JsonObject
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.http.edge.context import InferCaller
 from services.gateway.http.openai.admission import AdmittedRoute, AnthropicRoute

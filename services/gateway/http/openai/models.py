@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from services.gateway.core.json_types import JsonObject
+from mint_common.json_types import JsonObject
 from services.gateway.core.openai.listing import list_models, model_entry
 from services.gateway.http.edge.context import GatewayDep, ReadCaller
 from services.gateway.http.edge.routes import OpenAIRoute

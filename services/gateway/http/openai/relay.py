@@ -21,12 +21,12 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
+from mint_common.open_requests import Size
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from mint_common.runtime.draining import set_last_word
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
 from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
-from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import ServingRequest, check_fields
 from services.gateway.core.openai.genai import (

@@ -5,11 +5,11 @@ from fastapi import APIRouter, Request, Response
 from mint_common.errors import InvalidField
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
 from mint_common.ids import new_id
+from mint_common.open_requests import Size
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.examples import json_body
 from services.gateway.core.json_reading import read_json
-from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.token_generation import (

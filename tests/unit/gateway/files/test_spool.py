@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mint_common.body_budget import BodiesFull
 from mint_common.ids import TenantId
 from services.gateway.adapters.spool import BUFFER_BYTES, open_spool
-from services.gateway.core.body_budget import BodiesFull
 
 MINE, OTHERS = TenantId("ten_mine"), TenantId("ten_other")
 DATA = b"x" * BUFFER_BYTES

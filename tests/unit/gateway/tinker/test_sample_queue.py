@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
-from services.gateway.core.open_requests import OpenRequests, Size
+from mint_common.open_requests import OpenRequests, Size
 from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
 
 ONE = Size(sequences=1, size_bytes=10)

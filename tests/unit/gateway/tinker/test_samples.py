@@ -19,6 +19,7 @@ from mint_common.generation import (
     Sampling,
 )
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
+from mint_common.open_requests import OpenRequests
 from mint_common.testing.clock import ManualClock, settle
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
@@ -29,7 +30,6 @@ from services.gateway.adapters.tinker_samples import (
     PRUNE_SECONDS,
     EngineSamples,
 )
-from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.tinker.futures import FutureDone, FutureFailed, FutureGone, FuturePending
 from services.gateway.core.tinker.samples import SampleConflict, SampleOrder
 from services.gateway.core.tinker.sampling_request import SamplePlan
