@@ -33,7 +33,7 @@ class TenantRecord:
 
 
 Scope = Literal["read", "infer", "train", "admin", "operator"]
-"""What a key may do, in this order: look; ask models; make policies, revisions, scores and moves; manage
+"""Permissions of a key, in this order: look; ask models; make policies, revisions, scores and moves; manage
 keys, rules and protected aliases of its tenant; manage tenants. ``admin`` includes the three before it."""
 
 FULL_SCOPES: tuple[Scope, ...] = ("read", "infer", "train", "admin")
@@ -292,7 +292,7 @@ class RevisionDiff:
 
 
 RuleChoice = Literal["newest", "best"]
-"""Which revision a rule promotes: the newest that is good enough, or one that scores above the live one."""
+"""Revision that a rule promotes: the newest that is good enough, or one that scores above the live one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$"
 Expected = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-"""How many items of a list at most."""
+"""Maximum number of items of a list."""
 TextCursor = Annotated[str | None, Field(max_length=200, pattern=_NO_CONTROLS)]
-"""As long as a `Label`, which it may be."""
+"""Cursor of a list that is ordered by a text; at most as long as a `Label`, which it may be."""
 NumberCursor = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
 Moment = Annotated[float | None, Field(ge=0, le=2**35, allow_inf_nan=False)]
 """Seconds since the epoch."""

@@ -6,4 +6,4 @@ from typing import Literal
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""By `Dtype`."""
+"""Bytes of one element, by `Dtype`."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 MOST_TEXT = 2000
-"""How many characters of user input an error repeats."""
+"""Characters of user input that an error repeats."""
 
 
 class MintError(Exception):

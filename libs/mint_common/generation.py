@@ -126,12 +126,13 @@ class Sampled(msgspec.Struct, frozen=True):
 
 
 CALL_HEADER = "x-mint-call"
-"""Of a request of an inference API from the gateway to a loader: a `CallFacts` in JSON."""
+"""Header of an inference request from the gateway to a loader: a `CallFacts` in JSON."""
 REVISION_HEADER = "x-mint-revision"
-"""Of every answer: the digest of the revision that answers, or ``base:<name>``."""
+"""Header of every answer: the digest of the revision that answers, or ``base:<name>``."""
 ENGINE_HEADER = "x-mint-engine"
 TIER_HEADER = "x-mint-tier"
-"""Where the adapter was when the request came: stored, host or slot; ``base`` without one."""
+"""Header with the adapter's tier when the request arrived: stored, host or slot; ``base`` without an
+adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +181,7 @@ class EngineLimits:
 
 
 RESTART_SECONDS = 20
-"""How long an engine's restart is expected to take."""
+"""Expected duration of an engine's restart."""
 
 
 Place = Literal["stored", "host", "slot"]

@@ -11,7 +11,10 @@ WEBHOOK_TRIES = Counter(
 )
 REVISIONS_BEHIND = Histogram(
     "mint_gateway_revisions_behind",
-    "Of requests in a moved name that its former revision answers: revisions between that and the new one",
+    (
+        "Revisions between the former one that answers a request and the new one that its moved name "
+        "resolves to: revisions between that and the new one"
+    ),
     buckets=(1, 2, 4, 8, 16, 32),
 )
 begin(WEBHOOK_TRIES, ["delivered", "failed"])

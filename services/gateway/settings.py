@@ -10,11 +10,11 @@ class GatewaySettings(ServiceSettings):
 
     peers: PeerSettings
     graders: GraderSettings
-    key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is cached")
+    key_memory_seconds: float = Field(10.0, ge=0, description="cache time of a verified key")
     resolution_lease_seconds: float = Field(
         5.0,
         ge=0,
-        description="how long a resolved model name is cached when no change event arrives",
+        description="cache time of a resolved model name when no change event arrives",
     )
     switch_seconds: float = Field(
         20.0,
@@ -37,7 +37,7 @@ class GatewaySettings(ServiceSettings):
     cold_requests: int = Field(
         4096,
         gt=0,
-        description="how many requests for cold adapters may wait; a tenant's at most as many as stay free",
+        description="maximum waiting requests for cold adapters; one tenant may use as many as stay free",
     )
     body_bytes: int = Field(
         128 << 20,
@@ -48,34 +48,36 @@ class GatewaySettings(ServiceSettings):
         512 << 20, ge=1 << 20, description="largest file that a tenant may upload, whole or in parts"
     )
     files_bytes_per_tenant: int = Field(
-        20 << 30, ge=0, description="what a tenant's files and open uploads may have together"
+        20 << 30, ge=0, description="maximum bytes of a tenant's files and open uploads together"
     )
     webhook_timeout_seconds: float = Field(
-        10.0, gt=0, le=60, description="how long a webhook's receiver may take to answer, seconds"
+        10.0, gt=0, le=60, description="timeout of a webhook's receiver, seconds"
     )
     webhook_first_retry_seconds: float = Field(
-        5.0, gt=0, description="how soon a failed delivery is tried again at first, seconds"
+        5.0, gt=0, description="first delay before a failed delivery is tried again, seconds"
     )
     webhook_give_up_seconds: float = Field(
         259_200.0,
         gt=0,
-        description="how long a delivery is tried, and a webhook that takes nothing is kept active, seconds",
+        description=(
+            "time after which a delivery is given up, and a webhook that accepts none is disabled, seconds"
+        ),
     )
     webhook_allow_private: bool = Field(
         False, description="whether webhooks may point at private addresses, and over http"
     )
-    webhooks_per_tenant: int = Field(20, ge=0, description="how many webhooks a tenant may have")
-    keep_audit_days: int = Field(400, ge=0, description="how long the audit log keeps a row; 0: for ever")
+    webhooks_per_tenant: int = Field(20, ge=0, description="maximum webhooks of a tenant")
+    keep_audit_days: int = Field(400, ge=0, description="retention of audit rows; 0: for ever")
     ready_seconds: float = Field(
         20.0,
         gt=0,
         lt=30,
-        description="how long an alias move with wait_ready waits for its revision to be ready, seconds",
+        description="time that an alias move with wait_ready waits for its revision to be ready, seconds",
     )
     public_url: str = Field(
         "",
         pattern=r"^(https?://[^/?#@\s]+/?)?$",
-        description="where clients reach the gateway, for downloads; empty: what a request's Host says",
+        description="address of the gateway for clients, used in downloads; empty: the Host of each request",
     )
     tokenizers: tuple[str, ...] = Field(
         (), description="BASE=WHERE: a hub id, or a folder that clients have, of each base's tokenizer"

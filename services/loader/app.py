@@ -58,7 +58,8 @@ _log = logging.getLogger(__name__)
 SCHEMA = "loader"
 MAX_LOGPROBS = 20
 AHEAD_BYTES = 4 << 20
-"""What an adapter takes whose layout is not worth another question to the builder; 8 of them may lie idle."""
+"""Maximum size of an adapter whose layout is made ahead rather than asked of the builder again; eight of
+them may lie idle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ class LoaderSettings(ServiceSettings):
     cache_dir: Path = Field(description="folder for adapter files; emptied of nothing but old adapters")
     threads: int = Field(1, ge=1, description="threads of the engine; more than the idle cores is slower")
     max_context: int = Field(
-        2048, ge=2, description="most tokens of a prompt and its completion; the base's own limit stays"
+        2048, ge=2, description="maximum tokens of a prompt and its completion; the base's own limit stays"
     )
-    max_sequences: int = Field(64, ge=1, description="most completions that are generated at once")
-    max_completions: int = Field(128, ge=1, description="most completions of one request (n)")
+    max_sequences: int = Field(64, ge=1, description="maximum completions that are generated at once")
+    max_completions: int = Field(128, ge=1, description="maximum completions of one request (n)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype of the engine and of the adapters in it; auto: bfloat16 on CUDA (float16 where the"
@@ -52,7 +52,7 @@ class LoaderSettings(ServiceSettings):
         "auto", description="whether the model runs without CUDA graphs; auto: only on CPU, which has none"
     )
     executor: Literal["mp", "ray"] = Field(
-        "mp", description="what runs several workers: mp on this machine, ray on a cluster of Ray's"
+        "mp", description="executor of several workers: mp on this machine, ray on a Ray cluster"
     )
     engine_args: str = Field(
         "",
@@ -72,27 +72,33 @@ class LoaderSettings(ServiceSettings):
     )
     default_sampling: Literal["base", "openai"] = Field(
         "base",
-        description="what holds where a request of an inference API says nothing: base: what the base's"
-        " generation_config.json says; openai: temperature 1 and no truncation",
+        description=(
+            "sampling defaults of inference requests: base: the base's generation_config.json; "
+            "openai: temperature 1 and no truncation"
+        ),
     )
     engine_stats: bool = Field(
         True, description="whether `/metrics` shows vLLM's own series of the engine beside the loader's"
     )
-    slots: int = Field(8, ge=1, description="most adapters in one engine step")
-    host_capacity: int = Field(64, ge=1, description="most adapters in host memory, those in slots included")
-    host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")
-    disk_bytes: int = Field(8 << 30, ge=1, description="most bytes of adapter weights in the disk cache")
-    queue_depth: int = Field(64, ge=1, description="most loads that wait; one more is refused with 429")
-    tenant_queue_depth: int = Field(48, ge=1, description="most loads of one tenant that wait")
-    queue_wait_seconds: float = Field(60.0, gt=0, description="how long a load may wait; then it is refused")
+    slots: int = Field(8, ge=1, description="maximum adapters in one engine step")
+    host_capacity: int = Field(
+        64, ge=1, description="maximum adapters in host memory, those in slots included"
+    )
+    host_bytes: int = Field(2 << 30, ge=1, description="maximum bytes of adapter weights in host memory")
+    disk_bytes: int = Field(8 << 30, ge=1, description="maximum bytes of adapter weights in the disk cache")
+    queue_depth: int = Field(64, ge=1, description="maximum loads that wait; one more is refused with 429")
+    tenant_queue_depth: int = Field(48, ge=1, description="maximum loads of one tenant that wait")
+    queue_wait_seconds: float = Field(60.0, gt=0, description="time after which a waiting load is refused")
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
     builder_silence_seconds: float = Field(
         60.0,
         gt=0,
-        description="how long the process that prepares adapters may say nothing; then it is replaced",
+        description="time without a sign of life after which the process that prepares adapters is replaced",
     )
     room_wait_seconds: float = Field(
-        20.0, gt=0, description="how long a request waits for an adapter in use to come free"
+        20.0,
+        gt=0,
+        description="time that a request waits for a slot while all adapters in slots are in use",
     )
     stall_share: float = Field(
         0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"
@@ -104,41 +110,46 @@ class LoaderSettings(ServiceSettings):
     precedence_ms: float = Field(
         12.0,
         ge=0,
-        description="how long an adapter at the head of the slot queue yields to pending first tokens, while"
-        " requests for adapters in slots are answered",
+        description=(
+            "time that an adapter at the head of the slot queue yields to pending first tokens, while "
+            "requests for adapters in slots are answered"
+        ),
     )
     drain_seconds: float = Field(
-        0.5, ge=0, description="how long a request waits for a slot before another adapter must make way"
+        0.5, ge=0, description="time that a request waits for a slot before another adapter is evicted"
     )
     compile_seconds: int = Field(
         5,
         ge=1,
-        description="most seconds of a processor that the schema, pattern or grammar of an answer may take to"
-        " compile; more is refused with 400, and new ones of other tenants wait meanwhile",
+        description="maximum processor seconds to compile the schema, pattern or grammar of an answer;"
+        " more is refused with 400, and new ones of other tenants wait meanwhile",
     )
     max_requests: int = Field(
         512,
         ge=4,
-        description="most requests at once, waiting ones included, of which one tenant alone may open 3/4 and"
-        " of several each its part; one more is refused with 429",
+        description="maximum open requests, waiting ones included; one tenant alone may open 3/4,"
+        " several tenants share them; one more is refused with 429",
     )
     tenant_sequences: int = Field(
-        8192, ge=1, description="most completions of one tenant at once, waiting ones included; else 429"
+        8192, ge=1, description="maximum completions of one tenant at once, waiting ones included; else 429"
     )
     tenant_tokens: int = Field(
         4 << 20,
         ge=1,
-        description="most tokens of one tenant's completions at once, prompts and new ones; else 429",
+        description="maximum tokens of one tenant's completions at once, prompts and new ones; else 429",
     )
     engine_silence_seconds: float = Field(
         300.0,
         gt=0,
-        description="how long the engine may leave a question unanswered; then it is killed, and the loader"
-        " ends, to be started again",
+        description="time without an answer after which the engine is killed and the loader restarts",
     )
-    reconcile_seconds: float = Field(5.0, gt=0, description="how often the engine is asked what it holds")
+    reconcile_seconds: float = Field(
+        5.0,
+        gt=0,
+        description="interval at which the loader compares its list of adapters with the engine's",
+    )
     keep_seconds: float = Field(
-        5.0, gt=0, description="how often it is written down what to load again after a restart"
+        5.0, gt=0, description="interval at which the list of adapters to load after a restart is written"
     )
     prewarm_workers: int = Field(
         8, ge=1, description="loads ahead of need at once; a tenant leaves a quarter to others"

@@ -43,9 +43,11 @@ from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
 LOOKUP_CONNECTIONS = 4
-"""For keys and names, which every request of a gateway waits for; lists of any length cannot take them."""
+"""Connections reserved for look-ups of keys and names, which every gateway request waits for; long lists
+cannot take them."""
 ACK_WAIT_SECONDS = 5.0
-"""How soon messages of a killed registry are delivered again; checks that take longer renew it."""
+"""Time after which messages of a killed registry are delivered again; a check that takes longer renews
+it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

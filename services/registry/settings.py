@@ -21,28 +21,28 @@ class RegistrySettings(ServiceSettings):
     reconcile_bytes_per_second: int = Field(
         20_000_000,
         ge=0,
-        description="how fast stored adapters are read again and compared with the catalog; 0: never",
+        description="rate at which stored adapters are read again and compared with the catalog; 0: never",
     )
     max_update_ratio: float = Field(
         1000.0,
         ge=0,
-        description="how many times the norm of the base's own weight an adapter's update of a module may"
-        " have; 0: neither that nor single weights are bounded",
+        description=(
+            "maximum norm of an adapter's update of a module, in multiples of the norm of the base's "
+            "own weight; 0: no limit, nor one of single weights"
+        ),
     )
     tenant_policies: int = Field(
-        100_000, ge=0, description="how many policies a tenant may have; 0, here and below: without a bound"
+        100_000, ge=0, description="maximum policies of a tenant; 0, here and below: no limit"
     )
-    tenant_keys: int = Field(1000, ge=0, description="how many keys a tenant may have that are not revoked")
-    tenant_adapters: int = Field(
-        1_000_000, ge=0, description="how many adapters of a tenant may be stored at a time"
-    )
+    tenant_keys: int = Field(1000, ge=0, description="maximum unrevoked keys of a tenant")
+    tenant_adapters: int = Field(1_000_000, ge=0, description="maximum stored adapters of a tenant")
     tenant_adapter_bytes: int = Field(
-        2 << 40, ge=0, description="how many bytes the stored adapters of a tenant may have"
+        2 << 40, ge=0, description="maximum bytes of a tenant's stored adapters"
     )
     collection_grace_seconds: float = Field(
         1_209_600.0,
         ge=0,
-        description="how long bytes stay whose revision is retired or missing; more than the bus's week",
+        description="retention of bytes whose revision is retired or missing; longer than the bus's week",
     )
 
     @property

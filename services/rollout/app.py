@@ -75,11 +75,11 @@ SCHEMA = "rollout"
 WAVES = "rollout-waves"
 """The subscription to requests for waves."""
 JUDGE_SECONDS = 300.0
-"""How long a question asks for engines that are full or away until its sample has no reward."""
+"""Time that a question waits for engines that are full or away before its sample gets no reward."""
 DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
-"""How long an evaluation run is shown after its end."""
+"""Retention of an evaluation run after its end."""
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 

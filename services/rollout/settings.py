@@ -42,14 +42,14 @@ class TaskSettings(Block):
         description="longest time for one draw, or for the scores of a group; then of each answer",
     )
     task_memory_bytes: int = Field(
-        2 << 30, ge=64 << 20, description="most memory that the code of tasks may take in one process"
+        2 << 30, ge=64 << 20, description="maximum memory that the code of tasks may take in one process"
     )
 
 
 class QuotaSettings(Block):
     """How much a tenant's jobs may take; a submission beyond it is refused with 422."""
 
-    jobs_per_tenant: int = Field(1000, ge=1, description="how many jobs of a tenant may be open")
+    jobs_per_tenant: int = Field(1000, ge=1, description="maximum open jobs of a tenant")
     trainer_seconds_per_day: float = Field(
         0.0,
         ge=0,
@@ -68,7 +68,7 @@ class ErasureSettings(Block):
     erase_seconds: float = Field(
         30.0,
         gt=0,
-        description="how often it is looked for jobs and evaluation runs of which something is to be erased",
+        description="interval of the erasure sweep",
     )
 
 

@@ -56,9 +56,9 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = "trainer"
 _ACK_WAIT_SECONDS = 10.0
-"""How long a wave that a killed trainer was taking in waits for the next one."""
+"""Time after which the next trainer receives a wave that a killed one was taking in."""
 _MAX_BODY_BYTES = 64 << 20
-"""Of an operation: a pass with all its data."""
+"""Maximum size of an operation: a pass with all its data."""
 # A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
 _OPERATION_POOL_SETTINGS = {"idle_in_transaction_session_timeout": "3s"}
 

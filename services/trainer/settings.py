@@ -24,8 +24,10 @@ class TrainerSettings(ServiceSettings):
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
     dtype: Literal["auto", BaseDType] = Field(
         "auto",
-        description="of the base's weights and activations; auto: float32 on the CPU, bfloat16 on a GPU;"
-        " LoRA weights, logits and the optimizer are float32 in any case",
+        description=(
+            "dtype of the base's weights and activations; auto: float32 on the CPU, bfloat16 on a "
+            "GPU; LoRA weights, logits and the optimizer are float32 in any case"
+        ),
     )
     device: str = Field(
         "auto",
@@ -36,7 +38,7 @@ class TrainerSettings(ServiceSettings):
         None,
         gt=0,
         le=1,
-        description="of its GPU's memory that a trainer may take, where it shares one with an engine",
+        description="share of its GPU's memory that a trainer may take, where an engine uses the same GPU",
     )
     checkpointing: Checkpointing = Field(
         "auto",
@@ -48,14 +50,16 @@ class TrainerSettings(ServiceSettings):
         10,
         ge=0,
         le=19,
-        description="how far training gives way to what else runs on the machine, such as an engine on the"
-        " same cores: 10 leaves it a tenth of a core while others want it, 0 an equal part",
+        description=(
+            "niceness of training against other processes of the machine, such as an engine on the "
+            "same cores: 10 leaves it a tenth of a core while others want it, 0 an equal part"
+        ),
     )
     resident_policies: int = Field(
         8, ge=1, description="policies ready to step (16 bytes per LoRA parameter each)"
     )
     host_policies: int = Field(
-        32, ge=0, description="more policies kept in host memory (12 bytes per LoRA parameter each)"
+        32, ge=0, description="further policies in host memory (12 bytes per LoRA parameter each)"
     )
     batch_policies: int = Field(
         8,
@@ -76,7 +80,7 @@ class TrainerSettings(ServiceSettings):
         " Unset: 512, and of a small base as many as 256 MiB of activations hold, 4096 at most",
     )
     hold_seconds: float = Field(
-        3.0, ge=0, description="how long an operation waits for the numbers before its own to arrive"
+        3.0, ge=0, description="time that an operation waits for the numbers before its own to arrive"
     )
     snapshot_seconds: float = Field(
         5.0,
@@ -87,11 +91,9 @@ class TrainerSettings(ServiceSettings):
     session_idle_seconds: float = Field(
         60.0, gt=0, description="a policy whose operations have ceased may leave memory after this time"
     )
-    result_seconds: float = Field(
-        86400.0, gt=0, description="how long the results of operations can be asked for"
-    )
+    result_seconds: float = Field(86400.0, gt=0, description="retention of operations' results")
     tenant_operations: int = Field(
-        4096, ge=1, description="operations of a tenant that may wait; the next one is told to come again"
+        4096, ge=1, description="maximum waiting operations of a tenant; further ones get 429"
     )
     lease_seconds: float = Field(
         10.0,
@@ -107,8 +109,10 @@ class TrainerSettings(ServiceSettings):
     )
     export_layout: ExportLayout = Field(
         "packed",
-        description="how exports keep a base's experts: packed; peft-2d, a matrix each; peft-3d, as PEFT's"
-        " target_parameters, at twice the rank where gate and up have an A each",
+        description=(
+            "layout of a base's experts in exports: packed; peft-2d, a matrix each; peft-3d, as "
+            "PEFT's target_parameters, at twice the rank where gate and up have an A each"
+        ),
     )
     mismatch: Literal["auto", Mismatch] = Field(
         "auto",
@@ -120,12 +124,12 @@ class TrainerSettings(ServiceSettings):
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"
     )
     sharding: Sharding = Field(
-        "none", description="what a rank keeps of the base: docs/distributed.md says which fits"
+        "none", description="part of the base that a rank holds; docs/distributed.md says which fits"
     )
     rank_timeout_seconds: float = Field(
         300.0,
         ge=10,
-        description="how long a rank that hangs or starts slowly is waited for; a dead one is told at once",
+        description="time limit of a rank that hangs or starts slowly; a dead one is noticed at once",
     )
 
 

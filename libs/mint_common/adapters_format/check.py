@@ -168,7 +168,7 @@ def _specs(facts: BaseFacts, manifest: Manifest) -> Sequence[TensorSpec]:
 
 _MOST_KEPT = 4096
 _KEPT: deque[tuple[BaseFacts, tuple[str, Sequence[str], int], Sequence[TensorSpec]]] = deque(maxlen=8)
-"""Of the shapes that were asked for last: most adapters of a base are of one."""
+"""Cache of the last expected shapes: most adapters of a base share one."""
 
 
 def _check_weights(

@@ -30,7 +30,8 @@ from mint_common.errors import NotFound
 from mint_common.new_folder import new_folder
 
 _PIECE_BYTES = 512 << 10
-"""What it takes in float32 stays in a processor's cache: 4 MiB at a time are made four times as slowly."""
+"""Bytes of weights merged at a time. In float32 they fit in a processor's cache; pieces of 4 MiB take four
+times as long."""
 _SECOND_COPY = "consolidated*.safetensors"
 """The same weights in Mistral's own layout, which would stay unmerged and which some loaders prefer."""
 _OF_THE_BASE = (BASE_FILE, "SHA256SUMS")

@@ -7,7 +7,8 @@ DENSE = "dense/1"
 FUSED = "fused/1"
 """PEFT `target_parameters`: as dense, but all experts of a layer in two pairs, gate and up sharing A."""
 PACKED = "packed/1"
-"""As dense, but one tensor per (layer, projection, half) over all experts, in load order, aligned."""
+"""Layout like dense, but with one tensor per (layer, projection, half) over all experts, in load order,
+aligned."""
 LAYOUTS = (DENSE, FUSED, PACKED)
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -17,8 +17,8 @@ from mint_common.adapters_format.sites import Site
 from mint_common.adapters_format.tensor_file import TensorFile
 
 MAX_WEIGHT = 2.0**16
-"""What the magnitude of no weight reaches: float16 ends there, trained weights stay below ten, and no product
-of an A, a B and an input leaves float32."""
+"""Exclusive limit of a weight's magnitude: float16 ends there, trained weights stay below ten, and no
+product of an A, a B and an input overflows float32."""
 
 Factors = tuple[np.ndarray, np.ndarray]
 """An A [..., r, in] and B [..., out, r], experts in front."""

@@ -18,7 +18,7 @@ from mint_common.ids import new_id
 KEY = "mint-store"
 """No other blob has such a key."""
 LOOK_SECONDS = 10.0
-"""How old the last look at the marker may be when a blob is stored."""
+"""Maximum age of the last check of the marker when a blob is stored."""
 
 _STORE = "the blob store"
 _NO_MARKER = f"it has no {KEY}: the volume is not mounted, or the folder or bucket is another one"

@@ -19,10 +19,10 @@ from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt
 
 RANGE_BYTES = 8 << 20
-"""How much is asked for at once, and the most that is held in memory. Less is not worth resuming."""
+"""Bytes requested at a time, and the maximum held in memory. A smaller part is not worth resuming."""
 
 MOST_PARTIALS = 16
-"""How many broken downloads are kept; the oldest go first."""
+"""Maximum number of broken downloads on disk; the oldest are removed first."""
 
 
 class ResumingBlobs:

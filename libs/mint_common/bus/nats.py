@@ -30,7 +30,7 @@ from mint_common.waiting import raise_if_cancelled
 
 PUBLISH_SECONDS = 10.0
 ACK_SECONDS = 2.5
-"""How long the server may take to store a message; a message sent into a dying connection costs this once."""
+"""Time limit for the server to store a message; a message sent into a dying connection costs it once."""
 MAX_UNANSWERED = 10_000
 
 

@@ -22,14 +22,14 @@ from mint_common.events.subjects import STREAM, STREAM_SUBJECTS, grown
 from mint_common.waiting import raise_if_cancelled
 
 CONNECT_SECONDS = 15.0
-"""How long an operation waits for the server to come back before it raises Unavailable."""
+"""Time that an operation waits for the server to return before it raises Unavailable."""
 REQUEST_SECONDS = 5.0
 RETRY_SECONDS = 0.25
 DEDUPE_SECONDS = 120.0
 KEEP_SECONDS = timedelta(days=7).total_seconds()
 
 TROUBLE = (nats.errors.Error, OSError, TimeoutError)
-"""What nats-py raises when the server, the stream or a consumer is away."""
+"""Errors that nats-py raises while the server, the stream or a consumer is away."""
 
 _BETWEEN = re.compile(r",(?=\s*[a-z]+://)")
 """A password may have commas, too."""

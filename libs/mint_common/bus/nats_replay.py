@@ -25,7 +25,7 @@ from mint_common.waiting import raise_if_cancelled
 
 BATCH = 64
 IDLE_SECONDS = 60.0
-"""How long the server keeps the consumer of a reader that stopped fetching."""
+"""Time after which the server drops the consumer of a reader that stopped fetching."""
 
 _log = logging.getLogger(__name__)
 

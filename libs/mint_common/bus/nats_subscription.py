@@ -25,10 +25,10 @@ from mint_common.events.subjects import STREAM
 from mint_common.waiting import raise_if_cancelled
 
 PULL_SECONDS = 2.0
-"""How long one request for messages stays open: also how long a restart of the server may go unnoticed."""
+"""Duration of one request for messages; a restart of the server can go unnoticed for as long."""
 WATCHED_IDS = 4096
 WATCH_LIMIT = 10_000
-"""How many messages wait for a slow watcher; then it misses the oldest."""
+"""Maximum messages that wait for a slow watcher; beyond it the watcher misses the oldest."""
 
 _REQUEST_ENDED = ("404", "408")
 _log = logging.getLogger(__name__)

@@ -92,7 +92,7 @@ class EventLog(Protocol):
 
 
 Start = Literal["oldest", "new"]
-"""With what a new subscription begins: the oldest message that is kept, or those published from now on."""
+"""First message of a new subscription: the oldest retained one, or the next one published."""
 
 
 class Bus(Protocol):

@@ -20,19 +20,20 @@ from mint_common.generation import RESTART_SECONDS, SampleRequest
 from mint_common.ids import BaseName, TenantId
 
 TOGETHER = (32, 4, 1)
-"""How many suspects begin together after the first death, the second, the third; after another one, or one
-that came while no other suspect ran, a request is refused: those before may be another one's fault."""
+"""Maximum number of suspects that start together after the first, second and third engine death. After a
+further death, or one with no other suspect running, the request is refused; earlier deaths may be another
+suspect's fault."""
 BLAMED_SECONDS = 30.0
 """A request that has run longer than this is not blamed: most that end an engine do so in its first step."""
 REMEMBERED_SECONDS = 600.0
 MOST_OF_A_TENANT = 512
 MOST_TENANTS = 1024
 APART_SECONDS = 1.0
-"""How long suspects run before the next ones begin, unless they end earlier."""
+"""Time that suspects run before the next ones start, unless they end earlier."""
 RESTORED_SECONDS = 2.0 * RESTART_SECONDS
-"""How long a suspect waits for the engine that died under it, before it goes to another one."""
+"""Time that a suspect waits for the engine that died under it, before it goes to another one."""
 HELD_SECONDS = RESTORED_SECONDS
-"""How long a suspect waits here for its turn before it is refused for now."""
+"""Time that a suspect waits for its turn before it is refused with a retryable error."""
 _PAUSE_SECONDS = 0.2
 
 

@@ -15,7 +15,7 @@ from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem
 from mint_common.datasets.rows import RowProblem
 
 MAX_LINES = 2_000_000
-"""How many lines a file may have, blank ones too; nothing behind them is read."""
+"""Maximum lines of a file, blank ones included; lines beyond it are not read."""
 CHUNK_BYTES = 1 << 20
 
 

@@ -25,7 +25,7 @@ class Format(StrEnum):
 
 
 Method = Literal["sft", "dpo", "kto", "rft"]
-"""How a policy is trained on rows."""
+"""Training method of a job on rows."""
 FORMATS: Mapping[Method, frozenset[Format]] = {
     "sft": frozenset({Format.CHAT, Format.COMPLETION, Format.TEXT}),
     "dpo": frozenset({Format.PAIRS, Format.PREFERENCE}),
@@ -34,7 +34,7 @@ FORMATS: Mapping[Method, frozenset[Format]] = {
 }
 """The formats that each method trains on."""
 MAX_EPOCHS = 50
-"""How often a job trains each row at most."""
+"""Maximum number of times that a job trains on each row."""
 MAX_BATCH = 256
 """The most rows of a step."""
 

@@ -9,7 +9,7 @@ from mint_common.datasets.formats import Format
 from mint_common.datasets.rows import MAX_DEPTH, TYPES, Row, RowProblem, check_row, is_deep
 
 _SHOWN = 40
-"""How many characters of a line a message repeats."""
+"""Characters of a line that a message repeats."""
 
 _decode = msgspec.json.Decoder().decode
 _AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)

@@ -7,9 +7,9 @@ from mint_common.datasets.formats import Method
 from mint_common.datasets.report import Problem
 
 Side = Literal["answer", "chosen", "rejected", "prompt"]
-"""What an example is of its row: an answer, one of a pair's, or a prompt that is only sampled from."""
+"""Part of a row that an example is: its answer, one of its pair, or a prompt that is only sampled from."""
 OnLong = Literal["refuse", "drop"]
-"""What becomes of a row with an example that is longer than the context: it is never cut."""
+"""Treatment of a row with an example that is longer than the context. A row is never cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

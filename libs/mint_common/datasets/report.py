@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from mint_common.datasets.formats import Format
 
 MAX_PROBLEMS = 100
-"""How many problems are told; all are counted."""
+"""Maximum number of problems that a report lists; it counts all."""
 MAX_PAIRS = 100
-"""How many repeated rows are named."""
+"""Maximum number of repeated rows that a report lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 MAX_DEPTH = 64
-"""How deep objects and lists may be within each other."""
+"""Maximum nesting depth of objects and lists."""
 
 
 class RowProblem(Exception):

@@ -24,10 +24,10 @@ class LoraSpec:
 
 
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
-"""How the learning rate goes on after the warm-up: as it is, or down to 0 at the job's last step."""
+"""Course of the learning rate after the warm-up: constant, or down to 0 at the job's last step."""
 
 EvaluationMetric = Literal["valid_loss", "valid_mean_token_accuracy", "valid_reward_mean"]
-"""What a job's revisions are compared by; a loss is better when smaller, the others when larger."""
+"""Metric that compares a job's revisions; a smaller loss is better, and a larger value of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

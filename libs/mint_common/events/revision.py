@@ -8,10 +8,10 @@ from mint_common.events.event import Event
 from mint_common.ids import Digest, EvaluationId, JobId, PolicyId, WaveId
 
 Fault = Literal["missing", "wrong", "collected"]
-"""Why the bytes of a revision are not to be had."""
+"""Reason why a revision's bytes cannot be read."""
 
 QuarantineReason = Literal["non_finite_output"]
-"""What a revision did: it computed numbers that are not finite."""
+"""Reason for a quarantine: the revision computed numbers that are not finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

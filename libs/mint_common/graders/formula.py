@@ -14,7 +14,7 @@ MAX_NESTING = 100
 """Operations within one another: a value takes as many calls within one another."""
 
 MAX_REWARD = 1e9
-"""Of any grader, and of any sign: sums and squares of rewards stay finite."""
+"""Maximum magnitude of a grader's reward: sums and squares of rewards stay finite."""
 
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,

@@ -106,7 +106,7 @@ class ScoreModel(Struct, frozen=True, forbid_unknown_fields=True, tag="score_mod
 
 
 PlainGrader = StringCheck | TextSimilarity
-"""What is computed of two texts alone."""
+"""Graders that compute on two texts alone."""
 SingleGrader = StringCheck | TextSimilarity | PythonGrader | ScoreModel
 
 

@@ -22,12 +22,13 @@ from mint_common.telemetry.logs import JsonFormatter
 
 LINES_PER_SECOND = 5
 BEGIN_CHARACTERS, END_CHARACTERS = 1000, 2800
-"""What is logged of a longer text; together less than a log line's bound."""
+"""Characters logged of the begin and the end of a longer text; together less than the limit of a log
+line."""
 _CHUNK_BYTES = 1 << 16
 _PAUSE_SECONDS = 0.2
-"""What is written without a longer pause, such as a traceback, is one log line."""
+"""Pause that ends a log line: text written without one, such as a traceback, is one line."""
 _MOST_BYTES = 1 << 20
-"""Of one log line, before it is cut."""
+"""Maximum bytes of one log line before it is cut."""
 _END_SECONDS = 1.0
 
 

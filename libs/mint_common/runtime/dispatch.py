@@ -40,7 +40,7 @@ GivenUp = Callable[[E, Bury], Awaitable[None]]
 
 RESUBSCRIBE_SECONDS = 1.0
 UPGRADE_SECONDS = 15.0
-"""How long an event that only a newer replica reads or handles waits before it is delivered again."""
+"""Delay until an event that only a newer replica can read is delivered again."""
 UPGRADE_ATTEMPTS = 240
 """Deliveries before such an event is given up: an hour, in which an upgrade ends or is taken back."""
 IGNORED_ATTEMPTS = 8

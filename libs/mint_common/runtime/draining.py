@@ -14,7 +14,7 @@ from starlette.types import Scope
 from mint_common.errors import MintError, Stopping
 
 LastWord = Callable[[MintError], bytes]
-"""What ends a stream that has failed, in the words of its API."""
+"""Function that renders the error which ends a failed stream, in the format of its API."""
 
 _LAST_WORD = "mint.last_word"
 

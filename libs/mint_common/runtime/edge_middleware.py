@@ -24,7 +24,7 @@ INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's na
 TRACE_HEADER = "x-mint-trace-id"
 
 Shaped = Callable[[Scope, MintError], Response]
-"""What to answer for an error that no handler of the application has seen."""
+"""Function that renders an error which no handler of the application has seen."""
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from mint_common.runtime.edge_routes import BodyRoute, Handler
 from mint_common.runtime.ledger_postgres import PostgresLedger
 
 CauseHeader = Annotated[str | None, Header(alias=CAUSE_HEADER, min_length=1, max_length=200)]
-"""What a request follows from, if it may come again."""
+"""Cause of a request that may be repeated."""
 
 
 class RepeatableRoute(BodyRoute):

@@ -12,7 +12,8 @@ NICENESS = 5
 MOST_NICENESS = 19
 
 _AUTOGROUP = Path("/proc/self/autogroup")
-"""Where Linux shares processors by session, niceness counts within one only; a session has one of its own."""
+"""Niceness of the session's autogroup. Where Linux shares processors by session, a process's niceness
+counts within its session only."""
 
 
 def make_way() -> None:

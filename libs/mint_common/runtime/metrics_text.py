@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 REST = 4
-"""How many times as long as it took to make one nobody makes the next: a fifth of the time at the most."""
+"""Pause after a rendering, in multiples of its duration, so that rendering takes at most a fifth of the
+time."""
 
 
 class MetricsText:

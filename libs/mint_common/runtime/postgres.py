@@ -24,19 +24,19 @@ T = TypeVar("T")
 Row = asyncpg.Record | Mapping[str, Any]  # Any: columns of all kinds
 
 START_SECONDS = 30.0
-"""How long `open_pool` waits for a server that is starting."""
+"""Time that `open_pool` waits for a server that is starting."""
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 30.0
-"""How long one statement may take, waiting for locks included."""
+"""Time limit of one statement, waits for locks included."""
 _YEAR_2000_MICROSECONDS = 946_684_800 * 10**6
-"""Since the epoch: where Postgres begins to count."""
+"""Origin of Postgres's timestamps, in microseconds since the epoch."""
 _REFUSALS = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
     asyncpg.ClientConfigurationError,
 )
-"""Of a login: a wrong password, no such database, no right to connect to it, a wrong parameter."""
+"""Errors of a login: a wrong password, no such database, no right to connect to it, a wrong parameter."""
 
 
 async def open_pool(

@@ -30,17 +30,15 @@ POLL_SECONDS = 1.0
 BATCH = 100
 KEEP_DAYS = 7
 KEEP_CAUSE_DAYS = 30
-"""How long a cause is remembered: longer than the stream keeps messages.
-
-Then a service's tables must detect it.
-"""
+"""Retention of causes, longer than the stream retains messages. Past it a service's own tables must detect
+a repetition."""
 KEEP_ANSWER_DAYS = 2
 """Longer than the gateway keeps an Idempotency-Key."""
 PRUNE_SECONDS = 600.0
 BACKOFF_SECONDS = (0.1, 5.0)
 MEASURE_SECONDS = 2.0
 MOST_MEASURED = 10_000
-"""How many waiting events are counted at most."""
+"""Maximum waiting events that a measurement counts."""
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_relay_' || current_schema(), 0))"
 _PENDING = """

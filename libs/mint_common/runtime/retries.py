@@ -7,7 +7,7 @@ from mint_common.errors import MintError, Overloaded, Unavailable
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 30.0
 LONGEST_OUTAGE_DELAY_SECONDS = 5.0
-"""How long after a part is back an event may still wait for it."""
+"""Maximum delay of an event after the part that it waits for has returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

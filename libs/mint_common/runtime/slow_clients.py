@@ -44,7 +44,7 @@ class LeastRate:
 
 
 BODY_RATE = LeastRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds=10)
-"""Of every body: a modem's rate, and longer pauses than a working connection makes."""
+"""Minimum rate of every request body: a modem's rate, and longer pauses than a working connection makes."""
 
 
 class ClientWait:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DSN_FORM = "must be postgresql://user:password@host:port/database, the password percent-encoded"
-"""What is wrong with a connection string; the string itself is never shown, as it has the password."""
+"""Error about a connection string. It never shows the string, which holds the password."""
 
 
 class Block(BaseModel):
@@ -82,13 +82,15 @@ class HttpSettings(Block):
     accept_seconds: float = Field(
         0.0,
         ge=0,
-        description="how long new connections are still answered after SIGTERM, while `/readyz` says 503 and"
-        " load balancers learn of it",
+        description=(
+            "time after SIGTERM in which new connections are still answered, while `/readyz` says 503 "
+            "and load balancers notice"
+        ),
     )
     drain_seconds: float = Field(
         10.0,
         ge=0,
-        description="how long open requests may go on after that; then they end with the error `stopping`",
+        description="time that open requests have after that; then they end with the error `stopping`",
     )
 
 
@@ -125,8 +127,10 @@ class GraderSettings(Block):
 
     graders: Literal["monty", "process", "off"] = Field(
         "monty",
-        description="what runs the source of python graders: monty is an interpreter of a part of Python,"
-        " process a confined Python with numpy (Linux with Landlock and seccomp); off refuses them",
+        description=(
+            "sandbox of python graders: monty is an interpreter of a part of Python, process a "
+            "confined Python with numpy (Linux with Landlock and seccomp); off refuses them"
+        ),
     )
     grader_workers: int = Field(
         4, ge=1, description="sources that run at the same time; of one tenant at most all but one"
@@ -135,7 +139,7 @@ class GraderSettings(Block):
     grader_memory_bytes: int = Field(
         64 << 20,
         ge=16 << 20,
-        description="most memory that a source may take for one answer; with monty the service takes up to"
+        description="maximum memory that a source may take for one answer; with monty the service takes up to"
         " twice as much while it reads an error",
     )
 

@@ -15,9 +15,10 @@ from mint_common.settings.blocks import SHARED
 S = TypeVar("S", bound=BaseModel)
 
 _NEAR = 0.8
-"""How alike a known name must be to be offered for a wrong one; prefixes alone make names fairly alike."""
+"""Minimum similarity of a known name that is suggested for a wrong one; common prefixes alone make names
+fairly similar."""
 FILE = "_FILE"
-"""What follows a secret's name where a variable has the path of a file with the secret instead."""
+"""Suffix of a variable that holds the path of a file with the secret."""
 
 
 class SettingDoc(NamedTuple):

@@ -16,7 +16,7 @@ from mint_common.testing.clock import ManualClock
 Connection = TypeVar("Connection")
 
 LIMIT_SECONDS = 300.0
-"""How long the last life may take, by the clock that is turned."""
+"""Maximum duration of the last life, by the simulated clock."""
 
 
 class Crash(BaseException):

@@ -26,7 +26,8 @@ PLUGIN = "mint_engine_fixes"
 REPAIRS_PLUGIN = "mint_engine_repairs"
 """The name of the entry point `register_repairs`."""
 RESERVED = "mint_reserved_sequences"
-"""In vLLM's ``additional_config``: how many of its ``max_num_seqs`` are for tenants that run little."""
+"""Key in vLLM's ``additional_config`` of the part of ``max_num_seqs`` that is reserved for tenants with few
+running sequences."""
 TAKEN = "mint_taken_outputs"
 """There too: the path of the pipe in which the loader says which outputs it has taken in."""
 

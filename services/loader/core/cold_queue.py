@@ -256,4 +256,5 @@ def _tidy(queue: ColdQueue) -> ColdQueue:
 
 
 _MOST_DEBT = 16
-"""How many of its expected size a load that weighed more can cost its tenant later: debt must end."""
+"""Maximum later cost of a load that was larger than expected, in multiples of its expected size: debt must
+end."""

@@ -107,12 +107,12 @@ class Execution:
 
 
 _RESERVE = 8
-"""Of the sequences that run, one in so many more is for tenants that run little."""
+"""One extra seat per 8 sequences is reserved for tenants with few running sequences."""
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM accepts as max_lora_rank."""
+"""Values that vLLM accepts as max_lora_rank."""
 
 CPU_QUANTIZATIONS = ("awq", "gptq")
-"""Of a base: those that vLLM's CPU build has kernels for, beside LoRA."""
+"""Quantizations of a base that vLLM's CPU build has kernels for, beside LoRA."""
 
 
 def plan_execution(

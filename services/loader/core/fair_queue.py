@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 PROMPT_WEIGHT, GENERATED_WEIGHT = 1, 2
-"""What a token costs: those of a prompt share a step, one that is generated takes a step of its sequence."""
+"""Cost of a token. A prompt's tokens share a step; each generated token takes a step of its sequence."""
 
 T = TypeVar("T", bound=Hashable)
 

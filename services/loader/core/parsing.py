@@ -13,7 +13,7 @@ _GENERIC = "hermes"
 """JSON between tags: what models write that were taught no format of their own."""
 
 Marks = Sequence[tuple[str, str]]
-"""What stands in a chat template, and the parser that it calls for; the first that stands there."""
+"""Texts to look for in a chat template, each with the parser that it calls for; the first match decides."""
 
 _QWEN: Marks = (("<function=", "qwen3_coder"),)
 _DEEPSEEK: Marks = (("```json", "deepseek_v3"), ("tool▁calls▁begin", "deepseek_v31"))

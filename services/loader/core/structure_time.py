@@ -12,16 +12,18 @@ from weakref import WeakValueDictionary
 from services.loader.core.stall_budget import StallBudget
 
 SECONDS_A_TOKEN = 0.002
-"""Of the processor: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of 150,000 tokens."""
+"""Processor time allowed per token: a step of a usual schema takes 0.01 to 1.5 ms with a vocabulary of
+150,000 tokens."""
 MAX_SECONDS = 0.1
-"""Of the processor: what a request has at its beginning, and the most that its tokens save up, past what a
-step of all its sequences may take."""
+"""Processor time that a request starts with, and the maximum that its tokens save up, beyond what a step of
+all its sequences may take."""
 STEP_SECONDS = 0.05
-"""Of the processor: most of a step for one tenant; past it each further call has what a token may take."""
+"""Processor time of a step for one tenant; past it each further call has the time of one token."""
 PLANNED_SECONDS = 0.02
-"""What a tenant's sequences in a step may be expected to take while others are about; one may take more."""
+"""Expected time of a tenant's sequences in a step while others are active; a single sequence may take
+more."""
 SHARE = 0.2
-"""Of an engine's time: what a tenant's structures take while others are about."""
+"""Share of an engine's time for a tenant's structures while others are active."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

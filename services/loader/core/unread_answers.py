@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 MOST_BYTES = 256 << 20
 _TENANTS_ROOM = 3
-"""As `open_work` has it: a tenant alone takes 3/4 of all, of two each 3/7."""
+"""Divisor of the free room, as in `open_work`: a tenant alone takes 3/4 of all, each of two takes 3/7."""
 
 
 @dataclass(slots=True)

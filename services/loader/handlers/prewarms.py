@@ -22,7 +22,7 @@ from services.loader.handlers.tiers import Tiers
 _log = logging.getLogger(__name__)
 
 MOST_WAITING = 1024
-"""Of a tenant; the oldest are left out."""
+"""Maximum waiting prewarms of a tenant; the oldest are dropped."""
 MOST_TRIES = 20
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0

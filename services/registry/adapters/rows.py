@@ -23,8 +23,8 @@ POLICY = f"SELECT policy.*, newest.* FROM policies policy {NEWEST}"  # noqa: S60
 
 
 LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-"""Under it a policy's revisions are numbered and its aliases move. A statement of its own: one that waits for
-a lock does not see what was committed while it waited."""
+"""Lock that orders a policy's revision numbers and alias moves. It is a statement of its own, because a
+statement that waits for a lock does not see what was committed meanwhile."""
 
 
 def found(row: T | None, kind: str, name: str) -> T:

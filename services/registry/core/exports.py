@@ -18,7 +18,7 @@ from mint_common.events import (
 from mint_common.ids import EventId, derive_id
 
 UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
-"""What stands for an adapter's claim until it is stored."""
+"""Placeholder for an adapter's claim until the adapter is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

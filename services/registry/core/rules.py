@@ -25,7 +25,7 @@ from mint_common.ids import Digest
 from services.registry.core.rule_bounds import LARGER, SMALLER, bounds_of, words_of
 
 MOST_RULES = 100
-"""How many rules a policy has at most: every score is checked against all of them."""
+"""Maximum rules of a policy: every score is checked against all of them."""
 MOST_COOLDOWN_SECONDS = 30 * 86_400.0
 
 

@@ -10,7 +10,7 @@ from mint_common.uploads import FIXES, UploadReason
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 5 * 10**9
-"""What S3 takes as one object; a rank-16 adapter over all experts of a 30B base has 2 GB."""
+"""Maximum size of one S3 object; a rank-16 adapter over all experts of a 30B base has 2 GB."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LIMITS: Mapping[str, int] = {

@@ -25,7 +25,7 @@ from services.registry.ports.catalog import Catalog
 POLICIES_AT_ONCE = 100
 REMOVALS_PER_SECOND = 100.0
 SECONDS = 10.0
-"""How long one collection plans for policies."""
+"""Time limit for one collection to plan policies."""
 _WALK = "collect"
 
 _log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.ports.blob_integrity import BlobIntegrity
 
 LEAST_BYTES = 1 << 20
-"""What an adapter counts for at least: the rate of requests is bounded as well."""
+"""Minimum size that an adapter is counted with, so that the rate of requests is limited too."""
 BATCH = 20
 PASS_SECONDS = 3600.0
 """Shortest time between the starts of two passes over all revisions."""
 STEP_SECONDS = 10.0
-"""How often lost revisions are checked again between passes."""
+"""Interval between checks of lost revisions within a pass."""
 MOST_LOST = 1000
 """Revisions that a pass marks as lost. More of them at once is a fault of the store that people look at: the
 next pass goes on."""

@@ -16,7 +16,7 @@ from services.registry.ports.blob_integrity import BlobIntegrity
 SAMPLE = 20
 """Revisions whose manifests are looked for before a store with another marker, or none, is taken for ours."""
 START_SECONDS = 10.0
-"""How long the start of a registry waits for the store; the catalog is served without it."""
+"""Time that a starting registry waits for the blob store; the catalog is served without it."""
 
 _WALK = "store"
 

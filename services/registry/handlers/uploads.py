@@ -50,7 +50,7 @@ before conversion, so a slow body never occupies a slot for conversion.
 TENANT_UPLOADS = 64
 """Uploads of a tenant that wait or run: each holds a connection of its gateway."""
 UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
-"""More lenient than the gateway's own bound, so that clients get the gateway's error."""
+"""Minimum rate of an upload. It is below the gateway's, so that clients get the gateway's error."""
 MOST_SECONDS = 3600.0
 """Longest time for a whole body."""
 

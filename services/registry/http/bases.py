@@ -20,7 +20,7 @@ from services.registry.http.context import RegistryDep
 router = APIRouter(prefix="/internal", route_class=BodyRoute)
 
 MOST_USED_BYTES = 128 << 20
-"""Of the digests in use: four million."""
+"""Maximum answer of digests in use: four million digests."""
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Features = Annotated[int, Field(ge=1)]

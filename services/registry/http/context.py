@@ -74,4 +74,4 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 """The caller, as the gateway has verified it."""
 
 DecidedHeader = Annotated[float | None, Header(alias=DECIDED_HEADER)]
-"""When the request was decided on, if that was before it came."""
+"""Time at which the caller decided on the request, if that was before it arrived."""

@@ -21,7 +21,7 @@ from services.registry.http.context import PolicyDep, Registry, RegistryDep, Ten
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
 MOST_NAMED = 20
-"""How many bases the error about an unknown base lists."""
+"""Number of bases that the error about an unknown base lists."""
 
 
 @router.get("/resolve")

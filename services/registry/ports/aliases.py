@@ -8,7 +8,7 @@ from mint_common.claims import RevisionRef
 from mint_common.ids import PolicyId
 
 HISTORY_ROWS = 100
-"""How many moves an alias's record holds."""
+"""Number of moves that an alias's history holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Mover:
     cause: str | None = None
     """A move is applied once per cause; None: this move has no cause that could repeat."""
     decided_at: float | None = None
-    """When a job's move was decided on, in seconds since the epoch; it gives way to what came later."""
+    """Time at which a job's move was decided on, in seconds since the epoch; a later move wins over it."""
 
 
 class Aliases(Protocol):

@@ -7,7 +7,7 @@ import asyncpg
 from mint_common.runtime.clock import SystemClock
 
 FOLLOW_SECONDS = 10.0
-"""How often it is set: the monotonic clock of a machine that sleeps stands still."""
+"""Interval between readings: the monotonic clock of a machine that sleeps stands still."""
 WIDEST_SECONDS = 1.0
 """An answer that took longer is not taken: it may be off by half of that."""
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"

@@ -77,7 +77,7 @@ _OPEN = """
 """
 _RETRY_SECONDS = 5.0
 RUNS_WITH_ROWS = 64
-"""How many of a tenant's newest runs keep their rows; those of its jobs are counted apart."""
+"""Number of a tenant's newest runs that retain their rows; those of its jobs are counted apart."""
 
 
 class PostgresEvaluationRuns:

@@ -28,7 +28,7 @@ from services.rollout.core.row_order import RowKeys, RowNumbers
 T = TypeVar("T")
 
 IDLE_SECONDS = 1800.0
-"""How long a copy that nobody reads stays."""
+"""Time after its last read at which a copy is removed."""
 _ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("line", "<u4")])
 _KEY_BYTES = 8
 _PAGE_ROWS = 1 << 12

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from mint_common.errors import MintError, Overloaded, PeerFailed, Unavailable
 
 MOST_FAILURES = 3
-"""Of one group, on an engine that answers: more of them find the same fault again."""
+"""Maximum failures of one group on an engine that answers: further attempts find the same fault."""
 DEADLINE_SECONDS = 6 * 3600.0
-"""Of one group from its first call on. A call may take long, and an engine be away or full for long."""
+"""Deadline of one group after its first call. A call may take long, and an engine may be away or full for
+long."""
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 

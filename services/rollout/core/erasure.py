@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from mint_common.ids import BaseName, JobId, PolicyId, WaveId
 
 SETTLE_SECONDS = 3600.0
-"""How long after the end of a job a process that did not hear of it may still store a blob for it."""
+"""Time after the end of a job in which a process that missed the end may still store a blob for it."""
 RETRY_SECONDS = 10.0
-"""Until the next look at records that are needed still: a snapshot covers them soon."""
+"""Delay until records that are still needed are checked again: a snapshot covers them soon."""
 AWAY_SECONDS = 300.0
-"""Until the next look at records of a trainer that does not answer."""
+"""Delay until records of a trainer that does not answer are checked again."""
 _PROMPTS = ".prompts"
 
 

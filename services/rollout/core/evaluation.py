@@ -24,7 +24,7 @@ LOSS = "valid_loss"
 """The metric of a run over rows that have their answers: the mean cross-entropy of a trained token."""
 
 DELETED = "was deleted before the run had read it"
-"""How the reason of a run ends whose file is gone."""
+"""End of the reason of a run whose file was deleted."""
 MAX_ANSWER = 2000
 """Characters of a text that are kept with a score."""
 

@@ -15,7 +15,7 @@ from services.rollout.core.progress import best_revision
 from services.rollout.core.wave import Wave
 
 MANY_IDLE = 0.5
-"""From this share of steps without a signal on, a success says so."""
+"""Share of steps without a signal from which a success mentions them."""
 
 LONGEST_WINDOW = 10
 """Waves over which rewards are averaged: a quarter of the job's, but not more than these."""

@@ -7,9 +7,9 @@ from services.rollout.core.fault import RowSource
 from services.rollout.core.validation import MeasuredFile
 
 MOST_BYTES = 32 << 20
-"""Of their lines in the file; a line has 1 MiB at most."""
+"""Maximum bytes of a step's lines in the file; a line has 1 MiB at most."""
 MOST_TOKENS = 2 << 20
-"""Of all their examples, as the base reads them."""
+"""Maximum tokens of a step's examples, as the base reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

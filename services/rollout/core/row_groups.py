@@ -6,7 +6,7 @@ from mint_common.datasets import Method, RenderedExample, RenderedRow, RowProble
 from mint_common.records import Group, Sample, trained_count
 
 METHODS: Mapping[str, Method] = {"sft": "sft", "dpo": "dpo", "kto": "kto", "grpo": "rft"}
-"""How rows are rendered for each algorithm."""
+"""Rendering of rows for each algorithm."""
 
 
 def groups_of(row: RenderedRow, algorithm: str) -> list[Group]:

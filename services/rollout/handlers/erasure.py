@@ -20,11 +20,11 @@ from services.rollout.ports import Erasures, TrainedRecords
 DAY_SECONDS = 86_400.0
 JOBS_AT_ONCE = 16
 KEYS_AT_ONCE = 1024
-"""Of a job, in one look."""
+"""Maximum keys of a job that one look erases."""
 DELETED_AT_ONCE = 8
 RUNS_AT_ONCE = 16
 FILES_KEPT_SECONDS = 7 * DAY_SECONDS
-"""How long a run may go on over a file that was deleted."""
+"""Time that a run may go on over a deleted file."""
 
 _log = logging.getLogger(__name__)
 

@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 RUNS_AT_ONCE = 4
 TENANT_RUNS_AT_ONCE = 2
-"""Of one tenant, so that its long runs leave places to others."""
+"""Maximum concurrent runs of one tenant, so that its long runs leave places to others."""
 PROMPTS_AT_ONCE = 64
-"""Of a run that wait for an engine: who comes later has as many before it, and not all of a long run."""
+"""Prompts of one run queued at an engine; limits the wait of later runs."""
 POLL_SECONDS = 0.5
 
 

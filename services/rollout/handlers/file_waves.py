@@ -25,7 +25,7 @@ from services.rollout.ports import Sampler
 
 _MOST_KNOWN = 256
 _MOST_DROPPED = 256
-"""How many rows may be dropped one after another before their file is refused."""
+"""Maximum rows dropped one after another before their file is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

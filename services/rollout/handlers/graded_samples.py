@@ -16,7 +16,7 @@ from services.rollout.ports import Graders, Sampler
 TOGETHER = 4
 """Samples that are graded in one call: all of them, before it is known how many failed."""
 CALLS = 16
-"""For one wave at a time."""
+"""Maximum concurrent grader calls of one wave."""
 
 
 _UNANSWERED = "model_grader_server_error"

@@ -49,7 +49,7 @@ from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 log = logging.getLogger(__name__)
 
 _REPEATED_SECONDS = 5.0
-"""When a repetition of an event comes again whose prompts are being drawn."""
+"""Delay until a repeated event is delivered again while its prompts are being drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

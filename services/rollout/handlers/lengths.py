@@ -8,7 +8,7 @@ from services.rollout.core.task import derive_seed
 from services.rollout.ports import Sampler, Tasks
 
 CALLERS = TenantId("")
-"""Whom draws and scores over HTTP are counted for, all together."""
+"""Tenant that draws and scores over HTTP are counted for, all together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

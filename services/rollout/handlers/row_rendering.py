@@ -13,9 +13,9 @@ from services.rollout.ports import RendersRows
 
 REQUEST_BYTES = 4 << 20
 REQUEST_ROWS = 128
-"""Of one request; a row alone may be larger."""
+"""Maximum rows of one request; a row alone may be larger."""
 TRIES = 5
-"""How often a trainer may run out of time without having rendered a row."""
+"""Maximum requests in a row in which a trainer runs out of time without having rendered a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,10 @@ NamedRevisionArgument = Annotated[
 ]
 
 adapters_app = typer.Typer(
-    help="Where your revisions are on the engines: in a slot, in host memory, on a disk, in the queue.\n\n"
-    "Without a command: list them.",
+    help=(
+        "Tier of your revisions on each engine: in a slot, in host memory, on a disk, in the "
+        "queue.\n\nWithout a command: list them."
+    ),
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -107,7 +109,7 @@ for command, summary in (
 def top(
     api: PublicApi,
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="How often to look.")
+        float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="Interval between looks.")
     ] = 1.0,
     *,
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,

@@ -20,7 +20,7 @@ from services.standalone.core.columns import ALIAS, MOVE
 ExpectedOption = Annotated[
     str | None,
     typer.Option(
-        "--expected", metavar="REV", help="What the alias must point at now; '' for one that is new."
+        "--expected", metavar="REV", help="Revision that the alias must point at now; '' for a new alias."
     ),
 ]
 WaitReadyOption = Annotated[
@@ -114,7 +114,7 @@ def rollback(
     api: PublicApi,
     policy: PolicyArgument,
     *,
-    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Which alias.")] = "prod",
+    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Name of the alias.")] = "prod",
     reason: ReasonOption = "",
 ) -> Listing:
     """Point an alias (prod) at what it pointed at before; repeated, it goes further back.

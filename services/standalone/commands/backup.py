@@ -49,7 +49,7 @@ def backup(
 
 
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="What mint backup made.")],
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Backup that `mint backup` made.")],
     *,
     folder: FolderOption = None,
 ) -> None:

@@ -23,7 +23,7 @@ ToOption = Annotated[
 BaseOption = Annotated[
     str, typer.Option(help="The base's folder in the volume `bases`; tiny is in the image.")
 ]
-OnOption = Annotated[ComputesOn, typer.Option(help="What trainer and engines compute on.")]
+OnOption = Annotated[ComputesOn, typer.Option(help="Device of trainer and engines.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="The gateway's port on this machine.")]
 
 

@@ -31,7 +31,7 @@ def demo(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where report.json, report.md and reward.png go.")
+        Path, typer.Option(metavar="DIR", help="Folder for report.json, report.md and reward.png.")
     ] = Path("out/demo"),
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Training steps. Default: the task's own.")

@@ -30,15 +30,19 @@ FileOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Instead of a task: a file of rows, or the id of one.")
 ]
 GraderOption = Annotated[
-    Path | None, typer.Option(metavar="JSON", help="What rewards answers to the rows; without: their loss.")
+    Path | None,
+    typer.Option(
+        metavar="JSON", help="Grader of the answers to the rows. Without one the score is their loss."
+    ),
 ]
 SuiteOption = Annotated[
-    str | None, typer.Option(metavar="SUITE", help="Of the score; default: the task or file and grader.")
+    str | None,
+    typer.Option(metavar="SUITE", help="Name of the score; default: the task or file and grader."),
 ]
 CountOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file.")
 ]
-SeedOption = Annotated[int, typer.Option(metavar="N", help="Which prompts.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Split of the prompts.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0: greedy.")]
 TokensOption = Annotated[
     int | None, typer.Option(metavar="N", help="Default: the task's own, or 256 of a file.")
@@ -76,7 +80,7 @@ def run_evaluation(
 def compare_evaluations(
     api: PublicApi,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A base, POLICY or POLICY@REV.")],
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="What it is compared with.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="Revision to compare with.")],
     task: TaskOption = None,
     *,
     file: FileOption = None,
@@ -196,11 +200,11 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
     api: PublicApi,
     policy: PolicyArgument,
     revision: RevisionArgument,
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="What it was scored on.")],
-    metric: Annotated[str, typer.Argument(metavar="METRIC", help="What was measured.")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="Suite that it was scored on.")],
+    metric: Annotated[str, typer.Argument(metavar="METRIC", help="Metric that was measured.")],
     value: Annotated[float, typer.Argument(metavar="VALUE", help="The score.")],
     *,
-    n: Annotated[int, typer.Option(min=1, help="Over how many items.")] = 1,
+    n: Annotated[int, typer.Option(min=1, help="Number of items.")] = 1,
     stderr: Annotated[float | None, typer.Option(help="The score's standard error.")] = None,
 ) -> Listing:
     """Record a score of a revision; rules act upon it.

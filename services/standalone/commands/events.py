@@ -24,10 +24,14 @@ def events(
     *,
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="TYPE", help="Of this type, or of all of a noun (job); repeatable."),
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="Only events of this type, or of all types of a noun (job); repeatable.",
+        ),
     ] = None,
-    policy: Annotated[str, typer.Option(metavar="POLICY", help="Of this policy only.")] = "",
-    job: Annotated[str, typer.Option(metavar="JOB", help="Of this job only.")] = "",
+    policy: Annotated[str, typer.Option(metavar="POLICY", help="Only events of this policy.")] = "",
+    job: Annotated[str, typer.Option(metavar="JOB", help="Only events of this job.")] = "",
     brief: Annotated[bool, typer.Option("--brief", help="A line for people instead of JSON.")] = False,
     after: Annotated[
         str | None, typer.Option(metavar="PLACE", help="Begin after this place, not now.")

@@ -32,28 +32,27 @@ def create_rule(
         float | None, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")
     ] = None,
     *,
-    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Which alias.")] = "prod",
+    alias: Annotated[str, typer.Option(metavar="ALIAS", help="Name of the alias.")] = "prod",
     max_drop: Annotated[
-        float | None, typer.Option(help="How much less than the live one it may score.")
+        float | None, typer.Option(help="Maximum difference by which it may score below the live revision.")
     ] = None,
     roll_back_below: Annotated[
         float | None, typer.Option(help="A live revision that scores less is rolled back.")
     ] = None,
-    at_most: Annotated[
-        float | None, typer.Option(help="Of a loss instead of SCORE: the highest one.")
-    ] = None,
+    at_most: Annotated[float | None, typer.Option(help="Maximum loss, instead of SCORE.")] = None,
     max_rise: Annotated[
-        float | None, typer.Option(help="With --at-most: how much above the live one.")
+        float | None,
+        typer.Option(help="With --at-most: maximum difference above the live revision's loss."),
     ] = None,
     roll_back_above: Annotated[
-        float | None, typer.Option(help="With --at-most: a live revision above it is rolled back.")
+        float | None, typer.Option(help="Loss above which a live revision is rolled back, with --at-most.")
     ] = None,
     choose: Annotated[
         Literal["newest", "best"],
         typer.Option(help="A newer revision that is good enough, or any above the live one."),
     ] = "newest",
     cooldown: Annotated[
-        float, typer.Option(metavar="SECONDS", help="From a move to the next promotion.")
+        float, typer.Option(metavar="SECONDS", help="Minimum time from a move to the next promotion.")
     ] = 0.0,
 ) -> Listing:
     """Let scores move an alias.

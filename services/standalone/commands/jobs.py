@@ -64,7 +64,7 @@ def create_job(  # arguments of a command
     policy: PolicyArgument,
     task: TaskArgument,
     *,
-    algorithm: Annotated[Literal["grpo", "sft", "dpo"], typer.Option(help="How to train.")] = "grpo",
+    algorithm: Annotated[Literal["grpo", "sft", "dpo"], typer.Option(help="Training algorithm.")] = "grpo",
     steps: Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps.")] = None,
     prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts a step.")] = None,
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Answers a prompt (grpo, dpo).")] = None,
@@ -74,7 +74,7 @@ def create_job(  # arguments of a command
     learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
     kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="Pull back to the base (grpo).")] = None,
     beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="The same of dpo.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of prompts and samples.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:

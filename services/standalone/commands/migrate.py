@@ -19,7 +19,9 @@ class MigrationSettings(Block):
     postgres: PostgresSettings
 
 
-def migrate(service: Annotated[ServiceName, typer.Argument(help="Whose tables.")]) -> None:
+def migrate(
+    service: Annotated[ServiceName, typer.Argument(help="Service whose tables are migrated.")],
+) -> None:
     """Bring a service's tables up to date, as the service itself does when it starts.
 
     The database is that of MINT_POSTGRES_DSN, or of the file MINT_POSTGRES_DSN_FILE, with the service's role.

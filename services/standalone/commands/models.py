@@ -28,7 +28,7 @@ def ask(
         list[str],
         typer.Argument(metavar="MODEL...", help="A base, POLICY, or POLICY@REV: number, digest or alias."),
     ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to complete.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to complete.")],
     *,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="At most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest answer.")] = 0.0,

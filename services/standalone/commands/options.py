@@ -31,8 +31,11 @@ StackOption = Annotated[
 DTypeOption = Annotated[
     DType,
     typer.Option(
-        help="Of the bases' weights in trainers and engines. LoRA weights and optimizers stay float32. auto: "
-        "what MINT_TRAINER_DTYPE and MINT_LOADER_DTYPE say, else float32 on a CPU, bfloat16 on a GPU."
+        help=(
+            "Dtype of the bases' weights in trainers and engines. LoRA weights and optimizers stay "
+            "float32. auto: what MINT_TRAINER_DTYPE and MINT_LOADER_DTYPE say, else float32 on a CPU, "
+            "bfloat16 on a GPU."
+        )
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,7 +44,7 @@ RevisionArgument = Annotated[
     str, typer.Argument(metavar="REV", help="A revision: number, digest, alias, latest or best.")
 ]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
-ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Why; it stays in the history.")]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason; it stays in the history.")]
 LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Rows at most.")]
 AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")]
 

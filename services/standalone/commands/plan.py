@@ -57,7 +57,7 @@ def plan(
         str, typer.Option(metavar="NxMGB", help="Devices and the memory of each, such as 64x80GB.")
     ] = "",
     dtype: Annotated[
-        Literal["bfloat16", "float32"], typer.Option(help="What engines and the trainer hold the weights in.")
+        Literal["bfloat16", "float32"], typer.Option(help="Dtype of the weights in engines and trainer.")
     ] = "bfloat16",
     max_rank: Annotated[
         int,

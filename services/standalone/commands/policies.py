@@ -14,13 +14,13 @@ from services.standalone.core.tables import field_rows
 LabelOption = Annotated[
     list[str] | None, typer.Option(metavar="LABEL=VALUE", help="A label; repeat it for several.")
 ]
-DescriptionOption = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for.")]
+DescriptionOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Description.")]
 
 
 def list_policies(
     api: PublicApi,
     *,
-    base: Annotated[str | None, typer.Option(metavar="BASE", help="Of this base only.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="Only policies of this base.")] = None,
     label: LabelOption = None,
     trained: Annotated[
         bool, typer.Option("--trained", help="Those with a revision only: Tinker's empty runs are left out.")

@@ -58,7 +58,7 @@ def train(  # arguments of a command
         ),
     ] = "",
     method: Annotated[
-        Method | None, typer.Option(help="How to train. Default: as the file's format says.")
+        Method | None, typer.Option(help="Training method. Default: as the file's format says.")
     ] = None,
     grader: Annotated[
         Path | None, typer.Option(metavar="FILE", help="rft: JSON of a grader (docs/graders.md).")
@@ -74,7 +74,7 @@ def train(  # arguments of a command
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="How often each row is trained. Default: 3."),
+        typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows a step. Default: 8.")
@@ -85,7 +85,7 @@ def train(  # arguments of a command
     rank: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The LoRA rank of a new policy.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the order of rows.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the order of rows.")] = None,
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
     ] = False,

@@ -40,7 +40,7 @@ def up(  # noqa: PLR0917  # typer passes them by name
         int,
         typer.Option(
             metavar="N",
-            help="How many engines serve each base. Requests go to the one whose adapter is nearest.",
+            help="Number of engines of each base. Requests go to the engine whose adapter is nearest.",
             min=1,
             max=64,
         ),

@@ -30,10 +30,10 @@ def list_webhooks(api: PublicApi) -> Listing:
 
 def create_webhook(
     api: PublicApi,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted: https, and public.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address to post events to: https, and public.")],
     *,
     events: TypesOption = "",
-    description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Description.")] = "",
 ) -> str:
     """Make a webhook; print its id and the secret that signs its messages. It is shown only now.
 

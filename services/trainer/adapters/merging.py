@@ -36,19 +36,20 @@ _log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "mint-merge-"
 BYTES_PER_SECOND = 100 << 20
-"""Of all tars together: what passes through the trainer's loop leaves most of it to training."""
+"""Maximum rate of all downloads together: bytes pass through the trainer's loop, and most of it is for
+training."""
 OF_A_TENANT = 2
 """Tars of a tenant at a time, whichever gateways ask for them."""
 RETRY_AFTER_SECONDS = 10
 HEAD_SECONDS = 240.0
-"""How long an adapter is staged and checked: a gateway waits 300 s for the first byte."""
+"""Time limit to stage and check an adapter: a gateway waits 300 s for the first byte."""
 _PART_BYTES = 256 << 10
 _WHAT = "the merging of weights"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit statuses of a process that may succeed when it is started again."""
 _EXIT_SECONDS = 10.0
 _TOLD_BYTES = 2000
-"""Of what a process wrote to standard error: the end, where Python names the error."""
+"""Bytes logged from the end of a process's standard error, where Python names the error."""
 _COMMAND = (sys.executable, "-I", "-m", "mint_common.adapters_format.merged_tar")
 _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

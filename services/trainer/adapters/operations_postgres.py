@@ -32,7 +32,7 @@ from services.trainer.core.operations import (
 from services.trainer.core.wave_operations import NewWave
 
 _SMALL_BYTES = 4096
-"""Of a payload that is read with what waits: a step, an operation of a wave."""
+"""Maximum size of a payload that is read together with the waiting rows: a step, an operation of a wave."""
 
 
 class PostgresOperations:

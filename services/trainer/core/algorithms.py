@@ -87,7 +87,7 @@ VALIDATION_METRICS: Mapping[str, str] = {
     "preference_margin:mean": "valid_reward_margin:mean",
     "preference_accuracy:mean": "valid_reward_accuracy:mean",
 }
-"""What a pass that only measures tells, by the names that a training pass has for it."""
+"""Metrics of a pass that only measures, by the names that a training pass has for them."""
 
 
 ALGORITHMS: Mapping[str, TrainingAlgorithm] = {

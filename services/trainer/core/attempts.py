@@ -9,7 +9,7 @@ from mint_common.training import Distill, Pass
 from services.trainer.core.algorithms import WaveBatch
 
 MOST_ATTEMPTS = 2
-"""How often an operation may fault, or end the process after it was noted, before it is refused."""
+"""Number of faults, or ends of the process, after which an operation is refused."""
 LARGE_TOKENS = 8192
 
 

@@ -31,12 +31,13 @@ FEWEST_TOKENS, MOST_TOKENS = 512, 4096
 _ACTIVATION_BYTES = 256 << 20
 MOST_ON_DEVICE = 65536
 DEVICE_SHARE = 0.5
-"""Of a GPU's free memory that activations may take: the rest is for logits, gradients and the allocator."""
+"""Share of a GPU's free memory for activations: the rest is for logits, gradients and the allocator."""
 
 _LOGITS_BYTES = 256 << 20
 _LOGITS_SHARE = 0.25
 _LOGITS_COPIES = 4
-"""Of logits at a time: themselves, their log-softmax, and the gradients of both."""
+"""Copies of the logits that are alive together: themselves, their log-softmax, and the gradients of
+both."""
 _FLOAT_BYTES = 4
 
 MIN_FILL = 0.5

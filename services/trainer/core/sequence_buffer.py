@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from mint_common.training import LAST_SEQ, UNNUMBERED
 
 MAX_SKIPPED = 1000
-"""How many skipped numbers are remembered; a gap that is not is held back like any other."""
+"""Maximum skipped numbers that are remembered; an older one is held back like any other gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from mint_common.errors import Overloaded
 from mint_common.ids import PolicyId, TenantId
 
 TENANT_BYTES = 256 << 20
-"""Of a tenant's operations that wait; of all its policies together, they may be decoded at the same time."""
+"""Maximum bytes of a tenant's waiting operations, and of all its policies' decoded ones together."""
 
 
 class Backlog:

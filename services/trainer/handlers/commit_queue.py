@@ -14,7 +14,7 @@ from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm
 
 _MOST_TOGETHER = 256
-"""How many results share a transaction."""
+"""Maximum results that share a transaction."""
 
 
 class CommitQueue:

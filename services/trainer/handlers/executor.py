@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 _REPLAYED_TOGETHER = 64
 _SMALL_BYTES = 1 << 18
-"""Of a record that takes milliseconds to read and check."""
+"""Maximum size of a record that is read and checked in milliseconds."""
 
 Work = LoggedOperation | WaveBatch
 """An operation with all that computing it takes."""

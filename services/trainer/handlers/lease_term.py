@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_UNREMOVED = 10_000
 INLINE_BYTES = 256 * 1024
-"""What is bigger than this is a blob, and its claim is in the row."""
+"""Maximum size of a payload in its row. A larger one is a blob, and the row has its claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,13 +50,13 @@ _SWEEP_SECONDS = 2.0
 _SWEPT_TOGETHER = 500
 _PRUNE_SECONDS = 3600.0
 KEEP_ROWS_SECONDS = 30 * DAY_SECONDS
-"""How long operations of closed sessions, and waves that newer ones came after, are known as done: longer
-than the bus keeps what may repeat them."""
+"""Retention of operations of closed sessions, and of waves that newer ones followed: longer than the bus
+retains what may repeat them."""
 _FORGET_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
-"""How long a submission waits for the term to begin: its sender only sees a slower answer."""
+"""Time that a submission waits for the term to begin: its sender only sees a slower answer."""
 
 
 class Operations:

@@ -35,7 +35,7 @@ from services.trainer.handlers.operations import Operations
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
-"""How often a wave that waits for another one looks whether the lease is still held."""
+"""Interval at which a wave that waits for another one checks that the lease is still held."""
 
 
 class WaveIntake:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Tier = Literal["device", "host"]
-"""Where a policy in memory is; one that is in neither is restored from its snapshot and its log."""
+"""Memory that holds a policy. A policy in neither is restored from its snapshot and its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Policies(Protocol):
 
     facts: BaseFacts
     layout: str
-    """How exports keep experts."""
+    """Layout of experts in exports."""
 
     def tiers(self) -> Mapping[PolicyId, Tier]:
         """Return where each policy in memory is."""

@@ -31,7 +31,7 @@ MODULES = (
     *("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_16", "encodings.utf_8_sig"),
     *("numpy", "numpy.fft", "numpy.linalg", "numpy.random"),
 )
-"""What a source may import: nothing can be imported once a process is confined."""
+"""Modules that a source may import; a confined process cannot import further ones."""
 
 READY = b"r"
 """The first word to the service; what follows says why nothing can be confined here."""

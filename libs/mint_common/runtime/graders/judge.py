@@ -17,10 +17,10 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
 
 QUESTIONS = 32
-"""That are with engines at the same time."""
+"""Maximum questions at engines at the same time."""
 TENANT_QUESTIONS = 16
 JUDGE_TOKENS = 512
-"""Of an answer, unless the grader says how many."""
+"""Maximum tokens of an answer, unless the grader sets its own."""
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 

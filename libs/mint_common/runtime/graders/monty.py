@@ -19,7 +19,7 @@ _CALL = f"\nf'{{grade(sample, item)!r}}'[:{MAX_VALUE}]"
 _CHECK = f"\nf'{{type(grade).__name__}}'[:{MAX_VALUE}]"
 _PRINTED_BYTES = 1 << 20
 _GRACE_SECONDS = 1.0
-"""How long a worker may go on past its limit until it is killed."""
+"""Time that a worker may run past its limit before it is killed."""
 _POLICY = {
     "datetime": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     "sleep": "zero",

@@ -25,7 +25,7 @@ _MODULE = "mint_common.runtime.graders.fork_server"
 _MOST_ANSWER_BYTES = 64 << 10
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
-"""How long a fork server may take beyond a call's time to end it."""
+"""Time that a fork server has, beyond a call's limit, to end the call."""
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """One thread, or nothing could be forked; the same order of sets every time."""
 

@@ -27,7 +27,7 @@ TEXTS = 2
 """Threads that compare texts: they hold the interpreter's lock."""
 
 SLICE_SECONDS = 0.05
-"""How long a thread goes on with the samples of one call before others have their turn."""
+"""Time slice of one call's samples on a thread before other calls have their turn."""
 
 _log = logging.getLogger(__name__)
 _OFF = "the operator has turned them off."

@@ -50,9 +50,10 @@ _log = logging.getLogger(__name__)
 _READY_SECONDS = 60.0
 _TRIES = 3
 _BEATS = 4
-"""How often a builder is asked whether it works, within the time that it may take to say so."""
+"""Number of health checks of a builder within its time limit to answer one."""
 _MOST_BUSY_BEATS = 10 * _BEATS
-"""How often in a row it may answer nothing while it is at work: GBs at the lowest priority on a slow disk."""
+"""Maximum unanswered checks in a row of a busy builder: it may write gigabytes at the lowest priority on a
+slow disk."""
 _LEAST_WORK_SECONDS = 0.01
 """Processor time between two questions below which a builder is idle."""
 _MOST_HUNG = 1

@@ -54,7 +54,7 @@ _PACKED_FOLDER = "packed"
 _PARTIALS = ".partial"
 
 Marks = tuple[tuple[str, int, int, int, int], ...]
-"""Of each file: its path, inode, size, time of the last write and of the last change."""
+"""Identity of each file: its path, inode, size, modification time and change time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,14 +28,15 @@ from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 MEMORY_BYTES = 512 << 20
 REMEMBERED_SECONDS = 60.0
-"""What the structures that are known to compile took together: as much may reach the engine at once."""
+"""Maximum total compile time of the structures that are known to compile; the engine may receive all of
+them at once."""
 _LEAST_SECONDS = 0.01
-"""What a structure counts at least, which bounds their number."""
+"""Minimum time that a structure counts with, which limits their number."""
 
 _MODULE = "services.loader.adapters.vllm.compile_server"
 _START_SECONDS = 120.0
 _WALL_FACTOR = 20
-"""How much longer than its time of a processor a check may take when the processors are busy."""
+"""Wall-clock limit of a check as a multiple of its processor time, for busy processors."""
 _ATTEMPTS = 2
 _WHAT = "the check of structures"
 

@@ -40,7 +40,7 @@ _MOST_UNMAPPED = 64
 _MOST_SHAPES = 64
 _MOST_LEAVING = 8
 _LEAVING_BYTES = 4 << 20
-"""Of adapters that take no more, so many may stay in the engine until the next call into its loop."""
+"""Maximum size of an adapter whose removal may wait until the next call into the engine's loop."""
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 
 

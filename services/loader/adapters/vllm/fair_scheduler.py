@@ -43,9 +43,9 @@ SHARED_PROMPT_TOKENS = 512
 LEAST_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
 ABOUT_SECONDS = 10.0
-"""How long a tenant is about after its last sequence."""
+"""A tenant counts as active this long after its last sequence."""
 TOKENS_A_STRUCTURE_SECOND = 1000
-"""What following structures for a second costs a tenant, in generated tokens."""
+"""Cost of one second of structure time, in generated tokens."""
 
 
 def make_scheduler(**arguments: Any) -> Scheduler:

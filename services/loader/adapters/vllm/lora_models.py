@@ -24,7 +24,7 @@ from mint_common.adapters_format.sites import FOLDED
 from services.loader.adapters.builder.wire import TensorAt
 
 _PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
-"""In the order of vLLM's w1, w2, w3."""
+"""Expert projections in the order of vLLM's w1, w2, w3."""
 
 Rename = Callable[[str], str]
 

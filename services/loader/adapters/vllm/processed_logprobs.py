@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 TEMPERATURE = "mint_temperature"
-"""In ``SamplingParams.extra_args``: the temperature that a request's logits are divided by."""
+"""Key in ``SamplingParams.extra_args`` of the temperature that a request's logits are divided by."""
 
 _OWN = "mint_temperatures"
 

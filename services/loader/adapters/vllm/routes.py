@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 ASKED = "mint_routes"
-"""In ``SamplingParams.extra_args``: the name under which a request's routes are fetched, and its ``n``."""
+"""Key in ``SamplingParams.extra_args`` of the name under which a request's routes are fetched, and of its
+``n``."""
 UNKNOWN = 0xFFFF
 _KEPT_BYTES = 256 << 20
 

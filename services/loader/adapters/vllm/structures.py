@@ -38,7 +38,8 @@ _REPORTS = {
     "vllm.v1.structured_output": "Unexpected: grammar terminated or rejected draft",
     "vllm.v1.structured_output.backend_xgrammar": "Failed to advance FSM",
 }
-"""How vLLM's reports of what a grammar refuses begin, by logger. They have tokens of the answer in them."""
+"""Prefixes of vLLM's log lines about what a grammar refuses, by logger. The lines contain tokens of the
+answer."""
 
 
 def bound_structures() -> None:

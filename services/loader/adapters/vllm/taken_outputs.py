@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 MOST_AHEAD = 2
-"""Steps whose outputs may be on their way while another one is planned."""
+"""Maximum steps with unacknowledged outputs while another step is planned."""
 LONGEST_WAIT_SECONDS = 0.1
-"""How long a step waits; a loader that takes nothing in for long holds the engine up no further."""
+"""Maximum wait of a step for acknowledgements; a loader that takes in nothing holds the engine up no
+longer."""
 _READ_BYTES = 4096
 _TIME = struct.Struct("d")
 

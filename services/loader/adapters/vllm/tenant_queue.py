@@ -141,7 +141,7 @@ class CompileTurns:
 
 
 _MOST_THREADS = 1 << 20
-"""More than any executor has: it bounds how many compile at once."""
+"""Thread count larger than any executor's: it limits how many structures compile at once."""
 _WEIGHT_A_SECOND = 1e6
 
 

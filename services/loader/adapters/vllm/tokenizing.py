@@ -32,9 +32,9 @@ class Tokenizing:
 
 
 _SHORT_CHARACTERS = 512
-"""Of all texts that are tokenized in one iteration of the event loop: some 0.5 ms."""
+"""Maximum characters tokenized in one iteration of the event loop, all texts together: some 0.5 ms."""
 _LEAST_CHARACTERS = 64
-"""What a text counts for at least."""
+"""Minimum characters that a text counts with."""
 
 
 def tokenizing_short_texts_at_once(renderer: Any) -> Any:  # Any: vllm has no types

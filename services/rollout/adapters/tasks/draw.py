@@ -6,7 +6,7 @@ from mint_common.errors import InvalidField
 from mint_common.records import Prompt
 
 MAX_MISSES = 2000
-"""After this many candidates without a new prompt, the split counts as exhausted."""
+"""Candidates without a new prompt after which the split counts as exhausted."""
 
 
 def draw_prompts(candidates: Iterator[Prompt | None], n: int, *, task: str) -> list[Prompt]:

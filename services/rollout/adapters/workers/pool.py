@@ -16,7 +16,7 @@ from services.rollout.adapters.workers.process import WorkerEndedError, WorkerPr
 
 _RETRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.25
-"""How long a call may still run after its caller has left: cheaper than starting another process."""
+"""Time that a call may run on after its caller has left: cheaper than starting another process."""
 _TRIES = 2
 
 _log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from services.rollout.core.task import Split, TaskInfo
 from services.rollout.ports import Tasks
 
 CALLER_WAIT_SECONDS = 10.0
-"""How long a caller over HTTP waits for a worker; less than the time-out of its client."""
+"""Time that a caller over HTTP waits for a worker; less than its client's timeout."""
 
 _log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from services.trainer.core.lines import Line, widest
 from services.trainer.core.ranks import RankFault, RankLost
 
 _PULSES = 10
-"""How often idle ranks hear of rank 0 before they would give it up."""
+"""Number of messages that idle ranks get within their limit for rank 0's silence."""
 
 
 class ShardedBase:

@@ -12,11 +12,11 @@ from services.trainer.core.rendering.rows import render_rows
 
 MAX_WAITING = 32
 MAX_BYTES = 16 << 20
-"""Of the rows of one request."""
+"""Maximum bytes of the rows of one request."""
 RENDER_SECONDS = 4.0
-"""How long the rows of one request are rendered; those that are not done by then are left out."""
+"""Time limit to render the rows of one request; rows that are not rendered by then are left out."""
 WAIT_SECONDS = 16.0
-"""How long a request may wait for its turn: its client waits 30 s for the answer."""
+"""Time that a request waits for its turn: its client waits 30 s for the answer."""
 
 
 class BaseRendering:

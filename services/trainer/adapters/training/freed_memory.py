@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of glibc's ``mallopt``."""
 
 KEPT_BYTES = 128 << 20
-"""What a heap may hold unused."""
+"""Maximum unused bytes of a heap."""
 LARGEST_BYTES = 32 << 20
 """Blocks from here on are given back all the same: glibc takes no higher bound."""
 

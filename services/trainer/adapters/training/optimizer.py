@@ -16,7 +16,7 @@ from services.trainer.adapters.states.training_state import MOMENTS, TrainingSta
 from services.trainer.core.refusals import NotFinite
 
 SPOILT_WEIGHT = "largest weight"
-"""What a step is refused for when it has changed the weights already."""
+"""Reason that refuses a step which has changed the weights already."""
 _SMALLEST_NORM = 1e-6
 
 

@@ -22,7 +22,7 @@ from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
 _PLACE = attrgetter("policy", "number", "index")
-"""Where a line stands in a micro-batch."""
+"""Place of a line in a micro-batch."""
 
 
 def run_passes(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Aggregation = Literal["sum", "token_mean", "pair_mean", "answer_mean"]
-"""What a managed step divides the sum by: nothing, the trained tokens of its wave, its pairs, its answers."""
+"""Divisor of a managed step's sum: none, the trained tokens of its wave, its pairs, or its answers."""
 
 Config = Mapping[str, float]
 _NONE = np.zeros(0, np.float32)

@@ -33,7 +33,7 @@ _READERS = (
     "vllm.renderers.hf",
     "vllm.renderers.params",
 )
-"""Where vLLM warns of parts of requests, once for each part: clients could fill a disk."""
+"""Loggers with which vLLM warns of parts of requests, once for each part: clients could fill a disk."""
 
 
 class VllmServing:

@@ -13,7 +13,7 @@ from services.loader.adapters.vllm.openai.operations import ApiOperation
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 MOST_AT_ONCE = 512
-"""How many log-probabilities of an answer are made on the event loop, where they take some 5 ms."""
+"""Maximum log-probabilities of an answer that are rendered on the event loop, in some 5 ms."""
 
 
 class WholeAnswer:

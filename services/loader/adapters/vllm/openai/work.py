@@ -7,11 +7,11 @@ from mint_common.errors import InvalidField
 from services.loader.ports import ApiWork
 
 MOST_PROMPT_BYTES = 32 << 20
-"""What prompts may add to an answer, which loader and gateway hold whole."""
+"""Maximum bytes that prompts may add to an answer, which loader and gateway hold whole."""
 _TEXT_BYTES = 8
-"""What a prompt token takes in an answer as text, or as its number."""
+"""Bytes of a prompt token in an answer, as text or as its number."""
 _ENTRY_BYTES = 80
-"""What JSON takes of a token with its log-probability, rank and text."""
+"""Bytes of JSON for a token with its log-probability, rank and text."""
 
 
 def work_of(request: Any, prompt_lengths: Sequence[int], *, max_context: int) -> ApiWork:

@@ -24,7 +24,7 @@ from typing import Any
 NON_FINITE = "non_finite_output"
 """The ``stop_reason`` of a request that is ended."""
 _CLEANED = "mint_cleaned_blocks"
-"""Where a model runner's output names the blocks that were made finite."""
+"""Attribute of a model runner's output with the blocks that were made finite."""
 
 
 def keep_blocks_finite() -> None:
