@@ -19,6 +19,7 @@ from mint_common.events.job import (
     JobSubmitted,
     LearningRateSchedule,
     LoraSpec,
+    OptimizerStart,
 )
 from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, Retention
 from mint_common.events.revision import (
@@ -82,6 +83,7 @@ __all__ = [
     "JobSubmitted",
     "LearningRateSchedule",
     "LoraSpec",
+    "OptimizerStart",
     "PolicyChanged",
     "PolicyCreated",
     "PolicyParked",

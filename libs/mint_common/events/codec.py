@@ -23,8 +23,8 @@ def _without_stderr(data: Payload) -> Payload:
     return {**data, "stderr": None}
 
 
-def _on_a_task(data: Payload) -> Payload:
-    """Return the event of a job from before jobs had files: a `JobSpec` has defaults for what was added."""
+def _with_defaults(data: Payload) -> Payload:
+    """Return an event from before `JobSpec` had fields that have defaults."""
     return data
 
 
@@ -34,9 +34,12 @@ def _without_validation(data: Payload) -> Payload:
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("evaluation.recorded", 1): _without_stderr,
-    ("job.submitted", 1): _on_a_task,
-    ("wave.requested", 1): _on_a_task,
+    ("job.submitted", 1): _with_defaults,
+    ("job.submitted", 2): _with_defaults,
+    ("wave.requested", 1): _with_defaults,
+    ("wave.requested", 2): _with_defaults,
     ("wave.completed", 1): _without_validation,
+    ("wave.completed", 2): _with_defaults,
 }
 """(type, version) -> a function that turns that version's data into the next version's."""
 

@@ -26,6 +26,9 @@ class LoraSpec:
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 """Course of the learning rate after the warm-up: constant, or down to 0 at the job's last step."""
 
+OptimizerStart = Literal["keep", "reset"]
+"""Whether a job goes on with the policy's optimizer moments, or begins with none."""
+
 EvaluationMetric = Literal["valid_loss", "valid_mean_token_accuracy", "valid_reward_mean"]
 """Metric that compares a job's revisions; a smaller loss is better, and a larger value of the others."""
 
@@ -96,7 +99,8 @@ class JobSpec:
     GRPO's KL term (0 is off), DPO's and KTO's beta. ``clip_norm`` bounds the global gradient norm; 0 is off.
     With ``data`` the rows come from a file instead of a task, whose name is empty then: ``prompts_per_step``
     rows a step, and nothing is sampled unless the algorithm is ``grpo``. The learning rate rises linearly
-    over ``warmup_steps``, then follows ``schedule``.
+    over ``warmup_steps``, then follows ``schedule``. ``optimizer`` says what becomes of the moments that
+    earlier training of the policy has left.
     """
 
     algorithm: Literal["grpo", "sft", "dpo", "kto"]
@@ -113,6 +117,7 @@ class JobSpec:
     schedule: LearningRateSchedule = "constant"
     warmup_steps: int = 0
     data: JobData | None = None
+    optimizer: OptimizerStart = "keep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,7 @@ class JobSubmitted(Event):
     """A user asked for a managed job and the request is durable."""
 
     type: ClassVar[str] = "job.submitted"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[tuple[str, ...]] = ("job_id",)
 
     job_id: JobId

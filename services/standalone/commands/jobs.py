@@ -10,7 +10,12 @@ from rich.console import Console
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.adapters.tensorboard import write_tensorboard
 from services.standalone.commands.api import Listing, group
-from services.standalone.commands.options import JsonOption, LimitOption, PolicyArgument
+from services.standalone.commands.options import (
+    JsonOption,
+    LimitOption,
+    PolicyArgument,
+    ResetOptimizerOption,
+)
 from services.standalone.core.columns import FIELD, JOB, TASK
 from services.standalone.core.job_curves import curves_csv, scalars_of
 from services.standalone.core.jobs import (
@@ -75,6 +80,7 @@ def create_job(  # arguments of a command
     kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="Pull back to the base (grpo).")] = None,
     beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="The same of dpo.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
+    reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,6 +99,7 @@ def create_job(  # arguments of a command
         "kl_coefficient": kl,
         "beta": beta,
         "seed": seed,
+        "optimizer": "reset" if reset_optimizer else None,
     }
     body = {"policy": policy, "task": task, "algorithm": algorithm}
     made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})

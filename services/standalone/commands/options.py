@@ -45,6 +45,9 @@ RevisionArgument = Annotated[
 ]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason; it stays in the history.")]
+ResetOptimizerOption = Annotated[
+    bool, typer.Option("--reset-optimizer", help="Begin without the moments of the policy's earlier jobs.")
+]
 LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Rows at most.")]
 AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")]
 

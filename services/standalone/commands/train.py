@@ -17,6 +17,7 @@ from mint_common.errors import InvalidField, NotFound, Unavailable
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.adapters.row_files import send_rows
 from services.standalone.commands.jobs import watch_job
+from services.standalone.commands.options import ResetOptimizerOption
 from services.standalone.core.columns import FIELD, PROBLEM
 from services.standalone.core.jobs import JobNow, read_job
 from services.standalone.core.refusals import RowsRefusedError
@@ -89,6 +90,7 @@ def train(  # arguments of a command
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
     ] = False,
+    reset_optimizer: ResetOptimizerOption = False,
     promote: Annotated[
         str, typer.Option(metavar="ALIAS", help="Point this alias at the result, if it succeeds.")
     ] = "",
@@ -120,6 +122,7 @@ def train(  # arguments of a command
             rank=rank,
             seed=seed,
             drop_long=drop_long,
+            reset_optimizer=reset_optimizer,
             promote=promote,
         )
         wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))

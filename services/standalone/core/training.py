@@ -33,6 +33,7 @@ class Wishes:
     rank: int | None = None
     seed: int | None = None
     drop_long: bool = False
+    reset_optimizer: bool = False
     promote: str = ""
 
 
@@ -51,6 +52,7 @@ def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | No
         "rank": wishes.rank,
         "learning_rate": wishes.learning_rate,
         "on_long": "drop" if wishes.drop_long else None,
+        "optimizer": "reset" if wishes.reset_optimizer else None,
         "evaluation": _present({"holdout": wishes.holdout, "every": wishes.every}) or None,
         "promote": {"alias": wishes.promote} if wishes.promote else None,
     }

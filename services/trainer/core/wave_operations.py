@@ -44,7 +44,7 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
 class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision", omit_defaults=True):
-    """Go on from a published revision's weights; the optimizer's state stays.
+    """Go on from a published revision's weights; the moments stay unless ``resets_moments``.
 
     None: go back to before the first step. ``anew``: nothing of the state before is needed, which may be
     lost; the optimizer's state is a new one.
@@ -52,6 +52,7 @@ class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision", omit_defaul
 
     revision: RevisionRef | None
     anew: bool = False
+    resets_moments: bool = False
 
 
 class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True):
@@ -215,8 +216,9 @@ def plan_wave(
     algorithm, spec = ALGORITHMS[wave.spec.algorithm], wave.spec
     learning_rate = learning_rate_at(spec, wave.step)
     operations: list[LoggedOperation] = []
-    if is_elsewhere(latest, wave):
-        operations.append(LoadRevision(revision=wave.revision))
+    resets_moments = spec.optimizer == "reset" and wave.step == 1 and wave.revision is not None
+    if resets_moments or is_elsewhere(latest, wave):
+        operations.append(LoadRevision(revision=wave.revision, resets_moments=resets_moments))
     begin = first_seq + len(operations)
     config = algorithm.config(spec.kl_coefficient, mismatch)
     is_file = spec.data is not None and algorithm.sampled != "always"

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.blobs.port import Blobs
-from mint_common.claims import Claim, RevisionRef
+from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, InvalidField, MintError
 from mint_common.records import WaveRecord, decode_record
 from mint_common.training import (
@@ -253,23 +253,24 @@ class Executor:
     async def _load_revision(self, load: LoadRevision) -> int:
         session, policies = self._session, self._term.policies
         if not begins_anew(load):
-            return await self._graft(load.revision)
+            return await self._graft(load)
         await policies.admit(session.policy_id, session.lora, data=None)
         step = None
         try:
-            step = await self._graft(load.revision)
+            step = await self._graft(load)
         finally:
             if step is None:
                 policies.forget(session.policy_id)  # what is in memory is nothing to train on
         self._lost = None
         return step
 
-    async def _graft(self, revision: RevisionRef | None) -> int:
+    async def _graft(self, load: LoadRevision) -> int:
         """Put a revision's weights into the state in memory; return its step."""
-        if revision is None:
+        if load.revision is None:
             return 0
-        before = await self.copy(with_gradient=False)
-        data = await self._term.states.at(revision, self._session.lora, before)
+        before, lora = await self.copy(with_gradient=False), self._session.lora
+        resets = load.resets_moments
+        data = await self._term.states.at(load.revision, lora, before, resets_moments=resets)
         return await self._replace(data, with_optimizer=True)
 
     async def _mix(self, mixture: Sequence[Ingredient]) -> int:

@@ -165,8 +165,8 @@ class Policies(Protocol):
 class StoredStates(Protocol):
     """Training states made from what is stored."""
 
-    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
-        """Return a checkpoint with the revision's weights, and the optimizer's state and step of ``data``.
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes, *, resets_moments: bool) -> bytes:
+        """Return a checkpoint with the revision's weights and the step of ``data``, and its moments or none.
 
         Raises RevisionForeign when the revision is not of this LoRA shape or its bytes cannot be read.
         """

@@ -107,6 +107,7 @@ def test_a_body_has_every_wish_in_its_place() -> None:
         rank=4,
         seed=3,
         drop_long=True,
+        reset_optimizer=True,
         promote="prod",
     )
     body = job_body(wishes, model="support", training_file="file-a", suffix=None)
@@ -118,6 +119,7 @@ def test_a_body_has_every_wish_in_its_place() -> None:
         "rank": 4,
         "learning_rate": 1e-3,
         "on_long": "drop",
+        "optimizer": "reset",
         "evaluation": {"every": 5},
         "promote": {"alias": "prod"},
     }

@@ -77,6 +77,20 @@ def test_a_policy_that_was_stepped_keeps_its_moments(facts: BaseFacts, lora: Lor
         assert torch.equal(again.moments[name], moment)
 
 
+def test_moments_that_are_reset_leave_a_first_step_as_a_new_policy_s(
+    facts: BaseFacts, lora: LoraSpec
+) -> None:
+    new, state = new_state(facts, lora), new_state(facts, lora)
+    with_random_b(state.lora)
+    stepped(state)
+    weights = exported(facts, state).adapter.files[WEIGHTS_FILE]
+    data = graft_weights(facts, lora, write_state(state), weights, resets_moments=True)
+    reset = read_state(facts, lora, data)
+    assert (reset.step, reset.moment_steps, reset.moments) == (1, 0, {})
+    assert torch.equal(reset.lora.leaf, state.lora.leaf)
+    assert torch.allclose(stepped(reset), stepped(new), atol=1e-3)
+
+
 def test_a_state_of_before_is_read_with_as_many_steps_of_its_moments(
     facts: BaseFacts, lora: LoraSpec
 ) -> None:

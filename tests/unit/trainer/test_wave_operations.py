@@ -229,6 +229,16 @@ def test_a_wave_goes_on_from_the_weights_that_sampled_it(
     assert export.measured == ((1, 2) if elsewhere else (0, 1))
 
 
+@pytest.mark.parametrize(("step", "latest", "resets"), [(1, ONE, True), (1, TWO, True), (2, ONE, False)])
+def test_a_job_that_resets_the_optimizer_does_so_at_its_first_step(
+    step: int, latest: Digest, *, resets: bool
+) -> None:
+    spec = replace(WAVE.spec, optimizer="reset")
+    wave = replace(WAVE, step=step, revision=ref(ONE), spec=spec)
+    first = planned(wave, latest=latest).operations[0]
+    assert (first == LoadRevision(revision=ref(ONE), resets_moments=True)) is resets
+
+
 def test_metrics_are_those_of_the_pass_and_the_step() -> None:
     export = planned().operations[2]
     assert isinstance(export, WaveExport)

@@ -72,6 +72,7 @@ def _mint(job: SubmittedJob, told: FineTuning, now: TunedJob) -> JsonObject:
         "learning_rate": spec.learning_rate,
         "schedule": spec.schedule,
         "warmup_steps": spec.warmup_steps,
+        "optimizer": spec.optimizer,
         "on_long": data.on_long,
         "max_new_tokens": spec.max_new_tokens if spec.algorithm == "grpo" else None,
         "group_size": spec.group_size,

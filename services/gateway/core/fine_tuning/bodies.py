@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
-from mint_common.events import EvaluationMetric, LearningRateSchedule
+from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
 
 MAX_STEPS = 10_000
 """Of a job; also what ``warmup_steps`` and the steps between two evaluations may be."""
@@ -142,7 +142,7 @@ class MintFields(Body):
     """What OpenAI's API has no word for. ``rank``, ``alpha`` and ``targets`` are of a new policy.
 
     ``learning_rate`` takes the place of a multiplier. ``beta`` is KTO's. ``max_new_tokens`` bounds a
-    sampled answer of reinforcement.
+    sampled answer of reinforcement. ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
     method: Literal["kto"] | None = None
@@ -153,6 +153,7 @@ class MintFields(Body):
     learning_rate: StrictFloat | None = None
     schedule: LearningRateSchedule | None = None
     warmup_steps: Annotated[StrictInt, Field(ge=0, le=MAX_STEPS)] = 0
+    optimizer: OptimizerStart = "keep"
     on_long: OnLong = "refuse"
     max_new_tokens: StrictInt | None = None
     evaluation: JobEvaluationBody | None = None

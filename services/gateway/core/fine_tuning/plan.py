@@ -86,6 +86,7 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
         seed=seed if body.seed is None else body.seed,
         schedule=extras.schedule or recipe.schedule,
         warmup_steps=extras.warmup_steps,
+        optimizer=extras.optimizer,
         data=JobData(
             training=training,
             epochs=numbers.epochs,

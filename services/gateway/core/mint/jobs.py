@@ -11,7 +11,7 @@ from mint_common.bounds import (
     check_sampled_tokens,
 )
 from mint_common.errors import InvalidField
-from mint_common.events import JobSpec
+from mint_common.events import JobSpec, OptimizerStart
 from mint_common.generation import EngineLimits
 from mint_common.json_types import JsonObject
 from mint_common.lora import MAX_SEED
@@ -33,6 +33,7 @@ class JobRequest:
     """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
 
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
+    ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -52,6 +53,7 @@ class JobRequest:
     beta: float | None = None
     clip_norm: float | None = None
     seed: int | None = None
+    optimizer: OptimizerStart = "keep"
 
 
 def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context: int) -> JobSpec:
@@ -69,6 +71,7 @@ def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context:
         kl_coefficient=_choose_pull(request, {} if is_sft else defaults),
         clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
         seed=_choose(request.seed, defaults, "seed", 0),
+        optimizer=request.optimizer,
     )
     _check_sampling(spec, max_context=max_context)
     _check_training(spec)

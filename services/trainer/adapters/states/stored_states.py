@@ -44,11 +44,13 @@ class BlobStates:
         assert total is not None, "a mixture has parts"
         return await asyncio.to_thread(_write, self._facts, lora, total)
 
-    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes, *, resets_moments: bool) -> bytes:
         """Return a checkpoint with the revision's weights."""
         try:
             weights = await fetch_weights(self._blobs, revision.manifest)
-            return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
+            return await asyncio.to_thread(
+                graft_weights, self._facts, lora, data, weights, resets_moments=resets_moments
+            )
         except (AdapterInvalid, BlobCorrupt, BlobMissing, ValueError) as error:
             raise RevisionForeign(digest=revision.digest, problem=str(error)) from error
 
@@ -85,13 +87,17 @@ async def fetch_weights(blobs: AdapterSource, manifest: Claim) -> bytes:
     return await blobs.get(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
 
 
-def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes, weights: bytes) -> bytes:
+def graft_weights(
+    facts: BaseFacts, lora: LoraSpec, data: bytes, weights: bytes, *, resets_moments: bool = False
+) -> bytes:
     """Return a checkpoint with an export's weights. Raises ValueError when they don't fit.
 
     A state that was never stepped counts the weights as its first step, of which AdamW has no moments.
     """
     state = read_state(facts, lora, data)
     state.step = max(1, state.step)
+    if resets_moments:
+        state.moments, state.moment_steps = {}, 0
     _put_weights(state, weights)
     return write_state(state)
 

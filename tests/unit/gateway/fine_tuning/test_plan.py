@@ -75,6 +75,11 @@ def test_auto_is_as_if_nothing_was_said():
     assert plan(body(method={"type": "supervised"})) == plan(body())
 
 
+@pytest.mark.parametrize(("wish", "optimizer"), [({}, "keep"), ({"optimizer": "reset"}, "reset")])
+def test_moments_of_earlier_jobs_are_kept_unless_they_are_to_be_reset(wish, optimizer):
+    assert plan(body(mint=wish)).spec.optimizer == optimizer
+
+
 def test_dpo_and_kto_have_a_beta():
     planned = plan(body(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5}}}), files=PAIRS)
     assert (planned.spec.algorithm, planned.spec.kl_coefficient) == ("dpo", 0.5)
