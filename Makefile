@@ -141,9 +141,10 @@ soak: .venv/.installed ## Load a stack for an hour (MINUTES=60): fails if memory
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check
 
-dist: .venv/.installed ## Build wheel, sdist and SBOM into dist/, with the constraints and overrides that an installation takes
+dist: .venv/.installed ## Build wheel, sdist, the client's wheel and SBOM into dist/, with the constraints and overrides that an installation takes
 	rm -rf dist
 	$(BIN)/uv build --quiet --build-constraint deploy/constraints.txt --out-dir dist
+	$(BIN)/uv build --quiet --build-constraint deploy/constraints.txt --out-dir dist --wheel libs/mint_client
 	cp deploy/overrides.txt deploy/overrides-cpu.txt deploy/constraints.txt dist/
 	$(BIN)/uv tool run --quiet --constraints deploy/constraints.txt --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file dist/mint.cdx.json $(BIN)/python
 

@@ -23,8 +23,8 @@ import psutil
 from benches.machine import DeviceName
 from benches.report import Report, Row, make_row
 from benches.stacks import open_bench_stack, shared_gpu
-from services.standalone.adapters.public_api import PublicApi, path_of
-from services.standalone.core.jobs import TERMINAL, JobNow, read_job
+from mint_client.adapters.public_api import PublicApi, path_of
+from mint_client.core.jobs import TERMINAL, JobNow, read_job
 from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.requests import (
     create_policy,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from generated_page import ROOT, between, generate
 
+from mint_client.core.tables import shown_bytes
 from services.standalone.adapters.base_import import shape_of_folder
 from services.standalone.core.fleet import (
     DeviceShare,
@@ -15,7 +16,7 @@ from services.standalone.core.fleet import (
 )
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
-from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES, shown_bytes
+from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES
 
 PAGE = ROOT / "docs/families.md"
 BEGIN, END = "<!-- tables: tools/make_scale_tables.py -->\n", "<!-- end of tables -->\n"

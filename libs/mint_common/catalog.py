@@ -13,9 +13,6 @@ from mint_common.events.policy import Retention
 from mint_common.events.revision import Fault
 from mint_common.ids import BaseName, Digest, EvaluationId, JobId, PolicyId, TenantId, WaveId
 
-MAX_LIMIT = 1000
-"""The most items that an answer lists."""
-
 RevisionState = Literal["published", "retired", "quarantined"]
 """No name resolves to a revision that is not published. ``quarantined``: it computed numbers that are not
 finite; it is published again once its owner restores it."""

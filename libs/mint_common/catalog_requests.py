@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 from pydantic.config import JsonDict
 
-from mint_common.catalog import FULL_SCOPES, MAX_LIMIT, RevisionState, RuleChoice, Scope
+from mint_common.catalog import FULL_SCOPES, RevisionState, RuleChoice, Scope
 from mint_common.ids import Digest
-from mint_common.names import AUTOMATIC_ACTORS
+from mint_common.names import AUTOMATIC_ACTORS, MAX_LIMIT
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _MOST_VALUE = 1e300

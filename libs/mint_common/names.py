@@ -22,6 +22,9 @@ AUTOMATIC_ACTORS = (RULE_ACTOR, JOB_ACTOR)
 
 MAX_NUMBER = 2**31 - 1
 
+MAX_LIMIT = 1000
+"""Maximum items of a list in one answer."""
+
 _NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)
 _BASE = re.compile(BASE_NAME_PATTERN.removesuffix("$"), re.ASCII)
 _POLICY_ID = re.compile(r"pol_[a-z2-7]{26}", re.ASCII)

@@ -1,15 +1,17 @@
-"""A folder that is there whole, or not at all."""
+"""Folders that are there whole or not at all, and files that are replaced at once."""
 
+import contextlib
+import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mint_common.errors import AlreadyExists
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(target: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """Yield an empty folder beside the target, which takes its place only if the body succeeds.
 
@@ -24,3 +26,13 @@ def new_folder(target: Path, *, mode: int = 0o777) -> Iterator[Path]:
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Replace a file at once: readers see the old or the new text. Its mode stays; a new one is 0600."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(data)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.chmod(stat.S_IMODE(file.stat().st_mode))
+    temporary.replace(file)

@@ -19,7 +19,7 @@ DISTRIBUTION = "mint_stack"
 def main() -> None:
     """Run the command line, or end with the reason why `services` is not ours."""
     clear_the_way(own_package())
-    import_module("services.standalone.cli").main()
+    import_module("mint_client.cli").main()
 
 
 def own_package() -> Path:

@@ -1,5 +1,5 @@
 """``python -m services.standalone`` is the command `mint`."""
 
-from services.standalone.cli import main
+from mint_client.cli import main
 
 main()

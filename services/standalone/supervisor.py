@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from mint_client.core.refusals import LocalFailureError
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
 from services.standalone.adapters.processes import LocalProcess, LocalProcesses
@@ -21,7 +22,6 @@ from services.standalone.core.lifecycle import (
     on_stopped,
 )
 from services.standalone.core.parts import StackPart, may_start, stop_levels
-from services.standalone.core.refusals import LocalFailureError
 
 PROBE_SECONDS = 0.05
 SILENT_PROBES = 12

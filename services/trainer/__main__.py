@@ -8,8 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("MINT_TRAINER_THREADS", 
 
 from mint_common import telemetry
 from mint_common.errors import SettingInvalid
+from mint_common.private_files import make_files_private
 from mint_common.runtime.low_priority import let_session_give_way, let_thread_give_way
-from mint_common.runtime.private_files import make_files_private
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.trainer.adapters.training.freed_memory import keep_freed_memory

@@ -1,17 +1,14 @@
 """The files that a base is made of, and the digest over them."""
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from mint_common.adapters_format.manifest import canonical_json
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import Digest, sha256_digest
+from mint_common.model_files import CONFIG, INDEX_FILE, SINGLE_FILE, weight_files
 
-CONFIG = "config.json"
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 TEXT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -28,26 +25,6 @@ LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", 
 """A base's terms, which go with it and its merged weights; no part of its digest."""
 NEEDED = (CONFIG, "tokenizer.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-def weight_map(folder: Path) -> Mapping[str, str]:
-    """Return which file each tensor of a sharded base is in; empty without an index. Raises InvalidField."""
-    index = folder / INDEX_FILE
-    if not index.exists():
-        return {}
-    try:
-        files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        values = set(files.values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InvalidField(field=str(index), problem="no weight_map") from error
-    if not all(isinstance(file, str) and Path(file).name == file for file in values):
-        raise InvalidField(field=str(index), problem="weight_map names a file outside the folder")
-    return files
-
-
-def weight_files(folder: Path) -> tuple[str, ...]:
-    """Return the files that hold a base's weights, there or not. Raises InvalidField."""
-    return tuple(sorted(set(weight_map(folder).values()))) or (SINGLE_FILE,)
 
 
 def check_complete(place: str, weights: Collection[str], present: Collection[str]) -> None:

@@ -8,21 +8,14 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
-from mint_common.adapters_format.base_files import (
-    CONFIG,
-    INDEX_FILE,
-    base_files,
-    files_digest,
-    hash_files,
-    weight_files,
-    weight_map,
-)
+from mint_common.adapters_format.base_files import base_files, files_digest, hash_files
 from mint_common.adapters_format.base_weights import EXPERT, LINEAR, weight_norms
 from mint_common.adapters_format.names import leaf_of
 from mint_common.adapters_format.quantization import Quantization, read_quantization
 from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, TensorHeader, read_header
 from mint_common.errors import InvalidField, MintError, NotFound
 from mint_common.ids import BaseName
+from mint_common.model_files import CONFIG, INDEX_FILE, weight_files, weight_map
 
 BASE_FILE = "mint_base.json"
 Architecture = Literal[

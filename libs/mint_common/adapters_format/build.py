@@ -10,21 +10,13 @@ from mint_common.adapters_format.check import check_adapter, check_targets
 from mint_common.adapters_format.config import write_config
 from mint_common.adapters_format.layouts import tensor_specs
 from mint_common.adapters_format.manifest import Manifest, new_manifest, proof_of, write_manifest
-from mint_common.adapters_format.names import (
-    CONFIG_FILE,
-    DENSE,
-    MANIFEST_FILE,
-    PACKED,
-    WEIGHTS_FILE,
-    leaf_of,
-    split_packed_name,
-    split_peft_name,
-)
+from mint_common.adapters_format.names import DENSE, PACKED, leaf_of, split_packed_name, split_peft_name
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.relayout import relaid
 from mint_common.adapters_format.sites import Site, all_sites, site_names, targeted, targets_of
 from mint_common.adapters_format.tensor_file import dtype_of, write_tensors
 from mint_common.ids import Digest, PolicyId
+from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

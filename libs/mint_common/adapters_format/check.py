@@ -19,15 +19,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.config import check_config
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import Manifest, adapter_digest
-from mint_common.adapters_format.names import (
-    CONFIG_FILE,
-    HALVES,
-    LAYOUTS,
-    PACKED,
-    WEIGHTS_FILE,
-    leaf_of,
-    twig_of,
-)
+from mint_common.adapters_format.names import HALVES, LAYOUTS, PACKED, leaf_of, twig_of
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.sites import all_sites, targeted
 from mint_common.adapters_format.tensor_file import (
@@ -44,6 +36,7 @@ from mint_common.adapters_format.tensor_file import (
     read_tensors,
 )
 from mint_common.adapters_format.updates import MAX_WEIGHT, check_updates
+from mint_common.model_files import CONFIG_FILE, WEIGHTS_FILE
 
 MAX_CONFIG_BYTES = 1 << 20
 

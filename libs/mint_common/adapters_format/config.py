@@ -3,9 +3,10 @@
 import json
 
 from mint_common.adapters_format.manifest import Manifest, canonical_json
-from mint_common.adapters_format.names import CONFIG_FILE, FUSED
+from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.ids import BaseName
+from mint_common.model_files import CONFIG_FILE
 
 FREE_KEYS = frozenset(
     {

@@ -18,7 +18,7 @@ from mint_common.adapters_format.config import write_config
 from mint_common.adapters_format.experts import PartOf, read_expert, read_half, scaled, sources_of, write_half
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import FileProof, Manifest, new_manifest, write_manifest
-from mint_common.adapters_format.names import CONFIG_FILE, DENSE, MANIFEST_FILE, PACKED, WEIGHTS_FILE, Half
+from mint_common.adapters_format.names import DENSE, PACKED, Half
 from mint_common.adapters_format.origin import Origin, read_origin
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import (
@@ -29,6 +29,7 @@ from mint_common.adapters_format.tensor_file import (
     map_tensors,
     place,
 )
+from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.new_folder import new_folder
 
 _RELEASED_BYTES = 16 << 20

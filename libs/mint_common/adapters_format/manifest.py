@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.ids import BaseName, Digest, PolicyId, is_digest, sha256_digest
+from mint_common.model_files import CONFIG_FILE, WEIGHTS_FILE
 
 MAX_MANIFEST_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -16,17 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.base_files import weight_files
 from mint_common.adapters_format.base_folder import BASE_FILE
 from mint_common.adapters_format.convert import Progress, parts_of
 from mint_common.adapters_format.experts import PartOf, narrowed, widened
-from mint_common.adapters_format.names import WEIGHTS_FILE
 from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, TensorFile, map_tensors
 from mint_common.adapters_format.updates import products
 from mint_common.errors import NotFound
+from mint_common.model_files import WEIGHTS_FILE, weight_files
 from mint_common.new_folder import new_folder
 
 _PIECE_BYTES = 512 << 10

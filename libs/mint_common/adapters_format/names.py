@@ -11,10 +11,6 @@ PACKED = "packed/1"
 aligned."""
 LAYOUTS = (DENSE, FUSED, PACKED)
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-MANIFEST_FILE = "mint_manifest.json"
-
 Half = Literal["A", "B"]
 HALVES: tuple[Half, Half] = ("A", "B")
 

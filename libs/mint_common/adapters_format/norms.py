@@ -8,11 +8,12 @@ import numpy as np
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.convert import parts_of
 from mint_common.adapters_format.experts import PartOf, widened
-from mint_common.adapters_format.names import HALVES, WEIGHTS_FILE
+from mint_common.adapters_format.names import HALVES
 from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import map_tensors
 from mint_common.adapters_format.updates import Factors, products
+from mint_common.model_files import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,21 +10,13 @@ from mint_common.adapters_format.check import check_folder, check_header, check_
 from mint_common.adapters_format.config import FREE_KEYS, is_neutral, read_config
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import read_manifest
-from mint_common.adapters_format.names import (
-    CONFIG_FILE,
-    DENSE,
-    FUSED,
-    MANIFEST_FILE,
-    PACKED,
-    WEIGHTS_FILE,
-    split_packed_name,
-    split_peft_name,
-)
+from mint_common.adapters_format.names import DENSE, FUSED, PACKED, split_packed_name, split_peft_name
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 from mint_common.adapters_format.sites import Site, all_sites, site_names, targeted, targets_of
 from mint_common.adapters_format.tensor_file import ITEM_BYTES, PAD_DTYPE, TensorHeader, read_header
 from mint_common.errors import NotFound
 from mint_common.ids import Digest, PolicyId
+from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 IMPORTED = PolicyId("imported")
 """The policy that an adapter without a manifest is said to come from."""

@@ -22,10 +22,10 @@ from mint_common.adapters_format.manifest import (
     read_manifest,
     write_manifest,
 )
-from mint_common.adapters_format.names import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.claims import Claim
 from mint_common.ids import Digest, PolicyId
+from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 T = TypeVar("T")
 

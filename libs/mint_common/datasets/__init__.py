@@ -1,7 +1,4 @@
-"""Rows that policies are trained on: formats of JSONL files, and what is told of a file.
-
-`check`, which checks a file, and `repeats` are imported by name: they load numpy, which these words need not.
-"""
+"""Rows that policies are trained on: formats of JSONL files, and what is told of a file."""
 
 from mint_common.datasets.formats import FORMATS, MAX_BATCH, MAX_EPOCHS, Format, Method, method_of
 from mint_common.datasets.reading import decode_line

@@ -4,13 +4,13 @@ Rows are compared by the first 16 bytes of the sha256 of their canonical JSON: k
 """
 
 import hashlib
-from array import array
 from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from itertools import chain
+from struct import Struct
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mint_common.datasets.lines import FileLine, LineReader
 from mint_common.datasets.reading import decode_line
@@ -19,33 +19,33 @@ from mint_common.datasets.report import MAX_PAIRS, Repeats
 DIGEST_BYTES = 16
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_RECORD = Struct(f"<{DIGEST_BYTES}sI")
+Pair = tuple[int, int]
+"""A row's line, and the line of the earlier row that is equal to it."""
+
+
+def row_digest(row: Any) -> bytes:  # JSON
+    """Return what rows are compared by."""
+    return hashlib.sha256(_encode(row)).digest()[:DIGEST_BYTES]
 
 
 class RowDigests:
-    """The digests of a file's rows with their lines: 20 bytes a row."""
+    """The digests of a file's rows with their lines: 20 bytes a row.
+
+    They lie in 256 parts by their first byte: equal rows are found part by part, in the memory of one.
+    """
 
     def __init__(self) -> None:
-        self._digests = bytearray()
-        self._lines = array("I")
+        self.parts = tuple(bytearray() for _ in range(256))
 
     def add(self, line: int, row: Any) -> None:  # JSON
-        """Add a decoded row."""
-        self._digests += hashlib.sha256(_encode(row)).digest()[:DIGEST_BYTES]
-        self._lines.append(line)
+        """Add a decoded row, which comes after those before it."""
+        digest = row_digest(row)
+        self.parts[digest[0]].extend(_RECORD.pack(digest, line))
 
     def repeats(self) -> Repeats:
         """Return the rows that are equal to an earlier one."""
-        order, first_of = _groups(self.keys())
-        is_repeat = order != first_of
-        return _told(self.lines()[order[is_repeat]], self.lines()[first_of[is_repeat]])
-
-    def keys(self) -> NDArray[np.uint64]:
-        """Return the digests, [rows, 2]."""
-        return np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
-
-    def lines(self) -> NDArray[np.uint32]:
-        """Return the lines, [rows]."""
-        return np.array(self._lines, np.uint32)
+        return _counted(map(_repeated, self.parts))
 
 
 def digests_of(chunks: Iterable[bytes]) -> RowDigests:
@@ -66,24 +66,25 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[FileLine]:
 
 def shared_rows(training: RowDigests, validation: RowDigests) -> Repeats:
     """Return the rows of the validation file that the training file has too, as (its line, training line)."""
-    keys = np.concatenate([training.keys(), validation.keys()])
-    order, first_of = _groups(keys)
-    count = len(training.keys())
-    is_shared = (order >= count) & (first_of < count)
-    return _told(validation.lines()[order[is_shared] - count], training.lines()[first_of[is_shared]])
+    return _counted(map(_shared, training.parts, validation.parts))
 
 
-def _groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return an order of the rows that puts equal keys together, and the first row of the group of each."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    starts = np.ones(len(order), bool)
-    for column in (keys[:, 0][order], keys[:, 1][order]):
-        starts[1:] &= column[1:] == column[:-1]
-    starts[1:] = ~starts[1:]
-    return order, order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
+def _repeated(part: bytearray) -> list[Pair]:
+    first: dict[bytes, int] = {}
+    pairs = ((line, first.setdefault(digest, line)) for digest, line in _RECORD.iter_unpack(part))
+    return [pair for pair in pairs if pair[0] != pair[1]]
 
 
-def _told(lines: NDArray[np.uint32], earlier: NDArray[np.uint32]) -> Repeats:
-    first = np.argsort(lines)[:MAX_PAIRS]
-    pairs = tuple((int(line), int(other)) for line, other in zip(lines[first], earlier[first], strict=True))
-    return Repeats(count=len(lines), pairs=pairs)
+def _shared(training: bytearray, validation: bytearray) -> list[Pair]:
+    first: dict[bytes, int] = {}
+    for digest, line in _RECORD.iter_unpack(training):
+        first.setdefault(digest, line)
+    return [(line, first[digest]) for digest, line in _RECORD.iter_unpack(validation) if digest in first]
+
+
+def _counted(parts: Iterable[list[Pair]]) -> Repeats:
+    count, pairs = 0, list[Pair]()
+    for found in parts:
+        count += len(found)
+        pairs = nsmallest(MAX_PAIRS, chain(pairs, found))
+    return Repeats(count=count, pairs=tuple(pairs))

@@ -24,8 +24,8 @@ from fastapi import FastAPI
 
 from mint_common import telemetry
 from mint_common.errors import MintError, SettingInvalid, Unavailable
+from mint_common.private_files import make_files_private
 from mint_common.runtime.http_protocol import ConnectionBounds, most_connections, protocol_of
-from mint_common.runtime.private_files import make_files_private
 from mint_common.settings import HttpSettings, ServiceSettings, read_settings
 
 S = TypeVar("S", bound=ServiceSettings)

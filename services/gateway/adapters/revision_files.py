@@ -4,10 +4,10 @@ import tarfile
 from collections.abc import AsyncIterator, Mapping
 
 from mint_common.adapters_format import fetch_manifest
-from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.blobs.checked import read_parts
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
+from mint_common.model_files import CONFIG_FILE, WEIGHTS_FILE
 
 
 class BlobRevisionFiles:

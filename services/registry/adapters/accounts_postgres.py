@@ -6,9 +6,10 @@ from typing import NoReturn
 import asyncpg
 
 from mint_common.authority import Authority, held_scopes
-from mint_common.catalog import MAX_LIMIT, KeyOwner, KeyRecord, TenantRecord
+from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
+from mint_common.names import MAX_LIMIT
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
 from services.registry.adapters.quotas_postgres import check_room

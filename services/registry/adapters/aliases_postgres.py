@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import asyncpg
 
-from mint_common.catalog import MAX_LIMIT, AliasMove, AliasRecord, PolicyNames, PolicyRecord
+from mint_common.catalog import AliasMove, AliasRecord, PolicyNames, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected
 from mint_common.ids import PolicyId, TenantId
-from mint_common.names import AUTOMATIC_ACTORS
+from mint_common.names import AUTOMATIC_ACTORS, MAX_LIMIT
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import MAX_LIMIT, CollectionReport
+from mint_common.catalog import CollectionReport
 from mint_common.catalog_requests import Body, Label
 from mint_common.errors import BodyTooLarge, InvalidField
 from mint_common.ids import unpack_digests
-from mint_common.names import BASE_NAME_PATTERN, base_key
+from mint_common.names import BASE_NAME_PATTERN, MAX_LIMIT, base_key
 from mint_common.runtime.edge_routes import BodyRoute, StreamDep
 from services.registry.http.context import RegistryDep
 

@@ -20,7 +20,7 @@ import numpy as np
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RowLine, decode_line
-from mint_common.datasets.repeats import RowDigests
+from mint_common.datasets.repeats import row_digest
 from mint_common.errors import Unavailable, plain_problem
 from mint_common.full_disks import full_disk
 from services.rollout.core.row_order import RowKeys, RowNumbers
@@ -148,11 +148,9 @@ class _Copy:
     def keys(self) -> RowKeys:
         """Return the keys, which are computed once."""
         if not self._keys.exists():
-            digests = RowDigests()
-            for row in self._read(range(self.rows)):
-                digests.add(row.line, decode_line(row.data))
+            digests = (row_digest(decode_line(row.data))[:_KEY_BYTES] for row in self._read(range(self.rows)))
             with _replacing(self._keys) as made:
-                np.save(made, digests.keys()[:, 0])
+                np.save(made, np.frombuffer(b"".join(digests), np.uint64))
         found: RowKeys = np.load(self._keys)
         return found
 

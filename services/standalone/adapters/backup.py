@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import msgspec
 
+from mint_client.core.refusals import LocalFailureError
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
 from mint_common.new_folder import new_folder
@@ -27,7 +28,6 @@ from mint_common.runtime.postgres import refusing_login
 from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
-from services.standalone.core.refusals import LocalFailureError
 
 DUMP, BLOBS = "database.dump", "blobs"
 PAUSE = b"""

@@ -10,20 +10,18 @@ from pathlib import Path
 
 import psutil
 
+from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BaseFacts
 from mint_common.adapters_format.base_files import (
-    CONFIG,
-    INDEX_FILE,
     LICENCE_FILES,
-    SINGLE_FILE,
     TEXT_FILES,
     check_complete,
     files_digest,
     hash_files,
-    weight_files,
 )
 from mint_common.adapters_format.base_folder import BaseConfig
 from mint_common.errors import AlreadyExists, InvalidField
+from mint_common.model_files import CONFIG, INDEX_FILE, SINGLE_FILE, weight_files
 from services.standalone.adapters.base_import import (
     DEQUANTIZED,
     Report,
@@ -39,7 +37,7 @@ from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import NoRoomError
-from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
+from services.standalone.core.sizing import needs_of, told_facts
 
 
 def add_folder(source: Path, wish: Wish) -> BaseFacts:

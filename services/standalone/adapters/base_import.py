@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, describe_base, read_base_facts
 from mint_common.adapters_format.base_files import (
-    CONFIG,
     TEXT_FILES,
     base_files,
     files_digest,
@@ -26,10 +26,10 @@ from mint_common.adapters_format.base_files import (
 )
 from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
+from mint_common.model_files import CONFIG
 from mint_common.new_folder import new_folder
 from services.standalone.core.model_shape import ModelShape, read_shape
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
-from services.standalone.core.sizing import shown_bytes
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

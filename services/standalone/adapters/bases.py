@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import services
+from mint_client.core.refusals import LocalFailureError
+from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
@@ -16,8 +18,8 @@ from services.standalone.adapters.base_import import Report, Wish, import_smollm
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
-from services.standalone.core.refusals import BaseMissingError, LocalFailureError
-from services.standalone.core.sizing import shown_bytes, told_facts
+from services.standalone.core.refusals import BaseMissingError
+from services.standalone.core.sizing import told_facts
 
 TINY = "tiny"
 SMOLLM2 = "smollm2"

@@ -1,4 +1,4 @@
-"""Who may pass a folder, what group and others may do below it; secrets, and files replaced at once."""
+"""Who may pass a folder, what group and others may do below it; and secrets."""
 
 import contextlib
 import os
@@ -47,13 +47,3 @@ def secret_in(file: Path, *, prefix: str = "") -> str:
         for draft in file.parent.glob(f".{file.name}.*"):
             draft.unlink(missing_ok=True)
     return file.read_text().strip()
-
-
-def replace_file(file: Path, data: bytes) -> None:
-    """Replace a file at once: readers see the old or the new text. Its mode stays; a new one is 0600."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_bytes(data)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.chmod(stat.S_IMODE(file.stat().st_mode))
-    temporary.replace(file)

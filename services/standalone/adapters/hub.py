@@ -29,10 +29,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 )
 from huggingface_hub.hf_api import RepoFile
 
+from mint_client.core.tables import shown_bytes
 from mint_common.errors import MintError
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.refusals import HubRefusedError, HubUnreachableError
-from services.standalone.core.sizing import shown_bytes
 
 _CONNECTIONS = 4
 _ATTEMPTS = 3

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mint_client.core.refusals import LocalFailureError
 from services.standalone.adapters.ports_in_use import is_free
-from services.standalone.core.refusals import LocalFailureError
 
 PORTS = range(18_000, 32_000)
 """Below Linux's default range for outgoing connections (32768 and up)."""

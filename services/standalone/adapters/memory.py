@@ -5,12 +5,12 @@ from pathlib import Path
 
 import psutil
 
+from mint_client.core.tables import shown_bytes
 from mint_common.dtypes import ITEM_BYTES
 from services.standalone.adapters.base_import import shape_of_folder
 from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import NoRoomError
-from services.standalone.core.sizing import shown_bytes
 
 
 def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:

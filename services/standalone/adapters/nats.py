@@ -10,10 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from mint_client.core.refusals import LocalFailureError
 from services.standalone.adapters.file_modes import secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
-from services.standalone.core.refusals import LocalFailureError
 
 
 def nats_launch(folder: Path, port: int) -> Launch:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from mint_client.core.refusals import LocalFailureError
 from services.standalone.adapters.file_modes import close_to_others, secret_in
 from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.server_user import can_run, hand_over, server_user
-from services.standalone.core.refusals import LocalFailureError
 
 SUPERUSER = "mint"
 PASSWORD = "password"  # noqa: S105  # a file's name

@@ -7,7 +7,7 @@ import signal
 import struct
 from collections.abc import Callable
 
-from mint_common.runtime.private_files import make_files_private
+from mint_common.private_files import make_files_private
 from services.standalone.adapters.launch import RunAs
 
 PR_SET_PDEATHSIG = 1

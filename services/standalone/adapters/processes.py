@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 
+from mint_client.core.refusals import LocalFailureError
 from services.standalone.adapters import sessions
 from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import is_alive, probe
 from services.standalone.core.log_tail import readable
-from services.standalone.core.refusals import LocalFailureError
 
 LOG_TAIL_BYTES = 8000
 

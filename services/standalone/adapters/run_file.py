@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Mapping
 
+from mint_client.core.room import is_full, room_again, told_full
+from mint_client.core.state import RunNow
 from mint_common.runtime.clock import Clock
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import PartStatus
-from services.standalone.core.room import is_full, room_again, told_full
-from services.standalone.core.state import RunNow, snapshot
+from services.standalone.core.state import snapshot
 
 LOOK_SECONDS = 5.0
 

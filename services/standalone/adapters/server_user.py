@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from mint_client.core.refusals import LocalFailureError
 from services.standalone.adapters.file_modes import open_to_others
 from services.standalone.adapters.launch import RunAs
-from services.standalone.core.refusals import LocalFailureError
 
 IDS = (range(65_536, 100_000), range(60_706, 61_184))
 """Ids that neither systemd nor shadow gives out; the second for containers that have 16 bits of ids."""

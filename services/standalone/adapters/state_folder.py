@@ -11,7 +11,6 @@ the id that Postgres and NATS run as, which may pass the folder (0710) and owns 
 """
 
 import contextlib
-import fcntl
 import os
 import stat
 import tempfile
@@ -19,23 +18,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.standalone.adapters.file_modes import OTHERS, close_to_others, replace_file, secret_in
+from mint_client.adapters.stack_folder import StackFolder, pid_in, try_lock
+from mint_client.core.state import RunNow, decode_state
+from mint_common.new_folder import replace_file
+from services.standalone.adapters.file_modes import OTHERS, close_to_others, secret_in
 from services.standalone.core.plan import StackSecrets
 from services.standalone.core.refusals import FolderUnusableError, StackRunningError
-from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
+from services.standalone.core.state import StackState, encode_state
 
 ORPHANS_SECONDS = 15.0
 
 
-class StateFolder:
+class StateFolder(StackFolder):
     """Paths below one root, and the small files among them."""
 
     def __init__(self, *, root: Path) -> None:
-        self.root = root
+        super().__init__(root=root)
         self.logs, self.bases = root / "log", root / "bases"
         self.blobs, self.cache = root / "blobs", root / "cache"
-        self.api_key_file = root / "api_key"
-        self._lock_file = root / "lock"
 
     def create(self) -> None:
         """Make the folder and those below it that `mint up` needs. Raises FolderUnusableError."""
@@ -87,32 +87,9 @@ class StateFolder:
         """Remember ports and bases."""
         replace_file(self.root / "state.json", encode_state(state))
 
-    def read_run(self) -> RunNow | None:
-        """Return the running stack as its supervisor described it last, if one runs."""
-        file = self.root / "run.json"
-        if self.running_pid() is None or not file.exists():
-            return None
-        return decode_state(file.read_bytes(), RunNow, file=str(file))
-
     def write_run(self, run: RunNow) -> None:
         """Describe the running stack."""
-        replace_file(self.root / "run.json", encode_state(run))
-
-    def free_bytes(self) -> int:
-        """Return what may still be written here; 0 when no file can be made. The folder may be missing."""
-        room = os.statvfs(next(place for place in (self.root, *self.root.parents) if place.exists()))
-        return 0 if room.f_files and not room.f_favail else room.f_bavail * room.f_frsize
-
-    def running_pid(self) -> int | None:
-        """Return the pid of the supervisor that holds the lock, or None when nobody does."""
-        try:
-            lock = self._lock_file.open("r+")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        with lock:
-            if _try_lock(lock.fileno()):
-                return None
-            return _pid_in(lock.read())
+        replace_file(self.run_file, encode_state(run))
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[int]:
@@ -131,10 +108,10 @@ class StateFolder:
             os.close(descriptor)
 
     def _lock(self) -> int:
-        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + ORPHANS_SECONDS
-        while not _try_lock(descriptor):
-            pid = _pid_in(os.pread(descriptor, 32, 0).decode())
+        while not try_lock(descriptor):
+            pid = pid_in(os.pread(descriptor, 32, 0).decode())
             if _is_alive(pid) or time.monotonic() > deadline:
                 os.close(descriptor)
                 raise StackRunningError(folder=str(self.root), pid=pid)
@@ -150,18 +127,6 @@ _FOLDERS = ("log", "bases", "blobs", "postgres", "nats", "cache")
 
 def _problem(error: OSError) -> str:
     return "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else str(error.strerror)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _pid_in(text: str) -> int:
-    return int(text) if text.strip().isdigit() else 0
 
 
 def _is_alive(pid: int) -> bool:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mint_client.commands.options import FolderOption
 from mint_common.adapters_format import (
     DENSE,
     FUSED,
@@ -26,7 +27,7 @@ from mint_common.adapters_format.merge import merge_adapter
 from mint_common.adapters_format.origin import base_name_of, read_origin
 from mint_common.errors import InvalidField, MintError
 from services.standalone.adapters.bases import find_base
-from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.options import state_folder
 
 adapter_app = typer.Typer(
     help="Adapter folders: pack those of experts for serving, unpack them for PEFT, merge or check any.\n\n"

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from mint_client.commands.options import FolderOption
+from mint_client.core.refusals import LocalFailureError, StackNotRunningError
 from mint_common.errors import InvalidField
 from services.standalone.adapters.backup import back_up
 from services.standalone.adapters.backup import restore as restore_backup
@@ -21,8 +23,7 @@ from services.standalone.adapters.postgres import postgres_dsn, postgres_launch,
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import accepts_sessions
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.core.refusals import LocalFailureError, StackNotRunningError
+from services.standalone.commands.options import state_folder
 
 START_SECONDS = 60.0
 KEY_FILE = "api_key"

@@ -8,6 +8,10 @@ import msgspec
 import typer
 from rich.console import Console
 
+from mint_client.commands.options import FolderOption
+from mint_client.core.columns import BASE, FIELD
+from mint_client.core.tables import field_rows
+from mint_client.views.terminal import print_rows
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from services.standalone.adapters.bases import (
     DEFAULT_MAX_RANK,
@@ -18,12 +22,9 @@ from services.standalone.adapters.bases import (
     list_bases,
     remove_base,
 )
-from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.options import state_folder
 from services.standalone.core.base_sources import usual_name
-from services.standalone.core.columns import BASE, FIELD
 from services.standalone.core.refusals import BaseInUseError
-from services.standalone.core.tables import field_rows
-from services.standalone.views.terminal import print_rows
 
 base_app = typer.Typer(
     help="Base models: add, list, show, remove. Policies are trained over a base; its weights never change.",

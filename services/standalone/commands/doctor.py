@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mint_client.commands.options import FolderOption
 from services.standalone.adapters.machine import look
-from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.options import state_folder
 from services.standalone.core.findings import Finding, Verdict, examine, is_healthy
 from services.standalone.settings import read_standalone_settings
 

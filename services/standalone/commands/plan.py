@@ -8,14 +8,17 @@ import msgspec
 import psutil
 import typer
 
+from mint_client.commands.options import FolderOption, JsonOption
+from mint_client.core.columns import FIELD, HOLDING, SHARE
+from mint_client.core.tables import field_rows, shown_bytes
+from mint_client.views.terminal import print_json, print_rows
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
 from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.commands.options import FolderOption, JsonOption, state_folder
-from services.standalone.core.columns import FIELD, HOLDING, SHARE
+from services.standalone.commands.options import state_folder
 from services.standalone.core.fleet import (
     RESERVE_BYTES,
     USED_SHARE,
@@ -27,11 +30,9 @@ from services.standalone.core.fleet import (
     read_fleet,
 )
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
+from services.standalone.core.sizing import needs_of, told_facts
 from services.standalone.core.stack_memory import DeviceUse, plan_memory, told_memory
-from services.standalone.core.tables import field_rows
 from services.standalone.settings import read_standalone_settings
-from services.standalone.views.terminal import print_json, print_rows
 
 
 def plan(

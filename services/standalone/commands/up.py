@@ -11,16 +11,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mint_client.commands.options import FolderOption
+from mint_client.core.refusals import LocalFailureError
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
-from services.standalone.commands.options import DTypeOption, FolderOption, state_folder
+from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.core.findings import Verdict, examine_disk
 from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
-from services.standalone.core.refusals import LocalFailureError, StackRunningError
+from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import read_standalone_settings
 from services.standalone.views.parts import PartsView

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from mint_client.core.tables import shown_bytes
 from mint_common.dtypes import ITEM_BYTES
 from mint_common.errors import InvalidField
 from services.standalone.core.activations import pass_bytes, wide_head_bytes
 from services.standalone.core.model_shape import Linear, ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
-from services.standalone.core.sizing import RESIDENT_BYTES, kv_token_bytes, shown_bytes
+from services.standalone.core.sizing import RESIDENT_BYTES, kv_token_bytes
 
 RESERVE_BYTES = 3 * 10**9
 USED_SHARE = 0.92

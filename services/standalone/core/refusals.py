@@ -1,25 +1,10 @@
 """Why `mint` refuses to go on; each says what to do. Printed, never sent: none has a code of its own."""
 
-from collections.abc import Sequence
-
-from mint_common.datasets import Problem
 from mint_common.errors import MintError
 
 
 class StackRunningError(MintError):
     """A stack runs on {folder} already (pid {pid}). Stop it with `mint down --dir {folder}`, or use another --dir."""  # noqa: E501  # the docstring is the message
-
-
-class StackNotRunningError(MintError):
-    """No stack runs on {folder}. Start one with `mint up --dir {folder}`."""
-
-
-class AddressIncompleteError(MintError):
-    """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
-
-
-class LocalFailureError(MintError):
-    """{what}: {problem}"""
 
 
 class GatewayPortBusyError(MintError):
@@ -36,10 +21,6 @@ class StackFileInvalidError(MintError):
 
 class SettingsInvalidError(MintError):
     """Wrong settings: {count}.\n{problems}"""
-
-
-class EvaluationFailedError(MintError):
-    """{name} could not be scored on {on}: {problem}"""
 
 
 class BaseMissingError(MintError):
@@ -68,15 +49,3 @@ class NoRoomError(MintError):
 
 class FleetTooSmallError(MintError):
     """{fleet} is too small: {problem}."""
-
-
-class ExtraMissingError(MintError):
-    """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
-
-
-class RowsRefusedError(MintError):
-    """{what} is refused. Problems in its rows: {count}."""
-
-    def __init__(self, *, what: str, count: int, problems: Sequence[Problem]) -> None:
-        super().__init__(what=what, count=count)
-        self.problems = tuple(problems)

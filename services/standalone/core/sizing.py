@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mint_client.core.tables import shown_bytes
 from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.model_shape import ModelShape
 
@@ -39,15 +40,6 @@ def kv_token_bytes(shape: ModelShape, *, item: int, tensor: int = 1) -> int:
     A worker has one head at the least; what all layers keep in bytes of their own is on each worker.
     """
     return item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
-
-
-def shown_bytes(count: float) -> str:
-    """Return a number of bytes with a decimal unit and three digits."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.0f} TB" if count >= 999.5 else f"{count:.3g} TB"
 
 
 def shown_count(count: float) -> str:

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 
-from mint_common.errors import InvalidField
+from mint_client.core.state import PartNow, RunNow
 from services.standalone.core.lifecycle import PartStatus
 
 DEFAULT_GATEWAY_PORT = 8321
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,38 +19,9 @@ class StackState:
     bases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartNow:
-    """One part in ``run.json``; ``restarts`` counts how often it was started again."""
-
-    state: str
-    pid: int | None
-    port: int | None
-    restarts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunNow:
-    """``run.json``: the running supervisor and its parts, rewritten at every change."""
-
-    pid: int
-    gateway_url: str
-    parts: dict[str, PartNow]
-
-
 def encode_state(state: StackState | RunNow) -> bytes:
     """Return a file's JSON."""
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
-
-
-def decode_state(data: bytes, shape: type[T], *, file: str) -> T:
-    """Read a file's JSON. Raises InvalidField naming the file."""
-    try:
-        return msgspec.json.decode(data, type=shape)
-    except msgspec.DecodeError as error:
-        raise InvalidField(
-            field=file, problem=f"cannot be read ({error}); delete it to start afresh"
-        ) from error
 
 
 def assign_ports(

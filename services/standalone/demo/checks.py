@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from services.standalone.adapters.public_api import Completed
-from services.standalone.core.jobs import JobNow, Ref
+from mint_client.adapters.public_api import Completed
+from mint_client.core.jobs import JobNow, Ref
 from services.standalone.core.plan import DType
 from services.standalone.demo.requests import Evaluation, HeldoutPrompt, Move
 

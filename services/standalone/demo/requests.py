@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.standalone.adapters.public_api import Completed, PublicApi, path_of
+from mint_client.adapters.public_api import Completed, PublicApi, path_of
 
 PARALLEL_REQUESTS = 16
 

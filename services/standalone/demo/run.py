@@ -12,10 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mint_client.adapters.public_api import PublicApi
+from mint_client.views.job import JobView
 from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
 from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import DType, plan_alike
@@ -24,7 +25,6 @@ from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.report import Report, make_report, write_report
 from services.standalone.demo.scenario import Scenario, run_scenario
 from services.standalone.settings import read_standalone_settings
-from services.standalone.views.job import JobView
 from services.standalone.views.parts import PartsView
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}

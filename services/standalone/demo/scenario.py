@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.standalone.adapters.public_api import PublicApi, path_of
-from services.standalone.core.jobs import Ref
+from mint_client.adapters.public_api import PublicApi, path_of
+from mint_client.core.jobs import Ref
+from mint_client.core.refusals import LocalFailureError
+from mint_client.views.job import JobObserver, follow_job
 from services.standalone.core.plan import DType
-from services.standalone.core.refusals import LocalFailureError
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
 from services.standalone.demo.requests import (
     Evaluation,
@@ -21,7 +22,6 @@ from services.standalone.demo.requests import (
     recipe_of,
     submit_job,
 )
-from services.standalone.views.job import JobObserver, follow_job
 
 POLICY = "demo"
 SUITE = "heldout-greedy"

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from mint_client.cli import app
+from mint_client.core.refusals import AddressIncompleteError
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.errors import MintError
 from mint_common.testing.adapters import make_adapter
-from services.standalone.cli import app
-from services.standalone.core.refusals import AddressIncompleteError
 
 pytestmark = pytest.mark.integration
 

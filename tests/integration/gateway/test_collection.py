@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from services.standalone.cli import app
+from mint_client.cli import app
 from tests.integration.gateway.scripted_loader import ready_status
 from tests.integration.gateway.test_governance import refusal
 

@@ -10,8 +10,8 @@ from peft import PeftConfig
 from safetensors.numpy import load
 from typer.testing import CliRunner
 
+from mint_client.cli import app
 from mint_common.errors import AlreadyExists
-from services.standalone.cli import app
 
 pytestmark = pytest.mark.integration
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from services.standalone.cli import app
+from mint_client.cli import app
 
 pytestmark = pytest.mark.integration
 

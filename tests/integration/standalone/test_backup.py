@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mint_client.cli import app
+from mint_client.core.refusals import LocalFailureError
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, SettingInvalid
@@ -15,8 +17,6 @@ from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.backup import DatabaseInUse, back_up
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
-from services.standalone.cli import app
-from services.standalone.core.refusals import LocalFailureError
 from tests.conftest import RunningServer
 from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, running, settings_of
 

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from contract.training_rig import BASE, TOKEN, A, new, open_store
 
+from mint_client.core.refusals import LocalFailureError
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
 from mint_common.errors import Unavailable
 from mint_common.ids import PolicyId
 from mint_common.runtime.postgres import open_pool
 from services.standalone.adapters import backup
-from services.standalone.core.refusals import LocalFailureError
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import Packed, Snapshot
 

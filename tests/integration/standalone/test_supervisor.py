@@ -15,8 +15,8 @@ import psutil
 import pytest
 from e2e.stack import mint
 
+from mint_client.core.state import RunNow
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.core.state import RunNow
 
 pytestmark = pytest.mark.integration
 

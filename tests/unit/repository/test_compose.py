@@ -14,9 +14,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from mint_client.cli import app
 from mint_common.errors import AlreadyExists
 from mint_common.settings import read_settings
-from services.standalone.cli import app
 from services.standalone.core.compose_files import make_compose_files
 from services.standalone.core.stack_file import MOST_SHARED
 from services.standalone.settings import READ_BY

@@ -11,6 +11,7 @@ from click.testing import Result
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from mint_client.cli import app
 from mint_common.adapters_format import (
     BASE_FILE,
     CONFIG_FILE,
@@ -24,7 +25,6 @@ from mint_common.adapters_format import (
 from mint_common.adapters_format.names import HALVES
 from mint_common.adapters_format.sites import all_sites, site_names
 from mint_common.adapters_format.tensor_file import write_tensors
-from services.standalone.cli import app
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"
 PACKED = "gravel-r2-packed"

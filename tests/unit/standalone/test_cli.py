@@ -16,11 +16,12 @@ import typer
 from goldens import check_golden
 from typer.testing import CliRunner
 
+from mint_client.cli import app, main, refuse
+from mint_client.core.refusals import StackNotRunningError
 from mint_common.errors import MintError, NotFound
 from services.standalone.adapters import memory
 from services.standalone.adapters.bases import ensure_base, tiny_folder
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.cli import app, main, refuse
 from services.standalone.core.refusals import (
     BaseInUseError,
     BaseMissingError,
@@ -28,7 +29,6 @@ from services.standalone.core.refusals import (
     FleetTooSmallError,
     FolderUnusableError,
     NoRoomError,
-    StackNotRunningError,
     StackRunningError,
 )
 from services.standalone.core.state import StackState
@@ -268,15 +268,26 @@ def test_the_shell_completes_commands(words: str, completed: list[str]) -> None:
     assert done.stdout.split() == completed
 
 
-def test_commands_begin_without_the_libraries_of_models():
-    heavy = "{'torch', 'transformers', 'vllm', 'matplotlib'} & sys.modules.keys()"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys, services.standalone.cli; print({heavy})"],
-        capture_output=True,
-        text=True,
-        check=True,
+def modules_after(*commands: str) -> set[str]:
+    """Return what is loaded when the help of some commands has been printed; of none, that of `mint`."""
+    code = (
+        "import json, sys; from typer.testing import CliRunner; from mint_client.cli import app;"
+        f"[CliRunner().invoke(app, [*each.split(), '--help']) for each in {commands or ('',)}];"
+        "print(json.dumps(list(sys.modules)))"
     )
-    assert done.stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_commands_begin_without_the_libraries_of_models() -> None:
+    loaded = modules_after(*filter(None, COMMANDS))
+    assert {"services.standalone.commands.up", "mint_client.commands.train"} <= loaded
+    assert not {"torch", "transformers", "vllm", "matplotlib"} & loaded
+
+
+def test_the_list_of_commands_loads_none_and_a_clients_command_nothing_of_a_stack() -> None:
+    assert not {"httpx", "services", "mint_client.commands"} & modules_after()
+    assert not {"numpy", "services"} & modules_after("job list", "train", "data check")
 
 
 def test_a_plan_is_of_a_config_a_base_or_a_folder(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.standalone.adapters.public_api import Completed
-from services.standalone.core.jobs import JobNow, Ref, StepNow
+from mint_client.adapters.public_api import Completed
+from mint_client.core.jobs import JobNow, Ref, StepNow
 from services.standalone.demo.checks import AliasAnswer, DemoResult, check_all, contrasting_prompt
 from services.standalone.demo.report import make_report, write_report
 from services.standalone.demo.requests import Evaluation, HeldoutPrompt, Move

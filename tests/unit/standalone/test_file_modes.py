@@ -4,7 +4,8 @@ import os
 import stat
 from pathlib import Path
 
-from services.standalone.adapters.file_modes import replace_file, secret_in
+from mint_common.new_folder import replace_file
+from services.standalone.adapters.file_modes import secret_in
 
 
 def test_a_secret_has_one_link_though_its_making_was_cut_off(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from gguf import GGUFReader
 from unit.standalone.test_model_shape import QWEN3_4B, made, shape_of
 from unit.trainer.families import FAMILIES, SIZES
 
+from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import InvalidField
 from services.standalone.adapters.base_import import _smollm2_file
@@ -23,7 +24,7 @@ from services.standalone.core.fleet import (
 )
 from services.standalone.core.model_shape import read_shape
 from services.standalone.core.refusals import FleetTooSmallError
-from services.standalone.core.sizing import needs_of, shown_bytes
+from services.standalone.core.sizing import needs_of
 
 WORK = Work(dtype="bfloat16", max_rank=16, slots=8, policies=8, context=2048)
 SMOLLM2 = transformers.LlamaConfig(

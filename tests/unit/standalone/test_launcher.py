@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mint_client.core.refusals import LocalFailureError
 from mint_launcher import entries_before, own_package, owners_of, without
 from services.standalone.adapters.bases import _add_elsewhere
-from services.standalone.core.refusals import LocalFailureError
 
 MINT = (sys.executable, "-P", "-m", "mint_launcher")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from services.standalone.cli import app
+from mint_client.cli import app
 
 DOCS = Path(__file__).parents[3] / "docs"
 

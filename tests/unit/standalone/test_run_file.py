@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mint_client.core.room import FULL_BYTES, is_full
+from mint_client.core.state import RunNow
 from mint_common.testing.clock import ManualClock
 from services.standalone.adapters.run_file import LOOK_SECONDS, RunFile
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import PartState, PartStatus
-from services.standalone.core.room import FULL_BYTES, is_full
-from services.standalone.core.state import RunNow
 
 
 class Disk(StateFolder):

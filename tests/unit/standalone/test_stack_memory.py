@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 from unit.standalone.test_model_shape import QWEN3_4B
 
+from mint_client.cli import app
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
-from services.standalone.cli import app
 from services.standalone.core.activations import microbatch_tokens
 from services.standalone.core.fleet import RESERVE_BYTES
 from services.standalone.core.model_shape import read_shape

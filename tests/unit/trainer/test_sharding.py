@@ -19,9 +19,9 @@ import safetensors.numpy
 import torch
 
 from mint_common.adapters_format import BASE_FILE, AdapterFiles, build_adapter
-from mint_common.adapters_format.names import WEIGHTS_FILE
 from mint_common.errors import SettingInvalid
 from mint_common.ids import PolicyId
+from mint_common.model_files import WEIGHTS_FILE
 from services.trainer.adapters.distributed.ranks import Ranks, host_store, joined_ranks
 from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
 from services.trainer.adapters.distributed.sharded_base import ShardedBase

@@ -1,0 +1,1 @@
+"""The public API, files, and the folder of a stack on this machine."""

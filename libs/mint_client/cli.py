@@ -1,0 +1,66 @@
+"""The command `mint`."""
+
+import errno
+import sys
+
+import typer
+
+from mint_client.core.refusals import LocalFailureError
+from mint_client.table import IS_WHOLE, CommandTable
+from mint_common.errors import MintError
+from mint_common.private_files import make_files_private
+
+_ON_THIS_MACHINE = (
+    "Start with `mint doctor` (can this machine do it?), then `mint demo` (all of it in minutes), "
+    "then `mint up` (a stack of your own).\n\n"
+)
+
+app = typer.Typer(
+    name="mint",
+    cls=CommandTable,
+    help=(
+        "Train, evaluate, serve and roll back LoRA policies over resident base models.\n\n"
+        f"{_ON_THIS_MACHINE if IS_WHOLE else ''}"
+        "On a file of your own: `mint train FILE --base BASE`. On a task: `mint task list`, `mint policy "
+        "create`, `mint job create --watch`. Then `mint revision list`, `mint ask`, `mint alias move`, `mint "
+        "rollback`.\n\n"
+        "A command speaks to the stack of --dir, else to that at MINT_URL with the key MINT_API_KEY, else to "
+        "that of ~/.mint."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _mint() -> None:
+    """Make a group of it: its commands stand in a table."""
+
+
+def main() -> None:
+    """Run the command line; a refusal is one plain sentence on stderr and exit code 1."""
+    make_files_private()
+    try:
+        app()
+    except MintError as error:
+        refuse(error)
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        refuse(LocalFailureError(what=str(error.filename or "disk full"), problem=str(error.strerror)))
+    except ExceptionGroup as group:
+        refusals = group.subgroup(MintError)
+        if refusals is None:
+            raise
+        refuse(_first(refusals))
+
+
+def refuse(error: Exception) -> None:
+    """Print why in one line, and end."""
+    typer.echo(f"mint: {error}", err=True)
+    sys.exit(1)
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error

@@ -1,0 +1,157 @@
+"""`mint adapters`: where revisions are on the engines; `mint top`: the same, live."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+
+from mint_client.adapters.public_api import PublicApi, path_of
+from mint_client.commands.api import Listing, api_command, open_api
+from mint_client.commands.names import digest_of, split_name
+from mint_client.commands.options import JsonOption, StackOption
+from mint_client.core.columns import ADAPTER, ENGINE
+from mint_client.core.tables import Row, adapter_rows, engine_rows, restart_notes, with_restarting
+from mint_client.views.terminal import make_table, print_json, print_rows
+from mint_common.errors import Unavailable
+
+MOST_ROWS = 40
+NOTHING = "none of your revisions is on an engine"
+
+NamedRevisionArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="POLICY@REV",
+        help="A revision: its policy's name, @, then a number, digest, alias, latest or best.",
+    ),
+]
+
+adapters_app = typer.Typer(
+    help=(
+        "Tier of your revisions on each engine: in a slot, in host memory, on a disk, in the "
+        "queue.\n\nWithout a command: list them."
+    ),
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+
+@adapters_app.callback()
+def list_adapters(context: typer.Context, *, as_json: JsonOption = False, folder: StackOption = None) -> None:
+    """List where your revisions are."""
+    if context.invoked_subcommand is not None:
+        return
+    with open_api(folder) as api:
+        rows, engines = _residency(api, ())
+    if as_json:
+        print_json(rows)
+        return
+    print_rows(rows, ADAPTER, nothing=NOTHING)
+    for note in restart_notes(engines):
+        typer.echo(note, err=True)
+
+
+def _residency(api: PublicApi, earlier: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of adapters and of engines; ``earlier`` are the adapters of the look before."""
+    engines = engine_rows(api.get("/engines"))
+    return with_restarting(adapter_rows(api.get("/adapters"), now=time.time()), earlier, engines), engines
+
+
+def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
+    """Keep a revision on the engines that hold it, until it is unpinned.
+
+    Example: mint adapters pin counter@prod
+    """
+    return _change(api, revision, "pin")
+
+
+def unpin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
+    """Allow a revision's eviction again.
+
+    Example: mint adapters unpin counter@prod
+    """
+    return _change(api, revision, "unpin")
+
+
+def prewarm(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
+    """Load a revision where its requests will go; returns when it is ready.
+
+    Example: mint adapters prewarm counter@20
+    """
+    return _change(api, revision, "prewarm")
+
+
+def evict(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
+    """Take an idle revision off the engines; its next request loads it again.
+
+    Example: mint adapters evict counter@3
+    """
+    return _change(api, revision, "evict")
+
+
+def _change(api: PublicApi, name: str, verb: str) -> Listing:
+    policy, revision = split_name(name)
+    found = api.post(path_of("adapters", digest_of(api, policy, revision), verb))
+    return Listing(answer=found, columns=ADAPTER, rows=adapter_rows(found, now=time.time()), nothing=NOTHING)
+
+
+for command, summary in (
+    (pin, "Keep a revision from eviction."),
+    (unpin, "Allow its eviction again."),
+    (prewarm, "Load a revision before its first request."),
+    (evict, "Take an idle revision off the engines."),
+):
+    adapters_app.command(short_help=summary)(api_command(command))
+
+
+@api_command
+def top(
+    api: PublicApi,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="Interval between looks.")
+    ] = 1.0,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+) -> None:
+    """Show engines, their load and your revisions on them, live until Ctrl-C.
+
+    Example: mint top --interval 2
+    """
+    console = Console()
+    if not console.is_terminal:
+        adapters, engines = _residency(api, ())
+        print_rows(engines, ENGINE, nothing="no engine answers")
+        typer.echo("")
+        print_rows(adapters, ADAPTER, nothing=NOTHING)
+    elif once:
+        console.print(_tables(*_residency(api, ()), console, most_rows=MOST_ROWS))
+    else:
+        _watch(api, console, interval)
+
+
+def _watch(api: PublicApi, console: Console, interval: float) -> None:
+    adapters: list[Row] = []
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                adapters, engines = _residency(api, adapters)
+                shown: Group | str = _tables(adapters, engines, console, most_rows=console.height)
+            except Unavailable as error:
+                shown = str(error)
+            live.update(shown, refresh=True)
+            time.sleep(interval)
+
+
+def _tables(adapters: Sequence[Row], engines: Sequence[Row], console: Console, *, most_rows: int) -> Group:
+    """Return two tables of at most ``most_rows`` lines together, and how many adapters these leave out."""
+    room = most_rows - len(engines) - 3
+    shown = adapters if len(adapters) <= room else adapters[: max(1, room - 1)]
+    left_out = len(adapters) - len(shown)
+    return Group(
+        make_table(engines, ENGINE, width=console.width),
+        "",
+        make_table(shown, ADAPTER, width=console.width) if adapters else NOTHING,
+        *([f"and {left_out} more: mint adapters lists all"] if left_out else []),
+    )

@@ -1,0 +1,238 @@
+"""`mint task`, `mint job`: what can be trained on, and what is trained."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from mint_client.adapters.public_api import Json, PublicApi, path_of
+from mint_client.adapters.tensorboard import write_tensorboard
+from mint_client.commands.api import Listing, group
+from mint_client.commands.options import JsonOption, LimitOption, PolicyArgument, ResetOptimizerOption
+from mint_client.core.columns import FIELD, JOB, TASK
+from mint_client.core.job_curves import curves_csv, scalars_of
+from mint_client.core.jobs import (
+    JobNow,
+    headline,
+    job_row,
+    read_job,
+    step_columns,
+    step_rows,
+    tiers_of,
+)
+from mint_client.core.tables import field_rows
+from mint_client.views.job import JobView, follow_job
+from mint_client.views.terminal import print_json, print_rows
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Show its steps until it ends. Ctrl-C ends the watching alone.")
+]
+
+
+def list_tasks(
+    api: PublicApi,
+    *,
+    find: Annotated[
+        str, typer.Option(metavar="TEXT", help="Those with this text in name or description.")
+    ] = "",
+) -> Listing:
+    """List the tasks that a policy can be trained on.
+
+    Example: mint task list --find arithmetic
+    """
+    found = [
+        task for task in api.get("/tasks") if find.lower() in f"{task['name']} {task['description']}".lower()
+    ]
+    return Listing(answer=found, columns=TASK, nothing=f"no task has {find!r} in its name")
+
+
+def show_task(api: PublicApi, task: TaskArgument) -> Listing:
+    """Show a task and the settings that it recommends.
+
+    Example: mint task show progression
+    """
+    found = api.get(path_of("tasks", task))
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
+
+
+def create_job(  # arguments of a command
+    api: PublicApi,
+    policy: PolicyArgument,
+    task: TaskArgument,
+    *,
+    algorithm: Annotated[Literal["grpo", "sft", "dpo"], typer.Option(help="Training algorithm.")] = "grpo",
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps.")] = None,
+    prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts a step.")] = None,
+    group_size: Annotated[int | None, typer.Option(metavar="N", help="Answers a prompt (grpo, dpo).")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of an answer at most.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
+    kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="Pull back to the base (grpo).")] = None,
+    beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="The same of dpo.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
+    reset_optimizer: ResetOptimizerOption = False,
+    watch: WatchOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a policy on a task. What is not named is the task's own recommendation.
+
+    Further jobs of a policy wait for the one that runs, and go on from its latest revision.
+
+    Example: mint job create counter progression --steps 30 --watch
+    """
+    wishes = {
+        "steps": steps,
+        "prompts_per_step": prompts,
+        "group_size": group_size,
+        "max_new_tokens": max_new_tokens,
+        "learning_rate": learning_rate,
+        "kl_coefficient": kl,
+        "beta": beta,
+        "seed": seed,
+        "optimizer": "reset" if reset_optimizer else None,
+    }
+    body = {"policy": policy, "task": task, "algorithm": algorithm}
+    made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
+    for warning in made["warnings"]:
+        typer.echo(f"mint: {warning}", err=True)
+    _show(api, made, watch=watch, as_json=as_json)
+
+
+def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
+    """List jobs, newest first.
+
+    Tells how far each is, its latest mean reward, and the best revision that it sampled.
+
+    Example: mint job list --limit 10
+    """
+    found = api.get("/jobs", {"limit": limit})
+    rows = [job_row(job, now=time.time()) for job in found]
+    return Listing(answer=found, columns=JOB, rows=rows, nothing="no job yet: mint job create POLICY TASK")
+
+
+def show_job(
+    api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
+) -> None:
+    """Show a job with its steps; with --watch until it ends. Exit code 1 when a watched job does not succeed.
+
+    Example: mint job show job_znqp7ciroqvnfq3s22wrsratcm --watch
+    """
+    _show(api, api.get(path_of("jobs", job)), watch=watch, as_json=as_json)
+
+
+def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
+    """Stop a job after the work in hand. The revisions that it has published stay.
+
+    Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
+    """
+    _tell(api.post(path_of("jobs", job, "cancel")), as_json=as_json)
+
+
+def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
+    """Stop a job after the step in hand, until `mint job resume`. What it has published can be used.
+
+    Example: mint job pause job_znqp7ciroqvnfq3s22wrsratcm
+    """
+    _tell(api.post(path_of("jobs", job, "pause")), as_json=as_json)
+
+
+def resume_job(
+    api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
+) -> None:
+    """Let a paused job go on with its next step. It ends as if it had not been paused.
+
+    Example: mint job resume job_znqp7ciroqvnfq3s22wrsratcm --watch
+    """
+    resumed = api.post(path_of("jobs", job, "resume"))
+    if watch:
+        _watch(api, resumed["job_id"])
+    else:
+        _tell(resumed, as_json=as_json)
+
+
+def export_job(
+    api: PublicApi,
+    job: JobArgument,
+    *,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A line of numbers a step; - prints it.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An event file; needs tensorboardX.")
+    ] = None,
+) -> None:
+    """Write what a job's steps measured, also while it runs.
+
+    Loss, rewards, scores and learning rate; without an option as a CSV that is printed.
+
+    Example: mint job export job_znqp7ciroqvnfq3s22wrsratcm --csv curves.csv --tensorboard runs/counter
+    """
+    found = api.get(path_of("jobs", job))
+    if tensorboard is not None:
+        count = write_tensorboard(tensorboard.expanduser(), scalars_of(found["steps"]), found["spec"])
+        typer.echo(f"{count} numbers in {tensorboard}: tensorboard --logdir {tensorboard}", err=True)
+    if csv_file is not None and str(csv_file) != "-":
+        csv_file.expanduser().write_text(curves_csv(found["steps"]))
+        typer.echo(f"{len(found['steps'])} steps in {csv_file}", err=True)
+    elif csv_file is not None or tensorboard is None:
+        typer.echo(curves_csv(found["steps"]), nl=False)
+
+
+def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
+    if watch:
+        _watch(api, answer["job_id"])
+        return
+    _tell(answer, as_json=as_json)
+    if not as_json:
+        job = read_job(answer)
+        tiers = tiers_of(api.get("/adapters"))
+        print_rows(step_rows(job, job.steps, tiers), step_columns(job), nothing="no step yet")
+
+
+def _tell(answer: Json, *, as_json: bool) -> None:
+    """Print how a job stands."""
+    if as_json:
+        print_json(answer)
+    else:
+        job = read_job(answer)
+        typer.echo(f"{job.job_id}: {_ending(job)}")
+
+
+def _watch(api: PublicApi, job_id: str) -> None:
+    if watch_job(api, job_id).state != "succeeded":
+        raise typer.Exit(1)
+
+
+def watch_job(api: PublicApi, job_id: str) -> JobNow:
+    """Show a job until it ends, then how it ended. Ctrl-C ends the command, not the job."""
+    view = JobView(Console())
+    try:
+        with view.live():
+            job = follow_job(api, job_id, view)
+    except KeyboardInterrupt:
+        typer.echo(f"the job goes on: mint job show {job_id} --watch", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(_ending(job))
+    return job
+
+
+def _ending(job: JobNow) -> str:
+    return headline(job, now=time.time()) + (f"\n{job.reason}" if job.reason else "")
+
+
+task_app = group("List or show what policies can be trained on.", list_tasks, show_task)
+job_app = group(
+    "Jobs: make, watch, list, pause, cancel or export.",
+    create_job,
+    list_jobs,
+    show_job,
+    pause_job,
+    resume_job,
+    cancel_job,
+    export_job,
+)

@@ -1,0 +1,52 @@
+"""`mint key`: who may do what."""
+
+from typing import Annotated
+
+import typer
+
+from mint_client.adapters.public_api import PublicApi, path_of
+from mint_client.commands.api import Listing, group
+from mint_client.commands.options import AfterOption, LimitOption, names_in
+from mint_client.core.columns import KEY
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
+KeyNameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Names the key in histories and in the audit log.")
+]
+ScopesOption = Annotated[str, typer.Option(metavar="LIST", help="Some of read,infer,train,admin.")]
+
+
+def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption = None) -> Listing:
+    """List keys by id, revoked ones too.
+
+    Example: mint key list
+    """
+    return Listing(answer=api.get("/keys", {"limit": limit, "after": after}), columns=KEY)
+
+
+def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = "read,infer,train") -> str:
+    """Make an API key and print it. It is shown only now.
+
+    Example: mint key create ci --scopes read,infer
+    """
+    return str(api.post("/keys", {"name": name, "scopes": names_in(scopes)})["key"])
+
+
+def rotate_key(api: PublicApi, key: KeyArgument) -> str:
+    """Replace a key by a new one with the same id and print it. It is shown only now.
+
+    Example: mint key rotate key_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    return str(api.post(path_of("keys", key, "rotate"))["key"])
+
+
+def revoke_key(api: PublicApi, key: KeyArgument) -> str:
+    """Revoke a key for good.
+
+    Example: mint key revoke key_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    api.delete(path_of("keys", key))
+    return f"revoked {key}"
+
+
+key_app = group("List, create, rotate or revoke API keys.", list_keys, create_key, rotate_key, revoke_key)

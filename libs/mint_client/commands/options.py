@@ -1,0 +1,51 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mint_client.adapters.stack_folder import StackFolder
+
+DEFAULT_FOLDER = Path("~/.mint")
+
+
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="The state folder: bases, database, blobs, logs, keys; all that MinT writes. Default: ~/.mint",
+    ),
+]
+StackOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="The stack of this state folder. Default: that at MINT_URL with the key MINT_API_KEY, else that "
+        "of ~/.mint",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
+RevisionArgument = Annotated[
+    str, typer.Argument(metavar="REV", help="A revision: number, digest, alias, latest or best.")
+]
+AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason; it stays in the history.")]
+ResetOptimizerOption = Annotated[
+    bool, typer.Option("--reset-optimizer", help="Begin without the moments of the policy's earlier jobs.")
+]
+LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Rows at most.")]
+AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")]
+
+
+def stack_folder(folder: Path | None) -> StackFolder:
+    """Return the state folder of an option's value."""
+    return StackFolder(root=(folder or DEFAULT_FOLDER).expanduser().absolute())
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names of a list like ``A,B``."""
+    return [name.strip() for name in text.split(",") if name.strip()]

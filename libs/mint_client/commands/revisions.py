@@ -1,0 +1,184 @@
+"""`mint revision`: list, compare, upload, retire."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mint_client.adapters.public_api import Json, PublicApi, path_of
+from mint_client.commands.api import Listing, group
+from mint_client.commands.names import resolve_revision
+from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
+from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
+from mint_client.core.tables import Row, diff_rows, field_rows, scored_rows
+from mint_client.views.sending import receiving, sending
+
+
+def list_revisions(
+    api: PublicApi, policy: PolicyArgument, *, limit: LimitOption = 100, after: AfterOption = None
+) -> Listing:
+    """List a policy's revisions by number, with scores and aliases.
+
+    The reward is the mean of the answers that a revision gave in training; the newest has none yet.
+
+    Example: mint revision list counter
+    """
+    found = api.get(path_of("policies", policy, "revisions"), {"limit": limit, "after": after})
+    rows = _scored(api, policy, found)
+    return Listing(answer=found, columns=REVISION, rows=rows, nothing="no revision yet")
+
+
+def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+    """Show one revision.
+
+    Example: mint revision show counter prod
+    """
+    found = api.get(_path(api, policy, revision))
+    (row,) = _scored(api, policy, [found])
+    shown = {name: value for name, value in row.items() if name != "manifest"}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
+
+
+def upload_revision(
+    api: PublicApi,
+    policy: PolicyArgument,
+    adapter: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter that PEFT or MinT saved.")],
+    *,
+    step: Annotated[int, typer.Option(min=0, help="Its optimizer step.")] = 0,
+    parent: Annotated[
+        str | None, typer.Option(metavar="REV", help="The revision that it was trained from.")
+    ] = None,
+) -> Listing:
+    """Upload an adapter folder as a revision. The same weights uploaded again are the same revision.
+
+    Example: mint revision upload counter ./my-adapter --step 120
+    """
+    params = {"step": step, "parent": resolve_revision(api, policy, parent) if parent else None}
+    console = Console(stderr=True)
+    with sending(console) as report:
+        found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params, report)
+    for warning in found["warnings"]:
+        console.print(f"Note: {warning}")
+    return Listing(answer=found, columns=REVISION)
+
+
+def download_revision(
+    api: PublicApi,
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: POLICY-REV.")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The whole model: the base with the revision in its weights.")
+    ] = False,
+) -> Listing:
+    """Download a revision as PEFT reads it.
+
+    The folder has adapter_config.json and adapter_model.safetensors. Packed experts stay packed: `mint
+    adapter unpack` makes what PEFT reads of them. With --merged it is a model that needs neither PEFT nor
+    MinT, as large as the base; a download that breaks off is continued.
+
+    Example: mint revision download counter prod --out ./counter
+    """
+    path = path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
+    folder = (out or Path(f"{policy}-{revision}".replace(":", "-"))).expanduser()
+    with receiving(Console(stderr=True)) as report:
+        if merged:
+            digest = api.download_merged(f"{path}/merged.tar", folder, report)
+        else:
+            digest = api.download(f"{path}/adapter.tar", folder, report)
+    found = {"folder": str(folder), "digest": digest}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
+
+
+def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+    """Take a revision out of use: no name resolves to it. Refused while an alias points at it.
+
+    Example: mint revision retire counter 3
+    """
+    return Listing(answer=api.post(f"{_path(api, policy, revision)}/retire"), columns=REVISION)
+
+
+def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+    """Put a retired or quarantined revision into use again.
+
+    Example: mint revision restore counter 3
+    """
+    return Listing(answer=api.post(f"{_path(api, policy, revision)}/restore"), columns=REVISION)
+
+
+def resume_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+    """Let a policy's training go on from a revision, when what it was to go on from is lost.
+
+    What was trained since the revision is given up; the optimizer is a new one.
+
+    Example: mint revision resume counter 3
+    """
+    found = api.post(f"{_path(api, policy, revision)}/resume")
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
+
+
+def diff_revision(
+    api: PublicApi,
+    policy: PolicyArgument,
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="A revision; alone, it is compared with its parent.")
+    ],
+    new: Annotated[str | None, typer.Argument(metavar="NEW", help="The revision that it became.")] = None,
+) -> Listing:
+    """Compare two revisions, old to new. Shows scores, metrics, the norm of every module, settings.
+
+    Example: mint revision diff counter prod latest
+    """
+    against = None if new is None else resolve_revision(api, policy, old)
+    found = api.get(f"{_path(api, policy, new or old)}/diff", {"against": against}, patient=True)
+    return Listing(answer=found, columns=CHANGE, rows=diff_rows(found), nothing="no difference")
+
+
+def lineage_revision(
+    api: PublicApi,
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    ancestors: Annotated[
+        int, typer.Option(min=0, max=1000, help="Generations of parents.", metavar="N")
+    ] = 1000,
+    descendants: Annotated[
+        int, typer.Option(min=0, max=1000, help="Generations of children.", metavar="N")
+    ] = 1,
+) -> Listing:
+    """Show where a revision comes from and what was trained from it.
+
+    Example: mint revision lineage counter latest
+    """
+    steps = {"ancestors": ancestors, "descendants": descendants}
+    found = api.get(f"{_path(api, policy, revision)}/lineage", steps)
+    return Listing(answer=found, columns=NODE, rows=found["nodes"])
+
+
+def _scored(api: PublicApi, policy: str, revisions: Sequence[Json]) -> list[Row]:
+    path = path_of("policies", policy)
+    scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
+    return scored_rows(revisions, scores, aliases)
+
+
+def _path(api: PublicApi, policy: str, revision: str) -> str:
+    return path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
+
+
+revision_app = group(
+    "List, show, compare, upload, download, retire or restore revisions, or train on from one.",
+    list_revisions,
+    show_revision,
+    diff_revision,
+    lineage_revision,
+    upload_revision,
+    download_revision,
+    retire_revision,
+    restore_revision,
+    resume_revision,
+)

@@ -1,0 +1,298 @@
+"""`mint train`: a file of rows becomes a model."""
+
+import codecs
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from mint_client.adapters.public_api import Json, PublicApi, path_of
+from mint_client.adapters.row_files import send_rows
+from mint_client.commands.api import api_command
+from mint_client.commands.jobs import watch_job
+from mint_client.commands.options import ResetOptimizerOption
+from mint_client.core.columns import FIELD, PROBLEM
+from mint_client.core.jobs import JobNow, read_job
+from mint_client.core.refusals import RowsRefusedError
+from mint_client.core.training import (
+    Example,
+    TokenCount,
+    Wishes,
+    count_tokens,
+    example_of,
+    job_body,
+    pace_of,
+    plan_rows,
+    promotion_in_words,
+    result_in_words,
+    serving_lines,
+    suffix_of,
+    time_in_words,
+    tokens_in_words,
+)
+from mint_client.views.job import follow_promotion
+from mint_client.views.sending import sending
+from mint_client.views.terminal import print_rows
+from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Format, Method, Problem, decode_line, method_of
+from mint_common.datasets.check import check_file
+from mint_common.errors import InvalidField, NotFound, Unavailable
+
+PREVIEWED_ROWS = 20
+COMPARED_JOBS = 20
+TOO_LONG = "too_long"
+
+
+@api_command
+def train(  # arguments of a command
+    api: PublicApi,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, a row a line (docs/datasets.md).")],
+    *,
+    base: Annotated[str, typer.Option(metavar="BASE", help="Train a new policy over this base.")] = "",
+    policy: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="Train this policy on; a new one gets this name. Default: a name of base and file.",
+        ),
+    ] = "",
+    method: Annotated[
+        Method | None, typer.Option(help="Training method. Default: as the file's format says.")
+    ] = None,
+    grader: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="rft: JSON of a grader (docs/graders.md).")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows to measure on while it trains.")
+    ] = None,
+    holdout: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Measure on this share of FILE instead: 0.1.")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Measure after every N steps.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows a step. Default: 8.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Adam's, at the beginning.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The LoRA rank of a new policy.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the order of rows.")] = None,
+    drop_long: Annotated[
+        bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
+    ] = False,
+    reset_optimizer: ResetOptimizerOption = False,
+    promote: Annotated[
+        str, typer.Option(metavar="ALIAS", help="Point this alias at the result, if it succeeds.")
+    ] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Show its steps until it ends.")
+    ] = True,
+) -> None:
+    """Train a policy on a file of rows: check it, send it, show the plan, then each step as it is done.
+
+    What the rows are tells the method: chats, completions and texts are sft, pairs dpo, labels kto; rows that
+    a --grader rewards are rft. Ctrl-C ends the command, not the job. In the end it says how to ask the model.
+    Exit code 1 when the job does not succeed, or the alias of --promote was not moved.
+
+    Example: mint train support.jsonl --base smollm2 --holdout 0.1 --epochs 2
+    """
+    if every is not None and validation is None and holdout is None:
+        raise InvalidField(field="--every", problem="needs rows to measure on: --validation or --holdout")
+    try:
+        rows = _checked(file)
+        if validation is not None:
+            _checked(validation)
+        wishes = Wishes(
+            method=_method(rows, method),
+            holdout=holdout,
+            every=every,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            rank=rank,
+            seed=seed,
+            drop_long=drop_long,
+            reset_optimizer=reset_optimizer,
+            promote=promote,
+        )
+        wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))
+        job = _begin(api, rows, validation, wishes, _model(api, rows, base=base, policy=policy))
+    except RowsRefusedError as refused:
+        _tell_problems(refused)
+        raise
+    if not follow:
+        typer.echo(f"it goes on: mint job show {job.job_id} --watch", err=True)
+        return
+    ended = watch_job(api, job.job_id)
+    if ended.state != "succeeded":
+        raise typer.Exit(1)
+    ended = follow_promotion(api, ended)
+    typer.echo(f"\n{result_in_words(ended)}")
+    if ended.promotion is not None:
+        typer.echo(promotion_in_words(ended, ended.promotion))
+    typer.echo()
+    model = f"{ended.policy}@{ended.result.number}" if ended.result else ended.policy
+    typer.echo(serving_lines(model, rows.example(), url=api.url, key_in_shell=api.key_in_shell))
+    if ended.promotion is not None and (ended.promotion.problem or ended.promotion.ended_at is None):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsFile:
+    """A local file without problems."""
+
+    path: Path
+    format: Format
+    count: int
+
+    def example(self) -> Example:
+        """Return a prompt of its first row."""
+        with self.path.open("rb") as file:
+            lines = (line.removeprefix(codecs.BOM_UTF8) for line in file)
+            return example_of(decode_line(next(line for line in lines if line.strip())), self.format)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What is trained: a base or a policy, by its ``name``. ``new_policy`` is made first, unless empty.
+
+    ``suffix`` is of a base, whose new policy is named by the server.
+    """
+
+    name: str
+    base: str
+    new_policy: str = ""
+    suffix: str | None = None
+
+
+def _checked(path: Path) -> RowsFile:
+    """Check a file as an upload does. Raises RowsRefusedError, NotFound."""
+    if not path.is_file():
+        raise NotFound(kind="file", name=str(path))
+    console = Console(stderr=True)
+    with console.status(f"checking {path.name}") if console.is_terminal else nullcontext():
+        report, _ = check_file(path)
+    if report.count:
+        raise RowsRefusedError(what=str(path), count=report.count, problems=report.problems)
+    assert report.format is not None, "a file without problems has rows"
+    return RowsFile(path=path, format=report.format, count=report.rows)
+
+
+def _method(rows: RowsFile, wanted: Method | None) -> Method:
+    found = method_of(rows.format)
+    if wanted not in (None, found):
+        problem = f"{wanted} does not train on {rows.format} rows, which are of {found}"
+        raise InvalidField(field="--method", problem=problem)
+    return found
+
+
+def _read_grader(api: PublicApi, path: Path | None, method: Method) -> Json:
+    """Return a grader that the server takes."""
+    if (path is not None) != (method == "rft"):
+        problem = "is missing: rft rewards answers by it" if path is None else f"is of rft, not of {method}"
+        raise InvalidField(field="--grader", problem=problem)
+    if path is None:
+        return None
+    return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": grader_json(path)})["grader"]
+
+
+def grader_json(path: Path) -> Json:
+    """Return the JSON of a file with a grader. Raises InvalidField, OSError."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InvalidField(field="--grader", problem=f"{path} is no JSON: {error}") from error
+
+
+def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:
+    if not policy:
+        if not base:
+            raise InvalidField(field="--base", problem="is missing: name a base, or a --policy to train on")
+        _check_base(api, base)
+        return Model(name=base, base=base, suffix=suffix_of(rows.path.name))
+    try:
+        found = api.get(path_of("policies", policy))
+    except NotFound:
+        if not base:
+            raise
+        _check_base(api, base)
+        return Model(name=policy, base=base, new_policy=policy)
+    if base and base != found["base"]:
+        raise InvalidField(field="--base", problem=f"is {base}, and {policy} is over {found['base']}")
+    return Model(name=policy, base=found["base"])
+
+
+def _check_base(api: PublicApi, name: str) -> None:
+    """Raise NotFound for an unknown base before a file is sent for it."""
+    api.get(path_of("bases", name))
+
+
+def _begin(api: PublicApi, rows: RowsFile, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:
+    """Send the files, begin the job and show its plan."""
+    training_file = sent_file(api, rows.path)
+    validation_file = "" if validation is None else sent_file(api, validation)
+    count = _count(api, training_file, rows, wishes, base=model.base)
+    wishes = replace(wishes, validation_file=validation_file)
+    if model.new_policy:
+        lora = {} if wishes.rank is None else {"lora": {"rank": wishes.rank}}
+        api.post("/policies", {"name": model.new_policy, "base": model.base, **lora})
+        wishes = replace(wishes, rank=None)
+    body = job_body(wishes, model=model.name, training_file=training_file, suffix=model.suffix)
+    made = api.post_openai("/fine_tuning/jobs", body)
+    job = read_job(api.get(path_of("jobs", made["mint"]["job_id"])))
+    for warning in job.warnings:
+        typer.echo(f"mint: {warning}", err=True)
+    pace = pace_of([read_job(each) for each in api.get("/jobs", {"limit": COMPARED_JOBS})], like=job)
+    tokens = tokens_in_words(count, rows=rows.count)
+    print_rows(plan_rows(job, tokens=tokens, time=time_in_words(job, count, pace)), FIELD, nothing="")
+    return job
+
+
+def sent_file(api: PublicApi, path: Path) -> str:
+    """Return the id of a file of rows, which is sent unless the gateway has it."""
+    console = Console(stderr=True)
+    with sending(console, path.name) as report:
+        sent = send_rows(api, path, report)
+    typer.echo(f"{path.name} is {sent.file_id}{', sent before' if sent.was_there else ''}", err=True)
+    return sent.file_id
+
+
+def _count(api: PublicApi, file_id: str, rows: RowsFile, wishes: Wishes, *, base: str) -> TokenCount | None:
+    """Return the tokens of some rows, at the beginning and in the middle; None if nobody can tell now.
+
+    Raises RowsRefusedError for rows that the base cannot be trained on.
+    """
+    asked = {"base": base, "method": wishes.method, "n": PREVIEWED_ROWS}
+    places = (1, rows.count // 2) if rows.count > 2 * PREVIEWED_ROWS else (1, PREVIEWED_ROWS + 1)
+    path = path_of("files", file_id, "preview")
+    try:
+        found = [api.post(path, {**asked, "first_line": line}) for line in places]
+    except Unavailable as error:
+        typer.echo(f"mint: tokens are not counted: {error}", err=True)
+        return None
+    problems = {each["line"]: each for preview in found for each in preview["problems"]}
+    kept = [each for each in problems.values() if each["code"] != TOO_LONG or not wishes.drop_long]
+    if kept:
+        told = msgspec.convert(kept, list[Problem])
+        raise RowsRefusedError(what=str(rows.path), count=len(told), problems=told)
+    return count_tokens(found)
+
+
+def _tell_problems(refused: RowsRefusedError) -> None:
+    rows = [msgspec.to_builtins(problem) for problem in refused.problems]
+    print_rows(rows, PROBLEM, nothing="", is_error=True)
+    more = int(refused.count) - len(rows)
+    if more:
+        typer.echo(f"and {more} more", err=True)

@@ -1,0 +1,272 @@
+"""A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import msgspec
+
+from mint_client.core.columns import FILE_STEP, STEP, Column
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """A revision's number and digest."""
+
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNow:
+    """One step of a job.
+
+    The answers of revision ``sampled_number`` (None: of the base) had the mean reward ``reward_mean``, and
+    training on them gave ``revision``. ``ratio_max_error`` is the largest distance of an importance ratio
+    from 1, ``sampler_kl`` the divergence of the sampler from the trainer, a token. ``seconds`` are the
+    trainer's, export included; the wave was sampled from ``requested_at`` to ``completed_at``, in seconds
+    since the epoch.
+
+    The fields from ``learning_rate`` on are of jobs on files: ``valid_*`` of the step's revision on the
+    validation rows, at evaluated steps; ``grader_errors`` by kind; rows that were too long and left out.
+    """
+
+    step: int
+    state: str
+    sampled_number: int | None = None
+    reward_mean: float | None = None
+    revision: Ref | None = None
+    ratio_max_error: float | None = None
+    sampler_kl: float | None = None
+    seconds: float | None = None
+    requested_at: float | None = None
+    completed_at: float | None = None
+    learning_rate: float | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    mean_token_accuracy: float | None = None
+    preference_margin: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    valid_reward_mean: float | None = None
+    valid_reward_margin: float | None = None
+    grader_errors: Mapping[str, int] = field(default_factory=dict)
+    dropped_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileNow:
+    """A file of rows."""
+
+    filename: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationNow:
+    """How often a job evaluates, on how many rows at most, and what it compares its revisions by."""
+
+    every: int
+    rows: int
+    file: FileNow | None
+    holdout: float
+    metric: str
+    keep: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataNow:
+    """The rows of a job on a file."""
+
+    training: FileNow
+    epochs: int
+    evaluation: EvaluationNow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """What a job was asked to do; ``data`` is None when it trains on a task."""
+
+    task: str = ""
+    algorithm: str = "grpo"
+    steps: int = 0
+    prompts_per_step: int = 0
+    group_size: int = 1
+    learning_rate: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    data: DataNow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionNow:
+    """An alias that is pointed at a job's result: when it was moved, or was not for a ``problem``."""
+
+    alias: str
+    ended_at: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuningNow:
+    """What the request of a job on a file said beside its settings."""
+
+    promote: PromotionNow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestNow:
+    """The best revision: by the mean ``reward`` of its samples, of a job on a file by a ``metric``."""
+
+    number: int
+    reward: float | None = None
+    metric: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobNow:
+    """A managed job. Times are seconds since the epoch; ``step`` counts finished steps."""
+
+    state: str
+    job_id: str = ""
+    policy: str = ""
+    base: str = ""
+    spec: JobSettings = JobSettings()
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    step: int = 0
+    total_steps: int = 0
+    best: BestNow | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    steps: tuple[StepNow, ...] = ()
+    result: Ref | None = None
+    stopped_early: bool = False
+    trained_tokens: int | None = None
+    fine_tuning: FineTuningNow | None = None
+
+    @property
+    def promotion(self) -> PromotionNow | None:
+        """Return what becomes of its promotion, if one was asked for."""
+        return self.fine_tuning.promote if self.fine_tuning else None
+
+    @property
+    def done(self) -> tuple[StepNow, ...]:
+        """Return the steps that have ended."""
+        return tuple(step for step in self.steps if step.state == "published")
+
+    @property
+    def source(self) -> str:
+        """Return what it trains on: a task, or a file."""
+        return self.spec.task if self.spec.data is None else self.spec.data.training.filename
+
+    @property
+    def metric(self) -> str:
+        """Return what a job on a file compares its revisions by; empty: nothing."""
+        evaluation = None if self.spec.data is None else self.spec.data.evaluation
+        return "" if evaluation is None else evaluation.metric
+
+    def score_of(self, number: int) -> float | None:
+        """Return the job's metric of a revision, None if the job did not measure it."""
+        scores = {step.revision.number: step for step in self.steps if step.revision is not None}
+        return getattr(scores.get(number), self.metric, None) if self.metric else None
+
+
+def read_job(answer: object) -> JobNow:
+    """Return what ``GET /mint/v1/jobs/{job}`` answered."""
+    return msgspec.convert(answer, JobNow)
+
+
+def seconds_taken(job: JobNow, *, now: float) -> float:
+    """Return how long a job has taken since its first step, or has waited for it."""
+    return max(0.0, (job.finished_at or now) - (job.started_at or job.created_at))
+
+
+def seconds_left(job: JobNow, *, now: float) -> float | None:
+    """Return how long the remaining steps take at the pace of those that are done; None: nobody knows."""
+    if job.started_at is None or not job.step or job.state != "running":
+        return None
+    return (now - job.started_at) / job.step * (job.total_steps - job.step)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def headline(job: JobNow, *, now: float) -> str:
+    """Return what is trained, how far it is, how long it takes and what is best so far."""
+    parts = [job.state, f"step {job.step}/{job.total_steps}", duration(seconds_taken(job, now=now))]
+    left = seconds_left(job, now=now)
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
+    if job.best is not None:
+        parts.append(f"best revision {job.best.number}{_score(job.best)}")
+    parts += [f"{count} {what}" for what, count in _left_out(job).items() if count]
+    return f"{job.policy} on {job.source}: {', '.join(parts)}"
+
+
+def _score(best: BestNow) -> str:
+    if best.value is not None:
+        return f" ({best.metric} {best.value:.3f})"
+    return "" if best.reward is None else f" ({best.reward:.3f})"
+
+
+def _left_out(job: JobNow) -> dict[str, int]:
+    errors = sum(sum(step.grader_errors.values()) for step in job.steps)
+    return {"grader errors": errors, "rows too long": sum(step.dropped_rows for step in job.steps)}
+
+
+def step_columns(job: JobNow) -> tuple[Column, ...]:
+    """Return the columns of a job's steps."""
+    return STEP if job.spec.data is None else FILE_STEP
+
+
+def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -> list[dict[str, object]]:
+    """Return the rows of some steps of a job."""
+    if job.spec.data is None:
+        return [step_row(step, tiers) for step in steps]
+    is_sampled = job.spec.algorithm == "grpo"
+    return [_file_step_row(step, tiers, is_sampled=is_sampled) for step in steps]
+
+
+def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
+    """Return the row of a step of a job on a file.
+
+    Answers of the file have no reward; the loss of sampled ones is about 0 whatever they are.
+    """
+    told = {"reward": step.reward_mean, "loss": None} if is_sampled else {"reward": None}
+    return {**asdict(step), **step_row(step, tiers), **told}
+
+
+def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
+    """Return the row of a step; the tier is that of its revision, "stored" when it is on no engine."""
+    ref = step.revision
+    return {
+        "step": step.step,
+        "sampled": step.sampled_number or ("base" if step.reward_mean is not None else None),
+        "reward": step.reward_mean,
+        "bar": step.reward_mean,
+        "revision": ref.number if ref else None,
+        "digest": ref.digest if ref else None,
+        "tier": tiers.get(ref.digest, "stored") if ref else step.state,
+    }
+
+
+def tiers_of(adapters: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the tier of each digest that ``GET /mint/v1/adapters`` lists."""
+    return {adapter["digest"]: adapter["tier"] for adapter in adapters}
+
+
+def job_row(answer: Mapping[str, object], *, now: float) -> dict[str, object]:
+    """Return the row of a job in a list."""
+    job = read_job(answer)
+    took = duration(seconds_taken(job, now=now)) if job.started_at is not None else None
+    return {**answer, "source": job.source, "step": f"{job.step}/{job.total_steps}", "took": took}

@@ -1,0 +1,38 @@
+"""Why `mint` refuses to go on; each says what to do. Printed, never sent: none has a code of its own."""
+
+from collections.abc import Sequence
+
+from mint_common.datasets import Problem
+from mint_common.errors import MintError
+
+
+class StackNotRunningError(MintError):
+    """No stack runs on {folder}. Start one with `mint up --dir {folder}`."""
+
+
+class AddressIncompleteError(MintError):
+    """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
+
+
+class LocalFailureError(MintError):
+    """{what}: {problem}"""
+
+
+class EvaluationFailedError(MintError):
+    """{name} could not be scored on {on}: {problem}"""
+
+
+class ExtraMissingError(MintError):
+    """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
+
+
+class StackNotInstalledError(MintError):
+    """`mint {command}` needs the whole of MinT, and only its client is installed here: `pip install 'mint-stack[cpu]'` or `'mint-stack[gpu]'` in another virtual environment."""  # noqa: E501  # the docstring is the message
+
+
+class RowsRefusedError(MintError):
+    """{what} is refused. Problems in its rows: {count}."""
+
+    def __init__(self, *, what: str, count: int, problems: Sequence[Problem]) -> None:
+        super().__init__(what=what, count=count)
+        self.problems = tuple(problems)

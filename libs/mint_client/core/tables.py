@@ -1,0 +1,246 @@
+"""Rows of tables: made of the gateway's JSON, turned into text, fitted to a width."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mint_client.core.columns import Column
+
+Row = Mapping[str, object]
+MIB = 1 << 20
+DIGEST_CHARACTERS = 19
+BAR_CELLS = 16
+SHOWN_CHARACTERS = 200
+"""Of an answer."""
+GAP = 2
+"""Spaces between two columns."""
+
+_TIERS = ("slot", "host", "stored")
+_REWARDS = {"reward": "reward", "reward_mean": "reward of its parent"}
+
+
+def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Return a row's cells; what is not there is empty."""
+    return tuple(_cell(_at(row, column.path), column.kind) for column in columns)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> tuple[Column, ...]:
+    """Return the columns that a terminal of ``width`` characters shows without cutting a cell.
+
+    A column that may be dropped is, where no row has anything in it.
+    """
+    kept = [column for column in columns if not column.drop or any(cells(row, [column])[0] for row in rows)]
+    while _table_width(kept, rows) > width and any(column.drop for column in kept):
+        kept.remove(max(kept, key=lambda column: column.drop))
+    return tuple(kept)
+
+
+def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    lines = [tuple(column.title for column in columns), *(cells(row, columns) for row in rows)]
+    return sum(max(map(len, cell)) + GAP for cell in zip(*lines, strict=True)) - GAP
+
+
+def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str) -> str:
+    """Return how to see what a full page leaves out, or ""; ``page_by`` is where a row has its mark."""
+    if not rows or len(rows) != wanted.get("limit"):
+        return ""
+    for option in ("after", "before"):
+        if option in wanted:
+            return f"{len(rows)} are shown; the next: --{option} {_at(rows[-1], page_by)}"
+    return f"{len(rows)} are shown; more: --limit N"
+
+
+def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
+    """Return engines with what they use of what they have; "?" where an engine did not say.
+
+    One that restarts says so, and when it is expected back.
+    """
+    return [
+        {**engine, "used": _used(engine, engine["load"]), "away": _back_in(engine["retry_after_seconds"])}
+        for engine in engines
+    ]
+
+
+def _back_in(seconds: int | None) -> str:
+    return "" if seconds is None else f"restarts, back in {seconds} s"
+
+
+def _used(engine: Any, load: Any) -> Row:
+    if load is None:
+        return {}
+    return {
+        "slots": f"{load['in_slots']}/{engine['slots']}",
+        "host": f"{load['in_host']}/{engine['host_capacity']}",
+        "mib": f"{load['host_bytes'] / MIB:.0f}/{load['host_bytes_capacity'] / MIB:.0f}",
+    }
+
+
+def adapter_rows(adapters: Sequence[Any], *, now: float) -> list[Row]:  # the gateway's JSON
+    """Return adapters by tier, in each the most recently used first."""
+    ordered = sorted(adapters, key=_by_tier)
+    return [{**adapter, **_in_words(adapter, now=now)} for adapter in ordered]
+
+
+def with_restarting(rows: Sequence[Row], earlier: Sequence[Row], engines: Sequence[Row]) -> list[Row]:
+    """Return rows of adapters, and those of an engine that restarts as it had them: it loads them again."""
+    away = {engine["engine_id"] for engine in engines if engine["away"]} - {row["engine_id"] for row in rows}
+    lost = {"readiness": "restarting", "tier": "", "in_flight": 0}
+    return [*rows, *({**row, **lost} for row in earlier if row["engine_id"] in away)]
+
+
+def restart_notes(engines: Sequence[Row]) -> list[str]:
+    """Return a sentence for each engine that restarts."""
+    return [
+        f"{engine['engine_id']} {engine['away']}: what it held is loaded again then"
+        for engine in engines
+        if engine["away"]
+    ]
+
+
+def _by_tier(adapter: Any) -> tuple[int, float, str, int, str]:
+    tier = _TIERS.index(adapter["tier"])
+    return tier, -adapter["last_used_at"], adapter["policy"], adapter["number"], adapter["engine_id"]
+
+
+def _in_words(adapter: Any, *, now: float) -> Row:
+    position, used_at = adapter.get("queue_position"), adapter["last_used_at"]
+    return {
+        "revision": f"{adapter['policy']}@{adapter['number']}",
+        "readiness": adapter["readiness"] if position is None else f"queued ({position + 1}.)",
+        "last_use": ago(now - used_at) if used_at else "",
+    }
+
+
+def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
+    """Return the rows of a comparison: scores first, then metrics, the norm of every module, and settings.
+
+    Rewards come first: of a revision's own samples, and of its parent's, which it was trained on. A module
+    has moved by the norm of its difference, which may be large where two norms are equal.
+    """
+    metrics = {row["name"]: row for row in diff["metrics"]}
+    rewards = [{**metrics.pop(name), "name": shown} for name, shown in _REWARDS.items() if name in metrics]
+    numbers = [_with_change(row) for row in (*diff["scores"], *rewards, *metrics.values())]
+    modules = [
+        {**row, "name": f"norm of {row['module']}", "change": f"moved {row['change']:.5g}"}
+        for row in diff["modules"]
+    ]
+    settings = [{**change, "name": change["field"]} for change in diff["config"]]
+    return [*numbers, *modules, *settings]
+
+
+def _with_change(row: Any) -> Row:
+    before, after = row["before"], row["after"]
+    return {**row, "change": None if before is None or after is None else f"{after - before:+.5g}"}
+
+
+def field_rows(fields: Mapping[str, object]) -> list[Row]:
+    """Return one row a field, those of nested objects as ``outer.inner``; empty ones are left out."""
+    rows: list[Row] = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            rows += [{**row, "name": f"{name}.{row['name']}"} for row in field_rows(value)]
+        elif value not in (None, "", []):
+            rows.append({"name": name, "value": _field(name, value)})
+    return rows
+
+
+def _field(name: str, value: object) -> object:
+    """Return a time as text, by its name, and a list in one line."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _time(value) if name.endswith("_at") else value
+
+
+def scored_rows(
+    revisions: Sequence[Any], evaluations: Sequence[Any], aliases: Sequence[Any]
+) -> list[Row]:  # the gateway's JSON
+    """Return revisions with the latest score of each suite and metric, and the aliases that point at them."""
+    latest = {(row["number"], row["suite"], row["metric"]): row for row in evaluations}
+    scores: dict[int, list[str]] = {}
+    for (number, suite, metric), row in latest.items():
+        scores.setdefault(number, []).append(f"{suite} {metric} {_score(row)}")
+    pointing: dict[int, list[str]] = {}
+    for alias in aliases:
+        pointing.setdefault(alias["revision"]["number"], []).append(alias["alias"])
+    return [
+        {**each, "scores": "; ".join(scores.get(each["number"], ())), "aliases": pointing.get(each["number"])}
+        for each in revisions
+    ]
+
+
+def _score(row: Any) -> str:
+    stderr = row.get("stderr")
+    return f"{row['value']:.3f}" + (f" ± {stderr:.3f}" if stderr else "")
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, in one unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
+
+
+def _at(row: object, path: str) -> object:
+    for part in path.split("."):
+        row = row.get(part) if isinstance(row, Mapping) else None
+    return row
+
+
+def _cell(value: object, kind: str) -> str:
+    if value is None:
+        return "?" if kind == "known" else ""
+    return FORMATS.get(kind, str)(value)
+
+
+def _time(value: Any) -> str:
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _number(value: Any) -> str:
+    return (
+        value[:DIGEST_CHARACTERS]
+        if _is_digest(value)
+        else f"{value:.5g}"
+        if _is_number(value)
+        else str(value)
+    )
+
+
+def _printable(value: str) -> str:
+    """Return the beginning of a text that anybody may have written, without what a terminal acts upon."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value[:SHOWN_CHARACTERS])
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("sha256:")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "digest": lambda value: value[:DIGEST_CHARACTERS],
+    "time": _time,
+    "number": _number,
+    "score": lambda value: f"{value:.3f}",
+    "epoch": lambda value: f"{value:.2f}",
+    "rate": lambda value: f"{value:.2g}",
+    "foreign": _printable,
+    "bar": lambda value: "█" * round(BAR_CELLS * min(1.0, max(0.0, value))),
+    "mib": lambda value: f"{value / MIB:.1f}",
+    "list": ", ".join,
+    "flag": lambda value: "yes" if value else "",
+    "count": lambda value: str(value or ""),
+}
+"""How a value reads; a column of another kind shows its text."""
+
+
+def shown_bytes(count: float) -> str:
+    """Return a number of bytes with a decimal unit and three digits."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} TB" if count >= 999.5 else f"{count:.3g} TB"

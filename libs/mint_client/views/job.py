@@ -1,0 +1,105 @@
+"""Shows a job while it trains: a live table on a terminal, a line per step elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from mint_client.adapters.public_api import Json, PublicApi, path_of
+from mint_client.core.jobs import (
+    TERMINAL,
+    JobNow,
+    StepNow,
+    headline,
+    read_job,
+    step_columns,
+    step_row,
+    step_rows,
+    tiers_of,
+)
+from mint_client.core.tables import cells
+from mint_client.views.terminal import make_table
+
+SHOWN_STEPS = 12
+POLL_SECONDS = 0.5
+PROMOTION_SECONDS = 30.0
+
+JobObserver = Callable[[JobNow, Json], None]
+"""Told a job and the adapters on the engines."""
+
+
+def follow_job(api: PublicApi, job_id: str, observe: JobObserver) -> JobNow:
+    """Return a job once it has ended, telling an observer of it meanwhile."""
+    while True:
+        job = read_job(api.get(path_of("jobs", job_id)))
+        observe(job, api.get("/adapters"))
+        if job.state in TERMINAL:
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+def follow_promotion(api: PublicApi, job: JobNow) -> JobNow:
+    """Return a job that has succeeded once its alias was moved or was not, or after `PROMOTION_SECONDS`."""
+    deadline = time.monotonic() + PROMOTION_SECONDS
+    while job.promotion and job.promotion.ended_at is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        job = read_job(api.get(path_of("jobs", job.job_id)))
+    return job
+
+
+class JobView:
+    """Called with what the API says of the job and of the adapters."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._lines = 0
+
+    def __call__(self, job: JobNow, adapters: Json) -> None:
+        """See the job."""
+        tiers = tiers_of(adapters)
+        if self._live is not None:
+            self._live.update(self._table(job, tiers))
+            return
+        for step in job.done[self._lines :]:
+            line = _line(step, tiers) if job.spec.data is None else _file_line(job, step)
+            self._console.print(line, highlight=False, soft_wrap=True)
+        self._lines = len(job.done)
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the table inside the block, on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=4) as self._live:
+            yield
+        self._live = None
+
+    def _table(self, job: JobNow, tiers: Mapping[str, str]) -> Group:
+        rows = step_rows(job, job.steps[-SHOWN_STEPS:], tiers)
+        earlier = len(job.steps) - len(rows)
+        return Group(
+            Text(headline(job, now=time.time())),
+            *([Text(f"{earlier} earlier steps are not shown", style="dim")] if earlier else []),
+            make_table(rows, step_columns(job), width=self._console.width),
+        )
+
+
+def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
+    row = step_row(step, tiers)
+    reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
+    number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
+    sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
+    return f"{sampled}  revision {number:>3}  {short}  {row['tier']}"
+
+
+def _file_line(job: JobNow, step: StepNow) -> str:
+    """Return a step of a job on a file: its numbers, under the titles of the table."""
+    (row,) = step_rows(job, [step], {})
+    told = [column for column in step_columns(job) if column.kind in {"score", "rate"}]
+    numbers = [f"{column.title} {cell}" for column, cell in zip(told, cells(row, told), strict=True) if cell]
+    return f"step {step.step:>3}  {'  '.join(numbers)}  revision {row['revision'] or ''}"
