@@ -61,7 +61,7 @@ class CommandTable(TyperGroup):
         super().__init__(**{**options, "commands": {}})
         self.commands = _Loading()  # type: ignore[assignment]  # nothing is added to it
 
-    def list_commands(self, ctx: Any) -> list[str]:  # typer's own, which it does not export
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer's own, which it does not export
         """Return the names of commands without loading any."""
         return list(self.commands)
 
