@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mint_client.adapters import row_files
 from mint_client.adapters.public_api import PublicApi
 from mint_client.adapters.row_files import send_rows
 from mint_client.core.refusals import RowsRefusedError
 from mint_common.errors import Unavailable
-from services.standalone.adapters import row_files
 
 pytestmark = pytest.mark.integration
 
