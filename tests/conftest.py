@@ -11,14 +11,14 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
+import botocore.exceptions
+import botocore.session
 import httpx
 import hypothesis
 import psutil
@@ -257,7 +257,10 @@ async def _wipe(url: str) -> None:
     client = await nats.connect(url)
     jetstream = client.jetstream()
     for stream in await jetstream.streams_info():
-        await jetstream.delete_stream(stream.config.name or "")
+        name = stream.config.name or ""
+        await jetstream.purge_stream(name)  # a server under load has shown the messages of a deleted stream
+        await jetstream.delete_stream(name)
+    assert await jetstream.streams_info() == []
     await client.close()
 
 
@@ -329,25 +332,29 @@ def s3_server(server_folder: Path) -> Iterator[S3Server]:
     folder = server_folder / "s3"
     launch = s3_launch(folder, ports, bucket="mint-test")
     for server in _running(RunningServer(launch, f"http://127.0.0.1:{ports.s3}", folder / "log")):
-        _await_bucket(server)
+        _await_bucket(server.address, "mint-test")
         yield S3Server(
             endpoint=server.address, access_key=ACCESS_KEY, secret_key=SECRET_KEY, bucket="mint-test"
         )
 
 
-def _await_bucket(server: RunningServer) -> None:
-    """Wait until the bucket answers (403: it wants a signature), not only the port."""
+def _await_bucket(endpoint: str, bucket: str) -> None:
+    """Wait until the bucket is there: the port answers before it is made."""
+    session = botocore.session.get_session()
+    client = session.create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{server.address}/mint-test", timeout=2)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 403:
+    with contextlib.closing(client):
+        while time.monotonic() < deadline:
+            with contextlib.suppress(botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+                client.head_bucket(Bucket=bucket)
                 return
-        except OSError:
-            pass
-        time.sleep(0.1)
+            time.sleep(0.1)
     raise RuntimeError("the S3 server did not show its bucket")
 
 
