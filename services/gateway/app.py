@@ -182,7 +182,7 @@ async def run(settings: GatewaySettings) -> None:
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
         submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
-        judge = EngineJudge(engines, catalog.resolve, clock, patience_seconds=JUDGE_SECONDS)
+        judge = EngineJudge(engines, catalog.resolve, clock, limit_seconds=JUDGE_SECONDS)
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway"))
         fine_tuning = _fine_tuning(
             jobs=FineTuningJobs(submissions=submissions, rollout=rollout),

@@ -121,7 +121,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         )
         tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
         judge = EngineJudge(
-            engines, RegistryClient(registry_http).resolve, clock, patience_seconds=JUDGE_SECONDS
+            engines, RegistryClient(registry_http).resolve, clock, limit_seconds=JUDGE_SECONDS
         )
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 

@@ -5,16 +5,20 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from mint_common.client.attempts import CallAttempts
 from mint_common.errors import MintError
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.waiting import cancel_all
-from services.rollout.core.attempts import GroupAttempts
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+ANSWER_SECONDS = 6 * 3600.0
+"""Deadline of an answer after its first call. A call may take long, and an engine may be away or full for
+long."""
 
 
 class EngineRequests:
@@ -30,12 +34,14 @@ class EngineRequests:
         self._turns = TenantLimiter(in_flight + max(1, in_flight // 4), of_a_tenant=in_flight)
 
     async def retried(self, tenant_id: TenantId, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call for a tenant until there is an answer, or `GroupAttempts` gives up. Raises as that does."""
-        attempts: GroupAttempts | None = None
+        """Call for a tenant until there is an answer, or `CallAttempts` gives up. Raises as that does."""
+        attempts: CallAttempts | None = None
         while True:
             try:
                 async with self._turns.turn(tenant_id):
-                    attempts = attempts or GroupAttempts(began_at=self._clock.monotonic())
+                    attempts = attempts or CallAttempts(
+                        began_at=self._clock.monotonic(), limit_seconds=ANSWER_SECONDS
+                    )
                     return await self._in_time(ask(), attempts)
             except MintError as error:
                 if attempts is None:
@@ -44,7 +50,7 @@ class EngineRequests:
                 log.info("engine or trainer asked again later", extra={"reason": str(error), "seconds": wait})
             await self._clock.sleep(wait)
 
-    async def _in_time(self, call: Awaitable[T], attempts: GroupAttempts) -> T:
+    async def _in_time(self, call: Awaitable[T], attempts: CallAttempts) -> T:
         """Return the answer of a call. Raises NoAnswer when it comes too late."""
         calling = asyncio.ensure_future(call)
         left = attempts.seconds_left(now=self._clock.monotonic())

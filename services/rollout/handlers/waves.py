@@ -2,7 +2,7 @@
 
 Invariants:
 - Every sample of a record was answered by the revision that the wave names.
-- An engine that is away or full is asked again for hours, one that fails a few times (`core.attempts`); any
+- An engine that is away or full is asked again for hours, one that fails 3 times in all (`CallAttempts`); any
   other failure, an error of ours too, cancels the wave.
 - A process works on one copy of a wave at a time, and on none of one that is recorded.
 - The record's key has its digest: a wave that is worked on twice at once has one committed record.

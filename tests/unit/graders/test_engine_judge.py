@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from mint_common.catalog import Resolution
-from mint_common.errors import NotFound, Unavailable
+from mint_common.client.attempts import MOST_FAILURES, NoAnswer
+from mint_common.errors import EngineFailed, MintError, NotFound, Unavailable
 from mint_common.graders import GradedSample, GraderFault, read_grader
 from mint_common.graders.grade import MAX_FILLED
 from mint_common.ids import TenantId
-from mint_common.runtime.graders.judge import QUESTIONS, TENANT_QUESTIONS, EngineJudge
+from mint_common.runtime.graders.judge import QUESTIONS, TENANT_QUESTIONS, EngineJudge, Question
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
-from mint_common.testing.clock import ManualClock
+from mint_common.testing.clock import ManualClock, settle
 
 A, B, OTHER = (TenantId(f"ten-{name}") for name in "abo")
 
@@ -29,7 +31,7 @@ def score(model: str, *templates: str) -> dict[str, Any]:
 @asynccontextmanager
 async def grading(resolve: Callable[[TenantId, str], Awaitable[Resolution]]) -> AsyncIterator[GraderRunner]:
     """A runner whose judge finds models as ``resolve`` does, which lets none reach an engine."""
-    judge = EngineJudge(None, resolve, ManualClock(), patience_seconds=20.0)  # type: ignore[arg-type]
+    judge = EngineJudge(None, resolve, ManualClock(), limit_seconds=20.0)  # type: ignore[arg-type]
     async with open_graders(GraderSettings(graders="off"), judge, service="rollout") as runner:
         yield runner
 
@@ -92,6 +94,39 @@ async def test_questions_that_wait_to_be_asked_again_hold_no_turn() -> None:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_an_engine_that_fails_on_a_question_is_asked_three_times() -> None:
+    """One that answered 500 was asked until the time limit; one that is away is."""
+    asked = {"failing@1": 0, "away@1": 0}
+
+    async def resolve(tenant_id: TenantId, model: str) -> Resolution:
+        asked[model] += 1
+        if model == "away@1":
+            raise Unavailable(what="an engine", problem="it starts")
+        raise EngineFailed(problem="500")
+
+    clock = ManualClock()
+    judge = EngineJudge(None, resolve, clock, limit_seconds=300.0)  # type: ignore[arg-type]
+    question = Question(model="", messages=(), temperature=0.0, top_p=1.0, max_completion_tokens=1)
+
+    async def ask(model: str) -> MintError:
+        async def make() -> Question:
+            return msgspec.structs.replace(question, model=model)
+
+        with pytest.raises(MintError) as raised:
+            await judge.ask(make, tenant_id=A)
+        return raised.value
+
+    asking = [asyncio.create_task(ask(model)) for model in asked]
+    for _ in range(120):
+        await settle()
+        await clock.advance(5.0)
+    failing, away = await asyncio.gather(*asking)
+    assert asked["failing@1"] == MOST_FAILURES < asked["away@1"]
+    assert isinstance(failing, NoAnswer)
+    assert isinstance(away, NoAnswer)
+    assert "it starts" in str(away)
 
 
 async def test_the_messages_of_a_question_are_bounded_together() -> None:

@@ -1,6 +1,5 @@
 """Questions of score_model graders, asked of the engines as any chat request of the tenant."""
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from mint_common.catalog import Resolution
+from mint_common.client.attempts import CallAttempts
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import InvalidField, MintError, NotFound, PreconditionFailed, Unavailable
 from mint_common.generation import REVISION_HEADER, CallFacts
@@ -21,8 +21,6 @@ QUESTIONS = 32
 TENANT_QUESTIONS = 16
 JUDGE_TOKENS = 512
 """Maximum tokens of an answer, unless the grader sets its own."""
-_FIRST_WAIT_SECONDS = 0.2
-_LONGEST_WAIT_SECONDS = 5.0
 
 Resolve = Callable[[TenantId, str], Awaitable[Resolution]]
 
@@ -74,18 +72,18 @@ class Judge(Protocol):
 
 
 class EngineJudge:
-    """See `Judge`. Engines that are full or away are asked again for ``patience_seconds``.
+    """See `Judge`. Engines that are full or away are asked again for ``limit_seconds``, failing ones less.
 
     A question has its turn while it is made and asked, and none while it waits to be asked again.
     """
 
     def __init__(
-        self, engines: EngineDirectory, resolve: Resolve, clock: Clock, *, patience_seconds: float
+        self, engines: EngineDirectory, resolve: Resolve, clock: Clock, *, limit_seconds: float
     ) -> None:
         self._engines = engines
         self._resolve = resolve
         self._clock = clock
-        self._patience_seconds = patience_seconds
+        self._limit_seconds = limit_seconds
         self._turns = TenantLimiter(QUESTIONS, of_a_tenant=TENANT_QUESTIONS)
 
     async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
@@ -94,18 +92,19 @@ class EngineJudge:
 
     async def ask(self, question: MakeQuestion, *, tenant_id: TenantId) -> JudgeAnswer:
         """Ask until there is an answer."""
-        give_up_at = math.inf
-        wait = _FIRST_WAIT_SECONDS
+        attempts: CallAttempts | None = None
         while True:
             try:
                 async with self._turns.turn(tenant_id):
-                    give_up_at = min(give_up_at, self._clock.monotonic() + self._patience_seconds)
+                    attempts = attempts or CallAttempts(
+                        began_at=self._clock.monotonic(), limit_seconds=self._limit_seconds
+                    )
                     return await self._ask(await question(), tenant_id)
             except MintError as error:
-                if not error.retryable or self._clock.monotonic() >= give_up_at:
+                if attempts is None:
                     raise
+                attempts, wait = attempts.after(error, now=self._clock.monotonic())
             await self._clock.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     async def _ask(self, question: Question, tenant_id: TenantId) -> JudgeAnswer:
         target = await self._find(question.model, tenant_id, "grader.model")

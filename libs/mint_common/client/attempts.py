@@ -5,10 +5,7 @@ from dataclasses import dataclass, replace
 from mint_common.errors import MintError, Overloaded, PeerFailed, Unavailable
 
 MOST_FAILURES = 3
-"""Maximum failures of one group on an engine that answers: further attempts find the same fault."""
-DEADLINE_SECONDS = 6 * 3600.0
-"""Deadline of one group after its first call. A call may take long, and an engine may be away or full for
-long."""
+"""Maximum failures for one answer on an engine that answers: further attempts find the same fault."""
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 
@@ -21,18 +18,19 @@ class NoAnswer(MintError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupAttempts:
-    """The calls for one answer, the first of which began at ``began_at``."""
+class CallAttempts:
+    """The calls for one answer: the first began at ``began_at``, the last ends ``limit_seconds`` later."""
 
     began_at: float
+    limit_seconds: float
     calls: int = 0
     failures: int = 0
 
     def seconds_left(self, *, now: float) -> float:
         """Return how long a call may still take."""
-        return self.began_at + DEADLINE_SECONDS - now
+        return self.began_at + self.limit_seconds - now
 
-    def after(self, error: MintError, *, now: float) -> tuple["GroupAttempts", float]:
+    def after(self, error: MintError, *, now: float) -> tuple["CallAttempts", float]:
         """Return the attempts after a call that failed, and how long to wait until the next one.
 
         An engine that is away or full costs no attempt. Raises the error when a later call would meet it
