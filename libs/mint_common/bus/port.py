@@ -3,9 +3,9 @@
 Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
   deduplication window is dropped silently.
-- A durable subscription sees every message published to its subjects since it was first made, also those
-  published while nobody was listening, and before them those that the bus still keeps (a week), unless it
-  starts with new ones; a message is delivered again until it is acked or rejected.
+- A durable subscription delivers every message published to its subjects since it was created, also while no
+  subscriber was connected. Before them it delivers the messages that the bus still stores (a week), unless it
+  was created to start with new ones. A message is delivered again until it is acked or rejected.
 - Order: first deliveries follow publish order within a subscription.
 """
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from mint_common.ids import PolicyId
 from mint_common.training import CheckpointRef, Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.training.distillation import run_distillation
+from services.trainer.adapters.policies.tasks import PolicyTask
+from services.trainer.adapters.training.distillation import distillation_runs, run_distillation
 from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.refusals import NotFinite
+from services.trainer.ports.policies import Distillation
 
 from .plain_peft import gradients_of, peft_twin
 from .test_lora import with_random_b
@@ -103,6 +106,24 @@ def test_losses_and_gradients_are_those_of_two_plain_models(
     assert teacher.leaf.grad is None
     counted = found.metrics["num_tokens:sum"]
     assert found.metrics["reverse_kl:mean"] == pytest.approx(sum(found.losses) / counted)
+
+
+@pytest.mark.parametrize("logits_targets", [4, 12, 400])
+def test_the_scheduler_counts_what_the_parts_of_lessons_read(
+    make_model: MakeModel,
+    make_base: MakeBase,
+    lora: LoraSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    logits_targets: int,
+) -> None:
+    """A lesson of many parts read up to 20 times what it was counted as."""
+    monkeypatch.setattr(ResidentBase, "logits_targets", logits_targets)
+    base, work = make_base(make_model()), make_distill(0)
+    student, teacher = new_lora(base.facts, lora), new_lora(base.facts, TEACHER)
+    runs = distillation_runs(base, student, teacher, work, step=0, max_tokens=16)
+    asked = Distillation(distill=work, teacher=TEACHER, data=b"")
+    task = PolicyTask(policy_id=PolicyId("policy_a"), work=asked, done=Future())  # type: ignore[arg-type]  # nobody waits
+    assert task.tokens(base) == sum(runs)
 
 
 def test_a_policy_is_at_no_distance_from_itself(

@@ -146,7 +146,7 @@ class ResidentPolicies:
         alone: bool = False,
     ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `tasks.Done`
         task = PolicyTask(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
-        number = next(self._numbers)
+        number, tokens = next(self._numbers), task.tokens(self._base)
         self._tasks[number] = task
         resident = self._at_work.get(policy_id) or self._tiers.get(policy_id)
         self._schedule = self._schedule.add(
@@ -156,9 +156,9 @@ class ResidentPolicies:
                 seq=number,
                 kind=task.kind,
                 rank=resident.state.lora.rank if resident else 1,
-                tokens=task.tokens,
+                tokens=tokens,
                 alone=alone,
-                in_runs=task.tokens > self._limits.max_tokens,
+                in_runs=tokens > self._limits.max_tokens,
             )
         )
         self._news.set()

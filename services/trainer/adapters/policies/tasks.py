@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
-from mint_common.training import Distilled, Lesson, Pass, Passed, Step, Stepped
+from mint_common.training import Distilled, Pass, Passed, Step, Stepped
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
@@ -24,7 +24,7 @@ from services.trainer.adapters.states.training_state import (
     read_state,
     resume_state,
 )
-from services.trainer.adapters.training.distillation import distillation_runs
+from services.trainer.adapters.training.distillation import distillation_runs, lesson_targets, lesson_tokens
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, policy_pass_runs, run_policy_passes
 from services.trainer.adapters.training.runs import Runs, complete
@@ -85,8 +85,7 @@ class PolicyTask:
             case _:
                 return "upkeep"
 
-    @property
-    def tokens(self) -> int:
+    def tokens(self, base: ScoringBase) -> int:
         """Return how many tokens it computes."""
         match self.work:
             case Pass():
@@ -94,7 +93,8 @@ class PolicyTask:
             case WaveBatch():
                 return self.work.tokens
             case Distillation():
-                return sum(map(_lesson_tokens, self.work.distill.data))
+                max_targets = lesson_targets(base.logits_targets)
+                return sum(lesson_tokens(one, max_targets=max_targets) for one in self.work.distill.data)
             case _:
                 return 0
 
@@ -106,11 +106,6 @@ class PolicyTask:
             self.done.set_exception(result)
         else:
             self.done.set_result(result)
-
-
-def _lesson_tokens(lesson: Lesson) -> int:
-    prompts = len(lesson.student_tokens) // 4 + len(lesson.teacher_tokens) // 4
-    return prompts + 2 * (lesson.target_tokens.shape[0] - 1)
 
 
 class CarryOut(Protocol):

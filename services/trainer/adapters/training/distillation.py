@@ -72,7 +72,7 @@ def distillation_runs(
     max_tokens: int,
 ) -> Runs[Distilled | NotFinite]:
     """Do so in runs: see `pass_runs`."""
-    max_targets = max(1, base.logits_targets // _DISTRIBUTIONS)
+    max_targets = lesson_targets(base.logits_targets)
     lines = [
         line
         for index, lesson in enumerate(work.data)
@@ -121,8 +121,7 @@ def _lines(index: int, lesson: Lesson, vocabulary: int, *, max_targets: int) -> 
     """Yield a lesson in parts of so many targets: each reads the targets before it as a prompt."""
     weights, targets = floats_of(lesson.weights).copy(), lesson.target_tokens.data
     before = np.frombuffer(targets, "<i8").astype("<i4")
-    for begin in range(0, len(weights), max_targets):
-        end = begin + max_targets
+    for begin, end in _parts(len(weights), max_targets):
         student, teacher = (
             CompletionLine(
                 prompt=prompt + before[:begin].tobytes(),
@@ -134,6 +133,21 @@ def _lines(index: int, lesson: Lesson, vocabulary: int, *, max_targets: int) -> 
         yield _LessonLine(
             index=index, student=student, teacher=teacher, weights=torch.from_numpy(weights[begin:end])
         )
+
+
+def _parts(targets: int, max_targets: int) -> list[tuple[int, int]]:
+    return [(begin, min(begin + max_targets, targets)) for begin in range(0, targets, max_targets)]
+
+
+def lesson_targets(logits_targets: int) -> int:
+    """Return how many targets a part of a lesson has, where the logits of so many fit into memory."""
+    return max(1, logits_targets // _DISTRIBUTIONS)
+
+
+def lesson_tokens(lesson: Lesson, *, max_targets: int) -> int:
+    """Return how many tokens the parts of a lesson read: each reads the targets before it again."""
+    prompts = len(lesson.student_tokens) // 4 + len(lesson.teacher_tokens) // 4
+    return sum(prompts + 2 * (end - 1) for _, end in _parts(lesson.target_tokens.shape[0], max_targets))
 
 
 def _refusal(losses: Sequence[float], gradient: Tensor | None, step: int) -> NotFinite | None:
