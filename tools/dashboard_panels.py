@@ -76,11 +76,9 @@ FLEET = Dashboard(
         ),
         _panel("Requests by status", "reqps", _rate(f"{_ANSWERED}_count", "status")),
         _panel("Share of 5xx", "percentunit", (f"({_ERRORS}) / sum(rate({_ANSWERED}_count[{RATE}]))", "5xx")),
+        _panel("Answer time, p95", "s", _quantile(0.95, _ANSWERED, "route", matching=_INFERENCE)),
         _panel(
-            "Time to the end of an answer, p95", "s", _quantile(0.95, _ANSWERED, "route", matching=_INFERENCE)
-        ),
-        _panel(
-            "Time to first token, p95, by where the adapter was",
+            "Time to first token by adapter tier, p95",
             "s",
             _quantile(0.95, "mint_loader_first_token_seconds", "tier"),
         ),
@@ -107,9 +105,9 @@ RESIDENCY = Dashboard(
     "residency",
     "MinT residency of adapters",
     (
-        _panel("Requests by where their adapter was", "reqps", _rate(_HITS, "tier")),
+        _panel("Requests by adapter tier", "reqps", _rate(_HITS, "tier")),
         _panel(
-            "Share found in a slot",
+            "Slot hit ratio",
             "percentunit",
             (f'sum(rate({_HITS}{{tier="slot"}}[{RATE}])) / sum(rate({_HITS}[{RATE}]))', "slot"),
         ),
@@ -119,7 +117,7 @@ RESIDENCY = Dashboard(
             "Wait in the cold queue, p95", "s", _quantile(0.95, "mint_loader_queue_wait_seconds", "priority")
         ),
         _panel("Wait for a slot", "s", *_quantiles("mint_loader_slot_wait_seconds")),
-        _panel("Engine held up by a load, p99", "s", _quantile(0.99, "mint_loader_stall_seconds")),
+        _panel("Engine stall by a load, p99", "s", _quantile(0.99, "mint_loader_stall_seconds")),
         _panel(
             "Adapters",
             "short",
@@ -134,9 +132,7 @@ RESIDENCY = Dashboard(
             _rate("mint_loader_evictions_total", "instance", line="evicted {{instance}}"),
             _rate("mint_loader_failures_total", "instance", line="failed {{instance}}"),
         ),
-        _panel(
-            "Corrected differences to the engine", "ops", _rate("mint_loader_discrepancies_total", "kind")
-        ),
+        _panel("Corrected residency differences", "ops", _rate("mint_loader_discrepancies_total", "kind")),
         _panel(
             "Builder processes replaced",
             "ops",
@@ -151,7 +147,7 @@ TRAINING = Dashboard(
     "MinT training",
     (
         _panel("Steps of jobs", "ops", _rate("mint_trainer_steps_total", "outcome")),
-        _panel("One step, export included", "s", *_quantiles("mint_trainer_step_seconds")),
+        _panel("Step time, with export", "s", *_quantiles("mint_trainer_step_seconds")),
         _panel("Policies trained together, mean", "short", _mean("mint_trainer_batch_policies", "instance")),
         _panel("Trained tokens", "short", _rate("mint_trainer_tokens_total", "instance")),
         _panel("Operations", "ops", _rate("mint_trainer_operations_total", "kind", "outcome")),
@@ -165,7 +161,7 @@ TRAINING = Dashboard(
         _panel("Bytes moved", "Bps", _rate("mint_trainer_swap_bytes_total", "direction")),
         _panel("Snapshots", "Bps", _rate("mint_trainer_snapshot_bytes_total", "instance")),
         _panel("Exports by verdict of the registry", "ops", _rate("mint_registry_exports_total", "verdict")),
-        _panel("Check of an export", "s", *_quantiles("mint_registry_check_seconds")),
+        _panel("Export check time", "s", *_quantiles("mint_registry_check_seconds")),
     ),
 )
 
@@ -196,7 +192,7 @@ EVENTS = Dashboard(
         ),
         _panel("Relayed from outboxes", "ops", _rate("mint_relay_events_total", "outcome")),
         _panel("Waiting in outboxes", "short", ("mint_relay_pending", "{{instance}}")),
-        _panel("Age of the oldest that waits", "s", ("mint_relay_oldest_seconds", "{{instance}}")),
+        _panel("Age of the oldest waiting event", "s", ("mint_relay_oldest_seconds", "{{instance}}")),
         _panel("Webhook deliveries", "ops", _rate("mint_gateway_webhook_tries_total", "outcome")),
         _panel(
             "Revisions taken out of use",
@@ -215,15 +211,15 @@ JOBS = Dashboard(
         _panel("Waves", "ops", _rate("mint_rollout_waves_total", "algorithm")),
         _panel("Samples", "ops", _rate("mint_rollout_samples_total", "algorithm")),
         _panel(
-            "Where the time of a step goes, mean",
+            "Step time by phase, mean",
             "s",
             _mean("mint_rollout_sample_seconds", "algorithm", line="sample and score {{algorithm}}"),
             _mean("mint_trainer_step_seconds", "instance", line="train and export"),
             _mean("mint_registry_check_seconds", "instance", line="check"),
         ),
-        _panel("Distance of the importance ratio from 1", "short", *_quantiles("mint_trainer_ratio_error")),
+        _panel("Importance ratio error", "short", *_quantiles("mint_trainer_ratio_error")),
         _panel("Steps", "ops", _rate("mint_trainer_steps_total", "outcome")),
-        _panel("Jobs that ended", "ops", _rate("mint_rollout_jobs_total", "outcome")),
+        _panel("Ended jobs", "ops", _rate("mint_rollout_jobs_total", "outcome")),
         _panel(
             "Waves cancelled, jobs revived",
             "ops",
@@ -232,12 +228,12 @@ JOBS = Dashboard(
         ),
         _panel("Samples without a reward", "ops", _rate("mint_rollout_grader_errors_total", "kind")),
         _panel(
-            "Answers by a former revision while the new one loads",
+            "Answers by the previous revision during a switch",
             "ops",
             _rate("mint_gateway_revisions_behind_count", "instance"),
         ),
         _panel(
-            "Revisions between that and the new one, p95",
+            "Revisions behind during a switch, p95",
             "short",
             _quantile(0.95, "mint_gateway_revisions_behind"),
         ),
