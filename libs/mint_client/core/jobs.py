@@ -98,6 +98,11 @@ class JobSettings:
     warmup_steps: int = 0
     data: DataNow | None = None
 
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether its steps sample answers."""
+        return self.group_size > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionNow:
@@ -233,8 +238,7 @@ def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -
     """Return the rows of some steps of a job."""
     if job.spec.data is None:
         return [step_row(step, tiers) for step in steps]
-    is_sampled = job.spec.algorithm == "grpo"
-    return [_file_step_row(step, tiers, is_sampled=is_sampled) for step in steps]
+    return [_file_step_row(step, tiers, is_sampled=job.spec.is_sampled) for step in steps]
 
 
 def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:

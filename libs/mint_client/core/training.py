@@ -119,8 +119,8 @@ def pace_of(jobs: Sequence[JobNow], *, like: JobNow) -> Pace | None:
     A job that samples is no measure: how long its answers become is not known before.
     """
     for job in jobs:
-        is_like = job.base == like.base and job.spec.algorithm == like.spec.algorithm != "grpo"
-        if is_like and job.started_at and job.finished_at and job.trained_tokens:
+        is_like = job.base == like.base and job.spec.algorithm == like.spec.algorithm
+        if is_like and not job.spec.is_sampled and job.started_at and job.finished_at and job.trained_tokens:
             seconds = max(job.finished_at - job.started_at, 0.1)
             return Pace(job_id=job.job_id, tokens_per_second=job.trained_tokens / seconds)
     return None
@@ -139,7 +139,7 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
     """Return what a job on a file will do, as rows of name and value."""
     spec, data = job.spec, job.spec.data
     assert data is not None, "a job on a file"
-    answers = f", {spec.group_size} answers to each row" if spec.algorithm == "grpo" else ""
+    answers = f", {spec.group_size} answers to each row" if spec.is_sampled else ""
     epochs = f"{data.epochs} epoch{'s' if data.epochs > 1 else ''}"
     warm_up = f", {spec.warmup_steps} steps of warm-up" if spec.warmup_steps else ""
     told = {
@@ -148,7 +148,7 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
         "rows": f"{data.training.rows} of {data.training.filename}",
         "tokens": tokens,
         "steps": f"{spec.steps}: {epochs}, {spec.prompts_per_step} rows a step{answers}",
-        "method": "rft (grpo)" if spec.algorithm == "grpo" else spec.algorithm,
+        "method": f"rft ({spec.algorithm})" if spec.is_sampled else spec.algorithm,
         "learning rate": f"{spec.learning_rate:g}, {spec.schedule}{warm_up}",
         "evaluation": _evaluation(job),
         "time": time,

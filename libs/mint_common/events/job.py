@@ -119,6 +119,11 @@ class JobSpec:
     data: JobData | None = None
     optimizer: OptimizerStart = "keep"
 
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether a step samples answers, several to each prompt, and does not read them."""
+        return self.group_size > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted(Event):

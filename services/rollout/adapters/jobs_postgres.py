@@ -9,7 +9,6 @@ from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.core.job import Job
-from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
 from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import SIGNS
@@ -39,7 +38,7 @@ _UNSCORED = f"""
     AND jsonb_typeof(revision) = 'object' AND scored_at IS NULL ORDER BY step
 """
 _SCORED_BY_RUNS = f"""
-    {_JOB} WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
+    {_JOB} WHERE state IN ('running', 'paused') AND (spec ->> 'group_size')::int > 1
     AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
 """
 # A job's progress is no older than its steps.
@@ -129,7 +128,7 @@ class PostgresJobs:
         """Return how far each of these jobs is: sums and the best of its waves, which stay in Postgres."""
         plans = {job.job_id: job.plan.metric for job in jobs if job.plan}
         signs = [SIGNS[metric] for metric in plans.values()]
-        sampled = [job.job_id for job in jobs if not job.plan and is_sampled(job.spec)]
+        sampled = [job.job_id for job in jobs if not job.plan and job.spec.is_sampled]
         best: dict[JobId, BestRevision | BestMeasured] = {}
         for row in await self._pool.fetch(_BEST_SAMPLED, sampled):
             best[row["job_id"]] = from_row(row, BestRevision)

@@ -31,7 +31,7 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 from services.rollout.core.fault import JobFault, storable
-from services.rollout.core.outcome import is_sampled, judge
+from services.rollout.core.outcome import judge
 from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
 from services.rollout.core.wave import Wave
 
@@ -157,7 +157,7 @@ def is_measured(job: Job) -> bool:
 
 def is_scored_by_runs(job: Job) -> bool:
     """Return whether evaluation runs measure the job's revisions, by sampling, and not the trainer."""
-    return job.plan is not None and is_sampled(job.spec)
+    return job.plan is not None and job.spec.is_sampled
 
 
 def is_unscored(job: Job, wave: Wave) -> bool:

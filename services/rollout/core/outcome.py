@@ -37,17 +37,12 @@ def judge(spec: JobSpec, waves: Sequence[Wave]) -> JobEnd:
     idle = [wave for wave in waves if is_idle(wave)]
     if idle and len(idle) == len(waves):
         return JobEnd(outcome="failed", reason=f"nothing was trained: {_no_signal(idle, waves)}")
-    if not is_sampled(spec):
+    if not spec.is_sampled:
         return JobEnd(outcome="succeeded", reason="")
     notes = [_collapse(spec, waves)]
     if idle and len(idle) >= MANY_IDLE * len(waves):
         notes.append(_no_signal(idle, waves))
     return JobEnd(outcome="succeeded", reason="; ".join(note for note in notes if note))
-
-
-def is_sampled(spec: JobSpec) -> bool:
-    """Return whether a job's waves are sampled, so that their rewards tell of the policy."""
-    return spec.algorithm == "grpo" or (spec.algorithm != "sft" and spec.data is None)
 
 
 def is_idle(wave: Wave) -> bool:

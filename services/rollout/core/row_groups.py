@@ -9,13 +9,13 @@ METHODS: Mapping[str, Method] = {"sft": "sft", "dpo": "dpo", "kto": "kto", "grpo
 """Rendering of rows for each algorithm."""
 
 
-def groups_of(row: RenderedRow, algorithm: str) -> list[Group]:
+def groups_of(row: RenderedRow) -> list[Group]:
     """Return what a row is trained on without sampling. Raises RowProblem.
 
-    ``sft``: a group of one sample for each example, of reward 1. ``kto``: likewise, of reward 1 if the answer
-    is wanted and 0 if not. ``dpo``: one group of the chosen answer, reward 1, and the rejected one, reward 0.
+    A pair is one group of the chosen answer, reward 1, and the rejected one, reward 0. Any other example is a
+    group of one sample, of reward 1 unless its row is labelled as unwanted: 0.
     """
-    if algorithm == "dpo":
+    if any(example.side == "chosen" for example in row.examples):
         return [_pair(row)]
     reward = 0.0 if row.label is False else 1.0
     groups = [_alone(example, reward) for example in row.examples if _start(example) < _end(example)]

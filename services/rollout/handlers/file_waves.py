@@ -57,10 +57,10 @@ class FileWaves:
     async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
         """Return what a wave's rows are trained on."""
         rows = decode_rows(await self.blobs.get(event.prompts))
-        if event.spec.algorithm == "grpo":
+        if event.spec.is_sampled:
             return await self._sample(event, data, rows)
         rendered, _ = await self._render_step(event, data, rows)
-        groups = _groups(rendered.rows, event.spec.algorithm, step_bounds(data).source)
+        groups = _groups(rendered.rows, step_bounds(data).source)
         validation = await self._validation(event, data)
         counts = WaveCounts(
             dropped_rows=rendered.dropped,
@@ -153,7 +153,7 @@ class FileWaves:
         if not rendered.rows:
             problem = "all rows that revisions are measured on are longer than the base's context"
             raise measured.source.refused("too_long", problem)
-        groups = _groups(rendered.rows, event.spec.algorithm, measured.source)
+        groups = _groups(rendered.rows, measured.source)
         # Of no wave and no revision: the same bytes whichever step they were rendered for.
         record = WaveRecord(wave_id=wave_id_of(event.job_id, 0), revision=None, groups=tuple(groups))
         claim = await store_record(
@@ -162,11 +162,11 @@ class FileWaves:
         return _Validation(claim=claim, rows=len(rendered.rows))
 
 
-def _groups(rows: Sequence[RenderedRow], algorithm: str, source: RowSource) -> list[Group]:
+def _groups(rows: Sequence[RenderedRow], source: RowSource) -> list[Group]:
     groups: list[Group] = []
     for row in rows:
         try:
-            groups += groups_of(row, algorithm)
+            groups += groups_of(row)
         except RowProblem as problem:
             raise source.row_refused(row.line, problem.code, problem.message) from problem
     return groups

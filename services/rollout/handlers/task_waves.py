@@ -34,19 +34,18 @@ class TaskWaves:
     async def complete(self, event: WaveRequested) -> tuple[WaveRecord, WaveCounts]:
         """Return what a wave's prompts are trained on, and what it counted."""
         prompts = decode_prompts(await self.blobs.get(event.prompts))
-        is_sft = event.spec.algorithm == "sft"
         scores = TaskScores(
             self.tasks,
             event.spec.task,
             tenant_id=event.tenant_id,
-            total=len(prompts) * (1 if is_sft else event.spec.group_size),
+            total=len(prompts) * event.spec.group_size,
             most_faults=self.most_faults,
         )
-        if is_sft:
-            groups = await all_of(self._reference(scores, event, prompt) for prompt in prompts)
-        else:
+        if event.spec.is_sampled:
             pairs = zip(plan_samples(event, prompts), prompts, strict=True)
             groups = await all_of(self._sample(scores, request, prompt) for request, prompt in pairs)
+        else:
+            groups = await all_of(self._reference(scores, event, prompt) for prompt in prompts)
         record = record_of(event, [group for group in groups if group is not None])
         return record, WaveCounts(grader_errors=error_counts(scores.faults))
 

@@ -10,7 +10,6 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.rollout.core.job import Job
-from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import Progress
 from services.rollout.core.wave import Wave
 from services.rollout.handlers.jobs import JobHandlers
@@ -90,7 +89,7 @@ def _view(job: Job, progress: Progress, *, steps: Sequence[Wave]) -> dict[str, o
 
 def _has_rewards(job: Job) -> bool:
     """Return whether its waves have rewards of a task or a grader."""
-    return job.spec.data is None or is_sampled(job.spec)
+    return job.spec.data is None or job.spec.is_sampled
 
 
 def _revision(found: RevisionRef | None) -> dict[str, object] | None:

@@ -9,7 +9,6 @@ from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
-from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import BestMeasured, Progress, best_revision
 from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import best_score, scores_of
@@ -122,7 +121,7 @@ class MemoryJobs:
 def progress_of(job: Job, waves: Sequence[Wave]) -> Progress:
     """Return the progress of a job with these waves, which are in the order of steps."""
     rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
-    sampled = best_revision(waves) if is_sampled(job.spec) else None
+    sampled = best_revision(waves) if job.spec.is_sampled else None
     return Progress(
         step=sum(wave.revision is not None for wave in waves),
         reward=rewards[-1] if rewards else None,

@@ -37,7 +37,7 @@ def placed(group: Group, sample: Sample) -> tuple[tuple[int, ...], set[int]]:
 @given(rendered=st.lists(examples(), min_size=1, max_size=4))
 def test_an_answer_is_trained_where_it_was_rendered(rendered: list[RenderedExample]) -> None:
     row = RenderedRow(line=1, examples=tuple(rendered))
-    groups = groups_of(row, "sft")
+    groups = groups_of(row)
     assert len(groups) == len(rendered)
     for group, example in zip(groups, rendered, strict=True):
         (sample,) = group.samples
@@ -62,7 +62,7 @@ def test_a_pair_shares_its_prompt(
         )
         for each in (chosen, rejected)
     ]
-    (group,) = groups_of(RenderedRow(line=1, examples=tuple(both)), "dpo")
+    (group,) = groups_of(RenderedRow(line=1, examples=tuple(both)))
     assert [sample.reward for sample in group.samples] == [1.0, 0.0]
     assert len(group.prompt_tokens) > len(prompt)
     for sample, example in zip(group.samples, both, strict=True):
@@ -74,7 +74,7 @@ def test_a_pair_shares_its_prompt(
 @pytest.mark.parametrize(("label", "reward"), [(True, 1.0), (False, 0.0)])
 def test_a_kto_row_has_the_reward_of_its_label(label: bool, reward: float) -> None:
     example = RenderedExample(side="answer", tokens=(1, 2, 3), trained=((1, 3),))
-    (group,) = groups_of(RenderedRow(line=1, examples=(example,), label=label), "kto")
+    (group,) = groups_of(RenderedRow(line=1, examples=(example,), label=label))
     assert group == Group(
         prompt_tokens=(1,), samples=(Sample(tokens=(2, 3), logprobs=(), reward=reward, text=""),)
     )
@@ -84,10 +84,10 @@ def test_pairs_that_cannot_be_compared_are_refused() -> None:
     chosen = RenderedExample(side="chosen", tokens=(1, 2), trained=((0, 2),))
     rejected = RenderedExample(side="rejected", tokens=(3, 4), trained=((0, 2),))
     with pytest.raises(RowProblem) as refused:
-        groups_of(RenderedRow(line=1, examples=(chosen, rejected)), "dpo")
+        groups_of(RenderedRow(line=1, examples=(chosen, rejected)))
     assert refused.value.code == "no_prompt"
     with pytest.raises(RowProblem) as refused:
-        groups_of(RenderedRow(line=1, examples=(chosen, chosen, rejected)), "dpo")
+        groups_of(RenderedRow(line=1, examples=(chosen, chosen, rejected)))
     assert refused.value.code == "several_examples"
 
 
@@ -96,9 +96,9 @@ def test_a_prompt_is_sampled_after() -> None:
     assert prompt_of(RenderedRow(line=1, examples=(example,))) == (1, 2)
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "kto"])
-def test_a_row_of_which_no_token_is_predicted_is_refused(algorithm: str) -> None:
+@pytest.mark.parametrize("label", [None, True])
+def test_a_row_of_which_no_token_is_predicted_is_refused(label: bool | None) -> None:
     example = RenderedExample(side="answer", tokens=(1,), trained=((0, 1),))
     with pytest.raises(RowProblem) as found:
-        groups_of(RenderedRow(line=1, examples=(example,), label=True), algorithm)
+        groups_of(RenderedRow(line=1, examples=(example,), label=label))
     assert found.value.code == "nothing_trained"

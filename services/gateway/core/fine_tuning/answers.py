@@ -74,7 +74,7 @@ def _mint(job: SubmittedJob, told: FineTuning, now: TunedJob) -> JsonObject:
         "warmup_steps": spec.warmup_steps,
         "optimizer": spec.optimizer,
         "on_long": data.on_long,
-        "max_new_tokens": spec.max_new_tokens if spec.algorithm == "grpo" else None,
+        "max_new_tokens": spec.max_new_tokens if spec.is_sampled else None,
         "group_size": spec.group_size,
         "evaluation": None if data.evaluation is None else _evaluation(asdict(data.evaluation)),
         "promote": None if told.promote is None else promotion_answer(told.promote),

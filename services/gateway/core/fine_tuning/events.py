@@ -69,7 +69,7 @@ def _of_a_measured_step(job: SubmittedJob, step: TunedStep, at: float) -> Iterat
     name = model_name(job.policy, step.revision)
     message = f"Checkpoint created at step {step.step} with Snapshot ID: {name}"
     yield _event(job, f"checkpoint-{step.step}", at, message, data={"id": checkpoint_id(job, step.step)})
-    if job.spec.algorithm == "grpo" and step.valid_reward_mean is not None:
+    if job.spec.is_sampled and step.valid_reward_mean is not None:
         message = f"{_head(job, step)}, full validation mean reward={step.valid_reward_mean:.2f}"
         yield _event(job, f"valid-{step.step}", at, message, data=_data(step, job.spec.steps))
 
@@ -82,7 +82,7 @@ def _of_a_step(job: SubmittedJob, step: TunedStep, at: float) -> Iterator[JsonOb
     if step.grader_errors:
         told = ", ".join(f"{kind}={count}" for kind, count in sorted(step.grader_errors.items()))
         yield _event(job, f"graders-{step.step}", at, f"{head}: grader errors: {told}", level="warn")
-    message = head + (_reward(step) if job.spec.algorithm == "grpo" else _losses(step))
+    message = head + (_reward(step) if job.spec.is_sampled else _losses(step))
     yield _event(job, f"step-{step.step}", at, message, data=_data(step, job.spec.steps))
 
 

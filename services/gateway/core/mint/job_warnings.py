@@ -61,7 +61,7 @@ def _of_prompts(spec: JobSpec, lengths: TaskLengths, max_context: int) -> str:
 
 def _of_answers(spec: JobSpec, lengths: TaskLengths) -> str:
     long = sum(length > spec.max_new_tokens for length in lengths.references)
-    if spec.algorithm == "sft" or 2 * long < max(1, len(lengths.references)):
+    if not spec.is_sampled or 2 * long < max(1, len(lengths.references)):
         return ""
     return (
         f"{long} of {len(lengths.references)} reference answers of {spec.task} are longer than max_new_tokens"

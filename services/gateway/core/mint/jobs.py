@@ -86,7 +86,7 @@ def check_sampled(
     tokens_field: str = "max_new_tokens",
 ) -> None:
     """Check what a job samples against what engines take; None: none is known. Raises InvalidField."""
-    if limits is None or spec.group_size == 1:
+    if limits is None or not spec.is_sampled:
         return
     check_between(group_field, spec.group_size, 2, limits.max_completions)
     check_between(tokens_field, spec.max_new_tokens, 1, limits.max_context - 1)

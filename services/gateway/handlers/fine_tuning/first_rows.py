@@ -39,7 +39,7 @@ class FirstRows:
         """Refuse a file that was removed, or has a first row that cannot be rendered. Raises JobRefused."""
         data = plan.spec.data
         assert data is not None, "a job on a file"
-        room = plan.spec.max_new_tokens if plan.spec.algorithm == "grpo" else 0
+        room = plan.spec.max_new_tokens if plan.spec.is_sampled else 0
         for file, field in ((files.training, "training_file"), (files.validation, files.validation_field)):
             if file is None:
                 continue
