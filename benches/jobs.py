@@ -24,6 +24,7 @@ from benches.job_waves import JobWaves, open_job_waves, record_of
 from benches.report import Report, Row, make_row
 from benches.stacks import scratch_folder
 from benches.trl_side import open_trl
+from mint_common.algorithms import Algorithms
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
@@ -31,7 +32,7 @@ from services.trainer.adapters.states.training_state import TrainingState, new_s
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import ALGORITHMS, WaveBatch, build_batch
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.wave_operations import adam_step
 
 BASE, RANK, RATE, BETA, CLIP = "smollm2", 16, 2e-4, 0.1, 1.0
@@ -156,18 +157,15 @@ class Bare:
     def __init__(self, base: ResidentBase, state: TrainingState, method: Method) -> None:
         self.state = state
         self._base = base
-        self._method = method
+        self._algorithm = ManagedAlgorithms(Algorithms()).named(method)
 
     def train(self, block: Sequence[Sequence[Answered]]) -> float:
         """Take the steps of a block; return the seconds that they took."""
         began = time.perf_counter()
         for batch in block:
-            work = WaveBatch(
-                algorithm=self._method,
-                config=ALGORITHMS[self._method].config(BETA, "none"),
-                batch=build_batch(self._method, record_of(WaveId("bare"), batch)),
-                is_file=True,
-            )
+            found = self._algorithm.build_batch(record_of(WaveId("bare"), batch))
+            config = self._algorithm.training.config(BETA, "none")
+            work = self._algorithm.wave_batch(found, config, is_file=True)
             asked = PolicyPass(lora=self.state.lora, step=self.state.step, work=work)
             run_policy_passes(self._base, [asked], max_tokens=self._base.microbatch_tokens)
             take_steps([self.state], [adam_step(learning_rate=RATE, clip_norm=CLIP)])

@@ -14,8 +14,9 @@ from services.trainer.adapters.states.training_state import (
 )
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.algorithms.grpo import GRPO
 from services.trainer.core.batch import Batch, Row
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import adam_step
 
 ADAM = adam_step(learning_rate=1e-3, clip_norm=1.0)
@@ -35,7 +36,7 @@ def step_policies(base: ResidentBase, works: Sequence[Work], *, max_tokens: int)
         PolicyPass(
             lora=work.state.lora,
             step=work.state.step,
-            work=WaveBatch(algorithm="grpo", config={"kl_coefficient": 0.0}, batch=work.batch),
+            work=WaveBatch(loss=GRPO, config={"kl_coefficient": 0.0}, batch=work.batch, is_sampled=True),
         )
         for work in works
     ]

@@ -65,7 +65,7 @@ class Datum(msgspec.Struct, frozen=True):
 
 
 LossName = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
-"""Sums over tokens, as `services/trainer/core/losses` defines them."""
+"""Sums over tokens; each is a module of this name in `services/trainer/core/losses`."""
 
 
 class CheckpointRef(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
@@ -36,6 +37,7 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.rollout import metrics
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
@@ -94,6 +96,8 @@ class RolloutApp:
 @asynccontextmanager
 async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
     """Connect and assemble; leaving closes everything in the opposite order."""
+    algorithms = open_algorithms(settings.algorithms.custom)
+    metrics.begin_algorithms(algorithms)
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
@@ -150,6 +154,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 tasks=tasks,
                 sampler=sampler,
                 requests=requests,
+                algorithms=algorithms,
                 most_faults=waves.grader_error_share,
             ),
             files=FileWaves(
@@ -166,6 +171,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                     ),
                 ),
                 sampler=sampler,
+                algorithms=algorithms,
             ),
             turns=WaveTurns(waves.waves_in_hand, what="the turns of one tenant's waves"),
             pulse_seconds=stall_seconds / 4,

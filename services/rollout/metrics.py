@@ -1,9 +1,11 @@
 """What rollout counts; exported by `/metrics`."""
 
+from collections.abc import Iterable
 from typing import get_args
 
 from prometheus_client import Counter, Histogram
 
+from mint_common.algorithms import BUILT_IN, Algorithm
 from mint_common.graders.grade import Fault
 from mint_common.telemetry.series import begin
 
@@ -35,11 +37,17 @@ SAMPLE_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )
 
-_ALGORITHMS = ["grpo", "sft", "dpo", "kto"]
-for _by_algorithm in (WAVES, WAVES_CANCELLED, SAMPLES, REWARD_MEAN, SAMPLE_SECONDS):
-    begin(_by_algorithm, _ALGORITHMS)
 begin(GRADER_ERRORS, get_args(Fault))
 begin(JOBS, ["succeeded", "failed", "cancelled"])
+
+
+def begin_algorithms(algorithms: Iterable[Algorithm]) -> None:
+    """Let the series of each algorithm begin at 0."""
+    for series in (WAVES, WAVES_CANCELLED, SAMPLES, REWARD_MEAN, SAMPLE_SECONDS):
+        begin(series, [algorithm.name for algorithm in algorithms])
+
+
+begin_algorithms(BUILT_IN)
 
 
 def observe_wave(algorithm: str, *, samples: int, reward_mean: float, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from mint_common.settings import Block, GraderSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, Block, GraderSettings, PeerSettings, ServiceSettings
 
 
 class WaveSettings(Block):
@@ -76,6 +76,7 @@ class RolloutSettings(ServiceSettings):
     """Everything that the rollout service is told."""
 
     peers: PeerSettings
+    algorithms: AlgorithmSettings
     waves: WaveSettings
     tasks: TaskSettings
     quotas: QuotaSettings

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.client.base_registration import BaseRegistration
@@ -38,6 +39,7 @@ from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.stored_states import BlobStates
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank, RankSetup
@@ -90,6 +92,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
     clock = SystemClock()
     setup = _setup(settings, process)
     check_trainable(read_base_facts(settings.base_dir), field="MINT_TRAINER_BASE_DIR")
+    algorithms = ManagedAlgorithms(open_algorithms(settings.algorithms.custom))
     async with AsyncExitStack() as stack:
         pool, locking_pool = await _open_pools(settings.postgres.dsn, stack)
         blobs = await open_blobs(settings.blobs)
@@ -134,6 +137,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             ledger=PostgresLedger(pool, clock),
             blobs=blobs,
             clock=clock,
+            algorithms=algorithms,
             settings=OperationSettings(
                 hold_seconds=settings.hold_seconds,
                 snapshot_seconds=settings.snapshot_seconds,

@@ -54,7 +54,7 @@ def wave(number: int, *, first_seq: int = 0, policy_id: PolicyId = B) -> NewWave
         revision=None,
     )
     return plan_wave(
-        completed, latest=None, first_seq=first_seq, can_learn=True, mismatch="none", now=NOW + number
+        completed, latest=None, first_seq=first_seq, can_learn=True, config={}, pulls=False, now=NOW + number
     )
 
 

@@ -80,7 +80,7 @@ class JobData:
     ``epochs`` is how often the rows are gone through, each time in the order of a shuffle seeded by the
     job's seed and the epoch; a row takes the place of one that is dropped with its whole step, and is drawn
     once more then. ``on_long`` says what becomes of a row that is longer than the base's context.
-    ``grader`` is OpenAI's JSON of a grader, of a job with algorithm ``grpo`` only.
+    ``grader`` is OpenAI's JSON of a grader, of a job that samples answers only.
     """
 
     training: JobFile
@@ -94,16 +94,16 @@ class JobData:
 class JobSpec:
     """What a managed job does, complete: no service fills in a default later.
 
-    ``prompts_per_step`` x ``group_size`` samples make one wave; SFT uses the task's reference answers
-    instead of samples and a ``group_size`` of 1. ``kl_coefficient`` is the pull to the base: the weight of
-    GRPO's KL term (0 is off), DPO's and KTO's beta. ``clip_norm`` bounds the global gradient norm; 0 is off.
-    With ``data`` the rows come from a file instead of a task, whose name is empty then: ``prompts_per_step``
-    rows a step, and nothing is sampled unless the algorithm is ``grpo``. The learning rate rises linearly
-    over ``warmup_steps``, then follows ``schedule``. ``optimizer`` says what becomes of the moments that
-    earlier training of the policy has left.
+    ``algorithm`` is a name of `mint_common.algorithms`. ``prompts_per_step`` x ``group_size`` samples make
+    one wave; SFT uses the task's reference answers instead of samples and a ``group_size`` of 1.
+    ``kl_coefficient`` is the pull to the base: the weight of GRPO's KL term (0 is off), or an algorithm's
+    beta. ``clip_norm`` bounds the global gradient norm; 0 is off. With ``data`` the rows come from a file
+    instead of a task, whose name is empty then: ``prompts_per_step`` rows a step, and only an algorithm of
+    ``rft`` rows samples answers. The learning rate rises linearly over ``warmup_steps``, then follows
+    ``schedule``. ``optimizer`` says what becomes of the moments that earlier training of the policy has left.
     """
 
-    algorithm: Literal["grpo", "sft", "dpo", "kto"]
+    algorithm: str
     task: str
     steps: int
     prompts_per_step: int

@@ -8,6 +8,7 @@ effect is worse than none. A variable that is set to the empty text counts as no
 from mint_common.settings.blocks import (
     DSN_FORM,
     SHARED,
+    AlgorithmSettings,
     BlobSettings,
     Block,
     GraderSettings,
@@ -24,6 +25,7 @@ from mint_common.settings.read import SettingDoc, describe_settings, read_settin
 __all__ = [
     "DSN_FORM",
     "SHARED",
+    "AlgorithmSettings",
     "BlobSettings",
     "Block",
     "GraderSettings",

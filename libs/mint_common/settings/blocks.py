@@ -114,6 +114,16 @@ class PeerSettings(Block):
     loader_urls: tuple[str, ...] = Field((), description="addresses of the loaders")
 
 
+class AlgorithmSettings(Block):
+    """Algorithms of managed jobs."""
+
+    custom: tuple[str, ...] = Field(
+        (),
+        description="import paths of the stack's own training algorithms, package.module:NAME;"
+        " docs/algorithms.md says how to write one",
+    )
+
+
 class InternalSettings(Block):
     """What services prove to each other."""
 
@@ -161,6 +171,7 @@ SHARED: Mapping[str, type[Block]] = {
     "blobs": BlobSettings,
     "telemetry": TelemetrySettings,
     "peers": PeerSettings,
+    "algorithms": AlgorithmSettings,
     "internal": InternalSettings,
 }
 """Field name -> block of the settings that mean the same in every service."""

@@ -1,12 +1,9 @@
 """Rendered rows as the groups of a rollout record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mint_common.datasets import Method, RenderedExample, RenderedRow, RowProblem
+from mint_common.datasets import RenderedExample, RenderedRow, RowProblem
 from mint_common.records import Group, Sample, trained_count
-
-METHODS: Mapping[str, Method] = {"sft": "sft", "dpo": "dpo", "kto": "kto", "grpo": "rft"}
-"""Rendering of rows for each algorithm."""
 
 
 def groups_of(row: RenderedRow) -> list[Group]:

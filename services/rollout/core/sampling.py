@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mint_common.algorithms import Algorithm
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField, PreconditionFailed
-from mint_common.events import JobSpec, WaveCompleted, WaveRequested
+from mint_common.events import WaveCompleted, WaveRequested
 from mint_common.generation import LogprobsMode, logprobs_temperature
 from mint_common.ids import BaseName, Digest, TenantId, derive_id
 from mint_common.records import Group, Prompt, Sample, WaveRecord
@@ -66,7 +67,9 @@ class ReadSequence:
     logprobs: tuple[float, ...]
 
 
-def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt | tuple[int, ...]]) -> list[GroupRequest]:
+def plan_samples(
+    wave: WaveRequested, algorithm: Algorithm, prompts: Sequence[Prompt | tuple[int, ...]]
+) -> list[GroupRequest]:
     """Return one request for each prompt, given as a task's or as tokens."""
     spec = wave.spec
     return [
@@ -81,20 +84,20 @@ def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt | tuple[int, ...]
             max_new_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
             seed=derive_seed(spec.seed, "sample", wave.step, index),
-            logprobs_mode=logprobs_mode(spec),
-            routes=spec.algorithm == "grpo",  # DPO compares the policy with its base, not with the sampler
+            logprobs_mode=logprobs_mode(algorithm),
+            routes=algorithm.corrects_sampler,
         )
         for index, prompt in enumerate(prompts)
     ]
 
 
-def logprobs_mode(spec: JobSpec) -> LogprobsMode:
-    """Return which log-probabilities a job trains on.
+def logprobs_mode(algorithm: Algorithm) -> LogprobsMode:
+    """Return which log-probabilities an algorithm trains on.
 
-    GRPO weighs its samples by the distribution that they were drawn from; DPO compares the policy with its
-    base, both as they are.
+    Samples are weighed by the distribution that they were drawn from; a policy is compared with its base as
+    both are.
     """
-    return "processed" if spec.algorithm == "grpo" else "raw"
+    return "processed" if algorithm.corrects_sampler else "raw"
 
 
 def check_revision(request: GroupRequest, sampled: SampledGroup | ReadSequence) -> None:
@@ -157,17 +160,17 @@ def reference_group(
     """
     if not prompt.reference:
         raise InvalidField(
-            field="spec.algorithm", problem="sft needs a task whose prompts have reference answers"
+            field="spec.algorithm", problem="needs a task whose prompts have reference answers"
         )
     continued = answer[len(start) :] if start and answer[: len(start)] == start else answer
     sample = Sample(tokens=(*continued, stop), logprobs=(), reward=reward, text=prompt.reference)
     return Group(prompt_tokens=prompt_tokens, samples=(sample,))
 
 
-def record_of(wave: WaveRequested, groups: Sequence[Group]) -> WaveRecord:
+def record_of(wave: WaveRequested, algorithm: Algorithm, groups: Sequence[Group]) -> WaveRecord:
     """Return the record of a wave; `check_revision` has passed for each of its samples."""
     digest = wave.revision.digest if wave.revision else None
-    temperature = logprobs_temperature(logprobs_mode(wave.spec), wave.spec.temperature)
+    temperature = logprobs_temperature(logprobs_mode(algorithm), wave.spec.temperature)
     return WaveRecord(
         wave_id=wave.wave_id, revision=digest, groups=tuple(groups), logprobs_temperature=temperature
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mint_common.algorithms import Algorithms
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RenderedRow, RowLine, RowProblem
@@ -13,7 +14,7 @@ from services.rollout.core.fault import RowSource
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
-from services.rollout.core.row_groups import METHODS, groups_of, prompt_of, trained_tokens
+from services.rollout.core.row_groups import groups_of, prompt_of, trained_tokens
 from services.rollout.core.sampling import plan_samples, record_of
 from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import WaveCounts
@@ -52,6 +53,7 @@ class FileWaves:
     renderer: RowRenderer
     samples: GradedSamples
     sampler: Sampler
+    algorithms: Algorithms
     _validations: dict[JobId, _Validation] = field(default_factory=dict, init=False)
 
     async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
@@ -68,7 +70,7 @@ class FileWaves:
             validation_rows=validation.rows if validation else 0,
         )
         return FileWave(
-            record=record_of(event, groups),
+            record=record_of(event, self.algorithms.named(event.spec.algorithm), groups),
             validation=validation.claim if validation else None,
             counts=counts,
         )
@@ -106,7 +108,7 @@ class FileWaves:
             rows,
             bounds.source,
             tenant_id=event.tenant_id,
-            method=METHODS[event.spec.algorithm],
+            method=self.algorithms.named(event.spec.algorithm).rows,
             on_long=data.on_long,
             max_tokens=max_tokens,
             bounds=bounds,
@@ -117,7 +119,8 @@ class FileWaves:
         longest = max(1, context - event.spec.max_new_tokens)
         rendered, rows = await self._render_step(event, data, rows, longest)
         lines = {row.line: row.data for row in rows}
-        requests = plan_samples(event, [prompt_of(row) for row in rendered.rows])
+        algorithm = self.algorithms.named(event.spec.algorithm)
+        requests = plan_samples(event, algorithm, [prompt_of(row) for row in rendered.rows])
         graded = await self.samples.of(data, requests, [lines[row.line] for row in rendered.rows])
         groups = [one.group for one in graded if one.group is not None]
         counts = WaveCounts(
@@ -125,7 +128,7 @@ class FileWaves:
             trained_tokens=trained_tokens(groups),
             grader_errors=error_counts([fault for one in graded for fault in one.faults]),
         )
-        return FileWave(record=record_of(event, groups), validation=None, counts=counts)
+        return FileWave(record=record_of(event, algorithm, groups), validation=None, counts=counts)
 
     async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
         """Return what the revision of the wave's step is measured on: the same bytes at each such step.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
+from mint_common.algorithms import Algorithms
 from mint_common.blobs.port import Blobs
 from mint_common.events import WaveRequested
 from mint_common.graders import GraderFault
@@ -29,10 +30,12 @@ class TaskWaves:
     tasks: Tasks
     sampler: Sampler
     requests: EngineRequests
+    algorithms: Algorithms
     most_faults: float
 
     async def complete(self, event: WaveRequested) -> tuple[WaveRecord, WaveCounts]:
         """Return what a wave's prompts are trained on, and what it counted."""
+        algorithm = self.algorithms.named(event.spec.algorithm)
         prompts = decode_prompts(await self.blobs.get(event.prompts))
         scores = TaskScores(
             self.tasks,
@@ -42,11 +45,11 @@ class TaskWaves:
             most_faults=self.most_faults,
         )
         if event.spec.is_sampled:
-            pairs = zip(plan_samples(event, prompts), prompts, strict=True)
+            pairs = zip(plan_samples(event, algorithm, prompts), prompts, strict=True)
             groups = await all_of(self._sample(scores, request, prompt) for request, prompt in pairs)
         else:
             groups = await all_of(self._reference(scores, event, prompt) for prompt in prompts)
-        record = record_of(event, [group for group in groups if group is not None])
+        record = record_of(event, algorithm, [group for group in groups if group is not None])
         return record, WaveCounts(grader_errors=error_counts(scores.faults))
 
     async def _sample(self, scores: TaskScores, request: GroupRequest, prompt: Prompt) -> Group | None:

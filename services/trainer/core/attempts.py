@@ -6,7 +6,7 @@ fills a machine's memory, is noted always: it takes seconds, the commit millisec
 """
 
 from mint_common.training import Distill, Pass
-from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.wave_batch import WaveBatch
 
 MOST_ATTEMPTS = 2
 """Number of faults, or ends of the process, after which an operation is refused."""

@@ -5,7 +5,7 @@ import math
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.algorithms import ALGORITHMS, build_batch
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
@@ -18,12 +18,13 @@ def check_origin(record: WaveRecord, *, wave_id: WaveId, revision: Digest | None
         raise WaveForeign(problem=f"sampled at revision {record.revision}, requested at {revision}")
 
 
-def validation_batch(algorithm: str, record: WaveRecord, facts: BaseFacts) -> Batch:
+def validation_batch(algorithm: ManagedAlgorithm, record: WaveRecord, facts: BaseFacts) -> Batch:
     """Return what an algorithm is validated on. Raises RecordInvalid, also where nothing can be measured."""
-    if ALGORITHMS[algorithm].sampled == "always":
-        raise RecordInvalid(where="groups", problem=f"{algorithm} is not validated by its loss")
+    if algorithm.described.samples_rows:
+        problem = f"{algorithm.described.name} is not validated by its loss"
+        raise RecordInvalid(where="groups", problem=problem)
     check_record(record, facts, needs_logprobs=False)
-    batch = build_batch(algorithm, record)
+    batch = algorithm.build_batch(record)
     if not batch.rows:
         raise RecordInvalid(where="groups", problem="there is nothing to measure")
     return batch

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
 
 import msgspec
 
@@ -34,8 +33,6 @@ from mint_common.training import (
     Step,
     Stepped,
 )
-from services.trainer.core.algorithms import ALGORITHMS
-from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, StoredOperation, TrainingSession
 from services.trainer.core.refusals import WaveForeign
 
@@ -59,12 +56,12 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
 
     A record in which nothing can be learnt is only compared with its sampler. ``pulls``: see
-    `build_grpo_batch`; a pass that an earlier version logged has no such rows. For the other two see
+    `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. For the other two see
     `WaveBatch`.
     """
 
     record: Claim
-    algorithm: Literal["grpo", "sft", "dpo", "kto"]
+    algorithm: str
     config: dict[str, float]
     backward: bool = True
     is_file: bool = False
@@ -206,29 +203,29 @@ def plan_wave(
     latest: Digest | None,
     first_seq: int,
     can_learn: bool,
-    mismatch: Mismatch,
+    config: dict[str, float],
+    pulls: bool,
     now: float,
 ) -> NewWave:
     """Return a wave's operations, numbered from ``first_seq``; ``latest`` is the policy's last export.
 
-    ``can_learn`` says whether the record has rows to train on.
+    ``can_learn`` says whether the record has rows to train on; ``config`` and ``pulls``: see `WavePass`.
     """
-    algorithm, spec = ALGORITHMS[wave.spec.algorithm], wave.spec
+    spec = wave.spec
     learning_rate = learning_rate_at(spec, wave.step)
     operations: list[LoggedOperation] = []
     resets_moments = spec.optimizer == "reset" and wave.step == 1 and wave.revision is not None
     if resets_moments or is_elsewhere(latest, wave):
         operations.append(LoadRevision(revision=wave.revision, resets_moments=resets_moments))
     begin = first_seq + len(operations)
-    config = algorithm.config(spec.kl_coefficient, mismatch)
-    is_file = spec.data is not None and algorithm.sampled != "always"
+    is_file = spec.data is not None and not spec.is_sampled
     operations.append(
         WavePass(
             record=wave.record,
             algorithm=spec.algorithm,
             config=config,
             is_file=is_file,
-            pulls=pulls_to_base(spec),
+            pulls=pulls,
         )
     )
     if can_learn:
@@ -263,11 +260,6 @@ def plan_wave(
         submitted_at=now,
         operations=dict(enumerate(operations, first_seq)),
     )
-
-
-def pulls_to_base(spec: JobSpec) -> bool:
-    """Return whether the job's loss has a KL term, which acts on every row."""
-    return spec.algorithm == "grpo" and spec.kl_coefficient != 0.0
 
 
 def learning_rate_at(spec: JobSpec, step: int) -> float:

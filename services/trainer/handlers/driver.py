@@ -16,10 +16,10 @@ from mint_common.errors import MintError
 from mint_common.ids import WaveId
 from mint_common.training import Loaded, Opened, Pass, Passed, Result, SessionClosed, Step, Stepped
 from mint_common.waiting import wait_for_event
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NotResident, StoredOperation, TrainingSession
 from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
@@ -116,7 +116,8 @@ class Driver:
             if seq in self._live:
                 continue
             if isinstance(operation, WavePass) and operation.record in records:
-                self._batches[seq] = with_batch(operation, records[operation.record])
+                algorithm = self._term.algorithms.named(operation.algorithm)
+                self._batches[seq] = with_batch(algorithm, operation, records[operation.record])
             self._idle.clear()
             self._live[seq] = operation
             self._committer.note_trace(seq)

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from mint_common.algorithms import AlgorithmUnknown
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, InvalidField, MintError
@@ -28,10 +30,11 @@ from mint_common.training import (
     Save,
     Step,
 )
-from services.trainer.core.algorithms import WaveBatch, build_batch
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession, Unreadable
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
@@ -154,12 +157,14 @@ class Executor:
         return read_operation(await unpack(self._term.blobs, payload))
 
     async def ready(self, operation: WavePass) -> WaveBatch:
-        """Return a wave's pass with what its record holds. Raises RecordInvalid."""
+        """Return a wave's pass with what its record holds. Raises RecordInvalid, Unreadable."""
         record = await read_record(self._term.blobs, operation.record)
-        batch = await beside(
-            operation.record, lambda: build_batch(operation.algorithm, record, pulls=operation.pulls)
-        )
-        return with_batch(operation, batch)
+        try:
+            algorithm = self._term.algorithms.named(operation.algorithm)
+        except AlgorithmUnknown as error:
+            raise Unreadable(what="the pass of a wave", problem=str(error)) from error
+        build = partial(algorithm.build_batch, record, pulls=operation.pulls)
+        return with_batch(algorithm, operation, await beside(operation.record, build))
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
         """Queue a computation: a pass, a step, or a wave's export."""
@@ -289,14 +294,10 @@ class Executor:
             raise CheckpointLost(uri=claim.uri, problem=str(error)) from error
 
 
-def with_batch(operation: WavePass, batch: Batch) -> WaveBatch:
+def with_batch(algorithm: ManagedAlgorithm, operation: WavePass, batch: Batch) -> WaveBatch:
     """Return a wave's pass with what its record holds."""
-    return WaveBatch(
-        algorithm=operation.algorithm,
-        config=operation.config,
-        batch=batch,
-        backward=operation.backward,
-        is_file=operation.is_file,
+    return algorithm.wave_batch(
+        batch, operation.config, backward=operation.backward, is_file=operation.is_file
     )
 
 

@@ -16,6 +16,7 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.outcomes import Outcomes
@@ -55,6 +56,7 @@ class OperationParts:
     blobs: Blobs
     clock: Clock
     settings: OperationSettings
+    algorithms: ManagedAlgorithms
     outcomes: Outcomes = field(default_factory=Outcomes)
     unremoved: list[str] = field(default_factory=list)
     noted: set[tuple[PolicyId, int]] = field(default_factory=set)

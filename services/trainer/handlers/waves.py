@@ -19,14 +19,14 @@ from mint_common.records import WaveRecord
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
-from services.trainer.core.algorithms import ALGORITHMS, build_batch
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import check_fits, check_layout
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
 from services.trainer.core.refusals import RecordInvalid, TrainingRefused, WaveStopped
-from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave, pulls_to_base
+from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.lease_term import OperationParts
@@ -67,16 +67,20 @@ class WaveIntake:
         check_turn(session, wave, taken_step=await self._parts.store.taken_step(wave.job_id))
         check_fits(wave.lora, self._parts.policies.facts)
         check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
-        record = await self._read_record(wave)
-        pulls = pulls_to_base(wave.spec)
-        batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record, pulls=pulls))
-        records = {wave.record: batch, **await self._validation(wave)}
+        algorithm = self._parts.algorithms.named(wave.spec.algorithm)
+        record = await self._read_record(wave, algorithm)
+        mismatch = self._mismatch.against({group.sampler_dtype for group in record.groups})
+        config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)
+        pulls = algorithm.pulls(config)
+        batch = await beside(wave.record, lambda: algorithm.build_batch(record, pulls=pulls))
+        records = {wave.record: batch, **await self._validation(wave, algorithm)}
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,
             first_seq=session.next_seq if session else 0,
             can_learn=bool(batch.rows),
-            mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
+            config=config,
+            pulls=pulls,
             now=self._parts.clock.now(),
         )
         await drivers.append(planned, intake_of(wave.wave_id), records=records)
@@ -92,24 +96,22 @@ class WaveIntake:
             if await drivers.settle(policy_id, seconds=_LOOK_SECONDS):
                 return drivers
 
-    async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
+    async def _read_record(self, wave: WaveCompleted, algorithm: ManagedAlgorithm) -> WaveRecord:
         record = await read_record(self._parts.blobs, wave.record)
         revision = wave.revision.digest if wave.revision else None
         check_origin(record, wave_id=wave.wave_id, revision=revision)
-        needs_logprobs = ALGORITHMS[wave.spec.algorithm].needs_logprobs(record)
+        needs_logprobs = algorithm.needs_logprobs(record)
         facts = self._parts.policies.facts
         await beside(wave.record, lambda: check_record(record, facts, needs_logprobs=needs_logprobs))
         return record
 
-    async def _validation(self, wave: WaveCompleted) -> dict[Claim, Batch]:
+    async def _validation(self, wave: WaveCompleted, algorithm: ManagedAlgorithm) -> dict[Claim, Batch]:
         """Return what the wave's step is validated on, by its claim; it is no wave's, nor of a revision."""
         if wave.validation is None:
             return {}
         record, facts = await read_record(self._parts.blobs, wave.validation), self._parts.policies.facts
         try:
-            batch = await beside(
-                wave.validation, lambda: validation_batch(wave.spec.algorithm, record, facts)
-            )
+            batch = await beside(wave.validation, lambda: validation_batch(algorithm, record, facts))
         except RecordInvalid as error:
             raise RecordInvalid(where=f"validation.{error.where}", problem=str(error.problem)) from error
         return {wave.validation: batch}

@@ -10,8 +10,8 @@ from mint_common.claims import RevisionRef
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step, Stepped
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.operations import ExportLineage
+from services.trainer.core.wave_batch import WaveBatch
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

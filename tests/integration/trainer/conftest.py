@@ -65,6 +65,7 @@ FILE = replace(
     SPEC,
     algorithm="sft",
     task="",
+    group_size=1,
     kl_coefficient=0.1,
     schedule="linear",
     warmup_steps=1,

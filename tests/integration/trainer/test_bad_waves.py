@@ -9,7 +9,7 @@ from mint_common.claims import Claim
 from mint_common.events import TrainingFailed
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
-from services.trainer.handlers import waves as waves_module
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 
 from .conftest import Stage, ref, trained
 
@@ -85,7 +85,7 @@ async def test_a_bug_fails_the_job_and_leaves_the_policy_alone(
         (first,) = await stage.exported(1)
         trainer.dispatcher._max_attempts = 2
         with monkeypatch.context() as patched:
-            patched.setattr(waves_module, "build_batch", broken)
+            patched.setattr(ManagedAlgorithm, "build_batch", broken)
             await stage.publish(await stage.wave(2, revision=ref(first, 1)))
             failed = (await stage.expect(2))[1]
         assert isinstance(failed, TrainingFailed)

@@ -13,7 +13,7 @@ from mint_common.claims import Claim
 from mint_common.events import TrainingFailed, WaveCancelled
 from services.trainer.adapters.policies import resident_policies
 from services.trainer.app import Trainer
-from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import intake_of
 
 from .conftest import LORA, TINY, Stage, ref, trained

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mint_common.algorithms import BUILT_IN
 from mint_common.claims import Claim
 from mint_common.datasets import FORMATS, Rendering, RenderRequest
 from mint_common.datasets.reading import told_format
@@ -23,7 +24,6 @@ from mint_common.events import (
 from mint_common.ids import BaseName
 from mint_common.records import WaveRecord, decode_record
 from mint_common.testing.factories import EXACT, JOB
-from services.rollout.core.row_groups import METHODS
 from services.standalone.adapters.bases import tiny_folder
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from tests.unit.rollout.rig import Rig
@@ -80,7 +80,7 @@ def on_file(
     **changes: Any,
 ) -> JobSubmitted:
     """Return a job on a file, as the gateway submits it."""
-    algorithm = algorithm or next(name for name, method in METHODS.items() if file.format in FORMATS[method])
+    algorithm = algorithm or next(one.name for one in BUILT_IN if file.format in FORMATS[one.rows])
     share = evaluation.holdout if evaluation and evaluation.file is None else 0.0
     data = JobData(
         training=file,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from mint_common.algorithms import Algorithms
 from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
@@ -78,9 +79,21 @@ def wave_handlers(
         commits=commits,
         blobs=blobs,
         tasks=TaskWaves(
-            blobs=blobs, tasks=tasks, sampler=sampler, requests=requests, most_faults=GRADING.most_faults
+            blobs=blobs,
+            tasks=tasks,
+            sampler=sampler,
+            requests=requests,
+            algorithms=Algorithms(),
+            most_faults=GRADING.most_faults,
         ),
-        files=FileWaves(blobs=blobs, rows=rows, renderer=renderer, samples=samples, sampler=sampler),
+        files=FileWaves(
+            blobs=blobs,
+            rows=rows,
+            renderer=renderer,
+            samples=samples,
+            sampler=sampler,
+            algorithms=Algorithms(),
+        ),
         turns=WaveTurns(2, what="waves"),
         pulse_seconds=STALL_SECONDS / 4,
     )

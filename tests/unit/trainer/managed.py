@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mint_common.algorithms import Algorithms
 from mint_common.ids import EventId, JobId, WaveId
 from mint_common.records import Sample, WaveRecord
 from mint_common.training import Passed, Result
@@ -10,11 +11,14 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import ALGORITHMS, WaveBatch
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.batch import Batch
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.refusals import NotFinite
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import WaveExport, adam_step, export_metrics
+
+MANAGED = ManagedAlgorithms(Algorithms())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,9 @@ def _masked(sample: Sample) -> Sample:
 
 def wave_batch(batch: Batch, settings: StepSettings) -> WaveBatch:
     """Return what the pass of a wave computes."""
-    config = ALGORITHMS[settings.algorithm].config(settings.kl_coefficient, settings.mismatch)
-    return WaveBatch(algorithm=settings.algorithm, config=config, batch=batch)
+    algorithm = MANAGED.named(settings.algorithm)
+    config = algorithm.training.config(settings.kl_coefficient, settings.mismatch)
+    return algorithm.wave_batch(batch, config)
 
 
 def step_policies(

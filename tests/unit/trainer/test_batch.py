@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.algorithms import ALGORITHMS, build_batch
 from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
+from tests.unit.trainer.managed import MANAGED
 
 FACTS = BaseFacts(
     name="random",
@@ -42,8 +42,8 @@ def test_groups_without_differing_rewards_are_skipped_but_counted(make_record: M
 def test_a_pull_to_the_base_acts_on_the_rows_of_every_group(make_record: MakeRecord) -> None:
     """Of the review's 16 rows, 4 had it, divided by the tokens of all."""
     record = make_record(groups=4, samples=4, skipped=3)
-    assert len(build_batch("grpo", record).rows) == 4
-    batch = build_batch("grpo", record, pulls=True)
+    assert len(MANAGED.named("grpo").build_batch(record).rows) == 4
+    batch = MANAGED.named("grpo").build_batch(record, pulls=True)
     assert [row.tokens for row in batch.rows] == [s.tokens for g in record.groups for s in g.samples]
     assert [row.advantage == 0 for row in batch.rows] == [True] * 12 + [False] * 4
     assert sum(row.targets for row in batch.rows) == batch.total_tokens
@@ -245,23 +245,23 @@ def test_a_line_is_scored_where_its_rows_are_trained(mask: list[bool], prompt: i
 
 
 def test_a_record_of_pairs_has_all_log_probabilities_or_none() -> None:
-    dpo = ALGORITHMS["dpo"]
+    dpo = MANAGED.named("dpo")
     some, none = sample(), sample(logprobs=())
     for samples, needs in (((some, none), True), ((none, none), False)):
         group = Group(prompt_tokens=(1,), samples=samples)
         record = WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,))
         assert dpo.needs_logprobs(record) is needs
-        assert ALGORITHMS["grpo"].needs_logprobs(record)
-        assert not ALGORITHMS["sft"].needs_logprobs(record)
+        assert MANAGED.named("grpo").needs_logprobs(record)
+        assert not MANAGED.named("sft").needs_logprobs(record)
 
 
 def test_only_what_a_loss_can_be_measured_on_is_validated_on(make_record: MakeRecord) -> None:
     record = make_record(groups=2, samples=2)
-    assert len(validation_batch("kto", record, FACTS).rows) == 4
+    assert len(validation_batch(MANAGED.named("kto"), record, FACTS).rows) == 4
     with pytest.raises(RecordInvalid, match="grpo is not validated by its loss"):
-        validation_batch("grpo", record, FACTS)
+        validation_batch(MANAGED.named("grpo"), record, FACTS)
     with pytest.raises(RecordInvalid, match="there is nothing to measure"):
-        validation_batch("dpo", make_record(groups=2, samples=2, skipped=2), FACTS)
+        validation_batch(MANAGED.named("dpo"), make_record(groups=2, samples=2, skipped=2), FACTS)
 
 
 def test_references_need_no_logprobs() -> None:

@@ -19,10 +19,11 @@ from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import ALGORITHMS, WaveBatch, build_batch
 from services.trainer.core.batch import Row, build_kto_batch
 from services.trainer.core.packing import behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
+from services.trainer.core.wave_batch import WaveBatch
+from tests.unit.trainer.managed import MANAGED
 
 from .managed import masked
 from .plain_peft import gradients_of, peft_twin, row_logprobs
@@ -36,13 +37,9 @@ MakeRecord = Callable[..., WaveRecord]
 
 def work_of(algorithm: str, record: WaveRecord, *, backward: bool = True) -> WaveBatch:
     """Return the pass of a file's job; with a long row, so that no mismatched one is cut."""
-    return WaveBatch(
-        algorithm=algorithm,
-        config=ALGORITHMS[algorithm].config(BETA, "none"),
-        batch=build_batch(algorithm, record),
-        backward=backward,
-        is_file=True,
-    )
+    managed = MANAGED.named(algorithm)
+    config = managed.training.config(BETA, "none")
+    return managed.wave_batch(managed.build_batch(record), config, backward=backward, is_file=True)
 
 
 def passed(base: ResidentBase, lora: LoraTensors, work: WaveBatch) -> Passed | NotFinite:

@@ -17,8 +17,8 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.microbatches import fitting_targets
+from services.trainer.core.wave_batch import WaveBatch
 
 from .test_distillation import make_distill
 from .test_file_passes import file_record, work_of

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mint_common.algorithms import BUILT_IN
 from mint_common.training import LossName
-from services.trainer.core.algorithms import ALGORITHMS
+from services.trainer.core.algorithms.dpo import DPO, dpo
+from services.trainer.core.algorithms.grpo import GRPO as GRPO_LOSS
+from services.trainer.core.algorithms.kto import KTO, kto
 from services.trainer.core.batch import STD_EPSILON, group_advantages
 from services.trainer.core.losses.cross_entropy import cross_entropy
-from services.trainer.core.losses.dpo import DPO, dpo
-from services.trainer.core.losses.grpo import GRPO as GRPO_LOSS
 from services.trainer.core.losses.gspo import gspo
-from services.trainer.core.losses.kto import KTO, kto
 from services.trainer.core.losses.loss import Comparison, SequenceInputs, TokenInputs, TokenLoss
 from services.trainer.core.losses.mismatch import (
     out_of_route,
@@ -37,6 +37,7 @@ from services.trainer.core.losses.tokens import (
     token_hits,
     token_logprobs,
 )
+from tests.unit.trainer.managed import MANAGED
 
 logprob = st.floats(-8.0, -0.0625, width=32)
 token = st.tuples(logprob, logprob, st.floats(-3.0, 3.0, width=32))
@@ -92,8 +93,8 @@ def total_matches(found: Tensor, terms: Sequence[float]) -> None:
 
 def test_every_token_loss_has_a_reference() -> None:
     assert set(REFERENCES) == set(TOKEN_LOSSES)
-    managed = [one.loss for one in ALGORITHMS.values() if isinstance(one.loss, TokenLoss)]
-    assert all(loss in TOKEN_LOSSES.values() for loss in managed)
+    managed = [MANAGED.named(one.name).training.loss for one in BUILT_IN]
+    assert all(loss in TOKEN_LOSSES.values() for loss in managed if isinstance(loss, TokenLoss))
 
 
 def test_clients_may_name_what_the_protocol_names() -> None:

@@ -15,9 +15,9 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Row
 from services.trainer.core.wave_operations import adam_step
+from tests.unit.trainer.managed import MANAGED
 
 from .managed import StepSettings, Work, masked, step_policies
 from .test_lora import with_random_b
@@ -56,7 +56,7 @@ def test_a_managed_step_is_a_clients_pass_and_step(
     for state in (managed, client):
         with_random_b(state.lora)
     record = make_record(skipped=1)
-    batch = build_batch(algorithm, masked(record) if is_masked else record)
+    batch = MANAGED.named(algorithm).build_batch(masked(record) if is_masked else record)
     settings = StepSettings(algorithm=algorithm, learning_rate=1e-3, kl_coefficient=0.0, clip_norm=0.1)
     (metrics,) = step_policies(base, [Work(state=managed, batch=batch, settings=settings)], max_tokens=64)
     loss = LOSSES[algorithm]
@@ -84,7 +84,9 @@ def test_ranges_that_leave_nothing_out_change_no_bit(
     found = []
     for record in (make_record(skipped=1), fully_trained(make_record(skipped=1))):
         work = Work(
-            state=new_state(base.facts, lora), batch=build_batch(algorithm, record), settings=settings
+            state=new_state(base.facts, lora),
+            batch=MANAGED.named(algorithm).build_batch(record),
+            settings=settings,
         )
         with_random_b(work.state.lora)
         (metrics,) = step_policies(base, [work], max_tokens=64)
@@ -120,7 +122,9 @@ def test_the_loss_is_the_mean_over_trained_tokens(
                 places = range(len(group.prompt_tokens) + start, len(group.prompt_tokens) + end)
                 terms += [-float(logprobs[place - 1, ids[place]].detach()) for place in places]
     settings = StepSettings(algorithm="sft", learning_rate=0.0, kl_coefficient=0.0, clip_norm=0.0)
-    work = Work(state=new_state(base.facts, lora), batch=build_batch("sft", record), settings=settings)
+    work = Work(
+        state=new_state(base.facts, lora), batch=MANAGED.named("sft").build_batch(record), settings=settings
+    )
     (metrics,) = step_policies(base, [work], max_tokens=32)
     assert isinstance(metrics, dict)
     assert metrics["loss"] == pytest.approx(np.mean(terms), rel=1e-5)

@@ -14,9 +14,9 @@ from mint_common.training import Passed
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.adapters.training.policy_passes import run_policy_passes
-from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import NotFinite
+from tests.unit.trainer.managed import MANAGED
 
 from .families import FAMILIES, describe_family, everything, make_family
 from .managed import StepSettings, Work, step_policies
@@ -84,7 +84,7 @@ def test_steps_beside_a_policy_that_overflows_have_the_same_bits(  # noqa: PLR09
     specs = [lora, replace(lora, seed=1), replace(lora, seed=2)]
     settings = replace(SETTINGS, algorithm=algorithm)
     batches = [
-        build_batch(settings.algorithm, make_record(seed=number, samples=count))
+        MANAGED.named(algorithm).build_batch(make_record(seed=number, samples=count))
         for number, count in enumerate(samples)
     ]
     expected_states, expected = two_steps(base, specs, batches, settings, poison=None)

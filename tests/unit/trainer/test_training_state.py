@@ -12,11 +12,11 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
-from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
 from services.trainer.core.mismatch_rules import BAND, Mismatch
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
+from tests.unit.trainer.managed import MANAGED
 
 from .managed import StepSettings, Work, step_policies
 from .plain_peft import peft_twin, row_logprobs
@@ -163,7 +163,7 @@ def test_the_kl_term_is_the_mean_over_every_token_of_the_wave(
     gradients = [one.grad for one in twin.parameters() if one.requires_grad]
     norm = torch.stack([one.norm() for one in gradients]).norm()
     settings = replace(GRPO, kl_coefficient=0.3, mismatch=mismatch)
-    metrics = step(base, state, build_batch("grpo", record, pulls=True), settings)
+    metrics = step(base, state, MANAGED.named("grpo").build_batch(record, pulls=True), settings)
     assert metrics["kl"] == pytest.approx(float(pull.detach()), rel=1e-3)
     # What is outside a band has no part in the gradient, but the ratio of 1 that stands for it in the loss.
     assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-3)

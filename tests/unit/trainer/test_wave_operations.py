@@ -27,6 +27,7 @@ from services.trainer.core.wave_operations import (
     is_elsewhere,
     plan_wave,
 )
+from tests.unit.trainer.managed import MANAGED
 
 ONE, TWO = (Digest("sha256:" + digit * 64) for digit in "12")
 MANIFEST = Claim(uri="revisions/p/manifest", sha256="0" * 64, size_bytes=1)
@@ -80,8 +81,16 @@ def planned(
     can_learn: bool = True,
     mismatch: Mismatch = "none",
 ) -> NewWave:
+    algorithm = MANAGED.named(wave.spec.algorithm)
+    config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)
     return plan_wave(
-        wave, latest=latest, first_seq=first_seq, can_learn=can_learn, mismatch=mismatch, now=7.0
+        wave,
+        latest=latest,
+        first_seq=first_seq,
+        can_learn=can_learn,
+        config=config,
+        pulls=algorithm.pulls(config),
+        now=7.0,
     )
 
 
@@ -149,7 +158,7 @@ DATA = JobData(
 
 @pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
 def test_a_wave_of_a_file_tells_its_accuracy_and_is_validated_behind_its_step(algorithm: str) -> None:
-    spec = replace(WAVE.spec, algorithm=algorithm, data=DATA, kl_coefficient=0.3)
+    spec = replace(WAVE.spec, algorithm=algorithm, group_size=1, data=DATA, kl_coefficient=0.3)
     wave = planned(replace(WAVE, spec=spec, validation=VALIDATION), first_seq=5)
     trained, step, measured, export = wave.operations.values()
     assert isinstance(trained, WavePass)

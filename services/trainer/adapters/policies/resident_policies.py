@@ -41,10 +41,10 @@ from services.trainer.adapters.states.training_state import (
     state_export,
     write_parked,
 )
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.operations import NotResident
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier
 
 _log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from services.trainer.adapters.training.distillation import distillation_runs, l
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, policy_pass_runs, run_policy_passes
 from services.trainer.adapters.training.runs import Runs, complete
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
+from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.ports.policies import (
     Clear,
     Copy,

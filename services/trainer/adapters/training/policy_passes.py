@@ -10,11 +10,11 @@ from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.passes import pass_runs
 from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.adapters.training.wave_passes import WaveRows
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.packing import LONGEST_SHARED
 from services.trainer.core.refusals import NotFinite
+from services.trainer.core.wave_batch import WaveBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,12 @@ from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.preferences import MovedAnswer, moved_answers, weigh_answers
-from services.trainer.core.algorithms import ALGORITHMS, VALIDATION_METRICS, WaveBatch
 from services.trainer.core.batch import Row
 from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.loss import PreferenceLoss, TokenLoss
 from services.trainer.core.packing import PackedSequence, behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
+from services.trainer.core.wave_batch import VALIDATION_METRICS, WaveBatch
 
 
 class WaveRows:
@@ -28,8 +28,7 @@ class WaveRows:
         self._work = work
         self._rows: Sequence[Row] = work.batch.rows
         self._max_length = max_length
-        self._algorithm = ALGORITHMS[work.algorithm]
-        loss = self._algorithm.loss
+        loss = work.loss
         answers = (*self._rows, *work.batch.mismatched)
         self._preferences = loss if isinstance(loss, PreferenceLoss) and answers else None
         compared = answers if self._preferences else work.batch.probe
@@ -66,7 +65,7 @@ class WaveRows:
 
     def training(self) -> PassWork:
         """Return the pass that gives the gradient; answers that are only measured have been scored."""
-        loss = self._algorithm.loss
+        loss = self._work.loss
         token_loss = loss if isinstance(loss, TokenLoss) else CROSS_ENTROPY
         is_mean = loss.aggregation == "token_mean"
         return PassWork(

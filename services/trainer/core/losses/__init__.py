@@ -1,6 +1,6 @@
-"""Losses: values and gradients only, no model. A file each.
+"""Losses of clients' passes: values and gradients only, no model. A file each, which `table.py` finds.
 
-Those of clients' passes are listed in `table.py`, those of managed jobs in `core/algorithms.py`.
+Those that only managed jobs have are in `core/algorithms`.
 
 Every loss is a sum, so that the parts of a step add up however it is cut; `Loss.aggregation` says what a
 managed step divides it by.

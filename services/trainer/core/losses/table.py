@@ -1,24 +1,19 @@
-"""The losses that a client's pass may name; those of managed jobs are in `core/algorithms.py`.
+"""The losses that a client's pass may name: `LossName` lists them, and each is a module beside this one.
 
-A new one is a file beside this, a line here, and a float64 reference in tests.
+A new one is a name there, a module here whose constant has the name in capitals, and a reference in tests.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
+from typing import get_args
 
 from mint_common.training import LossName
-from services.trainer.core.losses.cispo import CISPO
-from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
-from services.trainer.core.losses.dro import DRO
-from services.trainer.core.losses.gspo import GSPO
-from services.trainer.core.losses.importance_sampling import IMPORTANCE_SAMPLING
 from services.trainer.core.losses.loss import TokenLoss
-from services.trainer.core.losses.ppo import PPO
 
-PASS_LOSSES: Mapping[LossName, TokenLoss] = {
-    "cross_entropy": CROSS_ENTROPY,
-    "importance_sampling": IMPORTANCE_SAMPLING,
-    "ppo": PPO,
-    "cispo": CISPO,
-    "dro": DRO,
-    "gspo": GSPO,
-}
+
+def _loss(name: LossName) -> TokenLoss:
+    loss: TokenLoss = getattr(import_module(f"services.trainer.core.losses.{name}"), name.upper())
+    return loss
+
+
+PASS_LOSSES: Mapping[LossName, TokenLoss] = {name: _loss(name) for name in get_args(LossName)}

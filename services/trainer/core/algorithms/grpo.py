@@ -1,12 +1,17 @@
 """Group-relative policy optimisation, as managed jobs have it. T = target tokens."""
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from services.trainer.core.algorithms.algorithm import TrainingAlgorithm
+from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.losses.loss import Config, TokenInputs, TokenLoss
 from services.trainer.core.losses.mismatch import truncated_weights, trusted_band
 from services.trainer.core.losses.tokens import kl_to_base
+from services.trainer.core.mismatch_rules import BAND, TRUNCATED_AT, Mismatch
 
 
 def grpo(tokens: TokenInputs) -> Tensor:
@@ -73,4 +78,21 @@ GRPO = TokenLoss(
     formula=grpo,
     measures=_measures,
     reads_base=_reads_base,
+)
+
+
+def _config(kl_coefficient: float, mismatch: Mismatch) -> dict[str, float]:
+    rules: dict[Mismatch, dict[str, float]] = {
+        "none": {},
+        "truncated": {"truncated_at": TRUNCATED_AT},
+        "band": {"band_low": BAND[0], "band_high": BAND[1]},
+    }
+    return {"kl_coefficient": kl_coefficient, **rules[mismatch]}
+
+
+TRAINING = TrainingAlgorithm(
+    loss=GRPO,
+    build_batch=build_grpo_batch,
+    build_pulled_batch=partial(build_grpo_batch, pulls=True),
+    config=_config,
 )

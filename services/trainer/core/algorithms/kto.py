@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from services.trainer.core.algorithms.algorithm import TrainingAlgorithm, beta
+from services.trainer.core.batch import build_kto_batch
 from services.trainer.core.losses.loss import Comparison, Config, PreferenceLoss
 
 
@@ -14,9 +16,9 @@ def kto(compared: Comparison, config: Config) -> Tensor:
     KL(policy || base), which carries no gradient: the mean of the same over mismatched answers, or 0 where
     that is negative, and where there are none.
     """
-    beta, divergence = config["beta"], _divergence(compared)
-    wanted = 1 - torch.sigmoid(beta * (compared.wanted_N - divergence))
-    unwanted = 1 - torch.sigmoid(beta * (divergence - compared.unwanted_M))
+    weight, divergence = config["beta"], _divergence(compared)
+    wanted = 1 - torch.sigmoid(weight * (compared.wanted_N - divergence))
+    unwanted = 1 - torch.sigmoid(weight * (divergence - compared.unwanted_M))
     return wanted.sum() + unwanted.sum()
 
 
@@ -27,9 +29,9 @@ def _divergence(compared: Comparison) -> Tensor:
 
 def _measures(compared: Comparison, config: Config) -> dict[str, float]:
     """Return the rewards of both kinds of answers, of those that there are, and the estimate of the KL."""
-    beta = config["beta"]
+    weight = config["beta"]
     kinds = {"chosen_reward": compared.wanted_N, "rejected_reward": compared.unwanted_M}
-    found = {f"{name}:mean": beta * float(moved.mean()) for name, moved in kinds.items() if len(moved)}
+    found = {f"{name}:mean": weight * float(moved.mean()) for name, moved in kinds.items() if len(moved)}
     if len(found) == len(kinds):
         found["preference_margin:mean"] = found["chosen_reward:mean"] - found["rejected_reward:mean"]
     return {**found, "kl:mean": float(_divergence(compared))}
@@ -40,3 +42,5 @@ KTO = PreferenceLoss(
     formula=kto,
     measures=_measures,
 )
+
+TRAINING = TrainingAlgorithm(loss=KTO, build_batch=build_kto_batch, config=beta)

@@ -4,6 +4,8 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from services.trainer.core.algorithms.algorithm import TrainingAlgorithm, beta
+from services.trainer.core.batch import build_dpo_batch
 from services.trainer.core.losses.loss import Comparison, Config, PreferenceLoss
 
 
@@ -19,12 +21,12 @@ def dpo(compared: Comparison, config: Config) -> Tensor:
 
 def _measures(compared: Comparison, config: Config) -> dict[str, float]:
     """Return how much more the policy prefers the chosen answers than the base does."""
-    beta, chosen_N, rejected_N = config["beta"], compared.wanted_N, compared.unwanted_M
+    weight, chosen_N, rejected_N = config["beta"], compared.wanted_N, compared.unwanted_M
     return {
         "preference_accuracy:mean": float((chosen_N > rejected_N).float().mean()),
-        "preference_margin:mean": float((beta * (chosen_N - rejected_N)).mean()),
-        "chosen_reward:mean": beta * float(chosen_N.mean()),
-        "rejected_reward:mean": beta * float(rejected_N.mean()),
+        "preference_margin:mean": float((weight * (chosen_N - rejected_N)).mean()),
+        "chosen_reward:mean": weight * float(chosen_N.mean()),
+        "rejected_reward:mean": weight * float(rejected_N.mean()),
         "pairs:sum": float(len(chosen_N)),
     }
 
@@ -34,3 +36,5 @@ DPO = PreferenceLoss(
     formula=dpo,
     measures=_measures,
 )
+
+TRAINING = TrainingAlgorithm(loss=DPO, build_batch=build_dpo_batch, config=beta)

@@ -1,0 +1,158 @@
+"""Managed algorithms: what each one trains on, recommends and is compared by.
+
+An algorithm is an entry here and a module of the trainer, which the entry names. A stack adds entries of its
+own packages by import path. An entry is data without torch, so that every service and command can read it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import Literal, TypeVar
+
+from mint_common.datasets.formats import Method
+from mint_common.errors import MintError, SettingInvalid
+from mint_common.events.job import EvaluationMetric, LearningRateSchedule
+
+T = TypeVar("T")
+
+SETTING = "MINT_ALGORITHMS_CUSTOM"
+"""The setting that names the import paths of a stack's own algorithms."""
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_PATH = re.compile(r"[\w.]+:[\w.]+")
+
+
+class AlgorithmUnknown(MintError):
+    """Algorithm {name!r} is neither built in nor named in MINT_ALGORITHMS_CUSTOM of this service."""
+
+    code = "algorithm_unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """A managed algorithm; a job names it by ``name``. Raises ValueError for fields that do not fit together.
+
+    ``training`` is the import path of its `TrainingAlgorithm` in the trainer, ``package.module:NAME``.
+    ``rows`` are the rows of files that it trains on: those of ``rft`` are prompts whose answers are sampled
+    and graded, all others have answers. ``task_answers`` are what it trains on in a job on a task: sampled
+    answers or the task's reference answers; None: it takes no task. ``corrects_sampler``: the loss weighs
+    each sampled token by the policy's probability over the sampler's, so samples come with the sampler's
+    probabilities and routes.
+
+    ``pull`` is the hyperparameter that pulls the policy to its base, of default ``default_pull``.
+    ``learning_rate`` and ``schedule`` are recommended for files. Revisions of a job on a file can be compared
+    by ``metrics``; the first is the default.
+    """
+
+    name: str
+    training: str
+    rows: Method
+    learning_rate: float
+    metrics: tuple[EvaluationMetric, ...]
+    schedule: LearningRateSchedule = "linear"
+    task_answers: Literal["sampled", "reference"] | None = None
+    corrects_sampler: bool = False
+    pull: Literal["kl_coefficient", "beta"] = "kl_coefficient"
+    default_pull: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"an algorithm's name is like {_NAME.pattern}, found {self.name!r}")
+        if not self.metrics or self.samples_rows != ("valid_reward_mean" in self.metrics):
+            raise ValueError(f"{self.name}: rows of rft are compared by valid_reward_mean, others by a loss")
+
+    @property
+    def samples_rows(self) -> bool:
+        """Return whether a job on a file samples answers to its rows."""
+        return self.rows == "rft"
+
+    @property
+    def samples_tasks(self) -> bool:
+        """Return whether a job on a task samples answers to its prompts."""
+        return self.task_answers == "sampled"
+
+
+_BY_LOSS: tuple[EvaluationMetric, ...] = ("valid_loss", "valid_mean_token_accuracy")
+BUILT_IN = (
+    Algorithm(
+        name="grpo",
+        training="services.trainer.core.algorithms.grpo:TRAINING",
+        rows="rft",
+        task_answers="sampled",
+        corrects_sampler=True,
+        learning_rate=4e-5,  # tinker-cookbook's
+        schedule="constant",
+        metrics=("valid_reward_mean",),
+    ),
+    Algorithm(
+        name="sft",
+        training="services.trainer.core.algorithms.sft:TRAINING",
+        rows="sft",
+        task_answers="reference",
+        learning_rate=2e-4,  # as those below: ten times that of TRL's trainer of whole models
+        metrics=_BY_LOSS,
+    ),
+    Algorithm(
+        name="dpo",
+        training="services.trainer.core.algorithms.dpo:TRAINING",
+        rows="dpo",
+        task_answers="sampled",
+        pull="beta",
+        default_pull=0.1,  # Rafailov et al. 2023 (arXiv 2305.18290), and TRL
+        learning_rate=1e-5,
+        metrics=_BY_LOSS,
+    ),
+    Algorithm(
+        name="kto",
+        training="services.trainer.core.algorithms.kto:TRAINING",
+        rows="kto",
+        pull="beta",
+        default_pull=0.1,
+        learning_rate=1e-5,
+        metrics=_BY_LOSS,
+    ),
+)
+OpenaiMethod = Literal["supervised", "dpo", "reinforcement"]
+OPENAI_METHODS: Mapping[OpenaiMethod, str] = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
+"""The algorithm of each method of OpenAI's fine-tuning API."""
+
+
+class Algorithms:
+    """The algorithms of a stack by name: those built in, then its own."""
+
+    def __init__(self, algorithms: Sequence[Algorithm] = BUILT_IN) -> None:
+        self._by_name = {algorithm.name: algorithm for algorithm in algorithms}
+
+    def __iter__(self) -> Iterator[Algorithm]:
+        return iter(self._by_name.values())
+
+    def named(self, name: str) -> Algorithm:
+        """Return an algorithm. Raises AlgorithmUnknown."""
+        if name not in self._by_name:
+            raise AlgorithmUnknown(name=name)
+        return self._by_name[name]
+
+
+def open_algorithms(custom: Sequence[str]) -> Algorithms:
+    """Return the built-in algorithms and those at import paths. Raises SettingInvalid."""
+    found = list(BUILT_IN)
+    for path in custom:
+        algorithm = import_object(path, Algorithm)
+        if algorithm.name in {one.name for one in found}:
+            raise SettingInvalid(name=SETTING, problem=f"{path}: there is another algorithm {algorithm.name}")
+        found.append(algorithm)
+    return Algorithms(found)
+
+
+def import_object(path: str, kind: type[T]) -> T:
+    """Return the object at an import path ``package.module:NAME``. Raises SettingInvalid."""
+    if not _PATH.fullmatch(path):
+        raise SettingInvalid(name=SETTING, problem=f"{path!r} is not of the form package.module:NAME")
+    try:
+        found = EntryPoint(name="", value=path, group="").load()
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise SettingInvalid(name=SETTING, problem=f"cannot import {path!r}: {error}") from error
+    if not isinstance(found, kind):
+        problem = f"{path} must be of {kind.__module__}.{kind.__name__}, found {type(found).__name__}"
+        raise SettingInvalid(name=SETTING, problem=problem)
+    return found

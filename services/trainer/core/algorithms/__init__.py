@@ -1,0 +1,1 @@
+"""Managed algorithms: a module each, which `mint_common.algorithms` names."""

@@ -1,0 +1,86 @@
+"""The trainer's side of a managed algorithm, and all algorithms of a stack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mint_common.algorithms import Algorithm, Algorithms, import_object
+from mint_common.records import WaveRecord
+from services.trainer.core.batch import Batch
+from services.trainer.core.losses.loss import Config, Loss, TokenLoss
+from services.trainer.core.mismatch_rules import Mismatch
+from services.trainer.core.wave_batch import WaveBatch
+
+
+def beta(pull: float, _mismatch: Mismatch) -> dict[str, float]:
+    """Return a loss's numbers where the pull is its only one, ``beta``."""
+    return {"beta": pull}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingAlgorithm:
+    """A loss, and what it is computed on.
+
+    ``config`` makes the loss's numbers of a job's pull to the base (`JobSpec.kl_coefficient`) and of the
+    trainer's `Mismatch`. ``build_pulled_batch`` takes the place of ``build_batch`` where the loss reads the
+    base, for rows that only such a term acts on; None: they are the same.
+    """
+
+    loss: Loss
+    build_batch: Callable[[WaveRecord], Batch]
+    build_pulled_batch: Callable[[WaveRecord], Batch] | None = None
+    config: Callable[[float, Mismatch], dict[str, float]] = lambda _pull, _mismatch: {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedAlgorithm:
+    """An algorithm: what it says of itself, and how it is trained."""
+
+    described: Algorithm
+    training: TrainingAlgorithm
+
+    @property
+    def _may_be_sampled(self) -> bool:
+        return self.described.samples_rows or self.described.samples_tasks
+
+    def needs_logprobs(self, record: WaveRecord) -> bool:
+        """Return whether every sample of a record has to have log-probabilities."""
+        has_some = any(sample.logprobs for group in record.groups for sample in group.samples)
+        return self.described.corrects_sampler or (self._may_be_sampled and has_some)
+
+    def pulls(self, config: Config) -> bool:
+        """Return whether the loss has a term that acts on every row."""
+        return isinstance(self.training.loss, TokenLoss) and self.training.loss.reads_base(config)
+
+    def build_batch(self, record: WaveRecord, *, pulls: bool = False) -> Batch:
+        """Return what is trained on; ``pulls``: the loss has a term that acts on every row."""
+        pulled = self.training.build_pulled_batch
+        return pulled(record) if pulls and pulled is not None else self.training.build_batch(record)
+
+    def wave_batch(
+        self, batch: Batch, config: Config, *, backward: bool = True, is_file: bool = False
+    ) -> WaveBatch:
+        """Return what a pass over a batch computes."""
+        rows = (*batch.rows, *batch.probe)
+        return WaveBatch(
+            loss=self.training.loss,
+            config=config,
+            batch=batch,
+            backward=backward,
+            is_file=is_file,
+            is_sampled=self._may_be_sampled and all(row.logprobs for row in rows),
+        )
+
+
+class ManagedAlgorithms:
+    """The algorithms of a stack, imported. Raises SettingInvalid for one that cannot be."""
+
+    def __init__(self, algorithms: Algorithms) -> None:
+        self._described = algorithms
+        self._managed = {
+            one.name: ManagedAlgorithm(described=one, training=import_object(one.training, TrainingAlgorithm))
+            for one in algorithms
+        }
+
+    def named(self, name: str) -> ManagedAlgorithm:
+        """Return an algorithm. Raises AlgorithmUnknown."""
+        return self._managed[self._described.named(name).name]

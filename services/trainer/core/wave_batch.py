@@ -1,0 +1,44 @@
+"""What the pass of a managed job's wave computes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.trainer.core.batch import Batch
+from services.trainer.core.losses.loss import Config, Loss
+
+VALIDATION_METRICS: Mapping[str, str] = {
+    "loss:mean": "valid_loss:mean",
+    "mean_token_accuracy:mean": "valid_mean_token_accuracy:mean",
+    "preference_margin:mean": "valid_reward_margin:mean",
+    "preference_accuracy:mean": "valid_reward_accuracy:mean",
+}
+"""The metrics of a pass that only measures, by the names that a training pass has for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveBatch:
+    """A loss over the rows of a record; ``config`` are the loss's numbers.
+
+    Without ``backward`` the rows are measured only. ``is_file``: they are a file's, answers included; then
+    the pass measures a mean token accuracy, the share of the trained tokens of the better answers that the
+    policy finds likeliest. ``is_sampled``: the rows have their sampler's log-probabilities, which are
+    compared with the policy's.
+    """
+
+    loss: Loss
+    config: Config
+    batch: Batch
+    backward: bool = True
+    is_file: bool = False
+    is_sampled: bool
+
+    @property
+    def adds_gradient(self) -> bool:
+        """Return whether the pass changes the policy's gradient."""
+        return self.backward and bool(self.batch.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens the model reads."""
+        rows = self.batch.rows or self.batch.probe
+        return sum(row.length for row in (*rows, *self.batch.mismatched))
