@@ -7,8 +7,8 @@ own packages by import path. An entry is data without torch, so that every servi
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
-from typing import Literal, TypeVar
+from importlib import import_module
+from typing import Any, Literal, TypeVar
 
 from mint_common.datasets.formats import Method
 from mint_common.errors import MintError, SettingInvalid
@@ -19,7 +19,7 @@ T = TypeVar("T")
 SETTING = "MINT_ALGORITHMS_CUSTOM"
 """The setting that names the import paths of a stack's own algorithms."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_PATH = re.compile(r"[\w.]+:[\w.]+")
+_PATH = re.compile(r"([\w.]+):(\w+)")
 
 
 class AlgorithmUnknown(MintError):
@@ -60,6 +60,11 @@ class Algorithm:
             raise ValueError(f"an algorithm's name is like {_NAME.pattern}, found {self.name!r}")
         if not self.metrics or self.samples_rows != ("valid_reward_mean" in self.metrics):
             raise ValueError(f"{self.name}: rows of rft are compared by valid_reward_mean, others by a loss")
+
+    @property
+    def method(self) -> str:
+        """Return its name in the fine-tuning API: OpenAI's where it is the algorithm of OpenAI's method."""
+        return next((name for name, own in OPENAI_METHODS.items() if own == self.name), self.name)
 
     @property
     def samples_rows(self) -> bool:
@@ -133,6 +138,21 @@ class Algorithms:
         return self._by_name[name]
 
 
+def task_algorithms(algorithms: Algorithms) -> list[str]:
+    """Return the names that a job on a task may have."""
+    return [one.name for one in algorithms if one.task_answers]
+
+
+def own_methods(algorithms: Algorithms) -> list[str]:
+    """Return the names of the methods that OpenAI's API does not have."""
+    return [one.name for one in algorithms if one.method == one.name and one.name not in OPENAI_METHODS]
+
+
+def one_of(names: Sequence[str]) -> dict[str, Any]:  # a JSON schema
+    """Return the JSON schema of a text that is one of some names."""
+    return {"const": names[0]} if len(names) == 1 else {"enum": list(names)}
+
+
 def open_algorithms(custom: Sequence[str]) -> Algorithms:
     """Return the built-in algorithms and those at import paths. Raises SettingInvalid."""
     found = list(BUILT_IN)
@@ -146,10 +166,11 @@ def open_algorithms(custom: Sequence[str]) -> Algorithms:
 
 def import_object(path: str, kind: type[T]) -> T:
     """Return the object at an import path ``package.module:NAME``. Raises SettingInvalid."""
-    if not _PATH.fullmatch(path):
+    parts = _PATH.fullmatch(path)
+    if parts is None:
         raise SettingInvalid(name=SETTING, problem=f"{path!r} is not of the form package.module:NAME")
     try:
-        found = EntryPoint(name="", value=path, group="").load()
+        found = getattr(import_module(parts[1]), parts[2])
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise SettingInvalid(name=SETTING, problem=f"cannot import {path!r}: {error}") from error
     if not isinstance(found, kind):

@@ -7,6 +7,7 @@ from functools import partial
 
 import asyncpg
 
+from mint_common.algorithms import Algorithms, open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
 from mint_common.body_budget import BodyBudget
@@ -69,7 +70,7 @@ from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import CatalogLimits, FineTuningContext, Gateway, TenantFiles
-from services.gateway.http.public import build_http
+from services.gateway.http.public import build_http, name_algorithms
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
@@ -143,6 +144,9 @@ async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until told to stop, disconnect."""
     clock = SystemClock()
     http = build_http(ready=lambda: True)
+    algorithms = open_algorithms(settings.algorithms.custom)
+    if settings.algorithms.custom:
+        name_algorithms(http, algorithms)
     async with AsyncExitStack() as stack:
         pool, relay_pool = await _open_pools(settings.postgres.dsn, stack)
         bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="gateway")
@@ -191,6 +195,7 @@ async def run(settings: GatewaySettings) -> None:
             trainers=directory,
             engines=engines,
             files=tenant_files,
+            algorithms=algorithms,
         )
 
         def is_ready(meant: Resolution) -> bool:
@@ -358,6 +363,7 @@ def _fine_tuning(
     trainers: TrainerDirectory,
     engines: EngineDirectory,
     files: TenantFiles,
+    algorithms: Algorithms,
 ) -> FineTuningContext:
     return FineTuningContext(
         maker=JobMaker(
@@ -368,6 +374,7 @@ def _fine_tuning(
             graders=graders,
             first_rows=FirstRows(keeper=files.keeper, trainers=trainers, previewing=files.previewing),
             limits=partial(known_limits, engines),
+            algorithms=algorithms,
         ),
         jobs=jobs,
         uses=FileUses(jobs=jobs, keeper=files.keeper),

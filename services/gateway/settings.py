@@ -2,13 +2,14 @@
 
 from pydantic import Field, field_validator
 
-from mint_common.settings import GraderSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, GraderSettings, PeerSettings, ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):
     """Everything that the gateway reads from the environment."""
 
     peers: PeerSettings
+    algorithms: AlgorithmSettings
     graders: GraderSettings
     key_memory_seconds: float = Field(10.0, ge=0, description="cache time of a verified key")
     resolution_lease_seconds: float = Field(

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +25,9 @@ from mint_client.core.jobs import (
 from mint_client.core.tables import field_rows
 from mint_client.views.job import JobView, follow_job
 from mint_client.views.terminal import print_json, print_rows
+from mint_common.algorithms import Algorithms, task_algorithms
+
+_ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
@@ -64,7 +67,9 @@ def create_job(  # arguments of a command
     policy: PolicyArgument,
     task: TaskArgument,
     *,
-    algorithm: Annotated[Literal["grpo", "sft", "dpo"], typer.Option(help="Training algorithm.")] = "grpo",
+    algorithm: Annotated[
+        str, typer.Option(metavar="NAME", help=f"{_ALGORITHMS}, or one of the stack's own.")
+    ] = "grpo",
     steps: Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps.")] = None,
     prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts a step.")] = None,
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Answers a prompt (grpo, dpo).")] = None,

@@ -5,7 +5,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 import typer
@@ -61,8 +61,12 @@ def train(  # arguments of a command
         ),
     ] = "",
     method: Annotated[
-        Method | None, typer.Option(help="Training method. Default: as the file's format says.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(get_args(Method))}, or one of the stack's own. Default: by the file's format.",
+        ),
+    ] = "",
     grader: Annotated[
         Path | None, typer.Option(metavar="FILE", help="rft: JSON of a grader (docs/graders.md).")
     ] = None,
@@ -116,6 +120,7 @@ def train(  # arguments of a command
             _checked(validation)
         wishes = Wishes(
             method=_method(rows, method),
+            own_method="" if method in get_args(Method) else method,
             holdout=holdout,
             every=every,
             epochs=epochs,
@@ -190,9 +195,10 @@ def _checked(path: Path) -> RowsFile:
     return RowsFile(path=path, format=report.format, count=report.rows)
 
 
-def _method(rows: RowsFile, wanted: Method | None) -> Method:
+def _method(rows: RowsFile, wanted: str) -> Method:
+    """Return the method of a file's rows. Raises InvalidField if another one is wanted."""
     found = method_of(rows.format)
-    if wanted not in (None, found):
+    if wanted in get_args(Method) and wanted != found:
         problem = f"{wanted} does not train on {rows.format} rows, which are of {found}"
         raise InvalidField(field="--method", problem=problem)
     return found

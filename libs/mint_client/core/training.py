@@ -9,20 +9,23 @@ from typing import Any
 
 from mint_client.core.jobs import JobNow, PromotionNow, duration
 from mint_client.core.tables import Row
+from mint_common.algorithms import BUILT_IN, OPENAI_METHODS
 from mint_common.datasets import Format, Method
 
 MOST_PROMPT = 100
 """Characters of a prompt that is shown as an example."""
-METHOD_NAMES: Mapping[Method, str] = {"sft": "supervised", "dpo": "dpo", "rft": "reinforcement"}
-"""What OpenAI calls them; it has no KTO."""
 Json = Any  # the gateway's JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a command line asks of a job; None and "" leave the choice to the server."""
+    """What a command line asks of a job; None and "" leave the choice to the server.
+
+    ``method`` is that of the file's rows, ``own_method`` an algorithm that the stack adds for such rows.
+    """
 
     method: Method
+    own_method: str = ""
     grader: Json = None
     validation_file: str = ""
     holdout: float | None = None
@@ -42,13 +45,14 @@ def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | No
     numbers = _present({"n_epochs": wishes.epochs, "batch_size": wishes.batch_size})
     body: Json = {"model": model, "training_file": training_file, "suffix": suffix, "seed": wishes.seed}
     body["validation_file"] = wishes.validation_file or None
-    if wishes.method == "kto":
-        body["hyperparameters"] = numbers
+    usual = next(one.method for one in BUILT_IN if one.rows == wishes.method)
+    if usual in OPENAI_METHODS:
+        settings = _present({"hyperparameters": numbers, "grader": wishes.grader})
+        body["method"] = {"type": usual, usual: settings}
     else:
-        name = METHOD_NAMES[wishes.method]
-        body["method"] = {"type": name, name: _present({"hyperparameters": numbers, "grader": wishes.grader})}
+        body["hyperparameters"] = numbers
     extras = {
-        "method": "kto" if wishes.method == "kto" else None,
+        "method": wishes.own_method or (None if usual in OPENAI_METHODS else usual),
         "rank": wishes.rank,
         "learning_rate": wishes.learning_rate,
         "on_long": "drop" if wishes.drop_long else None,

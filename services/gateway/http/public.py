@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
+from mint_common.algorithms import Algorithms, one_of, own_methods, task_algorithms
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
@@ -61,6 +62,15 @@ ROUTES = (
     fine_tuning_jobs,
 )
 """Routes are tried in this order: those that are called most often come first."""
+
+
+def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
+    """Name a stack's own algorithms in its OpenAPI document, where a body has an algorithm or method."""
+    schemas = http.openapi()["components"]["schemas"]
+    schemas["JobRequest"]["properties"]["algorithm"].update(one_of(task_algorithms(algorithms)))
+    method, _ = schemas["MintFields"]["properties"]["method"]["anyOf"]
+    del method["const"]
+    method.update(one_of(own_methods(algorithms)))
 
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:

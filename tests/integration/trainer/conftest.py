@@ -32,6 +32,7 @@ from mint_common.records import Group, Sample, WaveRecord, encode_blob
 from mint_common.runtime.dispatch import publish_event
 from mint_common.runtime.outbox import event_message
 from mint_common.settings import (
+    AlgorithmSettings,
     BlobSettings,
     HttpSettings,
     InternalSettings,
@@ -253,6 +254,7 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
         blobs=BlobSettings(url=f"file://{tmp_path / 'blobs'}"),
         telemetry=TelemetrySettings(),
         peers=PeerSettings(registry_url="http://127.0.0.1:9"),
+        algorithms=AlgorithmSettings(),
         internal=InternalSettings(token="secret"),
         http=HttpSettings(port=0),
         base_dir=TINY,

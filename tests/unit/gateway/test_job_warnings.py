@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.algorithms import Algorithms
 from mint_common.errors import InvalidField
 from mint_common.testing.factories import SPEC
 from services.gateway.core.mint.job_warnings import (
@@ -58,7 +59,7 @@ def test_what_nobody_could_measure_is_not_warned_of():
 def test_a_learning_rate_that_cannot_be_meant_is_refused():
     request = JobRequest(policy="p", task="t", learning_rate=1.0)
     with pytest.raises(InvalidField, match=r"learning_rate.*at most 0\.1"):
-        plan_job(request, defaults={}, max_context=512)
+        plan_job(request, Algorithms(), defaults={}, max_context=512)
 
 
 def test_another_task_than_before_is_warned_of():

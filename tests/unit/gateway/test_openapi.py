@@ -1,10 +1,12 @@
 """The public schema changes only on purpose: `tools/make_openapi.py` writes the golden file anew."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.uploads import UPLOAD_CODES
-from services.gateway.http.public import build_http
+from services.gateway.http.public import build_http, name_algorithms
 
 GOLDEN = Path(__file__).parents[2] / "golden/openapi/gateway.json"
 
@@ -12,6 +14,15 @@ GOLDEN = Path(__file__).parents[2] / "golden/openapi/gateway.json"
 def test_the_schema_is_the_golden_one():
     current = json.loads(json.dumps(build_http(ready=lambda: True).openapi()))
     assert current == json.loads(GOLDEN.read_text()), "run tools/make_openapi.py and look at the diff"
+
+
+def test_a_stack_s_own_algorithms_are_in_its_schema():
+    http = build_http(ready=lambda: True)
+    name_algorithms(http, Algorithms([*BUILT_IN, replace(Algorithms().named("dpo"), name="own")]))
+    schemas = http.openapi()["components"]["schemas"]
+    assert schemas["JobRequest"]["properties"]["algorithm"]["enum"] == ["grpo", "sft", "dpo", "own"]
+    method = schemas["MintFields"]["properties"]["method"]["anyOf"]
+    assert method == [{"type": "string", "enum": ["kto", "own"]}, {"type": "null"}]
 
 
 def test_every_body_of_the_mint_and_openai_apis_has_an_example():

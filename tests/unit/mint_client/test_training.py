@@ -135,6 +135,11 @@ def test_kto_is_asked_for_where_openai_has_no_word() -> None:
     )
 
 
+def test_a_stack_s_own_method_stands_beside_that_of_its_rows() -> None:
+    body = job_body(Wishes(method="dpo", own_method="ipo"), model="b", training_file="f", suffix=None)
+    assert (body["mint"], body["method"]["type"]) == ({"method": "ipo"}, "dpo")
+
+
 @pytest.mark.parametrize(
     ("filename", "suffix"),
     [("Support chats (1).jsonl", "support-chats-1"), ("rows", "rows"), ("Ä.jsonl", "tuned")],

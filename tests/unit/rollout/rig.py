@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from mint_common.algorithms import Algorithms
+from examples.ipo.algorithm import ALGORITHM as IPO
+from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
@@ -60,6 +61,9 @@ def _folder() -> Path:
     return path
 
 
+ALGORITHMS = Algorithms([*BUILT_IN, IPO])
+
+
 def wave_handlers(
     commits: Commits[MemoryConnection],
     *,
@@ -83,7 +87,7 @@ def wave_handlers(
             tasks=tasks,
             sampler=sampler,
             requests=requests,
-            algorithms=Algorithms(),
+            algorithms=ALGORITHMS,
             most_faults=GRADING.most_faults,
         ),
         files=FileWaves(
@@ -92,7 +96,7 @@ def wave_handlers(
             renderer=renderer,
             samples=samples,
             sampler=sampler,
-            algorithms=Algorithms(),
+            algorithms=ALGORITHMS,
         ),
         turns=WaveTurns(2, what="waves"),
         pulse_seconds=STALL_SECONDS / 4,

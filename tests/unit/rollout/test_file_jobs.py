@@ -120,14 +120,23 @@ async def test_a_wave_names_its_lines(rig: Rig) -> None:
     ]
 
 
-async def test_pairs_become_a_chosen_and_a_rejected_answer(rig: Rig) -> None:
+@pytest.mark.parametrize("algorithm", ["dpo", "ipo"])
+async def test_pairs_become_a_chosen_and_a_rejected_answer(rig: Rig, algorithm: str) -> None:
     rows = [{"prompt": "a", "chosen": "bc", "rejected": "bd"}]
-    (wave,) = await run_through(rig, on_file(await store(rig, rows), batch=1))
-    assert wave.spec.algorithm == "dpo"
+    (wave,) = await run_through(rig, on_file(await store(rig, rows), algorithm=algorithm, batch=1))
     (group,) = (await record_of(rig, wave.record)).groups
     assert TOKENIZER.decode(group.prompt_tokens, skip_special_tokens=True) == "a"
     assert [TOKENIZER.decode(sample.tokens[:-1]) for sample in group.samples] == ["bc", "bd"]
     assert [sample.reward for sample in group.samples] == [1.0, 0.0]
+
+
+async def test_a_job_of_an_algorithm_that_is_not_known_fails_with_a_sentence(rig: Rig) -> None:
+    await refused(rig, await rig.begin(on_file(await store(rig, completions(4)), algorithm="lost")))
+    state, reason = await rig.state_of()
+    assert (state, "'lost' is neither built in nor named in MINT_ALGORITHMS_CUSTOM" in reason) == (
+        "failed",
+        True,
+    )
 
 
 async def test_kto_rows_have_the_reward_of_their_label(rig: Rig) -> None:

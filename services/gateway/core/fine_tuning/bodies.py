@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StringConstraints
 from pydantic.config import JsonDict
 
+from mint_common.algorithms import Algorithms, OpenaiMethod, one_of, own_methods
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
@@ -37,6 +38,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Epochs = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None, _AUTO_INT]
 BatchSize = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_BATCH)] | None, _AUTO_INT]
 Multiplier = Annotated[Annotated[StrictFloat, Field(gt=0, le=1e6)] | None, _AUTO_FLOAT]
+OwnMethod = Annotated[str, Field(json_schema_extra=one_of(own_methods(Algorithms())))]
 Beta = Annotated[Annotated[StrictFloat, Field(gt=0, le=2)] | None, _AUTO_FLOAT]
 ComputeMultiplier = Annotated[Annotated[StrictFloat, Field(gt=1e-5, le=10)] | None, _AUTO_FLOAT]
 EvalInterval = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] | None, _AUTO_INT]
@@ -96,7 +98,7 @@ class Reinforcement(Body):
 class Method(Body):
     """A method, with its settings under the key of its name."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: OpenaiMethod
     supervised: Supervised | None = None
     dpo: Dpo | None = None
     reinforcement: Reinforcement | None = None
@@ -145,7 +147,7 @@ class MintFields(Body):
     sampled answer of reinforcement. ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
-    method: Literal["kto"] | None = None
+    method: OwnMethod | None = None
     beta: Beta = None
     rank: StrictInt | None = None
     alpha: StrictFloat | None = None

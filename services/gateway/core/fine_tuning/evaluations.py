@@ -1,9 +1,9 @@
 """When and on what the revisions of a job on a file are evaluated. Pure."""
 
+from mint_common.algorithms import Algorithm
 from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping, EvaluationPlan, JobFile
 from services.gateway.core.fine_tuning.bodies import FineTuningBody, JobEvaluationBody
-from services.gateway.core.fine_tuning.methods import RECIPES, MethodName
 from services.gateway.core.fine_tuning.numbers import AskedNumbers
 
 EVALUATIONS = 10
@@ -42,14 +42,14 @@ def trained_rows(body: FineTuningBody, rows: int, *, repeats: int) -> int:
 
 
 def plan_evaluation(
-    body: FineTuningBody, asked: AskedNumbers, method: MethodName, validation: JobFile | None, *, steps: int
+    body: FineTuningBody, asked: AskedNumbers, algorithm: Algorithm, validation: JobFile | None, *, steps: int
 ) -> EvaluationPlan | None:
     """Return the plan; None when there is nothing to evaluate on. Raises InvalidField."""
     wish = _evaluation(body)
     every, rows = _choose(wish.every, asked, "every"), _choose(wish.rows, asked, "rows")
-    metrics = RECIPES[method].metrics
+    metrics = algorithm.metrics
     if wish.metric is not None and wish.metric not in metrics:
-        problem = f"is {' or '.join(metrics)} for {method}, got {wish.metric}"
+        problem = f"is {' or '.join(metrics)} for {algorithm.method}, got {wish.metric}"
         raise InvalidField(field="mint.evaluation.metric", problem=problem)
     if validation is None and wish.holdout is None:
         if body.mint is not None and body.mint.evaluation is not None:
@@ -63,7 +63,7 @@ def plan_evaluation(
     stopping = wish.early_stopping
     return EvaluationPlan(
         every=every or max(1, round(steps / EVALUATIONS)),
-        rows=rows or (SAMPLED_ROWS if method == "reinforcement" else READ_ROWS),
+        rows=rows or (SAMPLED_ROWS if algorithm.samples_rows else READ_ROWS),
         file=validation,
         holdout=wish.holdout or 0.0,
         metric=wish.metric or metrics[0],

@@ -1,72 +1,43 @@
-"""Methods of jobs on files: what each recommends, and what of OpenAI's API none of them has."""
+"""The algorithm of a job on a file, and what of OpenAI's API no algorithm has."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
-
-from mint_common.datasets import Method
+from mint_common.algorithms import OPENAI_METHODS, Algorithm, Algorithms, own_methods
 from mint_common.errors import InvalidField
-from mint_common.events import EvaluationMetric, LearningRateSchedule
-from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
+from services.gateway.core.fine_tuning.bodies import FineTuningBody, Method, MintFields
 from services.gateway.core.fine_tuning.refusals import JobRefused
 
-MethodName = Literal["supervised", "dpo", "kto", "reinforcement"]
-Algorithm = Literal["sft", "dpo", "kto", "grpo"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodRecipe:
-    """What a method is to the trainer, and what it recommends.
-
-    ``learning_rate`` is that of a multiplier of 1. The first of ``metrics`` is what revisions are compared
-    by unless the request names another.
-    """
-
-    algorithm: Algorithm
-    rows: Method
-    learning_rate: float
-    schedule: LearningRateSchedule
-    metrics: tuple[EvaluationMetric, ...]
-
-
-_BY_LOSS: tuple[EvaluationMetric, ...] = ("valid_loss", "valid_mean_token_accuracy")
-RECIPES: Mapping[MethodName, MethodRecipe] = {
-    "supervised": MethodRecipe(
-        algorithm="sft", rows="sft", learning_rate=2e-4, schedule="linear", metrics=_BY_LOSS
-    ),
-    "dpo": MethodRecipe(algorithm="dpo", rows="dpo", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
-    "kto": MethodRecipe(algorithm="kto", rows="kto", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
-    "reinforcement": MethodRecipe(
-        algorithm="grpo",
-        rows="rft",
-        learning_rate=4e-5,
-        schedule="constant",
-        metrics=("valid_reward_mean",),
-    ),
-}
-"""Rates that LoRA is usually trained at: ten times those of TRL's trainers of whole models, and
-tinker-cookbook's for reinforcement.
-"""
-
-
-def method_of_job(body: FineTuningBody) -> MethodName:
-    """Return the method. Raises InvalidField for settings of another one."""
+def algorithm_of_job(body: FineTuningBody, algorithms: Algorithms) -> Algorithm:
+    """Return the algorithm. Raises InvalidField for settings of another one."""
     extras, method = body.mint or MintFields(), body.method
+    algorithm = algorithms.named(OPENAI_METHODS[method.type if method else "supervised"])
+    if method is not None:
+        _check_settings(method)
     if extras.method is not None:
-        if method is not None:
-            raise InvalidField(field="method", problem="is OpenAI's: mint.method kto stands alone")
-        return extras.method
-    if extras.beta is not None:
+        rows = None if method is None else algorithm.rows
+        algorithm = _own_algorithm(extras.method, algorithms)
+        if rows not in (None, algorithm.rows):
+            raise InvalidField(
+                field="method", problem=f"is OpenAI's: mint.method {algorithm.name} stands alone"
+            )
+    if extras.beta is not None and (extras.method is None or algorithm.pull != "beta"):
         problem = "is of mint.method kto; that of dpo is method.dpo.hyperparameters.beta"
         raise InvalidField(field="mint.beta", problem=problem)
-    if method is None:
-        return "supervised"
-    for name in ("supervised", "dpo", "reinforcement"):
+    if algorithm.samples_rows and (method is None or method.reinforcement is None):
+        raise InvalidField(field="method.reinforcement", problem="is missing: it has the grader")
+    return algorithm
+
+
+def _own_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
+    own = own_methods(algorithms)
+    if name not in own:
+        raise InvalidField(field="mint.method", problem=f"must be {' or '.join(own)}, got {name[:64]!r}")
+    return algorithms.named(name)
+
+
+def _check_settings(method: Method) -> None:
+    for name in OPENAI_METHODS:
         if name != method.type and getattr(method, name) is not None:
             raise InvalidField(field=f"method.{name}", problem=f"is not of the type {method.type}")
-    if method.type == "reinforcement" and method.reinforcement is None:
-        raise InvalidField(field="method.reinforcement", problem="is missing: it has the grader")
-    return method.type
 
 
 def check_supported(body: FineTuningBody) -> None:

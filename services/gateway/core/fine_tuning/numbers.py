@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import cast
 
+from mint_common.algorithms import Algorithm
 from mint_common.bounds import check_between, check_positive, check_sampled_tokens
 from mint_common.datasets import MAX_BATCH
 from mint_common.errors import InvalidField
@@ -15,8 +16,7 @@ from services.gateway.core.fine_tuning.bodies import (
     MintFields,
     ReinforcementHyperparameters,
 )
-from services.gateway.core.fine_tuning.methods import RECIPES, MethodName
-from services.gateway.core.mint.jobs import DPO_BETA, MAX_LEARNING_RATE
+from services.gateway.core.mint.jobs import MAX_LEARNING_RATE
 
 EPOCHS, BATCH = 3, 8
 """What "auto" is; the batch is larger when a job would have too many steps."""
@@ -37,7 +37,7 @@ class AskedNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """The numbers of a job, complete. ``rows`` are drawn once an epoch; ``beta`` is 0 without a reference.
+    """The numbers of a job, complete. ``rows`` are drawn once an epoch; ``pull`` is a beta, or 0.
 
     ``compute_multiplier`` is None for methods that sample nothing.
     """
@@ -47,14 +47,15 @@ class Numbers:
     steps: int
     multiplier: float
     learning_rate: float
-    beta: float
+    pull: float
     compute_multiplier: float | None
     group_size: int
     max_new_tokens: int
 
 
-def asked_for(body: FineTuningBody, method: MethodName) -> AskedNumbers:
+def asked_for(body: FineTuningBody, algorithm: Algorithm) -> AskedNumbers:
     """Return the hyperparameters of a request. Raises InvalidField when they stand in two places."""
+    method = body.method.type if body.method else algorithm.method
     settings = getattr(body.method, method, None) if body.method else None
     own = None if settings is None else settings.hyperparameters
     if own is None:
@@ -73,7 +74,7 @@ def asked_for(body: FineTuningBody, method: MethodName) -> AskedNumbers:
 
 
 def choose_numbers(
-    asked: AskedNumbers, extras: MintFields, method: MethodName, *, rows: int, max_context: int
+    asked: AskedNumbers, extras: MintFields, algorithm: Algorithm, *, rows: int, max_context: int
 ) -> Numbers:
     """Return the numbers of a job that draws ``rows`` an epoch. Raises InvalidField."""
     common, compute = asked.common, asked.reinforcement.compute_multiplier
@@ -88,11 +89,11 @@ def choose_numbers(
         problem = f"gives {steps} steps with batches of {batch}, a job has {MAX_STEPS} at most: take {way}"
         raise InvalidField(field=f"{asked.where}.{name}", problem=problem)
     check_between("mint.warmup_steps", extras.warmup_steps, 0, steps)
-    if method == "reinforcement":
+    if algorithm.samples_rows:
         compute = compute or 1.0
-    learning_rate = _learning_rate(asked, extras, method)
+    learning_rate = _learning_rate(asked, extras, algorithm)
     group_size = 1 if compute is None else min(MAX_GROUP, max(2, round(GROUP * compute)))
-    max_new_tokens = _new_tokens(extras, method, max_context)
+    max_new_tokens = _new_tokens(extras, algorithm, max_context)
     if compute is not None:
         check_sampled_tokens(
             (f"{asked.where}.batch_size", batch),
@@ -103,18 +104,18 @@ def choose_numbers(
         epochs=epochs,
         batch_size=batch,
         steps=steps,
-        multiplier=round(learning_rate / RECIPES[method].learning_rate, 12),
+        multiplier=round(learning_rate / algorithm.learning_rate, 12),
         learning_rate=learning_rate,
-        beta=_beta(asked, extras, method),
+        pull=_pull(asked, extras, algorithm),
         compute_multiplier=compute,
         group_size=group_size,
         max_new_tokens=max_new_tokens,
     )
 
 
-def _learning_rate(asked: AskedNumbers, extras: MintFields, method: MethodName) -> float:
+def _learning_rate(asked: AskedNumbers, extras: MintFields, algorithm: Algorithm) -> float:
     if extras.learning_rate is None:
-        rate = RECIPES[method].learning_rate * (asked.common.learning_rate_multiplier or 1.0)
+        rate = algorithm.learning_rate * (asked.common.learning_rate_multiplier or 1.0)
         if rate > MAX_LEARNING_RATE:
             problem = f"gives a learning rate of {rate:g}, it is {MAX_LEARNING_RATE} at most"
             raise InvalidField(field=f"{asked.where}.learning_rate_multiplier", problem=problem)
@@ -126,18 +127,20 @@ def _learning_rate(asked: AskedNumbers, extras: MintFields, method: MethodName) 
     return extras.learning_rate
 
 
-def _beta(asked: AskedNumbers, extras: MintFields, method: MethodName) -> float:
-    if method == "dpo":
-        return asked.dpo.beta or DPO_BETA
-    return extras.beta or DPO_BETA if method == "kto" else 0.0
+def _pull(asked: AskedNumbers, extras: MintFields, algorithm: Algorithm) -> float:
+    if asked.dpo.beta is not None and extras.beta is not None:
+        raise InvalidField(field="mint.beta", problem=f"is {asked.where}.beta, which is there too")
+    wish = asked.dpo.beta if extras.beta is None else extras.beta
+    return algorithm.default_pull if wish is None else wish
 
 
-def _new_tokens(extras: MintFields, method: MethodName, max_context: int) -> int:
+def _new_tokens(extras: MintFields, algorithm: Algorithm, max_context: int) -> int:
     """Return how many tokens a sampled answer may have; 1 where nothing is sampled."""
     wish = extras.max_new_tokens
-    if method != "reinforcement":
+    if not algorithm.samples_rows:
         if wish is not None:
-            raise InvalidField(field="mint.max_new_tokens", problem=f"is of reinforcement, not of {method}")
+            problem = f"is of reinforcement, not of {algorithm.method}"
+            raise InvalidField(field="mint.max_new_tokens", problem=problem)
         return 1
     if wish is None:
         return min(NEW_TOKENS, max(1, max_context // 2))

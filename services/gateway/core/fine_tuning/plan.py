@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.algorithms import Algorithm, Algorithms
 from mint_common.datasets import FORMATS, Repeats
 from mint_common.errors import InvalidField, MintError
 from mint_common.events import JobData, JobFile, JobSpec, LoraSpec
@@ -17,7 +18,7 @@ from mint_common.lora import plan_lora
 from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord, job_file
 from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields, Reinforcement
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
-from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
+from services.gateway.core.fine_tuning.methods import algorithm_of_job, check_supported
 from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
 from services.gateway.core.fine_tuning.refusals import GRADER_FIELD, JobRefused, grader_refused
 from services.gateway.core.mint.job_warnings import rate_warning
@@ -50,30 +51,31 @@ class JobPlan:
     """
 
     spec: JobSpec
-    method: MethodName
+    algorithm: Algorithm
     grader: GraderSpec | None
     hyperparameters: dict[str, float | str]
     warnings: tuple[str, ...]
 
 
-def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int, seed: int) -> JobPlan:
+def plan_fine_tuning(
+    body: FineTuningBody, files: JobFiles, algorithms: Algorithms, *, max_context: int, seed: int
+) -> JobPlan:
     """Return the complete job; it has ``seed`` unless the request has one.
 
     Raises JobRefused or InvalidField, which name what is wrong by its path in the body.
     """
     check_supported(body)
-    method, extras = method_of_job(body), body.mint or MintFields()
-    training = _checked_file(files.training, method, "training_file")
+    algorithm, extras = algorithm_of_job(body, algorithms), body.mint or MintFields()
+    training = _checked_file(files.training, algorithm, "training_file")
     found = files.validation
-    validation = None if found is None else _checked_file(found, method, files.validation_field)
-    asked = asked_for(body, method)
+    validation = None if found is None else _checked_file(found, algorithm, files.validation_field)
+    asked = asked_for(body, algorithm)
     rows = trained_rows(body, training.rows, repeats=files.training.repeats or 0)
-    numbers = choose_numbers(asked, extras, method, rows=rows, max_context=max_context)
+    numbers = choose_numbers(asked, extras, algorithm, rows=rows, max_context=max_context)
     settings = body.method.reinforcement if body.method else None
     grader = None if settings is None else _read_grader(settings)
-    recipe = RECIPES[method]
     spec = JobSpec(
-        algorithm=recipe.algorithm,
+        algorithm=algorithm.name,
         task="",
         steps=numbers.steps,
         prompts_per_step=numbers.batch_size,
@@ -81,10 +83,10 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
         max_new_tokens=numbers.max_new_tokens,
         temperature=1.0,
         learning_rate=numbers.learning_rate,
-        kl_coefficient=numbers.beta,
+        kl_coefficient=numbers.pull,
         clip_norm=1.0,
         seed=seed if body.seed is None else body.seed,
-        schedule=extras.schedule or recipe.schedule,
+        schedule=extras.schedule or algorithm.schedule,
         warmup_steps=extras.warmup_steps,
         optimizer=extras.optimizer,
         data=JobData(
@@ -92,30 +94,30 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
             epochs=numbers.epochs,
             on_long=extras.on_long,
             grader=None if settings is None else settings.grader,
-            evaluation=plan_evaluation(body, asked, method, validation, steps=numbers.steps),
+            evaluation=plan_evaluation(body, asked, algorithm, validation, steps=numbers.steps),
         ),
     )
     return JobPlan(
         spec=spec,
-        method=method,
+        algorithm=algorithm,
         grader=grader,
-        hyperparameters=_shown(numbers, spec, method),
+        hyperparameters=_shown(numbers, spec, algorithm),
         warnings=tuple(_warnings(spec, files)),
     )
 
 
-def _checked_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
+def _checked_file(file: FileRecord, algorithm: Algorithm, field: str) -> JobFile:
     if file.purpose != CHECKED_PURPOSE or file.format is None or not file.rows:
         problem = f"File {file.file_id} was uploaded for {file.purpose!r}, and must be for 'fine-tune'."
         raise JobRefused(reason="wrong_purpose", field=field, problem=problem)
-    taken = FORMATS[RECIPES[method].rows]
+    taken = FORMATS[algorithm.rows]
     if file.format not in taken:
         problem = (
             f"File {file.file_id} is in the format {file.format}, but the job is not using a method for it:"
-            f" {method} takes {', '.join(sorted(taken))}."
+            f" {algorithm.method} takes {', '.join(sorted(taken))}."
         )
         raise JobRefused(reason="wrong_format", field=field, problem=problem)
-    if method == "reinforcement" and field == "training_file" and file.rows > MAX_REWARD_ROWS:
+    if algorithm.samples_rows and field == "training_file" and file.rows > MAX_REWARD_ROWS:
         problem = f"File {file.file_id} has {file.rows} rows, and reinforcement takes {MAX_REWARD_ROWS}."
         raise JobRefused(reason="too_many_rows", field=field, problem=problem)
     return job_file(file)
@@ -134,14 +136,14 @@ def _read_grader(settings: Reinforcement) -> GraderSpec:
     return grader
 
 
-def _shown(numbers: Numbers, spec: JobSpec, method: MethodName) -> dict[str, float | str]:
+def _shown(numbers: Numbers, spec: JobSpec, algorithm: Algorithm) -> dict[str, float | str]:
     shown: dict[str, float | str] = {
         "n_epochs": numbers.epochs,
         "batch_size": numbers.batch_size,
         "learning_rate_multiplier": numbers.multiplier,
     }
-    if method in {"dpo", "kto"}:
-        shown["beta"] = numbers.beta
+    if algorithm.pull == "beta":
+        shown["beta"] = numbers.pull
     if numbers.compute_multiplier is not None:
         shown |= {"compute_multiplier": numbers.compute_multiplier, "reasoning_effort": "default"}
         if spec.data is not None and spec.data.evaluation is not None:

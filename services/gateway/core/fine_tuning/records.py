@@ -6,7 +6,6 @@ from typing import Literal
 
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest
-from services.gateway.core.fine_tuning.methods import MethodName
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -62,7 +61,7 @@ class FineTuning:
     model: str
     suffix: str | None
     metadata: dict[str, str] | None
-    method: MethodName
+    method: str
     hyperparameters: dict[str, float | str]
     lora: LoraSpec
     promote: Promotion | None = None

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
+from pydantic import Field
+
+from mint_common.algorithms import Algorithm, Algorithms, one_of, task_algorithms
 from mint_common.bounds import (
     check_between,
     check_not_negative,
@@ -17,15 +20,14 @@ from mint_common.json_types import JsonObject
 from mint_common.lora import MAX_SEED
 from services.gateway.core.examples import body_config
 
-DPO_BETA = 0.1
-"""As Rafailov et al. 2023 (arXiv 2305.18290) use it, and TRL."""
-
 MAX_BETA = 100
 
 MAX_LEARNING_RATE = 0.1
 """AdamW moves each weight by about the rate a step, and LoRA's weights are of the order of 0.01 to 1."""
 
 Number = TypeVar("Number", int, float)
+
+TaskAlgorithm = Annotated[str, Field(json_schema_extra=one_of(task_algorithms(Algorithms())))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class JobRequest:
 
     policy: str
     task: str
-    algorithm: Literal["grpo", "sft", "dpo"] = "grpo"
+    algorithm: TaskAlgorithm = "grpo"
     steps: int | None = None
     prompts_per_step: int | None = None
     group_size: int | None = None
@@ -56,24 +58,28 @@ class JobRequest:
     optimizer: OptimizerStart = "keep"
 
 
-def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context: int) -> JobSpec:
+def plan_job(
+    request: JobRequest, algorithms: Algorithms, *, defaults: Mapping[str, float], max_context: int
+) -> JobSpec:
     """Return the complete job. Raises InvalidField naming the first hyper-parameter that is out of bounds."""
-    is_sft = request.algorithm == "sft"
+    algorithm = _task_algorithm(request.algorithm, algorithms)
+    is_sampled = algorithm.samples_tasks
+    recommended = defaults if is_sampled else {}
     spec = JobSpec(
         algorithm=request.algorithm,
         task=request.task,
         steps=_choose(request.steps, defaults, "steps", 30),
         prompts_per_step=_choose(request.prompts_per_step, defaults, "prompts_per_step", 8),
-        group_size=_choose(request.group_size, {} if is_sft else defaults, "group_size", 1 if is_sft else 8),
+        group_size=_choose(request.group_size, recommended, "group_size", 8 if is_sampled else 1),
         max_new_tokens=_choose(request.max_new_tokens, defaults, "max_new_tokens", 16),
         temperature=_choose(request.temperature, {}, "temperature", 1.0),
         learning_rate=_choose(request.learning_rate, defaults, "learning_rate", 5e-4),
-        kl_coefficient=_choose_pull(request, {} if is_sft else defaults),
+        kl_coefficient=_choose_pull(request, algorithm, recommended),
         clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
         seed=_choose(request.seed, defaults, "seed", 0),
         optimizer=request.optimizer,
     )
-    _check_sampling(spec, max_context=max_context)
+    _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
     _check_training(spec)
     return spec
 
@@ -92,15 +98,23 @@ def check_sampled(
     check_between(tokens_field, spec.max_new_tokens, 1, limits.max_context - 1)
 
 
-def _choose_pull(request: JobRequest, defaults: Mapping[str, float]) -> float:
-    """Return the KL coefficient; DPO's is called beta, and no task recommends one."""
-    if request.algorithm != "dpo":
+def _task_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
+    found = task_algorithms(algorithms)
+    if name not in found:
+        raise InvalidField(field="algorithm", problem=f"must be {' or '.join(found)}, got {name[:64]!r}")
+    return algorithms.named(name)
+
+
+def _choose_pull(request: JobRequest, algorithm: Algorithm, defaults: Mapping[str, float]) -> float:
+    """Return the pull to the base; no task recommends a beta."""
+    if algorithm.pull != "beta":
         if request.beta is not None:
-            raise InvalidField(field="beta", problem=f"is of dpo, not of {request.algorithm}")
-        return _choose(request.kl_coefficient, defaults, "kl_coefficient", 0.0)
+            problem = f"is not of {algorithm.name}, which pulls to the base by kl_coefficient"
+            raise InvalidField(field="beta", problem=problem)
+        return _choose(request.kl_coefficient, defaults, "kl_coefficient", algorithm.default_pull)
     if request.kl_coefficient is not None:
-        raise InvalidField(field="kl_coefficient", problem="is not of dpo: name beta")
-    beta = _choose(request.beta, {}, "beta", DPO_BETA)
+        raise InvalidField(field="kl_coefficient", problem=f"is not of {algorithm.name}: name beta")
+    beta = _choose(request.beta, {}, "beta", algorithm.default_pull)
     check_positive("beta", beta, MAX_BETA)
     return beta
 
@@ -111,16 +125,18 @@ def _choose(wish: Number | None, defaults: Mapping[str, float], name: str, fallb
     return type(fallback)(defaults.get(name, fallback))
 
 
-def _check_sampling(spec: JobSpec, *, max_context: int) -> None:
+def _check_sampling(spec: JobSpec, *, is_sampled: bool, max_context: int) -> None:
     check_between("prompts_per_step", spec.prompts_per_step, 1, 1024)
-    if spec.algorithm != "sft":
+    if is_sampled:
         check_between("group_size", spec.group_size, 2, 256)
     elif spec.group_size != 1:
-        raise InvalidField(field="group_size", problem=f"must be 1 for sft, got {spec.group_size}")
+        raise InvalidField(
+            field="group_size", problem=f"must be 1 for {spec.algorithm}, got {spec.group_size}"
+        )
     if not 1 <= spec.max_new_tokens < max_context:
         problem = f"must be from 1 to {max_context - 1}, within the base's context, got {spec.max_new_tokens}"
         raise InvalidField(field="max_new_tokens", problem=problem)
-    if spec.algorithm != "sft":
+    if is_sampled:
         check_sampled_tokens(
             ("prompts_per_step", spec.prompts_per_step),
             ("group_size", spec.group_size),

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.algorithms import Algorithms
 from mint_common.authority import Caller
 from mint_common.catalog import AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
@@ -61,6 +62,7 @@ class JobMaker:
     keeper: FileKeeper
     graders: GraderRunner
     first_rows: FirstRows
+    algorithms: Algorithms
     limits: Callable[[BaseName], Awaitable[EngineLimits | None]]
     """What the engines of a base take; None while none is known."""
 
@@ -79,7 +81,7 @@ class JobMaker:
         check_trainable(base, field="model")
         files = await self._files(tenant_id, body)
         plan = await asyncio.to_thread(
-            plan_fine_tuning, body, files, max_context=base.max_context, seed=seed_of(job_id)
+            plan_fine_tuning, body, files, self.algorithms, max_context=base.max_context, seed=seed_of(job_id)
         )
         check_sampled(
             plan.spec,
@@ -113,7 +115,7 @@ class JobMaker:
             model=body.model,
             suffix=body.suffix,
             metadata=body.metadata,
-            method=plan.method,
+            method=plan.algorithm.method,
             hyperparameters=plan.hyperparameters,
             lora=policy.lora,
             promote=promotion,

@@ -17,7 +17,6 @@ from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, TenantId
 from mint_common.open_requests import OpenRequests
 from services.gateway.core.files.previews import MAX_TOKENS
-from services.gateway.core.fine_tuning.methods import RECIPES
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan
 from services.gateway.core.fine_tuning.refusals import file_not_found, row_refused
 from services.gateway.handlers.files import FileKeeper
@@ -49,7 +48,7 @@ class FirstRows:
                 raise file_not_found(field, file.file_id) from error
             request = RenderRequest(
                 rows=tuple(rows),
-                method=RECIPES[plan.method].rows,
+                method=plan.algorithm.rows,
                 on_long=data.on_long,
                 max_tokens=base.max_context - room,
                 most_tokens=MAX_TOKENS,

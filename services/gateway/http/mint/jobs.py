@@ -91,7 +91,8 @@ async def _submit_on_task(
     task = await gateway.rollout.task(body.task)
     base = await gateway.registry.get_base(policy.base)
     check_trainable(base, field="policy")
-    spec = plan_job(body, defaults=task_defaults(task), max_context=base.max_context)
+    algorithms = gateway.fine_tuning.maker.algorithms
+    spec = plan_job(body, algorithms, defaults=task_defaults(task), max_context=base.max_context)
     check_sampled(spec, await known_limits(gateway.engines, policy.base))
     event = JobSubmitted(
         tenant_id=tenant_id,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mint_common.algorithms import Algorithms
 from mint_common.datasets import Format
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId
@@ -16,6 +17,8 @@ TENANT = TenantId("ten_a")
 JOB = JobId("job_" + "a" * 26)
 DPO = {"type": "dpo"}
 REINFORCEMENT = {"type": "reinforcement", "reinforcement": {"grader": EXACT}}
+
+ALGORITHMS = Algorithms()
 
 
 def file(kind: Format = Format.CHAT, *, rows: int = 100, repeats: int = 0, name: str = "train") -> FileRecord:
@@ -40,9 +43,16 @@ def body(**fields: Any) -> FineTuningBody:
     return FineTuningBody.model_validate({"model": "tiny", "training_file": "file-train", **fields})
 
 
-def plan(asked: FineTuningBody, *, files: JobFiles | None = None, max_context: int = 256) -> JobPlan:
+def plan(
+    asked: FineTuningBody,
+    *,
+    files: JobFiles | None = None,
+    max_context: int = 256,
+    algorithms: Algorithms = ALGORITHMS,
+) -> JobPlan:
     """Return what becomes of a request."""
-    return plan_fine_tuning(asked, files or JobFiles(training=file()), max_context=max_context, seed=7)
+    files = files or JobFiles(training=file())
+    return plan_fine_tuning(asked, files, algorithms, max_context=max_context, seed=7)
 
 
 def submitted(planned: JobPlan, **fields: Any) -> SubmittedJob:
@@ -51,7 +61,7 @@ def submitted(planned: JobPlan, **fields: Any) -> SubmittedJob:
         model="tiny",
         suffix=None,
         metadata=None,
-        method=planned.method,
+        method=planned.algorithm.method,
         hyperparameters=planned.hyperparameters,
         lora=LoraSpec(rank=4, alpha=8.0, targets=("q_proj",), seed=7),
     )

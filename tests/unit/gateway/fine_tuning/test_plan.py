@@ -1,6 +1,9 @@
 """A request for a job on a file becomes a complete job, or an error that names the parameter."""
 
 import math
+import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from examples.ipo.algorithm import ALGORITHM as IPO
+from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping
@@ -85,7 +90,7 @@ def test_dpo_and_kto_have_a_beta():
     assert (planned.spec.algorithm, planned.spec.kl_coefficient) == ("dpo", 0.5)
     assert plan(body(method=DPO), files=PAIRS).hyperparameters["beta"] == 0.1
     kto = plan(body(mint={"method": "kto", "beta": 0.2}), files=JobFiles(training=file(Format.KTO)))
-    assert (kto.spec.algorithm, kto.spec.kl_coefficient, kto.method) == ("kto", 0.2, "kto")
+    assert (kto.spec.algorithm, kto.spec.kl_coefficient, kto.algorithm.method) == ("kto", 0.2, "kto")
 
 
 @pytest.mark.parametrize(("compute", "group"), [("auto", 8), (1.0, 8), (2, 16), (0.001, 2), (10, 80)])
@@ -290,3 +295,67 @@ def test_files_are_of_the_purpose_and_not_too_large():
     with pytest.raises(InvalidField) as refused:
         plan(body(method=REINFORCEMENT), files=many)
     assert refused.value.code == "too_many_rows"
+
+
+OWN = Algorithms(
+    [
+        *BUILT_IN,
+        IPO,
+        replace(Algorithms().named("grpo"), name="own_grpo", learning_rate=1e-4, default_pull=0.01),
+    ]
+)
+PAIRS = JobFiles(training=file(Format.PREFERENCE))
+GRADED = {"type": "reinforcement", "reinforcement": {"grader": EXACT}}
+
+
+def test_a_stack_s_own_algorithm_is_a_method_with_its_defaults() -> None:
+    planned = plan(body(mint={"method": "ipo", "beta": 0.3}), files=PAIRS, algorithms=OWN)
+    assert (planned.spec.algorithm, planned.spec.kl_coefficient, planned.spec.group_size) == ("ipo", 0.3, 1)
+    assert (planned.algorithm.method, planned.hyperparameters["beta"]) == ("ipo", 0.3)
+    beside = plan(body(mint={"method": "ipo"}, method={"type": "dpo"}), files=PAIRS, algorithms=OWN)
+    assert (beside.spec.learning_rate, beside.spec.kl_coefficient) == (1e-5, 0.1)
+    sampled = plan(
+        body(mint={"method": "own_grpo"}, method=GRADED),
+        files=JobFiles(training=file(Format.REWARD)),
+        algorithms=OWN,
+    )
+    assert (sampled.spec.algorithm, sampled.spec.group_size, sampled.spec.learning_rate) == (
+        "own_grpo",
+        8,
+        1e-4,
+    )
+    assert (sampled.spec.kl_coefficient, sampled.grader is not None) == (0.01, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "problem"),
+    [
+        ({"mint": {"method": "cpo"}}, "mint.method", "must be kto or ipo or own_grpo, got 'cpo'"),
+        ({"mint": {"method": "dpo"}}, "mint.method", "must be kto or ipo or own_grpo, got 'dpo'"),
+        ({"mint": {"method": "own_grpo"}}, "method.reinforcement", "is missing: it has the grader"),
+        (
+            {"mint": {"method": "ipo"}, "method": GRADED},
+            "method",
+            "is OpenAI's: mint.method ipo stands alone",
+        ),
+        (
+            {"mint": {"method": "own_grpo", "beta": 0.1}, "method": GRADED},
+            "mint.beta",
+            "is of mint.method kto",
+        ),
+        (
+            {
+                "mint": {"method": "ipo", "beta": 0.1},
+                "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 1}}},
+            },
+            "mint.beta",
+            "is method.dpo.hyperparameters.beta, which is there too",
+        ),
+    ],
+)
+def test_a_method_that_does_not_fit_is_refused_by_its_field(
+    fields: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidField, match=re.escape(problem)) as refused:
+        plan(body(**fields), files=PAIRS, algorithms=OWN)
+    assert refused.value.field == field
