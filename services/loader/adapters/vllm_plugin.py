@@ -36,7 +36,7 @@ TAKEN = "mint_taken_outputs"
 class Repair:
     """One repair; ``fixed_in`` is the first version that does without, None if there is none yet.
 
-    ``apply`` names an idempotent function of `adapters.vllm`, which is imported only where it applies.
+    ``apply`` names an idempotent function below `adapters`, which is imported only where it applies.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _repair() -> None:
 
 
 def _apply(name: str) -> None:
-    resolve_name(f"services.loader.adapters.vllm.{name}")()
+    resolve_name(f"services.loader.adapters.{name}")()
 
 
 def _platform() -> str:
@@ -140,35 +140,35 @@ REPAIRS = (
         platform="cpu",
         fixed_in=(0, 33),
         upstream="https://github.com/vllm-project/vllm/pull/49656",
-        apply="repairs.bare_rows:ignore_rows_without_adapter",
+        apply="vllm_cpu.bare_rows:ignore_rows_without_adapter",
     ),
     Repair(
         name="experts with LoRA have no implementation on CPU",
         platform="cpu",
         fixed_in=None,
         upstream="https://github.com/vllm-project/vllm/pull/40273",
-        apply="repairs.moe_backend:compute_experts_with_lora",
+        apply="vllm_cpu.moe_backend:compute_experts_with_lora",
     ),
     Repair(
         name="a seeded request with a long prompt ends the engine on CPU",
         platform="cpu",
         fixed_in=None,
-        upstream="https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502",
-        apply="repairs.seeded_prefill:keep_generators_of_partial_prefills",
+        upstream="https://github.com/vllm-project/vllm/pull/10097",
+        apply="vllm_cpu.seeded_prefill:keep_generators_of_partial_prefills",
     ),
     Repair(
         name="a value that is not finite reaches whoever gets its KV block next",
         platform="cpu",
         fixed_in=None,
         upstream="https://github.com/vllm-project/vllm/pull/50283",
-        apply="repairs.non_finite:keep_blocks_finite",
+        apply="vllm.repairs.non_finite:keep_blocks_finite",
     ),
     Repair(
         name="rotary embedding mixes tokens of models with latent attention",
         platform="cpu",
         fixed_in=None,
-        upstream="https://github.com/vllm-project/vllm/blob/v0.32.0/csrc/cpu/pos_encoding.cpp",
-        apply="repairs.rotary_heads:rotate_every_token",
+        upstream="https://github.com/vllm-project/vllm/pull/12777",
+        apply="vllm_cpu.rotary_heads:rotate_every_token",
     ),
 )
 TESTED = ((0, 32), (0, 33))
@@ -180,32 +180,32 @@ FILL_SLOTS = Extension(name="linear layers' slots filled by one copy", tested_on
 GROUPED = Extension(
     name="one LoRA product per adapter of a step",
     tested_on=TESTED,
-    apply="repairs.lora_cpu:group_lora",
+    apply="vllm_cpu.grouped_lora:group_lora",
     platform="cpu",
 )
 ROUTES = Extension(
-    name="routes through experts, of requests that ask", tested_on=TESTED, apply="routes:note_routes"
+    name="routes through experts, of requests that ask", tested_on=TESTED, apply="vllm.routes:note_routes"
 )
 END_NON_FINITE = Extension(
     name="requests whose numbers are not finite end",
     tested_on=TESTED,
-    apply="repairs.non_finite:end_reported",
+    apply="vllm.repairs.non_finite:end_reported",
 )
 PROCESSED = Extension(
     name="log-probabilities at the sampling temperature, of requests that ask",
     tested_on=TESTED,
-    apply="processed_logprobs:divide_logits",
+    apply="vllm.processed_logprobs:divide_logits",
 )
 STRUCTURES = Extension(
     name="answers end whose structure takes too long to follow",
     tested_on=TESTED,
-    apply="structures:bound_structures",
+    apply="vllm.structures:bound_structures",
 )
 FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=TESTED)
 ZERO_BLOCKS = Extension(
     name="KV blocks cleared when they are given out",
     tested_on=TESTED,
-    apply="repairs.non_finite:zero_new_blocks",
+    apply="vllm.repairs.non_finite:zero_new_blocks",
     platform="other",
 )
 EXTENSIONS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
+from services.loader.adapters.vllm_cpu.bare_rows import ignore_rows_without_adapter
 
 pytestmark = [
     pytest.mark.engine,
@@ -40,7 +40,7 @@ def _mapping(numbers: Sequence[int]) -> SimpleNamespace:
 def _wrappers() -> tuple[Any, Any]:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from services.loader.adapters.vllm.repairs.lora_cpu import GroupedLora
+    from services.loader.adapters.vllm_cpu.grouped_lora import GroupedLora
 
     ignore_rows_without_adapter()
     return PunicaWrapperCPU(512, 512, "cpu"), GroupedLora(512, 512, "cpu")
@@ -93,7 +93,7 @@ def test_a_slot_filled_anew_is_multiplied_with_what_is_in_it_now() -> None:
 
 
 def test_tokens_of_a_slot_are_gathered_wherever_they_stand() -> None:
-    from services.loader.adapters.vllm.repairs.lora_cpu import plan_groups
+    from services.loader.adapters.vllm_cpu.grouped_lora import plan_groups
 
     together, apart = plan_groups([-1, 2, 2, 0, -1, 0])
     assert (together.slot, together.rows) == (2, slice(1, 3))
@@ -102,7 +102,7 @@ def test_tokens_of_a_slot_are_gathered_wherever_they_stand() -> None:
 
 
 def test_many_small_adapters_share_a_product() -> None:
-    from services.loader.adapters.vllm.repairs.lora_cpu import are_batched
+    from services.loader.adapters.vllm_cpu.grouped_lora import are_batched
 
     small, large = torch.empty(2, 1, 8, 64), torch.empty(2, 1, 32, 576)
     assert are_batched(small, rows=32, groups=32)
@@ -124,7 +124,7 @@ def test_a_token_gets_the_same_whoever_shares_its_step() -> None:
         grouped.add_lora_linear(y, x[rows], lora_a, lora_b, 1.0, widths)
         return y
 
-    from services.loader.adapters.vllm.repairs.lora_cpu import adds_up_alike
+    from services.loader.adapters.vllm_cpu.grouped_lora import adds_up_alike
 
     is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     assert adds_up_alike() or not is_intel

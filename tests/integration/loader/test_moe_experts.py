@@ -24,7 +24,7 @@ def test_every_token_gets_its_experts_and_its_adapter(
 ) -> None:
     from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 
-    from services.loader.adapters.vllm.repairs.moe_experts import TorchLoraExperts
+    from services.loader.adapters.vllm_cpu.moe_experts import TorchLoraExperts
 
     tokens, experts, k = step
     torch.manual_seed(tokens)

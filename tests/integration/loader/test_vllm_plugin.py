@@ -10,11 +10,11 @@ import pytest
 
 from mint_common.errors import Unavailable
 from services.loader.adapters import vllm_plugin
-from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
-from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
-from services.loader.adapters.vllm.repairs.rotary_heads import rotate_every_token
 from services.loader.adapters.vllm.starting import require_plugin
+from services.loader.adapters.vllm_cpu.bare_rows import ignore_rows_without_adapter
+from services.loader.adapters.vllm_cpu.moe_backend import compute_experts_with_lora
+from services.loader.adapters.vllm_cpu.rotary_heads import rotate_every_token
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     PLUGIN,

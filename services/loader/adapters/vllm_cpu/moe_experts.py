@@ -17,7 +17,7 @@ from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedE
 from vllm.model_executor.layers.fused_moe.experts.lora_context import MoELoRAContext
 from vllm.model_executor.layers.fused_moe.experts.lora_experts_mixin import LoRAExpertsMixin
 
-from services.loader.adapters.vllm.repairs.lora_cpu import adds_up_alike, are_batched
+from services.loader.adapters.vllm_cpu.grouped_lora import adds_up_alike, are_batched
 
 _ROWS_PER_GROUP = 4
 """Below it, on Intel, gathering each pair's own A and B for one batched product beats a product per group: 4

@@ -20,7 +20,7 @@ def compute_experts_with_lora() -> None:
         if not moe_config.is_lora_enabled:
             return stock(moe_config)  # type: ignore[no-any-return]  # vllm has no types
         # Loads the experts' base classes, which processes without experts do without.
-        from services.loader.adapters.vllm.repairs.moe_experts import TorchLoraExperts
+        from services.loader.adapters.vllm_cpu.moe_experts import TorchLoraExperts
 
         return oracle.UnquantizedMoeBackend.CPU, TorchLoraExperts
 

@@ -1,4 +1,7 @@
-"""Rotary embedding of heads that stand apart, on CPU."""
+"""Rotary embedding of heads that stand apart, on CPU.
+
+vllm-project/vllm#12777 made CUDA's kernel right for queries of this shape; the CPU's was left out.
+"""
 
 from typing import Any
 
