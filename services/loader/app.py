@@ -36,7 +36,7 @@ from services.loader.adapters.vllm.starting import (
 )
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.execution import Asked, Execution
-from services.loader.core.open_work import OpenWork
+from services.loader.core.open_work import TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.core.parsing import Parsing, plan_parsing
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
@@ -158,14 +158,12 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             clock=clock,
             most=settings.host_capacity,
             at_once=settings.load_workers,
-            keep_seconds=settings.keep_seconds,
         )
         registration = BaseRegistration(registry=RegistryClient(registry), facts=facts, clock=clock)
         watch = EngineWatch(
             engine=engine,
             tiers=tiers,
             clock=clock,
-            reconcile_seconds=settings.reconcile_seconds,
             engine_silence_seconds=settings.engine_silence_seconds,
         )
         http = create_http(
@@ -198,12 +196,12 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             dtype=engine.dtype,
             work=OpenWork(
                 most_requests=settings.max_requests,
-                most_sequences=settings.tenant_sequences,
-                most_tokens=settings.tenant_tokens,
+                most_sequences=max(TENANT_SEQUENCES, settings.max_completions),
+                most_tokens=max(TENANT_TOKENS, settings.max_completions * max_context),
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)
-        prewarms = Prewarms(tiers, clock, at_once=settings.prewarm_workers)
+        prewarms = Prewarms(tiers, clock)
         handlers = Handlers(prewarms, quarantined)
         # What a new engine is to hold is for its requests to say, and not for last week's events.
         dispatcher = Dispatcher(bus=bus, ledger=None, durable=f"loader-{engine_id}", clock=clock, start="new")
@@ -311,16 +309,11 @@ def tier_limits(settings: LoaderSettings) -> TierLimits:
         capacity=Capacity(slots=settings.slots, host=settings.host_capacity, host_bytes=settings.host_bytes),
         loads=LoadLimits(
             queue_depth=settings.queue_depth,
-            tenant_queue_depth=settings.tenant_queue_depth,
+            tenant_queue_depth=max(1, settings.queue_depth * 3 // 4),
             workers=settings.load_workers,
-            queue_wait_seconds=settings.queue_wait_seconds,
-            room_wait_seconds=settings.room_wait_seconds,
         ),
         slots=SlotLimits(
             stall_share=settings.stall_share,
-            stall_burst_ms=settings.stall_burst_ms,
             slice_ms=settings.slice_ms,
-            precedence_ms=settings.precedence_ms,
-            drain_after_seconds=settings.drain_seconds,
         ),
     )

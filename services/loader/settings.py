@@ -87,37 +87,16 @@ class LoaderSettings(ServiceSettings):
     host_bytes: int = Field(2 << 30, ge=1, description="maximum bytes of adapter weights in host memory")
     disk_bytes: int = Field(8 << 30, ge=1, description="maximum bytes of adapter weights in the disk cache")
     queue_depth: int = Field(64, ge=1, description="maximum loads that wait; one more is refused with 429")
-    tenant_queue_depth: int = Field(48, ge=1, description="maximum loads of one tenant that wait")
-    queue_wait_seconds: float = Field(60.0, gt=0, description="time after which a waiting load is refused")
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
     builder_silence_seconds: float = Field(
         60.0,
         gt=0,
         description="time without a sign of life after which the process that prepares adapters is replaced",
     )
-    room_wait_seconds: float = Field(
-        20.0,
-        gt=0,
-        description="time that a request waits for a slot while all adapters in slots are in use",
-    )
     stall_share: float = Field(
         0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"
     )
-    stall_burst_ms: float = Field(
-        2.0, ge=0, description="engine time that filling slots may take at once beyond its share"
-    )
     slice_ms: float = Field(2.0, gt=0, description="longest that filling a slot holds the engine up at once")
-    precedence_ms: float = Field(
-        12.0,
-        ge=0,
-        description=(
-            "time that an adapter at the head of the slot queue yields to pending first tokens, while "
-            "requests for adapters in slots are answered"
-        ),
-    )
-    drain_seconds: float = Field(
-        0.5, ge=0, description="time that a request waits for a slot before another adapter is evicted"
-    )
     compile_seconds: int = Field(
         5,
         ge=1,
@@ -130,39 +109,14 @@ class LoaderSettings(ServiceSettings):
         description="maximum open requests, waiting ones included; one tenant alone may open 3/4,"
         " several tenants share them; one more is refused with 429",
     )
-    tenant_sequences: int = Field(
-        8192, ge=1, description="maximum completions of one tenant at once, waiting ones included; else 429"
-    )
-    tenant_tokens: int = Field(
-        4 << 20,
-        ge=1,
-        description="maximum tokens of one tenant's completions at once, prompts and new ones; else 429",
-    )
     engine_silence_seconds: float = Field(
         300.0,
         gt=0,
         description="time without an answer after which the engine is killed and the loader restarts",
-    )
-    reconcile_seconds: float = Field(
-        5.0,
-        gt=0,
-        description="interval at which the loader compares its list of adapters with the engine's",
-    )
-    keep_seconds: float = Field(
-        5.0, gt=0, description="interval at which the list of adapters to load after a restart is written"
-    )
-    prewarm_workers: int = Field(
-        8, ge=1, description="loads ahead of need at once; a tenant leaves a quarter to others"
     )
 
     @model_validator(mode="after")
     def _check_capacity(self) -> "LoaderSettings":
         if self.host_capacity < self.slots:
             raise ValueError("host_capacity counts the adapters in slots too: it can't be less than slots")
-        if self.tenant_sequences < self.max_completions:
-            raise ValueError(
-                "tenant_sequences can't be less than max_completions, which one request may have"
-            )
-        if self.tenant_tokens < self.max_completions * self.max_context:
-            raise ValueError("tenant_tokens can't be less than max_completions full contexts: one request")
         return self

@@ -15,7 +15,7 @@ from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_b
 from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
 from services.loader.core.fair_queue import FairQueue
-from services.loader.core.open_work import OpenWork
+from services.loader.core.open_work import TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.settings import LoaderSettings
 
 FLOOD, COMPLETIONS, TOKENS = 160, 128, 200
@@ -40,8 +40,8 @@ def test_a_flood_of_samples_is_not_with_the_engine_as_a_whole() -> None:
 def test_a_flood_of_requests_leaves_the_loader_open() -> None:
     work = OpenWork(
         most_requests=default_of(LoaderSettings, "max_requests"),
-        most_sequences=default_of(LoaderSettings, "tenant_sequences"),
-        most_tokens=default_of(LoaderSettings, "tenant_tokens"),
+        most_sequences=TENANT_SEQUENCES,
+        most_tokens=TENANT_TOKENS,
     )
     with ExitStack() as stack:
         with suppress(Overloaded):
@@ -54,8 +54,8 @@ def test_a_flood_of_requests_leaves_the_loader_open() -> None:
 def test_who_floods_with_completions_or_tokens_is_told_to_slow_down() -> None:
     work = OpenWork(
         most_requests=512,
-        most_sequences=default_of(LoaderSettings, "tenant_sequences"),
-        most_tokens=default_of(LoaderSettings, "tenant_tokens"),
+        most_sequences=TENANT_SEQUENCES,
+        most_tokens=TENANT_TOKENS,
     )
     refusals = []
     with ExitStack() as stack:

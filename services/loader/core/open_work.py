@@ -15,6 +15,9 @@ _TENANTS_ROOM = 3
 """A tenant opens requests while it has fewer open than so many times what is left: alone 3/4 of all, of two
 each 3/7, and what is left is for the next."""
 _RETRY_SECONDS = 1
+TENANT_SEQUENCES, TENANT_TOKENS = 8192, 4 << 20
+"""Completions and tokens that a tenant may have open at once: 128 times what an engine generates at once by
+default, of 512 tokens each, which keeps an engine busy and the queue bounded."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,8 +21,8 @@ class EngineWatch:
         engine: Engine,
         tiers: Tiers,
         clock: Clock,
-        reconcile_seconds: float,
         engine_silence_seconds: float,
+        reconcile_seconds: float = 5.0,
     ) -> None:
         self._engine = engine
         self._tiers = tiers

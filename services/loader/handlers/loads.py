@@ -40,8 +40,10 @@ class LoadLimits:
     queue_depth: int
     tenant_queue_depth: int
     workers: int
-    queue_wait_seconds: float
-    room_wait_seconds: float
+    queue_wait_seconds: float = 60.0
+    """After this wait most clients have given up: the load is refused."""
+    room_wait_seconds: float = 20.0
+    """Wait of a request for room while all adapters in memory are in use: long answers end within it."""
 
 
 class Loads:

@@ -47,7 +47,7 @@ class Prewarm:
 class Prewarms:
     """Loads what waits, ``at_once`` at a time, of which a tenant leaves a quarter, and one, to others."""
 
-    def __init__(self, tiers: Tiers, clock: Clock, *, at_once: int) -> None:
+    def __init__(self, tiers: Tiers, clock: Clock, *, at_once: int = 8) -> None:
         self._tiers = tiers
         self._clock = clock
         self._at_once = at_once

@@ -30,16 +30,16 @@ _LOOK_SECONDS = 0.002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLimits:
-    """How much activation the engine takes while others generate, and how long no adapter must leave a slot.
-
-    ``precedence_ms``: how long an adapter whose turn has come yields to pending first tokens.
-    """
+    """Limits of filling slots: ``stall_share`` of the engine's time while others generate, in slices."""
 
     stall_share: float
-    stall_burst_ms: float
     slice_ms: float
-    drain_after_seconds: float
-    precedence_ms: float = 0.0
+    stall_burst_ms: float = 2.0
+    """Engine time that may be taken at once beyond the share: one slice."""
+    drain_after_seconds: float = 0.5
+    """Wait of a request for a slot before another adapter is evicted: short answers end within it."""
+    precedence_ms: float = 12.0
+    """Time that an adapter whose turn has come yields to pending first tokens: a few engine steps."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -24,7 +24,14 @@ class WorkingSetSaver:
     """Restores the working set, then keeps it."""
 
     def __init__(
-        self, *, tiers: Tiers, store: WorkingSet, clock: Clock, most: int, at_once: int, keep_seconds: float
+        self,
+        *,
+        tiers: Tiers,
+        store: WorkingSet,
+        clock: Clock,
+        most: int,
+        at_once: int,
+        keep_seconds: float = 5.0,
     ) -> None:
         self._tiers = tiers
         self._store = store

@@ -182,9 +182,7 @@ async def test_a_storm_of_poison_changes_no_answer_of_others(
     make_rig: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than 10,000 answers; beside poison their roundings may differ, after it not a bit may."""
-    rig = await make_rig(
-        queue_depth=STORM_CANARIES + STORM_POISONED, tenant_queue_depth=STORM_CANARIES + STORM_POISONED
-    )
+    rig = await make_rig(queue_depth=2 * (STORM_CANARIES + STORM_POISONED))
     monkeypatch.setattr(rig.quarantined, "note", lambda *_, **__: None)  # else the first one ends the storm
     modules = ("v_proj", "k_proj", "q_proj", "o_proj")
     poisons = [await rig.publish(poison(rig.facts, module=name, value=3e38)) for name in modules]
