@@ -22,11 +22,11 @@ tar -cf - -C FOLDER . |   # the same, without the command
 ```
 
 The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`, as PEFT saves them (dense,
-per expert or PEFT's 3-D experts), or of a packed folder with its manifest. It is checked as a trainer's
-export is, before anything is stored. The same weights are the same revision, however often they are sent.
+per expert or PEFT's 3-D experts), or of a packed folder with its manifest. It is checked like a trainer's
+export before it is stored. The same weights are always the same revision.
 
-The body is processed as a stream: the registry holds one chunk, the header and parts of one layer in
-memory, never the whole file. A refusal is a 422; sending the same again is refused again:
+The registry processes the body as a stream: it holds one chunk, the header and parts of one layer in memory.
+A refusal is a 422, also when repeated:
 
 ```json
 {

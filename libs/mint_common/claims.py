@@ -1,4 +1,4 @@
-"""How anything big travels: a claim names where the bytes are and what they must be."""
+"""Claims: references to large data, by address and content hash."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from mint_common.ids import Digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A blob's address and proof.
+    """A blob's address and content hash.
 
-    ``uri`` is ``<store key>``, relative to the blob store that all services share; ``sha256`` is the hex
+    ``uri`` is the key in the blob store that all services share; ``sha256`` is the hex
     digest of the bytes and ``size_bytes`` their number.
     """
 

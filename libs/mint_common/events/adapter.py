@@ -22,7 +22,7 @@ class AdapterWanted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEvent(Event):
-    """What has become of an adapter on an engine; `AdapterLoaded` says what its fields are."""
+    """A change of an adapter on an engine; see `AdapterLoaded` for the fields."""
 
     key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
 
@@ -34,10 +34,10 @@ class EngineEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterLoaded(EngineEvent):
-    """An adapter is ready on an engine: no user request pays for its load any more.
+    """An adapter is ready on an engine: requests no longer wait for its load.
 
     ``epoch`` identifies the engine's run and ``sequence`` counts its residency changes, so that a reader can
-    order them and forget those of a dead engine.
+    order them and drop those of a dead engine.
     """
 
     type: ClassVar[str] = "adapter.loaded"
@@ -58,7 +58,7 @@ class AdapterEvicted(EngineEvent):
 class AdapterNonFinite(EngineEvent):
     """An adapter computed numbers that are not finite: this engine refuses it until it is restored.
 
-    ``tenant_id`` is who asked. The registry quarantines every revision of that digest.
+    ``tenant_id`` sent the request. The registry quarantines every revision of that digest.
     """
 
     type: ClassVar[str] = "adapter.nonfinite"

@@ -1,6 +1,6 @@
-"""The wire: an event as a JSON envelope, and back, through every version that was ever published.
+"""Encode events as JSON envelopes and decode every version that was ever published.
 
-Invariants: decoding what was encoded gives an equal event, and what could not be decoded is not encoded; a
+Invariants: a decoded event equals the encoded one, and an event that could not be decoded is not encoded. A
 payload that does not fit raises EventInvalid, an unknown type or newer version EventTooNew, and nothing else.
 """
 
@@ -24,7 +24,7 @@ def _without_stderr(data: Payload) -> Payload:
 
 
 def _with_defaults(data: Payload) -> Payload:
-    """Return an event from before `JobSpec` had fields that have defaults."""
+    """Return data from before `JobSpec` had fields with defaults, unchanged."""
     return data
 
 
@@ -55,7 +55,7 @@ class EventTooNew(EventInvalid):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What is on the wire around an event. ``cause`` is the id of the event or request that led to it."""
+    """The wire format around an event. ``cause`` is the id of the event or request that led to it."""
 
     id: EventId
     type: str
@@ -96,7 +96,7 @@ def decode(data: bytes) -> tuple[Envelope, Event]:
 
 
 def _check_readable(event: Event, data: bytes) -> None:
-    """Refuse what no reader could read, at the sender: not a number, say, has no JSON."""
+    """Raise EventInvalid for an event that no reader could decode: NaN, for example, has no JSON."""
     try:
         msgspec.json.decode(data, type=type(event))
     except _UNREADABLE as error:

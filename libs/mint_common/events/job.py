@@ -27,7 +27,7 @@ LearningRateSchedule = Literal["constant", "linear", "cosine"]
 """Course of the learning rate after the warm-up: constant, or down to 0 at the job's last step."""
 
 OptimizerStart = Literal["keep", "reset"]
-"""Whether a job goes on with the policy's optimizer moments, or begins with none."""
+"""Whether a job continues with the policy's optimizer moments or starts with none."""
 
 EvaluationMetric = Literal["valid_loss", "valid_mean_token_accuracy", "valid_reward_mean"]
 """Metric that compares a job's revisions; a smaller loss is better, and a larger value of the others."""
@@ -35,7 +35,7 @@ EvaluationMetric = Literal["valid_loss", "valid_mean_token_accuracy", "valid_rew
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFile:
-    """A checked file as a job reads it: ``content`` claims its bytes, which have ``rows`` rows."""
+    """A checked file that a job reads: ``content`` claims its bytes, which hold ``rows`` rows."""
 
     file_id: str
     filename: str
@@ -46,7 +46,7 @@ class JobFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlyStopping:
-    """End the job when ``patience`` evaluations in a row are not better than the best by ``min_delta``.
+    """End the job after ``patience`` evaluations in a row that do not beat the best by ``min_delta``.
 
     The first ``warmup`` evaluations do not count.
     """
@@ -60,8 +60,8 @@ class EarlyStopping:
 class EvaluationPlan:
     """Evaluate after every ``every`` steps and after the last one, on at most ``rows`` rows.
 
-    The rows are those of ``file``, or a ``holdout`` share of the training file, told apart by their hashes.
-    ``keep`` says which revision the job ends with: the best by ``metric``, or the last.
+    The rows are those of ``file``, or a ``holdout`` share of the training file, selected by their hashes.
+    ``keep`` selects the job's result: the best revision by ``metric``, or the last.
     """
 
     every: int
@@ -75,12 +75,11 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobData:
-    """The rows of a job instead of a task's.
+    """The files of a job that trains on rows instead of a task.
 
-    ``epochs`` is how often the rows are gone through, each time in the order of a shuffle seeded by the
-    job's seed and the epoch; a row takes the place of one that is dropped with its whole step, and is drawn
-    once more then. ``on_long`` says what becomes of a row that is longer than the base's context.
-    ``grader`` is OpenAI's JSON of a grader, of a job that samples answers only.
+    ``epochs`` counts passes over the rows, each shuffled by the job's seed and the epoch. If all rows of a
+    step are dropped, further rows replace them, and these are drawn again later. ``on_long`` refuses or drops
+    rows longer than the base's context. ``grader`` is OpenAI's JSON of a grader, for jobs that sample answers.
     """
 
     training: JobFile
@@ -92,15 +91,15 @@ class JobData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a managed job does, complete: no service fills in a default later.
+    """All settings of a managed job; no service adds defaults later.
 
     ``algorithm`` is a name of `mint_common.algorithms`. ``prompts_per_step`` x ``group_size`` samples make
     one wave; SFT uses the task's reference answers instead of samples and a ``group_size`` of 1.
-    ``kl_coefficient`` is the pull to the base: the weight of GRPO's KL term (0 is off), or an algorithm's
-    beta. ``clip_norm`` bounds the global gradient norm; 0 is off. With ``data`` the rows come from a file
-    instead of a task, whose name is empty then: ``prompts_per_step`` rows a step, and only an algorithm of
-    ``rft`` rows samples answers. The learning rate rises linearly over ``warmup_steps``, then follows
-    ``schedule``. ``optimizer`` says what becomes of the moments that earlier training of the policy has left.
+    ``kl_coefficient`` is the weight of GRPO's KL to the base (0 is off), or an algorithm's beta.
+    ``clip_norm`` limits the global gradient norm; 0 is off. With ``data`` the rows come from a file and
+    ``task`` is empty: ``prompts_per_step`` rows per step, and only algorithms of ``rft`` rows sample answers.
+    The learning rate rises linearly over ``warmup_steps``, then follows ``schedule``. ``optimizer`` keeps or
+    resets the moments of the policy's earlier training.
     """
 
     algorithm: str
@@ -127,7 +126,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted(Event):
-    """A user asked for a managed job and the request is durable."""
+    """A user submitted a managed job, and the request is durable."""
 
     type: ClassVar[str] = "job.submitted"
     version: ClassVar[int] = 3
@@ -143,8 +142,8 @@ class JobSubmitted(Event):
 class JobFinished(Event):
     """A job ended.
 
-    ``last_revision`` is None when no revision was published; ``reason`` says why it failed, or what
-    to know of a success.
+    ``last_revision`` is None if no revision was published; ``reason`` explains a failure, or a caveat of a
+    success.
     """
 
     type: ClassVar[str] = "job.finished"

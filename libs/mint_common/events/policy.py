@@ -10,9 +10,9 @@ from mint_common.ids import PolicyId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Which revisions of a policy stay: its newest ``keep_last``, and all of the last ``keep_days`` days.
+    """Revisions of a policy to retain: the newest ``keep_last``, and all of the last ``keep_days`` days.
 
-    A revision that both leave out is retired, unless an alias points at it. None leaves nothing out.
+    A revision that neither covers is retired, unless an alias points at it. None covers all revisions.
     """
 
     keep_last: int | None = None
@@ -21,7 +21,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyCreated(Event):
-    """A policy exists; it equals its base until its first revision."""
+    """A policy was created; it equals its base until its first revision."""
 
     type: ClassVar[str] = "policy.created"
     key: ClassVar[tuple[str, ...]] = ("policy_id",)
@@ -51,10 +51,10 @@ class PolicyChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyParked(Event):
-    """A policy's training waits, and only that policy's: what its next operation needs cannot be read now.
+    """A policy's training waits, because data of its next operation cannot be read now; others continue.
 
-    It is tried again ``retry_seconds`` after ``at`` (seconds since the epoch), then at most once a minute,
-    and goes on by itself. ``code`` and ``reason`` are of the error.
+    The operation is retried ``retry_seconds`` after ``at`` (seconds since the epoch), then at most once a
+    minute. ``code`` and ``reason`` describe the error.
     """
 
     type: ClassVar[str] = "policy.parked"

@@ -16,7 +16,7 @@ QuarantineReason = Literal["non_finite_output"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportEvent(Event):
-    """What has become of an export of a policy; `RevisionExported` says what its fields are."""
+    """The outcome of a policy's export; see `RevisionExported` for the fields."""
 
     key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
 
@@ -28,7 +28,7 @@ class ExportEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionEvent(Event):
-    """A change of a revision's state; every one has a ``sequence``, the highest of which holds."""
+    """A change of a revision's state; the one with the highest ``sequence`` holds."""
 
     key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
 
@@ -38,10 +38,10 @@ class RevisionEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionExported(ExportEvent):
-    """A trainer stored an adapter, which is not served before the registry has checked it.
+    """A trainer stored an adapter; it is served only after the registry has checked it.
 
     ``export_id`` names the export (a wave id for managed jobs). ``wave_id`` and ``job_id`` are None for an
-    export that no managed job asked for. ``step`` is the optimizer step of the policy.
+    export without a managed job. ``step`` is the policy's optimizer step.
     """
 
     type: ClassVar[str] = "revision.exported"
@@ -55,7 +55,7 @@ class RevisionExported(ExportEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionPublished(ExportEvent):
-    """A revision passed every check and its row is committed: from now on it can be named and served.
+    """A revision passed every check and its row is committed: it can now be named and served.
 
     Two exports of equal bytes publish the same revision; ``export_id`` tells them apart.
     """
@@ -91,7 +91,7 @@ class RevisionRetired(RevisionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionRestored(RevisionEvent):
-    """A retired or quarantined revision was put into use again: names can lead to it as before."""
+    """A retired or quarantined revision is in use again: names can resolve to it."""
 
     type: ClassVar[str] = "revision.restored"
 
@@ -101,9 +101,9 @@ class RevisionRestored(RevisionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionQuarantined(RevisionEvent):
-    """A revision was taken out of use for what it did on an engine: no name resolves to it any more.
+    """A revision was taken out of use after a fault on an engine: no name resolves to it.
 
-    Aliases go on pointing at it. Its owner rolls them back, or restores it.
+    Aliases still point at it. Its owner rolls them back or restores it.
     """
 
     type: ClassVar[str] = "revision.quarantined"
@@ -115,9 +115,9 @@ class RevisionQuarantined(RevisionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionLost(RevisionEvent):
-    """The stored bytes of a revision are missing, wrong or collected: no name resolves to it any more.
+    """The stored bytes of a revision are missing, wrong or collected: no name resolves to it.
 
-    ``problem`` says what was found. A ``revision.healed`` with a higher ``sequence`` takes it back.
+    ``problem`` describes the fault. A ``revision.healed`` with a higher ``sequence`` ends it.
     """
 
     type: ClassVar[str] = "revision.lost"
@@ -130,7 +130,7 @@ class RevisionLost(RevisionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionHealed(RevisionEvent):
-    """The bytes of a lost revision are there again, at ``revision.manifest``."""
+    """The bytes of a lost revision are back, at ``revision.manifest``."""
 
     type: ClassVar[str] = "revision.healed"
 

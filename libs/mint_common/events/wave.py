@@ -11,7 +11,7 @@ from mint_common.ids import JobId, PolicyId, WaveId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveEvent(Event):
-    """What has become of a wave of a job."""
+    """A change of a job's wave."""
 
     key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
@@ -22,9 +22,9 @@ class WaveEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveRequested(WaveEvent):
-    """Sample these prompts at this revision. ``revision`` is None for a policy that equals its base still.
+    """Rollout shall sample these prompts at this revision, or at the base if ``revision`` is None.
 
-    ``prompts`` claims a list of `mint_common.records.Prompt`, of a job on a file a list of
+    ``prompts`` claims a list of `mint_common.records.Prompt`; for a job on a file a list of
     `mint_common.datasets.RowLine`. ``step`` counts from 1 within the job.
     """
 
@@ -42,8 +42,8 @@ class WaveRequested(WaveEvent):
 class WaveCompleted(WaveEvent):
     """The samples of a wave are scored and recorded; ``record`` claims a `mint_common.records.WaveRecord`.
 
-    So does ``validation``: rows that the wave's step is measured on after it was taken, None for a step that
-    is not. Their loss and token accuracy are ``valid_loss`` and ``valid_mean_token_accuracy`` of the
+    ``validation`` claims a record of the rows that measure the step after it is taken; None if it is not
+    measured. Their loss and token accuracy become ``valid_loss`` and ``valid_mean_token_accuracy`` in the
     revision's metrics.
     """
 
