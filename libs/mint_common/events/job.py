@@ -79,7 +79,8 @@ class JobData:
 
     ``epochs`` counts passes over the rows, each shuffled by the job's seed and the epoch. If all rows of a
     step are dropped, further rows replace them, and these are drawn again later. ``on_long`` refuses or drops
-    rows longer than the base's context. ``grader`` is OpenAI's JSON of a grader, for jobs that sample answers.
+    rows longer than the base's context. ``grader`` is OpenAI's JSON of a grader, for jobs that sample
+    answers.
     """
 
     training: JobFile
