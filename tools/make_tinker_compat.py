@@ -32,21 +32,32 @@ def render(matrix: Matrix) -> str:
     checks = _table(matrix, "checks", "behaviour")
     classes = sorted({name.partition(".")[0] for seen in matrix.values() for name in seen["methods"]})
     sections = [f"\n## {name}\n\n" + _table(matrix, "methods", "method", of_class=name) for name in classes]
-    return HEAD + MINT + "\n## Behaviour\n\n" + checks + "".join(sections)
+    return (HEAD + MINT + "\n## Behaviour\n\n" + checks + "".join(sections)).rstrip() + "\n"
 
 
 def _table(matrix: Matrix, part: str, title: str, *, of_class: str = "") -> str:
+    """Return what works in every version as a list, and a table of the rest."""
     prefix = f"{of_class}." if of_class else ""
     names = dict.fromkeys(name for seen in matrix.values() for name in seen[part] if name.startswith(prefix))
     ordered = sorted(names) if of_class else list(names)
+    shown = {name: [_shown(seen[part], name) for seen in matrix.values()] for name in ordered}
+    titles = {name: _code(name.removeprefix(prefix), is_code=bool(of_class)) for name in ordered}
+    everywhere = [titles[name] for name in ordered if set(shown[name]) == {"works"}]
+    rows = [[titles[name], *shown[name]] for name in ordered if set(shown[name]) != {"works"}]
+    return _list(everywhere, is_code=bool(of_class)) + _rows(matrix, title, rows)
+
+
+def _list(everywhere: list[str], *, is_code: bool) -> str:
+    if not everywhere:
+        return ""
+    items = " " + ", ".join(everywhere) if is_code else "\n\n" + "\n".join(f"- {name}" for name in everywhere)
+    return f"Works in every version:{items}\n\n"
+
+
+def _rows(matrix: Matrix, title: str, rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
     head = [title, *(version.replace("mindlab-toolkit", "toolkit") for version in matrix)]
-    rows = [
-        [
-            _code(name.removeprefix(prefix), is_code=bool(of_class)),
-            *(_shown(seen[part], name) for seen in matrix.values()),
-        ]
-        for name in ordered
-    ]
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
