@@ -13,7 +13,7 @@ from mint_common.runtime.low_priority import let_session_give_way, let_thread_gi
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.app import run, run_rank
+from services.trainer.app import NICENESS, run, run_rank
 from services.trainer.settings import TrainerSettings, read_process_rank
 
 
@@ -27,10 +27,10 @@ def main() -> int:
         return 2
     keep_freed_memory()
     telemetry.setup(settings.telemetry, service="trainer")
-    let_session_give_way(settings.niceness)
+    let_session_give_way(NICENESS)
     if process.rank:
         make_files_private()
-        let_thread_give_way(settings.niceness)
+        let_thread_give_way(NICENESS)
         return run_rank(settings, process)
     return run_process(lambda: run(settings, process))
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 from fastapi import FastAPI
@@ -59,6 +59,9 @@ _log = logging.getLogger(__name__)
 SCHEMA = "trainer"
 _ACK_WAIT_SECONDS = 10.0
 """Time after which the next trainer receives a wave that a killed one was taking in."""
+NICENESS = 10
+"""Training gets a tenth of a core while an engine on the same cores wants it, and all of it otherwise."""
+_LIMITS = OperationSettings()
 _MAX_BODY_BYTES = 64 << 20
 """Maximum size of an operation: a pass with all its data."""
 # A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
@@ -87,7 +90,9 @@ class Trainer:
 
 
 @asynccontextmanager
-async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) -> AsyncIterator[Trainer]:
+async def open_trainer(
+    settings: TrainerSettings, process: ProcessRank = ALONE, limits: OperationSettings = _LIMITS
+) -> AsyncIterator[Trainer]:
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     setup = _setup(settings, process)
@@ -109,7 +114,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
                 ),
                 host_policies=settings.host_policies,
                 max_tokens=settings.microbatch_tokens,
-                niceness=settings.niceness,
+                niceness=NICENESS,
                 layout=LAYOUTS[settings.export_layout],
             )
         )
@@ -138,12 +143,8 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             blobs=blobs,
             clock=clock,
             algorithms=algorithms,
-            settings=OperationSettings(
-                hold_seconds=settings.hold_seconds,
-                snapshot_seconds=settings.snapshot_seconds,
-                idle_seconds=settings.session_idle_seconds,
-                result_seconds=settings.result_seconds,
-                tenant_operations=settings.tenant_operations,
+            settings=replace(
+                limits, hold_seconds=settings.hold_seconds, snapshot_seconds=settings.snapshot_seconds
             ),
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)

@@ -47,15 +47,6 @@ class TrainerSettings(ServiceSettings):
         " auto: on a GPU that cannot hold the activations of a whole context",
     )
     threads: int = Field(1, ge=1, description="torch threads of a step; more than the idle cores is slower")
-    niceness: int = Field(
-        10,
-        ge=0,
-        le=19,
-        description=(
-            "niceness of training against other processes of the machine, such as an engine on the "
-            "same cores: 10 leaves it a tenth of a core while others want it, 0 an equal part"
-        ),
-    )
     resident_policies: int = Field(
         8, ge=1, description="policies ready to step (16 bytes per LoRA parameter each)"
     )
@@ -88,13 +79,6 @@ class TrainerSettings(ServiceSettings):
         ge=0,
         description="a policy that is trained is copied to the blob store so often,"
         " 0: after every step; what followed the last copy is computed again after a crash",
-    )
-    session_idle_seconds: float = Field(
-        60.0, gt=0, description="a policy whose operations have ceased may leave memory after this time"
-    )
-    result_seconds: float = Field(86400.0, gt=0, description="retention of operations' results")
-    tenant_operations: int = Field(
-        4096, ge=1, description="maximum waiting operations of a tenant; further ones get 429"
     )
     lease_seconds: float = Field(
         10.0,

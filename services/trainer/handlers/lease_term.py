@@ -34,11 +34,14 @@ INLINE_BYTES = 256 * 1024
 class OperationSettings:
     """How long things are held back and kept, and how much may wait."""
 
-    hold_seconds: float
-    snapshot_seconds: float
-    idle_seconds: float
-    result_seconds: float
-    tenant_operations: int
+    hold_seconds: float = 3.0
+    snapshot_seconds: float = 5.0
+    idle_seconds: float = 60.0
+    """After so long without an operation a policy may leave memory: a client that thinks stays in it."""
+    result_seconds: float = 86_400.0
+    """Results can be asked for during a day: longer than a client that lost its connection needs."""
+    tenant_operations: int = 4096
+    """Waiting operations of a tenant: hours of small steps, a few MB of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

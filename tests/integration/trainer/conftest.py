@@ -43,6 +43,7 @@ from mint_common.settings import (
 )
 from services.standalone.adapters.launch import free_port
 from services.trainer.app import Trainer, open_trainer
+from services.trainer.handlers.lease_term import OperationSettings
 from services.trainer.settings import TrainerSettings
 
 TINY = Path(__file__).parents[3] / "bases" / "tiny"
@@ -60,6 +61,9 @@ SPEC = JobSpec(
     clip_norm=1.0,
     seed=0,
 )
+
+CONSTANTS = {"idle_seconds", "result_seconds", "tenant_operations"}
+"""What tests change that no setting does."""
 
 
 FILE = replace(
@@ -222,7 +226,10 @@ class Stage:
     @asynccontextmanager
     async def trainer(self, **changes: float | str | Path) -> AsyncIterator[Trainer]:
         """Run a trainer in this process until the block ends."""
-        async with open_trainer(self.settings.model_copy(update=changes)) as trainer:
+        constants = {name: changes.pop(name) for name in CONSTANTS & changes.keys()}
+        limits = OperationSettings(**constants)  # type: ignore[arg-type]  # the test's
+        settings = self.settings.model_copy(update=changes)
+        async with open_trainer(settings, limits=limits) as trainer:
             runs = (trainer.take_waves, trainer.relay.run, trainer.operations.run)
             work = [asyncio.ensure_future(run()) for run in runs]
             try:

@@ -118,7 +118,7 @@ async def test_a_step_that_is_refused_leaves_no_gradient_in_memory(stage: Stage)
     gradients = []
     for is_restarted in (False, True):
         policy_id = PolicyId(f"policy_{is_restarted}")
-        lasting = {"snapshot_seconds": 3600, "session_idle_seconds": 3600}
+        lasting = {"snapshot_seconds": 3600, "idle_seconds": 3600}
         async with stage.trainer(**lasting) as trainer, serving(trainer) as client:
             run = Run(client, policy_id)
             await run.open()

@@ -80,7 +80,7 @@ async def test_a_fault_of_a_shared_batch_costs_replays_alone_and_no_result(
         return RuntimeError("CUDA out of memory") if is_full and shared else None
 
     spoil_computing(monkeypatch, fails)
-    together = {"batch_policies": 8, "snapshot_seconds": 3600, "session_idle_seconds": 3600}
+    together = {"batch_policies": 8, "snapshot_seconds": 3600, "idle_seconds": 3600}
     async with stage.trainer(**together) as trainer, serving(trainer) as client:
         runs = [await trained(client, policy_id, steps=3) for policy_id in (A, B)]
         is_full = True
@@ -238,7 +238,7 @@ async def test_a_commit_waits_for_the_blob_that_it_needs(
 async def test_a_policy_leaves_memory_when_nothing_more_arrives(stage: Stage, last: Operation) -> None:
     changes = {
         "snapshot_seconds": 0.1,
-        "session_idle_seconds": 0.3,
+        "idle_seconds": 0.3,
         "resident_policies": 1,
         "host_policies": 1,
     }

@@ -43,7 +43,7 @@ async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing
         run = await opened(client)
         await run.do(make_pass(1))  # a crash loses it from memory, and no snapshot has it
     async with (
-        stage.trainer(session_idle_seconds=0.5, snapshot_seconds=0.1) as trainer,
+        stage.trainer(idle_seconds=0.5, snapshot_seconds=0.1) as trainer,
         serving(trainer) as client,
     ):
         run.client = client
