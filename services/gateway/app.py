@@ -76,6 +76,11 @@ from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
+KEY_SECONDS, NAME_SECONDS = 10.0, 5.0
+"""Maximum age of a cached key and of a resolved model name without a change event (docs/operations.md)."""
+COLD_SHARE, COLD_REQUESTS = 0.12, 4096
+"""Share of the event loop for beginning requests for cold adapters while others are answered, and the maximum
+that waits for it. As the loader's share for filling slots (0.1): those requests wait for a load anyway."""
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 LOOKUP_SECONDS = 15.0
@@ -203,7 +208,7 @@ async def run(settings: GatewaySettings) -> None:
 
         cache = ResolutionCache(
             capacity=RESOLUTIONS,
-            lease_seconds=settings.resolution_lease_seconds,
+            lease_seconds=NAME_SECONDS,
             switch_seconds=settings.switch_seconds,
             is_ready=is_ready,
         )
@@ -222,7 +227,7 @@ async def run(settings: GatewaySettings) -> None:
             ),
             log=bus,
             clock=clock,
-            keys=KeyChecks(catalog, KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS), clock),
+            keys=KeyChecks(catalog, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             open_prompts=OpenRequests(
@@ -240,9 +245,7 @@ async def run(settings: GatewaySettings) -> None:
             ),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             cold_admission=AdmissionGate(
-                AdmissionQueue(
-                    name="the queue of cold requests", share=settings.cold_share, depth=settings.cold_requests
-                ),
+                AdmissionQueue(name="the queue of cold requests", share=COLD_SHARE, depth=COLD_REQUESTS),
                 clock,
             ),
             body_admission=AdmissionGate(

@@ -11,12 +11,6 @@ class GatewaySettings(ServiceSettings):
     peers: PeerSettings
     algorithms: AlgorithmSettings
     graders: GraderSettings
-    key_memory_seconds: float = Field(10.0, ge=0, description="cache time of a verified key")
-    resolution_lease_seconds: float = Field(
-        5.0,
-        ge=0,
-        description="cache time of a resolved model name when no change event arrives",
-    )
     switch_seconds: float = Field(
         20.0,
         ge=0,
@@ -27,18 +21,6 @@ class GatewaySettings(ServiceSettings):
         32 << 20,
         ge=1 << 20,
         description="largest answer that a request may lead to; one that asks for more is refused with 422",
-    )
-    cold_share: float = Field(
-        0.12,
-        gt=0,
-        le=1,
-        description="share of the gateway that beginning requests for cold adapters may take while others are"
-        " answered",
-    )
-    cold_requests: int = Field(
-        4096,
-        gt=0,
-        description="maximum waiting requests for cold adapters; one tenant may use as many as stay free",
     )
     body_bytes: int = Field(
         128 << 20,

@@ -36,7 +36,7 @@ from services.loader.adapters.vllm.starting import (
 )
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.execution import Asked, Execution
-from services.loader.core.open_work import TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
+from services.loader.core.open_work import LARGEST_REQUESTS, TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.core.parsing import Parsing, plan_parsing
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
@@ -196,8 +196,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             dtype=engine.dtype,
             work=OpenWork(
                 most_requests=settings.max_requests,
-                most_sequences=max(TENANT_SEQUENCES, settings.max_completions),
-                most_tokens=max(TENANT_TOKENS, settings.max_completions * max_context),
+                most_sequences=max(TENANT_SEQUENCES, LARGEST_REQUESTS * settings.max_completions),
+                most_tokens=max(TENANT_TOKENS, LARGEST_REQUESTS * settings.max_completions * max_context),
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mint_common.settings import PeerSettings, ServiceSettings
+from mint_common.settings import RegistryPeer, ServiceSettings
 
 
 class LoaderSettings(ServiceSettings):
     """A loader owns one engine of one base."""
 
-    peers: PeerSettings
+    peers: RegistryPeer
     engine_id: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
         description="name of this engine, the same at every start",

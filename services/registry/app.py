@@ -131,7 +131,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             durable="registry",
             clock=clock,
             ack_wait_seconds=ACK_WAIT_SECONDS,
-            concurrency=settings.checks,
+            concurrency=1,  # numbers of revisions follow the order of their exports
         )
         dispatcher.on(RevisionExported, handler.on_revision_exported, given_up=handler.on_export_given_up)
         dispatcher.on(WaveCancelled, handler.on_wave_cancelled)

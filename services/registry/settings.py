@@ -15,9 +15,6 @@ class RegistrySettings(ServiceSettings):
         repr=False,
         description="API key of the tenant 'default', made at the start; empty: none is made",
     )
-    checks: int = Field(
-        1, ge=1, le=64, description="adapters checked at a time; above 1, numbers may not follow export order"
-    )
     reconcile_bytes_per_second: int = Field(
         20_000_000,
         ge=0,

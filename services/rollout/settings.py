@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from mint_common.settings import AlgorithmSettings, Block, GraderSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, BasePeers, Block, GraderSettings, ServiceSettings
 
 
 class WaveSettings(Block):
@@ -75,7 +75,7 @@ class ErasureSettings(Block):
 class RolloutSettings(ServiceSettings):
     """Everything that the rollout service is told."""
 
-    peers: PeerSettings
+    peers: BasePeers
     algorithms: AlgorithmSettings
     waves: WaveSettings
     tasks: TaskSettings

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mint_common.adapters_format.names import DENSE, FUSED, PACKED
 from mint_common.errors import SettingInvalid
-from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, RegistryPeer, ServiceSettings
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.placement import BaseDType, Checkpointing
 from services.trainer.core.ranks import ProcessRank, Sharding
@@ -20,7 +20,7 @@ LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft
 class TrainerSettings(ServiceSettings):
     """A trainer has one base; ``MINT_TRAINER_BASE_DIR`` names its folder."""
 
-    peers: PeerSettings
+    peers: RegistryPeer
     algorithms: AlgorithmSettings
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
     dtype: Literal["auto", BaseDType] = Field(

@@ -105,13 +105,23 @@ class TelemetrySettings(Block):
     )
 
 
-class PeerSettings(Block):
-    """Where the other services are."""
+class RegistryPeer(Block):
+    """Where the registry is, for a service that calls no other."""
 
     registry_url: str = Field(pattern=r"^https?://.+", description="address of the registry")
-    rollout_url: str = Field("", pattern=r"^(https?://.+)?$", description="address of the rollout service")
+
+
+class BasePeers(RegistryPeer):
+    """Where the registry, the trainers and the loaders are."""
+
     trainer_urls: tuple[str, ...] = Field((), description="addresses of the trainers")
     loader_urls: tuple[str, ...] = Field((), description="addresses of the loaders")
+
+
+class PeerSettings(BasePeers):
+    """Where the other services are. A service may share the variables of peers that it does not call."""
+
+    rollout_url: str = Field("", pattern=r"^(https?://.+)?$", description="address of the rollout service")
 
 
 class AlgorithmSettings(Block):

@@ -37,8 +37,8 @@ from mint_common.settings import (
     HttpSettings,
     InternalSettings,
     NatsSettings,
-    PeerSettings,
     PostgresSettings,
+    RegistryPeer,
     TelemetrySettings,
 )
 from services.standalone.adapters.launch import free_port
@@ -260,7 +260,7 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
         postgres=PostgresSettings(dsn=database),
         blobs=BlobSettings(url=f"file://{tmp_path / 'blobs'}"),
         telemetry=TelemetrySettings(),
-        peers=PeerSettings(registry_url="http://127.0.0.1:9"),
+        peers=RegistryPeer(registry_url="http://127.0.0.1:9"),
         algorithms=AlgorithmSettings(),
         internal=InternalSettings(token="secret"),
         http=HttpSettings(port=0),
