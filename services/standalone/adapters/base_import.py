@@ -28,7 +28,8 @@ from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFoun
 from mint_common.ids import Digest
 from mint_common.model_files import CONFIG
 from mint_common.new_folder import new_folder
-from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.adapters.meta_model import read_shape
+from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

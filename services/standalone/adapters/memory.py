@@ -1,13 +1,14 @@
 """Refuses a stack whose bases alone take more memory than a machine without a GPU has."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from mint_client.core.tables import shown_bytes
+from mint_common.adapters_format.tensor_file import map_tensors
 from mint_common.dtypes import ITEM_BYTES
-from services.standalone.adapters.base_import import shape_of_folder
 from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import NoRoomError
@@ -42,7 +43,8 @@ def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> 
         files = sum(file.stat().st_size for file in Path(base.folder).glob("*.safetensors"))
         yield from (files for _ in base.plan.engines)
         return
-    parameters = shape_of_folder(Path(base.folder)).parameters
+    headers = (map_tensors(file).header for file in Path(base.folder).glob("*.safetensors"))
+    parameters = sum(math.prod(each.shape) for header in headers for each in header.tensors)
     parts = [("MINT_TRAINER_DTYPE", base.plan.trainer)]
     parts += [("MINT_LOADER_DTYPE", env) for env in base.plan.engines]
     for variable, env in parts:

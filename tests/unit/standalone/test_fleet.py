@@ -14,6 +14,7 @@ from mint_common.adapters_format import read_base_facts
 from mint_common.errors import InvalidField
 from services.standalone.adapters.base_import import _smollm2_file
 from services.standalone.adapters.bases import tiny_folder
+from services.standalone.adapters.meta_model import read_shape
 from services.standalone.core.fleet import (
     RESERVE_BYTES,
     Work,
@@ -22,7 +23,6 @@ from services.standalone.core.fleet import (
     read_fleet,
     trainer_share,
 )
-from services.standalone.core.model_shape import read_shape
 from services.standalone.core.refusals import FleetTooSmallError
 from services.standalone.core.sizing import needs_of
 

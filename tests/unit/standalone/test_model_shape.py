@@ -6,13 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from unit.trainer.families import FAMILIES, SIZES
+from unit.trainer.families import FAMILIES, describe_family
 
 from mint_common.adapters_format import read_base_facts
+from mint_common.adapters_format.sites import FOLDED, all_sites
 from mint_common.adapters_format.tensor_file import map_tensors
 from mint_common.errors import InvalidField
-from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.adapters.meta_model import read_shape
+from services.standalone.core.model_shape import ModelShape
 
+NEEDED = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "dtype"),
+)
 TINY = Path(__file__).parents[3] / "bases/tiny"
 QWEN3_4B = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -42,31 +48,25 @@ def made(config: transformers.PretrainedConfig, name: str) -> torch.nn.Module:
         return getattr(transformers, f"{name}ForCausalLM")(config)
 
 
-CHANGES = [
-    *((name, {}) for name in FAMILIES),
-    ("Llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
-    ("Llama", {"num_key_value_heads": None}),
-    ("Qwen3", {"attention_bias": True}),
-    ("Qwen3Moe", {"decoder_sparse_step": 2, "num_hidden_layers": 5, "mlp_only_layers": [3]}),
-    ("DeepseekV2", {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True}),
-    ("DeepseekV3", {"first_k_dense_replace": 2, "num_hidden_layers": 4, "n_shared_experts": 2}),
-    ("Glm4MoeLite", {"num_hidden_layers": 4}),
-    ("GlmMoeDsa", {"num_hidden_layers": 8, "index_topk_freq": 4}),
-]
-
-
-@pytest.mark.parametrize(("name", "changes"), CHANGES)
-def test_parameters_are_those_of_transformers_model(name: str, changes: dict[str, object]) -> None:
-    config = getattr(transformers, f"{name}Config")(**{**SIZES, **FAMILIES[name], **changes})
-    model = made(config, name)
-    assert shape_of(config, name).parameters == sum(each.numel() for each in model.parameters())
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_field_left_out_has_the_default_of_transformers(name: str) -> None:
-    config = getattr(transformers, f"{name}Config")(num_hidden_layers=4)
-    parameters = sum(each.numel() for each in made(config, name).parameters())
-    assert shape_of(config, name).parameters == parameters
+def test_parameters_and_lora_sites_are_those_of_a_base_on_disk(name: str, tmp_path: Path) -> None:
+    sites = all_sites(describe_family(name, tmp_path, num_hidden_layers=3))
+    shape = read_shape(json.loads((tmp_path / "config.json").read_text()), place="config.json")
+    tensors = map_tensors(tmp_path / "model.safetensors").header.tensors
+    parameters = [each for each in tensors if not each.name.endswith("e_score_correction_bias")]
+    assert shape.parameters == sum(torch.Size(each.shape).numel() for each in parameters)
+    served = [site for site in sites if site.projection != FOLDED]
+    assert shape.lora_parameters(rank=2) == 2 * sum(
+        (site.width_in + site.width_out) * max(site.count, 1) for site in served
+    )
+
+
+def test_a_field_left_out_has_the_default_of_transformers() -> None:
+    config = transformers.DeepseekV3Config(num_hidden_layers=4)
+    written = json.loads(json.dumps(config.to_diff_dict(), default=str))
+    needed = {name: getattr(config, name) for name in NEEDED}
+    shape = read_shape({**written, **needed, "architectures": ["DeepseekV3ForCausalLM"]}, place="")
+    assert shape == shape_of(config, "DeepseekV3")
 
 
 @pytest.mark.parametrize("folder", [TINY], ids=["tiny"])

@@ -11,11 +11,11 @@ from mint_client.cli import app
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import tiny_folder
+from services.standalone.adapters.meta_model import read_shape
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.core.activations import microbatch_tokens
 from services.standalone.core.fleet import RESERVE_BYTES
-from services.standalone.core.model_shape import read_shape
 from services.standalone.core.stack_memory import Holding, StackMemory, plan_memory
 from services.trainer.core.microbatches import default_microbatch_tokens
 
