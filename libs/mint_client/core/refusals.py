@@ -27,7 +27,7 @@ class ExtraMissingError(MintError):
 
 
 class StackNotInstalledError(MintError):
-    """`mint {command}` needs the whole of MinT, and only its client is installed here: `pip install 'mint-stack[cpu]'` or `'mint-stack[gpu]'` in another virtual environment."""  # noqa: E501  # the docstring is the message
+    """`mint {command}` is for a machine that runs a stack, and only the client is installed here: install mint-stack[cpu] or mint-stack[gpu] in an environment of its own."""  # noqa: E501  # the docstring is the message
 
 
 class RowsRefusedError(MintError):

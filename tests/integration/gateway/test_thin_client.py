@@ -102,7 +102,7 @@ def test_what_runs_a_stack_says_in_a_sentence_what_to_install(mint: Run) -> None
     for name in ("up", "demo", "base", "plan", "backup", "migrate"):
         done = mint(name, "--help")
         assert done.returncode == 1
-        assert done.stderr.startswith(f"mint: `mint {name}` needs the whole of MinT")
+        assert done.stderr.startswith(f"mint: `mint {name}` is for a machine that runs a stack")
         assert "mint-stack[cpu]" in done.stderr
         assert f"\n  {name} " not in shown
     assert all(f"\n  {name} " in shown for name, (place, _) in COMMANDS.items() if "mint_client" in place)
