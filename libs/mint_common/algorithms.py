@@ -30,18 +30,18 @@ class AlgorithmUnknown(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """A managed algorithm; a job names it by ``name``. Raises ValueError for fields that do not fit together.
+    """A managed algorithm; a job names it by ``name``. Raises ValueError for inconsistent fields.
 
     ``training`` is the import path of its `TrainingAlgorithm` in the trainer, ``package.module:NAME``.
     ``rows`` are the rows of files that it trains on: those of ``rft`` are prompts whose answers are sampled
-    and graded, all others have answers. ``task_answers`` are what it trains on in a job on a task: sampled
-    answers or the task's reference answers; None: it takes no task. ``corrects_sampler``: the loss weighs
-    each sampled token by the policy's probability over the sampler's, so samples come with the sampler's
+    and graded, all others have answers. ``task_answers`` are its training data in a job on a task: sampled
+    answers or the task's reference answers; None: it accepts no task. ``corrects_sampler``: the loss weighs
+    each sampled token by the policy's probability over the sampler's, so samples include the sampler's
     probabilities and routes.
 
-    ``pull`` is the hyperparameter that pulls the policy to its base, of default ``default_pull``.
-    ``learning_rate`` and ``schedule`` are recommended for files. Revisions of a job on a file can be compared
-    by ``metrics``; the first is the default.
+    ``pull`` names the hyperparameter that pulls the policy to its base; its default is ``default_pull``.
+    ``learning_rate`` and ``schedule`` are recommended for files. ``metrics`` can compare the revisions of a
+    job on a file; the first is the default.
     """
 
     name: str

@@ -43,7 +43,7 @@ def anthropic_body(message: str, *, status: int) -> dict[str, Any]:
 
 
 def plain_error_body(message: str, *, status: int) -> dict[str, Any]:
-    """Return OpenAI's shape for an error that is no MintError, such as an unknown route."""
+    """Return OpenAI's body for an error other than MintError, such as an unknown route."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 

@@ -1,8 +1,8 @@
-"""Who may do what: the one decision on keys, scopes and tenants.
+"""The one decision on keys, scopes and tenants.
 
-The gateway asks it at every route; the registry asks it again in the statement that makes, rotates or revokes
-a key. Invariant: in any order of creations, rotations and revocations, no request yields a key with a
-scope that the key behind the request does not hold.
+The gateway makes it at every route; the registry makes it again in the statement that creates, rotates or
+revokes a key. Invariant: in any order of creations, rotations and revocations, no request yields a key with a
+scope that the request's key lacks.
 """
 
 import json
@@ -40,7 +40,7 @@ class Authority:
 
     @classmethod
     def of(cls, owner: KeyOwner) -> "Authority":
-        """Return what a key stands for that the registry has verified."""
+        """Return the authority of a key that the registry has verified."""
         return cls(tenant_id=owner.tenant_id, key_id=owner.key_id, scopes=frozenset(owner.scopes))
 
     def may(self, needed: Scope) -> bool:
@@ -71,7 +71,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What a verified key stands for, and the key's name, which signs what the caller does."""
+    """The authority of a verified key, and its name, which is recorded as author."""
 
     authority: Authority
     name: str

@@ -1,11 +1,11 @@
-"""The memory of request bodies: one bound over all that this process holds, and fair parts of it.
+"""Memory of request bodies: a limit for the process, and a fair limit for each tenant.
 
-Bytes that have arrived count, not an announced Content-Length. A tenant holds at most as much as it leaves
-free: a single one gets half of the bound, several get less each, and a newcomer always finds room. Each key
-has a bound of its own as well.
+Received bytes count, not an announced Content-Length. A tenant holds at most as much as remains free: a
+single one gets half of the limit, several get less each, and a newcomer always finds space. Each key also has
+its own limit.
 
-Invariants: no more than ``limit_bytes`` are held; after a tenant has taken, at least as much is free as it
-holds. Nothing is kept of a tenant or key that holds nothing.
+Invariants: at most ``limit_bytes`` are held; after a tenant has taken bytes, at least as many are free as it
+holds. No record remains of a tenant or key that holds nothing.
 """
 
 from collections import Counter

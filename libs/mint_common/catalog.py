@@ -1,4 +1,4 @@
-"""What the registry answers: the catalog's records, shared by its HTTP layer and its client.
+"""The registry's answers: records of the catalog, shared by its HTTP layer and its client.
 
 Times are seconds since the epoch.
 """
@@ -38,7 +38,7 @@ FULL_SCOPES: tuple[Scope, ...] = ("read", "infer", "train", "admin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """A new API key. ``key`` is shown this once; only its hash is kept."""
+    """A new API key. ``key`` is shown only now; only its hash is stored."""
 
     key: str
     key_id: str
@@ -93,7 +93,7 @@ class PolicyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyNames:
-    """The names of a policy: its own, its aliases, and the numbers of the revisions that these stand for."""
+    """The names of a policy: its own, its aliases, and the revision numbers of both."""
 
     name: str
     base: BaseName
@@ -103,17 +103,17 @@ class PolicyNames:
 
     @property
     def numbers(self) -> set[int]:
-        """Return the revisions that the policy and its aliases stand for."""
+        """Return the revisions that the policy and its aliases point at."""
         return {self.latest, *self.aliases.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFilter:
-    """Which policies of a tenant to list; None or empty is no restriction.
+    """Filter of a tenant's policies; None or empty does not restrict.
 
     All ``labels`` must be present with these values. The time of creation is at least ``created_after`` and
     less than ``created_before``; a list with either is in order of creation, any other by name.
-    ``has_revision`` selects those with a published revision, or those without.
+    ``has_revision`` selects policies with, or without, a published revision.
     """
 
     base: str | None = None
@@ -165,7 +165,7 @@ class UploadedRevision(RevisionRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionFilter:
-    """Which revisions of a policy to list, in the manner of `PolicyFilter`."""
+    """Filter of a policy's revisions, like `PolicyFilter`."""
 
     state: RevisionState | None = None
     created_after: float | None = None
@@ -196,10 +196,10 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
-    """An alias: what it points at, and its newest 100 moves, oldest first (none in lists).
+    """An alias, its target, and its newest 100 moves, oldest first (none in lists).
 
-    A ``protected`` alias is moved by admin keys, their jobs and rules only, a ``frozen`` one not by rules and
-    jobs; ``moved_by`` lists what moves it: keys by their scope, and rules.
+    Only admin keys, their jobs and rules move a ``protected`` alias; rules and jobs do not move a ``frozen``
+    one. ``moved_by`` lists what can move it: keys by their scope, and rules.
     """
 
     alias: str
@@ -232,9 +232,9 @@ class EvaluationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageNode:
-    """A revision in a lineage; ``parent`` is the digest of the node that it was trained from.
+    """A revision in a lineage; ``parent`` is the digest of the node it was trained from.
 
-    ``distance`` counts trainings from the revision that was asked for: -1 is its parent, 1 a child.
+    ``distance`` counts trainings from the requested revision: -1 is its parent, 1 a child.
     """
 
     number: int
@@ -332,7 +332,7 @@ class CollectionItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
-    """What a garbage collection removed, or would remove; ``more``: it stopped at its limit."""
+    """Items that a garbage collection removed, or would remove; ``more``: it stopped at its limit."""
 
     dry_run: bool
     items: tuple[CollectionItem, ...]
@@ -341,7 +341,7 @@ class CollectionReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What a model name means now; ``revision`` is None exactly when it is the name of a base."""
+    """The current target of a model name; ``revision`` is None exactly for the name of a base."""
 
     base: BaseName
     policy_id: PolicyId | None

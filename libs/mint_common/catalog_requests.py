@@ -63,7 +63,7 @@ class LongPageQuery(PageQuery):
 
 
 class PolicyQuery(PageQuery):
-    """Which policies; all that is given must hold."""
+    """Filter of policies; all given fields must match."""
 
     base: TextCursor = None
     has_revision: bool | None = None
@@ -73,7 +73,7 @@ class PolicyQuery(PageQuery):
 
 
 class RevisionQuery(BaseModel):
-    """Which revisions; ``after`` is the last number of the page before."""
+    """Filter of revisions; ``after`` is the last number of the previous page."""
 
     limit: Limit = 100
     after: NumberCursor = None
@@ -83,27 +83,27 @@ class RevisionQuery(BaseModel):
 
 
 class HistoryQuery(BaseModel):
-    """Which moves of an alias; ``before`` is the last sequence of the page before."""
+    """Page of an alias's moves; ``before`` is the last sequence of the previous page."""
 
     limit: Limit = 100
     before: NumberCursor = None
 
 
 class LineageQuery(BaseModel):
-    """How many trainings to go back and forth."""
+    """Number of trainings to follow back and forth."""
 
     ancestors: Steps = 1000
     descendants: Steps = 1
 
 
 class DiffQuery(BaseModel):
-    """What to compare a revision with: a number or digest; its parent when there is none."""
+    """Revision to compare with: a number or digest; the parent by default."""
 
     against: Annotated[str | None, Field(max_length=100, examples=["12", "sha256:4f0e..."])] = None
 
 
 class UploadQuery(BaseModel):
-    """Where an uploaded adapter comes from: its optimizer step, the revision that it was trained from."""
+    """Origin of an uploaded adapter: its optimizer step, and its parent revision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,14 +121,14 @@ class LoraRequest(Body):
 
 
 class RetentionRequest(Body):
-    """Which revisions stay: the newest ``keep_last``, and all of the last ``keep_days`` days."""
+    """Revisions to retain: the newest ``keep_last``, and all of the last ``keep_days`` days."""
 
     keep_last: StrictInt | None = None
     keep_days: StrictInt | None = None
 
 
 class RetentionPatch(RetentionRequest):
-    """Which revisions stay: the newest ``keep_last``, and all of the last ``keep_days`` days; null clears."""
+    """Revisions to retain: the newest ``keep_last``, and all of the last ``keep_days`` days; null clears."""
 
 
 class PolicyRequest(Body):
@@ -147,7 +147,7 @@ class PolicyRequest(Body):
 
 
 class PolicyPatch(Body):
-    """A merge patch (RFC 7396): what is not named stays, null clears; a label set to null goes."""
+    """A merge patch (RFC 7396): absent fields stay, null clears; a label set to null is removed."""
 
     model_config = _example(
         {
@@ -163,7 +163,7 @@ class PolicyPatch(Body):
 
 
 class MoveBody(Body):
-    """Where an alias shall point; ``expected`` is the digest it points at now, "" when it must not exist."""
+    """Target of an alias; ``expected`` is the digest of its current target, "" if it must not exist."""
 
     revision: StrictInt | str
     expected: Expected | None = None
@@ -180,7 +180,7 @@ class RollbackBody(Body):
 
 
 class ProtectBody(Body):
-    """Whether only admin keys and rules move the alias."""
+    """Protection of an alias: only admin keys and rules can move it."""
 
     model_config = _example({"protected": True})
 
@@ -188,7 +188,7 @@ class ProtectBody(Body):
 
 
 class FreezeBody(Body):
-    """Whether rules move the alias no more."""
+    """Freeze of an alias: rules cannot move it."""
 
     model_config = _example({"frozen": True})
 

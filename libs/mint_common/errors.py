@@ -1,10 +1,10 @@
 """Errors that cross a service boundary.
 
-Each class that is sent has a stable ``code``, says whether a retry can help, and names the HTTP status that
-the edge answers; what stands after a dot in a code is which of a class's kinds it is. The docstring is the
-message; its placeholders are the keyword arguments, kept as attributes. They are shown to users: no address
-of a part inside stands in them, and a long text is cut.
-No user error maps to 408, 409, 429 or 5xx: clients retry those.
+Each class that is sent has a stable ``code``, says whether a retry can help, and has the HTTP status of
+the edge's answer; the part of a code after a dot is the class's kind. The docstring is the
+message; its placeholders are the keyword arguments, stored as attributes. Messages are shown to users: they
+contain no address of an internal part, and long texts are cut.
+No user error maps to 408, 409, 429 or 5xx, which clients retry.
 """
 
 import os

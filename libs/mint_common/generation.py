@@ -1,7 +1,7 @@
 """The internal generation protocol: requests of gateway and rollout to a loader, and its answers.
 
-A request of an inference API goes to vLLM's own server as it came. A sample, tokens in and tokens out, is
-asked for and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens, float32
+A request of an inference API is forwarded to vLLM's server unchanged. A sample, tokens in and tokens out, is
+requested and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens, float32
 log-probabilities. Every field is explicit, so that no two services can disagree about a default.
 """
 
@@ -17,13 +17,13 @@ from mint_common.ids import BaseName, Digest, EngineId, TenantId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to sample. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
+    """Sampling parameters. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
 
-    ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
-    asks for no log-probabilities. ``seed`` None lets the engine choose.
+    ``logprobs`` is the number of alternatives to return for each token besides the chosen one (0: only the
+    chosen one's); None returns no log-probabilities. ``seed`` None lets the engine choose.
 
     A completion ends with the base's end-of-sequence token unless ``ignore_eos``, with one of
-    ``stop_tokens``, or when its text holds one of ``stop``; the token that ends it is its last one.
+    ``stop_tokens``, or when its text contains one of ``stop``; the token that ends it is its last one.
     """
 
     max_new_tokens: int
@@ -45,16 +45,16 @@ LogprobsMode = Literal["raw", "processed"]
 class SampleRequest:
     """Sample whole completions of a tokenized prompt at one revision; ``revision`` None is the bare base.
 
-    Log-probabilities of sampled tokens are always given. Of ``sampling``, ``logprobs`` counts the likeliest
-    tokens wanted beside each, and stop strings match special tokens' texts too.
-    ``prompt_logprobs`` asks for those of the prompt's own tokens and counts the likeliest beside each; None
-    asks for none; these are always raw.
+    Log-probabilities of sampled tokens are always returned. In ``sampling``, ``logprobs`` counts the most
+    likely tokens to return for each, and stop strings match special tokens' texts too. ``prompt_logprobs``
+    requests those of the prompt's tokens and counts the most likely ones for each; None requests none; these
+    are always raw.
 
-    ``logprobs_mode`` says which ones the completions have: ``raw`` are the model's own, before temperature,
-    top-k and top-p; ``processed`` those of the distribution that was sampled from, at the temperature, and
-    go without top-k and top-p. Greedy sampling has raw ones.
+    ``logprobs_mode`` selects those of the completions: ``raw`` are the model's own, before temperature,
+    top-k and top-p; ``processed`` those of the sampled distribution, at the temperature, and
+    allow no top-k and top-p. Greedy sampling has raw ones.
 
-    ``texts`` asks for the completions as text, ``routes`` for the experts that the tokens went to; a base
+    ``texts`` requests the completions as text, ``routes`` the experts of the tokens; a base
     without experts has none.
     """
 
@@ -86,11 +86,11 @@ class Likeliest(msgspec.Struct, frozen=True):
 
 
 class SampledSequence(msgspec.Struct, frozen=True):
-    """One completion; ``logprobs`` are of the mode that was asked for.
+    """One completion; ``logprobs`` have the requested mode.
 
-    ``text`` is empty unless it was asked for; special tokens are left out unless stop strings were given.
-    ``routes``, empty likewise, has the experts of every token that the model read, the prompt's and the
-    completion's but its last, as a `Group` and its `Sample` have them; 65535 where the engine does not know.
+    ``text`` is empty unless requested; special tokens are omitted unless stop strings were given. ``routes``,
+    empty unless requested, has the experts of every token that the model read, the prompt's and the
+    completion's but its last, as in a `Group` and its `Sample`; 65535 where the engine does not know.
     """
 
     reason: Literal["stop", "length"]
@@ -137,9 +137,9 @@ adapter."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFacts:
-    """What MinT says of a request of an inference API, whose body stays as the client sent it.
+    """MinT's part of a request of an inference API, whose body stays as the client sent it.
 
-    ``model`` is the name that the client asked for; ``revision`` None is the bare base.
+    ``model`` is the requested name; ``revision`` None is the bare base.
     """
 
     model: str
@@ -150,11 +150,11 @@ class CallFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.
+    """A loader's engine. ``epoch`` changes at every start; counts are of adapters.
 
     ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts;
-    ``dtype`` is what the engine computes in: float32, bfloat16 or float16. ``max_completions`` are of one
-    request (n), ``max_requests`` are open at once.
+    ``dtype`` is the engine's compute dtype: float32, bfloat16 or float16. ``max_completions`` limits one
+    request (n), ``max_requests`` the open ones.
     """
 
     engine_id: EngineId
@@ -174,7 +174,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """What every known engine of a base takes in one request: tokens in all, and completions."""
+    """Limits of a request that every known engine of a base accepts: total tokens, and completions."""
 
     max_context: int
     max_completions: int
@@ -189,7 +189,7 @@ Place = Literal["stored", "host", "slot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPlaces:
-    """Where the adapters of an engine are; None when they are where they were at the ``version`` known."""
+    """Places of an engine's adapters; None when unchanged since the known ``version``."""
 
     version: str
     places: dict[Digest, Place] | None
@@ -197,11 +197,11 @@ class AdapterPlaces:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStatus:
-    """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.
+    """Place of one adapter on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.
 
-    ``readiness`` is ready in host memory already; ``state`` says it in full. ``size_bytes`` is what it takes
-    where it is; ``host_bytes`` of that is in host memory, ``slot_bytes`` in a slot as well.
-    ``queue_position`` is 0 for the next load of the cold queue, None when no load of it waits.
+    ``readiness`` is ready from host memory on; ``state`` gives the exact state. ``size_bytes`` is its use at
+    its place; ``host_bytes`` of that are in host memory, ``slot_bytes`` in a slot as well. ``queue_position``
+    is 0 for the next load of the cold queue, None when no load of it waits.
     """
 
     digest: Digest
@@ -222,7 +222,7 @@ class AdapterStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """How busy an engine is: requests that generate, loads that wait and run, what is taken of its room."""
+    """Load of an engine: generating requests, waiting and running loads, used memory and slots."""
 
     requests: int
     loads_waiting: int

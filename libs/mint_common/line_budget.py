@@ -1,4 +1,4 @@
-"""How many log lines callers may cause: a flood of bad requests must not fill a disk."""
+"""Limit the log lines that callers cause, so that a flood of bad requests does not fill a disk."""
 
 from dataclasses import dataclass
 

@@ -32,10 +32,10 @@ def plan_lora(
     seed: int = 0,
     field: str = "lora",
 ) -> LoraSpec:
-    """Return the shape; ``alpha`` None is twice the rank, ``targets`` None are all of the base that
-    engines serve.
+    """Return the LoRA shape of a policy.
 
-    ``field`` is where a request has it. Raises InvalidField naming what is out of bounds.
+    ``alpha`` None is twice the rank, ``targets`` None are all of the base that engines serve. ``field`` is
+    the request's field. Raises InvalidField naming the one that is out of range.
     """
     alpha = float(2 * rank) if alpha is None else alpha
     if not 1 <= rank <= base.max_rank:

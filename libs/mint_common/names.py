@@ -1,4 +1,4 @@
-"""Names in the catalog: what may be one, and what a path may carry.
+"""Names in the catalog, and valid path segments.
 
 The grammar is unambiguous: a policy's name never looks like a policy id, an alias never like a number.
 """
@@ -34,7 +34,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
 def check_segment(kind: str, text: str) -> str:
-    """Return what may stand in a path: a name, id, number or digest. Raises NotFound for all else."""
+    """Return a valid path segment: a name, id, number or digest. Raises NotFound otherwise."""
     return _found(kind, text, _SEGMENT)
 
 
@@ -94,7 +94,7 @@ def revision_key(text: str) -> int | Digest:
 
 
 def number_or_digest(text: str) -> int | Digest | None:
-    """Return what a text says of a revision, None if neither."""
+    """Return the number or digest in a revision's text, None if neither."""
     if is_digest(text):
         return Digest(text)
     if _NUMBER.fullmatch(text) and int(text) <= MAX_NUMBER:

@@ -13,9 +13,9 @@ from mint_common.errors import AlreadyExists
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, mode: int = 0o777) -> Iterator[Path]:
-    """Yield an empty folder beside the target, which takes its place only if the body succeeds.
+    """Yield an empty folder beside the target, which replaces it only if the body succeeds.
 
-    Makes missing folders above it. ``mode`` is limited by the umask. Raises AlreadyExists.
+    Creates missing parent folders. ``mode`` is limited by the umask. Raises AlreadyExists.
     """
     if target.exists():
         raise AlreadyExists(kind="folder", name=str(target))

@@ -1,4 +1,4 @@
-"""How many requests each tenant, or each key, has open at a time, and how large they are together."""
+"""Count the open requests of each tenant or key, and their total size."""
 
 import math
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ RETRY_AFTER_SECONDS = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The sequences that a request asks an engine for, and the bytes that are kept of it meanwhile.
+    """A request's sequences on an engine, and the bytes held for it.
 
-    They are those of its prompt while it waits, or of an answer that is kept whole.
+    These are the prompt's while it waits, or those of an answer that is held whole.
     """
 
     sequences: int = 0
@@ -22,7 +22,7 @@ class Size:
 
     @property
     def seats(self) -> int:
-        """Return what it takes of the engines: one for each sequence, and one for the request."""
+        """Return the engine seats used: one for each sequence, and one for the request."""
         return 1 + self.sequences
 
 

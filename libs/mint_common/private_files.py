@@ -1,4 +1,4 @@
-"""What a process of MinT writes is its user's alone: prompts, records, adapters, logs and secrets."""
+"""Make files private: prompts, records, adapters, logs and secrets are readable by MinT's user only."""
 
 import os
 

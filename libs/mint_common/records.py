@@ -49,9 +49,9 @@ class Sample:
 class Group:
     """The samples of one prompt; advantages are normalised within it.
 
-    ``prompt_experts`` is the route of every prompt token through a base with routed experts, as the sampler
-    took it: little-endian uint16 ``[tokens, routed layers, experts per token]``. Empty: not recorded.
-    ``sampler_dtype`` is what the sampler computed in. Empty: nothing was sampled, or it was not recorded.
+    ``prompt_experts`` is the sampler's route of every prompt token through a base with routed experts:
+    little-endian uint16 ``[tokens, routed layers, experts per token]``. Empty: not recorded.
+    ``sampler_dtype`` is the sampler's compute dtype. Empty: nothing was sampled, or it was not recorded.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -62,10 +62,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveRecord:
-    """All groups of a wave. ``revision`` is the digest that really answered; None is the bare base.
+    """All groups of a wave. ``revision`` is the digest that answered; None is the bare base.
 
     The samples' log-probabilities are those of softmax(logits / ``logprobs_temperature``): 1.0 is the model's
-    own, another one that of processed log-probabilities.
+    own, another value that of processed log-probabilities.
     """
 
     wave_id: WaveId

@@ -113,7 +113,7 @@ class Pass(msgspec.Struct, frozen=True, tag="pass"):
 class Lesson(msgspec.Struct, frozen=True):
     """A completion after two prompts, one for the policy and one for the teacher.
 
-    Prompts are int32 token ids; ``target_tokens`` and ``weights`` have one dimension, as long as each other.
+    Prompts are int32 token ids; ``target_tokens`` and ``weights`` have one dimension and the same length.
     """
 
     student_tokens: bytes
@@ -145,7 +145,7 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
-    """Keep the training state, optimizer included, under a name. ``overwrite`` replaces what has the name."""
+    """Save the training state with its optimizer under a name. ``overwrite`` replaces an existing one."""
 
     name: str
     overwrite: bool
@@ -161,7 +161,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 
 class Export(msgspec.Struct, frozen=True, tag="export"):
-    """Export the weights as a revision, and with ``name`` keep that as a sampler checkpoint."""
+    """Export the weights as a revision, and with ``name`` also save it as a sampler checkpoint."""
 
     name: str | None
     ttl_seconds: int | None
@@ -242,7 +242,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
 
     @property
     def ref(self) -> CheckpointRef:
-        """Return what it is called."""
+        """Return its name."""
         return CheckpointRef(policy_id=self.policy_id, kind=self.kind, name=self.name)
 
 
@@ -283,7 +283,7 @@ Result = Opened | Passed | Distilled | Stepped | Saved | Loaded | Exported | Clo
 
 
 class Pending(msgspec.Struct, frozen=True, tag="pending"):
-    """Not finished yet; ``reason`` tells the user what it waits for, when that is known."""
+    """Not finished yet; ``reason`` tells the user what it waits for, if known."""
 
     reason: str = ""
 

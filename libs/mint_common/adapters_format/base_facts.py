@@ -1,4 +1,4 @@
-"""What must be known of a base to check an adapter against it, read without loading any weights."""
+"""Facts about a base that adapter checks need, read without loading weights."""
 
 from dataclasses import dataclass, field
 
@@ -15,18 +15,18 @@ class ExpertsFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
-    """A base model's name, content digest, shape facts and limits.
+    """A base model's name, content digest, shapes and limits.
 
     ``modules`` maps the full name of each linear module that may carry LoRA
     (``model.layers.0.self_attn.q_proj``) to (in_features, out_features). ``experts`` does the same for each
     layer of routed experts (``model.layers.0.mlp.experts``); a dense base has none. ``targets`` are the leaf
-    names among both. ``max_rank`` is the largest rank that engines of this base have slots for.
+    names among both. ``max_rank`` is the largest rank of engine slots for this base.
 
-    ``norms`` maps modules, and projections of experts (``model.layers.0.mlp.experts.up_proj``, all of them
-    together), to the Frobenius norm of the base's own weight; what is not there is not known.
+    ``norms`` maps modules, and projections of experts (``model.layers.0.mlp.experts.up_proj``, all experts
+    together), to the Frobenius norm of the base's weight; missing norms are unknown.
 
-    ``quantization`` names how its weights are stored (``fp8``, ``awq``), "" when they are floats. A quantized
-    base is served, not trained.
+    ``quantization`` names the weights' storage (``fp8``, ``awq``), "" for floats. A quantized base is served,
+    not trained.
     """
 
     name: BaseName

@@ -45,7 +45,7 @@ def check_complete(place: str, weights: Collection[str], present: Collection[str
 
 
 def text_files(folder: Path) -> tuple[str, ...]:
-    """Return the files of a base beside its weights, of those that are there."""
+    """Return the files of a base other than its weights that exist."""
     return tuple(name for name in (*TEXT_FILES, INDEX_FILE) if (folder / name).exists())
 
 
@@ -60,7 +60,7 @@ def base_files(folder: Path) -> tuple[str, ...]:
 
 
 def hash_files(folder: Path, names: Iterable[str], *, report: Callable[[str], None]) -> dict[str, str]:
-    """Return the SHA-256 of each file, telling of each file of weights. Raises NotFound."""
+    """Return the SHA-256 of each file and report each file of weights. Raises NotFound."""
     hashes: dict[str, str] = {}
     for name in names:
         if name.endswith(".safetensors"):

@@ -124,7 +124,7 @@ def _header(path: Path) -> TensorHeader:
 
 @dataclass
 class _Experts:
-    """What the tensors seen so far say about the experts of a layer."""
+    """Facts about a layer's experts from the tensors seen so far."""
 
     shapes: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     seen: dict[str, set[int]] = field(default_factory=dict)

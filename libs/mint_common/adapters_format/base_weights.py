@@ -1,4 +1,4 @@
-"""Weights of a base: which of its tensors LoRA can act beside, and how large they are."""
+"""Weights of a base: the tensors that LoRA can act on, and their norms."""
 
 import math
 import re

@@ -38,10 +38,10 @@ def build_adapter(
     tensors: Mapping[str, np.ndarray],
     layout: str = PACKED,
 ) -> AdapterFiles:
-    """Build and check an adapter from tensors under their PEFT names, those of experts packed or not.
+    """Build and check an adapter from tensors under their PEFT names; those of experts may be packed.
 
-    One packed name makes the layout `packed/1`, unless another ``layout`` is asked for; without experts there
-    is but `dense/1`. B must carry the factor alpha / rank already. Equal tensors give equal bytes. Raises
+    A packed name selects the layout `packed/1` unless ``layout`` names another; without experts only
+    `dense/1` exists. B must already include the factor alpha / rank. Equal tensors give equal bytes. Raises
     AdapterInvalid.
     """
     sites = all_sites(facts)

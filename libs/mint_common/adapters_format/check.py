@@ -226,7 +226,7 @@ def _check_places(specs: Sequence[TensorSpec], header: TensorHeader, dtype: str)
 def _check_values(
     file: BinaryIO, header: TensorHeader, dtype: str, sha256: "hashlib._Hash | None", *, is_bounded: bool
 ) -> None:
-    """Read the data once: look for what is no number or too large, and feed the hash if there is one."""
+    """Read the data once: refuse NaN, infinity and too large values, and feed the hash if there is one."""
     view, exponent, largest = _EXPONENTS[dtype]
     refused = largest if is_bounded else exponent
     position = 0

@@ -94,7 +94,7 @@ def check_config(manifest: Manifest, config: bytes) -> None:
 
 
 def is_neutral(key: str, value: object) -> bool:
-    """Whether a PEFT option is off. Options that are not known yet are off when empty."""
+    """Return whether a PEFT option is off. Unknown options are off when empty."""
     return not value or (key, value) in (("bias", "none"), ("init_lora_weights", True))
 
 

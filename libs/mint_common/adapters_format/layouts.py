@@ -1,4 +1,4 @@
-"""Which tensors a layout has: names, shapes, and what each of them holds.
+"""The tensors of each layout: names, shapes and sites.
 
 Shapes: E = experts of a layer, r = rank, I = width of an expert.
 """
@@ -29,7 +29,7 @@ class TensorSpec:
 
 
 def tensor_specs(layout: str, sites: Sequence[Site], *, rank: int) -> list[TensorSpec]:
-    """Return what a file of a layout holds for these sites, in load order.
+    """Return the tensors of a layout's file for these sites, in load order.
 
     Raises AdapterInvalid when the layout cannot express them.
     """

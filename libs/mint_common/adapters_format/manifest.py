@@ -1,4 +1,4 @@
-"""The manifest: what an adapter is, over which base, and the proof of its files."""
+"""The manifest: an adapter's layout, base, origin and the hashes of its files."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _TARGET = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileProof:
-    """What a file's bytes must be; ``sha256`` is hex."""
+    """Expected size and SHA-256 (hex) of a file."""
 
     sha256: str
     size_bytes: int

@@ -1,9 +1,9 @@
-"""A base with an adapter merged into it, as files of a full model, for whoever cannot serve adapters.
+"""Merge an adapter into its base, as files of a full model.
 
-A merged weight is W + B A with alpha in B, summed in float32 and rounded once to the base's dtype. One that
-float16 cannot hold is refused, never written as infinity.
-Invariants: nothing is made before every target has been found, with its shape; memory stays bounded whatever
-the size of a tensor; a merged file has the header of the base's, and so its names, order and size.
+A merged weight is W + B A with alpha in B, summed in float32 and rounded once to the base's dtype. A value
+beyond float16 is refused, never written as infinity.
+Invariants: nothing is computed before every target has been found with its shape; memory is bounded for any
+tensor size; a merged file has the header of the base's, and so its names, order and size.
 """
 
 import shutil
@@ -57,7 +57,7 @@ def ready_piece(data: bytes | memoryview) -> Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedFile:
-    """A file of weights, in pieces one behind the other, each of which can be made without the others."""
+    """A file of weights as consecutive pieces, each of which can be computed without the others."""
 
     name: str
     size_bytes: int

@@ -1,11 +1,10 @@
-"""A full model as a plain tar that is made while it is read: the base's text files, merged weights, terms.
+"""Stream a full model as a plain tar that is computed while it is read: text files, merged weights, terms.
 
-Invariant: a tar that is read from some byte on costs no more than the bytes behind it, and over a float16
-base the check of its range.
-Run as a program (the base's folder, the adapter's, the first byte), it writes a line of JSON, a `TarHead`,
-and behind it the tar from that byte on. The adapter's folder may be removed once that line is there. A weight
-that cannot be merged is told in the head where reading begins with it; else it ends the tar, and its error is
-on standard error.
+Invariant: reading from a given byte costs only the bytes after it, and for a float16 base the check of its
+range.
+As a program (arguments: the base's folder, the adapter's, the first byte) it writes a line of JSON, a
+`TarHead`, then the tar from that byte on. The adapter's folder may be removed after that line. If the first
+weight cannot be merged, the head has the error; a later one ends the tar, with its error on standard error.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How much an adapter acts where, and how far two adapters are apart: Frobenius norms of B A, by site."""
+"""Frobenius norms of B A by site: an adapter's size per module, and the distance of two adapters."""
 
 from dataclasses import dataclass
 from pathlib import Path

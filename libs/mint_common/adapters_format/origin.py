@@ -1,4 +1,4 @@
-"""What an adapter folder holds, read from its files: one of MinT's, or one that PEFT saved."""
+"""Read the origin of an adapter folder from its files: written by MinT or by PEFT."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

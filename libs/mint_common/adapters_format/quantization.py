@@ -1,4 +1,4 @@
-"""Quantized bases: what `config.json` says of them, and the shapes that their packed weights stand for."""
+"""Quantized bases: the quantization in `config.json`, and the original shapes of packed weights."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ WORD_BITS = 32
 
 
 class Quantization(msgspec.Struct, frozen=True):
-    """How the linear weights of a base are stored; ``bits`` are those of one weight."""
+    """Storage of a base's linear weights; ``bits`` per weight."""
 
     method: Method
     bits: int
@@ -48,7 +48,7 @@ def read_quantization(config: Any, *, place: str) -> Quantization | None:  # Any
 
 
 def _group_bits(stated: dict[str, Any]) -> Any:  # Any: JSON, checked by the caller
-    """Return the bits of all groups of compressed-tensors, None when they differ or are not told."""
+    """Return the bits of all groups of compressed-tensors, None if they differ or are missing."""
     groups = stated.get("config_groups")
     weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
     found = {each.get("num_bits") for each in weights if isinstance(each, dict)}

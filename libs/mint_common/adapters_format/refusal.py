@@ -1,4 +1,4 @@
-"""Why an adapter is refused: one stable word each, for programs, beside a problem text for people."""
+"""Reasons to refuse an adapter: a stable word for programs and a problem text for people."""
 
 from enum import StrEnum
 

@@ -1,8 +1,7 @@
-"""Packed tensors in another layout, and back: lossless both ways, in memory.
+"""Convert packed tensors to another layout and back, losslessly, in memory.
 
-A fused file has one A for gate and up. Where an adapter has one each, both are kept above one another at
-twice the rank, every B reads its own half, and whatever is not gate or up is filled up with zeros: the update
-is the same.
+A fused file has one A for gate and up. If an adapter has one each, both are stacked at twice the rank, every
+B reads its own half, and other projections are padded with zeros: the update is the same.
 """
 
 from collections.abc import Mapping, Sequence

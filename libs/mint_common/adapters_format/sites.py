@@ -1,6 +1,6 @@
-"""Where an adapter can act: every dense module, and every projection of a layer's experts.
+"""Sites of an adapter: every dense module, and every projection of a layer's experts.
 
-A target is a leaf name (``up_proj``) or, where that would take more than is meant, the last two parts of a
+A target is a leaf name (``up_proj``) or, where that would match too many modules, the last two parts of a
 name (``experts.up_proj``, ``shared_experts.up_proj``): it selects every site whose name ends so.
 """
 
@@ -59,7 +59,7 @@ _RANK = {part: rank for rank, part in enumerate(_FORWARD)}
 
 @lru_cache(maxsize=4)
 def all_sites(facts: BaseFacts) -> tuple[Site, ...]:
-    """Return every site of a base in load order: by layer, as a forward pass comes to them."""
+    """Return every site of a base in load order: by layer, in the order of a forward pass."""
     dense = (
         Site(name=name, module=name, width_in=width_in, width_out=width_out, count=0)
         for name, (width_in, width_out) in facts.modules.items()
@@ -105,7 +105,7 @@ def has_experts(facts: BaseFacts, targets: Collection[str]) -> bool:
 def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, ...]:
     """Return the shortest sorted targets that select the chosen sites.
 
-    Where none selects exactly those, the leaf names are returned: what is missing then shows as missing.
+    If no targets select exactly those, return the leaf names, so that checks report the missing sites.
     """
     names = {site.name for site in chosen}
     targets: set[str] = set()
@@ -119,5 +119,5 @@ def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, 
 
 
 def site_names(site: Site) -> list[str]:
-    """Return the module names under which a site's tensors may stand: its own, and each expert's."""
+    """Return the module names of a site's tensors: its own, and each expert's."""
     return [site.name, *(f"{site.module}.{expert}.{site.projection}" for expert in range(site.count))]

@@ -1,7 +1,7 @@
-"""Adapters in the blob store, and staged from there into a local folder.
+"""Store adapters in the blob store, and stage them in a local folder.
 
-Invariants: a stored manifest has its files beside it already (it is written last); a staged folder is
-complete and checked against the manifest's proofs, or absent.
+Invariants: the manifest is written last, so a stored manifest has its files; a staged folder is
+complete and checked against the manifest's hashes, or absent.
 """
 
 import asyncio
@@ -84,11 +84,11 @@ async def fetch_manifest(blobs: AdapterSource, claim: Claim) -> Manifest:
 
 
 async def stage_adapter(blobs: AdapterSource, claim: Claim, folder: Path) -> Manifest:
-    """Put the three files of a stored adapter into a folder, all or nothing, and return the manifest.
+    """Write the three files of a stored adapter to a folder, all or nothing, and return the manifest.
 
-    A folder that holds exactly these files already is kept; one that holds anything else is replaced. The
-    content is proved to be the manifest's, not to fit a base: see `check.check_folder`.
-    Raises BlobMissing, BlobCorrupt, AdapterInvalid.
+    A folder that already holds exactly these files stays; any other is replaced. The content is checked
+    against the manifest, not against a base: see `check.check_folder`. Raises BlobMissing, BlobCorrupt,
+    AdapterInvalid.
     """
     manifest = await fetch_manifest(blobs, claim)
     await stage_files(blobs, claim, manifest, folder)

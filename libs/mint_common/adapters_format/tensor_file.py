@@ -1,10 +1,10 @@
 """The safetensors container, read without trust and written reproducibly.
 
-Invariant: whatever the bytes are, reading either returns a header whose tensors tile the data exactly, or
-raises AdapterInvalid.
+Invariant: reading any bytes either returns a header whose tensors tile the data exactly, or raises
+AdapterInvalid.
 
-The container allows no gaps, so where a tensor must begin at a multiple of 64 bytes, a tensor of zeros named
-``pad.<n>`` stands before it. Only shapes whose bytes are no such multiple need any.
+The container allows no gaps, so a tensor of zeros named ``pad.<n>`` precedes a tensor that must begin at a
+multiple of 64 bytes. Only shapes whose bytes are not such a multiple need one.
 """
 
 import io
@@ -115,7 +115,7 @@ class TensorFile:
 
 
 def place(tensors: Iterable[tuple[str, str, Sequence[int]]], *, aligned: bool) -> tuple[TensorEntry, ...]:
-    """Return where (name, dtype, shape) lie in a file that holds them in this order, with pads if aligned."""
+    """Return the offsets of (name, dtype, shape) in a file with this order, with pads if aligned."""
     entries: list[TensorEntry] = []
     offset = 0
     pads = 0
@@ -133,7 +133,7 @@ def place(tensors: Iterable[tuple[str, str, Sequence[int]]], *, aligned: bool) -
 
 
 def header_bytes(entries: Iterable[TensorEntry]) -> bytes:
-    """Return what stands before the data, padded so that the data begins at a multiple of 64 bytes."""
+    """Return the header, padded so that the data begins at a multiple of 64 bytes."""
     header = {
         entry.name: {
             "dtype": entry.dtype,

@@ -1,6 +1,6 @@
-"""How large an adapter's update of a module may be: B A, alpha folded in, against the base's own weight.
+"""Limit the update of a module: the norm of B A, alpha folded in, relative to the base's weight.
 
-Invariant: nothing here overflows, since weights of `MAX_WEIGHT` and above are refused before.
+Invariant: nothing overflows, because weights of `MAX_WEIGHT` and above are refused before.
 """
 
 import math

@@ -44,7 +44,7 @@ class Check:
             self._refuse(f"{self._claim.size_bytes} bytes", f"at least {self._size}")
 
     def finish(self) -> None:
-        """Say that there are no more bytes."""
+        """Check the end of the bytes."""
         if self._size != self._claim.size_bytes:
             self._refuse(f"{self._claim.size_bytes} bytes", str(self._size))
         found = self._hash.hexdigest()
@@ -81,10 +81,10 @@ def check_size(claim: Claim, found: int) -> None:
 
 @contextmanager
 def landing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at the path only if the body succeeds. Makes missing folders.
+    """Open a file that appears at the path only if the body succeeds. Creates missing folders.
 
-    Not synced: the file is a copy of a blob, and a power loss may corrupt it. A reader that keeps it checks
-    it again.
+    Not synced: the file is a copy of a blob, and a power loss may corrupt it. Readers that store it check it
+    again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name[:150]}~{secrets.token_hex(8)}")

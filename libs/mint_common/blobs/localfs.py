@@ -1,9 +1,9 @@
 """Blobs as files below one folder.
 
-A blob is written beside its place, synced, then renamed (``put``) or hard-linked (``put_new``) into it, and
-the folder is synced: a crash or power loss leaves the old state or the new one. Folders below the root are
-entered one by one through descriptors and never through symbolic links, so no key and no planted link leads
-outside.
+A blob is written to a temporary file, synced, then renamed (``put``) or hard-linked (``put_new``) to its
+place, and the folder is synced: a crash or power loss leaves the old state or the new one. Folders below the
+root are opened one by one through descriptors and never through symbolic links, so no key and no planted link
+leads outside.
 A key may not be a folder of another key (``a`` and ``a/b``).
 """
 
@@ -50,7 +50,7 @@ class LocalBlobs:
         self._root = root.absolute()
 
     async def put(self, key: str, data: bytes) -> Claim:
-        """Store bytes, replacing what was there."""
+        """Store bytes, replacing an existing blob."""
         await asyncio.to_thread(self._store, key, (data,), replace=True)
         return claim_of(key, data)
 
@@ -222,7 +222,7 @@ def _write(folder: int, name: str, data: Iterable[bytes]) -> None:
 
 @contextmanager
 def _translated(absent: MintError) -> Iterator[None]:
-    """Raise ``absent`` where a path does not lead to what it should, and Unavailable for other trouble."""
+    """Raise ``absent`` for a path without the expected file or folder, and Unavailable for other errors."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The marker of a blob store: tells a store that lacks a blob from a folder or bucket that is not the store.
+"""The marker of a blob store: distinguishes a missing blob from a wrong or unmounted store.
 
-A volume that is not mounted, or a wrong bucket, looks like a store whose blobs are all gone. So the registry,
-which alone can compare a store with the catalog, puts a marker with an id into it; a process that misses a
-blob looks for the marker first.
+A volume that is not mounted, or a wrong bucket, looks like a store without blobs. So the registry, the only
+service that can compare a store with the catalog, writes a marker with an id; a process that misses a
+blob checks the marker first.
 """
 
 import time
@@ -55,10 +55,10 @@ def bare(blobs: Blobs) -> Blobs:
 
 
 class MarkedBlobs:
-    """A blob store that believes that a blob is missing only while its marker is there; see `Blobs`.
+    """A blob store that reports a blob as missing only while its marker exists; see `Blobs`.
 
-    A store whose marker was seen, and is there no more, takes no blobs either: they would be hidden behind
-    the volume once it is mounted again. One that has no marker yet takes them, and never misses any.
+    A store whose marker was seen and is gone refuses new blobs, which the mounted volume would hide. A store
+    without a marker so far accepts them, and never reports one as missing.
     """
 
     def __init__(self, blobs: Blobs, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -68,7 +68,7 @@ class MarkedBlobs:
         self._looked_at = float("-inf")
 
     async def put(self, key: str, data: bytes) -> Claim:
-        """Store bytes, replacing what was there."""
+        """Store bytes, replacing an existing blob."""
         await self._look()
         return await self.store.put(key, data)
 
@@ -126,7 +126,7 @@ class MarkedBlobs:
         self._looked_at = self._monotonic()
 
     async def _same(self) -> str | None:
-        """Return the id of the store if it is what it was."""
+        """Return the id of the store if it has not changed."""
         found = await store_id(self.store)
         if found is not None and self._id is not None and found != self._id:
             problem = f"its {KEY} says {found}, and said {self._id} before"

@@ -1,4 +1,4 @@
-"""From settings to a blob store."""
+"""Open a blob store from settings."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -1,4 +1,4 @@
-"""What MinT needs of a blob store: immutable objects with proofs.
+"""The blob store port: immutable objects with content hashes.
 
 Promises of every adapter (checked by `tests/contract/test_blobs.py`):
 - A key is visible only when all its bytes are stored durably; a crash leaves the old state or the new one.
@@ -18,7 +18,7 @@ class Blobs(Protocol):
     """A blob store; safe for concurrent use."""
 
     async def put(self, key: str, data: bytes) -> Claim:
-        """Store bytes under a key, replacing what was there, and return their claim."""
+        """Store bytes under a key, replacing an existing blob, and return their claim."""
         ...
 
     async def put_new(self, key: str, data: bytes) -> Claim:

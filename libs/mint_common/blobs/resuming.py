@@ -38,9 +38,9 @@ class ResumingBlobs:
         return await self._blobs.get(claim)
 
     async def fetch(self, claim: Claim, path: Path) -> None:
-        """Write the claimed bytes to a file, checked, atomically; what an earlier try got is not asked again.
+        """Write the claimed bytes to a file, checked and atomically, resuming an earlier partial download.
 
-        The file's folder must be on the file system of the partial files.
+        The file and the partial files must be on one file system.
         """
         if claim.size_bytes <= self._range_bytes:
             await self._blobs.fetch(claim, path)
@@ -122,7 +122,7 @@ def _is_at(file: BinaryIO, partial: Path) -> bool:
 
 
 def _reread(file: BinaryIO, check: Check, most: int) -> int:
-    """Take what is here into the check; return how much it is."""
+    """Feed the partial file to the check; return its size."""
     if os.fstat(file.fileno()).st_size > most:
         file.truncate(0)
     while chunk := file.read(CHUNK_BYTES):

@@ -53,7 +53,7 @@ class S3Blobs:
         self._exit_stack = exit_stack
 
     async def put(self, key: str, data: bytes) -> Claim:
-        """Store bytes, replacing what was there."""
+        """Store bytes, replacing an existing blob."""
         check_key(key)
         claim = claim_of(key, data)
         await self._put(claim, lambda: data, {})
@@ -219,7 +219,7 @@ class _KeyTakenError(Exception):
 
 
 def _refusal(error: ClientError, key: str) -> Exception | None:
-    """Return what a refused request means for the caller; None if it may pass when tried again."""
+    """Return the error of a refused request; None if a retry may succeed."""
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500 or status == 429 or code in _PASSING_CODES:

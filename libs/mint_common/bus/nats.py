@@ -35,9 +35,9 @@ MAX_UNANSWERED = 10_000
 
 
 async def connect_nats(url: str, *, name: str, replicas: int = 1) -> "NatsBus":
-    """Connect to one of the addresses, which commas separate, and make the stream with so many replicas.
+    """Connect to one of the comma-separated addresses, and create the stream with so many replicas.
 
-    Raises Unavailable when no server comes up in time, or the servers cannot keep as many replicas.
+    Raises Unavailable when no server answers in time, or the cluster cannot hold as many replicas.
     """
     connection = NatsConnection(url, name=name, replicas=replicas)
     try:
@@ -124,7 +124,7 @@ class NatsBus:
             await deliveries.close()
 
     async def oldest_waiting(self, *, durable: str) -> float | None:
-        """Look for the first message behind the consumer's place that one of its filters takes."""
+        """Return the time of the first message after the consumer's position that its filters match."""
         try:
             jetstream = await self._connection.jetstream()
             info = await jetstream.consumer_info(STREAM, _consumer_name(durable))

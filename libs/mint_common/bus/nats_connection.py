@@ -1,7 +1,7 @@
-"""One connection to NATS that recovers from every outage, and the stream behind it.
+"""A connection to NATS that recovers from every outage, and its stream.
 
-nats-py reconnects by itself, but closes for good on some answers of the server (a refused sign-in while it
-restarts); then a new client takes the old one's place.
+nats-py reconnects by itself, but closes permanently on some answers of the server (a refused sign-in while it
+restarts); a new client then replaces the old one.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class NatsConnection:
         return (await self.client()).jetstream(timeout=REQUEST_SECONDS)
 
     async def ensure_stream(self) -> None:
-        """Make the stream, or bring it up to date; an operator's limits stay, and replicas beyond ours."""
+        """Create the stream or update it; an operator's limits stay, and more replicas than configured."""
         jetstream = await self.jetstream()
         try:
             found = (await jetstream.stream_info(STREAM)).config
@@ -80,10 +80,10 @@ class NatsConnection:
         raise_if_cancelled()
 
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
-        """Make a consumer or bring it up to date, after the stream. Equal settings change nothing.
+        """Create or update a consumer, after the stream. Equal settings change nothing.
 
-        Where it began cannot be changed. Its subjects only grow: while a service is upgraded, an older
-        replica binds to it too.
+        Its start cannot be changed. Its subjects only grow: during an upgrade an older replica binds to it
+        too.
         """
         await self.ensure_stream()
         jetstream = await self.jetstream()
@@ -165,5 +165,5 @@ def _promises() -> dict[str, object]:
 
 
 def filters_of(config: ConsumerConfig) -> set[str]:
-    """Return a consumer's subjects; the server tells a single one apart."""
+    """Return a consumer's subjects; the server stores a single one in another field."""
     return {*(config.filter_subjects or ()), *([config.filter_subject] if config.filter_subject else ())}

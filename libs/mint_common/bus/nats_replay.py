@@ -1,9 +1,9 @@
-"""Reads the stream from a position on, for a reader that keeps its own position: an ordered consumer.
+"""Read the stream from a position, for a reader that stores its own position: an ordered consumer.
 
 Invariants:
 - Every message after the position is delivered once and in order, through outages of the server; lost
   messages are fetched again from the last position that was read.
-- When that is not possible (the messages or the whole store are gone), reading ends with EventsExpired.
+- If that is impossible (the messages or the whole store are gone), reading ends with EventsExpired.
 - At most `BATCH` messages are in flight to a reader that does not read.
 """
 
@@ -129,6 +129,6 @@ class NatsReplay(PullReader):
 
 
 def _epoch_of(info: StreamInfo) -> str:
-    """Return what tells this stream from one that is made after its store was lost."""
+    """Return the id that distinguishes this stream from one created after its store was lost."""
     created = info.created or datetime.fromtimestamp(0, UTC)
     return format(int(created.timestamp() * 1000), "x")

@@ -1,9 +1,10 @@
-"""Reading from NATS: a durable pull consumer, and fan-out to watchers. Both survive outages and wiped stores.
+"""Subscriptions to NATS: a durable pull consumer, and fan-out to watchers. Both survive outages and wiped
+stores.
 
 Invariants:
-- The server hands out at most ``batch`` messages ahead of the reader: the next ones are asked for only when
+- The server sends at most ``batch`` messages ahead of the reader: the next batch is requested only when
   those have been read.
-- A reader that stops waiting (a timeout around `anext`) loses nothing and may go on.
+- A reader that stops waiting (a timeout around `anext`) loses nothing and may continue.
 """
 
 import asyncio
@@ -169,7 +170,7 @@ class NatsDeliveries(PullReader):
             self._client = client
 
     async def close(self) -> None:
-        """Stop listening, and give back what was fetched but not read."""
+        """Stop listening, and return fetched but unread messages to the server."""
         try:
             if self._inbox is not None and self._client is not None and not self._client.is_closed:
                 await self._inbox.unsubscribe()
@@ -182,10 +183,10 @@ class NatsDeliveries(PullReader):
 
 
 class NatsWatch:
-    """Messages as they pass by; a core subscription, so nothing is kept for a watcher that is away.
+    """Messages as they are published; a core subscription, so an absent watcher misses them.
 
-    A publisher that repeats a message after a lost acknowledgement is heard once: the last ids are kept.
-    ``on_gap`` is called when it listens again after an outage, and when a slow watcher misses a message.
+    Repeated messages after a lost acknowledgement are dropped by their ids. ``on_gap`` is called after an
+    outage, and when a slow watcher misses a message.
     """
 
     def __init__(
@@ -260,7 +261,7 @@ class NatsWatch:
 
 
 def read_message(raw: Msg) -> Message:
-    """Return what was published, without the headers that are between the adapter and the server."""
+    """Return the published message, without the headers between adapter and server."""
     headers = raw.headers or {}
     return Message(
         id=headers.get(Header.MSG_ID.value, ""),

@@ -1,4 +1,4 @@
-"""What MinT needs of a message bus: durable at-least-once delivery, nothing more.
+"""The message bus port: durable at-least-once delivery, nothing more.
 
 Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
@@ -66,7 +66,7 @@ class PlacedMessage:
 class Replay(Protocol):
     """The messages after a position, each once and in order, then new ones as they arrive.
 
-    Raises EventsExpired when some of them are not kept any more.
+    Raises EventsExpired when some of them are no longer retained.
     """
 
     @property
@@ -84,7 +84,7 @@ class Replay(Protocol):
 
 
 class EventLog(Protocol):
-    """The messages that the bus keeps (a week), for readers that keep their own position."""
+    """The messages that the bus retains (a week), for readers that store their own position."""
 
     def replay(self, *, subjects: Sequence[str], after: str | None) -> AbstractAsyncContextManager[Replay]:
         """Open a reading after a place; None: from now on. Raises EventsExpired, Unavailable."""
@@ -113,13 +113,13 @@ class Bus(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Open the durable subscription of that name; subscribers of one name share its messages.
 
-        At most ``batch`` deliveries are handed out ahead of the reader. ``start`` says with what one begins
-        that is not there yet.
+        At most ``batch`` deliveries are sent ahead of the reader. ``start`` is the first message of a new
+        subscription: the oldest retained or the next one.
         """
         ...
 
     async def oldest_waiting(self, *, durable: str) -> float | None:
-        """Return when the oldest message was published that a durable subscription has not handed out yet.
+        """Return the publication time of the oldest undelivered message of a durable subscription.
 
         None: none waits, or there is no such subscription. Seconds since the epoch, by the bus's clock.
         """

@@ -1,4 +1,4 @@
-"""Whether an engine or trainer is asked again, from what it answered and for how long it has been asked."""
+"""Decide whether to retry an engine or trainer, from its answers and the elapsed time."""
 
 from dataclasses import dataclass, replace
 

@@ -47,7 +47,7 @@ class Connections:
 
 
 def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket that the network keeps while it is silent, and that breaks once it no longer does."""
+    """Return a socket with TCP keep-alive, which breaks when the network path is gone."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):

@@ -1,10 +1,12 @@
-"""The engines behind a fixed list of loaders, and the choice among them.
+"""The engines of a fixed list of loaders, and the choice among them.
 
-Invariants: nothing is routed to a loader that has stopped answering before it was asked again; one request
-that fails, or takes long, takes no engine away from others: the engine's own word does; a request is tried on
-another engine only while nothing of its answer has been handed out, and never after an engine has failed or
-died while it ran it; while an engine of its base is known, no request waits for a loader that is not, and no
-loader waits to be asked for one that stays silent.
+Invariants:
+- A loader that stopped answering gets no requests until it has answered again.
+- One failed or long request takes no engine away from others; only the engine's own report does.
+- A request is tried on another engine only while none of its answer has been passed on, and never after an
+  engine has failed or died while it ran it.
+- While an engine of its base is known, no request waits for an unknown loader, and a silent loader does not
+  delay the others.
 """
 
 import asyncio
@@ -132,7 +134,9 @@ class EngineDirectory:
         return max((engine.max_context for engine in self._known.values()), default=None)
 
     async def limits(self, base: BaseName) -> EngineLimits:
-        """Return what every known engine of a base takes. Raises Unavailable while none is known."""
+        """Return the limits that every known engine of a base accepts. Raises Unavailable while none is
+        known.
+        """
         if not self._serving(base):
             await self._order(base, None)
         engines = [self._known[url] for url in self._serving(base)]
@@ -153,11 +157,11 @@ class EngineDirectory:
         return self._clients[(await self._order(base, digest))[0]]
 
     async def serve(self, base: BaseName, operation: str, body: bytes, facts: CallFacts) -> Relayed:
-        """Have an engine of the base answer a request of an inference API; as `EngineClient.serve`.
+        """Let an engine of the base answer a request of an inference API; as `EngineClient.serve`.
 
         An engine that does not answer or is full passes the request on to the next one, if there is one; one
-        that fails on it answers on, and so raises PeerFailed. One that dies while it runs it raises
-        EngineDied; see `Suspects` for what becomes of its repeats.
+        that fails on it still answers, and raises PeerFailed. One that dies while it runs it raises
+        EngineDied; `Suspects` handles its repeats.
         """
         digest = facts.revision.digest if facts.revision else None
         content = operation.encode(), (digest or "").encode(), body

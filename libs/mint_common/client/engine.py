@@ -62,15 +62,15 @@ class EngineClient:
     async def adapters(
         self, *, tenant_id: TenantId | None = None, limit: int | None = None
     ) -> list[AdapterStatus]:
-        """Return where each adapter known to the engine is now, the nearest first.
+        """Return the place of each adapter known to the engine, the nearest first.
 
-        With a tenant, where each is that it has used: nothing there tells of other tenants' use.
+        With a tenant, only adapters that it has used; the answer reveals nothing of other tenants' use.
         """
         asked = {"tenant_id": tenant_id, "limit": limit}
         return self._read(await self._http.get("/internal/adapters", asked), list[AdapterStatus])
 
     async def places(self, *, limit: int) -> dict[Digest, Place]:
-        """Return where the engine's adapters are, the nearest first. What is as before is not sent again."""
+        """Return the places of the adapters on the engine, the nearest first, from memory if unchanged."""
         answer = await self._http.get("/internal/adapters", {"limit": limit, "known": self._known.version})
         if isinstance(answer, list):  # of a loader that knows no versions
             statuses = self._read(answer, list[AdapterStatus])
@@ -94,10 +94,10 @@ class EngineClient:
         return self._read(await self._http.get("/internal/load"), EngineLoad)
 
     async def change(self, digest: Digest, change: ResidencyChange, *, tenant_id: TenantId) -> AdapterStatus:
-        """Pin an adapter that a tenant uses, remove its pin, or take the adapter from it. Idempotent.
+        """Pin an adapter that a tenant uses, unpin it, or evict it for the tenant. Idempotent.
 
-        What is evicted leaves the engine when no other tenant uses it. Raises NotFound when the tenant uses
-        none, and for an eviction PreconditionFailed when the tenant has pinned it or is using it.
+        An evicted adapter leaves the engine when no other tenant uses it. Raises NotFound when the tenant
+        uses none, and for an eviction PreconditionFailed when the tenant has pinned it or is using it.
         """
         path = path_of("internal", "adapters", digest, change)
         return self._read(await self._http.post(path, params={"tenant_id": tenant_id}), AdapterStatus)

@@ -1,12 +1,12 @@
-"""How one service asks another: JSON over HTTP, traced, with errors that keep their class.
+"""Calls between services: JSON over HTTP, traced, with errors that keep their class.
 
-A `MintError` that the other side raised is raised here as the same class; a connection that fails or stays
-silent is Unavailable, and a bug of the other side is PeerFailed. Nothing is repeated here: who asks knows
-whether asking again is safe.
+A `MintError` raised by the peer is raised here as the same class; a connection that fails or stays
+silent is Unavailable, and a bug of the peer is PeerFailed. Nothing is retried here: only the caller knows
+whether a retry is safe.
 
 A short call has a time-out, and a bounded pool of connections. A long call, whose answer may take minutes,
-ends when its connection breaks or its peer answers nothing any more (`PeerWatch`); long calls take no
-connection from short ones, and are bounded by who admits them.
+ends when its connection breaks or its peer stops answering (`PeerWatch`); long calls use no connection of
+short ones, and are limited by their admission.
 """
 
 import logging
@@ -71,14 +71,14 @@ def path_of(*parts: str | int) -> str:
 
 
 def named(kind: str, name: str) -> str:
-    """Return a name that a path can carry. Raises NotFound for one that no route could tell from the path."""
+    """Return a name that a path can carry. Raises NotFound for one that a path cannot represent."""
     if not name or "/" in name or not name.isprintable() or len(name) > _MOST_NAME:
         raise NotFound(kind=kind, name=shortened(name))
     return name
 
 
 def shortened(name: str) -> str:
-    """Return what an error tells of a name that is too long to be one."""
+    """Return the form of an overlong name for an error."""
     return name if len(name) <= _MOST_NAME else f"{name[:50]}... ({len(name)} characters)"
 
 
@@ -129,10 +129,10 @@ class InternalHttp:
         headers: Mapping[str, str] | None = None,
         patient: bool = False,
     ) -> tuple[int, bytes]:
-        """Hand a request on, and return the status and the bytes of its answer.
+        """Forward a request, and return the status and the bytes of its answer.
 
-        A stream goes on as it comes, in bounded memory; an answer may come before the last of it. What its
-        iterator raises is raised, whatever becomes of the connection then.
+        A stream is forwarded as it arrives, in bounded memory; an answer may come before its end. An
+        exception of its iterator is raised, also if the connection fails then.
         """
         url = self._url(path, query)
         if isinstance(body, bytes):
@@ -173,9 +173,9 @@ class InternalHttp:
         return await self._ask("DELETE", path)
 
     async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> Relayed:
-        """Post bytes as they are, and return the answer once it has begun; who gets it closes it.
+        """Post bytes unchanged, and return the answer once it has begun; the caller closes it.
 
-        An answer that is no good one is raised as the error that it says.
+        A failed answer is raised as its error.
         """
         current = start_span("http POST", kind=SpanKind.CLIENT, **{"url.path": path})
         try:

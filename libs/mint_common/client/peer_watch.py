@@ -1,7 +1,7 @@
-"""Whether a peer is alive while it computes a long answer.
+"""Detect whether a peer is alive while it computes a long answer.
 
-A long answer is no fault, so a long call has no time-out of its own. While one is open, the peer is asked
-something that it answers at once; a peer that is silent to that as well ends all long calls.
+A long answer is not a fault, so a long call has no time-out. While one is open, the peer gets a request
+that it answers at once; if it is silent to that too, all long calls end.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ class PeerWatch:
     """Watches one peer for all of its open long calls; end it with ``close``."""
 
     def __init__(self, ask: Callable[[], Awaitable[object]], *, ask_seconds: float = ASK_SECONDS) -> None:
-        """``ask`` raises TimeoutError when there is silence, and no other error.
+        """``ask`` raises TimeoutError when the peer is silent, and no other error.
 
-        A connection that is refused is no silence: a process that has ended breaks the connections of its
-        calls itself, and one that drains takes no new ones.
+        A refused connection is not silence: a process that has ended breaks its calls' connections
+        itself, and one that drains accepts no new ones.
         """
         self._ask = ask
         self._ask_seconds = ask_seconds

@@ -185,14 +185,14 @@ class RegistryClient:
         await self.forward("POST", parts, caller, body=body)
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
-        """Return what a model name means now. Raises NotFound; never falls back to the base."""
+        """Return the current target of a model name. Raises NotFound; never falls back to the base."""
         if shortened(model) != model:
             raise NotFound(kind="model", name=shortened(model))
         path = path_of("internal", "tenants", tenant_id, "resolve")
         return self._read(await self._lookups.get(path, {"model": model}), Resolution)
 
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
-        """Remove what is not used, at most ``limit`` items; with ``dry_run`` only list it."""
+        """Remove unused items, at most ``limit``; with ``dry_run`` only list them."""
         query = [("dry_run", str(dry_run).lower()), ("limit", str(limit))]
         body = _parts(pack_digests(used))
         _, answer = await self._http.forward("POST", "/internal/collection", query=query, body=body)

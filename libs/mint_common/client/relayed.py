@@ -42,7 +42,7 @@ class Relayed:
             return await self._response.read()
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
-        """Yield what has come, then what comes, to the end."""
+        """Yield the received parts, then the rest as it arrives."""
         with self._noted():
             while part := await self._response.content.readany():
                 yield part

@@ -1,8 +1,8 @@
-"""Which engine answers: where the adapter is nearest, the same one for the same digest, unless it is hot.
+"""Choose an engine: the one nearest to the adapter, the same one for the same digest, unless it is hot.
 
 Pure: the same options give the same order in every process, so that all gateways agree without talking.
-What a router knows of adapters are beliefs, not truth: they choose an engine, and the engine itself decides.
-Nothing is believed of a run of an engine (its epoch) that is over, and what is remembered is bounded.
+A router's knowledge of adapters may be outdated: it chooses an engine, and the engine itself decides.
+Knowledge of an ended run of an engine (its epoch) is dropped, and what is remembered is bounded.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ MOST_PER_ENGINE = 8192
 
 
 class Nearness(IntEnum):
-    """How close an adapter is to running on an engine; a greater value is closer."""
+    """Distance of an adapter from running on an engine; a greater value is nearer."""
 
     ABSENT = 0
     STORED = 1  # on the engine's own disk
@@ -42,10 +42,9 @@ class Option:
 def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LOAD) -> Sequence[Option]:
     """Return the engines in the order in which to try them; ``key`` is the digest ("": the bare base).
 
-    The nearest goes first; of equally near ones the one that the digest ranks highest, so that an adapter
-    that is nowhere always goes to the same engine. A hot engine goes behind all that are not: it has
-    ``hot_load`` requests open, and twice as many as the idlest. The bare base goes to the idlest: it is
-    equally near everywhere.
+    The nearest comes first; among equally near ones the digest decides, so that an unloaded adapter always
+    goes to the same engine. A hot engine comes after all others: it has ``hot_load`` open requests, and twice
+    as many as the idlest. The bare base goes to the idlest, because it is equally near everywhere.
     """
     candidates = list(options)
     if len(candidates) == 1:

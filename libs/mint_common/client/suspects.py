@@ -1,7 +1,7 @@
-"""Requests that ran when an engine died, of which one may have been the cause.
+"""Suspects: requests that ran when an engine died, one of which may be the cause.
 
-Invariants: what one tenant's requests did says nothing of another's equal ones; what is remembered is
-bounded, of a tenant too. A process remembers what it sent itself: several gateways each learn of their own.
+Invariants: one tenant's requests do not affect equal ones of another; what is remembered is
+bounded, also per tenant. A process remembers only its own requests: several gateways each learn separately.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
-    """What tells a request apart from others: repeated by its tenant, it has the same one."""
+    """Identity of a request: the same for its repeats by its tenant."""
 
     tenant_id: TenantId
     base: BaseName
@@ -69,7 +69,7 @@ class _Suspect:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SuspectRun:
-    """A suspect that runs once more; ``is_alone``: no other one has run beside it."""
+    """Another run of a suspect; ``is_alone``: no other suspect has run at the same time."""
 
     key: RequestKey
     began_at: float
@@ -109,12 +109,12 @@ class Suspects:
             self._tenants.popitem(last=False)
 
     def begin(self, key: RequestKey, *, is_restarting: bool, now: float) -> SuspectRun | None:
-        """Let a request begin; a suspect's run is ended with `end`.
+        """Start a request; end a suspect's run with `end`.
 
-        ``is_restarting``: an engine of its base has just died, and is not back. A suspect may run once more:
-        while all engines of its base stand, so that it ends no second one beside the first, and with few
-        others, fewer after each death, until what ends engines is alone. Raises RequestEndsEngines,
-        RequestHeldBack.
+        ``is_restarting``: an engine of its base has just died, and is not back. A suspect may run once more
+        while all engines of its base are up, so that it does not end a second one too, and with few other
+        suspects: fewer after each death, until the request that ends engines runs alone. Raises
+        RequestEndsEngines, RequestHeldBack.
         """
         suspect = self._find(key, now=now)
         if suspect is None:
@@ -164,9 +164,9 @@ class Suspects:
 
 
 class Guard:
-    """One request on its way: a suspect waits for its turn, and it is noted if an engine dies under it.
+    """One open request: a suspect waits for its turn, and an engine's death under it is recorded.
 
-    Its key is made only where it is needed: it takes reading the whole request.
+    Its key is computed only when needed, because that reads the whole request.
     """
 
     def __init__(

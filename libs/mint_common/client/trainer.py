@@ -41,15 +41,15 @@ class TrainerClient:
         return self._read(await self._http.exchange("GET", "/internal/base"), TrainerInfo)
 
     async def render(self, request: RenderRequest) -> Rendering:
-        """Return what becomes of rows as token ids. Raises InvalidField, Overloaded."""
+        """Return rows rendered as token ids. Raises InvalidField, Overloaded."""
         body = msgspec.msgpack.encode(request)
         return self._read(await self._http.exchange("POST", "/internal/render", body), Rendering)
 
     async def merged(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> Relayed:
         """Return the tar of the base with a revision merged into it, from a byte on, once it has begun.
 
-        Whoever gets it closes it, which ends the making. Raises BlobMissing, BlobCorrupt, AdapterInvalid,
-        RangeBeyond, InvalidField where none are made, Overloaded.
+        The caller closes it, which ends the computation. Raises BlobMissing, BlobCorrupt, AdapterInvalid,
+        RangeBeyond, Overloaded, and InvalidField if the trainer computes none.
         """
         body = msgspec.msgpack.encode(MergeRequest(tenant_id=tenant_id, manifest=manifest, begin=begin))
         return await self._http.relay("/internal/merged", body, {"content-type": MSGPACK})
@@ -57,17 +57,17 @@ class TrainerClient:
     async def submit(self, submission: Submission) -> None:
         """Return when the operation is durable. Idempotent.
 
-        Raises InvalidField for what can be seen to be wrong at once (nothing is stored then),
-        OperationConflict when its number is taken by another operation, NotFound when it does not open a
-        session and there is none, SessionClosed, PolicyTaken when managed jobs train the policy, Overloaded
-        when the tenant has too many waiting.
+        Raises InvalidField if a check fails (nothing is stored then), OperationConflict when another
+        operation has its number, NotFound when it does not open a session and there is none, SessionClosed,
+        PolicyTaken when managed jobs train the policy, Overloaded when too many of the tenant's operations
+        wait.
         """
         await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
 
     async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
-        """Say that the operation of a number was refused, so that those behind it do not wait for it.
+        """Report that the operation of a number was refused, so that later ones do not wait for it.
 
-        It is a hint: lost with the trainer's process, and they wait their bounded time.
+        It is a hint: if the trainer's process loses it, they wait their bounded time.
         """
         path = path_of("internal", "operations", policy_id, seq, "skip")
         await self._http.exchange("POST", path, params={"tenant_id": tenant_id})
@@ -112,8 +112,8 @@ class TrainerClient:
     async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
         """Return the keys of the records that a policy's training may still read. Idempotent.
 
-        ``waves`` are of jobs that have ended: one that was not taken in yet never will be. So no other record
-        of ended jobs becomes needed later. A snapshot that covers what is needed is begun, if it takes one.
+        ``waves`` belong to ended jobs: those not accepted yet never will be, so no other record
+        of ended jobs is needed later. If a record is needed, the trainer starts a snapshot that covers it.
         """
         path = path_of("internal", "training", policy_id, "records", "release")
         answer = await self._http.exchange("POST", path, msgspec.msgpack.encode(waves))
@@ -166,9 +166,9 @@ class TrainerClient:
 
 
 class TrainerDirectory:
-    """The trainers behind a fixed list of addresses, by base: of several, the one that has the base's lease.
+    """The trainers of a fixed list of addresses, by base: the one that holds the base's lease.
 
-    What a trainer trains never changes. While there are more addresses than bases, all are asked again: at
+    A trainer's base never changes. While there are more addresses than bases, all are queried again: at
     most once in two seconds, and after a quiet time before the next answer is used.
     """
 
@@ -207,13 +207,13 @@ class TrainerDirectory:
             await client.aclose()
 
     async def _hear_of(self, base: BaseName | None) -> None:
-        """Return when who has a base's lease has answered, or else when nobody is waited for any more."""
+        """Return when the holder of a base's lease has answered, or every trainer has or timed out."""
         self._ask_all()
         while self._asking and base not in self._confirmed:
             await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
 
     def _ask_all(self) -> None:
-        """Ask all trainers, unless that goes on, or each has a base of its own."""
+        """Query all trainers, unless a query is running or each address has its own base."""
         if self._asking or len(self._by_base) == len(self._clients):
             return
         self._confirmed.clear()

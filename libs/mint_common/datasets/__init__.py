@@ -1,4 +1,4 @@
-"""Rows that policies are trained on: formats of JSONL files, and what is told of a file."""
+"""Training rows: formats of JSONL files, and reports about a file."""
 
 from mint_common.datasets.formats import FORMATS, MAX_BATCH, MAX_EPOCHS, Format, Method, method_of
 from mint_common.datasets.reading import decode_line

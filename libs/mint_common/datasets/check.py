@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class DatasetCheck:
-    """Takes a file in chunks of any size, then tells what it is."""
+    """Checks a file given in chunks of any size, and reports its format, rows and problems."""
 
     def __init__(self) -> None:
         self.digests = RowDigests()
@@ -33,11 +33,11 @@ class DatasetCheck:
         self._problems: list[Problem] = []
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes; return whether more are needed to tell what the file is."""
+        """Check the next bytes; return whether more are needed for the report."""
         return not self._is_over and self._take_all(self._lines.feed(chunk))
 
     def finish(self) -> DatasetReport:
-        """Return the report; nothing is fed any more."""
+        """Return the report; ends the input."""
         if not self._is_over:
             self._take_all(self._lines.finish())
         if not self._rows and not self._is_over:
@@ -95,7 +95,7 @@ def check_file(path: Path) -> tuple[DatasetReport, RowDigests]:
 
 
 def check_stream(file: IO[bytes]) -> tuple[DatasetReport, RowDigests]:
-    """Check an open file from where it stands; no more is read than tells what it is. Raises OSError."""
+    """Check an open file from its current position, until the report is complete. Raises OSError."""
     check = DatasetCheck()
     while (chunk := file.read(CHUNK_BYTES)) and check.feed(chunk):
         pass

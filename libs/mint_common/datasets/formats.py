@@ -6,7 +6,7 @@ from typing import Literal
 
 
 class Format(StrEnum):
-    """What the rows of a file are; all rows of a file are of one format."""
+    """Format of a file's rows; all rows of a file have the same one."""
 
     CHAT = "chat"
     """``{messages, tools?, parallel_tool_calls?}`` that ends with the assistant: OpenAI's, also TRL's."""

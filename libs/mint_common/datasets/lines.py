@@ -24,9 +24,9 @@ class LineReader:
         self._is_skipping = False
 
     def feed(self, chunk: bytes) -> Iterator[FileLine]:
-        """Yield the lines that end in this chunk, which follows those before.
+        """Yield the lines that end in this chunk, which follows the earlier ones.
 
-        They are cut one by one: a reader whose lines are not all taken is not fed any more.
+        Lines are cut one by one; do not feed again before all were read.
         """
         data, start = self._rest + chunk, 0
         self._rest = b""

@@ -44,9 +44,9 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def told_format(row: dict[str, Any]) -> Format:  # JSON
-    """Return the format that a row's keys tell, whether or not the row is complete.
+    """Return the format of a row's keys, also of an incomplete row.
 
-    Raises RowProblem when they tell of none.
+    Raises RowProblem when they match none.
     """
     if "messages" in row:
         return Format.REWARD if _ends_with_user(row["messages"]) else Format.CHAT

@@ -1,4 +1,4 @@
-"""Rows as token ids, and which of them are trained: what a trainer answers, in msgpack."""
+"""Rows rendered by a trainer as token ids with their trained ranges, in msgpack."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +14,9 @@ OnLong = Literal["refuse", "drop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedExample:
-    """One sequence. ``trained`` has [start, end) of the tokens that are trained, in order, apart.
+    """One sequence. ``trained`` has disjoint, ordered ranges [start, end) of its trained tokens.
 
-    ``text`` is the text of all tokens and ``texts`` that of each, if they were asked for.
+    ``text`` is the text of all tokens and ``texts`` that of each, if requested.
     """
 
     side: Side
@@ -65,7 +65,7 @@ class RenderRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What became of the rows: rendered, refused with a problem, dropped as too long, or left out.
+    """The result of rendering rows: rendered, refused with a problem, dropped as too long, or left out.
 
     ``dropped`` and ``left_out`` have the lines of such rows.
     """

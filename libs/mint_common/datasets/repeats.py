@@ -30,9 +30,9 @@ def row_digest(row: Any) -> bytes:  # JSON
 
 
 class RowDigests:
-    """The digests of a file's rows with their lines: 20 bytes a row.
+    """The digests of a file's rows with their lines: 20 bytes per row.
 
-    They lie in 256 parts by their first byte: equal rows are found part by part, in the memory of one.
+    They are in 256 parts by their first byte: equal rows are found part by part, in the memory of one.
     """
 
     def __init__(self) -> None:

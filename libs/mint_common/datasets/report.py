@@ -1,4 +1,4 @@
-"""What is told of a file of rows."""
+"""Reports about a file of rows."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MAX_PAIRS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is wrong with a line, counted from 1."""
+    """A problem of a line, counted from 1."""
 
     line: int
     code: str
@@ -32,7 +32,7 @@ class Repeats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReport:
-    """What a file is. It can be trained on if ``count`` is 0.
+    """The check's result. A file can be trained on if ``count`` is 0.
 
     ``rows`` counts lines that are not blank; ``problems`` has the first `MAX_PROBLEMS` of ``count``.
     """

@@ -1,4 +1,4 @@
-"""Rows as types, one for each format, and what a type cannot say of them."""
+"""Rows as types, one for each format, and checks beyond the types."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,7 +17,7 @@ MAX_DEPTH = 64
 
 
 class RowProblem(Exception):
-    """What is wrong with a row: a stable code, and a message that names the field, printable."""
+    """A problem of a row: a stable code, and a printable message that names the field."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -91,7 +91,7 @@ class ChatRow(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PairInput(Struct, frozen=True, forbid_unknown_fields=True):
-    """What both outputs of a pair answer."""
+    """The conversation that both outputs of a pair answer."""
 
     messages: Messages
     tools: Tools = None
@@ -158,7 +158,7 @@ TYPES: Mapping[Format, type[Row]] = {
 
 
 def check_row(row: Row) -> None:
-    """Check what a row's type does not say. Raises RowProblem."""
+    """Check what a row's type cannot express. Raises RowProblem."""
     if not isinstance(row, TextRow):
         _check_tools(row.input.tools if isinstance(row, PairRow) else row.tools)
     match row:

@@ -46,13 +46,13 @@ class GraderFault(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedSample:
-    """What is graded: a model's text, and the row that it answers."""
+    """A model's text to grade, and the row that it answers."""
 
     output_text: str
     item: Mapping[str, Any] = field(default_factory=dict)  # JSON
 
     def output_json(self) -> Any:  # JSON
-        """Return what the text is as JSON. Raises GraderFault."""
+        """Return the text parsed as JSON. Raises GraderFault."""
         try:
             return msgspec.json.decode(self.output_text)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -68,7 +68,7 @@ class Grade:
 
 
 class Variables:
-    """What the templates of a grader say of one sample; each variable is read once."""
+    """Values of a grader's template variables for one sample; each variable is read once."""
 
     def __init__(self, sample: GradedSample) -> None:
         self._sample = sample
@@ -133,7 +133,7 @@ def grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
 
 
 def combine(formula: Formula, rewards: Mapping[str, float]) -> Grade:
-    """Return what the formula makes of the parts' rewards. Raises GraderFault."""
+    """Return the formula's value of the parts' rewards. Raises GraderFault."""
     try:
         reward = formula.value(rewards)
     except FormulaFault as error:

@@ -1,4 +1,4 @@
-"""How alike two texts are, from 0 to 1: rapidfuzz's ratio, and the F measure of rouge-score."""
+"""Similarity of two texts, from 0 to 1: rapidfuzz's ratio, and the F measure of rouge-score."""
 
 import re
 from collections import Counter

@@ -47,7 +47,7 @@ class StringCheck(Struct, frozen=True, forbid_unknown_fields=True, tag="string_c
 
 
 class TextSimilarity(Struct, frozen=True, forbid_unknown_fields=True, tag="text_similarity"):
-    """How alike two texts are."""
+    """Similarity of two texts."""
 
     name: Name
     input: Text
@@ -86,7 +86,7 @@ class JudgeMessage(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class JudgeSampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the model that scores is sampled: greedily unless it says otherwise."""
+    """Sampling parameters of the scoring model: greedy by default."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
@@ -124,7 +124,7 @@ GraderSpec = StringCheck | TextSimilarity | PythonGrader | ScoreModel | MultiGra
 def read_grader(value: object) -> GraderSpec:
     """Return a grader of decoded JSON. Raises InvalidField, MetricNotSupported, GraderNotSupported.
 
-    Whether its source runs and its model is served is not looked at here.
+    It does not check that its source runs or that its model is served.
     """
     _check_type(value)
     try:
@@ -142,7 +142,7 @@ def read_grader(value: object) -> GraderSpec:
 
 
 def parts_of(spec: GraderSpec) -> Iterator[tuple[str, SingleGrader]]:
-    """Yield the graders that give rewards themselves, each with the field it stands in."""
+    """Yield the graders that compute rewards themselves, each with its field."""
     if isinstance(spec, MultiGrader):
         for name, grader in spec.graders.items():
             yield f"grader.graders.{name[:64]}", grader

@@ -1,1 +1,1 @@
-"""What every service runs on: dispatch, ledger, outbox relay, HTTP edge, health, lifecycle, clock."""
+"""Runtime of every service: dispatch, ledger, outbox relay, HTTP edge, health, lifecycle, clock."""

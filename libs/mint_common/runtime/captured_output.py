@@ -1,10 +1,10 @@
-"""What libraries write to a process's standard output and error, as log lines: cut, counted, as JSON.
+"""Log what libraries write to a process's standard output and error: cut, counted, as JSON.
 
-Code in C++ writes there past Python's logging, and some of it writes what a client sent: such a text could
+C++ code writes there without Python's logging, and some of it writes clients' content, which could
 look like a log line, or fill a disk.
 
-Invariants: nothing but the log's own writer writes to the log; what a process writes while it crashes is
-logged too, as the reader is a process of its own, which ends once nobody can write to it any more.
+Invariants: only the log's own writer writes to the log; the output of a crashing process is
+logged too, because a separate process reads it, which ends when the last writer has closed it.
 """
 
 import logging
@@ -97,7 +97,7 @@ def log_output(descriptor: int, *, service: str) -> None:
 
 
 def _written(descriptor: int) -> bytes:
-    """Return what is written until the next pause; nothing at the end."""
+    """Return the output up to the next pause; empty at the end."""
     written = os.read(descriptor, _CHUNK_BYTES)
     while written and len(written) < _MOST_BYTES:
         if not select.select([descriptor], [], [], _PAUSE_SECONDS)[0]:

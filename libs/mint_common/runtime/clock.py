@@ -1,4 +1,4 @@
-"""Time as an argument: services wait and look at the time through a `Clock`."""
+"""Time as an argument: services wait and read the time through a `Clock`."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What a service knows of time."""
+    """A service's access to time."""
 
     def now(self) -> float:
         """Return seconds since the epoch."""

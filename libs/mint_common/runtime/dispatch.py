@@ -2,11 +2,12 @@
 
 Invariants:
 - An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
-- A cause that the ledger knows is not handled again; its events are put on the bus once more.
-- While a service is upgraded, its replicas share one subscription: what only a newer one reads or handles is
-  given back to it.
-- A failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the
-  events after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
+- A cause that the ledger knows is not handled again; its events are published once more.
+- During an upgrade, the replicas of a service share one subscription: an event that only a newer replica
+reads
+  or handles is returned to it.
+- A failing event is retried with growing delays, and finally stored as a dead letter: it never blocks the
+  events after it and is never lost silently. Work that waits for its result is failed first (``given_up``).
 """
 
 import asyncio
@@ -262,7 +263,7 @@ class Dispatcher:
             _log.error("nobody was told", extra={"event_id": event.id, **_told(error)})
 
     async def _bury(self, delivery: Delivery, decision: Bury) -> None:
-        """Keep the message for people to look at, then end its delivery."""
+        """Store the message as a dead letter, then end its delivery."""
         await self._bus.publish(_dead_letter(delivery, durable=self._durable, decision=decision))
         await delivery.reject()
 
@@ -285,13 +286,15 @@ class Dispatcher:
 
 
 def _told(error: Exception) -> dict[str, str]:
-    """Return what is logged of a handler's error: its text only if it is of an outage and no data."""
+    """Return the log text of a handler's error: its message only if it reports an outage and contains no
+    data.
+    """
     problem = {"problem": str(error)} if isinstance(error, Unavailable | Overloaded) else {}
     return {"error": trace_of(error), **problem}
 
 
 def _dead_letter(delivery: Delivery, *, durable: str, decision: Bury) -> Message:
-    """Return the message that keeps a delivery under ``mint.dead.>``, with its trace and why it died."""
+    """Return the dead letter of a delivery under ``mint.dead.>``, with its trace and the error."""
     message = delivery.message
     event_type = ".".join(message.subject.split(".")[1:3])
     return Message(

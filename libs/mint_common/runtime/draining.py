@@ -1,7 +1,7 @@
-"""The requests that a service has in hand, and how those are cut off that are still open when it must end.
+"""Open requests of a service, and how they are cut off when the service must end.
 
-Invariant: whoever is cut off is told: by 503 before the head of an answer, by an event of its API in an open
-stream, and by a connection that closes before the end of an answer that has no other way to say it.
+Invariant: a client that is cut off gets a 503 before the head of an answer, an event of its API in an open
+stream, or else a connection that closes before the end of the answer.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ _LAST_WORD = "mint.last_word"
 
 
 def set_last_word(scope: Scope, last_word: LastWord) -> None:
-    """Say what is sent to a request's client when its answer is cut off after the head."""
+    """Set the bytes to send to a request's client when its answer is cut off after the head."""
     scope[_LAST_WORD] = last_word
 
 
 def last_word_of(scope: Scope) -> LastWord | None:
-    """Return what was set for this request."""
+    """Return the bytes set for this request."""
     return cast("LastWord | None", scope.get(_LAST_WORD))
 
 
 class RequestsInHand:
-    """Counts the requests of an application, and cuts them off when told to."""
+    """Counts the open requests of an application, and cuts them off."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()

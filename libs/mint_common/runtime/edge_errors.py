@@ -37,7 +37,7 @@ def retry_headers(error: MintError) -> dict[str, str]:
 
 
 def is_no_object(error: RequestValidationError) -> bool:
-    """Return whether a body is no JSON object, or was sent as another media type."""
+    """Return whether a body is not a JSON object, or has another media type."""
     first = error.errors()[0]
     return first["loc"] == ("body",) and first["type"] in {"dataclass_type", "model_attributes_type"}
 
@@ -72,16 +72,16 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 def framework_refusal(request: Request, error: HTTPException, *, hint: str = "") -> JSONResponse:
-    """Return the answer for what the framework refuses; ``hint`` is that of `refusal_message`."""
+    """Return the answer to the framework's refusals; ``hint`` is that of `refusal_message`."""
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     payload = {"code": code, "message": refusal_message(request, error, hint=hint), "retryable": False}
     return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)
 
 
 def refusal_message(request: Request, error: HTTPException, *, hint: str) -> str:
-    """Return what the framework refuses a request for.
+    """Return the message of the framework's refusal.
 
-    Where no route takes its path, or none its method there, both are named and ``hint`` follows.
+    For an unknown route or method it names both and appends ``hint``.
     """
     if error.status_code in _CODES:
         return f"No route {request.method} {request.url.path}{hint}"

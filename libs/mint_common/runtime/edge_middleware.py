@@ -1,4 +1,4 @@
-"""What happens around every request: span, metrics, size limit, internal token, last resort for bugs."""
+"""Middleware around every request: span, metrics, size limit, internal token, and handling of bugs."""
 
 import hmac
 import logging
@@ -99,7 +99,7 @@ class EdgeMiddleware:
             await self._app(scope, replayed(body, receive), answer.send)
 
     async def _cut_off(self, scope: Scope, error: Stopping, receive: Receive, answer: "_Answer") -> None:
-        """Tell a client that its request ends here; raise if only closing the connection can."""
+        """End a client's request with an error; raise if only closing the connection can."""
         if answer.is_complete:
             return
         if not answer.status:

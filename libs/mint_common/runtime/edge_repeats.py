@@ -1,6 +1,6 @@
-"""Internal routes whose changes are made once for each cause: a repeat gets the answer of the first time.
+"""Internal routes that make a change once per cause: a repeat gets the first answer.
 
-Invariant: an endpoint passes its cause to the one `PostgresLedger.request` that makes its change and keeps
+Invariant: an endpoint passes its cause to the one `PostgresLedger.request` that makes its change and stores
 its answer; so there is an answer exactly when the change is committed.
 """
 
@@ -22,7 +22,7 @@ class RepeatableRoute(BodyRoute):
     """A route of a router made with this ``route_class``; the application's state has ``ledger``."""
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
-        """Answer a repeat before its endpoint checks anything: what it checks may have changed since."""
+        """Answer a repeat before the endpoint's checks, whose state may have changed since."""
         carry_out = super().get_route_handler()
         if self.methods == {"GET"}:
             return carry_out

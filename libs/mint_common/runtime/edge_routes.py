@@ -15,7 +15,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 async def stream_of(request: Request) -> AsyncIterator[bytes]:
-    """Return a body that nobody has read yet. The endpoint bounds and checks it."""
+    """Return an unread body. The endpoint limits and checks it."""
     return request.stream()
 
 

@@ -1,4 +1,4 @@
-"""What every service says of itself: its build, whether it is ready, what is open and what it answered."""
+"""Metrics of every service: its build, readiness, open requests and answers."""
 
 from collections.abc import Callable, Sized
 from importlib.metadata import version

@@ -12,7 +12,7 @@ MOST_BYTES = (1 << 32) - 1
 
 
 def frame(data: bytes) -> bytes:
-    """Return what is written for a message."""
+    """Return a message's bytes on the wire."""
     return _LENGTH.pack(len(data)) + data
 
 

@@ -1,6 +1,6 @@
-"""A local folder for the files of one process, which holds it by a lock.
+"""A local folder for one process's files, protected by a lock.
 
-Invariant: what a killed process left is removed by the next one of its kind that starts on the machine.
+Invariant: the next process of its kind on the machine removes what a killed one left.
 """
 
 import fcntl

@@ -1,13 +1,13 @@
-"""HTTP/1.1 connections with bounds on time and size, so that idle or slow clients cannot hold them.
+"""HTTP/1.1 connections with limits on time and size, so that idle or slow clients cannot hold them.
 
-uvicorn bounds only the pause between two requests. Invariants here: a connection without an active request
-always has a timer; a head is bounded in time, bytes and lines; a request body that the answer did not need is
+uvicorn limits only the pause between two requests. Invariants here: a connection without an active request
+always has a timer; a head is limited in time, bytes and lines; an unneeded request body is
 read slowly and discarded for a while, so that its sender receives the answer, then the connection is closed.
 A body in many tiny parts, or with more framing than content, is refused and not read on, because each part
-costs a call; its connection stays for a while, so that its sender cannot begin the next one at once. Trailers
-are discarded: whoever checked the head has not seen them. When there are too many connections, those without
-an active request are closed, the oldest first. When a connection ends, every request on it is notified:
-uvicorn notifies only the last one.
+costs a call; its connection stays open for a while, so that its sender cannot begin the next one at once.
+Trailers are discarded, because the checks of the head did not see them. When there are too many connections,
+those without an active request are closed, the oldest first. When a connection ends, every request on it is
+notified: uvicorn notifies only the last one.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ _log = logging.getLogger("uvicorn.error.connections")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionBounds:
-    """What connections may take.
+    """Limits of connections.
 
-    ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds a
-    head after its first read. ``parts`` are counts and bytes: a body of more parts than a count has to have
-    that many bytes in each on average; short lines, each sent alone, are legal for long. Its framing (sizes
-    and extensions of chunks, trailers) may have as many bytes as the body and ``head_bytes`` more. An
+    ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` limits a
+    head after its first read. ``parts`` are pairs of count and bytes: a body of more parts than the count
+    must have that many bytes per part on average; short lines sent one by one are legal for long. Its framing
+    (sizes and extensions of chunks, trailers) may have as many bytes as the body and ``head_bytes`` more. An
     unneeded body is read for at most ``linger_seconds``, and ``linger_pause_seconds`` without a byte, once
-    every ``linger_read_seconds``. ``ahead_bytes`` bounds pipelined requests behind an active one; a client
+    every ``linger_read_seconds``. ``ahead_bytes`` limits pipelined requests after an active one; a client
     that reads nothing of an answer is disconnected after ``unread_seconds``.
     """
 
@@ -147,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close_after(self.bounds.head_seconds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one line of a head, and none of a trailer; what is raised here is answered 400."""
+        """Process a header line, but no trailer; exceptions here are answered with 400."""
         if self._is_in_body:
             self._trailer_lines += 1
             if self._trailer_lines > self.bounds.head_lines:
@@ -166,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body; what is raised here is answered 400."""
+        """Process a part of a body; exceptions here are answered with 400."""
         self._body_parts += 1
         self._body_bytes += len(body)
         for count, least_bytes in self.bounds.parts:
@@ -192,7 +192,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close_after(self.bounds.linger_pause_seconds)
 
     def _problem(self, problem: str) -> ValueError:
-        """Return what a callback of the parser raises; uvicorn's own answer would say only "invalid"."""
+        """Return the exception of a parser callback; uvicorn's own answer would be only "invalid"."""
         self._why = problem
         return ValueError(problem)
 
@@ -225,7 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _read_ahead(self, size_bytes: int) -> bool:
-        """Read on behind a request at work, to see when its client leaves; return whether it may go on."""
+        """Read on after an active request, to detect a client that leaves; return whether it may go on."""
         self._ahead_bytes += size_bytes
         if self._ahead_bytes > self.bounds.ahead_bytes:
             self.transport.abort()

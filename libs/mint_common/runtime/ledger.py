@@ -3,7 +3,7 @@
 Invariants:
 - A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the events of
   the first time, so a lost message is repaired by repeating any earlier one.
-- The first answer to a request that may be repeated is committed with what it says.
+- The first answer to a repeatable request is committed with its changes.
 - Events become visible on the bus only after the rows that they describe are committed.
 """
 
@@ -25,7 +25,7 @@ class Transaction(Protocol[Connection]):
         ...
 
     async def answer(self, answer: object) -> None:
-        """Keep the answer of a request for its repeats, in the transaction of what it says. Once."""
+        """Store a request's answer for its repeats, in the transaction of its changes. Call once."""
         ...
 
 
@@ -45,14 +45,14 @@ class Ledger(Protocol, Generic[Connection]):
         ...
 
     def request(self, cause: str | None) -> AbstractAsyncContextManager[Transaction[Connection]]:
-        """Open the transaction of a request, which keeps its answer; None: nobody repeats the request.
+        """Open the transaction of a request, which stores its answer; None: the request is not repeatable.
 
         Raises AlreadyHandled before the body runs: then there is a `first_answer`.
         """
         ...
 
     async def first_answer(self, cause: str) -> bytes | None:
-        """Return what the transaction of a request answered, as JSON, for two days; None without any."""
+        """Return the stored answer of a request as JSON, for two days; None if there is none."""
         ...
 
     async def repeat(self, cause: str) -> None:

@@ -34,7 +34,7 @@ _FIRST_ANSWER = "SELECT answer FROM mint_answers WHERE cause = $1"
 
 
 class PostgresTransaction:
-    """An open transaction of one cause; ``is_repeatable``: of a request that may come again."""
+    """An open transaction of one cause; ``is_repeatable``: of a request that may be repeated."""
 
     def __init__(
         self, connection: PostgresConnection, cause: str, clock: Clock, *, is_repeatable: bool = False
@@ -45,7 +45,7 @@ class PostgresTransaction:
         self._is_repeatable = is_repeatable
 
     async def answer(self, answer: object) -> None:
-        """Keep the answer of a request for its repeats."""
+        """Store a request's answer for its repeats."""
         if self._is_repeatable:
             await self.connection.execute(_ANSWER, self._cause, msgspec.json.encode(answer))
 
@@ -74,11 +74,11 @@ class PostgresLedger:
         return self._open(cause, is_repeatable=False)
 
     def request(self, cause: str | None) -> AbstractAsyncContextManager[PostgresTransaction]:
-        """Open the transaction of a request, which keeps its answer. Raises AlreadyHandled."""
+        """Open the transaction of a request, which stores its answer. Raises AlreadyHandled."""
         return self._open(cause or new_id("req"), is_repeatable=cause is not None)
 
     async def first_answer(self, cause: str) -> bytes | None:
-        """Return what the transaction of a request answered."""
+        """Return the stored answer of a request."""
         answer: bytes | None = await self._pool.fetchval(_FIRST_ANSWER, cause)
         return answer
 

@@ -1,6 +1,6 @@
-"""The text of `/metrics`: one is made at a time, for all who ask until it begins, in a bounded share of time.
+"""The text of `/metrics`: rendered once at a time for all waiting readers, in a limited share of time.
 
-A large service's takes some tenths of a second of the interpreter, and is asked for without a key.
+A large service's text takes some tenths of a second of the interpreter, and needs no key.
 """
 
 import asyncio

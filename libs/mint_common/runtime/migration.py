@@ -1,6 +1,6 @@
-"""Numbered SQL files, each run once, in order, in a transaction of its own.
+"""Numbered SQL files, each run once, in order, in its own transaction.
 
-Invariants: a file that ran never changes (its hash is kept and checked); two processes that start together
+Invariants: a file that ran never changes (its hash is stored and checked); two processes that start together
 run each file once.
 """
 
@@ -31,7 +31,7 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """Return the hash that tells whether a file was edited after it ran."""
+        """Return the hash that shows whether a file was edited after it ran."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""From an event to a message: the same for every outbox, and for services without one."""
+"""Convert an event to a message: for every outbox, and for services without one."""
 
 from mint_common.bus.port import Message
 from mint_common.events.codec import encode

@@ -50,10 +50,10 @@ async def open_pool(
     """Connect with ``schema`` as the search path, jsonb as Python values, timestamptz as Unix time.
 
     Waits for a server that is still starting. Its one-shot calls (`fetch`, `execute`, ...) raise Unavailable
-    when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
-    given back is reset, which is a round trip to the server: without ``resets`` its users leave nothing
-    behind in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
-    Raises Unavailable, and SettingInvalid when ``dsn`` cannot be read or the server refuses the login.
+    when the server is down; wrap calls through `acquire` in `translating_errors`. A released connection is
+    reset, which is a round trip to the server; without ``resets`` its users must leave no state
+    in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
+    Raises Unavailable, and SettingInvalid when ``dsn`` is invalid or the server refuses the login.
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""What asyncpg raises when the server is away, as Unavailable."""
+"""Translate asyncpg's errors of an unreachable server to Unavailable."""
 
 import re
 from collections.abc import AsyncIterator, Iterator

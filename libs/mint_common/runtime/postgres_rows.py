@@ -31,7 +31,7 @@ def values_of(record: object) -> list[Any]:  # what asyncpg takes
 
 
 def found_record(row: asyncpg.Record | None, shape: type[T], *, kind: str, name: str) -> T:
-    """Return a row that was looked for as a record. Raises NotFound when there is none."""
+    """Return a row as a record. Raises NotFound for None."""
     if row is None:
         raise NotFound(kind=kind, name=name[:100])
     return from_row(row, shape)

@@ -1,10 +1,10 @@
-"""How long this process, or a thread of it, goes on while others wait for their turn.
+"""Scheduler time slices of this process or a thread.
 
 Linux schedules in slices of about 3 ms. A process that wakes to answer a request waits for the slice of the
-running one; a process with short slices preempts those with long slices, and keeps its share. Kernels before
-6.12 and other systems do not support this: then nothing changes.
+running one; a process with short slices preempts those with long slices, and its share stays the same.
+Kernels before 6.12 and other systems do not support this: then nothing changes.
 
-Threads and children inherit the setting of the thread that starts them, so it is made before there are any.
+Threads and children inherit the setting of the thread that starts them, so set it before there are any.
 
 Python's own threads take turns of 5 ms, and one that reads a request, or sends an answer, beside a busy
 thread waits for several.

@@ -11,9 +11,9 @@ DAY_SECONDS = 86_400.0
 async def prune_rows(
     pool: asyncpg.Pool, table: str, where: str, *arguments: object, at_once: int = PRUNED_AT_ONCE
 ) -> int:
-    """Delete all rows of a table that a condition holds for, and return how many; ``where`` is ours.
+    """Delete all rows of a table that match a condition, and return their number; ``where`` is trusted SQL.
 
-    Several processes may do so at once. Raises Unavailable; what is deleted by then stays so.
+    Several processes may do so at once. Raises Unavailable; earlier deletions stay.
     """
     query = f"""
         DELETE FROM {table} WHERE ctid = ANY (ARRAY(

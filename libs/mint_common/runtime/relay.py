@@ -1,4 +1,4 @@
-"""The outbox relay: publishes the events that a service committed, in order, through crashes and outages.
+"""The outbox relay: publishes a service's committed events, in order, through crashes and outages.
 
 It also deletes old rows of outbox, inbox and answers, over another connection. Invariants:
 - One relay at a time publishes for a schema (advisory lock); the others stand by.

@@ -1,8 +1,8 @@
 """The lifecycle of a service: serve and work until it is stopped, then drain in order.
 
-Invariants: once told to stop, a service is no longer ready; it stops accepting before it cancels its
-background work, and ends its open requests before it cancels what answers them; a background task that
-crashes ends the process with an error, because its supervisor starts it clean.
+Invariants: after a stop signal, a service is not ready; it stops accepting before it cancels its
+background work, and ends its open requests before it cancels the tasks that answer them; a background task
+that crashes ends the process with an error, so that its supervisor restarts it clean.
 """
 
 import asyncio
@@ -77,11 +77,11 @@ async def run_service(
 ) -> None:
     """Serve and run the background tasks until SIGTERM or SIGINT; a second signal does not wait.
 
-    Requests that clients can resume are cut off at once with Stopping. New connections are answered for
-    ``accept_seconds`` of the settings more; then open requests may go on for ``drain_seconds`` and are cut
-    off too. Background tasks are cancelled when no connection is
-    taken any more, and end when they have given back their work; those of ``answering`` are cancelled when
-    no request is open. ``http`` is of `create_http`. Raises the exception of a background task.
+    Requests that clients can resume are cut off at once with Stopping. New connections are accepted for
+    another ``accept_seconds`` of the settings; open requests then have ``drain_seconds`` and are cut off too.
+    Background tasks are cancelled when connections are no longer accepted, and end when they have released
+    their work; those of ``answering`` are cancelled when no request is open. ``http`` is of `create_http`.
+    Raises the exception of a background task.
     """
     listener = _listen(settings)
     # A full collection scans all objects and stalls requests. Those created so far are permanent: leave them
@@ -142,7 +142,9 @@ class _Signals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """What runs: the server, what may end when no connection is taken, and what when no request is open."""
+    """The server, tasks that end when connections are no longer accepted, and those that end after the
+    requests.
+    """
 
     serving: asyncio.Task[None]
     background: Sequence[asyncio.Task[None]]

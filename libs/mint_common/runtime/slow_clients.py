@@ -1,6 +1,6 @@
-"""Bounds on slow requests: minimum rates, and the error of a client below them.
+"""Limits on slow requests: minimum rates, and the error of a client below them.
 
-Only time spent waiting for the client counts, not what a service itself does between two chunks of a body.
+Only time spent waiting for the client counts, not the service's own work between two chunks of a body.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ReaderTooSlow(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeastRate:
-    """What a body, or an answer, may take: ``grace_seconds`` and its bytes at the rate, and no long pause."""
+    """Minimum rate of a body or an answer, after ``grace_seconds``; long pauses are not allowed."""
 
     bytes_per_second: float
     grace_seconds: float
@@ -48,7 +48,7 @@ BODY_RATE = LeastRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds
 
 
 class ClientWait:
-    """What has passed to or from a client, and for how long it was waited for."""
+    """Bytes to or from a client, and the time spent waiting for it."""
 
     def __init__(self, rate: LeastRate) -> None:
         self.passed_bytes = 0

@@ -1,4 +1,4 @@
-"""Turns of tenants at work that few may do at a time: whoever sends much waits behind itself."""
+"""Turns of tenants at work with few places: a tenant's requests wait only behind its own."""
 
 import asyncio
 from collections import Counter

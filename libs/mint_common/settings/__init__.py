@@ -1,8 +1,8 @@
 """Settings: every service reads the environment once, into a frozen object.
 
-Shared blocks have one name for all services (``MINT_NATS_URL``); a service's own fields stand under its name
-(``MINT_TRAINER_BASE_DIR``). An unknown name under a known prefix is an error, because a setting that takes no
-effect is worse than none. A variable that is set to the empty text counts as not set.
+Shared blocks have one name for all services (``MINT_NATS_URL``); a service's own fields have its prefix
+(``MINT_TRAINER_BASE_DIR``). An unknown name under a known prefix is an error, because a setting without
+effect is worse than none. An empty variable counts as unset.
 """
 
 from mint_common.settings.blocks import (

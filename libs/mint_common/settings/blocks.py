@@ -17,7 +17,7 @@ class Block(BaseModel):
 
 
 class NatsSettings(Block):
-    """Where the bus is."""
+    """Address of the bus."""
 
     url: str = Field(
         min_length=1, repr=False, description="address of NATS with JetStream; several of a cluster: A,B,C"
@@ -28,7 +28,7 @@ class NatsSettings(Block):
 
 
 class PostgresSettings(Block):
-    """Where the database is."""
+    """Address of the database."""
 
     dsn: str = Field(
         min_length=1, repr=False, description="Postgres connection string; each service owns a schema"
@@ -47,7 +47,7 @@ class PostgresSettings(Block):
 
 
 class BlobSettings(Block):
-    """Where blobs are: a local folder, or a bucket of an S3 compatible store."""
+    """Address of the blob store: a local folder, or a bucket of an S3 compatible store."""
 
     url: str = Field(description="file:///absolute/path or s3://bucket/prefix")
     s3_endpoint: str = Field("", description="address of an S3 compatible server; empty: AWS")
@@ -75,7 +75,7 @@ class BlobSettings(Block):
 
 
 class HttpSettings(Block):
-    """Where a service listens, and how it stops."""
+    """Listening address of a service, and its shutdown times."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -106,20 +106,20 @@ class TelemetrySettings(Block):
 
 
 class RegistryPeer(Block):
-    """Where the registry is, for a service that calls no other."""
+    """Address of the registry, for a service that calls no other."""
 
     registry_url: str = Field(pattern=r"^https?://.+", description="address of the registry")
 
 
 class BasePeers(RegistryPeer):
-    """Where the registry, the trainers and the loaders are."""
+    """Addresses of the registry, the trainers and the loaders."""
 
     trainer_urls: tuple[str, ...] = Field((), description="addresses of the trainers")
     loader_urls: tuple[str, ...] = Field((), description="addresses of the loaders")
 
 
 class PeerSettings(BasePeers):
-    """Where the other services are. A service may share the variables of peers that it does not call."""
+    """Addresses of the other services. A service may share the variables of peers that it does not call."""
 
     rollout_url: str = Field("", pattern=r"^(https?://.+)?$", description="address of the rollout service")
 
@@ -135,7 +135,7 @@ class AlgorithmSettings(Block):
 
 
 class InternalSettings(Block):
-    """What services prove to each other."""
+    """The secret shared by all services."""
 
     token: str = Field(
         min_length=1, repr=False, description="secret that all services share for internal HTTP"
@@ -143,7 +143,7 @@ class InternalSettings(Block):
 
 
 class GraderSettings(Block):
-    """How a service grades answers."""
+    """Settings for grading answers."""
 
     graders: Literal["monty", "process", "off"] = Field(
         "monty",
@@ -165,7 +165,7 @@ class GraderSettings(Block):
 
 
 class ServiceSettings(Block):
-    """What every service is told; a service adds its own."""
+    """Settings of every service; a service adds its own."""
 
     nats: NatsSettings
     postgres: PostgresSettings

@@ -1,4 +1,4 @@
-"""From the environment to a service's settings, and to their description."""
+"""Read a service's settings from the environment, and describe them."""
 
 import difflib
 import math
@@ -22,9 +22,9 @@ FILE = "_FILE"
 
 
 class SettingDoc(NamedTuple):
-    """One setting, as a reader of ``--help`` or of the docs wants it; ``default`` None: it is required.
+    """One setting for ``--help`` and the docs; ``default`` None: it is required.
 
-    A secret may also come from a file that the variable's name with `FILE` behind it names.
+    A secret may also be in a file, whose path is in the variable's name with the suffix `_FILE`.
     """
 
     variable: str

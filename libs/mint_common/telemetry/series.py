@@ -1,4 +1,4 @@
-"""Series that are there from the start: the first change of one that was not is no increase to Prometheus."""
+"""Create metric series at the start: Prometheus sees no increase in the first value of a new series."""
 
 from collections.abc import Sequence
 from itertools import product

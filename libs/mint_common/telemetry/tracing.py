@@ -39,7 +39,7 @@ def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribu
 def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Span:
     """Return a span that its owner ends.
 
-    In a trace that nobody collects it is the span around it, which has the ids and cannot end.
+    In a trace that is not collected it is the surrounding span, which has the ids and cannot end.
     """
     around = trace.get_current_span()
     found = around.get_span_context()
@@ -50,7 +50,7 @@ def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: A
 
 @cache
 def _tracer() -> trace.Tracer:
-    """Return the tracer of this process; one of before the set-up passes on to the one behind it."""
+    """Return the tracer of this process; one from before the set-up delegates to the later one."""
     return trace.get_tracer("mint")
 
 

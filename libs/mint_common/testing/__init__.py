@@ -1,1 +1,1 @@
-"""For tests of MinT and of whatever builds on it: memory adapters, factories, a simulator of kills."""
+"""Test support for MinT and its extensions: memory adapters, factories, a simulator of kills."""

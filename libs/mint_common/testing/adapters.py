@@ -99,7 +99,7 @@ def make_adapter(
 
 
 def vouched(weights: bytes, manifest: Manifest) -> Manifest:
-    """Return the manifest that tells the truth about other weights: only their content can be wrong then."""
+    """Return a correct manifest for other weights, so that only their content can be wrong."""
     told = replace(manifest, files={**manifest.files, WEIGHTS_FILE: proof_of(weights)})
     return replace(told, digest=adapter_digest(told))
 

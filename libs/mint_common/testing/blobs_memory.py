@@ -1,4 +1,4 @@
-"""A blob store in memory: for tests, and the reference of what a store does."""
+"""A blob store in memory: for tests, and the reference of a store's behaviour."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ class MemoryBlobs:
         self._blobs: dict[str, bytes] = {}
 
     async def put(self, key: str, data: bytes) -> Claim:
-        """Store bytes, replacing what was there."""
+        """Store bytes, replacing an existing blob."""
         check_key(key)
         self._blobs[key] = bytes(data)
         return claim_of(key, data)

@@ -1,6 +1,6 @@
-"""The bus in memory: for tests, with the promises of the real one and a clock that a test can turn.
+"""The bus in memory: for tests, with the promises of the real one and an adjustable clock.
 
-It outlives a simulated crash of its users: what a subscriber has not answered comes again after its ack wait.
+It outlives a simulated crash of its users: an unanswered message is delivered again after its ack wait.
 """
 
 import asyncio
@@ -104,12 +104,12 @@ class MemoryBus:
             self._readers.remove(wake)
 
     async def close(self) -> None:
-        """Refuse what is published from now on."""
+        """Refuse later messages."""
         self._closed = True
 
 
 class _Consumer:
-    """What the bus knows of one durable subscription."""
+    """State of one durable subscription."""
 
     def __init__(self, stream: Sequence[Message], clock: Clock, begin: int) -> None:
         self.subjects: Sequence[str] = ()

@@ -24,7 +24,7 @@ class Crash(BaseException):
 
 
 class Life:
-    """How many points a process passes before it dies; None is an unlimited life."""
+    """Number of points that a process passes before it dies; None is an unlimited life."""
 
     def __init__(self, points: int | None) -> None:
         self._left = points

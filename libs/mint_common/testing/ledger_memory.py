@@ -22,7 +22,7 @@ RETRY_SECONDS = 0.2
 
 
 class MemoryConnection:
-    """Stands for a database connection: changes are made at the commit, or never."""
+    """A stand-in for a database connection: changes are made at the commit, or never."""
 
     def __init__(self) -> None:
         self.changes: list[Callable[[], None]] = []
@@ -48,7 +48,7 @@ class MemoryTransaction:
         self.messages += [event_message(event, cause=self._cause, now=now) for event in events]
 
     async def answer(self, answer: object) -> None:
-        """Keep the answer of a request for its repeats."""
+        """Store a request's answer for its repeats."""
         self.answered = msgspec.json.encode(answer)
 
 
@@ -95,11 +95,11 @@ class MemoryLedger:
             self.wake.set()
 
     def request(self, cause: str | None) -> AbstractAsyncContextManager[MemoryTransaction]:
-        """Open the transaction of a request, which keeps its answer. Raises AlreadyHandled."""
+        """Open the transaction of a request, which stores its answer. Raises AlreadyHandled."""
         return self.transaction(cause or new_id("req"))
 
     async def first_answer(self, cause: str) -> bytes | None:
-        """Return what the transaction of a request answered."""
+        """Return the stored answer of a request."""
         return self._answers.get(cause)
 
     async def repeat(self, cause: str) -> None:

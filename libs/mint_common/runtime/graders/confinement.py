@@ -1,8 +1,8 @@
-"""What a process gives up, for good, before it runs source that nobody has read. Linux only.
+"""Drop a process's rights permanently before it runs untrusted source. Linux only.
 
-It keeps its memory, the clock and the descriptors that it has open: no file can be opened or looked at, no
-socket made, no process or thread started, nobody signalled. A seccomp list of the calls that are left says
-so; should it have a hole, Landlock without a single rule and resource limits stand behind it.
+It retains its memory, the clock and its open descriptors: it can open or stat no file, create no
+socket, start no process or thread, and signal no process. A seccomp list of permitted calls enforces this;
+Landlock without a rule and resource limits are a second barrier.
 """
 
 import ctypes
@@ -59,9 +59,9 @@ class _Filter(ctypes.Structure):
 
 
 def confine(*, memory_bytes: int, cpu_seconds: int) -> None:
-    """Confine this process, which has one thread, for good. Raises ConfinementUnavailable.
+    """Confine this process, which has one thread, permanently. Raises ConfinementUnavailable.
 
-    ``memory_bytes`` are what it may take beyond what it has now. It is killed when its parent ends.
+    ``memory_bytes`` limits its memory beyond the current use. It is killed when its parent ends.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     _limit(address_space_bytes() + memory_bytes, cpu_seconds)

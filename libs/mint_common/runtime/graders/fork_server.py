@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _drop_descriptors(kept: int) -> None:
-    """Keep the standard streams, which lead nowhere, and one more as `_CALL`."""
+    """Close all descriptors but the standard streams, which are null, and one more as `_CALL`."""
     os.dup2(kept, _CALL)
     os.closerange(_CALL + 1, _MOST_DESCRIPTORS)
 
@@ -171,7 +171,7 @@ def _answer(call: Mapping[str, Any]) -> dict[str, object]:  # JSON
 
 
 def _told(error: BaseException) -> str:
-    """Return the traceback of a source, without what is not its own."""
+    """Return the traceback of a source, without frames outside of it."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == NAME]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)] if own else []
     return "".join([*lines, *traceback.format_exception_only(error)])

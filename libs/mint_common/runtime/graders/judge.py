@@ -34,7 +34,7 @@ class QuestionMessage:
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a model is asked, as the body of a chat request; ``model`` is a base, or ``policy@N``."""
+    """The body of a chat request to a scoring model; ``model`` is a base, or ``policy@N``."""
 
     model: str
     messages: tuple[QuestionMessage, ...]
@@ -46,7 +46,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeAnswer:
-    """What it answered; ``is_cut``: it ended at its greatest length."""
+    """The scoring model's answer; ``is_cut``: it reached its maximum length."""
 
     text: str
     is_cut: bool

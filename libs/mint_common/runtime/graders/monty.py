@@ -54,7 +54,7 @@ class MontySandbox:
             raise runtime_fault("the source has no function grade(sample, item)")
 
     def grade(self, source: str, sample: GradedSample) -> float:
-        """Return what the source's function returns."""
+        """Return the result of the source's function."""
         inputs = msgspec.json.decode(call_json({"sample": sample_fields(sample), "item": sample.item}))
         return reward_of(self._run(source + _CALL, inputs))
 

@@ -62,7 +62,7 @@ class ProcessSandbox:
         self._ask({"source": source})
 
     def grade(self, source: str, sample: GradedSample) -> float:
-        """Return what the source's function returns."""
+        """Return the result of the source's function."""
         call = {"source": source, "sample": sample_fields(sample), "item": sample.item}
         return reward_of(self._ask(call))
 

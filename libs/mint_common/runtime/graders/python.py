@@ -1,4 +1,4 @@
-"""What runs the source of python graders. Both ways block, and are called in threads of their own."""
+"""Sandboxes for python graders. Both block, and are called in separate threads."""
 
 import math
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ _SHOWN = 100
 
 
 class PythonSandbox(Protocol):
-    """Runs the source of graders apart from the service: no files, network or processes, bounded in time.
+    """Runs graders' source outside the service: no files, network or processes, limited in time.
 
-    Every call begins anew. Thread-safe.
+    Calls share no state. Thread-safe.
     """
 
     def check(self, source: str) -> None:
@@ -35,7 +35,7 @@ class PythonSandbox(Protocol):
 
 
 def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
-    """Return what a source gets as its sample; ``output_json`` is None unless the text is JSON."""
+    """Return a source's sample argument; ``output_json`` is None unless the text is JSON."""
     try:
         output_json = sample.output_json()
     except GraderFault:
@@ -53,10 +53,10 @@ def call_json(call: Mapping[str, Any]) -> bytes:  # JSON
 
 
 def reward_of(value: str) -> float:
-    """Return the reward that a value's text, the beginning of its ``repr``, says.
+    """Return the reward in a value's text, the beginning of its ``repr``.
 
-    Raises GraderFault: a bool, None, NaN, or what is beyond `MAX_REWARD` is none. Values themselves stay
-    where the source runs: their texts may be without end.
+    Raises GraderFault for a bool, None, NaN, or a value beyond `MAX_REWARD`. Values themselves stay
+    in the sandbox: their texts may be endless.
     """
     try:
         reward = float(value)

@@ -1,7 +1,7 @@
-"""Runs graders over answers: one reward or fault for each, whatever the others come to.
+"""Runs graders over answers: one reward or fault for each, independent of the others.
 
-Invariants: nothing blocks the event loop or its default threads; source of users runs in a sandbox alone; a
-tenant has at most all but one of the threads at a time; an answer's fault ends with the answer.
+Invariants: nothing blocks the event loop or its default threads; users' source runs only in a sandbox; a
+tenant has at most all but one of the threads at a time; an answer's fault affects only that answer.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class GraderRunner:
         self._sources = _Threads("grader-source", workers)
 
     async def check(self, spec: GraderSpec, *, tenant_id: TenantId) -> None:
-        """Check what a grader needs: that its source runs, and its model is served and does not change.
+        """Check a grader's requirements: that its source runs, and its model is served and immutable.
 
         Raises InvalidField naming the field, GraderNotSupported, Unavailable.
         """
@@ -130,7 +130,7 @@ class _Threads:
         self._turns = TenantLimiter(threads, of_a_tenant=self._of_a_tenant)
 
     async def run(self, tenant_id: TenantId, call: Callable[[], T]) -> T:
-        """Return what a call returns. A caller that leaves has its turn until the thread is free again."""
+        """Return the result of a call. If the caller leaves, its turn lasts until the thread is free."""
         async with self._turns.turn(tenant_id):
             running = asyncio.get_running_loop().run_in_executor(self._pool, call)
             try:
@@ -142,7 +142,7 @@ class _Threads:
     async def each(
         self, tenant_id: TenantId, call: Callable[[Item], T], items: Sequence[Item]
     ) -> list[T | GraderFault]:
-        """Return what a call returns of each item, in order, or the GraderFault that it raises."""
+        """Return the result of a call for each item, in order, or the GraderFault that it raises."""
         waiting = deque(enumerate(items))
         done: dict[int, T | GraderFault] = {}
 
@@ -186,7 +186,7 @@ def _combined(formula: Formula, rewards: Mapping[str, float | GraderFault]) -> G
 
 
 def _question(spec: ScoreModel, sample: GradedSample) -> Question:
-    """Return what a model is asked about a sample. Raises GraderFault."""
+    """Return the scoring model's request for a sample. Raises GraderFault."""
     sampling = spec.sampling_params
     texts = Variables(sample).fill(*(message.text for message in spec.input))
     return Question(
