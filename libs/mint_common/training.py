@@ -246,6 +246,21 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
         return CheckpointRef(policy_id=self.policy_id, kind=self.kind, name=self.name)
 
 
+class CheckpointSummary(msgspec.Struct, frozen=True):
+    """A policy's checkpoints of one kind: the newest, how many there are, and their size together."""
+
+    newest: CheckpointRecord
+    count: int
+    size_bytes: int
+
+
+class PolicySummary(msgspec.Struct, frozen=True):
+    """What lists show of a policy. ``last_operation_at`` is None when no client has trained it."""
+
+    last_operation_at: float | None = None
+    checkpoints: tuple[CheckpointSummary, ...] = ()
+
+
 def cursor_of(record: CheckpointRecord) -> str:
     """Return a checkpoint's cursor in a list, newest first."""
     return f"{record.created_at!r}/{record.policy_id}/{record.kind}/{record.name}"

@@ -88,7 +88,7 @@ async def test_a_run_is_kept_once_and_found_by_id_policy_session_and_project(run
     await runs.add_run(_run("s3", 0, tenant=OTHERS))
     assert await runs.run("s1:train:0") == first == await runs.run_of_policy(first.policy_id)
     assert await runs.run("s1:train:7") is None
-    assert await runs.runs_of_session("s1") == [first, second]
+    assert await runs.runs_of_sessions(["s1"]) == [first, second]
     assert await runs.runs(MINE, limit=1, offset=1) == ([second], 3)
     assert await runs.runs(MINE, limit=9, project_id="p") == ([second, first], 2)
     assert await runs.bases(MINE) == ["tiny"]

@@ -17,6 +17,7 @@ from mint_common.training import (
     CheckpointRef,
     MergeRequest,
     Outcome,
+    PolicySummary,
     Resumption,
     SessionRecord,
     Submission,
@@ -86,6 +87,12 @@ class TrainerClient:
         """Return a policy's training session. Raises NotFound."""
         path = path_of("internal", "training", policy_id)
         return self._read(await self._http.exchange("GET", path), SessionRecord)
+
+    async def summaries(self, policies: Sequence[PolicyId]) -> dict[PolicyId, PolicySummary]:
+        """Return what lists show of policies; one that the trainer knows nothing of is left out."""
+        body = msgspec.msgpack.encode(policies)
+        answer = await self._http.exchange("POST", "/internal/training/summaries", body)
+        return self._read(answer, dict[PolicyId, PolicySummary])
 
     async def resume(self, resumption: Resumption) -> Outcome:
         """Let a policy go on from a revision, and return what came of it; Pending after a while.

@@ -117,10 +117,10 @@ class PostgresTinkerRuns:
         total = await self._pool.fetchval(count, tenant_id, project_id)
         return [from_row(row, TrainingRun) for row in rows], total
 
-    async def runs_of_session(self, session_id: str) -> Sequence[TrainingRun]:
-        """Return a session's runs, oldest first."""
-        query = "SELECT * FROM tinker_runs WHERE session_id = $1 ORDER BY created_at, model_id"
-        return [from_row(row, TrainingRun) for row in await self._pool.fetch(query, session_id)]
+    async def runs_of_sessions(self, session_ids: Sequence[str]) -> Sequence[TrainingRun]:
+        """Return the runs of sessions, oldest first."""
+        query = "SELECT * FROM tinker_runs WHERE session_id = ANY($1) ORDER BY created_at, model_id"
+        return [from_row(row, TrainingRun) for row in await self._pool.fetch(query, session_ids)]
 
     async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
         """Return the bases that a tenant has runs over, by name."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
@@ -14,7 +15,7 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
-from mint_common.training import CheckpointRecord, CheckpointRef
+from mint_common.training import CheckpointRecord, CheckpointRef, CheckpointSummary, PolicySummary
 from services.trainer.core.operations import check_readable, missing_checkpoint, read_cursor
 
 _COLUMNS = columns_of(CheckpointRecord)
@@ -27,6 +28,16 @@ _LIST = f"""
         AND ($4::double precision IS NULL OR (created_at, policy_id, kind, name) < ($4, $5, $6, $7))
     ORDER BY created_at DESC, policy_id DESC, kind DESC, name DESC LIMIT $8
 """  # noqa: S608  # constants
+_SUMMARIES = f"""
+    SELECT DISTINCT ON (policy_id, kind) {_COLUMNS},
+        count(*) OVER one AS count, (sum((claim ->> 'size_bytes')::bigint) OVER one)::bigint AS size_bytes
+    FROM checkpoints WHERE policy_id = ANY($1) AND (expires_at IS NULL OR expires_at > $2)
+    WINDOW one AS (PARTITION BY policy_id, kind)
+    ORDER BY policy_id, kind, created_at DESC, name DESC
+"""  # noqa: S608  # constants
+_LAST_OPERATIONS = """
+    SELECT policy_id, last_operation_at FROM training WHERE policy_id = ANY($1) AND NOT is_managed
+"""
 _DELETE = f"DELETE FROM checkpoints WHERE {_ONE} RETURNING kind, claim"  # noqa: S608  # constants
 _DELETE_OLD = """
     DELETE FROM checkpoints WHERE policy_id = $1 AND kind = $2 AND name = $3
@@ -57,6 +68,16 @@ class PostgresCheckpointRows:
         position = (None, None, None, None) if after is None else read_cursor(after)
         rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *position, limit)
         return [from_row(row, CheckpointRecord) for row in rows]
+
+    async def summaries(self, policies: Sequence[PolicyId], *, now: float) -> dict[PolicyId, PolicySummary]:
+        """Return what lists show of policies."""
+        trained = await self._pool.fetch(_LAST_OPERATIONS, policies)
+        found = {PolicyId(row["policy_id"]): PolicySummary(row["last_operation_at"]) for row in trained}
+        for row in await self._pool.fetch(_SUMMARIES, policies, now):
+            kind = CheckpointSummary(from_row(row, CheckpointRecord), row["count"], row["size_bytes"])
+            before = found.get(kind.newest.policy_id, PolicySummary())
+            found[kind.newest.policy_id] = replace(before, checkpoints=(*before.checkpoints, kind))
+        return found
 
     async def copy(
         self,

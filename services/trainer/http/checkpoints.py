@@ -16,6 +16,11 @@ _ONE = "/internal/checkpoints/{policy_id}/{kind}/{name}"
 Kind = Literal["training", "sampler"]
 
 
+MOST_SUMMARIES = 1000
+"""Policies of one request."""
+Policies = Annotated[list[PolicyId], msgspec.Meta(max_length=MOST_SUMMARIES)]
+
+
 class _Ttl(msgspec.Struct):
     ttl_seconds: int | None
 
@@ -54,6 +59,12 @@ def add_routes(http: FastAPI, parts: OperationParts) -> None:
         return packed(
             await rows.page(TenantId(tenant_id), policy_id=policy, limit=limit, after=after, now=now)
         )
+
+    @http.post("/internal/training/summaries")
+    async def summaries(request: Request) -> Response:
+        """Answer what lists show of policies."""
+        policies = read_packed(await request.body(), Policies)
+        return packed(await rows.summaries(policies, now=clock.now()))
 
     @http.get(_ONE)
     async def get(ref: Ref) -> Response:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from mint_common.claims import Claim
 from mint_common.errors import MintError
 from mint_common.ids import Digest, JobId, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, CheckpointRef
+from mint_common.training import CheckpointRecord, CheckpointRef, PolicySummary
 from services.trainer.core.operations import (
     FinishedOperation,
     NewOperation,
@@ -168,6 +168,10 @@ class CheckpointRows(Protocol):
         self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
     ) -> list[CheckpointRecord]:
         """Return a tenant's, newest first, those after a cursor."""
+        ...
+
+    async def summaries(self, policies: Sequence[PolicyId], *, now: float) -> dict[PolicyId, PolicySummary]:
+        """Return what lists show of policies, of those that clients train or that have checkpoints."""
         ...
 
     async def copy(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mint_common.json_types import JsonObject
-from mint_common.training import CheckpointRecord
+from mint_common.training import CheckpointRecord, CheckpointSummary, PolicySummary
 from services.gateway.core.tinker.ids import CheckpointPath
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import status_of
@@ -35,12 +35,11 @@ def checkpoint_json(record: CheckpointRecord, *, model_id: str) -> JsonObject:
     }
 
 
-def run_json(
-    run: TrainingRun, *, last_request_at: float, checkpoints: Sequence[CheckpointRecord]
-) -> JsonObject:
-    """Return a ``TrainingRun``; its checkpoints are given newest first."""
-    newest = {record.kind: record for record in reversed(checkpoints)}
-    shown = {kind: checkpoint_json(record, model_id=run.model_id) for kind, record in newest.items()}
+def run_json(run: TrainingRun, summary: PolicySummary) -> JsonObject:
+    """Return a ``TrainingRun``."""
+    newest = [each.newest for each in summary.checkpoints]
+    shown = {record.kind: checkpoint_json(record, model_id=run.model_id) for record in newest}
+    last_request_at = summary.last_operation_at or run.created_at  # without any it only holds copies
     return {
         "training_run_id": run.model_id,
         "base_model": run.base_model,
@@ -56,7 +55,7 @@ def run_json(
 
 
 def session_json(
-    session: ClientSession, *, checkpoints: Sequence[CheckpointRecord], now: float
+    session: ClientSession, *, checkpoints: Sequence[CheckpointSummary], now: float
 ) -> JsonObject:
     """Return a ``SessionSummary``."""
     return {
@@ -65,8 +64,8 @@ def session_json(
         "owner": session.tenant_id,
         "project_id": session.project_id,
         "status": status_of(session, now=now),
-        "checkpoints_count": len(checkpoints),
-        "checkpoint_storage_bytes": sum(record.claim.size_bytes for record in checkpoints),
+        "checkpoints_count": sum(each.count for each in checkpoints),
+        "checkpoint_storage_bytes": sum(each.size_bytes for each in checkpoints),
         "display_name": session.display_name,
         "user_metadata": session.metadata or None,
     }

@@ -7,9 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from mint_common.errors import NotFound
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, cursor_of
+from mint_common.training import CheckpointRecord, CheckpointSummary, PolicySummary, cursor_of
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import cursor_json, moment, run_json, session_json
@@ -44,18 +43,18 @@ async def training_runs(
     runs, total = await gateway.tinker.runs.runs(
         caller.tenant_id, limit=limit, offset=offset, project_id=project_id
     )
-    of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if runs else {}
-    shown = [_run_json(gateway, run, of_policy.get(run.policy_id, ())) for run in runs]
+    of_policy = await _summaries(gateway, runs)
+    shown = [run_json(run, of_policy.get(run.policy_id, PolicySummary())) for run in runs]
     cursor = cursor_json(limit=limit, offset=offset, total=total)
-    return answer({"training_runs": await asyncio.gather(*shown), "cursor": cursor})
+    return answer({"training_runs": shown, "cursor": cursor})
 
 
 @router.get("/training_runs/{model_id}")
 async def training_run(model_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return one training run."""
     run = await find_run(gateway, model_id, caller.tenant_id)
-    found = await list_checkpoints(gateway, caller.tenant_id, run=run)
-    return answer(await _run_json(gateway, run, found))
+    of_policy = await _summaries(gateway, [run])
+    return answer(run_json(run, of_policy.get(run.policy_id, PolicySummary())))
 
 
 @router.get("/sessions")
@@ -72,13 +71,13 @@ async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep
     """List the tenant's sessions that fit, newest first."""
     wish = check_search(read_json(body, SearchBody))
     found, last = await _search(gateway, caller.tenant_id, wish)
-    of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if found else {}
+    runs = await gateway.tinker.runs.runs_of_sessions([session.session_id for session in found])
+    of_policy = await _summaries(gateway, runs)
+    checkpoints: defaultdict[str, list[CheckpointSummary]] = defaultdict(list)
+    for run in runs:
+        checkpoints[run.session_id] += of_policy.get(run.policy_id, PolicySummary()).checkpoints
     now = gateway.clock.now()
-    shown = []
-    for session in found:
-        runs = await gateway.tinker.runs.runs_of_session(session.session_id)
-        checkpoints = [record for run in runs for record in of_policy.get(run.policy_id, ())]
-        shown.append(session_json(session, checkpoints=checkpoints, now=now))
+    shown = [session_json(each, checkpoints=checkpoints[each.session_id], now=now) for each in found]
     cursor = None
     if last is not None:
         cursor = {"last_created_at": moment(last.created_at), "last_session_id": last.session_id}
@@ -89,7 +88,7 @@ async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep
 async def session(session_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a session has made."""
     found = await gateway.tinker.session(check_session_id(session_id), caller.tenant_id)
-    runs = await gateway.tinker.runs.runs_of_session(session_id)
+    runs = await gateway.tinker.runs.runs_of_sessions([session_id])
     return answer(
         {
             "training_run_ids": [run.model_id for run in runs],
@@ -126,22 +125,17 @@ async def checkpoints_of(
         after = cursor_of(page[-1])
 
 
-async def _checkpoints_by_policy(
-    gateway: Gateway, tenant_id: TenantId
-) -> dict[PolicyId, list[CheckpointRecord]]:
-    found: defaultdict[PolicyId, list[CheckpointRecord]] = defaultdict(list)
-    for record in await list_checkpoints(gateway, tenant_id):
-        found[record.policy_id].append(record)
+async def _summaries(gateway: Gateway, runs: Sequence[TrainingRun]) -> dict[PolicyId, PolicySummary]:
+    """Return what is shown of runs: one question for each base and page of runs."""
+    by_base: defaultdict[BaseName, list[PolicyId]] = defaultdict(list)
+    for run in runs:
+        by_base[run.base].append(run.policy_id)
+    found: dict[PolicyId, PolicySummary] = {}
+    for base, policies in by_base.items():
+        trainer = await gateway.tinker.trainers.find(base)
+        for begin in range(0, len(policies), _PAGE):
+            found |= await trainer.summaries(policies[begin : begin + _PAGE])
     return found
-
-
-async def _run_json(gateway: Gateway, run: TrainingRun, checkpoints: Sequence[CheckpointRecord]) -> object:
-    trainer = await gateway.tinker.trainers.find(run.base)
-    try:
-        last_request_at = (await trainer.session(run.policy_id)).last_operation_at
-    except NotFound:  # it only holds copies
-        last_request_at = run.created_at
-    return run_json(run, last_request_at=last_request_at, checkpoints=checkpoints)
 
 
 async def _search(
