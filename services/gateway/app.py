@@ -23,6 +23,7 @@ from mint_common.line_budget import LineBudget
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
@@ -32,7 +33,6 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
-from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.adapters.engine_limits import known_limits
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
@@ -240,7 +240,7 @@ async def run(settings: GatewaySettings) -> None:
             event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
             downloads=OpenRequests(what="your tenant's downloads", most=TENANT_DOWNLOADS),
             catalog_limits=CatalogLimits(
-                short=TenantLimiter(CATALOG_REQUESTS, of_a_tenant=TENANT_CATALOG_REQUESTS),
+                short=FairGate(CATALOG_REQUESTS, limit=TENANT_CATALOG_REQUESTS),
                 long=OpenRequests(what="your tenant's comparisons and uploads", most=TENANT_LONG_REQUESTS),
             ),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),

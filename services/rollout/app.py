@@ -62,7 +62,7 @@ from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import WaveTurns
+from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.evaluations import evaluation_routes
@@ -143,7 +143,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             rows=rows,
             policies=registry,
             scores=registry,
-            draws=WaveTurns(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
+            draws=event_gate(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
         requests = EngineRequests(clock, in_flight=waves.requests_in_flight)
         of_waves = WaveHandlers(
@@ -173,7 +173,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 sampler=sampler,
                 algorithms=algorithms,
             ),
-            turns=WaveTurns(waves.waves_in_hand, what="the turns of one tenant's waves"),
+            turns=event_gate(waves.waves_in_hand, what="the turns of one tenant's waves"),
             pulse_seconds=stall_seconds / 4,
         )
         run_requests = EngineRequests(clock, in_flight=max(1, waves.requests_in_flight // 4))
@@ -276,14 +276,14 @@ def dispatch(
     repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
     """
     short = Dispatcher(
-        bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=of_jobs.draws.deliveries
+        bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=deliveries_of(of_jobs.draws)
     )
     short.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
     short.on(JobFinished, of_jobs.on_job_finished)
     short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
     short.on(RevisionRejected, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     short.on(TrainingFailed, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
-    taken = of_waves.turns.deliveries
+    taken = deliveries_of(of_waves.turns)
     work = Dispatcher(bus=bus, ledger=None, durable=WAVES, clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return short, work

@@ -16,7 +16,7 @@ from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.open_requests import OpenRequests
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
@@ -174,9 +174,7 @@ class Rig:
 
 def catalog_limits() -> CatalogLimits:
     """Return limits of requests to the registry, as `app.run` has them."""
-    return CatalogLimits(
-        short=TenantLimiter(256, of_a_tenant=32), long=OpenRequests(what="comparisons", most=72)
-    )
+    return CatalogLimits(short=FairGate(256, limit=32), long=OpenRequests(what="comparisons", most=72))
 
 
 def make_rig() -> Rig:

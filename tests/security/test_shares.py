@@ -9,12 +9,12 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from mint_common.errors import InvalidField, Overloaded
+from mint_common.fair_queue import FairQueue
 from mint_common.open_requests import OpenRequests, Size
 from services.gateway.app import TENANT_PROMPTS
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
-from services.loader.core.fair_queue import FairQueue
 from services.loader.core.open_work import TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.settings import LoaderSettings
 

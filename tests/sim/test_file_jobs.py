@@ -33,7 +33,7 @@ from services.rollout.app import WAVES, dispatch
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
-from services.rollout.handlers.tenant_turns import WaveTurns
+from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
@@ -97,7 +97,7 @@ class World:
                 commits=commits,
                 policies=Policies(),
                 scores=self.scores,
-                draws=WaveTurns(8, what="draws"),
+                draws=event_gate(8, what="draws"),
                 **shared,
             )
             of_waves = wave_handlers(

@@ -13,9 +13,9 @@ from typing import Protocol
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner
 from mint_common.errors import Unauthorized, Unavailable
-from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.core.callers import KeyMemory
 
 CHECKS, TENANT_CHECKS = 64, 8
@@ -43,8 +43,9 @@ class KeyChecks:
         self._owners = owners
         self._memory = memory
         self._clock = clock
-        self._known = TenantLimiter(CHECKS, of_a_tenant=TENANT_CHECKS)
-        self._unknown = TenantLimiter(UNKNOWN_CHECKS, of_a_tenant=ADDRESS_CHECKS)
+        self._known = FairGate(CHECKS, limit=TENANT_CHECKS)
+        waiting = TenantBudget(what="the queue of unknown keys", limit=WAITING_OF_ADDRESS)
+        self._unknown = FairGate(UNKNOWN_CHECKS, limit=ADDRESS_CHECKS, callers=waiting)
         self._asking: dict[str, asyncio.Task[Caller]] = {}
         self._away_at = -math.inf
 
@@ -67,12 +68,7 @@ class KeyChecks:
 
     async def _ask_in_turn(self, key: str, *, address: str, afresh: bool) -> Caller:
         last = self._memory.last(key)
-        if last is not None:
-            turn = self._known.turn(last.tenant_id)
-        else:
-            what = "the queue of unknown keys"
-            turn = self._unknown.turn(TenantId(address), depth=WAITING_OF_ADDRESS, what=what)
-        async with turn:
+        async with self._unknown.turn(address) if last is None else self._known.turn(last.tenant_id):
             return self._remembered(key, afresh=afresh) or await self._ask(key, afresh=afresh)
 
     def _asked(self, key: str, asking: asyncio.Task[Caller]) -> None:

@@ -11,7 +11,7 @@ from mint_common.errors import MintError, NotFound
 from mint_common.events import RevisionRejected
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.training import Done, Exported, Outcome, Pending, Refused
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
@@ -45,7 +45,7 @@ class TrainingFutures:
         self._exports = exports
         self._sampling_sessions = sampling_sessions
         self._clock = clock
-        self._polls = TenantLimiter(POLLS, of_a_tenant=TENANT_POLLS)
+        self._polls = FairGate(POLLS, limit=TENANT_POLLS)
 
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from mint_common.ids import TenantId
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 
 LOOKUPS, TENANT_LOOKUPS = 32, 4
 
@@ -31,7 +31,7 @@ class WebhookNames(AbstractResolver):
 
     def __init__(self, getaddrinfo: Callable[..., _Found] = socket.getaddrinfo) -> None:
         self._getaddrinfo = partial(getaddrinfo, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        self._turns = TenantLimiter(LOOKUPS, of_a_tenant=TENANT_LOOKUPS)
+        self._turns = FairGate(LOOKUPS, limit=TENANT_LOOKUPS)
         self._open: dict[_Key, asyncio.Task[_Found]] = {}
 
     @contextmanager

@@ -16,7 +16,7 @@ from mint_common.datasets import DatasetReport, Repeats, RowLine
 from mint_common.errors import BlobMissing, InvalidField, Unavailable
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from services.gateway.core.files.previews import RowsFrom
 from services.gateway.core.files.records import (
     CHECKED_PURPOSE,
@@ -53,8 +53,8 @@ class FileKeeper:
     clock: Clock
     max_file_bytes: int
     tenant_bytes: int
-    _checking: TenantLimiter = field(default_factory=lambda: TenantLimiter(CHECKING, of_a_tenant=1))
-    _storing: TenantLimiter = field(default_factory=lambda: TenantLimiter(STORING, of_a_tenant=1))
+    _checking: FairGate = field(default_factory=lambda: FairGate(CHECKING, limit=1))
+    _storing: FairGate = field(default_factory=lambda: FairGate(STORING, limit=1))
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _shared: OrderedDict[tuple[TenantId, str, str], Repeats] = field(default_factory=OrderedDict)
 

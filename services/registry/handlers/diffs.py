@@ -13,7 +13,8 @@ from mint_common.adapters_format.norms import compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
+from mint_common.tenant_budget import TenantBudget
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
 from services.registry.handlers.scratch import TEMPORARY, Scratch
 from services.registry.ports.catalog import Catalog
@@ -31,13 +32,11 @@ class DiffHandler:
     evaluations: Evaluations
     blobs: Blobs
     scratch: Scratch = TEMPORARY
-    _turns: TenantLimiter = field(default_factory=lambda: TenantLimiter(1, of_a_tenant=1), init=False)
+    _turns: FairGate = field(default_factory=lambda: FairGate(1, callers=_callers()), init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
         """Compare two revisions. Raises RevisionLostError, BlobMissing, BlobCorrupt, Overloaded."""
-        async with self._turns.turn(
-            policy.tenant_id, depth=TENANT_DIFFS, what="the queue of your tenant's comparisons"
-        ):
+        async with self._turns.turn(policy.tenant_id):
             return await self._diff(policy, before, after)
 
     async def _diff(
@@ -64,3 +63,7 @@ class DiffHandler:
         if revision.fault is not None:
             raise RevisionLostError(name=policy.name, number=revision.number, fault=revision.fault)
         return await stage_adapter(self.blobs, revision.manifest, folder)
+
+
+def _callers() -> TenantBudget:
+    return TenantBudget(what="the queue of your tenant's comparisons", limit=TENANT_DIFFS)

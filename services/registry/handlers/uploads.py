@@ -25,8 +25,9 @@ from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.tenant_budget import TenantBudget
 from mint_common.uploads import UploadReason
 from services.registry import metrics
 from services.registry.core.exports import UNSTORED, check_export, export_of
@@ -72,8 +73,9 @@ class UploadHandler:
         self._blobs = blobs
         self._clock = clock
         self._max_update_ratio = max_update_ratio
-        self._receiving = TenantLimiter(RECEIVED_AT_ONCE, of_a_tenant=OF_A_TENANT)
-        self._converting = TenantLimiter(CONVERTED_AT_ONCE, of_a_tenant=OF_A_TENANT)
+        uploads = TenantBudget(what="the queue of your tenant's uploads", limit=TENANT_UPLOADS)
+        self._receiving = FairGate(RECEIVED_AT_ONCE, limit=OF_A_TENANT, callers=uploads)
+        self._converting = FairGate(CONVERTED_AT_ONCE, limit=OF_A_TENANT)
 
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
@@ -82,9 +84,7 @@ class UploadHandler:
 
         Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do; Overloaded.
         """
-        async with self._receiving.turn(
-            policy.tenant_id, depth=TENANT_UPLOADS, what="the queue of your tenant's uploads"
-        ):
+        async with self._receiving.turn(policy.tenant_id):
             revision = await self._take(policy, unstalled(body), step=step, parent=parent)
         metrics.UPLOADS.labels("published").inc()
         return revision

@@ -9,7 +9,7 @@ from mint_common.client.attempts import CallAttempts
 from mint_common.errors import MintError
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.waiting import cancel_all
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EngineRequests:
 
     def __init__(self, clock: Clock, *, in_flight: int) -> None:
         self._clock = clock
-        self._turns = TenantLimiter(in_flight + max(1, in_flight // 4), of_a_tenant=in_flight)
+        self._turns = FairGate(in_flight + max(1, in_flight // 4), limit=in_flight)
 
     async def retried(self, tenant_id: TenantId, ask: Callable[[], Awaitable[T]]) -> T:
         """Call for a tenant until there is an answer, or `CallAttempts` gives up. Raises as that does."""

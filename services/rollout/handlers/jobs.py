@@ -24,6 +24,7 @@ from mint_common.events import (
 )
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import encode_blob
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.core.erasure import prompts_key
@@ -43,7 +44,6 @@ from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class JobHandlers(Generic[Connection]):
     rows: FileRows
     policies: PolicyHistory
     scores: Scores
-    draws: WaveTurns
+    draws: FairGate
     _storing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _drawing: set[str] = field(default_factory=set, init=False)
 

@@ -23,6 +23,7 @@ from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequeste
 from mint_common.ids import JobId, WaveId
 from mint_common.records import WaveRecord
 from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
@@ -34,7 +35,6 @@ from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import WaveTurns
 from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class WaveHandlers(Generic[Connection]):
     blobs: Blobs
     tasks: TaskWaves
     files: FileWaves
-    turns: WaveTurns
+    turns: FairGate
     pulse_seconds: float
     _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _in_hand: set[WaveId] = field(default_factory=set, init=False)

@@ -13,7 +13,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from services.rollout.core.comparison import NO_ROWS, check_comparable, compare
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState
 from services.rollout.ports import EvaluationRuns
@@ -59,7 +59,7 @@ class ComparisonBody(BaseModel):
 def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/evaluations."""
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/evaluations")
-    comparing = TenantLimiter(COMPARED_AT_ONCE, of_a_tenant=1)
+    comparing = FairGate(COMPARED_AT_ONCE, limit=1)
 
     async def add(tenant_id: str, *bodies: RunBody) -> list[EvaluationRun]:
         now = clock.now()

@@ -31,7 +31,7 @@ from services.rollout.handlers.graded_samples import GradedSamples, GradingLimit
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.handlers.tenant_turns import WaveTurns
+from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.ports import Graders, RendersRows, Sampler, Tasks
@@ -98,7 +98,7 @@ def wave_handlers(
             sampler=sampler,
             algorithms=ALGORITHMS,
         ),
-        turns=WaveTurns(2, what="waves"),
+        turns=event_gate(2, what="waves"),
         pulse_seconds=STALL_SECONDS / 4,
     )
 
@@ -131,7 +131,7 @@ class Rig:
             rows=rows,
             policies=self.policies,
             scores=self.scores,
-            draws=WaveTurns(2, what="draws"),
+            draws=event_gate(2, what="draws"),
         )
         self.of_waves = wave_handlers(
             self.commits,

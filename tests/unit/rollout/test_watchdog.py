@@ -23,7 +23,7 @@ from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.handlers.jobs import JobHandlers
-from services.rollout.handlers.tenant_turns import WaveTurns
+from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.waves import WaveHandlers
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
@@ -245,7 +245,7 @@ async def test_a_copy_of_a_wave_in_hand_is_not_sampled_nor_one_that_was_recorded
     await rig.clock.advance(1)
     await rig.of_waves.on_wave_requested(wave)
     assert not first.done()
-    elsewhere = replace(rig.of_waves, turns=WaveTurns(1, what="waves"))
+    elsewhere = replace(rig.of_waves, turns=event_gate(1, what="waves"))
     async with elsewhere.turns.turn(TenantId("ten_other")):
         second = asyncio.create_task(elsewhere.on_wave_requested(wave))
         await rig.clock.advance(3 * STALL_SECONDS)

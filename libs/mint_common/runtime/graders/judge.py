@@ -14,7 +14,7 @@ from mint_common.generation import REVISION_HEADER, CallFacts
 from mint_common.ids import TenantId, new_id
 from mint_common.names import number_or_digest
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 
 QUESTIONS = 32
 """Maximum questions at engines at the same time."""
@@ -84,7 +84,7 @@ class EngineJudge:
         self._resolve = resolve
         self._clock = clock
         self._limit_seconds = limit_seconds
-        self._turns = TenantLimiter(QUESTIONS, of_a_tenant=TENANT_QUESTIONS)
+        self._turns = FairGate(QUESTIONS, limit=TENANT_QUESTIONS)
 
     async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
         """Check a model."""

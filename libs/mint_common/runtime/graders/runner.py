@@ -19,9 +19,9 @@ from mint_common.graders.formula import Formula
 from mint_common.graders.grade import Variables, combine, grade_plain, score_in
 from mint_common.graders.specs import GraderNotSupported, MultiGrader, ScoreModel, SingleGrader, parts_of
 from mint_common.ids import TenantId
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Question, QuestionMessage
 from mint_common.runtime.graders.python import PythonSandbox
-from mint_common.runtime.tenant_limiter import TenantLimiter
 
 TEXTS = 2
 """Threads that compare texts: they hold the interpreter's lock."""
@@ -127,7 +127,7 @@ class _Threads:
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._of_a_tenant = max(1, threads - 1)
-        self._turns = TenantLimiter(threads, of_a_tenant=self._of_a_tenant)
+        self._turns = FairGate(threads, limit=self._of_a_tenant)
 
     async def run(self, tenant_id: TenantId, call: Callable[[], T]) -> T:
         """Return the result of a call. If the caller leaves, its turn lasts until the thread is free."""

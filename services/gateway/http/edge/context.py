@@ -18,8 +18,8 @@ from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.runner import GraderRunner
-from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
@@ -54,7 +54,7 @@ class TenantFiles:
 class CatalogLimits:
     """Requests of a tenant to the registry at a time: short ones wait their turn, long ones are refused."""
 
-    short: TenantLimiter
+    short: FairGate
     long: OpenRequests
 
 

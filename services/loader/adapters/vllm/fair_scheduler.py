@@ -26,6 +26,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from mint_common.fair_queue import GENERATED_WEIGHT
 from mint_common.runtime.processor_turns import shorten_thread_turns
 from services.loader.adapters.vllm.closed_ports import close_ports
 from services.loader.adapters.vllm.freed_memory import FreedMemory
@@ -33,7 +34,6 @@ from services.loader.adapters.vllm.structures import expected_seconds, share_tim
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
-from services.loader.core.fair_queue import GENERATED_WEIGHT
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
 from services.loader.core.structure_time import StructuredSequence, StructureTimes, leave_step

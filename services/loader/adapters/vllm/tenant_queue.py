@@ -12,8 +12,8 @@ from typing import Any
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
+from mint_common.fair_queue import PROMPT_WEIGHT, FairQueue
 from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
-from services.loader.core.fair_queue import PROMPT_WEIGHT, FairQueue
 
 
 class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types

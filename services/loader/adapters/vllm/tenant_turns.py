@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.loader.core.fair_queue import FairQueue
+from mint_common.fair_queue import FairQueue
 
 
 class TenantTurns:

@@ -15,7 +15,7 @@ import msgspec
 from mint_common.errors import InvalidField, Overloaded, TaskFailed, error_from_payload
 from mint_common.ids import TenantId
 from mint_common.records import Prompt
-from mint_common.runtime.tenant_limiter import TenantLimiter
+from mint_common.runtime.fair_gate import FairGate
 from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, open_workers
 from services.rollout.adapters.workers.wire import (
     Call,
@@ -41,7 +41,7 @@ A = TypeVar("A", ListedTasks, DrawnPrompts, ScoredTexts)
 class WorkerTasks:
     """Tasks whose code runs in ``workers``, which share ``turns``; ``describing`` is for descriptions."""
 
-    def __init__(self, workers: WorkerPool, describing: WorkerPool, turns: TenantLimiter) -> None:
+    def __init__(self, workers: WorkerPool, describing: WorkerPool, turns: FairGate) -> None:
         self._workers = workers
         self._turns = turns
         self._describing = describing
@@ -153,7 +153,7 @@ async def open_tasks(families: Mapping[str, str], limits: WorkerLimits) -> Async
     Of all tenants there are a quarter more, one at least, so that one tenant's slow code holds up no other's.
     """
     most = limits.workers + max(1, limits.workers // 4)
-    turns = TenantLimiter(most, of_a_tenant=limits.workers)
+    turns = FairGate(most, limit=limits.workers)
     async with (
         open_workers(families, replace(limits, workers=most)) as workers,
         open_workers(families, replace(limits, workers=1)) as describing,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.loader.core.fair_queue import GENERATED_WEIGHT, FairQueue
+from mint_common.fair_queue import GENERATED_WEIGHT, FairQueue
 
 LONGEST = 12
 TENANTS = "abcd"

@@ -1,19 +1,21 @@
-"""Which tenant's sequence is generated next: virtual token counters, and seats that are kept free.
+"""Whose turn is next: the tenant served least, then the one that has the fewest seats, then round robin.
 
-Every tenant has a counter of what it was served, in weighted tokens. A free seat goes to the tenant that was
-served least of those who wait; within a tenant to who came first. A tenant that comes back after a pause
-starts at the least counter of those who stayed, so that a pause earns nothing ("Fairness in Serving Large
-Language Models", Sheng et al., 2024).
+What a tenant was served is what it is charged, in any unit: an engine charges weighted tokens. A tenant that
+comes back after a pause starts at the least counter of those who stayed, so that a pause earns nothing
+("Fairness in Serving Large Language Models", Sheng et al., 2024). Where nothing is charged, the fewest seats
+and then turns decide. Within a tenant the first to come is the first to start.
 
-Beside its seats the queue has a reserve. A tenant may take a seat of the reserve only while it runs fewer
-sequences than the reserve has free seats: who runs little starts at once, whoever fills the seats.
+Besides its seats the queue has a reserve. A tenant may take a seat of the reserve only while it has fewer
+seats than the reserve has free: a tenant with little work starts at once, whichever tenant fills the seats.
 
-Invariants: a tenant alone has all seats and nothing of the reserve; of two tenants that wait all the time,
-neither is served more than the other by more than a full engine brings forth in the longest sequence.
+Invariants: a tenant alone has all seats, but for ``limit``, and nothing of the reserve; of two tenants that
+wait all the time, neither is served more than the other by more than what all seats serve in the longest
+turn. Nothing is stored of a tenant that neither waits nor has a seat, but a charge above the least counter.
 """
 
 from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -25,10 +27,11 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(slots=True, kw_only=True)
 class FairQueue(Generic[T]):
-    """Sequences that wait, a queue for each tenant, and how many of each tenant run."""
+    """What waits, a queue for each tenant, and how many seats each tenant has; ``limit`` is of one tenant."""
 
     seats: int
-    reserve: int
+    reserve: int = 0
+    limit: int | None = None
     _queues: dict[str, deque[T]] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _served: dict[str, int] = field(default_factory=dict)
@@ -53,8 +56,12 @@ class FairQueue(Generic[T]):
         return self._served.get(tenant, self._least)
 
     def running(self, tenant: str) -> int:
-        """Return how many of a tenant's sequences run."""
+        """Return how many seats a tenant has."""
         return self._running[tenant]
+
+    def waits(self, tenant: str) -> bool:
+        """Return whether something of a tenant waits."""
+        return tenant in self._queues
 
     def is_least_served(self, tenant: str) -> bool:
         """Return whether nobody who waits or runs was served less."""
@@ -75,6 +82,8 @@ class FairQueue(Generic[T]):
         """Return who starts next and whose it is, None when nobody may start; ``without`` some tenants."""
         free = self.seats + self.reserve - self._running.total()
         allowed = {each: queue for each, queue in self._queues.items() if each not in without}
+        if self.limit is not None:
+            allowed = {each: queue for each, queue in allowed.items() if self._running[each] < self.limit}
         if free <= self.reserve:
             allowed = {each: queue for each, queue in allowed.items() if self._running[each] < free}
         if not allowed:
@@ -83,12 +92,29 @@ class FairQueue(Generic[T]):
         return tenant, self._queues[tenant][0]
 
     def start(self, tenant: str) -> None:
-        """Give the first of a tenant's queue a seat."""
-        queue = self._queues[tenant]
+        """Give the first of a tenant's queue a seat; of equals the tenant is the last one then."""
+        queue = self._queues.pop(tenant)
         queue.popleft()
+        if queue:
+            self._queues[tenant] = queue
+        self._running[tenant] += 1
+
+    def end(self, tenant: str) -> None:
+        """Free a seat of a tenant; of equals the tenant is the last one then."""
+        if tenant in self._queues:
+            self._queues[tenant] = self._queues.pop(tenant)
+        self._running[tenant] -= 1
+        self.set_running(self._running)
+
+    def discard(self, tenant: str, item: T) -> None:
+        """Remove one, if it waits."""
+        queue = self._queues.get(tenant)
+        if queue is None:
+            return
+        with suppress(ValueError):
+            queue.remove(item)
         if not queue:
             del self._queues[tenant]
-        self._running[tenant] += 1
 
     def remove(self, sequences: Collection[T]) -> None:
         """Remove waiting sequences."""

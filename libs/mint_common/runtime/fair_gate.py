@@ -1,0 +1,139 @@
+"""Turns of tenants at what few may do at a time, by `FairQueue`: a tenant that sends much waits for itself.
+
+`FairGate` gives seats for a block; `LoopGate` gives turns on the event loop.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mint_common.fair_queue import FairQueue
+from mint_common.loop_share import LoopShare
+from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.tenant_budget import TenantBudget
+
+
+class FairGate:
+    """Admits at most ``seats`` callers at a time, and at most ``limit`` of one tenant.
+
+    ``callers`` bounds those who wait or are admitted. A free seat goes to the tenant with the fewest seats,
+    of several in turn.
+    """
+
+    def __init__(self, seats: int, *, limit: int | None = None, callers: TenantBudget | None = None) -> None:
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(seats=seats, limit=limit)
+        self.callers = TenantBudget() if callers is None else callers
+
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Wait for a seat, and hold it for the block. Raises Overloaded when ``callers`` are too many."""
+        with self.callers.holding(tenant):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.push(tenant, turn)
+            self._admit()
+            try:
+                await turn  # no iteration of the loop passes if it has been admitted
+                yield
+            finally:
+                if turn.cancelled():
+                    self._queue.discard(tenant, turn)
+                else:
+                    self._release(tenant)
+
+    def _release(self, tenant: str) -> None:
+        self._queue.end(tenant)
+        self._admit()
+
+    def _admit(self) -> None:
+        while (found := self._queue.next()) is not None:
+            tenant, turn = found
+            if turn.cancelled():
+                self._queue.discard(tenant, turn)  # its task has not resumed yet
+            else:
+                self._begin(tenant, turn)
+
+    def _begin(self, tenant: str, turn: "asyncio.Future[None]") -> None:
+        self._queue.start(tenant)
+        turn.set_result(None)
+
+
+class LoopGate(FairGate):
+    """One turn at a time on the event loop, tenants alternating, for what no other task can interrupt.
+
+    A turn ends one iteration of the loop after its block: what its task does until it waits belongs to it,
+    and between two turns the loop takes in what has arrived. While warm requests are open, or were
+    ``warm_seconds`` ago, turns take at most ``share`` of the time.
+    """
+
+    def __init__(
+        self,
+        *,
+        callers: TenantBudget | None = None,
+        free: int = 0,
+        share: float = 1,
+        clock: Clock | None = None,
+        warm_seconds: float = 0,
+    ) -> None:
+        """``free``: what a tenant may `enter` in one iteration of the loop without a turn."""
+        super().__init__(1, callers=callers)
+        self._free = free
+        self._entered: Counter[str] = Counter()
+        self._share = LoopShare(share=share)
+        self._clock = SystemClock() if clock is None else clock
+        self._warm_seconds = warm_seconds
+        self._warm = 0
+        self._cooled_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._began = 0.0
+
+    async def enter(self, tenant: str, amount: int = 1) -> None:
+        """Count an amount; wait for a turn if a tenant has entered more than is free in this iteration."""
+        if not self._entered:
+            asyncio.get_running_loop().call_soon(self._entered.clear)
+        self._entered[tenant] += amount
+        if self._entered[tenant] > self._free or self._queue.waits(tenant):
+            async with self.turn(tenant):
+                pass  # the turn goes on until the task waits
+
+    def enter_warm(self) -> None:
+        """Count a warm request: turns leave it its share."""
+        self._warm += 1
+
+    def leave_warm(self) -> None:
+        """Count one warm request less."""
+        self._warm -= 1
+        self._cooled_at = self._clock.monotonic()
+        if not self._warm:
+            self._admit()
+
+    def _release(self, tenant: str) -> None:
+        asyncio.get_running_loop().call_soon(self._end, tenant)
+
+    def _end(self, tenant: str) -> None:
+        self._queue.end(tenant)
+        waiting, seconds = len(self._queue), time.thread_time() - self._began
+        self._share.end(self._clock.monotonic(), seconds=seconds, waiting=waiting)
+        self.callers.retry_after_seconds = self._share.retry_seconds(waiting)
+        self._admit()
+
+    def _admit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wait_seconds = self._wait_seconds() if len(self._queue) else 0.0
+        if wait_seconds:
+            self._timer = asyncio.get_running_loop().call_later(wait_seconds, self._admit)
+        else:
+            super()._admit()
+
+    def _begin(self, tenant: str, turn: "asyncio.Future[None]") -> None:
+        super()._begin(tenant, turn)
+        self._began = time.thread_time()
+
+    def _wait_seconds(self) -> float:
+        now = self._clock.monotonic()
+        is_warm = self._warm > 0 or now - self._cooled_at < self._warm_seconds
+        return self._share.wait_seconds(now) if is_warm else 0.0
