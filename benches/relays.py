@@ -29,10 +29,9 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.ids import TenantId
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.fair_gate import LoopGate
 from services.gateway.adapters.key_checks import KeyChecks
-from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.callers import KeyMemory
-from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.public import build_http
 
 KEY = "sk-bench"
@@ -146,9 +145,6 @@ def _gateway(port: int, engine_port: int) -> None:
     async def resolve(_tenant_id: TenantId, _model: str) -> Resolution:
         return target
 
-    def gate(share: float) -> AdmissionGate:
-        return AdmissionGate(AdmissionQueue(name="queue", share=share, depth=1 << 20), clock)
-
     http.state.gateway = SimpleNamespace(
         clock=clock,
         keys=KeyChecks(SimpleNamespace(), keys, clock),  # the registry is never asked
@@ -158,9 +154,9 @@ def _gateway(port: int, engine_port: int) -> None:
         open_prompts=OpenRequests(what="prompts", most=10_000),
         max_answer_bytes=32 << 20,
         bodies=BodyBudget(limit_bytes=1 << 30),
-        cold_admission=gate(0.12),
-        body_admission=gate(0.04),
-        admission=gate(1),
+        cold_admission=LoopGate(share=0.12),
+        body_admission=LoopGate(share=0.04),
+        admission=LoopGate(free=1),
         is_warm=lambda _tenant_id, _model: True,
     )
     serve_bare(http, port)

@@ -59,10 +59,6 @@ class FairQueue(Generic[T]):
         """Return how many seats a tenant has."""
         return self._running[tenant]
 
-    def waits(self, tenant: str) -> bool:
-        """Return whether something of a tenant waits."""
-        return tenant in self._queues
-
     def is_least_served(self, tenant: str) -> bool:
         """Return whether nobody who waits or runs was served less."""
         return all(self.served(tenant) <= self.served(each) for each in self.tenants)
@@ -80,6 +76,8 @@ class FairQueue(Generic[T]):
 
     def next(self, *, without: Collection[str] = ()) -> tuple[str, T] | None:
         """Return who starts next and whose it is, None when nobody may start; ``without`` some tenants."""
+        if not self._queues:
+            return None
         free = self.seats + self.reserve - self._running.total()
         allowed = {each: queue for each, queue in self._queues.items() if each not in without}
         if self.limit is not None:
@@ -104,7 +102,8 @@ class FairQueue(Generic[T]):
         if tenant in self._queues:
             self._queues[tenant] = self._queues.pop(tenant)
         self._running[tenant] -= 1
-        self.set_running(self._running)
+        if self._served or not self._running[tenant]:
+            self.set_running(self._running)
 
     def discard(self, tenant: str, item: T) -> None:
         """Remove one, if it waits."""
@@ -127,6 +126,8 @@ class FairQueue(Generic[T]):
     def set_running(self, running: Mapping[str, int]) -> None:
         """Say how many sequences of each tenant run now; what tells nothing any more is forgotten."""
         self._running = Counter({tenant: count for tenant, count in running.items() if count})
+        if not self._served:
+            return
         active = self.tenants
         self._least = self._floor(active)
         self._served = {
@@ -139,7 +140,7 @@ class FairQueue(Generic[T]):
 
     def _queue(self, tenant: str) -> deque[T]:
         if tenant not in self._queues:
-            if not self._running[tenant]:
+            if self._served and not self._running[tenant]:
                 floor = self._floor(self.tenants)
                 self._served[tenant] = max(self._served.get(tenant, floor), floor)
             self._queues[tenant] = deque()

@@ -23,7 +23,7 @@ from mint_common.line_budget import LineBudget
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
-from mint_common.runtime.fair_gate import FairGate
+from mint_common.runtime.fair_gate import FairGate, LoopGate
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
@@ -33,6 +33,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.engine_limits import known_limits
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
@@ -53,7 +54,6 @@ from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
-from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
@@ -68,7 +68,6 @@ from services.gateway.handlers.fine_tuning.first_rows import FirstRows
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import CatalogLimits, FineTuningContext, Gateway, TenantFiles
 from services.gateway.http.public import build_http, name_algorithms
 from services.gateway.http.tinker.context import Tinker
@@ -101,8 +100,8 @@ LARGE_WARM_SECONDS = 2.0
 """How long they yield after a warm request, for a client that sends one after another."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
-MOST_WAITING = 1 << 20
-"""Begins that may wait for a turn: never the bound that is met first."""
+TURN_REQUESTS = 1
+"""Requests of a tenant begun in one iteration of the event loop; more of them take turns."""
 TENANT_PROMPTS = 320
 """Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
 TENANT_ANSWERS = 32
@@ -244,18 +243,16 @@ async def run(settings: GatewaySettings) -> None:
                 long=OpenRequests(what="your tenant's comparisons and uploads", most=TENANT_LONG_REQUESTS),
             ),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
-            cold_admission=AdmissionGate(
-                AdmissionQueue(name="the queue of cold requests", share=COLD_SHARE, depth=COLD_REQUESTS),
-                clock,
+            cold_admission=LoopGate(
+                callers=TenantBudget(what="the queue of cold requests", total=COLD_REQUESTS, share=1),
+                share=COLD_SHARE,
             ),
-            body_admission=AdmissionGate(
-                AdmissionQueue(name="the queue of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
-                clock,
+            body_admission=LoopGate(
+                callers=TenantBudget(what="the queue of large bodies", total=LARGE_BODIES, share=1),
+                share=LARGE_SHARE,
                 warm_seconds=LARGE_WARM_SECONDS,
             ),
-            admission=AdmissionGate(
-                AdmissionQueue(name="the queue of requests", share=1, depth=MOST_WAITING), clock
-            ),
+            admission=LoopGate(free=TURN_REQUESTS),
             report_lines=LineBudget(per_second=REPORT_LINES),
             tinker=Tinker(
                 runs=runs,

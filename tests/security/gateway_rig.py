@@ -190,6 +190,6 @@ def make_rig() -> Rig:
     gateway.catalog_limits = catalog_limits()
     gateway.downloads = OpenRequests(what="downloads", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
-    gateway.body_admission = gateway.cold_admission
+    gateway.admission = gateway.body_admission = gateway.cold_admission
     rig.http.state.gateway = gateway
     return rig

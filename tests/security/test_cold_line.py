@@ -68,7 +68,7 @@ async def test_requests_without_a_good_key_never_stand_in_it() -> None:
     async with asyncio.timeout(30):
         answers = await asyncio.gather(*refused)
     assert {answer.status_code for answer in answers} == {401}
-    assert len(rig.line) == 0
+    assert rig.cold.held == 0
     await end([warm])
 
 
@@ -87,9 +87,9 @@ async def test_a_tenant_that_fills_its_part_is_sent_away_for_a_moment_and_others
     tasks.append(asking.ask(body("cold"), key=BEN))
     await settle()
     assert not tasks[-1].done()
-    assert len(rig.line) == 5
+    assert rig.cold.held == 5
     await end(tasks)
-    assert len(rig.line) == 0, "who leaves is forgotten"
+    assert rig.cold.held == 0, "who leaves is forgotten"
 
 
 async def test_large_bodies_are_decoded_one_at_a_time_beside_warm_requests() -> None:
@@ -99,7 +99,7 @@ async def test_large_bodies_are_decoded_one_at_a_time_beside_warm_requests() -> 
     await settle()
     tasks += [asking.ask(body("warm", prompt="x" * MIB)) for _ in range(3)]
     await settle()
-    assert len(rig.large_line) >= 1
+    assert rig.large.held >= 1
     assert len(rig.asked) < 4
     rig.resolves.set()
     async with asyncio.timeout(20):

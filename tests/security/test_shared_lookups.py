@@ -19,6 +19,7 @@ from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
+from mint_common.runtime.fair_gate import LoopGate
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
 from services.registry.core.keys import stored_key
@@ -65,6 +66,7 @@ async def gateway_over(registry: FastAPI) -> AsyncIterator[Rig]:
             memory = KeyMemory(ttl_seconds=10, capacity=100)
             gateway.keys = KeyChecks(gateway.registry, memory, SystemClock())
             gateway.in_hand = OpenRequests(what="requests", most=2048)
+            gateway.admission = LoopGate(free=1)
             yield rig
 
 

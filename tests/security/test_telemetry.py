@@ -7,9 +7,8 @@ import zstandard
 from security.gateway_rig import Answer, Rig, make_rig
 
 from mint_common.line_budget import LineBudget
-from services.gateway.core.admission import AdmissionQueue
+from mint_common.runtime.fair_gate import LoopGate
 from services.gateway.core.tinker.telemetry import MOST_EVENTS, MOST_KIND, MOST_KINDS, OTHERS
-from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.tinker import bodies
 
 LOGGER = "services.gateway.http.tinker.sessions"
@@ -79,7 +78,7 @@ async def test_a_flood_of_reports_writes_no_more_lines_than_its_budget(rig, line
 
 async def test_a_large_frame_is_unpacked_in_its_turn(rig, monkeypatch):
     unpacked = []
-    take = AdmissionGate(AdmissionQueue(name="bodies", share=1, depth=4), rig.clock)
+    take = LoopGate()
 
     async def admit(tenant_id):
         unpacked.append(rig.http.state.gateway.bodies.held_bytes)

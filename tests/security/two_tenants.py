@@ -15,10 +15,10 @@ from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.fair_gate import LoopGate
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
-from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.callers import KeyMemory
-from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.public import build_http
 
 MIB = 1 << 20
@@ -40,8 +40,8 @@ class Rig:
     def __post_init__(self) -> None:
         clock = SystemClock()
         self.bodies = BodyBudget(limit_bytes=self.body_bytes)
-        self.line = AdmissionQueue(name="the line", share=0.001, depth=self.cold_requests)
-        self.large_line = AdmissionQueue(name="the line", share=0.001, depth=64)
+        self.cold = TenantBudget(what="the line", total=self.cold_requests, share=1)
+        self.large = TenantBudget(what="the line", total=64, share=1)
         self.verified: list[str] = []
         self.http: FastAPI = build_http(ready=lambda: True)
         keys = KeyMemory(ttl_seconds=60, capacity=10)
@@ -56,9 +56,9 @@ class Rig:
             resolver=SimpleNamespace(resolve=self._resolve),
             in_hand=OpenRequests(what="requests", most=1000),
             bodies=self.bodies,
-            cold_admission=AdmissionGate(self.line, clock),
-            body_admission=AdmissionGate(self.large_line, clock),
-            admission=AdmissionGate(AdmissionQueue(name="the queue of requests", share=1, depth=1000), clock),
+            cold_admission=LoopGate(callers=self.cold, share=0.001),
+            body_admission=LoopGate(callers=self.large, share=0.001),
+            admission=LoopGate(free=1),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
 

@@ -30,18 +30,20 @@ class FairGate:
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:
         """Wait for a seat, and hold it for the block. Raises Overloaded when ``callers`` are too many."""
-        with self.callers.holding(tenant):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.push(tenant, turn)
-            self._admit()
-            try:
-                await turn  # no iteration of the loop passes if it has been admitted
-                yield
-            finally:
-                if turn.cancelled():
-                    self._queue.discard(tenant, turn)
-                else:
-                    self._release(tenant)
+        self.callers.check(tenant)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.callers.take(tenant)
+        self._queue.push(tenant, turn)
+        self._admit()
+        try:
+            await turn  # no iteration of the loop passes if it has been admitted
+            yield
+        finally:
+            self.callers.take(tenant, -1)
+            if turn.cancelled():
+                self._queue.discard(tenant, turn)
+            else:
+                self._release(tenant)
 
     def _release(self, tenant: str) -> None:
         self._queue.end(tenant)
@@ -77,11 +79,11 @@ class LoopGate(FairGate):
         clock: Clock | None = None,
         warm_seconds: float = 0,
     ) -> None:
-        """``free``: what a tenant may `enter` in one iteration of the loop without a turn."""
+        """``free``: what a tenant may bring in one iteration of the loop without a turn."""
         super().__init__(1, callers=callers)
         self._free = free
-        self._entered: Counter[str] = Counter()
-        self._share = LoopShare(share=share)
+        self._brought: Counter[str] = Counter()
+        self._pauses = LoopShare(share=share) if share < 1 else None
         self._clock = SystemClock() if clock is None else clock
         self._warm_seconds = warm_seconds
         self._warm = 0
@@ -89,14 +91,16 @@ class LoopGate(FairGate):
         self._timer: asyncio.TimerHandle | None = None
         self._began = 0.0
 
-    async def enter(self, tenant: str, amount: int = 1) -> None:
-        """Count an amount; wait for a turn if a tenant has entered more than is free in this iteration."""
-        if not self._entered:
-            asyncio.get_running_loop().call_soon(self._entered.clear)
-        self._entered[tenant] += amount
-        if self._entered[tenant] > self._free or self._queue.waits(tenant):
-            async with self.turn(tenant):
-                pass  # the turn goes on until the task waits
+    async def admit(self, tenant: str, amount: int = 1) -> None:
+        """Wait for a turn, unless the tenant has brought at most ``free`` in this iteration of the loop."""
+        if self._free:
+            if not self._brought:
+                asyncio.get_running_loop().call_soon(self._brought.clear)
+            self._brought[tenant] += amount
+            if self._brought[tenant] <= self._free:
+                return
+        async with self.turn(tenant):
+            pass  # the turn goes on until the task waits
 
     def enter_warm(self) -> None:
         """Count a warm request: turns leave it its share."""
@@ -114,26 +118,28 @@ class LoopGate(FairGate):
 
     def _end(self, tenant: str) -> None:
         self._queue.end(tenant)
-        waiting, seconds = len(self._queue), time.thread_time() - self._began
-        self._share.end(self._clock.monotonic(), seconds=seconds, waiting=waiting)
-        self.callers.retry_after_seconds = self._share.retry_seconds(waiting)
+        if self._pauses is not None:
+            waiting, seconds = len(self._queue), time.thread_time() - self._began
+            self._pauses.end(self._clock.monotonic(), seconds=seconds, waiting=waiting)
+            self.callers.retry_after_seconds = self._pauses.retry_seconds(waiting)
         self._admit()
 
     def _admit(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wait_seconds = self._wait_seconds() if len(self._queue) else 0.0
-        if wait_seconds:
-            self._timer = asyncio.get_running_loop().call_later(wait_seconds, self._admit)
-        else:
+        seconds = 0.0 if self._pauses is None else self._rest_of_pause(self._pauses)
+        if seconds and len(self._queue):
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._admit)
+        elif not seconds:
             super()._admit()
 
     def _begin(self, tenant: str, turn: "asyncio.Future[None]") -> None:
         super()._begin(tenant, turn)
-        self._began = time.thread_time()
+        if self._pauses is not None:
+            self._began = time.thread_time()
 
-    def _wait_seconds(self) -> float:
+    def _rest_of_pause(self, pauses: LoopShare) -> float:
         now = self._clock.monotonic()
         is_warm = self._warm > 0 or now - self._cooled_at < self._warm_seconds
-        return self._share.wait_seconds(now) if is_warm else 0.0
+        return pauses.wait_seconds(now) if is_warm else 0.0

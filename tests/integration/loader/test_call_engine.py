@@ -12,10 +12,10 @@ import pytest
 
 from mint_common.errors import RequestRefused
 from mint_common.ids import TenantId
+from mint_common.runtime.fair_gate import LoopGate
 from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.openai.call import CallEngine
 from services.loader.adapters.vllm.openai.serving import _events, _marked
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.ports import ApiCall, ApiWork
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -77,7 +77,7 @@ async def admitted(llm: StandInLLM) -> CallEngine:
         CALL,
         base="tiny",
         admission=llm.admission,
-        starts=TenantTurns(),
+        starts=LoopGate(),
         compile_checks=CompileChecks(tokenizer="none", vocab_size=1, seconds=1),
     )
     await engine.admit(SimpleNamespace(n=1), [{"prompt_token_ids": [1, 2]}] * PROMPTS)

@@ -18,7 +18,7 @@ from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
 from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.fair_gate import FairGate
+from mint_common.runtime.fair_gate import FairGate, LoopGate
 from mint_common.runtime.graders.runner import GraderRunner
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
@@ -33,7 +33,6 @@ from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.creation import JobMaker
 from services.gateway.handlers.fine_tuning.file_uses import FileUses
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
-from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.tinker.context import Tinker
 
 
@@ -91,9 +90,9 @@ class Gateway:
     downloads: OpenRequests
     catalog_limits: CatalogLimits
     bodies: BodyBudget
-    cold_admission: AdmissionGate
-    body_admission: AdmissionGate
-    admission: AdmissionGate
+    cold_admission: LoopGate
+    body_admission: LoopGate
+    admission: LoopGate
     report_lines: LineBudget
     tinker: Tinker
     files: TenantFiles

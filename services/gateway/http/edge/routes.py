@@ -82,9 +82,15 @@ class GatewayRoute(APIRoute):
         return await carry_out(await self.admit(request, caller))
 
     async def admit(self, request: Request, caller: Caller) -> Request:
-        """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
+        """Check the scope, read the body unless the route streams it, and wait for the tenant's turn.
+
+        Raises Forbidden, BodyTooLarge.
+        """
         caller.authority.check(self.needed_scope)
-        return request if self.streams_body else await admit_body(request, caller, limit=self.max_body_bytes)
+        if not self.streams_body:
+            request = await admit_body(request, caller, limit=self.max_body_bytes)
+        await gateway_of(request).admission.admit(caller.tenant_id)
+        return request
 
 
 class OpenAIRoute(GatewayRoute):

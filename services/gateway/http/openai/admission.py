@@ -1,4 +1,4 @@
-"""Admission of OpenAI requests: begun in turn, tenants alternating, before anything is checked or resolved.
+"""Admission of OpenAI requests, before anything is checked or resolved.
 
 Requests whose adapter is in no engine's memory wait in a queue of their own, which yields to warm requests.
 """
@@ -41,7 +41,6 @@ class AdmittedRoute(OpenAIRoute):
             for pace in (gateway.cold_admission, gateway.body_admission):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)
-            await gateway.admission.admit(caller.tenant_id)
             return await self._answer(request, caller)
         async with cancelled_on_disconnect(request):
             await gateway.cold_admission.admit(caller.tenant_id)

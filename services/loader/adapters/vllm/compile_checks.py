@@ -22,9 +22,9 @@ from contextlib import suppress
 from typing import Any
 
 from mint_common.errors import RequestRefused, Unavailable
+from mint_common.runtime.fair_gate import LoopGate
 from mint_common.runtime.frames import frame, receive_frame
 from services.loader.adapters.vllm.compile_server import READY, CompileOutcome
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 MEMORY_BYTES = 512 << 20
 REMEMBERED_SECONDS = 60.0
@@ -64,7 +64,7 @@ class CompileChecks:
             tokenizer, vocab_size=vocab_size, seconds=seconds, memory_bytes=memory_bytes
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compile-check")
-        self._turns = TenantTurns()
+        self._turns = LoopGate()
         self._passed: OrderedDict[bytes, float] = OrderedDict()  # the seconds that each took
 
     async def check(self, params: Any, *, tenant: str) -> None:
@@ -83,7 +83,7 @@ class CompileChecks:
         key = hashlib.sha256(json.dumps(tenant).encode() + call).digest()
         if self._knows(key):
             return
-        async with self._turns.taken(tenant):
+        async with self._turns.turn(tenant):
             if self._knows(key):
                 return
             loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from typing import Any
 from mint_common.errors import AdapterInvalid, EngineFailed, Unavailable
 from mint_common.generation import SampleRequest
 from mint_common.ids import TenantId
+from mint_common.runtime.fair_gate import LoopGate
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
@@ -27,7 +28,6 @@ from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.serving import VllmServing
 from services.loader.adapters.vllm.routes import noted_routes, returned_routes
 from services.loader.adapters.vllm.samples import final_output, pack_sample, sample_params
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
 from services.loader.core.parsing import Parsing
@@ -84,7 +84,7 @@ class VllmEngine:
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
         self._tokenizing = Tokenizing(deepcopy(self._tokenizer))
-        self._start_turns = TenantTurns()
+        self._start_turns = LoopGate()
         self._serving = VllmServing(
             llm,
             base=base,
@@ -254,7 +254,7 @@ class VllmEngine:
             request_id,
             lora_request=lora_request,
         )
-        async with self._start_turns.taken(request.tenant_id):
+        async with self._start_turns.turn(request.tenant_id):
             pass  # the request is started in the same step, which is the turn's
         check_lives(self._llm)
         with translated():

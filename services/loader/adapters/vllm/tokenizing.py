@@ -6,7 +6,7 @@ from copy import copy
 from typing import Any
 
 from mint_common.ids import TenantId
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from mint_common.runtime.fair_gate import LoopGate
 
 
 class Tokenizing:
@@ -15,12 +15,12 @@ class Tokenizing:
     def __init__(self, tokenizer: Any) -> None:  # Any: vllm has no types
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-        self._turns = TenantTurns()
+        self._turns = LoopGate()
 
     async def tokenize(self, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
         """Return the token ids of a text."""
         loop = asyncio.get_running_loop()
-        async with self._turns.taken(tenant_id or ""):
+        async with self._turns.turn(tenant_id or ""):
             return await loop.run_in_executor(self._thread, self._tokenize, text)
 
     def close(self) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from mint_common.errors import RequestRefused
 from mint_common.ids import Digest
+from mint_common.runtime.fair_gate import LoopGate
 from services.loader import metrics
 from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import check_lives, lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs, read_ahead
 from services.loader.adapters.vllm.openai.work import check_prompt_bytes, work_of
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, ApiCall
 
@@ -34,7 +34,7 @@ class CallEngine:
         *,
         base: str,
         admission: Admission,
-        starts: TenantTurns,
+        starts: LoopGate,
         compile_checks: CompileChecks,
     ) -> None:
         self._llm = llm
@@ -109,7 +109,7 @@ class CallEngine:
         try:
             if structure is not None:
                 await self._compile_checks.check(structure, tenant=self._call.tenant_id)
-            async with self._starts.taken(self._call.tenant_id):
+            async with self._starts.turn(self._call.tenant_id):
                 pass  # vLLM is given the request in the same step, which is the turn's
             check_lives(self._llm)
             with lost_engine(runs=True, refuses=not self.has_begun):
@@ -153,7 +153,7 @@ class CallRenderer:
         call: ApiCall,
         *,
         admit: Callable[[Any, Sequence[Any]], Awaitable[None]],
-        turns: TenantTurns,
+        turns: LoopGate,
     ) -> None:
         self._renderer = renderer
         self._call = call
@@ -185,7 +185,7 @@ class CallRenderer:
     ) -> Any:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        async with self._turns.taken(self._call.tenant_id):
+        async with self._turns.turn(self._call.tenant_id):
             rendered = await render(request, **options)
         if not isinstance(rendered, ErrorResponse):
             await self._admit(request, prompts_of(rendered))

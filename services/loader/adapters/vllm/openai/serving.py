@@ -14,18 +14,22 @@ from typing import Any
 import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
+from mint_common.runtime.fair_gate import LoopGate
 from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
 from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
 from services.loader.adapters.vllm.openai.whole_answers import WholeAnswer
-from services.loader.adapters.vllm.tenant_turns import ShareOfLoop, TenantTurns
 from services.loader.core.parsing import Parsing
 from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, AnswerHead, ApiCall
 
 _log = logging.getLogger(__name__)
+
+_STREAM_BYTES = 4096
+"""Bytes that a tenant's streams bring in one iteration of the event loop before they take turns. vLLM makes
+all events that are due without a pause, and answers no other request meanwhile."""
 
 _READERS = (
     "vllm.entrypoints.openai.responses.utils",
@@ -40,20 +44,20 @@ class VllmServing:
     """vLLM's serving classes around one AsyncLLM. Any, here and below: vllm has no types."""
 
     def __init__(
-        self, llm: Any, *, base: str, parsing: Parsing, starts: TenantTurns, compile_seconds: int
+        self, llm: Any, *, base: str, parsing: Parsing, starts: LoopGate, compile_seconds: int
     ) -> None:
         """``starts`` are the turns in which requests are given to the engine, samples' too."""
         self._llm = llm
         self._base = base
         self._starts = starts
-        self._renders = TenantTurns()
+        self._renders = LoopGate()
         self._compile_checks = CompileChecks(
             tokenizer=str(llm.model_config.tokenizer),
             vocab_size=llm.model_config.get_vocab_size(),
             seconds=compile_seconds,
         )
-        self._streams = ShareOfLoop()
-        self._whole_answers = TenantTurns()
+        self._streams = LoopGate(free=_STREAM_BYTES)
+        self._whole_answers = LoopGate()
         self._renderer, self._operations = build_operations(llm, parsing)
         quiet = _Unanswered()
         for module in {each.method_module for each in self._operations.values()}:
@@ -91,7 +95,7 @@ class VllmServing:
                         result = await answering(request, None)
                     else:
                         self._check_size(call, request)
-                        async with self._renders.taken(call.tenant_id):
+                        async with self._renders.turn(call.tenant_id):
                             result = await answering(request, None)
             except Exception as error:
                 raise _told(error) if engine.is_read else _unread(error) from error
@@ -107,7 +111,7 @@ class VllmServing:
                     yield part
                     # Its end, which lets the adapter go, waits for nobody.
                     if isinstance(part, bytes) and engine.running:
-                        await self._streams.note(call.tenant_id, len(part))
+                        await self._streams.admit(call.tenant_id, len(part))
 
     def close(self) -> None:
         """End the check of structures."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mint_common.runtime.fair_gate import LoopGate
 from services.loader.adapters.vllm.openai.operations import ApiOperation
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 MOST_AT_ONCE = 512
 """Maximum log-probabilities of an answer that are rendered on the event loop, in some 5 ms."""
@@ -40,14 +40,14 @@ class WholeAnswer:
         self._later[id(empty)] = empty, now
         return empty
 
-    async def encode(self, answer: Any, *, tenant: str, turns: TenantTurns) -> bytes:
+    async def encode(self, answer: Any, *, tenant: str, turns: LoopGate) -> bytes:
         """Return an answer as JSON; the choices of several tenants take turns."""
         if not self._later:
             return self._encoded(answer)
         choices, answer.choices = answer.choices, []
         encoded = []
         for choice in choices:
-            async with turns.taken(tenant):
+            async with turns.turn(tenant):
                 encoded.append(await asyncio.to_thread(self._complete, choice))
         # In a text, which may be the client's, the quotes would be escaped.
         before, none, after = self._encoded(answer).partition(b'"choices":[]')
