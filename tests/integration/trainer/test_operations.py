@@ -97,7 +97,7 @@ async def test_checkpoints_are_listed_shared_copied_and_deleted(stage: Stage, cl
     assert [(record.kind, record.name) for record in page] == [("sampler", "first"), ("training", "one")]
     assert await client.checkpoint(one) == saved.checkpoint
     summaries = await client.summaries([A, B])
-    assert {each.newest for each in summaries[A].checkpoints} == set(page)
+    assert [each.newest for each in summaries[A].checkpoints] == page
     assert B not in summaries
     with pytest.raises(NotFound):
         await client.copy_checkpoint(one, two, tenant_id=OTHER, ttl_seconds=3600)
