@@ -23,13 +23,12 @@ from benches.machine import ROOT
 from benches.relay_stub import BASE, serve_bare
 from benches.stacks import scratch_folder
 from mint_common.authority import Authority, Caller
-from mint_common.body_budget import BodyBudget
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.ids import TenantId
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.fair_gate import LoopGate
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.http.public import build_http
@@ -150,10 +149,12 @@ def _gateway(port: int, engine_port: int) -> None:
         keys=KeyChecks(SimpleNamespace(), keys, clock),  # the registry is never asked
         engines=EngineDirectory([f"http://127.0.0.1:{engine_port}"], token="t"),
         resolver=SimpleNamespace(resolve=resolve),
-        in_hand=OpenRequests(what="requests", most=10_000),
-        open_prompts=OpenRequests(what="prompts", most=10_000),
+        in_hand=TenantBudget(what="requests", limit=10_000),
+        open_prompts=TenantBudget(what="prompts", limit=10_000),
         max_answer_bytes=32 << 20,
-        bodies=BodyBudget(limit_bytes=1 << 30),
+        open_answers=TenantBudget(),
+        bodies=TenantBudget(total=1 << 30, share=1),
+        key_bodies=TenantBudget(),
         cold_admission=LoopGate(share=0.12),
         body_admission=LoopGate(share=0.04),
         admission=LoopGate(free=1),

@@ -15,7 +15,6 @@ turn. Nothing is stored of a tenant that neither waits nor has a seat, but a cha
 
 from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -105,15 +104,15 @@ class FairQueue(Generic[T]):
         if self._served or not self._running[tenant]:
             self.set_running(self._running)
 
-    def discard(self, tenant: str, item: T) -> None:
-        """Remove one, if it waits."""
-        queue = self._queues.get(tenant)
-        if queue is None:
-            return
-        with suppress(ValueError):
-            queue.remove(item)
+    def discard(self, tenant: str, item: T) -> bool:
+        """Remove one; return whether it waited."""
+        queue = self._queues.get(tenant, ())
+        if item not in queue:
+            return False
+        self._queues[tenant].remove(item)
         if not queue:
             del self._queues[tenant]
+        return True
 
     def remove(self, sequences: Collection[T]) -> None:
         """Remove waiting sequences."""

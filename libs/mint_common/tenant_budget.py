@@ -52,7 +52,8 @@ class TenantBudget:
         has, left = self._of.get(holder, 0), self.total - self.held
         if not has and self.first_fits:
             return left > 0
-        return has + amount <= self.limit and has + amount <= self.share * (left - amount)
+        is_shared = amount <= left if math.isinf(self.share) else has + amount <= self.share * (left - amount)
+        return is_shared and has + amount <= self.limit
 
     def check(self, holder: str, amount: int = 1) -> None:
         """Raise Overloaded unless it fits."""
@@ -73,7 +74,7 @@ class TenantBudget:
             self._of.pop(holder, None)
 
     @contextmanager
-    def holding(self, holder: str, amount: int = 1) -> Iterator[None]:
+    def counted(self, holder: str, amount: int = 1) -> Iterator[None]:
         """Hold an amount during the block. Raises Overloaded."""
         self.check(holder, amount)
         self.take(holder, amount)

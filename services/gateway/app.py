@@ -10,7 +10,6 @@ import asyncpg
 from mint_common.algorithms import Algorithms, open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
-from mint_common.body_budget import BodyBudget
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -20,7 +19,6 @@ from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import JobFinished
 from mint_common.line_budget import LineBudget
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.fair_gate import FairGate, LoopGate
@@ -58,6 +56,7 @@ from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
+from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.file_uploads import UploadKeeper
@@ -98,6 +97,8 @@ a 95th percentile leaves out.
 """
 LARGE_WARM_SECONDS = 2.0
 """How long they yield after a warm request, for a client that sends one after another."""
+KEY_BYTES = 64 << 20
+"""Maximum bytes of request bodies held for one key; Tinker's client limits itself to 50 MB."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
 TURN_REQUESTS = 1
@@ -181,7 +182,7 @@ async def run(settings: GatewaySettings) -> None:
         runs = PostgresTinkerRuns(pool)
         sampling_sessions = PostgresSamplingSessions(pool, clock)
         samples = EngineSamples(
-            engines, clock, key_bounds=_sample_bounds(1), tenant_bounds=_sample_bounds(TENANT_KEYS)
+            engines, clock, of_keys=_sample_budgets(1), of_tenants=_sample_budgets(TENANT_KEYS)
         )
         catalog = RegistryClient(registry, lookups=lookups)
         checkpoints = TrainedCheckpoints(runs, directory, catalog)
@@ -229,20 +230,19 @@ async def run(settings: GatewaySettings) -> None:
             keys=KeyChecks(catalog, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
-            open_prompts=OpenRequests(
-                what="your tenant's prompts",
-                most=TENANT_PROMPTS,
-                most_sequences=TENANT_PROMPTS,
-                most_bytes=TENANT_ANSWERS * settings.max_answer_bytes,
+            open_prompts=TenantBudget(what="your tenant's prompts", limit=TENANT_PROMPTS),
+            open_answers=TenantBudget(
+                what="your tenant's answers", limit=TENANT_ANSWERS * settings.max_answer_bytes
             ),
-            in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
-            event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
-            downloads=OpenRequests(what="your tenant's downloads", most=TENANT_DOWNLOADS),
+            in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
+            event_streams=TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS),
+            downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
             catalog_limits=CatalogLimits(
                 short=FairGate(CATALOG_REQUESTS, limit=TENANT_CATALOG_REQUESTS),
-                long=OpenRequests(what="your tenant's comparisons and uploads", most=TENANT_LONG_REQUESTS),
+                long=TenantBudget(what="your tenant's comparisons and uploads", limit=TENANT_LONG_REQUESTS),
             ),
-            bodies=BodyBudget(limit_bytes=settings.body_bytes),
+            bodies=TenantBudget(total=settings.body_bytes, share=1, first_fits=False),
+            key_bodies=TenantBudget(limit=KEY_BYTES, first_fits=False),
             cold_admission=LoopGate(
                 callers=TenantBudget(what="the queue of cold requests", total=COLD_REQUESTS, share=1),
                 share=COLD_SHARE,
@@ -350,8 +350,8 @@ async def _files(
     return TenantFiles(
         keeper=keeper,
         uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
-        arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
-        previewing=OpenRequests(what="your tenant's previews", most=TENANT_PREVIEWS),
+        arriving=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
+        previewing=TenantBudget(what="your tenant's previews", limit=TENANT_PREVIEWS),
     )
 
 
@@ -381,10 +381,9 @@ def _fine_tuning(
     )
 
 
-def _sample_bounds(keys: int) -> OpenRequests:
-    return OpenRequests(
-        what="the queue of your samples",
-        most=keys * KEY_SAMPLES,
-        most_sequences=keys * KEY_SEQUENCES,
-        most_bytes=keys * KEY_PROMPT_BYTES,
+def _sample_budgets(keys: int) -> SampleBudgets:
+    samples, sequences, prompt_bytes = (
+        TenantBudget(what="the queue of your samples", limit=keys * limit)
+        for limit in (KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES)
     )
+    return SampleBudgets(samples, sequences, prompt_bytes)

@@ -195,9 +195,9 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             engine_id=engine_id,
             dtype=engine.dtype,
             work=OpenWork(
-                most_requests=settings.max_requests,
-                most_sequences=max(TENANT_SEQUENCES, LARGEST_REQUESTS * settings.max_completions),
-                most_tokens=max(TENANT_TOKENS, LARGEST_REQUESTS * settings.max_completions * max_context),
+                max_requests=settings.max_requests,
+                max_sequences=max(TENANT_SEQUENCES, LARGEST_REQUESTS * settings.max_completions),
+                max_tokens=max(TENANT_TOKENS, LARGEST_REQUESTS * settings.max_completions * max_context),
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)

@@ -28,8 +28,8 @@ from mint_common.generation import (
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.draining import set_last_word
+from mint_common.tenant_budget import TenantBudget
 from services.loader.adapters.step_stream import StepStream
-from services.loader.core.unread_answers import UnreadAnswers
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.places import Places
 from services.loader.handlers.tiers import Tiers
@@ -38,6 +38,9 @@ from services.loader.ports import AnswerHead, ApiCall
 T = TypeVar("T")
 
 _ADMIN = "admin"
+UNREAD_BYTES = 256 << 20
+"""Maximum bytes of streamed answers that readers have not read yet. They wait here rather than at the engine,
+where an adapter would stay in its slot for a slow reader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
 
 
 def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
-    unread_answers = UnreadAnswers()
+    unread = TenantBudget(total=UNREAD_BYTES)
 
     async def serve(request: Request) -> Response:
         """Answer a request of an inference API with the bytes of vLLM's own server."""
@@ -81,8 +84,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
                 set_last_word(request.scope, partial(error_event, operation))
-                unread = unread_answers.of_stream(call.tenant_id)
-                return StepStream(bytes_of, headers=headers, unread=unread)
+                return StepStream(bytes_of, headers=headers, unread=unread, tenant=call.tenant_id)
             async with aclosing(parts):
                 body = b"".join([cast(bytes, part) async for part in parts])
         return Response(body, media_type="application/json", headers=headers)

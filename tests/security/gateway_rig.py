@@ -11,12 +11,11 @@ from urllib.parse import unquote
 import msgspec
 from fastapi import FastAPI
 
-from mint_common.body_budget import BodyBudget
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.fair_gate import FairGate
+from mint_common.tenant_budget import TenantBudget
 from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
@@ -174,7 +173,7 @@ class Rig:
 
 def catalog_limits() -> CatalogLimits:
     """Return limits of requests to the registry, as `app.run` has them."""
-    return CatalogLimits(short=FairGate(256, limit=32), long=OpenRequests(what="comparisons", most=72))
+    return CatalogLimits(short=FairGate(256, limit=32), long=TenantBudget(what="comparisons", limit=72))
 
 
 def make_rig() -> Rig:
@@ -185,11 +184,12 @@ def make_rig() -> Rig:
     gateway.keys = KeyChecks(rig.registry, KeyMemory(ttl_seconds=10, capacity=100), rig.clock)
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.cold_admission = OpenAdmission()
-    gateway.in_hand = OpenRequests(what="requests", most=4)
-    gateway.event_streams = OpenRequests(what="event streams", most=2)
+    gateway.in_hand = TenantBudget(what="requests", limit=4)
+    gateway.event_streams = TenantBudget(what="event streams", limit=2)
     gateway.catalog_limits = catalog_limits()
-    gateway.downloads = OpenRequests(what="downloads", most=2)
-    gateway.bodies = BodyBudget(limit_bytes=64 << 20)
+    gateway.downloads = TenantBudget(what="downloads", limit=2)
+    gateway.bodies = TenantBudget(total=64 << 20, share=1, first_fits=False)
+    gateway.key_bodies = TenantBudget()
     gateway.admission = gateway.body_admission = gateway.cold_admission
     rig.http.state.gateway = gateway
     return rig

@@ -105,7 +105,7 @@ async def test_large_bodies_are_decoded_one_at_a_time_beside_warm_requests() -> 
     async with asyncio.timeout(20):
         answers = await asyncio.gather(*tasks)
     assert {answer.status_code for answer in answers} == {404}
-    assert rig.bodies.held_bytes == 0
+    assert rig.bodies.held == 0
 
 
 async def test_nonsense_goes_through_the_line_to_its_error() -> None:

@@ -47,7 +47,7 @@ async def test_without_a_good_key_no_body_is_waited_for(rig: Rig, path: str, key
         given = {} if key is None else {"authorization": key}
         client = await server.connect(head(path, 16 * MIB, **given) + b"x" * 1000)
         assert await client.status() == b"401"
-    assert rig.bodies.held_bytes == 0
+    assert rig.bodies.held == 0
 
 
 @pytest.mark.parametrize("path", [path for path in ROUTES if not path.endswith("/revisions")])
@@ -71,14 +71,14 @@ async def test_half_bodies_of_one_tenant_leave_half_of_the_memory_to_others(rig:
         answers = [asyncio.create_task(client.status()) for client in clients]
         for refused in islice(asyncio.as_completed(answers), 20):
             assert await refused == b"429"
-        assert 2 * MIB < rig.bodies.held_bytes <= rig.body_bytes // 2
+        assert 2 * MIB < rig.bodies.held <= rig.body_bytes // 2
         rig.resolves.set()
         answer = await ask(rig, json.dumps({"model": "warm", "prompt": "x" * 60_000}).encode())
         assert answer.status_code == 404, answer.text
         for client in clients:
             client.writer.close()
         async with asyncio.timeout(30):
-            while rig.bodies.held_bytes:
+            while rig.bodies.held:
                 await asyncio.sleep(0.01)
             await asyncio.gather(*answers, return_exceptions=True)
 
@@ -88,7 +88,7 @@ async def test_what_is_announced_and_never_sent_keeps_nobody_out(rig: Rig) -> No
         for _ in range(50):
             await server.connect(head("/v1/completions", 4 * MIB, authorization=ANN))
         await asyncio.sleep(0.1)
-        assert rig.bodies.held_bytes == 0
+        assert rig.bodies.held == 0
         rig.resolves.set()
         assert (await ask(rig, b'{"model": "warm", "prompt": "x"}', key=ANN)).status_code == 404
 
@@ -99,10 +99,10 @@ async def test_a_body_counts_until_its_answer_is_sent(rig: Rig) -> None:
     async with asyncio.timeout(30):
         while not rig.asked:
             await asyncio.sleep(0.01)
-    assert rig.bodies.held_bytes == len(body)
+    assert rig.bodies.held == len(body)
     rig.resolves.set()
     await asked
-    assert rig.bodies.held_bytes == 0
+    assert rig.bodies.held == 0
 
 
 async def test_a_compressed_body_counts_with_what_it_becomes() -> None:
@@ -113,7 +113,7 @@ async def test_a_compressed_body_counts_with_what_it_becomes() -> None:
         headers = {"authorization": ANN, "content-encoding": "zstd"}
         answer = await client.post("/api/v1/asample", content=bomb, headers=headers)
     assert answer.status_code == 429, answer.text
-    assert rig.bodies.held_bytes == 0
+    assert rig.bodies.held == 0
 
 
 @pytest.mark.parametrize(

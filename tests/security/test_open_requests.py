@@ -12,7 +12,7 @@ from mint_common.claims import Claim
 from mint_common.errors import EngineRestarting, Overloaded
 from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
-from mint_common.open_requests import OpenRequests, Size
+from mint_common.tenant_budget import TenantBudget
 from mint_common.testing.factories import BASE, ENGINE_INFO
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
 
@@ -29,9 +29,9 @@ def rig_of_two():
 @pytest.mark.parametrize(("port", "path"), [("in_hand", POLICIES), ("event_streams", EVENTS)])
 async def test_a_tenant_with_all_that_it_may_have_is_told_so_and_others_go_on(port, path):
     rig, gateway = rig_of_two()
-    count: OpenRequests = getattr(gateway, port)
+    count: TenantBudget = getattr(gateway, port)
     with ExitStack() as held:
-        for _ in range(count.most):
+        for _ in range(int(count.limit)):
             held.enter_context(count.counted(TENANT))
         refused = await rig.ask("GET", path, "read")
         assert (refused.status, refused.code) == (429, "overloaded")
@@ -43,10 +43,10 @@ async def test_a_tenant_with_all_that_it_may_have_is_told_so_and_others_go_on(po
 @pytest.mark.parametrize("key", ["read", "infer", "nobody"])
 async def test_a_request_is_counted_for_as_long_as_it_takes(key):
     rig, gateway = rig_of_two()
-    for _ in range(gateway.in_hand.most + 1):
+    for _ in range(int(gateway.in_hand.limit) + 1):
         assert (await rig.ask("GET", POLICIES, key)).status in {418, 403, 401}
     with ExitStack() as held:
-        for _ in range(gateway.in_hand.most):
+        for _ in range(int(gateway.in_hand.limit)):
             held.enter_context(gateway.in_hand.counted(TENANT))
         with pytest.raises(Overloaded):
             held.enter_context(gateway.in_hand.counted(TENANT))
@@ -107,10 +107,10 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
     gateway.files = SimpleNamespace(keeper=stored)
     gateway.fine_tuning = SimpleNamespace(jobs=stored)
     gateway.tinker = SimpleNamespace(files=stored, signer=TicketSigner(secret=b"s"))
-    for _ in range(gateway.downloads.most + 1):
+    for _ in range(int(gateway.downloads.limit) + 1):
         assert (await rig.ask("GET", path, "all")).body == b"abc"
     with ExitStack() as held:
-        for _ in range(gateway.downloads.most):
+        for _ in range(gateway.downloads.limit):
             held.enter_context(gateway.downloads.counted(TENANT))
         refused = await rig.ask("GET", path, "all")
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
@@ -141,14 +141,15 @@ async def test_whole_answers_of_a_tenant_are_bounded_together_and_streams_are_no
     rig.registry.owners["other"] = KeyOwner(tenant_id=OTHER, key_id="key_b", name="b", scopes=("infer",))
     gateway.engines, gateway.resolver, gateway.admission = Engines(), Resolver(), gateway.cold_admission
     gateway.max_answer_bytes = 1 << 20
-    gateway.open_prompts = OpenRequests(what="your prompts", most=9, most_bytes=1 << 20)
+    gateway.open_prompts = TenantBudget(what="your prompts", limit=9)
+    gateway.open_answers = TenantBudget(what="your answers", limit=1 << 20)
 
     async def status(key="infer", path="/v1/completions", **fields):
         answer = await rig.ask("POST", path, key, body=json.dumps({"model": "m", **fields}).encode())
         return answer.status
 
     tokens = {"path": "/inference/v1/generate", "token_ids": [1], "sampling_params": {"max_tokens": 8}}
-    with gateway.open_prompts.counted(TENANT, Size(size_bytes=1 << 20)):
+    with gateway.open_answers.counted(TENANT, 1 << 20):
         assert await status(prompt="a") == 429
         assert await status(**tokens) == 429
         assert await status(prompt="a", stream=True) == 418
@@ -176,7 +177,8 @@ async def test_an_answer_is_bounded_by_what_engines_of_its_own_base_take():
     rig, gateway = rig_of_two()
     gateway.engines, gateway.resolver, gateway.admission = OneOfTwo(), Resolver(), gateway.cold_admission
     gateway.max_answer_bytes = 32 << 20
-    gateway.open_prompts = OpenRequests(what="your prompts", most=9, most_bytes=64 << 20)
+    gateway.open_prompts = TenantBudget(what="your prompts", limit=9)
+    gateway.open_answers = TenantBudget(what="your answers", limit=64 << 20)
 
     async def ask(**fields):
         message = {"role": "user", "content": "hi"}

@@ -15,11 +15,11 @@ from security.raw_http import serving
 from mint_common.catalog import RevisionDiff
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
 from mint_common.runtime.fair_gate import LoopGate
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
 from services.registry.core.keys import stored_key
@@ -65,7 +65,7 @@ async def gateway_over(registry: FastAPI) -> AsyncIterator[Rig]:
             gateway.registry = RegistryClient(http, lookups=lookups)
             memory = KeyMemory(ttl_seconds=10, capacity=100)
             gateway.keys = KeyChecks(gateway.registry, memory, SystemClock())
-            gateway.in_hand = OpenRequests(what="requests", most=2048)
+            gateway.in_hand = TenantBudget(what="requests", limit=2048)
             gateway.admission = LoopGate(free=1)
             yield rig
 

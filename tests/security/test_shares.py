@@ -10,7 +10,7 @@ import pytest
 
 from mint_common.errors import InvalidField, Overloaded
 from mint_common.fair_queue import FairQueue
-from mint_common.open_requests import OpenRequests, Size
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.app import TENANT_PROMPTS
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.tinker.sample_queue import SampleQueue
@@ -27,21 +27,20 @@ def default_of(settings: type, name: str) -> int:
 
 
 def test_a_flood_of_samples_is_not_with_the_engine_as_a_whole() -> None:
-    queue = SampleQueue(room=512)
-    size = Size(sequences=COMPLETIONS, size_bytes=100)
+    queue = SampleQueue(512)
     for at in range(FLOOD):
-        queue.push(MANY, f"key{at}", f"s{at}", size)
+        queue.push(MANY, f"key{at}", f"s{at}", 1 + COMPLETIONS)
     begun = len(list(iter(queue.pop, None)))
     assert begun * COMPLETIONS <= 512, "160 samples of 128 were asked of the engine at once: 20,480 sequences"
-    queue.push(FEW, "key", "other", Size(sequences=1, size_bytes=100))
+    queue.push(FEW, "key", "other", 2)
     assert queue.pop() == "other"
 
 
 def test_a_flood_of_requests_leaves_the_loader_open() -> None:
     work = OpenWork(
-        most_requests=default_of(LoaderSettings, "max_requests"),
-        most_sequences=TENANT_SEQUENCES,
-        most_tokens=TENANT_TOKENS,
+        max_requests=default_of(LoaderSettings, "max_requests"),
+        max_sequences=TENANT_SEQUENCES,
+        max_tokens=TENANT_TOKENS,
     )
     with ExitStack() as stack:
         with suppress(Overloaded):
@@ -53,9 +52,9 @@ def test_a_flood_of_requests_leaves_the_loader_open() -> None:
 
 def test_who_floods_with_completions_or_tokens_is_told_to_slow_down() -> None:
     work = OpenWork(
-        most_requests=512,
-        most_sequences=TENANT_SEQUENCES,
-        most_tokens=TENANT_TOKENS,
+        max_requests=512,
+        max_sequences=TENANT_SEQUENCES,
+        max_tokens=TENANT_TOKENS,
     )
     refusals = []
     with ExitStack() as stack:
@@ -88,16 +87,13 @@ def test_the_largest_answer_of_before_is_refused() -> None:
 
 
 def test_requests_of_many_prompts_are_refused_as_a_whole_before_an_engine_is_asked() -> None:
-    bounds = OpenRequests(
-        what="your tenant's prompts", most=TENANT_PROMPTS, most_sequences=TENANT_PROMPTS, most_bytes=0
-    )
-    prompts = Size(sequences=32, size_bytes=0)
+    bounds = TenantBudget(what="your tenant's prompts", limit=TENANT_PROMPTS)
     with ExitStack() as stack:
         for _ in range(TENANT_PROMPTS // 32):
-            stack.enter_context(bounds.counted(MANY, prompts))
-        with pytest.raises(Overloaded, match="your tenant's prompts"), bounds.counted(MANY, prompts):
+            stack.enter_context(bounds.counted(MANY, 32))
+        with pytest.raises(Overloaded, match="your tenant's prompts"), bounds.counted(MANY, 32):
             pass
-        with bounds.counted(FEW, prompts):
+        with bounds.counted(FEW, 32):
             pass
-    with bounds.counted(MANY, prompts):
+    with bounds.counted(MANY, 32):
         pass

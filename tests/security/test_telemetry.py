@@ -81,7 +81,7 @@ async def test_a_large_frame_is_unpacked_in_its_turn(rig, monkeypatch):
     take = LoopGate()
 
     async def admit(tenant_id):
-        unpacked.append(rig.http.state.gateway.bodies.held_bytes)
+        unpacked.append(rig.http.state.gateway.bodies.held)
         await take.admit(tenant_id)
 
     monkeypatch.setattr(

@@ -8,12 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from mint_common.authority import Authority, Caller
-from mint_common.body_budget import BodyBudget
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.fair_gate import LoopGate
 from mint_common.tenant_budget import TenantBudget
@@ -39,7 +37,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         clock = SystemClock()
-        self.bodies = BodyBudget(limit_bytes=self.body_bytes)
+        self.bodies = TenantBudget(total=self.body_bytes, share=1, first_fits=False)
         self.cold = TenantBudget(what="the line", total=self.cold_requests, share=1)
         self.large = TenantBudget(what="the line", total=64, share=1)
         self.verified: list[str] = []
@@ -54,8 +52,9 @@ class Rig:
             requests=SimpleNamespace(log=self._log),
             engines=SimpleNamespace(largest_context=lambda: 2048, limits=self._limits),
             resolver=SimpleNamespace(resolve=self._resolve),
-            in_hand=OpenRequests(what="requests", most=1000),
+            in_hand=TenantBudget(what="requests", limit=1000),
             bodies=self.bodies,
+            key_bodies=TenantBudget(),
             cold_admission=LoopGate(callers=self.cold, share=0.001),
             body_admission=LoopGate(callers=self.large, share=0.001),
             admission=LoopGate(free=1),

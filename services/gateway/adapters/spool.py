@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from io import FileIO
 from pathlib import Path
 
-from mint_common.body_budget import BodyBudget
-from mint_common.errors import Unavailable, plain_problem
+from mint_common.errors import BodiesFull, Unavailable, plain_problem
 from mint_common.ids import TenantId
 from mint_common.runtime.held_folder import HeldFolder, hold_folder
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.ports.files import Spooled
 
 BUFFER_BYTES = 1 << 20
@@ -21,7 +21,7 @@ _PREFIX = "mint-spool-"
 class LocalSpool:
     """See `services.gateway.ports.files.Spool`. Made by `open_spool`."""
 
-    def __init__(self, folder: HeldFolder, budget: BodyBudget) -> None:
+    def __init__(self, folder: HeldFolder, budget: TenantBudget) -> None:
         self._folder = folder
         self._budget = budget
 
@@ -38,7 +38,7 @@ class LocalSpool:
             try:
                 await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
             finally:
-                self._budget.release(tenant_id, tenant_id, spooling.size_bytes)
+                self._budget.take(tenant_id, -spooling.size_bytes)
 
     async def close(self) -> None:
         """Remove the folder."""
@@ -48,7 +48,7 @@ class LocalSpool:
 class LocalSpoolFile:
     """See `services.gateway.ports.files.SpoolFile`."""
 
-    def __init__(self, file: FileIO, path: Path, tenant_id: TenantId, budget: BodyBudget) -> None:
+    def __init__(self, file: FileIO, path: Path, tenant_id: TenantId, budget: TenantBudget) -> None:
         self._file = file
         self._path = path
         self._tenant_id = tenant_id
@@ -75,7 +75,9 @@ class LocalSpoolFile:
 
     async def _flush(self) -> None:
         data, self._buffer = bytes(self._buffer), bytearray()
-        self._budget.hold(self._tenant_id, self._tenant_id, len(data))
+        if not self._budget.fits(self._tenant_id, len(data)):
+            raise BodiesFull(size_bytes=len(data), retry_after_seconds=self._budget.retry_after_seconds)
+        self._budget.take(self._tenant_id, len(data))
         self.size_bytes += len(data)
         try:
             await asyncio.to_thread(self._append, data)
@@ -95,5 +97,5 @@ def open_spool(parent: Path | None = None, *, limit_bytes: int) -> LocalSpool:
 
     ``limit_bytes`` is of all its files together; a tenant's have at most as much as stays free.
     """
-    budget = BodyBudget(limit_bytes=limit_bytes, key_bytes=limit_bytes)
+    budget = TenantBudget(total=limit_bytes, share=1, first_fits=False)
     return LocalSpool(hold_folder(_PREFIX, parent), budget)

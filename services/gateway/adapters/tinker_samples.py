@@ -8,7 +8,9 @@ sign to submit again.
 import asyncio
 import logging
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import (
@@ -22,8 +24,8 @@ from mint_common.errors import (
 )
 from mint_common.generation import EngineInfo, Likeliest, Sampled
 from mint_common.ids import BaseName, TenantId
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.core.tinker.futures import (
     PROTOBUF,
     FutureDone,
@@ -32,7 +34,7 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
+from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleBudgets, SampleQueue
 from services.gateway.core.tinker.samples import (
     SampleConflict,
     SampleOrder,
@@ -94,16 +96,16 @@ class EngineSamples:
         engines: EngineDirectory,
         clock: Clock,
         *,
-        key_bounds: OpenRequests,
-        tenant_bounds: OpenRequests,
+        of_keys: SampleBudgets,
+        of_tenants: SampleBudgets,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self._engines = engines
         self._clock = clock
-        self._key_bounds = key_bounds
-        self._tenant_bounds = tenant_bounds
+        self._of_keys = of_keys
+        self._of_tenants = of_tenants
         self._samples: dict[str, _Sample] = {}
-        self._kept = KeptAnswers(most_bytes=kept_bytes)
+        self._kept = KeptAnswers(kept_bytes)
         self._queues: dict[BaseName, SampleQueue] = {}
         self._described: dict[BaseName, EngineInfo] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -132,7 +134,7 @@ class EngineSamples:
             return request_id
         self._count_in(order)
         self._samples[request_id] = _Sample(order=order, polled_at=self._clock.monotonic())
-        self._queue(order.base).push(order.tenant_id, order.key, request_id, order.size)
+        self._queue(order.base).push(order.tenant_id, order.key, request_id, order.seats)
         self._start(order.base)
         return request_id
 
@@ -200,17 +202,22 @@ class EngineSamples:
             return FuturePending()  # the sample itself will say what is wrong
 
     def _queue(self, base: BaseName) -> SampleQueue:
-        return self._queues.setdefault(base, SampleQueue(room=AT_ONCE))
+        return self._queues.setdefault(base, SampleQueue(AT_ONCE))
 
     def _count_in(self, order: SampleOrder) -> None:
-        self._key_bounds.check(order.key, order.size)
-        self._tenant_bounds.check(order.tenant_id, order.size)
-        self._key_bounds.take(order.key, order.size)
-        self._tenant_bounds.take(order.tenant_id, order.size)
+        for budget, holder, amount in self._amounts(order):
+            budget.check(holder, amount)
+        for budget, holder, amount in self._amounts(order):
+            budget.take(holder, amount)
 
     def _count_out(self, order: SampleOrder) -> None:
-        self._key_bounds.give_back(order.key, order.size)
-        self._tenant_bounds.give_back(order.tenant_id, order.size)
+        for budget, holder, amount in self._amounts(order):
+            budget.take(holder, -amount)
+
+    def _amounts(self, order: SampleOrder) -> Iterator[tuple[TenantBudget, str, int]]:
+        amounts = (1, order.plan.sampling.n, order.prompt_bytes)
+        yield from zip(self._of_keys, repeat(order.key), amounts)
+        yield from zip(self._of_tenants, repeat(order.tenant_id), amounts)
 
     def _start(self, base: BaseName) -> None:
         """Start the samples that fit; none before `run`."""
@@ -231,7 +238,7 @@ class EngineSamples:
             sample.result = FutureFailed(message="the server failed on this sample", category="server")
         finally:
             self._count_out(order)
-            self._queue(order.base).finish(order.tenant_id, order.key, order.size)
+            self._queue(order.base).finish(order.tenant_id, order.key, order.seats)
             self._start(order.base)
         sample.finished_at = self._clock.monotonic()
         self._kept.add(order.tenant_id, request_id, sample.size_bytes)
@@ -283,7 +290,7 @@ class EngineSamples:
         order = sample.order
         del self._samples[request_id]
         self._kept.forget(order.tenant_id, request_id)
-        if self._queue(order.base).remove(order.tenant_id, order.key, request_id):
+        if self._queue(order.base).remove(order.tenant_id, order.key, request_id, order.seats):
             self._count_out(order)
         elif sample.task is not None:
             sample.task.cancel()

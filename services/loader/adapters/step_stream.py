@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from mint_common.errors import EngineDied
 from mint_common.runtime.disconnect import until_gone
-from services.loader.core.unread_answers import UnreadStream
+from mint_common.tenant_budget import TenantBudget
 
 
 class StepStream(Response):
@@ -22,10 +22,18 @@ class StepStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, parts: AsyncGenerator[bytes, None], *, headers: Mapping[str, str], unread: UnreadStream
+        self,
+        parts: AsyncGenerator[bytes, None],
+        *,
+        headers: Mapping[str, str],
+        unread: TenantBudget,
+        tenant: str,
     ) -> None:
+        """``unread`` counts the bytes of each tenant that its readers have not read yet."""
         self._parts = parts
         self._unread = unread
+        self._tenant = tenant
+        self._unread_bytes = 0
         self._is_broken = False
         self.status_code = 200
         self.background = None
@@ -50,16 +58,24 @@ class StepStream(Response):
                 for task in tasks:
                     task.cancel()
         finally:
-            self._unread.clear()
+            self._note(-self._unread_bytes)
+
+    def _note(self, size_bytes: int) -> None:
+        self._unread_bytes += size_bytes
+        self._unread.take(self._tenant, size_bytes)
+
+    def _has_room(self) -> bool:
+        """Return whether more may be left unread; a stream that leaves nothing always may."""
+        return not self._unread_bytes or self._unread.fits(self._tenant)
 
     async def _take(self) -> None:
         """Take all that the engine makes; the adapter is held until the last of it."""
         try:
             async for part in self._parts:
                 self._come.append(part)
-                self._unread.add(len(part))
+                self._note(len(part))
                 self._news.set()
-                while not self._unread.has_room:
+                while not self._has_room():
                     self._room.clear()
                     await self._room.wait()
         except EngineDied:
@@ -77,5 +93,5 @@ class StepStream(Response):
             is_open = come[-1] != b""
             body, is_whole = b"".join(come), not is_open and not self._is_broken
             await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
-            self._unread.add(-len(body))
+            self._note(-len(body))
             self._room.set()

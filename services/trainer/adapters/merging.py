@@ -6,14 +6,14 @@ adapter is removed as soon as the process has mapped it, and what a killed train
 
 import asyncio
 import logging
+import math
 import secrets
 import shutil
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -25,12 +25,12 @@ from mint_common.claims import Claim
 from mint_common.errors import (
     InvalidField,
     MintError,
-    Overloaded,
     Unavailable,
     error_from_payload,
     plain_problem,
 )
 from mint_common.ids import TenantId
+from mint_common.tenant_budget import TenantBudget
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +66,13 @@ class MergingProcesses:
         self._base_dir = base_dir
         self._folder = folder
         self._most = most
-        self._of_a_tenant = max(1, min(OF_A_TENANT, most - 1))
-        self._open = Counter[TenantId]()
+        self._open = TenantBudget(
+            what=_WHAT,
+            total=most,
+            limit=max(1, min(OF_A_TENANT, most - 1)),
+            share=math.inf,
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
         self._pace = ByteRate(BYTES_PER_SECOND)
 
     async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
@@ -81,22 +86,11 @@ class MergingProcesses:
             raise InvalidField(field="revision", problem=problem)
         try:
             async with AsyncExitStack() as stack, asyncio.timeout(HEAD_SECONDS):
-                stack.enter_context(self._counted(tenant_id))
+                stack.enter_context(self._open.counted(tenant_id))
                 merging, total_bytes = await self._begun(manifest, begin, stack)
                 return ProcessTar(merging, total_bytes - begin, self._pace, stack.pop_all())
         except (OSError, TimeoutError) as error:
             raise Unavailable(what=_WHAT, problem=plain_problem(error)) from error
-
-    @contextmanager
-    def _counted(self, tenant_id: TenantId) -> Iterator[None]:
-        if self._open[tenant_id] >= self._of_a_tenant or self._open.total() >= self._most:
-            depth = self._open.total()
-            raise Overloaded(what=_WHAT, depth=depth, retry_after_seconds=RETRY_AFTER_SECONDS)
-        self._open[tenant_id] += 1
-        try:
-            yield
-        finally:
-            self._open -= Counter({tenant_id: 1})
 
     async def _begun(self, manifest: Claim, begin: int, stack: AsyncExitStack) -> tuple["_Merging", int]:
         """Return a process that has mapped the adapter, and the size of its whole tar; ``stack`` ends it."""

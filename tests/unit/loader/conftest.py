@@ -141,7 +141,7 @@ class Bench:
             limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
             engine_id=EngineId("e"),
             dtype="float32",
-            work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
+            work=OpenWork(max_requests=64, max_sequences=64, max_tokens=1 << 12),
         )
 
     def kinds(self) -> list[str]:

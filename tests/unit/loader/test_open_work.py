@@ -11,7 +11,7 @@ from services.loader.core.open_work import OpenWork
 
 
 def work(**bounds: int) -> OpenWork:
-    return OpenWork(**{"most_requests": 512, "most_sequences": 100, "most_tokens": 1000, **bounds})
+    return OpenWork(**{"max_requests": 512, "max_sequences": 100, "max_tokens": 1000, **bounds})
 
 
 def open_one(counted: OpenWork, tenant: str) -> ExitStack | None:
@@ -88,7 +88,7 @@ def test_what_can_never_be_counted_in_is_refused_for_good(sequences: int, tokens
 
 
 def test_what_fails_is_counted_out() -> None:
-    counted = work(most_sequences=1)
+    counted = work(max_sequences=1)
     with pytest.raises(KeyError), counted.request("a"), counted.work("a", sequences=1, tokens=1):
         raise KeyError
     assert counted.requests == 0

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from mint_common.errors import EngineDied
+from mint_common.tenant_budget import TenantBudget
 from services.loader.adapters.step_stream import StepStream
-from services.loader.core.unread_answers import UnreadAnswers
 
 PART = b"x" * 1000
 
@@ -53,9 +53,9 @@ class Reader:
 
 
 async def started(
-    engine: Engine, reader: Reader, answers: UnreadAnswers, tenant: str = "t"
+    engine: Engine, reader: Reader, answers: TenantBudget, tenant: str = "t"
 ) -> "asyncio.Task[None]":
-    stream = StepStream(engine.stream(), headers={}, unread=answers.of_stream(tenant))
+    stream = StepStream(engine.stream(), headers={}, unread=answers, tenant=tenant)
     task = asyncio.ensure_future(stream({}, reader.receive, reader.send))
     for _ in range(2000):
         await asyncio.sleep(0)
@@ -63,20 +63,20 @@ async def started(
 
 
 async def test_an_adapter_is_let_go_when_the_engine_has_made_all_though_nothing_is_read() -> None:
-    engine, reader, answers = Engine(), Reader(), UnreadAnswers()
+    engine, reader, answers = Engine(), Reader(), TenantBudget(total=1 << 28)
     task = await started(engine, reader, answers)
     assert (engine.made, engine.is_held) == (200, False)
     reader.may_read.set()
     await task
     assert (b"".join(reader.bodies), reader.is_whole) == (200 * PART, True)
-    assert not answers._bytes
+    assert not answers.held
 
 
 async def test_what_a_tenant_leaves_unread_is_bounded_and_others_find_room() -> None:
-    engine, reader, answers = Engine(), Reader(), UnreadAnswers(most_bytes=40_000)
+    engine, reader, answers = Engine(), Reader(), TenantBudget(total=40_000)
     task = await started(engine, reader, answers)
     assert (engine.made, engine.is_held) == (30, True)  # three quarters
-    assert answers.has_room("another")
+    assert answers.fits("another")
     other, others_reader = Engine(5), Reader()
     others = await started(other, others_reader, answers, "another")
     assert not other.is_held
@@ -84,22 +84,22 @@ async def test_what_a_tenant_leaves_unread_is_bounded_and_others_find_room() -> 
         each.may_read.set()
     await asyncio.gather(task, others)
     assert b"".join(reader.bodies) == 200 * PART
-    assert not answers._bytes
+    assert not answers.held
 
 
 async def test_what_a_reader_that_goes_has_left_unread_is_given_up() -> None:
-    engine, reader, answers = Engine(), Reader(), UnreadAnswers(most_bytes=40_000)
+    engine, reader, answers = Engine(), Reader(), TenantBudget(total=40_000)
     task = await started(engine, reader, answers)
     reader.gone.set()
     await task
     assert not engine.is_held
-    assert not answers._bytes
+    assert not answers.held
 
 
 async def test_the_death_of_an_engine_breaks_the_stream_after_all_that_it_made() -> None:
-    engine, reader, answers = Engine(3, dies=True), Reader(), UnreadAnswers()
+    engine, reader, answers = Engine(3, dies=True), Reader(), TenantBudget(total=1 << 28)
     task = await started(engine, reader, answers)
     reader.may_read.set()
     await task
     assert (b"".join(reader.bodies), reader.is_whole) == (3 * PART, False)
-    assert not answers._bytes
+    assert not answers.held

@@ -53,10 +53,10 @@ def test_a_holder_alone_has_three_quarters_and_each_of_two_three_sevenths():
 
 def test_what_is_refused_counts_for_nothing_and_says_how_much_is_held():
     budget = TenantBudget(what="the queue", limit=2, retry_after_seconds=3)
-    with budget.holding("a"), budget.holding("a"):
+    with budget.counted("a"), budget.counted("a"):
         with pytest.raises(Overloaded, match=r"the queue is full \(2 waiting\): try again in 3 s"):
             budget.check("a")
-        with budget.holding("b", 100):
+        with budget.counted("b", 100):
             assert budget.largest == "b"
             assert budget.held == 102
     assert budget.held == 0
@@ -65,6 +65,6 @@ def test_what_is_refused_counts_for_nothing_and_says_how_much_is_held():
 
 def test_what_fails_gives_back():
     budget = TenantBudget(limit=1)
-    with pytest.raises(KeyError), budget.holding("a"):
+    with pytest.raises(KeyError), budget.counted("a"):
         raise KeyError
     assert budget.fits("a")

@@ -6,7 +6,6 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
 from mint_common.generation import AdapterStatus, SampleRequest
 from mint_common.ids import BaseName, TenantId, derive_id
-from mint_common.open_requests import Size
 from services.gateway.core.answer_bytes import packed_answer_bytes
 from services.gateway.core.tinker.futures import FutureFailed, FuturePending
 from services.gateway.core.tinker.sampling_request import SamplePlan
@@ -35,9 +34,14 @@ class SampleOrder:
         return derive_id("smp", self.plan.sampling_session_id, self.plan.seq_id)
 
     @property
-    def size(self) -> Size:
-        """Return how much of a queue it takes."""
-        return Size(sequences=self.plan.sampling.n, size_bytes=8 * len(self.plan.tokens))
+    def seats(self) -> int:
+        """Return what it takes of the engines: one for each sequence, and one for the request."""
+        return 1 + self.plan.sampling.n
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Return the memory that its prompt takes while it waits."""
+        return 8 * len(self.plan.tokens)
 
     def to_request(self) -> SampleRequest:
         """Return what the engine is asked."""

@@ -15,7 +15,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.datasets import Problem, RenderRequest
 from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, TenantId
-from mint_common.open_requests import OpenRequests
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.core.files.previews import MAX_TOKENS
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan
 from services.gateway.core.fine_tuning.refusals import file_not_found, row_refused
@@ -32,7 +32,7 @@ class FirstRows:
 
     keeper: FileKeeper
     trainers: TrainerDirectory
-    previewing: OpenRequests
+    previewing: TenantBudget
 
     async def check(self, files: JobFiles, plan: JobPlan, base: BaseFacts) -> None:
         """Refuse a file that was removed, or has a first row that cannot be rendered. Raises JobRefused."""

@@ -10,6 +10,7 @@ from typing import cast
 from fastapi import Request
 
 from mint_common.authority import Caller
+from mint_common.errors import BodiesFull
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import announced_bytes, check_text, read_body, replayed
 from services.gateway.http.edge.context import Gateway, gateway_of
@@ -27,23 +28,28 @@ class HeldBytes:
     """What one request holds of the memory for bodies."""
 
     def __init__(self, gateway: Gateway, caller: Caller) -> None:
-        self._budget = gateway.bodies
-        self._caller = caller
+        self._budgets = (gateway.bodies, caller.tenant_id), (gateway.key_bodies, caller.key_id)
         self._size_bytes = 0
 
     def check_room(self, size_bytes: int) -> None:
         """Refuse what would not fit. Raises BodiesFull."""
-        self._budget.check_room(self._caller.tenant_id, self._caller.key_id, size_bytes)
+        for budget, holder in self._budgets:
+            if not budget.fits(holder, size_bytes):
+                raise BodiesFull(size_bytes=size_bytes, retry_after_seconds=budget.retry_after_seconds)
 
     def add(self, size_bytes: int) -> None:
         """Hold more. Raises BodiesFull."""
-        self._budget.hold(self._caller.tenant_id, self._caller.key_id, size_bytes)
-        self._size_bytes += size_bytes
+        self.check_room(size_bytes)
+        self._take(size_bytes)
 
     def release(self) -> None:
         """Hold nothing."""
-        self._budget.release(self._caller.tenant_id, self._caller.key_id, self._size_bytes)
-        self._size_bytes = 0
+        self._take(-self._size_bytes)
+
+    def _take(self, size_bytes: int) -> None:
+        for budget, holder in self._budgets:
+            budget.take(holder, size_bytes)
+        self._size_bytes += size_bytes
 
 
 async def hold_body(request: Request, caller: Caller, *, limit: int) -> tuple[bytes, HeldBytes]:

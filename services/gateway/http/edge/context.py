@@ -10,16 +10,15 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.datastructures import Headers
 
 from mint_common.authority import Caller
-from mint_common.body_budget import BodyBudget
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
-from mint_common.open_requests import OpenRequests
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
 from mint_common.runtime.graders.runner import GraderRunner
+from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
@@ -45,8 +44,8 @@ class TenantFiles:
 
     keeper: FileKeeper
     uploads: UploadKeeper
-    arriving: OpenRequests
-    previewing: OpenRequests
+    arriving: TenantBudget
+    previewing: TenantBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class CatalogLimits:
     """Requests of a tenant to the registry at a time: short ones wait their turn, long ones are refused."""
 
     short: FairGate
-    long: OpenRequests
+    long: TenantBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +83,14 @@ class Gateway:
     keys: KeyChecks
     ready_seconds: float
     max_answer_bytes: int
-    open_prompts: OpenRequests
-    in_hand: OpenRequests
-    event_streams: OpenRequests
-    downloads: OpenRequests
+    open_prompts: TenantBudget
+    open_answers: TenantBudget
+    in_hand: TenantBudget
+    event_streams: TenantBudget
+    downloads: TenantBudget
     catalog_limits: CatalogLimits
-    bodies: BodyBudget
+    bodies: TenantBudget
+    key_bodies: TenantBudget
     cold_admission: LoopGate
     body_admission: LoopGate
     admission: LoopGate

@@ -21,7 +21,6 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
-from mint_common.open_requests import Size
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from mint_common.runtime.draining import set_last_word
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
@@ -79,8 +78,9 @@ async def relay(
         likeliest=asked.likeliest,
     )
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(endpoint, asked))
-    size = Size(sequences=1, size_bytes=0 if asked.stream else size_bytes)
-    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, size))
+    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id))
+    if not asked.stream:
+        answered(request).enter_context(gateway.open_answers.counted(caller.tenant_id, size_bytes))
     facts = CallFacts(
         model=asked.model,
         request_id=new_id("gen"),

@@ -5,7 +5,6 @@ from fastapi import APIRouter, Request, Response
 from mint_common.errors import InvalidField
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
 from mint_common.ids import new_id
-from mint_common.open_requests import Size
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.examples import json_body
@@ -60,8 +59,8 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     )
     lower = ("sampling_params.max_tokens", "sampling_params.n", "sampling_params.logprobs")
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=lower)
-    size = Size(sequences=plan.sampling.n, size_bytes=size_bytes)
-    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, size))
+    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, plan.sampling.n))
+    answered(request).enter_context(gateway.open_answers.counted(caller.tenant_id, size_bytes))
     try:
         async with cancelled_on_disconnect(request):
             sampled = await gateway.engines.sample(target.base, plan)

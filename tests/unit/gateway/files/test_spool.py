@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.body_budget import BodiesFull
+from mint_common.errors import BodiesFull
 from mint_common.ids import TenantId
 from services.gateway.adapters.spool import BUFFER_BYTES, open_spool
 

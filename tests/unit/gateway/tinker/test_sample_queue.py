@@ -6,12 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.errors import Overloaded
-from mint_common.open_requests import OpenRequests, Size
 from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
 
-ONE = Size(sequences=1, size_bytes=10)
-LARGE = Size(sequences=128, size_bytes=10)
+ONE, LARGE = 2, 129
 
 
 def pop_all(queue):
@@ -19,7 +16,7 @@ def pop_all(queue):
 
 
 def test_tenants_are_served_in_turn_and_then_their_keys():
-    queue = SampleQueue(room=100)
+    queue = SampleQueue(100)
     for request in ("a1", "a2", "a3"):
         queue.push("a", "first", request, ONE)
     queue.push("a", "second", "a4", ONE)
@@ -28,7 +25,7 @@ def test_tenants_are_served_in_turn_and_then_their_keys():
 
 
 def test_room_is_taken_and_given_back():
-    queue = SampleQueue(room=2)
+    queue = SampleQueue(2)
     queue.push("a", "k", "a1", ONE)
     queue.push("a", "k", "a2", ONE)
     assert pop_all(queue) == ["a1"]
@@ -38,17 +35,17 @@ def test_room_is_taken_and_given_back():
 
 @pytest.mark.parametrize("size", [ONE, LARGE])
 def test_a_tenant_leaves_room_for_others_whatever_it_sends_and_with_however_many_keys(size):
-    queue = SampleQueue(room=512)
+    queue = SampleQueue(512)
     for at in range(500):
         queue.push("flood", f"key{at}", f"f{at}", size)
-    taken = len(pop_all(queue)) * size.seats
+    taken = len(pop_all(queue)) * size
     assert 256 <= taken <= 384
     queue.push("late", "k", "l0", LARGE)
     assert queue.pop() == "l0"
 
 
 def test_a_key_leaves_room_for_its_tenants_others():
-    queue = SampleQueue(room=512)
+    queue = SampleQueue(512)
     for at in range(500):
         queue.push("t", "flood", f"f{at}", ONE)
     assert len(pop_all(queue)) == 170
@@ -57,7 +54,7 @@ def test_a_key_leaves_room_for_its_tenants_others():
 
 
 def test_one_that_is_larger_than_the_room_runs_alone():
-    queue = SampleQueue(room=8)
+    queue = SampleQueue(8)
     queue.push("a", "k", "a1", LARGE)
     queue.push("a", "k", "a2", LARGE)
     assert pop_all(queue) == ["a1"]
@@ -67,10 +64,10 @@ def test_one_that_is_larger_than_the_room_runs_alone():
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("kl"), st.integers(1, 128)), max_size=60))
 def test_everything_runs_in_the_end(samples):
-    queue = SampleQueue(room=64)
+    queue = SampleQueue(64)
     sizes = {}
     for at, (tenant, key, sequences) in enumerate(samples):
-        sizes[str(at)] = tenant, tenant + key, Size(sequences=sequences, size_bytes=1)
+        sizes[str(at)] = tenant, tenant + key, 1 + sequences
         queue.push(tenant, tenant + key, str(at), sizes[str(at)][2])
     running, done = [], Counter()
     while True:
@@ -85,35 +82,19 @@ def test_everything_runs_in_the_end(samples):
 
 
 def test_what_waits_can_be_taken_out_and_what_runs_not():
-    queue = SampleQueue(room=1)
+    queue = SampleQueue(1)
     queue.push("a", "k", "a1", ONE)
     queue.push("a", "k", "a2", ONE)
     assert queue.pop() == "a1"
-    assert not queue.remove("a", "k", "a1")
-    assert queue.remove("a", "k", "a2")
+    assert not queue.remove("a", "k", "a1", ONE)
+    assert queue.remove("a", "k", "a2", ONE)
     queue.finish("a", "k", ONE)
     assert queue.pop() is None
     assert not queue.tenants
 
 
-def test_so_many_samples_sequences_and_bytes_are_open():
-    bounds = OpenRequests(what="samples", most=2, most_sequences=100, most_bytes=100)
-    bounds.check("a", Size(sequences=1000, size_bytes=1000))  # a single one is bounded by the context
-    bounds.take("a", ONE)
-    for size in (Size(sequences=100, size_bytes=1), Size(sequences=1, size_bytes=91)):
-        with pytest.raises(Overloaded):
-            bounds.check("a", size)
-        bounds.check("b", size)
-    bounds.take("a", ONE)
-    with pytest.raises(Overloaded):
-        bounds.check("a", Size(sequences=0, size_bytes=0))
-    bounds.give_back("a", ONE)
-    bounds.give_back("a", ONE)
-    bounds.check("a", LARGE)
-
-
 def test_who_keeps_most_loses_first():
-    kept = KeptAnswers(most_bytes=100)
+    kept = KeptAnswers(100)
     kept.add("few", "f1", 30)
     for at in range(4):
         kept.add("many", f"m{at}", 40)

@@ -19,7 +19,7 @@ from mint_common.generation import (
     Sampling,
 )
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
-from mint_common.open_requests import OpenRequests
+from mint_common.tenant_budget import TenantBudget
 from mint_common.testing.clock import ManualClock, settle
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
@@ -31,6 +31,7 @@ from services.gateway.adapters.tinker_samples import (
     EngineSamples,
 )
 from services.gateway.core.tinker.futures import FutureDone, FutureFailed, FutureGone, FuturePending
+from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.tinker.samples import SampleConflict, SampleOrder
 from services.gateway.core.tinker.sampling_request import SamplePlan
 
@@ -95,6 +96,10 @@ class Engines:
         await settle()
 
 
+def budgets(*limits: int) -> SampleBudgets:
+    return SampleBudgets(*(TenantBudget(what="samples", limit=limit) for limit in limits))
+
+
 class Rig:
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -102,8 +107,8 @@ class Rig:
         self.samples = EngineSamples(
             self.engines,  # type: ignore[arg-type]
             self.clock,
-            key_bounds=OpenRequests(what="samples", most=300, most_sequences=1 << 16, most_bytes=1 << 20),
-            tenant_bounds=OpenRequests(what="samples", most=400, most_sequences=1 << 16, most_bytes=1 << 20),
+            of_keys=budgets(300, 1 << 16, 1 << 20),
+            of_tenants=budgets(400, 1 << 16, 1 << 20),
             kept_bytes=KEPT_BYTES,
         )
 
