@@ -37,4 +37,4 @@ def test_one_operation_is_always_taken_and_nothing_is_left_of_what_is_refused_or
         backlog.note(A, POLICY, 1, PART)
     backlog.end(A, POLICY, 1)
     backlog.end(A, POLICY, 1)
-    assert (backlog._sizes, backlog._sums) == ({}, {})
+    assert (backlog._sizes, backlog._waiting.held) == ({}, 0)
