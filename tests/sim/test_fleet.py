@@ -44,7 +44,9 @@ def check_engine(engine: SimEngine) -> None:
     assert len(engine.queue.running) <= model.load_workers
     jobs = [job.digest for job in (*engine.queue.waiting, *engine.queue.running)]
     assert len(jobs) == len(set(jobs)), "one load a revision"
-    assert set(engine.queue.credit) <= {job.tenant_id for job in engine.queue.waiting}
+    assert set(engine.queue.served) == {
+        job.tenant_id for job in (*engine.queue.waiting, *engine.queue.running)
+    }
     assert set(engine.lines) <= set(residency.residents)
     assert set(engine.waiting) == set(jobs)
     assert len(engine.disk) <= model.disk
@@ -52,7 +54,7 @@ def check_engine(engine: SimEngine) -> None:
 
 def size_of(engine: SimEngine) -> int:
     """Return how much an engine keeps."""
-    kept = (engine.residency.residents, engine.queue.waiting, engine.queue.credit, engine.lines, engine.disk)
+    kept = (engine.residency.residents, engine.queue.waiting, engine.queue.served, engine.lines, engine.disk)
     return sum(map(len, kept))
 
 

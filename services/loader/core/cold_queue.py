@@ -2,8 +2,8 @@
 
 Invariants: a revision has at most one load, waiting or running, however many want it; at most ``depth`` loads
 wait, and of one tenant at most ``tenant_depth``; requests go before prewarms and prewarms before prefetches;
-within each, tenants share the loads by bytes (deficit round robin), each in the order of its coming. A load
-that waits for room is parked: it has no worker. Nothing is kept of a tenant that has no load waiting.
+within each, the next load is the first of the tenant that was served the fewest bytes. A load that waits for
+room is parked: it has no worker. Nothing is stored of a tenant that has no load.
 """
 
 import math
@@ -54,8 +54,8 @@ class Admission:
 class ColdQueue:
     """Waiting and running loads of one engine, as a value.
 
-    ``parked`` are those of ``running`` that wait for room. ``turns`` holds the tenants with waiting loads,
-    the next first; ``credit`` the bytes that each may still load before its turn ends.
+    ``parked`` are those of ``running`` that wait for room. ``served`` holds the bytes that each tenant with
+    loads was served; a newcomer begins with as many as the tenant served least.
     """
 
     depth: int
@@ -64,8 +64,7 @@ class ColdQueue:
     waiting: tuple[QueuedLoad, ...] = ()
     running: tuple[QueuedLoad, ...] = ()
     parked: frozenset[Digest] = frozenset()
-    turns: tuple[TenantId, ...] = ()
-    credit: Mapping[TenantId, int] = field(default_factory=dict)
+    served: Mapping[TenantId, int] = field(default_factory=dict)
     arrivals: int = 0
 
     @property
@@ -83,7 +82,7 @@ class ColdQueue:
 
     def in_order(self) -> tuple[QueuedLoad, ...]:
         """Return the waiting loads in the order in which they would start if nobody else came."""
-        return start_order(self.waiting, self.turns, self.credit)
+        return start_order(self.waiting, self.served)
 
     def ask(
         self,
@@ -114,29 +113,18 @@ class ColdQueue:
             return Admission(queue=self._join(load, new), joined=True)
         shed = self._place(new, load_seconds)
         queue = self if shed is None else _without(self, [shed])
-        turns = queue.turns if tenant_id in queue.turns else (*queue.turns, tenant_id)
-        queue = replace(queue, waiting=(*queue.waiting, new), turns=turns, arrivals=self.arrivals + 1)
-        return Admission(queue=queue, joined=False, shed=None if shed is None else shed.digest)
+        queue = replace(queue, waiting=(*queue.waiting, new), arrivals=self.arrivals + 1)
+        return Admission(queue=_tidy(queue), joined=False, shed=None if shed is None else shed.digest)
 
     def start(self) -> "tuple[ColdQueue, QueuedLoad | None]":
         """Move the waiting load whose turn it is to running, if a worker is free."""
         if not self.waiting or len(self.running) - len(self.parked) >= self.workers:
             return self, None
-        heads = self._heads(min(load.priority for load in self.waiting))
-        # Pays for any head: each tenant gets at least one load a round, and more if its own are smaller.
-        quantum = max(load.size_bytes for load in heads.values())
-        turns, credit = list(self.turns), dict(self.credit)
-        while True:
-            tenant_id = next(tenant for tenant in turns if tenant in heads)
-            load = heads[tenant_id]
-            if credit.get(tenant_id, 0) >= load.size_bytes:
-                break
-            turns.remove(tenant_id)
-            turns.append(tenant_id)
-            credit[tenant_id] = credit.get(tenant_id, 0) + quantum
-        credit[tenant_id] -= load.size_bytes
-        queue = replace(self, turns=tuple(turns), credit=credit, running=(*self.running, load))
-        return _without(queue, [load]), load
+        urgent = min(load.priority for load in self.waiting)
+        loads = [load for load in self.waiting if load.priority == urgent]
+        load = min(loads, key=lambda each: (self.served[each.tenant_id], each.order))
+        served = {**self.served, load.tenant_id: self.served[load.tenant_id] + load.size_bytes}
+        return _without(replace(self, served=served, running=(*self.running, load)), [load]), load
 
     def park(self, digest: Digest, *, parked: bool) -> "ColdQueue":
         """Take a running load's worker from it while it waits for room, or give it one again."""
@@ -153,12 +141,10 @@ class ColdQueue:
         load = next((load for load in self.running if load.digest == digest), None)
         if load is None:
             return self
-        credit = dict(self.credit)
-        if size_bytes is not None and load.tenant_id in credit:
-            most_debt = -_MOST_DEBT * load.size_bytes
-            credit[load.tenant_id] = max(most_debt, credit[load.tenant_id] + load.size_bytes - size_bytes)
+        more = 0 if size_bytes is None else min(size_bytes - load.size_bytes, _MAX_DEBT * load.size_bytes)
+        served = {**self.served, load.tenant_id: self.served[load.tenant_id] + more}
         running = tuple(each for each in self.running if each is not load)
-        return replace(self, running=running, parked=self.parked - {digest}, credit=credit)
+        return _tidy(replace(self, running=running, parked=self.parked - {digest}, served=served))
 
     def leave(self, digest: Digest) -> "ColdQueue":
         """Take one waiter away; a load that still waits and that nobody wants any more is dropped."""
@@ -180,16 +166,6 @@ class ColdQueue:
         typical = sorted(load_seconds)[len(load_seconds) // 2] if load_seconds else 1.0
         ahead = len(self.waiting) + len(self.running) if loads_ahead is None else loads_ahead
         return max(1, math.ceil(typical * ahead / self.workers))
-
-    def _heads(self, priority: Priority) -> dict[TenantId, QueuedLoad]:
-        """Return each tenant's next load of a priority."""
-        heads: dict[TenantId, QueuedLoad] = {}
-        for load in self.waiting:
-            if load.priority == priority:
-                other = heads.setdefault(load.tenant_id, load)
-                if load.order < other.order:
-                    heads[load.tenant_id] = load
-        return heads
 
     def _join(self, load: QueuedLoad, new: QueuedLoad) -> "ColdQueue":
         """Return the queue with one more waiter on a load, which gets the better of both places."""
@@ -213,10 +189,10 @@ class ColdQueue:
         if len(line) + parked >= self.tenant_depth:
             candidates = [load for load in line if load.priority > new.priority]
             if not candidates:
-                ahead = self.workers + len(line) * len({*self.turns, new.tenant_id})
+                ahead = self.workers + len(line) * len({*self._tenants, new.tenant_id})
                 self._refuse("cold queue of the tenant", len(line), load_seconds, ahead)
         elif len(self.waiting) + len(self.parked) >= self.depth:
-            longest = max(len(self._line(tenant_id)) for tenant_id in self.turns) if self.turns else 0
+            longest = max((len(self._line(tenant_id)) for tenant_id in self._tenants), default=0)
             candidates = [load for load in self.waiting if load.priority > new.priority] or [
                 load
                 for load in self.waiting
@@ -231,6 +207,10 @@ class ColdQueue:
     def _refuse(self, what: str, depth: int, load_seconds: Sequence[float], ahead: int | None) -> None:
         seconds = self.estimate_wait_seconds(load_seconds, loads_ahead=ahead)
         raise Overloaded(what=what, depth=depth, retry_after_seconds=seconds)
+
+    @property
+    def _tenants(self) -> frozenset[TenantId]:
+        return frozenset(load.tenant_id for load in self.waiting)
 
     def _line(self, tenant_id: TenantId) -> list[QueuedLoad]:
         return [load for load in self.waiting if load.tenant_id == tenant_id]
@@ -247,14 +227,12 @@ def _without(queue: ColdQueue, gone: Sequence[QueuedLoad]) -> ColdQueue:
 
 
 def _tidy(queue: ColdQueue) -> ColdQueue:
-    """Forget the tenants that have no load waiting; enter those that have one now."""
-    present = dict.fromkeys(load.tenant_id for load in queue.waiting)
-    turns = tuple(tenant for tenant in queue.turns if tenant in present)
-    new = tuple(tenant for tenant in present if tenant not in turns)
-    credit = {tenant: amount for tenant, amount in queue.credit.items() if tenant in present}
-    return replace(queue, turns=(*turns, *new), credit=credit)
+    """Forget the tenants that have no load; enter those that have one now."""
+    tenants = {load.tenant_id for load in (*queue.waiting, *queue.running)}
+    served = {tenant: size_bytes for tenant, size_bytes in queue.served.items() if tenant in tenants}
+    least = min(served.values(), default=0)
+    return replace(queue, served=dict.fromkeys(tenants, least) | served)
 
 
-_MOST_DEBT = 16
-"""Maximum later cost of a load that was larger than expected, in multiples of its expected size: debt must
-end."""
+_MAX_DEBT = 16
+"""Limit of what a load that weighs more can cost its tenant later, in its expected sizes: debt must end."""

@@ -47,6 +47,6 @@ def test_the_order_of_a_long_queue_looks_at_each_load_once():
             return 10 + self.order % 7
 
     loads = [Load(number) for number in range(2000)]
-    turns = [TenantId(f"t{number}") for number in range(200)]
-    assert len(start_order(loads, turns, {})) == len(loads)
+    served = {TenantId(f"t{number}"): number for number in range(200)}
+    assert len(start_order(loads, served)) == len(loads)
     assert looks < 20 * len(loads)
