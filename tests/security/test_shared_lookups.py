@@ -107,6 +107,28 @@ async def test_a_fresh_key_is_verified_while_another_tenant_compares_without_end
         await asyncio.gather(*flood, return_exceptions=True)
 
 
+async def test_a_key_that_repeats_what_is_refused_at_once_holds_no_other_tenant_up(rig):
+    """Time here is requests of the flood: between two iterations of the loop all that are due are begun."""
+    target, answered = "/mint/v1/policies/p/revisions/2/diff?against=1", Counter[str]()
+
+    async def repeat() -> None:
+        while True:
+            answered[(await rig.ask("GET", target, f"tml-{TENANT}")).code] += 1
+
+    flood = [asyncio.create_task(repeat()) for _ in range(FLOOD)]
+    try:
+        while answered["overloaded"] < FLOOD:
+            await asyncio.sleep(0.01)
+        before = answered.total()
+        answer = await asyncio.wait_for(rig.ask("GET", "/mint/v1/policies/p", f"tml-{OTHER}"), 10)
+        assert answer.status == 200
+        assert answered.total() - before < FLOOD, "less than one round of the flood's requests"
+    finally:
+        for each in flood:
+            each.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+
 async def test_comparisons_of_tenants_take_turns():
     begun, ends = list[str](), asyncio.Event()
 
