@@ -324,19 +324,6 @@ async def test_checkpoints_are_paged_newest_first(store: Store) -> None:
     assert await store.rows.page(TENANT, policy_id=B, limit=9, after=None, now=NOW) == []
 
 
-async def test_policies_are_summed_up_in_one_question(store: Store) -> None:
-    old, new = (record(f"c{n}", created_at=NOW + n, claim=make_claim(f"c{n}")) for n in range(2))
-    await put(store, old, new, record("short", created_at=NOW + 9, expires_at=NOW + 9.5))
-    summaries = await store.rows.summaries([A, B], now=NOW + 10)
-    assert list(summaries) == [A]
-    session = await store.operations.session(A)
-    assert session is not None
-    assert summaries[A].last_operation_at == session.last_operation_at
-    (training,) = summaries[A].checkpoints
-    assert (training.newest, training.count) == (new, 2)
-    assert training.size_bytes == old.claim.size_bytes + new.claim.size_bytes
-
-
 async def test_what_has_expired_is_as_good_as_deleted(store: Store) -> None:
     await put(store, record("short", expires_at=NOW + 5), record("long", claim=make_claim("long")))
     assert await store.rows.delete_expired(now=NOW + 4, limit=10) == []
