@@ -196,14 +196,6 @@ class Overloaded(MintError):
     http_status = 429
 
 
-class BodiesFull(MintError):
-    """No room for {size_bytes} more bytes of request bodies: try again in {retry_after_seconds} s."""
-
-    code = "bodies_full"
-    retryable = True
-    http_status = 429
-
-
 class Unavailable(MintError):
     """{what} does not answer: {problem}"""
 

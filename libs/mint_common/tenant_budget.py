@@ -10,9 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mint_common.errors import Overloaded
+from mint_common.errors import MintError, Overloaded
 
 RETRY_AFTER_SECONDS = 1.0
+
+
+class BodiesFull(MintError):
+    """No room for {size_bytes} more bytes of request bodies: try again in {retry_after_seconds} s."""
+
+    code = "bodies_full"
+    retryable = True
+    http_status = 429
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from io import FileIO
 from pathlib import Path
 
-from mint_common.errors import BodiesFull, Unavailable, plain_problem
+from mint_common.errors import Unavailable, plain_problem
 from mint_common.ids import TenantId
 from mint_common.runtime.held_folder import HeldFolder, hold_folder
-from mint_common.tenant_budget import TenantBudget
+from mint_common.tenant_budget import BodiesFull, TenantBudget
 from services.gateway.ports.files import Spooled
 
 BUFFER_BYTES = 1 << 20

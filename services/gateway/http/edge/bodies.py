@@ -10,9 +10,9 @@ from typing import cast
 from fastapi import Request
 
 from mint_common.authority import Caller
-from mint_common.errors import BodiesFull
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import announced_bytes, check_text, read_body, replayed
+from mint_common.tenant_budget import BodiesFull
 from services.gateway.http.edge.context import Gateway, gateway_of
 
 LARGE_JSON_BYTES = 64 << 10

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.errors import BodiesFull
 from mint_common.ids import TenantId
+from mint_common.tenant_budget import BodiesFull
 from services.gateway.adapters.spool import BUFFER_BYTES, open_spool
 
 MINE, OTHERS = TenantId("ten_mine"), TenantId("ten_other")
