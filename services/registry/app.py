@@ -174,7 +174,7 @@ async def open_quick_pool(dsn: str, *, max_size: int = 12) -> asyncpg.Pool:
 
 
 async def run(settings: RegistrySettings) -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     async with open_registry(settings) as registry:
         background = [registry.dispatcher.run, registry.relay.run, registry.rules.run]
         if registry.reconciler is not None:

@@ -1,4 +1,4 @@
-"""What the registry counts; exported by `/metrics`."""
+"""The registry's metrics at `/metrics`."""
 
 from typing import get_args
 

@@ -44,7 +44,7 @@ class RegistrySettings(ServiceSettings):
 
     @property
     def quotas(self) -> CatalogQuotas:
-        """Return what a tenant may have unless its row says otherwise."""
+        """Return a tenant's default quotas, which its row may override."""
         return CatalogQuotas(
             policies=self.tenant_policies,
             keys=self.tenant_keys,

@@ -1,4 +1,4 @@
-"""Composition of the trainer: the only file that knows which technology stands behind which port."""
+"""Composition of the trainer: the only file that connects ports with their technologies."""
 
 import asyncio
 import logging
@@ -217,7 +217,7 @@ def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement)
 
 
 async def run(settings: TrainerSettings, process: ProcessRank) -> None:
-    """Serve until told to stop, as rank 0."""
+    """Serve until stopped, as rank 0."""
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
         background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]

@@ -1,4 +1,4 @@
-"""What the trainer counts; exported by `/metrics`."""
+"""The trainer's metrics at `/metrics`."""
 
 from typing import get_args
 

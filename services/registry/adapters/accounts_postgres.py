@@ -85,7 +85,7 @@ class PostgresAccounts:
     async def add_key(self, key: StoredKey, by: Authority) -> None:
         """Store a new key. Raises NotFound for an unknown tenant, and as `Authority.check_grant`.
 
-        Raises Unauthorized when the key behind the request is revoked by now, QuotaExceeded.
+        Raises Unauthorized when the request's own key has been revoked, QuotaExceeded.
         """
         by.check_grant(key.scopes, tenant_id=key.tenant_id)
         async with acquired(self._pool) as connection, connection.transaction():

@@ -178,10 +178,11 @@ class PostgresAliases:
         frozen: bool | None = None,
         cause: str | None = None,
     ) -> AliasRecord:
-        """Set what may move an alias, and return it; None leaves a flag. Idempotent. Raises NotFound.
+        """Set the flags of an alias, and return it; None leaves a flag unchanged. Idempotent. Raises
+        NotFound.
 
-        A ``protected`` alias is moved by admins and rules only. Once this has returned, no rule moves a
-        ``frozen`` one.
+        Only admins and rules move a ``protected`` alias. Once this has returned, no rule moves a ``frozen``
+        one.
         """
         async with self._ledger.request(cause) as transaction:
             connection = transaction.connection

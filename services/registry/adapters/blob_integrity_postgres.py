@@ -189,11 +189,11 @@ class PostgresBlobIntegrity:
         return await self._pool.fetchval(_RELEASE_FOLDER, *key) is not None
 
     async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
-        """Return policies that collection has to look at."""
+        """Return the policies that collection must check."""
         return [row["policy_id"] for row in await self._pool.fetch(_CANDIDATES, after, limit)]
 
     async def revisions_of(self, policy_id: PolicyId) -> tuple[PolicyRecord, PolicyRevisions]:
-        """Return a policy and what a collection plan needs."""
+        """Return a policy and its collection plan's input."""
         row = await self._pool.fetchrow(f"{POLICY} WHERE policy.policy_id = $1", policy_id)
         policy = policy_of(found(row, "policy", policy_id))
         revisions = await self._pool.fetch(_REVISIONS, policy_id)

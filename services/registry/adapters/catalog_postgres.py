@@ -231,9 +231,9 @@ class PostgresCatalog:
         ]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
-        """Return what a model name means now, by index alone.
+        """Return the current target of a model name, using only indexes.
 
-        A policy takes precedence over a base of the same name. Raises NotFound naming what does not exist
+        A policy takes precedence over a base of the same name. Raises NotFound naming the missing object
         (model, policy, alias or revision), NoRevision for a policy without a published revision.
         """
         row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))

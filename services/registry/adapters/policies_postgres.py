@@ -110,11 +110,10 @@ async def list_policies(
 def list_query(
     tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str, created_at: object
 ) -> tuple[str, list[object]]:
-    """Return the query of a page and its arguments; ``created_at`` is the creation time of the cursor's
-    policy.
+    """Return the query of a page and its arguments.
 
-    By name, the first label's index drives the query, since it is ordered by name too. By time, labels are
-    looked up.
+    ``created_at`` is the creation time of the cursor's policy. By name, the first label's index drives the
+    query, because it is ordered by name too. By time, labels are looked up.
     """
     arguments: list[object] = [tenant_id, limit]
 

@@ -1,4 +1,4 @@
-"""What tenants have, as triggers count it, against what they may have."""
+"""Tenants' use, counted by triggers, compared with their quotas."""
 
 from dataclasses import asdict
 

@@ -17,7 +17,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectibleRevision:
-    """What collection knows of a revision; ``retired_at`` is None while it is published or quarantined."""
+    """A revision as collection sees it; ``retired_at`` is None while it is published or quarantined."""
 
     number: int
     digest: Digest
@@ -83,11 +83,11 @@ def in_use(policy: PolicyRevisions, used: AbstractSet[Digest]) -> set[int]:
 
 
 def _retained(policy: PolicyRevisions, now: float) -> set[int]:
-    """Return the numbers that the retention keeps: the newest ``keep_last`` and those younger than
+    """Return the numbers that the retention covers: the newest ``keep_last`` and those younger than
     ``keep_days``.
 
-    Without a retention it keeps all. A quarantined revision does not count towards ``keep_last``, but is kept
-    while older ones are.
+    Without a retention, all. A quarantined revision does not count towards ``keep_last``, but stays
+    while older ones do.
     """
     rule = policy.retention
     if rule.keep_last is None and rule.keep_days is None:

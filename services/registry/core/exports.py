@@ -94,7 +94,7 @@ def state_changed(
 
 
 def export_cause_of(wave: WaveCancelled) -> EventId:
-    """Return the id of the event that tells of a wave's export: a managed export is named by its wave."""
+    """Return the id of the event of a wave's export: a managed export is named by its wave."""
     return EventId(derive_id("evt", RevisionExported.type, wave.policy_id, wave.wave_id))
 
 

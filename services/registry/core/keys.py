@@ -13,7 +13,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """What is stored of a key. ``shown`` is its beginning, by which people tell keys apart."""
+    """A key as stored. ``shown`` is its beginning, by which people identify it."""
 
     key_id: str
     tenant_id: TenantId

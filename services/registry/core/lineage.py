@@ -38,8 +38,8 @@ def lineage_of(
 ) -> Lineage:
     """Return a graph of a revision and its relatives within reach, by number.
 
-    ``related`` is what is within ``reach.beyond``, nearest first; of more than `MOST_NODES` in all the
-    farthest are cut. `complete` says whether anything was left out.
+    ``related`` are those within ``reach.beyond``, nearest first; beyond `MOST_NODES` in total the
+    farthest are cut. `complete` is False if any were omitted.
     """
     near = [each for each in related if -reach.ancestors <= each.distance <= reach.descendants]
     itself = Relative(revision=revision, distance=0)

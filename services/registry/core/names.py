@@ -1,4 +1,4 @@
-"""Model names, and what they resolve to, given what the store found. A name never falls back to the base.
+"""Model names and their resolution from the store's rows. A name never falls back to the base.
 
 ``base``, ``policy``, ``policy@alias``, ``policy@<number>``, ``policy@sha256:<hex>``.
 """
@@ -52,7 +52,7 @@ def parse_model(model: str) -> ModelName:
 
 
 def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
-    """Resolve a name that is no policy of the tenant. Raises NotFound."""
+    """Resolve a name that is not a policy of the tenant. Raises NotFound."""
     if not name.is_bare:
         raise NotFound(kind="policy", name=name.name)
     if facts is None:

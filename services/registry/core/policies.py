@@ -1,6 +1,6 @@
-"""What can change of a policy: description, labels and retention.
+"""Changes of a policy: description, labels and retention.
 
-A change is a merge patch (RFC 7396): fields that it lacks stay, a label that it sets to None is removed.
+A change is a merge patch (RFC 7396): absent fields stay, a label set to None is removed.
 """
 
 import re

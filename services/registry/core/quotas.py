@@ -1,4 +1,4 @@
-"""How much of the catalog a tenant may have."""
+"""Quotas of a tenant in the catalog."""
 
 import logging
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _SAID: Mapping[Kind, tuple[str, str]] = {
 
 
 def adapter_bytes(manifest: Manifest) -> int:
-    """Return what the files of an adapter take."""
+    """Return the size of an adapter's files."""
     return sum(proof.size_bytes for proof in manifest.files.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogQuotas:
-    """What a tenant has, or may have at most; of what it may have, 0 is without a bound."""
+    """A tenant's use, or its limits; a limit of 0 means none."""
 
     policies: int = 0
     keys: int = 0
@@ -35,7 +35,7 @@ class CatalogQuotas:
     adapter_bytes: int = 0
 
     def with_own(self, own: Mapping[str, object]) -> "CatalogQuotas":
-        """Return the quotas of a tenant that has some of its own; one that is no count is left out."""
+        """Return the quotas with a tenant's own values; one that is not a count is ignored."""
         counts = {kind: n for kind, n in own.items() if kind in _SAID and type(n) is int and n >= 0}
         if len(counts) < len(own):
             _log.error("quotas of a tenant ignored", extra={"kinds": sorted(own.keys() - counts.keys())})

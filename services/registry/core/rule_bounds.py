@@ -10,8 +10,8 @@ from mint_common.catalog import RuleRecord
 class Bounds:
     """A rule's numbers as if larger scores were better: those of a loss with their signs changed.
 
-    ``drop`` is how much worse than the live revision another one may be, None: as much as ``least`` allows;
-    ``floor`` is what the live one is rolled back below.
+    ``drop`` is the maximum score difference below the live revision, None: as much as ``least`` allows;
+    the live one is rolled back below ``floor``.
     """
 
     sign: int
@@ -26,7 +26,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """The names of the fields that give `Bounds`, and what is said of a limit and of scores."""
+    """The names of the fields that give `Bounds`, and phrases for a limit and for scores."""
 
     least: str
     drop: str

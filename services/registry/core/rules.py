@@ -38,7 +38,7 @@ class RuleRefused(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promote:
-    """Point the alias at the scored revision; ``expected`` is what it points at now ("": nothing)."""
+    """Point the alias at the scored revision; ``expected`` is its current target ("": none)."""
 
     expected: str
     reason: str
@@ -46,7 +46,7 @@ class Promote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollBack:
-    """Roll the alias back; ``expected`` is what it points at now."""
+    """Roll the alias back; ``expected`` is its current target."""
 
     expected: str
     reason: str
@@ -102,7 +102,7 @@ def check_rule(rule: RuleRecord) -> None:
 
 
 def refuse_equal(rule: RuleRecord, others: Sequence[RuleRecord]) -> None:
-    """Refuse a rule that asks for what one of its policy asks for already. Raises AlreadyExists."""
+    """Refuse a rule equal to an existing one of its policy. Raises AlreadyExists."""
     for other in others:
         same = replace(other, rule_id=rule.rule_id, actor=rule.actor, created_at=rule.created_at)
         if replace(same, paused=rule.paused, warnings=rule.warnings) == rule:
@@ -144,7 +144,7 @@ def _limit_warnings(rule: RuleRecord, seen: ScoreRange) -> list[str]:
 def plan_action(
     rule: RuleRecord, score: EvaluationRecord, *, live: RevisionRef | None, live_value: float | None
 ) -> Promote | RollBack | None:
-    """Return what a score asks for, given where the alias points and that revision's newest score."""
+    """Return the action for a score, given the alias's target and that revision's newest score."""
     if rule.paused or (score.suite, score.metric) != (rule.suite, rule.metric):
         return None
     bounds, words = bounds_of(rule), words_of(rule)

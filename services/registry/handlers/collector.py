@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class _Round:
-    """The state of one collection: its parameters and what it has done."""
+    """The state of one collection: its parameters and results so far."""
 
     used: AbstractSet[Digest]
     is_dry: bool

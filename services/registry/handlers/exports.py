@@ -1,7 +1,7 @@
 """Exports: check the stored adapter, then commit the verdict.
 
 Invariants: an adapter is published only after all of its bytes were checked against its base and its policy.
-Bytes that are missing are looked for again for minutes, in the catalog's own store, before that rejects it.
+Missing bytes are looked up again for minutes, in the catalog's own store, before the export is rejected.
 """
 
 import asyncio

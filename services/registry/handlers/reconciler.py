@@ -89,7 +89,7 @@ class Reconciler:
     async def check_next(self) -> bool:
         """Check the next revisions; False at the end of a pass.
 
-        The next one starts again, or goes on where `MOST_LOST` ended this one.
+        The next pass starts again, or continues where `MOST_LOST` ended this one.
         """
         if self._lost_in_pass >= MOST_LOST:
             _log.error("too many revisions lost: reconciling rests", extra={"lost": self._lost_in_pass})

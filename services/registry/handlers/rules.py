@@ -91,7 +91,7 @@ class RuleHandler:
         return score if value is None else replace(score, value=value)
 
     async def _follow(self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord) -> bool:
-        """Do what a rule asks for after a score; False when the score waits for the end of the cooldown."""
+        """Perform a rule's action after a score; False when the score waits for the end of the cooldown."""
         while True:
             alias = await self._alias(policy, rule)
             action = await self._plan(policy, rule, score, alias)

@@ -1,6 +1,6 @@
-"""Which blob store the catalog's bytes are in: only that one is believed when it says that bytes are missing.
+"""The identity of the catalog's blob store: only this store's reports of missing bytes count.
 
-Invariant: a store that is away, or another one in its place, changes nothing.
+Invariant: a store that is down, or another one in its place, changes nothing.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class StoreIdentity:
     async def confirm(self) -> None:
         """Raise Unavailable unless this is the store of the catalog's bytes.
 
-        The first time, and when a store was copied without its marker, a sample of the revisions tells. A
+        The first time, and when a store was copied without its marker, a sample of the revisions decides. A
         store that has lost its marker gets the same one again, so that no process takes it for another store.
         """
         store = bare(self.blobs)

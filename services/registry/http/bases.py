@@ -80,7 +80,7 @@ async def collect(
     dry_run: bool,  # noqa: FBT001  # a query
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)],
 ) -> CollectionReport:
-    """Retire and remove what is unused, or list it. The body has the digests in use, as `pack_digests`."""
+    """Retire and remove unused items, or list them. The body has the digests in use, as `pack_digests`."""
     packed = bytearray()
     async for chunk in body:
         packed += chunk

@@ -7,7 +7,7 @@ from services.registry.core.keys import StoredKey
 
 
 class Accounts(Protocol):
-    """Where the first tenant and its key are stored."""
+    """Store of the first tenant and its key."""
 
     async def add_tenant(self, tenant: TenantRecord) -> TenantRecord:
         """Store a tenant, or return the one that has its name already."""

@@ -13,7 +13,7 @@ HISTORY_ROWS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mover:
-    """Who moves an alias, why and when."""
+    """Author, reason and time of an alias's move."""
 
     actor: str
     reason: str

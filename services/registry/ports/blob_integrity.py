@@ -12,9 +12,9 @@ from services.registry.core.collection import PolicyRevisions
 
 
 class BlobIntegrity(Protocol):
-    """Which stored bytes the catalog relies on, and which folders of the blob store no revision names.
+    """Stored bytes that the catalog relies on, and folders of the blob store that no revision names.
 
-    Revisions whose bytes were removed on purpose (fault ``collected``) are in none of its lists.
+    Its lists omit revisions whose bytes were removed on purpose (fault ``collected``).
     """
 
     def exclusive(self, work: str) -> AbstractAsyncContextManager[bool]:
@@ -71,7 +71,7 @@ class BlobIntegrity(Protocol):
     async def release_folder(self, folder: Folder) -> bool:
         """Allow the removal of a garbage folder; from then on no export in it is published.
 
-        False when the folder is not garbage any more.
+        False when the folder is no longer garbage.
         """
         ...
 

@@ -39,7 +39,7 @@ class Catalog(Protocol):
         ...
 
     async def check_room(self, tenant_id: TenantId) -> None:
-        """Refuse one more adapter to a tenant that has as many as it may. Raises QuotaExceeded."""
+        """Check that a tenant may store one more adapter. Raises QuotaExceeded."""
         ...
 
     async def settle_export(
@@ -54,10 +54,9 @@ class Catalog(Protocol):
         ...
 
     async def refuse_exports_of(self, wave: WaveCancelled) -> None:
-        """Make the export of a cancelled wave a known one, which is never settled. Idempotent.
+        """Mark the export of a cancelled wave as known, so that it is never settled. Idempotent.
 
-        No event tells of it: whoever waited for the wave has been told. An export that was settled before
-        keeps its verdict.
+        No event is emitted: ``wave.cancelled`` was one. An export that was settled before keeps its verdict.
         """
         ...
 

@@ -129,7 +129,7 @@ class PostgresCheckpointRows:
             return await _unused(connection, [row])
 
     async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
-        """Delete what has expired."""
+        """Delete expired checkpoints."""
         async with acquired(self._pool) as connection, connection.transaction():
             return await _unused(connection, await connection.fetch(_DELETE_EXPIRED, now, limit))
 
@@ -149,7 +149,7 @@ async def put_checkpoint(
 
 
 async def _unused(connection: PostgresConnection, rows: Sequence[asyncpg.Record]) -> list[Claim]:
-    """Return the bytes of deleted rows that are nobody's now; a revision's are the registry's."""
+    """Return the bytes of deleted rows that no row uses; a revision's belong to the registry."""
     claims = {row["claim"]["uri"]: row["claim"] for row in rows if row["kind"] == "training"}
     query = "SELECT DISTINCT claim ->> 'uri' FROM checkpoints WHERE claim ->> 'uri' = ANY($1)"
     used = {row[0] for row in await connection.fetch(query, list(claims))} if claims else set()

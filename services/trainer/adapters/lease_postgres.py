@@ -1,7 +1,7 @@
 """The lease of a base in Postgres: a token in a row, and an advisory lock on base and token.
 
-The lock tells at once that the holder's process is gone; one that is only frozen keeps it, but stops renewing
-the row. Whoever takes over counts the token up, which fences the one before.
+The lock shows at once that the holder's process has ended; a frozen one keeps it, but stops renewing
+the row. A new holder increases the token, which fences the previous one.
 """
 
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ class PostgresLease:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[int]:
-        """Wait for the lease and hold it as long as the block and the connection last."""
+        """Wait for the lease and hold it while the block and the connection last."""
         async with acquired(self._pool) as connection:
             try:
                 while (token := await self._take(connection)) is None:

@@ -1,7 +1,7 @@
-"""Merged weights out of a process of their own: bounded memory, one core at most, at the lowest priority.
+"""Merge weights in a separate process: bounded memory, one core at most, at the lowest priority.
 
-Invariants: a process ends with its tar, and with the trainer, whose end of the pipe is gone then; the staged
-adapter is removed as soon as the process has mapped it, and what a killed trainer left by the next one.
+Invariants: a process ends with its tar, and with the trainer, which closes the pipe; the staged
+adapter is removed as soon as the process has mapped it; the next trainer removes what a killed one left.
 """
 
 import asyncio
@@ -55,9 +55,9 @@ _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class MergingProcesses:
-    """Makes tars of the base with a revision merged into it, and keeps nothing of them.
+    """Streams tars of the base with a revision merged into it, and stores none.
 
-    There are ``most`` at a time, 0: none at all. A tenant has at most two of them, and of several never the
+    At most ``most`` run at a time, 0: none at all. A tenant has at most two of them, and of several never the
     last one.
     """
 
@@ -76,10 +76,10 @@ class MergingProcesses:
         self._pace = ByteRate(BYTES_PER_SECOND)
 
     async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
-        """Return the tar of a tenant's revision from a byte on; whoever gets it closes it, read or not.
+        """Return the tar of a tenant's revision from a byte on; the caller closes it, read or not.
 
-        Raises BlobMissing, BlobCorrupt, AdapterInvalid, RangeBeyond, InvalidField where none are made,
-        Overloaded, Unavailable; MintError when the making crashes, as it would again.
+        Raises BlobMissing, BlobCorrupt, AdapterInvalid, RangeBeyond, InvalidField if merging is off,
+        Overloaded, Unavailable; MintError when the process crashes, as it would again.
         """
         if not self._most:
             problem = "weights of its base are not given out here: download its adapter.tar instead"
@@ -132,7 +132,7 @@ class ProcessTar:
         self.size_bytes = size_bytes
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Yield what the process writes, in turn with other tars. Raises Unavailable if it ends too soon."""
+        """Yield the process's output, in turn with other tars. Raises Unavailable if it ends too soon."""
         left, loop = self.size_bytes, asyncio.get_running_loop()
         while part := await self._merging.output.read(_PART_BYTES):
             left -= len(part)
@@ -188,7 +188,7 @@ class _Merging:
 
 
 async def _size(merging: _Merging) -> int:
-    """Return the size of the whole tar. Raises the error that the process tells instead."""
+    """Return the size of the whole tar. Raises the error that the process reports instead."""
     line = b""
     try:
         line = await merging.output.readline()

@@ -1,7 +1,7 @@
 """Operations and their sessions in Postgres, in the schema ``trainer``.
 
-Invariant: what is written for a holder of the lease is written together with a look at the lease's row, which
-a take-over has to wait for: a fenced trainer commits nothing.
+Invariant: a write for a holder of the lease also checks the lease's row in its transaction, which
+a take-over must wait for: a fenced trainer commits nothing.
 """
 
 from collections.abc import Sequence
@@ -170,7 +170,7 @@ class PostgresOperations:
         return [Packed(data=row["result"], is_claim=row["result_is_claim"]) for row in rows]
 
     async def taken_step(self, job_id: JobId) -> int:
-        """Return a job's last step that was taken in."""
+        """Return the last accepted step of a job."""
         query = "SELECT coalesce(max(job_step), 0) FROM waves WHERE job_id = $1"
         return int(await self._pool.fetchval(query, job_id))
 
@@ -205,7 +205,7 @@ class PostgresOperations:
         return Packed(data=row["payload"], is_claim=row["payload_is_claim"])
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
-        """Return what was executed after a position."""
+        """Return the operations executed after a position."""
         query = (
             "SELECT policy_id, seq, tenant_id, payload, payload_is_claim, position, is_refused"
             " FROM operations WHERE policy_id = $1 AND position > $2 AND payload IS NOT NULL"
@@ -279,7 +279,7 @@ class PostgresOperations:
         return unused
 
     async def _close(self, connection: PostgresConnection, one: FinishedOperation) -> list[Claim]:
-        """Close the session: nothing is restored any more, so neither snapshot nor payloads are needed."""
+        """Close the session: nothing is restored later, so neither snapshot nor payloads are needed."""
         old = await connection.fetchval(statements.CLOSE, one.policy_id, one.finished_at)
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
         return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]

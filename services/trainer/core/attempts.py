@@ -1,8 +1,9 @@
-"""Which operations are noted in their rows before they are computed, as they may end the process.
+"""Operations whose attempts are counted in their rows before they are computed, because they may end the
+process.
 
-A note costs a commit. An operation that has just arrived and is small has none; if the process dies, it is
-among what waits at the next start, all of which is noted before it is computed. A large one, which is what
-fills a machine's memory, is noted always: it takes seconds, the commit milliseconds.
+A count costs a commit. A small operation that has just arrived has none; if the process dies, it
+waits at the next start, where all waiting operations are counted before they are computed. A large one, which
+can fill a machine's memory, is always counted: it takes seconds, the commit milliseconds.
 """
 
 from mint_common.training import Distill, Pass

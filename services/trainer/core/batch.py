@@ -1,4 +1,4 @@
-"""What one optimizer step trains on, built from a rollout record."""
+"""Training data of one optimizer step, built from a rollout record."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
+    """One sequence: the loss is computed on ``tokens``, which continue ``prompt``.
 
-    With ``trained``, [start, end) ranges of ``tokens``, it falls on those only. ``logprobs`` are the
-    sampler's, one per token (none for what was not sampled); ``advantage`` weighs every token of the row.
-    Of answers that are compared, those that are wanted have advantage 1, the others -1, and ``pair`` numbers
-    each kind within the batch: a pair are two of one number. ``weight`` is that of a row's tokens in a cross
-    entropy, once they are compared.
+    With ``trained``, [start, end) ranges of ``tokens``, only on those. ``logprobs`` are the sampler's, one
+    per token (none for tokens not sampled); ``advantage`` weighs every token of the row. Wanted answers of a
+    comparison have advantage 1, the others -1, and ``pair`` numbers each kind within the batch: two rows of
+    one number are a pair. ``weight`` is that of a row's tokens in a cross entropy, once they are compared.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
-    taken at ``temperature``, as the sampler's were.
+    computed at ``temperature``, as the sampler's were.
     """
 
     prompt: tuple[int, ...]
@@ -56,9 +55,9 @@ class Row:
 class Batch:
     """The rows of one step.
 
-    ``total_tokens`` counts the trained tokens of every row of the wave, the skipped ones included: the
-    loss is their mean, so that a wave in which little can be learnt weighs little. ``probe`` is what a step
-    without ``rows`` is still compared with the sampler on. ``mismatched`` are prompts with other rows'
+    ``total_tokens`` counts the trained tokens of every row of the wave, including skipped ones: the
+    loss is their mean, so that a wave with little signal has little weight. ``probe`` compares a step
+    without ``rows`` with the sampler. ``mismatched`` are prompts with other rows'
     answers, which KTO compares too.
     """
 
@@ -95,10 +94,10 @@ def build_sft_batch(record: WaveRecord) -> Batch:
 
 
 def build_dpo_batch(record: WaveRecord) -> Batch:
-    """Return the best and the worst sample of each group as a pair; a group without a difference has none.
+    """Return the best and the worst sample of each group as a pair; a group of equal rewards has none.
 
-    Of equal samples the first one stands for all. Routes are left behind: policy and base are compared with
-    one another, not with the sampler.
+    The first of equal samples is used. Routes are dropped: policy and base are compared with
+    each other, not with the sampler.
     """
     rows: list[Row] = []
     for group in record.groups:
@@ -167,7 +166,7 @@ def _answers(record: WaveRecord) -> list[tuple[Group, Sample]]:
 
 
 def _row(group: Group, sample: Sample, *, advantage: float) -> Row:
-    """Return a row without what its sampler told of it."""
+    """Return a row without its sampler's data."""
     return Row(
         prompt=group.prompt_tokens,
         tokens=sample.tokens,

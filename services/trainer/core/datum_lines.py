@@ -1,4 +1,4 @@
-"""Clients' data as lines: a datum of a pass, and a completion behind a prompt of a distillation."""
+"""Clients' data as lines: a datum of a pass, and a completion after a prompt of a distillation."""
 
 import math
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class DatumLine:
         return shape[1] if len(shape) > 1 else 0
 
     def sequences(self) -> list[SequenceInputs]:
-        """Return what a loss reads of the datum."""
+        """Return the loss's inputs of the datum."""
         inputs = self.datum.inputs
         arrays = {name: floats_of(array) for name, array in inputs.items() if name != "target_tokens"}
         return [SequenceInputs(targets=math.prod(inputs["target_tokens"].shape), arrays=arrays)]
@@ -53,7 +53,7 @@ class DatumLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionLine:
-    """Tokens behind a prompt; at each of them the whole vocabulary is scored."""
+    """Tokens after a prompt; at each of them the whole vocabulary is scored."""
 
     prompt: bytes
     tokens: bytes

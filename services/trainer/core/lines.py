@@ -1,4 +1,4 @@
-"""What a base reads of one line, and which of its tokens it scores. L = tokens read, T = positions scored."""
+"""One line of a base's input, and its scored tokens. L = tokens read, T = positions scored."""
 # ruff: noqa: N815  # tensors carry their shape in their name
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ PROMPT, PADDING = 0, -1
 class LineTokens:
     """A line as numbers; ``policy`` counts the policies of a score.
 
-    ``where_T`` are the positions that are scored, with ``targets`` ``[T]`` or ``[T, width]``, None for the
+    ``where_T`` are the scored positions, with ``targets`` ``[T]`` or ``[T, width]``, None for the
     whole vocabulary of ``width`` tokens. ``owner_L`` numbers the row of a position, and ``position_L``
     is its distance from the prompt's first token; None is plain causal attention. ``routes`` are the recorded
-    experts of neighbouring tokens, with the number of these. Logits are divided by ``temperature``. With
-    ``counts_hits`` it is told of each target whether it is the likeliest token.
+    experts of neighbouring tokens, with their number. Logits are divided by ``temperature``. With
+    ``counts_hits`` the score of a target says whether it is the most likely token.
     """
 
     policy: int

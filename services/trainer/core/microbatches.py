@@ -1,4 +1,4 @@
-"""How a step is cut into pieces that fit in memory and waste little."""
+"""Cut a step into micro-batches that fit in memory with little padding."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -45,9 +45,9 @@ MIN_FILL = 0.5
 
 
 def activation_bytes(facts: BaseFacts, item_bytes: int) -> int:
-    """Return what a token's activations take, numbers of ``item_bytes`` each.
+    """Return the estimated size of a token's activations, in numbers of ``item_bytes`` each.
 
-    They are taken for what its linear modules read and write, all experts of a layer included.
+    The estimate is what its linear modules read and write, all experts of a layer included.
     """
     dense = sum(map(sum, facts.modules.values()))
     routed = sum(
@@ -57,7 +57,7 @@ def activation_bytes(facts: BaseFacts, item_bytes: int) -> int:
 
 
 def default_microbatch_tokens(facts: BaseFacts, *, item_bytes: int = 4, free_bytes: int | None = None) -> int:
-    """Return how many padded tokens a micro-batch of a base has: more where a token's activations are small.
+    """Return the default padded tokens of a micro-batch: more for bases with small activations.
 
     With ``free_bytes`` of a GPU, as many as half of them hold.
     """

@@ -1,4 +1,4 @@
-"""What may become of a token that trainer and sampler see differently: rules by name, and their bounds."""
+"""Rules, by name and with their limits, for tokens that trainer and sampler score differently."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ BAND = (0.5, 5.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MismatchChoice:
-    """How a trainer that computes in ``dtype`` chooses a rule; ``chosen`` is what its user has set.
+    """How a trainer that computes in ``dtype`` chooses a rule; ``chosen`` is the user's setting.
 
-    ``picks_keys``: attention is sparse, and nobody replays what its indexer has picked.
+    ``picks_keys``: attention is sparse, and its indexer's choices are not replayed.
     """
 
     chosen: Literal["auto", Mismatch]

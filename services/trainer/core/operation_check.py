@@ -78,7 +78,7 @@ def check_name(name: str, *, field: str) -> None:
 
 
 def check_copy(source: CheckpointRef, target: CheckpointRef) -> None:
-    """Check what a checkpoint is copied to. Raises InvalidField."""
+    """Check a checkpoint's copy target. Raises InvalidField."""
     check_name(target.name, field="target")
     if target.kind != source.kind:
         raise InvalidField(field="target", problem=f"a {source.kind} checkpoint is copied to {target.kind}")

@@ -88,7 +88,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewOperation:
-    """An operation to store. ``digest`` tells whether a repetition is the same; ``opens`` makes a session."""
+    """An operation to store. ``digest`` identifies repetitions; ``opens`` creates a session."""
 
     policy_id: PolicyId
     seq: int
@@ -133,7 +133,7 @@ _STATE_KEY = re.compile(r"training/([^/]+)/(operations|results|snapshots|checkpo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateKey:
-    """Where bytes of a policy's log or state are stored; ``number`` is an operation's, or a position."""
+    """Key of a policy's log or state bytes; ``number`` is an operation's, or a position."""
 
     key: str
     policy_id: PolicyId
@@ -142,7 +142,7 @@ class StateKey:
 
 
 def read_state_key(key: str) -> StateKey | None:
-    """Return what a key of the blob store says, None for one that is not of a policy's log or state."""
+    """Return the parts of a blob key, None if it is not of a policy's log or state."""
     if (found := _STATE_KEY.fullmatch(key)) is None:
         return None
     policy_id, kind, number, _ = found.groups()

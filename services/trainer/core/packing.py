@@ -1,7 +1,7 @@
-"""How rows become lines of a forward pass: rows that share a prompt stand behind one copy of it.
+"""Pack rows into lines of a forward pass: rows with the same prompt share one copy of it.
 
 A line is the prompt, then each row's tokens but the last. Every row sees the prompt and itself, so that its
-numbers are those of a line of its own (tests/unit/trainer), for fewer computed tokens: a group of G answers
+numbers are those of a separate line (tests/unit/trainer), for fewer computed tokens: a group of G answers
 of C tokens to a prompt of P costs P + G C instead of G (P + C).
 """
 
@@ -28,9 +28,9 @@ A token that begins every sequence is shared by all rows of a file.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSequence:
-    """Rows of one temperature behind one copy of their prompt.
+    """Rows of one temperature after one copy of their prompt.
 
-    ``policy`` numbers whose they are within a batched step.
+    ``policy`` numbers their policy within a batched step.
     """
 
     policy: int
@@ -57,7 +57,7 @@ class PackedSequence:
         return 0
 
     def sequences(self) -> list[SequenceInputs]:
-        """Return what a loss reads of each row."""
+        """Return the loss's inputs of each row."""
         return [_inputs(row) for row in self.rows]
 
     def read(self) -> LineTokens:
@@ -113,10 +113,10 @@ def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Pack
 
 
 def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows behind the longest beginning of all their prompts, if that saves `LEAST_SAVED` tokens.
+    """Return the rows with their prompts' longest common prefix shared, if that saves `LEAST_SAVED` tokens.
 
-    So it is for chats with one system prompt. What follows the beginning becomes tokens that are not trained:
-    the numbers of a row stay what they are, but for rounding. Rows that were sampled stay as they are.
+    This holds for chats with one system prompt. The rest of each prompt becomes untrained tokens:
+    a row's numbers do not change but for rounding. Sampled rows are returned unchanged.
     """
     if any(row.logprobs for row in rows):
         return rows

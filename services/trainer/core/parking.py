@@ -1,4 +1,4 @@
-"""When work that fails for a reason that may pass is tried again: sooner at first, then once a minute."""
+"""Retry times of work that failed for a reason that may pass: soon at first, then once a minute."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where the base is, in which numbers, and what a pass keeps of it."""
+"""Placement of the base: device, dtype, and activation memory of a pass."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +16,10 @@ Checkpointing = Literal["auto", "on", "off"]
 class Placement:
     """How a rank holds the base: on device ``index`` of a type, in a dtype.
 
-    LoRA weights, their gradients and AdamW's moments are float32 whatever the base's ``dtype``, and so are
-    the logits. ``checkpointing``: layers are computed again in the backward pass instead of keeping what they
-    computed in the forward pass; auto: where the activations of a whole context would not fit the GPU.
-    ``memory_share`` bounds what this process takes of a GPU that others use too.
+    LoRA weights, their gradients, AdamW's moments and the logits are float32 for every ``dtype`` of the base.
+    ``checkpointing``: recompute layers in the backward pass instead of storing the forward pass's
+    activations; auto: if the activations of a whole context would not fit the GPU. ``memory_share`` limits
+    this process's memory on a shared GPU.
     """
 
     dtype: BaseDType = "float32"

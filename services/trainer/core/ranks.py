@@ -1,7 +1,7 @@
-"""How a base and a micro-batch are shared out over ranks.
+"""Divide a base and a micro-batch over ranks.
 
-Ranks are the processes that hold one base together. Rank 0 takes operations and keeps every policy; the
-others hold their part of the base and compute what rank 0 asks for.
+Ranks are the processes that hold one base together. Rank 0 receives operations and holds every policy; the
+others hold their part of the base and execute rank 0's commands.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ SPLITS_LINES: frozenset[Sharding] = frozenset({"data", "fsdp", "zero3"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRank:
-    """Which of ``count`` ranks a process is; ``local`` numbers it on its machine.
+    """A process's number among ``count`` ranks; ``local`` numbers it on its machine.
 
     ``launched``: torchrun has started them all, else rank 0 starts the others.
     """
@@ -40,7 +40,7 @@ ALONE = ProcessRank()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSetup:
-    """What every rank of a base is started with; ``threads`` are torch's.
+    """Start parameters of every rank of a base; ``threads`` are torch's.
 
     ``timeout_seconds``: how long a rank waits for one that hangs or starts slowly.
     """

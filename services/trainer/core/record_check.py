@@ -19,7 +19,7 @@ def check_origin(record: WaveRecord, *, wave_id: WaveId, revision: Digest | None
 
 
 def validation_batch(algorithm: ManagedAlgorithm, record: WaveRecord, facts: BaseFacts) -> Batch:
-    """Return what an algorithm is validated on. Raises RecordInvalid, also where nothing can be measured."""
+    """Return an algorithm's validation batch. Raises RecordInvalid, also if nothing can be measured."""
     if algorithm.described.samples_rows:
         problem = f"{algorithm.described.name} is not validated by its loss"
         raise RecordInvalid(where="groups", problem=problem)

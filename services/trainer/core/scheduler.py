@@ -1,12 +1,11 @@
-"""What a trainer does next: which policies' work runs together, what follows, who is swapped out.
+"""Schedule a trainer's work: which policies' operations run together, what follows, and what is swapped out.
 
 A schedule is a value. Invariants (tests/unit/trainer/test_scheduler.py): a policy's operations are planned in
-the order of their numbers, each once, and by one plan at a time; the tenant that was served least comes
-first, and within a tenant the operation that waits longest, so nobody waits for ever; a plan stays within its
-limits. An operation that alone exceeds them is computed in runs, between which others are planned: a tenant
-has one such operation open at a time, so that what runs have come to so far is bounded. With one policy a
-plan, every pass is computed alone: then nothing but the order of operations decides about a result's last
-bits.
+the order of their numbers, each once, and by one plan at a time; the tenant with the fewest served tokens
+comes first, and within a tenant the longest waiting operation, so no operation waits for ever; a plan stays
+within its limits. An operation that alone exceeds them is computed in runs, between which others are planned:
+a tenant has one such operation open at a time, which bounds the memory of partial results. With one policy
+per plan, every pass is computed alone: then only the order of operations decides a result's last bits.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,9 +21,9 @@ _PASSES: tuple[Kind, ...] = ("forward", "forward_backward")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A piece of a policy's work: ``seq`` numbers it, ``alone`` keeps others out of its batch.
+    """A piece of a policy's work: ``seq`` numbers it, ``alone`` excludes others from its batch.
 
-    ``in_runs``: it is computed in several runs, of which ``is_open`` says that one has been planned.
+    ``in_runs``: it is computed in several runs; ``is_open``: one of them has been planned.
     """
 
     policy_id: PolicyId
@@ -40,7 +39,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
-    """Of one plan: computed tokens, policies, and policies that fit on the device."""
+    """Limits of one plan: computed tokens, policies, and policies that fit on the device."""
 
     max_tokens: int
     max_policies: int
@@ -107,9 +106,9 @@ class Schedule:
         return plan, _left(self.waiting, served, operations)
 
     def ran(self, operation: Operation, *, tokens: int, is_done: bool) -> "Schedule":
-        """Return the schedule after a run of so many tokens of an operation, its last if that is done.
+        """Return the schedule after a run of so many tokens of an operation, its last if ``done``.
 
-        What has come meanwhile goes before its next run.
+        Operations that arrived meanwhile go before its next run.
         """
         served = {**self.served, operation.tenant_id: self.served[operation.tenant_id] + max(1, tokens)}
         others = [one for one in self.waiting if one.policy_id != operation.policy_id]
@@ -145,7 +144,7 @@ def _left(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReadyRun:
-    """What one policy can do in one plan: some passes, at most one step, a copy; or one thing alone."""
+    """A policy's work for one plan: some passes, at most one step, a copy; or one operation alone."""
 
     operations: tuple[Operation, ...]
     arrival: int
@@ -181,7 +180,7 @@ def _ready_runs(waiting: Sequence[Operation], limits: SchedulerLimits) -> list[_
 
 
 def _first_run(queue: list[tuple[int, Operation]], limits: SchedulerLimits) -> _ReadyRun:
-    """Return the head of a policy's queue: passes that follow one another, and a step and a copy behind."""
+    """Return the head of a policy's queue: consecutive passes, then a step and a copy."""
     ordered = [operation for _, operation in sorted(queue, key=lambda item: item[1].seq)]
     arrival = min(arrival for arrival, _ in queue)
     taken = [ordered[0]]

@@ -1,10 +1,10 @@
-"""The order of one policy's operations: by number, with gaps held back for a bounded time.
+"""The order of one policy's operations: by number, with gaps delayed for a bounded time.
 
 A buffer is a value. Invariants (tests/unit/trainer/test_sequence_buffer.py):
-- Every operation that arrives is released once; without gaps in the order of numbers, whatever the order of
+- Every operation that arrives is released once; without gaps in the order of numbers, for any order of
   arrival.
-- Nothing waits longer than the hold for a missing number, nor for a skipped one, whose sender was refused.
-- The last number there is waits only for what has arrived. So does an operation that its client did not
+- Nothing waits longer than the hold for a missing number, nor for a skipped one, which was refused.
+- The last number waits only for what has arrived. So does an operation that its client did not
   number: it follows what had arrived before it.
 - An operation that arrives after its gap was released is released at once: of one client's operations only
   parts of one forward and backward pass can overtake each other, and their gradients add up in any order.
@@ -20,9 +20,9 @@ MAX_SKIPPED = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceBuffer:
-    """``next_seq`` is the number that is due; ``waiting`` maps later numbers to their time of arrival.
+    """``next_seq`` is the next number; ``waiting`` maps later numbers to their time of arrival.
 
-    ``skipped`` are later numbers that nobody waits for. ``behind`` has, for those that their client did not
+    ``skipped`` are later numbers that will not arrive. ``behind`` has, for operations without a client's
     number, the last number that had arrived before them.
     """
 
@@ -75,7 +75,7 @@ class SequenceBuffer:
 def _settled(
     next_seq: int, waiting: dict[int, float], skipped: frozenset[int], behind: dict[int, int]
 ) -> SequenceBuffer:
-    """Return a buffer that is past what was skipped, and remembers no more of it than it needs."""
+    """Return a buffer that is past skipped numbers, and remembers only those that it needs."""
     next_seq = _after(next_seq, skipped)
     later = frozenset(seq for seq in skipped if seq > next_seq)
     return SequenceBuffer(next_seq=next_seq, waiting=waiting, skipped=later, behind=behind)

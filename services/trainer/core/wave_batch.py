@@ -1,4 +1,4 @@
-"""What the pass of a managed job's wave computes."""
+"""The pass of a managed job's wave."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """A managed job's wave as operations of its policy's log: a pass over its record, a step, an export.
 
-A wave whose step is to be validated has another pass behind that, which only measures.
+A wave whose step is validated has another, measuring pass after it.
 
 The translation is a pure function of the event, the policy's session and the trainer's rule for mismatch. A
-wave that was sampled by other weights than the session's begins with their loading; one in which nothing can
-be learnt has no step. The operations of a wave end with its export, and are refused together.
+wave sampled with other weights than the session's begins with loading them; one without
+a gradient has no step. The operations of a wave end with its export, and are refused together.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
 class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision", omit_defaults=True):
-    """Go on from a published revision's weights; the moments stay unless ``resets_moments``.
+    """Continue from a published revision's weights; the moments stay unless ``resets_moments``.
 
-    None: go back to before the first step. ``anew``: nothing of the state before is needed, which may be
-    lost; the optimizer's state is a new one.
+    None: return to the state before the first step. ``anew``: the state before is not needed and
+    may be lost; the optimizer's state is new.
     """
 
     revision: RevisionRef | None
@@ -100,7 +100,7 @@ def changes_state(operation: LoggedOperation) -> bool:
 
 
 def rest_of_wave(operations: Mapping[int, LoggedOperation | StoredOperation], seq: int) -> list[int]:
-    """Return an operation of a wave and those of it that come behind, none for a client's operation."""
+    """Return an operation of a wave and its later ones, none for a client's operation."""
     behind = sorted(one for one in operations if one >= seq)
     rest = list(takewhile(lambda one: not isinstance(operations[one], WaveExport), behind))
     return behind[: len(rest) + 1] if len(rest) < len(behind) else []
@@ -165,15 +165,15 @@ def plan_resumption(
 
 
 def intake_of(wave_id: WaveId) -> str:
-    """Return the ledger cause under which a wave is taken in, once."""
+    """Return the ledger cause under which a wave is accepted, once."""
     return derive_id("intake", derive_id("evt", WaveCompleted.type, wave_id))
 
 
 def check_turn(session: TrainingSession | None, wave: WaveCompleted, *, taken_step: int) -> None:
-    """Raise unless the wave is its job's next one; ``taken_step`` is the last that was taken in.
+    """Raise unless the wave is its job's next one; ``taken_step`` is the last that was accepted.
 
-    A wave from the future waits for its predecessors (Unavailable). One of the past was taken in while this
-    copy of it was on its way (AlreadyHandled): the ledger repeats what came of it.
+    A wave from the future waits for its predecessors (Unavailable). One of the past was accepted before
+    this copy of it arrived (AlreadyHandled): the ledger repeats its outcome.
     """
     if session is not None and (wave.tenant_id, wave.base) != (session.tenant_id, session.base):
         raise WaveForeign(problem=f"policy {wave.policy_id} is not of {wave.tenant_id} on {wave.base}")

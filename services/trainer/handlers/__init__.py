@@ -1,1 +1,1 @@
-"""What the trainer does on events and requests: completed waves, operations of clients."""
+"""The trainer's handlers of events and requests: completed waves, clients' operations."""

@@ -1,9 +1,9 @@
-"""How often a policy's operations were begun without an end: in this process, and in those that were killed.
+"""Attempts of a policy's operations without an end: in this process, and in killed ones.
 
-Invariants: what a killed process may have died of is in its row before it is computed (`core/attempts.py`),
-and no longer than it is: work that waits is no work. What this process has noted outlives the term, whose end
-is no end of the process. What faulted once, or was noted when a process died, is computed apart: one such
-operation of all policies at a time, so that a count blames no other of them.
+Invariants: an operation that may have killed a process is counted in its row before it is computed
+(`core/attempts.py`), and only while it runs: waiting is not running. This process's counts outlive the term,
+whose end does not end the process. An operation that faulted once, or was counted when a process died, is
+computed alone: one such operation of all policies at a time, so that a count blames no other of them.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def forget_attempts(parts: OperationParts) -> None:
-    """Say that what this process began did not end it. Raises Unavailable: it is to be said again."""
+    """Record that this process's operations did not end it. Raises Unavailable: call it again."""
     if noted := list(parts.noted):
         await parts.store.take_back_attempts(noted)
         parts.noted.difference_update(noted)

@@ -1,7 +1,7 @@
-"""How many bytes of each tenant's operations wait, so that the next one can be told to come again.
+"""Bytes of each tenant's waiting operations, to refuse further ones with 429.
 
-Invariant: an operation counts by its stored bytes from before it is stored until it is committed; so does
-what an earlier process has left.
+Invariant: an operation counts by its stored bytes from before it is stored until it is committed; so do
+those that an earlier process has left.
 """
 
 from contextlib import AbstractContextManager

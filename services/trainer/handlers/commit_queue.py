@@ -1,9 +1,9 @@
-"""Group commit of results: what policies have executed while a transaction is under way shares the next one.
+"""Group commit of results: operations executed while a transaction runs share the next one.
 
-Results are taken from those who computed them when they are to be committed: nothing waits in between.
+Results are collected from the drivers when they are committed: nothing waits in between.
 Invariants: a policy's results are committed in the order of their execution, in one transaction at a time;
-what needs a transaction of its own holds up no other policy's results. When the store fails, what is
-committed is unknown, and the term ends.
+a result with its own transaction delays no other policy's results. When the store fails, the outcome of the
+commit is unknown, and the term ends.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class CommitQueue:
         self._news = asyncio.Event()
 
     def put(self, committer: Committer) -> None:
-        """Commit what a policy has computed or executed, behind what of it is being committed."""
+        """Commit a policy's computed or executed operations, after those being committed."""
         self._waiting[committer] = None
         self._news.set()
 

@@ -67,9 +67,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executed:
-    """An operation that was executed, and what has to be stored before that can be committed.
+    """An executed operation, and what must be stored before its commit.
 
-    ``result`` is None where only the commit makes it: a save, an export.
+    ``result`` is None if the commit creates it: a save, an export.
     """
 
     seq: int
@@ -89,7 +89,7 @@ class Executed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedWave:
-    """What is left of a wave of which an operation was refused, all of it refused for that."""
+    """The remaining operations of a wave; one was refused, so all are."""
 
     operations: Sequence[Executed]
     export: WaveExport
@@ -98,7 +98,7 @@ class RefusedWave:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unpublished:
-    """An encoded outcome, and what is counted when it is published."""
+    """An encoded outcome, and what to count when it is published."""
 
     outcome: bytes
     kind: str
@@ -136,7 +136,7 @@ class Committer:
         self._traces[seq] = tracing.inject({})
 
     def put(self, executed: Executed | RefusedWave) -> None:
-        """Commit an operation behind those before it."""
+        """Commit an operation after earlier ones."""
         self._waiting.append(executed)
         self._on_waiting(self)
 
@@ -152,7 +152,7 @@ class Committer:
         return bool(self._waiting)
 
     def take_plain(self, limit: int) -> list[FinishedOperation]:
-        """Take the results that are next and can share a transaction; who commits them tells it."""
+        """Take the next results that can share a transaction; the committing caller publishes them."""
         self._collect()
         taken: list[FinishedOperation] = []
         while self._waiting and len(taken) < limit:
@@ -198,7 +198,7 @@ class Committer:
             raise
 
     async def _commit_state(self, one: Executed) -> None:
-        """Commit an operation after which the session goes on from elsewhere, or not at all."""
+        """Commit an operation that moves the session to another state or ends it."""
         assert one.result is not None, one
         finished = await self._finished(one, one.result)
         if (state := one.state) is not None:
@@ -277,7 +277,7 @@ class Committer:
         _log.warning("wave refused", extra={"wave_id": export.wave_id, "code": refused.error.code})
 
     async def _finish_with(self, cause: str, event: Event, finished: Sequence[FinishedOperation]) -> None:
-        """Commit operations and the event that tells of them."""
+        """Commit operations and their event."""
         term = self._term
         try:
             async with term.ledger.transaction(cause) as transaction:
@@ -314,7 +314,7 @@ class Committer:
         )
 
     async def _finished(self, one: Executed, result: Result | MintError) -> FinishedOperation:
-        """Return what is committed of an operation; a big result is a blob then."""
+        """Return the committed form of an operation; a big result is then a blob."""
         finished = self._encoded(one, result)
         key = result_key(self.session.policy_id, one.seq)
         store = partial(pack, self._term.blobs, key, finished.result.data)
@@ -355,7 +355,7 @@ class Committer:
         self.covered = max(self.covered, position)
 
     def tell(self, finished: Sequence[FinishedOperation]) -> None:
-        """Publish what is committed."""
+        """Publish a committed outcome."""
         self.committed = max(self.committed, *(one.position for one in finished))
         self._moved.set()
         for one in finished:

@@ -1,9 +1,9 @@
 """One policy's operations, from their arrival to their results.
 
-What can be computed goes to the scheduler as it arrives, behind what is under way; anything else has the
+Computable operations go to the scheduler as they arrive, after running ones; any other has the
 policy to itself. Invariants: operations are executed in the order that `core/sequence_buffer.py` releases,
-committed in that order, and each once; what is committed was computed from everything committed before it; a
-fault of the trainer itself costs a replay from the last snapshot, never a result; what cannot be read or
+committed in that order, and each once; a committed result was computed from everything committed before it; a
+fault of the trainer itself costs a replay from the last snapshot, never a result; data that cannot be read or
 restored now parks this policy, and no other.
 """
 
@@ -107,10 +107,9 @@ class Driver:
         operations: Iterable[tuple[int, LoggedOperation | StoredOperation]],
         records: Mapping[Claim, Batch] = MappingProxyType({}),
     ) -> None:
-        """Take over operations; those that are only stored are read in their turn.
+        """Accept operations; those that are only stored are read in their turn.
 
-        A repetition changes nothing. ``records`` is what the records of their wave's passes hold, where those
-        have been read.
+        A repetition changes nothing. ``records`` are the read records of their wave's passes.
         """
         for seq, operation in operations:
             if seq in self._live:
@@ -132,7 +131,7 @@ class Driver:
         self.arrive((stored.seq, decoded(stored)) for stored in new)
 
     def skip(self, seq: int) -> None:
-        """Wait for a number no longer: what was to have it was refused."""
+        """Stop waiting for a number whose operation was refused."""
         self._turns.skip(seq)
         self._advance()
 
@@ -142,11 +141,11 @@ class Driver:
             self._under_way.stop(seq, error)
 
     def held_by(self, seq: int) -> int | None:
-        """Return the number that an operation waits for to arrive, if that is what it waits for."""
+        """Return the missing number that an operation waits for, if any."""
         return self._turns.held_by(seq)
 
     def cover(self) -> None:
-        """See to it that a snapshot comes to cover all that was executed, also when nothing more arrives."""
+        """Ensure that a snapshot covers all that was executed, also when nothing more arrives."""
         is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
         if not (is_busy or self._is_closed or self._snapshots.is_covering or self.parking.retry_at):
             self._is_working = True
@@ -159,7 +158,7 @@ class Driver:
         self._advance()
 
     async def _restore(self, *, alone: bool = False) -> BaseException | None:
-        """Bring the policy into memory; return why that fails: it is lost, or parked now."""
+        """Bring the policy into memory; return the reason of a failure: it is lost, or parked now."""
         restored = self._executor.restore(alone=alone or self.parking.parked is not None)
         (trouble,) = await asyncio.gather(restored, return_exceptions=True)
         if trouble is not None and not isinstance(trouble, CheckpointLost):
@@ -167,7 +166,7 @@ class Driver:
         return trouble
 
     async def run(self) -> None:
-        """Do what becomes due with time, until there is nothing left to do."""
+        """Do work as it becomes due, until none is left."""
         clock = self._term.clock
         while not self._is_past(self._end_due()):
             self._news.clear()
@@ -223,7 +222,7 @@ class Driver:
     def _end_due(self) -> float | None:
         """Return when the driver may end: at once when closed, else after idling.
 
-        What is in memory goes into a snapshot before; what is not was committed, and is made again from that.
+        State in memory goes into a snapshot before; other state was committed, and is recomputed from that.
         """
         if self._live or self._snapshots.is_copying or self._is_working:
             return None
@@ -244,7 +243,7 @@ class Driver:
                 self._group.create_task(self._work(self._turns.take()))
 
     def _can_compute(self, seq: int) -> bool:
-        """Return whether an operation can go to the scheduler behind what is under way."""
+        """Return whether an operation can go to the scheduler after the running ones."""
         if self._is_closed or not self._term.policies.has(self.policy_id):
             return False
         work = self._batches.get(seq) or self._live[seq]
@@ -268,7 +267,7 @@ class Driver:
         self._under_way.add(seq, begun, on_done=lambda: self._commits.put(self._committer))
 
     def _collect(self) -> None:
-        """Take the results that are there of what is under way."""
+        """Collect the available results of running operations."""
         while self._under_way.has_result:
             again = self._under_way.take(self._finish_computed)
             self._turns.put_back(*again)
@@ -281,7 +280,7 @@ class Driver:
         return False
 
     async def _work(self, seq: int) -> None:
-        """Do what has the policy to itself, until an operation is finished or can be computed."""
+        """Do work that needs the policy alone, until an operation is finished or can be computed."""
         self._worked_at = self._term.clock.monotonic()
         (result,) = await asyncio.gather(self._work_on(seq), return_exceptions=True)
         if isinstance(result, MintError) and result.retryable:
@@ -292,7 +291,7 @@ class Driver:
         self._advance()
 
     async def _work_on(self, seq: int) -> object:
-        """Return what an operation gives; None: it can be computed now, or its policy is parked."""
+        """Return the result of an operation; None: it can be computed now, or its policy is parked."""
         if self._is_closed:
             raise SessionClosed(policy_id=self.policy_id)
         self.attempts.check(seq)
@@ -374,7 +373,7 @@ class Driver:
         )
 
     def _refuse_wave(self, seqs: Sequence[int], error: MintError) -> None:
-        """Refuse what is left of a wave: a step without its pass, an export without its step mean nothing."""
+        """Refuse the rest of a wave: a step needs its pass, and an export its step."""
         export = self._live[seqs[-1]]
         assert isinstance(export, WaveExport), export
         operations = [self._executed_as(seq, error) for seq in seqs]

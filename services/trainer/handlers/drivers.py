@@ -29,7 +29,10 @@ class Drivers:
         self._commits = CommitQueue(term, group)
 
     async def run(self) -> None:
-        """Store what arrives and commit what is executed, until cancelled. Raises the store's MintError."""
+        """Store arriving operations and commit executed ones, until cancelled.
+
+        Raises the store's MintError.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._adding.run())
             group.create_task(self._commits.run())
@@ -102,7 +105,7 @@ class Drivers:
         return not await self.load(policy_id)
 
     async def cover(self, policy_id: PolicyId) -> None:
-        """See to it that a snapshot comes to cover what was executed of a policy."""
+        """Ensure that a snapshot covers a policy's executed operations."""
         (await self._driver(policy_id)).cover()
 
     async def skip(self, policy_id: PolicyId, seq: int) -> None:
@@ -142,7 +145,7 @@ class Drivers:
 
 
 def _kept(new: NewOperation, operation: Operation, *, is_next: bool) -> LoggedOperation | StoredOperation:
-    """Return what of an operation is kept in memory while it waits: of a large one where its bytes are."""
+    """Return the part of a waiting operation to hold in memory: a large one's bytes stay stored."""
     if is_next or not new.payload.is_claim:
         return operation
     return StoredOperation(policy_id=new.policy_id, seq=new.seq, tenant_id=new.tenant_id, payload=new.payload)

@@ -1,4 +1,4 @@
-"""How an operation of one policy is executed: its state brought into memory, then the work itself."""
+"""Execute an operation of one policy: bring its state into memory, then do the work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -68,7 +68,7 @@ Work = LoggedOperation | WaveBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateResult:
-    """What an operation that saves, loads or ends gave: see `Executed`."""
+    """The result of an operation that saves, loads or closes: see `Executed`."""
 
     result: Result | None = None
     state: bytes | None = None
@@ -89,9 +89,9 @@ class Executor:
         return self._committer.session
 
     async def restore(self, *, alone: bool = False) -> None:
-        """Bring the policy into memory, as everything that was executed left it.
+        """Bring the policy into memory, with the state after all executed operations.
 
-        Raises CheckpointLost when bytes that this takes are gone; after any other error it may work later.
+        Raises CheckpointLost when required bytes are gone; after any other error it may work later.
         """
         policies, policy_id = self._term.policies, self._session.policy_id
         if policies.has(policy_id):
@@ -138,7 +138,9 @@ class Executor:
                 raise result
 
     async def _done_again(self, stored: StoredOperation) -> list[Work | None]:
-        """Return what an executed operation had to do, if it may have changed the state; None is clearing."""
+        """Return the replayed work of an executed operation, if it may have changed the state; None is
+        clearing.
+        """
         operation = await self.read(stored)
         if stored.is_refused:
             return [None] if isinstance(operation, Step) else []

@@ -1,7 +1,7 @@
-"""Group commit: items that arrive while a transaction is under way share the next one.
+"""Group commit: items that arrive while a transaction runs share the next one.
 
-When the store fails, the state of its group is unknown: every waiter gets the error and flushing ends. From
-then on, and for what still waits, it is Unavailable: a repetition tells what came of it.
+When the store fails, the state of its group is unknown: every waiter gets the error and flushing ends. Later
+and still waiting items get Unavailable: a repetition shows the outcome.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 class GroupCommit(Generic[T, R]):
-    """Hands items to ``flush`` in order, as many at a time as wait; one flush at a time."""
+    """Passes items to ``flush`` in order, as many at a time as wait; one flush at a time."""
 
     def __init__(self, flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, most: int = 256) -> None:
         self._flush = flush

@@ -1,4 +1,4 @@
-"""What those who take and drive operations share: ports, settings, and a term's fencing token."""
+"""Shared parts of the handlers of operations: ports, settings, and a term's fencing token."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ INLINE_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationSettings:
-    """How long things are held back and kept, and how much may wait."""
+    """Retention times and limits of operations."""
 
     hold_seconds: float = 3.0
     snapshot_seconds: float = 5.0
@@ -46,7 +46,7 @@ class OperationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationParts:
-    """What operations of a base are done with. Any: connections are the adapters' own.
+    """Dependencies of a base's operations. Any: connections are the adapters' own.
 
     ``noted`` are the unfinished operations whose rows count an attempt of this process.
     """
@@ -71,7 +71,7 @@ class OperationParts:
         return record
 
     async def discard(self, claims: Sequence[Claim]) -> None:
-        """Remove bytes that no row names any more; what the store keeps for now waits in ``unremoved``."""
+        """Remove bytes that no row names; those that the store fails to remove wait in ``unremoved``."""
         for claim in claims:
             try:
                 await self.blobs.delete(claim.uri)
@@ -89,9 +89,9 @@ class OperationParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTerm(OperationParts):
-    """A time during which this process holds the lease; ``token`` fences what it commits.
+    """A time during which this process holds the lease; ``token`` fences its commits.
 
-    ``apart`` is held by an operation that is computed apart: see `handlers/attempts.py`.
+    An operation that is computed alone holds ``apart``: see `handlers/attempts.py`.
     """
 
     token: int
@@ -142,7 +142,7 @@ def state_key(policy_id: PolicyId, kind: str, seq: int, sha256: str) -> str:
 
 
 async def prune_snapshots(term: LeaseTerm, session: TrainingSession) -> None:
-    """Remove what a crash left of snapshots before the session's own, if the store lists them now."""
+    """Remove snapshots older than the session's own that a crash left, if the store lists them now."""
     prefix = f"training/{session.policy_id}/snapshots/"
     with suppress(Unavailable):
         keys = [key async for key in term.blobs.list(prefix)]

@@ -60,9 +60,9 @@ _PATIENCE_SECONDS = 10.0
 
 
 class Operations:
-    """Takes, drives and answers the operations of one base.
+    """Accepts, drives and answers the operations of one base.
 
-    ``is_broken`` says whether this process ends as what it computes with has died.
+    ``is_broken`` says whether this process ends because its compute parts have died.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Operations:
             await self._lease.renew(token)
 
     async def _sweep(self, term: LeaseTerm) -> None:
-        """Delete what has expired; a store that fails meanwhile is asked again later."""
+        """Delete expired data; retry later if a store fails."""
         failures = 0
         while True:
             try:
@@ -232,7 +232,7 @@ class Operations:
             await self._parts.clock.sleep(max(_SWEEP_SECONDS, retry_seconds(failures)))
 
     async def _sweep_once(self, term: LeaseTerm) -> None:
-        """Delete checkpoints that have expired, and results that nobody will ask for any more."""
+        """Delete expired checkpoints, and results past their retention."""
         now = self._parts.clock.now()
         await term.discard(await self._parts.rows.delete_expired(now=now, limit=_SWEPT_TOGETHER))
         before, forgotten = now - self._parts.settings.result_seconds, _SWEPT_TOGETHER
@@ -242,7 +242,7 @@ class Operations:
         await term.discard_again()
 
     async def prune(self) -> None:
-        """Delete rows that nobody needs any more until cancelled, with or without the lease."""
+        """Delete old rows until cancelled, with or without the lease."""
 
         async def prune() -> None:
             await self._parts.store.prune(before=self._parts.clock.now() - KEEP_ROWS_SECONDS)

@@ -1,7 +1,7 @@
-"""Removes what a crash between a blob and its row has left below `training/`.
+"""Remove blobs below `training/` that a crash left without a row.
 
-A key goes when two walks in a row find no row that names it: what is stored now has its row long before the
-second. Only keys of policies that have a session here are looked at.
+A key is removed when two scans in a row find no row that names it: a blob stored now has its row long before
+the second. Only keys of policies with a session here are checked.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ _MOST_SEEN = 100_000
 
 
 class Orphans:
-    """What the walk before has found."""
+    """Findings of the previous scan."""
 
     def __init__(self, term: LeaseTerm) -> None:
         self._term = term
         self._seen: set[str] = set()
 
     async def walk(self) -> int:
-        """Look at every key; return how many were removed. Raises Unavailable."""
+        """Check every key; return the number of removed ones. Raises Unavailable."""
         found: set[str] = set()
         removed = 0
         some: list[StateKey] = []

@@ -1,6 +1,8 @@
-"""The newest outcomes, and the requests that wait for one, so that an answer seldom needs the database.
+"""A cache of the newest outcomes, and the requests that wait for one, so that answers seldom need the
+database.
 
-Invariants: a waiter is woken by its own operation only; memory is bounded by the bytes of what is kept.
+Invariants: a waiter is woken by its own operation only; memory is limited by the bytes of the cached
+outcomes.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ class Outcomes:
         return self.kept.get(key)
 
     def put(self, key: Key, outcome: bytes) -> None:
-        """Keep an outcome and wake its waiters."""
+        """Cache an outcome and wake its waiters."""
         self.size_bytes += len(outcome) - len(self.kept.pop(key, b""))
         self.kept[key] = outcome
         while self.size_bytes > KEPT_BYTES and len(self.kept) > 1:

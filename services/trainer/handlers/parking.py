@@ -1,6 +1,6 @@
-"""The wait of one policy whose work cannot go on now, and the event that tells it.
+"""The wait of one policy whose work cannot continue now, and its event.
 
-Invariant: whatever one policy cannot read, store or restore is waited for here; it reaches no other policy.
+Invariant: data that one policy cannot read, store or restore delays that policy only.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Parking:
         return parked.retry_at if parked and parked.retry_at > self._term.clock.monotonic() else None
 
     def note(self, trouble: BaseException) -> None:
-        """Let the policy wait after a failure. Raises Fenced, which is no policy's own."""
+        """Park the policy after a failure. Raises Fenced, which affects all policies."""
         if isinstance(trouble, Fenced):
             raise trouble
         is_known = isinstance(trouble, MintError)
@@ -57,11 +57,11 @@ class Parking:
             self._group.create_task(self._tell(self.parked))
 
     def end(self) -> None:
-        """Note that the policy's work goes on."""
+        """Record that the policy's work continues."""
         self.parked = None
 
     async def until_done(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what may be repeated, until it works. Raises what repeating does not mend, and Fenced."""
+        """Do repeatable work until it succeeds. Raises errors that a retry cannot fix, and Fenced."""
         while True:
             try:
                 done = await work()

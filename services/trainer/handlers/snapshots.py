@@ -1,4 +1,4 @@
-"""When a policy's state is copied to the blob store: what it covers is not computed again after a fault."""
+"""Copy a policy's state to the blob store; a replay starts after the operations that it covers."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ class Snapshots:
         return self._begun_at + max(self._term.settings.snapshot_seconds, wait)
 
     def begin(self, position: int) -> None:
-        """Begin a snapshot of the state, which is that after a position; training goes on beside it."""
+        """Begin a snapshot of the state after a position; training continues meanwhile."""
         self.is_copying = True
         self._begun_at = self._term.clock.monotonic()
         # Queued now: what is begun behind it is not in it.

@@ -1,4 +1,4 @@
-"""Which of one policy's operations is next: in the order of `core/sequence_buffer.py`, retries in front."""
+"""The next operation of one policy: in the order of `core/sequence_buffer.py`, retries first."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -26,7 +26,7 @@ class Turns:
 
     @property
     def release_at(self) -> float | None:
-        """Return when what a gap holds back may begin, None if nothing is held back."""
+        """Return when operations after a gap may begin, None if none wait."""
         return self._buffer.due(hold_seconds=self._hold_seconds)
 
     def arrive(self, seq: int) -> None:
@@ -38,11 +38,11 @@ class Turns:
         self._buffer = self._buffer.skip(seq)
 
     def held_by(self, seq: int) -> int | None:
-        """Return the number that an operation waits for to arrive, if that is what it waits for."""
+        """Return the missing number that an operation waits for, if any."""
         return self._buffer.next_seq if seq in self._buffer.waiting and seq > self._buffer.next_seq else None
 
     def release(self) -> Sequence[int]:
-        """Let begin what nothing holds back any more; return it."""
+        """Release the operations that nothing delays any longer; return them."""
         if not self._buffer.waiting:
             return ()
         now = self._clock.monotonic()
@@ -60,9 +60,9 @@ class Turns:
         self._due.extendleft(reversed(seqs))
 
     def bring_forward(self, goes_first: Callable[[int], bool], released: Sequence[int]) -> bool:
-        """Let what needs no other be next, whatever came before it; return whether that changes what is next.
+        """Move an operation that depends on no other to the front; return whether that changes the next one.
 
-        Where such a one is next already, only one that was just ``released`` takes its place.
+        If such an operation is next already, only one that was just ``released`` replaces it.
         """
         behind = released if self._due and goes_first(self._due[0]) else self._due
         found = [seq for seq in behind if goes_first(seq)]

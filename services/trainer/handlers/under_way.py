@@ -1,4 +1,4 @@
-"""One policy's computations that are with the scheduler, in order; behind one without an end all are void."""
+"""One policy's computations in the scheduler, in order; those after one without an end are void."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ from mint_common.errors import MintError
 
 
 class UnderWay:
-    """What was begun and whose result is not taken yet."""
+    """Begun computations whose results have not been collected."""
 
     def __init__(self) -> None:
         self.is_void = False
@@ -25,7 +25,7 @@ class UnderWay:
         return bool(self._begun) and self._begun[0][1].done()
 
     def add(self, seq: int, work: Awaitable[object], *, on_done: Callable[[], None]) -> None:
-        """Add work that was queued behind what is here."""
+        """Add work that was queued after the present ones."""
         # Gathered: an error is a result, also a cancellation, and also when the term ends before it is taken.
         begun: asyncio.Future[tuple[object]] = asyncio.gather(work, return_exceptions=True)
         if isinstance(work, asyncio.Future):
@@ -36,16 +36,16 @@ class UnderWay:
     def stop(self, seq: int, error: MintError) -> None:
         """End a computation with an error, unless it is done.
 
-        A long pass ends between two of its runs; of what is finished all the same the state is given up.
+        A long pass ends between two of its runs; if it finishes all the same, its state is dropped.
         """
         work = self._passes.get(seq)
         if work is not None and not work.done():
             work.set_exception(error)
 
     def take(self, finish: Callable[[int, object], bool]) -> Sequence[int]:
-        """Hand the next result on to ``finish``, which says whether that ends the operation.
+        """Pass the next result to ``finish``, which returns whether that ends the operation.
 
-        Return what is to be begun again, in order, once everything that is void is taken.
+        Return the operations to begin again, in order, once all void ones are taken.
         """
         seq, begun = self._begun.popleft()
         self._passes.pop(seq, None)

@@ -1,8 +1,8 @@
-"""What the trainer does when a wave is complete: its policy's log gets a pass, a step and an export.
+"""Handle completed waves: append a pass, a step and an export to the policy's log.
 
-Invariants: a wave is taken in once (ledger, and the order of a job's steps), when nothing of its policy waits
-any more; its operations, its row and the event's cause are committed together. What they come to is told by
-their commit.
+Invariants: a wave is accepted once (ledger, and the order of a job's steps), when its policy has no waiting
+operations; its operations, its row and the event's cause are committed together. Their commit emits the
+outcome.
 """
 
 import asyncio
@@ -86,11 +86,11 @@ class WaveIntake:
         await drivers.append(planned, intake_of(wave.wave_id), records=records)
 
     async def _is_taken_in(self, wave: WaveCompleted) -> bool:
-        """Return whether a wave was taken in, or released: its record may be gone then."""
+        """Return whether a wave was accepted, or released: its record may be gone then."""
         return await self._parts.ledger.is_known(intake_of(wave.wave_id))
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
-        """Wait until nothing of a policy waits any more. Raises Unavailable."""
+        """Wait until a policy has no waiting operations. Raises Unavailable."""
         while True:
             drivers = await self._operations.drivers()
             if await drivers.settle(policy_id, seconds=_LOOK_SECONDS):
@@ -106,7 +106,7 @@ class WaveIntake:
         return record
 
     async def _validation(self, wave: WaveCompleted, algorithm: ManagedAlgorithm) -> dict[Claim, Batch]:
-        """Return what the wave's step is validated on, by its claim; it is no wave's, nor of a revision."""
+        """Return the validation record of the wave's step by its claim; it names no wave or revision."""
         if wave.validation is None:
             return {}
         record, facts = await read_record(self._parts.blobs, wave.validation), self._parts.policies.facts
@@ -117,7 +117,7 @@ class WaveIntake:
         return {wave.validation: batch}
 
     async def on_wave_cancelled(self, wave: WaveCancelled) -> Sequence[Event]:
-        """Let a wave that is not taken in yet never be trained on; end the pass of one that is."""
+        """Prevent the training of a wave that is not accepted yet; end the pass of one that is."""
         with suppress(AlreadyHandled):
             async with self._parts.ledger.transaction(intake_of(wave.wave_id)):
                 return ()
@@ -127,7 +127,7 @@ class WaveIntake:
         return ()
 
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
-        """Fail the job of a wave that cannot be taken in, whatever is wrong."""
+        """Fail the job of a wave that cannot be accepted, for any reason."""
         await self._fail(wave, code=decision.code, reason=decision.reason)
 
     async def _fail(self, wave: WaveCompleted, *, code: str, reason: str) -> None:

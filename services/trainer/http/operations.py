@@ -1,4 +1,4 @@
-"""Internal HTTP of operations, in msgpack: submit one, poll its outcome, look at its session."""
+"""Internal HTTP of operations, in msgpack: submit one, poll its outcome, read its session."""
 
 from fastapi import FastAPI, Query, Request, Response
 
@@ -30,13 +30,13 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
 
     @http.post("/internal/operations/{policy_id}/{seq}/skip", status_code=204)
     async def skip(policy_id: str, seq: int, tenant_id: str) -> Response:
-        """Answer when nothing waits for that number any more."""
+        """Answer when no operation waits for that number."""
         await operations.skip(PolicyId(policy_id), TenantId(tenant_id), seq)
         return Response(status_code=204)
 
     @http.post("/internal/operations/{policy_id}/{seq}/repeat", status_code=204)
     async def repeat(policy_id: str, seq: int) -> Response:
-        """Answer when the event of an export is on its way once more."""
+        """Answer when the event of an export is published once more."""
         await operations.repeat_export(PolicyId(policy_id), seq)
         return Response(status_code=204)
 

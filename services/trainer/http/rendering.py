@@ -12,5 +12,5 @@ def add_routes(http: FastAPI, rendering: BaseRendering) -> None:
 
     @http.post("/internal/render")
     async def render(request: Request) -> Response:
-        """Answer what becomes of each row."""
+        """Answer with each row's rendering."""
         return packed(await rendering.render(read_packed(await request.body(), RenderRequest)))

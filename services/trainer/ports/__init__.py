@@ -1,1 +1,1 @@
-"""What the trainer needs of the world."""
+"""Ports of the trainer."""

@@ -1,4 +1,4 @@
-"""What operations need: the right to drive a base, and stores for operations and named checkpoints."""
+"""Ports of operations: the right to drive a base, and stores for operations and named checkpoints."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -40,8 +40,8 @@ class Lease(Protocol):
 class OperationStore(Protocol[Connection_contra]):
     """Sessions and the operations that drive them. Reads see committed rows only.
 
-    Whatever writes for a holder of the lease raises Fenced when the token is no longer the newest: that is
-    checked within the transaction.
+    Writes for a holder of the lease raise Fenced when the token is no longer the newest; the transaction
+    checks this.
     """
 
     async def add(
@@ -51,7 +51,7 @@ class OperationStore(Protocol[Connection_contra]):
 
         Return for each whether it is new, or why it was not stored.
 
-        A repetition is no error and changes nothing. OperationConflict: its number is taken by another one;
+        A repetition is not an error and changes nothing. OperationConflict: another operation has its number;
         NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
         """
         ...
@@ -83,9 +83,9 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def results(self, policy_id: PolicyId, seqs: Sequence[int]) -> list[Packed]:
-        """Return the outcomes of finished operations, by number, without those that are forgotten.
+        """Return the outcomes of finished operations by number; deleted ones are missing.
 
-        None is while a wave's export waits.
+        Results are never deleted while a wave's export waits.
         """
         ...
 
@@ -105,7 +105,7 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
-        """Return what was executed after a position, in the order of execution."""
+        """Return the operations executed after a position, in the order of execution."""
         ...
 
     async def needed_passes(self, policy_id: PolicyId) -> list[Packed]:
@@ -134,7 +134,7 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
-        """Make a newer snapshot the session's, forget payloads that it covers; return what is unused now."""
+        """Make a newer snapshot the session's, delete the payloads that it covers; return unused blobs."""
         ...
 
     async def held_revisions(self, *, now: float, after: str = "", limit: int | None = None) -> list[Digest]:
@@ -146,13 +146,13 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
-        """Forget results that were finished before a time; return how many, and what is unused now."""
+        """Delete results that were finished before a time; return their number, and unused blobs."""
         ...
 
     async def prune(self, *, before: float) -> None:
-        """Delete operations of sessions that were closed before a time, and waves of before it.
+        """Delete operations of sessions closed before a time, and waves older than it.
 
-        Of operations those that nobody may ask for any more; of each job its newest wave stays.
+        Only operations past their retention; each job's newest wave stays.
         """
         ...
 
@@ -203,5 +203,5 @@ class CheckpointRows(Protocol):
         ...
 
     async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
-        """Delete what has expired; return the bytes that no other row uses."""
+        """Delete expired checkpoints; return the bytes that no other row uses."""
         ...

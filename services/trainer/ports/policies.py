@@ -22,7 +22,7 @@ Tier = Literal["device", "host"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swaps:
-    """What moving policies between device and host has cost since the start."""
+    """Total cost of moving policies between device and host since the start."""
 
     count: int
     seconds: float
@@ -40,7 +40,7 @@ class StateExport:
 
 
 class PolicyWork(Generic[T_co]):
-    """Work on a policy that is no pass; the parameter is what it gives."""
+    """Work on a policy other than a pass; the parameter is its result."""
 
     __slots__ = ()
 
@@ -70,14 +70,14 @@ class Distillation(PolicyWork[Distilled]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy(PolicyWork[bytes]):
-    """Copy the state, as bytes. Training goes on while the copy is written as bytes."""
+    """Copy the state, as bytes. Training continues while the copy is written."""
 
     with_gradient: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportWeights(PolicyWork[StateExport]):
-    """Export the weights after an earlier export. Training goes on while that is built."""
+    """Export the weights after an earlier export. Training continues while the export is built."""
 
     after: ExportLineage
 
@@ -119,7 +119,7 @@ class Policies(Protocol):
         ...
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
-        """Put a policy into memory from a snapshot, or as initialised, and keep it there until released.
+        """Put a policy into memory from a snapshot, or as initialised, and protect it until released.
 
         Raises CheckpointLost when the bytes do not fit it.
         """
@@ -130,7 +130,7 @@ class Policies(Protocol):
         ...
 
     def keep(self, policy_id: PolicyId) -> None:
-        """Take that back: the policy's state is about to change."""
+        """Protect the policy again: its state is about to change."""
         ...
 
     def forget(self, policy_id: PolicyId) -> None:
@@ -144,26 +144,26 @@ class Policies(Protocol):
     def begin_pass(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
-        """Queue a pass behind what the policy has to do, in the order of the calls of this and of `begin`.
+        """Queue a pass after the policy's earlier work, in the order of the calls of this and of `begin`.
 
-        ``alone`` keeps other policies out of its batch. What is larger than a batch is computed in runs, a
-        micro-batch each, between which other policies have their turn; cancelling it ends it there, and the
-        gradient is as it was before.
+        ``alone`` excludes other policies from its batch. A pass larger than a batch is computed in runs of
+        one micro-batch, between which other policies run; cancelling ends it there, and the gradient is as it
+        was before.
 
-        Raises NotFinite when the pass is refused: nothing is added to the gradient then. Raises NotResident
-        when the policy has been dropped, which also happens to what is behind a fault of the machinery.
+        Raises NotFinite when the pass is refused: it adds nothing to the gradient. Raises NotResident
+        when the policy has been dropped, which also happens to work queued after a machine fault.
         """
         ...
 
     def begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
     ) -> Awaitable[T]:
-        """Queue other work, as a pass is queued, in runs also; also raises what the work's class says."""
+        """Queue other work, as a pass is queued, in runs also; also raises the errors of the work's class."""
         ...
 
 
 class StoredStates(Protocol):
-    """Training states made from what is stored."""
+    """Training states from storage."""
 
     async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes, *, resets_moments: bool) -> bytes:
         """Return a checkpoint with the revision's weights and the step of ``data``, and its moments or none.

@@ -1,4 +1,4 @@
-"""`python -m services.trainer.adapters.distributed`: a rank that rank 0 has started on its machine.
+"""`python -m services.trainer.adapters.distributed`: a rank started by rank 0 on its machine.
 
 It ends when its input ends: rank 0 holds the other side of that pipe as long as it lives.
 """

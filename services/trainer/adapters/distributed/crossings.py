@@ -1,5 +1,6 @@
-"""Where the parts of a pass that ranks compute for themselves begin and end (Shoeybi et al. 2019,
-arXiv 1909.08053, section 3: f and g). Between an `Enter` and a `Leave` each rank has its own part."""
+"""Borders of the parts of a pass that each rank computes separately (Shoeybi et al. 2019,
+arXiv 1909.08053, section 3: f and g). Between an `Enter` and a `Leave` each rank has its own part.
+"""
 
 from collections.abc import Callable
 from typing import Any

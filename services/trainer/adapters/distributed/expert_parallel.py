@@ -11,10 +11,10 @@ from services.trainer.core.ranks import own_range
 
 
 def own_experts(base: ResidentBase, mesh: DeviceMesh) -> None:
-    """Keep this rank's experts. Raises SettingInvalid.
+    """Drop all experts but this rank's. Raises SettingInvalid.
 
     A rank computes the pairs of its experts, and the sum over ranks is the layer's output: no token is
-    dropped, whatever the routers choose.
+    dropped, for any choice of the routers.
     """
     layers = [slot for slot in base.slots if isinstance(slot, LoraExperts)]
     if not layers:

@@ -1,8 +1,8 @@
 """Rank 0's side of the ranks: start those of its machine, unless torchrun has, load, watch, end.
 
-Invariants: no rank outlives rank 0 (each sees its end of a pipe close); a rank's death is known at once, and
-then this process ends within `GRACE_SECONDS`, whatever it has in hand: its supervisor starts the group again,
-and what was not committed is done again.
+Invariants: no rank outlives rank 0 (each sees its end of a pipe close); a rank's death is detected at once,
+and then this process ends within `GRACE_SECONDS`, even in the middle of a step: its supervisor restarts the
+group, and uncommitted work is repeated.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""What rank 0 asks of all ranks. Orders are values: the other ranks keep no state but open passes.
+"""Commands of rank 0 to all ranks. They are values: the other ranks have no state but open passes.
 
-``open_passes`` are those that rank 0 may still ask the gradients of; ranks forget all others.
+``open_passes`` are those whose gradients rank 0 may still request; ranks drop all others.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from services.trainer.core.ranks import share_out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraShape:
-    """What a policy's leaf looks like; its values travel beside the order."""
+    """Shape of a policy's leaf; its values are sent separately."""
 
     layout: Layout
     scale: float
@@ -37,7 +37,7 @@ class ScoringInputs:
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """Return the names of what the scores of a target come with."""
+        """Return the names of the additional scores of a target."""
         routes = ("routed_T", "off_route_T") if any(line.is_routed for line in self.lines) else ()
         hits = ("hit_T",) if any(line.counts_hits for line in self.lines) else ()
         return routes + hits
@@ -51,7 +51,7 @@ class ScoringInputs:
 class Forward:
     """Score a job with the policies that its lines number, None: with the bare base.
 
-    The pass is kept open if it has a number. Each rank cuts the logits of its targets into ``chunks``.
+    A pass with a number stays open. Each rank cuts the logits of its targets into ``chunks``.
     """
 
     number: int | None

@@ -1,8 +1,8 @@
 """A rank's part of a forward and backward pass; every rank, 0 included, runs this code in step.
 
-Invariants: rank 0's gradient of a policy is that of the whole micro-batch over the whole base. What a rank
-computes for itself alone (its lines, its slices, its experts) is summed; what every rank computes alike is
-counted once, at rank 0. Where ranks hold the whole base, what one cannot compute (its memory is full) is an
+Invariants: rank 0's gradient of a policy is that of the whole micro-batch over the whole base. A rank's
+separate results (its lines, its slices, its experts) are summed; results that every rank computes alike are
+counted once, at rank 0. Where ranks hold the whole base, a rank's failure (its memory is full) is an
 error of the pass that all of them raise; elsewhere the others are in the middle of an exchange with it, and
 the ranks are lost. X = rows of scores, T = target tokens.
 """

@@ -103,9 +103,9 @@ def joined_ranks(
 def _launchers_store() -> dist.Store:
     """Return torchrun's store.
 
-    It keeps one store while it starts a machine's ranks again, and addresses of dead ranks are still in it
-    (torch 2.13): each attempt has names of its own. Over several machines attempts are not counted together:
-    there torchrun has to make a new store itself (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    It has one store for all restarts of a machine's ranks, which still contains addresses of dead ranks
+    (torch 2.13): each attempt uses other names. On several machines attempts are not counted together:
+    there torchrun must make a new store itself (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
     """
     store, _, _ = next(dist.rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:

@@ -1,4 +1,4 @@
-"""The shapes of a spread base: what each rank keeps of the weights, and how a pass gets at the rest."""
+"""Shardings of a base: the weights that each rank holds, and how a pass gets the rest."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from services.trainer.core.ranks import SPLITS_LINES, RankSetup, Sharding
 
 
 def load_sharded(setup: RankSetup, ranks: Ranks) -> Passes:
-    """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
+    """Load a base and this rank's part of it. Every rank calls this at the same time."""
     sharding, placement = setup.sharding, setup.placement
     bound_memory(placement, ranks.device)
     base = load_base(setup.folder, Placement(dtype=placement.dtype, checkpointing="off"))
@@ -66,7 +66,7 @@ _SHAPES: dict[Sharding, Callable[[ResidentBase, DeviceMesh], None]] = {
 
 
 def base_bytes(module: nn.Module) -> int:
-    """Return the bytes of weights that this rank keeps."""
+    """Return the bytes of weights that this rank holds."""
     return sum({id(one): _kept(one).nbytes for one in module.parameters()}.values())
 
 

@@ -1,9 +1,9 @@
 """Rank 0's view of a base that is spread over ranks: it scores like a base in one process.
 
-Invariants: all policies live at rank 0 only, whole, with their optimizers; ranks get their values with each
-pass and hand back gradients. So a checkpoint and an export are those of one rank, nothing is lost with
-another rank, and no rank can come to differ. One exchange runs at a time; the first that breaks is the
-last: the process has to end, and the group starts again.
+Invariants: policies live at rank 0 only, whole, with their optimizers; ranks get their values in each
+pass and return gradients. So checkpoints and exports are those of one rank, another rank's end loses nothing,
+and ranks cannot diverge. One exchange runs at a time; a failed one is the last: the process must end, and the
+group restarts.
 """
 # ruff: noqa: N803  # tensors carry their shape in their name
 

@@ -1,9 +1,9 @@
-"""Tensor parallel: heads, widths of MLPs and the vocabulary are cut over the ranks, experts dealt out.
+"""Tensor parallel: heads, widths of MLPs and the vocabulary are cut over the ranks, experts distributed.
 
-The styles below take the place of torch's for modules that carry LoRA: one sum over the ranks a block serves
+The styles below replace torch's for modules with LoRA: one sum over the ranks per block serves
 base and update alike. A column-cut module has its slice of B and a part of A's gradient, a row-cut one its
-slice of A and a part of B's. Latent attention (MLA) is cut behind its latents, which every rank computes
-whole: they are what all heads read.
+slice of A and a part of B's. Latent attention (MLA) is cut after its latents, which every rank computes
+whole, because all heads read them.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ LATENTS = frozenset({"q_a_proj", "kv_a_proj_with_mqa"})
 
 
 def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
-    """Keep this rank's slices of every layer, the embedding and the head. Raises SettingInvalid."""
+    """Cut every layer, the embedding and the head to this rank's slices. Raises SettingInvalid."""
     scores = base.target_scores
     _check(base, mesh.size())
     for layer in scores.body.layers:
@@ -50,7 +50,7 @@ def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
 
 
 def _plan(layer: nn.Module) -> dict[str, ParallelStyle]:
-    """Return a style for each linear of a layer, and for what has cut ones right behind its input."""
+    """Return a style for each linear of a layer, and for modules whose input feeds cut ones directly."""
     paths = [path for path, module in layer.named_modules() if isinstance(module, LoraLinear)]
     latent = {_parent(path) for path in paths if leaf_of(path) in LATENTS}
     plan: dict[str, ParallelStyle] = {path: _Block() for path in map(_parent, paths) if path not in latent}
@@ -113,7 +113,7 @@ class _Latent(ParallelStyle):  # type: ignore[misc]  # as above
 
 
 class _Columns(ParallelStyle):  # type: ignore[misc]  # as above
-    """A linear that keeps some of its outputs; one that ``enters`` has no block before it."""
+    """A linear with some of its outputs; one that ``enters`` has no block before it."""
 
     def __init__(self, *, enters: bool) -> None:
         super().__init__()

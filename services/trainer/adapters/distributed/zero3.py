@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO-3 over the bare, frozen base (Rajbhandari et al. 2020, arXiv 1910.02054, stage 3).
 
 The engine has no optimizer and is never called: its hooks gather a module's weights around that module's
-forward and backward. Adapters are no parameters of the base's modules, so the engine never sees them. Stages
+forward and backward. Adapters are not parameters of the base's modules, so the engine never sees them. Stages
 1 and 2 shard optimizer state and gradients of trained parameters, and a frozen base has neither.
 """
 
@@ -17,7 +17,7 @@ _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
 def partition(base: ResidentBase, device: torch.device) -> None:
-    """Keep this rank's share of every parameter."""
+    """Cut every parameter to this rank's share."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # as torchrun does; DeepSpeed insists on it

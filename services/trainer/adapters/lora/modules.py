@@ -92,8 +92,8 @@ def _as_is(x: Tensor) -> Tensor:
 class Share:
     """The part of a module that this process computes: slices of its widths, or some of its experts.
 
-    The base weights are cut alike. ``enter`` and ``leave`` stand at the input and the output, where the
-    parts of all processes become the whole.
+    The base weights are cut alike. ``enter`` and ``leave`` are at the input and the output, where the
+    parts of all processes are combined.
     """
 
     inputs: slice = field(default_factory=lambda: slice(None))

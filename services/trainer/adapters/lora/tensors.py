@@ -26,7 +26,7 @@ from services.trainer.core.layout_check import check_fits
 
 @dataclass(frozen=True, slots=True)
 class LoraPart:
-    """Where one half of a site lies in the leaf, and its shape there."""
+    """Offset of one half of a site in the leaf, and its shape there."""
 
     site: Site
     half: Half
@@ -138,7 +138,7 @@ def new_lora(facts: BaseFacts, spec: LoraSpec) -> LoraTensors:
 
 
 def folded_arrays(tensors: LoraTensors) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the tensors as an export has them: alpha / r multiplied into B, so that nobody scales twice."""
+    """Return the tensors of an export: alpha / r is in B, so that readers do not scale again."""
     return {
         name: (view * (tensors.scale if ".lora_B." in name else 1.0)).cpu().numpy()
         for name, view in tensors.named()

@@ -1,7 +1,7 @@
-"""Layers that are computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+"""Recompute layers in the backward pass (Chen et al. 2016, arXiv 1604.06174).
 
-A layer keeps its input only. Recomputed, it finds the policies and routes of its forward pass, which the
-block that applied them has taken off by then.
+A layer stores only its input. Recomputed, it uses the policies and routes of its forward pass, which the
+block that applied them has removed by then.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def _checkpointed(layer: nn.Module) -> Callable[..., Any]:  # a layer's own argu
 
 
 def _again(layer: nn.Module) -> AbstractContextManager[None]:
-    """Return a block in which a layer has what is applied to it now: one mix, and one replay."""
+    """Return a block in which a layer has its current mix and replay applied again."""
     slots = [one for one in layer.modules() if isinstance(one, LoraLinear | LoraExperts)]
     gates = [one for one in layer.modules() if isinstance(one, RoutedGate)]
     mix = next((slot.mix for slot in slots), None)

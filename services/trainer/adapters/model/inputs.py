@@ -1,4 +1,4 @@
-"""Lines as tensors: what the model reads, who sees whom, and where the targets are.
+"""Lines as tensors: input tokens, attention mask, and positions of the targets.
 
 B = lines of a micro-batch, L = its longest line, T = its target positions.
 """

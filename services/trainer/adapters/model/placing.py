@@ -1,4 +1,4 @@
-"""Which device and dtype the settings come to on this machine."""
+"""Resolve the device and dtype settings on this machine."""
 
 from typing import Literal
 

@@ -52,7 +52,7 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         self.head = head
 
     def forward(self, laid: ModelInputs, chunks: int = 1) -> tuple[Tensor, Tensor]:
-        """Return logp_T of a micro-batch and its hit_T, which is empty where nobody asked."""
+        """Return logp_T of a micro-batch and its hit_T, which is empty unless requested."""
         hidden_BLD = self.body(
             input_ids=laid.inputs_BL,
             attention_mask=laid.mask_B1LL,
@@ -121,7 +121,7 @@ class ResidentBase:
 
     @property
     def microbatch_tokens(self) -> int:
-        """Return how many padded tokens a micro-batch has where nobody has said it."""
+        """Return the default padded tokens of a micro-batch."""
         return default_microbatch_tokens(
             self.facts, item_bytes=self.dtype.itemsize, free_bytes=self.free_bytes
         )

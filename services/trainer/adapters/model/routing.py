@@ -1,6 +1,6 @@
-"""Routers that take the sampler's choice of experts (R3), and tell how often their own would differ.
+"""Routers that replay the sampler's choice of experts (R3), and measure how often their own would differ.
 
-A token's route is the experts that it went to in each routed layer. Ma et al. 2025 (arXiv 2510.11370): replay
+A token's route is its experts in each routed layer. Ma et al. 2025 (arXiv 2510.11370): replay
 the sampler's routes in training; the weights of the replayed experts are the trainer's own, so that the
 gradient is too. X = tokens of a pass, Y = routed layers, K = experts of a token, T = target tokens.
 """
@@ -20,7 +20,7 @@ from services.trainer.core.losses.mismatch import out_of_route, replayed_mask
 
 @dataclass(slots=True, kw_only=True)
 class RouteReplay:
-    """The recorded routes of one pass, -1 where there is none, and what the routers chose themselves."""
+    """The recorded routes of one pass, -1 where missing, and the routers' own choices."""
 
     routes_XYK: Tensor
     replays: bool

@@ -1,4 +1,4 @@
-"""What a step needs of a base, wherever the base's weights are. T = target positions."""
+"""The base as a training step uses it, for any placement of its weights. T = target positions."""
 # ruff: noqa: N815  # tensors carry their shape in their name
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from services.trainer.core.lines import Line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenScores:
-    """Targets under a model: ``logprobs_T`` is ``[T]``, or ``[T, K]`` with several targets a position.
+    """Targets under a model: ``logprobs_T`` is ``[T]``, or ``[T, K]`` with several targets per position.
 
     Where routes were recorded, ``routed_T`` is 0 for tokens without a usable one, and ``off_route_T`` the
-    share of a token's recorded experts that the model's own routers would not take. Where a line asked for
-    it, ``hit_T`` is 1 for targets that are the model's likeliest token, else 0.
+    share of a token's recorded experts that the model's own routers would not choose. If a line requests
+    it, ``hit_T`` is 1 for targets that are the model's most likely token, else 0.
     """
 
     logprobs_T: Tensor
@@ -48,7 +48,7 @@ class ScoringBase(Protocol):
 
     @property
     def microbatch_tokens(self) -> int:
-        """Return how many padded tokens a micro-batch has where nobody has said it."""
+        """Return the default padded tokens of a micro-batch."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class ScoringBase(Protocol):
 
     @property
     def shares_prompts(self) -> bool:
-        """Return whether rows may stand behind one copy of their prompt."""
+        """Return whether rows may share one copy of their prompt."""
         ...
 
     def score(

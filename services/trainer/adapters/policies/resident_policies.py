@@ -1,9 +1,9 @@
-"""Policies over the resident base, and the threads that work on them: one computes, one writes what it gave.
+"""Policies over the resident base, and their two threads: one computes, one writes the results.
 
-Whatever is ready when the first is free is planned together (`core/scheduler.py`). Invariants: work owns its
-policies' states while it is carried out; a policy that was dropped meanwhile, a state that is half done, and
-one with work that was given up while it was finished are not given back; a fault of the machinery is the
-result of everything that was in the batch, and a policy that it keeps from leaving the device stays there,
+Operations that are ready when the first is free are planned together (`core/scheduler.py`). Invariants: work
+owns its policies' states while it runs; states are not given back if the policy was dropped meanwhile, the
+state is half done, or the work was abandoned while it finished; a machine fault is the
+result of everything in the batch, and a policy that it keeps from leaving the device stays there,
 whole.
 """
 
@@ -104,11 +104,11 @@ class ResidentPolicies:
         self._tiers.trim()
 
     def keep(self, policy_id: PolicyId) -> None:
-        """Keep a policy in memory."""
+        """Protect a policy from leaving memory."""
         self._tiers.set_stays(policy_id, stays=True)
 
     def forget(self, policy_id: PolicyId) -> None:
-        """Drop a policy from memory; what is at work on it is not given back."""
+        """Drop a policy from memory; running work does not give it back."""
         self._tiers.forget(policy_id)
         self._at_work.pop(policy_id, None)
 
@@ -126,7 +126,7 @@ class ResidentPolicies:
     def begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
     ) -> Awaitable[T]:
-        """Queue other work; a thread of its own writes what a copy or an export gives."""
+        """Queue other work; a separate thread writes the result of a copy or an export."""
         begun, asked = self._begin(policy_id, tenant_id, work, alone=alone), cast("object", work)
         match asked:
             case Copy(with_gradient=with_gradient):
@@ -240,7 +240,7 @@ class ResidentPolicies:
         await self._swap_out(surplus)
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
-        """Move policies off the device; the next plan tries again with those that a fault keeps there."""
+        """Move policies off the device; the next plan retries those that a fault keeps there."""
         for resident in residents:
             moving = self._compute(partial(self._tiers.swap_out, resident))
             (fault,) = await asyncio.gather(moving, return_exceptions=True)
@@ -270,10 +270,10 @@ async def open_policies(
     layout: str = PACKED,
     niceness: int = 0,
 ) -> AsyncIterator[ResidentPolicies]:
-    """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand.
+    """Load a base in a separate thread and yield its policies; leaving waits for the current step.
 
-    ``max_tokens`` bounds a micro-batch; None leaves that to the base. ``niceness`` is how far what computes
-    gives way to the process's other threads, which keep its lease, and to other processes.
+    ``max_tokens`` limits a micro-batch; None uses the base's default. ``niceness`` lowers the priority of
+    computation below the process's other threads, which renew its lease, and other processes.
     """
     with (
         ThreadPoolExecutor(1, "trainer", _begin_computing, (threads, niceness)) as stepper,

@@ -1,7 +1,7 @@
-"""What operations ask of policies in memory: tasks, and carrying them out on the thread that steps.
+"""Tasks of operations on policies in memory, and their execution on the compute thread.
 
 Invariants: tasks of a policy run in the order in which they were begun; a policy whose state a step spoilt is
-not given back, so that nothing goes on from it.
+not given back, so that nothing continues from it.
 """
 
 import time
@@ -46,9 +46,9 @@ Done = Passed | Stepped | Distilled | ParkedState | int | None
 
 @dataclass(slots=True, kw_only=True)
 class OpenRuns:
-    """Work that is computed in runs: ``lora`` has the policy's leaf, of which swaps make another tensor.
+    """Work that is computed in runs: ``lora`` has the policy's leaf, whose tensor changes when swapped.
 
-    ``tokens`` is what the last run has read, ``seconds`` what all have taken.
+    ``tokens`` are those of the last run, ``seconds`` those of all runs.
     """
 
     lora: LoraTensors
@@ -58,7 +58,7 @@ class OpenRuns:
 
 
 class Unfinished:
-    """What a run gives that is not the last."""
+    """The result of a run before the last."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -72,7 +72,7 @@ class PolicyTask:
 
     @property
     def kind(self) -> Kind:
-        """Return what the scheduler calls it."""
+        """Return the scheduler's name of the task."""
         match self.work:
             case Pass():
                 return "forward_backward" if self.work.backward else "forward"
@@ -99,7 +99,7 @@ class PolicyTask:
                 return 0
 
     def settle(self, result: object) -> None:
-        """Tell who still waits."""
+        """Give the result to the waiting caller, if there is one."""
         if self.done.done():
             return
         if isinstance(result, BaseException):
@@ -132,9 +132,9 @@ def carry_out(
     *,
     max_tokens: int,
 ) -> tuple[list[Done | MintError], set[PolicyId]]:
-    """Run the tasks of one plan: passes, steps, the rest; return what each gave and the spoilt policies.
+    """Run the tasks of one plan: passes, steps, the rest; return each result and the spoilt policies.
 
-    What it took is shared out evenly, so that the seconds of waves add up to those of the trainer.
+    The time is divided evenly, so that the seconds of waves add up to those of the trainer.
     """
     started = time.perf_counter()
     results: dict[int, Done | MintError] = {}
@@ -172,7 +172,7 @@ def carry_out_run(
     *,
     max_tokens: int,
 ) -> tuple[list[Done | MintError | Unfinished], set[PolicyId]]:
-    """Do the next run of one task; one that is given up takes back what it has added to the gradient."""
+    """Do the next run of one task; a cancelled one removes what it has added to the gradient."""
     started = time.perf_counter()
     (task,) = tasks
     state = tiers.swap_in(residents[task.policy_id])
@@ -207,7 +207,7 @@ def _runs_of(
 
 
 def _note_seconds(work: object, result: object, seconds: float) -> None:
-    """Add what a wave's pass took to what it tells."""
+    """Add the time of a wave's pass to its result."""
     if isinstance(work, WaveBatch) and isinstance(result, Passed):
         result.metrics["step_seconds:sum" if work.backward else "valid_seconds:sum"] = seconds
 

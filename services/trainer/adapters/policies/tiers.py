@@ -1,8 +1,8 @@
-"""Where policies are: on the device, in the host's memory, or stored only.
+"""Tiers of policies: on the device, in the host's memory, or stored only.
 
-Invariants: a policy is in one tier; one that stays is never dropped, and of any other dropping loses nothing,
-for its log and its snapshot have all of it. Both tiers are bounded; the least recently used leave first.
-Policies are moved by the thread that steps them. No generator moves with them: training draws nothing once a
+Invariants: a policy is in one tier; a protected one is never dropped, and dropping any other loses nothing,
+because its log and its snapshot are complete. Both tiers are bounded; the least recently used leave first.
+The thread that steps policies moves them. No random generator moves with them: training draws nothing once a
 LoRA is initialised.
 """
 
@@ -66,7 +66,7 @@ class PolicyTiers:
         return self._resident.get(policy_id)
 
     def set_stays(self, policy_id: PolicyId, *, stays: bool) -> None:
-        """Keep a policy that is here from being dropped, or no longer."""
+        """Protect a policy in memory from being dropped, or end that."""
         if policy_id in self._resident:
             self._resident[policy_id].stays = stays
 

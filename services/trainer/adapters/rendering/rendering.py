@@ -33,7 +33,7 @@ class BaseRendering:
         self._waiting = 0
 
     async def render(self, request: RenderRequest) -> Rendering:
-        """Return what becomes of each row. Raises InvalidField, Overloaded."""
+        """Return each row's rendering. Raises InvalidField, Overloaded."""
         if sum(len(row.data) for row in request.rows) > MAX_BYTES:
             raise InvalidField(field="rows", problem=f"have more than {MAX_BYTES} bytes together")
         if self._waiting >= MAX_WAITING:

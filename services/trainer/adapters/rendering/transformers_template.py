@@ -62,7 +62,7 @@ class TransformersTemplate:
 
     @cached_property
     def takes_arguments_as_text(self) -> bool:
-        """Return whether arguments appear in what is rendered only as a text."""
+        """Return whether the template renders arguments only if they are a text."""
         written = '"probe":1'
         as_object = self._render(_PROBE, None, begins_answer=False).replace(" ", "")
         if written in as_object:

@@ -1,4 +1,4 @@
-"""Training states made from what is stored: sums of checkpoints' LoRA weights, and published revisions."""
+"""Training states from storage: sums of checkpoints' LoRA weights, and published revisions."""
 
 import asyncio
 from collections.abc import Sequence

@@ -55,7 +55,7 @@ def write_state(state: TrainingState) -> bytes:
 def write_parked(parked: "ParkedState", *, with_gradient: bool = False) -> bytes:
     """Return the checkpoint: adapter, both moments and the step, as safetensors.
 
-    It has the gradient too, if that is asked for and there is one.
+    It includes the gradient if requested and present.
     """
     tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
     if parked.moment_steps != parked.step:

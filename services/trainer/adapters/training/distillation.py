@@ -1,6 +1,6 @@
 """Forward and backward of a policy towards a teacher over the same base.
 
-Invariants: the whole gradient is added or nothing; the teacher changes nothing and keeps nothing.
+Invariants: the whole gradient is added or nothing; the teacher changes nothing and has no state.
 T = target positions of a micro-batch, V = vocabulary.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
@@ -29,7 +29,7 @@ _TARGET_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LessonLine:
-    """A lesson, or a part of one, behind the policy's prompt and behind the teacher's."""
+    """A lesson, or a part of one, after the policy's prompt and after the teacher's."""
 
     index: int
     student: CompletionLine

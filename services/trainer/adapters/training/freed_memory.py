@@ -1,7 +1,7 @@
-"""Keeps freed memory in the process between two steps.
+"""Retain freed memory in the process between two steps.
 
 glibc returns big blocks to the kernel as soon as they are freed. A step frees and allocates the same blocks
-all the time, and the kernel zeroes them again, page by page. Other C libraries are left as they are.
+repeatedly, and the kernel zeroes them again, page by page. Other C libraries are unchanged.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ LARGEST_BYTES = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed blocks of this process for the next ones; return whether the C library supports it."""
+    """Reuse freed blocks in this process; return whether the C library supports it."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""A pass: what is asked of it, and what it has come to over the micro-batches.
+"""A pass: its inputs, and its sums over the micro-batches.
 
 T = target positions of a micro-batch, K = targets of a position.
 """
@@ -62,7 +62,7 @@ class PassWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineScores:
-    """What one line came to: log-probabilities of its targets, flat, and the base's where it was asked."""
+    """Scores of one line: log-probabilities of its targets, flat, and the base's if requested."""
 
     logprobs: Floats
     base: Floats | None
@@ -70,10 +70,10 @@ class LineScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassResult:
-    """What a pass came to. ``measures`` are named ``name:reduction``, ``scores`` are those of its lines.
+    """The result of a pass. ``measures`` are named ``name:reduction``, ``scores`` are those of its lines.
 
-    ``sampler_kl`` is the estimated KL divergence of the sampler from the policy, a token, where a sampler
-    answered.
+    ``sampler_kl`` is the estimated KL divergence of the sampler from the policy, per token, for sampled
+    answers.
     """
 
     loss: float
@@ -108,7 +108,7 @@ class NumberedLine:
 
 
 class PassSum:
-    """What a pass has come to over the micro-batches, and why it is refused, if it is."""
+    """Sums of a pass over the micro-batches, and the reason to refuse it, if any."""
 
     def __init__(self, work: PassWork) -> None:
         self.work = work
@@ -175,7 +175,7 @@ class PassSum:
         return self.refusal is None
 
     def result(self) -> PassResult | NotFinite:
-        """Return what the pass came to."""
+        """Return the result of the pass."""
         scores = [one for one in self._scores if one is not None]
         tokens = self._sampled_tokens
         return self.refusal or PassResult(

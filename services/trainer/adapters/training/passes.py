@@ -1,8 +1,8 @@
 """Forward and backward passes of several policies at once: any token loss, sums over micro-batches.
 
-Invariants: a pass adds its whole gradient to its policy's or nothing; what is wrong with one pass is that
+Invariants: a pass adds its whole gradient to its policy's or nothing; a fault of one pass is that
 pass's result, and the others' gradients are as if it had not been there; computed alone, a pass adds the same
-bits whatever else there is (tests/unit/trainer/test_passes.py, test_batched_steps.py).
+bits regardless of other work (tests/unit/trainer/test_passes.py, test_batched_steps.py).
 T = target positions of a micro-batch, K = targets of a position.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name

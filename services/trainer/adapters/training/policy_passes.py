@@ -68,7 +68,7 @@ class _ClientData:
         self._step = step
 
     def training(self) -> PassWork:
-        """Return what is to be computed."""
+        """Return the pass to compute."""
         loss = PASS_LOSSES[self._work.loss]
         return PassWork(
             lora=self._lora,
@@ -81,7 +81,7 @@ class _ClientData:
         )
 
     def passed(self, result: PassResult) -> Passed:
-        """Return what the client is told."""
+        """Return the client's result."""
         shapes = [datum.inputs["target_tokens"].shape for datum in self._work.data]
         tokens = sum(len(scores.logprobs) for scores in result.scores)
         return Passed(

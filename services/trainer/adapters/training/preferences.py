@@ -1,9 +1,9 @@
-"""The compared answers of a step: how far a policy has moved from its base on each, and what each row weighs.
+"""The compared answers of a step: each one's log-probability relative to the base, and each row's weight.
 
-A loss of preferences joins rows that may stand in different micro-batches. So log-probabilities are computed
+A preference loss joins rows that may be in different micro-batches. So log-probabilities are computed
 first, without gradients; the loss's derivative by a row's log-probability is then the weight of that row's
-tokens in a cross entropy, and rows are as independent as in any other loss. The gradient is the loss's own,
-not an estimate.
+tokens in a cross entropy, and rows are as independent as in any other loss. The gradient is exact, not an
+estimate.
 
 T = target tokens, N = wanted answers, M = unwanted answers.
 """
@@ -31,9 +31,9 @@ def weigh_answers(
     rows: Sequence[Row],
     answers: Iterable[MovedAnswer],
 ) -> tuple[list[Row], dict[str, float]]:
-    """Return the rows with their weights, and metrics: the mean loss first of all.
+    """Return the rows with their weights, and metrics: the mean loss first.
 
-    ``answers`` are what the rows and the mismatched ones came to, in any order.
+    ``answers`` are the results of the rows and the mismatched ones, in any order.
     """
     kinds = {kind: torch.zeros(sum(row.advantage == kind for row in rows)) for kind in (1.0, -1.0)}
     mismatched = []
@@ -55,7 +55,7 @@ def weigh_answers(
 
 
 def moved_answers(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[MovedAnswer]:
-    """Yield each row of the lines with log pi(y|x) - log base(y|x), given what the lines came to."""
+    """Yield each row of the lines with log pi(y|x) - log base(y|x), from the lines' scores."""
     for line, scores in zip(lines, scored.scores, strict=True):
         assert scores.base is not None, "reads_base"
         sequence_T = torch.repeat_interleave(torch.tensor([row.targets for row in line.rows]))

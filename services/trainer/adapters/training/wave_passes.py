@@ -39,7 +39,7 @@ class WaveRows:
         self._sampler_kl: float | None = None
 
     def comparison(self) -> PassWork:
-        """Return what is scored before: compared answers, or the probe of a batch without rows."""
+        """Return the scores to compute first: compared answers, or the probe of a batch without rows."""
         return PassWork(
             lora=self._lora,
             step=self._step,
@@ -52,7 +52,7 @@ class WaveRows:
         )
 
     def compare(self, scored: PassResult | NotFinite) -> None:
-        """Note what was scored, and weigh answers by it."""
+        """Store the scores, and weigh answers by them."""
         assert isinstance(scored, PassResult), "without a loss nothing is refused"
         self._measures.update(scored.measures)
         self._sampler_kl = scored.sampler_kl
@@ -82,10 +82,10 @@ class WaveRows:
         )
 
     def passed(self, result: PassResult) -> Passed | NotFinite:
-        """Return what is told of the pass. Its log-probabilities are nobody's to read.
+        """Return the metrics of the pass, without its log-probabilities.
 
-        ``kl`` is there only if the loss has that term, ``ratio_max_error`` only where a sampler answered, the
-        routes' metrics only where it recorded them, ``distrusted_tokens`` only with a band.
+        ``kl`` is there only if the loss has that term, ``ratio_max_error`` only for sampled answers, the
+        routes' metrics only for recorded routes, ``distrusted_tokens`` only with a band.
         """
         for name, value in result.measures.items():
             self._measures[name] = max(value, self._measures.get(name, value))
@@ -117,9 +117,9 @@ class WaveRows:
         return Passed(logprobs=(), metrics=metrics | accuracy)
 
     def _measured(self, loss: float, accuracy: dict[str, float]) -> Passed | NotFinite:
-        """Return what a pass that only measures tells: `VALIDATION_METRICS`.
+        """Return the metrics of a measuring pass: `VALIDATION_METRICS`.
 
-        It is refused for a loss that is not finite.
+        It is refused if the loss is not finite.
         """
         found = {"loss:mean": loss}
         if self._preferences is not None:

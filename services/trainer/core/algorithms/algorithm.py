@@ -18,11 +18,11 @@ def beta(pull: float, _mismatch: Mismatch) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingAlgorithm:
-    """A loss, and what it is computed on.
+    """A loss, and its training batch.
 
-    ``config`` makes the loss's numbers of a job's pull to the base (`JobSpec.kl_coefficient`) and of the
-    trainer's `Mismatch`. ``build_pulled_batch`` takes the place of ``build_batch`` where the loss reads the
-    base, for rows that only such a term acts on; None: they are the same.
+    ``config`` computes the loss's numbers from a job's pull to the base (`JobSpec.kl_coefficient`) and the
+    trainer's `Mismatch`. ``build_pulled_batch`` replaces ``build_batch`` where the loss reads the
+    base, to add rows that only such a term uses; None: they are the same.
     """
 
     loss: Loss
@@ -33,7 +33,7 @@ class TrainingAlgorithm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedAlgorithm:
-    """An algorithm: what it says of itself, and how it is trained."""
+    """An algorithm: its description and its training."""
 
     described: Algorithm
     training: TrainingAlgorithm
@@ -52,14 +52,14 @@ class ManagedAlgorithm:
         return isinstance(self.training.loss, TokenLoss) and self.training.loss.reads_base(config)
 
     def build_batch(self, record: WaveRecord, *, pulls: bool = False) -> Batch:
-        """Return what is trained on; ``pulls``: the loss has a term that acts on every row."""
+        """Return the training batch; ``pulls``: the loss has a term for every row."""
         pulled = self.training.build_pulled_batch
         return pulled(record) if pulls and pulled is not None else self.training.build_batch(record)
 
     def wave_batch(
         self, batch: Batch, config: Config, *, backward: bool = True, is_file: bool = False
     ) -> WaveBatch:
-        """Return what a pass over a batch computes."""
+        """Return the pass over a batch."""
         rows = (*batch.rows, *batch.probe)
         return WaveBatch(
             loss=self.training.loss,

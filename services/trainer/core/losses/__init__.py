@@ -1,7 +1,7 @@
-"""Losses of clients' passes: values and gradients only, no model. A file each, which `table.py` finds.
+"""Losses of clients' passes: values and gradients only, no model. One file each, found by `table.py`.
 
-Those that only managed jobs have are in `core/algorithms`.
+Losses that only managed jobs have are in `core/algorithms`.
 
-Every loss is a sum, so that the parts of a step add up however it is cut; `Loss.aggregation` says what a
-managed step divides it by.
+Every loss is a sum, so that the parts of a step add up for any split; `Loss.aggregation` is a
+managed step's divisor.
 """

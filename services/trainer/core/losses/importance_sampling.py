@@ -1,4 +1,4 @@
-"""The policy gradient, corrected for a sampler that lags behind."""
+"""The policy gradient, corrected for a sampler with older weights."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What a loss is: its formula, what it reads, and how a step aggregates it.
+"""A loss: its formula, its inputs, and its aggregation over a step.
 
 T = target tokens, N = wanted answers, M = unwanted answers, K = mismatched answers.
 """
@@ -32,7 +32,7 @@ class SequenceInputs:
 class TokenInputs:
     """Target tokens of some sequences, one after another, float32.
 
-    ``base_T`` are the base's log-probabilities, there if the loss asked for them; ``routed_T`` is 0 for
+    ``base_T`` are the base's log-probabilities, if the loss requests them; ``routed_T`` is 0 for
     tokens whose recorded route cannot be replayed, None where no routes were recorded.
     """
 
@@ -67,7 +67,7 @@ class TokenInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What every loss says of itself."""
+    """Description of every loss."""
 
     aggregation: Aggregation = "sum"
 
@@ -76,9 +76,9 @@ class Loss:
 class TokenLoss(Loss):
     """A sum over tokens, whose terms may depend on their sequence.
 
-    ``needed`` and ``optional`` are its inputs beside the targets, the ``_config`` ones its numbers.
-    ``measures`` are further numbers, named ``name:reduction``: ``sum``, or ``mean`` for what is divided as
-    the loss is. ``is_wide``: positions may have several targets.
+    ``needed`` and ``optional`` are its inputs besides the targets, the ``_config`` ones its numbers.
+    ``measures`` are further numbers, named ``name:reduction``: ``sum``, or ``mean`` for those divided like
+    the loss. ``is_wide``: positions may have several targets.
     """
 
     formula: Callable[[TokenInputs], Tensor]
@@ -93,9 +93,10 @@ class TokenLoss(Loss):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How much likelier a policy finds answers than its base does: sums over their tokens of the difference.
+    """Log-probabilities of answers under the policy minus those under the base, summed over tokens.
 
-    Those of a pair have one number. The ``mismatched`` are answers to other prompts, of losses that ask.
+    Answers of a pair have one number. The ``mismatched`` are answers to other prompts, for losses that use
+    them.
     """
 
     wanted_N: Tensor

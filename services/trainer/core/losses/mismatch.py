@@ -1,6 +1,6 @@
-"""What to do where sampler and trainer disagree about the same tokens.
+"""Corrections for tokens on which sampler and trainer disagree.
 
-All work on detached log-probabilities and return weights by which a token's loss is multiplied.
+All use detached log-probabilities and return weights that multiply a token's loss.
 T = target tokens, K = experts of a token in one layer, L = layers.
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name

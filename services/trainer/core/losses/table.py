@@ -1,6 +1,6 @@
-"""The losses that a client's pass may name: `LossName` lists them, and each is a module beside this one.
+"""The losses of clients' passes by name: `LossName` lists them, and each is a module of this package.
 
-A new one is a name there, a module here whose constant has the name in capitals, and a reference in tests.
+To add one: a name there, a module here whose constant is the name in capitals, and a reference in tests.
 """
 
 from collections.abc import Mapping

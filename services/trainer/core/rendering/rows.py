@@ -41,9 +41,9 @@ from services.trainer.core.rendering.turns import (
 
 
 def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: int) -> Rendering:
-    """Return what becomes of each row: one that is wrong fails no other.
+    """Return each row's rendering; a wrong row does not affect others.
 
-    When the template is out of time, the row at work and those behind it are left out.
+    When the template exceeds its time, the current row and later ones are left out.
     """
     limits = RenderLimits(
         example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.most_tokens

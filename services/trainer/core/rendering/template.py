@@ -1,4 +1,4 @@
-"""What rendering needs of a base's tokenizer."""
+"""A base's tokenizer as rendering uses it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ JsonObject = dict[str, Any]
 
 
 class OutOfTime(Exception):
-    """The time of a request is over: what is not rendered is left out."""
+    """The time of a request is over: the remaining rows are left out."""
 
 
 class ChatTemplate(Protocol):
@@ -39,7 +39,7 @@ class ChatTemplate(Protocol):
     def render(
         self, messages: Sequence[JsonObject], tools: Sequence[JsonObject] | None, *, begins_answer: bool
     ) -> str:
-        """Return a conversation as text; ``begins_answer`` adds what an answer begins with.
+        """Return a conversation as text; ``begins_answer`` adds the beginning of an answer.
 
         Raises RowProblem when the template refuses.
         """

@@ -1,7 +1,7 @@
-"""Turns of a conversation as examples: the trained tokens are found by their places, never by their ids.
+"""Turns of a conversation as examples: the trained tokens are found by their positions, never by their ids.
 
-A turn's prompt is what the template renders of the messages before it with the beginning of an answer, which
-is what an engine is given; the turn is what its message adds, up to the stop token. So no tag of a template
+A turn's prompt is the template's rendering of the messages before it with the beginning of an answer, as an
+engine gets it; the turn is what its message adds, up to the stop token. So no tag of a template
 is needed, and the context of a trained token is the one that it is sampled in.
 """
 
@@ -103,7 +103,7 @@ def _turn(
 
 
 def _check_complete(message: JsonObject, place: int, answer: str) -> None:
-    """Refuse what a template leaves out in silence: an answer without its call would be trained."""
+    """Refuse silent omissions of a template: an answer without its call would be trained."""
     calls = message.get("tool_calls", [])
     parts = [call["function"]["name"] for call in calls]
     parts += [message["content"]] if calls else []
@@ -117,7 +117,7 @@ def _check_complete(message: JsonObject, place: int, answer: str) -> None:
 def _continued(
     template: ChatTemplate, before: tuple[int, ...], whole: tuple[int, ...], answer: str
 ) -> tuple[int, ...]:
-    """Return the tokens of a prompt with those of its answer behind, none of them across the border."""
+    """Return the tokens of a prompt followed by those of its answer, none of them across the border."""
     if whole[: len(before)] == before:
         return whole
     # A token of the whole lies across: an engine that is given the prompt could never sample it.
@@ -128,14 +128,14 @@ def _continued(
 
 
 def _to_stop_token(template: ChatTemplate, tokens: tuple[int, ...], *, start: int) -> tuple[int, ...]:
-    """Return the tokens without the white space that a template writes behind an answer's stop token."""
+    """Return the tokens without the white space that a template writes after an answer's stop token."""
     stops = (place for place in reversed(range(start, len(tokens))) if tokens[place] in template.stop_ids)
     end = next(stops, len(tokens)) + 1
     return tokens if template.decode(tokens[end:]).strip() else tokens[:end]
 
 
 def _ended(template: ChatTemplate, tokens: tuple[int, ...], *, start: int, side: Side) -> RenderedExample:
-    """Return the example of all tokens, with an end behind them unless they end with a stop token."""
+    """Return the example of all tokens, with an end token appended unless they end with a stop token."""
     has_end = len(tokens) > start and tokens[-1] in template.stop_ids
     ended = tokens if has_end else (*tokens, template.eos_id)
     return RenderedExample(side=side, tokens=ended, trained=((start, len(ended)),))
