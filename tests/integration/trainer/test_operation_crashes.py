@@ -113,11 +113,17 @@ async def train(client: TrainerClient, script: Sequence[Operation], policy_id: P
     return outcomes
 
 
-async def kill_at(seed: int, trainer: MortalTrainer) -> None:
-    """Kill and start again, at moments that only the seed decides."""
+async def kill_at(seed: int, trainer: MortalTrainer, stage: Stage) -> None:
+    """Kill and start again, at moments that only the seed decides.
+
+    The last kill waits until no operation is suspected: three ends of the trainer under one refuse it.
+    """
     rng = random.Random(seed)
-    for _ in range(KILLS):
+    suspected = "SELECT FROM trainer.operations WHERE finished_at IS NULL AND attempts > 0"
+    for kill in range(1, KILLS + 1):
         await asyncio.sleep(rng.uniform(0.0, 0.5))
+        while kill == KILLS and await stage.rows(suspected):
+            await asyncio.sleep(0.05)
         trainer.kill()
         await trainer.start()
 
@@ -140,7 +146,7 @@ async def crash_and_compare(stage: Stage, seed: int) -> None:
             await mortal.start()
             client = mortal.client()
             async with asyncio.TaskGroup() as group:
-                group.create_task(kill_at(seed, mortal))
+                group.create_task(kill_at(seed, mortal, stage))
                 training = group.create_task(train(client, make_script(seed, killed_id), killed_id))
             await client.aclose()
         finally:

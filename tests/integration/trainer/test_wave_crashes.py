@@ -116,7 +116,7 @@ async def crash_and_compare(stage: Stage, environ: dict[str, str], log: Path, se
             async with ServiceProcess("registry", environ, log).running():
                 await mortal.start()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(kill_at(seed, mortal))
+                    group.create_task(kill_at(seed, mortal, stage))
                     training = group.create_task(train(stage, "policy_killed", seed=seed))
                 async with InternalHttp(environ["MINT_PEERS_REGISTRY_URL"], token="secret") as registry:
                     bases = await RegistryClient(registry).list_bases()
