@@ -47,7 +47,7 @@ class FairQueue(Generic[T]):
 
     @property
     def tenants(self) -> frozenset[str]:
-        """Return who waits or runs."""
+        """Return the tenants that wait or have a seat."""
         return frozenset(self._queues) | frozenset(self._running)
 
     def served(self, tenant: str) -> int:
@@ -59,22 +59,22 @@ class FairQueue(Generic[T]):
         return self._running[tenant]
 
     def is_least_served(self, tenant: str) -> bool:
-        """Return whether nobody who waits or runs was served less."""
+        """Return whether no tenant that waits or has a seat was served less."""
         return all(self.served(tenant) <= self.served(each) for each in self.tenants)
 
-    def push(self, tenant: str, sequence: T) -> None:
-        """Let a sequence wait behind its tenant's others."""
-        self._queue(tenant).append(sequence)
+    def push(self, tenant: str, item: T) -> None:
+        """Add one behind its tenant's others."""
+        self._queue(tenant).append(item)
 
-    def push_first(self, tenant: str, sequence: T) -> None:
-        """Let a sequence that had a seat wait before its tenant's others."""
-        self._queue(tenant).appendleft(sequence)
+    def push_first(self, tenant: str, item: T) -> None:
+        """Put one that had a seat before its tenant's others."""
+        self._queue(tenant).appendleft(item)
         self._running[tenant] -= 1
         if not self._running[tenant]:
             del self._running[tenant]
 
     def next(self, *, without: Collection[str] = ()) -> tuple[str, T] | None:
-        """Return who starts next and whose it is, None when nobody may start; ``without`` some tenants."""
+        """Return the next tenant but some, and its first item; None when none of them may start."""
         if not self._queues:
             return None
         free = self.seats + self.reserve - self._running.total()
@@ -114,16 +114,16 @@ class FairQueue(Generic[T]):
             del self._queues[tenant]
         return True
 
-    def remove(self, sequences: Collection[T]) -> None:
-        """Remove waiting sequences."""
-        gone = frozenset(sequences)
+    def remove(self, items: Collection[T]) -> None:
+        """Remove several that wait."""
+        gone = frozenset(items)
         queues = {
             each: deque(one for one in queue if one not in gone) for each, queue in self._queues.items()
         }
         self._queues = {each: queue for each, queue in queues.items() if queue}
 
     def set_running(self, running: Mapping[str, int]) -> None:
-        """Say how many sequences of each tenant run now; what tells nothing any more is forgotten."""
+        """Set how many seats each tenant has; forget what decides nothing any more."""
         self._running = Counter({tenant: count for tenant, count in running.items() if count})
         if not self._served:
             return

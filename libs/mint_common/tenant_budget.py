@@ -27,8 +27,8 @@ class BodiesFull(MintError):
 class TenantBudget:
     """Counts what holders have: tenants, or keys of tenants. ``what`` names it in errors.
 
-    Whoever holds nothing may take any amount while anything is left, as no single request is too large;
-    with ``first_fits`` False, only what fits.
+    A holder of nothing may take any amount while anything is left, as no single request is too large; with
+    ``first_fits`` False it may take only what fits.
     """
 
     what: str = ""
@@ -47,12 +47,12 @@ class TenantBudget:
 
     @property
     def holders(self) -> frozenset[str]:
-        """Return who holds something."""
+        """Return all that hold something."""
         return frozenset(self._of)
 
     @property
     def largest(self) -> str:
-        """Return who holds most; somebody holds something."""
+        """Return the holder of most; there is one."""
         return max(self._of, key=self._of.__getitem__)
 
     def fits(self, holder: str, amount: int = 1) -> bool:
@@ -66,11 +66,8 @@ class TenantBudget:
     def check(self, holder: str, amount: int = 1) -> None:
         """Raise Overloaded unless it fits."""
         if not self.fits(holder, amount):
-            raise self.full(holder)
-
-    def full(self, holder: str) -> Overloaded:
-        """Return the refusal of more."""
-        return Overloaded(what=self.what, depth=self.of(holder), retry_after_seconds=self.retry_after_seconds)
+            depth = self._of.get(holder, 0)
+            raise Overloaded(what=self.what, depth=depth, retry_after_seconds=self.retry_after_seconds)
 
     def take(self, holder: str, amount: int = 1) -> None:
         """Count an amount in, whether it fits or not; a negative one out."""

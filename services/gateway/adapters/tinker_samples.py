@@ -34,7 +34,7 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleBudgets, SampleQueue
+from services.gateway.core.tinker.sample_queue import RetainedAnswers, SampleBudgets, SampleQueue
 from services.gateway.core.tinker.samples import (
     SampleConflict,
     SampleOrder,
@@ -105,7 +105,7 @@ class EngineSamples:
         self._of_keys = of_keys
         self._of_tenants = of_tenants
         self._samples: dict[str, _Sample] = {}
-        self._kept = KeptAnswers(kept_bytes)
+        self._kept = RetainedAnswers(kept_bytes)
         self._queues: dict[BaseName, SampleQueue] = {}
         self._described: dict[BaseName, EngineInfo] = {}
         self._tasks: asyncio.TaskGroup | None = None

@@ -8,7 +8,6 @@ tenant's webhooks never have all slots.
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -20,6 +19,7 @@ from mint_common.events.codec import Envelope
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
+from mint_common.tenant_budget import TenantBudget
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 from services.gateway import metrics
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
@@ -118,7 +118,7 @@ class WebhookCourier:
         self._queued = queued
         self._patience = patience
         self._lease_seconds = lease_seconds
-        self._in_hand = Counter[TenantId]()
+        self._turns = TenantBudget(limit=TENANT_TURNS)
 
     async def run(self) -> None:
         """Deliver until cancelled, through outages; leases free unfinished deliveries later."""
@@ -137,7 +137,7 @@ class WebhookCourier:
                     slots.release()
                     await wait_for_event(self._queued, clock=self._clock, seconds=AGAIN_SECONDS)
                 else:
-                    self._in_hand[turn.webhook.tenant_id] += 1
+                    self._turns.take(turn.webhook.tenant_id)
                     group.create_task(self._serve(turn, slots))
 
     async def _next(self) -> DueWebhook | None:
@@ -147,7 +147,7 @@ class WebhookCourier:
                 now=now,
                 lease_seconds=self._lease_seconds,
                 limit=TURN_DELIVERIES,
-                but_of=[each for each, turns in self._in_hand.items() if turns >= TENANT_TURNS],
+                but_of=[TenantId(each) for each in self._turns.holders if not self._turns.fits(each)],
             )
         except Unavailable as error:
             _log.warning("webhooks wait", extra={"problem": str(error)})
@@ -161,7 +161,7 @@ class WebhookCourier:
             extra = {"webhook_id": turn.webhook.webhook_id, "problem": str(error)}
             _log.warning("deliveries are not noted", extra=extra)
         finally:
-            self._in_hand -= Counter([turn.webhook.tenant_id])
+            self._turns.take(turn.webhook.tenant_id, -1)
             self._queued.set()  # others of this tenant may be due
             slots.release()
 

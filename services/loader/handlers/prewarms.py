@@ -6,7 +6,6 @@ process, what waits is bounded, and a load that fails is tried again a bounded n
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from mint_common.errors import MintError, trace_of
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.telemetry.tracing import extracted, inject
+from mint_common.tenant_budget import TenantBudget
 from mint_common.waiting import wait_for_event
 from services.loader.core.cold_queue import Priority
 from services.loader.handlers.tiers import Tiers
@@ -51,9 +51,8 @@ class Prewarms:
         self._tiers = tiers
         self._clock = clock
         self._at_once = at_once
-        self._of_a_tenant = max(1, at_once - max(1, at_once // 4))
         self._waiting: dict[TenantId, dict[Hashable, Prewarm]] = {}
-        self._running: Counter[TenantId] = Counter()
+        self._running = TenantBudget(limit=max(1, at_once - max(1, at_once // 4)))
         self._wake = asyncio.Event()
 
     def put(self, prewarm: Prewarm) -> None:
@@ -81,20 +80,17 @@ class Prewarms:
                 self._wake.clear()
                 await wait_for_event(self._wake, clock=self._clock, seconds=self._pause())
                 continue
-            self._running[prewarm.tenant_id] += 1
-            try:
+            with self._running.counted(prewarm.tenant_id):
                 await self._load(prewarm)
-            finally:
-                self._running[prewarm.tenant_id] -= 1
-                self._wake.set()
+            self._wake.set()
 
     def _take(self) -> Prewarm | None:
         """Return the next that is due: of the tenant with the fewest at work, in order of coming."""
         now = self._clock.monotonic()
-        for tenant_id in sorted(self._waiting, key=lambda each: self._running[each]):
+        for tenant_id in sorted(self._waiting, key=self._running.of):
             own = self._waiting[tenant_id]
             name = next((name for name, each in own.items() if each.due_at <= now), None)
-            if name is None or self._running[tenant_id] >= self._of_a_tenant:
+            if name is None or not self._running.fits(tenant_id):
                 continue
             prewarm = own.pop(name)
             del self._waiting[tenant_id]

@@ -91,20 +91,20 @@ class SampleQueue:
             del self._keys[tenant]
 
 
-class KeptAnswers:
-    """Answers kept for a while, bounded in bytes: the tenant with the most bytes loses its oldest first."""
+class RetainedAnswers:
+    """Answers retained for a while, bounded in bytes: the tenant with most bytes loses its oldest first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._bytes = TenantBudget(total=most_bytes)
         self._tenants: dict[str, OrderedDict[str, int]] = {}
 
     def add(self, tenant: str, request_id: str, size_bytes: int) -> None:
-        """Keep one more."""
+        """Add one."""
         self._tenants.setdefault(tenant, OrderedDict())[request_id] = size_bytes
         self._bytes.take(tenant, size_bytes)
 
     def forget(self, tenant: str, request_id: str) -> None:
-        """Keep one no longer. Idempotent."""
+        """Remove one. Idempotent."""
         own: dict[str, int] = self._tenants.get(tenant, OrderedDict())
         self._bytes.take(tenant, -own.pop(request_id, 0))
         if not own:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
+from services.gateway.core.tinker.sample_queue import RetainedAnswers, SampleQueue
 
 ONE, LARGE = 2, 129
 
@@ -94,7 +94,7 @@ def test_what_waits_can_be_taken_out_and_what_runs_not():
 
 
 def test_who_keeps_most_loses_first():
-    kept = KeptAnswers(100)
+    kept = RetainedAnswers(100)
     kept.add("few", "f1", 30)
     for at in range(4):
         kept.add("many", f"m{at}", 40)
