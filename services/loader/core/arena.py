@@ -1,4 +1,4 @@
-"""Which parts of one memory are taken."""
+"""Allocation of places in one shared memory."""
 
 from bisect import insort
 from collections.abc import Iterable

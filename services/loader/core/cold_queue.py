@@ -18,7 +18,7 @@ from services.loader.core.start_order import start_order
 
 
 class Priority(IntEnum):
-    """How urgent a load is; the smaller goes first."""
+    """Urgency of a load; the smaller goes first."""
 
     REQUEST = 0  # a user waits
     PREWARM = 1  # a revision that will be used soon
@@ -27,9 +27,9 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedLoad:
-    """One revision's load. ``order`` numbers arrivals; ``waiters`` are those who would notice its end.
+    """One revision's load. ``order`` numbers arrivals; ``waiters`` wait for its end.
 
-    ``size_bytes`` is what it is expected to weigh; after ``deadline`` nobody waits for it any more.
+    ``size_bytes`` is its estimated size; after ``deadline`` it has no waiters.
     """
 
     digest: Digest
@@ -54,8 +54,8 @@ class Admission:
 class ColdQueue:
     """Waiting and running loads of one engine, as a value.
 
-    ``parked`` are those of ``running`` that wait for room. ``served`` holds the bytes that each tenant with
-    loads was served; a newcomer begins with as many as the tenant served least.
+    ``parked`` are those of ``running`` that wait for host memory. ``served`` holds the bytes served to each
+    tenant with loads; a newcomer starts at the minimum of these.
     """
 
     depth: int
@@ -81,7 +81,7 @@ class ColdQueue:
         return next((at for at, load in enumerate(self.in_order()) if load.digest == digest), None)
 
     def in_order(self) -> tuple[QueuedLoad, ...]:
-        """Return the waiting loads in the order in which they would start if nobody else came."""
+        """Return the waiting loads in the order in which they would start without further arrivals."""
         return start_order(self.waiting, self.served)
 
     def ask(
@@ -137,7 +137,7 @@ class ColdQueue:
         return tuple(sorted(loads, key=lambda load: (of_tenant[load.tenant_id], load.order)))
 
     def finish(self, digest: Digest, *, size_bytes: int | None = None) -> "ColdQueue":
-        """Forget a running load, whatever became of it; its tenant pays for what it really weighed."""
+        """Remove a running load, whatever its result; its tenant is charged its actual size."""
         load = next((load for load in self.running if load.digest == digest), None)
         if load is None:
             return self
@@ -147,7 +147,7 @@ class ColdQueue:
         return _tidy(replace(self, running=running, parked=self.parked - {digest}, served=served))
 
     def leave(self, digest: Digest) -> "ColdQueue":
-        """Take one waiter away; a load that still waits and that nobody wants any more is dropped."""
+        """Remove one waiter; a waiting load without waiters is dropped."""
         load = self.load(digest)
         if load is None:
             return self

@@ -1,4 +1,4 @@
-"""Which adapters leave the local disk cache."""
+"""Eviction from the local disk cache."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class StoredAdapter:
 def plan_trim(
     stored: Iterable[StoredAdapter], *, capacity_bytes: int, keep: Collection[Digest]
 ) -> tuple[Digest, ...]:
-    """Return who must go, least recently used first, so that the rest fits.
+    """Return the adapters to evict, least recently used first, so that the rest fits.
 
-    What is in ``keep`` stays even when nothing else is left: the engine may read it again.
+    Those in ``keep`` stay even when nothing else is left: the engine may read them again.
     """
     entries = sorted(stored, key=lambda entry: entry.touched)
     used = sum(entry.size_bytes for entry in entries)

@@ -1,6 +1,6 @@
-"""How an engine computes on the device that is there: what is chosen for it, and what is refused.
+"""An engine's execution on the present device: defaults, and refused settings.
 
-Invariant: whatever cannot take effect is refused by the name of its setting, before anything starts.
+Invariant: a setting that cannot take effect is refused by name, before anything starts.
 """
 
 import difflib
@@ -65,7 +65,7 @@ OWNED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What an engine computes on: how many of one kind, and whether they compute in bfloat16."""
+    """An engine's devices: their number, and whether they compute in bfloat16."""
 
     kind: Literal["cpu", "cuda"]
     count: int
@@ -74,7 +74,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the settings ask for; None: what suits the device. ``engine_args`` is a JSON object, or empty."""
+    """Requested settings; None: the device's default. ``engine_args`` is a JSON object, or empty."""
 
     dtype: Dtype | None = None
     tensor_parallel: int = 1
@@ -88,11 +88,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How an engine computes.
+    """An engine's resolved execution settings.
 
     ``kv_cache_bytes`` None: vLLM sizes the KV cache by what ``gpu_memory_utilization`` leaves free; that one
-    None: vLLM's own share. ``has_arena``: adapters lie in one memory that devices read from. ``engine_args``:
-    further arguments of vLLM's. The defaults are the CPU's.
+    None: vLLM's own default. ``has_arena``: adapters are in one memory that devices read from.
+    ``engine_args``: further arguments of vLLM's. The defaults are the CPU's.
     """
 
     dtype: Dtype = "float32"
@@ -178,7 +178,7 @@ def slot_rank(max_rank: int) -> int:
 
 
 def read_engine_args(text: str, *, arguments: Collection[str]) -> Mapping[str, object]:
-    """Return what a JSON object says. Raises SettingInvalid for what MinT or nobody takes."""
+    """Return the engine arguments of a JSON object. Raises SettingInvalid for unknown or reserved ones."""
     try:
         found = json.loads(text or "{}")
     except json.JSONDecodeError as error:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvUse:
-    """What a sequence holds of the KV cache, or needs."""
+    """KV cache that a sequence holds or needs."""
 
     tenant: str
     tokens: int
 
 
 def largest_last(running: Sequence[KvUse]) -> list[int]:
-    """Return the order in which sequences are kept when the cache is full: the last one makes room first.
+    """Return the order in which a full cache retains sequences: the last one is preempted first.
 
-    Those of the tenant that holds most come last, the one that started last behind its others.
+    Those of the tenant with the largest use come last, its latest sequence at the very end.
     """
     held = _by_tenant(running)
     return sorted(range(len(running)), key=lambda at: held[running[at].tenant])

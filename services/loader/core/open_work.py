@@ -1,7 +1,7 @@
-"""What each tenant has open at the engine, running and waiting, in requests, sequences and tokens.
+"""Each tenant's open work at the engine, running and waiting, in requests, sequences and tokens.
 
-Invariants: a newcomer finds room, however much others have open; what one tenant has open is bounded, and a
-request that is over the limits alone is refused for good.
+Invariants: a newcomer always finds room; one tenant's open work is limited, and a
+request that exceeds the limits alone is refused for good.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ LARGEST_REQUESTS = 8
 
 
 class OpenWork:
-    """Counts of what is open. ``max_requests`` are all tenants' together, the other limits a tenant's."""
+    """Counts of open work. ``max_requests`` limits all tenants together, the other limits are per tenant."""
 
     def __init__(self, *, max_requests: int, max_sequences: int, max_tokens: int) -> None:
         room = "the engine's room for your {}".format
@@ -37,9 +37,9 @@ class OpenWork:
 
     @contextmanager
     def work(self, tenant: str, *, sequences: int, tokens: int) -> Iterator[None]:
-        """Count sequences in with the tokens that they may come to, and out in the end.
+        """Count a request's sequences and maximum tokens while the block runs.
 
-        Raises InvalidField of what can never be counted in, and Overloaded.
+        Raises InvalidField if the request alone exceeds a limit, and Overloaded.
         """
         _check_alone("completions", sequences, self._sequences.limit, lower="n")
         _check_alone("tokens", tokens, self._tokens.limit, lower="n or max_tokens")

@@ -1,7 +1,7 @@
-"""How a base writes tool calls and reasoning: which of vLLM's parsers reads them.
+"""A base's syntax of tool calls and reasoning: the parsers of vLLM that read it.
 
-A family says what its models may write, the base's chat template whether it does: a parser of reasoning over
-a base that never closes a thought would hide all that it says.
+The family says what its models can write, the base's chat template whether they do: a reasoning parser
+for a base that never closes a thought would hide its whole answer.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a generation request must satisfy before the engine sees it; each failure names its field."""
+"""Checks of a generation request before the engine gets it; each failure names its field."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ MAX_STOPS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the engine accepts. ``max_context`` counts prompt and new tokens together.
+    """The engine's limits. ``max_context`` counts prompt and new tokens together.
 
-    ``no_routes``: why it cannot tell which experts tokens went to; empty: it can, or there are none.
-    ``no_processed``: why it has no processed log-probabilities; empty: it has them.
+    ``no_routes``: the reason why it cannot return routes; empty: it can, or there are none.
+    ``no_processed``: the reason why it has no processed log-probabilities; empty: it has them.
     """
 
     max_context: int
@@ -97,14 +97,14 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
 
 
 def check_n(n: int, limits: Limits) -> None:
-    """Check how many completions of each prompt are asked for. Raises InvalidField."""
+    """Check the number of completions per prompt. Raises InvalidField."""
     if not 1 <= n <= limits.max_completions:
         problem = f"must be from 1 to {limits.max_completions}, found {n}"
         raise InvalidField(field="n", problem=problem)
 
 
 def check_tokens(tokens: tuple[int, ...], *, field: str, max_new_tokens: int, limits: Limits) -> None:
-    """Check a tokenized prompt against the base. ``field`` is what the user gave. Raises InvalidField."""
+    """Check a tokenized prompt against the base. ``field`` is the user's field. Raises InvalidField."""
     if not tokens:
         raise InvalidField(field=field, problem="the prompt has no tokens")
     strange = next((token for token in tokens if not 0 <= token < limits.vocab_size), None)

@@ -1,13 +1,13 @@
-"""Which adapters are on the engine, in which tier and state, and who may leave.
+"""The adapters on the engine with tier and state, and the choice of victims.
 
-Invariants: the bytes and the number of adapters counted here, loading ones included, never exceed the
+Invariants: the bytes and the number of adapters counted here, including loading ones, never exceed the
 capacity; a pinned, claimed or loading adapter is never evicted; at most ``slots`` adapters are in slots; an
-adapter that a request runs on keeps its slot. Every adapter in a slot is in host memory as well.
+adapter with a running request keeps its slot. Every adapter in a slot is in host memory as well.
 
-Who leaves first is decided by GDSF (greedy dual size frequency): worth = age + uses * reload cost / bytes.
-``age`` is the worth of the last victim, so what was worth much long ago does not stay for ever; a scan of
-names used once never displaces what is used often, and of two used alike the one that is cheaper to bring
-back per byte leaves first. benches/eviction.py compares it with others.
+GDSF (greedy dual size frequency) chooses the victim with the least worth = age + uses * reload cost / bytes.
+``age`` is the worth of the last victim, so formerly valuable adapters do not stay for ever; a scan of
+names used once never displaces often used ones, and of two with equal use the one that is cheaper to reload
+per byte leaves first. benches/eviction.py compares it with others.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _LEAST_COST_SECONDS = 1e-4
 
 
 class Tier(StrEnum):
-    """Where an adapter can be used from."""
+    """Place from which an adapter is used."""
 
     STORED = "stored"  # on a disk only
     HOST = "host"  # in host memory
@@ -33,7 +33,7 @@ class Tier(StrEnum):
 
 
 class State(StrEnum):
-    """How far an adapter is."""
+    """Progress of an adapter's load."""
 
     REGISTERED = "registered"  # known, no load is asked for
     QUEUED = "queued"  # its load waits in the cold queue
@@ -47,7 +47,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the engine has room for: adapters in slots, adapters in host memory, and bytes of those."""
+    """The engine's capacity: adapters in slots, adapters in host memory, and bytes of those."""
 
     slots: int
     host: int
@@ -56,7 +56,7 @@ class Capacity:
 
 # Structs, as a request replaces such values fourteen times: a dataclass takes 3 us for each, these 0.1 us.
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter on the engine, of all tenants that have the same bytes; ``pins`` are those that keep it.
+    """One adapter on the engine, for all tenants with the same bytes; ``pins`` are the tenants that pin it.
 
     ``in_flight`` requests have claimed it; ``running`` of them are with the engine, the others wait for its
     slot. ``touched`` orders uses; ``last_used_at`` is their wall time; ``slot_since`` when it got its slot,
@@ -91,7 +91,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pinned(self) -> bool:
-        """Return whether a tenant keeps it."""
+        """Return whether a tenant pins it."""
         return bool(self.pins)
 
     @property
@@ -102,8 +102,11 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What making room takes: ``victims`` leave, the least worth first. ``fits`` is False when even that is
-    not enough; ``hopeless`` when waiting for requests to end would not be enough either."""
+    """A plan to make room: ``victims`` leave, the least worth first.
+
+    ``fits`` is False when even that is not enough; ``hopeless`` when the end of running requests would not be
+    enough either.
+    """
 
     fits: bool
     victims: tuple[Digest, ...] = ()
@@ -113,8 +116,8 @@ class Room:
 class Residency(msgspec.Struct, frozen=True, kw_only=True):
     """The adapters of one engine, as a value; each change returns the next value.
 
-    ``used_bytes`` are those of all residents, loading ones included; ``slots_used`` take a slot. Both are
-    kept, not counted: they are asked for at every step of every load.
+    ``used_bytes`` are those of all residents, including loading ones; ``slots_used`` have a slot. Both are
+    stored, not counted, because every step of every load reads them.
     """
 
     capacity: Capacity
@@ -161,9 +164,9 @@ class Residency(msgspec.Struct, frozen=True, kw_only=True):
     def finish_load(
         self, digest: Digest, *, size_bytes: int, load_seconds: float, claims: int, now: float
     ) -> "Residency":
-        """Finish a load: the adapter is in host memory, and those who waited for it have claimed it.
+        """Finish a load: the adapter is in host memory, and its waiters have claimed it.
 
-        ``size_bytes`` is what it really takes, at most what was reserved.
+        ``size_bytes`` is its actual size, at most the reserved one.
         """
         resident = self.residents[digest]
         assert resident.state is State.FETCHING
@@ -191,7 +194,7 @@ class Residency(msgspec.Struct, frozen=True, kw_only=True):
         return self._put(replace(resident, in_flight=resident.in_flight - 1, last_used_at=now))
 
     def begin(self, digest: Digest) -> "Residency":
-        """Hand one claiming request to the engine; the adapter keeps its slot until it ends."""
+        """Pass one claiming request to the engine; the adapter keeps its slot until it ends."""
         resident = self.residents[digest]
         assert resident.state is State.READY
         assert resident.running < resident.in_flight

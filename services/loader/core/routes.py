@@ -1,10 +1,10 @@
-"""Where an engine's routes come from: which experts each token of a request went to (R3)."""
+"""The source of an engine's routes: the experts of each token of a request (R3)."""
 
 from enum import StrEnum
 
 
 class RouteSource(StrEnum):
-    """What tells the routes of an engine."""
+    """What returns the routes of an engine."""
 
     NOTHING = "nothing"
     """The base has no experts, and so no routes."""
@@ -19,10 +19,10 @@ class RouteSource(StrEnum):
 def route_source(
     *, has_experts: bool, is_returned: bool, is_first_runner: bool, eager: bool, pipeline_parallel: int
 ) -> RouteSource:
-    """Choose; ``is_returned``: vLLM has agreed to return them.
+    """Choose the source; ``is_returned``: vLLM has agreed to return them.
 
-    What the plugin binds to the routers after CUDA graphs are captured is in none of them, and a worker of
-    one stage sees the routers of its own layers alone.
+    CUDA graphs captured before do not contain the plugin's hooks on the routers, and a worker of
+    one stage sees only the routers of its own layers.
     """
     if not has_experts:
         return RouteSource.NOTHING

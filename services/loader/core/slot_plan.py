@@ -1,11 +1,12 @@
-"""Who gets a slot next: at most ``slots`` distinct adapters are with the engine, and nobody waits for ever.
+"""Assignment of slots: at most ``slots`` distinct adapters are with the engine, and no request waits for
+ever.
 
-A request runs only on an adapter in a slot. While none is free or idle, those who wait are served in the
-order in which they came; once the first of them has waited for ``drain_after_seconds``, the adapter that has
-had its slot longest takes no new requests, so that its slot comes free when the running ones end.
+A request runs only on an adapter in a slot. While none is free or idle, waiting adapters are served in
+order of arrival; once the first has waited for ``drain_after_seconds``, the adapter that has
+had its slot longest takes no new requests, so that its slot becomes free when the running ones end.
 
-An adapter that is used again and again keeps its slot from a scan of adapters that are used once: only who
-has waited so long takes it, though it be idle for the moment. A quarter of the slots is kept by nobody.
+A repeatedly used adapter keeps its slot from a scan of adapters that are used once: only an adapter that has
+waited that long takes its slot, even if it is idle. A quarter of the slots is never protected.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
-    """What to do now: one activation, and which adapters take no new requests."""
+    """The next actions: one activation, and the adapters that take no new requests."""
 
     grant: Grant | None = None
     draining: frozenset[Digest] = frozenset()
@@ -46,7 +47,7 @@ class SlotPlan:
 def plan_slots(
     residency: Residency, waiting: Sequence[WaitingAdapter], *, now: float, drain_after_seconds: float
 ) -> SlotPlan:
-    """Decide who gets a slot and who must make way. ``waiting`` adapters may have a slot already."""
+    """Decide which adapter gets a slot and which must leave. ``waiting`` adapters may have a slot already."""
     draining = _draining(residency, waiting, now=now, drain_after_seconds=drain_after_seconds)
     protected = _protected(residency)
     for wait in _without_slot(residency, waiting):
@@ -83,7 +84,7 @@ def _without_slot(residency: Residency, waiting: Sequence[WaitingAdapter]) -> li
 def _idle(
     residency: Residency, waiting: Sequence[WaitingAdapter], draining: frozenset[Digest]
 ) -> list[Resident]:
-    """Return the occupants that nothing runs on and nobody waits for."""
+    """Return the occupants without running or waiting requests."""
     wanted = {wait.digest for wait in waiting if not wait.takes_empty_only} - draining
     return [
         r
@@ -98,7 +99,7 @@ def _last_used(idle: Sequence[Resident]) -> Resident | None:
 
 
 def _protected(residency: Residency) -> frozenset[Digest]:
-    """Return who keeps its slot from a scan: the last used of those that have been used there repeatedly."""
+    """Return the adapters protected from a scan: the last used of those used repeatedly in their slot."""
     slots = residency.capacity.slots
     since = residency.turn - _REMEMBERED_USES * slots
     repeated = [

@@ -1,7 +1,7 @@
-"""How much engine time activations (copies of adapters into slots) may take, and which first tokens go first.
+"""Limit the engine time of activations (copies of adapters into slots), and give first tokens precedence.
 
 While requests generate, each millisecond of an activation delays their next token by one. Its share of the
-engine's time is fixed: a share that follows current latency would let bursts through when they hurt most.
+engine's time is fixed: a share that follows current latency would allow bursts when they hurt most.
 
 Invariant: in any span of t milliseconds, activations stall the engine for at most
 ``burst_ms + share * t`` and one slice.
@@ -35,7 +35,7 @@ class StallBudget:
         return missing / (1000.0 * self.share) if missing > _LEAST_MS else 0.0
 
     def spend(self, stall_ms: float, *, now: float) -> "StallBudget":
-        """Take what a slice was measured to cost."""
+        """Charge a slice's measured time."""
         filled = self._filled(now)
         return replace(filled, level_ms=filled.level_ms - stall_ms)
 

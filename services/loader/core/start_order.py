@@ -9,7 +9,7 @@ from mint_common.ids import TenantId
 
 
 class Waiting(Protocol):
-    """What counts of a load that waits."""
+    """A waiting load's data for the order."""
 
     @property
     def tenant_id(self) -> TenantId: ...

@@ -1,8 +1,8 @@
-"""How long an engine follows the structures of answers: of a request, of a tenant, in a step.
+"""Limit the engine's time for following structures of answers: per request, per tenant, per step.
 
-Invariants: all sequences of a request have one allowance; a tenant's calls take no more of a step than
-`STEP_SECONDS` and, past it, what a token may take for each of its sequences; over time its structures take
-no more than `SHARE` of an engine that others use.
+Invariants: all sequences of a request have one allowance; a tenant's calls take at most `STEP_SECONDS` of a
+step and, beyond it, a token's allowance for each of its sequences; over time its structures take at most
+`SHARE` of an engine with other active tenants.
 """
 
 from collections.abc import Collection, Sequence
@@ -28,7 +28,7 @@ SHARE = 0.2
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TenantTime:
-    """What a tenant's structures take."""
+    """Time used by a tenant's structures."""
 
     name: str
     budget: StallBudget
@@ -48,7 +48,7 @@ class TenantTime:
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RequestTime:
-    """What the structures of one request's sequences may still take."""
+    """Remaining time for the structures of one request's sequences."""
 
     tenant: TenantTime
     seconds_left: float = MAX_SECONDS
@@ -60,12 +60,12 @@ class RequestTime:
         self.earn(1)
 
     def call_seconds(self) -> float:
-        """Return how long the next call may take, 0 when there is no time left for any."""
+        """Return the time limit of the next call, 0 when no time is left."""
         in_step = max(SECONDS_A_TOKEN, STEP_SECONDS - self.tenant.step_seconds)
         return max(0.0, min(self.seconds_left, in_step))
 
     def spend(self, seconds: float) -> None:
-        """Count what a call took."""
+        """Charge the time of a call."""
         self.seconds_left -= seconds
         self.tenant.step_seconds += seconds
 
@@ -123,9 +123,11 @@ class StructureTimes:
 
 
 def leave_step(running: Sequence[StructuredSequence], *, sitting_out: Collection[str]) -> list[int]:
-    """Return which running sequences leave a step, as their structures would take too much of it.
+    """Return the running sequences to leave out of a step, because their structures would take too much of
+    it.
 
-    Those are the ones of tenants that sit out, and of others all but as many as a step has time for.
+    These are all sequences of tenants above their share, and for others all but as many as a step has time
+    for.
     """
     tenants = {each.tenant for each in running if each.expected_seconds is not None}
     expected: dict[str, float] = {}

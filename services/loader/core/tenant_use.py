@@ -1,8 +1,8 @@
-"""What a tenant has brought about of an adapter: what it is told of it, and what is its own to undo.
+"""A tenant's view of an adapter: what it may see of it, and its own changes to undo.
 
-Equal bytes of several tenants are one adapter on an engine. Invariant: what a tenant is told follows from its
-own requests, prewarms, pins and evictions, and from what has left for want of room; what another tenant does
-with the same bytes adds nothing to it.
+Equal bytes of several tenants are one adapter on an engine. Invariant: a tenant's view follows from its
+own requests, prewarms, pins and evictions, and from evictions for lack of space; another tenant's use
+of the same bytes adds nothing to it.
 """
 
 import msgspec
@@ -12,11 +12,11 @@ from services.loader.core.residency import Resident, State
 
 
 class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's part in one adapter.
+    """One tenant's use of one adapter.
 
-    ``number`` is the engine's of the load that the tenant uses, 0 before its first; ``slot_since`` when the
-    slot was taken that it used last. ``waiting`` counts loads and slots that it waits for. ``end`` is what it
-    is told when the adapter is not there for it.
+    ``number`` is the engine's number of the load that the tenant uses, 0 before its first; ``slot_since``
+    when the slot was taken that it used last. ``waiting`` counts loads and slots that it waits for. ``end``
+    is the state it sees when the adapter is not there for it.
     """
 
     revision: RevisionRef
@@ -33,9 +33,9 @@ class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
 def state_for(
     use: TenantUse | None, resident: Resident | None, *, number: int | None, position: int | None
 ) -> State:
-    """Return an adapter's state as a tenant is told it.
+    """Return an adapter's state as a tenant sees it.
 
-    ``number`` is the engine's of the finished ``resident``; ``position`` that of its waiting load.
+    ``number`` is the engine's number of the finished ``resident``; ``position`` that of its waiting load.
     """
     if use is None:
         return State.REGISTERED

@@ -1,4 +1,4 @@
-"""What an engine held when it stopped, and in which order it gets it back."""
+"""The adapters that an engine held when it stopped, and the order of their reload."""
 
 import math
 from collections import Counter
@@ -24,9 +24,9 @@ class WorkingSetEntry:
 
 
 def hottest_first(kept: Iterable[WorkingSetEntry], *, now: float, most: int) -> list[WorkingSetEntry]:
-    """Return the parts in at most ``most`` adapters: pinned ones, then what is used often and was lately.
+    """Return at most ``most`` adapters: pinned ones, then those used often and recently.
 
-    Of those, tenants take turns, so that one that had much delays no other.
+    Tenants take turns, so that one with many adapters delays no other.
     """
     ordered = sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)
     chosen = set(list(dict.fromkeys(each.revision.digest for each in ordered))[:most])

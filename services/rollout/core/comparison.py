@@ -82,9 +82,9 @@ def _asked(run: EvaluationRun) -> tuple[object, ...]:
 def compare(
     rows: Sequence[ScoredRow], baseline: Sequence[ScoredRow], *, metric: str, seed: int, shown: int
 ) -> RunComparison:
-    """Return how the rows of two runs that succeeded compare.
+    """Return the comparison of two succeeded runs' rows.
 
-    Raises InvalidField when the rows of one are no longer kept, or no row has a score in both.
+    Raises InvalidField when a run's rows are no longer retained, or no row has a score in both.
     """
     for field, kept in (("run", rows), ("baseline", baseline)):
         if not kept:

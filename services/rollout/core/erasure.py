@@ -1,8 +1,8 @@
-"""What may be erased of an ended job, and when. Pure.
+"""Plan the erasure of an ended job's blobs. Pure.
 
 A job's blobs are those under its prefix: the prompts or rows of its steps, and rollout records. When it has
-ended, nobody reads prompts any more, and a record only the trainer: to go on with a wave that it has taken
-in, and to compute again what no snapshot of the policy has yet.
+ended, its prompts have no readers, and only the trainer reads its records: to continue an accepted wave,
+and to replay operations that no snapshot of the policy covers.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,8 +23,8 @@ _PROMPTS = ".prompts"
 class EndedJob:
     """A job whose blobs are to be erased.
 
-    ``is_recorded`` says whether the trainer was ever told of a record of it; ``untold`` are its waves with a
-    record of which it is not known what came of them.
+    ``is_recorded`` says whether the trainer ever got an event with one of its records; ``untold`` are its
+    waves with a record and an unknown outcome.
     """
 
     job_id: JobId
@@ -42,7 +42,7 @@ class EndedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """Which blobs go now, and when the job is looked at next: None is never again."""
+    """Blobs to erase now, and the time of the job's next sweep: None is never."""
 
     keys: tuple[str, ...]
     next_at: float | None
@@ -61,10 +61,10 @@ def prompts_key(policy_id: PolicyId, job_id: JobId, step: int) -> str:
 def plan_erasure(
     job: EndedJob, keys: Sequence[str], needed: Collection[str] | None, *, most: int, now: float
 ) -> Erasure:
-    """Return what goes of a job's blobs, ``most`` of them at once.
+    """Return the blobs of a job to erase, at most ``most`` at once.
 
-    ``needed`` are records that its policy's training may still read; None: the trainer does not say, so all
-    may be. While some are, and while a blob may still come, the job is looked at again.
+    ``needed`` are records that its policy's training may still read; None: the trainer does not answer, so
+    all may be. While there are some, and while a blob may still arrive, the job is swept again.
     """
     free = [key for key in keys if key.endswith(_PROMPTS) or (needed is not None and key not in needed)]
     settled_at = job.finished_at + SETTLE_SECONDS

@@ -43,7 +43,7 @@ class EvaluationData:
     """The rows of a run instead of a task's prompts: those of ``file``, or its ``holdout`` share unless 0.
 
     ``grader`` is OpenAI's JSON of the grader that rewards the answers; without one the loss of the rows' own
-    answers is measured. ``on_long`` says what becomes of a row that does not fit the context.
+    answers is measured. ``on_long`` refuses or drops rows that exceed the context.
     """
 
     file: JobFile
@@ -56,12 +56,12 @@ class EvaluationData:
 class EvaluationRun:
     """A run after its last change: at most ``n`` prompts, one answer each.
 
-    ``revision`` None is the bare base, which has no ``policy_id`` then and whose score is only in the run.
-    Another score is recorded as ``metric`` of ``suite``, signed by ``caller``. With ``data`` the prompts are
+    ``revision`` None is the bare base, which has no ``policy_id`` and whose score is only in the run. Other
+    scores are recorded as ``metric`` of ``suite``, with the author ``caller``. With ``data`` the prompts are
     rows of a file and ``task`` is empty. ``scored`` rows have a score, ``value`` is their mean by weight and
-    ``stderr`` its standard error. ``grader_errors`` counts the answers that a grader had no reward for, by
-    kind, and ``dropped`` the rows that were left out as too long. ``progress_at`` is the time of the last
-    progress, 0 before the first.
+    ``stderr`` its standard error. ``grader_errors`` counts the answers without a reward, by kind, and
+    ``dropped`` the rows dropped as too long. ``progress_at`` is the time of the last progress, 0 before the
+    first.
     """
 
     run_id: str
@@ -93,10 +93,10 @@ class EvaluationRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredRow:
-    """One row: ``row`` is the line of the file, or which prompt of the task it was; both count from 1.
+    """One row: ``row`` is the line of the file, or the number of the task's prompt; both count from 1.
 
-    ``weight`` is how much it counts in a mean: 1, of a loss its trained tokens. Without a ``score`` its
-    grader failed, and ``fault`` and ``message`` say how. Texts are `kept`.
+    ``weight`` is its weight in a mean: 1, for a loss its trained tokens. Without a ``score`` its
+    grader failed, and ``fault`` and ``message`` explain it. Texts are `kept`.
     """
 
     row: int
@@ -108,7 +108,7 @@ class ScoredRow:
 
 
 def kept(text: str) -> str:
-    """Return what is kept of a text that a model or a grader wrote."""
+    """Return the stored part of a text that a model or a grader wrote."""
     return storable(text[:MAX_ANSWER])
 
 
@@ -198,7 +198,7 @@ def weighted_mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float |
 
 
 def reason_of(run: EvaluationRun, error: MintError) -> str:
-    """Return why a run failed; of a file that was deleted the error of the store would not say so."""
+    """Return why a run failed; if its file was deleted, say so instead of the store's error."""
     file = None if run.data is None else run.data.file
     if file is not None and isinstance(error, BlobMissing) and error.uri == file.content.uri:
         return f"{file.filename} ({file.file_id}) {DELETED}"

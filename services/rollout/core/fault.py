@@ -1,4 +1,4 @@
-"""What is wrong with a job's data: it fails the job, which tells the file, the code and the line."""
+"""Faults of a job's data: they fail the job, with the file, the code and the line."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +32,7 @@ class JobFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSource:
-    """Where rows come from: the name of their file, and the field of the job or of the run that names it."""
+    """The origin of rows: the name of their file, and the field of the job or run that names it."""
 
     file: str
     param: FileParam
@@ -53,12 +53,12 @@ def storable(text: str) -> str:
 
 
 def internal_reason(error: Exception) -> str:
-    """Return what a user is told of an error of ours; its own text is for the log."""
+    """Return the user's message of an internal error; its own text is for the log."""
     return f"internal error: {type(error).__name__}"
 
 
 def fault_of(error: MintError, data: JobData | None) -> JobFault | None:
-    """Return the fault of a job's data that an error tells of, None when it is none of the data."""
+    """Return the fault of a job's data in an error, None if the data is not the cause."""
     if isinstance(error, DataRefused):
         line = error.fields.get("line")
         return JobFault(

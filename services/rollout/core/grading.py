@@ -24,7 +24,7 @@ class GradedGroup:
 
 
 def item_of(line: bytes) -> Mapping[str, Any]:  # JSON
-    """Return what graders see of a row: its fields beside the prompt. Raises RowProblem."""
+    """Return a row's fields for graders, without the prompt. Raises RowProblem."""
     return {name: value for name, value in decode_line(line).items() if name not in _NOT_GRADED}
 
 
@@ -56,7 +56,7 @@ class FaultExcess:
 
 
 def fault_excess(faults: Sequence[GraderFault], *, total: int, most_share: float) -> FaultExcess | None:
-    """Return what to say of ``total`` samples of which more than ``most_share``, or all, have no reward.
+    """Return a message if more than ``most_share`` of ``total`` samples, or all, have no reward.
 
     ``faults`` are those found so far. None: they are few enough.
     """

@@ -4,7 +4,7 @@ Invariants:
 - A policy has one writer: at most one of its jobs runs; the others wait in order of submission.
 - At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
 - Only an event of the open wave changes a job, so duplicate and late events have no effect.
-- A paused job has no open wave, and goes on at the revision that it stopped at; its policy's others wait.
+- A paused job has no open wave, and continues at the revision where it stopped; its policy's others wait.
 - A finished job never changes again.
 """
 
@@ -60,8 +60,8 @@ class Job:
     policy's newest. ``cause`` is the ledger cause of the events that the job waits for; repeating them
     resumes a job whose messages were lost. ``progress_at`` is the time of the last progress.
 
-    ``result`` is the revision that a job succeeded with, ``fault`` what was wrong with the data of one that
-    failed. A job that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
+    ``result`` is the revision of a succeeded job, ``fault`` the fault in a failed one's data. A job
+    that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
     """
 
     tenant_id: TenantId
@@ -188,7 +188,7 @@ def advance(
     """Return the job after an event, and the events to emit.
 
     ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job with this event, when
-    `needs_waves` says so. ``fault`` is what is wrong with the data of a cancelled wave, or of the next step.
+    `needs_waves` says so. ``fault`` is the data fault of a cancelled wave, or of the next step.
     Events of a completed or cancelled wave are emitted by this service, if the job still waits for that wave.
     """
     if not waits_for(job, fact):
@@ -258,9 +258,9 @@ def _publish(
 
 
 def early_stop(job: Job, waves: Sequence[Wave]) -> str:
-    """Return why a job stops early; empty: it goes on.
+    """Return why a job stops early; empty: it continues.
 
-    Runs end in any order: scores behind one that is still to come do not count yet.
+    Runs end in any order: scores after a missing one do not count yet.
     """
     plan = job.plan
     if plan is None or plan.early_stopping is None:
@@ -276,7 +276,7 @@ def early_stop(job: Job, waves: Sequence[Wave]) -> str:
 
 
 def complete(job: Job, waves: Sequence[Wave], *, note: str = "", now: float) -> Advance:
-    """End a job that takes no more steps, with the revision that its plan keeps."""
+    """End a job without further steps, with the revision that its plan selects."""
     verdict = judge(job.spec, waves)
     reason = "; ".join(part for part in (note, verdict.reason) if part)
     if verdict.outcome == "succeeded":

@@ -1,4 +1,4 @@
-"""What a user does to a job: stop, pause, resume; and how one is given up."""
+"""Users' control of a job: stop, pause, resume; and the failure of one that cannot continue."""
 
 from dataclasses import replace
 from typing import Literal

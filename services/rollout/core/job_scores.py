@@ -1,7 +1,7 @@
-"""Jobs whose revisions are measured by sampling: an evaluation run for each, and what follows from its end.
+"""Jobs whose revisions are measured by sampling: an evaluation run for each, and the effects of its end.
 
-A run's id follows from its job and step. The job goes on meanwhile; after its last step it waits until each
-of its runs has ended, however that was.
+A run's id is derived from its job and step. The job continues meanwhile; after its last step it waits until
+each of its runs has ended, with any result.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""What a job that took all its steps came to: whether anything was trained, and whether the reward collapsed.
+"""The outcome of a job that took all its steps: whether it trained anything, and whether the reward
+collapsed.
 
-A step has no signal when all answers to each of its prompts had the same reward: there is nothing to prefer,
-and the adapter stays as it is. Rewards are those of `Task.reward`, of which a reference answer gets 1.0.
+A step has no signal when all answers to each of its prompts had the same reward: there is no preference,
+and the adapter does not change. Rewards are those of `Task.reward`; a reference answer gets 1.0.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ LOST_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnd:
-    """How a job ends; a success that a person should look at has a ``reason`` too."""
+    """The end of a job; a success that needs attention has a ``reason`` too."""
 
     outcome: Literal["succeeded", "failed"]
     reason: str
@@ -46,7 +47,7 @@ def judge(spec: JobSpec, waves: Sequence[Wave]) -> JobEnd:
 
 
 def is_idle(wave: Wave) -> bool:
-    """Return whether a step trained on nothing, by what the trainer counted."""
+    """Return whether a step trained on nothing, by the trainer's count."""
     return wave.metrics.get("trained_tokens") == 0
 
 
@@ -59,7 +60,7 @@ def _no_signal(idle: Sequence[Wave], waves: Sequence[Wave]) -> str:
 
 
 def _collapse(spec: JobSpec, waves: Sequence[Wave]) -> str:
-    """Return what is to be said of a reward that fell, or nothing."""
+    """Return the message of a collapsed reward, or nothing."""
     rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
     window = min(LONGEST_WINDOW, max(1, len(rewards) // 4))
     if not has_collapsed(rewards, window=window, prompts=spec.prompts_per_step):

@@ -1,6 +1,6 @@
-"""How far a job has come, read off its waves.
+"""The progress of a job, from its waves.
 
-The reward of a wave is that of the revision which it was sampled at, not of the one that training on it gave:
+The reward of a wave is that of the revision that it sampled, not of the one that training on it gave:
 the last revision of a job has no reward of its own yet.
 """
 

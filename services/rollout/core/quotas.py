@@ -1,4 +1,4 @@
-"""How much a tenant's jobs may take."""
+"""Quotas of a tenant's jobs."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUsage:
-    """What a tenant's jobs take: how many are open, and the seconds of trainers that steps took in a day."""
+    """A tenant's jobs: the number of open ones, and the trainer seconds of steps in a day."""
 
     open_jobs: int
     trainer_seconds: float
@@ -17,7 +17,7 @@ class JobUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQuotas:
-    """What they may take at most. A tenant without ``trainer_seconds`` left begins no more jobs."""
+    """Their limits. A tenant without ``trainer_seconds`` left starts no more jobs."""
 
     open_jobs: int
     trainer_seconds: float

@@ -1,4 +1,4 @@
-"""How much the rows of a step, or those of a validation, may be: all of them are in memory together."""
+"""Limits of the rows of a step or a validation, which are all in memory together."""
 
 from dataclasses import dataclass
 

@@ -7,7 +7,7 @@ from mint_common.records import Group, Sample, trained_count
 
 
 def groups_of(row: RenderedRow) -> list[Group]:
-    """Return what a row is trained on without sampling. Raises RowProblem.
+    """Return the groups to train on for a row without sampling. Raises RowProblem.
 
     A pair is one group of the chosen answer, reward 1, and the rejected one, reward 0. Any other example is a
     group of one sample, of reward 1 unless its row is labelled as unwanted: 0.

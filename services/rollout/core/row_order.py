@@ -1,4 +1,4 @@
-"""Which rows of a file a job's step trains on: pure, so that a killed job goes on with the same rows.
+"""The rows of a job's step: a pure function, so that a killed job continues with the same rows.
 
 A row's number is its place, from 0, among the lines of its file that are not blank.
 """
@@ -33,8 +33,8 @@ def shuffled(rows: RowNumbers, seed: int) -> RowNumbers:
 def rows_of_step(rows: RowNumbers, *, seed: int, epochs: int, step: int, rows_per_step: int) -> RowNumbers:
     """Return the rows of a step, which counts from 1, in the order in which they are drawn.
 
-    Each epoch draws each row once, in an order of its own; a step may take the end of one and the beginning
-    of the next. The step in which the last epoch ends takes no more; one behind it draws from a further
+    Each epoch draws each row once, in its own order; a step may take the end of one and the beginning
+    of the next. The step in which the last epoch ends takes no more; a later one draws from a further
     epoch.
     """
     begin, end, total = (step - 1) * rows_per_step, step * rows_per_step, len(rows) * epochs

@@ -1,4 +1,4 @@
-"""How a wave is sampled and recorded: a request for each prompt, with its own seed, all at one revision."""
+"""Sample and record a wave: a request for each prompt, with its own seed, all at one revision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from services.rollout.core.task import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRequest:
-    """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
+    """Request ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
 
-    The prompt is a text, or ``prompt_tokens`` where it is rendered already. ``logprobs_mode`` says which
-    log-probabilities they come with, ``routes`` asks for the experts of their tokens.
+    The prompt is a text, or ``prompt_tokens`` if it is rendered already. ``logprobs_mode`` selects their
+    log-probabilities, ``routes`` requests the experts of their tokens.
     """
 
     request_id: str

@@ -56,7 +56,7 @@ class Task(Protocol):
         ...
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """Return ``n`` prompts of a split, distinct as long as the split has enough."""
+        """Return ``n`` prompts of a split, distinct while the split has enough."""
         ...
 
     def reward(self, entry: str, text: str) -> float:
@@ -65,7 +65,7 @@ class Task(Protocol):
 
 
 class TaskFamily(Protocol):
-    """What an entry point of the group `mint.tasks` names: usually a class of tasks."""
+    """The object of an entry point of the group `mint.tasks`: usually a class of tasks."""
 
     def members(self) -> Sequence[str]:
         """Return the names after the colon; none when the family is one task."""

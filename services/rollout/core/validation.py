@@ -1,4 +1,4 @@
-"""What a job's revisions are measured on, and how they compare: which is best, when it is no use to go on."""
+"""Measure and compare a job's revisions: which is best, and when to stop early."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class MeasuredFile:
 
 
 def measured_file(data: JobData, plan: EvaluationPlan) -> MeasuredFile:
-    """Return what a job's revisions are measured on: its validation file, or a share of its training file."""
+    """Return the file that measures a job's revisions: for validation, or held out of the training file."""
     if plan.file is None:
         return MeasuredFile(file=data.training, holdout=plan.holdout, param="training_file")
     return MeasuredFile(file=plan.file, holdout=0.0, param="validation_file")
@@ -59,12 +59,12 @@ def is_evaluated(plan: EvaluationPlan | None, *, step: int, steps: int) -> bool:
 
 
 def measured(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what a revision scored on the validation rows; a value that is not finite is none."""
+    """Return a revision's finite scores on the validation rows, by metric."""
     return {name: value for name, value in metrics.items() if name in SCORES and isfinite(value)}
 
 
 def scores_of(metric: EvaluationMetric, waves: Sequence[Wave]) -> list[Score]:
-    """Return what the waves' revisions scored, by step; a value that is not finite is none."""
+    """Return the scores of the waves' revisions, by step, without those that are not finite."""
     return [
         Score(revision=wave.revision, step=wave.step, value=wave.metrics[metric])
         for wave in waves
@@ -78,9 +78,9 @@ def best_score(metric: EvaluationMetric, scores: Sequence[Score]) -> Score | Non
 
 
 def stops_early(stopping: EarlyStopping, metric: EvaluationMetric, scores: Sequence[Score]) -> bool:
-    """Return whether ``patience`` scores in a row were not better than the best before them.
+    """Return whether ``patience`` scores in a row did not beat the best before them.
 
-    Better is better by more than ``min_delta``. The first ``warmup`` scores are not looked at.
+    A score beats another by more than ``min_delta``. The first ``warmup`` scores are ignored.
     """
     best, in_vain = -float("inf"), 0
     for value in _counted(stopping, metric, scores):

@@ -28,11 +28,11 @@ class WaveState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveCounts:
-    """What a wave of a job on a file came to.
+    """Row counts of a wave of a job on a file.
 
-    ``dropped_rows`` were longer than the context; ``trained_tokens`` are those that a loss falls on;
+    ``dropped_rows`` were longer than the context; ``trained_tokens`` are those that a loss uses;
     ``grader_errors`` are samples without a reward, by the kind of error. ``validation_rows`` is how many rows
-    the wave's revision is measured on.
+    measure the wave's revision.
     """
 
     dropped_rows: int = 0
