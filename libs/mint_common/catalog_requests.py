@@ -39,7 +39,7 @@ def _example(example: JsonDict) -> ConfigDict:
 def _no_automatic(name: str) -> str:
     if name.startswith(AUTOMATIC_ACTORS):
         told = " or ".join(map(repr, AUTOMATIC_ACTORS))
-        raise ValueError(f"must not begin with {told}: rules and jobs sign what they do so")
+        raise ValueError(f"must not begin with {told}: reserved for rules and jobs")
     return name
 
 

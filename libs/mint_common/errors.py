@@ -232,7 +232,7 @@ class RequestEndsEngines(MintError):
 
 
 class Stopping(Unavailable):
-    """This part of MinT stops, and the time for open requests is up: ask again."""
+    """This service is stopping, and the time for open requests is over: repeat the request."""
 
     code = "stopping"
 

@@ -54,7 +54,7 @@ def pack_digests(digests: Iterable[Digest]) -> Iterator[bytes]:
 def unpack_digests(packed: bytes) -> set[Digest]:
     """Return what `pack_digests` packed. Raises ValueError."""
     if len(packed) % 32:
-        raise ValueError(f"{len(packed)} bytes are no digests of 32 bytes")
+        raise ValueError(f"{len(packed)} bytes are not digests of 32 bytes")
     return {Digest(f"sha256:{packed[at : at + 32].hex()}") for at in range(0, len(packed), 32)}
 
 

@@ -41,7 +41,7 @@ def check_complete(place: str, weights: Collection[str], present: Collection[str
         raise InvalidField(field=place, problem=problem)
     named = f", which {INDEX_FILE} names" if weights != (SINGLE_FILE,) and missing[0] in weights else ""
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    raise InvalidField(field=place, problem=f"is no base: {shown} missing{named}")
+    raise InvalidField(field=place, problem=f"is not a base: {shown} missing{named}")
 
 
 def text_files(folder: Path) -> tuple[str, ...]:

@@ -179,9 +179,7 @@ class S3Blobs:
         async with answer["Body"] as body:
             total = answer.get("ContentRange", "").rpartition("/")[2]
             if not total.isdigit():
-                raise Unavailable(
-                    what=_STORE, problem="it does not answer with the range that it was asked for"
-                )
+                raise Unavailable(what=_STORE, problem="it answered with another range than requested")
             check_size(claim, int(total))
             data: bytes = await body.read()
         if len(data) != size:

@@ -124,7 +124,7 @@ class NatsReplay(PullReader):
         super()._take(raw)
         sequence = raw.metadata.sequence
         if sequence.consumer != self._taken + 1:
-            raise Unavailable(what="nats", problem="a message got lost on its way")
+            raise Unavailable(what="nats", problem="a message was lost in transit")
         self._taken, self._position = sequence.consumer, sequence.stream
 
 

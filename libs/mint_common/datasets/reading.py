@@ -27,9 +27,9 @@ def decode_line(line: bytes) -> dict[str, Any]:  # JSON
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not _is_utf8(line):
             raise RowProblem("invalid_utf8", "the line is not UTF-8") from None
-        raise RowProblem("invalid_json", f"the line is no JSON ({error}); {_beginning(line)}") from None
+        raise RowProblem("invalid_json", f"the line is not JSON ({error}); {_beginning(line)}") from None
     if not isinstance(found, dict):
-        raise RowProblem("not_an_object", f"the line is no JSON object; {_beginning(line)}")
+        raise RowProblem("not_an_object", f"the line is not a JSON object; {_beginning(line)}")
     if is_deep(line, found):
         raise _too_deep()
     return found

@@ -258,7 +258,7 @@ def _check_tools(tools: Tools) -> None:
         try:
             tools_of(tools)
         except ValueError:
-            raise RowProblem("invalid_value", "tools is a text that is no JSON list of tools") from None
+            raise RowProblem("invalid_value", "tools is a text but not a JSON list of tools") from None
 
 
 def tools_of(tools: Tools) -> list[Tool]:

@@ -67,7 +67,7 @@ class Formula:
         except (ArithmeticError, ValueError) as error:
             raise FormulaFault(str(error)) from error
         if not abs(found) <= MAX_REWARD:
-            raise FormulaFault(f"the value is {found}, which is no number within +-{MAX_REWARD:,.0f}")
+            raise FormulaFault(f"the value is {found}, which is not a number within +-{MAX_REWARD:,.0f}")
         return found
 
 
@@ -75,12 +75,12 @@ def _parse(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         _refuse(f"has more than {MAX_LENGTH} characters")
     if not _WRITTEN.fullmatch(text):
-        _refuse(f"is no formula: {_PARTS}")
+        _refuse(f"is not a formula: {_PARTS}")
     try:
         # In Python "^" binds weaker than "+"; "**" is the power that a reader of the formula means.
         return ast.parse(text.strip().replace("^", "**"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        _refuse("is no formula")
+        _refuse("is not a formula")
     raise AssertionError  # _refuse raises
 
 
@@ -112,7 +112,7 @@ def _check(node: ast.AST, names: AbstractSet[str]) -> None:
         case ast.operator() | ast.unaryop() | ast.expr_context():
             pass
         case ast.Name(id=name):
-            _refuse(f"has {name[:40]!r}, which is no grader and no function of it")
+            _refuse(f"has {name[:40]!r}, which is neither a grader nor a function")
         case _:
             _refuse(f"has {type(node).__name__}: {_PARTS}")
 
@@ -121,7 +121,7 @@ def _evaluate(node: ast.expr, rewards: Mapping[str, float]) -> float:
     """Return a part's value; of NaN there is none, which min and max would pass over."""
     found = _computed(node, rewards)
     if math.isnan(found):
-        raise FormulaFault("a part of it is no number")
+        raise FormulaFault("a part of it is not a number")
     return found
 
 

@@ -56,7 +56,7 @@ class GradedSample:
         try:
             return msgspec.json.decode(self.output_text)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise GraderFault("sample_parse_error", "the sample is no JSON") from error
+            raise GraderFault("sample_parse_error", "the sample is not JSON") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

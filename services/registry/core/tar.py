@@ -125,7 +125,7 @@ class TarReader:
         if kind in _LINKS:
             raise refused(UploadReason.LINK, f"{name[:100]!r} is a {_LINKS[kind]}")
         if kind not in {b"0", b"\0"}:
-            raise refused(UploadReason.UNSAFE_ARCHIVE, f"{name[:100]!r} is no plain file")
+            raise refused(UploadReason.UNSAFE_ARCHIVE, f"{name[:100]!r} is not a plain file")
         if "/" in name or "\\" in name or name in {"", ".", ".."}:
             raise refused(UploadReason.TRAVERSAL, f"{name[:100]!r} is not in the archive's own folder")
         begin = FileBegins(name=name, size_bytes=size)
@@ -151,7 +151,7 @@ def _size(field: bytes) -> int:
     if field[0] == 0x80:  # GNU's form for files above 8 GiB
         return int.from_bytes(field[4:], "big")
     if not _NUMBER.fullmatch(field):
-        raise refused(UploadReason.NOT_TAR, "a file's size is no number")
+        raise refused(UploadReason.NOT_TAR, "a file's size is not a number")
     return int(field.strip(b" \0"), 8)
 
 

@@ -38,7 +38,7 @@ def check_file(name: str, size_bytes: int, *, seen: Collection[str]) -> None:
     if name.endswith(_PICKLES):
         raise refused(UploadReason.PICKLE, f"{name[:100]!r} can run code when it is loaded")
     if name not in _LIMITS:
-        raise refused(UploadReason.UNKNOWN_FILE, f"{name[:100]!r} is no file of an adapter")
+        raise refused(UploadReason.UNKNOWN_FILE, f"{name[:100]!r} is not a file of an adapter")
     if name in seen:
         raise refused(UploadReason.REPEATED_FILE, f"{name} comes twice")
     if size_bytes > _LIMITS[name]:

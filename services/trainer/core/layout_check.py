@@ -16,7 +16,7 @@ def check_fits(lora: LoraSpec, facts: BaseFacts) -> None:
     if not 1 <= lora.rank <= facts.max_rank:
         raise LoraInvalid(field="rank", problem=f"{lora.rank} is outside 1..{facts.max_rank}")
     if not (math.isfinite(lora.alpha) and lora.alpha > 0):
-        raise LoraInvalid(field="alpha", problem=f"{lora.alpha} is no positive number")
+        raise LoraInvalid(field="alpha", problem=f"{lora.alpha} is not a positive number")
     sites = all_sites(facts)
     unknown = sorted(target for target in lora.targets if not targeted(sites, [target]))
     if unknown or not lora.targets:

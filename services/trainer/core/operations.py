@@ -215,4 +215,4 @@ def read_cursor(cursor: str) -> tuple[float, str, str, str]:
         policy_id, kind, name = names
         return float(created_at), policy_id, kind, name
     except ValueError as error:
-        raise InvalidField(field="after", problem=f"{cursor[:200]!r} is no cursor of a list") from error
+        raise InvalidField(field="after", problem=f"{cursor[:200]!r} is not a cursor of a list") from error

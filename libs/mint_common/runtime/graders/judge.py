@@ -130,7 +130,7 @@ class EngineJudge:
         try:
             target = await self._resolve(tenant_id, model)
         except NotFound as error:
-            raise InvalidField(field=field, problem=f"is no model that is served here: {error}") from error
+            raise InvalidField(field=field, problem=f"is not a model served here: {error}") from error
         if not at and target.revision is not None:
             raise InvalidField(field=field, problem=problem)
         return target

@@ -87,7 +87,7 @@ class ProcessSandbox:
         try:
             found = msgspec.json.decode(answer, type=_Answer)
         except msgspec.DecodeError as error:
-            raise runtime_fault("the source wrote what is no answer") from error
+            raise runtime_fault("the source wrote an invalid answer") from error
         if found.error is not None:
             raise runtime_fault(found.error)
         return found.value

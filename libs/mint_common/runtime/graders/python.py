@@ -64,7 +64,7 @@ def reward_of(value: str) -> float:
         reward = math.nan
     if abs(reward) <= MAX_REWARD:
         return reward
-    raise runtime_fault(f"grade returned {value[:_SHOWN]}, which is no number within +-{MAX_REWARD:,.0f}")
+    raise runtime_fault(f"grade returned {value[:_SHOWN]}, which is not a number within +-{MAX_REWARD:,.0f}")
 
 
 def runtime_fault(problem: str) -> GraderFault:
