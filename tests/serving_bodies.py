@@ -10,7 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+from mint_common.inference.operations import ApiOperation
+from services.gateway.core.openai.token_generation import GENERATE, SAMPLING_PARAMS
+from services.loader.core.inference.fields import FIELDS
+
+RULES = {**FIELDS, ApiOperation.GENERATE: GENERATE}
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 ODD: Sequence[Any] = (
@@ -166,38 +170,37 @@ class Bodies:
             "documents": lambda: self._pick(([{"title": "a", "text": "b"}], [{}], [{"a": 1}])),
         }
 
-    def make(self, endpoint: Endpoint) -> bytes:
+    def make(self, operation: ApiOperation) -> bytes:
         """Return the next body."""
         if self._random.random() < 0.02:
             return self._broken()
-        body = self._needed(endpoint)
+        body = self._needed(operation)
         for _ in range(self._pick((0, 1, 1, 2, 2, 3, 4, 6))):
-            row = self._pick(TABLE[endpoint])
-            body[row.name] = self._value(row.name)
-        if endpoint is Endpoint.GENERATE and isinstance(body.get("sampling_params"), dict):
+            name = self._pick(sorted(RULES[operation]))
+            body[name] = self._value(name)
+        if operation is ApiOperation.GENERATE and isinstance(body.get("sampling_params"), dict):
             for _ in range(self._pick((0, 1, 2, 3))):
-                row = self._pick(SAMPLING_PARAMS)
-                body["sampling_params"][row.name] = self._value(row.name)
+                name = self._pick(sorted(SAMPLING_PARAMS))
+                body["sampling_params"][name] = self._value(name)
         if self._random.random() < 0.03:
             body[self._pick(("foo", "guided_json", "best_of", "min_p ", ""))] = self._pick(ODD)
         if self._random.random() < 0.03:
             body.pop(self._pick(sorted(body)), None)
-        self._shorten(endpoint, body)
+        self._shorten(operation, body)
         return json.dumps(body, ensure_ascii=self._random.random() < 0.5).encode()
 
-    def _needed(self, endpoint: Endpoint) -> dict[str, Any]:
-        needed: dict[str, Any] = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": "2 4 6"}],
-            "prompt": "2 4 6",
-            "input": "2 4 6",
-            "tokens": [5, 6],
-            "token_ids": [5, 6],
-            "max_tokens": 2,
-            "sampling_params": {"max_tokens": 2},
+    def _needed(self, operation: ApiOperation) -> dict[str, Any]:
+        message = [{"role": "user", "content": "2 4 6"}]
+        prompts: dict[ApiOperation, dict[str, Any]] = {
+            ApiOperation.CHAT_TOKENS: {"messages": message, "tokens": [5, 6]},
+            ApiOperation.COMPLETION: {"prompt": "2 4 6"},
+            ApiOperation.RESPONSE: {"input": "2 4 6"},
+            ApiOperation.MESSAGE: {"messages": message, "max_tokens": 2},
+            ApiOperation.TOKENIZE: {"prompt": "2 4 6"},
+            ApiOperation.DETOKENIZE: {"tokens": [5, 6]},
+            ApiOperation.GENERATE: {"token_ids": [5, 6], "sampling_params": {"max_tokens": 2}},
         }
-        body = {row.name: needed[row.name] for row in TABLE[endpoint] if row.is_needed}
-        return body | ({"prompt": "2 4 6"} if endpoint is Endpoint.TOKENIZE else {})
+        return {"model": self._model, **prompts.get(operation, {"messages": message})}
 
     def _value(self, name: str) -> Any:
         made = self._values.get(name)
@@ -205,9 +208,9 @@ class Bodies:
             return deepcopy(self._pick(ODD))
         return deepcopy(made())
 
-    def _shorten(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
+    def _shorten(self, operation: ApiOperation, body: dict[str, Any]) -> None:
         """Keep answers short, but for bodies whose limit itself is wrong."""
-        rows = {row.name for row in TABLE[endpoint]}
+        rows = set(RULES[operation])
         for name in LIMITS:
             if isinstance(body.get(name), int) and body[name] > 4 and self._random.random() < 0.9:
                 body[name] = 2

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, Overloaded, Unauthorized
+from mint_common.inference.operations import ApiOperation
 
 InferenceApi = Literal["openai", "anthropic"]
 
-_ANTHROPIC = frozenset({"message", "count_tokens"})
 _ANTHROPIC_TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -48,11 +48,11 @@ def plain_error_body(message: str, *, status: int) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-def error_event(operation: str, error: MintError) -> bytes:
+def error_event(operation: ApiOperation, error: MintError) -> bytes:
     """Return the event that ends a stream of an operation when what makes it has failed."""
-    if operation in _ANTHROPIC:
+    if operation.is_anthropic:
         return _event(error_body(error, api="anthropic"), name="error")
-    if operation == "response":
+    if operation is ApiOperation.RESPONSE:
         told = {"type": "error", "code": error.code, "message": str(error), "param": None}
         return _event({**told, "sequence_number": 0}, name="error")
     return _event(error_body(error))

@@ -26,6 +26,7 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.draining import set_last_word
 from mint_common.tenant_budget import TenantBudget
@@ -71,7 +72,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
 
     async def serve(request: Request) -> Response:
         """Answer a request of an inference API with the bytes of vLLM's own server."""
-        operation = request.path_params["operation"]
+        operation = ApiOperation.named(request.path_params["operation"])
         call = _call(operation, request.headers, await request.body())
         parts, tier = serving.serve(call), serving.tier(call)
         # What fails before the head has a status of its own; nothing is loaded for a reader that has gone.
@@ -170,7 +171,7 @@ def _tenant(tenant_id: str | None) -> TenantId | None:
     return None if tenant_id is None else TenantId(tenant_id)
 
 
-def _call(operation: str, headers: Headers, body: bytes) -> ApiCall:
+def _call(operation: ApiOperation, headers: Headers, body: bytes) -> ApiCall:
     facts = _decode(headers.get(CALL_HEADER, "").encode("latin-1"), CallFacts)
     return ApiCall(
         operation=operation,

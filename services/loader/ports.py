@@ -15,6 +15,7 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
+from mint_common.inference.operations import ApiOperation
 from services.loader.core.disk_cache import StoredAdapter
 from services.loader.core.working_set import WorkingSetEntry
 
@@ -70,7 +71,7 @@ class WholeSample:
 class ApiCall(CallFacts):
     """One request of an inference API: the client's bytes, and what MinT says of them."""
 
-    operation: str
+    operation: ApiOperation
     body: bytes
 
 

@@ -10,7 +10,7 @@ import pytest
 from e2e.stack import RunningStack
 from serving_bodies import Bodies
 
-from services.gateway.core.openai.field_table import PATHS, Endpoint
+from mint_common.inference.operations import ApiOperation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -40,34 +40,34 @@ async def _try_all(stack: RunningStack, count: int, *, seed: int) -> None:
         base_url=stack.http.base_url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
     ) as http:
         served = set((await http.get("/openapi.json")).json()["paths"])
-        endpoints = [endpoint for endpoint in Endpoint if PATHS[endpoint] in served]
-        assert endpoints
+        operations = [operation for operation in ApiOperation if operation.path in served]
+        assert operations
         bodies = Bodies(seed, model="tiny")
         calls = iter(
-            [(each, bodies.make(each)) for n in range(count) for each in [endpoints[n % len(endpoints)]]]
+            [(each, bodies.make(each)) for n in range(count) for each in [operations[n % len(operations)]]]
         )
         seen: Counter[tuple[str, int]] = Counter()
         wrong: list[str] = []
 
         async def work() -> None:
-            for endpoint, body in calls:
+            for operation, body in calls:
                 try:
-                    answer = await http.post(PATHS[endpoint], content=body)
+                    answer = await http.post(operation.path, content=body)
                 except httpx.HTTPError as error:
-                    wrong.append(f"{endpoint}: {error!r}: {body[:500]!r}")
+                    wrong.append(f"{operation}: {error!r}: {body[:500]!r}")
                     continue
-                seen[endpoint, answer.status_code] += 1
+                seen[operation, answer.status_code] += 1
                 problem = _problem(answer)
                 if problem:
-                    wrong.append(f"{endpoint}: {problem}: {body[:500]!r}")
+                    wrong.append(f"{operation}: {problem}: {body[:500]!r}")
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(work())
     _report(seen, seed=seed)
     assert not wrong, f"{len(wrong)} of {count}, seed {seed}:\n" + "\n".join(wrong[:40])
-    for endpoint in endpoints:
-        assert seen[endpoint, 200], f"no body of {endpoint} was answered: {seen}"
+    for operation in operations:
+        assert seen[operation, 200], f"no body of {operation} was answered: {seen}"
 
 
 def _problem(answer: httpx.Response) -> str:
@@ -89,5 +89,5 @@ def _problem(answer: httpx.Response) -> str:
 
 def _report(seen: Counter[tuple[str, int]], *, seed: int) -> None:
     REPORTS.mkdir(parents=True, exist_ok=True)
-    told = {f"{endpoint} {status}": count for (endpoint, status), count in sorted(seen.items())}
+    told = {f"{operation} {status}": count for (operation, status), count in sorted(seen.items())}
     (REPORTS / f"bodies-{seed}.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -119,9 +119,6 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
 class Engines(Beyond):
     """Knows a context, and has one engine."""
 
-    def largest_context(self):
-        return ENGINE_INFO.max_context
-
     async def limits(self, _base):
         return EngineLimits(max_context=ENGINE_INFO.max_context, max_completions=128)
 
@@ -163,9 +160,6 @@ class OneOfTwo(Engines):
 
     def __init__(self, *, away=False):
         self.away = away
-
-    def largest_context(self):
-        return None if self.away else 131_072
 
     async def limits(self, _base):
         if self.away:

@@ -10,9 +10,9 @@ import pytest
 
 from mint_common.errors import InvalidField, Overloaded
 from mint_common.fair_queue import FairQueue
+from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.app import TENANT_PROMPTS
-from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
 from services.loader.core.open_work import TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
@@ -80,7 +80,7 @@ def test_whoever_comes_behind_a_flood_starts_in_the_next_step() -> None:
 
 
 def test_the_largest_answer_of_before_is_refused() -> None:
-    size = json_answer_bytes(choices=COMPLETIONS, new_tokens=TOKENS, likeliest=20)
+    size = json_bytes(tokens=COMPLETIONS * TOKENS, entries=entries_of(20))
     most = default_of(GatewaySettings, "max_answer_bytes")
     with pytest.raises(InvalidField, match="lower top_logprobs"):
         check_answer_bytes(size, most, lower=("top_logprobs", "max_tokens", "n"))

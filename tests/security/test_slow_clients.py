@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.client.relayed import Relayed
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import LeastRate, paced
@@ -267,7 +268,7 @@ async def test_a_stream_whose_reader_is_too_slow_is_given_up(
 
     @http.post("/stream")
     async def stream() -> Response:
-        return RelayedStream(cast(Relayed, answer), operation="chat", headers={})
+        return RelayedStream(cast(Relayed, answer), operation=ApiOperation.CHAT, headers={})
 
     async with serving(http) as server:
         client = await server.connect(head("/stream", 0))

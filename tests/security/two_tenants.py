@@ -50,7 +50,7 @@ class Rig:
             clock=clock,
             keys=KeyChecks(SimpleNamespace(verify_key=self._verify), keys, clock),
             requests=SimpleNamespace(log=self._log),
-            engines=SimpleNamespace(largest_context=lambda: 2048, limits=self._limits),
+            engines=SimpleNamespace(limits=self._limits),
             resolver=SimpleNamespace(resolve=self._resolve),
             in_hand=TenantBudget(what="requests", limit=1000),
             bodies=self.bodies,

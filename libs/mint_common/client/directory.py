@@ -49,6 +49,7 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import BaseName, Digest, TenantId
+from mint_common.inference.operations import ApiOperation
 from mint_common.waiting import cancel_all
 
 T = TypeVar("T")
@@ -129,10 +130,6 @@ class EngineDirectory:
         engines = sorted(self._known.values(), key=lambda engine: -engine.max_context)
         return {engine.base: engine.max_context for engine in engines}
 
-    def largest_context(self) -> int | None:
-        """Return the largest context of all engines that are known; None without any."""
-        return max((engine.max_context for engine in self._known.values()), default=None)
-
     async def limits(self, base: BaseName) -> EngineLimits:
         """Return the limits that every known engine of a base accepts. Raises Unavailable while none is
         known.
@@ -156,7 +153,7 @@ class EngineDirectory:
         """
         return self._clients[(await self._order(base, digest))[0]]
 
-    async def serve(self, base: BaseName, operation: str, body: bytes, facts: CallFacts) -> Relayed:
+    async def serve(self, base: BaseName, operation: ApiOperation, body: bytes, facts: CallFacts) -> Relayed:
         """Let an engine of the base answer a request of an inference API; as `EngineClient.serve`.
 
         An engine that does not answer or is full passes the request on to the next one, if there is one; one

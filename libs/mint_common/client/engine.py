@@ -20,6 +20,7 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
+from mint_common.inference.operations import ApiOperation
 
 ResidencyChange = Literal["pin", "unpin", "evict"]
 
@@ -36,7 +37,7 @@ class EngineClient:
         """Return which base the engine has, and its limits."""
         return self._read(await self._http.get("/internal/engine"), EngineInfo)
 
-    async def serve(self, operation: str, body: bytes, facts: CallFacts) -> Relayed:
+    async def serve(self, operation: ApiOperation, body: bytes, facts: CallFacts) -> Relayed:
         """Return vLLM's answer to a request of an inference API, once it has begun; who gets it closes it.
 
         Closing an answer that has not ended aborts the request on the engine.

@@ -34,9 +34,11 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import BaseName, Digest, EngineId
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
+from services.loader.core.inference.check import read_checked
 
 MAX_CONTEXT = 512
 LOGPROB = -0.25
@@ -48,7 +50,7 @@ BROKEN = Unavailable(what="the engine", problem="it broke")
 class ScriptedCall:
     """A request of an inference API, as the loader got it."""
 
-    operation: str
+    operation: ApiOperation
     facts: CallFacts
     body: dict[str, Any]
 
@@ -208,7 +210,11 @@ class ScriptedLoader:
         @http.post("/internal/serve/{operation}")
         async def serve(operation: str, request: Request) -> Response:
             facts = msgspec.json.decode(request.headers[CALL_HEADER], type=CallFacts)
-            asked = ScriptedCall(operation=operation, facts=facts, body=await request.json())
+            asked = ScriptedCall(
+                operation=(found := ApiOperation.named(operation)),
+                facts=facts,
+                body=read_checked(found, await request.body(), max_context=MAX_CONTEXT),
+            )
             self.calls.append(asked)
             if asked.prompt.startswith("OVERLOAD"):
                 raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)

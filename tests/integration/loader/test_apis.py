@@ -12,6 +12,7 @@ from mint_common.claims import RevisionRef
 from mint_common.generation import CALL_HEADER, CallFacts
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.openai import whole_answers
+from services.loader.core.inference import structures
 from tests.integration.loader.slow_structures import AMBIGUOUS_RULES, MANY_PROPERTIES
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -176,8 +177,9 @@ async def test_an_ambiguous_structure_ends_its_own_request(api: Api, structure: 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_structure_that_compiles_for_too_long_is_refused_and_others_are_answered(
-    api: Api, stream: bool
+    api: Api, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
+    monkeypatch.setattr(structures, "MAX_COUNTED_PROPERTIES", 1000)
     # Compiled by the engine it would take minutes, and every other structure would wait for it.
     slow = {"json": MANY_PROPERTIES}
     asked = {"prompt": "f abcd=", "max_tokens": 4}
@@ -224,7 +226,7 @@ async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> 
 @pytest.mark.parametrize(
     ("operation", "body", "field"),
     [
-        ("chat", {"messages": []}, "body"),
+        ("chat", {"messages": []}, "messages"),
         ("chat", {**CHAT, "temperature": -1}, "temperature"),
         ("chat", {**CHAT, "n": 10000}, "n"),
         ("chat", {**CHAT, "logprobs": True, "top_logprobs": 90}, "logprobs"),
@@ -245,8 +247,12 @@ async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> 
         ("completion", {"prompt": ["a", "b", "c"], "logit_bias": {"2000000000": 1}}, "logit_bias"),
         ("completion", {"prompt": LONG, "truncate_prompt_tokens": -1}, "prompt"),
         ("completion", {"prompt": [[5] * 200] * 16, "n": 16, "echo": True, "logprobs": 20}, "echo"),
-        ("chat", {"messages": [*CHAT["messages"], DEEP_CALL]}, "body"),
-        ("response", {"input": [{**SAID, "content": []}, *CHAT["messages"]]}, "body"),
+        (
+            "chat",
+            {"messages": [*CHAT["messages"], DEEP_CALL]},
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        ("response", {"input": [{**SAID, "content": []}, *CHAT["messages"]]}, "input[0].content"),
     ],
 )
 async def test_what_vllm_refuses_names_its_field_before_the_first_byte(

@@ -12,6 +12,7 @@ import pytest
 
 from mint_common.errors import RequestRefused
 from mint_common.ids import TenantId
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.fair_gate import LoopGate
 from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.openai.call import CallEngine
@@ -22,7 +23,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 PROMPTS = 3
 CALL = ApiCall(
-    model="m", request_id="r", tenant_id=TenantId("t"), revision=None, operation="completion", body=b"{}"
+    model="m",
+    request_id="r",
+    tenant_id=TenantId("t"),
+    revision=None,
+    operation=ApiOperation.COMPLETION,
+    body=b"{}",
 )
 
 

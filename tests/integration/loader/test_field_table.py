@@ -1,7 +1,7 @@
 """The table of fields against vLLM's request models, and against what the official SDKs can send."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import openai.types.chat.completion_create_params as openai_chat
@@ -10,27 +10,30 @@ import openai.types.responses.response_create_params as openai_responses
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
 
-from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, Field
-from services.gateway.core.openai.field_shapes import RepetitionDetection, StructuredOutputs
-from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+from mint_common.inference.fields import FieldRules
+from mint_common.inference.operations import ApiOperation
+from services.gateway.core.openai.token_generation import GENERATE, SAMPLING_PARAMS
+from services.loader.core.inference.contents import RepetitionDetection, StructuredOutputs
+from services.loader.core.inference.fields import FIELDS, NEVER_IN_TEMPLATES
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # torch's
 ]
+RULES: Mapping[ApiOperation, FieldRules] = {**FIELDS, ApiOperation.GENERATE: GENERATE}
 SDK_PARAMETERS = {
-    Endpoint.CHAT: openai_chat.CompletionCreateParamsBase,
-    Endpoint.COMPLETION: openai_completions.CompletionCreateParamsBase,
-    Endpoint.RESPONSE: openai_responses.ResponseCreateParamsBase,
-    Endpoint.MESSAGE: message_create_params.MessageCreateParamsBase,
-    Endpoint.COUNT_TOKENS: message_count_tokens_params.MessageCountTokensParams,
+    ApiOperation.CHAT: openai_chat.CompletionCreateParamsBase,
+    ApiOperation.COMPLETION: openai_completions.CompletionCreateParamsBase,
+    ApiOperation.RESPONSE: openai_responses.ResponseCreateParamsBase,
+    ApiOperation.MESSAGE: message_create_params.MessageCreateParamsBase,
+    ApiOperation.COUNT_TOKENS: message_count_tokens_params.MessageCountTokensParams,
 }
 VALUES_OF_A_TEMPLATE = {"add_generation_prompt", "continue_final_message"}
 
 
 @pytest.fixture(scope="module")
-def models() -> Mapping[Endpoint, Sequence[Any]]:
-    """Return vLLM's request models of each endpoint."""
+def models() -> Mapping[ApiOperation, Sequence[Any]]:
+    """Return vLLM's request models of each operation."""
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -43,30 +46,33 @@ def models() -> Mapping[Endpoint, Sequence[Any]]:
     )
 
     return {
-        Endpoint.CHAT: (ChatCompletionRequest,),
-        Endpoint.CHAT_TOKENS: (ChatCompletionRequest,),
-        Endpoint.COMPLETION: (CompletionRequest,),
-        Endpoint.RESPONSE: (ResponsesRequest,),
-        Endpoint.MESSAGE: (AnthropicMessagesRequest,),
-        Endpoint.COUNT_TOKENS: (AnthropicCountTokensRequest,),
-        Endpoint.TOKENIZE: (TokenizeChatRequest, TokenizeCompletionRequest),
-        Endpoint.DETOKENIZE: (DetokenizeRequest,),
-        Endpoint.GENERATE: (GenerateRequest,),
+        ApiOperation.CHAT: (ChatCompletionRequest,),
+        ApiOperation.CHAT_TOKENS: (ChatCompletionRequest,),
+        ApiOperation.RENDER_CHAT: (ChatCompletionRequest,),
+        ApiOperation.COMPLETION: (CompletionRequest,),
+        ApiOperation.RESPONSE: (ResponsesRequest,),
+        ApiOperation.MESSAGE: (AnthropicMessagesRequest,),
+        ApiOperation.COUNT_TOKENS: (AnthropicCountTokensRequest,),
+        ApiOperation.TOKENIZE: (TokenizeChatRequest, TokenizeCompletionRequest),
+        ApiOperation.DETOKENIZE: (DetokenizeRequest,),
+        ApiOperation.GENERATE: (GenerateRequest,),
     }
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("operation", ApiOperation)
 def test_every_field_of_vllms_models_has_a_row(
-    endpoint: Endpoint, models: Mapping[Endpoint, Sequence[Any]]
+    operation: ApiOperation, models: Mapping[ApiOperation, Sequence[Any]]
 ) -> None:
-    fields = {field.alias or name for model in models[endpoint] for name, field in model.model_fields.items()}
-    assert fields - _names(TABLE[endpoint]) == set()
+    fields = {
+        field.alias or name for model in models[operation] for name, field in model.model_fields.items()
+    }
+    assert fields - set(RULES[operation]) == set()
 
 
 def test_every_sampling_parameter_has_a_row() -> None:
     from vllm.sampling_params import SamplingParams
 
-    assert set(SamplingParams.__struct_fields__) - _names(SAMPLING_PARAMS) == set()
+    assert set(SamplingParams.__struct_fields__) - set(SAMPLING_PARAMS) == set()
 
 
 def test_every_field_of_nested_parameters_has_a_shape() -> None:
@@ -81,25 +87,15 @@ def test_every_field_of_nested_parameters_has_a_shape() -> None:
         )
 
 
-@pytest.mark.parametrize("endpoint", SDK_PARAMETERS)
-def test_every_parameter_of_the_official_sdk_has_a_row(endpoint: Endpoint) -> None:
-    assert set(_annotations(SDK_PARAMETERS[endpoint])) - _names(TABLE[endpoint]) == set()
-
-
-@pytest.mark.parametrize("endpoint", Endpoint)
-def test_no_field_has_two_rows(endpoint: Endpoint) -> None:
-    names = [row.name for row in TABLE[endpoint]]
-    assert sorted(names) == sorted(set(names))
+@pytest.mark.parametrize("operation", SDK_PARAMETERS)
+def test_every_parameter_of_the_official_sdk_has_a_row(operation: ApiOperation) -> None:
+    assert set(_annotations(SDK_PARAMETERS[operation])) - set(RULES[operation]) == set()
 
 
 def test_no_argument_of_the_tokenizer_is_a_value_of_a_template() -> None:
     from vllm.renderers.hf import _get_hf_base_chat_template_params
 
     assert _get_hf_base_chat_template_params() - VALUES_OF_A_TEMPLATE <= NEVER_IN_TEMPLATES
-
-
-def _names(rows: Iterable[Field]) -> set[str]:
-    return {row.name for row in rows}
 
 
 def _annotations(params: Any) -> dict[str, object]:

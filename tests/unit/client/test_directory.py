@@ -13,6 +13,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.errors import EngineRestarting, MintError, PeerFailed, Unavailable
 from mint_common.generation import RESTART_SECONDS, CallFacts, EngineLoad, SampleRequest, Sampling
 from mint_common.ids import TenantId, new_id
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.bus_memory import MemoryBus
@@ -129,7 +130,7 @@ async def test_a_request_that_makes_an_engine_fail_goes_to_no_other_and_the_engi
         directory = EngineDirectory([one, other], token="t")
         assert len(await directory.engines()) == 2
         with pytest.raises(PeerFailed):
-            await directory.serve(BASE, "chat", b"{}", facts)
+            await directory.serve(BASE, ApiOperation.CHAT, b"{}", facts)
         with pytest.raises(PeerFailed):
             await directory.sample(BASE, sample_request())
         assert sorted(path for path in asked if path != "/internal/engine") == [

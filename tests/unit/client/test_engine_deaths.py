@@ -15,6 +15,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.errors import EngineDied, EngineRestarting, MintError, RequestEndsEngines, RequestHeldBack
 from mint_common.generation import CallFacts, Sampled, SampleRequest, Sampling
 from mint_common.ids import TenantId
+from mint_common.inference.operations import ApiOperation
 from mint_common.testing.factories import BASE, ENGINE_INFO
 
 POISON = b'{"poison":1}'
@@ -93,7 +94,7 @@ class Fleet:
 
     async def serve(self, body: bytes = POISON, *, tenant: str = "t") -> None:
         facts = CallFacts(model="m", request_id="r", tenant_id=TenantId(tenant), revision=None)
-        answer = await self.directory.serve(BASE, "chat", body, facts)
+        answer = await self.directory.serve(BASE, ApiOperation.CHAT, body, facts)
         try:
             async for _ in answer.parts():
                 pass
@@ -174,7 +175,7 @@ async def test_a_client_that_leaves_early_does_not_clear_its_request(fleet: Flee
     await asyncio.sleep(0.05)  # the engine is asked, and is away
     await fleet.restart()
     facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=None)
-    answer = await fleet.directory.serve(BASE, "chat", b"stream poison", facts)
+    answer = await fleet.directory.serve(BASE, ApiOperation.CHAT, b"stream poison", facts)
     answer.close()
     assert fleet.directory._suspects.has_any(TenantId("t"))
 
@@ -238,11 +239,11 @@ async def test_a_request_to_a_loader_that_stops_has_not_begun() -> None:
     host, port = server.sockets[0].getsockname()
     directory = EngineDirectory([f"http://{host}:{port}"], token="t")
     facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=None)
-    answer = await directory.serve(BASE, "chat", b"", facts)
+    answer = await directory.serve(BASE, ApiOperation.CHAT, b"", facts)
     await answer.whole()
     answer.close()
     server.close()
     with pytest.raises(EngineRestarting):
-        await directory.serve(BASE, "chat", b"", facts)
+        await directory.serve(BASE, ApiOperation.CHAT, b"", facts)
     assert not directory._suspects.has_any(TenantId("t"))
     await directory.aclose()

@@ -15,6 +15,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.errors import EngineDied, InvalidField, Overloaded, Unavailable
 from mint_common.generation import CallFacts, EngineInfo, Sampled, SampleRequest, Sampling
 from mint_common.ids import TenantId
+from mint_common.inference.operations import ApiOperation
 from mint_common.testing.factories import BASE, ENGINE_INFO
 
 TIMEOUT_SECONDS = 0.3
@@ -116,7 +117,7 @@ async def test_an_answer_that_takes_long_is_made_once_and_takes_no_engine_away(
     engines: tuple[Engine, Engine], directory: EngineDirectory
 ) -> None:
     await directory.sample(BASE, sample_request())
-    answer = await directory.serve(BASE, "chat", b"{}", FACTS)
+    answer = await directory.serve(BASE, ApiOperation.CHAT, b"{}", FACTS)
     await answer.whole()
     answer.close()
     assert sum(engine.begun for engine in engines) == 2
@@ -132,14 +133,14 @@ async def test_an_error_that_is_found_late_arrives_as_itself(
     with pytest.raises(InvalidField, match="too many"):
         await directory.sample(BASE, sample_request())
     with pytest.raises(InvalidField, match="too many"):
-        await directory.serve(BASE, "chat", b"{}", FACTS)
+        await directory.serve(BASE, ApiOperation.CHAT, b"{}", FACTS)
     assert sum(engine.begun for engine in engines) == 2
 
 
 async def test_a_stream_may_be_silent_for_long(
     engines: tuple[Engine, Engine], directory: EngineDirectory
 ) -> None:
-    answer = await directory.serve(BASE, "chat", b"stream", FACTS)
+    answer = await directory.serve(BASE, ApiOperation.CHAT, b"stream", FACTS)
     assert b"".join([part async for part in answer.parts()]) == b"data: {}\n\n" * 2
     answer.close()
     assert directory.restarting() == []
@@ -167,7 +168,7 @@ async def test_a_stream_of_a_peer_that_answers_nothing_more_ends(
 ) -> None:
     for engine in engines:
         engine.seconds = 60.0
-    answer = await directory.serve(BASE, "chat", b"stream", FACTS)
+    answer = await directory.serve(BASE, ApiOperation.CHAT, b"stream", FACTS)
     parts = answer.parts()
     assert await anext(parts) == b"data: {}\n\n"
     for engine in engines:
@@ -210,11 +211,11 @@ async def test_an_engine_bounds_its_requests_itself_by_tenant(engines: tuple[Eng
     engine.seconds = 0.0
     directory = EngineDirectory([engine.url], token="t", timeout_seconds=TIMEOUT_SECONDS)
     await directory.engines()
-    streams = [await directory.serve(BASE, "chat", b"stream", FACTS) for _ in range(4)]
+    streams = [await directory.serve(BASE, ApiOperation.CHAT, b"stream", FACTS) for _ in range(4)]
     assert engine.begun == 4
     engine.ends = "full"
     with pytest.raises(Overloaded) as refused:
-        await directory.serve(BASE, "chat", b"{}", FACTS)
+        await directory.serve(BASE, ApiOperation.CHAT, b"{}", FACTS)
     assert (refused.value.retry_after_seconds, directory.restarting()) == (7, [])
     for stream in streams:
         stream.close()
@@ -228,7 +229,7 @@ async def test_what_is_short_waits_for_no_connection_of_what_is_long(engines: tu
     await directory.engines()
     streams = []
     for _ in range(6):  # not more at once than a listener's backlog
-        opening = (directory.serve(BASE, "chat", b"stream", FACTS) for _ in range(100))
+        opening = (directory.serve(BASE, ApiOperation.CHAT, b"stream", FACTS) for _ in range(100))
         streams += await asyncio.gather(*opening)
     assert await (await directory.find(BASE)).describe() == engine.info
     for stream in streams:

@@ -6,6 +6,7 @@ import pytest
 
 from mint_common.api_errors import error_body, error_event, error_status
 from mint_common.errors import InvalidField, NotFound, Overloaded, RequestRefused, Unauthorized, Unavailable
+from mint_common.inference.operations import ApiOperation
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,12 @@ def test_errors_have_the_shape_of_their_api(error, status, param, code, anthropi
 
 @pytest.mark.parametrize(
     ("operation", "head"),
-    [("chat", ""), ("completion", ""), ("message", "event: error\n"), ("response", "event: error\n")],
+    [
+        (ApiOperation.CHAT, ""),
+        (ApiOperation.COMPLETION, ""),
+        (ApiOperation.MESSAGE, "event: error\n"),
+        (ApiOperation.RESPONSE, "event: error\n"),
+    ],
 )
 def test_a_stream_that_fails_ends_with_an_event_of_its_api(operation, head):
     error = Unavailable(what="the engine", problem="it broke")

@@ -5,21 +5,21 @@ import json
 import pytest
 
 from mint_common.catalog import Resolution
+from mint_common.inference.operations import ApiOperation
 from mint_common.testing.factories import REVISION
-from services.gateway.core.openai.field_table import Endpoint
-from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.genai import (
     answer_attributes,
     engine_attributes,
     request_attributes,
     target_attributes,
 )
+from services.gateway.core.openai.serving_request import read_request
 
 
 def test_a_request_names_what_was_asked_for() -> None:
     body = {"model": "copier@prod", "messages": [{"role": "user", "content": "a"}], "max_tokens": 8, "n": 2}
-    asked = check_fields(Endpoint.CHAT, json.dumps(body).encode(), max_context=64)
-    assert request_attributes(Endpoint.CHAT, asked) == {
+    asked = read_request(ApiOperation.CHAT, json.dumps(body).encode())
+    assert request_attributes(asked) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "mint",
         "gen_ai.request.model": "copier@prod",

@@ -14,14 +14,11 @@ from hypothesis import strategies as st
 from mint_common.errors import InvalidField
 from mint_common.generation import Likeliest, Sampled, SampledSequence, SampleRequest, Sampling
 from mint_common.testing.factories import DIGEST, ENGINE, TENANT
-from services.gateway.core.json_reading import read_json
-from services.gateway.core.openai.field_table import Endpoint
-from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.token_generation import (
-    GenerateBody,
     generate_answer,
     in_clients_words,
     plan_generate,
+    read_generate,
 )
 
 PROMPT = [5, 6, 7]
@@ -32,10 +29,8 @@ def body(**sampling: object) -> bytes:
 
 
 def plan(**sampling: object) -> SampleRequest:
-    data = body(**sampling)
-    check_fields(Endpoint.GENERATE, data, max_context=64)
     return plan_generate(
-        read_json(data, GenerateBody),
+        read_generate(body(**sampling)),
         request_id="r",
         tenant_id=TENANT,
         revision=None,
@@ -60,9 +55,8 @@ def test_what_verifiers_train_client_sends_is_taken() -> None:
             "priority": 0,
         }
     ).encode()
-    check_fields(Endpoint.GENERATE, data, max_context=64)
     planned = plan_generate(
-        read_json(data, GenerateBody),
+        read_generate(data),
         request_id="r",
         tenant_id=TENANT,
         revision=None,
@@ -122,7 +116,7 @@ def told(data: bytes, *sequences: SampledSequence, layers: int = 0) -> Any:
         engine_id=ENGINE, revision=DIGEST, sequences=sequences, prompt_logprobs=None, prompt_likeliest=None
     )
     answer = generate_answer(
-        read_json(data, GenerateBody), sampled, request_id="r", routed_layers=layers, named=str(DIGEST)
+        read_generate(data), sampled, request_id="r", routed_layers=layers, named=str(DIGEST)
     )
     return json.loads(answer)
 

@@ -10,6 +10,7 @@ import pytest
 from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput
 from mint_common.ids import TenantId
+from mint_common.inference.operations import ApiOperation
 from services.loader.ports import Admission, AnswerHead, ApiCall, ApiWork
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -38,7 +39,7 @@ def call(revision: RevisionRef | None) -> ApiCall:
         request_id="r",
         tenant_id=TenantId("t"),
         revision=revision,
-        operation="chat",
+        operation=ApiOperation.CHAT,
         body=b"{}",
     )
 

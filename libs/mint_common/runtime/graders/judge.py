@@ -12,6 +12,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.errors import InvalidField, MintError, NotFound, PreconditionFailed, Unavailable
 from mint_common.generation import REVISION_HEADER, CallFacts
 from mint_common.ids import TenantId, new_id
+from mint_common.inference.operations import ApiOperation
 from mint_common.names import number_or_digest
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
@@ -111,7 +112,9 @@ class EngineJudge:
         facts = CallFacts(
             model=question.model, request_id=new_id("judge"), tenant_id=tenant_id, revision=target.revision
         )
-        relayed = await self._engines.serve(target.base, "chat", msgspec.json.encode(question), facts)
+        relayed = await self._engines.serve(
+            target.base, ApiOperation.CHAT, msgspec.json.encode(question), facts
+        )
         try:
             expected = target.revision.digest if target.revision else f"base:{target.base}"
             found = relayed.headers.get(REVISION_HEADER, "nothing")

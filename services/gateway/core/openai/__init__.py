@@ -1,4 +1,1 @@
-"""The inference APIs, which vLLM answers: what is looked at in a request before it is handed on.
-
-Invariant: a field that cannot take effect is refused by name.
-"""
+"""The inference APIs: the few fields of a request that the gateway reads before it hands the bytes on."""

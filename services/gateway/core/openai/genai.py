@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 from mint_common.catalog import Resolution
 from mint_common.generation import ENGINE_HEADER, TIER_HEADER
-from services.gateway.core.openai.field_table import Endpoint
-from services.gateway.core.openai.fields import ServingRequest
+from mint_common.inference.operations import ApiOperation
+from services.gateway.core.openai.serving_request import ServingRequest
 
 PROVIDER = "mint"
-_OPERATIONS = {Endpoint.COMPLETION: "text_completion", Endpoint.GENERATE: "text_completion"}
+_OPERATIONS = {ApiOperation.COMPLETION: "text_completion", ApiOperation.GENERATE: "text_completion"}
 _COUNTS = {
     "gen_ai.usage.input_tokens": re.compile(rb'"(?:prompt_tokens|input_tokens)" ?: ?(\d{1,12})'),
     "gen_ai.usage.output_tokens": re.compile(rb'"(?:completion_tokens|output_tokens)" ?: ?(\d{1,12})'),
@@ -23,10 +23,10 @@ _REASON = re.compile(rb'"(?:finish_reason|stop_reason)" ?: ?"([a-z_]{1,40})"')
 Attributes = dict[str, str | int | tuple[str, ...]]
 
 
-def request_attributes(endpoint: Endpoint, asked: ServingRequest) -> Attributes:
+def request_attributes(asked: ServingRequest) -> Attributes:
     """Return what a request says of itself."""
     attributes: Attributes = {
-        "gen_ai.operation.name": _OPERATIONS.get(endpoint, "chat"),
+        "gen_ai.operation.name": _OPERATIONS.get(asked.operation, "chat"),
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": asked.model,
         "gen_ai.request.choice.count": asked.choices,

@@ -23,33 +23,106 @@ from mint_common.generation import (
     int32s,
 )
 from mint_common.ids import TenantId
+from mint_common.inference.body import read_body
+from mint_common.inference.fields import (
+    VALUE_BYTES,
+    Alternatives,
+    Choices,
+    FieldRules,
+    Int64,
+    Stops,
+    StopTokens,
+    Token,
+    TokenCount,
+    TopK,
+    accepted,
+    check_fields,
+    convert_field,
+    refused,
+)
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
-    """Those of vLLM's ``SamplingParams`` that are not refused or ignored, and two of MinT's own."""
+    """The fields of vLLM's ``SamplingParams`` that are used, and two of MinT's own."""
 
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    n: int | None = None
-    max_tokens: int | None = None
-    stop: str | tuple[str, ...] | None = None
-    stop_token_ids: tuple[int, ...] | None = None
+    top_k: TopK | None = None
+    seed: Int64 | None = None
+    n: Choices | None = None
+    max_tokens: TokenCount | None = None
+    stop: Stops | None = None
+    stop_token_ids: StopTokens | None = None
     ignore_eos: bool | None = None
-    logprobs: int | None = None
-    routed_experts_prompt_start: int | None = None
+    logprobs: Alternatives | None = None
+    routed_experts_prompt_start: TokenCount | None = None
     logprobs_mode: LogprobsMode | None = None
     return_routed_experts: bool | None = None
 
 
 class GenerateBody(msgspec.Struct, frozen=True):
-    """A body that `check_fields` has passed."""
+    """A body that `read_generate` has checked."""
 
     model: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[Token, ...]
     sampling_params: SamplingParams
     return_token_ids: bool | None = None
+
+
+_OTHER_LOGPROBS = "the log-probabilities would not be those of what was sampled from"
+_ENGINE_PARTS = "settings of the engine's own parts"
+SAMPLING_PARAMS: FieldRules = {
+    **accepted("temperature top_p top_k seed n max_tokens stop stop_token_ids ignore_eos logprobs"),
+    **accepted("routed_experts_prompt_start"),
+    **accepted("logprobs_mode", note="`raw` or `processed`: the model's, or those at the temperature"),
+    **accepted("return_routed_experts", note="the experts of each token"),
+    **accepted(
+        "detokenize skip_special_tokens spaces_between_special_tokens include_stop_str_in_output "
+        "stream_interval",
+        note="changes nothing: the answer is tokens",
+    ),
+    **refused(
+        "min_p presence_penalty frequency_penalty logit_bias min_tokens watermarking allowed_token_ids "
+        "bad_words thinking_token_budget structured_outputs repetition_detection",
+        _OTHER_LOGPROBS,
+        *(0, False, [], {}),
+    ),
+    **refused("repetition_penalty", _OTHER_LOGPROBS, 1),
+    **refused("prompt_logprobs", "completions give those of a prompt"),
+    **refused("logprob_token_ids", "chat gives those of chosen tokens"),
+    **refused(
+        "extra_args output_kind output_text_buffer_length flat_logprobs skip_clone skip_reading_prefix_cache "
+        "prompt_logprob_token_ids prompt_logprob_start trace_decode_token_ids _eos_token_id "
+        "_all_stop_token_ids _watermarking_skipped _bad_words_token_ids",
+        _ENGINE_PARTS,
+        *({}, False, 0),
+    ),
+}
+"""The fields of ``sampling_params``."""
+GENERATE: FieldRules = {
+    **accepted("model sampling_params return_token_ids"),
+    **accepted("token_ids", note="at most the base's context", max_bytes=None),
+    **accepted("stream_options token_offsets reasoning_ended", note="changes nothing"),
+    **accepted("cache_salt priority", note="changes nothing: each tenant has its own"),
+    **refused("stream", "an answer comes whole", False),
+    **refused("output_mode", "the answer is tokens", "tokens"),
+    **refused("request_id", "the engine's own"),
+    **refused("features content_parts", "pictures and sounds are not read", []),
+    **refused(
+        "kv_transfer_params ec_transfer_params reasoning_parser_kwargs parse_context", _ENGINE_PARTS, {}
+    ),
+}
+"""The fields of a request."""
+
+
+def read_generate(body: bytes) -> GenerateBody:
+    """Return a request. Raises InvalidField naming the first wrong field."""
+    read, is_large = read_body(body), len(body) > VALUE_BYTES
+    check_fields(read, GENERATE, is_large=is_large)
+    if isinstance(sampling := read.get("sampling_params"), dict):
+        check_fields(sampling, SAMPLING_PARAMS, is_large=is_large, within="sampling_params.")
+    checked: GenerateBody = convert_field(read, GenerateBody)
+    return checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

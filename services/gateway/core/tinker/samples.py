@@ -6,7 +6,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
 from mint_common.generation import AdapterStatus, SampleRequest
 from mint_common.ids import BaseName, TenantId, derive_id
-from services.gateway.core.answer_bytes import packed_answer_bytes
+from mint_common.inference.sizes import packed_answer_bytes
 from services.gateway.core.tinker.futures import FutureFailed, FuturePending
 from services.gateway.core.tinker.sampling_request import SamplePlan
 

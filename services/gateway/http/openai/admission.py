@@ -1,24 +1,31 @@
-"""Admission of OpenAI requests, before anything is checked or resolved.
+"""Admission of OpenAI requests, before any model is resolved.
 
 Requests whose adapter is in no engine's memory wait in a queue of their own, which yields to warm requests.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
-import msgspec
 from fastapi import Request, Response
 
 from mint_common.authority import Caller
 from mint_common.client.http import shortened
 from mint_common.errors import NotFound
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import Handler
+from services.gateway.core.openai.serving_request import ServingRequest, read_request
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.routes import OpenAIRoute
 
-MOST_MODEL = 1000
-"""Characters of a model's name: more than any has, a sampler's path included."""
+MAX_MODEL_CHARACTERS = 1000
+"""Maximum length of a model's name: more than any has, a sampler's path included."""
+
+
+def asked_of(request: Request) -> ServingRequest:
+    """Return what the request's body asks for."""
+    return cast(ServingRequest, request.state.asked)
 
 
 class AdmittedRoute(OpenAIRoute):
@@ -31,11 +38,16 @@ class AdmittedRoute(OpenAIRoute):
     max_body_bytes = 4 << 20
     """A context of a million tokens as text, or of several hundred thousand as numbers."""
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
+        super().__init__(path, endpoint, **options)
+        self.operation = ApiOperation.at(path)
+
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:  # noqa: ARG002
         """Answer a request once it is admitted."""
         request = await self.admit(request, caller)
-        gateway, model = gateway_of(request), _model_of(await request.body())
-        if len(model) > MOST_MODEL:
+        asked = request.state.asked = read_request(self.operation, await request.body())
+        gateway, model = gateway_of(request), asked.model
+        if len(model) > MAX_MODEL_CHARACTERS:
             raise NotFound(kind="model", name=shortened(model))
         if gateway.is_warm(caller.tenant_id, model):
             for pace in (gateway.cold_admission, gateway.body_admission):
@@ -54,18 +66,3 @@ class AnthropicRoute(AdmittedRoute):
     """As `AdmittedRoute`, with errors in the shape of Anthropic's API."""
 
     api = "anthropic"
-
-
-def _model_of(body: bytes) -> str:
-    """Return the model's name, empty if the body cannot be read: its errors are raised where it is parsed."""
-    try:
-        return _BODY.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-
-
-class _ModelField(msgspec.Struct):
-    model: str = ""
-
-
-_BODY = msgspec.json.Decoder(_ModelField)

@@ -1,8 +1,8 @@
 """Requests of the inference APIs, handed on to an engine: the client's bytes there, the answer's bytes back.
 
-Invariants: a body is read once, for what `check_fields` looks at; what a client says of itself in headers
-goes no further; an answer is withheld unless it names the revision that was asked for; a client that leaves
-ends its request on the engine.
+Invariants: a body is decoded once, by `read_request`; what a client says of itself in headers goes no
+further; an answer is withheld unless it names the revision that was asked for; a client that leaves ends its
+request on the engine.
 """
 
 import asyncio
@@ -21,24 +21,23 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
+from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from mint_common.runtime.draining import set_last_word
 from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
 from mint_common.telemetry.tracing import annotate, is_recorded
-from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
-from services.gateway.core.openai.field_table import Endpoint
-from services.gateway.core.openai.fields import ServingRequest, check_fields
 from services.gateway.core.openai.genai import (
     answer_attributes,
     engine_attributes,
     request_attributes,
     target_attributes,
 )
+from services.gateway.core.openai.serving_request import ServingRequest
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import gateway_of
+from services.gateway.http.openai.admission import asked_of
 
-LARGEST_CONTEXT = 1 << 20
-"""In tokens: the bound of a prompt while no engine is known; then it is that of its own base's engines."""
 READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=30)
 """Of a stream's reader: below it the connection is closed. It stalls for less than the engine's side waits
 (`ConnectionBounds.unread_seconds`), which would break its connection then, as the death of an engine does."""
@@ -54,30 +53,19 @@ class WrongRevision(MintError):
     http_status = 500
 
 
-async def relay(
-    endpoint: Endpoint, request: Request, caller: Caller, *, operation: str = "", generates: bool = True
-) -> Response:
-    """Return an engine's answer, whole or as a stream of the bytes that come.
-
-    ``operation`` is the loader's, where it is not named as the endpoint is; what does not generate needs no
-    adapter.
-    """
-    gateway, body = gateway_of(request), await request.body()
-    most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
-    asked = check_fields(endpoint, body, max_context=most_context)
-    annotate(request_attributes(endpoint, asked))
+async def relay(request: Request, caller: Caller) -> Response:
+    """Return an engine's answer, whole or as a stream of the bytes that come."""
+    gateway, asked = gateway_of(request), asked_of(request)
+    annotate(request_attributes(asked))
     target = await gateway.resolver.resolve(caller.tenant_id, asked.model)
     annotate(target_attributes(target))
-    operation = operation or endpoint.name.lower()
+    operation = asked.operation
     limits = await gateway.engines.limits(target.base)
     if asked.choices > limits.max_completions:
         raise InvalidField(field="n", problem=f"must be at most {limits.max_completions} over all prompts")
-    size_bytes = json_answer_bytes(
-        choices=asked.choices,
-        new_tokens=limits.max_context if asked.max_tokens is None else asked.max_tokens,
-        likeliest=asked.likeliest,
-    )
-    check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(endpoint, asked))
+    new_tokens = limits.max_context if asked.max_tokens is None else asked.max_tokens
+    size_bytes = json_bytes(tokens=asked.choices * new_tokens, entries=entries_of(asked.likeliest))
+    check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(asked))
     answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id))
     if not asked.stream:
         answered(request).enter_context(gateway.open_answers.counted(caller.tenant_id, size_bytes))
@@ -85,12 +73,12 @@ async def relay(
         model=asked.model,
         request_id=new_id("gen"),
         tenant_id=caller.tenant_id,
-        revision=target.revision if generates else None,
+        revision=target.revision if operation.generates else None,
     )
     async with cancelled_on_disconnect(request):
-        answer = await gateway.engines.serve(target.base, operation, body, facts)
+        answer = await gateway.engines.serve(target.base, operation, await request.body(), facts)
         answered(request).callback(answer.close)
-        headers = _headers(answer, target) if generates else {}
+        headers = _headers(answer, target) if operation.generates else {}
         annotate(engine_attributes(headers))
         if not answer.is_stream:
             whole = await answer.whole()
@@ -101,9 +89,9 @@ async def relay(
     return RelayedStream(answer, operation=operation, headers=headers)
 
 
-def _lower(endpoint: Endpoint, asked: ServingRequest) -> tuple[str, ...]:
+def _lower(asked: ServingRequest) -> tuple[str, ...]:
     """Return the fields that make an answer large."""
-    scored = "top_logprobs" if endpoint in {Endpoint.CHAT, Endpoint.CHAT_TOKENS} else "logprobs"
+    scored = "top_logprobs" if asked.operation.is_chat else "logprobs"
     return ("max_tokens", "n") if asked.likeliest is None else (scored, "max_tokens", "n")
 
 
@@ -124,7 +112,7 @@ class RelayedStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Relayed, *, operation: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, answer: Relayed, *, operation: ApiOperation, headers: Mapping[str, str]) -> None:
         self._answer = answer
         self._operation = operation
         self.status_code = 200

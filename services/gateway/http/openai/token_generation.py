@@ -5,28 +5,26 @@ from fastapi import APIRouter, Request, Response
 from mint_common.errors import InvalidField
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
 from mint_common.ids import new_id
+from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import check_answer_bytes, check_context, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.examples import json_body
-from services.gateway.core.json_reading import read_json
-from services.gateway.core.openai.field_table import Endpoint
-from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.token_generation import (
-    GenerateBody,
     generate_answer,
     in_clients_words,
     plan_generate,
+    read_generate,
 )
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import InferCaller, gateway_of
 from services.gateway.http.openai.admission import AdmittedRoute
-from services.gateway.http.openai.relay import LARGEST_CONTEXT, check_answers
+from services.gateway.http.openai.relay import check_answers
 
-router = APIRouter(prefix="/inference/v1", tags=["openai"], route_class=AdmittedRoute)
+router = APIRouter(tags=["openai"], route_class=AdmittedRoute)
 
 
 @router.post(
-    "/generate",
+    ApiOperation.GENERATE.path,
     openapi_extra=json_body(
         {
             "model": "counter@prod",
@@ -41,12 +39,11 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     Nothing is tokenized on the way. `sampling_params` takes two fields of MinT's own beside vLLM's:
     `logprobs_mode` (`raw`, or `processed` for those at the temperature) and `return_routed_experts`.
     """
-    gateway, data = gateway_of(request), await request.body()
-    most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
-    asked = check_fields(Endpoint.GENERATE, data, max_context=most_context)
-    body = read_json(data, GenerateBody)
+    gateway = gateway_of(request)
+    body = read_generate(await request.body())
     target = await gateway.resolver.resolve(caller.tenant_id, body.model)
     engine = await gateway.engines.describe(target.base)
+    check_context(len(body.token_ids), engine.max_context)
     plan = plan_generate(
         body,
         request_id=new_id("gen"),
@@ -54,12 +51,13 @@ async def generate(request: Request, caller: InferCaller) -> Response:
         revision=target.revision,
         max_context=engine.max_context,
     )
-    size_bytes = json_answer_bytes(
-        choices=asked.choices, new_tokens=plan.sampling.max_new_tokens, likeliest=asked.likeliest
+    sampling = plan.sampling
+    size_bytes = json_bytes(
+        tokens=sampling.n * sampling.max_new_tokens, entries=entries_of(sampling.logprobs)
     )
     lower = ("sampling_params.max_tokens", "sampling_params.n", "sampling_params.logprobs")
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=lower)
-    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, plan.sampling.n))
+    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, sampling.n))
     answered(request).enter_context(gateway.open_answers.counted(caller.tenant_id, size_bytes))
     try:
         async with cancelled_on_disconnect(request):

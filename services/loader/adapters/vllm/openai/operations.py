@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mint_common.inference.operations import ApiOperation
 from services.loader.adapters.vllm.tokenizing import tokenizing_short_texts_at_once
 from services.loader.core.parsing import Parsing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiOperation:
-    """A route of vLLM's server: its request's type, and the serving object and method that answer it.
+class ServingMethod:
+    """What answers an operation: vLLM's request type, and the name of a serving object's method.
 
-    ``generates``: it asks the engine for something; ``has_nulls``: its answers name fields without a value.
+    ``has_nulls``: its answers name fields without a value.
     """
 
     request: Any
     serving: Any
-    method: str
-    generates: bool = True
+    name: str
     has_nulls: bool = True
 
     @property
@@ -27,8 +27,8 @@ class ApiOperation:
         return type(self.serving).__module__
 
 
-def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, ApiOperation]]:
-    """Return vLLM's renderer, and the operations by name. Any: vllm has no types."""
+def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperation, ServingMethod]]:
+    """Return vLLM's renderer, and what answers each operation. Any: vllm has no types."""
     from pydantic import TypeAdapter, create_model
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
@@ -69,28 +69,22 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, ApiO
     )
     tokenization = ServingTokenization(models, renderer, **template)
 
-    def asks(kind: Any, serving: Any, method: str, **options: bool) -> ApiOperation:
-        return ApiOperation(request=TypeAdapter(kind), serving=serving, method=method, **options)
+    def asks(kind: Any, serving: Any, name: str, *, has_nulls: bool = True) -> ServingMethod:
+        return ServingMethod(request=TypeAdapter(kind), serving=serving, name=name, has_nulls=has_nulls)
 
+    from_tokens = create_model("ChatFromTokens", __base__=ChatCompletionRequest, tokens=(list[int], ...))
     return renderer, {
-        "chat": asks(ChatCompletionRequest, chat, "create_chat_completion"),
-        "chat_tokens": asks(
-            create_model("ChatFromTokens", __base__=ChatCompletionRequest, tokens=(list[int], ...)),
-            chat,
-            "create_chat_completion",
+        ApiOperation.CHAT: asks(ChatCompletionRequest, chat, "create_chat_completion"),
+        ApiOperation.CHAT_TOKENS: asks(from_tokens, chat, "create_chat_completion"),
+        ApiOperation.RENDER_CHAT: asks(
+            ChatCompletionRequest, ServingRender(models, renderer), "render_chat_request"
         ),
-        "completion": asks(CompletionRequest, completion, "create_completion"),
-        "response": asks(ResponsesRequest, responses, "create_responses"),
-        "message": asks(AnthropicMessagesRequest, messages, "create_messages", has_nulls=False),
-        "count_tokens": asks(
-            AnthropicCountTokensRequest, messages, "count_tokens", generates=False, has_nulls=False
+        ApiOperation.COMPLETION: asks(CompletionRequest, completion, "create_completion"),
+        ApiOperation.RESPONSE: asks(ResponsesRequest, responses, "create_responses"),
+        ApiOperation.MESSAGE: asks(AnthropicMessagesRequest, messages, "create_messages", has_nulls=False),
+        ApiOperation.COUNT_TOKENS: asks(
+            AnthropicCountTokensRequest, messages, "count_tokens", has_nulls=False
         ),
-        "tokenize": asks(TokenizeRequest, tokenization, "create_tokenize", generates=False),
-        "detokenize": asks(DetokenizeRequest, tokenization, "create_detokenize", generates=False),
-        "render_chat": asks(
-            ChatCompletionRequest,
-            ServingRender(models, renderer),
-            "render_chat_request",
-            generates=False,
-        ),
+        ApiOperation.TOKENIZE: asks(TokenizeRequest, tokenization, "create_tokenize"),
+        ApiOperation.DETOKENIZE: asks(DetokenizeRequest, tokenization, "create_detokenize"),
     }

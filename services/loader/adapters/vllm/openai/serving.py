@@ -19,8 +19,9 @@ from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
-from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
+from services.loader.adapters.vllm.openai.operations import ServingMethod, build_operations
 from services.loader.adapters.vllm.openai.whole_answers import WholeAnswer
+from services.loader.core.inference.check import read_checked
 from services.loader.core.parsing import Parsing
 from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, AnswerHead, ApiCall
@@ -58,9 +59,9 @@ class VllmServing:
         )
         self._streams = LoopGate(free=_STREAM_BYTES)
         self._whole_answers = LoopGate()
-        self._renderer, self._operations = build_operations(llm, parsing)
+        self._renderer, self._methods = build_operations(llm, parsing)
         quiet = _Unanswered()
-        for module in {each.method_module for each in self._operations.values()}:
+        for module in {each.method_module for each in self._methods.values()}:
             logging.getLogger(module).addFilter(quiet)
         for module in _READERS:
             logging.getLogger(module).setLevel(logging.ERROR)
@@ -71,10 +72,10 @@ class VllmServing:
         """See `Engine.serve`."""
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        operation = self._operations.get(call.operation)
-        if operation is None:
+        method = self._methods.get(call.operation)
+        if method is None:
             raise NotFound(kind="operation", name=call.operation)
-        request = _read(call, operation.request)
+        request = _read(call, method.request, max_context=self._llm.model_config.max_model_len)
         engine = CallEngine(
             self._llm,
             call,
@@ -84,14 +85,14 @@ class VllmServing:
             compile_checks=self._compile_checks,
         )
         async with aclosing(engine):
-            serving = self._for_call(operation, call, engine)
-            whole = WholeAnswer(operation)
+            serving = self._for_call(method, call, engine)
+            whole = WholeAnswer(method)
             if not getattr(request, "stream", False):
                 whole.keep_for_later(serving)
-            answering = getattr(serving, operation.method)
+            answering = getattr(serving, method.name)
             try:
                 with lost_engine():
-                    if operation.generates:
+                    if call.operation.generates:
                         result = await answering(request, None)
                     else:
                         self._check_size(call, request)
@@ -117,11 +118,11 @@ class VllmServing:
         """End the check of structures."""
         self._compile_checks.close()
 
-    def _for_call(self, operation: ApiOperation, call: ApiCall, engine: CallEngine) -> Any:
-        serving = copy(operation.serving)
+    def _for_call(self, method: ServingMethod, call: ApiCall, engine: CallEngine) -> Any:
+        serving = copy(method.serving)
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
-        if operation.generates:
+        if call.operation.generates:
             admit = _Admitting(serving, engine)
             serving.online_renderer = CallRenderer(self._renderer, call, admit=admit, turns=self._renders)
         return serving
@@ -224,20 +225,19 @@ def _models_of(models: Any, name: str) -> Any:
     return one
 
 
-def _read(call: ApiCall, kind: Any) -> Any:
-    """Return the client's bytes as vLLM's request. Raises InvalidField."""
+def _read(call: ApiCall, kind: Any, *, max_context: int) -> Any:
+    """Return the client's bytes as vLLM's request. Raises InvalidField, ContextExceeded."""
     from pydantic import ValidationError
     from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
 
+    read = read_checked(call.operation, call.body, max_context=max_context)
     try:
-        request = kind.validate_python(msgspec.json.decode(call.body))
+        request = kind.validate_python(read)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         named = getattr(first.get("ctx", {}).get("error"), "parameter", None)
         where = named or clean_loc_for_param(first["loc"]) or "body"
         raise InvalidField(field=where, problem=first["msg"].removeprefix("Value error, ")) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
     except Exception as error:  # vLLM's own validators raise what they like
         raise _told(error) from error
     request.model = call.model

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from mint_common.runtime.fair_gate import LoopGate
-from services.loader.adapters.vllm.openai.operations import ApiOperation
+from services.loader.adapters.vllm.openai.operations import ServingMethod
 
 MOST_AT_ONCE = 512
 """Maximum log-probabilities of an answer that are rendered on the event loop, in some 5 ms."""
@@ -19,8 +19,8 @@ MOST_AT_ONCE = 512
 class WholeAnswer:
     """An answer that is no stream. Any, here and below: vllm has no types."""
 
-    def __init__(self, operation: ApiOperation) -> None:
-        self._dump_options = {"by_alias": True, "exclude_none": not operation.has_nulls}
+    def __init__(self, method: ServingMethod) -> None:
+        self._dump_options = {"by_alias": True, "exclude_none": not method.has_nulls}
         self._made = 0
         self._later: dict[int, tuple[Any, Callable[[], Any]]] = {}
 

@@ -1,17 +1,14 @@
-"""What a request may come to, read from any of vLLM's request models. Any: vllm has no types."""
+"""The work that a request asks for, read from any of vLLM's request models. Any: vllm has no types."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mint_common.errors import InvalidField
+from mint_common.inference.sizes import entries_of, json_bytes
 from services.loader.ports import ApiWork
 
-MOST_PROMPT_BYTES = 32 << 20
+MAX_PROMPT_BYTES = 32 << 20
 """Maximum bytes that prompts may add to an answer, which loader and gateway hold whole."""
-_TEXT_BYTES = 8
-"""Bytes of a prompt token in an answer, as text or as its number."""
-_ENTRY_BYTES = 80
-"""Bytes of JSON for a token with its log-probability, rank and text."""
 
 
 def work_of(request: Any, prompt_lengths: Sequence[int], *, max_context: int) -> ApiWork:
@@ -47,17 +44,12 @@ def check_prompt_bytes(request: Any, work: ApiWork) -> None:
     echoed = request.logprobs if echo and is_completion else None
     texts = echo + bool(getattr(request, "return_token_ids", False))
     copies = work.n if is_completion else 1
-    entries = _entries(scored) + _entries(echoed)
-    size_bytes = copies * work.prompt_tokens * (_TEXT_BYTES * texts + _ENTRY_BYTES * entries)
-    if size_bytes > MOST_PROMPT_BYTES:
+    entries = entries_of(scored) + entries_of(echoed)
+    size_bytes = json_bytes(tokens=copies * work.prompt_tokens, entries=entries, texts=texts)
+    if size_bytes > MAX_PROMPT_BYTES:
         field = "prompt_logprobs" if asked is not None else "echo" if echo else "return_token_ids"
         problem = (
             f"repeats up to {size_bytes >> 20} MiB of prompts in the answer, of which"
-            f" {MOST_PROMPT_BYTES >> 20} MiB are allowed: leave it out, lower n, or send fewer tokens"
+            f" {MAX_PROMPT_BYTES >> 20} MiB are allowed: leave it out, lower n, or send fewer tokens"
         )
         raise InvalidField(field=field, problem=problem)
-
-
-def _entries(likeliest: int | None) -> int:
-    """Return how many log-probabilities a token has; vLLM refuses what is below 0."""
-    return 0 if likeliest is None else 1 + max(likeliest, 0)

@@ -1,4 +1,4 @@
-"""The check of a serving request's body."""
+"""The check of a request of an inference API, before vLLM's models read it."""
 
 import json
 from contextlib import suppress
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.gateway.core.openai.engine_bounds import MAX_DEPTH
-from services.gateway.core.openai.field_rows import Fate
-from services.gateway.core.openai.field_table import TABLE, Endpoint
-from services.gateway.core.openai.fields import ContextExceeded, check_fields
+from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import ContextExceeded
+from services.loader.core.inference.check import read_checked
+from services.loader.core.inference.fields import FIELDS
 
 CONTEXT = 512
 NEEDED: dict[str, object] = {
@@ -21,53 +21,48 @@ NEEDED: dict[str, object] = {
     "prompt": "2 4 6",
     "input": "2 4 6",
     "tokens": [1, 2],
-    "token_ids": [1, 2],
     "max_tokens": 8,
-    "sampling_params": {"max_tokens": 8},
 }
 
 
-def smallest(endpoint: Endpoint) -> dict[str, Any]:
-    body = {row.name: NEEDED[row.name] for row in TABLE[endpoint] if row.is_needed}
-    return body | ({"prompt": "2 4 6"} if endpoint is Endpoint.TOKENIZE else {})
+def smallest(operation: ApiOperation) -> dict[str, Any]:
+    needed = {
+        ApiOperation.CHAT_TOKENS: ("messages", "tokens"),
+        ApiOperation.COMPLETION: ("prompt",),
+        ApiOperation.RESPONSE: ("input",),
+        ApiOperation.MESSAGE: ("messages", "max_tokens"),
+        ApiOperation.TOKENIZE: ("prompt",),
+        ApiOperation.DETOKENIZE: ("tokens",),
+    }
+    return {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
 
 
-def check(endpoint: Endpoint, body: object) -> Any:
-    return check_fields(endpoint, json.dumps(body).encode(), max_context=CONTEXT)
+def check(operation: ApiOperation, body: object) -> None:
+    read_checked(operation, json.dumps(body).encode(), max_context=CONTEXT)
 
 
 def chat(**fields: object) -> Any:
-    return check(Endpoint.CHAT, smallest(Endpoint.CHAT) | fields)
+    return check(ApiOperation.CHAT, smallest(ApiOperation.CHAT) | fields)
 
 
-def refused(endpoint: Endpoint = Endpoint.CHAT, **fields: object) -> InvalidField:
+def refused(operation: ApiOperation = ApiOperation.CHAT, **fields: object) -> InvalidField:
     with pytest.raises(InvalidField) as caught:
-        check(endpoint, smallest(endpoint) | fields)
+        check(operation, smallest(operation) | fields)
     return caught.value
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
-def test_the_smallest_body_passes_and_says_its_model(endpoint: Endpoint) -> None:
-    assert check(endpoint, smallest(endpoint)).model == "copier@prod"
+@pytest.mark.parametrize("operation", FIELDS)
+def test_the_smallest_body_passes(operation: ApiOperation) -> None:
+    check(operation, smallest(operation))
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
-def test_what_must_be_there_is_named(endpoint: Endpoint) -> None:
-    for name in smallest(endpoint):
-        body = smallest(endpoint)
-        del body[name]
-        with pytest.raises(InvalidField) as caught:
-            check(endpoint, body)
-        assert caught.value.field in {name, "messages"}
-
-
-@pytest.mark.parametrize("endpoint", Endpoint)
-def test_a_refused_field_takes_neutral_values_alone(endpoint: Endpoint) -> None:
-    for row in TABLE[endpoint]:
-        if row.fate is Fate.REFUSED or (row.fate is Fate.SET and row.name != "model"):
-            for neutral in row.neutral:
-                check(endpoint, smallest(endpoint) | {row.name: neutral})
-            assert refused(endpoint, **{row.name: "something"}).field == row.name
+@pytest.mark.parametrize("operation", FIELDS)
+def test_a_refused_field_takes_neutral_values_alone(operation: ApiOperation) -> None:
+    for name, rule in FIELDS[operation].items():
+        if rule.neutral is not None:
+            for neutral in (None, *rule.neutral):
+                check(operation, smallest(operation) | {name: neutral})
+            assert refused(operation, **{name: "something"}).field == name
 
 
 def test_an_unknown_field_is_named() -> None:
@@ -90,11 +85,14 @@ def test_parts_that_are_no_text_are_refused(part: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "fields"),
+    ("operation", "fields"),
     [
-        (Endpoint.MESSAGE, {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}),
         (
-            Endpoint.MESSAGE,
+            ApiOperation.MESSAGE,
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+        ),
+        (
+            ApiOperation.MESSAGE,
             {
                 "messages": [
                     {
@@ -106,36 +104,31 @@ def test_parts_that_are_no_text_are_refused(part: dict[str, object]) -> None:
                 ]
             },
         ),
-        (Endpoint.MESSAGE, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+        (ApiOperation.MESSAGE, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
         (
-            Endpoint.RESPONSE,
+            ApiOperation.RESPONSE,
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://a"}]}]},
         ),
         (
-            Endpoint.RESPONSE,
+            ApiOperation.RESPONSE,
             {"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "input_file"}]}]},
         ),
-        (Endpoint.RESPONSE, {"input": [{"type": "item_reference", "id": "1"}]}),
-        (Endpoint.RESPONSE, {"tools": [{"type": "mcp", "server_url": "http://a"}]}),
+        (ApiOperation.RESPONSE, {"input": [{"type": "item_reference", "id": "1"}]}),
+        (ApiOperation.RESPONSE, {"tools": [{"type": "mcp", "server_url": "http://a"}]}),
     ],
 )
-def test_nothing_makes_a_server_fetch_or_run(endpoint: Endpoint, fields: dict[str, object]) -> None:
+def test_nothing_makes_a_server_fetch_or_run(operation: ApiOperation, fields: dict[str, object]) -> None:
     (name,) = fields
-    assert refused(endpoint, **fields).field.startswith(name)
+    assert refused(operation, **fields).field.startswith(name)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 257),
-        ("top_logprobs", 21),
-        ("top_logprobs", -1),
-        ("prompt_logprobs", -1),
         ("stop", ["x"] * 17),
         ("stop", "x" * 1001),
         ("stop_token_ids", [1] * 129),
         ("logit_bias", {str(i): 1 for i in range(1025)}),
-        ("max_tokens", 2**31),
         ("seed", 2**63),
         ("temperature", "hot"),
         ("messages", [{"role": "user", "content": ""}] * 4097),
@@ -155,68 +148,15 @@ def test_a_value_out_of_bounds_is_named(name: str, value: object) -> None:
     assert refused(**{name: value}).field.split("[")[0].split(".")[0] == name
 
 
-def test_n_counts_over_all_prompts() -> None:
-    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": ["a"] * 16, "n": 16}).choices == 256
-    assert refused(Endpoint.COMPLETION, prompt=["a"] * 16, n=17).field == "n"
-    assert refused(Endpoint.COMPLETION, prompt=["a"] * 257).field == "prompt"
-    assert refused(Endpoint.COMPLETION, prompt=[]).field == "prompt"
-
-
 @pytest.mark.parametrize("prompt", [[1] * 513, [[1], [1] * 513]])
 def test_a_prompt_beyond_the_context_is_refused_before_any_engine(prompt: object) -> None:
     with pytest.raises(ContextExceeded):
-        check(Endpoint.COMPLETION, {"model": "m", "prompt": prompt})
+        check(ApiOperation.COMPLETION, {"model": "m", "prompt": prompt})
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1, 2], [3]], [0]])
 def test_every_form_of_a_prompt_passes(prompt: object) -> None:
-    check(Endpoint.COMPLETION, {"model": "m", "prompt": prompt})
-
-
-def test_the_answers_size_is_read() -> None:
-    asked = chat(max_completion_tokens=5, max_tokens=9, logprobs=True, top_logprobs=3, n=2, stream=True)
-    assert (asked.max_tokens, asked.likeliest, asked.choices, asked.stream) == (5, 3, 2, True)
-    assert chat(max_tokens=None).max_tokens is None
-    assert chat(prompt_logprobs=2).likeliest == 2
-    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION):
-        assert check(endpoint, smallest(endpoint) | {"logprob_token_ids": [1] * 128}).likeliest == 128
-    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a"}).max_tokens == 16
-    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a", "logprobs": 0}).likeliest == 0
-
-
-@pytest.mark.parametrize("number", ["1e400", "9" * 60_000])
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("priority", "%s"),
-        ("kv_transfer_params", '{"a":%s}'),
-        ("response_format", '{"type":"json_schema","json_schema":{"name":"x","schema":{"const":%s}}}'),
-        ("tools", '[{"type":"function","function":{"name":"f","parameters":{"const":%s}}}]'),
-        ("structured_outputs", '{"json":{"const":%s}}'),
-    ],
-)
-def test_a_number_that_no_float_holds_is_refused_in_unread_fields_too(
-    name: str, value: str, number: str
-) -> None:
-    body = json.dumps(smallest(Endpoint.CHAT))[:-1] + f', "{name}": {value % number}}}'
-    with pytest.raises(InvalidField) as caught:
-        check_fields(Endpoint.CHAT, body.encode(), max_context=CONTEXT)
-    assert caught.value.field.split(".")[0].split("[")[0] == name
-
-
-def test_depth_is_counted_outside_texts() -> None:
-    brackets = r"\" [ { \\" + "[{" * 200
-    chat(messages=[{"role": "user", "content": brackets}])
-    deep: object = 1
-    for _ in range(MAX_DEPTH + 1):
-        deep = [deep]
-    assert refused(metadata=deep).field == "body"
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"nul", b'{"a":', b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
-def test_what_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(InvalidField):
-        check_fields(Endpoint.CHAT, body, max_context=CONTEXT)
+    check(ApiOperation.COMPLETION, {"model": "m", "prompt": prompt})
 
 
 json_values = st.recursive(
@@ -226,14 +166,14 @@ json_values = st.recursive(
 )
 
 
-@given(data=st.data(), endpoint=st.sampled_from(Endpoint))
+@given(data=st.data(), operation=st.sampled_from(list(FIELDS)))
 def test_any_value_of_any_field_passes_or_is_refused_for_good(
-    data: st.DataObject, endpoint: Endpoint
+    data: st.DataObject, operation: ApiOperation
 ) -> None:
-    names = [row.name for row in TABLE[endpoint]]
-    body = smallest(endpoint) | data.draw(st.dictionaries(st.sampled_from(names), json_values, max_size=4))
+    names = list(FIELDS[operation])
+    body = smallest(operation) | data.draw(st.dictionaries(st.sampled_from(names), json_values, max_size=4))
     with suppress(InvalidField, ContextExceeded):
-        check(endpoint, body)
+        check(operation, body)
 
 
 @given(st.text())
@@ -282,8 +222,8 @@ def test_what_takes_long_to_compile_never_reaches_an_engine(name: str, value: ob
 
 
 def test_schemas_of_every_apis_tools_are_bounded() -> None:
-    assert refused(Endpoint.RESPONSE, tools=[{"type": "function", "name": "f", "parameters": BOMB}])
-    assert refused(Endpoint.MESSAGE, tools=[{"name": "f", "input_schema": BOMB}]).field == "tools"
+    assert refused(ApiOperation.RESPONSE, tools=[{"type": "function", "name": "f", "parameters": BOMB}])
+    assert refused(ApiOperation.MESSAGE, tools=[{"name": "f", "input_schema": BOMB}]).field == "tools"
     assert refused(structured_outputs={"regex": "a{%s}" % ("9" * 5000)}).field == "structured_outputs"
 
 

@@ -1,22 +1,21 @@
-"""What an engine's readers bear: nesting, conversations, and structures that an engine compiles.
+"""Limits of the structures that an engine compiles: schemas, patterns, grammars and choices.
 
 A schema of ``{"minItems": 1000000000}`` stops an engine for everybody, so counts and sizes are bounded.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from mint_common.errors import InvalidField
+from mint_common.inference.body import read_text
 
-MAX_DEPTH = 64
-"""vLLM's own bound of a schema."""
-MAX_NESTED = 20_000
-"""Lists and objects of one body: an engine's reader takes some 10 us for each."""
+STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
+"""The fields that an engine compiles."""
+_JSON_TEXTS = {"json", "structural_tag"}
 MAX_COUNT = 1000
 """Of one item, character or property that is repeated."""
 MAX_PRODUCT = 100_000
@@ -33,66 +32,19 @@ _DIGITS = 20
 """More of them need not be read: the number is too large."""
 
 
-def count_nested(text: bytes, *, field: str, few: int) -> int:
-    """Return how many lists and objects JSON has. Raises InvalidField when it nests deeper than `MAX_DEPTH`.
-
-    Of a text with up to ``few`` opening brackets, which is at most `MAX_DEPTH`, those within its own texts
-    count as well.
-    """
-    count = text.count(b"[") + text.count(b"{")
-    if count <= few:
-        return count
-    # Without escapes every quote begins or ends a text; what is between texts then nests.
-    plain = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NEITHER)
-    brackets = b"".join(plain.split(b'"')[::2])
-    count = brackets.count(b"[") + brackets.count(b"{")
-    check_nested(count)
-    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
-        raise InvalidField(field=field, problem=f"nests deeper than {MAX_DEPTH} levels")
-    return count
-
-
-def check_nested(count: int) -> None:
-    """Refuse more lists and objects than a body may have. Raises InvalidField."""
-    if count > MAX_NESTED:
-        raise InvalidField(field="body", problem=f"has more than {MAX_NESTED} lists and objects")
-
-
-_NEITHER = bytes(set(range(256)) - set(b'[]{}"'))
-_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-
-
-def check_conversation(read: Any, *, nested: int) -> None:  # the struct of any endpoint's body
-    """Refuse what a renderer fails on, or is held up by. Raises InvalidField.
-
-    A renderer reads the arguments of earlier tool calls as JSON, so what nests in them counts as what nests
-    in the body, which has ``nested`` lists and objects.
-    """
-    for field, arguments in _arguments(read):
-        nested += count_nested(arguments.encode(), field=field, few=2)
-        check_nested(nested)
-    for place, item in enumerate(_items(read)):
-        if item.content == [] and item.type != "reasoning":
-            raise InvalidField(field=f"input[{place}].content", problem="must not be empty")
-    if getattr(read, "echo", None) is True and read.stream:
-        # A template may take a message as a list of parts, which no event of a stream can carry.
-        raise InvalidField(field="echo", problem="is not taken with `stream`: ask for a whole answer")
-
-
-def _arguments(read: Any) -> Iterator[tuple[str, str]]:
-    """Yield each tool call's arguments that are a text, and where they are."""
-    for place, message in enumerate(getattr(read, "messages", None) or ()):
-        for at, call in enumerate(getattr(message, "tool_calls", None) or ()):
-            if call.function is not None and isinstance(call.function.arguments, str):
-                yield f"messages[{place}].tool_calls[{at}].function.arguments", call.function.arguments
-    for place, item in enumerate(_items(read)):
-        if item.arguments is not None:
-            yield f"input[{place}].arguments", item.arguments
-
-
-def _items(read: Any) -> list[Any]:
-    items = getattr(read, "input", None)
-    return items if isinstance(items, list) else []
+def check_structures(read: Mapping[str, Any]) -> None:
+    """Check what a request says of an answer's build; JSON may stand in a text in it. Raises InvalidField."""
+    for name in STRUCTURES:
+        value = read.get(name)
+        if value is None:
+            continue
+        check_structure(name, value)
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            # What vLLM reads as JSON must be some, or its counts would be hidden.
+            if key in _JSON_TEXTS and isinstance(inner, str) and inner.lstrip()[:1] in {"{", "["}:
+                check_structure(name, read_text(inner, field=f"{name}.{key}"))
+    if (read.get("structured_outputs") or {}).get("json_object") is False:
+        raise InvalidField(field="structured_outputs.json_object", problem="must be true, or left out")
 
 
 def check_structure(field: str, value: object) -> None:
@@ -100,7 +52,7 @@ def check_structure(field: str, value: object) -> None:
 
     Raises InvalidField.
     """
-    # Encoded anew: no escape hides a name, nor white space a colon.
+    # Encoded again: no escape hides a name, nor white space a colon.
     text = msgspec.json.encode(value)
     for said in _COUNT.findall(text):
         _check_count(field, float(said))

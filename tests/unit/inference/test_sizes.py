@@ -3,13 +3,13 @@
 import pytest
 
 from mint_common.errors import InvalidField
-from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes, packed_answer_bytes
+from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes, packed_answer_bytes
 
 MOST = 32 << 20
 
 
 def test_what_one_flood_of_log_probabilities_asked_for_is_refused_with_what_to_lower() -> None:
-    size = json_answer_bytes(choices=128, new_tokens=200, likeliest=20)
+    size = json_bytes(tokens=128 * 200, entries=entries_of(20))
     with pytest.raises(InvalidField, match=r"38 MiB.*32 MiB.*lower top_logprobs or max_tokens") as refused:
         check_answer_bytes(size, MOST, lower=("top_logprobs", "max_tokens"))
     assert refused.value.http_status == 422
@@ -19,7 +19,7 @@ def test_what_one_flood_of_log_probabilities_asked_for_is_refused_with_what_to_l
     ("choices", "new_tokens", "likeliest"), [(1, 8192, 20), (128, 2048, None), (128, 1024, 0), (16, 1024, 5)]
 )
 def test_everyday_answers_pass(choices: int, new_tokens: int, likeliest: int | None) -> None:
-    size = json_answer_bytes(choices=choices, new_tokens=new_tokens, likeliest=likeliest)
+    size = json_bytes(tokens=choices * new_tokens, entries=entries_of(likeliest))
     check_answer_bytes(size, MOST, lower=("n",))
 
 

@@ -1,0 +1,110 @@
+"""Rules by which the fields of a body are accepted.
+
+Invariant: a field that no rule names is refused by its name, so a new field of vLLM stays closed until
+somebody decides about it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mint_common.errors import InvalidField
+
+VALUE_BYTES = 64 << 10
+"""Maximum size of a field that holds no prompt."""
+MAX_ALTERNATIVES = 20
+"""Maximum log-probabilities beside each token: vLLM's own default."""
+MAX_CHOICES = 256
+"""Maximum answers of one request, over all its prompts."""
+MAX_STOPS = 16
+MAX_STOP_TOKENS = 128
+MAX_BIASES = 1024
+"""Maximum tokens of a bias: what vLLM's sampler on GPU holds of a request, as for `MAX_STOP_TOKENS`."""
+INT32, INT64 = 2**31 - 1, 2**63 - 1
+
+Int64 = Annotated[int, Meta(ge=-INT64 - 1, le=INT64)]
+TokenCount = Annotated[int, Meta(ge=0, le=INT32)]
+TopK = Annotated[int, Meta(ge=-1, le=INT32)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
+Alternatives = Annotated[int, Meta(ge=0, le=MAX_ALTERNATIVES)]
+Token = Annotated[int, Meta(ge=0, le=INT32)]
+StopTokens = Annotated[list[Token], Meta(max_length=MAX_STOP_TOKENS)]
+Short = Annotated[str, Meta(max_length=1000)]
+Stops = Short | Annotated[list[Short], Meta(max_length=MAX_STOPS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRule:
+    """How a field is accepted; null always is, as if the field were left out.
+
+    ``kind`` is a type that msgspec reads, None for any JSON. ``neutral``: the field is refused, except for
+    these values, which ask for nothing. ``note`` is for the documentation: a bound, or the reason.
+    """
+
+    kind: Any = None
+    max_bytes: int | None = VALUE_BYTES
+    neutral: tuple[object, ...] | None = None
+    note: str = ""
+
+
+FieldRules = Mapping[str, FieldRule]
+
+
+def accepted(
+    names: str, kind: Any = None, note: str = "", *, max_bytes: int | None = VALUE_BYTES
+) -> FieldRules:  # kind: see `FieldRule.kind`
+    """Return the rule of fields that are handed on."""
+    return dict.fromkeys(names.split(), FieldRule(kind=kind, note=note, max_bytes=max_bytes))
+
+
+def refused(names: str, note: str, *neutral: object) -> FieldRules:
+    """Return the rule of fields that are refused for one reason."""
+    return dict.fromkeys(names.split(), FieldRule(neutral=neutral, note=note))
+
+
+def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, within: str = "") -> None:
+    """Check every field of a JSON object. Raises InvalidField with the name of the first wrong field.
+
+    ``is_large``: the request's body has more than `VALUE_BYTES`, so sizes are checked. ``within`` is the
+    name of the object itself, with a dot.
+    """
+    for name, value in body.items():
+        rule, field = rules.get(name), f"{within}{name}"[:200]
+        if rule is None:
+            raise InvalidField(field=field, problem="is not supported here")
+        if value is None:
+            continue
+        if rule.neutral is not None:
+            if value not in rule.neutral:
+                raise InvalidField(field=field, problem=f"is not taken ({rule.note}): leave it out")
+            continue
+        if rule.kind is not None:
+            convert_field(value, rule.kind, field=field)
+        if is_large and rule.max_bytes is not None and len(msgspec.json.encode(value)) > rule.max_bytes:
+            raise InvalidField(field=field, problem=f"may have {rule.max_bytes} bytes at most")
+
+
+def convert_field(value: object, kind: Any, *, field: str = "") -> Any:  # kind: see `FieldRule.kind`
+    """Return a JSON value as a type. Raises InvalidField with the path of what is wrong."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _named(str(error), field) from error
+
+
+def _named(message: str, field: str) -> InvalidField:
+    """Return msgspec's complaint as one about a field."""
+    problem, _, path = message.partition(" - at `$")
+    where = (field + path).strip("`.")
+    words = problem.split("`")
+    name = words[1] if len(words) > 1 else ""
+    if problem.startswith("Object contains unknown field"):
+        where, problem = f"{where}.{name}".lstrip("."), "is not supported here"
+    elif problem.startswith("Object missing required field"):
+        where, problem = f"{where}.{name}".lstrip("."), "is required"
+    elif problem.startswith("Invalid enum value") and where.endswith("type"):
+        problem = f"{problem}: only text is taken, and tools that the client carries out"
+    return InvalidField(field=where[:200] or "body", problem=problem[:500])

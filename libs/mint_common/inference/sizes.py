@@ -1,0 +1,55 @@
+"""How large a prompt may be, and how large an answer may become, known before anything is generated.
+
+128 completions of 200 tokens with 20 log-probabilities each are 40 MB of JSON, on which gateway and loader
+work for seconds, and which take several times as much memory on the way.
+"""
+
+from mint_common.errors import InvalidField, MintError
+
+TEXT_BYTES = 8
+"""Bytes of a token as text or as its number, an upper estimate."""
+ENTRY_BYTES = 75
+"""Bytes of JSON for a token with its log-probability and text, as measured over a vocabulary."""
+_PACKED_BYTES = 8
+"""Bytes of a token with its log-probability as raw numbers."""
+
+
+class ContextExceeded(MintError):
+    """The prompt has {found} tokens, which leaves no room in the context of {max_context}."""
+
+    code = "context_length_exceeded"
+    http_status = 400
+
+
+def json_bytes(*, tokens: int, entries: int, texts: int = 1) -> int:
+    """Return the size of tokens in a JSON answer, each with ``entries`` log-probabilities."""
+    return tokens * (TEXT_BYTES * texts + ENTRY_BYTES * entries)
+
+
+def entries_of(likeliest: int | None) -> int:
+    """Return how many log-probabilities a token has; ``likeliest`` None is without any."""
+    return 0 if likeliest is None else 1 + likeliest
+
+
+def packed_answer_bytes(
+    *, sequences: int, new_tokens: int, likeliest: int, prompt_tokens: int, prompt_likeliest: int | None
+) -> int:
+    """Return how large a sample's answer may become; ``prompt_likeliest`` None is without the prompt's."""
+    entries = sequences * new_tokens * (1 + likeliest) + prompt_tokens * entries_of(prompt_likeliest)
+    return entries * _PACKED_BYTES
+
+
+def check_answer_bytes(size_bytes: int, max_bytes: int, *, lower: tuple[str, ...]) -> None:
+    """Refuse what may become too large. ``lower`` are the fields that make it so, the first one most."""
+    if size_bytes > max_bytes:
+        problem = (
+            f"makes an answer of up to {size_bytes >> 20} MiB, of which {max_bytes >> 20} MiB are allowed: "
+            f"lower {' or '.join(lower)}"
+        )
+        raise InvalidField(field=lower[0], problem=problem)
+
+
+def check_context(tokens: int, max_context: int) -> None:
+    """Refuse a prompt that alone exceeds the context. Raises ContextExceeded."""
+    if tokens > max_context:
+        raise ContextExceeded(found=tokens, max_context=max_context)

@@ -1,0 +1,85 @@
+"""The check of a request of an inference API, before vLLM's request models read it.
+
+Invariant: what an engine's readers do not bear, and what would take long to compile, is refused before it is
+read; no error has a status that clients send again. The gateway has read the body strictly before.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mint_common.errors import InvalidField
+from mint_common.inference.body import check_nested, count_nested, decode_object
+from mint_common.inference.fields import VALUE_BYTES, check_fields, convert_field
+from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import check_context
+from services.loader.core.inference.contents import Tokens
+from services.loader.core.inference.fields import FIELDS, NEVER_IN_TEMPLATES
+from services.loader.core.inference.structures import check_structures
+
+
+def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> dict[str, Any]:
+    """Return a request's JSON. Raises InvalidField naming the first wrong field, ContextExceeded."""
+    read = decode_object(body)
+    tokens = read.get("tokens")
+    check_context(len(tokens) if isinstance(tokens, list) else 0, max_context)
+    check_fields(read, FIELDS[operation], is_large=len(body) > VALUE_BYTES)
+    if operation is ApiOperation.COMPLETION:
+        _check_prompts(read.get("prompt"), max_context)
+    elif operation is ApiOperation.TOKENIZE:
+        _check_one_of(read, "messages", "prompt")
+    check_structures(read)
+    for name in NEVER_IN_TEMPLATES.intersection(read.get("chat_template_kwargs") or ()):
+        raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
+    _check_conversation(operation, read, body)
+    return read
+
+
+def _check_one_of(read: Mapping[str, Any], *names: str) -> None:
+    if sum(read.get(name) is not None for name in names) != 1:
+        raise InvalidField(field=names[0], problem=f"give exactly one of {', '.join(names)}")
+
+
+def _check_prompts(prompt: object, max_context: int) -> None:
+    """Check prompts of tokens: vLLM reads them one by one before it counts them, and takes negative ones."""
+    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
+        return
+    is_one = not isinstance(prompt[0], list)
+    for each in [prompt] if is_one else prompt:
+        check_context(len(each) if isinstance(each, list) else 0, max_context)
+    convert_field(prompt, Tokens if is_one else list[Tokens], field="prompt")
+
+
+def _check_conversation(operation: ApiOperation, read: Mapping[str, Any], body: bytes) -> None:
+    """Refuse what a renderer fails on, or is held up by. Raises InvalidField.
+
+    A renderer reads the arguments of earlier tool calls as JSON, so what nests in them counts as what nests
+    in the body.
+    """
+    nested = 0
+    for field, arguments in () if operation.is_anthropic else _arguments(read):
+        nested = nested or count_nested(body, field="body")
+        nested += count_nested(arguments.encode(), field=field)
+        check_nested(nested)
+    for place, item in enumerate(_items(read)):
+        if item.get("content") == [] and item.get("type") != "reasoning":
+            raise InvalidField(field=f"input[{place}].content", problem="must not be empty")
+    if operation.is_chat and read.get("echo") and read.get("stream"):
+        # A template may take a message as a list of parts, which no event of a stream can carry.
+        raise InvalidField(field="echo", problem="is not taken with `stream`: ask for a whole answer")
+
+
+def _arguments(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each tool call's arguments that are a text, and where they are."""
+    for place, message in enumerate(read.get("messages") or ()):
+        for at, call in enumerate(message.get("tool_calls") or ()):
+            arguments = (call.get("function") or {}).get("arguments")
+            if isinstance(arguments, str):
+                yield f"messages[{place}].tool_calls[{at}].function.arguments", arguments
+    for place, item in enumerate(_items(read)):
+        if item.get("arguments") is not None:
+            yield f"input[{place}].arguments", item["arguments"]
+
+
+def _items(read: Mapping[str, Any]) -> list[Any]:
+    items = read.get("input")
+    return items if isinstance(items, list) else []

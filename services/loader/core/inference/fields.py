@@ -1,0 +1,237 @@
+"""The fields of vLLM's request models that are accepted, by operation.
+
+A new field of vLLM is one name here. A test lists the fields of the installed vLLM that no rule names.
+vLLM's models check the values; a kind here is what they do not bound, or would read from text.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mint_common.inference.fields import (
+    MAX_BIASES,
+    MAX_STOP_TOKENS,
+    MAX_STOPS,
+    FieldRules,
+    Int64,
+    Stops,
+    StopTokens,
+    TokenCount,
+    TopK,
+    accepted,
+    refused,
+)
+from mint_common.inference.operations import ApiOperation
+from services.loader.core.inference import contents
+
+TOOLS_BYTES = 256 << 10
+
+_IGNORED = "changes nothing"
+_OF_OPENAI, _OF_ANTHROPIC = "OpenAI's own", "Anthropic's own"
+_MODEL = accepted("model", str, "a name of a base, policy or revision; the answer repeats it")
+_NUMBERS = accepted("temperature top_p", float)
+_PENALTIES = accepted("min_p presence_penalty frequency_penalty repetition_penalty", float)
+_TOP_K = accepted("top_k", TopK)
+_STOPS = f"at most {MAX_STOPS} strings of at most 1,000 characters"
+_TOKENS = {
+    **_TOP_K,
+    **accepted("seed", Int64),
+    **accepted("logit_bias", contents.Biases, f"at most {MAX_BIASES} tokens"),
+    **accepted("stop", Stops, _STOPS),
+    **accepted("stop_token_ids", StopTokens, f"at most {MAX_STOP_TOKENS} tokens"),
+}
+_STRUCTURED_OUTPUTS = accepted("structured_outputs", contents.StructuredOutputs, "at most 64 KiB")
+_OURS = {
+    **refused("cache_salt", "each tenant has its own"),
+    **refused("priority", "tenants take turns instead", 0),
+    **refused("request_id", "the engine's own"),
+}
+_TRANSFER = refused(
+    "kv_transfer_params ec_transfer_params vllm_xargs", "settings of the engine's own parts", {}
+)
+_NO_MEDIA = refused("media_io_kwargs mm_processor_kwargs", "pictures and sounds are not read", {})
+_MEDIA = accepted("mm_payload return_mm_kwargs")
+_TEMPLATE = accepted(
+    "chat_template_kwargs",
+    contents.TemplateValues,
+    f"at most {contents.MAX_TEMPLATE_VALUES} numbers, flags and short texts, such as `enable_thinking`; no "
+    "argument of the tokenizer itself",
+)
+_OPENAI_IGNORED = {
+    **accepted("user", note=_IGNORED),
+    **accepted(
+        "metadata store service_tier safety_identifier prompt_cache_key prompt_cache_options "
+        "prompt_cache_retention",
+        note=_IGNORED,
+    ),
+}
+_GENERATING: FieldRules = {
+    **_MODEL,
+    **accepted("stream", bool),
+    **accepted("stream_options", contents.StreamExtras),
+    **_NUMBERS,
+    **_PENALTIES,
+    **accepted("length_penalty", float),
+    **_TOKENS,
+    **accepted("n max_tokens prompt_logprobs logprob_token_ids", note="bounded by the gateway"),
+    **accepted("min_tokens stream_interval routed_experts_prompt_start", TokenCount),
+    **accepted("thinking_token_budget truncate_prompt_tokens", Int64),
+    **accepted("allowed_token_ids", contents.TokenSet, f"at most {MAX_BIASES} tokens"),
+    **accepted("bad_words", contents.Words, "at most 128 words of at most 1,000 characters", max_bytes=None),
+    **accepted("repetition_detection", contents.RepetitionDetection, "patterns of at most 256 tokens"),
+    **accepted("include_stop_str_in_output ignore_eos skip_special_tokens spaces_between_special_tokens"),
+    **accepted("watermarking session_id add_special_tokens truncation_side return_tokens_as_token_ids"),
+    **accepted("return_token_ids return_token_offsets return_weight_versions"),
+    **_STRUCTURED_OUTPUTS,
+    **accepted("response_format", dict, "at most 64 KiB"),
+    **accepted("user", note=_IGNORED),
+    **_OURS,
+    **_TRANSFER,
+    **_MEDIA,
+    **refused("use_beam_search", "a beam is no sample", False),
+}
+_MESSAGES = accepted(
+    "messages",
+    contents.Messages,
+    f"1 to {contents.MAX_MESSAGES} messages, of text alone: no server fetches an address; arguments of a "
+    f"tool call have at most {contents.MAX_ARGUMENTS >> 10} Ki characters",
+    max_bytes=None,
+)
+_TOOLS = accepted("tools", note=f"at most {TOOLS_BYTES >> 10} KiB", max_bytes=TOOLS_BYTES)
+_TOKEN_PROMPT = accepted("tokens", contents.Tokens, "at most the base's context", max_bytes=None)
+_CHAT: FieldRules = {
+    **_GENERATING,
+    **_MESSAGES,
+    **_NO_MEDIA,
+    **_TEMPLATE,
+    **_OPENAI_IGNORED,
+    **_TOOLS,
+    **accepted("max_completion_tokens top_logprobs", note="bounded by the gateway"),
+    **accepted("documents", note="at most 64 KiB"),
+    **accepted("logprobs", bool),
+    **accepted("echo", bool, "not with `stream`"),
+    **accepted("tool_choice parallel_tool_calls reasoning_effort include_reasoning add_generation_prompt"),
+    **accepted("continue_final_message return_prompt_text"),
+    **refused("chat_template", "the base's own is used"),
+    **refused("functions", "the older form of `tools`", []),
+    **refused("function_call", "the older form of `tool_choice`", "none"),
+    **refused("modalities", "answers are text", ["text"]),
+    **refused("audio prediction web_search_options moderation", _OF_OPENAI),
+    **refused("verbosity", _OF_OPENAI, "medium"),
+}
+_COMPLETION: FieldRules = {
+    **_GENERATING,
+    **accepted(
+        "prompt",
+        str | list[Any],
+        "at most 256 prompts over all, each within the base's context",
+        max_bytes=None,
+    ),
+    **accepted("logprobs", note="bounded by the gateway"),
+    **accepted("echo"),
+    **refused("suffix", "no base here fills in", ""),
+    **refused("best_of", "ask for `n`", 1),
+    **refused("prompt_embeds", "a prompt is text or tokens", []),
+}
+_RESPONSE: FieldRules = {
+    **_MODEL,
+    **accepted("stream", bool),
+    **_NUMBERS,
+    **_PENALTIES,
+    **_TOKENS,
+    **accepted(
+        "input",
+        contents.ResponseInput,
+        f"1 to {contents.MAX_MESSAGES} items, of text alone; no refusals",
+        max_bytes=None,
+    ),
+    **accepted(
+        "tools",
+        contents.ResponseTools,
+        "functions and custom tools, which the client carries out",
+        max_bytes=None,
+    ),
+    **accepted("max_output_tokens top_logprobs", note="bounded by the gateway"),
+    **accepted("max_tool_calls", Int64),
+    **accepted("instructions", max_bytes=None),
+    **accepted("text", dict, "at most 64 KiB"),
+    **_STRUCTURED_OUTPUTS,
+    **accepted("include reasoning include_reasoning tool_choice parallel_tool_calls truncation"),
+    **accepted("skip_special_tokens spaces_between_special_tokens include_stop_str_in_output ignore_eos"),
+    **accepted("watermarking session_id enable_response_messages"),
+    **_OURS,
+    **_TRANSFER,
+    **_NO_MEDIA,
+    **_MEDIA,
+    **_TEMPLATE,
+    **_OPENAI_IGNORED,
+    **accepted("stream_options", note=f"{_IGNORED}: a stream's last event has the usage"),
+    **refused("background", "answers are not stored", False),
+    **refused(
+        "previous_response_id previous_input_messages conversation",
+        "answers are not stored: send all of the input",
+    ),
+    **refused("prompt access_programs background_options context_management image moderation", _OF_OPENAI),
+}
+_COUNT_TOKENS: FieldRules = {
+    **_MODEL,
+    **accepted(
+        "messages",
+        contents.AnthropicMessages,
+        f"1 to {contents.MAX_MESSAGES} messages, of text alone",
+        max_bytes=None,
+    ),
+    **accepted("system", contents.AnthropicSystem, "text alone", max_bytes=None),
+    **accepted("tools", contents.AnthropicTools, "tools that the client carries out", max_bytes=None),
+    **accepted("output_config", dict, "at most 64 KiB"),
+    **accepted("thinking tool_choice"),
+    **_TEMPLATE,
+    **accepted("cache_control speed user_profile_id workspace_id", note=_IGNORED),
+}
+_MESSAGE: FieldRules = {
+    **_COUNT_TOKENS,
+    **accepted("stream", bool),
+    **accepted("max_tokens", note="bounded by the gateway"),
+    **accepted("stop_sequences", Stops, _STOPS),
+    **_NUMBERS,
+    **_TOP_K,
+    **_MEDIA,
+    **accepted("watermarking"),
+    **_TRANSFER,
+    **refused("cache_salt", "each tenant has its own"),
+    **accepted("metadata service_tier inference_geo diagnostics", note=_IGNORED),
+    **refused(
+        "container context_management mcp_servers betas billing_policy compaction fallbacks "
+        "fallback_credit_token thread",
+        _OF_ANTHROPIC,
+        [],
+    ),
+}
+_TOKENIZE: FieldRules = {
+    **_MODEL,
+    **_MESSAGES,
+    **accepted("prompt", str, "text", max_bytes=None),
+    **_TOOLS,
+    **accepted("add_generation_prompt continue_final_message add_special_tokens return_token_strs"),
+    **_TEMPLATE,
+    **refused("chat_template", "the base's own is used"),
+    **_NO_MEDIA,
+}
+FIELDS: Mapping[ApiOperation, FieldRules] = {
+    ApiOperation.CHAT: _CHAT,
+    ApiOperation.CHAT_TOKENS: {**_CHAT, **_TOKEN_PROMPT},
+    ApiOperation.RENDER_CHAT: _CHAT,
+    ApiOperation.COMPLETION: _COMPLETION,
+    ApiOperation.RESPONSE: _RESPONSE,
+    ApiOperation.MESSAGE: _MESSAGE,
+    ApiOperation.COUNT_TOKENS: _COUNT_TOKENS,
+    ApiOperation.TOKENIZE: _TOKENIZE,
+    ApiOperation.DETOKENIZE: {**_MODEL, **_TOKEN_PROMPT},
+}
+NEVER_IN_TEMPLATES = frozenset(
+    {
+        *("self", "chat_template", "tokenize", "tools", "documents", "conversation", "messages", "padding"),
+        *("truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        *("tokenizer_kwargs", "processor_kwargs"),
+    }
+)
+"""Arguments of transformers' ``apply_chat_template``, which are not values of a template."""
