@@ -17,6 +17,7 @@ from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
+from mint_common.inference.fields import MAX_ALTERNATIVES
 from mint_common.runtime.captured_output import captured_output
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -56,7 +57,6 @@ from services.loader.settings import LoaderSettings
 _log = logging.getLogger(__name__)
 
 SCHEMA = "loader"
-MAX_LOGPROBS = 20
 AHEAD_BYTES = 4 << 20
 """Maximum size of an adapter whose layout is made ahead rather than asked of the builder again; eight of
 them may lie idle."""
@@ -148,7 +148,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             max_context=max_context,
             vocab_size=facts.vocab_size,
             max_completions=settings.max_completions,
-            max_logprobs=MAX_LOGPROBS,
+            max_logprobs=MAX_ALTERNATIVES,
             no_routes=engine.no_routes,
             no_processed=engine.no_processed,
         )
@@ -262,7 +262,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         slots=settings.slots,
         host_capacity=settings.host_capacity,
         max_sequences=settings.max_sequences,
-        max_logprobs=MAX_LOGPROBS,
+        max_logprobs=MAX_ALTERNATIVES,
         threads=settings.threads,
         compile_seconds=settings.compile_seconds,
         execution=execution,

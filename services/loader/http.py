@@ -1,10 +1,10 @@
 """Internal HTTP of the loader: answers of the inference APIs, samples, tokenization, residency."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, cast
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -14,7 +14,6 @@ from starlette.routing import Route
 from mint_common.api_errors import error_event
 from mint_common.claims import RevisionRef
 from mint_common.client.http import MSGPACK
-from mint_common.errors import InvalidField
 from mint_common.generation import (
     CALL_HEADER,
     ENGINE_HEADER,
@@ -27,6 +26,7 @@ from mint_common.generation import (
 )
 from mint_common.ids import Digest, TenantId
 from mint_common.inference.operations import ApiOperation
+from mint_common.json_reading import read_json
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.draining import set_last_word
 from mint_common.tenant_budget import TenantBudget
@@ -35,8 +35,6 @@ from services.loader.handlers.generation import Serving
 from services.loader.handlers.places import Places
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
-
-T = TypeVar("T")
 
 _ADMIN = "admin"
 UNREAD_BYTES = 256 << 20
@@ -92,7 +90,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
 
     async def sample(request: Request) -> Response:
         """Answer whole, in msgpack."""
-        body = _decode(await request.body(), SampleRequest, decode=msgspec.msgpack.decode)
+        body = read_json(await request.body(), SampleRequest, decode=msgspec.msgpack.decode)
         async with cancelled_on_disconnect(request):
             sampled = await serving.sample(body)
         return Response(msgspec.msgpack.encode(sampled), media_type=MSGPACK)
@@ -106,7 +104,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
     @http.post("/internal/tokenize")
     async def tokenize(request: Request) -> object:
         """Return the token ids of a text."""
-        body = _decode(await request.body(), TokenizeBody)
+        body = read_json(await request.body(), TokenizeBody)
         tokens = await serving.tokenize(body.text, tenant_id=body.tenant_id)
         return {"tokens": tokens}
 
@@ -162,7 +160,7 @@ def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:
     @http.post("/internal/prewarm")
     async def prewarm(request: Request) -> object:
         """Load a revision, and answer when it is ready."""
-        body = _decode(await request.body(), PrewarmBody)
+        body = read_json(await request.body(), PrewarmBody)
         status: AdapterStatus = await tiers.prewarm(body.revision, tenant_id=body.tenant_id, cause=_ADMIN)
         return msgspec.to_builtins(status)
 
@@ -172,7 +170,7 @@ def _tenant(tenant_id: str | None) -> TenantId | None:
 
 
 def _call(operation: ApiOperation, headers: Headers, body: bytes) -> ApiCall:
-    facts = _decode(headers.get(CALL_HEADER, "").encode("latin-1"), CallFacts)
+    facts = read_json(headers.get(CALL_HEADER, "").encode("latin-1"), CallFacts)
     return ApiCall(
         operation=operation,
         body=body,
@@ -181,13 +179,3 @@ def _call(operation: ApiOperation, headers: Headers, body: bytes) -> ApiCall:
         tenant_id=facts.tenant_id,
         revision=facts.revision,
     )
-
-
-def _decode(body: bytes, shape: type[T], *, decode: Callable[..., T] = msgspec.json.decode) -> T:
-    try:
-        return decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        raise InvalidField(field=path.strip("`.") or "body", problem=problem) from error
-    except msgspec.DecodeError as error:
-        raise InvalidField(field="body", problem=str(error)) from error

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mint_common.errors import InvalidField
+from mint_common.json_reading import convert_json
 
 VALUE_BYTES = 64 << 10
 """Maximum size of a field that holds no prompt."""
@@ -82,29 +83,6 @@ def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, 
                 raise InvalidField(field=field, problem=f"is not taken ({rule.note}): leave it out")
             continue
         if rule.kind is not None:
-            convert_field(value, rule.kind, field=field)
+            convert_json(value, rule.kind, field=field)
         if is_large and rule.max_bytes is not None and len(msgspec.json.encode(value)) > rule.max_bytes:
             raise InvalidField(field=field, problem=f"may have {rule.max_bytes} bytes at most")
-
-
-def convert_field(value: object, kind: Any, *, field: str = "") -> Any:  # kind: see `FieldRule.kind`
-    """Return a JSON value as a type. Raises InvalidField with the path of what is wrong."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise _named(str(error), field) from error
-
-
-def _named(message: str, field: str) -> InvalidField:
-    """Return msgspec's complaint as one about a field."""
-    problem, _, path = message.partition(" - at `$")
-    where = (field + path).strip("`.")
-    words = problem.split("`")
-    name = words[1] if len(words) > 1 else ""
-    if problem.startswith("Object contains unknown field"):
-        where, problem = f"{where}.{name}".lstrip("."), "is not supported here"
-    elif problem.startswith("Object missing required field"):
-        where, problem = f"{where}.{name}".lstrip("."), "is required"
-    elif problem.startswith("Invalid enum value") and where.endswith("type"):
-        problem = f"{problem}: only text is taken, and tools that the client carries out"
-    return InvalidField(field=where[:200] or "body", problem=problem[:500])

@@ -6,8 +6,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import is_digest
-
-MAX_STOPS = 16
+from mint_common.inference.fields import MAX_STOPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

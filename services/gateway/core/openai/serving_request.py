@@ -13,9 +13,9 @@ from mint_common.inference.fields import (
     Choices,
     StopTokens,
     TokenCount,
-    convert_field,
 )
 from mint_common.inference.operations import ApiOperation
+from mint_common.json_reading import convert_json
 
 DEFAULT_COMPLETION_TOKENS = 16
 """The OpenAI API's own default of ``max_tokens`` for completions."""
@@ -53,7 +53,7 @@ class _Fields(msgspec.Struct):
 
 def read_request(operation: ApiOperation, body: bytes) -> ServingRequest:
     """Return what a body asks for. Raises InvalidField."""
-    fields: _Fields = convert_field(read_body(body), _Fields)
+    fields: _Fields = convert_json(read_body(body), _Fields)
     choices = (fields.n or 1) * (_count_prompts(fields.prompt) if operation is ApiOperation.COMPLETION else 1)
     if choices > MAX_CHOICES:
         raise InvalidField(field="n", problem=f"must be at most {MAX_CHOICES} over all prompts")

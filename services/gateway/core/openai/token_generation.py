@@ -37,9 +37,9 @@ from mint_common.inference.fields import (
     TopK,
     accepted,
     check_fields,
-    convert_field,
     refused,
 )
+from mint_common.json_reading import convert_json
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ def read_generate(body: bytes) -> GenerateBody:
     check_fields(read, GENERATE, is_large=is_large)
     if isinstance(sampling := read.get("sampling_params"), dict):
         check_fields(sampling, SAMPLING_PARAMS, is_large=is_large, within="sampling_params.")
-    checked: GenerateBody = convert_field(read, GenerateBody)
+    checked: GenerateBody = convert_json(read, GenerateBody)
     return checked
 
 

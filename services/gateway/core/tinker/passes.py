@@ -7,8 +7,8 @@ from typing import Any, get_args
 import msgspec
 
 from mint_common.errors import InvalidField
+from mint_common.json_reading import read_json
 from mint_common.training import Datum, LossName, Pass
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor, read_tensor, read_token_ids

@@ -10,12 +10,10 @@ import msgspec
 from mint_common.bounds import check_between, check_positive
 from mint_common.errors import InvalidField
 from mint_common.generation import Sampling
+from mint_common.inference.fields import MAX_ALTERNATIVES, MAX_STOPS
 from services.gateway.core.tinker.passes import JsonModelInput
 
 MAX_SAMPLES = 128
-MAX_LIKELIEST = 20
-MAX_STOPS = 16
-"""As the loaders have it."""
 MAX_SEQ_ID = 2**63 - 1
 """Clones of a sampler count in blocks of a billion, so these are larger than a training run's."""
 
@@ -86,8 +84,8 @@ def plan_sample(body: SampleBody, *, max_context: int, vocab_size: int, max_comp
         raise InvalidField(field="seq_id", problem="is needed")
     check_between("seq_id", body.seq_id, 0, MAX_SEQ_ID)
     check_between("num_samples", body.num_samples, 1, min(MAX_SAMPLES, max_completions))
-    check_between("topk_sample_logprobs", body.topk_sample_logprobs, 0, MAX_LIKELIEST)
-    check_between("topk_prompt_logprobs", body.topk_prompt_logprobs, 0, MAX_LIKELIEST)
+    check_between("topk_sample_logprobs", body.topk_sample_logprobs, 0, MAX_ALTERNATIVES)
+    check_between("topk_prompt_logprobs", body.topk_prompt_logprobs, 0, MAX_ALTERNATIVES)
     is_greedy = body.sampling_params.temperature == 0
     is_prompt_scored = bool(body.prompt_logprobs)
     return SamplePlan(

@@ -5,8 +5,8 @@ from fastapi import APIRouter, Response
 from mint_common.authority import Caller
 from mint_common.client.trainer import TrainerClient
 from mint_common.ids import derive_id
+from mint_common.json_reading import read_json
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import checkpoint_path
 from services.gateway.core.tinker.listings import checkpoint_json, cursor_json
 from services.gateway.core.tinker.mixtures import (

@@ -6,8 +6,8 @@ Invariants: a poll ends before its client gives up on it; a client that has gone
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from mint_common.json_reading import read_json
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import (
     PROTOBUF,
     FutureDone,

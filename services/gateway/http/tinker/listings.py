@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.json_reading import read_json
 from mint_common.training import CheckpointRecord, CheckpointSummary, PolicySummary, cursor_of
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from mint_common.authority import Caller
 from mint_common.errors import InvalidField, MintError
-from services.gateway.core.json_reading import read_json
+from mint_common.json_reading import read_json
 from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message

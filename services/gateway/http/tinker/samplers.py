@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from mint_common.inference.sizes import check_answer_bytes
-from services.gateway.core.json_reading import read_json
+from mint_common.json_reading import read_json
 from services.gateway.core.tinker.ids import check_seq, parse_sampler_path, parse_sampling_session_id
 from services.gateway.core.tinker.lora import ORG, base_name
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids

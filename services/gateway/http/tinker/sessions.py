@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
 from mint_common.errors import NotFound
-from services.gateway.core.json_reading import read_json
+from mint_common.json_reading import read_json
 from services.gateway.core.tinker.ids import keyed_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone

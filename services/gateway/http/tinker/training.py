@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request, Response
 
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
+from mint_common.json_reading import read_json
 from mint_common.lora import check_trainable
 from mint_common.training import Close, Open
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import MAX_SEQ, check_seq, model_id_of, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.passes import NumberedPass, read_json_pass, read_protobuf_pass

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Response
 from mint_common.authority import Caller
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
+from mint_common.json_reading import read_json
 from mint_common.training import CheckpointRecord, CheckpointRef, Export, Load, Open, Save
-from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, check_seq, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.records import TrainingRun

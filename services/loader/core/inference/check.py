@@ -9,9 +9,10 @@ from typing import Any
 
 from mint_common.errors import InvalidField
 from mint_common.inference.body import check_nested, count_nested, decode_object
-from mint_common.inference.fields import VALUE_BYTES, check_fields, convert_field
+from mint_common.inference.fields import VALUE_BYTES, check_fields
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_context
+from mint_common.json_reading import convert_json
 from services.loader.core.inference.contents import Tokens
 from services.loader.core.inference.fields import FIELDS, NEVER_IN_TEMPLATES
 from services.loader.core.inference.structures import check_structures
@@ -46,7 +47,7 @@ def _check_prompts(prompt: object, max_context: int) -> None:
     is_one = not isinstance(prompt[0], list)
     for each in [prompt] if is_one else prompt:
         check_context(len(each) if isinstance(each, list) else 0, max_context)
-    convert_field(prompt, Tokens if is_one else list[Tokens], field="prompt")
+    convert_json(prompt, Tokens if is_one else list[Tokens], field="prompt")
 
 
 def _check_conversation(operation: ApiOperation, read: Mapping[str, Any], body: bytes) -> None:

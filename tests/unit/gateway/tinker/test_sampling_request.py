@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tinker.types.sample_request import SampleRequest
 
 from mint_common.errors import InvalidField
-from services.gateway.core.json_reading import read_json
+from mint_common.json_reading import read_json
 from services.gateway.core.tinker.sampling_request import SampleBody, SamplePlan, plan_sample
 
 CONTEXT, VOCABULARY, COMPLETIONS = 64, 100, 100
