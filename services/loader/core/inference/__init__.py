@@ -1,4 +1,4 @@
-"""What the loader lets pass to vLLM's request models, which check the values.
+"""What the loader accepts for vLLM's request models, which check the values.
 
-Invariant: nothing is handed on that would make a server fetch an address, or hold an engine up.
+Invariant: no accepted request makes a server fetch an address, or holds an engine up.
 """

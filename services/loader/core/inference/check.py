@@ -41,7 +41,7 @@ def _check_one_of(read: Mapping[str, Any], *names: str) -> None:
 
 
 def _check_prompts(prompt: object, max_context: int) -> None:
-    """Check prompts of tokens: vLLM reads them one by one before it counts them, and takes negative ones."""
+    """Check prompts of tokens: vLLM reads them one by one before it counts them, and accepts negative ones."""
     if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
         return
     is_one = not isinstance(prompt[0], list)
@@ -51,7 +51,7 @@ def _check_prompts(prompt: object, max_context: int) -> None:
 
 
 def _check_conversation(operation: ApiOperation, read: Mapping[str, Any], body: bytes) -> None:
-    """Refuse what a renderer fails on, or is held up by. Raises InvalidField.
+    """Refuse a conversation that a renderer fails on, or that blocks it. Raises InvalidField.
 
     A renderer reads the arguments of earlier tool calls as JSON, so what nests in them counts as what nests
     in the body.

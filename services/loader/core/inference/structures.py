@@ -17,19 +17,19 @@ STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", 
 """The fields that an engine compiles."""
 _JSON_TEXTS = {"json", "structural_tag"}
 MAX_COUNT = 1000
-"""Of one item, character or property that is repeated."""
+"""Maximum count of one repeated item, character or property."""
 MAX_PRODUCT = 100_000
-"""Of all counts of patterns and grammars: they may stand inside one another."""
+"""Maximum product of all counts in patterns and grammars, which may be nested."""
 MAX_PATTERN_BYTES = 8 << 10
-"""Of a field's patterns and grammars together, and of one name: the time to compile grows with the square."""
+"""Maximum size of a field's patterns and grammars, and of one name: compile time grows with the square."""
 MAX_CHOICE_BYTES = 16 << 10
-"""Of a field's choices and enumerations together: each text is compared with the others."""
+"""Maximum size of a field's choices and enumerations: each text is compared with the others."""
 MAX_COUNTED_PROPERTIES = 64
-"""Of an object with a bounded number of properties; of several, the time grows with the sum of squares."""
+"""Maximum properties of an object that limits their number; for several, time grows with the sum of squares."""
 _COUNT = re.compile(rb'"(?:min|max)(?:Items|Length|Properties|Contains)":([0-9][0-9.eE+]*)')
 _REPEAT = re.compile(rb"\{(\d*)(?:,(\d*))?\}")
 _DIGITS = 20
-"""More of them need not be read: the number is too large."""
+"""Digits of a count that are read: a longer number is too large anyway."""
 
 
 def check_structures(read: Mapping[str, Any]) -> None:
