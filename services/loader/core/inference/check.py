@@ -41,7 +41,7 @@ def _check_one_of(read: Mapping[str, Any], *names: str) -> None:
 
 
 def _check_prompts(prompt: object, max_context: int) -> None:
-    """Check prompts of tokens: vLLM reads them one by one before it counts them, and accepts negative ones."""
+    """Check prompts of tokens: vLLM reads each before it counts them, and accepts negative ones."""
     if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
         return
     is_one = not isinstance(prompt[0], list)

@@ -25,7 +25,7 @@ MAX_PATTERN_BYTES = 8 << 10
 MAX_CHOICE_BYTES = 16 << 10
 """Maximum size of a field's choices and enumerations: each text is compared with the others."""
 MAX_COUNTED_PROPERTIES = 64
-"""Maximum properties of an object that limits their number; for several, time grows with the sum of squares."""
+"""Maximum properties of an object that limits their number; for several, squares are added up."""
 _COUNT = re.compile(rb'"(?:min|max)(?:Items|Length|Properties|Contains)":([0-9][0-9.eE+]*)')
 _REPEAT = re.compile(rb"\{(\d*)(?:,(\d*))?\}")
 _DIGITS = 20
