@@ -219,7 +219,11 @@ def test_unknown_routes_have_the_openai_shape(stack):
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_body_that_is_no_json_is_a_bad_request(stack):
+@pytest.mark.parametrize(
+    "body",
+    ["{", '{"model": "tiny", "prompt": "x", "max_tokens": 1, "max_tokens": 1}', '\ufeff{"model": "tiny"}'],
+)
+def test_a_body_that_parsers_could_read_differently_is_a_bad_request(stack, body):
     headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
-    answer = httpx.post(f"{stack.url}/v1/completions", content="{", headers=headers)
+    answer = httpx.post(f"{stack.url}/v1/completions", content=body.encode(), headers=headers)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "body")
