@@ -117,5 +117,5 @@ def _field_out_of_range(body: bytes) -> str:
         try:
             msgspec.json.decode(raw)
         except msgspec.ValidationError:
-            return name[:200]
+            return name[:200] or "body"
     return "body"

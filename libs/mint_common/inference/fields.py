@@ -73,7 +73,7 @@ def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, 
     name of the object itself, with a dot.
     """
     for name, value in body.items():
-        rule, field = rules.get(name), f"{within}{name}"[:200]
+        rule, field = rules.get(name), f"{within}{name}"[:200] or "body"
         if rule is None:
             raise InvalidField(field=field, problem="is not supported here")
         if value is None:
