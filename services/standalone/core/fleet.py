@@ -25,14 +25,8 @@ MOST_TENSOR_PARALLEL = 8
 
 MOST_DEVICES = 4096
 _FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
-_SPLIT_BY_OUTPUT = {
-    f"{prefix}{leaf}_proj"
-    for prefix in ("", "experts.", "shared_experts.")
-    for leaf in ("q", "k", "v", "gate", "up", "q_b", "kv_b")
-}
-_SPLIT_BY_INPUT = {
-    f"{prefix}{leaf}_proj" for prefix in ("", "experts.", "shared_experts.") for leaf in ("o", "down")
-}
+_SPLIT_BY_OUTPUT = {f"{leaf}_proj" for leaf in ("q", "k", "v", "gate", "up", "q_b", "kv_b")}
+_SPLIT_BY_INPUT = {"o_proj", "down_proj"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +214,9 @@ def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: 
 
 def _lora_width(linear: Linear, tensor: int) -> int:
     """Return the numbers of a rank that one worker holds: of A and B one at most is split."""
-    if linear.name in _SPLIT_BY_OUTPUT:
+    leaf = linear.name.rpartition(".")[2]
+    if leaf in _SPLIT_BY_OUTPUT:
         return linear.inputs + linear.outputs // tensor
-    if linear.name in _SPLIT_BY_INPUT:
+    if leaf in _SPLIT_BY_INPUT:
         return linear.inputs // tensor + linear.outputs
     return linear.inputs + linear.outputs

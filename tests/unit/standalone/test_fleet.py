@@ -7,7 +7,6 @@ import pytest
 import transformers
 from gguf import GGUFReader
 from unit.standalone.test_model_shape import QWEN3_4B, made, shape_of
-from unit.trainer.families import FAMILIES, SIZES
 
 from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import read_base_facts
@@ -59,17 +58,6 @@ def test_needs_are_bytes_of_weights_cache_slots_and_policies() -> None:
     assert needs.weights == 4 * shape.parameters
     assert needs.kv_token == 4 * 3 * 2 * 64
     assert (needs.slot, needs.resident_policy, needs.host_policy) == (4 * lora, 16 * lora, 12 * lora)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_largest_layer_is_that_of_transformers_model(name: str) -> None:
-    config = getattr(transformers, f"{name}Config")(**{**SIZES, **FAMILIES[name]})
-    layers: dict[str, int] = {}
-    for path, parameter in made(config, name).named_parameters():
-        if path.startswith("model.layers."):
-            layer = path.split(".")[2]
-            layers[layer] = layers.get(layer, 0) + parameter.numel()
-    assert shape_of(config, name).layer_parameters == max(layers.values())
 
 
 def test_a_4b_base_is_trained_and_served_on_one_gpu_of_80_gb() -> None:
