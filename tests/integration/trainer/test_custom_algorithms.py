@@ -27,8 +27,8 @@ async def test_a_custom_algorithm_is_trained_and_validated(stage: Stage) -> None
         await stage.publish(await stage.wave(2, revision=ref(first, 1), **again))  # type: ignore[arg-type]
         second = (await stage.exported(2))[1]
     # Policy and base are equal at first, so each pair is 1 / (2 beta) from its target.
-    assert first.metrics["loss"] == pytest.approx((1 / (2 * 0.2)) ** 2, rel=1e-5)
-    assert first.metrics["preference_margin"] == pytest.approx(0.0, abs=1e-5)
+    assert first.metrics["loss"] == pytest.approx((1 / (2 * 0.2)) ** 2, rel=1e-3)
+    assert first.metrics["preference_margin"] == pytest.approx(0.0, abs=1e-3)
     assert {"valid_loss", "valid_reward_margin"} <= first.metrics.keys()
     assert second.metrics["preference_margin"] > 0
     assert second.metrics["loss"] < first.metrics["loss"]
