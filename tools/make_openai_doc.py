@@ -41,7 +41,7 @@ A body that two parsers could read differently gets a 400: one that is not UTF-8
 number beyond a float's range, half of a surrogate pair, or an object that names a key twice. So does a body
 that nests deeper than {MAX_DEPTH} levels or has more than {MAX_NESTED:,} lists and objects.
 
-Compiling a structure is limited to `MINT_LOADER_COMPILE_SECONDS` (5) of processor time and 512 MiB. These
+Compiling a structure is limited to 5 s of processor time and 512 MiB. These
 limits hold for each of {", ".join(f"`{name}`" for name in STRUCTURES)}:
 
 - Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in total; so has a single name.

@@ -57,6 +57,8 @@ from services.loader.settings import LoaderSettings
 _log = logging.getLogger(__name__)
 
 SCHEMA = "loader"
+COMPILE_SECONDS = 5
+"""Processor time for compiling the structure of an answer; schemas that clients send take milliseconds."""
 AHEAD_BYTES = 4 << 20
 """Maximum size of an adapter whose layout is made ahead rather than asked of the builder again; eight of
 them may lie idle."""
@@ -264,7 +266,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         max_sequences=settings.max_sequences,
         max_logprobs=MAX_ALTERNATIVES,
         threads=settings.threads,
-        compile_seconds=settings.compile_seconds,
+        compile_seconds=COMPILE_SECONDS,
         execution=execution,
         parsing=parsing(settings, facts),
         default_sampling=settings.default_sampling,

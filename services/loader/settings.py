@@ -97,12 +97,6 @@ class LoaderSettings(ServiceSettings):
         0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"
     )
     slice_ms: float = Field(2.0, gt=0, description="longest that filling a slot holds the engine up at once")
-    compile_seconds: int = Field(
-        5,
-        ge=1,
-        description="maximum processor seconds to compile the schema, pattern or grammar of an answer;"
-        " more is refused with 400, and new ones of other tenants wait meanwhile",
-    )
     max_requests: int = Field(
         512,
         ge=4,

@@ -76,6 +76,8 @@ from services.rollout.settings import QuotaSettings, RolloutSettings
 SCHEMA = "rollout"
 WAVES = "rollout-waves"
 """The subscription to requests for waves."""
+MAX_ERROR_SHARE = 0.5
+"""Share of samples without a reward, above which a wave or run fails: few rewards say little of a policy."""
 JUDGE_SECONDS = 300.0
 """Time that a question waits for engines that are full or away before its sample gets no reward."""
 DRAWS_IN_HAND = 8
@@ -155,7 +157,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 sampler=sampler,
                 requests=requests,
                 algorithms=algorithms,
-                most_faults=waves.grader_error_share,
+                most_faults=MAX_ERROR_SHARE,
             ),
             files=FileWaves(
                 blobs=blobs,
@@ -166,9 +168,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                     graders=graders,
                     requests=requests,
                     clock=clock,
-                    limits=GradingLimits(
-                        most_faults=waves.grader_error_share, unanswered_seconds=JUDGE_SECONDS / 2
-                    ),
+                    limits=GradingLimits(most_faults=MAX_ERROR_SHARE, unanswered_seconds=JUDGE_SECONDS / 2),
                 ),
                 sampler=sampler,
                 algorithms=algorithms,
@@ -192,7 +192,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             requests=run_requests,
             clock=clock,
             stall_seconds=stall_seconds,
-            error_share=waves.grader_error_share,
+            error_share=MAX_ERROR_SHARE,
         )
         watchdog = Watchdog(
             commits=commits,

@@ -15,12 +15,6 @@ class WaveSettings(Block):
     stall_seconds: float = Field(
         20.0, gt=0, description="silence of a job until its last events are repeated"
     )
-    grader_error_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="share of a wave's or run's samples that a grader or a task may fail on; more fails it",
-    )
     file_copies_bytes: int = Field(
         8 << 30, ge=1 << 20, description="local copies of files that jobs read; the longest unused go first"
     )

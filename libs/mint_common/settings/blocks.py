@@ -152,16 +152,7 @@ class GraderSettings(Block):
             "confined Python with numpy (Linux with Landlock and seccomp); off refuses them"
         ),
     )
-    grader_workers: int = Field(
-        4, ge=1, description="sources that run at the same time; of one tenant at most all but one"
-    )
     grader_seconds: float = Field(2.0, gt=0, le=60, description="longest time of a source for one answer")
-    grader_memory_bytes: int = Field(
-        64 << 20,
-        ge=16 << 20,
-        description="maximum memory that a source may take for one answer; with monty the service takes up to"
-        " twice as much while it reads an error",
-    )
 
 
 class ServiceSettings(Block):

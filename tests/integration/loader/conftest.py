@@ -37,7 +37,7 @@ from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig, start_engine
-from services.loader.app import open_engine, open_loader
+from services.loader.app import COMPILE_SECONDS, open_engine, open_loader
 from services.loader.core.parsing import Parsing
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
@@ -183,8 +183,7 @@ async def shared_engine(
     """Run the builder and vLLM, as a loader does."""
     async with quietly(open_engine(engine_settings, facts, SystemClock())) as (engine, builder):
         options = {"base": facts.name, "parsing": Parsing(tool_parser="hermes")}
-        seconds = engine_settings.compile_seconds
-        counted = CountedEngine(engine._llm, builder, compile_seconds=seconds, **options)
+        counted = CountedEngine(engine._llm, builder, compile_seconds=COMPILE_SECONDS, **options)
         yield counted
         counted._serving.close()  # its own; the engine itself is closed as what was opened
         counted._llm = None

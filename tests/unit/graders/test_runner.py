@@ -62,8 +62,8 @@ def judge() -> EchoingJudge:
 @pytest.fixture
 async def runner(judge) -> AsyncIterator[GraderRunner]:
     pytest.importorskip("pydantic_monty")
-    settings = GraderSettings(grader_workers=2, grader_seconds=1.0)
-    async with open_graders(settings, judge, service="rollout") as runner:
+    settings = GraderSettings(grader_seconds=1.0)
+    async with open_graders(settings, judge, service="rollout", workers=2) as runner:
         yield runner
 
 

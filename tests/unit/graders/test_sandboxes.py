@@ -15,9 +15,9 @@ from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders import process
 from mint_common.runtime.graders.confinement import _ALLOWED
 from mint_common.runtime.graders.monty import MontySandbox
+from mint_common.runtime.graders.open import MEMORY_BYTES
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
 from mint_common.runtime.graders.python import PythonSandbox
-from mint_common.settings import GraderSettings
 from tests.unit.graders import hostile
 from tests.unit.graders.hostile import HONEST, SOURCES, outcome
 
@@ -135,8 +135,7 @@ def test_an_error_comes_with_the_line_of_the_source(sandbox) -> None:
 @pytest.mark.parametrize("length", [30_000_000, 60_000_000])
 def test_an_error_without_end_takes_a_bounded_memory_of_the_service(length) -> None:
     pytest.importorskip("pydantic_monty")
-    settings = GraderSettings()
-    made = MontySandbox(workers=1, seconds=SECONDS, memory_bytes=settings.grader_memory_bytes)
+    made = MontySandbox(workers=1, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
     tracemalloc.start()
     assert outcome(made, f"def grade(sample, item):\n    raise ValueError('x' * {length})") == FAULT
     peak = tracemalloc.get_traced_memory()[1]

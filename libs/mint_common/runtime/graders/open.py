@@ -12,28 +12,32 @@ from mint_common.runtime.graders.python import PythonSandbox
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
 
+WORKERS = 4
+"""Sources that run at the same time; one tenant's use at most all but one."""
+MEMORY_BYTES = 64 << 20
+"""Memory of a source for one answer. With monty the service takes twice as much while it reads an error."""
+
 
 @asynccontextmanager
 async def open_graders(
-    settings: GraderSettings, judge: Judge, *, service: str
+    settings: GraderSettings, judge: Judge, *, service: str, workers: int = WORKERS
 ) -> AsyncIterator[GraderRunner]:
     """Run graders within the block. Raises SettingInvalid when processes cannot be confined here."""
-    sandbox = await asyncio.to_thread(_sandbox, settings, service)
-    runner = GraderRunner(judge=judge, sandbox=sandbox, workers=settings.grader_workers)
+    sandbox = await asyncio.to_thread(_sandbox, settings, service, workers)
+    runner = GraderRunner(judge=judge, sandbox=sandbox, workers=workers)
     try:
         yield runner
     finally:
         await asyncio.to_thread(runner.close)
 
 
-def _sandbox(settings: GraderSettings, service: str) -> PythonSandbox | None:
+def _sandbox(settings: GraderSettings, service: str, workers: int) -> PythonSandbox | None:
     if settings.graders == "off":
         return None
-    workers, seconds = settings.grader_workers, settings.grader_seconds
-    memory_bytes = settings.grader_memory_bytes
+    seconds = settings.grader_seconds
     if settings.graders == "monty":
-        return MontySandbox(workers=workers, seconds=seconds, memory_bytes=memory_bytes)
-    sandbox = ProcessSandbox(workers=workers, seconds=seconds, memory_bytes=memory_bytes)
+        return MontySandbox(workers=workers, seconds=seconds, memory_bytes=MEMORY_BYTES)
+    sandbox = ProcessSandbox(workers=workers, seconds=seconds, memory_bytes=MEMORY_BYTES)
     try:
         sandbox.start()
     except SandboxUnavailable as error:
