@@ -10,6 +10,7 @@ needs a new version of the event and an upcaster.
 import builtins
 import dataclasses
 import inspect
+import json
 import sys
 import typing
 from enum import StrEnum
@@ -37,6 +38,8 @@ PAGE = ROOT / "docs" / "events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"
 _PLAIN = {"str": "text", "int": "integer", "float": "number", "NoneType": "null", "Any": "any JSON"}
 _PARTS = (Claim, RevisionRef, LoraSpec, JobSpec, JobData, JobFile, EvaluationPlan, EarlyStopping, Retention)
+WIDTH = 110
+"""Maximum length of an example's line."""
 GOLDEN_CAUSE, GOLDEN_TIME = "golden", 1_767_225_600.0
 
 _HEAD = """# Events
@@ -89,14 +92,27 @@ def write_golden_files() -> None:
 
 
 def _event_section(event_type: type[Event]) -> str:
-    envelope = msgspec.json.decode(golden_bytes(event_type))
-    example = msgspec.json.format(msgspec.json.encode(envelope), indent=2).decode()
+    example = _json(msgspec.json.decode(golden_bytes(event_type)))
     key = ", ".join(f"`{name}`" for name in event_type.key)
     return (
         f"## {event_type.type}\n\n{_doc(event_type)}\n\n"
         f"Version {event_type.version}; key: {key}; subject: `mint.{event_type.type}.<tenant>.<base>`\n\n"
         f"{_fields(event_type, skip={'tenant_id', 'base'})}\n\n```json\n{example}\n```\n"
     )
+
+
+def _json(value: object, indent: str = "") -> str:
+    """Return JSON with short objects and lists on one line."""
+    line = json.dumps(value)
+    if len(indent) + len(line) <= WIDTH or not isinstance(value, dict | list):
+        return line
+    deeper = f"{indent}  "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_json(item, deeper)}" for key, item in value.items()]
+    else:
+        parts = [_json(item, deeper) for item in value]
+    begin, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    return f"{begin}\n{deeper}" + f",\n{deeper}".join(parts) + f"\n{indent}{end}"
 
 
 def _part_section(part: type) -> str:
