@@ -58,8 +58,7 @@ def _settings_schema(service: str) -> Schema:
     left_out = DECIDED[service]
     properties = {name: one for name, one in _own_settings(READ_BY[service]) if name not in left_out}
     description = (
-        f"[settings of the {service}](settings.md#{service}) in lower case,"
-        f" without `MINT_{service.upper()}_`"
+        f"[settings of the {service}](settings.md#{service}) in lower case, without `MINT_{service.upper()}_`"
     )
     if left_out:
         description += "; the chart sets " + ", ".join(f"`{name}`" for name in left_out)
