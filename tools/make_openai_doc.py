@@ -78,8 +78,9 @@ Unmodified clients against a running stack; every row is a test.
 FATES = """
 ## Fields
 
-**Accepted** fields go to vLLM unchanged, within the limit; see vLLM's documentation. **Refused** ones accept
-only a value without effect, such as `null`.
+**Accepted** fields go to vLLM unchanged, within the limit; see vLLM's documentation. One that holds no prompt
+has at most 64 KiB, unless the table says otherwise. **Refused** fields accept only a value without effect,
+such as `null`.
 """
 
 Found = Sequence[Mapping[str, str | bool]]

@@ -29,12 +29,17 @@ INT32, INT64 = 2**31 - 1, 2**63 - 1
 Int64 = Annotated[int, Meta(ge=-INT64 - 1, le=INT64)]
 TokenCount = Annotated[int, Meta(ge=0, le=INT32)]
 TopK = Annotated[int, Meta(ge=-1, le=INT32)]
-Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
-Alternatives = Annotated[int, Meta(ge=0, le=MAX_ALTERNATIVES)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES, description=f"1 to {MAX_CHOICES}, over all prompts")]
+Alternatives = Annotated[int, Meta(ge=0, le=MAX_ALTERNATIVES, description=f"0 to {MAX_ALTERNATIVES}")]
 Token = Annotated[int, Meta(ge=0, le=INT32)]
-StopTokens = Annotated[list[Token], Meta(max_length=MAX_STOP_TOKENS)]
+StopTokens = Annotated[
+    list[Token], Meta(max_length=MAX_STOP_TOKENS, description=f"at most {MAX_STOP_TOKENS} tokens")
+]
 Short = Annotated[str, Meta(max_length=1000)]
-Stops = Short | Annotated[list[Short], Meta(max_length=MAX_STOPS)]
+Stops = Annotated[
+    Short | Annotated[list[Short], Meta(max_length=MAX_STOPS)],
+    Meta(description=f"at most {MAX_STOPS} strings of at most 1,000 characters"),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class FieldRule:
     """How a field is accepted; null always is, as if the field were left out.
 
     ``kind`` is a type that msgspec reads, None for any JSON. ``neutral``: the field is refused, except for
-    these values, which ask for nothing. ``note`` is for the documentation: a bound, or the reason.
+    these values, which have no effect. ``note`` is for the documentation: a limit, or the reason.
     """
 
     kind: Any = None
@@ -55,10 +60,12 @@ FieldRules = Mapping[str, FieldRule]
 
 
 def accepted(
-    names: str, kind: Any = None, note: str = "", *, max_bytes: int | None = VALUE_BYTES
+    names: str, kind: Any = None, *, note: str = "", max_bytes: int | None = VALUE_BYTES
 ) -> FieldRules:  # kind: see `FieldRule.kind`
-    """Return the rule of fields that are handed on."""
-    return dict.fromkeys(names.split(), FieldRule(kind=kind, note=note, max_bytes=max_bytes))
+    """Return the rule of fields that are passed on; a kind's description is their note."""
+    described = next((meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description), "")
+    rule = FieldRule(kind=kind, note=note or described, max_bytes=max_bytes)
+    return dict.fromkeys(names.split(), rule)
 
 
 def refused(names: str, note: str, *neutral: object) -> FieldRules:

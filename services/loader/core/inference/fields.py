@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mint_common.inference.fields import (
-    MAX_BIASES,
-    MAX_STOP_TOKENS,
-    MAX_STOPS,
+    MAX_CHOICES,
+    Alternatives,
+    Choices,
     FieldRules,
     Int64,
     Stops,
@@ -25,44 +25,33 @@ from services.loader.core.inference import contents
 
 TOOLS_BYTES = 256 << 10
 
-_IGNORED = "changes nothing"
+_IGNORED = "no effect"
 _OF_OPENAI, _OF_ANTHROPIC = "OpenAI's own", "Anthropic's own"
-_MODEL = accepted("model", str, "a name of a base, policy or revision; the answer repeats it")
+_MODEL = accepted("model", str, note="a name of a base, policy or revision; the answer repeats it")
 _NUMBERS = accepted("temperature top_p", float)
 _PENALTIES = accepted("min_p presence_penalty frequency_penalty repetition_penalty", float)
-_TOP_K = accepted("top_k", TopK)
-_STOPS = f"at most {MAX_STOPS} strings of at most 1,000 characters"
 _TOKENS = {
-    **_TOP_K,
+    **accepted("top_k", TopK),
     **accepted("seed", Int64),
-    **accepted("logit_bias", contents.Biases, f"at most {MAX_BIASES} tokens"),
-    **accepted("stop", Stops, _STOPS),
-    **accepted("stop_token_ids", StopTokens, f"at most {MAX_STOP_TOKENS} tokens"),
+    **accepted("logit_bias", contents.Biases),
+    **accepted("stop", Stops),
+    **accepted("stop_token_ids", StopTokens),
 }
-_STRUCTURED_OUTPUTS = accepted("structured_outputs", contents.StructuredOutputs, "at most 64 KiB")
+_STRUCTURED_OUTPUTS = accepted("structured_outputs", contents.StructuredOutputs)
 _OURS = {
     **refused("cache_salt", "each tenant has its own"),
     **refused("priority", "tenants take turns instead", 0),
     **refused("request_id", "the engine's own"),
 }
-_TRANSFER = refused(
-    "kv_transfer_params ec_transfer_params vllm_xargs", "settings of the engine's own parts", {}
-)
+_PARTS = "settings of the engine's own parts"
+_TRANSFER = refused("kv_transfer_params ec_transfer_params vllm_xargs", _PARTS, {})
 _NO_MEDIA = refused("media_io_kwargs mm_processor_kwargs", "pictures and sounds are not read", {})
 _MEDIA = accepted("mm_payload return_mm_kwargs")
-_TEMPLATE = accepted(
-    "chat_template_kwargs",
-    contents.TemplateValues,
-    f"at most {contents.MAX_TEMPLATE_VALUES} numbers, flags and short texts, such as `enable_thinking`; no "
-    "argument of the tokenizer itself",
-)
+_TEMPLATE = accepted("chat_template_kwargs", contents.TemplateValues)
+_OWN_TEMPLATE = refused("chat_template", "the base's own is used")
 _OPENAI_IGNORED = {
-    **accepted("user", note=_IGNORED),
-    **accepted(
-        "metadata store service_tier safety_identifier prompt_cache_key prompt_cache_options "
-        "prompt_cache_retention",
-        note=_IGNORED,
-    ),
+    **accepted("user metadata store service_tier safety_identifier prompt_cache_key", note=_IGNORED),
+    **accepted("prompt_cache_options prompt_cache_retention", note=_IGNORED),
 }
 _GENERATING: FieldRules = {
     **_MODEL,
@@ -72,66 +61,59 @@ _GENERATING: FieldRules = {
     **_PENALTIES,
     **accepted("length_penalty", float),
     **_TOKENS,
-    **accepted("n max_tokens prompt_logprobs logprob_token_ids", note="bounded by the gateway"),
-    **accepted("min_tokens stream_interval routed_experts_prompt_start", TokenCount),
+    **accepted("n", Choices),
+    **accepted("prompt_logprobs", Alternatives),
+    **accepted("logprob_token_ids", StopTokens),
+    **accepted("max_tokens min_tokens stream_interval routed_experts_prompt_start", TokenCount),
     **accepted("thinking_token_budget truncate_prompt_tokens", Int64),
-    **accepted("allowed_token_ids", contents.TokenSet, f"at most {MAX_BIASES} tokens"),
-    **accepted("bad_words", contents.Words, "at most 128 words of at most 1,000 characters", max_bytes=None),
-    **accepted("repetition_detection", contents.RepetitionDetection, "patterns of at most 256 tokens"),
+    **accepted("allowed_token_ids", contents.TokenSet),
+    **accepted("bad_words", contents.Words, max_bytes=None),
+    **accepted("repetition_detection", contents.RepetitionDetection, note="patterns of at most 256 tokens"),
     **accepted("include_stop_str_in_output ignore_eos skip_special_tokens spaces_between_special_tokens"),
     **accepted("watermarking session_id add_special_tokens truncation_side return_tokens_as_token_ids"),
     **accepted("return_token_ids return_token_offsets return_weight_versions"),
     **_STRUCTURED_OUTPUTS,
-    **accepted("response_format", dict, "at most 64 KiB"),
+    **accepted("response_format", dict),
     **accepted("user", note=_IGNORED),
     **_OURS,
     **_TRANSFER,
     **_MEDIA,
     **refused("use_beam_search", "a beam is no sample", False),
 }
-_MESSAGES = accepted(
-    "messages",
-    contents.Messages,
-    f"1 to {contents.MAX_MESSAGES} messages, of text alone: no server fetches an address; arguments of a "
-    f"tool call have at most {contents.MAX_ARGUMENTS >> 10} Ki characters",
-    max_bytes=None,
-)
-_TOOLS = accepted("tools", note=f"at most {TOOLS_BYTES >> 10} KiB", max_bytes=TOOLS_BYTES)
-_TOKEN_PROMPT = accepted("tokens", contents.Tokens, "at most the base's context", max_bytes=None)
+_MESSAGES = accepted("messages", contents.Messages, max_bytes=None)
+_TOOLS = accepted("tools", max_bytes=TOOLS_BYTES, note=f"at most {TOOLS_BYTES >> 10} KiB")
+_TOKEN_PROMPT = accepted("tokens", contents.Tokens, max_bytes=None)
 _CHAT: FieldRules = {
     **_GENERATING,
     **_MESSAGES,
     **_NO_MEDIA,
     **_TEMPLATE,
+    **_OWN_TEMPLATE,
     **_OPENAI_IGNORED,
     **_TOOLS,
-    **accepted("max_completion_tokens top_logprobs", note="bounded by the gateway"),
-    **accepted("documents", note="at most 64 KiB"),
+    **accepted("max_completion_tokens", TokenCount),
     **accepted("logprobs", bool),
-    **accepted("echo", bool, "not with `stream`"),
-    **accepted("tool_choice parallel_tool_calls reasoning_effort include_reasoning add_generation_prompt"),
-    **accepted("continue_final_message return_prompt_text"),
-    **refused("chat_template", "the base's own is used"),
+    **accepted("top_logprobs", Alternatives),
+    **accepted("echo", bool, note="not with `stream`"),
+    **accepted("documents tool_choice parallel_tool_calls reasoning_effort include_reasoning"),
+    **accepted("add_generation_prompt continue_final_message return_prompt_text"),
     **refused("functions", "the older form of `tools`", []),
     **refused("function_call", "the older form of `tool_choice`", "none"),
     **refused("modalities", "answers are text", ["text"]),
     **refused("audio prediction web_search_options moderation", _OF_OPENAI),
     **refused("verbosity", _OF_OPENAI, "medium"),
 }
+_PROMPTS = f"at most {MAX_CHOICES} texts or lists of tokens, each within the base's context"
 _COMPLETION: FieldRules = {
     **_GENERATING,
-    **accepted(
-        "prompt",
-        str | list[Any],
-        "at most 256 prompts over all, each within the base's context",
-        max_bytes=None,
-    ),
-    **accepted("logprobs", note="bounded by the gateway"),
+    **accepted("prompt", str | list[Any], note=_PROMPTS, max_bytes=None),
+    **accepted("logprobs", Alternatives),
     **accepted("echo"),
     **refused("suffix", "no base here fills in", ""),
     **refused("best_of", "ask for `n`", 1),
     **refused("prompt_embeds", "a prompt is text or tokens", []),
 }
+_NOT_STORED = "answers are not stored: send all of the input"
 _RESPONSE: FieldRules = {
     **_MODEL,
     **accepted("stream", bool),
@@ -139,21 +121,14 @@ _RESPONSE: FieldRules = {
     **_PENALTIES,
     **_TOKENS,
     **accepted(
-        "input",
-        contents.ResponseInput,
-        f"1 to {contents.MAX_MESSAGES} items, of text alone; no refusals",
-        max_bytes=None,
+        "input", contents.ResponseInput, note="text, or items of text without refusals", max_bytes=None
     ),
-    **accepted(
-        "tools",
-        contents.ResponseTools,
-        "functions and custom tools, which the client carries out",
-        max_bytes=None,
-    ),
-    **accepted("max_output_tokens top_logprobs", note="bounded by the gateway"),
-    **accepted("max_tool_calls", Int64),
+    **accepted("tools", contents.ResponseTools, max_bytes=None),
     **accepted("instructions", max_bytes=None),
-    **accepted("text", dict, "at most 64 KiB"),
+    **accepted("max_output_tokens", TokenCount),
+    **accepted("max_tool_calls", Int64),
+    **accepted("top_logprobs", Alternatives),
+    **accepted("text", dict),
     **_STRUCTURED_OUTPUTS,
     **accepted("include reasoning include_reasoning tool_choice parallel_tool_calls truncation"),
     **accepted("skip_special_tokens spaces_between_special_tokens include_stop_str_in_output ignore_eos"),
@@ -164,25 +139,17 @@ _RESPONSE: FieldRules = {
     **_MEDIA,
     **_TEMPLATE,
     **_OPENAI_IGNORED,
-    **accepted("stream_options", note=f"{_IGNORED}: a stream's last event has the usage"),
-    **refused("background", "answers are not stored", False),
-    **refused(
-        "previous_response_id previous_input_messages conversation",
-        "answers are not stored: send all of the input",
-    ),
+    **accepted("stream_options", note=_IGNORED),
+    **refused("background", _NOT_STORED, False),
+    **refused("previous_response_id previous_input_messages conversation", _NOT_STORED),
     **refused("prompt access_programs background_options context_management image moderation", _OF_OPENAI),
 }
 _COUNT_TOKENS: FieldRules = {
     **_MODEL,
-    **accepted(
-        "messages",
-        contents.AnthropicMessages,
-        f"1 to {contents.MAX_MESSAGES} messages, of text alone",
-        max_bytes=None,
-    ),
-    **accepted("system", contents.AnthropicSystem, "text alone", max_bytes=None),
-    **accepted("tools", contents.AnthropicTools, "tools that the client carries out", max_bytes=None),
-    **accepted("output_config", dict, "at most 64 KiB"),
+    **accepted("messages", contents.AnthropicMessages, max_bytes=None),
+    **accepted("system", contents.AnthropicText, note="text alone", max_bytes=None),
+    **accepted("tools", contents.AnthropicTools, max_bytes=None),
+    **accepted("output_config", dict),
     **accepted("thinking tool_choice"),
     **_TEMPLATE,
     **accepted("cache_control speed user_profile_id workspace_id", note=_IGNORED),
@@ -190,30 +157,26 @@ _COUNT_TOKENS: FieldRules = {
 _MESSAGE: FieldRules = {
     **_COUNT_TOKENS,
     **accepted("stream", bool),
-    **accepted("max_tokens", note="bounded by the gateway"),
-    **accepted("stop_sequences", Stops, _STOPS),
+    **accepted("max_tokens", TokenCount),
+    **accepted("stop_sequences", Stops),
+    **accepted("top_k", TopK),
     **_NUMBERS,
-    **_TOP_K,
     **_MEDIA,
     **accepted("watermarking"),
     **_TRANSFER,
     **refused("cache_salt", "each tenant has its own"),
     **accepted("metadata service_tier inference_geo diagnostics", note=_IGNORED),
-    **refused(
-        "container context_management mcp_servers betas billing_policy compaction fallbacks "
-        "fallback_credit_token thread",
-        _OF_ANTHROPIC,
-        [],
-    ),
+    **refused("container context_management mcp_servers betas billing_policy", _OF_ANTHROPIC, []),
+    **refused("compaction fallbacks fallback_credit_token thread", _OF_ANTHROPIC, []),
 }
 _TOKENIZE: FieldRules = {
     **_MODEL,
     **_MESSAGES,
-    **accepted("prompt", str, "text", max_bytes=None),
+    **accepted("prompt", str, note="text", max_bytes=None),
     **_TOOLS,
     **accepted("add_generation_prompt continue_final_message add_special_tokens return_token_strs"),
     **_TEMPLATE,
-    **refused("chat_template", "the base's own is used"),
+    **_OWN_TEMPLATE,
     **_NO_MEDIA,
 }
 FIELDS: Mapping[ApiOperation, FieldRules] = {
