@@ -13,7 +13,7 @@ from .conftest import FILE, SPEC, Stage, masked, ref
 pytestmark = pytest.mark.integration
 
 IPO = AlgorithmSettings(custom=("examples.ipo.algorithm:ALGORITHM",))
-PAIRS = replace(FILE, algorithm="ipo", kl_coefficient=0.2, warmup_steps=0)
+PAIRS = replace(FILE, algorithm="ipo", kl_coefficient=0.2, warmup_steps=0, learning_rate=2e-4)
 
 
 async def test_a_custom_algorithm_is_trained_and_validated(stage: Stage) -> None:

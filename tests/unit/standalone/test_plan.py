@@ -117,10 +117,12 @@ def test_services_find_each_other_through_their_peers() -> None:
 
 
 def test_a_users_setting_reaches_the_service_that_it_names_and_no_other() -> None:
-    planned = plan({"MINT_TRAINER_THREADS": "4", "MINT_TELEMETRY_LOG_LEVEL": "DEBUG"})
+    shared = {"MINT_TELEMETRY_LOG_LEVEL": "DEBUG", "MINT_ALGORITHMS_CUSTOM": "own.ipo:ALGORITHM"}
+    planned = plan({"MINT_TRAINER_THREADS": "4", **shared})
     assert planned["trainer-tiny"].env["MINT_TRAINER_THREADS"] == "4"
     assert "MINT_TRAINER_THREADS" not in planned["gateway"].env
-    assert planned["gateway"].env["MINT_TELEMETRY_LOG_LEVEL"] == "DEBUG"
+    for part in ("gateway", "rollout", "trainer-tiny"):
+        assert shared.items() <= planned[part].env.items()
 
 
 @pytest.mark.parametrize("name", ["MINT_GATEWAY_HTTP_PORT", "MINT_INTERNAL_TOKEN", "MINT_LOADER_BASE_DIR"])

@@ -44,6 +44,9 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 {{- if ne .service "registry" }}
 - {name: MINT_PEERS_REGISTRY_URL, value: "http://{{ $fullname }}-registry:{{ include "mint.port" "registry" }}"}
 {{- end }}
+{{- if has .service (list "gateway" "rollout" "trainer") }}
+- {name: MINT_ALGORITHMS_CUSTOM, value: {{ join "," $all.algorithms | quote }}}
+{{- end }}
 {{- if has .service (list "gateway" "rollout") }}
 - {name: MINT_PEERS_LOADER_URLS, value: {{ include "mint.loaderUrls" .root | quote }}}
 - {name: MINT_PEERS_TRAINER_URLS, value: {{ include "mint.trainerUrls" .root | quote }}}
