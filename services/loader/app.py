@@ -1,4 +1,4 @@
-"""Composition of the loader: the only file that knows which technology stands behind which port."""
+"""Composition of the loader: the only file that connects ports with their technologies."""
 
 import asyncio
 import logging
@@ -225,7 +225,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
 
 
 async def run(settings: LoaderSettings) -> None:
-    """Serve until told to stop, or until the engine dies."""
+    """Serve until stopped, or until the engine dies."""
     async with AsyncExitStack() as stack:
         stack.enter_context(captured_output(service="loader"))
         loader = await stack.enter_async_context(open_loader(settings))
@@ -242,7 +242,7 @@ async def run(settings: LoaderSettings) -> None:
 
 
 def asked(settings: LoaderSettings) -> Asked:
-    """Return what the settings ask of the engine; `auto` is for the device to decide."""
+    """Return the engine settings; the device decides about `auto`."""
     return Asked(
         dtype=None if settings.dtype == "auto" else settings.dtype,
         tensor_parallel=settings.tensor_parallel,
@@ -293,7 +293,7 @@ def parsing(settings: LoaderSettings, facts: BaseFacts) -> Parsing:
 
 
 def builder_config(settings: LoaderSettings, execution: Execution, *, arena: str = "") -> BuilderConfig:
-    """Return what the builder works with."""
+    """Return the builder's configuration."""
     return BuilderConfig(
         blobs=settings.blobs,
         base_dir=settings.base_dir,

@@ -44,7 +44,7 @@ where an adapter would stay in its slot for a slow reader."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeBody:
-    """What to tokenize, and for whom."""
+    """The text to tokenize, and its tenant."""
 
     text: str
     tenant_id: TenantId | None = None
@@ -52,7 +52,7 @@ class TokenizeBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrewarmBody:
-    """Which revision to load, for whom."""
+    """The revision to load, and its tenant."""
 
     revision: RevisionRef
     tenant_id: TenantId
@@ -143,7 +143,7 @@ def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:
 
     @http.post("/internal/adapters/{digest}/pin")
     async def pin(digest: str, tenant_id: str) -> object:
-        """Keep an adapter from eviction."""
+        """Protect an adapter from eviction."""
         return msgspec.to_builtins(tiers.pin(Digest(digest), tenant_id=TenantId(tenant_id), pinned=True))
 
     @http.post("/internal/adapters/{digest}/unpin")
@@ -153,7 +153,7 @@ def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:
 
     @http.post("/internal/adapters/{digest}/evict")
     async def evict(digest: str, tenant_id: str) -> object:
-        """Take an idle adapter from a tenant, and off the engine when nobody else uses it."""
+        """Take an idle adapter from a tenant, and off the engine when no other tenant uses it."""
         evicted = await tiers.evict(Digest(digest), tenant_id=TenantId(tenant_id), cause=_ADMIN)
         return msgspec.to_builtins(evicted)
 

@@ -1,4 +1,4 @@
-"""What the loader counts; exported by `/metrics`."""
+"""The loader's metrics at `/metrics`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -97,7 +97,7 @@ ADAPTER_LOAD_SECONDS = Histogram(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRow:
-    """What is exported of one adapter on the engine."""
+    """Metrics of one adapter on the engine."""
 
     digest: Digest
     in_slot: bool
@@ -106,9 +106,9 @@ class LoadedRow:
 
 
 class LoadedAdapters(Collector):
-    """The adapters on the engine, under the names that are proposed for vLLM's own server.
+    """The adapters on the engine, under the names proposed for vLLM's own server.
 
-    One series an adapter, so at most as many as host memory holds. Source of the names:
+    One series per adapter, so at most as many as host memory holds. Source of the names:
     https://github.com/vllm-project/vllm/issues/54830 .
     """
 
@@ -151,5 +151,5 @@ def exported(rows: Callable[[], Iterable[LoadedRow]], *, slots: int) -> Iterator
 
 
 def observe_load(stage: str, seconds: float) -> None:
-    """Count what a stage of a load took."""
+    """Count the seconds of a stage of a load."""
     LOAD_SECONDS.labels(stage=stage).observe(seconds)

@@ -1,4 +1,4 @@
-"""What the loader needs of the world: an engine, local adapter files, and a way to tell residency changes."""
+"""Ports of the loader: an engine, local adapter files, and announcements of residency changes."""
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +24,7 @@ from services.loader.core.working_set import WorkingSetEntry
 class StagedAdapter:
     """Checked adapter files on the local disk.
 
-    ``size_bytes`` is that of the weights' file; ``host_bytes`` what they take in host memory, at most.
+    ``size_bytes`` is that of the weights' file; ``host_bytes`` the maximum use of host memory.
     """
 
     digest: Digest
@@ -59,7 +59,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeSample:
-    """What a sample request came to, as `Sampled`; ``served`` is read from the engine's own request."""
+    """The result of a sample request, as `Sampled`; ``served`` is read from the engine's own request."""
 
     served: Digest | None
     sequences: tuple[SampledSequence, ...]
@@ -69,7 +69,7 @@ class WholeSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiCall(CallFacts):
-    """One request of an inference API: the client's bytes, and what MinT says of them."""
+    """One request of an inference API: the client's bytes, and MinT's data about them."""
 
     operation: ApiOperation
     body: bytes
@@ -77,7 +77,7 @@ class ApiCall(CallFacts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiWork:
-    """What a request may come to: ``n`` completions of each prompt, ``tokens`` with their prompts in all."""
+    """Maximum work of a request: ``n`` completions of each prompt, ``tokens`` in total with their prompts."""
 
     n: int
     sequences: int
@@ -87,7 +87,7 @@ class ApiWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerHead:
-    """How an answer begins. ``served`` is read from the engine's own request; None: no request was made."""
+    """The head of an answer. ``served`` is read from the engine's own request; None: no request was made."""
 
     is_stream: bool
     served: str | None
@@ -101,10 +101,11 @@ class Engine(Protocol):
     """The inference engine; safe for concurrent use."""
 
     async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
-        """Lay an adapter out in host memory, beside the engine's loop; return the bytes that it takes.
+        """Lay an adapter out in host memory, outside the engine's loop; return its size in bytes.
 
-        ``victims`` are the numbers of those that it displaces, which no request uses: they are gone before
-        the engine has it. Raises AdapterInvalid, and then nothing of it stays; the engine lives on.
+        ``victims`` are the numbers of displaced adapters, which no request uses: they are gone before the
+        engine has the new one. Raises AdapterInvalid, and then nothing of it remains; the engine is
+        unaffected.
         """
         ...
 
@@ -170,7 +171,7 @@ class Staging(Protocol):
         """Bring a revision's files to the local disk and check them all against the base. Idempotent.
 
         Raises AdapterInvalid, AdapterUnreadable, BlobCorrupt, BlobMissing or Unavailable; a failure leaves
-        nothing behind.
+        nothing.
         """
         ...
 
@@ -179,7 +180,7 @@ class Staging(Protocol):
         ...
 
     def stored(self) -> Sequence[StoredAdapter]:
-        """Return what is on the disk now."""
+        """Return the adapters on disk."""
         ...
 
     def holds(self, digest: Digest) -> bool:
@@ -192,14 +193,14 @@ class Staging(Protocol):
 
 
 class WorkingSet(Protocol):
-    """Where an engine's working set survives it."""
+    """Storage of an engine's working set across restarts."""
 
     async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
-        """Replace what is kept, all or nothing. Raises Unavailable."""
+        """Replace the stored set, all or nothing. Raises Unavailable."""
         ...
 
     async def load(self) -> Sequence[WorkingSetEntry]:
-        """Return what is kept for this engine over its base. Raises Unavailable."""
+        """Return the stored set of this engine over its base. Raises Unavailable."""
         ...
 
 

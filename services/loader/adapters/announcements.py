@@ -28,10 +28,10 @@ _Item = tuple[Event, str, contextvars.Context, float]
 
 
 class BusAnnouncements:
-    """Publishes what is announced.
+    """Publishes announcements.
 
-    Events are bounded and the oldest is dropped first when the bus stays away long: they are news, and the
-    truth can be read from the engine itself at any time.
+    Events are bounded and the oldest are dropped first when the bus is down for long: they are news, and the
+    current state can be read from the engine itself at any time.
     """
 
     def __init__(self, bus: Bus, clock: Clock, *, is_busy: Callable[[], bool] = lambda: False) -> None:

@@ -1,4 +1,4 @@
-"""A streamed answer of the engine, sent as it comes; what its reader is slow to read waits beside it."""
+"""Stream an answer of the engine as it arrives; output for a slow reader waits outside the engine."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -13,10 +13,10 @@ from mint_common.tenant_budget import TenantBudget
 
 
 class StepStream(Response):
-    """Streams what comes, all that is there at a time together; a client that goes away cancels it, once.
+    """Streams arriving output, all available parts together; a client that leaves cancels it, once.
 
-    Starlette's own StreamingResponse cancels through anyio, again and again until the task ends, so that
-    nothing could be awaited while cleaning up; telling the engine to abort needs just that.
+    Starlette's own StreamingResponse cancels through anyio repeatedly until the task ends, so that
+    the clean-up could not await anything; aborting the engine's request needs that.
     """
 
     media_type = "text/event-stream"

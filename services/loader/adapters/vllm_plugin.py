@@ -1,13 +1,12 @@
-"""What MinT repairs and extends inside vLLM, in every process of MinT's engines.
+"""MinT's repairs and extensions inside vLLM, in every process of MinT's engines.
 
 The entry points of the group ``vllm.general_plugins``. vLLM calls them in every process where MinT is
-installed; each acts only where ``VLLM_PLUGINS`` names it, which the loader sees to, so that another server of
-vLLM's in the same installation stays as it is. Each repair names the platform and versions that need it and
+installed; each acts only where ``VLLM_PLUGINS`` names it, which the loader sets, so that another vLLM
+server in the same installation is unchanged. Each repair names the platform and versions that need it and
 where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
-shows that the unrepaired code is still wrong and that vLLM still lacks what is added, and so fails when one
-of them may go. An extension applies everywhere, or on the platform that it names, and says the versions whose
-seam it was tested at; one without ``apply`` comes in through vLLM's own ``worker_extension_cls`` or
-``scheduler_cls``.
+shows that the unrepaired code is still wrong and that vLLM still lacks the extensions, and so fails when one
+of them is obsolete. An extension applies everywhere, or on the platform that it names, and lists the tested
+versions; one without ``apply`` is loaded by vLLM's own ``worker_extension_cls`` or ``scheduler_cls``.
 """
 
 import logging
@@ -77,7 +76,7 @@ def register_repairs() -> None:
 
 
 def _is_named(plugin: str) -> bool:
-    """Return whether a plugin was asked for by its name; without the variable vLLM calls all of them."""
+    """Return whether a plugin was requested by its name; without the variable vLLM calls all of them."""
     return plugin in os.environ.get("VLLM_PLUGINS", "").split(",")
 
 

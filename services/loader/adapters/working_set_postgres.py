@@ -25,7 +25,7 @@ class PostgresWorkingSet:
         self._base_digest = base_digest
 
     async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
-        """Replace what is kept."""
+        """Replace the stored set."""
         rows = [
             (
                 self._engine_id,
@@ -45,7 +45,7 @@ class PostgresWorkingSet:
                 await connection.executemany(_INSERT, rows)
 
     async def load(self) -> Sequence[WorkingSetEntry]:
-        """Return what is kept; nothing when the engine had another base then."""
+        """Return the stored set; nothing if the engine had another base then."""
         rows = await self._pool.fetch(
             "SELECT tenant_id, revision, pinned, uses, last_used_at FROM working_set"
             " WHERE engine_id = $1 AND base_digest = $2",

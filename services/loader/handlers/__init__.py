@@ -1,1 +1,1 @@
-"""What the loader does: it answers requests, loads adapters, and keeps them where they are used."""
+"""The loader's handlers: answer requests, load adapters, and manage where they reside."""

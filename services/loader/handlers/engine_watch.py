@@ -1,4 +1,4 @@
-"""Watches the engine: what it holds is compared regularly, and the loader ends with it."""
+"""Watch the engine: compare its adapters regularly, and end the loader with it."""
 
 import logging
 
@@ -35,8 +35,8 @@ class EngineWatch:
     async def watch(self) -> None:
         """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one.
 
-        One that hangs is killed first, so that nobody waits for it while the process ends. Its silence is
-        counted: a time in which this process stood still itself is not the engine's.
+        An engine that hangs is killed first, so that no request waits for it while the process ends. Its
+        silence is counted in checks, so a time in which this process itself was stopped does not count.
         """
         while not self._engine.dead:
             await self._clock.sleep(_WATCH_SECONDS)

@@ -20,23 +20,24 @@ _PRIORITIES = {
 
 
 class Handlers:
-    """Prewarms what was published, promoted or asked for."""
+    """Prewarms published, promoted and requested revisions."""
 
     def __init__(self, prewarms: Prewarms, quarantined: Quarantined) -> None:
         self._prewarms = prewarms
         self._quarantined = quarantined
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
-        """A policy's newest revision will be sampled next.
+        """Load a policy's newest revision, which will be sampled next.
 
-        One whose equals had no finite output may run once more: that tells the registry of this one too.
+        A revision whose equals had output that was not finite may run once more, so that the registry learns
+        of it too.
         """
         self._quarantined.lift(event.revision.digest)
         self._put(event, event.revision, name=event.policy_id, order=event.revision.number)
         return ()
 
     async def on_revision_restored(self, event: RevisionRestored) -> Sequence[Event]:
-        """Its owner wants it to run again."""
+        """Allow a revision again that its owner restored."""
         self._quarantined.lift(event.digest)
         return ()
 
@@ -46,7 +47,7 @@ class Handlers:
         return ()
 
     async def on_adapter_wanted(self, event: AdapterWanted) -> Sequence[Event]:
-        """Somebody asked for it in advance."""
+        """Load a revision that was requested in advance."""
         priority = _PRIORITIES[event.priority]
         self._put(event, event.revision, name=event.revision.digest, order=0, priority=priority)
         return ()

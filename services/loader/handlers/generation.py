@@ -50,7 +50,7 @@ class Serving:
         dtype: str,
         work: OpenWork,
     ) -> None:
-        """``dtype`` is what the engine computes in."""
+        """``dtype`` is the engine's compute dtype."""
         self._engine = engine
         self._tiers = tiers
         self._quarantined = quarantined
@@ -106,7 +106,7 @@ class Serving:
     async def _admission(
         self, call: ApiCall, waiting: ExitStack, work: ApiWork, *, is_warm: bool
     ) -> AsyncIterator[LoadedAdapter | None]:
-        """Count what a call may come to, and hold its adapter; it waits for its first token from then on."""
+        """Count a call's maximum work, and hold its adapter; then it waits for its first token."""
         check_n(work.n, self._limits)
         async with self._admitted(call, sequences=work.sequences, tokens=work.tokens) as adapter:
             with self._tiers.generating(), self._tiers.first_token(warm=is_warm) as came:
@@ -161,13 +161,13 @@ class Serving:
     async def _admitted(
         self, request: SampleRequest | ApiCall, *, sequences: int, tokens: int
     ) -> AsyncIterator[LoadedAdapter | None]:
-        """Count what a request may come to, and hold its adapter. Raises Overloaded, InvalidField."""
+        """Count a request's maximum work, and hold its adapter. Raises Overloaded, InvalidField."""
         with _entered(self._work.work(request.tenant_id, sequences=sequences, tokens=tokens)):
             async with self._adapter(request) as adapter:
                 yield adapter
 
     def _request_id(self, wished: str) -> str:
-        """Return an id that keeps two callers who chose one apart."""
+        """Return a unique id, also for two callers that chose the same."""
         return f"{wished}-{next(self._requests)}"
 
     @asynccontextmanager

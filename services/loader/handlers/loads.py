@@ -1,7 +1,7 @@
-"""Loads over time: from the blob store into host memory, one per revision however many wait for it.
+"""Run loads: from the blob store into host memory, one per revision for any number of waiters.
 
-Invariants: all decisions are `core.cold_queue`'s and `core.residency`'s; a failed load fails those who wait
-for it and nobody else; room is reserved before the engine is given anything, and given back if that fails.
+Invariants: all decisions are `core.cold_queue`'s and `core.residency`'s; a failed load fails only its own
+waiters; memory is reserved before the engine is given anything, and released if that fails.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _FIRST_GUESS_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadLimits:
-    """How many loads may wait, in all and of one tenant, how many run, and how long one may wait."""
+    """Limits of waiting loads, in total and per tenant, of running ones, and of the wait."""
 
     queue_depth: int
     tenant_queue_depth: int
@@ -109,9 +109,9 @@ class Loads:
             raise
 
     async def bring_back(self, digest: Digest) -> None:
-        """Give the engine once more what it has lost of a resident that does not leave meanwhile.
+        """Load a lost resident into the engine again; it does not leave meanwhile.
 
-        Raises whatever the load raised.
+        Raises the load's errors.
         """
         held = self._resident_set.held[digest]
         metrics.DISCREPANCIES.labels(kind="lost").inc()
@@ -121,7 +121,7 @@ class Loads:
         await self._engine.stage(held.adapter)
 
     async def run(self) -> None:
-        """Load what waits, until cancelled; then whoever still waits gets EngineRestarting."""
+        """Run waiting loads until cancelled; remaining waiters then get EngineRestarting."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._expire())
@@ -139,7 +139,7 @@ class Loads:
                 pending.fail(EngineRestarting(retry_after_seconds=RESTART_SECONDS))
 
     async def _expire(self) -> None:
-        """Refuse what has waited too long."""
+        """Refuse loads that have waited too long."""
         while True:
             await self._clock.sleep(min(1.0, self._limits.queue_wait_seconds))
             self.queue, late = self.queue.expire(self._clock.monotonic())

@@ -1,4 +1,4 @@
-"""Who waits for a load: the shared future of everybody who asked for one revision."""
+"""The waiters of a load: one future shared by all requests for a revision."""
 
 import asyncio
 import contextvars
@@ -46,7 +46,7 @@ class PendingLoad:
         return present or {self.tenant_id: self.revision}
 
     def succeed(self) -> None:
-        """Tell everybody that the adapter is in host memory."""
+        """Notify all waiters that the adapter is in host memory."""
         for waiter in self.present():
             waiter.ready.set_result(None)
 

@@ -1,4 +1,6 @@
-"""Where the engine's adapters are, as gateways and rollouts ask every few seconds: encoded once a change."""
+"""Places of the engine's adapters, which gateways and rollouts poll every few seconds: encoded once per
+change.
+"""
 
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,7 @@
-"""Loads ahead of need: tenants in turn, the newest revision of each name only.
+"""Loads ahead of need: tenants in turn, only the newest revision of each name.
 
-A prewarm is a hint: whoever uses an adapter that was not prewarmed loads it. So nothing here outlives the
-process, what waits is bounded, and a load that fails is tried again a bounded number of times.
+A prewarm is a hint: a request for an adapter that was not prewarmed loads it. So nothing here outlives the
+process, waiting prewarms are bounded, and a failed load is retried a bounded number of times.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class Prewarms:
         return None
 
     def _pause(self) -> float:
-        """Return how long nothing becomes due; what holds a tenant back wakes whoever waits as it ends."""
+        """Return the time until something is due; the end of a tenant's delay wakes the waiter."""
         now = self._clock.monotonic()
         later = [each.due_at - now for own in self._waiting.values() for each in own.values()]
         return min((seconds for seconds in later if seconds > 0), default=LONGEST_RETRY_SECONDS)

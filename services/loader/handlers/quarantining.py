@@ -1,4 +1,4 @@
-"""Revisions whose output was not finite: told once, and refused until somebody puts them into use again."""
+"""Revisions whose output was not finite: reported once, and refused until they are restored."""
 
 from mint_common.errors import NonFiniteOutput
 from mint_common.ids import Digest, TenantId
@@ -8,9 +8,9 @@ MOST = 4096
 
 
 class Quarantined:
-    """What of an engine's revisions is refused; changed between awaits only.
+    """The refused revisions of an engine; changed between awaits only.
 
-    Of ``most``, the one that came first is forgotten first, and would be found again.
+    Beyond ``most``, the oldest is dropped first, and would be detected again.
     """
 
     def __init__(self, log: ResidencyLog, *, most: int = MOST) -> None:
@@ -24,7 +24,7 @@ class Quarantined:
             raise NonFiniteOutput(digest=digest)
 
     def note(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
-        """Refuse a revision from now on, and say so; once, however many of its requests end like this."""
+        """Refuse a revision from now on, and report it once for any number of its requests."""
         if digest in self._digests:
             return
         if len(self._digests) == self._most:

@@ -13,7 +13,7 @@ from services.loader.ports import Announcements
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineIdentity:
-    """Which engine speaks; ``epoch`` is new at every start."""
+    """The reporting engine; ``epoch`` is new at every start."""
 
     engine_id: EngineId
     epoch: str
@@ -21,7 +21,7 @@ class EngineIdentity:
 
 
 class ResidencyLog:
-    """Tells what became of adapters."""
+    """Announces changes of adapters."""
 
     def __init__(self, identity: EngineIdentity, announcements: Announcements) -> None:
         self._identity = identity

@@ -1,6 +1,6 @@
-"""What the engine holds now: the residency value, and the engine's own number of each adapter.
+"""The engine's adapters: the residency value, and the engine's own number of each adapter.
 
-Invariant: every resident that is finished has its engine number here, and nothing else has one.
+Invariant: every finished resident has its engine number here, and no other adapter has one.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _REMEMBERED_ENDS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldAdapter:
-    """An adapter on the engine, and what it is of."""
+    """An adapter on the engine, with its revision and rank."""
 
     adapter: LoadedAdapter
     revision: RevisionRef
@@ -53,7 +53,7 @@ class ResidentSet:
         self.measure()
 
     def join(self, revision: RevisionRef, tenant_id: TenantId, *, cause: str, now: float) -> None:
-        """Give a tenant its part in an adapter in host memory, and tell it that the adapter is there."""
+        """Register a tenant's use of an adapter in host memory, and announce the adapter to it."""
         digest = revision.digest
         resident, number = self.residency.residents[digest], self.held[digest].adapter.number
         size_bytes = resident.size_bytes
@@ -77,7 +77,7 @@ class ResidentSet:
         return use if use and held and held.adapter.number == use.number else None
 
     def drop(self, digest: Digest, *, cause: str) -> LoadedAdapter:
-        """Take an idle adapter out and tell whose it was; the caller unloads it.
+        """Remove an idle adapter and announce it to its tenants; the caller unloads it.
 
         Raises as `Residency.evict`.
         """
@@ -102,7 +102,7 @@ class ResidentSet:
         return self._ends.get(digest, State.REGISTERED)
 
     def rows(self) -> list[metrics.LoadedRow]:
-        """Return what is exported of each adapter; may be called from another thread."""
+        """Return each adapter's metrics; may be called from another thread."""
         residents, held = self.residency.residents, dict(self.held)
         return [
             metrics.LoadedRow(
@@ -116,7 +116,7 @@ class ResidentSet:
         ]
 
     def measure(self) -> None:
-        """Export what is here."""
+        """Export the present state as metrics."""
         metrics.RESIDENTS.set(len(self.residency.residents))
         metrics.HOST_BYTES.set(self.residency.used_bytes)
         metrics.SLOTS_USED.set(self.residency.slots_used)

@@ -1,8 +1,8 @@
-"""Slots over time: one activation at a time, in slices, within the stall budget.
+"""Run activations: one at a time, in slices, within the stall budget.
 
-Invariants: `core.slot_plan` and `core.stall_budget` decide; a request runs on an adapter in a slot only, so
-at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever; what the engine
-has lost is brought back to it, once.
+Invariants: `core.slot_plan` and `core.stall_budget` decide; a request runs only on an adapter in a slot, so
+at most ``slots`` distinct adapters are with the engine; no request waits for an adapter for ever; a lost
+adapter is loaded into the engine again, once.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class SlotLimits:
 
 @dataclass(slots=True, kw_only=True)
 class _SlotQueue:
-    """Who waits for one adapter's slot; the first request came at ``since``."""
+    """Requests waiting for one adapter's slot; the first arrived at ``since``."""
 
     since: float
     requests: list[asyncio.Future[None]] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Slots:
             resident_set.warm -= warm
 
     async def warm(self, digest: Digest) -> None:
-        """Put an adapter into an empty slot, if there is one; return when it is there or none is left."""
+        """Put an adapter into an empty slot, if there is one; return when it is there or no slot is empty."""
         resident = self._resident_set.residency.get(digest)
         if resident is None or resident.state is not State.STAGED:
             return
@@ -137,7 +137,7 @@ class Slots:
         await turn
 
     async def run(self) -> None:
-        """Activate until cancelled; then whoever still waits gets EngineRestarting."""
+        """Activate until cancelled; remaining waiters then get EngineRestarting."""
         try:
             while True:
                 self._wake.clear()
@@ -201,7 +201,7 @@ class Slots:
                 await self._clock.sleep(seconds)
 
     def _must_wait(self) -> float:
-        """Return how long activation must wait for those who generate; an engine at rest owes nobody."""
+        """Return how long activation must wait for generating requests; none for an idle engine."""
         return self._budget.wait_seconds(self._clock.monotonic()) if self._resident_set.generating else 0.0
 
     def _gives_way(self, digest: Digest) -> float:

@@ -1,7 +1,7 @@
-"""Where adapters are, as the engine's owner is told it and as a tenant is.
+"""Places of adapters, for the engine's operator and for a tenant.
 
-Invariant: what a tenant is told follows from its own part in an adapter (`core.tenant_use`), never from that
-of another tenant that has the same bytes.
+Invariant: a tenant's view follows from its own use of an adapter (`core.tenant_use`), never from that
+of another tenant with the same bytes.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""Which tenants use which adapters, over the life of the engine.
+"""Tenants' uses of adapters, over the life of the engine.
 
-Invariants: an adapter in host memory has a tenant that uses it; of what is there no more, a bounded number is
-remembered.
+Invariants: an adapter in host memory has a tenant that uses it; a bounded number of uses of absent adapters
+is remembered.
 """
 
 from collections import OrderedDict

@@ -1,9 +1,9 @@
-"""The adapters of one engine, to those who use them: hold, prewarm, pin, evict, look.
+"""The adapters of one engine for their users: hold, prewarm, pin, evict, list.
 
 Invariants:
-- All decisions are the core's; state changes happen between awaits, so that no two tasks see one half made.
-- Equal bytes of several tenants are one adapter; its pins, and what is told of it, are each tenant's own.
-- A request claims its adapter from the moment that the load ends until its stream ends, and runs only while
+- All decisions are the core's; state changes happen between awaits, so that no task sees a half-made one.
+- Equal bytes of several tenants are one adapter; each tenant has its own pins and view of it.
+- A request claims its adapter from the end of the load until its stream ends, and runs only while
   the adapter is in a slot.
 """
 
@@ -33,7 +33,7 @@ from services.loader.ports import Engine, LoadedAdapter, Staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierLimits:
-    """How much may be resident, how much may wait, and how much activation the engine takes."""
+    """Limits of resident adapters, of waiting loads, and of activation time."""
 
     capacity: Capacity
     loads: LoadLimits
@@ -71,9 +71,9 @@ class Tiers:
     async def hold(
         self, revision: RevisionRef, *, tenant_id: TenantId, cause: str
     ) -> AsyncIterator[LoadedAdapter]:
-        """Keep an adapter in a slot for the length of the block, loading it first if needed.
+        """Hold an adapter in a slot for the length of the block, loading it first if needed.
 
-        Raises Overloaded when the cold queue is full or no room comes free, and whatever the load raised.
+        Raises Overloaded when the cold queue is full or no memory becomes free, and the load's errors.
         """
         check_revision(revision)
         digest = revision.digest
@@ -96,7 +96,7 @@ class Tiers:
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Count a request that the engine generates for: activations make way for it."""
+        """Count a generating request: activations yield to it."""
         self.resident_set.generating += 1
         try:
             yield
@@ -175,7 +175,7 @@ class Tiers:
         return self.status(digest, tenant_id=tenant_id)
 
     def status(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
-        """Return where one adapter is: to a tenant, or whoever uses it."""
+        """Return the place of one adapter: for a tenant, or for any user of it."""
         if tenant_id is None:
             return self._statuses.of(digest)
         return self._statuses.of_tenant(digest, tenant_id)
@@ -191,7 +191,7 @@ class Tiers:
         return self._statuses.places(limit=limit)
 
     def working_set(self) -> list[WorkingSetEntry]:
-        """Return what is worth loading again after a restart: all that is finished in host memory."""
+        """Return the adapters to reload after a restart: all finished ones in host memory."""
         residents = self.resident_set.residency.residents
         return [
             WorkingSetEntry(
@@ -232,10 +232,10 @@ class Tiers:
             group.create_task(self._slots.run())
 
     async def reconcile(self) -> None:
-        """Compare with what the engine really has, and believe the engine.
+        """Compare with the engine's actual adapters, which hold.
 
-        What it has lost is loaded again by the next request; what it holds without our knowledge is freed.
-        Only what was the same before and after the engine's answer is judged.
+        An adapter that the engine lost is loaded again by the next request; one unknown here is freed.
+        Only adapters unchanged during the engine's answer are compared.
         """
         before = dict(self.resident_set.held)
         found = await self._engine.residents()

@@ -1,7 +1,7 @@
-"""The working set over time: loaded again at the start, written down in the background.
+"""The working set: loaded again at the start, saved in the background.
 
-Invariant: nothing is written before what an earlier run left has been tried, so that a crash while it is
-being loaded again loses none of it. No request ever waits for the store.
+Invariant: nothing is saved before all adapters of an earlier run have been tried, so that a crash during the
+reload loses none of them. No request ever waits for the store.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _CAUSE = "restore"
 
 
 class WorkingSetSaver:
-    """Restores the working set, then keeps it."""
+    """Restores the working set, then saves it."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class WorkingSetSaver:
         self._saved: Sequence[WorkingSetEntry] = ()
 
     async def run(self) -> None:
-        """Restore, then keep until cancelled."""
+        """Restore, then save until cancelled."""
         await self.restore()
         while True:
             await self._clock.sleep(self._keep_seconds)
             await self.keep()
 
     async def restore(self) -> None:
-        """Load what an earlier run held, the hottest first; what can't be loaded any more is left out."""
+        """Load the adapters of an earlier run, the hottest first; skip those that can no longer be loaded."""
         while True:
             try:
                 kept = await self._store.load()

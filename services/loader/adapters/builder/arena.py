@@ -1,10 +1,10 @@
-"""One memory for all adapters that are laid out, which a GPU reads without a copy in between.
+"""One memory for all laid out adapters, which a GPU reads without an intermediate copy.
 
-The loader makes it and keeps it; builders write to it, one after the other; each worker of the engine maps it
-once and registers it with its device. An adapter that finds no room lies in a memory file of its own.
+The loader creates and owns it; builders write to it, one after the other; each worker of the engine maps it
+once and registers it with its device. An adapter that does not fit gets its own memory file.
 
-Invariants: a range that the loader was given is its own until it gives it back, whichever builder gave it;
-what a builder that ended had not given yet is free for the next one.
+Invariants: a range given to the loader stays the loader's until it is released, whichever builder gave it;
+a range that a dead builder had not given is free for the next one.
 """
 
 import mmap
@@ -19,7 +19,7 @@ from services.loader.core.arena import Arena
 
 @contextmanager
 def open_arena(size_bytes: int) -> Iterator[str]:
-    """Keep a memory of that size within the block; yield a path that processes of this user open."""
+    """Create a memory of that size for the block; yield a path that processes of this user can open."""
     descriptor = os.memfd_create("mint-arena", os.MFD_CLOEXEC)
     try:
         os.ftruncate(descriptor, size_bytes)
@@ -42,7 +42,7 @@ class ArenaWriter:
         self._ranges = Arena(len(self._memory), taken=taken)
 
     def take(self, size_bytes: int) -> int | None:
-        """Return where a range of that size begins, None when there is no room."""
+        """Return the start of a range of that size, None when there is no space."""
         return self._ranges.take(size_bytes)
 
     def give_back(self, begin: int) -> None:

@@ -1,6 +1,6 @@
-"""Starts and ends builder processes.
+"""Start and end builder processes.
 
-Invariant: a process that was killed is waited for, but nobody is held up by one that does not die.
+Invariant: a killed process is waited for, but one that does not die delays nothing.
 """
 
 import socket
@@ -25,7 +25,7 @@ class BuilderProcesses:
 
     @property
     def dying(self) -> int:
-        """Return how many keep their memory although they were killed."""
+        """Return how many killed processes still hold their memory."""
         self._dying = [process for process in self._dying if process.poll() is None]
         return len(self._dying)
 

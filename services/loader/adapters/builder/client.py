@@ -1,8 +1,8 @@
-"""The loader's side of the builder process: starts it, starts it again when it dies or hangs, and asks it.
+"""The loader's side of the builder process: starts it, restarts it when it dies or hangs, and calls it.
 
-Invariants: one builder at a time; a call that a dying builder leaves open is made again to the next one, as
-all work can be repeated; one that hangs is killed, and what it leaves open is made once more; what was laid
-out for a caller that has gone is released.
+Invariants: one builder at a time; calls left open by a dying builder are repeated with the next one, because
+all work is repeatable; one that hangs is killed, and its open calls are repeated once; what was laid
+out for a caller that has left is released.
 """
 
 import asyncio
@@ -65,10 +65,10 @@ _MOST_AHEAD = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuilderConfig:
-    """What a builder works with.
+    """A builder's configuration.
 
-    ``silence_seconds``: how long it may say nothing before it is taken for one that hangs; ``dtype``: the
-    engine's; ``arena``: the path of the memory for adapters, empty if each lies in a file of its own.
+    ``silence_seconds``: maximum time without an answer before it counts as hanging; ``dtype``: the
+    engine's; ``arena``: the path of the memory for adapters, empty if each has its own file.
     """
 
     blobs: BlobSettings
@@ -103,7 +103,7 @@ class Builder:
     async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
         """Bring a revision's files to the local disk. Raises as `Staging.stage`.
 
-        What takes no more than ``ahead_bytes`` is laid out at once, and kept for the call to come.
+        An adapter of at most ``ahead_bytes`` is laid out at once, and held for the next call.
         """
         outcome = await self._ask(Stage(revision=revision, ahead_bytes=ahead_bytes))
         match outcome:
@@ -148,7 +148,7 @@ class Builder:
         raise AssertionError(outcome)
 
     def release(self, laid_out: LaidOut) -> None:
-        """Give up what was laid out."""
+        """Release a laid out adapter."""
         if laid_out.in_arena:
             self._in_arena.pop(laid_out.handle, None)
         elif not laid_out.path.startswith(f"/proc/{self.pid}/"):
@@ -263,8 +263,9 @@ class Builder:
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
         """Raise Unavailable once the builder leaves questions unanswered, and uses no processor meanwhile.
 
-        They are counted, so that a time in which this process stood still itself is not taken for silence.
-        One that checks or converts a large adapter answers none, and works: that is no silence for a while.
+        Unanswered questions are counted, so that a time in which this process itself was stopped is not
+        silence. A builder that checks or converts a large adapter answers none, but works: that is not
+        silence for a while.
         """
         silent = busy = 0
         used = self._processes.processor_seconds()
@@ -288,14 +289,14 @@ class Builder:
             self._drop(answer.outcome)
 
     def _drop(self, outcome: Outcome) -> None:
-        """Let go of what nobody waits for any more."""
+        """Release adapters that no caller waits for."""
         if isinstance(outcome, LaidOut):
             self.release(outcome)
         elif isinstance(outcome, Staged) and outcome.ahead is not None:
             self.release(outcome.ahead)
 
     def _keep(self, folder: Path, laid_out: LaidOut) -> None:
-        """Keep what was laid out ahead; of a load that found no room, until others come."""
+        """Hold an adapter laid out ahead; if its load found no memory, only until others arrive."""
         before = self._ahead.pop(folder, None)
         self._ahead[folder] = laid_out
         if before is None and len(self._ahead) > _MOST_AHEAD:
@@ -325,7 +326,7 @@ class Builder:
 
 
 class BuilderStaging:
-    """The disk cache, kept by the builder."""
+    """The disk cache, managed by the builder."""
 
     def __init__(self, builder: Builder, *, ahead_bytes: int = 0) -> None:
         """``ahead_bytes``: what takes no more is laid out as soon as it is here."""
@@ -333,7 +334,7 @@ class BuilderStaging:
         self._ahead_bytes = ahead_bytes
 
     async def stage(self, revision: RevisionRef) -> StagedAdapter:
-        """Bring a revision's files here, proved and checked against the base."""
+        """Bring a revision's files here, checked against the claim and the base."""
         return await self._builder.stage(revision, ahead_bytes=self._ahead_bytes)
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
@@ -341,7 +342,7 @@ class BuilderStaging:
         await self._builder.trim(keep)
 
     def stored(self) -> Sequence[StoredAdapter]:
-        """Return what is here now."""
+        """Return the stored adapters."""
         return list(self._builder.stored.values())
 
     def holds(self, digest: Digest) -> bool:
@@ -356,7 +357,7 @@ class BuilderStaging:
 
 @asynccontextmanager
 async def open_builder(config: BuilderConfig, clock: Clock) -> AsyncIterator[Builder]:
-    """Keep a builder running within the block."""
+    """Run a builder during the block."""
     builder = Builder(config, clock)
     running = asyncio.create_task(builder.keep_running())
     try:

@@ -1,11 +1,11 @@
 """The local disk cache of adapter files.
 
-Invariants: an adapter lies under its own digest, so no path comes from a request; a folder in the cache was
-complete when it was entered; a file is proved and checked before it is first used by this process, and again
-when its inode, size or times are others than then; a download that broke goes on where it stopped. Nothing is
-synced: what a power loss tears is found so, and fetched again. An adapter of experts that came unpacked has
-its packed form in a folder inside its own, and that one is served. What broken downloads left counts; on a
-full disk room is made, whatever the capacity.
+Invariants: an adapter is stored under its own digest, so no path comes from a request; a folder in the cache
+was complete when it was added; a file is checked before its first use by this process, and again when its
+inode, size or times have changed; a broken download resumes where it stopped. Nothing is synced: files torn
+by a power loss are detected, and fetched again. An unpacked adapter of experts has its packed form in a
+folder inside its own, which is the one served. Remains of broken downloads count; a full disk evicts,
+regardless of the capacity.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ Marks = tuple[tuple[str, int, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proved:
-    """What was proved and checked, by which manifest, and how the files looked then."""
+    """Checked files of a manifest, with their inode, size and times."""
 
     manifest: Claim
     marks: Marks
@@ -67,7 +67,7 @@ class Proved:
 
 
 class DiskCache:
-    """Adapters from the blob store, kept on the local disk."""
+    """Adapters from the blob store, stored on the local disk."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class DiskCache:
         range_bytes: int = RANGE_BYTES,
         observe: Callable[[str, float], None] = metrics.observe_load,
     ) -> None:
-        """``dtype`` is the engine's; ``observe`` is told how many seconds a stage of a load took."""
+        """``dtype`` is the engine's; ``observe`` gets the seconds of each stage of a load."""
         self._item_bytes = ITEM_BYTES[dtype]
         self._blobs = ResumingBlobs(blobs, partials=root / _PARTIALS, range_bytes=range_bytes)
         self._facts = facts
@@ -95,7 +95,7 @@ class DiskCache:
         self._kept: frozenset[Digest] = frozenset()
 
     def open(self) -> None:
-        """List what an earlier run left; remove what it left half done, except downloads."""
+        """List the adapters of an earlier run; remove incomplete ones, except downloads."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._root.iterdir():
             whole = all((folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE))
@@ -106,7 +106,7 @@ class DiskCache:
                 shutil.rmtree(folder)
 
     async def stage(self, revision: RevisionRef) -> StagedAdapter:
-        """Bring a revision's files here, proved and checked against the base."""
+        """Bring a revision's files here, checked against the claim and the base."""
         folder = self._folder(revision.digest)
         try:
             return await self._stage_with_room(revision, folder)
@@ -118,7 +118,7 @@ class DiskCache:
             raise Unavailable(what="the adapter cache", problem=str(error)) from error
 
     async def _stage_with_room(self, revision: RevisionRef, folder: Path) -> StagedAdapter:
-        """Stage; on a full disk make room and try again, as long as there is something to remove."""
+        """Stage; on a full disk evict and retry, as long as there is something to remove."""
         while True:
             try:
                 staged = await self._stage(revision, folder)
@@ -130,7 +130,7 @@ class DiskCache:
                 return staged
 
     async def _make_room(self) -> bool:
-        """Remove old downloads that broke, and half of what is not needed; return whether anything went."""
+        """Remove old broken downloads, and half of the unneeded adapters; return whether any were removed."""
         removed = await self._blobs.bound_partials(0, spared=1)
         spare = sum(each.size_bytes for each in self._stored.values() if each.digest not in self._kept)
         if spare:
@@ -171,7 +171,7 @@ class DiskCache:
         return manifest
 
     def _check(self, revision: RevisionRef, manifest: Manifest, folder: Path) -> Proved:
-        """Check what was just proved to be the manifest's files, and pack what is worth it."""
+        """Check files that match the manifest against the base, and pack them if worthwhile."""
         check_folder(self._facts, manifest, folder, proved=True)
         place, served = self._packed(folder, manifest)
         host_bytes = served.files[WEIGHTS_FILE].size_bytes * self._item_bytes // FILE_ITEM_BYTES[served.dtype]
@@ -185,7 +185,7 @@ class DiskCache:
         return Proved(manifest=revision.manifest, marks=_marks(folder), staged=staged)
 
     def _packed(self, folder: Path, manifest: Manifest) -> tuple[Path, Manifest]:
-        """Return the folder that the engine loads and its manifest, packing what is worth it, once."""
+        """Return the folder that the engine loads and its manifest, packing it once if worthwhile."""
         if manifest.layout == PACKED or not has_experts(self._facts, manifest.targets):
             return folder, manifest
         packed = folder / _PACKED_FOLDER
@@ -213,7 +213,7 @@ class DiskCache:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def stored(self) -> Sequence[StoredAdapter]:
-        """Return what is here now."""
+        """Return the stored adapters."""
         return list(self._stored.values())
 
     def holds(self, digest: Digest) -> bool:

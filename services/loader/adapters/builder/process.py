@@ -1,11 +1,11 @@
-"""The builder: a process of low priority that fetches, checks and lays adapters out, beside the loader.
+"""The builder: a low-priority process that fetches, checks and lays adapters out for the loader.
 
-What an adapter needs until the engine maps it is mostly Python, hashing and copying: in the loader's process
-it takes the interpreter from the event loop that every token passes, in the engine's from the steps. Here it
-takes only what those leave.
+This work is mostly Python, hashing and copying: in the loader's process it would take the interpreter from
+the event loop that relays every token, in the engine's from the steps. Here it uses only the processor time
+that those leave.
 
-Invariants: it ends when its socket does, and so with the loader however that ends; what it holds has no name
-in any file system; it keeps nothing that cannot be made again.
+Invariants: it ends when its socket does, and so with the loader; its memory has no name
+in any file system; it holds nothing that cannot be recomputed.
 """
 
 import asyncio
@@ -56,10 +56,10 @@ _seconds: ContextVar[list[tuple[str, float]]] = ContextVar("seconds")
 
 
 class AtOnce(ThreadPoolExecutor):
-    """Runs what is handed to a thread where it is handed over.
+    """An executor that runs a function in the calling thread.
 
-    Threads would only take the interpreter from each other, and waking one and being woken by it takes longer
-    than most of what they do here. Nobody waits for this process's loop but those whose work it does.
+    Threads would only take the interpreter from each other, and a thread switch takes longer
+    than most of the work here. Only callers of this work wait for this process's loop.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -74,7 +74,7 @@ class AtOnce(ThreadPoolExecutor):
 
 @dataclass(slots=True)
 class BuilderLoop:
-    """What the builder works with."""
+    """The builder's dependencies."""
 
     cache: DiskCache
     writer: asyncio.StreamWriter

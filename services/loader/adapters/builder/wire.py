@@ -1,6 +1,6 @@
-"""What the loader and its builder process say to each other: msgpack frames over a socket pair.
+"""The protocol between the loader and its builder process: msgpack frames over a socket pair.
 
-Both are of one installation, and nobody else has an end of the pair.
+Both belong to one installation, and no other process has an end of the pair.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """The first frame: what the builder works with.
+    """The first frame: the builder's configuration.
 
-    ``blobs`` are the settings of the store, as JSON; ``dtype`` is what adapters are laid out in; ``arena`` is
-    the path of the memory for them, empty if there is none, and ``taken`` what the loader has of it, begin
-    and size of each range.
+    ``blobs`` are the settings of the store, as JSON; ``dtype`` is the dtype of laid out adapters; ``arena``
+    is the path of the memory for them, empty if there is none, and ``taken`` the loader's ranges in it, start
+    and size of each.
     """
 
     base_dir: str
@@ -39,7 +39,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class CacheContents(msgspec.Struct, frozen=True):
-    """The answer to it: what lies in the disk cache; ``problem`` is why the builder cannot work and ends."""
+    """The answer to `Setup`: the disk cache's content, or the ``problem`` that ends the builder."""
 
     stored: Sequence[StoredAdapter] = ()
     problem: str = ""
@@ -65,7 +65,7 @@ class LayOut(msgspec.Struct, frozen=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
-    """Give up what was laid out: a range of the arena, or the builder's own hold. Nothing is answered."""
+    """Release a laid out adapter: a range of the arena, or the builder's own hold. Has no answer."""
 
     handle: int
     in_arena: bool
@@ -86,7 +86,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Trimmed(msgspec.Struct, frozen=True, tag=True):
-    """What has left the disk."""
+    """The adapters evicted from the disk."""
 
     gone: Sequence[Digest]
 
@@ -100,12 +100,11 @@ class TensorAt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LaidOut(msgspec.Struct, frozen=True, tag=True):
-    """An adapter in memory that its path, of this machine, opens, ``begin`` bytes behind the beginning.
+    """An adapter in memory at a path of this machine, ``begin`` bytes after its start.
 
-    One in the arena is there until it is released, and its handle is where it begins. One of the builder's
-    own is there until then, or the builder's end: whoever has mapped it keeps it, else it is gone.
-    ``tensor_index`` says where its tensors are (`write_index`): the same bytes for all adapters of one shape,
-    read once a shape.
+    One in the arena stays until it is released, and its handle is its start. One of the builder's own stays
+    until then or the builder's end; a process that has mapped it keeps the mapping. ``tensor_index`` has the
+    places of its tensors (`write_index`): the same bytes for all adapters of one shape, read once per shape.
     """
 
     handle: int
@@ -137,7 +136,7 @@ Outcome = Staged | Trimmed | LaidOut | Failure | Ping
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a call came to."""
+    """The result of a call."""
 
     number: int
     outcome: Outcome

@@ -1,1 +1,1 @@
-"""vLLM: the engine process, what the loader adds to it, and what is read from it."""
+"""vLLM: the engine process, the loader's extensions of it, and the data read from it."""

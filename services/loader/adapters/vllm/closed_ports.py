@@ -1,9 +1,9 @@
-"""The ports that torch opens for process groups, closed where one process is the whole group.
+"""Close the ports that torch opens for process groups of a single process.
 
-vLLM makes some twelve groups of gloo's for an engine of one worker as well. Each listens on a port, and keeps
-a descriptor for good of each connection that any user of the machine makes: 20,000 of them end the engine.
-Nobody needs to connect. What takes a listener's place is a descriptor that never has anything to read: gloo
-closes it at the end.
+vLLM creates some twelve gloo groups even for an engine of one worker. Each listens on a port, and holds a
+descriptor permanently for each connection that any user of the machine makes: 20,000 of them end the engine.
+No peer needs to connect. A descriptor that never has anything to read replaces the listener: gloo closes it
+at the end.
 
 Written against torch's gloo; tests/integration/loader/test_closed_ports.py fails when what it uses changes.
 """

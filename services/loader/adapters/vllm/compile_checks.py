@@ -53,9 +53,9 @@ class CompileChecks:
         memory_bytes: int = MEMORY_BYTES,
         remembered_seconds: float = REMEMBERED_SECONDS,
     ) -> None:
-        """``tokenizer`` is the folder that the engine's is read from; ``vocab_size`` the model's.
+        """``tokenizer`` is the folder of the engine's tokenizer; ``vocab_size`` the model's.
 
-        ``seconds`` of a processor and ``memory_bytes`` are what one structure may take.
+        ``seconds`` of processor time and ``memory_bytes`` limit one structure.
         """
         self._seconds = seconds
         self._memory_bytes = memory_bytes
@@ -70,8 +70,8 @@ class CompileChecks:
     async def check(self, params: Any, *, tenant: str) -> None:
         """Wait until a structure is known to compile. Cancelling begins no check and waits for none.
 
-        ``params`` are vLLM's StructuredOutputsParams. What xgrammar refuses passes: vLLM says what is wrong.
-        Raises RequestRefused of what takes too much, Unavailable when nothing can be checked.
+        ``params`` are vLLM's StructuredOutputsParams. Structures that xgrammar refuses pass: vLLM reports the
+        fault. Raises RequestRefused for one beyond the limits, Unavailable when nothing can be checked.
         """
         if params.all_constraints_none():
             return

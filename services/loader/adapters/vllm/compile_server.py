@@ -23,7 +23,7 @@ READY = b"ready"
 
 
 class CompileOutcome(IntEnum):
-    """What came of a structure, in one byte."""
+    """The result of compiling a structure, in one byte."""
 
     COMPILED = 0
     """It compiles."""

@@ -1,8 +1,8 @@
 """Copies from host memory into slots, on the stream of the engine's steps.
 
-On CUDA a copy is asked for and left to the device: it comes after the step in flight and before the next, and
-nobody waits. It reads host memory meanwhile, so that memory is given up only when the event after it has come
-to pass. The device reads registered memory itself; from other memory CUDA copies it first, within the call.
+On CUDA copies are asynchronous: one runs after the current step and before the next, and
+nothing waits. It reads host memory meanwhile, so that memory is released only after its event.
+The device reads registered memory itself; other memory is copied by CUDA first, within the call.
 
 Not run on CUDA: tests/unit/loader/test_copies.py shows the order of calls with a simulated stream.
 """
@@ -18,7 +18,7 @@ _PORTABLE = 1  # cudaHostRegisterPortable: registered for every context
 
 
 class StreamEvent(Protocol):
-    """What `torch.cuda.Event` does."""
+    """The interface of `torch.cuda.Event`."""
 
     def record(self) -> None:
         """Mark this place on the current stream."""
@@ -41,7 +41,7 @@ class Copies:
         make_event: Callable[[], StreamEvent] | None = None,
         register: Callable[[int, int], int] | None = None,
     ) -> None:
-        """Without ``make_event`` a copy is over when it is asked for; ``register`` returns CUDA's status."""
+        """Without ``make_event`` a copy is complete when it returns; ``register`` returns CUDA's status."""
         self._make_event = make_event
         self._register = register
         self._last: dict[int, StreamEvent] = {}
@@ -58,7 +58,7 @@ class Copies:
         return status == 0
 
     def mark(self, number: int) -> None:
-        """Note that all copies of an adapter so far have been asked for."""
+        """Record the event after all copies of an adapter so far."""
         if self._make_event is not None:
             event = self._last[number] = self._make_event()
             event.record()

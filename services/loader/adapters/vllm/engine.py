@@ -62,10 +62,10 @@ class VllmEngine:
         parsing: Parsing | None = None,
         dtype: str = "float32",
     ) -> None:
-        """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
+        """``no_routes`` says why routes are missing; ``routed_layers`` which layers have experts.
 
         ``no_processed`` says why there are no log-probabilities at a request's temperature, if so.
-        ``compile_seconds`` of a processor are what the structure of an answer may take to compile.
+        ``compile_seconds`` of processor time limit the compilation of an answer's structure.
         ``sends_bytes``: workers may be on other machines, where nothing of this one can be mapped.
         """
         self._sends_bytes = sends_bytes
@@ -94,11 +94,11 @@ class VllmEngine:
         )
 
     async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
-        """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.
+        """Lay an adapter out outside the engine's loop; the engine maps it, soon or at once.
 
-        Each call into the loop is time that a step waits. One of a shape that the engine knows cannot be
+        Each call into the loop delays a step. An adapter of a known shape cannot be
         refused, so the call that gives it a slot, which mostly comes next, maps it; else `residents` does.
-        That call lets small victims go as well.
+        That call also releases small victims.
         """
         staged = False
         try:
@@ -209,7 +209,7 @@ class VllmEngine:
         await self._call("mint_arena", path)
 
     async def residents(self) -> Mapping[int, bool]:
-        """Return what the workers have; what can no longer be mapped is not with them."""
+        """Return the workers' adapters; those that can no longer be mapped are missing."""
         if self._leaving:
             await self._drop()
         for number in list(self._unmapped):
@@ -223,8 +223,8 @@ class VllmEngine:
     async def _call(self, method: str, *args: object) -> Sequence[Reply]:
         """Call a method of the worker extension; return each worker's reply.
 
-        Raises AdapterInvalid for what the method tells, EngineRestarting of a dead engine, else EngineFailed:
-        a call that fails is the fault of what it is made for, and other adapters are served on.
+        Raises AdapterInvalid if the method reports it, EngineRestarting for a dead engine, else EngineFailed:
+        a failed call is a fault of its adapter, and other adapters are still served.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 

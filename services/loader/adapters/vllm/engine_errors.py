@@ -1,4 +1,4 @@
-"""What vLLM raises and how it ends requests, in our words."""
+"""Translate vLLM's errors and request ends to MinT's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

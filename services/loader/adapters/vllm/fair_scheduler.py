@@ -1,14 +1,14 @@
-"""vLLM's scheduler, with a waiting queue that is fair to tenants.
+"""vLLM's scheduler with a waiting queue that is fair to tenants.
 
-vLLM serves who came first: one request of 128 completions holds all 64 seats until its longest one ends.
+vLLM serves in order of arrival: one request of 128 completions holds all 64 seats until its longest one ends.
 Here (docs/adr/0018-fair-shares.md)
-- `FairQueue` says who starts next;
-- running sequences stand in the order of what their tenants hold of the KV cache, the most last: vLLM hands
-  out a step's tokens from the front, and takes memory back from the end;
-- a newcomer gets room in the KV cache from who holds more than an even share, and a step of its own;
-- while several tenants are about, a step is short, and has fewer sequences when the loader is behind;
-- what following structures takes is charged to their tenant as tokens are, and bounded in each step;
-- no step begins while the outputs of several others are still to be taken in.
+- `FairQueue` chooses the next sequence;
+- running sequences are ordered by their tenants' use of the KV cache, the largest last: vLLM assigns
+  a step's tokens from the front, and preempts from the end;
+- a newcomer gets KV cache from tenants above an even share, and its own first step;
+- while several tenants are active, a step is short, and has fewer sequences when the loader is behind;
+- the time for following structures is charged to their tenant like tokens, and limited in each step;
+- no step begins while the loader has not received the outputs of several others.
 
 A request's tenant is its ``cache_salt``.
 
@@ -49,9 +49,9 @@ TOKENS_A_STRUCTURE_SECOND = 1000
 
 
 def make_scheduler(**arguments: Any) -> Scheduler:
-    """Return the scheduler of an engine; as vLLM's classes. Any: its arguments, whatever they are.
+    """Return the scheduler of an engine; called like vLLM's classes. Any: its arguments, whatever they are.
 
-    Threads beside the steps take requests in and send outputs: these would wait for them. vLLM makes its
+    Other threads receive requests and send outputs, so thread turns are shortened first. vLLM makes its
     scheduler when its worker is complete.
     """
     shorten_thread_turns()
@@ -62,7 +62,7 @@ def make_scheduler(**arguments: Any) -> Scheduler:
 
 
 class _Fair(Scheduler):  # type: ignore[misc]
-    """What both schedulers do."""
+    """The common part of both schedulers."""
 
     running: list[Request]
     max_num_scheduled_tokens: int
@@ -82,7 +82,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         manager.executor = CompileTurns(manager.executor)
 
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
-        """Plan a step, when the outputs of earlier ones are taken in."""
+        """Plan a step when the outputs of earlier ones have been received."""
         is_behind = self._sent.wait()
         self._step_sequences = next_sequences(
             self._step_sequences, least=LEAST_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
@@ -163,11 +163,11 @@ class _Fair(Scheduler):  # type: ignore[misc]
         return spent if others_run or self.waiting.fair.next(without=spent) else frozenset()
 
     def _bounds_steps(self) -> bool:
-        """Return whether steps are bounded: while several are about, and none is planned ahead."""
+        """Return whether steps are limited: while several tenants are active, and none is planned ahead."""
         return len(self._seen_at) > 1 and not self.scheduler_config.async_scheduling
 
     def _bound_structures(self) -> list[Request]:
-        """Have structures take a bounded part of the step while others are about; return who leaves it."""
+        """Limit a tenant's structures in the step while others are active; return who leaves it."""
         if not self._bounds_steps() or not any(each.use_structured_output for each in self.running):
             return []
         leaving = leave_step(
@@ -187,9 +187,10 @@ class _Fair(Scheduler):  # type: ignore[misc]
         return aside
 
     def _bound_sequences(self) -> list[Request]:
-        """Keep as many as the loader takes in, while others are about; return who leaves this step.
+        """Limit the sequences to those that the loader can receive, while others are active; return those
+        left out.
 
-        They are the first of the next one. Steps that are planned ahead stay whole, as above.
+        They are first in the next step. Steps that are planned ahead stay whole, as above.
         """
         if not self._bounds_steps():
             return []
@@ -231,6 +232,6 @@ _CALL = re.compile(r"(?:\d+_)?(.+?)(?:-\d+)?(?:-[0-9a-f]{8})?")
 
 
 def _call_of(request_id: str) -> str:
-    """Return what is the same in all sequences of a client's request."""
+    """Return the part of the id that all sequences of a client's request share."""
     found = _CALL.fullmatch(request_id)
     return found[1] if found else request_id

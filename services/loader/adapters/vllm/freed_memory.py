@@ -1,7 +1,7 @@
-"""Gives what structures of answers have used back to the system, once the engine has nothing to do.
+"""Return memory used by structures of answers to the system once the engine is idle.
 
-glibc keeps what is freed among what is still used: 128 sequences of an ambiguous grammar left an engine
-0.7 GB larger. To look for it takes some 60 ms, in which whoever allocates waits.
+glibc retains freed blocks between used ones: 128 sequences of an ambiguous grammar left an engine
+0.7 GB larger. Trimming takes some 60 ms, in which allocations wait.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ _EVERY_SECONDS = 60.0
 
 
 class FreedMemory:
-    """What an engine's structures have freed."""
+    """Memory freed by an engine's structures."""
 
     def __init__(self, is_idle: Callable[[], bool]) -> None:
         self._is_idle = is_idle

@@ -63,7 +63,7 @@ def renaming(model: Any) -> Rename:
 def map_laid_out(path: str | bytes, *, dtype: torch.dtype) -> Tensor:
     """Return a file of a dtype as one flat tensor over a mapping, which lives as long as a view of it does.
 
-    Bytes stand for a file's contents. Raises FileNotFoundError when the one who laid it out has ended.
+    Bytes may replace a path: they are a file's content. Raises FileNotFoundError when the builder has ended.
     """
     if isinstance(path, bytes):
         return torch.frombuffer(bytearray(path), dtype=dtype)
@@ -79,7 +79,7 @@ def map_arena(path: str, *, dtype: torch.dtype) -> Tensor:
 
 
 def views(memory: Tensor, places: Sequence[TensorAt]) -> dict[str, Tensor]:
-    """Return the tensors that lie in a memory."""
+    """Return the tensors in a memory."""
     return {
         place.name: memory[place.begin : place.begin + math.prod(place.shape)].view(place.shape)
         for place in places

@@ -1,12 +1,11 @@
 # ruff: noqa: N803, N806  (shape suffixes: N = rows of a step, V = vocabulary)
 """Log-probabilities at the sampling temperature, for requests that ask.
 
-vLLM's ``logprobs_mode`` is the engine's: raw ones describe the model, processed ones the distribution that
-was sampled from. A trainer that compares ratios at another temperature than 1 needs the latter. Here such a
-request has temperature 1 for vLLM, and its own one in its ``extra_args``: its rows of the logits are divided
-by it before vLLM's sampler sees them, so that the raw log-probabilities are those at the temperature and the
-same tokens are drawn. Other requests of the step keep their bits; a step without such a request costs a look
-at each request.
+vLLM's ``logprobs_mode`` is per engine: raw ones describe the model, processed ones the sampled distribution.
+A trainer that compares ratios at another temperature than 1 needs the latter. Such a request has temperature
+1 for vLLM, and its own one in its ``extra_args``: its rows of the logits are divided by it before vLLM's
+sampler sees them, so that the raw log-probabilities are those at the temperature and the same tokens are
+drawn. Other requests of the step keep their bits; a step without such a request costs one check per request.
 """
 
 from typing import Any
@@ -68,13 +67,13 @@ def _dividing_second(stock: Any) -> Any:
 
 
 def temperature_of(params: Any) -> float:
-    """Return what a request's logits are divided by, 1.0 for one that does not ask."""
+    """Return the divisor of a request's logits, 1.0 by default."""
     options = getattr(params, "extra_args", None)
     return float(options[TEMPERATURE]) if options and TEMPERATURE in options else 1.0
 
 
 def _divided(logits_NV: Any, temperatures: npt.NDArray[np.float32]) -> Any:
-    """Return the logits in float32, divided in place if they are already: nobody reads them later."""
+    """Return the logits in float32, divided in place if they are already: no later code reads them."""
     import torch
 
     own = torch.from_numpy(temperatures).to(logits_NV.device)

@@ -1,14 +1,14 @@
 """The part of an adapter that one worker of several uses, cut out when the adapter is laid out.
 
-vLLM keeps the whole of every adapter in each worker's host memory; a wrapper's `set_lora` cuts the worker's
-part out of it whenever the adapter gets a slot, in the engine's loop. Here the wrapper's own methods cut
-once, beside the loop, and `set_lora` copies what they left.
+vLLM stores the whole of every adapter in each worker's host memory; a wrapper's `set_lora` cuts the worker's
+part out whenever the adapter gets a slot, in the engine's loop. Here the wrapper's own methods cut
+once, outside the loop, and `set_lora` copies the result.
 
 Invariants: a slot gets what vLLM alone would have put there. Wrappers of any other kind than those named here
-keep the whole and cut for themselves, and so do all on a vLLM that the plugin does not name (`CUT_PARTS`).
+store the whole and cut for themselves, and so do all on a vLLM that the plugin does not name (`CUT_PARTS`).
 
-What tensor parallelism does not divide stays whole in every worker: A of a column-parallel layer, which all
-its outputs need, and B of a row-parallel one, which makes all outputs from a part of the inputs.
+Undivided matrices stay whole in every worker: A of a column-parallel layer, which all
+its outputs need, and B of a row-parallel one, which computes all outputs from a part of the inputs.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
-"""Routes: which experts each token of a request went to, in each routed layer, for requests that ask (R3).
+"""Routes: the experts of each token of a request, in each routed layer, for requests that ask (R3).
 
 vLLM returns them from its second model runner alone (`returned_routes`), which a CPU does not run. For the
-first one, the capturer that vLLM has for the second is bound to the routers, and what a step captured is
-dealt out to its requests in the order of the step's tokens. Invariants: nothing is bound before a request
-asks; what nobody fetches is bounded. A token whose step did not run here, because its block was in the prefix
-cache, has the route `UNKNOWN`.
+first one, vLLM's capturer for the second is bound to the routers, and a step's captured routes are
+distributed to its requests in the order of the step's tokens. Invariants: nothing is bound before a request
+asks; routes that are not fetched are bounded. A token whose step did not run here, because its block was in
+the prefix cache, has the route `UNKNOWN`.
 """
 
 from collections import OrderedDict
@@ -84,7 +84,7 @@ class RouteBook:
         return len(self._layers), int(self._capturer.shape_per_token[1])
 
     def note(self, runner: Any, step: Any) -> None:
-        """Deal out what a step has captured: its tokens stand request after request."""
+        """Distribute a step's captured routes, whose tokens are ordered by request."""
         begin, captured = 0, None
         for index, name in enumerate(runner.input_batch.req_ids):
             count = int(step.num_scheduled_tokens.get(name, 0))
@@ -149,6 +149,6 @@ def _tokens(output: Any) -> Mapping[int, int]:
 
 
 def _exactly(rows: bytes, *, tokens: int, token_bytes: int) -> bytes:
-    """Return as many tokens' routes as are due: what is missing is unknown."""
+    """Return the routes of exactly so many tokens: missing ones are unknown."""
     needed = tokens * token_bytes
     return rows[:needed] + b"\xff" * (needed - len(rows))

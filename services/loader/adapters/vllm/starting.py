@@ -1,4 +1,4 @@
-"""From the loader's configuration to a running vLLM."""
+"""Start vLLM from the loader's configuration."""
 
 import dataclasses
 import importlib
@@ -39,7 +39,7 @@ _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How to start the engine."""
+    """The start configuration of the engine."""
 
     base_dir: Path
     facts: BaseFacts
@@ -156,7 +156,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
 
 
 def _with_routes(arguments: Any, vllm_config: Any, config: EngineConfig) -> tuple[Any, RouteSource, str]:
-    """Have the second model runner return routes; return the configuration, their source, what is wrong."""
+    """Let the second model runner return routes; return the configuration, their source, and a problem."""
     is_first, problem = not vllm_config.use_v2_model_runner, ""
     is_returned = bool(config.facts.experts) and not is_first
     if is_returned:
@@ -282,7 +282,7 @@ def prepare_environment(*, threads: int) -> None:
 
 
 def prepare_device(device: Device, *, workers: int) -> None:
-    """Set what the engine process reads, by the device."""
+    """Set the engine process's environment, by the device."""
     if device.kind == "cpu":
         # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
         # request first draws at random or asks for log-probabilities: 25 s during which all others wait.

@@ -1,14 +1,14 @@
-"""Structures of answers, which xgrammar follows: a request ends when following its own takes too long.
+"""Follow structures of answers with xgrammar; a request ends when its structures take too long.
 
-`core.structure_time` says how long; who has said nothing of a grammar's request has it follow one of its own.
+`core.structure_time` has the limits; a grammar whose request is unknown has its own allowance.
 
-xgrammar has no bound of its own, and a single call of it may take minutes: to accept a long token where the
+xgrammar has no limit of its own, and a single call of it may take minutes: to accept a long token where the
 pattern is ``((a+)+)+``, nested 100 deep, or to find the tokens that may come next in the grammar of 60 rules
-``r0 ::= r1 r1 | r1``, ``r1 ::= r2 r2 | r2``, and so on. No call can be ended, but none holds Python's lock.
-So a thread of its own makes it, and the engine's waits as long as the answer may still take of the processor.
-A thread whose call takes longer is abandoned to it, at the lowest priority; nobody touches its grammar again.
+``r0 ::= r1 r1 | r1``, ``r1 ::= r2 r2 | r2``, and so on. No call can be stopped, but none holds Python's lock.
+So a separate thread calls it, and the engine's thread waits within the answer's remaining processor time.
+A thread whose call takes longer is abandoned at the lowest priority; its grammar is not used again.
 
-A turn of a thread costs some 30 to 150 us. Schemas without patterns do without: delimiters stand between
+A thread switch costs some 30 to 150 us. Schemas without patterns need none: delimiters separate
 their values, and no call takes more than some 20 ms.
 """
 
@@ -63,7 +63,7 @@ def share_time(grammar: Any, time_of_request: RequestTime) -> None:
 
 
 def expected_seconds(grammar: Any) -> float:
-    """Return what a step of a grammar may be expected to take: as much as its last one."""
+    """Return the expected time of a grammar's step: as much as its last one."""
     return float(getattr(grammar, _STEP_SECONDS, SECONDS_A_TOKEN))
 
 
@@ -139,7 +139,9 @@ def _time_of(grammar: Any) -> RequestTime:
 
 
 def _bounded(grammar: Any, stock: Any, *args: Any) -> Any:
-    """Return what a grammar's method does. Raises TimeoutError, before the call if no time is left for it."""
+    """Return the result of a grammar's method. Raises TimeoutError, before the call if no time is left for
+    it.
+    """
     of_request = _time_of(grammar)
     seconds = of_request.call_seconds()
     if seconds <= 0 or getattr(grammar, _IS_LOST, False):
@@ -193,7 +195,7 @@ class _CallThread:
     def call(
         self, work: Callable[[], Any], *, seconds: float, tenant: str
     ) -> tuple[Any, Exception | None, float]:
-        """Return what a tenant's call returns or raises, and how many seconds of the processor it took.
+        """Return the result of a tenant's call, and its seconds of processor time; raise its errors.
 
         Raises TimeoutError when it takes more. The thread ends with that call, and takes no other.
         """

@@ -1,8 +1,8 @@
-"""How far the loader has taken in what the engine sent: the engine waits rather than runs far ahead.
+"""Acknowledge the engine's outputs: the engine waits instead of running far ahead of the loader.
 
-vLLM sends the outputs of every step whether or not they are taken in. A loader that is behind answers nobody
-meanwhile and hands no requests on, so the engine would make small steps for nothing; and whoever comes next
-would wait for all of others' outputs that are on their way before its own.
+vLLM sends the outputs of every step without acknowledgement. A loader that is behind answers no
+request and forwards none, so the engine would make small steps; and a newcomer
+would wait for all unreceived outputs of others before its own.
 """
 
 import os
@@ -23,7 +23,7 @@ _TIME = struct.Struct("d")
 
 
 class TakenOutputs:
-    """The loader's side: a pipe that the engine opens, with the times of the outputs that were taken in."""
+    """The loader's side: a pipe that the engine opens, with the times of received outputs."""
 
     def __init__(self) -> None:
         reading, self._writing = os.pipe()
@@ -31,7 +31,7 @@ class TakenOutputs:
         self.path = f"/proc/{os.getpid()}/fd/{reading}"
 
     def watch(self, output_processor: Any) -> None:
-        """Tell what vLLM's output processor has taken in whole. Any: vllm has no types."""
+        """Report the outputs that vLLM's output processor has received completely. Any: vllm has no types."""
         process, end = output_processor.process_outputs, output_processor.update_scheduler_stats
         latest = 0.0
 
@@ -63,7 +63,7 @@ class SentOutputs:
         self._sent.append(timestamp)
 
     def wait(self) -> bool:
-        """Return once few enough are on their way, or after a while; whether the loader was behind."""
+        """Return once few enough are unreceived, or after a while; whether the loader was behind."""
         if len(self._sent) > MOST_AHEAD:
             self._read(0.0)
         is_behind = len(self._sent) > MOST_AHEAD
@@ -73,7 +73,7 @@ class SentOutputs:
         return is_behind
 
     def _read(self, seconds: float) -> bool:
-        """Wait for what the loader tells; return whether it told something."""
+        """Wait for the loader's report; return whether there was one."""
         is_told = self._poller.poll(1000 * max(0.0, seconds))
         told = os.read(self._reading, _READ_BYTES) if is_told else b""
         if not told:

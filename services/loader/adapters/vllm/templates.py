@@ -1,8 +1,8 @@
-"""Adapters of one shape are wrapped alike: the second one takes over what was found out about the first.
+"""Wrap adapters of one shape alike: the second one reuses the first one's template.
 
-vLLM's way from tensors to the weights of its modules (names, checks, merges) and the cutting of a worker's
-part out of them are the same for all adapters that have the same tensors at the same places, and take longer
-than making the views does.
+vLLM's conversion of tensors to the weights of its modules (names, checks, merges) and the cutting of a
+worker's part are the same for all adapters with the same tensors at the same places, and take longer than
+creating the views.
 """
 
 import logging
@@ -20,7 +20,7 @@ Memory = Any  # a flat tensor; Any, here and below: this module is imported befo
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view of an adapter's memory, ``offset`` items behind its beginning."""
+    """A view of an adapter's memory, ``offset`` items after its start."""
 
     size: Sequence[int]
     stride: Sequence[int]
@@ -29,7 +29,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """What is the same in all adapters: nothing, or one number that stands for a whole tensor."""
+    """A value that is the same in all adapters: None, or one number for a whole tensor."""
 
     value: Any
 
@@ -38,7 +38,7 @@ Part = View | Same
 
 
 class Template:
-    """What of a module's weights is where in an adapter's memory."""
+    """Places of a module's weights in an adapter's memory."""
 
     def __init__(self, lora: Any, memory: Memory) -> None:
         self.fits = True

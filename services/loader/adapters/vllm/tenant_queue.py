@@ -1,4 +1,4 @@
-"""Who waits in vLLM's scheduler, and whose structures are compiled next: the tenants in turn."""
+"""Waiting sequences in vLLM's scheduler, and the compilation of structures: tenants in turn."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
 
 
 class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
-    """`FairQueue` as vLLM asks it. It is false while nobody may start, whoever waits.
+    """`FairQueue` with vLLM's interface. It is false while no sequence may start, even if some wait.
 
-    Invariant: who waits for its structure to be compiled has no place in the queue, so it holds no seat and
-    no step looks at it.
+    Invariant: a sequence whose structure is being compiled is not in the queue, so it holds no seat and
+    costs no step anything.
     """
 
     def __init__(self, *, seats: int, reserve: int) -> None:
@@ -101,9 +101,9 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
 
 
 class CompileTurns:
-    """Stands in for the executor that vLLM compiles structures in: by tenant, not in order of arrival.
+    """A stand-in for vLLM's executor that compiles structures: by tenant, not in order of arrival.
 
-    Its threads give way to the engine's steps: 128 sequences of a grammar of 8 KiB take seconds to begin.
+    Its threads yield to the engine's steps: 128 sequences of a grammar of 8 KiB take seconds to begin.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -158,5 +158,5 @@ def tenant_of(request: Request) -> str:
 
 
 def _prompt_cost(request: Request) -> int:
-    """Return what starting a request costs; what was started before is paid for."""
+    """Return the cost of starting a request; one that was started before is free."""
     return 0 if request.status == RequestStatus.PREEMPTED else PROMPT_WEIGHT * request.num_prompt_tokens

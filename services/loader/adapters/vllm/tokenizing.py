@@ -66,10 +66,10 @@ def tokenizing_short_texts_at_once(renderer: Any) -> Any:  # Any: vllm has no ty
 
 
 def remember_texts(tokenizer: Any) -> None:  # Any: a tokenizer of transformers
-    """Let a tokenizer decode each token on its own once; at most its vocabulary is kept. Idempotent.
+    """Let a tokenizer decode each token on its own once; the cache is limited to its vocabulary. Idempotent.
 
-    Log-probabilities name up to 21 tokens a position, and decoding one takes 14 us: of 64 completions that is
-    18 ms a step, in which the loader answers nobody.
+    Log-probabilities name up to 21 tokens per position, and decoding one takes 14 us: for 64 completions that
+    is 18 ms per step, in which the loader answers nothing.
     """
     if "decode" in vars(tokenizer):
         return

@@ -1,12 +1,12 @@
-"""What MinT adds to vLLM's worker, in the engine process: adapters are laid out beside the engine's loop.
+"""MinT's extension of vLLM's worker, in the engine process: adapters are laid out outside the engine's loop.
 
 vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
-for it. Here the builder process has read, checked and converted an adapter before the engine hears of it; the
-engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`), most often by one
+for it. Here the builder process has read, checked and converted an adapter before; the
+engine maps it (`enter`) and copies it into a slot in slices of limited length (`activate`), most often by one
 call.
 
 Invariants: no method raises (with several workers an exception leaves the others' replies unread, and later
-calls get them: vllm-project/vllm#57846), failures are values; the loader keeps at most ``max_cpu_loras``
+calls get them: vllm-project/vllm#57846), failures are values; the loader has at most ``max_cpu_loras``
 adapters here and ``max_loras`` in slots, so vLLM's own LRU never evicts and nothing is ever read inside a
 step.
 
@@ -92,7 +92,7 @@ class WorkerExtension:
 
     @_replying
     def mint_residents(self) -> Reply:
-        """Return what is here."""
+        """Return the adapters here."""
         return self._mint_adapters().residents()
 
     def _mint_adapters(self) -> "WorkerAdapters":
@@ -107,7 +107,7 @@ class WorkerExtension:
 
 @dataclass(slots=True)
 class Copying:
-    """An adapter on its way into the slot ``index``: the modules that are left."""
+    """An adapter being copied into the slot ``index``, with its remaining modules."""
 
     number: int
     index: int
@@ -169,11 +169,11 @@ class WorkerAdapters:
     def activate(
         self, number: int, victim: int | None, slice_ms: float, memory: Memory | None = None
     ) -> Reply:
-        """Copy module by module until the slice is over. A slot half copied belongs to nobody.
+        """Copy module by module until the slice is over. A half-copied slot has no adapter.
 
-        The victim leaves its slot whatever becomes of the copy: the loader has counted it out of there.
-        Of several workers each is done in its own time: one that was done is so when it is asked again.
-        It waits while no slot is free yet: the loader counts an adapter out before it sends word of that.
+        The victim leaves its slot in any case: the loader has already counted it out.
+        Of several workers each is done in its own time: one that was done says so when it is called again.
+        It waits while no slot is free yet: the loader counts an adapter out before it sends the call.
         """
         from services.loader.adapters.vllm.rank_part import set_lora
 
@@ -210,7 +210,7 @@ class WorkerAdapters:
         return {"done": True, "stall_ms": _milliseconds_since(began)}
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Forget adapters in whichever state they are; nothing reads their memory any more."""
+        """Remove adapters in any state; no code reads their memory later."""
         for number in numbers:
             if self._copying is not None and self._copying.number == number:
                 self._copying = None
@@ -224,7 +224,7 @@ class WorkerAdapters:
 
 
 def merge(manager: Any, lora: _Lora) -> None:
-    """Bring an adapter's tensors together as vLLM's modules take them, and keep the worker's part: views."""
+    """Return an adapter's tensors in the form of vLLM's modules, and only the worker's part: views."""
     if not lora.loras:
         return  # other stages have all of it
     with unpinned():
@@ -241,7 +241,7 @@ def merge(manager: Any, lora: _Lora) -> None:
 
 @contextmanager
 def unpinned() -> Iterator[None]:
-    """Keep vLLM from pinning an adapter's tensors one by one: a copy each, in the engine's loop.
+    """Prevent vLLM from pinning an adapter's tensors one by one: a copy each, in the engine's loop.
 
     Copies could not be found again in the memory of the next adapter of the shape either.
     """

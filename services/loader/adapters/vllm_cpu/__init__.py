@@ -1,4 +1,4 @@
-"""What vLLM needs on a CPU alone: no process of an engine on GPUs imports a line of it.
+"""Patches that vLLM needs only on a CPU: no engine process on GPUs imports this package.
 
 - `bare_rows`: rows without an adapter get nothing, not the last slot's adapter.
 - `moe_backend`: layers of experts with LoRA run in torch, not in Triton, which has no CPU backend.

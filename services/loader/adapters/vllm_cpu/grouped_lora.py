@@ -3,14 +3,14 @@
 
 vLLM's own operations for CPU call a dozen operations for every slice of a layer, several times over every
 token's own copy of A and B: half of a step of a small base, and a prompt of 200 tokens copies 200 matrices.
-Here a prompt is multiplied at once, where it stands; of single tokens, those of several adapters share one
-batched product, and those of one adapter take its matrices without a copy.
+Here a prompt is multiplied in one product, in place; single tokens of several adapters share one
+batched product, and those of one adapter use its matrices without a copy.
 
-Invariant: what a token gets depends on the tokens that share its step by rounding alone, and on Intel's
+Invariant: other tokens of the step affect a token's result only by rounding, and on Intel
 processors not at all, bit for bit: there a product of many rows and a batched product add up in one order,
 those of a few rows or of one matrix in another, so that a run of a few rows is multiplied together with its
-neighbours, whose part is thrown away. On AMD's, MKL adds a batched product up in an order of its own, two to
-five times slower: there an adapter's tokens are multiplied by themselves, unless the adapters are many and
+neighbours, whose part is discarded. On AMD's, MKL adds a batched product up in its own order, two to
+five times slower: there an adapter's tokens are multiplied separately, unless the adapters are many and
 small.
 
 Written against vLLM 0.32; tests/integration/loader/test_lora_cpu.py compares with vLLM's own operations.
@@ -41,7 +41,7 @@ _ELEMENTS_PER_GROUP = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Tokens of one slot that stand together, and the rows around them that are multiplied."""
+    """Consecutive tokens of one slot, and the rows around them that are multiplied too."""
 
     begin: int
     end: int
@@ -51,11 +51,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """How a step's tokens are taken.
+    """Division of a step's tokens into products.
 
-    ``runs`` are the longer ones; ``pads`` rows of zeros make a window of a step that is too short for one.
-    ``short`` says where the other tokens are, two at least: a lone one comes twice; ``slots`` which slot is
-    each one's, or the one that is all of theirs.
+    ``runs`` are the longer ones; ``pads`` rows of zeros complete the window of a step that is too short for
+    one. ``short`` has the places of the other tokens, at least two: a lone one is repeated; ``slots`` is the
+    slot of each, or the one of all.
     """
 
     runs: tuple[Run, ...]
@@ -97,7 +97,7 @@ def plan_rows(slots_T: Sequence[int]) -> Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotTokens:
-    """All tokens of one slot; a slice where they stand together."""
+    """All tokens of one slot; a slice if they are consecutive."""
 
     slot: int
     rows: slice | Tensor
@@ -138,7 +138,7 @@ def are_batched(factor: Tensor, *, rows: int, groups: int) -> bool:
 
 
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
-    """What a layer with LoRA calls; only linear layers are done differently."""
+    """The LoRA operations of a layer; only linear layers differ from vLLM's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any, here and below: vLLM's signatures
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Which implementation vLLM chooses for layers of experts."""
+"""vLLM's choice of the implementation for layers of experts."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 # ruff: noqa: N803, N806  (shape suffixes, see the legend below)
 """Routed experts with LoRA in plain torch, for vLLM on CPU, which has none.
 
-vLLM's own wrapper keeps its buffers, its loading and its context; only the experts' arithmetic is here.
+vLLM's own wrapper provides its buffers, its loading and its context; only the experts' arithmetic is here.
 
 Shapes: T = tokens, k = experts per token, P = T * k pairs of a token and an expert, in order of (expert,
 slot), G = those with an adapter, D = model width, I = expert width, S = slots, E = experts, R = rank of the
@@ -32,7 +32,7 @@ class TorchLoraExperts(LoRAExpertsMixin, CPUUnquantizedExperts):  # type: ignore
         return bool(activation == MoEActivation.SILU)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Keep w13 ``[E, 2I, D]`` and w2 ``[E, D, I]`` as they are: nothing is packed for a kernel."""
+        """Leave w13 ``[E, 2I, D]`` and w2 ``[E, D, I]`` unchanged: nothing is packed for a kernel."""
 
     def apply(  # noqa: PLR0917  # vLLM's signature
         self,
@@ -96,7 +96,7 @@ def _is_batched(factor: Tensor, *, rows: int, groups: int) -> bool:
 
 
 class _Pairs:
-    """The pairs of a step that this rank computes, sorted so that those of an expert stand together."""
+    """The pairs of a step that this rank computes, sorted by expert."""
 
     def __init__(self, experts_TK: Tensor, slots_T: Tensor, *, experts: int) -> None:
         flat = experts_TK.reshape(-1)

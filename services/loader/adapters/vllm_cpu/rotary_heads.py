@@ -1,6 +1,6 @@
-"""Rotary embedding of heads that stand apart, on CPU.
+"""Rotary embedding of queries with separate heads, on CPU.
 
-vllm-project/vllm#12777 made CUDA's kernel right for queries of this shape; the CPU's was left out.
+vllm-project/vllm#12777 corrected CUDA's kernel for queries of this shape, but not the CPU's.
 """
 
 from typing import Any

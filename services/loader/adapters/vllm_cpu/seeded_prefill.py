@@ -1,9 +1,9 @@
 """Seeded requests whose prompt takes several engine steps, on CPU.
 
-A step that computes only a part of a prompt samples a token all the same and throws it away; vLLM then winds
-the request's generator back by an offset, which a CPU generator does not have: "CPU Generator does not use
-offset" ends the engine, with everybody's requests. Here the generators of such requests keep the state that
-they had before the step.
+A step that computes only a part of a prompt still samples a token and discards it; vLLM then rewinds
+the request's generator by an offset, which a CPU generator does not have: "CPU Generator does not use
+offset" ends the engine, with all requests. Here the generators of such requests return to the state
+before the step.
 """
 
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ _GENERATED_TOKENS = metrics.TOKENS.labels(kind="generated")
 
 
 class CallEngine:
-    """Stands in for the AsyncLLM in one call. Any, here and below: vllm has no types."""
+    """A stand-in for the AsyncLLM in one call. Any, here and below: vllm has no types."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class CallEngine:
         return getattr(self._llm, name)
 
     async def admit(self, request: Any, prompts: Sequence[Any]) -> None:
-        """Count what a request may come to, and hold its adapter until the call is closed.
+        """Count a request's maximum work, and hold its adapter until the call is closed.
 
-        Raises InvalidField of one that would repeat too much of its prompts in its answer.
+        Raises InvalidField for one that would repeat too much of its prompts in its answer.
         """
         assert self.served is None, "a call is admitted once"
         self.is_read = True
@@ -86,7 +86,7 @@ class CallEngine:
         reasoning_parser_kwargs: Any = None,
         **_set_by_mint: Any,
     ) -> RequestOutputs:
-        """Start a request when its first output is asked for, in its tenant's turn."""
+        """Start a request when its first output is requested, in its tenant's turn."""
         assert self.served is not None, "a request of a call that is not admitted"
         prompt["cache_salt"] = self._call.tenant_id
         outputs = self._llm.generate(
@@ -145,7 +145,7 @@ class CallEngine:
 
 
 class CallRenderer:
-    """Stands in for vLLM's renderer: the tenants take turns, and what is rendered is admitted."""
+    """A stand-in for vLLM's renderer: tenants take turns, and rendered requests are admitted."""
 
     def __init__(
         self,

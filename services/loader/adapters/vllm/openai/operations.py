@@ -11,7 +11,7 @@ from services.loader.core.parsing import Parsing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingMethod:
-    """What answers an operation: vLLM's request type, and the name of a serving object's method.
+    """The implementation of an operation: vLLM's request type, and the name of a serving object's method.
 
     ``has_nulls``: its answers name fields without a value.
     """

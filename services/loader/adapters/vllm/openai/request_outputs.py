@@ -1,7 +1,7 @@
 """The outputs of one request, as vLLM's serving classes iterate them.
 
-Invariants: it can be closed while another task waits for an output, whose wait is cancelled then; once it is
-closed, the request has been aborted and nobody waits.
+Invariants: it can be closed while another task waits for an output, which cancels the wait; once it is
+closed, the request has been aborted and no task waits.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class RequestOutputs:
         return self
 
     async def __anext__(self) -> Any:
-        """Return the next output. Raises StopAsyncIteration when there is none, or none any more."""
+        """Return the next output. Raises StopAsyncIteration at the end."""
         if self._is_closed:
             raise StopAsyncIteration
         self._reader = asyncio.current_task()

@@ -1,7 +1,7 @@
 """vLLM's serving classes, built once; and one call through them.
 
-Invariants: what the engine cannot begin is an error, not a stream with an error in it; what it ends midway
-ends the stream with an error.
+Invariants: a request that the engine cannot begin is an error, not a stream with an error in it; an error of
+the engine midway ends the stream with an error.
 """
 
 import logging
@@ -136,7 +136,7 @@ class VllmServing:
 
 @dataclass(frozen=True, slots=True)
 class _Admitting:
-    """Admits a call, and has its answer name what was admitted."""
+    """Admits a call, and names the admitted revision in its answer."""
 
     serving: Any
     engine: CallEngine
@@ -147,7 +147,7 @@ class _Admitting:
 
 
 async def _events(result: Any, engine: CallEngine) -> AsyncGenerator[AnswerHead | bytes, None]:
-    """Yield the head once the engine has brought something, then the events."""
+    """Yield the head once the engine has returned output, then the events."""
     early: list[bytes] = []
     has_head = is_told = False
     async for event in result:
@@ -202,7 +202,7 @@ class _ErrorEvent(msgspec.Struct):
 
 
 def _told_by(events: list[bytes]) -> Exception:
-    """Return what vLLM tells of a stream that ended before the engine brought anything."""
+    """Return vLLM's error of a stream that ended before the engine returned output."""
     for line in b"".join(events).split(b"\n"):
         with suppress(msgspec.DecodeError):
             told = msgspec.json.decode(line.removeprefix(b"data: "), type=_ErrorEvent).error
@@ -213,7 +213,7 @@ def _told_by(events: list[bytes]) -> Exception:
 
 
 def _models_of(models: Any, name: str) -> Any:
-    """Return a list of models with one entry, which is what the client asked for."""
+    """Return a list of models with one entry, the requested one."""
     from vllm.entrypoints.openai.models.protocol import BaseModelPath
     from vllm.entrypoints.openai.models.serving import OpenAIModelRegistry
 
@@ -273,9 +273,9 @@ def _refused(response: Any) -> MintError:
 
 
 class _Unanswered(logging.Filter):
-    """Drops vLLM's own reports of errors that are told to whoever asked: clients could fill a disk."""
+    """Drops vLLM's log records of errors that the client gets: clients could fill a disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a report is about something else."""
+        """Return whether a record is about something else."""
         error = record.exc_info[1] if record.exc_info else None
         return error is None or (_told(error) is error and not isinstance(error, MintError))

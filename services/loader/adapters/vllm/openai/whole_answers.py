@@ -1,7 +1,7 @@
-"""Whole answers, whose log-probabilities are made and encoded a choice at a time, beside the event loop.
+"""Whole answers whose log-probabilities are computed and encoded per choice, outside the event loop.
 
-vLLM makes those of all choices at once: of 128 with 150 tokens and 20 log-probabilities each in 5 s, in which
-the loader would answer nobody.
+vLLM computes those of all choices at once: for 128 with 150 tokens and 20 log-probabilities each in 5 s, in
+which the loader could not answer.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ MOST_AT_ONCE = 512
 
 
 class WholeAnswer:
-    """An answer that is no stream. Any, here and below: vllm has no types."""
+    """An answer that is not streamed. Any, here and below: vllm has no types."""
 
     def __init__(self, method: ServingMethod) -> None:
         self._dump_options = {"by_alias": True, "exclude_none": not method.has_nulls}
@@ -31,7 +31,7 @@ class WholeAnswer:
                 setattr(serving, name, partial(self._make, getattr(serving, name), kind))
 
     def _make(self, make: Any, kind: Any, *args: Any, top_logprobs: Any, **options: Any) -> Any:
-        """Return a choice's log-probabilities, or what stands for them until they are made."""
+        """Return a choice's log-probabilities, or a placeholder until they are computed."""
         self._made += sum(len(step or ()) for step in top_logprobs)
         now = partial(make, *args, top_logprobs=top_logprobs, **options)
         if self._made <= MOST_AT_ONCE:

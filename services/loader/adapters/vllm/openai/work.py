@@ -12,7 +12,7 @@ MAX_PROMPT_BYTES = 32 << 20
 
 
 def work_of(request: Any, prompt_lengths: Sequence[int], *, max_context: int) -> ApiWork:
-    """Return what a request with these prompts may come to."""
+    """Return the maximum work of a request with these prompts."""
     n = getattr(request, "n", None) or 1
     wanted = next(
         (

@@ -1,1 +1,1 @@
-"""What mends vLLM's own behaviour, or replaces it; `adapters/vllm_plugin.py` says where each applies."""
+"""Repairs and replacements of vLLM's behaviour; `adapters/vllm_plugin.py` says where each applies."""

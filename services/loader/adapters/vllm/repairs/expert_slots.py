@@ -1,10 +1,10 @@
-"""What a slot of a layer's experts needs cleared before another adapter is copied into it.
+"""Clear only the needed part of a slot of a layer's experts before another adapter is copied into it.
 
 vLLM writes zeros over all of a slot, at the engine's largest rank, before it copies an adapter of any rank
-into it: more than half the time that a packed adapter takes in the engine's loop. Zeros are needed only where
+into it: more than half of a packed adapter's time in the engine's loop. Zeros are needed only where
 the last adapter reached and the next one does not.
 
-Invariants: a slot ends up exactly as vLLM alone would have left it; one that anything else has written to is
+Invariants: a slot ends up exactly as vLLM alone would have left it; one that other code has written to is
 cleared as vLLM does it, and so is every slot on a vLLM that the plugin does not name (`CLEAR_SLOTS`).
 """
 
@@ -41,7 +41,7 @@ def cleared_sparingly(module: Any, index: int, layer: Any) -> Iterator[None]:  #
 
 
 def _watch(module: Any) -> dict[int, int]:
-    """Return the ranks of what the slots hold; a slot that vLLM clears by itself is not known any more."""
+    """Return the ranks in the slots; a slot that vLLM clears by itself becomes unknown."""
     known: dict[int, int] | None = module.__dict__.get(_RANKS)
     if known is not None:
         return known

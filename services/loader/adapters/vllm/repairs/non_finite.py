@@ -1,20 +1,21 @@
 # ruff: noqa: N806  (shape suffixes: T = tokens of the step, D = model width)
 """Numbers that are not finite stay with the request that computed them, and end it.
 
-vLLM's attention on CPU multiplies what lies behind a sequence's end in its last block by zero, and zero times
-NaN is NaN: a value that is not finite, once in a freed block, reaches whoever gets the block next. Here every
-step ends with a look at the model's last hidden states. A request with a row that is not finite is ended in
-that step, before it samples; its blocks are made finite and leave the prefix cache before anybody else can
-have them. Nothing else pays: one sum a step, not one a layer (docs/adr/0017 compares the ways).
+vLLM's attention on CPU multiplies values after a sequence's end in its last block by zero, and zero times
+NaN is NaN: a value that is not finite, once in a freed block, reaches the block's next user. Here every
+step ends with a check of the model's last hidden states. A request with a row that is not finite ends in
+that step, before it samples; its blocks are made finite and leave the prefix cache before any other request
+can use them. The cost is one sum per step, not one per layer (docs/adr/0017 compares the ways).
 
 Why that is enough. A token attends to itself, so that a value that is not finite makes its attention output,
 and from there every later state of its row, not finite; so do a query or a key, unless its score is minus
-infinity. Keys and finite values behind the end have no part in the result, whatever their size. The final
-norm bounds a finite state, so the logits are finite if it is. A request that shares a block with one that is
-ended in the step that wrote it reads the same values, and is ended too. With several ranks all see the same
+infinity. Keys and finite values after the end have no part in the result, whatever their size. The final
+norm bounds a finite state, so the logits are finite if it is. A request that shares a block with one that
+ends in the step that wrote it reads the same values, and ends too. With several ranks all see the same
 states, and each cleans its own cache.
 
-Written against vLLM 0.32; tests/integration/loader/test_vllm_plugin.py shows what its kernel does as shipped.
+Written against vLLM 0.32; tests/integration/loader/test_vllm_plugin.py shows its kernel's unrepaired
+behaviour.
 """
 
 import math
@@ -28,7 +29,7 @@ _CLEANED = "mint_cleaned_blocks"
 
 
 def keep_blocks_finite() -> None:
-    """Repair the model runner: what a step leaves in the KV cache is finite. Idempotent."""
+    """Repair the model runner, so that a step leaves only finite values in the KV cache. Idempotent."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     if GPUModelRunner.sample_tokens.__module__ != __name__:
@@ -68,10 +69,10 @@ def _checking(stock: Any) -> Any:
 
 
 def _take_out(runner: Any, state: Any) -> tuple[Mapping[str, int], set[int]]:
-    """Find the requests with rows that are not finite, and make all that they left behind finite.
+    """Find the requests with rows that are not finite, and make their blocks finite.
 
-    Returns how many rows of each, and the blocks. What the requests sample after it means nothing, but is no
-    trouble for the sampler.
+    Returns the number of rows of each, and the blocks. What the requests sample after it is meaningless but
+    harmless for the sampler.
     """
     hidden_TD = state.hidden_states[: state.scheduler_output.total_num_scheduled_tokens]
     if math.isfinite(hidden_TD.sum()):
@@ -92,7 +93,7 @@ def _take_out(runner: Any, state: Any) -> tuple[Mapping[str, int], set[int]]:
 
 
 def _clean_blocks(runner: Any, rows: slice) -> set[int]:
-    """Replace what is not finite in the blocks that these rows of the step have written to; return them."""
+    """Make the blocks finite that these rows of the step have written to; return them."""
     layers = runner.compilation_config.static_forward_context
     cleaned: set[int] = set()
     for groups, table in zip(runner.attn_groups, runner.input_batch.block_table.block_tables, strict=True):
@@ -128,9 +129,9 @@ def _ending(stock: Any) -> Any:
 
 
 def _end(scheduler: Any, names: Sequence[str], *, cleaned: Collection[int]) -> Sequence[Any]:
-    """Free what the requests have; their blocks are no prefix of anybody's any more.
+    """Free the requests' blocks and remove them from the prefix cache.
 
-    One whose client has gone meanwhile is free already, and only the runner knows its blocks.
+    One whose client has left meanwhile is free already, and only the runner knows its blocks.
     """
     from vllm.v1.request import RequestStatus
 
