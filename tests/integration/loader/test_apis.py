@@ -323,7 +323,7 @@ async def test_what_generates_nothing_waits_for_its_tenants_turn(
     rig: Any, api: Api, operation: str, body: dict[str, Any]
 ) -> None:
     turns = rig.engine._serving._renders
-    async with turns.taken("another"):
+    async with turns.turn("another"):
         asking = asyncio.create_task(api.ask(operation, **body))
         await _until(lambda: len(turns._queue) == 1)
     assert (await asking).status_code == 200
