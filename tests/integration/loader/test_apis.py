@@ -229,7 +229,7 @@ async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> 
         ("chat", {"messages": []}, "messages"),
         ("chat", {**CHAT, "temperature": -1}, "temperature"),
         ("chat", {**CHAT, "n": 10000}, "n"),
-        ("chat", {**CHAT, "logprobs": True, "top_logprobs": 90}, "logprobs"),
+        ("chat", {**CHAT, "logprobs": True, "top_logprobs": 90}, "top_logprobs"),
         (
             "chat",
             {
@@ -307,13 +307,14 @@ async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, a
         rendered = (await api.ask("render_chat", stream=stream, **CHAT)).json()
         assert (rendered["token_ids"], rendered["sampling_params"]["max_tokens"]) == (tokens, 6)
     assert (await api.ask("strange")).status_code == 404
-    for operation, body, field in (
-        ("tokenize", {"prompt": LONG}, "prompt"),
-        ("tokenize", {"messages": [{"role": "user", "content": LONG}]}, "messages"),
-        ("detokenize", {"tokens": [1] * len(LONG)}, "tokens"),
+    for operation, body, code in (
+        ("tokenize", {"prompt": LONG}, "invalid_field"),
+        ("tokenize", {"messages": [{"role": "user", "content": LONG}]}, "invalid_field"),
+        ("detokenize", {"tokens": [1] * len(LONG)}, "context_length_exceeded"),
     ):
         refused = await api.ask(operation, **body)
-        assert (refused.status_code, refused.json()["error"]["field"]) == (422, field), refused.text
+        assert refused.status_code in {400, 422}, refused.text
+        assert refused.json()["error"]["code"] == code
 
 
 @pytest.mark.parametrize(
