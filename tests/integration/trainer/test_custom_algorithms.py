@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mint_common.events import TrainingFailed
+from mint_common.events import PolicyParked, RevisionExported, TrainingFailed
 from mint_common.settings import AlgorithmSettings
 from services.trainer.app import open_trainer
 
@@ -60,3 +60,23 @@ async def test_a_trainer_does_not_start_with_a_path_that_it_cannot_import(stage:
     with pytest.raises(Exception, match=r"MINT_ALGORITHMS_CUSTOM: cannot import .examples\.ipo\.nothing"):
         async with open_trainer(stage.settings.model_copy(update={"algorithms": wrong})):
             pass
+
+
+async def test_a_policy_waits_for_a_trainer_that_knows_the_algorithm_of_its_log(stage: Stage) -> None:
+    stage.settings = stage.settings.model_copy(update={"snapshot_seconds": 1e6})
+    knowing = stage.settings.model_copy(update={"algorithms": IPO})
+    without, stage.settings = stage.settings, knowing
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1, spec=PAIRS, change=masked))
+        (first,) = await stage.exported(1)
+    stage.settings = without
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1, job="job_next", spec=SPEC, revision=ref(first, 1)))
+        parked = (await stage.expect(2))[1]
+    assert isinstance(parked, PolicyParked)
+    assert (parked.code, "'ipo' is neither built in nor named" in parked.reason) == ("unreadable", True)
+    stage.settings = knowing
+    async with stage.trainer():
+        last = (await stage.expect(3))[2]
+    assert isinstance(last, RevisionExported)
+    assert (last.step, last.parent) == (2, first.digest)
