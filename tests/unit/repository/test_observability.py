@@ -157,7 +157,7 @@ def test_the_operators_pages_name_settings_and_series_that_exist(name: str) -> N
 
     assert named - set(re.findall(r"MINT_\w+", settings)) == set()
     roles = {f"mint_{service}" for service in SERVICES}  # of compose's Postgres
-    series = set(re.findall(r"\b(?:mint_|vllm:)\w+", page)) - {"mint_outbox"} - roles
+    series = set(re.findall(r"\b(?:mint_|vllm:)\w+", page)) - {"mint_outbox", "mint_client"} - roles
     assert series - exported() - {each.name for each in described()} == set()
 
 
