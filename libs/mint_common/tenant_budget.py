@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mint_common.errors import MintError, Overloaded
 
-RETRY_AFTER_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 1
 
 
 class BodiesFull(MintError):
