@@ -1,15 +1,15 @@
-"""Whose turn is next: the tenant served least, then the one that has the fewest seats, then round robin.
+"""Order of turns: the tenant with the least service, then the one with the fewest seats, then round robin.
 
-What a tenant was served is what it is charged, in any unit: an engine charges weighted tokens. A tenant that
-comes back after a pause starts at the least counter of those who stayed, so that a pause earns nothing
-("Fairness in Serving Large Language Models", Sheng et al., 2024). Where nothing is charged, the fewest seats
-and then turns decide. Within a tenant the first to come is the first to start.
+A tenant's service is what it is charged, in any unit: an engine charges weighted tokens. A tenant that
+returns after a pause starts at the least counter of those who stayed, so that a pause earns nothing
+("Fairness in Serving Large Language Models", Sheng et al., 2024). Without charges, the fewest seats
+and then round robin decide. Within a tenant the order is first in, first out.
 
 Besides its seats the queue has a reserve. A tenant may take a seat of the reserve only while it has fewer
 seats than the reserve has free: a tenant with little work starts at once, whichever tenant fills the seats.
 
-Invariants: a tenant alone has all seats, but for ``limit``, and nothing of the reserve; of two tenants that
-wait all the time, neither is served more than the other by more than what all seats serve in the longest
+Invariants: a single tenant has all seats, up to ``limit``, and nothing of the reserve; of two tenants that
+always wait, neither gets more service than the other by more than what all seats serve in the longest
 turn. Nothing is stored of a tenant that neither waits nor has a seat, but a charge above the least counter.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(slots=True, kw_only=True)
 class FairQueue(Generic[T]):
-    """What waits, a queue for each tenant, and how many seats each tenant has; ``limit`` is of one tenant."""
+    """Waiting items, one queue per tenant, and the seats of each tenant; ``limit`` is per tenant."""
 
     seats: int
     reserve: int = 0
@@ -63,7 +63,7 @@ class FairQueue(Generic[T]):
         return all(self.served(tenant) <= self.served(each) for each in self.tenants)
 
     def push(self, tenant: str, item: T) -> None:
-        """Add one behind its tenant's others."""
+        """Add an item after its tenant's others."""
         self._queue(tenant).append(item)
 
     def push_first(self, tenant: str, item: T) -> None:
@@ -123,7 +123,7 @@ class FairQueue(Generic[T]):
         self._queues = {each: queue for each, queue in queues.items() if queue}
 
     def set_running(self, running: Mapping[str, int]) -> None:
-        """Set how many seats each tenant has; forget what decides nothing any more."""
+        """Set the number of each tenant's seats; drop data that no longer matters."""
         self._running = Counter({tenant: count for tenant, count in running.items() if count})
         if not self._served:
             return
@@ -134,7 +134,7 @@ class FairQueue(Generic[T]):
         }
 
     def charge(self, tenant: str, cost: int) -> None:
-        """Count what a tenant is served."""
+        """Charge a tenant's service."""
         self._served[tenant] = self.served(tenant) + cost
 
     def _queue(self, tenant: str) -> deque[T]:

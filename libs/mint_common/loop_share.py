@@ -14,7 +14,7 @@ _NEWEST_WEIGHT = 0.2
 
 @dataclass(slots=True, kw_only=True)
 class LoopShare:
-    """When the next turn may begin, and how long a queue of turns takes."""
+    """Computes the start of the next turn, and the delay of a queue of turns."""
 
     share: float
     _ended_at: float = -math.inf

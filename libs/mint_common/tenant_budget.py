@@ -1,8 +1,8 @@
-"""What each tenant holds of something that is bounded: requests, sequences, tokens, bytes.
+"""Each tenant's use of a limited resource: requests, sequences, tokens, bytes.
 
 Invariants: a holder has at most ``limit``, and at most ``share`` times what it leaves free of ``total``. With
-a share of 3 one holder alone has 3/4 of the total, each of two has 3/7; with a share of 1 it is a half and a
-third. So a newcomer always finds room. Nothing is stored of a holder that holds nothing.
+a share of 3 a single holder has 3/4 of the total, each of two has 3/7; with a share of 1 it is a half and a
+third. So a newcomer always finds space. Nothing is stored of a holder that holds nothing.
 """
 
 import math
@@ -42,7 +42,7 @@ class TenantBudget:
     _of: dict[str, int] = field(default_factory=dict, init=False)
 
     def of(self, holder: str) -> int:
-        """Return what one holds."""
+        """Return a holder's use."""
         return self._of.get(holder, 0)
 
     @property

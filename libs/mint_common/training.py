@@ -255,7 +255,7 @@ class CheckpointSummary(msgspec.Struct, frozen=True):
 
 
 class PolicySummary(msgspec.Struct, frozen=True):
-    """What lists show of a policy. ``last_operation_at`` is None when no client has trained it."""
+    """A policy in lists. ``last_operation_at`` is None when no client has trained it."""
 
     last_operation_at: float | None = None
     checkpoints: tuple[CheckpointSummary, ...] = ()
@@ -310,7 +310,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """Failed for good; ``error`` is a `MintError` payload. The next operations go on without it."""
+    """Failed permanently; ``error`` is a `MintError` payload. The next operations continue without it."""
 
     error: dict[str, str | float | bool | None]
     is_users: bool
@@ -320,16 +320,16 @@ Outcome = Pending | Done | Refused
 
 
 class TrainerInfo(msgspec.Struct, frozen=True):
-    """A trainer; without ``has_lease`` it is a spare of its base, or of a version that does not say."""
+    """A trainer; without ``has_lease`` it is a spare of its base, or of a version without the field."""
 
     base: BaseName
     has_lease: bool = False
 
 
 class Resumption(msgspec.Struct, frozen=True):
-    """Let a policy go on from a revision of it, with a new optimizer, whatever was stored of its training.
+    """Continue a policy from one of its revisions, with a new optimizer, regardless of its stored state.
 
-    Repeats with one ``cause`` are carried out once; those without one are until the policy has gone on.
+    Repeats with one ``cause`` run once; those without one run until the policy has continued.
     """
 
     policy_id: PolicyId
@@ -339,7 +339,7 @@ class Resumption(msgspec.Struct, frozen=True):
 
 
 class MergeRequest(msgspec.Struct, frozen=True):
-    """Ask for the tar of the resident base with a revision merged into it, from byte ``begin`` on."""
+    """Request the tar of the resident base with a revision merged into it, from byte ``begin`` on."""
 
     tenant_id: TenantId
     manifest: Claim

@@ -1,8 +1,8 @@
 """The one strict reading of a request's JSON body.
 
-Invariant: every JSON parser reads an accepted body alike. A body is refused when it is no UTF-8, has a byte
-order mark, a number beyond a float's range, half of a surrogate pair, or an object that names a key twice.
-A body that nests too deep, or has too many lists and objects, is refused before it is decoded.
+Invariant: every JSON parser reads an accepted body alike. Refused are bodies that are not UTF-8 or have a
+byte order mark, a number beyond a float's range, half of a surrogate pair, or an object that names a key
+twice. A body that nests too deep, or has too many lists and objects, is refused before it is decoded.
 """
 
 from itertools import accumulate
@@ -79,7 +79,7 @@ def _check_nesting(punctuation: bytes, *, field: str) -> int:
 
 
 def _punctuation(text: bytes) -> bytes:
-    """Return the brackets and colons of JSON that stand outside its texts."""
+    """Return the brackets and colons of JSON outside of strings."""
     # Without escapes every quote begins or ends a text.
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS)
     return b"".join(plain.split(b'"')[::2])

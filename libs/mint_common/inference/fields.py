@@ -44,7 +44,7 @@ Stops = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRule:
-    """How a field is accepted; null always is, as if the field were left out.
+    """Rule of an accepted field; null is always accepted, like an absent field.
 
     ``kind`` is a type that msgspec reads, None for any JSON. ``neutral``: the field is refused, except for
     these values, which have no effect. ``note`` is for the documentation: a limit, or the reason.

@@ -1,7 +1,7 @@
-"""How large a prompt may be, and how large an answer may become, known before anything is generated.
+"""Maximum sizes of prompts and answers, known before generation.
 
-128 completions of 200 tokens with 20 log-probabilities each are 40 MB of JSON, on which gateway and loader
-work for seconds, and which take several times as much memory on the way.
+128 completions of 200 tokens with 20 log-probabilities each are 40 MB of JSON, which take gateway and loader
+seconds, and several times as much memory.
 """
 
 from mint_common.errors import InvalidField, MintError
@@ -27,20 +27,22 @@ def json_bytes(*, tokens: int, entries: int, texts: int = 1) -> int:
 
 
 def entries_of(likeliest: int | None) -> int:
-    """Return how many log-probabilities a token has; ``likeliest`` None is without any."""
+    """Return the number of log-probabilities per token; ``likeliest`` None is without any."""
     return 0 if likeliest is None else 1 + likeliest
 
 
 def packed_answer_bytes(
     *, sequences: int, new_tokens: int, likeliest: int, prompt_tokens: int, prompt_likeliest: int | None
 ) -> int:
-    """Return how large a sample's answer may become; ``prompt_likeliest`` None is without the prompt's."""
+    """Return the maximum size of a sample's answer; ``prompt_likeliest`` None is without the prompt's."""
     entries = sequences * new_tokens * (1 + likeliest) + prompt_tokens * entries_of(prompt_likeliest)
     return entries * _PACKED_BYTES
 
 
 def check_answer_bytes(size_bytes: int, max_bytes: int, *, lower: tuple[str, ...]) -> None:
-    """Refuse what may become too large. ``lower`` are the fields that make it so, the first one most."""
+    """Refuse an answer that may become too large. ``lower`` are the fields to reduce, the most effective
+    first.
+    """
     if size_bytes > max_bytes:
         problem = (
             f"makes an answer of up to {size_bytes >> 20} MiB, of which {max_bytes >> 20} MiB are allowed: "

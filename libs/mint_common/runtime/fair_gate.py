@@ -63,10 +63,10 @@ class FairGate:
 
 
 class LoopGate(FairGate):
-    """One turn at a time on the event loop, tenants alternating, for what no other task can interrupt.
+    """One turn at a time on the event loop, tenants alternating, for work that no other task can interrupt.
 
-    A turn ends one iteration of the loop after its block: what its task does until it waits belongs to it,
-    and between two turns the loop takes in what has arrived. While warm requests are open, or were
+    A turn ends one iteration of the loop after its block: it includes the task's work until it waits,
+    and between two turns the loop handles arrivals. While warm requests are open, or were
     ``warm_seconds`` ago, turns take at most ``share`` of the time.
     """
 
@@ -79,7 +79,7 @@ class LoopGate(FairGate):
         clock: Clock | None = None,
         warm_seconds: float = 0,
     ) -> None:
-        """``free``: what a tenant may bring in one iteration of the loop without a turn."""
+        """``free`` is a tenant's limit in one iteration of the loop without a turn."""
         super().__init__(1, callers=callers)
         self._free = free
         self._brought: Counter[str] = Counter()
@@ -92,7 +92,7 @@ class LoopGate(FairGate):
         self._began = 0.0
 
     async def admit(self, tenant: str, amount: int = 1) -> None:
-        """Wait for a turn, unless the tenant has brought at most ``free`` in this iteration of the loop."""
+        """Wait for a turn, unless the tenant has used at most ``free`` in this iteration of the loop."""
         if self._free:
             if not self._brought:
                 asyncio.get_running_loop().call_soon(self._brought.clear)

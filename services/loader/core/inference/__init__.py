@@ -1,4 +1,4 @@
-"""What the loader accepts for vLLM's request models, which check the values.
+"""Fields and limits that the loader accepts; vLLM's request models check the values.
 
-Invariant: no accepted request makes a server fetch an address, or holds an engine up.
+Invariant: no accepted request makes a server fetch an address, or blocks an engine.
 """

@@ -1,7 +1,8 @@
 """The check of a request of an inference API, before vLLM's request models read it.
 
-Invariant: what an engine's readers do not bear, and what would take long to compile, is refused before it is
-read; no error has a status that clients send again. The gateway has read the body strictly before.
+Invariant: values that an engine's readers do not tolerate, and structures that would take long to compile,
+are refused before they are read; no error has a status that clients retry. The gateway has read the body
+strictly before.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
-"""The fields of vLLM's request models that are accepted, by operation.
+"""The accepted fields of vLLM's request models, by operation.
 
 A new field of vLLM is one name here. A test lists the fields of the installed vLLM that no rule names.
-vLLM's models check the values; a kind here is what they do not bound, or would read from text.
+vLLM's models check the values; a kind here limits what they do not, or would read from text.
 """
 
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ _DIGITS = 20
 
 
 def check_structures(read: Mapping[str, Any]) -> None:
-    """Check what a request says of an answer's build; JSON may stand in a text in it. Raises InvalidField."""
+    """Check the structures of a request; they may be JSON in a string. Raises InvalidField."""
     for name in STRUCTURES:
         value = read.get(name)
         if value is None:

@@ -1,10 +1,10 @@
-"""A slot of a layer is filled by one call, when it held an adapter of the same shapes before.
+"""Fill a slot of a layer by one call, if it held an adapter of the same shapes before.
 
 vLLM clears a slot, slice by slice, and then copies an adapter's tensors, each into a view made for it: most
-of the time that a dense adapter takes in the engine's loop. Over an adapter of the very same shapes
-nothing need be cleared, the views are those of last time, and all tensors are copied at once.
+of a dense adapter's time in the engine's loop. Over an adapter of the same shapes
+nothing must be cleared, the views are reused, and all tensors are copied at once.
 
-Invariants: a slot ends up exactly as vLLM alone would have left it; one that anything else has written to or
+Invariants: a slot ends up exactly as vLLM alone would have left it; one that other code has written to or
 cleared is filled as vLLM does it, and so is every slot on a vLLM that the plugin does not name
 (`FILL_SLOTS`).
 """
@@ -42,7 +42,7 @@ Shapes = tuple[torch.Size | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What a slot holds: its adapter's shapes, None for a slice without one, and where its tensors are."""
+    """Content of a slot: its adapter's shapes, None for a slice without one, and its tensors' places."""
 
     shapes: Shapes
     places: list[Tensor]
@@ -97,7 +97,7 @@ def _fits(place: Tensor, tensor: Tensor) -> bool:
 
 
 def _watched(module: Any) -> dict[int, Filled]:
-    """Return what the slots hold; one that is cleared, as vLLM does before it fills one, is forgotten."""
+    """Return the slots' content; one that is cleared, as vLLM does before it fills one, becomes unknown."""
     known: dict[int, Filled] | None = module.__dict__.get(_FILLED)
     if known is not None:
         return known
