@@ -1,1 +1,1 @@
-"""The thin client of MinT: the commands that speak to a running stack, and the Python client behind them."""
+"""The thin client of MinT: the commands for a running stack, and their Python client."""

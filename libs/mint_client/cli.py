@@ -35,7 +35,7 @@ app = typer.Typer(
 
 @app.callback()
 def _mint() -> None:
-    """Make a group of it: its commands stand in a table."""
+    """Make it a group: its commands are in a table."""
 
 
 def main() -> None:

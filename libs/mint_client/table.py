@@ -1,6 +1,6 @@
-"""Every command of `mint`: what it does in a line, and the function or group that does it.
+"""Every command of `mint`: its description in a line, and its function or group.
 
-Invariant: a module is imported when its command is asked for. So `mint` starts fast, and one table has the
+Invariant: a module is imported when its command is called. So `mint` starts fast, and one table has the
 commands of the client and those of a whole installation, which the client's own distribution lacks.
 """
 
@@ -55,7 +55,7 @@ IS_WHOLE = find_spec("mint_launcher") is not None
 
 
 class CommandTable(TyperGroup):
-    """The commands of `mint`, each loaded when it is asked for."""
+    """The commands of `mint`, each loaded when it is called."""
 
     def __init__(self, **options: Any) -> None:  # typer's own
         super().__init__(**{**options, "commands": {}})

@@ -1,8 +1,8 @@
-"""The command `mint`, which finds its own package `services` although others may have that name too.
+"""The command `mint`, which finds its own package `services` even if other packages have that name too.
 
 `services` is a common name: an entry of PYTHONPATH, a user's folder or another distribution may provide it.
-Invariants: nothing of MinT is imported before it is certain which `services` Python finds; what the processes
-inherit finds the same one. Standard library only.
+Invariants: nothing of MinT is imported before Python is sure to find MinT's `services`; child processes
+find the same one. Standard library only.
 """
 
 import os
@@ -59,7 +59,7 @@ def entries_before(ours: Path, path: Iterable[str]) -> list[str]:
 
 
 def temporary_entries(pythonpath: str, *, is_safe: bool) -> set[str]:
-    """Return what is on the module search path for this start alone: PYTHONPATH, and the script's folder."""
+    """Return entries of the module search path for this start only: PYTHONPATH, and the script's folder."""
     entries = pythonpath.split(os.pathsep) if pythonpath else []
     return {_absolute(entry) for entry in (entries if is_safe else [*entries, sys.path[0]])}
 

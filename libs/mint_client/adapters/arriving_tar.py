@@ -65,7 +65,7 @@ def _write_all(arriving: "_Arriving", folder: Path, *, is_file: _IsFile, is_whol
 
 
 class _Arriving(io.RawIOBase):
-    """What `tarfile` reads of."""
+    """The file object that `tarfile` reads."""
 
     def __init__(self, parts: Iterator[bytes], total: int, progress: Progress) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Arriving(io.RawIOBase):
         return data[:size]
 
     def check_all(self) -> None:
-        """Read what is left. Raises LocalFailureError when more or less has come than was told."""
+        """Read the rest. Raises LocalFailureError when the size differs from the announced one."""
         while self.read(_CHUNK_BYTES):
             pass
         if self._seen != self.total:

@@ -79,10 +79,10 @@ class PublicApi:
         key_in_shell: str = "$MINT_API_KEY",
         when_away: str = "",
     ) -> None:
-        """Connect later. ``seconds`` is how long an answer may take that nothing big is read for.
+        """Connect later. ``seconds`` is the time limit of an answer that is not a large download.
 
-        ``key_in_shell`` is what a shell makes the key of, to be shown instead of it. ``when_away`` is what to
-        do when nothing listens there.
+        ``key_in_shell`` is the shell expression of the key, to be shown instead of it. ``when_away`` is
+        advice for a gateway that does not listen.
         """
         self.url = base_url.rstrip("/")
         self.key_in_shell = key_in_shell
@@ -110,7 +110,7 @@ class PublicApi:
         return self._ask("PUT", path, json=body)
 
     def patch(self, path: str, body: object) -> Json:
-        """Change what is named."""
+        """Change the given fields."""
         return self._ask("PATCH", path, json=body)
 
     def delete(self, path: str) -> None:
@@ -137,9 +137,9 @@ class PublicApi:
         return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, patient=True)
 
     def download(self, path: str, folder: Path, progress: Progress) -> str:
-        """Write an adapter into a folder that is not there yet, whole or not at all; return its digest.
+        """Write an adapter into a new folder, whole or not at all; return its digest.
 
-        Raises AlreadyExists, and LocalFailureError when the bytes that came are not those that were told of.
+        Raises AlreadyExists, and LocalFailureError when the received bytes differ from the announced ones.
         """
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
@@ -202,7 +202,7 @@ class PublicApi:
     def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (place, envelope) of each event until the stream ends, at first (place, "").
 
-        Raises EventsExpired when not all events after the place are kept.
+        Raises EventsExpired when not all events after the place are retained.
         """
         headers = {} if after is None else {"last-event-id": after}
         frame: dict[str, str] = {}
@@ -330,7 +330,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _archived(files: Sequence[Path], progress: Progress) -> Iterator[bytes]:
-    """Yield a tar of files as it is read: nothing of it lies anywhere else."""
+    """Yield a tar of files as it is read: no copy of it is stored."""
     sizes = [path.stat().st_size for path in files]
     sent, total = 0, sum(sizes)
     for path, size in zip(files, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""A large answer over as many requests as it takes: one that breaks off is continued where it was."""
+"""A large answer over as many requests as necessary: a broken one is resumed."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +41,7 @@ class ResumingDownload:
         return value
 
     def close(self) -> None:
-        """Leave what is not read."""
+        """Discard the rest."""
         self._answer.close()
 
     def parts(self) -> Iterator[bytes]:
@@ -92,7 +92,7 @@ def _as_mint_error(error: Exception) -> MintError:
 
 
 def _wait_seconds(error: Exception, waits: int) -> float:
-    """Return how long to wait after so many waits: twice as long each time, and what the error asks for."""
+    """Return the next wait: twice as long each time, or as the error requests."""
     seconds = min(_FIRST_WAIT_SECONDS * 2.0 ** min(waits, 10), _LONGEST_WAIT_SECONDS)
     fields = error.fields if isinstance(error, MintError) else {}
     return max(seconds, float(fields.get("retry_after_seconds", 0)))

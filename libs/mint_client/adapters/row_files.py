@@ -1,4 +1,4 @@
-"""A local file of rows, on its way to a gateway: whole, or in parts when it is large; once."""
+"""Upload a local file of rows to a gateway once: whole, or in parts when it is large."""
 
 import hashlib
 import io
@@ -76,7 +76,7 @@ def _next_part(file: IO[bytes], size_bytes: int, progress: Progress) -> "_FilePa
 
 
 class _FilePart(io.BytesIO):
-    """Some of a file, which tells how much of it has been read; httpx reads it as it sends it."""
+    """A part of a file that reports how much of it has been read; httpx reads it as it sends it."""
 
     def __init__(self, data: bytes, report: Callable[[int], None]) -> None:
         super().__init__(data)

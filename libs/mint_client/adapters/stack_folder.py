@@ -12,7 +12,7 @@ from mint_client.core.state import RunNow, decode_state
 
 
 class StackFolder:
-    """Reads what a running stack says of itself."""
+    """Reads a running stack's own description."""
 
     def __init__(self, *, root: Path) -> None:
         self.root = root
@@ -31,7 +31,7 @@ class StackFolder:
         return self.api_key_file.read_text().strip()
 
     def free_bytes(self) -> int:
-        """Return what may still be written here; 0 when no file can be made. The folder may be missing."""
+        """Return the free bytes of its disk; 0 when no file can be created. The folder may be missing."""
         room = os.statvfs(next(place for place in (self.root, *self.root.parents) if place.exists()))
         return 0 if room.f_files and not room.f_favail else room.f_bavail * room.f_frsize
 

@@ -1,1 +1,1 @@
-"""What a user types: one module a group of commands."""
+"""Command lines of users: one module per group of commands."""

@@ -1,4 +1,6 @@
-"""What commands over the public API share: which gateway, and tables for people or JSON for programs."""
+"""Shared parts of commands over the public API: choice of gateway, and tables for people or JSON for
+programs.
+"""
 
 import inspect
 import os
@@ -23,10 +25,10 @@ from mint_common.errors import NotFound, SettingInvalid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What the gateway answered, and how a person sees it.
+    """The gateway's answer, and its form for people.
 
-    ``rows`` is None when the answer itself is the row or the rows; ``nothing`` stands for an empty table;
-    ``page_by`` is where a row has what the next page begins after, by default in the first column.
+    ``rows`` is None when the answer itself is the row or the rows; ``nothing`` replaces an empty table;
+    ``page_by`` is a row's cursor of the next page, by default the first column.
     """
 
     answer: Json
@@ -46,7 +48,7 @@ Command = Callable[..., Listing | str | None]
 
 
 def api_command(function: Command) -> Callable[..., None]:
-    """Return a command that gives a function the public API and prints what it returns.
+    """Return a command that passes the public API to a function and prints its result.
 
     It has the function's own options and --dir, and --json where a Listing is returned.
     """
@@ -81,7 +83,7 @@ def _option(name: str, annotation: object, *, default: object) -> inspect.Parame
 
 
 def group(help_text: str, *commands: Command) -> typer.Typer:
-    """Return a command group of some functions, each named after what stands before its underscore."""
+    """Return a command group of some functions, each named by the part before its underscore."""
     app = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
     for command in commands:
         app.command(name=command.__name__.partition("_")[0])(api_command(command))

@@ -18,7 +18,7 @@ data_app = typer.Typer(
 
 @data_app.callback()
 def _data() -> None:
-    """Keep `check` a command of its own."""
+    """Make `check` a subcommand."""
 
 
 @data_app.command(short_help="Check every line; find repeated rows.")

@@ -124,7 +124,7 @@ def rows_of_evaluation(
 
 
 def _scored(api: PublicApi, name: str) -> Json:
-    """Return what a run names by POLICY@REV, or by a base's name."""
+    """Return the model that a run names by POLICY@REV, or by a base's name."""
     if name in {base["name"] for base in api.get("/bases")}:
         return {"model": name}
     policy, _, revision = name.partition("@")

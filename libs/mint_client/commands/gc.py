@@ -1,4 +1,4 @@
-"""`mint gc`: remove what nobody uses."""
+"""`mint gc`: remove unused data."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`mint task`, `mint job`: what can be trained on, and what is trained."""
+"""`mint task`, `mint job`: tasks to train on, and training jobs."""
 
 import time
 from pathlib import Path
@@ -200,7 +200,7 @@ def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
 
 
 def _tell(answer: Json, *, as_json: bool) -> None:
-    """Print how a job stands."""
+    """Print the state of a job."""
     if as_json:
         print_json(answer)
     else:

@@ -1,4 +1,4 @@
-"""What users call things: a revision by number, digest or alias; and the names nearest to a wrong one."""
+"""Users' names: a revision by number, digest or alias; and suggestions for a wrong name."""
 
 import difflib
 from collections.abc import Mapping

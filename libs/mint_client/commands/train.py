@@ -171,9 +171,9 @@ class RowsFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is trained: a base or a policy, by its ``name``. ``new_policy`` is made first, unless empty.
+    """The model to train: a base or a policy, by its ``name``. ``new_policy`` is created first, unless empty.
 
-    ``suffix`` is of a base, whose new policy is named by the server.
+    ``suffix`` is for a base, whose new policy is named by the server.
     """
 
     name: str
@@ -276,7 +276,8 @@ def sent_file(api: PublicApi, path: Path) -> str:
 
 
 def _count(api: PublicApi, file_id: str, rows: RowsFile, wishes: Wishes, *, base: str) -> TokenCount | None:
-    """Return the tokens of some rows, at the beginning and in the middle; None if nobody can tell now.
+    """Return the token counts of some rows, at the beginning and in the middle; None if the trainer does not
+    answer.
 
     Raises RowsRefusedError for rows that the base cannot be trained on.
     """

@@ -1,4 +1,4 @@
-"""`mint webhook`: where the tenant's own servers are told of its events."""
+"""`mint webhook`: send the tenant's events to its own servers."""
 
 from typing import Annotated
 

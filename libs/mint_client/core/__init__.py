@@ -1,1 +1,1 @@
-"""What the client decides and shows, as values."""
+"""Decisions and views of the client, as values."""

@@ -1,4 +1,4 @@
-"""Which events are wanted, and an event in one line."""
+"""Filter events, and format an event in one line."""
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +15,7 @@ SHOWN = ("alias", "step", "tier", "engine_id", "suite", "metric", "value", "outc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """What is wanted of a stream. ``types`` are types or their first halves; empty fields let all pass."""
+    """Filter of a stream. ``types`` are types or their first halves; empty fields do not filter."""
 
     types: Collection[str] = ()
     policy_id: str = ""
@@ -30,7 +30,7 @@ class EventFilter:
 
 
 def check_types(types: Collection[str]) -> None:
-    """Raise NotFound, with near names, for what is neither a type of event nor the noun of one."""
+    """Raise NotFound, with suggestions, for a text that is neither a type of event nor its noun."""
     whole = {event_type.type for event_type in EVENT_TYPES}
     known = sorted(whole | {name.partition(".")[0] for name in whole})
     for name in types:
@@ -40,7 +40,7 @@ def check_types(types: Collection[str]) -> None:
 
 
 def event_line(event: Mapping[str, Any], policy_name: Callable[[str], str]) -> str:  # the gateway's JSON
-    """Return an event in one line: time (UTC), type, revision, and what else it tells."""
+    """Return an event in one line: time (UTC), type, revision, and its other fields."""
     data = event["data"]
     when = datetime.fromtimestamp(event["time"], UTC).strftime("%H:%M:%S")
     told = [f"{name} {data[name]}" for name in SHOWN if data.get(name) not in (None, "")]

@@ -1,4 +1,4 @@
-"""What a job's steps measured, as other programs read it: CSV, and scalars by their usual names."""
+"""Measurements of a job's steps for other programs: CSV, and scalars by their usual names."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ class Scalar:
 
 
 def curves_csv(steps: Sequence[Mapping[str, Any]]) -> str:  # the gateway's JSON
-    """Return a line of numbers a step, in columns named as in the API; what was not measured is empty."""
+    """Return one line of numbers per step, in columns named as in the API; missing measurements are empty."""
     found = {name: None for step in steps for name, _ in _numbers(step)}
     names = [*(name for name in FIRST if name in found), *sorted(found.keys() - set(FIRST))]
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
+"""A managed job as the public API describes it, and its texts; unknown fields are ignored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,7 +65,7 @@ class FileNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationNow:
-    """How often a job evaluates, on how many rows at most, and what it compares its revisions by."""
+    """A job's interval and rows of evaluation, and the metric that compares its revisions."""
 
     every: int
     rows: int
@@ -86,7 +86,7 @@ class DataNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """What a job was asked to do; ``data`` is None when it trains on a task."""
+    """A job's requested settings; ``data`` is None when it trains on a task."""
 
     task: str = ""
     algorithm: str = "grpo"
@@ -115,7 +115,7 @@ class PromotionNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuningNow:
-    """What the request of a job on a file said beside its settings."""
+    """Fields of the request of a job on a file besides its settings."""
 
     promote: PromotionNow | None = None
 
@@ -155,7 +155,7 @@ class JobNow:
 
     @property
     def promotion(self) -> PromotionNow | None:
-        """Return what becomes of its promotion, if one was asked for."""
+        """Return the state of its promotion, if one was requested."""
         return self.fine_tuning.promote if self.fine_tuning else None
 
     @property
@@ -165,12 +165,12 @@ class JobNow:
 
     @property
     def source(self) -> str:
-        """Return what it trains on: a task, or a file."""
+        """Return its training data: a task, or a file."""
         return self.spec.task if self.spec.data is None else self.spec.data.training.filename
 
     @property
     def metric(self) -> str:
-        """Return what a job on a file compares its revisions by; empty: nothing."""
+        """Return the metric that compares the revisions of a job on a file; empty: none."""
         evaluation = None if self.spec.data is None else self.spec.data.evaluation
         return "" if evaluation is None else evaluation.metric
 
@@ -191,7 +191,7 @@ def seconds_taken(job: JobNow, *, now: float) -> float:
 
 
 def seconds_left(job: JobNow, *, now: float) -> float | None:
-    """Return how long the remaining steps take at the pace of those that are done; None: nobody knows."""
+    """Return the estimated time of the remaining steps, from the finished ones; None: unknown."""
     if job.started_at is None or not job.step or job.state != "running":
         return None
     return (now - job.started_at) / job.step * (job.total_steps - job.step)
@@ -207,7 +207,7 @@ def duration(seconds: float) -> str:
 
 
 def headline(job: JobNow, *, now: float) -> str:
-    """Return what is trained, how far it is, how long it takes and what is best so far."""
+    """Return what is trained, its progress, its remaining time and its best result."""
     parts = [job.state, f"step {job.step}/{job.total_steps}", duration(seconds_taken(job, now=now))]
     left = seconds_left(job, now=now)
     if left is not None:
@@ -244,7 +244,7 @@ def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -
 def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
     """Return the row of a step of a job on a file.
 
-    Answers of the file have no reward; the loss of sampled ones is about 0 whatever they are.
+    A file's own answers have no reward; the loss of sampled ones is always about 0.
     """
     told = {"reward": step.reward_mean, "loss": None} if is_sampled else {"reward": None}
     return {**asdict(step), **step_row(step, tiers), **told}

@@ -1,4 +1,4 @@
-"""When the disk of a running stack is full, and what is said of it."""
+"""Detect and report a full disk of a running stack."""
 
 from mint_client.core.tables import shown_bytes
 

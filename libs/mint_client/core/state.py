@@ -1,4 +1,4 @@
-"""What a state folder says about the stack that runs now."""
+"""A state folder's description of the running stack."""
 
 from dataclasses import dataclass
 from typing import TypeVar

@@ -20,7 +20,7 @@ _REWARDS = {"reward": "reward", "reward_mean": "reward of its parent"}
 
 
 def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
-    """Return a row's cells; what is not there is empty."""
+    """Return a row's cells; missing ones are empty."""
     return tuple(_cell(_at(row, column.path), column.kind) for column in columns)
 
 
@@ -41,7 +41,7 @@ def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
 
 
 def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str) -> str:
-    """Return how to see what a full page leaves out, or ""; ``page_by`` is where a row has its mark."""
+    """Return how to see the next page, or ""; ``page_by`` is a row's cursor."""
     if not rows or len(rows) != wanted.get("limit"):
         return ""
     for option in ("after", "before"):
@@ -51,9 +51,9 @@ def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str
 
 
 def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
-    """Return engines with what they use of what they have; "?" where an engine did not say.
+    """Return engines with their use and capacity; "?" where an engine did not report.
 
-    One that restarts says so, and when it is expected back.
+    One that restarts shows that, and its expected return.
     """
     return [
         {**engine, "used": _used(engine, engine["load"]), "away": _back_in(engine["retry_after_seconds"])}
@@ -208,7 +208,7 @@ def _number(value: Any) -> str:
 
 
 def _printable(value: str) -> str:
-    """Return the beginning of a text that anybody may have written, without what a terminal acts upon."""
+    """Return the beginning of an untrusted text, without terminal control sequences."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value[:SHOWN_CHARACTERS])
 
 

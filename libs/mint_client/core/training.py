@@ -1,4 +1,4 @@
-"""`mint train` as values: what is asked of the API, what is planned, what to do with the result."""
+"""`mint train` as values: the request to the API, the plan, and advice for the result."""
 
 import json
 import re
@@ -19,7 +19,7 @@ Json = Any  # the gateway's JSON
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a command line asks of a job; None and "" leave the choice to the server.
+    """A command line's settings of a job; None and "" leave the choice to the server.
 
     ``method`` is that of the file's rows, ``own_method`` an algorithm that the stack adds for such rows.
     """
@@ -111,16 +111,16 @@ def _thousands(number: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How many trained tokens a second an earlier job took, samples and exports included."""
+    """Trained tokens per second of an earlier job, samples and exports included."""
 
     job_id: str
     tokens_per_second: float
 
 
 def pace_of(jobs: Sequence[JobNow], *, like: JobNow) -> Pace | None:
-    """Return the pace of the newest finished job of the same base and algorithm on a file, or None.
+    """Return the speed of the newest finished job of the same base and algorithm on a file, or None.
 
-    A job that samples is no measure: how long its answers become is not known before.
+    A job that samples does not count: the length of its answers is not known before.
     """
     for job in jobs:
         is_like = job.base == like.base and job.spec.algorithm == like.spec.algorithm
@@ -131,7 +131,7 @@ def pace_of(jobs: Sequence[JobNow], *, like: JobNow) -> Pace | None:
 
 
 def time_in_words(job: JobNow, count: TokenCount | None, pace: Pace | None) -> str:
-    """Return how long a job takes, if an earlier one tells."""
+    """Return the estimated duration of a job, if an earlier one allows it."""
     data = job.spec.data
     if pace is None or count is None or data is None:
         return "told once its first steps are done"
@@ -140,7 +140,7 @@ def time_in_words(job: JobNow, count: TokenCount | None, pace: Pace | None) -> s
 
 
 def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
-    """Return what a job on a file will do, as rows of name and value."""
+    """Return the plan of a job on a file, as rows of name and value."""
     spec, data = job.spec, job.spec.data
     assert data is not None, "a job on a file"
     answers = f", {spec.group_size} answers to each row" if spec.is_sampled else ""
@@ -181,7 +181,7 @@ class Example:
 
 
 def example_of(row: Json, kind: Format) -> Example:
-    """Return the beginning of what a row asks."""
+    """Return the beginning of a row's prompt."""
     if kind is Format.TEXT:
         return Example(prompt=row["text"][: MOST_PROMPT // 3], is_chat=False)
     asked = row["input"] if kind is Format.PAIRS else row
@@ -209,7 +209,7 @@ def serving_lines(model: str, example: Example, *, url: str, key_in_shell: str) 
 
 
 def result_in_words(job: JobNow) -> str:
-    """Return the model that a successful job made, and what it scored."""
+    """Return the model of a successful job, and its score."""
     assert job.result is not None, "a job that succeeded"
     score = job.score_of(job.result.number)
     scored = "" if score is None else f": {job.metric} {score:.3f}"

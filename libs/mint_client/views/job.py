@@ -32,7 +32,7 @@ JobObserver = Callable[[JobNow, Json], None]
 
 
 def follow_job(api: PublicApi, job_id: str, observe: JobObserver) -> JobNow:
-    """Return a job once it has ended, telling an observer of it meanwhile."""
+    """Return a job once it has ended, passing it to an observer meanwhile."""
     while True:
         job = read_job(api.get(path_of("jobs", job_id)))
         observe(job, api.get("/adapters"))
@@ -51,7 +51,7 @@ def follow_promotion(api: PublicApi, job: JobNow) -> JobNow:
 
 
 class JobView:
-    """Called with what the API says of the job and of the adapters."""
+    """Called with the API's data of the job and of the adapters."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

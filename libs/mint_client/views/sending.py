@@ -15,7 +15,7 @@ def sending(console: Console, what: str = "") -> AbstractContextManager[Report]:
 
 
 def receiving(console: Console) -> AbstractContextManager[Report]:
-    """Show the same of what is received."""
+    """Show the progress of a download."""
     return _bar(console, "", doing="receiving", ending="receiving")
 
 

@@ -1,4 +1,4 @@
-"""How tables look: fitted and coloured on a terminal; elsewhere tabs, for programs."""
+"""Format tables: fitted and coloured on a terminal; elsewhere tabs, for programs."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def print_rows(
 
 
 def print_json(answer: object) -> None:
-    """Print what the gateway answered, for programs."""
+    """Print the gateway's answer, for programs."""
     typer.echo(json.dumps(answer, indent=2))
 
 
