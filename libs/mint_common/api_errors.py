@@ -7,6 +7,7 @@ import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, Overloaded, Unauthorized
 from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import ContextExceeded
 
 InferenceApi = Literal["openai", "anthropic"]
 
@@ -66,6 +67,8 @@ def _event(body: Mapping[str, Any], *, name: str = "") -> bytes:
 def _classify(error: MintError) -> tuple[str, str | None, str]:
     if isinstance(error, NotFound):
         return "invalid_request_error", "model", "model_not_found"
+    if isinstance(error, ContextExceeded):
+        return "invalid_request_error", str(error.field), error.code
     if isinstance(error, InvalidField):
         return "invalid_request_error", str(error.field), InvalidField.code
     if isinstance(error, Unauthorized):

@@ -51,7 +51,7 @@ def check_answer_bytes(size_bytes: int, max_bytes: int, *, lower: tuple[str, ...
         raise InvalidField(field=lower[0], problem=problem)
 
 
-def check_context(tokens: int, max_context: int) -> None:
-    """Refuse a prompt that alone exceeds the context. Raises ContextExceeded."""
-    if tokens > max_context:
-        raise ContextExceeded(found=tokens, max_context=max_context)
+def check_context(field: str, tokens: object, max_context: int) -> None:
+    """Refuse a list of tokens that alone exceeds the context. Raises ContextExceeded."""
+    if isinstance(tokens, list | tuple) and len(tokens) > max_context:
+        raise ContextExceeded(field=field, found=len(tokens), max_context=max_context)

@@ -7,6 +7,7 @@ import pytest
 from mint_common.api_errors import error_body, error_event, error_status
 from mint_common.errors import InvalidField, NotFound, Overloaded, RequestRefused, Unauthorized, Unavailable
 from mint_common.inference.operations import ApiOperation
+from mint_common.inference.sizes import ContextExceeded
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,10 @@ from mint_common.inference.operations import ApiOperation
         (NotFound(kind="policy", name="x"), 404, "model", "model_not_found", "not_found_error"),
         (InvalidField(field="n", problem="bad"), 400, "n", "invalid_field", "invalid_request_error"),
         (RequestRefused(field="n", problem="bad"), 400, "n", "invalid_field", "invalid_request_error"),
+        (
+            ContextExceeded(field="prompt", found=9, max_context=8),
+            *(400, "prompt", "context_length_exceeded", "invalid_request_error"),
+        ),
         (Unauthorized(problem="no"), 401, None, "invalid_api_key", "authentication_error"),
         (Overloaded(what="q", depth=3, retry_after_seconds=2), 429, None, "overloaded", "rate_limit_error"),
         (Unavailable(what="the engine", problem="x"), 503, None, "unavailable", "overloaded_error"),

@@ -43,7 +43,7 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     body = read_generate(await request.body())
     target = await gateway.resolver.resolve(caller.tenant_id, body.model)
     engine = await gateway.engines.describe(target.base)
-    check_context(len(body.token_ids), engine.max_context)
+    check_context("token_ids", body.token_ids, engine.max_context)
     plan = plan_generate(
         body,
         request_id=new_id("gen"),

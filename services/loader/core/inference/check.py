@@ -22,8 +22,7 @@ from services.loader.core.inference.structures import check_structures
 def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> dict[str, Any]:
     """Return a request's JSON. Raises InvalidField naming the first wrong field, ContextExceeded."""
     read = decode_object(body)
-    tokens = read.get("tokens")
-    check_context(len(tokens) if isinstance(tokens, list) else 0, max_context)
+    check_context("tokens", read.get("tokens"), max_context)
     check_fields(read, FIELDS[operation], is_large=len(body) > VALUE_BYTES)
     if operation is ApiOperation.COMPLETION:
         _check_prompts(read.get("prompt"), max_context)
@@ -47,7 +46,7 @@ def _check_prompts(prompt: object, max_context: int) -> None:
         return
     is_one = not isinstance(prompt[0], list)
     for each in [prompt] if is_one else prompt:
-        check_context(len(each) if isinstance(each, list) else 0, max_context)
+        check_context("prompt", each, max_context)
     convert_json(prompt, Tokens if is_one else list[Tokens], field="prompt")
 
 
