@@ -1,4 +1,4 @@
-"""What rollout counts; exported by `/metrics`."""
+"""Rollout's metrics at `/metrics`."""
 
 from collections.abc import Iterable
 from typing import get_args

@@ -91,7 +91,7 @@ class RowFiles(Protocol):
         ...
 
     async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
-        """Return some rows, in the order that they are asked for."""
+        """Return some rows, in the requested order."""
         ...
 
 
@@ -99,12 +99,12 @@ class RendersRows(Protocol):
     """The trainers, which have the bases' chat templates. Pure: the same rows give the same tokens."""
 
     async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
-        """Return what becomes of rows. Raises InvalidField, Overloaded, Unavailable."""
+        """Return each row's rendering. Raises InvalidField, Overloaded, Unavailable."""
         ...
 
 
 class Graders(Protocol):
-    """Graders of rows. Retries what is away for a while by itself, and raises nothing of it."""
+    """Graders of rows. Retries during outages by itself, and raises no error for them."""
 
     async def grade(
         self, spec: GraderSpec, samples: Sequence[GradedSample], *, tenant_id: TenantId
@@ -122,7 +122,7 @@ class PolicyHistory(Protocol):
 
 
 class Scores(Protocol):
-    """Where scores of revisions are recorded."""
+    """Store of revisions' scores."""
 
     async def record(self, run: EvaluationRun) -> None:
         """Record the score of a run of a policy's revision. Idempotent. Raises NotFound, Unavailable."""
@@ -131,7 +131,7 @@ class Scores(Protocol):
     async def record_metrics(
         self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
     ) -> None:
-        """Record what a job's revision scored over ``n`` rows, in the job's name, as suite ``job:<id>``.
+        """Record a job's scores of a revision over ``n`` rows, with the job as author, as suite ``job:<id>``.
 
         Idempotent. Raises NotFound, Unavailable.
         """
@@ -142,10 +142,10 @@ class EvaluationRuns(Protocol):
     """Evaluation runs. Raises Unavailable."""
 
     async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
-        """Store all of a tenant's runs whose ids are not there, or none; return what is stored of each.
+        """Store all of a tenant's runs whose ids are new, or none; return the stored form of each.
 
-        Raises Overloaded when with the new ones its tenant would have more than ``most_open`` open, of which
-        those of its jobs are none.
+        Raises Overloaded if its tenant would then have more than ``most_open`` open, not counting those
+        of its jobs.
         """
         ...
 
@@ -184,12 +184,12 @@ class EvaluationRuns(Protocol):
         ...
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
-        """Return rows of a run behind row ``after``, in order; none of one whose rows are forgotten."""
+        """Return rows of a run after row ``after``, in order; none of one whose rows are deleted."""
         ...
 
 
 class Erasures(Protocol):
-    """What is to be erased of ended jobs and runs, and of files that are gone. Raises Unavailable."""
+    """Erasable data of ended jobs and runs, and of deleted files. Raises Unavailable."""
 
     async def delete_file(self, tenant_id: TenantId, file_id: str, *, now: float) -> None:
         """Note that a tenant's file is gone, which no open job reads. Idempotent.
@@ -199,15 +199,15 @@ class Erasures(Protocol):
         ...
 
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
-        """Return jobs that ended before ``before`` or read a file that is gone, each to one caller only.
+        """Return jobs that ended before ``before`` or read a deleted file, each to one caller only.
 
-        Not those that are erased, or are to be looked at later than ``now``. One whose caller does not
+        Not those that are erased, or whose next sweep is later than ``now``. One whose caller does not
         `settle` it is claimed again from ``next_at`` on.
         """
         ...
 
     async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:
-        """Note when a job is to be looked at next, None: nothing of it is left."""
+        """Set a job's next sweep, None: nothing of it is left."""
         ...
 
     async def erase_runs(self, *, limit: int) -> int:
@@ -218,7 +218,7 @@ class Erasures(Protocol):
         ...
 
     async def forget_files(self, *, before: float) -> None:
-        """Forget files that went before a time: a run that ends later keeps its answers."""
+        """Drop files deleted before a time: a run that ends later keeps its answers."""
         ...
 
 
@@ -281,7 +281,7 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
-        """Return what a tenant's jobs take; seconds are those of steps published ``since`` a time."""
+        """Return the use of a tenant's jobs; seconds are those of steps published ``since`` a time."""
         ...
 
     async def scored_by_runs(self) -> list[Job]:

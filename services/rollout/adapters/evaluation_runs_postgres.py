@@ -143,7 +143,7 @@ class PostgresEvaluationRuns:
             await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS, is_of_job)
 
     async def prune(self, *, before: float) -> None:
-        """Delete runs that ended before a time and whose rows are no longer kept."""
+        """Delete runs that ended before a time and whose rows are no longer retained."""
         await prune_rows(self._pool, "evaluation_runs", _OLD_RUN, before)
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:

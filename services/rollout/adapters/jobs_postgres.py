@@ -167,7 +167,7 @@ class PostgresJobs:
         return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
 
     async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
-        """Return what a tenant's jobs take."""
+        """Return the use of a tenant's jobs."""
         row = await self._pool.fetchrow(_USAGE, tenant_id, since)
         assert row is not None, "an aggregate has a row"
         return from_row(row, JobUsage)

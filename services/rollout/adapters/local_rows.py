@@ -1,8 +1,8 @@
 """Rows of stored files, read from local copies, each with an index of its lines.
 
-Invariants: jobs on the same content share a copy; memory is bounded by a page of an index, the keys of a file
-and the rows that are asked for; no copy is removed while it is read. A copy that nobody has read for a while
-is removed, and so are the longest unused ones when all take more than ``limit_bytes``, and all unused ones
+Invariants: jobs on the same content share a copy; memory is limited to a page of an index, the keys of a file
+and the requested rows; no copy is removed while it is read. A copy without recent readers
+is removed, and so are the longest unused ones when all exceed ``limit_bytes``, and all unused ones
 when the disk is full.
 """
 
@@ -65,12 +65,12 @@ class LocalRows:
             return await _in_thread(lambda: copy.lines(rows))
 
     async def remove_unused(self) -> None:
-        """Remove what nobody has read for a while, and more where all are too large."""
+        """Remove copies without recent readers, and more if all are too large."""
         if removed := self._forget_unused():
             await _in_thread(lambda: _remove_all(removed))
 
     def _forget_unused(self) -> list["_Copy"]:
-        """Return what is to be removed, which nobody can begin to read any more."""
+        """Return the copies to remove, which can no longer be opened."""
         idle = [sha256 for sha256, copy in self._copies.items() if not copy.readers]
         total = sum(copy.size_bytes for copy in self._copies.values())
         now, removed = time.monotonic(), []
@@ -88,7 +88,7 @@ class LocalRows:
 
     @asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:
-        """Remove all copies that nobody reads when the disk is full, so that the next try has room."""
+        """Remove all unused copies when the disk is full, so that a retry has space."""
         try:
             yield
         except (OSError, Unavailable) as error:
@@ -102,7 +102,7 @@ class LocalRows:
 
     @asynccontextmanager
     async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
-        """Keep a copy from removal, made if there is none."""
+        """Protect a copy from removal; create it if there is none."""
         # A name of its own: the copy before it may be being removed.
         path = self._folder / secrets.token_hex(16)
         copy = self._copies.setdefault(content.sha256, _Copy(path, content.size_bytes))
@@ -203,7 +203,7 @@ def _unavailable(error: OSError) -> Unavailable:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield where to make a file that then takes its place whole: a cancelled caller's thread goes on."""
+    """Yield a temporary path that then replaces the file; a cancelled caller's thread continues."""
     made = path.with_suffix(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         yield made

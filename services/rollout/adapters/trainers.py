@@ -13,7 +13,7 @@ class Trainers:
         self._trainers = trainers
 
     async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
-        """Return what becomes of rows."""
+        """Return each row's rendering."""
         return await (await self._trainers.find(base)).render(request)
 
     async def release(self, job: EndedJob) -> frozenset[str]:

@@ -23,7 +23,7 @@ from services.rollout.ports import Connection, JobStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """What is known of rows beside an event: what their wave counted, or what is wrong with them."""
+    """Row counts of a wave, or the fault in its data."""
 
     counts: WaveCounts | None = None
     fault: JobFault | None = None
@@ -52,7 +52,7 @@ class Commits(Generic[Connection]):
                 await self.write(transaction, fact, moved, counts=beside.counts)
 
     async def score(self, job_id: JobId, wave_id: WaveId, run: EvaluationRun) -> None:
-        """Take in how the evaluation run of a wave's revision ended. No effect the second time."""
+        """Apply the end of a wave's evaluation run. Repetitions have no effect."""
         with suppress(AlreadyHandled):
             async with self.ledger.transaction(f"scored:{run.run_id}") as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)

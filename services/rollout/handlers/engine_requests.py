@@ -24,9 +24,9 @@ long."""
 class EngineRequests:
     """At most ``in_flight`` calls of a tenant at a time.
 
-    Of all tenants there are a quarter more at most, so that one tenant's calls hold up no other's; where
-    several take all of it, the next seat goes to the tenant with the fewest. Who waits for a call that nobody
-    needs any more cancels it.
+    All tenants together have at most a quarter more, so that one tenant's calls delay no other's; when
+    several use all of it, the next seat goes to the tenant with the fewest. A caller that no longer needs
+    its call cancels it.
     """
 
     def __init__(self, clock: Clock, *, in_flight: int) -> None:

@@ -52,7 +52,7 @@ class Eraser:
         await self.erasures.forget_files(before=self.clock.now() - FILES_KEPT_SECONDS)
 
     async def look(self) -> bool:
-        """Erase a bounded part of what may go; return whether there may be more."""
+        """Erase a bounded part of the erasable blobs; return whether there may be more."""
         now = self.clock.now()
         jobs = await self.erasures.claim(
             before=now - self.keep_seconds, now=now, next_at=now + RETRY_SECONDS, limit=JOBS_AT_ONCE

@@ -46,7 +46,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationHandler:
-    """Runs what is claimed. ``stall_seconds`` without progress let another process claim a run.
+    """Executes claimed runs. Another process may claim a run after ``stall_seconds`` without progress.
 
     A run fails when a grader failed on more than ``error_share`` of its answers.
     """

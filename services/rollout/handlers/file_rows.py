@@ -1,4 +1,4 @@
-"""Which rows of files are trained and measured on: drawn by `core.row_order`, read through a port."""
+"""Rows of files for training and evaluation: drawn by `core.row_order`, read through a port."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from services.rollout.ports import RowFiles
 
 
 class FileRows:
-    """The rows of jobs and of evaluation runs. Raises DataRefused, and what the files' port raises."""
+    """The rows of jobs and of evaluation runs. Raises DataRefused, and the errors of the files' port."""
 
     def __init__(self, files: RowFiles) -> None:
         self._files = files

@@ -1,7 +1,7 @@
-"""Rows of a file scored: their prompts answered and graded, or the loss of their own answers measured.
+"""Score rows of a file: answer and grade their prompts, or measure the loss of their own answers.
 
-Invariants: every score is of the revision that the run names; memory is bounded by a block of rows and what
-is kept of them.
+Invariants: every score is of the revision that the run names; memory is limited to a block of rows and
+their stored texts.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileScores:
-    """Scores the rows of runs. Raises DataRefused, InvalidField, and what the ports raise."""
+    """Scores the rows of runs. Raises DataRefused, InvalidField, and the ports' errors."""
 
     files: FileRows
     renderer: RowRenderer

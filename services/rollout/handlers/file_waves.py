@@ -31,7 +31,7 @@ _MOST_DROPPED = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileWave:
-    """The record of a wave, what its revision is measured on, and what it counted."""
+    """The record of a wave, its validation record, and its counts."""
 
     record: WaveRecord
     validation: Claim | None
@@ -57,7 +57,7 @@ class FileWaves:
     _validations: dict[JobId, _Validation] = field(default_factory=dict, init=False)
 
     async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
-        """Return what a wave's rows are trained on."""
+        """Return the training record of a wave's rows."""
         rows = decode_rows(await self.blobs.get(event.prompts))
         if event.spec.is_sampled:
             return await self._sample(event, data, rows)
@@ -82,7 +82,7 @@ class FileWaves:
         rows: Sequence[RowLine],
         max_tokens: int | None = None,
     ) -> tuple[Rendered, Sequence[RowLine]]:
-        """Return a step's rows as tokens; if all are dropped, others, drawn as of a step behind the last."""
+        """Return a step's rows as tokens; if all are dropped, other rows, drawn as for a step after the last."""
         bounds, step, dropped = step_bounds(data), event.step, 0
         while dropped < _MOST_DROPPED:
             rendered = await self._render(event, data, rows, bounds, max_tokens=max_tokens)
@@ -131,9 +131,9 @@ class FileWaves:
         return FileWave(record=record_of(event, algorithm, groups), validation=None, counts=counts)
 
     async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
-        """Return what the revision of the wave's step is measured on: the same bytes at each such step.
+        """Return the validation record of the wave's step: the same bytes at each such step.
 
-        The first step renders them in any case, so that a bad row is found before anything is trained.
+        The first step renders it in any case, so that a bad row is found before any training.
         """
         plan = data.evaluation
         is_due = is_evaluated(plan, step=event.step, steps=event.spec.steps)

@@ -24,10 +24,10 @@ _UNANSWERED = "model_grader_server_error"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradingLimits:
-    """When the grading of a wave is given up.
+    """Limits at which the grading of a wave is abandoned.
 
     It fails as soon as graders have failed on more than ``most_faults``, a share of all its samples. A model
-    that has answered none of its questions for ``unanswered_seconds`` is asked no more: the other samples
+    that has not answered for ``unanswered_seconds`` gets no more requests: the other samples
     have the same fault.
     """
 

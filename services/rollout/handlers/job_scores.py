@@ -1,7 +1,7 @@
-"""Follows the evaluation runs of jobs that are measured by sampling.
+"""Follow the evaluation runs of jobs that are measured by sampling.
 
-Invariant: what is to be done follows from rows alone, so that neither a killed process nor a run that its
-tenant cancelled leaves a job waiting. A run is added once, and its end is taken in once.
+Invariant: due actions follow from rows alone, so that neither a killed process nor a run that its
+tenant cancelled leaves a job waiting. A run is added once, and its end is applied once.
 """
 
 import logging
@@ -35,7 +35,7 @@ class JobScores(Generic[Connection]):
         )
 
     async def check(self) -> None:
-        """Begin the runs that are due, take in those that have ended, end those of jobs that have."""
+        """Start due runs, apply ended ones, and end the runs of ended jobs."""
         now = self.commits.clock.now()
         await self.runs.cancel_of_ended_jobs(now=now)
         for job in await self.commits.jobs.scored_by_runs():

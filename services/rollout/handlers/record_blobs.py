@@ -1,4 +1,4 @@
-"""Where rollout records are stored."""
+"""Storage of rollout records."""
 
 import hashlib
 

@@ -20,7 +20,7 @@ TRIES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """Rows in the order in which they were asked for; ``dropped`` counts those that were too long."""
+    """Rendered rows in the requested order; ``dropped`` counts those that were too long."""
 
     rows: list[RenderedRow]
     dropped: int

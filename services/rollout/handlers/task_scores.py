@@ -1,4 +1,4 @@
-"""Answers scored by a task: one that its verifier fails on has no reward, and the others keep theirs."""
+"""Score answers by a task: an answer on which its verifier fails has no reward and affects no other."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -34,7 +34,7 @@ class TaskWaves:
     most_faults: float
 
     async def complete(self, event: WaveRequested) -> tuple[WaveRecord, WaveCounts]:
-        """Return what a wave's prompts are trained on, and what it counted."""
+        """Return the training record of a wave's prompts, and its counts."""
         algorithm = self.algorithms.named(event.spec.algorithm)
         prompts = decode_prompts(await self.blobs.get(event.prompts))
         scores = TaskScores(

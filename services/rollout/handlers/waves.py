@@ -136,7 +136,7 @@ class WaveHandlers(Generic[Connection]):
         return fact, Beside(counts=counts)
 
     async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts]:
-        """Return the record, what its revision is measured on, and what the wave counted."""
+        """Return the record, the validation record, and the counts of the wave."""
         if event.spec.data is not None:
             done = await self.files.complete(event, event.spec.data)
             return done.record, done.validation, done.counts

@@ -1,8 +1,9 @@
-"""Which answers may reach a reasoning-gym verifier that evaluates them.
+"""Answers that may reach a reasoning-gym verifier that evaluates them.
 
 Some verifiers of the package call `eval` or sympy's `parse_expr` (which calls `eval`) on the answer, and an
-answer is text that a model was trained to find rewards with. Invariant: what passes contains no call but of a
-known function, no attribute, no string, and no power that takes forever; for the others any text passes.
+answer is text that a model was trained to find rewards with. Invariant: a permitted answer contains no call
+but of a known function, no attribute, no string, and no power that takes forever; other verifiers get any
+text.
 """
 
 import ast

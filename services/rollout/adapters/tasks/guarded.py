@@ -34,7 +34,10 @@ class GuardedTask:
 
 
 def guarded(name: str, call: Callable[[], T]) -> T:
-    """Return what a call into a task's code returns. Raises its MintErrors, and TaskFailed for all else."""
+    """Return the result of a call into a task's code.
+
+    Raises its MintErrors, and TaskFailed for other errors.
+    """
     try:
         return call()
     except MintError:

@@ -24,7 +24,7 @@ class WorkerSetup(msgspec.Struct, frozen=True):
 
 
 class DescribeTasks(msgspec.Struct, frozen=True, tag=True):
-    """Describe a task, or every task when none is named."""
+    """Describe a task, or every task without a name."""
 
     task: str | None
 
@@ -49,7 +49,7 @@ Call = DescribeTasks | DrawPrompts | ScoreTexts
 
 
 class ListedTasks(msgspec.Struct, frozen=True, tag=True):
-    """Descriptions of tasks, and the problem of each family that did not load when all were asked for."""
+    """Descriptions of tasks, and with all tasks the problem of each family that did not load."""
 
     tasks: list[TaskInfo]
     broken: dict[str, str]
