@@ -82,7 +82,7 @@ class FileWaves:
         rows: Sequence[RowLine],
         max_tokens: int | None = None,
     ) -> tuple[Rendered, Sequence[RowLine]]:
-        """Return a step's rows as tokens; if all are dropped, other rows, drawn as for a step after the last."""
+        """Return a step's rows as tokens; if all are dropped, other rows, as of a step after the last."""
         bounds, step, dropped = step_bounds(data), event.step, 0
         while dropped < _MOST_DROPPED:
             rendered = await self._render(event, data, rows, bounds, max_tokens=max_tokens)

@@ -85,7 +85,7 @@ class WorkerTasks:
 
 
 class BoundedTasks:
-    """The same for callers over HTTP, who use at most ``at_once`` workers; the others are reserved for jobs."""
+    """The same for callers over HTTP, who use at most ``at_once`` workers, so that jobs have the others."""
 
     def __init__(self, tasks: Tasks, *, at_once: int) -> None:
         self._tasks = tasks
