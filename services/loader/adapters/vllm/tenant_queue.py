@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -109,8 +108,7 @@ class CompileTurns:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._lock = threading.Lock()
-        self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MOST_THREADS, reserve=0)
-        self._running: Counter[str] = Counter()
+        self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MOST_THREADS)
 
     def submit(self, compile_structure: Callable[[Request], Any], request: Request) -> Future[Any]:
         """Compile a request's structure when its tenant's turn comes. Any: a grammar of vLLM's."""
@@ -130,14 +128,12 @@ class CompileTurns:
             assert found is not None, "as many are submitted as wait"
             tenant, work = found
             self._queue.start(tenant)
-            self._running[tenant] += 1
         let_thread_give_way(NICENESS)
         began = time.thread_time()
         work()
         with self._lock:
             self._queue.charge(tenant, 1 + round(_WEIGHT_A_SECOND * (time.thread_time() - began)))
-            self._running[tenant] -= 1
-            self._queue.set_running(self._running)
+            self._queue.end(tenant)
 
 
 _MOST_THREADS = 1 << 20
