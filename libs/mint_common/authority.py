@@ -102,6 +102,11 @@ def write_caller(caller: Caller) -> str:
     return json.dumps(msgspec.to_builtins(caller))
 
 
+def caller_headers(caller: Caller, cause: str | None) -> dict[str, str]:
+    """Return the headers of a request that one service hands on to another."""
+    return {CALLER_HEADER: write_caller(caller)} | ({} if cause is None else {CAUSE_HEADER: cause})
+
+
 def read_caller(text: str) -> Caller:
     """Return the caller that `write_caller` wrote. Raises InvalidField."""
     try:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 MOST_TEXT = 2000
 """Characters of user input that an error repeats."""
@@ -364,12 +364,13 @@ _PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
     """Return the error that `MintError.to_payload` described; RemoteError if its class is not known here."""
     code = str(payload.get("code", "unknown"))
-    fields = {
+    fields: dict[str, Any] = {  # what the class of the error takes
         name: value
         for name, value in payload.items()
-        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float)
+        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float | list)
     }
-    kind = _classes().get(code.partition(".")[0])
+    # The code of a refused job is its reason.
+    kind = _classes().get("job_refused" if fields.get("reason") == code else code.partition(".")[0])
     if kind is not None:
         try:
             return kind(**fields)

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import asyncpg
 
-from mint_common.algorithms import Algorithms, open_algorithms
+from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
-from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -17,33 +16,22 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.events import JobFinished
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock, SystemClock
-from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.fair_gate import FairGate, LoopGate
-from mint_common.runtime.graders.judge import EngineJudge
-from mint_common.runtime.graders.open import open_graders
-from mint_common.runtime.graders.runner import GraderRunner
-from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.tenant_budget import TenantBudget
-from services.gateway.adapters.engine_limits import known_limits
-from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
-from services.gateway.adapters.files_postgres import PostgresFiles
+from services.gateway.adapters.handover import Handover
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
-from services.gateway.adapters.rollout import RolloutHttp
-from services.gateway.adapters.rows_check import RowsCheckProcess
+from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
-from services.gateway.adapters.spool import open_spool
-from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.tinker_checkpoints import NamesAndPaths, TrainedCheckpoints
 from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
@@ -59,15 +47,8 @@ from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
-from services.gateway.handlers.file_uploads import UploadKeeper
-from services.gateway.handlers.files import FileKeeper
-from services.gateway.handlers.fine_tuning.creation import JobMaker
-from services.gateway.handlers.fine_tuning.file_uses import FileUses
-from services.gateway.handlers.fine_tuning.first_rows import FirstRows
-from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
-from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http.edge.context import CatalogLimits, FineTuningContext, Gateway, TenantFiles
+from services.gateway.http.edge.context import ForwardLimits, Gateway
 from services.gateway.http.public import build_http, name_algorithms
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
@@ -110,18 +91,14 @@ TENANT_ANSWERS = 32
 TENANT_KEYS = 2
 """As many times that is what all keys of a tenant may have together."""
 
-JUDGE_SECONDS = 20.0
-"""How long a grader that is tried out asks for engines that are full or away."""
 TENANT_REQUESTS = 2048
 """Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
 TENANT_ARRIVING = 4
 """Bodies of files of a tenant at a time: each may take as much of a disk as the largest file."""
-SPOOLED_FILES = 16
-"""As many of the largest file may be on their way, of all tenants; of one as many as stay free."""
-TENANT_PREVIEWS = 1
-"""Previews of a tenant at a time: a base's trainer renders one after the other."""
-CATALOG_REQUESTS, TENANT_CATALOG_REQUESTS = 256, 32
+SHORT_REQUESTS, TENANT_SHORT_REQUESTS = 256, 32
 """Short requests to the registry at a time, and of a tenant: fewer than the connections to it."""
+TENANT_TRIALS = 256
+"""Maximum long requests of a tenant to rollout at a time: submissions, trials of graders, uploads."""
 TENANT_LONG_REQUESTS = 72
 """Long ones of a tenant: as many as the registry takes."""
 TENANT_STREAMS = 64
@@ -131,6 +108,8 @@ REPORT_LINES = 20
 TENANT_DOWNLOADS = 16
 """Of a tenant at a time: each holds a part of 4 MiB while its client reads."""
 
+HANDOVER_SECONDS = 5.0
+"""How long a start waits for rollout to take over what the version before stored."""
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
 
@@ -170,11 +149,13 @@ async def run(settings: GatewaySettings) -> None:
                 timeout_seconds=LOOKUP_SECONDS,
             )
         )
-        rollout = RolloutHttp(
-            await stack.enter_async_context(
-                InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
-            )
+        rollout_http = await stack.enter_async_context(
+            InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
         )
+        handover = Handover(pool, rollout_http)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_SECONDS):
+                await handover.hand_over()
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
         directory = TrainerDirectory(settings.peers.trainer_urls, token=token)
@@ -186,22 +167,9 @@ async def run(settings: GatewaySettings) -> None:
         )
         catalog = RegistryClient(registry, lookups=lookups)
         checkpoints = TrainedCheckpoints(runs, directory, catalog)
-        tenant_files = await _files(settings, pool, blobs, clock, stack)
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
-        submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
-        judge = EngineJudge(engines, catalog.resolve, clock, limit_seconds=JUDGE_SECONDS)
-        graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway"))
-        fine_tuning = _fine_tuning(
-            jobs=FineTuningJobs(submissions=submissions, rollout=rollout),
-            registry=catalog,
-            graders=graders,
-            trainers=directory,
-            engines=engines,
-            files=tenant_files,
-            algorithms=algorithms,
-        )
 
         def is_ready(meant: Resolution) -> bool:
             return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
@@ -216,11 +184,9 @@ async def run(settings: GatewaySettings) -> None:
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
-            rollout=rollout,
+            rollout=RolloutClient(rollout_http, handover),
             engines=engines,
-            graders=graders,
             requests=requests,
-            submissions=submissions,
             webhooks=PostgresWebhooks(pool),
             webhook_limits=WebhookLimits(
                 per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private
@@ -237,10 +203,15 @@ async def run(settings: GatewaySettings) -> None:
             in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
             event_streams=TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS),
             downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
-            catalog_limits=CatalogLimits(
-                short=FairGate(CATALOG_REQUESTS, limit=TENANT_CATALOG_REQUESTS),
+            catalog_limits=ForwardLimits(
+                short=FairGate(SHORT_REQUESTS, limit=TENANT_SHORT_REQUESTS),
                 long=TenantBudget(what="your tenant's comparisons and uploads", limit=TENANT_LONG_REQUESTS),
             ),
+            rollout_limits=ForwardLimits(
+                short=FairGate(SHORT_REQUESTS, limit=TENANT_SHORT_REQUESTS),
+                long=TenantBudget(what="your tenant's submissions and trials", limit=TENANT_TRIALS),
+            ),
+            arriving_files=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
             bodies=TenantBudget(total=settings.body_bytes, share=1, first_fits=False),
             key_bodies=TenantBudget(limit=KEY_BYTES, first_fits=False),
             cold_admission=LoopGate(
@@ -266,8 +237,6 @@ async def run(settings: GatewaySettings) -> None:
                 signer=TicketSigner(secret=token.encode()),
                 public_url=settings.public_url,
             ),
-            files=tenant_files,
-            fine_tuning=fine_tuning,
         )
 
         sender = HttpWebhookSender(
@@ -283,8 +252,6 @@ async def run(settings: GatewaySettings) -> None:
             "audit": partial(requests.prune_audit, keep_days=settings.keep_audit_days),
             "sessions": lambda: runs.prune(before=clock.now() - SESSION_SECONDS),
             "sampling sessions": sampling_sessions.prune,
-            "files": fine_tuning.uses.sweep,
-            "uploads": tenant_files.uploads.sweep,
         }
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
@@ -296,7 +263,7 @@ async def run(settings: GatewaySettings) -> None:
             courier.run,
             partial(prune, pruned, clock),
             samples.run,
-            partial(promote_results, Promotions(registry=catalog, jobs=fine_tuning.jobs), bus, clock),
+            partial(handover.run, clock),
         ]
         await run_service(http, settings.http, background)
 
@@ -307,17 +274,6 @@ async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock)
         for kind, forget in rows.items():
             pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)
             group.create_task(pruning)
-
-
-async def promote_results(promotions: Promotions, bus: Bus, clock: Clock) -> None:
-    """Promote the results of jobs as they end, and now and then what was missed, until cancelled."""
-    ended = Dispatcher(bus=bus, ledger=None, durable="gateway-promotions", clock=clock, concurrency=4)
-    ended.on(JobFinished, promotions.on_job_finished, given_up=promotions.on_given_up)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(ended.run())
-        group.create_task(
-            run_periodically(promotions.sweep, name="promotions", every_seconds=PRUNE_SECONDS, clock=clock)
-        )
 
 
 def _webhooks(
@@ -331,54 +287,6 @@ def _webhooks(
     lease_seconds = LEASE_TIMEOUTS * settings.webhook_timeout_seconds
     courier = WebhookCourier(queue, sender, clock, queued, patience=patience, lease_seconds=lease_seconds)
     return WebhookIntake(bus, queue, clock, queued), courier
-
-
-async def _files(
-    settings: GatewaySettings, pool: asyncpg.Pool, blobs: Blobs, clock: Clock, stack: AsyncExitStack
-) -> TenantFiles:
-    spool = await asyncio.to_thread(open_spool, limit_bytes=SPOOLED_FILES * settings.file_bytes)
-    stack.push_async_callback(spool.close)
-    keeper = FileKeeper(
-        files=PostgresFiles(pool, clock),
-        blobs=blobs,
-        spool=spool,
-        rows=RowsCheckProcess(),
-        clock=clock,
-        max_file_bytes=settings.file_bytes,
-        tenant_bytes=settings.files_bytes_per_tenant,
-    )
-    return TenantFiles(
-        keeper=keeper,
-        uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
-        arriving=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
-        previewing=TenantBudget(what="your tenant's previews", limit=TENANT_PREVIEWS),
-    )
-
-
-def _fine_tuning(
-    *,
-    jobs: FineTuningJobs,
-    registry: RegistryClient,
-    graders: GraderRunner,
-    trainers: TrainerDirectory,
-    engines: EngineDirectory,
-    files: TenantFiles,
-    algorithms: Algorithms,
-) -> FineTuningContext:
-    return FineTuningContext(
-        maker=JobMaker(
-            registry=registry,
-            submissions=jobs.submissions,
-            rollout=jobs.rollout,
-            keeper=files.keeper,
-            graders=graders,
-            first_rows=FirstRows(keeper=files.keeper, trainers=trainers, previewing=files.previewing),
-            limits=partial(known_limits, engines),
-            algorithms=algorithms,
-        ),
-        jobs=jobs,
-        uses=FileUses(jobs=jobs, keeper=files.keeper),
-    )
 
 
 def _sample_budgets(keys: int) -> SampleBudgets:

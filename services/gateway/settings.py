@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from mint_common.settings import AlgorithmSettings, GraderSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):
@@ -10,7 +10,6 @@ class GatewaySettings(ServiceSettings):
 
     peers: PeerSettings
     algorithms: AlgorithmSettings
-    graders: GraderSettings
     switch_seconds: float = Field(
         20.0,
         ge=0,
@@ -26,12 +25,6 @@ class GatewaySettings(ServiceSettings):
         128 << 20,
         ge=32 << 20,
         description="memory for request bodies, all together; a tenant's at most as much as stays free",
-    )
-    file_bytes: int = Field(
-        512 << 20, ge=1 << 20, description="largest file that a tenant may upload, whole or in parts"
-    )
-    files_bytes_per_tenant: int = Field(
-        20 << 30, ge=0, description="maximum bytes of a tenant's files and open uploads together"
     )
     webhook_timeout_seconds: float = Field(
         10.0, gt=0, le=60, description="timeout of a webhook's receiver, seconds"

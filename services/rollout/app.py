@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import asyncpg
 from fastapi import FastAPI
 
 from mint_common.algorithms import open_algorithms
@@ -29,23 +30,32 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
+from services.rollout.adapters.file_uploads_postgres import PostgresFileUploads
+from services.rollout.adapters.files_postgres import PostgresFiles
+from services.rollout.adapters.handover_postgres import PostgresHandover
 from services.rollout.adapters.jobs_postgres import PostgresJobs
-from services.rollout.adapters.local_rows import IDLE_SECONDS, LocalRows
+from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.registry import RegistryRecords
+from services.rollout.adapters.rows_check import RowsCheckProcess
+from services.rollout.adapters.spool import open_spool
 from services.rollout.adapters.tasks.catalog import installed_families
+from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
 from services.rollout.adapters.trainers import Trainers
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
@@ -53,24 +63,31 @@ from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
+from services.rollout.handlers.evaluation_requests import EvaluationMaker
 from services.rollout.handlers.evaluations import EvaluationHandler
+from services.rollout.handlers.file_job_requests import FileJobMaker
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_scores import FileScores
+from services.rollout.handlers.file_uploads import UploadKeeper
 from services.rollout.handlers.file_waves import FileWaves
+from services.rollout.handlers.files import FileKeeper
+from services.rollout.handlers.first_rows import FirstRows
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
+from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.promotions import Promotions
 from services.rollout.handlers.row_rendering import RowRenderer
+from services.rollout.handlers.task_job_requests import TaskJobMaker
 from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
-from services.rollout.http.evaluations import evaluation_routes
-from services.rollout.http.files import file_routes
-from services.rollout.http.jobs import job_routes
-from services.rollout.http.quotas import quota_routes
+from services.rollout.http import evaluations, files, fine_tuning, handover, uploads
+from services.rollout.http.context import TenantParts
+from services.rollout.http.jobs import job_routes, submissions
 from services.rollout.http.tasks import task_routes
-from services.rollout.ports import Connection
+from services.rollout.ports import Connection, Sampler, Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
 
 SCHEMA = "rollout"
@@ -84,6 +101,26 @@ DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
 """Retention of an evaluation run after its end."""
+TENANT_ROUTERS = (
+    submissions,
+    fine_tuning.router,
+    files.router,
+    files.views,
+    uploads.router,
+    evaluations.router,
+    handover.router,
+)
+TRIAL_SECONDS = 20.0
+"""How long a grader that is tried out asks for engines that are full or away."""
+SPOOLED_FILES = 16
+"""Spool capacity in largest files. One tenant may use half."""
+TENANT_PREVIEWS = 1
+"""Maximum previews of a tenant at a time: a base's trainer renders one after the other."""
+COMPARED_AT_ONCE = 2
+"""Comparisons that are computed at a time, one of a tenant: each holds the rows of two runs."""
+SWEEP_SECONDS = 450.0
+"""Interval of the sweeps: files, uploads, copies, old runs, and promotions whose event was lost."""
+Work = Callable[[], Awaitable[None]]
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -92,7 +129,7 @@ class RolloutApp:
     """An assembled service: its HTTP application and its background work."""
 
     http: FastAPI
-    background: Sequence[Callable[[], Awaitable[None]]]
+    background: Sequence[Work]
 
 
 @asynccontextmanager
@@ -120,24 +157,23 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             settings.peers.registry_url, token=settings.internal.token, peer="the registry"
         )
         stack.push_async_callback(registry_http.close)
+        catalog = RegistryClient(registry_http)
         limits = WorkerLimits(
             workers=settings.tasks.task_workers,
             call_seconds=settings.tasks.task_seconds,
             memory_bytes=settings.tasks.task_memory_bytes,
         )
         tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
-        judge = EngineJudge(
-            engines, RegistryClient(registry_http).resolve, clock, limit_seconds=JUDGE_SECONDS
-        )
+        judge = EngineJudge(engines, catalog.resolve, clock, limit_seconds=JUDGE_SECONDS)
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers = EngineSampler(engines), Trainers(directory)
-        registry = RegistryRecords(RegistryClient(registry_http))
+        registry = RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
         rows = FileRows(files)
-        runs, erasures = PostgresEvaluationRuns(pool), PostgresErasures(pool)
-        commits = Commits(jobs=PostgresJobs(pool), ledger=PostgresLedger(pool, clock), clock=clock)
+        runs, jobs, ledger = PostgresEvaluationRuns(pool), PostgresJobs(pool), PostgresLedger(pool, clock)
+        commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
         of_jobs = JobHandlers(
             commits=commits,
             blobs=blobs,
@@ -201,72 +237,54 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             patience_seconds=stall_seconds,
         )
         eraser = Eraser(
-            erasures=erasures,
+            erasures=PostgresErasures(pool),
             records=trainers,
             blobs=blobs,
             clock=clock,
             keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
             every_seconds=settings.erasure.erase_seconds,
         )
-        remove_unused = partial(
-            run_periodically,
-            files.remove_unused,
-            name="copies of files",
-            every_seconds=IDLE_SECONDS / 4,
+        callers_tasks = BoundedTasks(tasks, at_once=max(1, settings.tasks.task_workers // 2))
+        admission = JobAdmission(
+            registry=catalog,
+            jobs=PostgresTenantJobs(pool, ledger, clock),
+            store=jobs,
+            quotas=_quotas(settings.quotas),
+            engines=engines,
+            algorithms=algorithms,
             clock=clock,
         )
+        opening = open_tenant_parts(
+            settings, admission, of_jobs, pool=pool, trainers=directory, tasks=callers_tasks, sampler=sampler
+        )
+        parts = await stack.enter_async_context(opening)
         http = create_http(
             title="MinT rollout",
             service="rollout",
             internal_token=settings.internal.token,
             ready=lambda: True,
+            max_body_bytes=None,  # `BodyRoute` reads bodies
         )
-        callers_tasks = BoundedTasks(tasks, at_once=max(1, settings.tasks.task_workers // 2))
-        include_routes(
-            http.router,
-            task_routes(callers_tasks, sampler),
-            job_routes(of_jobs),
-            quota_routes(commits.jobs, _quotas(settings.quotas), clock),
-            file_routes(erasures, clock),
-            evaluation_routes(runs, clock),
-        )
+        http.state.parts = parts
+        include_routes(http.router, task_routes(callers_tasks), job_routes(of_jobs), *TENANT_ROUTERS)
         short, work = dispatch(of_jobs, of_waves, bus, clock)
-        background = (
+        background: tuple[Work, ...] = (
             OutboxRelay(pool, bus, clock).run,
             partial(run_periodically, clock.follow, name="clock", every_seconds=FOLLOW_SECONDS, clock=clock),
-            partial(prune_runs, runs, clock),
             short.run,
             partial(of_waves.run, work),
             watchdog.run,
             evaluations.run,
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
-            remove_unused,
             partial(engines.follow, bus),
+            *tenant_work(parts, bus, copies=files),
         )
         yield RolloutApp(http=http, background=background)
 
 
-async def prune_runs(runs: PostgresEvaluationRuns, clock: Clock) -> None:
-    """Forget evaluation runs of long ago, hourly until cancelled; their scores stay with the registry."""
-
-    async def prune() -> None:
-        await runs.prune(before=clock.now() - KEEP_RUN_DAYS * DAY_SECONDS)
-
-    await run_periodically(prune, name="prune evaluation runs", every_seconds=3600.0, clock=clock)
-
-
-def _quotas(settings: QuotaSettings) -> JobQuotas:
-    return JobQuotas(
-        open_jobs=settings.jobs_per_tenant, trainer_seconds=settings.trainer_seconds_per_day or math.inf
-    )
-
-
 def dispatch(
-    of_jobs: JobHandlers[Connection],
-    of_waves: WaveHandlers[Connection],
-    bus: Bus,
-    clock: Clock,
+    of_jobs: JobHandlers[Connection], of_waves: WaveHandlers[Connection], bus: Bus, clock: Clock
 ) -> tuple[Dispatcher, Dispatcher]:
     """Return the dispatchers of short and of long work, so that a wave never keeps another job waiting.
 
@@ -287,6 +305,91 @@ def dispatch(
     work = Dispatcher(bus=bus, ledger=None, durable=WAVES, clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return short, work
+
+
+@asynccontextmanager
+async def open_tenant_parts(
+    settings: RolloutSettings,
+    admission: JobAdmission,
+    of_jobs: JobHandlers[PostgresConnection],
+    *,
+    pool: asyncpg.Pool,
+    trainers: TrainerDirectory,
+    tasks: Tasks,
+    sampler: Sampler,
+) -> AsyncIterator[TenantParts]:
+    """Assemble what tenants' routes call; leaving removes the spool and ends the trials of graders."""
+    catalog, clock, runs = admission.registry, admission.clock, PostgresEvaluationRuns(pool)
+    spool = await asyncio.to_thread(open_spool, limit_bytes=SPOOLED_FILES * settings.file_bytes)
+    keeper = FileKeeper(
+        files=PostgresFiles(pool, clock),
+        blobs=of_jobs.blobs,
+        spool=spool,
+        rows=RowsCheckProcess(),
+        clock=clock,
+        max_file_bytes=settings.file_bytes,
+        tenant_bytes=settings.files_bytes_per_tenant,
+    )
+    previewing = TenantBudget(what="your tenant's previews", limit=TENANT_PREVIEWS)
+    first_rows = FirstRows(keeper=keeper, trainers=trainers, previewing=previewing)
+    judge = EngineJudge(admission.engines, catalog.resolve, clock, limit_seconds=TRIAL_SECONDS)
+    try:
+        # Sandboxes of their own: a trial does not wait for the samples of jobs.
+        async with open_graders(settings.graders, judge, service="rollout") as trials:
+            yield TenantParts(
+                of_jobs=of_jobs,
+                admission=admission,
+                on_tasks=TaskJobMaker(admission=admission, tasks=tasks, sampler=sampler),
+                on_files=FileJobMaker(
+                    admission=admission, keeper=keeper, graders=trials, first_rows=first_rows
+                ),
+                keeper=keeper,
+                uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
+                runs=runs,
+                evaluations=EvaluationMaker(
+                    admission=admission,
+                    runs=runs,
+                    tasks=tasks,
+                    keeper=keeper,
+                    graders=trials,
+                    trainers=trainers,
+                ),
+                trials=trials,
+                trainers=trainers,
+                previewing=previewing,
+                comparing=FairGate(COMPARED_AT_ONCE, limit=1),
+                handover=PostgresHandover(pool, clock),
+            )
+    finally:
+        await spool.close()
+
+
+def tenant_work(parts: TenantParts, bus: Bus, *, copies: LocalRows) -> list[Work]:
+    """Return the background work: sweeps, and promotions of jobs' results as they end."""
+    clock, runs = parts.clock, parts.runs
+    promotions = Promotions(registry=parts.registry, jobs=parts.tenant_jobs, waves=parts.jobs)
+    ended = Dispatcher(bus=bus, ledger=None, durable="rollout-promotions", clock=clock, concurrency=4)
+    ended.on(JobFinished, promotions.on_job_finished, given_up=promotions.on_given_up)
+    sweeps = {
+        "files": parts.keeper.sweep,
+        "uploads": parts.uploads.sweep,
+        "promotions": promotions.sweep,
+        "copies of files": copies.remove_unused,
+        "evaluation runs": lambda: runs.prune(before=clock.now() - KEEP_RUN_DAYS * DAY_SECONDS),
+    }
+    return [
+        ended.run,
+        *(
+            partial(run_periodically, sweep, name=name, every_seconds=SWEEP_SECONDS, clock=clock)
+            for name, sweep in sweeps.items()
+        ),
+    ]
+
+
+def _quotas(settings: QuotaSettings) -> JobQuotas:
+    return JobQuotas(
+        open_jobs=settings.jobs_per_tenant, trainer_seconds=settings.trainer_seconds_per_day or math.inf
+    )
 
 
 async def run(settings: RolloutSettings) -> None:

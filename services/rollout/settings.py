@@ -76,3 +76,9 @@ class RolloutSettings(ServiceSettings):
     quotas: QuotaSettings
     erasure: ErasureSettings
     graders: GraderSettings
+    file_bytes: int = Field(
+        512 << 20, ge=1 << 20, description="largest file that a tenant may upload, whole or in parts"
+    )
+    files_bytes_per_tenant: int = Field(
+        20 << 30, ge=0, description="maximum bytes of a tenant's files and open uploads together"
+    )

@@ -104,7 +104,8 @@ def test_values_arrive_as_they_were_written(rendered: Mapping[str, Answer]) -> N
         },
         "training-mint-loader-smollm2-cpu": {"disk_bytes": 4 << 30, "eager": "true", "dtype": "auto"},
         "training-mint-trainer-qwen3-4b": {"ranks": 2, "sharding": "fsdp", "snapshot_seconds": 0.0},
-        "training-mint-gateway": {"file_bytes": 1 << 30, "tokenizers": ("qwen3-4b=Qwen/Qwen3-4B",)},
+        "training-mint-gateway": {"tokenizers": ("qwen3-4b=Qwen/Qwen3-4B",)},
+        "training-mint-rollout": {"file_bytes": 1 << 30},
     }
     for pods in of_services(rendered["gpus"]):
         settings = read_settings(READ_BY[pods.service], environment_of(pods), service=pods.service)

@@ -15,13 +15,13 @@ from mint_common.claims import Claim
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.postgres import open_pool
-from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
-from services.gateway.adapters.files_postgres import PostgresFiles
-from services.gateway.adapters.rows_check import RowsCheckProcess
-from services.gateway.adapters.spool import open_spool
-from services.gateway.core.files.records import FileDraft, FileRecord
-from services.gateway.handlers.file_uploads import UploadKeeper
-from services.gateway.handlers.files import FileKeeper
+from services.rollout.adapters.file_uploads_postgres import PostgresFileUploads
+from services.rollout.adapters.files_postgres import PostgresFiles
+from services.rollout.adapters.rows_check import RowsCheckProcess
+from services.rollout.adapters.spool import open_spool
+from services.rollout.core.files.records import FileDraft, FileRecord
+from services.rollout.handlers.file_uploads import UploadKeeper
+from services.rollout.handlers.files import FileKeeper
 
 MINE, OTHERS = TenantId("ten_mine"), TenantId("ten_other")
 ROWS = b'{"text": "a"}\n{"text": "b"}\n'
@@ -98,7 +98,7 @@ class KillingBlobs(LocalBlobs):
 
 async def main(dsn: str, folder: str, act: str, point: str) -> None:
     """Keep a file, whole or in parts, or keep one and remove it."""
-    pool = await open_pool(dsn, schema="gateway")
+    pool = await open_pool(dsn, schema="rollout")
     blobs = KillingBlobs(Path(folder) / "blobs", point)
     async with keeper(pool, blobs, Path(folder), SystemClock()) as uploads:
         if act == "parts":

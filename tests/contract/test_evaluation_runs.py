@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,7 +13,6 @@ from mint_common.datasets import Format
 from mint_common.errors import NotFound, Overloaded
 from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
-from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import EXACT, TENANT
 from services.rollout.adapters import evaluation_runs_postgres
@@ -21,7 +21,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState, ScoredRow, scored
 from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
-from services.rollout.http.evaluations import evaluation_routes
+from services.rollout.http import evaluations
 from services.rollout.ports import EvaluationRuns
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import submitted
@@ -151,12 +151,13 @@ async def test_the_newest_runs_keep_their_rows(
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(evaluation_routes(store, SystemClock()))
+    http.include_router(evaluations.router)
+    http.state.parts = SimpleNamespace(runs=store)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=http), base_url="http://rollout"
     ) as client:
         path = f"/internal/tenants/{RUN.tenant_id}/evaluations"
-        gone, stored = [await client.get(f"{path}/evr_{n}/rows") for n in (1, 3)]
+        gone, stored = [await client.get(f"{path}/run/evr_{n}/rows") for n in (1, 3)]
     assert (gone.status_code, "run_id" in gone.text) == (422, True)
     assert (stored.status_code, len(stored.json())) == (200, 1)
 

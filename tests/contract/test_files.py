@@ -15,13 +15,13 @@ from contract.schemas import empty_schema
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.datasets import Repeats
 from mint_common.errors import BlobMissing, InvalidField, NotFound
+from mint_common.job_errors import DatasetRefused, FilesFull, UploadClosed
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.clock import ManualClock
-from services.gateway.adapters.rows_check import RowsCheckProcess
-from services.gateway.core.files.records import UPLOAD_SECONDS
-from services.gateway.core.files.refusals import DatasetRefused, FilesFull, UploadClosed
-from services.gateway.handlers.file_uploads import UploadKeeper
-from services.gateway.handlers.files import FileKeeper
+from services.rollout.adapters.rows_check import RowsCheckProcess
+from services.rollout.core.files.records import UPLOAD_SECONDS
+from services.rollout.handlers.file_uploads import UploadKeeper
+from services.rollout.handlers.files import FileKeeper
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +41,7 @@ def blobs(tmp_path: Path) -> LocalBlobs:
 @pytest.fixture
 async def uploads(shared_database: str, blobs, clock, tmp_path: Path) -> AsyncIterator[UploadKeeper]:
     async with (
-        empty_schema(shared_database, "gateway") as pool,
+        empty_schema(shared_database, "rollout") as pool,
         keeper(pool, blobs, tmp_path, clock) as made,
     ):
         yield made
@@ -366,7 +366,7 @@ async def test_a_part_that_is_stored_after_its_upload_ended_is_erased(uploads, b
     ],
 )
 async def test_whatever_is_killed_nothing_is_half_done(shared_database, blobs, tmp_path, act, point) -> None:
-    async with empty_schema(shared_database, "gateway") as pool:
+    async with empty_schema(shared_database, "rollout") as pool:
         command = [sys.executable, "-m", "contract.files_rig", shared_database, str(tmp_path), act, point]
         tests = Path(__file__).parents[1]
         killed = await asyncio.to_thread(subprocess.run, command, cwd=tests, check=False, capture_output=True)

@@ -21,7 +21,7 @@ from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
-from services.gateway.http.edge.context import CatalogLimits
+from services.gateway.http.edge.context import ForwardLimits
 from services.gateway.http.public import build_http
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -171,9 +171,9 @@ class Rig:
         )
 
 
-def catalog_limits() -> CatalogLimits:
-    """Return limits of requests to the registry, as `app.run` has them."""
-    return CatalogLimits(short=FairGate(256, limit=32), long=TenantBudget(what="comparisons", limit=72))
+def catalog_limits() -> ForwardLimits:
+    """Return limits of requests to another service, as `app.run` has them."""
+    return ForwardLimits(short=FairGate(256, limit=32), long=TenantBudget(what="comparisons", limit=72))
 
 
 def make_rig() -> Rig:
@@ -186,7 +186,8 @@ def make_rig() -> Rig:
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = TenantBudget(what="requests", limit=4)
     gateway.event_streams = TenantBudget(what="event streams", limit=2)
-    gateway.catalog_limits = catalog_limits()
+    gateway.catalog_limits = gateway.rollout_limits = catalog_limits()
+    gateway.arriving_files = TenantBudget(what="files", limit=4)
     gateway.downloads = TenantBudget(what="downloads", limit=2)
     gateway.bodies = TenantBudget(total=64 << 20, share=1, first_fits=False)
     gateway.key_bodies = TenantBudget()

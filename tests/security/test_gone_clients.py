@@ -11,17 +11,17 @@ from mint_common.testing.factories import EXACT
 STRING_CHECK = {**EXACT, "reference": "4"}
 
 
-class SlowGraders(Beyond):
+class SlowRollout(Beyond):
     """Graders that never end by themselves."""
 
-    async def check(self, _spec, *, tenant_id):
+    async def forward(self, *_args, **_more):
         await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("route", ["run", "validate"])
 async def test_a_grader_that_is_tried_out_ends_when_its_client_leaves(route):
     rig = make_rig()
-    rig.http.state.gateway.graders = SlowGraders()
+    rig.http.state.gateway.rollout = SlowRollout()
     body = {"grader": STRING_CHECK, **({"model_sample": "4"} if route == "run" else {})}
     async with asyncio.timeout(60):
         # The rig's client leaves as soon as its body has been read.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from security.gateway_rig import Rig, make_rig
@@ -15,7 +16,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import MOST_TEXT, NotFound
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.resolver import CachedResolver
-from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 
@@ -34,7 +35,7 @@ async def lonely() -> AsyncIterator[Rig]:
     http = InternalHttp(AWAY, token="secret", peer="the registry")
     gateway.registry = RegistryClient(http)
     gateway.keys = KeyChecks(gateway.registry, memory, rig.clock)
-    gateway.rollout = RolloutHttp(http)
+    gateway.rollout = RolloutClient(http, SimpleNamespace(check_done=lambda: None))
     gateway.engines = EngineDirectory([AWAY], token="secret")
     gateway.tinker.trainers = TrainerDirectory([AWAY], token="secret")
     cache = ResolutionCache(capacity=9, lease_seconds=9, switch_seconds=9, is_ready=lambda _: True)

@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from security.gateway_rig import TENANT, Beyond, make_rig
@@ -73,11 +74,16 @@ class Stored(Beyond):
     async def find(self, _manifest):
         return {"adapter_config.json": self.claim}
 
-    async def results(self, *_):
-        return None
+    headers: ClassVar = {"content-length": "3"}
 
-    async def get(self, *_):
-        return self.claim
+    async def download(self, *_):
+        return self
+
+    def parts(self):
+        return self.read(None)
+
+    def close(self):
+        """Nothing is open."""
 
     async def read(self, _found):
         yield b"abc"
@@ -104,8 +110,7 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
     rig, gateway = rig_of_two()
     stored = Stored()
     rig.registry.get_revision = stored.get_revision
-    gateway.files = SimpleNamespace(keeper=stored)
-    gateway.fine_tuning = SimpleNamespace(jobs=stored)
+    gateway.rollout = stored
     gateway.tinker = SimpleNamespace(files=stored, signer=TicketSigner(secret=b"s"))
     for _ in range(int(gateway.downloads.limit) + 1):
         assert (await rig.ask("GET", path, "all")).body == b"abc"

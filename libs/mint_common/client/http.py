@@ -172,16 +172,19 @@ class InternalHttp:
         """Remove something."""
         return await self._ask("DELETE", path)
 
-    async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> Relayed:
-        """Post bytes unchanged, and return the answer once it has begun; the caller closes it.
+    async def relay(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> Relayed:
+        """Send bytes unchanged, and return the answer once it has begun; the caller closes it.
 
         A failed answer is raised as its error.
         """
-        current = start_span("http POST", kind=SpanKind.CLIENT, **{"url.path": path})
+        current = start_span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": path})
         try:
             with trace.use_span(current, end_on_exit=False):
                 async with self._call():
-                    response = await self._connections.session(is_long=True).post(
+                    response = await self._connections.session(is_long=True).request(
+                        method,
                         self._url(path),
                         data=body,
                         headers=inject({**_JSON, **headers}),
@@ -245,6 +248,8 @@ class InternalHttp:
                     data=data,
                     headers=inject(dict(headers)),
                     allow_redirects=False,  # another route's answer is not the one asked for
+                    # A stream begins when the other side reads it: it may refuse one by its headers alone.
+                    expect100=isinstance(data, AsyncIterable),
                 ) as response,
             ):
                 content = await response.read()

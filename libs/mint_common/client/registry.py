@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, 
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, DECIDED_HEADER, Caller, write_caller
+from mint_common.authority import DECIDED_HEADER, Caller, caller_headers
 from mint_common.catalog import (
     AliasRecord,
     CollectionReport,
@@ -46,18 +46,17 @@ class RegistryClient:
         *,
         query: Sequence[tuple[str, str]] = (),
         body: bytes | AsyncIterable[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
         patient: bool = False,
         cause: str | None = None,
         decided_at: float | None = None,
     ) -> tuple[int, bytes]:
         """Forward a caller's request to a path below ``/internal``; see `InternalHttp.forward`."""
-        headers = {CALLER_HEADER: write_caller(caller)} | ({} if cause is None else {CAUSE_HEADER: cause})
+        sent = {**(headers or {}), **caller_headers(caller, cause)}
         if decided_at is not None:
-            headers[DECIDED_HEADER] = repr(decided_at)
+            sent[DECIDED_HEADER] = repr(decided_at)
         path = path_of("internal", *parts)
-        return await self._http.forward(
-            method, path, query=query, body=body, headers=headers, patient=patient
-        )
+        return await self._http.forward(method, path, query=query, body=body, headers=sent, patient=patient)
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized."""

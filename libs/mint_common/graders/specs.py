@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField
 from mint_common.graders.formula import MAX_REWARD, Formula
 from mint_common.graders.similarity import METRICS
+from mint_common.job_errors import GraderNotSupported, MetricNotSupported
 
 MAX_GRADERS = 10
 MAX_SOURCE_BYTES = 256_000
@@ -21,20 +22,6 @@ PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][A-Za-z0-9_]*|\.[0-9]{1,9}|\[[0-
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=20_000)]
 Operation = Literal["eq", "ne", "like", "ilike"]
-
-
-class MetricNotSupported(MintError):
-    """Metric {metric!r} is not computed here: it is one of {known}."""
-
-    code = "metric_not_supported"
-    http_status = 422
-
-
-class GraderNotSupported(MintError):
-    """Graders of type {type!r} do not run here: {problem}"""
-
-    code = "grader_not_supported"
-    http_status = 422
 
 
 class StringCheck(Struct, frozen=True, forbid_unknown_fields=True, tag="string_check"):

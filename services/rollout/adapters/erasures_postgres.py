@@ -4,7 +4,7 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_errors import acquired
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import DELETED
 
@@ -70,6 +70,14 @@ _FORGET = "DELETE FROM deleted_files WHERE deleted_at < $1"
 ERASED_REASON = "what went wrong was erased with the rows of the file"
 
 
+async def note_deleted_file(
+    connection: PostgresConnection, tenant_id: TenantId, file_id: str, *, now: float
+) -> None:
+    """Note that a file is gone, in the transaction that removes it; see `ports.Erasures.delete_file`."""
+    await connection.execute(_FILE_GONE, file_id, tenant_id, now)
+    await connection.execute(_JOBS_OF_FILE, file_id, tenant_id, ERASED_REASON)
+
+
 class PostgresErasures:
     """See `ports.Erasures`."""
 
@@ -79,8 +87,7 @@ class PostgresErasures:
     async def delete_file(self, tenant_id: TenantId, file_id: str, *, now: float) -> None:
         """Note that a file is gone."""
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(_FILE_GONE, file_id, tenant_id, now)
-            await connection.execute(_JOBS_OF_FILE, file_id, tenant_id, ERASED_REASON)
+            await note_deleted_file(connection, tenant_id, file_id, now=now)
 
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
         """Claim jobs."""

@@ -31,6 +31,7 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 from services.rollout.core.fault import JobFault, storable
+from services.rollout.core.fine_tuning.records import FineTuning
 from services.rollout.core.outcome import judge
 from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
 from services.rollout.core.wave import Wave
@@ -62,6 +63,9 @@ class Job:
 
     ``result`` is the revision of a succeeded job, ``fault`` the fault in a failed one's data. A job
     that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
+
+    ``policy`` is the policy's name when the job was submitted; ``warnings`` say what may go wrong with it.
+    ``fine_tuning`` is of a job on a file.
     """
 
     tenant_id: TenantId
@@ -83,6 +87,9 @@ class Job:
     fault: JobFault | None = None
     is_pausing: bool = False
     controls: int = 0
+    policy: str = ""
+    warnings: tuple[str, ...] = ()
+    fine_tuning: FineTuning | None = None
 
     @property
     def plan(self) -> EvaluationPlan | None:
@@ -113,7 +120,14 @@ def wave_id_of(job_id: JobId, step: int) -> WaveId:
     return WaveId(derive_id("wave", job_id, step))
 
 
-def open_job(event: JobSubmitted, *, now: float) -> Job:
+def open_job(
+    event: JobSubmitted,
+    *,
+    policy: str = "",
+    warnings: Sequence[str] = (),
+    fine_tuning: FineTuning | None = None,
+    now: float,
+) -> Job:
     """Return the waiting job of a submission."""
     return Job(
         tenant_id=event.tenant_id,
@@ -130,6 +144,9 @@ def open_job(event: JobSubmitted, *, now: float) -> Job:
         created_at=now,
         progress_at=now,
         finished_at=None,
+        policy=policy,
+        warnings=tuple(warnings),
+        fine_tuning=fine_tuning,
     )
 
 

@@ -77,13 +77,17 @@ class JobHandlers(Generic[Connection]):
     _drawing: set[str] = field(default_factory=set, init=False)
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
-        """Store the job, and start it unless an earlier job of its policy still runs."""
+        """Start the job unless an earlier job of its policy still runs.
+
+        One that a gateway of the version before has taken is stored first.
+        """
         # In the order of delivery, which is that of submission: a policy's jobs begin in it.
         async with self._storing:
-            with suppress(AlreadyHandled):  # stored before, but perhaps not started
-                async with self.commits.ledger.transaction(event.id) as transaction:
-                    opened = open_job(event, now=self.commits.clock.now())
-                    await self.commits.write(transaction, None, Advance(job=opened))
+            if await self._managed(event.job_id) is None:
+                with suppress(AlreadyHandled):
+                    async with self.commits.ledger.transaction(event.id) as transaction:
+                        opened = open_job(event, now=self.commits.clock.now())
+                        await self.commits.write(transaction, None, Advance(job=opened))
         await self.start_next(event.policy_id)
         return ()
 

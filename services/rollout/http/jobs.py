@@ -1,123 +1,103 @@
-"""Routes about a tenant's jobs. A job of another tenant does not exist."""
+"""Routes about a tenant's jobs, on tasks and on files. A job of another tenant does not exist."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
+from pydantic import Discriminator, Tag
 
-from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
+from mint_common.fine_tuning_requests import FineTuningBody
 from mint_common.ids import JobId, TenantId
+from mint_common.job_requests import JobRequest
+from mint_common.json_types import JsonObject
+from mint_common.runtime.edge_routes import BodyRoute
+from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
 from services.rollout.core.job import Job
+from services.rollout.core.job_view import JobProgress, job_view
 from services.rollout.core.progress import Progress
-from services.rollout.core.wave import Wave
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
 from services.rollout.ports import Connection, JobStore
 
 MAX_LISTED = 1000
 
 
+def _kind(body: Any) -> str:  # a body of either kind
+    is_on_file = isinstance(body, FineTuningBody) or (isinstance(body, dict) and "training_file" in body)
+    return "file" if is_on_file else "task"
+
+
+JobBody = Annotated[
+    Annotated[JobRequest, Tag("task")] | Annotated[FineTuningBody, Tag("file")], Discriminator(_kind)
+]
+
+
+submissions = APIRouter(route_class=BodyRoute)
+
+
+@submissions.post("/internal/tenants/{tenant_id}/jobs", status_code=202)
+async def submit_job(
+    tenant_id: Tenant, body: Annotated[JobBody, Body()], caller: CallerDep, parts: PartsDep, cause: Cause
+) -> JsonObject:
+    """Make a job on a task or on a file."""
+    if isinstance(body, FineTuningBody):
+        job = await parts.on_files.make(caller, body, cause=cause)
+    else:
+        job = await parts.on_tasks.make(tenant_id, body, cause=cause)
+    return job_view(JobProgress(job=job, progress=Progress()))
+
+
 def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
-    """Return the routes under /internal/tenants/{tenant}/jobs."""
+    """Return the routes under /internal/tenants/{tenant}/jobs that read and steer jobs."""
     jobs, commits = handlers.commits.jobs, handlers.commits
-    router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs")
+    router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs", route_class=BodyRoute)
 
     @router.get("")
     async def list_jobs(
-        tenant_id: str, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
-    ) -> list[dict[str, object]]:
-        found = await jobs.jobs_of(TenantId(tenant_id), limit=limit)
-        progress = await jobs.progress_of(found)
-        return [_view(job, progress[job.job_id], steps=()) for job in found]
+        tenant_id: Tenant, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+    ) -> list[JsonObject]:
+        return [
+            job_view(each) for each in await in_progress(jobs, await jobs.jobs_of(tenant_id, limit=limit))
+        ]
 
     @router.get("/{job_id}")
-    async def show_job(tenant_id: str, job_id: str, steps: bool = True) -> dict[str, object]:  # noqa: FBT001, FBT002  # a query
-        job = await _own(jobs, tenant_id, job_id)
-        waves = await jobs.waves_of(job.job_id) if steps else ()
-        return _view(job, (await jobs.progress_of([job]))[job.job_id], steps=waves)
+    async def show_job(tenant_id: Tenant, job_id: str, steps: bool = True) -> JsonObject:  # noqa: FBT001, FBT002  # a query
+        return job_view(await job_progress(jobs, await _own(jobs, tenant_id, job_id), steps=steps))
 
     @router.post("/{job_id}/cancel")
-    async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:
-        job = await _own(jobs, tenant_id, job_id)
-        await commits.cancel(job.job_id)
+    async def cancel_job(tenant_id: Tenant, job_id: str) -> JsonObject:
+        await commits.cancel((await _own(jobs, tenant_id, job_id)).job_id)
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/pause")
-    async def pause_job(tenant_id: str, job_id: str) -> dict[str, object]:
+    async def pause_job(tenant_id: Tenant, job_id: str) -> JsonObject:
         await commits.pause(await _own(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/resume")
-    async def resume_job(tenant_id: str, job_id: str) -> dict[str, object]:
+    async def resume_job(tenant_id: Tenant, job_id: str) -> JsonObject:
         await handlers.resume(await _own(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     return router
 
 
-async def _own(jobs: JobStore[Connection], tenant_id: str, job_id: str) -> Job:
-    job = await jobs.job(JobId(job_id))
+async def in_progress(store: JobStore[Connection], jobs: Sequence[Job]) -> list[JobProgress]:
+    """Return how far jobs are, in their order, without their waves."""
+    progress = await store.progress_of(jobs)
+    return [JobProgress(job=job, progress=progress[job.job_id]) for job in jobs]
+
+
+async def job_progress(store: JobStore[Connection], job: Job, *, steps: bool) -> JobProgress:
+    """Return how far a job is, with its waves if its steps are asked for."""
+    waves = await store.waves_of(job.job_id) if steps else ()
+    return JobProgress(job=job, progress=(await store.progress_of([job]))[job.job_id], waves=waves)
+
+
+async def _own(jobs: JobStore[Connection], tenant_id: TenantId, name: str) -> Job:
+    """Return the job that a name means, also with OpenAI's prefix. Raises NotFound."""
+    job = await jobs.job(job_id_of(name) if name.startswith(JOB_PREFIX) else JobId(name))
     if job.tenant_id != tenant_id:
-        raise NotFound(kind="job", name=job_id)
+        raise NotFound(kind="job", name=job.job_id)
     return job
-
-
-def _view(job: Job, progress: Progress, *, steps: Sequence[Wave]) -> dict[str, object]:
-    return {
-        "job_id": job.job_id,
-        "policy_id": job.policy_id,
-        "base": job.base,
-        "state": job.state.value,
-        "is_pausing": job.is_pausing,
-        "reason": job.reason,
-        "fault": msgspec.to_builtins(job.fault),
-        "spec": msgspec.to_builtins(job.spec),
-        "step": progress.step,
-        "total_steps": job.spec.steps,
-        "reward": progress.reward if _has_rewards(job) else None,
-        "best": msgspec.to_builtins(progress.best),
-        "result": _revision(job.result),
-        "stopped_early": job.stopped_early,
-        "trained_tokens": progress.trained_tokens,
-        "created_at": job.created_at,
-        "started_at": progress.started_at,
-        "finished_at": job.finished_at,
-        "steps": [_step(job, wave) for wave in steps],
-    }
-
-
-def _has_rewards(job: Job) -> bool:
-    """Return whether its waves have rewards of a task or a grader."""
-    return job.spec.data is None or job.spec.is_sampled
-
-
-def _revision(found: RevisionRef | None) -> dict[str, object] | None:
-    return None if found is None else {"digest": found.digest, "number": found.number}
-
-
-def _step(job: Job, wave: Wave) -> dict[str, object]:
-    """Return one step; the trainer's metrics stand beside our own fields, which win over equal names."""
-    data = job.spec.data
-    of_file: dict[str, object] = {}
-    if data is not None:
-        of_file = {
-            "epoch": data.epochs * wave.step / job.spec.steps,
-            "dropped_rows": wave.counts.dropped_rows,
-        }
-    return {
-        **wave.metrics,
-        "step": wave.step,
-        "wave_id": wave.wave_id,
-        "state": wave.state.value,
-        "sampled": wave.sampled,
-        "sampled_number": wave.sampled_number,
-        "reward_mean": wave.reward_mean if _has_rewards(job) else None,
-        "revision": msgspec.to_builtins(wave.revision),
-        "requested_at": wave.requested_at,
-        "completed_at": wave.completed_at,
-        "published_at": wave.published_at,
-        "scored_at": wave.scored_at,
-        "grader_errors": wave.counts.grader_errors,
-        **of_file,
-    }

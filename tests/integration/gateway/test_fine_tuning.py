@@ -95,7 +95,7 @@ def query(stack, statement: str, *args):
 def spec_of(stack, job_id: str) -> dict:
     row = query(
         stack,
-        "SELECT spec FROM gateway.submissions WHERE job_id = $1",
+        "SELECT spec FROM rollout.jobs WHERE job_id = $1",
         job_id.replace("ftjob-", "job_"),
     )
     return json.loads(row[0]["spec"])

@@ -194,7 +194,7 @@ def made(stack) -> tuple[int, int]:
     """Return how many jobs and policies there are."""
     found = query(
         stack,
-        "SELECT (SELECT count(*) FROM gateway.submissions) AS jobs,"
+        "SELECT (SELECT count(*) FROM rollout.jobs) AS jobs,"
         " (SELECT count(*) FROM registry.policies) AS policies",
     )
     return found[0]["jobs"], found[0]["policies"]

@@ -143,7 +143,7 @@ def test_a_job_that_succeeds_promotes_its_result_once_though_the_gateway_is_kill
     before = moves_of(stack, policy, "live")
     query(
         stack,
-        "UPDATE gateway.submissions SET fine_tuning = jsonb_set(fine_tuning, '{promote,ended_at}', 'null')"
+        "UPDATE rollout.jobs SET fine_tuning = jsonb_set(fine_tuning, '{promote,ended_at}', 'null')"
         " WHERE job_id = $1",
         made.mint["job_id"],
     )

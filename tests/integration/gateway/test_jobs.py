@@ -42,7 +42,7 @@ def _query(stack, statement: str, *args):
 
 
 def _count(stack) -> int:
-    return _query(stack, "SELECT count(*) AS n FROM gateway.submissions")[0]["n"]
+    return _query(stack, "SELECT count(*) AS n FROM rollout.jobs")[0]["n"]
 
 
 def test_tasks_recommend_and_score(mint):
@@ -214,7 +214,7 @@ OPEN_JOBS = """
     INSERT INTO rollout.jobs (job_id, tenant_id, base, policy_id, lora, spec, state, reason, steps_done,
         cause, created_at, progress_at)
     SELECT 'job_open_' || number, tenant_id, base, policy_id, '{}', '{}', 'paused', '', 0, '', 0, 0
-    FROM gateway.submissions, generate_series(1, 1000) AS number WHERE job_id = $1
+    FROM rollout.jobs, generate_series(1, 1000) AS number WHERE job_id = $1
 """
 
 
@@ -231,19 +231,3 @@ def test_a_tenant_with_as_many_open_jobs_as_it_may_have_is_refused_another(stack
     finally:
         _query(stack, "DELETE FROM rollout.jobs WHERE job_id LIKE 'job_open_%'")
         mint.post(f"/jobs/{job}/cancel")
-
-
-def test_a_job_that_rollout_has_not_taken_is_submitted(stack, mint):
-    template = mint.post("/jobs", json=JOB).json()["job_id"]
-    _query(
-        stack,
-        """INSERT INTO gateway.submissions
-           SELECT 'job_waiting', tenant_id, policy_id, base, spec, submitted_at
-           FROM gateway.submissions WHERE job_id = $1""",
-        template,
-    )
-    assert mint.get("/jobs/job_waiting").json()["state"] == "submitted"
-    assert "job_waiting" in [job["job_id"] for job in mint.get("/jobs").json()]
-    early = mint.post("/jobs/job_waiting/cancel")
-    assert (early.status_code, early.json()["error"]["retryable"]) == (503, True)
-    mint.post(f"/jobs/{template}/cancel")

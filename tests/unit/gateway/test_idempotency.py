@@ -1,7 +1,5 @@
 """One key and content is one request, and what it creates has the same ids however often it is sent."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +83,7 @@ class Fails:
     def __init__(self, error: MintError) -> None:
         self.error = error
 
-    async def make(self, *_: object, **__: object) -> None:
+    async def forward(self, *_: object, **__: object) -> None:
         """Raise the error."""
         raise self.error
 
@@ -101,7 +99,7 @@ class Fails:
 async def test_a_key_that_repeats_have_to_find_stays_when_its_answer_may_be_lost(header, error, fate) -> None:
     rig, requests = make_rig(), KeysInMemory()
     rig.http.state.gateway.requests = requests
-    rig.http.state.gateway.fine_tuning = SimpleNamespace(maker=Fails(error))
+    rig.http.state.gateway.rollout = Fails(error)
     body = b'{"model": "tiny", "training_file": "file-a"}'
     answer = await rig.ask("POST", "/v1/fine_tuning/jobs", "all", headers=[header], body=body)
     assert (answer.status, requests.fates) == (503 if error.retryable else 400, [fate])

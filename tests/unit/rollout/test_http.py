@@ -7,14 +7,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from mint_common.ids import JobId, PolicyId
+from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.lora import MAX_SEED
+from mint_common.quotas import QuotaExceeded
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import JOB, TENANT
-from services.rollout.core.quotas import JobQuotas
+from mint_common.testing.factories import BASE, JOB, TENANT
+from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
+from services.rollout.handlers.lengths import token_lengths
 from services.rollout.http.jobs import job_routes
-from services.rollout.http.quotas import quota_routes
 from services.rollout.http.tasks import task_routes
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
@@ -24,7 +25,7 @@ JOBS = f"/internal/tenants/{TENANT}/jobs"
 
 def make_http(rig: Rig) -> FastAPI:
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(rig.tasks, rig.engine))
+    http.include_router(task_routes(rig.tasks))
     http.include_router(job_routes(rig.of_jobs))
     return http
 
@@ -63,7 +64,11 @@ async def test_tasks_are_listed(client: httpx.AsyncClient) -> None:
 
 async def test_an_unknown_task_is_404_naming_it(client: httpx.AsyncClient) -> None:
     for path, method in (("", "GET"), ("/prompts", "POST"), ("/score", "POST")):
-        body = {"split": "train", "n": 1, "seed": 0} if path == "/prompts" else {"items": []}
+        body = (
+            {"split": "train", "n": 1, "seed": 0}
+            if path == "/prompts"
+            else {"items": [{"entry": "0", "text": "a"}]}
+        )
         answer = await client.request(method, f"/internal/tasks/mode:cpy{path}", json=body)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["name"]) == (404, "not_found", "mode:cpy")
@@ -73,23 +78,20 @@ async def test_an_unknown_task_is_404_naming_it(client: httpx.AsyncClient) -> No
 async def test_a_tenant_that_has_as_much_as_it_may_is_refused_another_job(rig: Rig) -> None:
     await rig.begin(submitted())
     quotas = JobQuotas(open_jobs=2, trainer_seconds=10.0)
-    http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(quota_routes(rig.jobs, quotas, rig.clock))
-    path = f"/internal/tenants/{TENANT}/quotas/jobs"
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=http), base_url="http://rollout"
-    ) as asking:
-        assert (await asking.get(path)).json() == {"open_jobs": 1, "trainer_seconds": 0.0}
-        await rig.begin(submitted(job_id=JobId("job_2"), policy_id=PolicyId("pol_2")))
-        refused = await asking.get(path)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "quota_exceeded")
-        assert refused.json()["error"]["limit"] == 2
-        await rig.commits.cancel(JobId("job_2"))
-        spent = replace(published(1), metrics={"seconds": 10.0})
-        await rig.of_jobs.on_revision_published(spent)
-        refused = await asking.get(path)
-        assert "10 seconds of training in 24 hours" in refused.json()["error"]["message"]
-        assert (await asking.get("/internal/tenants/ten_other/quotas/jobs")).status_code == 200
+
+    async def check(tenant: TenantId) -> None:
+        quotas.check(await rig.jobs.usage(tenant, since=rig.clock.now() - DAY_SECONDS))
+
+    await check(TENANT)
+    await rig.begin(submitted(job_id=JobId("job_2"), policy_id=PolicyId("pol_2")))
+    with pytest.raises(QuotaExceeded) as refused:
+        await check(TENANT)
+    assert refused.value.limit == 2
+    await rig.commits.cancel(JobId("job_2"))
+    await rig.of_jobs.on_revision_published(replace(published(1), metrics={"seconds": 10.0}))
+    with pytest.raises(QuotaExceeded, match="10 seconds of training in 24 hours"):
+        await check(TENANT)
+    await check(TenantId("ten_other"))
 
 
 async def test_prompts_are_drawn_and_scored(client: httpx.AsyncClient) -> None:
@@ -104,16 +106,13 @@ async def test_prompts_are_drawn_and_scored(client: httpx.AsyncClient) -> None:
     assert rewards == [1.0] * 5 + [0.0]
 
 
-async def test_a_tasks_texts_are_measured_in_tokens(client: httpx.AsyncClient, rig: Rig) -> None:
+async def test_a_tasks_texts_are_measured_in_tokens(rig: Rig) -> None:
     rig.engine.start = (1,)
-    body = {"base": "tiny", "n": 3, "seed": 0}
-    lengths = (await client.post("/internal/tasks/mode:copy/lengths", json=body)).json()
+    lengths = await token_lengths(rig.tasks, rig.engine, "mode:copy", base=BASE, n=3, seed=0)
     wave = await rig.begin(submitted(task="mode:copy", seed=0, prompts_per_step=3))
     prompts = decode_prompts(await rig.blobs.get(wave.prompts))
-    assert lengths == {
-        "prompts": [1 + len(prompt.text) for prompt in prompts],
-        "references": [len(prompt.reference) + 1 for prompt in prompts],
-    }
+    assert lengths.prompts == tuple(1 + len(prompt.text) for prompt in prompts)
+    assert lengths.references == tuple(len(prompt.reference) + 1 for prompt in prompts)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from mint_common.errors import InvalidField, MintError, Unavailable, trace_of
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, PythonGrader
 from mint_common.graders.formula import Formula
 from mint_common.graders.grade import Variables, combine, grade_plain, score_in
-from mint_common.graders.specs import GraderNotSupported, MultiGrader, ScoreModel, SingleGrader, parts_of
+from mint_common.graders.specs import MultiGrader, ScoreModel, SingleGrader, parts_of
 from mint_common.ids import TenantId
+from mint_common.job_errors import GraderNotSupported
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Question, QuestionMessage
 from mint_common.runtime.graders.python import PythonSandbox

@@ -17,52 +17,23 @@ from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
-from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
-from services.gateway.adapters.rollout import RolloutHttp
-from services.gateway.adapters.submissions_postgres import PostgresSubmissions
+from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import choose_key
 from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.handlers.file_uploads import UploadKeeper
-from services.gateway.handlers.files import FileKeeper
-from services.gateway.handlers.fine_tuning.creation import JobMaker
-from services.gateway.handlers.fine_tuning.file_uses import FileUses
-from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.http.tinker.context import Tinker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TenantFiles:
-    """Files, uploads, and how many of each a tenant may have at a time.
-
-    ``arriving``: bodies, which take room on a disk. ``previewing``: previews, which take a trainer's thread.
-    """
-
-    keeper: FileKeeper
-    uploads: UploadKeeper
-    arriving: TenantBudget
-    previewing: TenantBudget
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogLimits:
-    """Requests of a tenant to the registry at a time: short ones wait their turn, long ones are refused."""
+class ForwardLimits:
+    """Requests of a tenant to a service at a time: short ones wait their turn, long ones are refused."""
 
     short: FairGate
     long: TenantBudget
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FineTuningContext:
-    """Jobs on files: what makes, reads and steers them, and which files they read."""
-
-    maker: JobMaker
-    jobs: FineTuningJobs
-    uses: FileUses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +42,8 @@ class Gateway:
 
     registry: RegistryClient
     resolver: CachedResolver
-    rollout: RolloutHttp
+    rollout: RolloutClient
     engines: EngineDirectory
-    graders: GraderRunner
-    submissions: PostgresSubmissions
     requests: PostgresRequests
     webhooks: PostgresWebhooks
     webhook_limits: WebhookLimits
@@ -88,7 +57,9 @@ class Gateway:
     in_hand: TenantBudget
     event_streams: TenantBudget
     downloads: TenantBudget
-    catalog_limits: CatalogLimits
+    catalog_limits: ForwardLimits
+    rollout_limits: ForwardLimits
+    arriving_files: TenantBudget
     bodies: TenantBudget
     key_bodies: TenantBudget
     cold_admission: LoopGate
@@ -96,8 +67,6 @@ class Gateway:
     admission: LoopGate
     report_lines: LineBudget
     tinker: Tinker
-    files: TenantFiles
-    fine_tuning: FineTuningContext
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
         """Return whether the last resolution of a name is known to be in an engine's memory."""

@@ -6,14 +6,13 @@ from fastapi.responses import JSONResponse
 
 from mint_common.authority import Caller
 from mint_common.ids import new_id
+from mint_common.job_errors import JobRefused
 from mint_common.runtime.edge_errors import invalid_field
 from mint_common.runtime.edge_routes import Handler
-from services.gateway.core.files.refusals import file_error_body
-from services.gateway.core.fine_tuning.refusals import JobRefused
 from services.gateway.core.idempotency import GIVEN_PREFIX, KeyedRequest, keyed_request
 from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.refusal_log import note_refusal
-from services.gateway.http.files.routes import FilesRoute
+from services.gateway.http.files.routes import FilesRoute, file_error_body
 
 RETRY_HEADER = "x-stainless-retry-count"
 """OpenAI's clients count in it how often they have sent a request before. They send no Idempotency-Key."""

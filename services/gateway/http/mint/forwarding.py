@@ -1,23 +1,29 @@
-"""Requests about the catalog: the registry owns it, so they go on to it as they came, and so do its answers.
+"""Requests about what another service owns: they go on to it as they came, and so do its answers.
 
-Invariant: of a request only its names, query and body reach the registry. The path there is the route's own,
+The registry owns the catalog, rollout jobs, files and evaluation runs.
+
+Invariant: of a request only its names, query and body reach the owner. The path there is the route's own,
 and what stands for a parameter in it is checked and quoted.
 """
 
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Request, Response, Security
 
 from mint_common.authority import Caller
 from mint_common.catalog import Scope
 from mint_common.client.registry import RegistryClient
+from mint_common.client.relayed import Relayed
 from mint_common.names import check_segment
-from services.gateway.http.edge.context import CatalogLimits, GatewayDep, authenticate
+from services.gateway.adapters.rollout import RolloutClient
+from services.gateway.http.edge.bodies import answered
+from services.gateway.http.edge.context import ForwardLimits, GatewayDep, authenticate
 
-PREFIX = "/mint/v1/"
+MINT, OPENAI = "/mint/v1/", "/v1/"
+"""How the paths of the two faces begin."""
 
 PolicyPath = Annotated[str, Path(alias="policy")]
 AliasPath = Annotated[str, Path(alias="alias")]
@@ -27,13 +33,14 @@ RevisionPath = Annotated[str, Path(alias="revision")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
-    """A request on its way to what the registry keeps below ``root``."""
+    """A request for what ``owner`` has below ``root``; its path is there without ``prefix``."""
 
     request: Request
     caller: Caller
-    registry: RegistryClient
-    limits: CatalogLimits
+    owner: RegistryClient | RolloutClient
+    limits: ForwardLimits
     root: tuple[str, ...]
+    prefix: str = MINT
 
     @property
     def cause(self) -> str | None:
@@ -46,10 +53,13 @@ class Forwarding:
         *,
         query: Sequence[tuple[str, str]] | None = None,
         patient: bool = False,
+        cause: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Return the registry's answer. Raises its errors, Unavailable, NotFound for what is no name.
+        """Return the owner's answer. Raises its errors, Unavailable, NotFound for what is no name.
 
-        ``body`` and ``query`` take the place of the request's own. ``patient``: the answer may take long.
+        ``body``, ``query`` and ``cause`` take the place of the request's own, and ``headers`` go along.
+        ``patient``: the answer may take long.
         """
         tenant_id = self.caller.tenant_id
         async with AsyncExitStack() as stack:
@@ -57,25 +67,40 @@ class Forwarding:
                 stack.enter_context(self.limits.long.counted(tenant_id))
             else:
                 await stack.enter_async_context(self.limits.short.turn(tenant_id))
-            status, content = await self.registry.forward(
+            status, content = await self.owner.forward(
                 self.request.method,
                 (*self.root, *self._names()),
                 self.caller,
                 query=self.request.query_params.multi_items() if query is None else query,
                 body=await self.request.body() if body is None else body,
+                headers=headers,
                 patient=patient,
-                cause=self.cause,
+                cause=cause or self.cause,
             )
         return Response(content, status, media_type="application/json" if content else None)
 
+    async def forward_form(self, stream: AsyncIterable[bytes]) -> Response:
+        """Forward a form as it comes."""
+        said = self.request.headers
+        headers = {name: said[name] for name in ("content-type", "content-length") if name in said}
+        return await self.forward(stream, headers=headers)
+
+    async def download(self) -> Relayed:
+        """Return stored bytes once they begin to come; they end with the answer to the request."""
+        owner = cast(RolloutClient, self.owner)
+        relayed = await owner.download((*self.root, *self._names()), self.caller)
+        answered(self.request).callback(relayed.close)
+        return relayed
+
     def _names(self) -> Iterator[str]:
-        for part in self.request.scope["route"].path_format.removeprefix(PREFIX).split("/"):
+        for part in self.request.scope["route"].path_format.removeprefix(self.prefix).split("/"):
             name = part.strip("{}")
-            yield part if name == part else check_segment(name, self.request.path_params[name])
+            kind = name.rpartition("_")[2]
+            yield part if name == part else check_segment(kind, self.request.path_params[name])
 
 
 def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depends
-    """Return what a route of this scope depends on to forward its requests."""
+    """Return what a route of this scope depends on to forward its requests to the registry."""
     scoped = Security(authenticate, scopes=[scope])
 
     async def forwarding(
@@ -85,7 +110,7 @@ def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depen
         return Forwarding(
             request=request,
             caller=caller,
-            registry=gateway.registry,
+            owner=gateway.registry,
             limits=gateway.catalog_limits,
             root=root,
         )
@@ -100,3 +125,33 @@ AdminCatalog = Annotated[Forwarding, _catalog("admin")]
 BasesCatalog = Annotated[Forwarding, _catalog("read", of_tenant=False)]
 TenantsCatalog = Annotated[Forwarding, _catalog("operator", of_tenant=False)]
 """What the registry has, of whatever tenant."""
+
+
+def _rollout(scope: Scope, *, prefix: str = MINT, of_tenant: bool = True) -> Any:  # FastAPI's Depends
+    """Return what a route of this scope depends on to forward its requests to rollout."""
+    scoped = Security(authenticate, scopes=[scope])
+
+    async def forwarding(
+        request: Request, caller: Annotated[Caller, scoped], gateway: GatewayDep
+    ) -> Forwarding:
+        face = ("openai",) if prefix == OPENAI else ()
+        return Forwarding(
+            request=request,
+            caller=caller,
+            owner=gateway.rollout,
+            limits=gateway.rollout_limits,
+            root=("tenants", caller.tenant_id, *face) if of_tenant else (),
+            prefix=prefix,
+        )
+
+    return Depends(forwarding)
+
+
+ReadJobs = Annotated[Forwarding, _rollout("read")]
+TrainJobs = Annotated[Forwarding, _rollout("train")]
+ReadFineTuning = Annotated[Forwarding, _rollout("read", prefix=OPENAI)]
+TrainFineTuning = Annotated[Forwarding, _rollout("train", prefix=OPENAI)]
+"""What the caller's tenant has in rollout, by MinT's routes and by OpenAI's."""
+ReadTasks = Annotated[Forwarding, _rollout("read", of_tenant=False)]
+TrainTasks = Annotated[Forwarding, _rollout("train", of_tenant=False)]
+"""The installed tasks, which all tenants share."""

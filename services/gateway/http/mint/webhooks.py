@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mint_common.errors import InvalidField
 from mint_common.events import EVENT_TYPES
+from mint_common.examples import body_config
 from mint_common.ids import new_id
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import include_routes
-from services.gateway.core.examples import body_config
 from services.gateway.core.webhooks.addresses import check_url
 from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
 from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret

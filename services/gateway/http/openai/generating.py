@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
+from mint_common.examples import json_body
 from mint_common.inference.operations import ApiOperation
 from mint_common.json_types import JsonObject
-from services.gateway.core.examples import json_body
 from services.gateway.http.edge.context import InferCaller
 from services.gateway.http.openai.admission import AdmittedRoute, AnthropicRoute
 from services.gateway.http.openai.relay import relay

@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Request, Response
 
 from mint_common.errors import InvalidField
+from mint_common.examples import json_body
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
 from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_answer_bytes, check_context, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.gateway.core.examples import json_body
 from services.gateway.core.openai.token_generation import (
     generate_answer,
     in_clients_words,

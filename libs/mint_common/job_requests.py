@@ -1,0 +1,157 @@
+"""Requests about jobs on tasks, evaluation runs, tasks and graders, as the public API has them."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from mint_common.algorithms import Algorithms, one_of, task_algorithms
+from mint_common.catalog_requests import Label
+from mint_common.datasets import OnLong
+from mint_common.events import OptimizerStart
+from mint_common.examples import body_config
+from mint_common.json_types import JsonObject
+
+TaskAlgorithm = Annotated[str, Field(json_schema_extra=one_of(task_algorithms(Algorithms())))]
+
+LATEST = "latest"
+"""The name of a policy's newest revision in a request for an evaluation run."""
+
+_EXAMPLE: JsonObject = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
+
+    ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
+    ``optimizer``: ``reset`` drops the moments of earlier training.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"policy": "counter", "task": "progression", "steps": 20, "group_size": 8}
+    )
+
+    policy: str
+    task: str
+    algorithm: TaskAlgorithm = "grpo"
+    steps: int | None = None
+    prompts_per_step: int | None = None
+    group_size: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    learning_rate: float | None = None
+    kl_coefficient: float | None = None
+    beta: float | None = None
+    clip_norm: float | None = None
+    seed: int | None = None
+    optimizer: OptimizerStart = "keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What revisions are asked: ``n`` held-out prompts of a ``task``, or ``n`` rows of a ``file``.
+
+    Answers to rows of format reward are rewarded by a ``grader`` of OpenAI's; without one the loss of the
+    answers is measured that rows of another format have. The same questions and ``seed`` are the same prompts
+    for every revision. ``n`` is 64 prompts of a task or all rows of a file, ``max_new_tokens`` the task's own
+    or 256, ``suite`` the task or ``file:<id>``, unless they are given; with a grader it is
+    ``file:<id>:<hash>``, because scores of two graders do not compare. Temperature 0 is greedy. ``on_long``
+    says what becomes of a row that does not fit the context.
+    """
+
+    task: str | None = None
+    file: Label | None = None
+    grader: dict[str, Any] | None = None  # JSON
+    suite: Label | None = None
+    n: int | None = None
+    seed: int = 0
+    temperature: float = 0.0
+    max_new_tokens: int | None = None
+    on_long: OnLong = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRunBody(Questions):
+    """What to score: a ``policy`` at a ``revision``, or a ``model``: a base, ``policy``, ``policy@revision``.
+
+    ``revision`` is a number, a digest, an alias, ``latest`` or ``best``.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"policy": "counter", "revision": 2, "task": "progression", "n": 64}
+    )
+
+    policy: str | None = None
+    revision: int | str = LATEST
+    model: Label | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareBody(Questions):
+    """Two models that are asked the same: bases, ``policy`` or ``policy@revision``."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"model": "counter@3", "baseline": "counter@prod", "task": "progression", "n": 64}
+    )
+
+    model: Label
+    baseline: Label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsBody:
+    """Which prompts: the same split, number and seed give the same prompts."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"split": "heldout", "n": 4, "seed": 0})
+
+    split: Literal["train", "heldout"] = "heldout"
+    n: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreItem:
+    """A completion, and the ``entry`` of the prompt that it answers."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    entry: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBody:
+    """What to score."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"items": [{"entry": "0", "text": "7 8 9"}]})
+
+    items: tuple[ScoreItem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraderRunBody:
+    """A grader, what a model answered, and the row that it answered."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"grader": _EXAMPLE, "model_sample": "4", "item": {"answer": "4"}}
+    )
+
+    grader: dict[str, Any]  # JSON
+    model_sample: str
+    item: dict[str, Any] = field(default_factory=dict)  # JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateBody:
+    """A grader."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"grader": _EXAMPLE})
+
+    grader: dict[str, Any]  # JSON

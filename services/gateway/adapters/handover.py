@@ -1,0 +1,70 @@
+"""Hands to rollout what the version before stored here of files, uploads and jobs.
+
+Needed for one minor version. The rows stay here, unread, so that the version before finds them after a
+rollback. Processes of it may still write rows during an upgrade: they are handed over soon.
+"""
+
+from collections.abc import Mapping
+
+import asyncpg
+import msgspec
+
+from mint_common.client.http import InternalHttp
+from mint_common.errors import NotFound, Unavailable
+from mint_common.runtime.clock import Clock
+
+EVERY_SECONDS = 5.0
+ROWS_AT_ONCE = 200
+_KEYS: Mapping[str, str] = {
+    "file_blobs": "sha256",
+    "files": "file_id",
+    "file_uploads": "upload_id",
+    "file_upload_parts": "part_id",
+    "submissions": "job_id",
+    "removed_files": "file_id",
+}
+"""Tables, each after those that it refers to, with their keys."""
+
+
+class Handover:
+    """See the module."""
+
+    def __init__(self, pool: asyncpg.Pool, rollout: InternalHttp) -> None:
+        self._pool = pool
+        self._rollout = rollout
+        self._is_done = False
+
+    def check_done(self) -> None:
+        """Refuse a request about jobs and files before all of them are at rollout. Raises Unavailable."""
+        if not self._is_done:
+            raise Unavailable(what="rollout", problem="it has not taken over the stored jobs and files yet")
+
+    async def run(self, clock: Clock) -> None:
+        """Hand over until cancelled."""
+        while True:
+            await self.hand_over()
+            await clock.sleep(EVERY_SECONDS if self._is_done else EVERY_SECONDS / 10)
+
+    async def hand_over(self) -> None:
+        """Hand over what is left, as far as rollout takes it now."""
+        try:
+            for table, key in _KEYS.items():
+                await self._table(table, key)
+        except (Unavailable, NotFound):  # NotFound: rollout is still of the version before
+            return
+        self._is_done = True
+
+    async def _table(self, table: str, key: str) -> None:
+        left = f"SELECT to_jsonb({table}) - 'spec' AS found FROM {table} WHERE NOT is_moved AND {key} > $1"  # noqa: S608  (constants)
+        after = ""
+        while rows := await self._pool.fetch(f"{left} ORDER BY {key} LIMIT {ROWS_AT_ONCE}", after):
+            found = [row["found"] for row in rows]
+            after = found[-1][key]
+            answer = await self._rollout.post(
+                "/internal/handover", {"table": table, "key": key, "rows": found}
+            )
+            taken = msgspec.convert(answer, list[str])
+            await self._pool.execute(
+                f"UPDATE {table} SET is_moved = true WHERE {key} = ANY ($1)",  # noqa: S608  (constants)
+                taken,
+            )

@@ -1,0 +1,48 @@
+"""What a job on a file has beside its spec: what its request said, and where its result is promoted to."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.events import LoraSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """An alias that is pointed at a job's result, if its score is ``at_least`` or ``at_most`` so much.
+
+    ``asked_by`` and ``key_id`` are of the key that asked for it; ``is_admin`` says whether it could move
+    protected aliases then.
+    ``ended_at``, in seconds since the epoch, is when the alias was moved, or was not for a ``problem``.
+    """
+
+    alias: str
+    at_least: float | None
+    at_most: float | None
+    asked_by: str
+    key_id: str
+    is_admin: bool
+    ended_at: float | None = None
+    problem: str = ""
+
+    @property
+    def state(self) -> Literal["open", "moved", "not_moved"]:
+        """Return what has come of it."""
+        if self.ended_at is None:
+            return "open"
+        return "not_moved" if self.problem else "moved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuning:
+    """What the request of a job on a file said beside its spec, complete: answers repeat it.
+
+    ``hyperparameters`` have OpenAI's names. ``lora`` is the policy's shape.
+    """
+
+    model: str
+    suffix: str | None
+    metadata: dict[str, str] | None
+    method: str
+    hyperparameters: dict[str, float | str]
+    lora: LoraSpec
+    promote: Promotion | None = None

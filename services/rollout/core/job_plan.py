@@ -1,0 +1,121 @@
+"""What a managed job will do: the user's wishes over the task's defaults, checked to the last number."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from mint_common.algorithms import Algorithm, Algorithms, task_algorithms
+from mint_common.bounds import (
+    check_between,
+    check_not_negative,
+    check_positive,
+    check_sampled_tokens,
+)
+from mint_common.errors import InvalidField
+from mint_common.events import JobSpec
+from mint_common.generation import EngineLimits
+from mint_common.job_requests import JobRequest
+from mint_common.lora import MAX_SEED
+
+MAX_BETA = 100
+
+MAX_LEARNING_RATE = 0.1
+"""AdamW moves each weight by about the rate a step, and LoRA's weights are of the order of 0.01 to 1."""
+
+Number = TypeVar("Number", int, float)
+
+
+def plan_job(
+    request: JobRequest, algorithms: Algorithms, *, defaults: Mapping[str, float], max_context: int
+) -> JobSpec:
+    """Return the complete job. Raises InvalidField naming the first hyper-parameter that is out of bounds."""
+    algorithm = _task_algorithm(request.algorithm, algorithms)
+    is_sampled = algorithm.samples_tasks
+    recommended = defaults if is_sampled else {}
+    spec = JobSpec(
+        algorithm=request.algorithm,
+        task=request.task,
+        steps=_choose(request.steps, defaults, "steps", 30),
+        prompts_per_step=_choose(request.prompts_per_step, defaults, "prompts_per_step", 8),
+        group_size=_choose(request.group_size, recommended, "group_size", 8 if is_sampled else 1),
+        max_new_tokens=_choose(request.max_new_tokens, defaults, "max_new_tokens", 16),
+        temperature=_choose(request.temperature, {}, "temperature", 1.0),
+        learning_rate=_choose(request.learning_rate, defaults, "learning_rate", 5e-4),
+        kl_coefficient=_choose_pull(request, algorithm, recommended),
+        clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
+        seed=_choose(request.seed, defaults, "seed", 0),
+        optimizer=request.optimizer,
+    )
+    _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
+    _check_training(spec)
+    return spec
+
+
+def check_sampled(
+    spec: JobSpec,
+    limits: EngineLimits | None,
+    *,
+    group_field: str = "group_size",
+    tokens_field: str = "max_new_tokens",
+) -> None:
+    """Check what a job samples against what engines take; None: none is known. Raises InvalidField."""
+    if limits is None or not spec.is_sampled:
+        return
+    check_between(group_field, spec.group_size, 2, limits.max_completions)
+    check_between(tokens_field, spec.max_new_tokens, 1, limits.max_context - 1)
+
+
+def _task_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
+    found = task_algorithms(algorithms)
+    if name not in found:
+        raise InvalidField(field="algorithm", problem=f"must be {' or '.join(found)}, got {name[:64]!r}")
+    return algorithms.named(name)
+
+
+def _choose_pull(request: JobRequest, algorithm: Algorithm, defaults: Mapping[str, float]) -> float:
+    """Return the pull to the base; no task recommends a beta."""
+    if algorithm.pull != "beta":
+        if request.beta is not None:
+            problem = f"is not of {algorithm.name}, which pulls to the base by kl_coefficient"
+            raise InvalidField(field="beta", problem=problem)
+        return _choose(request.kl_coefficient, defaults, "kl_coefficient", algorithm.default_pull)
+    if request.kl_coefficient is not None:
+        raise InvalidField(field="kl_coefficient", problem=f"is not of {algorithm.name}: name beta")
+    beta = _choose(request.beta, {}, "beta", algorithm.default_pull)
+    check_positive("beta", beta, MAX_BETA)
+    return beta
+
+
+def _choose(wish: Number | None, defaults: Mapping[str, float], name: str, fallback: Number) -> Number:
+    if wish is not None:
+        return wish
+    return type(fallback)(defaults.get(name, fallback))
+
+
+def _check_sampling(spec: JobSpec, *, is_sampled: bool, max_context: int) -> None:
+    check_between("prompts_per_step", spec.prompts_per_step, 1, 1024)
+    if is_sampled:
+        check_between("group_size", spec.group_size, 2, 256)
+    elif spec.group_size != 1:
+        raise InvalidField(
+            field="group_size", problem=f"must be 1 for {spec.algorithm}, got {spec.group_size}"
+        )
+    if not 1 <= spec.max_new_tokens < max_context:
+        problem = f"must be from 1 to {max_context - 1}, within the base's context, got {spec.max_new_tokens}"
+        raise InvalidField(field="max_new_tokens", problem=problem)
+    if is_sampled:
+        check_sampled_tokens(
+            ("prompts_per_step", spec.prompts_per_step),
+            ("group_size", spec.group_size),
+            ("max_new_tokens", spec.max_new_tokens),
+        )
+    if spec.temperature != 1.0:
+        problem = f"must be 1.0: importance ratios need raw log-probabilities, got {spec.temperature!r}"
+        raise InvalidField(field="temperature", problem=problem)
+
+
+def _check_training(spec: JobSpec) -> None:
+    check_between("steps", spec.steps, 1, 10_000)
+    check_positive("learning_rate", spec.learning_rate, MAX_LEARNING_RATE)
+    check_not_negative("kl_coefficient", spec.kl_coefficient)
+    check_not_negative("clip_norm", spec.clip_norm)
+    check_between("seed", spec.seed, 0, MAX_SEED)

@@ -1,0 +1,43 @@
+"""What every request for a job is checked against, whatever the job trains on."""
+
+import asyncio
+from dataclasses import dataclass
+
+from mint_common.algorithms import Algorithms
+from mint_common.client.directory import EngineDirectory
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import Unavailable
+from mint_common.generation import EngineLimits
+from mint_common.ids import BaseName, TenantId
+from mint_common.runtime.clock import Clock
+from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
+from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
+
+LIMITS_SECONDS = 5.0
+"""How long a request waits for what engines take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAdmission:
+    """Quotas, engines and algorithms; ``jobs`` stores what is admitted."""
+
+    registry: RegistryClient
+    jobs: PostgresTenantJobs
+    store: PostgresJobs
+    quotas: JobQuotas
+    engines: EngineDirectory
+    algorithms: Algorithms
+    clock: Clock
+
+    async def check_quotas(self, tenant_id: TenantId) -> None:
+        """Refuse another job of a tenant that has as much as it may. Raises QuotaExceeded."""
+        self.quotas.check(await self.store.usage(tenant_id, since=self.clock.now() - DAY_SECONDS))
+
+    async def limits(self, base: BaseName) -> EngineLimits | None:
+        """Return what every known engine of a base takes; None while none answers."""
+        try:
+            async with asyncio.timeout(LIMITS_SECONDS):
+                return await self.engines.limits(base)
+        except (Unavailable, TimeoutError):
+            return None
