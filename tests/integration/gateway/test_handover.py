@@ -43,8 +43,8 @@ async def _store(stack, job_id: JobId) -> None:
     try:
         await connection.execute("INSERT INTO gateway.file_blobs (sha256) VALUES ($1)", SHA256)
         await connection.execute(
-            """INSERT INTO gateway.files (file_id, tenant_id, filename, purpose, sha256, size_bytes, created_at,
-                format, rows, repeats)
+            """INSERT INTO gateway.files (file_id, tenant_id, filename, purpose, sha256, size_bytes,
+                created_at, format, rows, repeats)
             VALUES ($1, $2, 'a.jsonl', 'fine-tune', $3, $4, 0.000001, 'text', 2, 0)""",
             FILE,
             stack.tenant_id,
