@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from mint_common.claims import Claim, RevisionRef
-from mint_common.datasets import Rendering, RenderRequest, RowLine
+from mint_common.claims import RevisionRef
+from mint_common.datasets import Rendering, RenderRequest
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
@@ -13,7 +13,6 @@ from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
 from services.rollout.core.progress import Progress
 from services.rollout.core.quotas import JobUsage
-from services.rollout.core.row_order import RowKeys, RowNumbers
 from services.rollout.core.sampling import GroupRequest, ReadSequence, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.core.wave import Wave
@@ -69,29 +68,6 @@ class Sampler(Protocol):
 
     async def max_context(self, base: BaseName) -> int:
         """Return how many tokens a prompt and its completion may have together."""
-        ...
-
-
-class RowFiles(Protocol):
-    """Rows of stored files, numbered from 0 among the lines that are not blank.
-
-    Raises BlobMissing, BlobCorrupt and Unavailable.
-    """
-
-    async def count(self, content: Claim) -> int:
-        """Return how many rows there are."""
-        ...
-
-    async def keys(self, content: Claim) -> RowKeys:
-        """Return a key for each row, drawn from its canonical bytes. Raises RowProblem."""
-        ...
-
-    async def size_bytes(self, content: Claim, rows: RowNumbers) -> int:
-        """Return how many bytes some rows have together; reads none of them."""
-        ...
-
-    async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
-        """Return some rows, in the requested order."""
         ...
 
 
@@ -185,40 +161,6 @@ class EvaluationRuns(Protocol):
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run after row ``after``, in order; none of one whose rows are deleted."""
-        ...
-
-
-class Erasures(Protocol):
-    """Erasable data of ended jobs and runs, and of deleted files. Raises Unavailable."""
-
-    async def delete_file(self, tenant_id: TenantId, file_id: str, *, now: float) -> None:
-        """Note that a tenant's file is gone, which no open job reads. Idempotent.
-
-        Its jobs are claimed at once from now on, and what their faults may quote of its rows is erased.
-        """
-        ...
-
-    async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
-        """Return jobs that ended before ``before`` or read a deleted file, each to one caller only.
-
-        Not those that are erased, or whose next sweep is later than ``now``. One whose caller does not
-        `settle` it is claimed again from ``next_at`` on.
-        """
-        ...
-
-    async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:
-        """Set a job's next sweep, None: nothing of it is left."""
-        ...
-
-    async def erase_runs(self, *, limit: int) -> int:
-        """Erase answers, and what faults quote, of ended evaluation runs over files that are gone.
-
-        Returns how many runs these were, ``limit`` at most.
-        """
-        ...
-
-    async def forget_files(self, *, before: float) -> None:
-        """Drop files deleted before a time: a run that ends later keeps its answers."""
         ...
 
 

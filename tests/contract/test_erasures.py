@@ -16,7 +16,7 @@ from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.testing.clock import ManualClock
 from mint_common.testing.factories import TENANT, make_claim
-from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures
+from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures, note_deleted_file
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, EndedJob, blobs_of
@@ -104,6 +104,11 @@ class World:
             await PostgresJobs(self.pool).save(connection, job, waves)
         return job
 
+    async def delete_file(self, tenant_id: TenantId, file_id: str) -> None:
+        """Note that a file is gone."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await note_deleted_file(connection, tenant_id, file_id, now=self.clock.now())
+
     async def keys(self, job: Job) -> list[str]:
         """Return the blobs of a job."""
         prefix = blobs_of(job.policy_id, job.job_id)
@@ -148,12 +153,12 @@ async def test_blobs_of_a_deleted_file_go_at_once_and_once_more(world: World) ->
     other = replace(FILE, file_id="file-2")
     mine, others = await world.job("mine"), await world.job("others", file=other)
     task = await world.job("task", file=None)
-    await world.erasures.delete_file(OTHER, FILE.file_id, now=world.clock.now())
+    await world.delete_file(OTHER, FILE.file_id)
     await world.eraser.erase()
     assert await world.keys(mine) == ALL
     await world.pool.execute("DELETE FROM deleted_files")
     for _ in range(2):
-        await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+        await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     assert [await world.keys(job) for job in (mine, others, task)] == [[], ALL, ALL]
     # A process that did not know of the end stores a wave that it had in hand.
@@ -170,7 +175,7 @@ async def test_a_validation_file_counts_as_much(world: World) -> None:
     plan = {"file": {"file_id": "file-9"}}
     set_plan = "UPDATE jobs SET spec = jsonb_set(spec, '{data,evaluation}', $1)"
     await world.pool.execute(set_plan, plan)
-    await world.erasures.delete_file(TENANT, "file-9", now=world.clock.now())
+    await world.delete_file(TENANT, "file-9")
     await world.eraser.erase()
     assert await world.keys(job) == []
 
@@ -178,7 +183,7 @@ async def test_a_validation_file_counts_as_much(world: World) -> None:
 async def test_a_record_that_training_may_read_stays_until_it_does_not(world: World) -> None:
     job = await world.job("needed", state="cancelled")
     world.trainer.needed = {f"{blobs_of(job.policy_id, job.job_id)}2-aa.rec"}
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     assert await world.keys(job) == ["2-aa.rec"]
     world.trainer.needed = set()
@@ -190,7 +195,7 @@ async def test_a_record_that_training_may_read_stays_until_it_does_not(world: Wo
 async def test_a_trainer_that_is_away_is_asked_once_a_time_and_holds_no_prompts(world: World) -> None:
     jobs = [await world.job(f"job_{n}") for n in range(3)]
     world.trainer.is_away = True
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     assert [await world.keys(job) for job in jobs] == [["1-aa.rec", "2-aa.rec"]] * 3
     assert len(world.trainer.asked) == 1
@@ -213,7 +218,7 @@ class OneIsRefused(LocalBlobs):
 
 async def test_a_job_that_cannot_be_erased_holds_up_no_other(world: World, tmp_path: Path) -> None:
     jobs = [await world.job(f"job_{n}") for n in range(3)]
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     await world.eraser_over(OneIsRefused(tmp_path / "blobs")).erase()
     assert [await world.keys(job) for job in jobs] == [[], ALL, []]
     await world.clock.advance(AWAY_SECONDS)
@@ -223,7 +228,7 @@ async def test_a_job_that_cannot_be_erased_holds_up_no_other(world: World, tmp_p
 
 async def test_a_killed_eraser_s_work_is_taken_up(world: World) -> None:
     job = await world.job("killed")
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     now = world.clock.now()
     claims = [
         world.erasures.claim(before=0.0, now=now, next_at=now + RETRY_SECONDS, limit=9) for _ in range(4)
@@ -242,7 +247,7 @@ async def test_what_a_failed_job_quotes_of_a_row_goes_with_its_file(world: World
     fault = JobFault(code="too_long", message="Line 1: secret", param="training_file", line=1)
     async with world.pool.acquire() as connection:
         await PostgresJobs(world.pool).save(connection, replace(job, fault=fault), [])
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     found = await PostgresJobs(world.pool).job(job.job_id)
     assert found.fault == replace(fault, message=ERASED_REASON)
     assert (found.reason, found.state) == (ERASED_REASON, JobState.FAILED)
@@ -260,7 +265,7 @@ async def test_answers_of_runs_over_a_deleted_file_go_also_of_those_that_end_lat
     why = "a.jsonl (file-1) was deleted before the run had read it"
     await world.runs.finish(failed(unread, why, now=1.0), ())
     await world.runs.finish(failed(quoting, f"the grader failed: secret {why}", now=1.0), ())
-    await world.erasures.delete_file(TENANT, FILE.file_id, now=world.clock.now())
+    await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     kept = [await world.runs.rows(run.run_id, after=0, limit=9) for run in (ended, bad, other, foreign)]
     assert kept == [[], [], answers, answers]

@@ -4,7 +4,7 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import DELETED
 
@@ -73,36 +73,41 @@ ERASED_REASON = "what went wrong was erased with the rows of the file"
 async def note_deleted_file(
     connection: PostgresConnection, tenant_id: TenantId, file_id: str, *, now: float
 ) -> None:
-    """Note that a file is gone, in the transaction that removes it; see `ports.Erasures.delete_file`."""
+    """Note that a file is gone which no open job reads, in the transaction that removes it. Idempotent.
+
+    Its jobs are claimed at once from now on, and what their faults may quote of its rows is erased.
+    """
     await connection.execute(_FILE_GONE, file_id, tenant_id, now)
     await connection.execute(_JOBS_OF_FILE, file_id, tenant_id, ERASED_REASON)
 
 
 class PostgresErasures:
-    """See `ports.Erasures`."""
+    """What is to be erased of ended jobs and runs, and of files that are gone. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def delete_file(self, tenant_id: TenantId, file_id: str, *, now: float) -> None:
-        """Note that a file is gone."""
-        async with acquired(self._pool) as connection, connection.transaction():
-            await note_deleted_file(connection, tenant_id, file_id, now=now)
-
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
-        """Claim jobs."""
+        """Return jobs that ended before ``before`` or read a file that is gone, each to one caller only.
+
+        Not those that are erased, or are to be looked at later than ``now``. One whose caller does not
+        `settle` it is claimed again from ``next_at`` on.
+        """
         return [
             from_row(row, EndedJob) for row in await self._pool.fetch(_CLAIM, before, now, next_at, limit)
         ]
 
     async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:
-        """Note what became of a job's blobs."""
+        """Note when a job is to be looked at next, None: nothing of it is left."""
         await self._pool.execute(_SETTLE, job.job_id, next_at, now)
 
     async def erase_runs(self, *, limit: int) -> int:
-        """Erase answers of runs."""
+        """Erase answers, and what faults quote, of ended evaluation runs over files that are gone.
+
+        Returns how many runs these were, ``limit`` at most.
+        """
         return int(await self._pool.fetchval(_ERASE_RUNS, limit, ERASED_REASON, DELETED))
 
     async def forget_files(self, *, before: float) -> None:
-        """Forget files that went long ago."""
+        """Forget files that went before a time: a run that ends later keeps its answers."""
         await self._pool.execute(_FORGET, before)

@@ -36,7 +36,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class LocalRows:
-    """See `services.rollout.ports.RowFiles`."""
+    """Rows of stored files, numbered from 0 among the lines that are not blank.
+
+    Raises BlobMissing, BlobCorrupt and Unavailable.
+    """
 
     def __init__(self, blobs: Blobs, folder: Path, *, limit_bytes: int) -> None:
         self._blobs = blobs
@@ -50,17 +53,17 @@ class LocalRows:
             return copy.rows
 
     async def keys(self, content: Claim) -> RowKeys:
-        """Return a key for each row."""
+        """Return a key for each row, drawn from its canonical bytes. Raises RowProblem."""
         async with self._opened(content) as copy, copy.lock, self._room():
             return await _in_thread(copy.keys)
 
     async def size_bytes(self, content: Claim, rows: RowNumbers) -> int:
-        """Return how many bytes some rows have together."""
+        """Return how many bytes some rows have together; reads none of them."""
         async with self._opened(content) as copy:
             return await _in_thread(lambda: copy.size_of(rows))
 
     async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
-        """Return some rows."""
+        """Return some rows, in the order that they are asked for."""
         async with self._opened(content) as copy:
             return await _in_thread(lambda: copy.lines(rows))
 

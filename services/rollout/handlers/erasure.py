@@ -14,8 +14,9 @@ from mint_common.errors import MintError
 from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
+from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, EndedJob, plan_erasure
-from services.rollout.ports import Erasures, TrainedRecords
+from services.rollout.ports import TrainedRecords
 
 DAY_SECONDS = 86_400.0
 JOBS_AT_ONCE = 16
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Eraser:
     """Erases blobs of jobs that ended ``keep_seconds`` ago, or that read a file which is gone."""
 
-    erasures: Erasures
+    erasures: PostgresErasures
     records: TrainedRecords
     blobs: Blobs
     clock: Clock

@@ -6,17 +6,17 @@ import numpy as np
 
 from mint_common.datasets import RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, JobFile, JobSpec
+from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.core.fault import RowSource
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_order import RowNumbers, held_out, rows_of_step, validation_rows
 from services.rollout.core.validation import MeasuredFile, measured_file
-from services.rollout.ports import RowFiles
 
 
 class FileRows:
     """The rows of jobs and of evaluation runs. Raises DataRefused, and the errors of the files' port."""
 
-    def __init__(self, files: RowFiles) -> None:
+    def __init__(self, files: LocalRows) -> None:
         self._files = files
 
     async def of_step(self, spec: JobSpec, data: JobData, step: int) -> list[RowLine]:
