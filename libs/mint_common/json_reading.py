@@ -20,7 +20,7 @@ def read_json(body: bytes, shape: type[T], *, decode: Callable[..., T] = msgspec
     except msgspec.ValidationError as error:
         raise _named(str(error), "") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
+        raise InvalidField(field="body", problem=f"is not JSON: {error}") from error
 
 
 def convert_json(value: object, shape: Any, *, field: str = "") -> Any:  # what `msgspec.convert` takes

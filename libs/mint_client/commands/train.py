@@ -219,7 +219,7 @@ def grader_json(path: Path) -> Json:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise InvalidField(field="--grader", problem=f"{path} is no JSON: {error}") from error
+        raise InvalidField(field="--grader", problem=f"{path} is not JSON: {error}") from error
 
 
 def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:

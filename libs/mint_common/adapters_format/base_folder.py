@@ -139,7 +139,7 @@ class _Experts:
         count = max(max(seen) for seen in self.seen.values()) + 1
         whole = all(len(seen) == count for seen in self.seen.values())
         if not whole or any(len(shapes) != 1 for shapes in self.shapes.values()):
-            raise InvalidField(field=name, problem="its experts are not all there, or not all of one shape")
+            raise InvalidField(field=name, problem="experts are missing or differ in shape")
         return ExpertsFacts(
             count=count,
             projections={

@@ -105,7 +105,7 @@ class PullReader(ABC):
         is_another = await self._connection.client() is not self._client
         client, inbox = self._client, self._inbox
         if is_another or client is None or inbox is None:
-            raise Unavailable(what="nats", problem="the connection is another one")
+            raise Unavailable(what="nats", problem="the connection was replaced")
         request = {"batch": self._batch, "expires": int(PULL_SECONDS * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
         await client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)

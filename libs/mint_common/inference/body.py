@@ -38,7 +38,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise InvalidField(field=_field_out_of_range(body), problem="has a number out of range") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
+        raise InvalidField(field="body", problem=f"is not JSON: {error}") from error
     if not isinstance(read, dict):
         raise InvalidField(field="body", problem="must be a JSON object")
     return read
@@ -49,7 +49,7 @@ def read_text(text: str, *, field: str) -> Any:
     try:
         read = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidField(field=field, problem=f"is no JSON: {error}") from error
+        raise InvalidField(field=field, problem=f"is not JSON: {error}") from error
     _check_keys(read, _punctuation(text.encode()), field=field)
     return read
 

@@ -87,7 +87,7 @@ def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, 
             continue
         if rule.neutral is not None:
             if value not in rule.neutral:
-                raise InvalidField(field=field, problem=f"is not taken ({rule.note}): leave it out")
+                raise InvalidField(field=field, problem=f"is not accepted ({rule.note}): omit it")
             continue
         if rule.kind is not None:
             convert_json(value, rule.kind, field=field)

@@ -47,7 +47,7 @@ def invalid_field(error: RequestValidationError) -> InvalidField:
     first = error.errors()[0]
     where, *path = (str(part) for part in first["loc"])
     if first["type"] == "json_invalid":
-        problem = f"is no JSON at character {path[0]}: {first['ctx']['error']}"
+        problem = f"is not JSON at character {path[0]}: {first['ctx']['error']}"
         return InvalidField(field=where, problem=problem)
     if is_no_object(error):
         return InvalidField(field=where, problem=NO_OBJECT)

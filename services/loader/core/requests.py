@@ -37,7 +37,7 @@ def check_sample(request: SampleRequest, limits: Limits) -> None:
         problem = f"must be from 0 to {limits.max_logprobs}, found {wanted!r}"
         raise InvalidField(field="prompt_logprobs", problem=problem)
     if request.routes and limits.no_routes:
-        raise InvalidField(field="routes", problem=f"cannot be had: {limits.no_routes}")
+        raise InvalidField(field="routes", problem=f"are not available: {limits.no_routes}")
     if request.logprobs_mode == "processed":
         if limits.no_processed:
             raise InvalidField(field="logprobs_mode", problem=f"must be raw: {limits.no_processed}")

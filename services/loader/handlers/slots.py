@@ -195,7 +195,7 @@ class Slots:
             if part.done or part.lost:
                 return part.done
             if part.waits and self._clock.monotonic() - began > _DROP_SECONDS:
-                raise Unavailable(what="the engine", problem="no slot has come free")
+                raise Unavailable(what="the engine", problem="no slot became free")
             seconds = max(self._must_wait(), _LOOK_SECONDS if part.waits else 0.0)
             if seconds > 0:
                 await self._clock.sleep(seconds)

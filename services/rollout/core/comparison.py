@@ -91,7 +91,7 @@ def compare(
             raise InvalidField(field=field, problem=NO_ROWS)
     pairs = _pairs(rows, {row.row: row for row in baseline})
     if not pairs:
-        raise InvalidField(field="baseline", problem="has a score of no row that the run has a score of")
+        raise InvalidField(field="baseline", problem="shares no scored row with the run")
     differences = np.array([pair.difference for pair in pairs])
     weights = np.array([pair.weight for pair in pairs])
     gains = -differences if metric == LOSS else differences

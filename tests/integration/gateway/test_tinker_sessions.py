@@ -48,10 +48,10 @@ def test_a_foreign_or_unknown_session_is_gone(stack):
 @pytest.mark.parametrize(
     ("request_line", "content", "status", "detail"),
     [
-        ("POST /create_session", b"{", 422, "is no JSON"),
+        ("POST /create_session", b"{", 422, "is not JSON"),
         ("POST /create_session", b'{"tags": 5}', 422, "'tags'"),
         ("POST /create_session", b'{"display_name": "a\\u0000"}', 422, "NUL"),
-        ("POST /create_session", b'{"display_name": "\\ud800"}', 422, "is no JSON"),
+        ("POST /create_session", b'{"display_name": "\\ud800"}', 422, "is not JSON"),
         ("POST /create_session", b'{"user_metadata": {"a": "' + 20_000 * b"x" + b'"}}', 422, "16384"),
         ("POST /retrieve_future", b'{"request_id": "op:pass:1:nobody"}', 410, "submit it again"),
         ("POST /retrieve_future", b'{"request_id": "?"}', 410, "submit it again"),

@@ -152,7 +152,7 @@ async def test_where_a_body_stops_being_json_is_told(client: httpx.AsyncClient) 
     headers = {"content-type": "application/json"}
     response = await client.post("/orders/1", content=b'{"name": x}', headers=headers)
     problem = response.json()["error"]["problem"]
-    assert (response.status_code, problem) == (422, "is no JSON at character 9: Expecting value")
+    assert (response.status_code, problem) == (422, "is not JSON at character 9: Expecting value")
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"\xff\xfe", b"nope", b'{"a":' * 200])

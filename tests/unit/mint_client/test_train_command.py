@@ -14,5 +14,5 @@ def test_a_grader_that_is_no_json_is_refused_and_one_that_is_missing_is_a_missin
     with pytest.raises(FileNotFoundError):
         grader_json(tmp_path / "grader.json")
     (tmp_path / "grader.json").write_bytes(b"{")
-    with pytest.raises(InvalidField, match=r"--grader': .*grader\.json is no JSON: "):
+    with pytest.raises(InvalidField, match=r"--grader': .*grader\.json is not JSON: "):
         grader_json(tmp_path / "grader.json")

@@ -30,7 +30,7 @@ def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> d
         _check_one_of(read, "messages", "prompt")
     check_structures(read)
     for name in NEVER_IN_TEMPLATES.intersection(read.get("chat_template_kwargs") or ()):
-        raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
+        raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is not a valid value of a template")
     _check_conversation(operation, read, body)
     return read
 
@@ -66,7 +66,7 @@ def _check_conversation(operation: ApiOperation, read: Mapping[str, Any], body: 
             raise InvalidField(field=f"input[{place}].content", problem="must not be empty")
     if operation.is_chat and read.get("echo") and read.get("stream"):
         # A template may take a message as a list of parts, which no event of a stream can carry.
-        raise InvalidField(field="echo", problem="is not taken with `stream`: ask for a whole answer")
+        raise InvalidField(field="echo", problem="is not accepted with `stream`: omit one of them")
 
 
 def _arguments(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
