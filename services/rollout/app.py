@@ -286,12 +286,12 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
 def dispatch(
     of_jobs: JobHandlers[Connection], of_waves: WaveHandlers[Connection], bus: Bus, clock: Clock
 ) -> tuple[Dispatcher, Dispatcher]:
-    """Return the dispatchers of short and of long work, so that a wave never keeps another job waiting.
+    """Return the dispatchers of short and of long work, so that a wave never delays another job.
 
     A tenant's draws of prompts leave half of the short ones to other tenants' events.
 
-    They have no ledger: a duplicate ends here instead of repeating what followed from it. The watchdog
-    repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
+    They have no ledger: a duplicate ends here and does not repeat its effects. The watchdog repeats the event
+    that a job waits for; if every duplicate did, each repetition would follow its job to the end.
     """
     short = Dispatcher(
         bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=deliveries_of(of_jobs.draws)
@@ -393,6 +393,6 @@ def _quotas(settings: QuotaSettings) -> JobQuotas:
 
 
 async def run(settings: RolloutSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     async with open_rollout(settings) as rollout:
         await run_service(rollout.http, settings.http, rollout.background)

@@ -6,7 +6,7 @@ from mint_common.settings import AlgorithmSettings, BasePeers, Block, GraderSett
 
 
 class WaveSettings(Block):
-    """How waves are worked on."""
+    """Settings for working on waves."""
 
     waves_in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
     requests_in_flight: int = Field(
@@ -41,7 +41,7 @@ class TaskSettings(Block):
 
 
 class QuotaSettings(Block):
-    """How much a tenant's jobs may take; a submission beyond it is refused with 422."""
+    """Quotas of a tenant's jobs; a submission beyond them is refused with 422."""
 
     jobs_per_tenant: int = Field(1000, ge=1, description="maximum open jobs of a tenant")
     trainer_seconds_per_day: float = Field(
@@ -52,7 +52,7 @@ class QuotaSettings(Block):
 
 
 class ErasureSettings(Block):
-    """How long what jobs were trained on is kept after their end."""
+    """Retention of jobs' training data after their end."""
 
     keep_waves_days: float = Field(
         30.0,
@@ -67,7 +67,7 @@ class ErasureSettings(Block):
 
 
 class RolloutSettings(ServiceSettings):
-    """Everything that the rollout service is told."""
+    """All settings of the rollout service."""
 
     peers: BasePeers
     algorithms: AlgorithmSettings

@@ -1,4 +1,4 @@
-"""What is to be erased, in the Postgres schema `rollout`."""
+"""Pending erasures, in the Postgres schema `rollout`."""
 
 import asyncpg
 
@@ -82,15 +82,15 @@ async def note_deleted_file(
 
 
 class PostgresErasures:
-    """What is to be erased of ended jobs and runs, and of files that are gone. Raises Unavailable."""
+    """Erasable data of ended jobs and runs, and of deleted files. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
-        """Return jobs that ended before ``before`` or read a file that is gone, each to one caller only.
+        """Return jobs that ended before ``before`` or read a deleted file, each to one caller only.
 
-        Not those that are erased, or are to be looked at later than ``now``. One whose caller does not
+        Not those that are erased, or whose next sweep is later than ``now``. One whose caller does not
         `settle` it is claimed again from ``next_at`` on.
         """
         return [
@@ -98,7 +98,7 @@ class PostgresErasures:
         ]
 
     async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:
-        """Note when a job is to be looked at next, None: nothing of it is left."""
+        """Set a job's next sweep, None: nothing of it is left."""
         await self._pool.execute(_SETTLE, job.job_id, next_at, now)
 
     async def erase_runs(self, *, limit: int) -> int:
@@ -109,5 +109,5 @@ class PostgresErasures:
         return int(await self._pool.fetchval(_ERASE_RUNS, limit, ERASED_REASON, DELETED))
 
     async def forget_files(self, *, before: float) -> None:
-        """Forget files that went before a time: a run that ends later keeps its answers."""
+        """Drop files deleted before a time: a run that ends later keeps its answers."""
         await self._pool.execute(_FORGET, before)

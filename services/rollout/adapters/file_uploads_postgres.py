@@ -40,7 +40,7 @@ _EXPIRE = """
 
 
 class PostgresFileUploads:
-    """Uploads. A repeated cause returns what the first one made. Raises Unavailable."""
+    """Uploads. A repeated cause returns the result of the first one. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool

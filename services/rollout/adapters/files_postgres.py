@@ -86,9 +86,9 @@ class PostgresFiles:
 
     @asynccontextmanager
     async def erasing(self, sha256: str) -> AsyncIterator[bool]:
-        """Yield whether content may be erased: no file names it and nobody holds it, until the block ends.
+        """Yield whether content may be erased: no file names it and nothing holds it, until the block ends.
 
-        The content is forgotten when the block ends well.
+        The content's row is deleted if the block succeeds.
         """
         async with acquired(self._pool) as connection, connection.transaction():
             lock = "SELECT true FROM file_blobs WHERE sha256 = $1 FOR UPDATE SKIP LOCKED"
@@ -105,8 +105,8 @@ class PostgresFiles:
     async def room(self, tenant_id: TenantId) -> tuple[int, int]:
         """Return the bytes and the number of a tenant's files and open uploads.
 
-        An upload has what it announced or what its parts have, whichever is more; one that was cancelled or
-        has expired has its parts until they are forgotten.
+        An upload counts its announced size or that of its parts, whichever is larger; a cancelled or
+        expired one counts its parts until they are deleted.
         """
         async with acquired(self._pool) as connection:
             return await room_of(connection, tenant_id, now=self._clock.now())
@@ -124,9 +124,9 @@ class PostgresFiles:
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
     ) -> Sequence[FileRecord]:
-        """Return a tenant's files by age; ``after`` is the last id of the page before.
+        """Return a tenant's files by age; ``after`` is the last id of the previous page.
 
-        Its file may be gone. Raises NotFound for what is no id of a file.
+        Its file may be deleted. Raises NotFound for a text that is not an id of a file.
         """
         created_at = None if after is None else created_at_of(after)
         if after is not None and created_at is None:  # an id of an older version
@@ -151,9 +151,9 @@ class PostgresFiles:
         return [(TenantId(row["tenant_id"]), row["file_id"]) for row in rows]
 
     async def remove(self, tenant_id: TenantId, file_id: str, *, is_expired: bool = False) -> FileRecord:
-        """Remove a tenant's file, or one that is past its time, and return what it was.
+        """Remove a tenant's file, or an expired one, and return it.
 
-        What was made of its rows is erased from now on. Raises NotFound, or JobRefused while a job reads it.
+        Data derived from its rows is erased from now on. Raises NotFound, or JobRefused while a job reads it.
         """
         wanted, now = "expires_at <= $2" if is_expired else _LIVE, self._clock.now()
         # Columns by name: `*` changes under a process of an older version, and ends its transaction once.
@@ -186,11 +186,11 @@ class _Held:
     async def add(
         self, draft: FileDraft, content: FileContent, *, limit_bytes: int, upload_id: str | None = None
     ) -> FileRecord:
-        """Add a file of this content, visible when the hold ends well.
+        """Add a file of this content, visible when the hold succeeds.
 
-        Its time is taken when all that the tenant added before is visible. It completes an upload if one
-        is named. A repeated cause returns the file that it has made. Raises FilesFull, UploadClosed when the
-        upload is not pending any more, InvalidField for a repeat with other bytes.
+        Its time is set after all that the tenant added before is visible. It completes an upload if one
+        is named. A repeated cause returns the file of the first one. Raises FilesFull, UploadClosed when the
+        upload is no longer pending, InvalidField for a repeat with other bytes.
         """
         await self._connection.execute(LOCK_TENANT, draft.tenant_id)
         cause = draft.cause if upload_id is None else None  # an upload completes once

@@ -59,7 +59,7 @@ class PostgresHandover:
         return [row["job_id"] for row in rows]
 
     async def remove_file(self, tenant_id: TenantId, file_id: str) -> None:
-        """Remove a file that a gateway has removed, and have erased what was made of its rows. Idempotent."""
+        """Remove a file that a gateway has removed, and erase the data derived from its rows. Idempotent."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(
                 "DELETE FROM files WHERE tenant_id = $1 AND file_id = $2", tenant_id, file_id

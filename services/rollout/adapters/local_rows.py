@@ -63,7 +63,7 @@ class LocalRows:
             return await _in_thread(lambda: copy.size_of(rows))
 
     async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
-        """Return some rows, in the order that they are asked for."""
+        """Return some rows, in the requested order."""
         async with self._opened(content) as copy:
             return await _in_thread(lambda: copy.lines(rows))
 

@@ -23,7 +23,7 @@ class RowsCheckProcess:
     """The process ends with the call, also a cancelled one. Raises Unavailable when it takes too long."""
 
     async def check(self, path: Path) -> DatasetReport:
-        """Return what a file is."""
+        """Return the report about a file."""
         try:
             async with asyncio.timeout(SECONDS):
                 with await asyncio.to_thread(path.open, "rb") as file:
@@ -63,7 +63,7 @@ async def _started(stdin: IO[bytes] | int, *arguments: str) -> AsyncIterator[Pro
 
 
 async def _answer(process: Process, shape: type[T]) -> T:
-    """Return what a process answers at the end of its input. Raises Unavailable."""
+    """Return the answer of a process at the end of its input. Raises Unavailable."""
     answer, _ = await process.communicate()
     if process.returncode:
         raise Unavailable(what="the check of rows", problem=f"it ended with {process.returncode}")

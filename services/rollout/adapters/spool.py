@@ -20,7 +20,7 @@ _PREFIX = "mint-spool-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
-    """Bytes that have arrived, in a local file that lives as long as its `LocalSpool.open`."""
+    """Received bytes, in a local file that lives as long as its `LocalSpool.open`."""
 
     path: Path
     size_bytes: int
@@ -106,9 +106,9 @@ class LocalSpoolFile:
 
 
 def open_spool(parent: Path | None = None, *, limit_bytes: int) -> LocalSpool:
-    """Make this process's folder, and remove those of processes that were killed.
+    """Create this process's folder, and remove those of killed processes.
 
-    ``limit_bytes`` is of all its files together; a tenant's have at most as much as stays free.
+    ``limit_bytes`` limits all its files together; a tenant's have at most as much as stays free.
     """
     budget = TenantBudget(total=limit_bytes, share=1, first_fits=False)
     return LocalSpool(hold_folder(_PREFIX, parent), budget)

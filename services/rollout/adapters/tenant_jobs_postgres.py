@@ -113,7 +113,7 @@ class PostgresTenantJobs:
         return None if row is None else from_row(row, Job)
 
     async def on_file(self, tenant_id: TenantId, job_id: JobId, *, name: str = "") -> Job:
-        """Return one job on a file. Raises NotFound, which says ``name`` if the job was asked for by it."""
+        """Return one job on a file. Raises NotFound, which names the requested ``name``."""
         job = await self.get(tenant_id, job_id)
         if job is None or job.fine_tuning is None:
             raise NotFound(kind="job", name=name or job_id)

@@ -1,4 +1,4 @@
-"""What an evaluation run asks: prompts of a task or rows of a file, checked to the last number."""
+"""The plan of an evaluation run: prompts of a task or rows of a file, completely checked."""
 
 import json
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ class Job:
     ``result`` is the revision of a succeeded job, ``fault`` the fault in a failed one's data. A job
     that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
 
-    ``policy`` is the policy's name when the job was submitted; ``warnings`` say what may go wrong with it.
+    ``policy`` is the policy's name when the job was submitted; ``warnings`` are for its user.
     ``fine_tuning`` is of a job on a file.
     """
 

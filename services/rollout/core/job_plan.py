@@ -1,4 +1,4 @@
-"""What a managed job will do: the user's wishes over the task's defaults, checked to the last number."""
+"""The plan of a managed job: the user's settings over the task's defaults, completely checked."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -57,7 +57,7 @@ def check_sampled(
     group_field: str = "group_size",
     tokens_field: str = "max_new_tokens",
 ) -> None:
-    """Check what a job samples against what engines take; None: none is known. Raises InvalidField."""
+    """Check a job's samples against the engines' limits; None: none is known. Raises InvalidField."""
     if limits is None or not spec.is_sampled:
         return
     check_between(group_field, spec.group_size, 2, limits.max_completions)

@@ -29,7 +29,7 @@ METRICS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobProgress:
-    """A job, how far it is, and its waves by step where they were asked for."""
+    """A job, its progress, and its waves by step if requested."""
 
     job: Job
     progress: Progress
@@ -37,7 +37,7 @@ class JobProgress:
 
     @property
     def is_ended(self) -> bool:
-        """Return whether nothing changes any more."""
+        """Return whether the job has reached its final state."""
         return is_over(self.job)
 
     @property
@@ -46,7 +46,7 @@ class JobProgress:
         return [wave for wave in self.waves if wave.revision is not None]
 
     def metrics(self, wave: Wave) -> dict[str, float | None]:
-        """Return what a step was measured at, by the names of `METRICS`."""
+        """Return the scores of a step, by the names of `METRICS`."""
         step = _measured_at(self.job, wave)
         return {name: step.get(field) for name, field in METRICS.items()}
 
@@ -127,7 +127,7 @@ def _shown_spec(spec: JobSpec) -> JsonObject:
 
 
 def _step(found: JobProgress, wave: Wave) -> JsonObject:
-    """Return one step; the trainer's metrics stand beside our own fields, which win over equal names."""
+    """Return one step; MinT's own fields override the trainer's metrics of equal names."""
     of_file: JsonObject = {}
     if found.job.spec.data is not None:
         of_file = {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}

@@ -1,4 +1,4 @@
-"""What may go wrong with a job, said when it is submitted. A warning never refuses the job."""
+"""Warnings about a job at its submission. A warning never refuses the job."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class TaskLengths:
 
 
 def job_warnings(spec: JobSpec, lengths: TaskLengths | None, *, max_context: int) -> tuple[str, ...]:
-    """Return what may go wrong, one sentence each; ``lengths`` is None when nobody could count in time."""
+    """Return the warnings, one sentence each; ``lengths`` is None if they were not counted in time."""
     found = [rate_warning(spec)]
     if lengths is not None:
         found += [_of_prompts(spec, lengths, max_context), _of_answers(spec, lengths)]
@@ -38,7 +38,7 @@ def task_change_warnings(
 
 
 def rate_warning(spec: JobSpec) -> str:
-    """Return what may go wrong with a job's learning rate, or nothing."""
+    """Return the warning about a job's learning rate, or nothing."""
     if spec.learning_rate <= HIGH_LEARNING_RATE:
         return ""
     return (

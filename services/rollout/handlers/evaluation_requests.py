@@ -75,7 +75,7 @@ class EvaluationMaker:
         )
 
     async def _questions(self, caller: Caller, asked: Questions, *bases: BaseName) -> RunPart:
-        """Return what a run of each of these bases is asked. Raises NotFound, InvalidField."""
+        """Return the prompts of a run for each of these bases. Raises NotFound, InvalidField."""
         max_context = min([(await self.admission.registry.get_base(base)).max_context for base in bases])
         if asked.file is None:
             task = await self.tasks.describe(str(asked.task))

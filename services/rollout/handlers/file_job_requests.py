@@ -131,7 +131,7 @@ class FileJobMaker:
             raise grader_refused(error) from error
 
     async def _leaks(self, files: JobFiles) -> Sequence[str]:
-        """Return what is to be said of rows that both files have. It is no condition."""
+        """Return warnings about rows that both files have. They refuse nothing."""
         training, validation = files.training, files.validation
         if validation is None or validation.sha256 == training.sha256:
             return ()
@@ -143,7 +143,10 @@ class FileJobMaker:
     async def _model(
         self, tenant_id: TenantId, model: str, bases: Mapping[BaseName, BaseFacts]
     ) -> tuple[BaseFacts, PolicyRecord | None]:
-        """Return what is trained: a base for a new policy, or a policy with its base. Raises JobRefused."""
+        """Return the model to train: a base for a new policy, or a policy with its base.
+
+        Raises JobRefused.
+        """
         name, version = split_model(model)
         if version is None and name in bases:
             return bases[BaseName(name)], None

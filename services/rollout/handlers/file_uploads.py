@@ -25,7 +25,7 @@ from services.rollout.handlers.files import AT_ONCE, FileKeeper
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadKeeper:
-    """Keeps uploads until they are files, or their time is over."""
+    """Stores uploads until they are files or have expired."""
 
     uploads: PostgresFileUploads
     keeper: FileKeeper
@@ -80,9 +80,9 @@ class UploadKeeper:
     async def complete(
         self, tenant_id: TenantId, upload_id: str, part_ids: Sequence[str], *, md5: str | None
     ) -> tuple[UploadRecord, FileRecord]:
-        """Put the parts together as a file. An upload that is completed, also meanwhile, stays what it is.
+        """Join the parts to a file. A completed upload, also one completed meanwhile, stays unchanged.
 
-        Raises NotFound, UploadClosed, and what `FileKeeper.keep` raises; then the upload stays pending.
+        Raises NotFound, UploadClosed, and the errors of `FileKeeper.keep`; then the upload stays pending.
         """
         upload = await self.uploads.get(tenant_id, upload_id)
         try:

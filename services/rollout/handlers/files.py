@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileKeeper:
-    """Keeps files. ``max_file_bytes`` is of one file, ``tenant_bytes`` of all of a tenant's."""
+    """Stores files. ``max_file_bytes`` limits one file, ``tenant_bytes`` all of a tenant's."""
 
     files: PostgresFiles
     blobs: Blobs
@@ -63,7 +63,7 @@ class FileKeeper:
     _shared: OrderedDict[tuple[TenantId, str, str], Repeats] = field(default_factory=OrderedDict)
 
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:
-        """Refuse early what the tenant has no room for; return the bytes that it has. Raises FilesFull."""
+        """Refuse early a file beyond the tenant's quota; return the free bytes. Raises FilesFull."""
         held_bytes, count = await self.files.room(tenant_id)
         check_room(held_bytes + size_bytes, count + 1, limit_bytes=self.tenant_bytes)
         return self.tenant_bytes - held_bytes
@@ -102,8 +102,8 @@ class FileKeeper:
     async def shared_rows(self, training: FileRecord, validation: FileRecord) -> Repeats:
         """Return the rows of a validation file that its training file has too. Both are files of rows.
 
-        In bounded memory, and `COMPARE_SECONDS`. Remembered for each tenant: how soon it is there tells
-        nobody what files another one has. Raises Unavailable, BlobMissing, BlobCorrupt.
+        In bounded memory, and `COMPARE_SECONDS`. Cached per tenant, so that the time reveals nothing
+        of other tenants' files. Raises Unavailable, BlobMissing, BlobCorrupt.
         """
         tenant_id = training.tenant_id
         pair = (tenant_id, training.sha256, validation.sha256)

@@ -1,7 +1,7 @@
-"""The first rows of a file, rendered by the base's trainer before a job is made of it.
+"""The first rows of a file, rendered by the base's trainer before a job is created.
 
-What is wrong with every row for this base, such as a template that it lacks, is told at once instead of by a
-failed job. It is no condition: without a trainer that answers in time, rows are first rendered when the job
+A fault of every row for this base, such as a missing template, is reported at once instead of by a
+failed job. The check is optional: if no trainer answers in time, rows are first rendered when the job
 draws them.
 """
 
@@ -59,7 +59,7 @@ class FirstRows:
     async def _problems(
         self, request: RenderRequest, tenant_id: TenantId, base: BaseName
     ) -> Sequence[Problem]:
-        """Return what is wrong with rows, as far as a trainer says it in time."""
+        """Return the problems of rows that a trainer reports in time."""
         with suppress(MintError, TimeoutError), self.previewing.counted(tenant_id):
             async with asyncio.timeout(SECONDS):
                 trainer = await self.trainers.find(base)

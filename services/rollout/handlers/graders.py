@@ -49,7 +49,7 @@ async def try_grader(
 
 
 def _run_answer(spec: GraderSpec, found: Grade | GraderFault, *, seconds: float) -> JsonObject:
-    """Return the answer: a reward, or 0 with the error that it stands for."""
+    """Return the answer: a reward, or 0 with its error."""
     errors: JsonObject = dict.fromkeys(_ERRORS, False) | dict.fromkeys(_DETAILS)
     if isinstance(found, GraderFault):
         errors |= {found.kind: True, "message": found.message}

@@ -1,4 +1,4 @@
-"""What every request for a job is checked against, whatever the job trains on."""
+"""Checks of every request for a job, for any training data."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LIMITS_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobAdmission:
-    """Quotas, engines and algorithms; ``jobs`` stores what is admitted."""
+    """Quotas, engines and algorithms; ``jobs`` stores admitted jobs."""
 
     registry: RegistryClient
     jobs: PostgresTenantJobs
@@ -31,7 +31,7 @@ class JobAdmission:
     clock: Clock
 
     async def check_quotas(self, tenant_id: TenantId) -> None:
-        """Refuse another job of a tenant that has as much as it may. Raises QuotaExceeded."""
+        """Refuse another job of a tenant at its quota. Raises QuotaExceeded."""
         self.quotas.check(await self.store.usage(tenant_id, since=self.clock.now() - DAY_SECONDS))
 
     async def limits(self, base: BaseName) -> EngineLimits | None:

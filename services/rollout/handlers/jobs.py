@@ -122,7 +122,7 @@ class JobHandlers(Generic[Connection]):
         log.info("job started", extra={"job_id": job.job_id, "state": moved.job.state})
 
     async def _prepared(self, job: Job) -> _Start | MintError:
-        """Return what a job starts with, or why it cannot start."""
+        """Return a job's start parameters, or why it cannot start."""
         try:
             revision = await self.policies.latest(job.tenant_id, job.policy_id)
             return _Start(revision=revision, prompts=await self._store_prompts(job, 1))
@@ -139,7 +139,7 @@ class JobHandlers(Generic[Connection]):
         return first
 
     async def resume(self, job: Job) -> None:
-        """Let a paused job go on. Raises InvalidField after its end, and what is away."""
+        """Continue a paused job. Raises InvalidField after its end, and errors of unavailable parts."""
         step = resumed_step(job)
         await self.commits.resume(job, None if step is None else await self._store_prompts(job, step))
         await self.start_next(job.policy_id)
@@ -164,7 +164,7 @@ class JobHandlers(Generic[Connection]):
         return ()
 
     async def _record_scores(self, job: Job, event: RevisionPublished) -> None:
-        """Record what the revision scored on the validation rows, before the step counts as done."""
+        """Record the revision's scores on the validation rows, before the step counts as done."""
         scores = measured(event.metrics)
         wave = await self.commits.jobs.wave(event.wave_id) if scores and event.wave_id else None
         if wave is None or not wave.counts.validation_rows:

@@ -1,4 +1,4 @@
-"""How long a task's prompts and reference answers are in the tokens of a base."""
+"""Lengths of a task's prompts and reference answers, in tokens of a base."""
 
 import asyncio
 

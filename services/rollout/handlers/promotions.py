@@ -33,7 +33,7 @@ class Promotions:
     waves: PostgresJobs
 
     async def on_job_finished(self, event: JobFinished) -> Sequence[Event]:
-        """Promote what a job ended with, if that was asked for."""
+        """Promote the result of a job, if requested."""
         job = await self.jobs.get(event.tenant_id, event.job_id)
         if job is not None:
             await self._promote(job)
@@ -64,7 +64,7 @@ class Promotions:
         await self.jobs.end_promotion(job.job_id, problem=problem)
 
     async def _move(self, job: Job, promotion: Promotion) -> str:
-        """Move the alias; return why it could not be. Raises what may pass."""
+        """Move the alias; return why it could not be moved. Raises retryable errors."""
         assert job.result is not None, job.job_id
         try:
             key = await self.registry.get_key(job.tenant_id, promotion.key_id)

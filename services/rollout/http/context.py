@@ -1,4 +1,4 @@
-"""What routes depend on: the parts, the tenant of a path, the caller, and what a request follows from."""
+"""Dependencies of routes: the parts, the tenant of a path, the caller, and the request's cause."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -29,9 +29,9 @@ from services.rollout.handlers.task_job_requests import TaskJobMaker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantParts:
-    """What routes about tenants' jobs, files and evaluation runs call; made by app.py.
+    """Parts called by routes about tenants' jobs, files and evaluation runs; created by app.py.
 
-    ``trials`` try graders out. ``previewing`` and ``comparing`` bound what a tenant has computed at a time.
+    ``trials`` test graders. ``previewing`` and ``comparing`` limit a tenant's concurrent computations.
     """
 
     of_jobs: JobHandlers[PostgresConnection]

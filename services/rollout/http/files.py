@@ -148,7 +148,7 @@ async def uses_of(jobs: PostgresTenantJobs, tenant_id: TenantId, file_id: str) -
 
 @views.get("/{file}")
 async def get_file_view(tenant_id: Tenant, file: str, parts: PartsDep) -> FileView:
-    """Return what is known of a file."""
+    """Return a file's metadata and uses."""
     found = await parts.keeper.get(tenant_id, check_id(IdPrefix.FILE, file))
     told = asdict(found)
     del told["tenant_id"]

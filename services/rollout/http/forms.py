@@ -51,7 +51,7 @@ def _boundary(request: Request) -> bytes:
 
 
 class _FormReader:
-    """Gets what the parser finds, and keeps no more of the file than is in one chunk."""
+    """Receives the parser's results, and holds at most one chunk of the file."""
 
     def __init__(self, boundary: bytes, *, file_field: str, limit_bytes: int) -> None:
         self._form = Form()

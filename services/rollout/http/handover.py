@@ -1,4 +1,4 @@
-"""Routes by which gateways hand over what the version before stored, for one minor version."""
+"""Routes by which gateways hand over rows stored by the previous version, for one minor version."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/internal", route_class=BodyRoute)
 
 @router.post("/handover")
 async def take_over(body: HandoverBody, parts: PartsDep) -> Sequence[str]:
-    """Return the keys of the rows that need not come again."""
+    """Return the keys of the rows that need not be sent again."""
     await parts.handover.take(body.table, body.rows)
     keys = [str(row[body.key]) for row in body.rows]
     return await parts.handover.stored_jobs(keys) if body.table == "submissions" else keys

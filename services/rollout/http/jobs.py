@@ -90,7 +90,7 @@ async def in_progress(store: JobStore[Connection], jobs: Sequence[Job]) -> list[
 
 
 async def job_progress(store: JobStore[Connection], job: Job, *, steps: bool) -> JobProgress:
-    """Return how far a job is, with its waves if its steps are asked for."""
+    """Return the progress of a job, with its waves if steps are requested."""
     waves = await store.waves_of(job.job_id) if steps else ()
     return JobProgress(job=job, progress=(await store.progress_of([job]))[job.job_id], waves=waves)
 

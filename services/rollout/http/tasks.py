@@ -1,4 +1,4 @@
-"""Routes about tasks: what is installed, prompts to evaluate on, and scores."""
+"""Routes about tasks: installed tasks, prompts to evaluate on, and scores."""
 
 from dataclasses import asdict
 

@@ -1,1 +1,1 @@
-"""Tenants' files: what is stored of them, what is refused, how they are answered."""
+"""Tenants' files: records, refusals and answers."""

@@ -1,4 +1,4 @@
-"""Which rows of a file are previewed, and what is shown of them."""
+"""Previews of a file's rows."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ def check_is_rows(file: FileRecord, *, field: str = "file") -> None:
 
 
 class RowsFrom:
-    """Takes a file in chunks: keeps the first rows at or after a line, as many as are asked for and fit."""
+    """Reads a file in chunks and keeps the first rows at or after a line, up to a number and a size."""
 
     def __init__(self, *, first_line: int, count: int) -> None:
         self.rows: list[RowLine] = []
@@ -32,7 +32,7 @@ class RowsFrom:
         self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes; return whether more are needed. A chunk takes as long as it has lines."""
+        """Read the next bytes; return whether more are needed. A chunk's cost grows with its lines."""
         return self._take(self._lines.feed(chunk))
 
     def finish(self) -> list[RowLine]:
@@ -54,7 +54,7 @@ class RowsFrom:
 
 
 def preview(base: BaseName, method: Method, rendering: Rendering, *, shared: Repeats | None) -> Preview:
-    """Return what is shown of rendered rows."""
+    """Return the preview of rendered rows."""
     return Preview(
         base=base,
         method=method,

@@ -37,7 +37,7 @@ _FILE = re.compile(r"file-([0-9a-f]{14})[a-z2-7]{26}", re.ASCII)
 
 
 class IdPrefix(StrEnum):
-    """How ids begin."""
+    """Prefixes of ids."""
 
     FILE = "file"
     UPLOAD = "upload"
@@ -60,7 +60,7 @@ class FileContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDraft:
-    """What a client says of a file."""
+    """A client's description of a file."""
 
     tenant_id: TenantId
     filename: str
@@ -125,7 +125,7 @@ class PartRecord:
 
 
 def content_claim(sha256: str, size_bytes: int) -> Claim:
-    """Return where bytes are stored: equal bytes are stored once, whoever sent them."""
+    """Return the place of bytes: equal bytes of all tenants are stored once."""
     return Claim(uri=f"files/{sha256}", sha256=sha256, size_bytes=size_bytes)
 
 
@@ -139,12 +139,12 @@ def job_file(file: FileRecord) -> JobFile:
 
 
 def new_file_id(created_us: int) -> str:
-    """Return a fresh id, ``file-...`` as OpenAI's, that tells the microsecond since the epoch."""
+    """Return a new id, ``file-...`` as OpenAI's, which contains the microsecond since the epoch."""
     return new_id(f"file-{created_us:014x}").replace("_", "")
 
 
 def created_at_of(file_id: str) -> float | None:
-    """Return when a file of this id was created, whether or not there is one; None: the id does not tell."""
+    """Return the creation time in a file's id, whether or not the file exists; None: the id has none."""
     found = _FILE.fullmatch(file_id)
     return None if found is None else int(found[1], 16) / 1e6
 
@@ -200,7 +200,7 @@ def check_filename(name: str) -> str:
 
 
 def check_expiry(anchor: str | None, seconds: int | str | None) -> int | None:
-    """Return how long a file is kept; None: until it is deleted. Raises InvalidField."""
+    """Return the lifetime of a file; None: until it is deleted. Raises InvalidField."""
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":

@@ -1,4 +1,4 @@
-"""What is refused of files."""
+"""Refusals of files."""
 
 from mint_common.datasets import DatasetReport
 from mint_common.errors import InvalidField

@@ -124,7 +124,7 @@ def _estimated_finish(found: JobProgress, *, at: float) -> int | None:
 
 
 def checkpoint_id(job: Job, step: int) -> str:
-    """Return the id of the checkpoint of a step, whenever it is asked for."""
+    """Return the id of a step's checkpoint, the same at every call."""
     return derive_id("ftckpt", job.job_id, step)
 
 

@@ -1,4 +1,4 @@
-"""When and on what the revisions of a job on a file are evaluated. Pure."""
+"""The evaluation plan of a job on a file: interval and rows. Pure."""
 
 from mint_common.algorithms import Algorithm
 from mint_common.errors import InvalidField
@@ -79,7 +79,7 @@ def _evaluation(body: FineTuningBody) -> JobEvaluationBody:
 
 
 def _choose(wish: int | None, asked: AskedNumbers, name: str) -> int | None:
-    """Return what the request says, in MinT's place or in OpenAI's. Raises InvalidField for both."""
+    """Return the request's value, from MinT's field or OpenAI's. Raises InvalidField for both."""
     theirs = {"every": "eval_interval", "rows": "eval_samples"}[name]
     other: int | None = getattr(asked.reinforcement, theirs)
     if wish is not None and other is not None:

@@ -1,7 +1,7 @@
-"""What happened to a job on a file, in the texts that users of OpenAI's API search for.
+"""Events of a job on a file, with the texts of OpenAI's API.
 
-Pure, from the newest to the oldest: what is not asked for is not made. An event's id is derived from its job
-and what it tells, so it is the same whenever it is read.
+Pure, from the newest to the oldest, and only as many as requested. An event's id is derived from its job
+and content, so it is the same at every read.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def _of_the_beginning(job: Job) -> Iterator[JsonObject]:
 
 
 def _of_the_steps(found: JobProgress) -> Iterator[JsonObject]:
-    """Yield what steps did and what they were measured at, which may be known after later steps."""
+    """Yield the steps' events and their scores, which may be known after later steps."""
     steps = found.published[::-1]
     measured = sorted(filter(was_measured, steps), key=_measured_at, reverse=True)
     told = merge(

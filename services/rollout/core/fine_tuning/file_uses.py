@@ -1,4 +1,4 @@
-"""What uses a file: jobs, and the revisions that were trained on it. Pure."""
+"""Uses of a file: jobs, and the revisions trained on it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

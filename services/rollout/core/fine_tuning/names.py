@@ -1,4 +1,4 @@
-"""Names of jobs and of what they train, as OpenAI's clients see them."""
+"""Names of jobs and of their models, as OpenAI's clients see them."""
 
 import hashlib
 import re
@@ -41,7 +41,7 @@ def job_of_results(file_id: str) -> JobId | None:
 
 
 def split_model(model: str) -> tuple[str, str | None]:
-    """Return the name before ``@``, and the revision or alias behind it if there is one."""
+    """Return the name before ``@``, and the revision or alias after it if there is one."""
     name, at, version = model.partition("@")
     return name, version if at else None
 
@@ -49,10 +49,10 @@ def split_model(model: str) -> tuple[str, str | None]:
 def policy_names(
     base: BaseName, suffix: str | None, job_id: JobId, *, bases: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """Return what a new policy may be called, best first: ``<base>-<suffix>``, with a part of the job's id.
+    """Return names for a new policy, best first: ``<base>-<suffix>``, with a part of the job's id.
 
-    None is the name of one of ``bases``, and the last one is no other job's. A suffix keeps what a name may
-    have; capital letters become small.
+    None of them is one of ``bases``, and the last one is unique to the job. A suffix keeps only valid
+    characters; capital letters become small.
     """
     own = job_id.removeprefix("job_")
     kept = re.sub(r"[^a-z0-9._-]+", "-", (suffix or "").lower()).strip("-")

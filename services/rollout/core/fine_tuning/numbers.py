@@ -27,7 +27,7 @@ NEW_TOKENS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedNumbers:
-    """Hyperparameters as they were asked for, and where the request has them."""
+    """Requested hyperparameters, with their place in the request."""
 
     where: str
     common: Hyperparameters
@@ -54,7 +54,7 @@ class Numbers:
 
 
 def asked_for(body: FineTuningBody, algorithm: Algorithm) -> AskedNumbers:
-    """Return the hyperparameters of a request. Raises InvalidField when they stand in two places."""
+    """Return the hyperparameters of a request. Raises InvalidField when they are in two places."""
     method = body.method.type if body.method else algorithm.method
     settings = getattr(body.method, method, None) if body.method else None
     own = None if settings is None else settings.hyperparameters

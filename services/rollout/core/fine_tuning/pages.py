@@ -11,7 +11,7 @@ MOST_METADATA = 16
 
 
 def page_of(items: Iterable[JsonObject], *, kind: str, after: str | None, limit: int) -> JsonObject:
-    """Return the ``limit`` items behind ``after``. Raises NotFound when no item has that id."""
+    """Return the ``limit`` items after ``after``. Raises NotFound when no item has that id."""
     left: Iterator[JsonObject] = iter(items)
     if after is not None and not any(item["id"] == after for item in left):
         raise NotFound(kind=kind, name=after[:100])
@@ -19,7 +19,7 @@ def page_of(items: Iterable[JsonObject], *, kind: str, after: str | None, limit:
 
 
 def metadata_wanted(query: Iterable[tuple[str, str]]) -> dict[str, str] | None:
-    """Return what a query ``metadata[name]=value`` selects; None for ``metadata=null``: jobs without any.
+    """Return the filter of a query ``metadata[name]=value``; None for ``metadata=null``: jobs without any.
 
     Raises InvalidField.
     """

@@ -1,4 +1,4 @@
-"""What a job on a file will do: the request over its method's recommendations, checked to the last number.
+"""The plan of a job on a file: the request over its method's recommendations, completely checked.
 
 Pure. A job has ``ceil((rows - floor(rows x holdout)) x n_epochs / batch_size)`` steps.
 """
@@ -46,7 +46,7 @@ class JobFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
-    """A complete job. ``hyperparameters`` have OpenAI's names; ``warnings`` say what may go wrong.
+    """A complete job. ``hyperparameters`` have OpenAI's names; ``warnings`` are for the user.
 
     ``grader`` is that of reinforcement, read from the request.
     """
@@ -63,7 +63,7 @@ def plan_fine_tuning(
 ) -> JobPlan:
     """Return the complete job; it has ``seed`` unless the request has one.
 
-    Raises JobRefused or InvalidField, which name what is wrong by its path in the body.
+    Raises JobRefused or InvalidField, which name the wrong field by its path in the body.
     """
     check_supported(body)
     algorithm, extras = algorithm_of_job(body, algorithms), body.mint or MintFields()
@@ -167,7 +167,7 @@ def _warnings(spec: JobSpec, files: JobFiles) -> Iterator[str]:
 
 
 def leak_warnings(shared: Repeats) -> tuple[str, ...]:
-    """Return what is to be said of rows of a validation file that the training file has too."""
+    """Return warnings about rows of a validation file that the training file has too."""
     if not shared.count:
         return ()
     rows, are, lines = f"{shared.count} rows", "are", "lines"
@@ -186,7 +186,7 @@ def plan_shape(body: FineTuningBody, base: BaseFacts, *, seed: int) -> LoraSpec:
 
 
 def check_continues(body: FineTuningBody, lora: LoraSpec, *, policy: str) -> None:
-    """Refuse what is of a new policy for one that is trained on. Raises InvalidField."""
+    """Refuse settings of a new policy for an existing one. Raises InvalidField."""
     if body.suffix is not None:
         problem = f"names a new policy, and model is policy {policy}, which keeps its name"
         raise InvalidField(field="suffix", problem=problem)

@@ -21,7 +21,7 @@ _FIELD = "mint.promote"
 def plan_promotion(
     body: FineTuningBody, evaluation: EvaluationPlan | None, caller: Caller
 ) -> Promotion | None:
-    """Return what a request asks for; None: nothing. Raises InvalidField."""
+    """Return the requested promotion; None: none. Raises InvalidField."""
     wish = body.mint.promote if body.mint else None
     if wish is None:
         return None
@@ -61,7 +61,7 @@ def check_alias(alias: AliasRecord, promotion: Promotion) -> None:
 
 
 def why_not_allowed(promotion: Promotion, key: KeyRecord) -> str:
-    """Return why the key that asked for it, as it is now, may move no alias any more; empty: it may."""
+    """Return why the requesting key may no longer move an alias; empty: it may."""
     if key.revoked_at is not None:
         return f"the key {promotion.asked_by!r}, which asked for it, was revoked"
     if "train" not in held_scopes(key.scopes):
@@ -70,7 +70,7 @@ def why_not_allowed(promotion: Promotion, key: KeyRecord) -> str:
 
 
 def promoter_of(job: Job, promotion: Promotion, key: KeyRecord) -> Caller:
-    """Return who moves the alias: the job, as far as the key that asked for it could then and can now."""
+    """Return the author of the move: the job, with the rights that its key had then and still has."""
     name = f"{JOB_ACTOR}{job.job_id}"
     scope: Scope = "admin" if promotion.is_admin and "admin" in key.scopes else "train"
     authority = Authority(tenant_id=job.tenant_id, key_id=name, scopes=frozenset({scope}))

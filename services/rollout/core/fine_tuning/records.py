@@ -1,4 +1,4 @@
-"""What a job on a file has beside its spec: what its request said, and where its result is promoted to."""
+"""A job on a file besides its spec: the request's other fields, and the promotion of its result."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ from mint_common.events import LoraSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """An alias that is pointed at a job's result, if its score is ``at_least`` or ``at_most`` so much.
+    """An alias to point at a job's result, if its score is ``at_least`` or ``at_most`` a limit.
 
-    ``asked_by`` and ``key_id`` are of the key that asked for it; ``is_admin`` says whether it could move
+    ``asked_by`` and ``key_id`` are the requesting key's; ``is_admin`` says whether it could move
     protected aliases then.
     ``ended_at``, in seconds since the epoch, is when the alias was moved, or was not for a ``problem``.
     """
@@ -26,7 +26,7 @@ class Promotion:
 
     @property
     def state(self) -> Literal["open", "moved", "not_moved"]:
-        """Return what has come of it."""
+        """Return the state of the promotion."""
         if self.ended_at is None:
             return "open"
         return "not_moved" if self.problem else "moved"
@@ -34,7 +34,7 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuning:
-    """What the request of a job on a file said beside its spec, complete: answers repeat it.
+    """The request of a job on a file besides its spec, complete: answers repeat it.
 
     ``hyperparameters`` have OpenAI's names. ``lora`` is the policy's shape.
     """

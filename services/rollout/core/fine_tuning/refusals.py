@@ -13,7 +13,7 @@ GRADER_FIELD = "method.reinforcement.grader"
 
 
 def file_not_found(field: str, file_id: str) -> JobRefused:
-    """Return the refusal of a file that its tenant does not have, whoever has it."""
+    """Return the refusal of a file that its tenant does not have, even if another tenant has it."""
     problem = f"There is no file {file_id[:100]!r}: upload it with purpose 'fine-tune' first."
     return JobRefused(reason="file_not_found", field=field, problem=problem)
 
@@ -26,7 +26,7 @@ def model_not_found(model: str, bases: Sequence[str]) -> JobRefused:
 
 
 def not_newest(model: str, policy: PolicyRecord) -> JobRefused:
-    """Return the refusal of a revision that its policy has left behind."""
+    """Return the refusal of a revision that is not its policy's newest."""
     newest = f"is at {policy.name}@{policy.latest.number}" if policy.latest else "has no revision"
     problem = (
         f"{model[:100]} is not the newest revision: policy {policy.name} {newest}, and is trained on from"
@@ -42,7 +42,7 @@ def job_ended(name: str, state: str, verb: str) -> JobRefused:
 
 
 def file_in_use(file_id: str, job_id: JobId) -> JobRefused:
-    """Return the refusal to remove what a job reads."""
+    """Return the refusal to remove a file that a job reads."""
     problem = f"Job {shown_id(job_id)} reads file {file_id}: cancel it first, or wait until it has ended."
     return JobRefused(reason="file_in_use", field="file_id", problem=problem)
 
@@ -60,7 +60,7 @@ def row_refused(field: str, problem: Problem) -> JobRefused:
 
 
 def grader_refused(error: MintError) -> MintError:
-    """Return the refusal of a grader, by where it stands in the request; what may pass stays as it is."""
+    """Return the refusal of a grader by its field in the request; return retryable errors unchanged."""
     if error.retryable:
         return error
     if isinstance(error, InvalidField):
