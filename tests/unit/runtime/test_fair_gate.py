@@ -1,6 +1,10 @@
 """Seats by tenant: no tenant takes them all, and what is cancelled gives its seat back."""
 
 import asyncio
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
@@ -88,3 +92,49 @@ async def test_cancelled_upload_gives_its_turn_back() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(30), turns.turn(LOUD):
         assert turns.callers.held == 1
+
+
+COMES, ENDS, LEAVES = "comes", "ends", "leaves"
+happenings = st.lists(
+    st.tuples(st.sampled_from((COMES, COMES, ENDS, LEAVES)), st.sampled_from("aaabc"), st.integers(0, 99)),
+    max_size=60,
+)
+
+
+@settings(max_examples=200)
+@given(happenings, st.integers(1, 4), st.integers(1, 3))
+def test_no_seat_is_too_many_and_none_stays_empty_while_a_tenant_may_have_it(happens, seats, limit):
+    async def play() -> None:
+        gate = FairGate(seats, limit=limit)
+        tasks, seated = dict[int, tuple[str, asyncio.Task[None]]](), dict[int, asyncio.Event]()
+
+        async def hold(number: int, tenant: str) -> None:
+            async with gate.turn(tenant):
+                seated[number] = asyncio.Event()
+                try:
+                    await seated[number].wait()
+                finally:
+                    del seated[number]
+
+        for number, (what, tenant, at) in enumerate(happens):
+            if what == COMES:
+                tasks[number] = tenant, asyncio.create_task(hold(number, tenant))
+            elif what == ENDS and seated:
+                seated[sorted(seated)[at % len(seated)]].set()
+            elif what == LEAVES and tasks:
+                tasks[sorted(tasks)[at % len(tasks)]][1].cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            tasks = {each: found for each, found in tasks.items() if not found[1].done()}
+            running = Counter(tasks[each][0] for each in seated)
+            waiting = {owner for each, (owner, _) in tasks.items() if each not in seated}
+            assert running.total() <= seats
+            assert all(count <= limit for count in running.values())
+            assert running.total() == seats or all(running[owner] == limit for owner in waiting)
+            assert gate.callers.held == len(tasks)
+        for _, task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in tasks.values()), return_exceptions=True)
+        assert (gate.callers.held, gate._queue.tenants) == (0, frozenset())
+
+    asyncio.run(play())
