@@ -13,6 +13,7 @@ always wait, neither gets more service than the other by more than what all seat
 turn. Nothing is stored of a tenant that neither waits nor has a seat, but a charge above the least counter.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class FairQueue(Generic[T]):
 
     seats: int
     reserve: int = 0
-    limit: int | None = None
+    limit: float = math.inf
     _queues: dict[str, deque[T]] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _served: dict[str, int] = field(default_factory=dict)
@@ -78,11 +79,8 @@ class FairQueue(Generic[T]):
         if not self._queues:
             return None
         free = self.seats + self.reserve - self._running.total()
-        allowed = {each: queue for each, queue in self._queues.items() if each not in without}
-        if self.limit is not None:
-            allowed = {each: queue for each, queue in allowed.items() if self._running[each] < self.limit}
-        if free <= self.reserve:
-            allowed = {each: queue for each, queue in allowed.items() if self._running[each] < free}
+        most = min(self.limit, free) if free <= self.reserve else self.limit
+        allowed = [each for each in self._queues if each not in without and self._running[each] < most]
         if not allowed:
             return None
         tenant = min(allowed, key=lambda each: (self.served(each), self._running[each]))

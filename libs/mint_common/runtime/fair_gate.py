@@ -23,7 +23,7 @@ class FairGate:
     of several in turn.
     """
 
-    def __init__(self, seats: int, *, limit: int | None = None, callers: TenantBudget | None = None) -> None:
+    def __init__(self, seats: int, *, limit: float = math.inf, callers: TenantBudget | None = None) -> None:
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(seats=seats, limit=limit)
         self.callers = TenantBudget() if callers is None else callers
 
