@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import asyncpg
 from fastapi import FastAPI
 
 from mint_common.algorithms import open_algorithms
@@ -83,9 +82,9 @@ from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
-from services.rollout.http import evaluations, files, fine_tuning, handover, uploads
 from services.rollout.http.context import TenantParts
-from services.rollout.http.jobs import job_routes, submissions
+from services.rollout.http.jobs import job_routes
+from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection, Sampler, Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
@@ -101,15 +100,6 @@ DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
 """Retention of an evaluation run after its end."""
-TENANT_ROUTERS = (
-    submissions,
-    fine_tuning.router,
-    files.router,
-    files.views,
-    uploads.router,
-    evaluations.router,
-    handover.router,
-)
 TRIAL_SECONDS = 20.0
 """How long a grader that is tried out asks for engines that are full or away."""
 SPOOLED_FILES = 16
@@ -255,7 +245,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             clock=clock,
         )
         opening = open_tenant_parts(
-            settings, admission, of_jobs, pool=pool, trainers=directory, tasks=callers_tasks, sampler=sampler
+            settings, admission, of_jobs, trainers=directory, tasks=callers_tasks, sampler=sampler
         )
         parts = await stack.enter_async_context(opening)
         http = create_http(
@@ -313,55 +303,55 @@ async def open_tenant_parts(
     admission: JobAdmission,
     of_jobs: JobHandlers[PostgresConnection],
     *,
-    pool: asyncpg.Pool,
     trainers: TrainerDirectory,
     tasks: Tasks,
     sampler: Sampler,
 ) -> AsyncIterator[TenantParts]:
     """Assemble what tenants' routes call; leaving removes the spool and ends the trials of graders."""
-    catalog, clock, runs = admission.registry, admission.clock, PostgresEvaluationRuns(pool)
-    spool = await asyncio.to_thread(open_spool, limit_bytes=SPOOLED_FILES * settings.file_bytes)
-    keeper = FileKeeper(
-        files=PostgresFiles(pool, clock),
-        blobs=of_jobs.blobs,
-        spool=spool,
-        rows=RowsCheckProcess(),
-        clock=clock,
-        max_file_bytes=settings.file_bytes,
-        tenant_bytes=settings.files_bytes_per_tenant,
-    )
-    previewing = TenantBudget(what="your tenant's previews", limit=TENANT_PREVIEWS)
-    first_rows = FirstRows(keeper=keeper, trainers=trainers, previewing=previewing)
-    judge = EngineJudge(admission.engines, catalog.resolve, clock, limit_seconds=TRIAL_SECONDS)
-    try:
+    catalog, clock = admission.registry, admission.clock
+    async with AsyncExitStack() as stack:
+        # Of their own: each file that is stored holds a connection, which a step of a job would wait for.
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        runs = PostgresEvaluationRuns(pool)
+        spool = await asyncio.to_thread(open_spool, limit_bytes=SPOOLED_FILES * settings.file_bytes)
+        stack.push_async_callback(spool.close)
+        keeper = FileKeeper(
+            files=PostgresFiles(pool, clock),
+            blobs=of_jobs.blobs,
+            spool=spool,
+            rows=RowsCheckProcess(),
+            clock=clock,
+            max_file_bytes=settings.file_bytes,
+            tenant_bytes=settings.files_bytes_per_tenant,
+        )
+        previewing = TenantBudget(what="your tenant's previews", limit=TENANT_PREVIEWS)
+        first_rows = FirstRows(keeper=keeper, trainers=trainers, previewing=previewing)
+        judge = EngineJudge(admission.engines, catalog.resolve, clock, limit_seconds=TRIAL_SECONDS)
         # Sandboxes of their own: a trial does not wait for the samples of jobs.
-        async with open_graders(settings.graders, judge, service="rollout") as trials:
-            yield TenantParts(
-                of_jobs=of_jobs,
+        trials = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
+        yield TenantParts(
+            of_jobs=of_jobs,
+            admission=admission,
+            on_tasks=TaskJobMaker(admission=admission, tasks=tasks, sampler=sampler),
+            on_files=FileJobMaker(admission=admission, keeper=keeper, graders=trials, first_rows=first_rows),
+            keeper=keeper,
+            uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
+            runs=runs,
+            evaluations=EvaluationMaker(
                 admission=admission,
-                on_tasks=TaskJobMaker(admission=admission, tasks=tasks, sampler=sampler),
-                on_files=FileJobMaker(
-                    admission=admission, keeper=keeper, graders=trials, first_rows=first_rows
-                ),
-                keeper=keeper,
-                uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),
                 runs=runs,
-                evaluations=EvaluationMaker(
-                    admission=admission,
-                    runs=runs,
-                    tasks=tasks,
-                    keeper=keeper,
-                    graders=trials,
-                    trainers=trainers,
-                ),
-                trials=trials,
+                tasks=tasks,
+                keeper=keeper,
+                graders=trials,
                 trainers=trainers,
-                previewing=previewing,
-                comparing=FairGate(COMPARED_AT_ONCE, limit=1),
-                handover=PostgresHandover(pool, clock),
-            )
-    finally:
-        await spool.close()
+            ),
+            trials=trials,
+            trainers=trainers,
+            previewing=previewing,
+            comparing=FairGate(COMPARED_AT_ONCE, limit=1),
+            handover=PostgresHandover(pool, clock),
+        )
 
 
 def tenant_work(parts: TenantParts, bus: Bus, *, copies: LocalRows) -> list[Work]:

@@ -63,11 +63,6 @@ class KeyedRequest:
     sha256: str
 
     @property
-    def is_given(self) -> bool:
-        """Return whether a repeat comes without the key, and has to find it."""
-        return self.key.startswith(GIVEN_PREFIX)
-
-    @property
     def request_id(self) -> str:
         """Return an id that all repeats of the request share."""
         return derive_id("req", self.tenant_id, self.key, self.sha256)

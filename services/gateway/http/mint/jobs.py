@@ -69,7 +69,7 @@ async def list_jobs(jobs: ReadJobs, _limit: Limit = 100) -> Response:
 
 @router.get("/{job}", response_model=JsonObject)
 async def get_job(_job: JobPath, jobs: ReadJobs) -> Response:
-    """Return a job with its steps; ``submitted`` until rollout has taken it."""
+    """Return a job with its steps; it is ``submitted`` while earlier jobs of its policy run."""
     return await jobs.forward(query=())
 
 
