@@ -9,10 +9,10 @@ import httpx
 import httpx2
 import openai
 import pytest
-from services.rollout.handlers.fine_tuning.creation import JOB_LABEL
 
 from mint_common.ids import derive_id
 from services.gateway.core.idempotency import keyed_request
+from services.rollout.handlers.file_job_requests import JOB_LABEL
 from tests.integration.gateway.test_fine_tuning import ROWS, client_of, end, query
 
 pytestmark = pytest.mark.integration
