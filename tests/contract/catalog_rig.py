@@ -22,8 +22,8 @@ from services.registry.adapters.blob_integrity_postgres import PostgresBlobInteg
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
+from services.registry.core.aliases import Mover
 from services.registry.core.keys import stored_key
-from services.registry.ports.aliases import Mover
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()

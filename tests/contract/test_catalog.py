@@ -32,9 +32,9 @@ from mint_common.errors import (
 from mint_common.events import RevisionPublished, RevisionRejected
 from mint_common.ids import EvaluationId, PolicyId, TenantId, derive_id, sha256_digest
 from mint_common.testing.adapters import make_base_facts
+from services.registry.adapters.aliases_postgres import HISTORY_ROWS
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key, stored_key
-from services.registry.ports.aliases import HISTORY_ROWS
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,9 @@ from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransact
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import LOCK_POLICY, NEWEST, found, read_revision, ref_of
-from services.registry.core.aliases import AliasEntry, moved, movers, plan_move, plan_rollback
+from services.registry.core.aliases import AliasEntry, Mover, moved, movers, plan_move, plan_rollback
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
-from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
 _ALIASES = """
     SELECT alias, sequence, protected, frozen, revisions.*
@@ -98,16 +97,19 @@ _NEWER_MOVE = """
     ORDER BY sequence DESC LIMIT 1
 """
 
+HISTORY_ROWS = 100
+"""Number of moves that an alias's history holds."""
+
 
 class PostgresAliases:
-    """Aliases and their history; see `ports.Aliases`."""
+    """Aliases and their history."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
         self._ledger = ledger
 
     async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
-        """Return an alias with the newest rows of its history."""
+        """Return an alias with the newest `HISTORY_ROWS` rows of its history. Raises NotFound."""
         row = found(await self._pool.fetchrow(_ALIAS, policy_id, name), "alias", name)
         return await _with_history(self._pool, policy_id, _alias_of({**row, "revision": ref_of(row)}))
 
@@ -129,7 +131,13 @@ class PostgresAliases:
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_move`."""
+        """Apply `core.aliases.plan_move`, emit `alias.moved`, and return the alias as this move left it.
+
+        Concurrent moves serialise.
+
+        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.names.check_servable`; for
+        a rule or a job as `core.rules.check_rule_move`, and for a late one as `core.rules.moved_since`.
+        """
         async with self._locked(policy, mover) as transaction:
             row = await transaction.connection.fetchrow(_MOVE_INPUTS, policy.policy_id, name, target.number)
             assert row is not None, "the caller has read its row, and rows of revisions are never deleted"
@@ -146,7 +154,7 @@ class PostgresAliases:
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_rollback`."""
+        """Apply `core.aliases.plan_rollback` as `move` does. Raises NotFound for an unknown alias."""
         async with self._locked(policy, mover) as transaction:
             connection = transaction.connection
             row = found(await connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name), "alias", name)

@@ -108,7 +108,10 @@ _COLLECTED = "removed by collection: the revision was retired and not in use"
 
 
 class PostgresBlobIntegrity:
-    """See `ports.BlobIntegrity`."""
+    """Stored bytes that the catalog relies on, and folders of the blob store that no revision names.
+
+    Its lists omit revisions whose bytes were removed on purpose (fault ``collected``).
+    """
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
@@ -116,13 +119,13 @@ class PostgresBlobIntegrity:
 
     @asynccontextmanager
     async def exclusive(self, work: str) -> AsyncIterator[bool]:
-        """Hold the lock of a kind of work."""
+        """Hold the lock of a kind of work among all registries; False when another registry holds it."""
         async with acquired(self._pool) as connection:
             # The pool releases the lock when it takes the connection back.
             yield await connection.fetchval(_TRY, work)
 
     async def position(self, walk: str) -> str:
-        """Return the saved position of a walk."""
+        """Return the saved position of a walk, "" at its start."""
         return await self._pool.fetchval("SELECT place FROM walks WHERE name = $1", walk) or ""
 
     async def save_position(self, walk: str, position: str) -> None:
@@ -130,15 +133,15 @@ class PostgresBlobIntegrity:
         await self._pool.execute(_SAVE_POSITION, walk, position)
 
     async def stored(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
-        """Return revisions that have bytes."""
+        """Return revisions that have bytes, in the order of `StoredRevision.position`."""
         return await self._list(_NOT_COLLECTED, after, limit)
 
     async def sound(self, *, limit: int) -> Sequence[StoredRevision]:
-        """Return the first revisions without a known fault."""
+        """Return the first revisions that have bytes without a known fault."""
         return await self._list("fault IS NULL", "", limit)
 
     async def lost(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
-        """Return those whose bytes are missing or wrong."""
+        """Return the revisions whose bytes are missing or wrong, in the same order."""
         return await self._list(_LOST, after, limit)
 
     async def _list(self, which: str, after: str, limit: int) -> Sequence[StoredRevision]:
@@ -147,7 +150,10 @@ class PostgresBlobIntegrity:
         return [read_revision(row, StoredRevision) for row in rows]
 
     async def mark(self, revision: StoredRevision, fault: Fault | None, problem: str) -> bool:
-        """Set the fault of a revision and emit the event."""
+        """Set the fault of a revision and emit the event.
+
+        False when its row has changed since it was read.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             key = (revision.policy_id, revision.number, fault, revision.manifest.uri, revision.fault)
             row = await transaction.connection.fetchrow(_MARK, *key)
@@ -162,7 +168,10 @@ class PostgresBlobIntegrity:
     async def quarantine(
         self, digest: Digest, reason: QuarantineReason, *, cause: str
     ) -> Sequence[StoredRevision]:
-        """Quarantine every published revision of a digest."""
+        """Quarantine each published revision of a digest, of every tenant, and emit an event for each.
+
+        Raises AlreadyHandled for a repeated cause.
+        """
         async with self._ledger.transaction(cause) as transaction:
             await transaction.connection.execute(_LOCK_POLICIES, digest)
             rows = await transaction.connection.fetch(_QUARANTINE, digest)
@@ -172,7 +181,10 @@ class PostgresBlobIntegrity:
         return revisions
 
     async def record_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
-        """Record which folders under a root are garbage."""
+        """Record the folders under a root that no revision names as garbage, first seen now.
+
+        Forget the rest.
+        """
         prefixes = [folder.prefix for folder in folders]
         policies, digests = [folder.policy_id for folder in folders], [folder.digest for folder in folders]
         await self._pool.execute(_RECORD_FOLDERS, prefixes, policies, digests, now, f"/{MANIFEST_FILE}")
@@ -184,16 +196,19 @@ class PostgresBlobIntegrity:
         return folders_of(f"{row['prefix']}/{MANIFEST_FILE}" for row in rows)
 
     async def release_folder(self, folder: Folder) -> bool:
-        """Allow the removal of a garbage folder."""
+        """Allow the removal of a garbage folder; from then on no export in it is published.
+
+        False when the folder is no longer garbage.
+        """
         key = (folder.prefix, folder.policy_id, folder.digest, f"/{MANIFEST_FILE}")
         return await self._pool.fetchval(_RELEASE_FOLDER, *key) is not None
 
     async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
-        """Return the policies that collection must check."""
+        """Return the ids of policies that have a retention, or retired revisions with bytes."""
         return [row["policy_id"] for row in await self._pool.fetch(_CANDIDATES, after, limit)]
 
     async def revisions_of(self, policy_id: PolicyId) -> tuple[PolicyRecord, PolicyRevisions]:
-        """Return a policy and its collection plan's input."""
+        """Return a policy and what `core.collection` needs to plan for it."""
         row = await self._pool.fetchrow(f"{POLICY} WHERE policy.policy_id = $1", policy_id)
         policy = policy_of(found(row, "policy", policy_id))
         revisions = await self._pool.fetch(_REVISIONS, policy_id)
@@ -205,7 +220,10 @@ class PostgresBlobIntegrity:
         )
 
     async def release_bytes(self, policy: PolicyRecord, number: int) -> bool:
-        """Allow the removal of a revision's bytes."""
+        """Allow the removal of a revision's bytes and emit the event.
+
+        False unless the revision is retired and no alias points at it.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
             await connection.execute(LOCK_POLICY, policy.policy_id)
@@ -219,10 +237,10 @@ class PostgresBlobIntegrity:
             return True
 
     async def folders_to_remove(self, *, limit: int) -> Sequence[str]:
-        """Return released folders."""
+        """Return the prefixes of released folders that are not removed yet."""
         rows = await self._pool.fetch("SELECT prefix FROM garbage WHERE is_going LIMIT $1", limit)
         return [row["prefix"] for row in rows]
 
     async def forget_folder(self, prefix: str) -> None:
-        """Forget a folder."""
+        """Forget a folder that was removed. Idempotent."""
         await self._pool.execute("DELETE FROM garbage WHERE prefix = $1", prefix)

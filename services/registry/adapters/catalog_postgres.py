@@ -128,7 +128,7 @@ ALL_REVISIONS = RevisionFilter()
 
 
 class PostgresCatalog:
-    """Bases, policies, revisions and exports; see `ports.Catalog`."""
+    """Bases, policies, revisions and exports, as handlers ask for them."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger, quotas: CatalogQuotas = UNBOUNDED) -> None:
         self._pool = pool
@@ -256,7 +256,10 @@ class PostgresCatalog:
     async def set_state(
         self, policy: PolicyRecord, number: int, state: SettableState, *, cause: str | None = None
     ) -> RevisionRecord:
-        """Retire a revision, or restore it."""
+        """Retire a revision, or restore a retired or quarantined one, and emit the event. Idempotent.
+
+        A retired one keeps its row and bytes. Raises NotFound, and RevisionInUse when an alias points at it.
+        """
         async with self._ledger.request(cause) as transaction:
             connection = transaction.connection
             await connection.execute(LOCK_POLICY, policy.policy_id)
@@ -275,14 +278,19 @@ class PostgresCatalog:
         return revision
 
     async def check_room(self, tenant_id: TenantId) -> None:
-        """Refuse one more adapter to a tenant. Raises QuotaExceeded."""
+        """Check that a tenant may store one more adapter. Raises QuotaExceeded."""
         async with acquired(self._pool) as connection, connection.transaction():
             await check_room(connection, tenant_id, self._quotas, "adapters", "adapter_bytes")
 
     async def settle_export(
         self, export: RevisionExported, refusal: Refusal | None, *, now: float, size_bytes: int = 0
     ) -> None:
-        """Commit the verdict on an export."""
+        """Commit the verdict on an export and emit the event; None publishes.
+
+        Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy already has
+        keeps its number; a new one has ``size_bytes``, or raises QuotaExceeded. An export that was settled
+        before gets its first verdict again. Raises AlreadyHandled when this event was committed before.
+        """
         async with self._ledger.transaction(export.id) as transaction:
             connection = transaction.connection
             await connection.execute(LOCK_POLICY, export.policy_id)
@@ -300,13 +308,20 @@ class PostgresCatalog:
             await transaction.emit(answer(export, verdict))
 
     async def refuse_exports_of(self, wave: WaveCancelled) -> None:
-        """Commit the cause of an export that may come, with nothing that follows from it."""
+        """Mark the export of a cancelled wave as known, so that it is never settled. Idempotent.
+
+        No event is emitted: ``wave.cancelled`` was one. An export that was settled before keeps its verdict.
+        """
         with suppress(AlreadyHandled):
             async with self._ledger.transaction(export_cause_of(wave)):
                 pass
 
     async def publish(self, export: RevisionExported, *, now: float, size_bytes: int = 0) -> None:
-        """Publish a checked adapter, again when its bytes were lost."""
+        """Publish a checked adapter that no trainer exported, and emit `revision.published`.
+
+        Numbers and repeats are as `settle_export` says, but a lost revision is healed by its export again.
+        Raises NotFound for an unknown policy.
+        """
         async with self._ledger.transaction(new_id("req")) as transaction:
             locked = await transaction.connection.fetchval(LOCK_POLICY, export.policy_id)
             found(locked, "policy", export.policy_id)

@@ -77,7 +77,7 @@ async def _get(
 
 
 class PostgresEvaluations:
-    """Scores of revisions; see `ports.Evaluations`."""
+    """Scores of revisions, as handlers ask for them."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
@@ -106,7 +106,7 @@ class PostgresEvaluations:
         return kept
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
-        """Return an evaluation."""
+        """Return an evaluation. Raises NotFound."""
         return await _get(self._pool, policy_id, evaluation_id)
 
     async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
@@ -120,7 +120,7 @@ class PostgresEvaluations:
         return None if row is None or row["low"] is None else ScoreRange(low=row["low"], high=row["high"])
 
     async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
-        """Return the newest score of a revision in each suite and metric."""
+        """Return the newest score of a revision in each suite and metric, by their names."""
         return [from_row(row, EvaluationRecord) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:

@@ -9,8 +9,7 @@ from mint_common.ids import EvaluationId, PolicyId
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from services.registry.adapters.rows import found
-from services.registry.core.rules import MOST_RULES, too_many_rules
-from services.registry.ports.evaluations import DueRule
+from services.registry.core.rules import MOST_RULES, DueRule, too_many_rules
 
 _ADD = """
     INSERT INTO rules
@@ -34,7 +33,7 @@ _DONE = "UPDATE rules SET waiting = NULL, due_at = NULL WHERE rule_id = $1 AND w
 
 
 class PostgresRules:
-    """Promotion rules of policies; see `ports.Rules`."""
+    """Promotion rules of policies, as they are followed."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
@@ -88,16 +87,19 @@ class PostgresRules:
         return waiting
 
     async def wait(self, rule_id: str, evaluation_id: EvaluationId, *, until: float) -> None:
-        """Let a score wait for the end of a rule's cooldown."""
+        """Let a score wait for the end of a rule's cooldown, instead of an earlier one.
+
+        No effect on a paused or removed rule.
+        """
         await self._pool.execute(_WAIT, rule_id, evaluation_id, until)
 
     async def due(self, *, now: float, limit: int) -> Sequence[DueRule]:
-        """Return rules whose cooldown has ended."""
+        """Return rules whose cooldown has ended, the earliest first."""
         rows = await self._pool.fetch(_DUE, now, limit)
         return [from_row({**row, "rule": from_row(row, RuleRecord)}, DueRule) for row in rows]
 
     async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
-        """Let a score wait no longer."""
+        """Let a score wait no longer. No effect when another one waits by now."""
         await self._pool.execute(_DONE, rule_id, evaluation_id)
 
     async def remove(self, policy_id: PolicyId, rule_id: str, *, cause: str | None = None) -> None:

@@ -17,6 +17,21 @@ from mint_common.ids import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mover:
+    """Author, reason and time of an alias's move."""
+
+    actor: str
+    reason: str
+    at: float
+    is_admin: bool = True
+    """Whether protected aliases are moved as well."""
+    cause: str | None = None
+    """A move is applied once per cause; None: this move has no cause that could repeat."""
+    decided_at: float | None = None
+    """Time at which a job's move was decided on, in seconds since the epoch; a later move wins over it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasEntry:
     """A row of an alias's history. ``below`` is the sequence of the entry that a rollback returns to."""
 

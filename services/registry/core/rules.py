@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, InvalidField, MintError
-from mint_common.ids import Digest
+from mint_common.ids import Digest, EvaluationId, PolicyId, TenantId
 from services.registry.core.rule_bounds import LARGER, SMALLER, bounds_of, words_of
 
 MOST_RULES = 100
@@ -34,6 +34,16 @@ class RuleRefused(MintError):
 
     code = "rule_refused"
     http_status = 403
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRule:
+    """A rule whose cooldown has ended, and the score that waited for it."""
+
+    tenant_id: TenantId
+    policy_id: PolicyId
+    rule: RuleRecord
+    evaluation_id: EvaluationId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

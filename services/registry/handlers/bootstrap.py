@@ -3,14 +3,14 @@
 from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.core.keys import stored_key
-from services.registry.ports.accounts import Accounts
 
 DEFAULT_TENANT = TenantId("default")
 _BOOTSTRAP_KEY_ID = "key_bootstrap"
 
 
-async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
+async def bootstrap(accounts: PostgresAccounts, key: str, clock: Clock) -> None:
     """Create the default tenant with this key, which replaces an earlier bootstrap key. Idempotent."""
     now = clock.now()
     tenant = await accounts.add_tenant(

@@ -18,9 +18,9 @@ from mint_common.errors import RevisionInUse, Unavailable
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import Clock
 from services.registry import metrics
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.collection import plan_collection
-from services.registry.ports.blob_integrity import BlobIntegrity
-from services.registry.ports.catalog import Catalog
 
 POLICIES_AT_ONCE = 100
 REMOVALS_PER_SECOND = 100.0
@@ -49,8 +49,8 @@ class _Round:
 class Collector:
     """Collects on request. Unused bytes stay for at least ``grace_seconds``."""
 
-    catalog: Catalog
-    integrity: BlobIntegrity
+    catalog: PostgresCatalog
+    integrity: PostgresBlobIntegrity
     blobs: Blobs
     clock: Clock
     grace_seconds: float

@@ -15,10 +15,10 @@ from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
+from services.registry.adapters.catalog_postgres import PostgresCatalog
+from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
 from services.registry.handlers.scratch import TEMPORARY, Scratch
-from services.registry.ports.catalog import Catalog
-from services.registry.ports.evaluations import Evaluations
 
 TENANT_DIFFS = 8
 """Comparisons of a tenant that wait or run: each may take a minute, and holds a connection of its gateway."""
@@ -28,8 +28,8 @@ TENANT_DIFFS = 8
 class DiffHandler:
     """Compares revisions."""
 
-    catalog: Catalog
-    evaluations: Evaluations
+    catalog: PostgresCatalog
+    evaluations: PostgresEvaluations
     blobs: Blobs
     scratch: Scratch = TEMPORARY
     _turns: FairGate = field(default_factory=lambda: FairGate(1, callers=_callers()), init=False)

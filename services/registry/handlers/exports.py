@@ -16,11 +16,11 @@ from mint_common.events import Event, RevisionExported, WaveCancelled
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.exports import Refusal, check_export
 from services.registry.core.quotas import adapter_bytes
 from services.registry.handlers.scratch import TEMPORARY, Scratch
 from services.registry.handlers.store_identity import StoreIdentity
-from services.registry.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ExportMissing(BlobMissing):
 class ExportHandler:
     """Publishes or rejects exported adapters."""
 
-    catalog: Catalog
+    catalog: PostgresCatalog
     identity: StoreIdentity
     blobs: Blobs
     clock: Clock

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mint_common.events import AdapterNonFinite, Event
 from services.registry import metrics
-from services.registry.ports.blob_integrity import BlobIntegrity
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class QuarantineHandler:
     """Quarantines revisions."""
 
-    integrity: BlobIntegrity
+    integrity: PostgresBlobIntegrity
 
     async def on_adapter_non_finite(self, event: AdapterNonFinite) -> Sequence[Event]:
         """Quarantine every revision of the digest; each owner gets an event."""

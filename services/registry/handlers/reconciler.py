@@ -17,9 +17,9 @@ from mint_common.events.revision import Fault
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
 from services.registry import metrics
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.core.blob_integrity import ROOTS, StoredRevision, folders_of
 from services.registry.handlers.store_identity import StoreIdentity
-from services.registry.ports.blob_integrity import BlobIntegrity
 
 LEAST_BYTES = 1 << 20
 """Minimum size that an adapter is counted with, so that the rate of requests is limited too."""
@@ -42,7 +42,7 @@ class Reconciler:
     """Compares rows with stored bytes, reading at most ``bytes_per_second``."""
 
     def __init__(
-        self, *, integrity: BlobIntegrity, blobs: Blobs, clock: Clock, bytes_per_second: int
+        self, *, integrity: PostgresBlobIntegrity, blobs: Blobs, clock: Clock, bytes_per_second: int
     ) -> None:
         self._integrity = integrity
         self._blobs = blobs

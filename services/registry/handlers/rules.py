@@ -25,6 +25,11 @@ from mint_common.names import RULE_ACTOR
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.registry import metrics
+from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.catalog_postgres import PostgresCatalog
+from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.rules_postgres import PostgresRules
+from services.registry.core.aliases import Mover
 from services.registry.core.evaluations import recorded
 from services.registry.core.rules import (
     Promote,
@@ -34,9 +39,6 @@ from services.registry.core.rules import (
     plan_action,
     preferred,
 )
-from services.registry.ports.aliases import Aliases, Mover
-from services.registry.ports.catalog import Catalog
-from services.registry.ports.evaluations import Evaluations, Rules
 
 _log = logging.getLogger(__name__)
 _UNMOVABLE = (
@@ -54,10 +56,10 @@ DUE_EVERY_SECONDS = 1.0
 class RuleHandler:
     """Moves aliases by rule."""
 
-    catalog: Catalog
-    aliases: Aliases
-    evaluations: Evaluations
-    rules: Rules
+    catalog: PostgresCatalog
+    aliases: PostgresAliases
+    evaluations: PostgresEvaluations
+    rules: PostgresRules
     clock: Clock
 
     async def on_evaluation_recorded(self, event: EvaluationRecorded) -> Sequence[Event]:

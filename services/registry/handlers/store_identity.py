@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from mint_common.blobs.marker import KEY, bare, mark, store_id
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobCorrupt, BlobMissing, Unavailable
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.core.blob_integrity import StoredRevision, is_majority
-from services.registry.ports.blob_integrity import BlobIntegrity
 
 SAMPLE = 20
 """Revisions whose manifests are looked for before a store with another marker, or none, is taken for ours."""
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class StoreIdentity:
     """Compares the marker of the store with the one that the catalog remembers."""
 
-    integrity: BlobIntegrity
+    integrity: PostgresBlobIntegrity
     blobs: Blobs
     _is_known: bool = False
 

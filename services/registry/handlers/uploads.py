@@ -30,6 +30,7 @@ from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
 from mint_common.tenant_budget import TenantBudget
 from mint_common.uploads import UploadReason
 from services.registry import metrics
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.exports import UNSTORED, check_export, export_of
 from services.registry.core.quotas import adapter_bytes
 from services.registry.core.tar import FileBegins, FilePart, TarReader
@@ -42,7 +43,6 @@ from services.registry.core.uploads import (
     with_fix,
 )
 from services.registry.handlers.scratch import TEMPORARY, Scratch
-from services.registry.ports.catalog import Catalog
 
 RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
 """Concurrent uploads in each phase, and of one tenant. The others wait before their first byte is read, or
@@ -62,7 +62,7 @@ class UploadHandler:
     def __init__(
         self,
         *,
-        catalog: Catalog,
+        catalog: PostgresCatalog,
         blobs: Blobs,
         clock: Clock,
         max_update_ratio: float,

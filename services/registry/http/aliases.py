@@ -22,6 +22,7 @@ from mint_common.errors import AlreadyHandled, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
+from services.registry.core.aliases import Mover
 from services.registry.core.rules import check_rule, refuse_equal, rule_warnings
 from services.registry.http.context import (
     CallerDep,
@@ -30,7 +31,6 @@ from services.registry.http.context import (
     Registry,
     RegistryDep,
 )
-from services.registry.ports.aliases import Mover
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=RepeatableRoute)
 

@@ -33,7 +33,7 @@ from mint_common.testing.crashes import Life
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
-from services.registry.ports.aliases import Mover
+from services.registry.core.aliases import Mover
 from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live
 

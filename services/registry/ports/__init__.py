@@ -1,6 +1,0 @@
-"""Ports of the registry's handlers to its store in Postgres; routes use the adapters themselves.
-
-Promises of the adapters (checked by tests/contract): each method is one atomic step that is durable when it
-returns; a write and its events are committed together; lists are in the order that the method says, strictly
-after the cursor, at most ``limit`` long. All raise Unavailable when the store does not answer.
-"""
