@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
@@ -48,10 +49,11 @@ from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http.edge.context import ForwardLimits, Gateway
+from services.gateway.http.edge.context import EdgeParts
+from services.gateway.http.mint.context import CatalogParts, EventParts, ForwardLimits, JobParts, WebhookParts
+from services.gateway.http.openai.context import InferenceParts
 from services.gateway.http.public import build_http, name_algorithms
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
@@ -124,6 +126,16 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
     return pool, relay_pool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peers:
+    """The other services, and what is known of them."""
+
+    registry: RegistryClient
+    rollout: InternalHttp
+    engines: EngineDirectory
+    trainers: TrainerDirectory
+
+
 async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until told to stop, disconnect."""
     clock = SystemClock()
@@ -137,135 +149,171 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
-        token = settings.internal.token
-        registry = await stack.enter_async_context(
-            InternalHttp(settings.peers.registry_url, token=token, peer="the registry")
-        )
-        lookups = await stack.enter_async_context(
-            InternalHttp(
-                settings.peers.registry_url,
-                token=token,
-                peer="the registry",
-                timeout_seconds=LOOKUP_SECONDS,
-            )
-        )
-        rollout_http = await stack.enter_async_context(
-            InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
-        )
-        handover = Handover(pool, rollout_http)
+        peers = _open_peers(settings, stack)
+        handover = Handover(pool, peers.rollout)
         with suppress(TimeoutError):
             async with asyncio.timeout(HANDOVER_SECONDS):
                 await handover.hand_over()
-        engines = EngineDirectory(settings.peers.loader_urls, token=token)
-        stack.push_async_callback(engines.aclose)
-        directory = TrainerDirectory(settings.peers.trainer_urls, token=token)
-        stack.push_async_callback(directory.aclose)
-        runs = PostgresTinkerRuns(pool)
-        sampling_sessions = PostgresSamplingSessions(pool, clock)
-        samples = EngineSamples(
-            engines, clock, of_keys=_sample_budgets(1), of_tenants=_sample_budgets(TENANT_KEYS)
-        )
-        catalog = RegistryClient(registry, lookups=lookups)
-        checkpoints = TrainedCheckpoints(runs, directory, catalog)
-        exports = ExportDecisions(catalog, clock)
-        training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
+        checkpoints = TrainedCheckpoints(PostgresTinkerRuns(pool), peers.trainers, peers.registry)
+        resolver = _resolver(settings, peers, checkpoints, clock)
         requests = PostgresRequests(pool, clock)
+        exports = ExportDecisions(peers.registry, clock)
 
-        def is_ready(meant: Resolution) -> bool:
-            return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
-
-        cache = ResolutionCache(
-            capacity=RESOLUTIONS,
-            lease_seconds=NAME_SECONDS,
-            switch_seconds=settings.switch_seconds,
-            is_ready=is_ready,
+        parts = http.state
+        parts.edge = _edge(settings, peers, requests, clock)
+        parts.inference = _inference(settings, peers, resolver)
+        parts.catalog = catalog = _catalog(settings, peers, resolver, BlobRevisionFiles(blobs))
+        parts.tinker = tinker = _tinker(settings, pool, catalog, checkpoints, exports, clock)
+        parts.jobs = JobParts(
+            rollout=RolloutClient(peers.rollout, handover),
+            limits=_forward_limits("your tenant's submissions and trials", TENANT_TRIALS),
+            arriving=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
+            downloads=catalog.downloads,
         )
-        resolver = CachedResolver(NamesAndPaths(catalog, checkpoints), cache, clock)
-        http.state.gateway = Gateway(
-            registry=catalog,
-            resolver=resolver,
-            rollout=RolloutClient(rollout_http, handover),
-            engines=engines,
-            requests=requests,
-            webhooks=PostgresWebhooks(pool),
-            webhook_limits=WebhookLimits(
-                per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private
-            ),
-            log=bus,
-            clock=clock,
-            keys=KeyChecks(catalog, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
-            ready_seconds=settings.ready_seconds,
-            max_answer_bytes=settings.max_answer_bytes,
-            open_prompts=TenantBudget(what="your tenant's prompts", limit=TENANT_PROMPTS),
-            open_answers=TenantBudget(
-                what="your tenant's answers", limit=TENANT_ANSWERS * settings.max_answer_bytes
-            ),
-            in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
-            event_streams=TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS),
-            downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
-            catalog_limits=ForwardLimits(
-                short=FairGate(SHORT_REQUESTS, limit=TENANT_SHORT_REQUESTS),
-                long=TenantBudget(what="your tenant's comparisons and uploads", limit=TENANT_LONG_REQUESTS),
-            ),
-            rollout_limits=ForwardLimits(
-                short=FairGate(SHORT_REQUESTS, limit=TENANT_SHORT_REQUESTS),
-                long=TenantBudget(what="your tenant's submissions and trials", limit=TENANT_TRIALS),
-            ),
-            arriving_files=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
-            bodies=TenantBudget(total=settings.body_bytes, share=1, first_fits=False),
-            key_bodies=TenantBudget(limit=KEY_BYTES, first_fits=False),
-            cold_admission=LoopGate(
-                callers=TenantBudget(what="the queue of cold requests", total=COLD_REQUESTS, share=1),
-                share=COLD_SHARE,
-            ),
-            body_admission=LoopGate(
-                callers=TenantBudget(what="the queue of large bodies", total=LARGE_BODIES, share=1),
-                share=LARGE_SHARE,
-                warm_seconds=LARGE_WARM_SECONDS,
-            ),
-            admission=LoopGate(free=TURN_REQUESTS),
-            report_lines=LineBudget(per_second=REPORT_LINES),
-            tinker=Tinker(
-                runs=runs,
-                trainers=directory,
-                samples=samples,
-                sampling_sessions=sampling_sessions,
-                checkpoints=checkpoints,
-                futures={"op:": training, SAMPLE_PREFIX: samples},
-                tokenizers=settings.tokenizers_by_base(),
-                files=BlobRevisionFiles(blobs),
-                signer=TicketSigner(secret=token.encode()),
-                public_url=settings.public_url,
-            ),
-        )
-
-        sender = HttpWebhookSender(
-            clock,
-            timeout_seconds=settings.webhook_timeout_seconds,
-            allow_private=settings.webhook_allow_private,
-        )
-        stack.push_async_callback(sender.close)
-        intake, courier = _webhooks(settings, PostgresWebhookQueue(pool), sender, bus, clock)
+        streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
+        parts.events = EventParts(log=bus, streams=streams, clock=clock)
+        parts.webhooks, intake, courier = _open_webhooks(settings, pool, bus, clock, stack)
 
         pruned: dict[str, Callable[[], Awaitable[None]]] = {
             "requests": requests.prune,
             "audit": partial(requests.prune_audit, keep_days=settings.keep_audit_days),
-            "sessions": lambda: runs.prune(before=clock.now() - SESSION_SECONDS),
-            "sampling sessions": sampling_sessions.prune,
+            "sessions": lambda: tinker.runs.prune(before=clock.now() - SESSION_SECONDS),
+            "sampling sessions": tinker.sampling_sessions.prune,
         }
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
-            partial(engines.follow, bus),
+            partial(peers.engines.follow, bus),
             partial(resolver.follow, bus),
             partial(exports.follow, bus),
             partial(resolver.ask_for_loads, bus),
             intake.run,
             courier.run,
             partial(prune, pruned, clock),
-            samples.run,
+            tinker.samples.run,
             partial(handover.run, clock),
         ]
         await run_service(http, settings.http, background)
+
+
+def _open_peers(settings: GatewaySettings, stack: AsyncExitStack) -> _Peers:
+    token = settings.internal.token
+    opened = partial(InternalHttp, token=token)
+    registry = opened(settings.peers.registry_url, peer="the registry")
+    lookups = opened(settings.peers.registry_url, peer="the registry", timeout_seconds=LOOKUP_SECONDS)
+    rollout = opened(settings.peers.rollout_url, peer="rollout")
+    for each in (registry, lookups, rollout):
+        stack.push_async_callback(each.close)
+    engines = EngineDirectory(settings.peers.loader_urls, token=token)
+    stack.push_async_callback(engines.aclose)
+    trainers = TrainerDirectory(settings.peers.trainer_urls, token=token)
+    stack.push_async_callback(trainers.aclose)
+    return _Peers(
+        registry=RegistryClient(registry, lookups=lookups),
+        rollout=rollout,
+        engines=engines,
+        trainers=trainers,
+    )
+
+
+def _resolver(
+    settings: GatewaySettings, peers: _Peers, checkpoints: TrainedCheckpoints, clock: Clock
+) -> CachedResolver:
+    def is_ready(meant: Resolution) -> bool:
+        return meant.revision is None or peers.engines.holds(meant.base, meant.revision.digest)
+
+    cache = ResolutionCache(
+        capacity=RESOLUTIONS,
+        lease_seconds=NAME_SECONDS,
+        switch_seconds=settings.switch_seconds,
+        is_ready=is_ready,
+    )
+    return CachedResolver(NamesAndPaths(peers.registry, checkpoints), cache, clock)
+
+
+def _edge(settings: GatewaySettings, peers: _Peers, requests: PostgresRequests, clock: Clock) -> EdgeParts:
+    return EdgeParts(
+        clock=clock,
+        keys=KeyChecks(peers.registry, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
+        requests=requests,
+        in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
+        admission=LoopGate(free=TURN_REQUESTS),
+        bodies=TenantBudget(total=settings.body_bytes, share=1, first_fits=False),
+        key_bodies=TenantBudget(limit=KEY_BYTES, first_fits=False),
+        body_admission=LoopGate(
+            callers=TenantBudget(what="the queue of large bodies", total=LARGE_BODIES, share=1),
+            share=LARGE_SHARE,
+            warm_seconds=LARGE_WARM_SECONDS,
+        ),
+    )
+
+
+def _inference(settings: GatewaySettings, peers: _Peers, resolver: CachedResolver) -> InferenceParts:
+    answers = TENANT_ANSWERS * settings.max_answer_bytes
+    return InferenceParts(
+        registry=peers.registry,
+        resolver=resolver,
+        engines=peers.engines,
+        max_answer_bytes=settings.max_answer_bytes,
+        open_prompts=TenantBudget(what="your tenant's prompts", limit=TENANT_PROMPTS),
+        open_answers=TenantBudget(what="your tenant's answers", limit=answers),
+        cold_admission=LoopGate(
+            callers=TenantBudget(what="the queue of cold requests", total=COLD_REQUESTS, share=1),
+            share=COLD_SHARE,
+        ),
+    )
+
+
+def _catalog(
+    settings: GatewaySettings, peers: _Peers, resolver: CachedResolver, revision_files: BlobRevisionFiles
+) -> CatalogParts:
+    return CatalogParts(
+        registry=peers.registry,
+        limits=_forward_limits("your tenant's comparisons and uploads", TENANT_LONG_REQUESTS),
+        resolver=resolver,
+        engines=peers.engines,
+        ready_seconds=settings.ready_seconds,
+        trainers=peers.trainers,
+        revision_files=revision_files,
+        downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
+    )
+
+
+def _tinker(  # noqa: PLR0917  # each has a type of its own
+    settings: GatewaySettings,
+    pool: asyncpg.Pool,
+    catalog: CatalogParts,
+    checkpoints: TrainedCheckpoints,
+    exports: ExportDecisions,
+    clock: Clock,
+) -> Tinker:
+    runs, sessions = PostgresTinkerRuns(pool), PostgresSamplingSessions(pool, clock)
+    of_keys, of_tenants = _sample_budgets(1), _sample_budgets(TENANT_KEYS)
+    samples = EngineSamples(catalog.engines, clock, of_keys=of_keys, of_tenants=of_tenants)
+    training = TrainingFutures(runs, catalog.trainers, exports, sessions, clock)
+    return Tinker(
+        clock=clock,
+        registry=catalog.registry,
+        resolver=catalog.resolver,
+        engines=catalog.engines,
+        downloads=catalog.downloads,
+        report_lines=LineBudget(per_second=REPORT_LINES),
+        max_answer_bytes=settings.max_answer_bytes,
+        runs=runs,
+        trainers=catalog.trainers,
+        samples=samples,
+        sampling_sessions=sessions,
+        checkpoints=checkpoints,
+        futures={"op:": training, SAMPLE_PREFIX: samples},
+        tokenizers=settings.tokenizers_by_base(),
+        files=catalog.revision_files,
+        signer=TicketSigner(secret=settings.internal.token.encode()),
+        public_url=settings.public_url,
+    )
+
+
+def _forward_limits(what: str, long: int) -> ForwardLimits:
+    short = FairGate(SHORT_REQUESTS, limit=TENANT_SHORT_REQUESTS)
+    return ForwardLimits(short=short, long=TenantBudget(what=what, limit=long))
 
 
 async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> None:
@@ -276,17 +324,22 @@ async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock)
             group.create_task(pruning)
 
 
-def _webhooks(
-    settings: GatewaySettings, queue: WebhookQueue, sender: WebhookSender, bus: Bus, clock: Clock
-) -> tuple[WebhookIntake, WebhookCourier]:
-    queued = asyncio.Event()
-    patience = RetryPolicy(
+def _open_webhooks(
+    settings: GatewaySettings, pool: asyncpg.Pool, bus: Bus, clock: Clock, stack: AsyncExitStack
+) -> tuple[WebhookParts, WebhookIntake, WebhookCourier]:
+    allow_private, timeout_seconds = settings.webhook_allow_private, settings.webhook_timeout_seconds
+    sender = HttpWebhookSender(clock, timeout_seconds=timeout_seconds, allow_private=allow_private)
+    stack.push_async_callback(sender.close)
+    retries = RetryPolicy(
         first_delay_seconds=settings.webhook_first_retry_seconds,
         give_up_seconds=settings.webhook_give_up_seconds,
     )
-    lease_seconds = LEASE_TIMEOUTS * settings.webhook_timeout_seconds
-    courier = WebhookCourier(queue, sender, clock, queued, patience=patience, lease_seconds=lease_seconds)
-    return WebhookIntake(bus, queue, clock, queued), courier
+    queue, queued = PostgresWebhookQueue(pool), asyncio.Event()
+    lease_seconds = LEASE_TIMEOUTS * timeout_seconds
+    courier = WebhookCourier(queue, sender, clock, queued, patience=retries, lease_seconds=lease_seconds)
+    limits = WebhookLimits(per_tenant=settings.webhooks_per_tenant, allow_private=allow_private)
+    parts = WebhookParts(store=PostgresWebhooks(pool), limits=limits, clock=clock)
+    return parts, WebhookIntake(bus, queue, clock, queued), courier
 
 
 def _sample_budgets(keys: int) -> SampleBudgets:

@@ -13,7 +13,7 @@ from mint_common.authority import Caller
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import announced_bytes, check_text, read_body, replayed
 from mint_common.tenant_budget import BodiesFull
-from services.gateway.http.edge.context import Gateway, gateway_of
+from services.gateway.http.edge.context import EDGE, EdgeParts
 
 LARGE_JSON_BYTES = 64 << 10
 """From here on decoding takes milliseconds in which nothing else runs: such bodies take turns."""
@@ -27,8 +27,8 @@ def answered(request: Request) -> ExitStack:
 class HeldBytes:
     """What one request holds of the memory for bodies."""
 
-    def __init__(self, gateway: Gateway, caller: Caller) -> None:
-        self._budgets = (gateway.bodies, caller.tenant_id), (gateway.key_bodies, caller.key_id)
+    def __init__(self, edge: EdgeParts, caller: Caller) -> None:
+        self._budgets = (edge.bodies, caller.tenant_id), (edge.key_bodies, caller.key_id)
         self._size_bytes = 0
 
     def check_room(self, size_bytes: int) -> None:
@@ -54,7 +54,7 @@ class HeldBytes:
 
 async def hold_body(request: Request, caller: Caller, *, limit: int) -> tuple[bytes, HeldBytes]:
     """Read a body. Raises BodyTooLarge, BodyTooSlow, BodiesFull, ClientGone."""
-    held = HeldBytes(gateway_of(request), caller)
+    held = HeldBytes(EDGE.of(request), caller)
     answered(request).callback(held.release)
     held.check_room(announced_bytes(request.headers, limit=limit))
     body = await read_body(request.receive, request.headers, limit=limit, hold=held.add)
@@ -75,4 +75,4 @@ async def take_turn(request: Request, caller: Caller, *, size_bytes: int) -> Non
     """Wait until JSON of that size may be decoded. Raises Overloaded, ClientGone."""
     if size_bytes > LARGE_JSON_BYTES:
         async with cancelled_on_disconnect(request):
-            await gateway_of(request).body_admission.admit(caller.tenant_id)
+            await EDGE.of(request).body_admission.admit(caller.tenant_id)

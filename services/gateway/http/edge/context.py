@@ -1,92 +1,56 @@
-"""What every route gets: the gateway's parts, the verified caller, things that live as long as an answer."""
+"""What every route gets: the parts that it depends on, the verified caller, a stack for its answer's life."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Generic, TypeVar, cast
 
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
 from mint_common.authority import Caller
-from mint_common.bus.port import EventLog
-from mint_common.client.directory import EngineDirectory
-from mint_common.client.registry import RegistryClient
-from mint_common.ids import TenantId
-from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.fair_gate import FairGate, LoopGate
+from mint_common.runtime.fair_gate import LoopGate
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
-from services.gateway.adapters.resolver import CachedResolver
-from services.gateway.adapters.rollout import RolloutClient
-from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import choose_key
-from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.http.tinker.context import Tinker
+
+T = TypeVar("T")
+
+
+class StatePart(Generic[T]):
+    """A part of the gateway in its application's state, where app.py puts it; routes depend on it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def of(self, request: Request) -> T:
+        """Return the part of the app that serves a request."""
+        return cast(T, getattr(request.app.state, self.name))
+
+    async def __call__(self, request: Request) -> T:
+        """Return the part. Async: FastAPI sends every request through a thread for a plain function."""
+        return self.of(request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardLimits:
-    """Requests of a tenant to a service at a time: short ones wait their turn, long ones are refused."""
+class EdgeParts:
+    """What every request meets before its route: keys, turns, the memory for bodies, recorded requests."""
 
-    short: FairGate
-    long: TenantBudget
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
-    """The parts and the memory that all routes share; made by app.py."""
-
-    registry: RegistryClient
-    resolver: CachedResolver
-    rollout: RolloutClient
-    engines: EngineDirectory
-    requests: PostgresRequests
-    webhooks: PostgresWebhooks
-    webhook_limits: WebhookLimits
-    log: EventLog
     clock: Clock
     keys: KeyChecks
-    ready_seconds: float
-    max_answer_bytes: int
-    open_prompts: TenantBudget
-    open_answers: TenantBudget
+    requests: PostgresRequests
     in_hand: TenantBudget
-    event_streams: TenantBudget
-    downloads: TenantBudget
-    catalog_limits: ForwardLimits
-    rollout_limits: ForwardLimits
-    arriving_files: TenantBudget
+    admission: LoopGate
     bodies: TenantBudget
     key_bodies: TenantBudget
-    cold_admission: LoopGate
     body_admission: LoopGate
-    admission: LoopGate
-    report_lines: LineBudget
-    tinker: Tinker
-
-    def is_warm(self, tenant_id: TenantId, model: str) -> bool:
-        """Return whether the last resolution of a name is known to be in an engine's memory."""
-        known = self.resolver.known(tenant_id, model)
-        if known is None:
-            return False
-        return known.revision is None or self.engines.holds(known.base, known.revision.digest)
 
 
-def gateway_of(request: Request) -> Gateway:
-    """Return what the app that serves the request was made with."""
-    return cast(Gateway, request.app.state.gateway)
-
-
-async def _gateway(request: Request) -> Gateway:
-    # Async, though it waits for nothing: FastAPI sends every request through a thread for a plain function.
-    return gateway_of(request)
-
-
-GatewayDep = Annotated[Gateway, Depends(_gateway)]
+EDGE: StatePart[EdgeParts] = StatePart("edge")
+EdgeDep = Annotated[EdgeParts, Depends(EDGE)]
 
 
 async def caller_of(request: Request) -> Caller:
@@ -106,7 +70,7 @@ async def authenticate(
 async def authenticated(request: Request, *, afresh: bool = False) -> Caller:
     """Return the caller that a request's key stands for; as `KeyChecks.caller_of`."""
     address = request.client.host if request.client else ""
-    checks = gateway_of(request).keys
+    checks = EDGE.of(request).keys
     return await checks.caller_of(key_in(request.headers), address=address, afresh=afresh)
 
 

@@ -40,7 +40,7 @@ from services.gateway.core.idempotency import (
     TakenKey,
     keyed_request,
 )
-from services.gateway.http.edge.context import Gateway, gateway_of
+from services.gateway.http.edge.context import EDGE, EdgeParts
 from services.gateway.http.edge.routes import GatewayRoute
 
 REPEATED_HEADER = "idempotency-replayed"
@@ -93,16 +93,16 @@ class RecordedRoute(GatewayRoute):
             response = await super().serve(request, caller, carry_out)
             is_of_one_thing = self.path_format.endswith("}")
             return tagged(request, response) if is_of_one_thing else response
-        gateway = gateway_of(request)
+        edge = EDGE.of(request)
         try:
             request = await self.admit(request, caller)
         except Forbidden as error:
-            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, error.http_status))
+            await edge.requests.log(caller.tenant_id, _row(request, edge, caller, error.http_status))
             raise
-        return await self._record(request, gateway, caller, carry_out)
+        return await self._record(request, edge, caller, carry_out)
 
     async def _record(
-        self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
+        self, request: Request, edge: EdgeParts, caller: Caller, carry_out: Handler
     ) -> Response:
         keyed = request.state.keyed = await self._keyed(request, caller)
         request.state.cause = streamed = None
@@ -111,7 +111,7 @@ class RecordedRoute(GatewayRoute):
             if self.streams_body:
                 streamed = StreamedBody(request.receive)
                 request = Request(request.scope, streamed.receive)
-            begun = await _begin(gateway, keyed)
+            begun = await _begin(edge, keyed)
             if isinstance(begun, StoredAnswer):
                 if streamed is not None and await streamed.sha256() != begun.streamed_sha256:
                     raise IdempotencyConflict(key=keyed.key)
@@ -120,7 +120,7 @@ class RecordedRoute(GatewayRoute):
             request.state.cause, is_repeat = keyed.cause(begun), begun.is_repeat
         status, created = 500, ""
         try:
-            async with keeping(gateway.requests, keyed, gateway.clock):
+            async with keeping(edge.requests, keyed, edge.clock):
                 response = await carry_out(request)
             if request.method == "PATCH":
                 response = tagged(request, response)
@@ -128,15 +128,15 @@ class RecordedRoute(GatewayRoute):
             created = _name_in(response, self.created)
             if keyed is not None:
                 sha256 = None if streamed is None else await streamed.sha256()
-                await gateway.requests.finish(keyed, _stored(response, sha256))
+                await edge.requests.finish(keyed, _stored(response, sha256))
         except (MintError, RequestValidationError, HTTPException) as error:
             status = _status_of(error)
             raise
         finally:
             if keyed is not None and status >= 400:
                 is_unknown = status >= 500 or is_repeat
-                await (gateway.requests.release if is_unknown else gateway.requests.abandon)(keyed)
-            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status, created))
+                await (edge.requests.release if is_unknown else edge.requests.abandon)(keyed)
+            await edge.requests.log(caller.tenant_id, _row(request, edge, caller, status, created))
         return response
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
@@ -174,16 +174,16 @@ RepeatableDep = Annotated[str | None, Depends(_repeatable)]
 """The cause that the repeats of a request share; None for a request without an Idempotency-Key."""
 
 
-async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | TakenKey:
+async def _begin(edge: EdgeParts, keyed: KeyedRequest) -> StoredAnswer | TakenKey:
     """Take the key, or wait a while for the answer of the request that has it."""
-    deadline = gateway.clock.monotonic() + WAIT_SECONDS
+    deadline = edge.clock.monotonic() + WAIT_SECONDS
     while True:
         try:
-            return await gateway.requests.begin(keyed)
+            return await edge.requests.begin(keyed)
         except RequestAtWork:
-            if gateway.clock.monotonic() > deadline:
+            if edge.clock.monotonic() > deadline:
                 raise
-            await gateway.clock.sleep(LOOK_SECONDS)
+            await edge.clock.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager
@@ -231,9 +231,9 @@ def _name_in(response: Response, field: Sequence[str]) -> str:
     return str(found)
 
 
-def _row(request: Request, gateway: Gateway, caller: Caller, status: int, created: str = "") -> AuditRow:
+def _row(request: Request, edge: EdgeParts, caller: Caller, status: int, created: str = "") -> AuditRow:
     return AuditRow(
-        at=gateway.clock.now(),
+        at=edge.clock.now(),
         key_id=caller.key_id,
         actor=caller.actor,
         method=request.method,

@@ -22,7 +22,7 @@ from mint_common.catalog import Scope
 from mint_common.runtime.edge_routes import Handler, dependencies_of, stream_of
 from mint_common.runtime.slow_clients import paced
 from services.gateway.http.edge.bodies import admit_body, answered
-from services.gateway.http.edge.context import authenticate, authenticated, gateway_of
+from services.gateway.http.edge.context import EDGE, authenticate, authenticated
 
 OPEN_PATHS = frozenset(
     {
@@ -71,7 +71,7 @@ class GatewayRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             caller = request.state.caller = await authenticated(request, afresh=self.asks_afresh)
-            answered(request).enter_context(gateway_of(request).in_hand.counted(caller.tenant_id))
+            answered(request).enter_context(EDGE.of(request).in_hand.counted(caller.tenant_id))
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
 
@@ -89,7 +89,7 @@ class GatewayRoute(APIRoute):
         caller.authority.check(self.needed_scope)
         if not self.streams_body:
             request = await admit_body(request, caller, limit=self.max_body_bytes)
-        await gateway_of(request).admission.admit(caller.tenant_id)
+        await EDGE.of(request).admission.admit(caller.tenant_id)
         return request
 
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Path, Query, Response
 
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import StreamDep
-from services.gateway.http.edge.context import GatewayDep
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import creates
 from services.gateway.http.files.routes import FilesRoute, form_schema
+from services.gateway.http.mint.context import JobsDep
 from services.gateway.http.mint.forwarding import ReadFineTuning, TrainFineTuning
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=FilesRoute)
@@ -29,13 +29,13 @@ FilePath = Annotated[str, Path(alias="file")]
     dependencies=[creates("id")],
     openapi_extra=form_schema("file", fields=_FIELDS),
 )
-async def create_file(stream: StreamDep, files: TrainFineTuning, gateway: GatewayDep) -> Response:
+async def create_file(stream: StreamDep, files: TrainFineTuning, jobs: JobsDep) -> Response:
     """Upload a file. One for the purpose fine-tune is checked whole, as rows (docs/datasets.md).
 
     A file with bad rows is refused with 400 `invalid_jsonl`: `errors` has the first 100 problems with their
     lines, `count` says how many there are.
     """
-    with gateway.arriving_files.counted(files.caller.tenant_id):
+    with jobs.arriving.counted(files.caller.tenant_id):
         return await files.forward_form(stream)
 
 
@@ -70,10 +70,10 @@ async def delete_file(_file: FilePath, files: TrainFineTuning) -> Response:
 
 
 @router.get("/{file}/content", response_class=Response)
-async def get_content(_file: FilePath, files: TrainFineTuning, gateway: GatewayDep) -> Response:
+async def get_content(_file: FilePath, files: TrainFineTuning, jobs: JobsDep) -> Response:
     """Return a file's bytes."""
     found = await files.download()
-    counted = gateway.downloads.counted(files.caller.tenant_id)
+    counted = jobs.downloads.counted(files.caller.tenant_id)
     return Download(
         found.parts(), counted=counted, headers={"content-length": found.headers["content-length"]}
     )

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Path, Response
 from mint_common.file_requests import CompleteBody, UploadBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import StreamDep
-from services.gateway.http.edge.context import GatewayDep
 from services.gateway.http.edge.recording import creates
 from services.gateway.http.files.routes import FilesRoute, form_schema
+from services.gateway.http.mint.context import JobsDep
 from services.gateway.http.mint.forwarding import TrainFineTuning
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"], route_class=FilesRoute)
@@ -30,19 +30,19 @@ async def create_upload(_body: UploadBody, uploads: TrainFineTuning) -> Response
     openapi_extra=form_schema("data"),
 )
 async def add_part(
-    _upload: UploadPath, stream: StreamDep, uploads: TrainFineTuning, gateway: GatewayDep
+    _upload: UploadPath, stream: StreamDep, uploads: TrainFineTuning, jobs: JobsDep
 ) -> Response:
     """Add a part of at most 64 MiB. Parts may come in any order."""
-    with gateway.arriving_files.counted(uploads.caller.tenant_id):
+    with jobs.arriving.counted(uploads.caller.tenant_id):
         return await uploads.forward_form(stream)
 
 
 @router.post("/{upload}/complete", response_model=JsonObject)
 async def complete_upload(
-    _upload: UploadPath, _body: CompleteBody, uploads: TrainFineTuning, gateway: GatewayDep
+    _upload: UploadPath, _body: CompleteBody, uploads: TrainFineTuning, jobs: JobsDep
 ) -> Response:
     """Put the parts together as a file, which is checked as one that comes whole."""
-    with gateway.arriving_files.counted(uploads.caller.tenant_id):
+    with jobs.arriving.counted(uploads.caller.tenant_id):
         return await uploads.forward(patient=True)
 
 

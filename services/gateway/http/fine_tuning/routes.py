@@ -10,7 +10,7 @@ from mint_common.job_errors import JobRefused
 from mint_common.runtime.edge_errors import invalid_field
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.idempotency import GIVEN_PREFIX, KeyedRequest, keyed_request
-from services.gateway.http.edge.context import gateway_of
+from services.gateway.http.edge.context import EDGE
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.files.routes import FilesRoute, file_error_body
 
@@ -56,9 +56,9 @@ class FineTuningRoute(FilesRoute):
         )
         if count == "0":
             return fresh
-        gateway = gateway_of(request)
-        since = gateway.clock.now() - REPEATED_SECONDS
-        first = await gateway.requests.find(caller.tenant_id, prefix=prefix, sha256=fresh.sha256, since=since)
+        edge = EDGE.of(request)
+        since = edge.clock.now() - REPEATED_SECONDS
+        first = await edge.requests.find(caller.tenant_id, prefix=prefix, sha256=fresh.sha256, since=since)
         if first is None:
             return fresh
         return KeyedRequest(tenant_id=caller.tenant_id, key=first, sha256=fresh.sha256)

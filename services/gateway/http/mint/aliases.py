@@ -21,8 +21,8 @@ from mint_common.errors import RevisionNotReady
 from mint_common.ids import Digest, TenantId
 from mint_common.names import check_alias_name
 from mint_common.runtime.edge_routes import include_routes
-from services.gateway.http.edge.context import Gateway, GatewayDep
 from services.gateway.http.edge.recording import RecordedRoute, creates
+from services.gateway.http.mint.context import CatalogDep, CatalogParts
 from services.gateway.http.mint.forwarding import (
     AdminCatalog,
     AliasPath,
@@ -96,7 +96,7 @@ async def freeze(
 
 @_aliases.put("/{alias}", response_model=AliasRecord)
 async def promote(
-    policy: PolicyPath, alias: AliasPath, body: PromoteBody, gateway: GatewayDep, catalog: TrainCatalog
+    policy: PolicyPath, alias: AliasPath, body: PromoteBody, parts: CatalogDep, catalog: TrainCatalog
 ) -> Response:
     """Point an alias at a revision. 412 when ``expected`` is not what it points at.
 
@@ -105,9 +105,9 @@ async def promote(
     check_alias_name(alias)
     if body.wait_ready:
         revision = body.revision if isinstance(body.revision, int) else Digest(body.revision)
-        await await_ready(gateway, catalog.caller.tenant_id, policy, revision)
+        await await_ready(parts, catalog.caller.tenant_id, policy, revision)
     moved = await catalog.forward(msgspec.json.encode(body.model_dump(exclude={"wait_ready"})))
-    gateway.resolver.forget(catalog.caller.tenant_id, policy)
+    parts.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
 
 
@@ -115,13 +115,13 @@ async def promote(
 async def roll_back(
     policy: PolicyPath,
     _alias: AliasPath,
-    gateway: GatewayDep,
+    parts: CatalogDep,
     catalog: TrainCatalog,
     _body: Annotated[RollbackBody | None, Body(title="Body")] = None,
 ) -> Response:
     """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
     moved = await catalog.forward()
-    gateway.resolver.forget(catalog.caller.tenant_id, policy)
+    parts.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
 
 
@@ -162,19 +162,19 @@ async def remove_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalo
     return await catalog.forward()
 
 
-async def await_ready(gateway: Gateway, tenant_id: TenantId, policy: str, revision: int | Digest) -> None:
+async def await_ready(parts: CatalogParts, tenant_id: TenantId, policy: str, revision: int | Digest) -> None:
     """Load a revision on the engine that its requests go to now, and return when it is ready.
 
     Raises RevisionNotReady after `ready_seconds`, and as `EngineClient.prewarm`.
     """
-    base = (await gateway.registry.get_policy(tenant_id, policy)).base
-    ref = (await gateway.registry.get_revision(tenant_id, policy, revision)).ref
+    base = (await parts.registry.get_policy(tenant_id, policy)).base
+    ref = (await parts.registry.get_revision(tenant_id, policy, revision)).ref
     try:
-        async with asyncio.timeout(gateway.ready_seconds):
-            engine = await gateway.engines.find(base, digest=ref.digest)
-            gateway.engines.believe(engine, await engine.prewarm(ref, tenant_id=tenant_id))
+        async with asyncio.timeout(parts.ready_seconds):
+            engine = await parts.engines.find(base, digest=ref.digest)
+            parts.engines.believe(engine, await engine.prewarm(ref, tenant_id=tenant_id))
     except TimeoutError as error:
-        raise RevisionNotReady(number=ref.number, name=policy, seconds=gateway.ready_seconds) from error
+        raise RevisionNotReady(number=ref.number, name=policy, seconds=parts.ready_seconds) from error
 
 
 router = APIRouter()

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from services.gateway.core.audit import AuditRow
-from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
+from services.gateway.http.edge.context import AdminCaller, EdgeDep, LimitQuery
 from services.gateway.http.edge.routes import GatewayRoute
 
 PlaceQuery = Annotated[int | None, Query(ge=0, le=2**62)]
@@ -15,10 +15,10 @@ router = APIRouter(prefix="/mint/v1/audit", tags=["audit"], route_class=GatewayR
 
 @router.get("")
 async def list_audit(
-    caller: AdminCaller, gateway: GatewayDep, limit: LimitQuery = 100, before: PlaceQuery = None
+    caller: AdminCaller, edge: EdgeDep, limit: LimitQuery = 100, before: PlaceQuery = None
 ) -> list[AuditRow]:
     """List the tenant's changes, newest first; ``before`` is the last place of the page before.
 
     Takes an admin key. What rules do stands in the histories of their aliases.
     """
-    return list(await gateway.requests.audit(caller.tenant_id, limit=limit, before=before))
+    return list(await edge.requests.audit(caller.tenant_id, limit=limit, before=before))

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.catalog import CollectionReport
 from mint_common.client.engine import EngineClient
 from mint_common.ids import Digest
-from services.gateway.http.edge.context import GatewayDep, OperatorCaller
+from services.gateway.http.edge.context import OperatorCaller
 from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.mint.context import CatalogDep
+from services.gateway.http.tinker.context import TinkerDep
 
 router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedRoute)
 
@@ -29,19 +31,21 @@ class CollectionBody(BaseModel):
 
 
 @router.post("/gc")
-async def collect(body: CollectionBody, _caller: OperatorCaller, gateway: GatewayDep) -> CollectionReport:
+async def collect(
+    body: CollectionBody, _caller: OperatorCaller, parts: CatalogDep, tinker: TinkerDep
+) -> CollectionReport:
     """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
 
     Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,
     a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
     from. Takes an operator's key. 503 while an engine or a trainer is away.
     """
-    used = await gateway.tinker.trainers.digests() | await gateway.tinker.sampling_sessions.digests()
-    for base in await gateway.tinker.runs.all_bases():
-        await gateway.tinker.trainers.find(base)  # one that is no longer there cannot say what it holds
-    for digests in await asyncio.gather(*(_held(client) for client in gateway.engines.clients())):
+    used = await tinker.trainers.digests() | await tinker.sampling_sessions.digests()
+    for base in await tinker.runs.all_bases():
+        await tinker.trainers.find(base)  # one that is no longer there cannot say what it holds
+    for digests in await asyncio.gather(*(_held(client) for client in parts.engines.clients())):
         used |= digests
-    return await gateway.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)
+    return await parts.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)
 
 
 async def _held(client: EngineClient) -> set[Digest]:

@@ -17,8 +17,9 @@ from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailab
 from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
-from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, authenticated
+from services.gateway.http.edge.context import HeldDep, ReadCaller, authenticated
 from services.gateway.http.edge.routes import GatewayRoute
+from services.gateway.http.mint.context import EventsDep
 
 router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=GatewayRoute)
 
@@ -51,7 +52,7 @@ ANSWERS = {
 async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     request: Request,
     caller: ReadCaller,
-    gateway: GatewayDep,
+    parts: EventsDep,
     held: HeldDep,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[str | None, Query(max_length=200)] = None,
@@ -62,13 +63,13 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     frame tells the position. With it, the stream begins after that position. 410 when the log no longer has
     it: read the current state, then listen again without it.
     """
-    held.enter_context(gateway.event_streams.counted(caller.tenant_id))
+    held.enter_context(parts.streams.counted(caller.tenant_id))
     # A base's name may have dots, so it can span several tokens of a subject.
     subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
-    opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)
+    opening = parts.log.replay(subjects=subjects, after=last_event_id or after)
     events = await held.enter_async_context(opening)
     headers = {"cache-control": "no-cache"}
-    told = frames(events, request.app, gateway.clock, lambda: _is_welcome(request))
+    told = frames(events, request.app, parts.clock, lambda: _is_welcome(request))
     return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
 

@@ -20,7 +20,8 @@ from mint_common.client.relayed import Relayed
 from mint_common.names import check_segment
 from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.http.edge.bodies import answered
-from services.gateway.http.edge.context import ForwardLimits, GatewayDep, authenticate
+from services.gateway.http.edge.context import authenticate
+from services.gateway.http.mint.context import CatalogDep, ForwardLimits, JobsDep
 
 MINT, OPENAI = "/mint/v1/", "/v1/"
 """How the paths of the two faces begin."""
@@ -104,14 +105,14 @@ def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depen
     scoped = Security(authenticate, scopes=[scope])
 
     async def forwarding(
-        request: Request, caller: Annotated[Caller, scoped], gateway: GatewayDep
+        request: Request, caller: Annotated[Caller, scoped], parts: CatalogDep
     ) -> Forwarding:
         root = ("tenants", caller.tenant_id) if of_tenant else ()
         return Forwarding(
             request=request,
             caller=caller,
-            owner=gateway.registry,
-            limits=gateway.catalog_limits,
+            owner=parts.registry,
+            limits=parts.limits,
             root=root,
         )
 
@@ -131,15 +132,13 @@ def _rollout(scope: Scope, *, prefix: str = MINT, of_tenant: bool = True) -> Any
     """Return what a route of this scope depends on to forward its requests to rollout."""
     scoped = Security(authenticate, scopes=[scope])
 
-    async def forwarding(
-        request: Request, caller: Annotated[Caller, scoped], gateway: GatewayDep
-    ) -> Forwarding:
+    async def forwarding(request: Request, caller: Annotated[Caller, scoped], parts: JobsDep) -> Forwarding:
         face = ("openai",) if prefix == OPENAI else ()
         return Forwarding(
             request=request,
             caller=caller,
-            owner=gateway.rollout,
-            limits=gateway.rollout_limits,
+            owner=parts.rollout,
+            limits=parts.limits,
             root=("tenants", caller.tenant_id, *face) if of_tenant else (),
             prefix=prefix,
         )

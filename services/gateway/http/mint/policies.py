@@ -9,8 +9,8 @@ from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
 from mint_common.errors import PreconditionFailed
 from mint_common.runtime.edge_routes import include_routes
-from services.gateway.http.edge.context import GatewayDep
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
+from services.gateway.http.mint.context import CatalogDep
 from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
 
 NEVER = -1
@@ -58,14 +58,14 @@ async def get_policy(_policy: PolicyPath, catalog: ReadCatalog) -> Response:
 async def change_policy(
     policy: PolicyPath,
     _body: PolicyPatch,
-    gateway: GatewayDep,
+    parts: CatalogDep,
     catalog: TrainCatalog,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Change a policy's description, labels or retention. 412 when If-Match is not its current ETag."""
     if if_match is None:
         return await catalog.forward(query=())
-    found = await gateway.registry.get_policy(catalog.caller.tenant_id, policy)
+    found = await parts.registry.get_policy(catalog.caller.tenant_id, policy)
     expected = found.changed
     try:
         check_expected(if_match, found, what=f"policy {found.name!r}")

@@ -27,8 +27,9 @@ from services.gateway.core.mint.residency import (
     describe_restarting,
     load_of_tenant,
 )
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.mint.context import CatalogDep, CatalogParts
 
 router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRoute)
 
@@ -46,12 +47,12 @@ class _Resident:
 
 
 @router.get("/engines")
-async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
+async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntry]:
     """List the engines, and how busy they are: with your tenant, to an operator with all.
 
     One that has just ended is `restarting`, and expected back in `retry_after_seconds`.
     """
-    engines, tenant_id = gateway.engines, None if caller.authority.may("operator") else caller.tenant_id
+    engines, tenant_id = parts.engines, None if caller.authority.may("operator") else caller.tenant_id
     serving = await _of_each(engines, partial(_describe, tenant_id))
     known = {entry.engine_id for entry in serving}
     away = [(info, seconds) for info, seconds in engines.restarting() if info.engine_id not in known]
@@ -59,67 +60,67 @@ async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEn
 
 
 @router.get("/adapters")
-async def list_adapters(caller: ReadCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+async def list_adapters(caller: ReadCaller, parts: CatalogDep) -> list[AdapterEntry]:
     """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
-    return await _entries(gateway, caller.tenant_id)
+    return await _entries(parts, caller.tenant_id)
 
 
 @router.post("/adapters/{digest}/prewarm")
-async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+async def prewarm(digest: str, caller: TrainCaller, parts: CatalogDep) -> list[AdapterEntry]:
     """Load a revision where its requests go, and answer when it is ready."""
-    owned = (await _owned(gateway, caller.tenant_id, digest))[0]
-    client = await gateway.engines.find(owned.base, digest=owned.revision.digest)
+    owned = (await _owned(parts, caller.tenant_id, digest))[0]
+    client = await parts.engines.find(owned.base, digest=owned.revision.digest)
     await client.prewarm(owned.revision, tenant_id=caller.tenant_id)
-    return await _of_digest(gateway, caller.tenant_id, digest)
+    return await _of_digest(parts, caller.tenant_id, digest)
 
 
 @router.post("/adapters/{digest}/{change}")
 async def change(
-    digest: str, change: ResidencyChange, caller: TrainCaller, gateway: GatewayDep
+    digest: str, change: ResidencyChange, caller: TrainCaller, parts: CatalogDep
 ) -> list[AdapterEntry]:
     """Pin, unpin or evict a revision on every engine where the tenant uses it. 412 if pinned or in use."""
-    bases = {each.base for each in await _owned(gateway, caller.tenant_id, digest)}
+    bases = {each.base for each in await _owned(parts, caller.tenant_id, digest)}
     holders = [
         resident.client
-        for resident in await _residents(gateway, caller.tenant_id)
+        for resident in await _residents(parts, caller.tenant_id)
         if any(status.digest == digest and status.tier != "stored" for status in resident.adapters)
     ]
-    back_in = [seconds for info, seconds in gateway.engines.restarting() if info.base in bases]
+    back_in = [seconds for info, seconds in parts.engines.restarting() if info.base in bases]
     if not holders and back_in:
         raise EngineRestarting(retry_after_seconds=min(back_in))
     if not holders:
         raise NotFound(kind="adapter on an engine", name=digest)
     for holder in holders:
         await holder.change(Digest(digest), change, tenant_id=caller.tenant_id)
-    return await _of_digest(gateway, caller.tenant_id, digest)
+    return await _of_digest(parts, caller.tenant_id, digest)
 
 
-async def _owned(gateway: Gateway, tenant_id: TenantId, digest: str) -> Sequence[OwnedRevision]:
-    owned = await gateway.registry.find_owned(tenant_id, [Digest(digest)]) if is_digest(digest) else ()
+async def _owned(parts: CatalogParts, tenant_id: TenantId, digest: str) -> Sequence[OwnedRevision]:
+    owned = await parts.registry.find_owned(tenant_id, [Digest(digest)]) if is_digest(digest) else ()
     if not owned:
         raise NotFound(kind="revision", name=digest)
     return owned
 
 
-async def _of_digest(gateway: Gateway, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
-    return [entry for entry in await _entries(gateway, tenant_id) if entry.digest == digest]
+async def _of_digest(parts: CatalogParts, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
+    return [entry for entry in await _entries(parts, tenant_id) if entry.digest == digest]
 
 
-async def _entries(gateway: Gateway, tenant_id: TenantId) -> list[AdapterEntry]:
-    residents = await _residents(gateway, tenant_id)
+async def _entries(parts: CatalogParts, tenant_id: TenantId) -> list[AdapterEntry]:
+    residents = await _residents(parts, tenant_id)
     digests = {status.digest for resident in residents for status in resident.adapters}
     # The loaders know who has used an adapter; only the registry knows whose revisions it is.
-    owned = await gateway.registry.find_owned(tenant_id, sorted(digests)) if digests else []
+    owned = await parts.registry.find_owned(tenant_id, sorted(digests)) if digests else []
     return describe_residency([(each.engine_id, each.adapters) for each in residents], owned)
 
 
-async def _residents(gateway: Gateway, tenant_id: TenantId) -> list[_Resident]:
+async def _residents(parts: CatalogParts, tenant_id: TenantId) -> list[_Resident]:
     async def resident(client: EngineClient) -> _Resident:
         engine_id = (await client.describe()).engine_id
         adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
         return _Resident(client=client, engine_id=engine_id, adapters=adapters)
 
-    return await _of_each(gateway.engines, resident)
+    return await _of_each(parts.engines, resident)
 
 
 async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineEntry:

@@ -25,9 +25,10 @@ from mint_common.training import Done, Loaded, Refused, Resumption
 from services.gateway.core.mint.merged import check_mergeable, first_byte, merged_tag
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.bodies import answered
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RecordedRoute, RepeatableDep, creates
+from services.gateway.http.mint.context import CatalogDep, CatalogParts
 from services.gateway.http.mint.forwarding import PolicyPath, ReadCatalog, RevisionPath, TrainCatalog
 
 FILES_HEADER = "x-mint-sha256"
@@ -55,14 +56,14 @@ async def get_revision(_policy: PolicyPath, _revision: RevisionPath, catalog: Re
 
 @_revisions.get("/{revision}/adapter.tar", response_class=StreamingResponse)
 async def download_adapter(
-    policy: PolicyPath, revision: RevisionPath, caller: ReadCaller, gateway: GatewayDep
+    policy: PolicyPath, revision: RevisionPath, caller: ReadCaller, parts: CatalogDep
 ) -> Response:
     """Download a revision as PEFT reads it: a plain tar of its config and weights, the same bytes each time.
 
     `x-mint-revision` is its digest, `x-mint-sha256` has the hash of each file, as `NAME=HEX, NAME=HEX`.
     """
-    found = await _intact(gateway, caller.tenant_id, policy, revision)
-    stored = gateway.tinker.files
+    found = await _intact(parts, caller.tenant_id, policy, revision)
+    stored = parts.revision_files
     files = await stored.find(found.manifest)
     headers = {
         REVISION_HEADER: found.digest,
@@ -70,7 +71,7 @@ async def download_adapter(
         "content-length": str(stored.tar_bytes(files)),
         "content-disposition": f'attachment; filename="revision-{found.number}.tar"',
     }
-    counted = gateway.downloads.counted(caller.tenant_id)
+    counted = parts.downloads.counted(caller.tenant_id)
     content = stored.read_tar(files)
     return Download(content, counted=counted, headers=headers, media_type="application/x-tar")
 
@@ -85,7 +86,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     revision: RevisionPath,
     request: Request,
     caller: TrainCaller,
-    gateway: GatewayDep,
+    parts: CatalogDep,
     asked_range: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -95,12 +96,12 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     broke off, with the ETag in `If-Range`. 422 over a base whose weights are quantized.
     """
     request.app.state.in_hand.end_when_draining()
-    found = await _intact(gateway, caller.tenant_id, policy, revision)
-    base = (await gateway.registry.get_policy(caller.tenant_id, policy)).base
-    check_mergeable(await gateway.registry.get_base(base))
+    found = await _intact(parts, caller.tenant_id, policy, revision)
+    base = (await parts.registry.get_policy(caller.tenant_id, policy)).base
+    check_mergeable(await parts.registry.get_base(base))
     tag = merged_tag(found.digest)
     begin = first_byte(asked_range, if_range, tag=tag)
-    trainer = await gateway.tinker.trainers.find(base)
+    trainer = await parts.trainers.find(base)
     async with cancelled_on_disconnect(request):
         merged = await trainer.merged(caller.tenant_id, found.manifest, begin=begin)
     answered(request).callback(merged.close)
@@ -119,9 +120,9 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     return StreamingResponse(merged.parts(), status, headers=headers, media_type="application/x-tar")
 
 
-async def _intact(gateway: Gateway, tenant_id: TenantId, policy: str, revision: str) -> RevisionRecord:
+async def _intact(parts: CatalogParts, tenant_id: TenantId, policy: str, revision: str) -> RevisionRecord:
     """Return a revision whose bytes are there. Raises RevisionLostError."""
-    found = await gateway.registry.get_revision(tenant_id, policy, revision)
+    found = await parts.registry.get_revision(tenant_id, policy, revision)
     if found.fault is not None:
         raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
     return found
@@ -139,7 +140,7 @@ async def upload_revision(
     body: StreamDep,
     policy: PolicyPath,
     _query: Annotated[UploadQuery, Query()],
-    gateway: GatewayDep,
+    parts: CatalogDep,
     catalog: TrainCatalog,
 ) -> Response:
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
@@ -152,27 +153,27 @@ async def upload_revision(
         answer = await catalog.forward(body)
     except BodyTooSlow as error:
         raise stalled(error) from error
-    gateway.resolver.forget(catalog.caller.tenant_id, policy)
+    parts.resolver.forget(catalog.caller.tenant_id, policy)
     return answer
 
 
 @_revisions.post("/{revision}/retire", response_model=RevisionRecord)
 async def retire_revision(
-    policy: PolicyPath, _revision: RevisionPath, gateway: GatewayDep, catalog: TrainCatalog
+    policy: PolicyPath, _revision: RevisionPath, parts: CatalogDep, catalog: TrainCatalog
 ) -> Response:
     """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
     answer = await catalog.forward()
-    gateway.resolver.withdraw(catalog.caller.tenant_id, policy)
+    parts.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
 
 
 @_revisions.post("/{revision}/restore", response_model=RevisionRecord)
 async def restore_revision(
-    policy: PolicyPath, _revision: RevisionPath, gateway: GatewayDep, catalog: TrainCatalog
+    policy: PolicyPath, _revision: RevisionPath, parts: CatalogDep, catalog: TrainCatalog
 ) -> Response:
     """Put a retired or quarantined revision into use again."""
     answer = await catalog.forward()
-    gateway.resolver.withdraw(catalog.caller.tenant_id, policy)
+    parts.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
 
 
@@ -189,7 +190,7 @@ async def resume_training(
     policy: PolicyPath,
     revision: RevisionPath,
     caller: TrainCaller,
-    gateway: GatewayDep,
+    parts: CatalogDep,
     cause: RepeatableDep,
 ) -> ResumedTraining:
     """Let the policy's training go on from a revision, with a new optimizer.
@@ -199,12 +200,12 @@ async def resume_training(
     For a policy whose training state is lost (`checkpoint_lost`) or cannot be read (`policy.parked`). What
     was trained since the revision is given up. 404 for a policy that was never trained.
     """
-    found = await _intact(gateway, caller.tenant_id, policy, revision)
+    found = await _intact(parts, caller.tenant_id, policy, revision)
     if found.state != "published":
         problem = f"revision {found.number} is {found.state}: restore it first, or name another one"
         raise InvalidField(field="revision", problem=problem)
-    record = await gateway.registry.get_policy(caller.tenant_id, policy)
-    trainer = await gateway.tinker.trainers.find(record.base)
+    record = await parts.registry.get_policy(caller.tenant_id, policy)
+    trainer = await parts.trainers.find(record.base)
     asked = Resumption(
         policy_id=record.policy_id, tenant_id=caller.tenant_id, revision=found.ref, cause=cause or ""
     )

@@ -20,8 +20,9 @@ from mint_common.runtime.edge_routes import include_routes
 from services.gateway.core.webhooks.addresses import check_url
 from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
 from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
-from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
+from services.gateway.http.edge.context import AdminCaller, LimitQuery
 from services.gateway.http.edge.recording import RecordedRoute, SecretRoute, creates
+from services.gateway.http.mint.context import WebhooksDep
 
 _PREFIX = "/mint/v1/webhooks"
 _plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
@@ -82,9 +83,9 @@ class NewWebhook:
 
 
 @_secret.post("", status_code=201, dependencies=[creates("webhook", "webhook_id")])
-async def create_webhook(body: WebhookBody, caller: AdminCaller, gateway: GatewayDep) -> NewWebhook:
+async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: WebhooksDep) -> NewWebhook:
     """Make a webhook. It is told of what happens from now on."""
-    _check(body.url, body.event_types, allow_private=gateway.webhook_limits.allow_private)
+    _check(body.url, body.event_types, allow_private=webhooks.limits.allow_private)
     webhook = Webhook(
         webhook_id=new_id("wh"),
         tenant_id=caller.tenant_id,
@@ -93,42 +94,42 @@ async def create_webhook(body: WebhookBody, caller: AdminCaller, gateway: Gatewa
         description=body.description,
         state="active",
         reason=None,
-        created_at=gateway.clock.now(),
+        created_at=webhooks.clock.now(),
         failing_since=None,
     )
     secret = write_secret(secrets.token_bytes(SECRET_BYTES))
-    await gateway.webhooks.add(webhook, secret, at_most=gateway.webhook_limits.per_tenant)
+    await webhooks.store.add(webhook, secret, at_most=webhooks.limits.per_tenant)
     return NewWebhook(webhook=webhook, secret=secret)
 
 
 @_secret.post("/{webhook}/rotate")
-async def rotate_secret(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> WebhookSecret:
+async def rotate_secret(webhook: WebhookId, caller: AdminCaller, webhooks: WebhooksDep) -> WebhookSecret:
     """Sign with a new secret; for a day the old one signs too, so that receivers can change over."""
     secret = write_secret(secrets.token_bytes(SECRET_BYTES))
-    until = gateway.clock.now() + OVERLAP_SECONDS
-    await gateway.webhooks.rotate(caller.tenant_id, webhook, secret, previous_until=until)
+    until = webhooks.clock.now() + OVERLAP_SECONDS
+    await webhooks.store.rotate(caller.tenant_id, webhook, secret, previous_until=until)
     return WebhookSecret(webhook_id=webhook, secret=secret)
 
 
 @_plain.get("")
-async def list_webhooks(caller: AdminCaller, gateway: GatewayDep) -> list[Webhook]:
+async def list_webhooks(caller: AdminCaller, webhooks: WebhooksDep) -> list[Webhook]:
     """List the tenant's webhooks, oldest first."""
-    return list(await gateway.webhooks.list(caller.tenant_id))
+    return list(await webhooks.store.list(caller.tenant_id))
 
 
 @_plain.get("/{webhook}")
-async def get_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> Webhook:
+async def get_webhook(webhook: WebhookId, caller: AdminCaller, webhooks: WebhooksDep) -> Webhook:
     """Return one webhook."""
-    return await gateway.webhooks.get(caller.tenant_id, webhook)
+    return await webhooks.store.get(caller.tenant_id, webhook)
 
 
 @_plain.patch("/{webhook}")
 async def change_webhook(
-    webhook: WebhookId, body: WebhookPatch, caller: AdminCaller, gateway: GatewayDep
+    webhook: WebhookId, body: WebhookPatch, caller: AdminCaller, webhooks: WebhooksDep
 ) -> Webhook:
     """Change a webhook, pause it (what happens then waits) or make it active again."""
-    found = await gateway.webhooks.get(caller.tenant_id, webhook)
-    allow_private = gateway.webhook_limits.allow_private
+    found = await webhooks.store.get(caller.tenant_id, webhook)
+    allow_private = webhooks.limits.allow_private
     _check(body.url or found.url, body.event_types or (), allow_private=allow_private)
     change = WebhookChange(
         url=body.url,
@@ -136,20 +137,20 @@ async def change_webhook(
         description=body.description,
         state=body.state,
     )
-    return await gateway.webhooks.change(caller.tenant_id, webhook, change, now=gateway.clock.now())
+    return await webhooks.store.change(caller.tenant_id, webhook, change, now=webhooks.clock.now())
 
 
 @_plain.delete("/{webhook}", status_code=204)
-async def remove_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> None:
+async def remove_webhook(webhook: WebhookId, caller: AdminCaller, webhooks: WebhooksDep) -> None:
     """Remove a webhook, with what waits for it and its log."""
-    await gateway.webhooks.remove(caller.tenant_id, webhook)
+    await webhooks.store.remove(caller.tenant_id, webhook)
 
 
 @_plain.get("/{webhook}/deliveries")
 async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
     webhook: WebhookId,
     caller: AdminCaller,
-    gateway: GatewayDep,
+    webhooks: WebhooksDep,
     limit: LimitQuery = 100,
     state: DeliveryState | None = None,
     before: Before = None,
@@ -158,27 +159,27 @@ async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
 
     A delivery that has ended is kept for a week.
     """
-    found = await gateway.webhooks.get(caller.tenant_id, webhook)
-    page = await gateway.webhooks.deliveries(found.webhook_id, state=state, limit=limit, before=before)
+    found = await webhooks.store.get(caller.tenant_id, webhook)
+    page = await webhooks.store.deliveries(found.webhook_id, state=state, limit=limit, before=before)
     return list(page)
 
 
 @_plain.get("/{webhook}/deliveries/{delivery}")
 async def get_delivery(
-    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, webhooks: WebhooksDep
 ) -> DeliveryRecord:
     """Return one delivery."""
-    found = await gateway.webhooks.get(caller.tenant_id, webhook)
-    return await gateway.webhooks.delivery(found.webhook_id, delivery)
+    found = await webhooks.store.get(caller.tenant_id, webhook)
+    return await webhooks.store.delivery(found.webhook_id, delivery)
 
 
 @_plain.post("/{webhook}/deliveries/{delivery}/replay")
 async def replay_delivery(
-    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, webhooks: WebhooksDep
 ) -> DeliveryRecord:
     """Deliver an event once more, whether it had arrived or was given up, under the same id."""
-    found = await gateway.webhooks.get(caller.tenant_id, webhook)
-    return await gateway.webhooks.replay(found.webhook_id, delivery, now=gateway.clock.now())
+    found = await webhooks.store.get(caller.tenant_id, webhook)
+    return await webhooks.store.replay(found.webhook_id, delivery, now=webhooks.clock.now())
 
 
 def _check(url: str, event_types: tuple[str, ...], *, allow_private: bool) -> None:

@@ -16,8 +16,9 @@ from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.openai.serving_request import ServingRequest, read_request
 from services.gateway.http.edge.bodies import answered
-from services.gateway.http.edge.context import gateway_of
+from services.gateway.http.edge.context import EDGE
 from services.gateway.http.edge.routes import OpenAIRoute
+from services.gateway.http.openai.context import INFERENCE
 
 MAX_MODEL_CHARACTERS = 1000
 """Maximum length of a model's name: more than any has, a sampler's path included."""
@@ -46,16 +47,16 @@ class AdmittedRoute(OpenAIRoute):
         """Answer a request once it is admitted."""
         request = await self.admit(request, caller)
         asked = request.state.asked = read_request(self.operation, await request.body())
-        gateway, model = gateway_of(request), asked.model
+        inference, model = INFERENCE.of(request), asked.model
         if len(model) > MAX_MODEL_CHARACTERS:
             raise NotFound(kind="model", name=shortened(model))
-        if gateway.is_warm(caller.tenant_id, model):
-            for pace in (gateway.cold_admission, gateway.body_admission):
+        if inference.is_warm(caller.tenant_id, model):
+            for pace in (inference.cold_admission, EDGE.of(request).body_admission):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)
             return await self._answer(request, caller)
         async with cancelled_on_disconnect(request):
-            await gateway.cold_admission.admit(caller.tenant_id)
+            await inference.cold_admission.admit(caller.tenant_id)
         return await self._answer(request, caller)
 
     async def _answer(self, request: Request, caller: Caller) -> Response:

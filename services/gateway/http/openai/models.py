@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 from mint_common.json_types import JsonObject
 from services.gateway.core.openai.listing import list_models, model_entry
-from services.gateway.http.edge.context import GatewayDep, ReadCaller
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.routes import OpenAIRoute
+from services.gateway.http.openai.context import InferenceDep
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
 
@@ -16,7 +17,7 @@ MAX_POLICIES = 100
 
 
 @router.get("")
-async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+async def list_all(caller: ReadCaller, inference: InferenceDep) -> JsonObject:
     """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
     Other revisions are served by number all the same. A policy without a revision is not listed: nothing can
@@ -24,23 +25,23 @@ async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     that prompt and answer share.
     """
     bases, names = await asyncio.gather(
-        gateway.registry.list_bases(), gateway.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
+        inference.registry.list_bases(), inference.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
     )
     listed = list_models(
-        [base.name for base in bases], names, contexts=gateway.engines.contexts(), limit=MAX_ENTRIES
+        [base.name for base in bases], names, contexts=inference.engines.contexts(), limit=MAX_ENTRIES
     )
     return {"object": "list", "data": listed}
 
 
 @router.get("/{model:path}")
-async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+async def get_one(model: str, caller: ReadCaller, inference: InferenceDep) -> JsonObject:
     """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
-    found = await gateway.resolver.resolve(caller.tenant_id, model)
+    found = await inference.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base
     return model_entry(
         model,
         created=0,
         root=root,
         parent=found.base if found.revision else None,
-        max_context=gateway.engines.contexts().get(found.base),
+        max_context=inference.engines.contexts().get(found.base),
     )

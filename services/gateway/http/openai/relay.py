@@ -35,8 +35,8 @@ from services.gateway.core.openai.genai import (
 )
 from services.gateway.core.openai.serving_request import ServingRequest
 from services.gateway.http.edge.bodies import answered
-from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.openai.admission import asked_of
+from services.gateway.http.openai.context import INFERENCE
 
 READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=30)
 """Of a stream's reader: below it the connection is closed. It stalls for less than the engine's side waits
@@ -55,20 +55,20 @@ class WrongRevision(MintError):
 
 async def relay(request: Request, caller: Caller) -> Response:
     """Return an engine's answer, whole or as a stream of the bytes that come."""
-    gateway, asked = gateway_of(request), asked_of(request)
+    inference, asked = INFERENCE.of(request), asked_of(request)
     annotate(request_attributes(asked))
-    target = await gateway.resolver.resolve(caller.tenant_id, asked.model)
+    target = await inference.resolver.resolve(caller.tenant_id, asked.model)
     annotate(target_attributes(target))
     operation = asked.operation
-    limits = await gateway.engines.limits(target.base)
+    limits = await inference.engines.limits(target.base)
     if asked.choices > limits.max_completions:
         raise InvalidField(field="n", problem=f"must be at most {limits.max_completions} over all prompts")
     new_tokens = limits.max_context if asked.max_tokens is None else asked.max_tokens
     size_bytes = json_bytes(tokens=asked.choices * new_tokens, entries=entries_of(asked.likeliest))
-    check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(asked))
-    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id))
+    check_answer_bytes(size_bytes, inference.max_answer_bytes, lower=_lower(asked))
+    answered(request).enter_context(inference.open_prompts.counted(caller.tenant_id))
     if not asked.stream:
-        answered(request).enter_context(gateway.open_answers.counted(caller.tenant_id, size_bytes))
+        answered(request).enter_context(inference.open_answers.counted(caller.tenant_id, size_bytes))
     facts = CallFacts(
         model=asked.model,
         request_id=new_id("gen"),
@@ -76,7 +76,7 @@ async def relay(request: Request, caller: Caller) -> Response:
         revision=target.revision if operation.generates else None,
     )
     async with cancelled_on_disconnect(request):
-        answer = await gateway.engines.serve(target.base, operation, await request.body(), facts)
+        answer = await inference.engines.serve(target.base, operation, await request.body(), facts)
         answered(request).callback(answer.close)
         headers = _headers(answer, target) if operation.generates else {}
         annotate(engine_attributes(headers))

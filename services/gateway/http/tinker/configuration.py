@@ -7,9 +7,10 @@ from fastapi import APIRouter, Response
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName
 from services.gateway.core.tinker.lora import ORG
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -54,10 +55,10 @@ async def dynamic_config(_caller: ReadCaller) -> Response:
 
 
 @router.get("/get_server_capabilities")
-async def capabilities(_caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def capabilities(_caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return every base that can be trained or sampled now."""
     bases, trained, sampled = await asyncio.gather(
-        gateway.registry.list_bases(), _trained(gateway), _sampled(gateway)
+        tinker.registry.list_bases(), _trained(tinker), _sampled(tinker)
     )
     models = [
         {
@@ -71,15 +72,15 @@ async def capabilities(_caller: ReadCaller, gateway: GatewayDep) -> Response:
     return answer({"supported_models": models})
 
 
-async def _trained(gateway: Gateway) -> set[BaseName]:
+async def _trained(tinker: Tinker) -> set[BaseName]:
     try:
-        return set(await gateway.tinker.trainers.bases())
+        return set(await tinker.trainers.bases())
     except Unavailable:
         return set()
 
 
-async def _sampled(gateway: Gateway) -> set[BaseName]:
+async def _sampled(tinker: Tinker) -> set[BaseName]:
     try:
-        return {info.base for info in await gateway.engines.engines()}
+        return {info.base for info in await tinker.engines.engines()}
     except MintError:
         return set()

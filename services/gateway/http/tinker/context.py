@@ -1,11 +1,20 @@
-"""What the routes of the Tinker API share beside `Gateway`: its parts, and the caller's own sessions."""
+"""The parts of the gateway that the routes of the Tinker API take, and the caller's own sessions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
+from fastapi import Depends
+
+from mint_common.client.directory import EngineDirectory
+from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
+from mint_common.line_budget import LineBudget
+from mint_common.runtime.clock import Clock
+from mint_common.tenant_budget import TenantBudget
+from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_checkpoints import TrainedCheckpoints
@@ -15,6 +24,7 @@ from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
+from services.gateway.http.edge.context import StatePart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +34,13 @@ class Tinker:
     the gateway; empty: wherever a request says that it was sent.
     """
 
+    clock: Clock
+    registry: RegistryClient
+    resolver: CachedResolver
+    engines: EngineDirectory
+    downloads: TenantBudget
+    report_lines: LineBudget
+    max_answer_bytes: int
     runs: PostgresTinkerRuns
     trainers: TrainerDirectory
     futures: Mapping[str, TrainingFutures | EngineSamples]
@@ -41,3 +58,7 @@ class Tinker:
         if found is None or found.tenant_id != tenant_id:
             raise NotFound(kind="session", name=session_id)
         return found
+
+
+TINKER: StatePart[Tinker] = StatePart("tinker")
+TinkerDep = Annotated[Tinker, Depends(TINKER)]

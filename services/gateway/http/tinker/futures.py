@@ -16,9 +16,10 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.http.edge.context import GatewayDep, ReadCaller
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer
+from services.gateway.http.tinker.context import TinkerDep
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -34,13 +35,11 @@ class RetrieveBody(msgspec.Struct, frozen=True):
 
 
 @router.post("/retrieve_future")
-async def retrieve_future(
-    request: Request, body: BodyDep, caller: ReadCaller, gateway: GatewayDep
-) -> Response:
+async def retrieve_future(request: Request, body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Answer as soon as the request is done, or say after a while that it is not."""
     request_id = read_json(body, RetrieveBody).request_id
     source = next(
-        (found for prefix, found in gateway.tinker.futures.items() if request_id.startswith(prefix)),
+        (found for prefix, found in tinker.futures.items() if request_id.startswith(prefix)),
         None,
     )
     if source is None:

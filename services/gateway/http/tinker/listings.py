@@ -15,9 +15,10 @@ from services.gateway.core.tinker.listings import cursor_json, moment, run_json,
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, check_search, is_found, place_of
 from services.gateway.core.tinker.texts import check_text
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operations import find_run
 
 router = APIRouter(route_class=TinkerRoute)
@@ -32,7 +33,7 @@ _SEARCH_PAGE, _SEARCHED = 500, 10_000
 @router.get("/training_runs")
 async def training_runs(
     caller: ReadCaller,
-    gateway: GatewayDep,
+    tinker: TinkerDep,
     limit: LimitQuery = 20,
     offset: OffsetQuery = 0,
     project_id: str | None = None,
@@ -40,43 +41,41 @@ async def training_runs(
     """List the tenant's training runs, newest first."""
     if project_id is not None:
         check_text("project_id", project_id)
-    runs, total = await gateway.tinker.runs.runs(
-        caller.tenant_id, limit=limit, offset=offset, project_id=project_id
-    )
-    of_policy = await _summaries(gateway, runs)
+    runs, total = await tinker.runs.runs(caller.tenant_id, limit=limit, offset=offset, project_id=project_id)
+    of_policy = await _summaries(tinker, runs)
     shown = [run_json(run, of_policy.get(run.policy_id, PolicySummary())) for run in runs]
     cursor = cursor_json(limit=limit, offset=offset, total=total)
     return answer({"training_runs": shown, "cursor": cursor})
 
 
 @router.get("/training_runs/{model_id}")
-async def training_run(model_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def training_run(model_id: str, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return one training run."""
-    run = await find_run(gateway, model_id, caller.tenant_id)
-    of_policy = await _summaries(gateway, [run])
+    run = await find_run(tinker, model_id, caller.tenant_id)
+    of_policy = await _summaries(tinker, [run])
     return answer(run_json(run, of_policy.get(run.policy_id, PolicySummary())))
 
 
 @router.get("/sessions")
 async def sessions(
-    caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 20, offset: OffsetQuery = 0
+    caller: ReadCaller, tinker: TinkerDep, limit: LimitQuery = 20, offset: OffsetQuery = 0
 ) -> Response:
     """List the ids of the tenant's sessions, newest first."""
-    found = await gateway.tinker.runs.sessions(caller.tenant_id, limit=limit, offset=offset)
+    found = await tinker.runs.sessions(caller.tenant_id, limit=limit, offset=offset)
     return answer({"sessions": [session.session_id for session in found]})
 
 
 @router.post("/sessions/search")
-async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def search_sessions(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """List the tenant's sessions that fit, newest first."""
     wish = check_search(read_json(body, SearchBody))
-    found, last = await _search(gateway, caller.tenant_id, wish)
-    runs = await gateway.tinker.runs.runs_of_sessions([session.session_id for session in found])
-    of_policy = await _summaries(gateway, runs)
+    found, last = await _search(tinker, caller.tenant_id, wish)
+    runs = await tinker.runs.runs_of_sessions([session.session_id for session in found])
+    of_policy = await _summaries(tinker, runs)
     checkpoints: defaultdict[str, list[CheckpointSummary]] = defaultdict(list)
     for run in runs:
         checkpoints[run.session_id] += of_policy.get(run.policy_id, PolicySummary()).checkpoints
-    now = gateway.clock.now()
+    now = tinker.clock.now()
     shown = [session_json(each, checkpoints=checkpoints[each.session_id], now=now) for each in found]
     cursor = None
     if last is not None:
@@ -85,14 +84,14 @@ async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep
 
 
 @router.get("/sessions/{session_id}")
-async def session(session_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def session(session_id: str, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return what a session has made."""
-    found = await gateway.tinker.session(check_session_id(session_id), caller.tenant_id)
-    runs = await gateway.tinker.runs.runs_of_sessions([session_id])
+    found = await tinker.session(check_session_id(session_id), caller.tenant_id)
+    runs = await tinker.runs.runs_of_sessions([session_id])
     return answer(
         {
             "training_run_ids": [run.model_id for run in runs],
-            "sampler_ids": await gateway.tinker.sampling_sessions.of_session(session_id),
+            "sampler_ids": await tinker.sampling_sessions.of_session(session_id),
             "user_metadata": found.metadata or None,
             "display_name": found.display_name,
         }
@@ -100,21 +99,21 @@ async def session(session_id: str, caller: ReadCaller, gateway: GatewayDep) -> R
 
 
 async def list_checkpoints(
-    gateway: Gateway, tenant_id: TenantId, *, run: TrainingRun | None = None
+    tinker: Tinker, tenant_id: TenantId, *, run: TrainingRun | None = None
 ) -> list[CheckpointRecord]:
     """Return a tenant's checkpoints, or a run's alone, newest first."""
-    bases = await gateway.tinker.runs.bases(tenant_id) if run is None else [run.base]
+    bases = await tinker.runs.bases(tenant_id) if run is None else [run.base]
     policy_id = None if run is None else run.policy_id
-    pages = await asyncio.gather(*(checkpoints_of(gateway, tenant_id, base, policy_id) for base in bases))
+    pages = await asyncio.gather(*(checkpoints_of(tinker, tenant_id, base, policy_id) for base in bases))
     found = [record for page in pages for record in page]
     return sorted(found, key=lambda record: record.created_at, reverse=True)
 
 
 async def checkpoints_of(
-    gateway: Gateway, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None = None
+    tinker: Tinker, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None = None
 ) -> list[CheckpointRecord]:
     """Return what the trainer of a base keeps for a tenant, or for one policy of it, newest first."""
-    trainer = await gateway.tinker.trainers.find(base)
+    trainer = await tinker.trainers.find(base)
     found: list[CheckpointRecord] = []
     after: str | None = None
     while True:
@@ -125,28 +124,28 @@ async def checkpoints_of(
         after = cursor_of(page[-1])
 
 
-async def _summaries(gateway: Gateway, runs: Sequence[TrainingRun]) -> dict[PolicyId, PolicySummary]:
+async def _summaries(tinker: Tinker, runs: Sequence[TrainingRun]) -> dict[PolicyId, PolicySummary]:
     """Return what is shown of runs: one question for each base and page of runs."""
     by_base: defaultdict[BaseName, list[PolicyId]] = defaultdict(list)
     for run in runs:
         by_base[run.base].append(run.policy_id)
     found: dict[PolicyId, PolicySummary] = {}
     for base, policies in by_base.items():
-        trainer = await gateway.tinker.trainers.find(base)
+        trainer = await tinker.trainers.find(base)
         for begin in range(0, len(policies), _PAGE):
             found |= await trainer.summaries(policies[begin : begin + _PAGE])
     return found
 
 
 async def _search(
-    gateway: Gateway, tenant_id: TenantId, wish: SearchBody
+    tinker: Tinker, tenant_id: TenantId, wish: SearchBody
 ) -> tuple[list[ClientSession], ClientSession | None]:
     """Return a page of what fits, and behind which session the next one begins, if there may be one."""
     found: list[ClientSession] = []
     before = None if wish.cursor is None else place_of(wish.cursor)
-    now = gateway.clock.now()
+    now = tinker.clock.now()
     for _ in range(0, _SEARCHED, _SEARCH_PAGE):
-        page = await gateway.tinker.runs.sessions(tenant_id, limit=_SEARCH_PAGE, before=before)
+        page = await tinker.runs.sessions(tenant_id, limit=_SEARCH_PAGE, before=before)
         for session in page:
             if is_found(session, wish, now=now):
                 found.append(session)

@@ -14,8 +14,9 @@ from mint_common.json_reading import read_json
 from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message
-from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.edge.context import CallerDep
 from services.gateway.http.tinker.bodies import DataBodyDep
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operations import find_run
 
 SKIP_SECONDS = 0.5
@@ -28,7 +29,7 @@ def is_protobuf(request: Request) -> bool:
 
 
 async def _operation_body(
-    request: Request, body: DataBodyDep, caller: CallerDep, gateway: GatewayDep
+    request: Request, body: DataBodyDep, caller: CallerDep, tinker: TinkerDep
 ) -> AsyncIterator[bytes]:
     try:
         yield body
@@ -39,7 +40,7 @@ async def _operation_body(
             # Best effort: without the skip, later operations wait a bounded time.
             with contextlib.suppress(MintError, TimeoutError):
                 async with asyncio.timeout(SKIP_SECONDS):
-                    await _skip(gateway, caller, numbered)
+                    await _skip(tinker, caller, numbered)
         raise
 
 
@@ -61,7 +62,7 @@ def _number_in(body: bytes, *, is_protobuf: bool) -> _Numbered | None:
         return None
 
 
-async def _skip(gateway: Gateway, caller: Caller, numbered: _Numbered) -> None:
-    run = await find_run(gateway, numbered.model_id, caller.tenant_id)
-    trainer = await gateway.tinker.trainers.find(run.base)
+async def _skip(tinker: Tinker, caller: Caller, numbered: _Numbered) -> None:
+    run = await find_run(tinker, numbered.model_id, caller.tenant_id)
+    trainer = await tinker.trainers.find(run.base)
     await trainer.skip(run.policy_id, run.tenant_id, numbered.seq_id)

@@ -15,27 +15,27 @@ from services.gateway.core.tinker.ids import (
 )
 from services.gateway.core.tinker.records import ClientSession, Metadata, RunShape, TrainingRun
 from services.gateway.core.tinker.training_requests import RunConflict
-from services.gateway.http.edge.context import Gateway
 from services.gateway.http.tinker.bodies import answer
+from services.gateway.http.tinker.context import Tinker
 
 RETENTION = {"keep_last": 20, "keep_days": 7}
 """A run exports at every step, perhaps; what has a name, an alias or a living sampler stays all the same."""
 
 
-async def find_run(gateway: Gateway, model_id: str, tenant_id: TenantId) -> TrainingRun:
+async def find_run(tinker: Tinker, model_id: str, tenant_id: TenantId) -> TrainingRun:
     """Return a tenant's training run. Raises NotFound, for another tenant's too."""
     parse_model_id(model_id)
-    run = await gateway.tinker.runs.run(model_id)
+    run = await tinker.runs.run(model_id)
     if run is None or run.tenant_id != tenant_id:
         raise NotFound(kind="training run", name=model_id)
     return run
 
 
 async def submit(
-    gateway: Gateway, run: TrainingRun, seq: int, operation: Operation, *, kind: FutureKind, detail: str = ""
+    tinker: Tinker, run: TrainingRun, seq: int, operation: Operation, *, kind: FutureKind, detail: str = ""
 ) -> Response:
     """Hand an operation to the trainer of its run, and return its future."""
-    trainer = await gateway.tinker.trainers.find(run.base)
+    trainer = await tinker.trainers.find(run.base)
     await trainer.submit(
         Submission(policy_id=run.policy_id, tenant_id=run.tenant_id, seq=seq, operation=operation)
     )
@@ -44,7 +44,7 @@ async def submit(
 
 
 async def open_run(
-    gateway: Gateway,
+    tinker: Tinker,
     session: ClientSession,
     seq: int,
     shape: RunShape,
@@ -56,7 +56,7 @@ async def open_run(
 
     ``shape`` may be another run: only its shape is taken. Raises RunConflict.
     """
-    policy = await _make_policy(gateway, session, seq, shape)
+    policy = await _make_policy(tinker, session, seq, shape)
     wanted = TrainingRun(
         model_id=model_id_of(session.session_id, seq),
         session_id=session.session_id,
@@ -69,18 +69,18 @@ async def open_run(
         train_mlp=shape.train_mlp,
         is_trained=is_trained,
         metadata=metadata or {},
-        created_at=gateway.clock.now(),
+        created_at=tinker.clock.now(),
     )
-    run = await gateway.tinker.runs.add_run(wanted)
+    run = await tinker.runs.add_run(wanted)
     if (run.base, run.lora, run.is_trained) != (shape.base, shape.lora, is_trained):
         raise RunConflict(model_id=run.model_id)
     return run
 
 
-async def _make_policy(gateway: Gateway, session: ClientSession, seq: int, shape: RunShape) -> PolicyRecord:
+async def _make_policy(tinker: Tinker, session: ClientSession, seq: int, shape: RunShape) -> PolicyRecord:
     name = policy_name_of(session.session_id, seq)
     try:
-        return await gateway.registry.create_policy(
+        return await tinker.registry.create_policy(
             session.tenant_id,
             name=name,
             base=shape.base,
@@ -88,4 +88,4 @@ async def _make_policy(gateway: Gateway, session: ClientSession, seq: int, shape
             described={"retention": RETENTION},
         )
     except AlreadyExists:
-        return await gateway.registry.get_policy(session.tenant_id, name)
+        return await tinker.registry.get_policy(session.tenant_id, name)

@@ -12,9 +12,10 @@ from services.gateway.core.tinker.lora import ORG, base_name
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
-from services.gateway.http.edge.context import Gateway, GatewayDep, InferCaller, ReadCaller
+from services.gateway.http.edge.context import InferCaller, ReadCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, DataBodyDep, answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -29,41 +30,41 @@ class OpenBody(msgspec.Struct, frozen=True):
 
 
 @router.post("/create_sampling_session")
-async def create_sampling_session(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
+async def create_sampling_session(body: BodyDep, caller: InferCaller, tinker: TinkerDep) -> Response:
     """Pin what a sampler samples from."""
     wish = read_json(body, OpenBody)
-    await gateway.tinker.session(wish.session_id, caller.tenant_id)
+    await tinker.session(wish.session_id, caller.tenant_id)
     check_seq(wish.sampling_session_seq_id, field="sampling_session_seq_id", least=0)
-    opening = await _plan_opening(wish, caller.tenant_id, gateway)
-    sampling_session_id = await gateway.tinker.sampling_sessions.open(opening)
+    opening = await _plan_opening(wish, caller.tenant_id, tinker)
+    sampling_session_id = await tinker.sampling_sessions.open(opening)
     return answer({"type": "create_sampling_session", "sampling_session_id": sampling_session_id})
 
 
 @router.get("/samplers/{sampling_session_id}")
-async def get_sampler(sampling_session_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def get_sampler(sampling_session_id: str, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return what a sampler samples from."""
-    opened = await find_sampler(sampling_session_id, caller.tenant_id, gateway)
+    opened = await find_sampler(sampling_session_id, caller.tenant_id, tinker)
     told = {"sampler_id": sampling_session_id, "base_model": opened.base_model}
     if opened.model_path is not None:
         told["model_path"] = opened.model_path
     return answer(told)
 
 
-async def find_sampler(sampling_session_id: str, tenant_id: TenantId, gateway: Gateway) -> SamplingOpening:
+async def find_sampler(sampling_session_id: str, tenant_id: TenantId, tinker: Tinker) -> SamplingOpening:
     """Return a tenant's sampling session. Raises NotFound, for another tenant's too."""
     parse_sampling_session_id(sampling_session_id)
-    opened = await gateway.tinker.sampling_sessions.get(sampling_session_id)
+    opened = await tinker.sampling_sessions.get(sampling_session_id)
     if opened is None or opened.tenant_id != tenant_id:
         raise NotFound(kind="sampling session", name=sampling_session_id[:100])
     return opened
 
 
-async def _plan_opening(wish: OpenBody, tenant_id: TenantId, gateway: Gateway) -> SamplingOpening:
+async def _plan_opening(wish: OpenBody, tenant_id: TenantId, tinker: Tinker) -> SamplingOpening:
     if wish.model_path is not None:
-        return await _open_checkpoint(wish, wish.model_path, tenant_id, gateway)
+        return await _open_checkpoint(wish, wish.model_path, tenant_id, tinker)
     if not wish.base_model:
         raise InvalidField(field="base_model", problem="or 'model_path' is needed")
-    found = await gateway.resolver.resolve(tenant_id, base_name(wish.base_model))
+    found = await tinker.resolver.resolve(tenant_id, base_name(wish.base_model))
     return SamplingOpening(
         tenant_id=tenant_id,
         session_id=wish.session_id,
@@ -76,10 +77,10 @@ async def _plan_opening(wish: OpenBody, tenant_id: TenantId, gateway: Gateway) -
 
 
 async def _open_checkpoint(
-    wish: OpenBody, model_path: str, tenant_id: TenantId, gateway: Gateway
+    wish: OpenBody, model_path: str, tenant_id: TenantId, tinker: Tinker
 ) -> SamplingOpening:
     path = parse_sampler_path("model_path", model_path)
-    record, revision = await gateway.tinker.checkpoints.find_sampler(path, tenant_id)
+    record, revision = await tinker.checkpoints.find_sampler(path, tenant_id)
     return SamplingOpening(
         tenant_id=tenant_id,
         session_id=wish.session_id,
@@ -94,11 +95,11 @@ async def _open_checkpoint(
 
 
 @router.post("/asample")
-async def asample(body: DataBodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
+async def asample(body: DataBodyDep, caller: InferCaller, tinker: TinkerDep) -> Response:
     """Queue a sample."""
     wish = read_json(body, SampleBody)
-    opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)
-    engine = await gateway.tinker.samples.describe(opened.base)
+    opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, tinker)
+    engine = await tinker.samples.describe(opened.base)
     plan = plan_sample(
         wish,
         max_context=engine.max_context,
@@ -107,7 +108,7 @@ async def asample(body: DataBodyDep, caller: InferCaller, gateway: GatewayDep) -
     )
     check_answer_bytes(
         sample_answer_bytes(plan),
-        gateway.max_answer_bytes,
+        tinker.max_answer_bytes,
         lower=("topk_sample_logprobs", "topk_prompt_logprobs", "num_samples", "sampling_params.max_tokens"),
     )
     order = SampleOrder(
@@ -117,5 +118,5 @@ async def asample(body: DataBodyDep, caller: InferCaller, gateway: GatewayDep) -
         revision=opened.revision,
         plan=plan,
     )
-    request_id = gateway.tinker.samples.submit(order)
+    request_id = tinker.samples.submit(order)
     return answer({"request_id": request_id, "sample_sequence_ids": sequence_ids(plan)})

@@ -14,9 +14,10 @@ from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.telemetry import TelemetryBody, errors_by_kind
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -63,11 +64,11 @@ class ProjectBody(msgspec.Struct, frozen=True):
 
 @router.post("/create_session")
 async def create_session(
-    body: BodyDep, key: RequestKeyDep, caller: ReadCaller, gateway: GatewayDep
+    body: BodyDep, key: RequestKeyDep, caller: ReadCaller, tinker: TinkerDep
 ) -> Response:
     """Begin a session, one for all requests of a key."""
     wish = read_json(body, CreateSessionBody)
-    now = round(gateway.clock.now(), 6)  # as exact as a cursor can say it
+    now = round(tinker.clock.now(), 6)  # as exact as a cursor can say it
     session = ClientSession(
         session_id=keyed_session_id(caller.tenant_id, f"create_session {key}"),
         tenant_id=caller.tenant_id,
@@ -79,46 +80,46 @@ async def create_session(
         created_at=now,
         seen_at=now,
     )
-    await gateway.tinker.runs.add_session(session)
+    await tinker.runs.add_session(session)
     return answer({"type": "create_session", "session_id": session.session_id})
 
 
 @router.post("/session_heartbeat")
-async def heartbeat(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def heartbeat(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Note that a client lives. 410 tells one to stop whose session is not known."""
     session_id = read_json(body, HeartbeatBody).session_id
     try:
-        await gateway.tinker.session(session_id, caller.tenant_id)
+        await tinker.session(session_id, caller.tenant_id)
     except NotFound as error:
         raise SessionGone(session_id=session_id[:100]) from error
-    await gateway.tinker.runs.see_session(session_id, now=gateway.clock.now())
+    await tinker.runs.see_session(session_id, now=tinker.clock.now())
     return answer({"type": "session_heartbeat"})
 
 
 @router.post("/sessions/{session_id}/finish")
-async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Note how a session ended. What it has submitted goes on."""
     wish = read_json(body, FinishBody)
     detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
-    await gateway.tinker.session(session_id, caller.tenant_id)
-    await gateway.tinker.runs.finish_session(session_id, wish.reason.type, detail)
+    await tinker.session(session_id, caller.tenant_id)
+    await tinker.runs.finish_session(session_id, wish.reason.type, detail)
     return Response(status_code=204)
 
 
 @router.put("/sessions/{session_id}/project")
-async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Move a session, and with it its runs, to a project."""
     project_id = check_text("project_id", read_json(body, ProjectBody).project_id)
-    await gateway.tinker.session(session_id, caller.tenant_id)
-    await gateway.tinker.runs.set_project(session_id, project_id)
+    await tinker.session(session_id, caller.tenant_id)
+    await tinker.runs.set_project(session_id, project_id)
     return Response(status_code=204)
 
 
 @router.post("/telemetry")
-async def telemetry(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def telemetry(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Take what a client reports; its errors are one log line of their kinds at most."""
     kinds = errors_by_kind(read_json(body, TelemetryBody).events)
-    skipped = gateway.report_lines.take(gateway.clock.monotonic()) if kinds else None
+    skipped = tinker.report_lines.take(tinker.clock.monotonic()) if kinds else None
     if skipped is not None:
         extra = {"key_id": caller.key_id, "kinds": kinds, "lines_left_out": skipped}
         _log.info("a client reported errors", extra=extra)
@@ -126,13 +127,13 @@ async def telemetry(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> R
 
 
 async def add_ended_session(
-    gateway: Gateway, caller: Caller, *, key: str, tag: str, project_id: str | None = None
+    tinker: Tinker, caller: Caller, *, key: str, tag: str, project_id: str | None = None
 ) -> ClientSession:
     """Keep a session for what a request of this key makes outside of any: it is over when it begins.
 
     One that is there already stays as it is.
     """
-    now = round(gateway.clock.now(), 6)
+    now = round(tinker.clock.now(), 6)
     session = ClientSession(
         session_id=keyed_session_id(caller.tenant_id, key),
         tenant_id=caller.tenant_id,
@@ -142,5 +143,5 @@ async def add_ended_session(
         seen_at=now,
         finish="success",
     )
-    await gateway.tinker.runs.add_session(session)
+    await tinker.runs.add_session(session)
     return session

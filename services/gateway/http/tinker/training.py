@@ -22,9 +22,10 @@ from services.gateway.core.tinker.training_requests import (
     plan_distill,
     plan_step,
 )
-from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import CallerDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep, is_protobuf
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 
@@ -32,15 +33,15 @@ router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/create_model")
-async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def create_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Make a training run: a policy, and its training session. Idempotent by session and number."""
     wish = read_json(body, CreateModelBody)
     check_optimizer(wish.optimizer_config)
     if wish.lora_config is None:
         raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
     seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
-    session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
-    base = await gateway.registry.get_base(BaseName(base_name(wish.base_model)))
+    session = await tinker.session(wish.session_id, caller.tenant_id)
+    base = await tinker.registry.get_base(BaseName(base_name(wish.base_model)))
     check_trainable(base, field="base_model")
     lora = lora_of(wish.lora_config, base, model_id=model_id_of(session.session_id, seq))
     shape = RunShape(
@@ -51,17 +52,17 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
         train_mlp=wish.lora_config.train_mlp,
     )
     metadata = check_metadata("user_metadata", wish.user_metadata)
-    run = await open_run(gateway, session, seq, shape, metadata=metadata)
-    return await submit(gateway, run, 0, Open(base=run.base, lora=run.lora), kind="create")
+    run = await open_run(tinker, session, seq, shape, metadata=metadata)
+    return await submit(tinker, run, 0, Open(base=run.base, lora=run.lora), kind="create")
 
 
 @router.post("/get_info")
-async def get_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def get_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return what a training run is, and where its tokenizer is to be had."""
-    run = await find_run(gateway, read_json(body, ModelBody).model_id, caller.tenant_id)
-    base = await gateway.registry.get_base(run.base)
+    run = await find_run(tinker, read_json(body, ModelBody).model_id, caller.tenant_id)
+    base = await tinker.registry.get_base(run.base)
     data = {"arch": base.architecture, "model_name": run.base_model}
-    tokenizer_id = gateway.tinker.tokenizers.get(run.base)
+    tokenizer_id = tinker.tokenizers.get(run.base)
     if tokenizer_id is not None:
         data["tokenizer_id"] = tokenizer_id
     return answer(
@@ -79,47 +80,47 @@ async def get_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Re
 
 @router.post("/forward_backward")
 async def forward_backward(
-    request: Request, body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep
+    request: Request, body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
     """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
     placed = read_protobuf_pass(body) if is_protobuf(request) else read_json_pass(body, backward=True)
-    return await _submit_pass(placed, caller, gateway)
+    return await _submit_pass(placed, caller, tinker)
 
 
 @router.post("/forward")
-async def forward(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def forward(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Compute a loss alone, as clients before 0.25 ask for it."""
-    return await _submit_pass(read_json_pass(body, backward=False), caller, gateway)
+    return await _submit_pass(read_json_pass(body, backward=False), caller, tinker)
 
 
 @router.post("/optim_step")
-async def optim_step(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def optim_step(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Take an optimizer step on the gradient, and clear it."""
     wish = read_json(body, OptimStepBody)
     seq = check_seq(wish.seq_id)
     step = plan_step(wish.adam_params, wish.optimizer_params)
-    run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    return await submit(gateway, run, seq, step, kind="step")
+    run = await find_run(tinker, wish.model_id, caller.tenant_id)
+    return await submit(tinker, run, seq, step, kind="step")
 
 
 @router.post("/unload_model")
-async def unload_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def unload_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """End a training session behind all that was submitted; its checkpoints stay.
 
     Clients number every operation but this one, so it takes the last number there is.
     """
-    run = await find_run(gateway, read_json(body, ModelBody).model_id, caller.tenant_id)
-    return await submit(gateway, run, MAX_SEQ, Close(), kind="close")
+    run = await find_run(tinker, read_json(body, ModelBody).model_id, caller.tenant_id)
+    return await submit(tinker, run, MAX_SEQ, Close(), kind="close")
 
 
-async def _submit_pass(placed: NumberedPass, caller: CallerDep, gateway: Gateway) -> Response:
-    run = await find_run(gateway, placed.model_id, caller.tenant_id)
-    return await submit(gateway, run, placed.seq, placed.operation, kind="pass")
+async def _submit_pass(placed: NumberedPass, caller: CallerDep, tinker: Tinker) -> Response:
+    run = await find_run(tinker, placed.model_id, caller.tenant_id)
+    return await submit(tinker, run, placed.seq, placed.operation, kind="pass")
 
 
 @router.post("/mint/forward_backward_reverse_kl")
 async def forward_backward_reverse_kl(
-    body: OperationBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+    body: OperationBodyDep, key: RequestKeyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
     """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
 
@@ -128,7 +129,7 @@ async def forward_backward_reverse_kl(
     wish = read_json(body, ReverseKlBody)
     path = parse_path("reference_model_path", wish.reference_model_path)
     seq = distill_seq(wish, key=key)
-    run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    _, teacher = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    run = await find_run(tinker, wish.model_id, caller.tenant_id)
+    _, teacher = await tinker.checkpoints.find(path, caller.tenant_id)
     operation = plan_distill(wish, teacher.ref)
-    return await submit(gateway, run, seq, operation, kind="distill")
+    return await submit(tinker, run, seq, operation, kind="distill")

@@ -22,9 +22,10 @@ from services.gateway.core.tinker.training_requests import (
     check_optimizer,
     checkpoint_name,
 )
-from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer
+from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operation_bodies import OperationBodyDep
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.sessions import add_ended_session
@@ -33,7 +34,7 @@ router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/save_weights")
-async def save_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def save_weights(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Keep a training run's whole state under a name."""
     wish = read_json(body, SaveBody)
     seq = check_seq(wish.seq_id)
@@ -43,13 +44,13 @@ async def save_weights(body: OperationBodyDep, caller: TrainCaller, gateway: Gat
         ttl_seconds=wish.ttl_seconds,
         metadata=dict(check_metadata("user_metadata", wish.user_metadata)),
     )
-    run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    return await submit(gateway, run, seq, save, kind="save")
+    run = await find_run(tinker, wish.model_id, caller.tenant_id)
+    return await submit(tinker, run, seq, save, kind="save")
 
 
 @router.post("/save_weights_for_sampler")
 async def save_weights_for_sampler(
-    body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep
+    body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
     """Export a training run's weights as a revision: under a name, or into a sampling session."""
     wish = read_json(body, SaveForSamplerBody)
@@ -68,12 +69,12 @@ async def save_weights_for_sampler(
         ttl_seconds=wish.ttl_seconds,
         metadata=dict(check_metadata("user_metadata", wish.user_metadata)),
     )
-    run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    return await submit(gateway, run, seq, export, kind=kind, detail=detail)
+    run = await find_run(tinker, wish.model_id, caller.tenant_id)
+    return await submit(tinker, run, seq, export, kind=kind, detail=detail)
 
 
 @router.post("/load_weights")
-async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def load_weights(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Continue from a checkpoint: an existing training run, or a new one of a session."""
     wish = read_json(body, LoadBody)
     path = parse_path("path", wish.path)
@@ -82,21 +83,21 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: Gat
         raise InvalidField(field="path", problem=problem)
     check_optimizer(wish.optimizer_config)
     if wish.session_id is not None:
-        return await _create_by_load(wish, path, caller, gateway)
+        return await _create_by_load(wish, path, caller, tinker)
     if wish.model_id is None:
         raise InvalidField(field="model_id", problem="is missing, and so is session_id")
     seq = check_seq(wish.seq_id)
-    run = await find_run(gateway, wish.model_id, caller.tenant_id)
-    _, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    run = await find_run(tinker, wish.model_id, caller.tenant_id)
+    _, record = await tinker.checkpoints.find(path, caller.tenant_id)
     load = Load(checkpoint=record.ref, with_optimizer=wish.optimizer)
-    return await submit(gateway, run, seq, load, kind="load", detail=str(path))
+    return await submit(tinker, run, seq, load, kind="load", detail=str(path))
 
 
 @router.post("/weights_info")
-async def weights_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
+async def weights_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return what a training run must be like to load a checkpoint."""
     path = parse_path("tinker_path", read_json(body, WeightsInfoBody).tinker_path)
-    run, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    run, record = await tinker.checkpoints.find(path, caller.tenant_id)
     return answer(
         {
             "base_model": run.base_model,
@@ -111,56 +112,54 @@ async def weights_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -
 
 
 @router.post("/copy_weights")
-async def copy_weights(
-    body: BodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
-) -> Response:
+async def copy_weights(body: BodyDep, key: RequestKeyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
     """Give a checkpoint, an own or a public one, to a training run that only holds copies.
 
     The run is the session's of that number, or without a session one of the request's key: made once.
     """
     wish = read_json(body, CopyBody)
     path = parse_path("source_path", wish.source_path)
-    source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    source, record = await tinker.checkpoints.find(path, caller.tenant_id)
     if wish.session_id is None:
         session = await add_ended_session(
-            gateway, caller, key=key, tag="copy", project_id=wish.destination_project_id
+            tinker, caller, key=key, tag="copy", project_id=wish.destination_project_id
         )
         seq = 0
     else:
-        session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
+        session = await tinker.session(wish.session_id, caller.tenant_id)
         seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
-    run = await open_run(gateway, session, seq, source, is_trained=False)
+    run = await open_run(tinker, session, seq, source, is_trained=False)
     if record.revision is not None:
-        await _copy_revision(gateway, record, run)
+        await _copy_revision(tinker, record, run)
     copied = CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
-    trainer = await gateway.tinker.trainers.find(run.base)
+    trainer = await tinker.trainers.find(run.base)
     await trainer.copy_checkpoint(
         record.ref, copied, tenant_id=caller.tenant_id, ttl_seconds=wish.ttl_seconds
     )
     return answer({"tinker_path": str(replace(path, model_id=run.model_id))})
 
 
-async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, gateway: Gateway) -> Response:
+async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, tinker: Tinker) -> Response:
     seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
-    session = await gateway.tinker.session(wish.session_id or "", caller.tenant_id)
-    source, record = await gateway.tinker.checkpoints.find(path, caller.tenant_id)
+    session = await tinker.session(wish.session_id or "", caller.tenant_id)
+    source, record = await tinker.checkpoints.find(path, caller.tenant_id)
     if wish.base_model is not None and BaseName(base_name(wish.base_model)) != source.base:
         problem = f"must be {source.base_model}, the checkpoint's, got {wish.base_model[:100]!r}"
         raise InvalidField(field="base_model", problem=problem)
     shape = replace(source, base_model=wish.base_model or source.base_model)
     metadata = check_metadata("user_metadata", wish.user_metadata)
-    run = await open_run(gateway, session, seq, shape, metadata=metadata)
+    run = await open_run(tinker, session, seq, shape, metadata=metadata)
     opened = Open(base=run.base, lora=run.lora, checkpoint=record.ref, with_optimizer=wish.optimizer)
-    return await submit(gateway, run, 0, opened, kind="load", detail=str(path))
+    return await submit(tinker, run, 0, opened, kind="load", detail=str(path))
 
 
-async def _copy_revision(gateway: Gateway, record: CheckpointRecord, run: TrainingRun) -> None:
+async def _copy_revision(tinker: Tinker, record: CheckpointRecord, run: TrainingRun) -> None:
     """Make the revision of a sampler checkpoint one of another policy, too: equal weights, equal digest."""
     digest = Digest(record.revision or "")
-    source = await gateway.registry.get_revision(record.tenant_id, record.policy_id, digest)
-    files = await gateway.tinker.files.find(source.manifest)
-    copied = await gateway.registry.upload_revision(
-        run.tenant_id, run.policy_id, gateway.tinker.files.read_tar(files), step=record.step
+    source = await tinker.registry.get_revision(record.tenant_id, record.policy_id, digest)
+    files = await tinker.files.find(source.manifest)
+    copied = await tinker.registry.upload_revision(
+        run.tenant_id, run.policy_id, tinker.files.read_tar(files), step=record.step
     )
     if copied.digest != digest:
         raise InvalidField(field="source_path", problem="has an adapter that uploads as another one")

@@ -1,0 +1,80 @@
+"""The parts of the gateway that MinT's own routes take, by what the routes are about."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+
+from mint_common.bus.port import EventLog
+from mint_common.client.directory import EngineDirectory
+from mint_common.client.registry import RegistryClient
+from mint_common.client.trainer import TrainerDirectory
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.fair_gate import FairGate
+from mint_common.tenant_budget import TenantBudget
+from services.gateway.adapters.resolver import CachedResolver
+from services.gateway.adapters.revision_files import BlobRevisionFiles
+from services.gateway.adapters.rollout import RolloutClient
+from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
+from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.http.edge.context import StatePart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardLimits:
+    """Requests of a tenant to a service at a time: short ones wait their turn, long ones are refused."""
+
+    short: FairGate
+    long: TenantBudget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogParts:
+    """The registry, and what knows where its revisions are: their files, engines and trainers."""
+
+    registry: RegistryClient
+    limits: ForwardLimits
+    resolver: CachedResolver
+    engines: EngineDirectory
+    ready_seconds: float
+    trainers: TrainerDirectory
+    revision_files: BlobRevisionFiles
+    downloads: TenantBudget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobParts:
+    """Rollout, which owns jobs and files. ``arriving``: bodies of a tenant's files at a time."""
+
+    rollout: RolloutClient
+    limits: ForwardLimits
+    arriving: TenantBudget
+    downloads: TenantBudget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventParts:
+    """The log of events, and how many streams of it a tenant has."""
+
+    log: EventLog
+    streams: TenantBudget
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookParts:
+    """The webhooks of all tenants."""
+
+    store: PostgresWebhooks
+    limits: WebhookLimits
+    clock: Clock
+
+
+CATALOG: StatePart[CatalogParts] = StatePart("catalog")
+JOBS: StatePart[JobParts] = StatePart("jobs")
+EVENTS: StatePart[EventParts] = StatePart("events")
+WEBHOOKS: StatePart[WebhookParts] = StatePart("webhooks")
+CatalogDep = Annotated[CatalogParts, Depends(CATALOG)]
+JobsDep = Annotated[JobParts, Depends(JOBS)]
+EventsDep = Annotated[EventParts, Depends(EVENTS)]
+WebhooksDep = Annotated[WebhookParts, Depends(WEBHOOKS)]
