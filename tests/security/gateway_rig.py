@@ -21,7 +21,7 @@ from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
-from services.gateway.http.edge.context import ForwardLimits
+from services.gateway.http.mint.context import ForwardLimits
 from services.gateway.http.public import build_http
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -171,9 +171,15 @@ class Rig:
         )
 
 
-def catalog_limits() -> ForwardLimits:
+def forward_limits() -> ForwardLimits:
     """Return limits of requests to another service, as `app.run` has them."""
     return ForwardLimits(short=FairGate(256, limit=32), long=TenantBudget(what="comparisons", limit=72))
+
+
+def share(http: FastAPI, gateway: Any) -> None:
+    """Let one object stand for every part of the gateway; tests find it as ``gateway``."""
+    for part in ("gateway", "edge", "inference", "catalog", "jobs", "events", "webhooks", "tinker"):
+        setattr(http.state, part, gateway)
 
 
 def make_rig() -> Rig:
@@ -185,12 +191,12 @@ def make_rig() -> Rig:
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = TenantBudget(what="requests", limit=4)
-    gateway.event_streams = TenantBudget(what="event streams", limit=2)
-    gateway.catalog_limits = gateway.rollout_limits = catalog_limits()
-    gateway.arriving_files = TenantBudget(what="files", limit=4)
+    gateway.streams = TenantBudget(what="event streams", limit=2)
+    gateway.limits = forward_limits()
+    gateway.arriving = TenantBudget(what="files", limit=4)
     gateway.downloads = TenantBudget(what="downloads", limit=2)
     gateway.bodies = TenantBudget(total=64 << 20, share=1, first_fits=False)
     gateway.key_bodies = TenantBudget()
     gateway.admission = gateway.body_admission = gateway.cold_admission
-    rig.http.state.gateway = gateway
+    share(rig.http, gateway)
     return rig

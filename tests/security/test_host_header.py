@@ -33,7 +33,7 @@ REQUEST = Request(
 @pytest.mark.parametrize("public_url", ["https://mint.example", "https://mint.example/"])
 def test_an_address_of_a_download_begins_with_the_public_url(public_url: str) -> None:
     tinker = SimpleNamespace(public_url=public_url, signer=TicketSigner(secret=b"secret"))
-    address = _address(REQUEST, SimpleNamespace(tinker=tinker), TICKET)
+    address = _address(REQUEST, tinker, TICKET)
     assert address.startswith("https://mint.example/")
     assert "evil" not in address
 

@@ -37,13 +37,13 @@ async def lonely() -> AsyncIterator[Rig]:
     gateway.keys = KeyChecks(gateway.registry, memory, rig.clock)
     gateway.rollout = RolloutClient(http, SimpleNamespace(check_done=lambda: None))
     gateway.engines = EngineDirectory([AWAY], token="secret")
-    gateway.tinker.trainers = TrainerDirectory([AWAY], token="secret")
+    gateway.trainers = TrainerDirectory([AWAY], token="secret")
     cache = ResolutionCache(capacity=9, lease_seconds=9, switch_seconds=9, is_ready=lambda _: True)
     gateway.resolver = CachedResolver(gateway.registry, cache, rig.clock)
     yield rig
     await http.close()
     await gateway.engines.aclose()
-    await gateway.tinker.trainers.aclose()
+    await gateway.trainers.aclose()
 
 
 async def test_no_answer_tells_where_a_part_is_that_does_not_answer(lonely):

@@ -27,7 +27,7 @@ def rig_of_two():
     return rig, rig.http.state.gateway
 
 
-@pytest.mark.parametrize(("port", "path"), [("in_hand", POLICIES), ("event_streams", EVENTS)])
+@pytest.mark.parametrize(("port", "path"), [("in_hand", POLICIES), ("streams", EVENTS)])
 async def test_a_tenant_with_all_that_it_may_have_is_told_so_and_others_go_on(port, path):
     rig, gateway = rig_of_two()
     count: TenantBudget = getattr(gateway, port)
@@ -111,7 +111,8 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
     stored = Stored()
     rig.registry.get_revision = stored.get_revision
     gateway.rollout = stored
-    gateway.tinker = SimpleNamespace(files=stored, signer=TicketSigner(secret=b"s"))
+    gateway.files = gateway.revision_files = stored
+    gateway.signer = TicketSigner(secret=b"s")
     for _ in range(int(gateway.downloads.limit) + 1):
         assert (await rig.ask("GET", path, "all")).body == b"abc"
     with ExitStack() as held:

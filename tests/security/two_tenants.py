@@ -18,6 +18,7 @@ from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.http.public import build_http
+from tests.security.gateway_rig import share
 
 MIB = 1 << 20
 
@@ -46,7 +47,7 @@ class Rig:
         for name in TENANTS:
             authority = Authority(tenant_id=TenantId(name), key_id=f"key-{name}", scopes=frozenset(SCOPES))
             keys.put(f"tml-{name}", Caller(authority=authority, name=name), now=clock.monotonic())
-        self.http.state.gateway = SimpleNamespace(
+        gateway = SimpleNamespace(
             clock=clock,
             keys=KeyChecks(SimpleNamespace(verify_key=self._verify), keys, clock),
             requests=SimpleNamespace(log=self._log),
@@ -60,6 +61,7 @@ class Rig:
             admission=LoopGate(free=1),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
+        share(self.http, gateway)
 
     async def _verify(self, key: str) -> KeyOwner:
         self.verified.append(key)

@@ -21,9 +21,9 @@ async def test_runs_of_several_bases_are_summed_up_by_one_question_a_page():
     async def find(base):
         return trainers[base]
 
-    gateway = SimpleNamespace(tinker=SimpleNamespace(trainers=SimpleNamespace(find=find)))
+    tinker = SimpleNamespace(trainers=SimpleNamespace(find=find))
     runs = [SimpleNamespace(base="a", policy_id=f"a{number}") for number in range(2500)]
     runs += [SimpleNamespace(base="b", policy_id="b0")]
-    found = await listings._summaries(gateway, runs)
+    found = await listings._summaries(tinker, runs)
     assert set(found) == {run.policy_id for run in runs}
     assert (trainers["a"].asked, trainers["b"].asked) == ([1000, 1000, 500], [1])
