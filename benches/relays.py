@@ -144,7 +144,7 @@ def _gateway(port: int, engine_port: int) -> None:
     async def resolve(_tenant_id: TenantId, _model: str) -> Resolution:
         return target
 
-    http.state.edge = http.state.inference = SimpleNamespace(
+    http.state.edge = http.state.inference = http.state.catalog = SimpleNamespace(
         clock=clock,
         keys=KeyChecks(SimpleNamespace(), keys, clock),  # the registry is never asked
         engines=EngineDirectory([f"http://127.0.0.1:{engine_port}"], token="t"),

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
 
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
+from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -126,16 +126,6 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
     return pool, relay_pool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Peers:
-    """The other services, and what is known of them."""
-
-    registry: RegistryClient
-    rollout: InternalHttp
-    engines: EngineDirectory
-    trainers: TrainerDirectory
-
-
 async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until told to stop, disconnect."""
     clock = SystemClock()
@@ -149,23 +139,21 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
-        peers = _open_peers(settings, stack)
-        handover = Handover(pool, peers.rollout)
+        rollout = _internal(settings, settings.peers.rollout_url, "rollout", stack)
+        handover = Handover(pool, rollout)
         with suppress(TimeoutError):
             async with asyncio.timeout(HANDOVER_SECONDS):
                 await handover.hand_over()
-        checkpoints = TrainedCheckpoints(PostgresTinkerRuns(pool), peers.trainers, peers.registry)
-        resolver = _resolver(settings, peers, checkpoints, clock)
-        requests = PostgresRequests(pool, clock)
-        exports = ExportDecisions(peers.registry, clock)
+        runs, requests = PostgresTinkerRuns(pool), PostgresRequests(pool, clock)
 
         parts = http.state
-        parts.edge = _edge(settings, peers, requests, clock)
-        parts.inference = _inference(settings, peers, resolver)
-        parts.catalog = catalog = _catalog(settings, peers, resolver, BlobRevisionFiles(blobs))
-        parts.tinker = tinker = _tinker(settings, pool, catalog, checkpoints, exports, clock)
+        parts.catalog = catalog = _open_catalog(settings, runs, blobs, clock, stack)
+        exports = ExportDecisions(catalog.registry, clock)
+        parts.tinker = tinker = _tinker(settings, pool, runs, catalog, exports, clock)
+        parts.edge = _edge(settings, catalog, requests, clock)
+        parts.inference = _inference(settings)
         parts.jobs = JobParts(
-            rollout=RolloutClient(peers.rollout, handover),
+            rollout=RolloutClient(rollout, handover),
             limits=_forward_limits("your tenant's submissions and trials", TENANT_TRIALS),
             arriving=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
             downloads=catalog.downloads,
@@ -177,15 +165,15 @@ async def run(settings: GatewaySettings) -> None:
         pruned: dict[str, Callable[[], Awaitable[None]]] = {
             "requests": requests.prune,
             "audit": partial(requests.prune_audit, keep_days=settings.keep_audit_days),
-            "sessions": lambda: tinker.runs.prune(before=clock.now() - SESSION_SECONDS),
+            "sessions": lambda: runs.prune(before=clock.now() - SESSION_SECONDS),
             "sampling sessions": tinker.sampling_sessions.prune,
         }
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
-            partial(peers.engines.follow, bus),
-            partial(resolver.follow, bus),
+            partial(catalog.engines.follow, bus),
+            partial(catalog.resolver.follow, bus),
             partial(exports.follow, bus),
-            partial(resolver.ask_for_loads, bus),
+            partial(catalog.resolver.ask_for_loads, bus),
             intake.run,
             courier.run,
             partial(prune, pruned, clock),
@@ -195,31 +183,29 @@ async def run(settings: GatewaySettings) -> None:
         await run_service(http, settings.http, background)
 
 
-def _open_peers(settings: GatewaySettings, stack: AsyncExitStack) -> _Peers:
-    token = settings.internal.token
-    opened = partial(InternalHttp, token=token)
-    registry = opened(settings.peers.registry_url, peer="the registry")
-    lookups = opened(settings.peers.registry_url, peer="the registry", timeout_seconds=LOOKUP_SECONDS)
-    rollout = opened(settings.peers.rollout_url, peer="rollout")
-    for each in (registry, lookups, rollout):
-        stack.push_async_callback(each.close)
-    engines = EngineDirectory(settings.peers.loader_urls, token=token)
-    stack.push_async_callback(engines.aclose)
-    trainers = TrainerDirectory(settings.peers.trainer_urls, token=token)
-    stack.push_async_callback(trainers.aclose)
-    return _Peers(
-        registry=RegistryClient(registry, lookups=lookups),
-        rollout=rollout,
-        engines=engines,
-        trainers=trainers,
+def _internal(
+    settings: GatewaySettings, url: str, peer: str, stack: AsyncExitStack, *, seconds: float = 30
+) -> InternalHttp:
+    http = InternalHttp(url, token=settings.internal.token, peer=peer, timeout_seconds=seconds)
+    stack.push_async_callback(http.close)
+    return http
+
+
+def _open_catalog(
+    settings: GatewaySettings, runs: PostgresTinkerRuns, blobs: Blobs, clock: Clock, stack: AsyncExitStack
+) -> CatalogParts:
+    peers, token = settings.peers, settings.internal.token
+    registry = RegistryClient(
+        _internal(settings, peers.registry_url, "the registry", stack),
+        lookups=_internal(settings, peers.registry_url, "the registry", stack, seconds=LOOKUP_SECONDS),
     )
+    engines = EngineDirectory(peers.loader_urls, token=token)
+    stack.push_async_callback(engines.aclose)
+    trainers = TrainerDirectory(peers.trainer_urls, token=token)
+    stack.push_async_callback(trainers.aclose)
 
-
-def _resolver(
-    settings: GatewaySettings, peers: _Peers, checkpoints: TrainedCheckpoints, clock: Clock
-) -> CachedResolver:
     def is_ready(meant: Resolution) -> bool:
-        return meant.revision is None or peers.engines.holds(meant.base, meant.revision.digest)
+        return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
 
     cache = ResolutionCache(
         capacity=RESOLUTIONS,
@@ -227,13 +213,25 @@ def _resolver(
         switch_seconds=settings.switch_seconds,
         is_ready=is_ready,
     )
-    return CachedResolver(NamesAndPaths(peers.registry, checkpoints), cache, clock)
+    names = NamesAndPaths(registry, TrainedCheckpoints(runs, trainers, registry))
+    return CatalogParts(
+        registry=registry,
+        limits=_forward_limits("your tenant's comparisons and uploads", TENANT_LONG_REQUESTS),
+        resolver=CachedResolver(names, cache, clock),
+        engines=engines,
+        ready_seconds=settings.ready_seconds,
+        trainers=trainers,
+        revision_files=BlobRevisionFiles(blobs),
+        downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
+    )
 
 
-def _edge(settings: GatewaySettings, peers: _Peers, requests: PostgresRequests, clock: Clock) -> EdgeParts:
+def _edge(
+    settings: GatewaySettings, catalog: CatalogParts, requests: PostgresRequests, clock: Clock
+) -> EdgeParts:
     return EdgeParts(
         clock=clock,
-        keys=KeyChecks(peers.registry, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
+        keys=KeyChecks(catalog.registry, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
         requests=requests,
         in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
         admission=LoopGate(free=TURN_REQUESTS),
@@ -247,12 +245,9 @@ def _edge(settings: GatewaySettings, peers: _Peers, requests: PostgresRequests, 
     )
 
 
-def _inference(settings: GatewaySettings, peers: _Peers, resolver: CachedResolver) -> InferenceParts:
+def _inference(settings: GatewaySettings) -> InferenceParts:
     answers = TENANT_ANSWERS * settings.max_answer_bytes
     return InferenceParts(
-        registry=peers.registry,
-        resolver=resolver,
-        engines=peers.engines,
         max_answer_bytes=settings.max_answer_bytes,
         open_prompts=TenantBudget(what="your tenant's prompts", limit=TENANT_PROMPTS),
         open_answers=TenantBudget(what="your tenant's answers", limit=answers),
@@ -263,49 +258,29 @@ def _inference(settings: GatewaySettings, peers: _Peers, resolver: CachedResolve
     )
 
 
-def _catalog(
-    settings: GatewaySettings, peers: _Peers, resolver: CachedResolver, revision_files: BlobRevisionFiles
-) -> CatalogParts:
-    return CatalogParts(
-        registry=peers.registry,
-        limits=_forward_limits("your tenant's comparisons and uploads", TENANT_LONG_REQUESTS),
-        resolver=resolver,
-        engines=peers.engines,
-        ready_seconds=settings.ready_seconds,
-        trainers=peers.trainers,
-        revision_files=revision_files,
-        downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
-    )
-
-
 def _tinker(  # noqa: PLR0917  # each has a type of its own
     settings: GatewaySettings,
     pool: asyncpg.Pool,
+    runs: PostgresTinkerRuns,
     catalog: CatalogParts,
-    checkpoints: TrainedCheckpoints,
     exports: ExportDecisions,
     clock: Clock,
 ) -> Tinker:
-    runs, sessions = PostgresTinkerRuns(pool), PostgresSamplingSessions(pool, clock)
+    sessions = PostgresSamplingSessions(pool, clock)
     of_keys, of_tenants = _sample_budgets(1), _sample_budgets(TENANT_KEYS)
     samples = EngineSamples(catalog.engines, clock, of_keys=of_keys, of_tenants=of_tenants)
     training = TrainingFutures(runs, catalog.trainers, exports, sessions, clock)
     return Tinker(
         clock=clock,
-        registry=catalog.registry,
-        resolver=catalog.resolver,
-        engines=catalog.engines,
-        downloads=catalog.downloads,
+        catalog=catalog,
         report_lines=LineBudget(per_second=REPORT_LINES),
         max_answer_bytes=settings.max_answer_bytes,
         runs=runs,
-        trainers=catalog.trainers,
         samples=samples,
         sampling_sessions=sessions,
-        checkpoints=checkpoints,
+        checkpoints=TrainedCheckpoints(runs, catalog.trainers, catalog.registry),
         futures={"op:": training, SAMPLE_PREFIX: samples},
         tokenizers=settings.tokenizers_by_base(),
-        files=catalog.revision_files,
         signer=TicketSigner(secret=settings.internal.token.encode()),
         public_url=settings.public_url,
     )

@@ -178,6 +178,7 @@ def forward_limits() -> ForwardLimits:
 
 def share(http: FastAPI, gateway: Any) -> None:
     """Let one object stand for every part of the gateway; tests find it as ``gateway``."""
+    gateway.catalog = gateway
     for part in ("gateway", "edge", "inference", "catalog", "jobs", "events", "webhooks", "tinker"):
         setattr(http.state, part, gateway)
 

@@ -111,7 +111,7 @@ async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(
     stored = Stored()
     rig.registry.get_revision = stored.get_revision
     gateway.rollout = stored
-    gateway.files = gateway.revision_files = stored
+    gateway.revision_files = stored
     gateway.signer = TicketSigner(secret=b"s")
     for _ in range(int(gateway.downloads.limit) + 1):
         assert (await rig.ask("GET", path, "all")).body == b"abc"

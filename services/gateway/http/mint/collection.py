@@ -40,9 +40,9 @@ async def collect(
     a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
     from. Takes an operator's key. 503 while an engine or a trainer is away.
     """
-    used = await tinker.trainers.digests() | await tinker.sampling_sessions.digests()
+    used = await parts.trainers.digests() | await tinker.sampling_sessions.digests()
     for base in await tinker.runs.all_bases():
-        await tinker.trainers.find(base)  # one that is no longer there cannot say what it holds
+        await parts.trainers.find(base)  # one that is no longer there cannot say what it holds
     for digests in await asyncio.gather(*(_held(client) for client in parts.engines.clients())):
         used |= digests
     return await parts.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)

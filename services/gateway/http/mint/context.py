@@ -9,6 +9,7 @@ from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
@@ -40,6 +41,13 @@ class CatalogParts:
     trainers: TrainerDirectory
     revision_files: BlobRevisionFiles
     downloads: TenantBudget
+
+    def is_warm(self, tenant_id: TenantId, model: str) -> bool:
+        """Return whether the last resolution of a name is known to be in an engine's memory."""
+        known = self.resolver.known(tenant_id, model)
+        if known is None:
+            return False
+        return known.revision is None or self.engines.holds(known.base, known.revision.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

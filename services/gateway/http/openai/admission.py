@@ -18,6 +18,7 @@ from services.gateway.core.openai.serving_request import ServingRequest, read_re
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import EDGE
 from services.gateway.http.edge.routes import OpenAIRoute
+from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.context import INFERENCE
 
 MAX_MODEL_CHARACTERS = 1000
@@ -50,7 +51,7 @@ class AdmittedRoute(OpenAIRoute):
         inference, model = INFERENCE.of(request), asked.model
         if len(model) > MAX_MODEL_CHARACTERS:
             raise NotFound(kind="model", name=shortened(model))
-        if inference.is_warm(caller.tenant_id, model):
+        if CATALOG.of(request).is_warm(caller.tenant_id, model):
             for pace in (inference.cold_admission, EDGE.of(request).body_admission):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)

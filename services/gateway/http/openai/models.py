@@ -8,7 +8,7 @@ from mint_common.json_types import JsonObject
 from services.gateway.core.openai.listing import list_models, model_entry
 from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.routes import OpenAIRoute
-from services.gateway.http.openai.context import InferenceDep
+from services.gateway.http.mint.context import CatalogDep
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
 
@@ -17,7 +17,7 @@ MAX_POLICIES = 100
 
 
 @router.get("")
-async def list_all(caller: ReadCaller, inference: InferenceDep) -> JsonObject:
+async def list_all(caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
     """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
     Other revisions are served by number all the same. A policy without a revision is not listed: nothing can
@@ -25,23 +25,23 @@ async def list_all(caller: ReadCaller, inference: InferenceDep) -> JsonObject:
     that prompt and answer share.
     """
     bases, names = await asyncio.gather(
-        inference.registry.list_bases(), inference.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
+        catalog.registry.list_bases(), catalog.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
     )
     listed = list_models(
-        [base.name for base in bases], names, contexts=inference.engines.contexts(), limit=MAX_ENTRIES
+        [base.name for base in bases], names, contexts=catalog.engines.contexts(), limit=MAX_ENTRIES
     )
     return {"object": "list", "data": listed}
 
 
 @router.get("/{model:path}")
-async def get_one(model: str, caller: ReadCaller, inference: InferenceDep) -> JsonObject:
+async def get_one(model: str, caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
     """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
-    found = await inference.resolver.resolve(caller.tenant_id, model)
+    found = await catalog.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base
     return model_entry(
         model,
         created=0,
         root=root,
         parent=found.base if found.revision else None,
-        max_context=inference.engines.contexts().get(found.base),
+        max_context=catalog.engines.contexts().get(found.base),
     )

@@ -35,6 +35,7 @@ from services.gateway.core.openai.genai import (
 )
 from services.gateway.core.openai.serving_request import ServingRequest
 from services.gateway.http.edge.bodies import answered
+from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.admission import asked_of
 from services.gateway.http.openai.context import INFERENCE
 
@@ -55,20 +56,20 @@ class WrongRevision(MintError):
 
 async def relay(request: Request, caller: Caller) -> Response:
     """Return an engine's answer, whole or as a stream of the bytes that come."""
-    inference, asked = INFERENCE.of(request), asked_of(request)
+    catalog, limits, asked = CATALOG.of(request), INFERENCE.of(request), asked_of(request)
     annotate(request_attributes(asked))
-    target = await inference.resolver.resolve(caller.tenant_id, asked.model)
+    target = await catalog.resolver.resolve(caller.tenant_id, asked.model)
     annotate(target_attributes(target))
     operation = asked.operation
-    limits = await inference.engines.limits(target.base)
-    if asked.choices > limits.max_completions:
-        raise InvalidField(field="n", problem=f"must be at most {limits.max_completions} over all prompts")
-    new_tokens = limits.max_context if asked.max_tokens is None else asked.max_tokens
+    base = await catalog.engines.limits(target.base)
+    if asked.choices > base.max_completions:
+        raise InvalidField(field="n", problem=f"must be at most {base.max_completions} over all prompts")
+    new_tokens = base.max_context if asked.max_tokens is None else asked.max_tokens
     size_bytes = json_bytes(tokens=asked.choices * new_tokens, entries=entries_of(asked.likeliest))
-    check_answer_bytes(size_bytes, inference.max_answer_bytes, lower=_lower(asked))
-    answered(request).enter_context(inference.open_prompts.counted(caller.tenant_id))
+    check_answer_bytes(size_bytes, limits.max_answer_bytes, lower=_lower(asked))
+    answered(request).enter_context(limits.open_prompts.counted(caller.tenant_id))
     if not asked.stream:
-        answered(request).enter_context(inference.open_answers.counted(caller.tenant_id, size_bytes))
+        answered(request).enter_context(limits.open_answers.counted(caller.tenant_id, size_bytes))
     facts = CallFacts(
         model=asked.model,
         request_id=new_id("gen"),
@@ -76,7 +77,7 @@ async def relay(request: Request, caller: Caller) -> Response:
         revision=target.revision if operation.generates else None,
     )
     async with cancelled_on_disconnect(request):
-        answer = await inference.engines.serve(target.base, operation, await request.body(), facts)
+        answer = await catalog.engines.serve(target.base, operation, await request.body(), facts)
         answered(request).callback(answer.close)
         headers = _headers(answer, target) if operation.generates else {}
         annotate(engine_attributes(headers))

@@ -17,6 +17,7 @@ from services.gateway.core.openai.token_generation import (
 )
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import InferCaller
+from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.admission import AdmittedRoute
 from services.gateway.http.openai.context import INFERENCE
 from services.gateway.http.openai.relay import check_answers
@@ -40,10 +41,10 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     Nothing is tokenized on the way. `sampling_params` takes two fields of MinT's own beside vLLM's:
     `logprobs_mode` (`raw`, or `processed` for those at the temperature) and `return_routed_experts`.
     """
-    inference = INFERENCE.of(request)
+    catalog, limits = CATALOG.of(request), INFERENCE.of(request)
     body = read_generate(await request.body())
-    target = await inference.resolver.resolve(caller.tenant_id, body.model)
-    engine = await inference.engines.describe(target.base)
+    target = await catalog.resolver.resolve(caller.tenant_id, body.model)
+    engine = await catalog.engines.describe(target.base)
     check_context("token_ids", body.token_ids, engine.max_context)
     plan = plan_generate(
         body,
@@ -57,12 +58,12 @@ async def generate(request: Request, caller: InferCaller) -> Response:
         tokens=sampling.n * sampling.max_new_tokens, entries=entries_of(sampling.logprobs)
     )
     lower = ("sampling_params.max_tokens", "sampling_params.n", "sampling_params.logprobs")
-    check_answer_bytes(size_bytes, inference.max_answer_bytes, lower=lower)
-    answered(request).enter_context(inference.open_prompts.counted(caller.tenant_id, sampling.n))
-    answered(request).enter_context(inference.open_answers.counted(caller.tenant_id, size_bytes))
+    check_answer_bytes(size_bytes, limits.max_answer_bytes, lower=lower)
+    answered(request).enter_context(limits.open_prompts.counted(caller.tenant_id, sampling.n))
+    answered(request).enter_context(limits.open_answers.counted(caller.tenant_id, size_bytes))
     try:
         async with cancelled_on_disconnect(request):
-            sampled = await inference.engines.sample(target.base, plan)
+            sampled = await catalog.engines.sample(target.base, plan)
     except InvalidField as error:
         raise in_clients_words(error) from error
     named = sampled.revision or f"base:{target.base}"

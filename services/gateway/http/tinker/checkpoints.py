@@ -59,7 +59,7 @@ async def publish(
     record = await trainer.publish_checkpoint(owned.ref, is_public=True)
     if record.revision is not None:
         path = checkpoint_path(model_id, checkpoint_id)
-        await tinker.registry.move_alias(
+        await tinker.catalog.registry.move_alias(
             caller,
             record.policy_id,
             PUBLISHED,
@@ -67,7 +67,7 @@ async def publish(
             reason=f"published {path}",
             cause=derive_id("req", caller.tenant_id, f"publish {path}", key),
         )
-        tinker.resolver.forget(caller.tenant_id, record.policy_id)
+        tinker.catalog.resolver.forget(caller.tenant_id, record.policy_id)
     return Response(status_code=204)
 
 
@@ -104,7 +104,7 @@ async def _own(
     """Return a checkpoint of the caller's tenant, and its trainer. Raises NotFound, InvalidField."""
     path = checkpoint_path(model_id, checkpoint_id)
     _, record = await tinker.checkpoints.find(path, caller.tenant_id, own=True)
-    return await tinker.trainers.find(record.base), record
+    return await tinker.catalog.trainers.find(record.base), record
 
 
 async def _shown(tinker: Tinker, record: CheckpointRecord) -> object:

@@ -58,7 +58,7 @@ async def dynamic_config(_caller: ReadCaller) -> Response:
 async def capabilities(_caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return every base that can be trained or sampled now."""
     bases, trained, sampled = await asyncio.gather(
-        tinker.registry.list_bases(), _trained(tinker), _sampled(tinker)
+        tinker.catalog.registry.list_bases(), _trained(tinker), _sampled(tinker)
     )
     models = [
         {
@@ -74,13 +74,13 @@ async def capabilities(_caller: ReadCaller, tinker: TinkerDep) -> Response:
 
 async def _trained(tinker: Tinker) -> set[BaseName]:
     try:
-        return set(await tinker.trainers.bases())
+        return set(await tinker.catalog.trainers.bases())
     except Unavailable:
         return set()
 
 
 async def _sampled(tinker: Tinker) -> set[BaseName]:
     try:
-        return {info.base for info in await tinker.engines.engines()}
+        return {info.base for info in await tinker.catalog.engines.engines()}
     except MintError:
         return set()

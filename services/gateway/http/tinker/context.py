@@ -6,16 +6,10 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from mint_common.client.directory import EngineDirectory
-from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
-from mint_common.tenant_budget import TenantBudget
-from services.gateway.adapters.resolver import CachedResolver
-from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_checkpoints import TrainedCheckpoints
 from services.gateway.adapters.tinker_operations import TrainingFutures
@@ -25,6 +19,7 @@ from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.http.edge.context import StatePart
+from services.gateway.http.mint.context import CatalogParts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +30,12 @@ class Tinker:
     """
 
     clock: Clock
-    registry: RegistryClient
-    resolver: CachedResolver
-    engines: EngineDirectory
-    downloads: TenantBudget
+    catalog: CatalogParts
     report_lines: LineBudget
     max_answer_bytes: int
     runs: PostgresTinkerRuns
-    trainers: TrainerDirectory
     futures: Mapping[str, TrainingFutures | EngineSamples]
     tokenizers: Mapping[str, str]
-    files: BlobRevisionFiles
     signer: TicketSigner
     public_url: str
     samples: EngineSamples

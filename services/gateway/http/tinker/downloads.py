@@ -48,7 +48,7 @@ async def file_addresses(
     """Return an address for each file of the checkpoint."""
     ticket = await _ticket(tinker, caller, model_id, checkpoint_id)
     address = _address(request, tinker, ticket)
-    names = await tinker.files.find(ticket.manifest)
+    names = await tinker.catalog.revision_files.find(ticket.manifest)
     urls = {name: f"{address}/{name}" for name in names}
     return answer({"urls": urls, "expires": moment(ticket.expires_at)})
 
@@ -57,15 +57,15 @@ async def file_addresses(
 async def download(ticket: str, name: str, tinker: TinkerDep) -> Response:
     """Stream a file, or a tar of all, to whoever has its address."""
     found = tinker.signer.read(ticket, now=tinker.clock.now())
-    files: Mapping[str, Claim] = await tinker.files.find(found.manifest)
-    counted = tinker.downloads.counted(found.tenant_id)
+    files: Mapping[str, Claim] = await tinker.catalog.revision_files.find(found.manifest)
+    counted = tinker.catalog.downloads.counted(found.tenant_id)
     if name == ARCHIVE:
-        content = tinker.files.read_tar(files)
+        content = tinker.catalog.revision_files.read_tar(files)
         return Download(content, counted=counted, media_type="application/x-tar")
     if name not in files:
         raise NotFound(kind="file", name=name[:100])
     size = {"content-length": str(files[name].size_bytes)}
-    return Download(tinker.files.read(files[name]), counted=counted, headers=size)
+    return Download(tinker.catalog.revision_files.read(files[name]), counted=counted, headers=size)
 
 
 async def _ticket(tinker: Tinker, caller: CallerDep, model_id: str, checkpoint_id: str) -> Ticket:
@@ -74,7 +74,9 @@ async def _ticket(tinker: Tinker, caller: CallerDep, model_id: str, checkpoint_i
     if record.revision is None:
         problem = "is a training checkpoint: save_weights_for_sampler makes one that can be downloaded"
         raise InvalidField(field="checkpoint_id", problem=problem)
-    revision = await tinker.registry.get_revision(record.tenant_id, record.policy_id, Digest(record.revision))
+    revision = await tinker.catalog.registry.get_revision(
+        record.tenant_id, record.policy_id, Digest(record.revision)
+    )
     until = tinker.clock.now() + VALID_SECONDS
     return Ticket(manifest=revision.manifest, tenant_id=caller.tenant_id, expires_at=until)
 

@@ -113,7 +113,7 @@ async def checkpoints_of(
     tinker: Tinker, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None = None
 ) -> list[CheckpointRecord]:
     """Return what the trainer of a base keeps for a tenant, or for one policy of it, newest first."""
-    trainer = await tinker.trainers.find(base)
+    trainer = await tinker.catalog.trainers.find(base)
     found: list[CheckpointRecord] = []
     after: str | None = None
     while True:
@@ -131,7 +131,7 @@ async def _summaries(tinker: Tinker, runs: Sequence[TrainingRun]) -> dict[Policy
         by_base[run.base].append(run.policy_id)
     found: dict[PolicyId, PolicySummary] = {}
     for base, policies in by_base.items():
-        trainer = await tinker.trainers.find(base)
+        trainer = await tinker.catalog.trainers.find(base)
         for begin in range(0, len(policies), _PAGE):
             found |= await trainer.summaries(policies[begin : begin + _PAGE])
     return found

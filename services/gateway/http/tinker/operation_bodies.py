@@ -64,5 +64,5 @@ def _number_in(body: bytes, *, is_protobuf: bool) -> _Numbered | None:
 
 async def _skip(tinker: Tinker, caller: Caller, numbered: _Numbered) -> None:
     run = await find_run(tinker, numbered.model_id, caller.tenant_id)
-    trainer = await tinker.trainers.find(run.base)
+    trainer = await tinker.catalog.trainers.find(run.base)
     await trainer.skip(run.policy_id, run.tenant_id, numbered.seq_id)

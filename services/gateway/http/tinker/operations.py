@@ -35,7 +35,7 @@ async def submit(
     tinker: Tinker, run: TrainingRun, seq: int, operation: Operation, *, kind: FutureKind, detail: str = ""
 ) -> Response:
     """Hand an operation to the trainer of its run, and return its future."""
-    trainer = await tinker.trainers.find(run.base)
+    trainer = await tinker.catalog.trainers.find(run.base)
     await trainer.submit(
         Submission(policy_id=run.policy_id, tenant_id=run.tenant_id, seq=seq, operation=operation)
     )
@@ -80,7 +80,7 @@ async def open_run(
 async def _make_policy(tinker: Tinker, session: ClientSession, seq: int, shape: RunShape) -> PolicyRecord:
     name = policy_name_of(session.session_id, seq)
     try:
-        return await tinker.registry.create_policy(
+        return await tinker.catalog.registry.create_policy(
             session.tenant_id,
             name=name,
             base=shape.base,
@@ -88,4 +88,4 @@ async def _make_policy(tinker: Tinker, session: ClientSession, seq: int, shape: 
             described={"retention": RETENTION},
         )
     except AlreadyExists:
-        return await tinker.registry.get_policy(session.tenant_id, name)
+        return await tinker.catalog.registry.get_policy(session.tenant_id, name)

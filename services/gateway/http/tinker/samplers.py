@@ -64,7 +64,7 @@ async def _plan_opening(wish: OpenBody, tenant_id: TenantId, tinker: Tinker) -> 
         return await _open_checkpoint(wish, wish.model_path, tenant_id, tinker)
     if not wish.base_model:
         raise InvalidField(field="base_model", problem="or 'model_path' is needed")
-    found = await tinker.resolver.resolve(tenant_id, base_name(wish.base_model))
+    found = await tinker.catalog.resolver.resolve(tenant_id, base_name(wish.base_model))
     return SamplingOpening(
         tenant_id=tenant_id,
         session_id=wish.session_id,

@@ -41,7 +41,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) ->
         raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
     seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
     session = await tinker.session(wish.session_id, caller.tenant_id)
-    base = await tinker.registry.get_base(BaseName(base_name(wish.base_model)))
+    base = await tinker.catalog.registry.get_base(BaseName(base_name(wish.base_model)))
     check_trainable(base, field="base_model")
     lora = lora_of(wish.lora_config, base, model_id=model_id_of(session.session_id, seq))
     shape = RunShape(
@@ -60,7 +60,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) ->
 async def get_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
     """Return what a training run is, and where its tokenizer is to be had."""
     run = await find_run(tinker, read_json(body, ModelBody).model_id, caller.tenant_id)
-    base = await tinker.registry.get_base(run.base)
+    base = await tinker.catalog.registry.get_base(run.base)
     data = {"arch": base.architecture, "model_name": run.base_model}
     tokenizer_id = tinker.tokenizers.get(run.base)
     if tokenizer_id is not None:

@@ -132,7 +132,7 @@ async def copy_weights(body: BodyDep, key: RequestKeyDep, caller: TrainCaller, t
     if record.revision is not None:
         await _copy_revision(tinker, record, run)
     copied = CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
-    trainer = await tinker.trainers.find(run.base)
+    trainer = await tinker.catalog.trainers.find(run.base)
     await trainer.copy_checkpoint(
         record.ref, copied, tenant_id=caller.tenant_id, ttl_seconds=wish.ttl_seconds
     )
@@ -156,10 +156,10 @@ async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, 
 async def _copy_revision(tinker: Tinker, record: CheckpointRecord, run: TrainingRun) -> None:
     """Make the revision of a sampler checkpoint one of another policy, too: equal weights, equal digest."""
     digest = Digest(record.revision or "")
-    source = await tinker.registry.get_revision(record.tenant_id, record.policy_id, digest)
-    files = await tinker.files.find(source.manifest)
-    copied = await tinker.registry.upload_revision(
-        run.tenant_id, run.policy_id, tinker.files.read_tar(files), step=record.step
+    source = await tinker.catalog.registry.get_revision(record.tenant_id, record.policy_id, digest)
+    files = await tinker.catalog.revision_files.find(source.manifest)
+    copied = await tinker.catalog.registry.upload_revision(
+        run.tenant_id, run.policy_id, tinker.catalog.revision_files.read_tar(files), step=record.step
     )
     if copied.digest != digest:
         raise InvalidField(field="source_path", problem="has an adapter that uploads as another one")

@@ -21,7 +21,7 @@ async def test_runs_of_several_bases_are_summed_up_by_one_question_a_page():
     async def find(base):
         return trainers[base]
 
-    tinker = SimpleNamespace(trainers=SimpleNamespace(find=find))
+    tinker = SimpleNamespace(catalog=SimpleNamespace(trainers=SimpleNamespace(find=find)))
     runs = [SimpleNamespace(base="a", policy_id=f"a{number}") for number in range(2500)]
     runs += [SimpleNamespace(base="b", policy_id="b0")]
     found = await listings._summaries(tinker, runs)
