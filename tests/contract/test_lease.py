@@ -11,7 +11,6 @@ from mint_common.ids import BaseName
 from mint_common.runtime.clock import SystemClock
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.core.operations import Fenced
-from services.trainer.ports.operations import Lease
 
 pytestmark = pytest.mark.integration
 
@@ -24,11 +23,11 @@ async def pool(shared_database: str) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-def make_lease(pool: asyncpg.Pool, *, base: BaseName = BASE, ttl_seconds: float = 60.0) -> Lease:
+def make_lease(pool: asyncpg.Pool, *, base: BaseName = BASE, ttl_seconds: float = 60.0) -> PostgresLease:
     return PostgresLease(pool, base=base, ttl_seconds=ttl_seconds, clock=SystemClock())
 
 
-async def hold(lease: Lease, held: asyncio.Queue[int]) -> None:
+async def hold(lease: PostgresLease, held: asyncio.Queue[int]) -> None:
     """Hold the lease until cancelled."""
     async with lease.held() as token:
         held.put_nowait(token)

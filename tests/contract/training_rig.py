@@ -14,7 +14,7 @@ from mint_common.training import Open
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import FinishedOperation, NewOperation, Packed
-from services.trainer.ports.operations import CheckpointRows, OperationStore
+from services.trainer.ports.operations import OperationStore
 
 A, B = PolicyId("policy_a"), PolicyId("policy_b")
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
@@ -29,7 +29,7 @@ class Store:
     """The store, the rows beside it, and the way to their tables."""
 
     operations: OperationStore[asyncpg.Connection]
-    rows: CheckpointRows
+    rows: PostgresCheckpointRows
     pool: asyncpg.Pool
 
     async def fence(self, token: int) -> None:

@@ -52,25 +52,25 @@ _DELETE_EXPIRED = """
 
 
 class PostgresCheckpointRows:
-    """`CheckpointRows` over a pool whose connections decode jsonb."""
+    """Checkpoints that clients named. Expired ones are as good as deleted."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
     async def get(self, ref: CheckpointRef, *, now: float) -> CheckpointRecord:
-        """Return one."""
+        """Return one. Raises NotFound."""
         return _found(await self._pool.fetchrow(_GET, *_key(ref), now), ref)
 
     async def page(
         self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
     ) -> list[CheckpointRecord]:
-        """Return a tenant's, newest first."""
+        """Return a tenant's, newest first, those after a cursor."""
         position = (None, None, None, None) if after is None else read_cursor(after)
         rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *position, limit)
         return [from_row(row, CheckpointRecord) for row in rows]
 
     async def summaries(self, policies: Sequence[PolicyId], *, now: float) -> dict[PolicyId, PolicySummary]:
-        """Return what lists show of policies."""
+        """Return what lists show of policies, of those that clients train or that have checkpoints."""
         trained = await self._pool.fetch(_LAST_OPERATIONS, policies)
         found = {PolicyId(row["policy_id"]): PolicySummary(row["last_operation_at"]) for row in trained}
         for row in await self._pool.fetch(_SUMMARIES, policies, now):
@@ -88,7 +88,11 @@ class PostgresCheckpointRows:
         expires_at: float | None,
         now: float,
     ) -> CheckpointRecord:
-        """Give a checkpoint's bytes a second row, once."""
+        """Give a checkpoint's bytes a second row, a tenant's; one that has them there already is returned.
+
+        Raises NotFound, also for one that the tenant may not read; AlreadyExists when other bytes have the
+        name.
+        """
         async with acquired(self._pool) as connection, connection.transaction():
             found = _found(await connection.fetchrow(f"{_GET} FOR SHARE", *_key(source), now), source)
             check_readable(found, tenant_id)
@@ -111,17 +115,17 @@ class PostgresCheckpointRows:
             return copied
 
     async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
-        """Set when one expires."""
+        """Set when one expires. Raises NotFound."""
         query = f"UPDATE checkpoints SET expires_at = $5 WHERE {_ONE} RETURNING {_COLUMNS}"  # noqa: S608
         return _found(await self._pool.fetchrow(query, *_key(ref), now, expires_at), ref)
 
     async def publish(self, ref: CheckpointRef, *, is_public: bool, now: float) -> CheckpointRecord:
-        """Set whether other tenants may read one."""
+        """Set whether other tenants may read one. Raises NotFound."""
         query = f"UPDATE checkpoints SET is_public = $5 WHERE {_ONE} RETURNING {_COLUMNS}"  # noqa: S608
         return _found(await self._pool.fetchrow(query, *_key(ref), now, is_public), ref)
 
     async def delete(self, ref: CheckpointRef, *, now: float) -> list[Claim]:
-        """Delete one."""
+        """Delete one; return its bytes if no other row uses them. Raises NotFound."""
         async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(_DELETE, *_key(ref), now)
             if row is None:
@@ -129,7 +133,7 @@ class PostgresCheckpointRows:
             return await _unused(connection, [row])
 
     async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
-        """Delete expired checkpoints."""
+        """Delete expired checkpoints; return the bytes that no other row uses."""
         async with acquired(self._pool) as connection, connection.transaction():
             return await _unused(connection, await connection.fetch(_DELETE_EXPIRED, now, limit))
 

@@ -29,7 +29,7 @@ _RENEW = "UPDATE leases SET renewed_at = now() WHERE base = $1 AND token = $2 RE
 
 
 class PostgresLease:
-    """`Lease` of one base."""
+    """The right to commit results of a base's operations; one process has it at a time."""
 
     def __init__(
         self, pool: "asyncpg.Pool[asyncpg.Record]", *, base: BaseName, ttl_seconds: float, clock: Clock
@@ -41,7 +41,10 @@ class PostgresLease:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[int]:
-        """Wait for the lease and hold it while the block and the connection last."""
+        """Wait for the lease and hold it; yields the token, which a commit proves it by.
+
+        The lease of a process that is gone is free at once, that of one that only seems dead after a while.
+        """
         async with acquired(self._pool) as connection:
             try:
                 while (token := await self._take(connection)) is None:
@@ -53,7 +56,7 @@ class PostgresLease:
                     connection.terminate()
 
     async def renew(self, token: int) -> None:
-        """Move the row's time on."""
+        """Say that this process is alive. Raises Fenced when another has taken over, Unavailable."""
         if await self._pool.fetchval(_RENEW, self._base, token) is None:
             raise Fenced(base=self._base)
 

@@ -16,11 +16,12 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
+from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.outcomes import Outcomes
-from services.trainer.ports.operations import CheckpointRows, OperationStore
+from services.trainer.ports.operations import OperationStore
 from services.trainer.ports.policies import Policies, StoredStates
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class OperationParts:
     policies: Policies
     states: StoredStates
     store: OperationStore[Any]
-    rows: CheckpointRows
+    rows: PostgresCheckpointRows
     ledger: Ledger[Any]
     blobs: Blobs
     clock: Clock

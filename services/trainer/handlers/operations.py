@@ -21,6 +21,7 @@ from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.training import Export, Open, Pending, Resumption, SessionRecord, Submission, TrainerInfo
 from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics
+from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation, Packed
 from services.trainer.core.parking import retry_seconds
@@ -38,7 +39,6 @@ from services.trainer.handlers.lease_term import (
     unpack,
 )
 from services.trainer.handlers.orphans import WALK_SECONDS, Orphans
-from services.trainer.ports.operations import Lease
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Operations:
     """
 
     def __init__(
-        self, parts: OperationParts, lease: Lease, *, is_broken: Callable[[], bool] = lambda: False
+        self, parts: OperationParts, lease: PostgresLease, *, is_broken: Callable[[], bool] = lambda: False
     ) -> None:
         self._is_broken = is_broken
         self._parts = parts

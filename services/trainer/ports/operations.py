@@ -1,13 +1,11 @@
-"""Ports of operations: the right to drive a base, and stores for operations and named checkpoints."""
+"""Port of operations: their store."""
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError
-from mint_common.ids import Digest, JobId, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, CheckpointRef, PolicySummary
+from mint_common.ids import Digest, JobId, PolicyId
 from services.trainer.core.operations import (
     FinishedOperation,
     NewOperation,
@@ -20,21 +18,6 @@ from services.trainer.core.operations import (
 from services.trainer.core.wave_operations import NewWave
 
 Connection_contra = TypeVar("Connection_contra", contravariant=True)
-
-
-class Lease(Protocol):
-    """The right to commit results of a base's operations; one process has it at a time."""
-
-    def held(self) -> AbstractAsyncContextManager[int]:
-        """Wait for the lease and hold it; yields the token, which a commit proves it by.
-
-        The lease of a process that is gone is free at once, that of one that only seems dead after a while.
-        """
-        ...
-
-    async def renew(self, token: int) -> None:
-        """Say that this process is alive. Raises Fenced when another has taken over, Unavailable."""
-        ...
 
 
 class OperationStore(Protocol[Connection_contra]):
@@ -154,54 +137,4 @@ class OperationStore(Protocol[Connection_contra]):
 
         Only operations past their retention; each job's newest wave stays.
         """
-        ...
-
-
-class CheckpointRows(Protocol):
-    """Checkpoints that clients named. Expired ones are as good as deleted."""
-
-    async def get(self, ref: CheckpointRef, *, now: float) -> CheckpointRecord:
-        """Return one. Raises NotFound."""
-        ...
-
-    async def page(
-        self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
-    ) -> list[CheckpointRecord]:
-        """Return a tenant's, newest first, those after a cursor."""
-        ...
-
-    async def summaries(self, policies: Sequence[PolicyId], *, now: float) -> dict[PolicyId, PolicySummary]:
-        """Return what lists show of policies, of those that clients train or that have checkpoints."""
-        ...
-
-    async def copy(
-        self,
-        source: CheckpointRef,
-        target: CheckpointRef,
-        *,
-        tenant_id: TenantId,
-        expires_at: float | None,
-        now: float,
-    ) -> CheckpointRecord:
-        """Give a checkpoint's bytes a second row, a tenant's; one that has them there already is returned.
-
-        Raises NotFound, also for one that the tenant may not read; AlreadyExists when other bytes have the
-        name.
-        """
-        ...
-
-    async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
-        """Set when one expires. Raises NotFound."""
-        ...
-
-    async def publish(self, ref: CheckpointRef, *, is_public: bool, now: float) -> CheckpointRecord:
-        """Set whether other tenants may read one. Raises NotFound."""
-        ...
-
-    async def delete(self, ref: CheckpointRef, *, now: float) -> list[Claim]:
-        """Delete one; return its bytes if no other row uses them. Raises NotFound."""
-        ...
-
-    async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
-        """Delete expired checkpoints; return the bytes that no other row uses."""
         ...
