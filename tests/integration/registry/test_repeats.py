@@ -24,7 +24,7 @@ from mint_common.errors import Unavailable
 from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import KEPT_SECONDS, LEASE_SECONDS
-from services.gateway.http.mint.forwarding import PREFIX
+from services.gateway.http.mint.forwarding import MINT
 from tests.integration.registry.rig import RunningRegistry, body_of, running, settings_of
 
 pytestmark = pytest.mark.integration
@@ -247,7 +247,7 @@ CASES = [
 
 
 def test_every_change_that_the_registry_makes_once_is_tried_here():
-    tried = {f"{case.method} {PREFIX}{case.route}" for case in CASES}
+    tried = {f"{case.method} {MINT}{case.route}" for case in CASES}
     assert tried == BY_THE_REGISTRY
 
 
