@@ -9,7 +9,7 @@ from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.erasure import EndedJob
-from services.rollout.core.evaluation import EvaluationRun, ScoredRow
+from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.progress import Progress
 from services.rollout.core.quotas import JobUsage
@@ -111,56 +111,6 @@ class Scores(Protocol):
 
         Idempotent. Raises NotFound, Unavailable.
         """
-        ...
-
-
-class EvaluationRuns(Protocol):
-    """Evaluation runs. Raises Unavailable."""
-
-    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
-        """Store all of a tenant's runs whose ids are new, or none; return the stored form of each.
-
-        Raises Overloaded if its tenant would then have more than ``most_open`` open, not counting those
-        of its jobs.
-        """
-        ...
-
-    async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
-        """Return a tenant's run. Raises NotFound."""
-        ...
-
-    async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
-        """Return a tenant's newest runs, newest first, without their graders, which may be large."""
-        ...
-
-    async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
-        """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""
-        ...
-
-    async def cancel_of_ended_jobs(self, *, now: float) -> None:
-        """End the runs that measure jobs which have ended."""
-        ...
-
-    async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
-        """Return the oldest running one without progress since ``before``, to one caller only.
-
-        Those of a tenant that has ``of_a_tenant`` others with progress wait.
-        """
-        ...
-
-    async def touch(self, run_id: str, *, scored: int, now: float) -> bool:
-        """Record progress; return whether it still runs."""
-        ...
-
-    async def finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
-        """Store how a run ended, and its rows; one that has ended does not change.
-
-        The rows of a tenant's older runs are forgotten.
-        """
-        ...
-
-    async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
-        """Return rows of a run after row ``after``, in order; none of one whose rows are deleted."""
         ...
 
 

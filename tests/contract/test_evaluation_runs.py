@@ -22,7 +22,6 @@ from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunS
 from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
 from services.rollout.http import evaluations
-from services.rollout.ports import EvaluationRuns
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import submitted
 
@@ -32,7 +31,7 @@ OTHER = TenantId("ten_other")
 
 
 @pytest.fixture
-async def store(shared_database: str) -> AsyncIterator[EvaluationRuns]:
+async def store(shared_database: str) -> AsyncIterator[PostgresEvaluationRuns]:
     async with empty_schema(shared_database, "rollout") as pool:
         yield PostgresEvaluationRuns(pool)
 
@@ -41,12 +40,12 @@ def named(run_id: str, tenant_id: TenantId = RUN.tenant_id, *, created_at: float
     return replace(RUN, run_id=run_id, tenant_id=tenant_id, created_at=created_at)
 
 
-async def claimed(store: EvaluationRuns, *, now: float) -> str | None:
+async def claimed(store: PostgresEvaluationRuns, *, now: float) -> str | None:
     run = await store.claim(before=now - 20, now=now, of_a_tenant=2)
     return None if run is None else run.run_id
 
 
-async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: EvaluationRuns) -> None:
+async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: PostgresEvaluationRuns) -> None:
     file = JobFile(
         file_id="file-1", filename="a.jsonl", content=RUN.revision.manifest, format=Format.REWARD, rows=4
     )
@@ -67,7 +66,7 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Evaluat
         await store.run(OTHER, run.run_id)
 
 
-async def test_open_runs_are_bounded_where_that_is_asked(store: EvaluationRuns) -> None:
+async def test_open_runs_are_bounded_where_that_is_asked(store: PostgresEvaluationRuns) -> None:
     await store.add([named("evr_1")], most_open=1)
     with pytest.raises(Overloaded):
         await store.add([named("evr_2")], most_open=1)
@@ -75,24 +74,28 @@ async def test_open_runs_are_bounded_where_that_is_asked(store: EvaluationRuns) 
     await store.add([named("evr_3", OTHER)], most_open=1)
 
 
-async def test_open_runs_of_jobs_take_no_place_of_the_tenant_s_own(store: EvaluationRuns) -> None:
+async def test_open_runs_of_jobs_take_no_place_of_the_tenant_s_own(store: PostgresEvaluationRuns) -> None:
     authority = replace(RUN.caller.authority, key_id="job:job_1")
     of_job = replace(named("evr_1"), caller=replace(RUN.caller, authority=authority))
     await store.add([of_job], most_open=None)
     assert await store.add([named("evr_2")], most_open=1) == [named("evr_2")]
 
 
-async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(store: EvaluationRuns) -> None:
+async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(
+    store: PostgresEvaluationRuns,
+) -> None:
     await store.add([named("evr_1")], most_open=1)
     assert await store.add([named("evr_1", created_at=9.0)], most_open=1) == [named("evr_1")]
 
 
-async def test_a_run_that_is_sent_twice_at_once_takes_the_last_place_once(store: EvaluationRuns) -> None:
+async def test_a_run_that_is_sent_twice_at_once_takes_the_last_place_once(
+    store: PostgresEvaluationRuns,
+) -> None:
     sent = (store.add([named("evr_1")], most_open=1) for _ in range(8))
     assert await asyncio.gather(*sent) == [[named("evr_1")]] * 8
 
 
-async def test_of_runs_that_begin_together_all_are_stored_or_none(store: EvaluationRuns) -> None:
+async def test_of_runs_that_begin_together_all_are_stored_or_none(store: PostgresEvaluationRuns) -> None:
     both = [named("evr_2"), named("evr_3")]
     await store.add([named("evr_1")], most_open=3)
     with pytest.raises(Overloaded):
@@ -102,13 +105,13 @@ async def test_of_runs_that_begin_together_all_are_stored_or_none(store: Evaluat
     assert await store.add(both, most_open=3) == both
 
 
-async def test_runs_that_begin_at_once_are_no_more_than_may_be_open(store: EvaluationRuns) -> None:
+async def test_runs_that_begin_at_once_are_no_more_than_may_be_open(store: PostgresEvaluationRuns) -> None:
     begun = (store.add([named(f"evr_{n}")], most_open=3) for n in range(8))
     ended = await asyncio.gather(*begun, return_exceptions=True)
     assert sum(isinstance(each, Overloaded) for each in ended) == 5
 
 
-async def test_a_tenant_s_runs_leave_places_to_others(store: EvaluationRuns) -> None:
+async def test_a_tenant_s_runs_leave_places_to_others(store: PostgresEvaluationRuns) -> None:
     for n in range(1, 5):
         await store.add([named(f"evr_{n}", created_at=n)], most_open=None)
     await store.add([named("evr_other", OTHER, created_at=9.0)], most_open=None)
@@ -142,7 +145,7 @@ async def test_runs_of_jobs_that_have_ended_are_cancelled_and_no_others(shared_d
 
 
 async def test_the_newest_runs_keep_their_rows(
-    store: EvaluationRuns, monkeypatch: pytest.MonkeyPatch
+    store: PostgresEvaluationRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 2)
     for n, tenant in enumerate((RUN.tenant_id, OTHER, RUN.tenant_id, RUN.tenant_id), start=1):
@@ -163,7 +166,7 @@ async def test_the_newest_runs_keep_their_rows(
 
 
 async def test_runs_of_jobs_take_no_rows_of_others(
-    store: EvaluationRuns, monkeypatch: pytest.MonkeyPatch
+    store: PostgresEvaluationRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 1)
     signer = signer_of(open_job(submitted(), now=1.0))

@@ -81,13 +81,17 @@ RUNS_WITH_ROWS = 64
 
 
 class PostgresEvaluationRuns:
-    """See `ports.EvaluationRuns`."""
+    """Evaluation runs. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
-        """Store a tenant's runs, unless they are there."""
+        """Store all of a tenant's runs whose ids are new, or none; return the stored form of each.
+
+        Raises Overloaded if its tenant would then have more than ``most_open`` open, not counting those
+        of its jobs.
+        """
         tenant_id = runs[0].tenant_id
         async with acquired(self._pool) as connection, connection.transaction():
             if most_open is not None:
@@ -105,34 +109,40 @@ class PostgresEvaluationRuns:
         return [await self.run(tenant_id, run.run_id) for run in runs]
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
-        """Return a tenant's run."""
+        """Return a tenant's run. Raises NotFound."""
         row = await self._pool.fetchrow(_RUN, tenant_id, run_id)
         return found_record(row, EvaluationRun, kind="evaluation run", name=run_id)
 
     async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
-        """Return a tenant's newest runs, newest first, without their graders."""
+        """Return a tenant's newest runs, newest first, without their graders, which may be large."""
         return [from_row(row, EvaluationRun) for row in await self._pool.fetch(_RUNS, tenant_id, limit)]
 
     async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
-        """End a run without a score."""
+        """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""
         await self._pool.execute(_CANCEL, tenant_id, run_id, now)
         return await self.run(tenant_id, run_id)
 
     async def cancel_of_ended_jobs(self, *, now: float) -> None:
-        """End the runs of jobs that have ended."""
+        """End the runs that measure jobs which have ended."""
         await self._pool.execute(_CANCEL_OF_ENDED_JOBS, now)
 
     async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
-        """Claim the oldest run without progress."""
+        """Return the oldest running one without progress since ``before``, to one caller only.
+
+        Those of a tenant that has ``of_a_tenant`` others with progress wait.
+        """
         row = await self._pool.fetchrow(_CLAIM, before, now, of_a_tenant)
         return None if row is None else from_row(row, EvaluationRun)
 
     async def touch(self, run_id: str, *, scored: int, now: float) -> bool:
-        """Record progress."""
+        """Record progress; return whether it still runs."""
         return await self._pool.execute(_TOUCH, run_id, scored, now) == "UPDATE 1"
 
     async def finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
-        """Store how a run ended, and its rows."""
+        """Store how a run ended, and its rows; one that has ended does not change.
+
+        The rows of a tenant's older runs are forgotten.
+        """
         ended = (run.state.value, run.reason, run.scored, run.value, run.stderr, run.finished_at)
         counts = (dict(run.grader_errors), run.dropped)
         is_of_job = run.caller.authority.key_id.startswith("job:")
@@ -147,5 +157,5 @@ class PostgresEvaluationRuns:
         await prune_rows(self._pool, "evaluation_runs", _OLD_RUN, before)
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
-        """Return rows of a run in order."""
+        """Return rows of a run after row ``after``, in order; none of one whose rows are deleted."""
         return [from_row(row, ScoredRow) for row in await self._pool.fetch(_ROWS, run_id, after, limit)]

@@ -17,13 +17,14 @@ from mint_common.ids import BaseName, derive_id
 from mint_common.job_requests import LATEST, CompareBody, EvaluationRunBody, Questions
 from mint_common.names import BEST, number_or_digest
 from mint_common.runtime.graders.runner import GraderRunner
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.evaluation_plan import RunPart, check_questions, plan_file, plan_task
 from services.rollout.core.files.records import IdPrefix, check_id
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.handlers.graders import checked_grader
 from services.rollout.handlers.job_admission import JobAdmission
-from services.rollout.ports import EvaluationRuns, Tasks
+from services.rollout.ports import Tasks
 
 TENANT_RUNS = 16
 """Evaluation runs that a tenant may have open; those of its jobs are not counted."""
@@ -34,7 +35,7 @@ class EvaluationMaker:
     """Begins evaluation runs. A repeated ``cause`` is the same run."""
 
     admission: JobAdmission
-    runs: EvaluationRuns
+    runs: PostgresEvaluationRuns
     tasks: Tasks
     keeper: FileKeeper
     graders: GraderRunner

@@ -16,6 +16,7 @@ from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,
@@ -32,7 +33,7 @@ from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.task_scores import TaskScores
-from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
+from services.rollout.ports import Sampler, Scores, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class EvaluationHandler:
     A run fails when a grader failed on more than ``error_share`` of its answers.
     """
 
-    runs: EvaluationRuns
+    runs: PostgresEvaluationRuns
     tasks: Tasks
     sampler: Sampler
     files: FileScores

@@ -10,11 +10,12 @@ from typing import Generic
 
 from mint_common.errors import MintError, NotFound
 from mint_common.runtime.periodic import run_periodically
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import Job
 from services.rollout.core.job_scores import measured_steps, scoring_run
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, EvaluationRuns
+from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class JobScores(Generic[Connection]):
     """Has the revisions of jobs scored."""
 
     commits: Commits[Connection]
-    runs: EvaluationRuns
+    runs: PostgresEvaluationRuns
 
     async def run(self) -> None:
         """Check the jobs until cancelled."""

@@ -11,10 +11,10 @@ from mint_common.errors import InvalidField
 from mint_common.job_requests import CompareBody, EvaluationRunBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import BodyRoute
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.comparison import NO_ROWS, check_comparable, compare
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
-from services.rollout.ports import EvaluationRuns
 
 MAX_LISTED = 1000
 MAX_ROWS = 4096
@@ -93,7 +93,9 @@ async def compare_runs(
     return {**sides, "comparison": msgspec.to_builtins(found)}
 
 
-async def _rows(runs: EvaluationRuns, run: EvaluationRun, *, after: int, limit: int) -> list[JsonObject]:
+async def _rows(
+    runs: PostgresEvaluationRuns, run: EvaluationRun, *, after: int, limit: int
+) -> list[JsonObject]:
     found = await runs.rows(run.run_id, after=after, limit=limit)
     if run.state is RunState.SUCCEEDED and not found and not after:
         raise InvalidField(field="run_id", problem=NO_ROWS)
