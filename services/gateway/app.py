@@ -63,57 +63,54 @@ COLD_SHARE, COLD_REQUESTS = 0.12, 4096
 """Share of the event loop for beginning requests for cold adapters while others are answered, and the maximum
 that waits for it. As the loader's share for filling slots (0.1): those requests wait for a load anyway."""
 KEYS = 10_000
-"""How many verified keys are remembered at once."""
+"""Maximum number of cached verified keys."""
 LOOKUP_SECONDS = 15.0
-"""How long the registry may be silent when it is asked for a key or a name: it finds them in milliseconds."""
+"""Time limit of a registry look-up of a key or a name, which takes milliseconds."""
 PRUNE_SECONDS = 600.0
-"""How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
+"""Interval of the sweep of expired rows: answers to Idempotency-Keys, Tinker sessions, sampling sessions."""
 SESSION_SECONDS = 30 * DAY_SECONDS
-"""How long a Tinker session without runs is listed after its client was last heard of."""
+"""Time that a Tinker session without runs stays listed after its client's last request."""
 RESOLUTIONS = 100_000
-"""How many resolved model names; some 100 MB at the most."""
+"""Maximum number of cached model names, about 100 MB."""
 LARGE_BODIES = 256
-"""How many large bodies may wait to be decoded; the memory for bodies bounds them before."""
+"""Maximum number of large bodies that wait to be decoded; the memory for bodies limits them first."""
 LARGE_SHARE = 0.04
-"""Of the gateway, that decoding them may take while others are answered: less than a twentieth, which is what
-a 95th percentile leaves out.
-"""
+"""Share of the event loop that decoding large bodies may use while other requests are open. Below 5 %, so it
+cannot move a p95."""
 LARGE_WARM_SECONDS = 2.0
-"""How long they yield after a warm request, for a client that sends one after another."""
+"""Time that large bodies still yield after a warm request, for a client that sends one after another."""
 KEY_BYTES = 64 << 20
 """Maximum bytes of request bodies held for one key; Tinker's client limits itself to 50 MB."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
-"""What one key may have queued: twice what a client has on its way by itself."""
+"""Maximum samples, sequences and prompt bytes queued for one key: twice what one client sends by itself."""
+TENANT_KEYS = 2
+"""Limit of a tenant's queued samples, in units of the limits of one key."""
 TURN_REQUESTS = 1
 """Requests of a tenant begun in one iteration of the event loop; more of them take turns."""
 TENANT_PROMPTS = 320
-"""Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
+"""Maximum prompts of a tenant answered at a time: fewer than a loader accepts from one tenant."""
 TENANT_ANSWERS = 32
-"""Of the largest size, that a tenant's whole answers may come to at once: each is kept until it is sent."""
-TENANT_KEYS = 2
-"""As many times that is what all keys of a tenant may have together."""
-
+"""Maximum unsent answers per tenant, in units of the largest answer."""
 TENANT_REQUESTS = 2048
-"""Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
+"""Maximum open requests per tenant, polls included: a quarter of the gateway's connections."""
 TENANT_ARRIVING = 4
-"""Bodies of files of a tenant at a time: each may take as much of a disk as the largest file."""
+"""Maximum bodies of files per tenant at a time: each may use as much disk as the largest file."""
 SHORT_REQUESTS, TENANT_SHORT_REQUESTS = 256, 32
-"""Short requests to the registry at a time, and of a tenant: fewer than the connections to it."""
+"""Maximum short requests to another service at a time, and per tenant: fewer than the connections to it."""
 TENANT_TRIALS = 256
 """Maximum long requests of a tenant to rollout at a time: submissions, trials of graders, uploads."""
 TENANT_LONG_REQUESTS = 72
-"""Long ones of a tenant: as many as the registry takes."""
+"""Maximum long requests of a tenant to the registry at a time: as many as it accepts."""
 TENANT_STREAMS = 64
-"""Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
-REPORT_LINES = 20
-"""Log lines a second for errors that clients report of themselves."""
+"""Maximum event streams per tenant: each takes a subscription, and a connection while it is read."""
 TENANT_DOWNLOADS = 16
-"""Of a tenant at a time: each holds a part of 4 MiB while its client reads."""
-
+"""Maximum downloads per tenant: each holds a part of 4 MiB while its client reads."""
+REPORT_LINES = 20
+"""Log lines per second for errors that clients report of themselves."""
 HANDOVER_SECONDS = 5.0
-"""How long a start waits for rollout to take over what the version before stored."""
+"""Time that a start waits for rollout to take over what the previous version stored."""
 LEASE_TIMEOUTS = 3
-"""How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
+"""Lease of a webhook in time-outs of one attempt; a killed gateway's webhooks wait that long."""
 
 
 async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:
