@@ -22,7 +22,7 @@ from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.context import INFERENCE
 
 MAX_MODEL_CHARACTERS = 1000
-"""Maximum length of a model's name: more than any has, a sampler's path included."""
+"""Maximum length of a model's name; every valid one is shorter, a sampler's path included."""
 
 
 def asked_of(request: Request) -> ServingRequest:
@@ -52,9 +52,9 @@ class AdmittedRoute(OpenAIRoute):
         if len(model) > MAX_MODEL_CHARACTERS:
             raise NotFound(kind="model", name=shortened(model))
         if CATALOG.of(request).is_warm(caller.tenant_id, model):
-            for pace in (inference.cold_admission, EDGE.of(request).body_admission):
-                pace.enter_warm()
-                answered(request).callback(pace.leave_warm)
+            for gate in (inference.cold_admission, EDGE.of(request).body_admission):
+                gate.enter_warm()
+                answered(request).callback(gate.leave_warm)
             return await self._answer(request, caller)
         async with cancelled_on_disconnect(request):
             await inference.cold_admission.admit(caller.tenant_id)

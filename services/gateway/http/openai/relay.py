@@ -43,7 +43,7 @@ READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_second
 """Of a stream's reader: below it the connection is closed. It stalls for less than the engine's side waits
 (`ConnectionBounds.unread_seconds`), which would break its connection then, as the death of an engine does."""
 _LAST_PARTS = 3
-"""Of a stream: they say how it ended, and how many tokens it had."""
+"""Last parts of a stream that are kept for its span: they have the finish reason and the token counts."""
 _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
 
 
