@@ -69,13 +69,13 @@ _OLD = "state <> 'waiting' AND created_at < $1"
 
 
 class PostgresWebhookQueue:
-    """See `services.gateway.ports.webhooks.WebhookQueue`."""
+    """What is to be sent to webhooks. Durable; shared by every gateway. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, tenant_id: TenantId, notice: Notice, *, now: float) -> int:
-        """Queue an event for every webhook that wants it."""
+        """Queue an event for every webhook that wants it, once each; return for how many. Idempotent."""
         wanting = await self._pool.fetch(_WANTING, tenant_id, notice.event_type, notice.time)
         if not wanting:
             return 0
@@ -86,7 +86,10 @@ class PostgresWebhookQueue:
     async def take(
         self, *, now: float, lease_seconds: float, limit: int, but_of: Collection[TenantId] = ()
     ) -> DueWebhook | None:
-        """Take the webhook that has been due for longest, but of these tenants."""
+        """Take the webhook that has been due for longest, for a lease's time at most; None: none is due.
+
+        Those of tenants in ``but_of`` are left.
+        """
         row = await self._pool.fetchrow(_TAKE, now, lease_seconds, list(but_of))
         if row is None:
             return None
@@ -101,7 +104,7 @@ class PostgresWebhookQueue:
     async def close(
         self, webhook_id: str, outcomes: Sequence[tuple[str, Attempt, Outcome]], health: Health
     ) -> None:
-        """Note what became of a turn, and give the webhook back."""
+        """Note what became of a turn's deliveries, by their ids, and give the webhook back."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK, webhook_id)
             for delivery_id, attempt, outcome in outcomes:

@@ -22,6 +22,7 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.tenant_budget import TenantBudget
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 from services.gateway import metrics
+from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
 from services.gateway.core.webhooks.retries import (
     Health,
@@ -32,7 +33,7 @@ from services.gateway.core.webhooks.retries import (
     is_success,
 )
 from services.gateway.core.webhooks.signature import signed_headers
-from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
+from services.gateway.ports import WebhookSender
 
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
@@ -58,7 +59,7 @@ class TenantOf(msgspec.Struct):
 class WebhookIntake:
     """Queues events for the webhooks that subscribe to them."""
 
-    def __init__(self, bus: Bus, queue: WebhookQueue, clock: Clock, queued: asyncio.Event) -> None:
+    def __init__(self, bus: Bus, queue: PostgresWebhookQueue, clock: Clock, queued: asyncio.Event) -> None:
         self._bus = bus
         self._queue = queue
         self._clock = clock
@@ -104,7 +105,7 @@ class WebhookCourier:
 
     def __init__(
         self,
-        queue: WebhookQueue,
+        queue: PostgresWebhookQueue,
         sender: WebhookSender,
         clock: Clock,
         queued: asyncio.Event,
