@@ -28,7 +28,7 @@ def open_arena(size_bytes: int) -> Iterator[str]:
         os.close(descriptor)
 
 
-class ArenaWriter:
+class ArenaWriter(Arena):
     """A builder's side of it."""
 
     def __init__(self, path: str, *, taken: Iterable[tuple[int, int]]) -> None:
@@ -39,15 +39,7 @@ class ArenaWriter:
             self._memory = mmap.mmap(descriptor, 0)
         finally:
             os.close(descriptor)
-        self._ranges = Arena(len(self._memory), taken=taken)
-
-    def take(self, size_bytes: int) -> int | None:
-        """Return the start of a range of that size, None when there is no space."""
-        return self._ranges.take(size_bytes)
-
-    def give_back(self, begin: int) -> None:
-        """Free a range."""
-        self._ranges.give_back(begin)
+        super().__init__(len(self._memory), taken=taken)
 
     def items(self, begin: int, *, count: int, dtype: np.dtype[np.generic]) -> np.ndarray:
         """Return a range as an array that writes to it."""
