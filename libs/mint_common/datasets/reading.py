@@ -82,12 +82,6 @@ def typed_row(row: dict[str, Any], kind: Format) -> Row:  # JSON
     return found
 
 
-def read_row(line: bytes) -> Row:
-    """Return the row of a line, of whichever format. Raises RowProblem."""
-    row = decode_line(line)
-    return typed_row(row, told_format(row))
-
-
 def _invalid(problem: str, kind: Format) -> RowProblem:
     found = _AT.fullmatch(problem)
     assert found is not None  # it matches anything

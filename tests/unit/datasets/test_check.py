@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Format, check
 from mint_common.datasets.check import DatasetCheck
 from mint_common.datasets.lines import MAX_LINE_BYTES
-from mint_common.datasets.reading import read_row
 from mint_common.datasets.repeats import RowDigests, shared_rows
 from mint_common.datasets.rows import MAX_DEPTH
 
@@ -152,7 +151,6 @@ def test_a_row_of_each_format_is_told_and_read(name: str) -> None:
     kind, row = VALID[name]
     report = checked(line_of(row))
     assert (report.format, report.rows, report.problems) == (kind, 1, ())
-    read_row(line_of(row))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -17,7 +17,8 @@ from mint_common.training import CheckpointRef, Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.policies.tasks import PolicyTask
-from services.trainer.adapters.training.distillation import distillation_runs, run_distillation
+from services.trainer.adapters.training.distillation import distillation_runs
+from services.trainer.adapters.training.runs import complete
 from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import Distillation
@@ -96,7 +97,7 @@ def test_losses_and_gradients_are_those_of_two_plain_models(
     expected = naive_loss(twin, peft_twin(make_model(), TEACHER, teacher), work)
     sum(expected[1:], start=expected[0]).backward()
     for times in (1, 2):  # gradients add up
-        found = run_distillation(base, student, teacher, work, step=3, max_tokens=max_tokens)
+        found = complete(distillation_runs(base, student, teacher, work, step=3, max_tokens=max_tokens))
         assert isinstance(found, Distilled)
         assert found.losses == pytest.approx([float(loss.detach()) for loss in expected], abs=1e-5)
         theirs = {name: parameter.grad for name, parameter in twin.named_parameters()}
@@ -140,7 +141,7 @@ def test_a_policy_is_at_no_distance_from_itself(
         teacher=work.teacher,
         temperature=1.0,
     )
-    found = run_distillation(base, student, student, same, step=0, max_tokens=100)
+    found = complete(distillation_runs(base, student, student, same, step=0, max_tokens=100))
     assert isinstance(found, Distilled)
     assert max(map(abs, found.losses)) < 1e-5
     assert float(student.leaf.grad.abs().max()) < 1e-5
@@ -149,9 +150,9 @@ def test_a_policy_is_at_no_distance_from_itself(
 def test_what_is_not_finite_adds_nothing(make_model: MakeModel, make_base: MakeBase, lora: LoraSpec) -> None:
     base = make_base(make_model())
     student, teacher = both(base, lora)
-    run_distillation(base, student, teacher, make_distill(6), step=0, max_tokens=100)
+    complete(distillation_runs(base, student, teacher, make_distill(6), step=0, max_tokens=100))
     before = student.leaf.grad.clone()
     teacher.leaf.detach().fill_(math.inf)
-    refused = run_distillation(base, student, teacher, make_distill(7), step=2, max_tokens=100)
+    refused = complete(distillation_runs(base, student, teacher, make_distill(7), step=2, max_tokens=100))
     assert isinstance(refused, NotFinite)
     assert torch.equal(student.leaf.grad, before)

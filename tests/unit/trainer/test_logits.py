@@ -15,8 +15,9 @@ from mint_common.records import WaveRecord
 from mint_common.training import Distilled, LossName, Pass, Passed
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.distillation import run_distillation
+from services.trainer.adapters.training.distillation import distillation_runs
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
+from services.trainer.adapters.training.runs import complete
 from services.trainer.core.microbatches import fitting_targets
 from services.trainer.core.wave_batch import WaveBatch
 
@@ -103,7 +104,7 @@ def test_a_distillation_comes_to_the_same_in_parts(
     for targets in (64 * 4, 2 * 4):
         student, teacher = (trained(base, replace(lora, seed=seed)) for seed in (1, 2))
         monkeypatch.setattr(ResidentBase, "logits_targets", targets)
-        result = run_distillation(base, student.lora, teacher.lora, work, step=0, max_tokens=64)
+        result = complete(distillation_runs(base, student.lora, teacher.lora, work, step=0, max_tokens=64))
         assert isinstance(result, Distilled)
         found.append((result, student.lora.leaf.grad))
     (whole, whole_grad), (cut, cut_grad) = found

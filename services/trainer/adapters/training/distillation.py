@@ -16,7 +16,7 @@ from torch import Tensor
 from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.training.runs import Runs, complete
+from services.trainer.adapters.training.runs import Runs
 from services.trainer.core.datum_lines import CompletionLine, floats_of
 from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches
@@ -48,20 +48,6 @@ class _LessonLine:
         return len(self.weights)
 
 
-def run_distillation(
-    base: ScoringBase,
-    student: LoraTensors,
-    teacher: LoraTensors,
-    work: Distill,
-    *,
-    step: int,
-    max_tokens: int,
-) -> Distilled | NotFinite:
-    """Add the gradient of the weighted sum of the reverse KL, and return the result of each lesson."""
-    runs = distillation_runs(base, student, teacher, work, step=step, max_tokens=max_tokens)
-    return complete(runs)
-
-
 def distillation_runs(
     base: ScoringBase,
     student: LoraTensors,
@@ -71,7 +57,10 @@ def distillation_runs(
     step: int,
     max_tokens: int,
 ) -> Runs[Distilled | NotFinite]:
-    """Do so in runs: see `pass_runs`."""
+    """Add the gradient of the weighted sum of the reverse KL, in runs (see `pass_runs`).
+
+    Returns the result of each lesson.
+    """
     max_targets = lesson_targets(base.logits_targets)
     lines = [
         line
