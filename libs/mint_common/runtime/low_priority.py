@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,9 @@ MOST_NICENESS = 19
 _AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of the session's autogroup. Where Linux shares processors by session, a process's niceness
 counts within its session only."""
+
+_TRIES, _PAUSE_SECONDS = 10, 0.11
+"""Linux takes one change each 0.1 s from processes without CAP_SYS_ADMIN; several may start at once."""
 
 
 def make_way() -> None:
@@ -33,8 +37,15 @@ def let_thread_give_way(niceness: int) -> None:
     """Have this thread, and those that it starts, give way to the others of the process, and of others."""
     of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(MOST_NICENESS, of_process + niceness))
+    take_long_turns()
 
 
 def _set_session_niceness(niceness: int) -> None:
-    with suppress(OSError):  # no autogroups here
-        _AUTOGROUP.write_text(str(niceness))
+    with suppress(OSError):  # in no autogroup: then niceness counts between all processes
+        for _ in range(_TRIES):
+            try:
+                _AUTOGROUP.write_text(str(niceness))
+            except BlockingIOError:
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return

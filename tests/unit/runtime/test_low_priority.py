@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mint_common.runtime import low_priority
+
 AUTOGROUP = Path("/proc/self/autogroup")
 _PROGRAM = """
 import os, threading
@@ -45,6 +47,31 @@ def _run(*, own_session: bool) -> list[str]:
 
 def test_a_thread_gives_way_with_those_that_it_starts_and_the_others_stay() -> None:
     assert _run(own_session=True)[:3] == ["0", "10", "10"]
+
+
+class BusyAutogroup:
+    """A file that takes one change in a while."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.text = ""
+
+    def write_text(self, text: str) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise BlockingIOError
+        self.text = text
+
+
+def test_a_session_gives_way_also_when_several_processes_start_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel refused all but the first within 0.1 s, and the others kept the priority of an engine."""
+    monkeypatch.setattr(low_priority, "_PAUSE_SECONDS", 0.0)
+    busy = BusyAutogroup(refusals=3)
+    monkeypatch.setattr(low_priority, "_AUTOGROUP", busy)
+    low_priority._set_session_niceness(10)
+    assert busy.text == "10"
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="Linux with autogroups")
