@@ -1,6 +1,7 @@
 """Composition of the trainer: the only file that connects ports with their technologies."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
@@ -62,6 +64,9 @@ _ACK_WAIT_SECONDS = 10.0
 NICENESS = 10
 """Training gets a tenth of a core while an engine on the same cores wants it, and all of it otherwise."""
 _LIMITS = OperationSettings()
+_COLLECT_SECONDS = 60.0
+"""safetensors leaves a cycle of two objects for each tensor that it writes: KBs a step, which Python itself
+collects after some 10,000 steps. A collection takes milliseconds: it leaves out what the start has loaded."""
 _MAX_BODY_BYTES = 64 << 20
 """Maximum size of an operation: a pass with all its data."""
 # A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
@@ -221,7 +226,16 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
         background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
-        await run_service(trainer.http, settings.http, background)
+        await run_service(trainer.http, settings.http, [*background, _collect_garbage])
+
+
+async def _collect_garbage() -> None:
+    async def collect() -> None:
+        gc.collect()
+
+    await run_periodically(
+        collect, name="collect garbage", every_seconds=_COLLECT_SECONDS, clock=SystemClock()
+    )
 
 
 def run_rank(settings: TrainerSettings, process: ProcessRank) -> int:
