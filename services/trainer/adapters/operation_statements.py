@@ -58,6 +58,10 @@ TAKE_BACK_ATTEMPTS = """
     FROM unnest($1::text[], $2::bigint[]) AS one (policy_id, seq)
     WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq AND operations.finished_at IS NULL
 """
+BEGIN_READ = """
+    UPDATE operations SET reads = reads + 1 WHERE policy_id = $1 AND seq = $2 AND finished_at IS NULL
+"""
+END_READ = "UPDATE operations SET reads = 0 WHERE policy_id = $1 AND seq = $2 AND finished_at IS NULL"
 SNAPSHOT = """
     UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
     RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old

@@ -11,7 +11,7 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
-from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.runtime.pruning import prune_rows
@@ -188,7 +188,7 @@ class PostgresOperations:
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""
         query = (
-            "SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts,"
+            "SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts, reads,"
             " octet_length(payload) AS size_bytes,"
             " CASE WHEN payload_is_claim OR octet_length(payload) <= $3 THEN payload END AS payload"
             " FROM operations JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
@@ -295,6 +295,31 @@ class PostgresOperations:
         policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
         await self._pool.execute(statements.TAKE_BACK_ATTEMPTS, policies, seqs)
 
+    async def begin_read(self, policy_id: PolicyId, seq: int) -> None:
+        """Count one more read of an operation."""
+        await self._pool.execute(statements.BEGIN_READ, policy_id, seq)
+
+    async def end_read(self, policy_id: PolicyId, seq: int) -> None:
+        """Forget its reads."""
+        await self._pool.execute(statements.END_READ, policy_id, seq)
+
+    async def wave_reads(self, wave_id: WaveId) -> int:
+        """Return how many reads of a wave's records have not ended."""
+        query = "SELECT coalesce(max(reads), 0) FROM wave_reads WHERE wave_id = $1"
+        return int(await self._pool.fetchval(query, wave_id))
+
+    async def begin_wave_read(self, wave_id: WaveId, *, now: float) -> None:
+        """Count one more."""
+        query = (
+            "INSERT INTO wave_reads VALUES ($1, 1, $2)"
+            " ON CONFLICT (wave_id) DO UPDATE SET reads = wave_reads.reads + 1"
+        )
+        await self._pool.execute(query, wave_id, now)
+
+    async def end_wave_read(self, wave_id: WaveId) -> None:
+        """Forget them."""
+        await self._pool.execute("DELETE FROM wave_reads WHERE wave_id = $1", wave_id)
+
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""
         async with acquired(self._pool) as connection, connection.transaction():
@@ -332,6 +357,7 @@ class PostgresOperations:
         """Delete operations of closed sessions, and waves that newer ones of their job came after."""
         await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
         await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
+        await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)
 
 
 def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
@@ -358,4 +384,5 @@ def _stored(row: asyncpg.Record) -> StoredOperation:
         position=row.get("position"),
         is_refused=bool(row.get("is_refused")),
         attempts=row.get("attempts", 0),
+        reads=row.get("reads", 0),
     )

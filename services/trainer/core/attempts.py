@@ -11,6 +11,11 @@ from services.trainer.core.wave_batch import WaveBatch
 
 MOST_ATTEMPTS = 2
 """Number of faults, or ends of the process, after which an operation is refused."""
+MAX_READS = 5
+"""How often a read of an operation, or the restore of its policy, may end the process before it is refused.
+
+More than attempts: a trainer that is killed again and again from outside is mostly restoring policies.
+"""
 LARGE_TOKENS = 8192
 
 

@@ -104,7 +104,8 @@ class NewOperation:
 class StoredOperation:
     """An operation that waits, or with ``position`` one that was executed and may have to be replayed.
 
-    ``attempts`` counts the processes that began to compute it and have not said that they ended well. The
+    ``attempts`` counts the processes that began to compute it and have not said that they ended well,
+    ``reads`` those that began to read it or to restore its policy. The
     ``payload`` of one that waits is None where it is read when its turn comes, of ``size_bytes``.
     """
 
@@ -116,6 +117,7 @@ class StoredOperation:
     position: int | None = None
     is_refused: bool = False
     attempts: int = 0
+    reads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,21 @@
 """Attempts of a policy's operations without an end: in this process, and in killed ones.
 
-Invariants: an operation that may have killed a process is counted in its row before it is computed
-(`core/attempts.py`), and only while it runs: waiting is not running. This process's counts outlive the term,
-whose end does not end the process. An operation that faulted once, or was counted when a process died, is
-computed alone: one such operation of all policies at a time, so that a count blames no other of them.
+Invariants: an operation that may have killed a process is counted in its row before it is read or its policy
+restored, and before it is computed (`core/attempts.py`), and only while that runs: waiting is not running.
+This process's counts outlive the term, whose end does not end the process. An operation that faulted once, or
+was counted when a process died, is done alone: one such operation of all policies at a time, so that a count
+blames no other of them.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
-from services.trainer.core.attempts import MOST_ATTEMPTS, is_large
+from services.trainer.core.attempts import MAX_READS, MOST_ATTEMPTS, is_large
 from services.trainer.core.operations import ExecutionFailed, StoredOperation
 from services.trainer.core.ranks import RankLost
 from services.trainer.handlers.lease_term import LeaseTerm, OperationParts
@@ -38,30 +39,70 @@ class Attempts:
         self._term = term
         self._policy_id = policy_id
         self._counts: dict[int, int] = {}
+        self._reads: dict[int, int] = {}
         self._found: set[int] = set()
 
     def found(self, stored: StoredOperation) -> None:
-        """Take over the count of an operation that waited when the term began."""
+        """Take over the counts of an operation that waited when the term began."""
         self._found.add(stored.seq)
-        if stored.attempts:
+        reads = stored.reads - ((self._policy_id, stored.seq) in self._term.reading)
+        if stored.attempts or reads > 0:
             self._counts[stored.seq] = stored.attempts
+            self._reads[stored.seq] = reads
 
     def check(self, seq: int) -> None:
         """Raise ExecutionFailed for an operation that is not to be begun again.
 
         Its policy is made again from the log: a step that is refused clears the gradient there.
         """
+        ended = ""
         if self._counts.get(seq, 0) >= MOST_ATTEMPTS:
+            ended = f"{MOST_ATTEMPTS} times while it was computed"
+        elif self._reads.get(seq, 0) >= MAX_READS:
+            ended = f"{MAX_READS} times while it was read, or its policy restored"
+        if ended:
             self._term.policies.forget(self._policy_id)
-            raise ExecutionFailed(problem=f"the trainer ended {MOST_ATTEMPTS} times while it was computed")
+            raise ExecutionFailed(problem=f"the trainer ended {ended}")
 
     def is_apart(self, seq: int) -> bool:
-        """Return whether an operation is to be computed apart."""
+        """Return whether an operation is to be done apart."""
         return seq in self._counts
 
     def is_due(self, seq: int, work: object) -> bool:
         """Return whether an attempt has to be noted before work on an operation begins."""
         return (self._policy_id, seq) not in self._term.noted and (seq in self._found or is_large(work))
+
+    @asynccontextmanager
+    async def reading(self, seq: int, operation: object) -> AsyncIterator[None]:
+        """Count a read of an operation and a restore of its policy until they end, unless the ranks are lost.
+
+        Not of one that has just arrived and is small, nor where there is nothing to read or restore.
+        """
+        one, reading, is_big = (
+            (self._policy_id, seq),
+            self._term.reading,
+            isinstance(operation, StoredOperation),
+        )
+        is_counted = is_big or (seq in self._found and not self._term.policies.has(self._policy_id))
+        if is_counted and one not in reading:
+            await self._term.store.begin_read(*one)
+            reading.add(one)
+        try:
+            yield
+        except RankLost:
+            is_counted = False
+            raise
+        finally:
+            if is_counted:
+                with suppress(MintError):
+                    await self._term.store.end_read(*one)
+                    reading.discard(one)
+            self._reads.pop(seq, None)
+
+    async def note_due(self, seq: int, work: object) -> None:
+        """Note an attempt if that is due. Raises Fenced, Unavailable."""
+        if self.is_due(seq, work):
+            await self.note(seq)
 
     async def note(self, seq: int) -> None:
         """Note an attempt in the operation's row. Raises Fenced, Unavailable."""
@@ -70,15 +111,14 @@ class Attempts:
             await self._term.store.count_attempts(self._term.token, [one])
             self._term.noted.add(one)
 
-    async def apart(self, seq: int, work: Callable[[], Awaitable[T]]) -> T:
-        """Do something apart, and noted until it has ended, well or not.
+    async def noted(self, seq: int, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something noted until it has ended, well or not.
 
         So it is not blamed when the process dies of another operation, before its result is committed.
         """
-        async with self._term.apart:
-            await self.note(seq)
-            (done,) = await asyncio.gather(work(), return_exceptions=True)
-            await self.take_back(seq, done)
+        await self.note(seq)
+        (done,) = await asyncio.gather(work(), return_exceptions=True)
+        await self.take_back(seq, done)
         if isinstance(done, BaseException):
             raise done
         return done
@@ -105,5 +145,6 @@ class Attempts:
     def end(self, seq: int) -> None:
         """Forget an operation that is committed."""
         self._counts.pop(seq, None)
+        self._reads.pop(seq, None)
         self._found.discard(seq)
         self._term.noted.discard((self._policy_id, seq))

@@ -9,6 +9,7 @@ restored now parks this policy, and no other.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 
 from mint_common.claims import Claim
@@ -18,6 +19,7 @@ from mint_common.training import Loaded, Opened, Pass, Passed, Result, SessionCl
 from mint_common.waiting import wait_for_event
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NotResident, StoredOperation, TrainingSession
+from services.trainer.core.ranks import RankLost
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import (
@@ -33,7 +35,7 @@ from services.trainer.core.wave_operations import (
 from services.trainer.handlers.attempts import Attempts
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
-from services.trainer.handlers.executor import Executor, StateResult, decoded, with_batch
+from services.trainer.handlers.executor import Executor, StateResult, Work, decoded, with_batch
 from services.trainer.handlers.lease_term import LeaseTerm
 from services.trainer.handlers.parking import Parking
 from services.trainer.handlers.snapshots import Snapshots
@@ -152,18 +154,11 @@ class Driver:
             self._group.create_task(self._cover())
 
     async def _cover(self) -> None:
-        if await self._restore() is None:
-            self.parking.end()
+        with suppress(CheckpointLost, RankLost):
+            if await self.parking.restored(self._executor.restore):
+                self.parking.end()
         self._is_working = False
         self._advance()
-
-    async def _restore(self, *, alone: bool = False) -> BaseException | None:
-        """Bring the policy into memory; return the reason of a failure: it is lost, or parked now."""
-        restored = self._executor.restore(alone=alone or self.parking.parked is not None)
-        (trouble,) = await asyncio.gather(restored, return_exceptions=True)
-        if trouble is not None and not isinstance(trouble, CheckpointLost):
-            self.parking.note(trouble)
-        return trouble
 
     async def run(self) -> None:
         """Do work as it becomes due, until none is left."""
@@ -295,24 +290,31 @@ class Driver:
         if self._is_closed:
             raise SessionClosed(policy_id=self.policy_id)
         self.attempts.check(seq)
-        operation, is_apart = await self._read(seq), self.attempts.is_apart(seq)
-        if not begins_anew(operation) and (trouble := await self._restore(alone=is_apart)):
-            await self.attempts.take_back(seq, trouble)
-            return trouble if isinstance(trouble, CheckpointLost) else None
-        if isinstance(operation, WavePass) and seq not in self._batches:
-            self._batches[seq] = await self._executor.ready(operation)
-        work = self._batches.get(seq) or operation
-        if is_apart:
-            return await self.attempts.apart(seq, lambda: self._executor.execute(work, alone=True))
-        if self.attempts.is_due(seq, work):
-            await self.attempts.note(seq)
+        if self.attempts.is_apart(seq):
+            await self._committer.settled(self._position)  # others apart wait for no slow store
+            async with self._term.apart:
+                return await self._work_apart(seq)
+        if (work := await self._prepare(seq)) is None:
+            return None
+        await self.attempts.note_due(seq, work)
         return None if isinstance(work, Pass | Step | WaveBatch) else await self._executor.execute(work)
 
-    async def _read(self, seq: int) -> LoggedOperation:
-        operation = self._live[seq]
-        if isinstance(operation, StoredOperation):
-            operation = self._live[seq] = await self._executor.read(operation)
-        return operation
+    async def _work_apart(self, seq: int) -> object:
+        if (work := await self._prepare(seq, alone=True)) is None:
+            return None
+        return await self.attempts.noted(seq, lambda: self._executor.execute(work, alone=True))
+
+    async def _prepare(self, seq: int, *, alone: bool = False) -> Work | None:
+        """Read an operation and bring its policy into memory; None: the policy is parked."""
+        async with self.attempts.reading(seq, operation := self._live[seq]):
+            if isinstance(operation, StoredOperation):
+                operation = self._live[seq] = await self._executor.read(operation)
+            anew, restore = begins_anew(operation), self._executor.restore
+            if not (anew or await self.parking.restored(restore, alone=alone)):
+                return None
+            if isinstance(operation, WavePass) and seq not in self._batches:
+                self._batches[seq] = await self._executor.ready(operation)
+        return self._batches.get(seq) or operation
 
     def _finish(self, seq: int, result: object) -> bool:
         """Take what came of an operation; return whether it is finished, else it is to be tried again."""

@@ -141,6 +141,8 @@ class Executor:
         """Return the replayed work of an executed operation, if it may have changed the state; None is
         clearing.
         """
+        if stored.is_refused and stored.payload is not None and stored.payload.is_claim:
+            return []  # no step, and its reading may be what it was refused for
         operation = await self.read(stored)
         if stored.is_refused:
             return [None] if isinstance(operation, Step) else []

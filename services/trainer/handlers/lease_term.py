@@ -49,7 +49,7 @@ class OperationSettings:
 class OperationParts:
     """Dependencies of a base's operations. Any: connections are the adapters' own.
 
-    ``noted`` are the unfinished operations whose rows count an attempt of this process.
+    ``noted`` are the unfinished operations whose rows count an attempt of this process, ``reading`` a read.
     """
 
     policies: Policies
@@ -64,6 +64,7 @@ class OperationParts:
     outcomes: Outcomes = field(default_factory=Outcomes)
     unremoved: list[str] = field(default_factory=list)
     noted: set[tuple[PolicyId, int]] = field(default_factory=set)
+    reading: set[tuple[PolicyId, int]] = field(default_factory=set)
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""

@@ -13,6 +13,8 @@ from mint_common.errors import MintError
 from mint_common.events import PolicyParked
 from services.trainer.core.operations import Fenced, TrainingSession
 from services.trainer.core.parking import Parked, park, retry_seconds
+from services.trainer.core.ranks import RankLost
+from services.trainer.core.refusals import CheckpointLost
 from services.trainer.handlers.lease_term import LeaseTerm
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,16 @@ class Parking:
     def end(self) -> None:
         """Record that the policy's work continues."""
         self.parked = None
+
+    async def restored(self, restore: Callable[..., Awaitable[None]], *, alone: bool = False) -> bool:
+        """Return whether a policy is restored, else it is parked now. Raises CheckpointLost, RankLost."""
+        restoring = restore(alone=alone or self.parked is not None)
+        (trouble,) = await asyncio.gather(restoring, return_exceptions=True)
+        if isinstance(trouble, CheckpointLost | RankLost):
+            raise trouble
+        if trouble is not None:
+            self.note(trouble)
+        return trouble is None
 
     async def until_done(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do repeatable work until it succeeds. Raises errors that a retry cannot fix, and Fenced."""

@@ -31,6 +31,7 @@ from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.lease_term import OperationParts
 from services.trainer.handlers.operations import Operations
+from services.trainer.handlers.wave_reads import WaveReads
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class WaveIntake:
         self._parts = parts
         self._operations = operations
         self._mismatch = mismatch
+        self._reads = WaveReads(parts)
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
@@ -68,12 +70,13 @@ class WaveIntake:
         check_fits(wave.lora, self._parts.policies.facts)
         check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
         algorithm = self._parts.algorithms.named(wave.spec.algorithm)
-        record = await self._read_record(wave, algorithm)
-        mismatch = self._mismatch.against({group.sampler_dtype for group in record.groups})
-        config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)
-        pulls = algorithm.pulls(config)
-        batch = await beside(wave.record, lambda: algorithm.build_batch(record, pulls=pulls))
-        records = {wave.record: batch, **await self._validation(wave, algorithm)}
+        async with self._reads.counted(wave):
+            record = await self._read_record(wave, algorithm)
+            mismatch = self._mismatch.against({group.sampler_dtype for group in record.groups})
+            config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)
+            pulls = algorithm.pulls(config)
+            batch = await beside(wave.record, lambda: algorithm.build_batch(record, pulls=pulls))
+            records = {wave.record: batch, **await self._validation(wave, algorithm)}
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,

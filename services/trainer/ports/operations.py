@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError
-from mint_common.ids import Digest, JobId, PolicyId
+from mint_common.ids import Digest, JobId, PolicyId, WaveId
 from services.trainer.core.operations import (
     FinishedOperation,
     NewOperation,
@@ -116,6 +116,26 @@ class OperationStore(Protocol[Connection_contra]):
         """Count one attempt less of operations that wait, whichever trainer has the lease now."""
         ...
 
+    async def begin_read(self, policy_id: PolicyId, seq: int) -> None:
+        """Count one more read of an operation that waits; durable when this returns."""
+        ...
+
+    async def end_read(self, policy_id: PolicyId, seq: int) -> None:
+        """Forget the reads of an operation that waits."""
+        ...
+
+    async def wave_reads(self, wave_id: WaveId) -> int:
+        """Return how many reads of a wave's records were begun since one ended."""
+        ...
+
+    async def begin_wave_read(self, wave_id: WaveId, *, now: float) -> None:
+        """Count one more read of a wave's records; durable when this returns."""
+        ...
+
+    async def end_wave_read(self, wave_id: WaveId) -> None:
+        """Forget the reads of a wave's records."""
+        ...
+
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a newer snapshot the session's, delete the payloads that it covers; return unused blobs."""
         ...
@@ -133,7 +153,7 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def prune(self, *, before: float) -> None:
-        """Delete operations of sessions closed before a time, and waves older than it.
+        """Delete operations of sessions closed before a time, and waves and reads older than it.
 
         Only operations past their retention; each job's newest wave stays.
         """

@@ -6,9 +6,21 @@ from typing import Any
 
 import pytest
 
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.claims import Claim
 from mint_common.errors import Unavailable
 from mint_common.ids import PolicyId
-from mint_common.training import CheckpointRef, Load, Loaded, Passed, Refused, Save
+from mint_common.training import (
+    CheckpointRef,
+    Export,
+    Exported,
+    Load,
+    Loaded,
+    Passed,
+    Refused,
+    Save,
+    Saved,
+)
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import resident_policies
@@ -112,6 +124,40 @@ async def test_what_waits_for_the_store_is_not_blamed_for_kills(
     troubles.reads.clear()
     async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
         assert isinstance(await Run(client, A).result(seq), Loaded)
+
+
+async def test_what_waits_for_a_slow_store_holds_up_nothing_else_that_is_apart(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_quick, put = asyncio.Event(), LocalBlobs.put
+
+    async def slow_put(self: LocalBlobs, key: str, data: bytes) -> Claim:
+        if "/checkpoints/" in key:
+            await is_quick.wait()
+        return await put(self, key, data)
+
+    monkeypatch.setattr(LocalBlobs, "put", slow_put)
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
+        slow, quick = Run(client, A), Run(client, PolicyId("policy_b"))
+        for run in (slow, quick):
+            await run.open()
+            await run.do(make_pass(1))
+        saving = await slow.send(SAVE)
+        drivers = await trainer.operations.drivers()
+        for run in (slow, quick):
+            driver = drivers.find(run.policy_id)
+            assert driver is not None
+            driver.attempts.found(
+                StoredOperation(
+                    policy_id=run.policy_id, seq=run.seq, tenant_id=TENANT, payload=None, attempts=1
+                )
+            )
+        exporting = await slow.send(Export(name=None, ttl_seconds=None, metadata={}))
+        await asyncio.sleep(0.3)
+        assert isinstance(await quick.do(make_pass(2)), Passed)
+        is_quick.set()
+        assert isinstance(await slow.result(saving), Saved)
+        assert isinstance(await slow.result(exporting), Exported)
 
 
 async def test_a_step_that_is_refused_leaves_no_gradient_in_memory(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from services.trainer.app import Trainer
 from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import intake_of
 
-from .conftest import LORA, TINY, Stage, ref, trained
+from .conftest import LORA, SPEC, TINY, Stage, ref, trained
 
 pytestmark = pytest.mark.integration
 
@@ -266,6 +266,30 @@ async def test_a_fresh_policy_begins_at_the_revision_that_was_uploaded(stage: St
     for metric in ("loss", "ratio_max_error"):
         assert other.metrics[metric] == pytest.approx(own.metrics[metric], rel=1e-5)
     assert (other.step, other.parent) == (2, uploaded.digest)
+
+
+async def test_a_job_keeps_the_optimizer_s_moments_or_resets_them(stage: Stage) -> None:
+    """A job that resets them steps as a new policy does that begins at the same revision."""
+    reset = replace(SPEC, optimizer="reset")
+    specs = {"policy_a": reset, "policy_b": SPEC, "policy_c": SPEC}
+    async with stage.trainer():
+        for number, policy in enumerate(["policy_a", "policy_c"], start=1):
+            await stage.publish(await stage.wave(1, policy=policy))
+            begun = (await stage.exported(number))[0]
+        for number, (policy, spec) in enumerate(specs.items(), start=3):
+            facts = {"policy": policy, "record_seed": 2, "revision": ref(begun, 1), "spec": spec}
+            await stage.publish(await stage.wave(1, job=f"job_of_{policy}", **facts))
+            exports = await stage.exported(number)
+        resetting, fresh, keeping = exports[2:]
+        wave = await stage.wave(2, job="job_of_policy_a", revision=ref(resetting, 2), spec=reset)
+        await stage.publish(wave)
+        *_, second = await stage.exported(6)
+    assert resetting.digest == fresh.digest != keeping.digest
+    assert (resetting.step, second.step, second.parent) == (2, 3, resetting.digest)
+    query = "SELECT kind FROM trainer.operations WHERE policy_id = $1 ORDER BY seq"
+    of_a_wave = ["wave_pass", "step", "wave_export"]
+    kinds = [row[0] for row in await stage.rows(query, "policy_a")]
+    assert kinds == [*of_a_wave, "load_revision", *of_a_wave, *of_a_wave]
 
 
 async def test_a_wave_from_the_future_waits_for_its_turn(stage: Stage) -> None:
