@@ -14,7 +14,6 @@ from mint_common.training import Open
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import FinishedOperation, NewOperation, Packed
-from services.trainer.ports.operations import OperationStore
 
 A, B = PolicyId("policy_a"), PolicyId("policy_b")
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
@@ -28,7 +27,7 @@ CLAIM = make_claim("training/policy_a/one")
 class Store:
     """The store, the rows beside it, and the way to their tables."""
 
-    operations: OperationStore[asyncpg.Connection]
+    operations: PostgresOperations
     rows: PostgresCheckpointRows
     pool: asyncpg.Pool
 

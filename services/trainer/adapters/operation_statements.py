@@ -135,3 +135,31 @@ SESSIONS = f"""
         ), 0) AS next_seq
     FROM training
 """  # noqa: S608  # constants
+RESULT = """
+    SELECT result, result_is_claim, finished_at FROM operations JOIN training USING (policy_id)
+    WHERE policy_id = $1 AND seq = $2 AND NOT is_managed
+"""
+RESULTS = """
+    SELECT result, result_is_claim FROM operations
+    WHERE policy_id = $1 AND seq = ANY($2) AND result IS NOT NULL ORDER BY seq
+"""
+UNFINISHED = """
+    SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts, reads,
+        octet_length(payload) AS size_bytes,
+        CASE WHEN payload_is_claim OR octet_length(payload) <= $3 THEN payload END AS payload
+    FROM operations JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL
+        AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq
+"""
+EXECUTED_AFTER = """
+    SELECT policy_id, seq, tenant_id, payload, payload_is_claim, position, is_refused
+    FROM operations WHERE policy_id = $1 AND position > $2 AND payload IS NOT NULL
+    ORDER BY position
+"""
+NEEDED_PASSES = """
+    SELECT payload, payload_is_claim FROM operations
+    WHERE policy_id = $1 AND payload IS NOT NULL AND kind = 'wave_pass' AND NOT is_refused
+"""
+BEGIN_WAVE_READ = """
+    INSERT INTO wave_reads VALUES ($1, 1, $2)
+    ON CONFLICT (wave_id) DO UPDATE SET reads = wave_reads.reads + 1
+"""

@@ -36,7 +36,11 @@ _SMALL_BYTES = 4096
 
 
 class PostgresOperations:
-    """`OperationStore` of one base over a pool whose connections decode jsonb."""
+    """Sessions and the operations that drive them. Reads see committed rows only.
+
+    Writes for a holder of the lease raise Fenced when the token is no longer the newest; the transaction
+    checks this.
+    """
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, base: BaseName) -> None:
         self._pool = pool
@@ -45,7 +49,13 @@ class PostgresOperations:
     async def add(
         self, token: int, operations: Sequence[NewOperation], *, is_managed: bool = False
     ) -> list[bool | MintError]:
-        """Store operations in one statement; each that opens a session has a transaction of its own."""
+        """Store operations of clients' sessions, or of managed ones, durable when this returns.
+
+        Return for each whether it is new, or why it was not stored.
+
+        A repetition is not an error and changes nothing. OperationConflict: another operation has its number;
+        NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
+        """
         plain = [one for one in operations if one.opens is None]
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
@@ -72,7 +82,10 @@ class PostgresOperations:
             return (await self._add(connection, token, [operation]))[id(operation)]
 
     async def add_within(self, connection: PostgresConnection, token: int, wave: NewWave) -> None:
-        """Store a wave with a transaction of the ledger."""
+        """Store the operations of a wave in a transaction of the ledger; its policy's session with the first.
+
+        Raises PolicyTaken when a client trains the policy, Unavailable when the numbers are taken.
+        """
         await connection.execute(
             statements.OPEN,
             wave.policy_id,
@@ -143,17 +156,16 @@ class PostgresOperations:
         return row["closed_at"] is None or SessionClosed(policy_id=operation.policy_id)
 
     async def check(self, operation: NewOperation) -> bool | MintError:
-        """Return what would become of an operation."""
+        """Return what `add` would, as things are now, and store nothing."""
         async with acquired(self._pool) as connection:
             return await self._why_not(connection, operation, is_managed=False)
 
     async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
-        """Return the outcome of a client's operation."""
-        query = (
-            "SELECT result, result_is_claim, finished_at FROM operations JOIN training USING (policy_id)"
-            " WHERE policy_id = $1 AND seq = $2 AND NOT is_managed"
-        )
-        row = await self._pool.fetchrow(query, policy_id, seq)
+        """Return the outcome of a client's operation, None while it is not finished.
+
+        Raises NotFound when there is none, or when it was so long ago that its result is forgotten.
+        """
+        row = await self._pool.fetchrow(statements.RESULT, policy_id, seq)
         if row is None or (row["finished_at"] is not None and row["result"] is None):
             raise NotFound(kind="operation", name=f"{policy_id} {seq}")
         if row["finished_at"] is None:
@@ -161,40 +173,35 @@ class PostgresOperations:
         return Packed(data=row["result"], is_claim=row["result_is_claim"])
 
     async def results(self, policy_id: PolicyId, seqs: Sequence[int]) -> list[Packed]:
-        """Return the outcomes of finished operations, by number."""
-        query = (
-            "SELECT result, result_is_claim FROM operations"
-            " WHERE policy_id = $1 AND seq = ANY($2) AND result IS NOT NULL ORDER BY seq"
-        )
-        rows = await self._pool.fetch(query, policy_id, list(seqs))
+        """Return the outcomes of finished operations by number; deleted ones are missing.
+
+        Results are never deleted while a wave's export waits.
+        """
+        rows = await self._pool.fetch(statements.RESULTS, policy_id, list(seqs))
         return [Packed(data=row["result"], is_claim=row["result_is_claim"]) for row in rows]
 
     async def taken_step(self, job_id: JobId) -> int:
-        """Return the last accepted step of a job."""
+        """Return the last step of a job whose wave was stored and not refused, 0 for none."""
         query = "SELECT coalesce(max(job_step), 0) FROM waves WHERE job_id = $1"
         return int(await self._pool.fetchval(query, job_id))
 
     async def managed_sessions(self) -> list[TrainingSession]:
-        """Return the sessions of managed jobs."""
+        """Return the sessions of managed jobs over this base, by policy id."""
         query = f"{statements.SESSIONS} WHERE base = $1 AND is_managed ORDER BY policy_id"
         return [from_row(row, TrainingSession) for row in await self._pool.fetch(query, self._base)]
 
     async def session(self, policy_id: PolicyId) -> TrainingSession | None:
-        """Return a policy's session."""
+        """Return a policy's session, open or closed."""
         query = f"{statements.SESSIONS} WHERE policy_id = $1 AND base = $2"
         row = await self._pool.fetchrow(query, policy_id, self._base)
         return None if row is None else from_row(row, TrainingSession)
 
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
-        """Return the operations that wait, in the order in which they came."""
-        query = (
-            "SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts, reads,"
-            " octet_length(payload) AS size_bytes,"
-            " CASE WHEN payload_is_claim OR octet_length(payload) <= $3 THEN payload END AS payload"
-            " FROM operations JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
-            " AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq"
-        )
-        rows = await self._pool.fetch(query, self._base, managed, _SMALL_BYTES)
+        """Return the operations that wait, of one managed policy or all of the base's, by arrival.
+
+        They come without their payloads, but for small ones.
+        """
+        rows = await self._pool.fetch(statements.UNFINISHED, self._base, managed, _SMALL_BYTES)
         return [_stored(row) for row in rows]
 
     async def payload(self, policy_id: PolicyId, seq: int) -> Packed:
@@ -205,25 +212,21 @@ class PostgresOperations:
         return Packed(data=row["payload"], is_claim=row["payload_is_claim"])
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
-        """Return the operations executed after a position."""
-        query = (
-            "SELECT policy_id, seq, tenant_id, payload, payload_is_claim, position, is_refused"
-            " FROM operations WHERE policy_id = $1 AND position > $2 AND payload IS NOT NULL"
-            " ORDER BY position"
-        )
-        return [_stored(row) for row in await self._pool.fetch(query, policy_id, position)]
+        """Return the operations executed after a position, in the order of execution."""
+        return [
+            _stored(row) for row in await self._pool.fetch(statements.EXECUTED_AFTER, policy_id, position)
+        ]
 
     async def needed_passes(self, policy_id: PolicyId) -> list[Packed]:
-        """Return passes over records that no snapshot covers."""
-        query = (
-            "SELECT payload, payload_is_claim FROM operations"
-            " WHERE policy_id = $1 AND payload IS NOT NULL AND kind = 'wave_pass' AND NOT is_refused"
-        )
-        rows = await self._pool.fetch(query, policy_id)
+        """Return a policy's passes over records that wait, or that a replay would do again."""
+        rows = await self._pool.fetch(statements.NEEDED_PASSES, policy_id)
         return [Packed(data=row["payload"], is_claim=row["payload_is_claim"]) for row in rows]
 
     async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
-        """Commit results of operations."""
+        """Commit results of operations, all or nothing; return claims that are unused now.
+
+        AlreadyExists: a checkpoint's name is taken.
+        """
         async with acquired(self._pool) as connection:
             if not any(map(_has_more, finished)):
                 await self._finish(connection, token, finished)
@@ -285,43 +288,39 @@ class PostgresOperations:
         return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
     async def count_attempts(self, token: int, operations: Sequence[tuple[PolicyId, int]]) -> None:
-        """Count one more attempt of operations."""
+        """Count one more attempt of operations that wait; durable when this returns."""
         policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
         if not await self._pool.fetchval(statements.COUNT_ATTEMPTS, self._base, token, policies, seqs):
             raise Fenced(base=self._base)
 
     async def take_back_attempts(self, operations: Sequence[tuple[PolicyId, int]]) -> None:
-        """Count one attempt less of operations."""
+        """Count one attempt less of operations that wait, whichever trainer has the lease now."""
         policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
         await self._pool.execute(statements.TAKE_BACK_ATTEMPTS, policies, seqs)
 
     async def begin_read(self, policy_id: PolicyId, seq: int) -> None:
-        """Count one more read of an operation."""
+        """Count one more read of an operation that waits; durable when this returns."""
         await self._pool.execute(statements.BEGIN_READ, policy_id, seq)
 
     async def end_read(self, policy_id: PolicyId, seq: int) -> None:
-        """Forget its reads."""
+        """Forget the reads of an operation that waits."""
         await self._pool.execute(statements.END_READ, policy_id, seq)
 
     async def wave_reads(self, wave_id: WaveId) -> int:
-        """Return how many reads of a wave's records have not ended."""
+        """Return how many reads of a wave's records were begun since one ended."""
         query = "SELECT coalesce(max(reads), 0) FROM wave_reads WHERE wave_id = $1"
         return int(await self._pool.fetchval(query, wave_id))
 
     async def begin_wave_read(self, wave_id: WaveId, *, now: float) -> None:
-        """Count one more."""
-        query = (
-            "INSERT INTO wave_reads VALUES ($1, 1, $2)"
-            " ON CONFLICT (wave_id) DO UPDATE SET reads = wave_reads.reads + 1"
-        )
-        await self._pool.execute(query, wave_id, now)
+        """Count one more read of a wave's records; durable when this returns."""
+        await self._pool.execute(statements.BEGIN_WAVE_READ, wave_id, now)
 
     async def end_wave_read(self, wave_id: WaveId) -> None:
-        """Forget them."""
+        """Forget the reads of a wave's records."""
         await self._pool.execute("DELETE FROM wave_reads WHERE wave_id = $1", wave_id)
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
-        """Make a snapshot the session's."""
+        """Make a newer snapshot the session's, delete the payloads that it covers; return unused blobs."""
         async with acquired(self._pool) as connection, connection.transaction():
             if await connection.fetchval(statements.FENCE, self._base, token) is None:
                 raise Fenced(base=self._base)
@@ -338,23 +337,26 @@ class PostgresOperations:
         return unused
 
     async def held_revisions(self, *, now: float, after: str = "", limit: int | None = None) -> list[Digest]:
-        """Return the revisions that are not to be collected."""
+        """Return the revisions that open sessions of the base exported last, or checkpoints are; in order."""
         rows = await self._pool.fetch(statements.HELD, self._base, now, after, limit)
         return [Digest(row[0]) for row in rows]
 
     async def orphans(self, keys: Sequence[StateKey]) -> list[str]:
-        """Return keys that no row names."""
+        """Return which keys, of policies of this base, no row names."""
         columns = [[key.key for key in keys], [key.policy_id for key in keys], [key.kind for key in keys]]
         rows = await self._pool.fetch(statements.ORPHANS, self._base, *columns, [key.number for key in keys])
         return [row["key"] for row in rows]
 
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
-        """Forget old results; the rows stay, so that a repetition is known as one."""
+        """Delete results that were finished before a time; return their number, and unused blobs."""
         rows = await self._pool.fetch(statements.FORGET, before, limit)
         return len(rows), _claims(rows)
 
     async def prune(self, *, before: float) -> None:
-        """Delete operations of closed sessions, and waves that newer ones of their job came after."""
+        """Delete operations of sessions closed before a time, and waves and reads older than it.
+
+        Only operations past their retention; each job's newest wave stays.
+        """
         await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
         await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
         await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)

@@ -17,11 +17,11 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
+from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.outcomes import Outcomes
-from services.trainer.ports.operations import OperationStore
 from services.trainer.ports.policies import Policies, StoredStates
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class OperationParts:
 
     policies: Policies
     states: StoredStates
-    store: OperationStore[Any]
+    store: PostgresOperations
     rows: PostgresCheckpointRows
     ledger: Ledger[Any]
     blobs: Blobs
