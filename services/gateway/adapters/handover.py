@@ -4,14 +4,17 @@ Needed for one minor version. The rows stay here, unread, so that the version be
 rollback. Processes of it may still write rows during an upgrade: they are handed over soon.
 """
 
+import logging
 from collections.abc import Mapping
 
 import asyncpg
 import msgspec
 
 from mint_common.client.http import InternalHttp
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
+
+_log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
 ROWS_AT_ONCE = 200
@@ -50,9 +53,10 @@ class Handover:
         try:
             for table, key in _KEYS.items():
                 await self._table(table, key)
-        except (Unavailable, NotFound):  # NotFound: rollout is still of the version before
-            return
-        self._is_done = True
+        except MintError as error:  # rollout is away, or still of the version before
+            _log.warning("jobs and files not handed over yet", extra={"problem": str(error)})
+        else:
+            self._is_done = True
 
     async def _table(self, table: str, key: str) -> None:
         left = f"SELECT to_jsonb({table}) - 'spec' AS found FROM {table} WHERE NOT is_moved AND {key} > $1"  # noqa: S608  (constants)
