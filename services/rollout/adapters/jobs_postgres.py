@@ -53,10 +53,9 @@ _USAGE = """
     ) AS trainer_seconds
 """
 _LISTED = ", ".join(name for name in Job.__slots__ if name != "spec")
-_JOBS = f"""
-    SELECT {_LISTED}, jsonb_set(spec, '{{data,grader}}', 'null', false) AS spec FROM jobs
-    WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2
-"""  # noqa: S608  # names of our own fields
+LISTED_JOBS = f"SELECT {_LISTED}, jsonb_set(spec, '{{data,grader}}', 'null', false) AS spec FROM jobs"  # noqa: S608  # names of our own fields
+"""Jobs without their graders, which may be large."""
+_JOBS = f"{LISTED_JOBS} WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2"
 _PROGRESS = """
     SELECT job_id, count(revision) AS step, min(requested_at) AS started_at,
         (array_agg(reward_mean ORDER BY step DESC) FILTER (WHERE reward_mean IS NOT NULL))[1] AS reward,

@@ -17,6 +17,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
+from services.rollout.adapters.jobs_postgres import LISTED_JOBS
 from services.rollout.core.fine_tuning.file_uses import job_files
 from services.rollout.core.fine_tuning.records import FineTuning
 from services.rollout.core.fine_tuning.refusals import file_not_found
@@ -37,7 +38,7 @@ _ON_FILES = f"""
     ORDER BY created_at DESC, job_id DESC LIMIT $5
 """
 _READERS = f"""
-    {_JOB} WHERE tenant_id = $1
+    {LISTED_JOBS} WHERE tenant_id = $1
         AND (spec #>> '{{data,training,file_id}}' = $2 OR spec #>> '{{data,evaluation,file,file_id}}' = $2)
     ORDER BY created_at DESC, job_id DESC
 """
@@ -138,7 +139,7 @@ class PostgresTenantJobs:
         return [from_row(row, Job) for row in rows]
 
     async def readers(self, tenant_id: TenantId, file_id: str) -> Sequence[Job]:
-        """Return the jobs that train or are evaluated on a file, newest first."""
+        """Return the jobs that train or are evaluated on a file, newest first, without their graders."""
         return [from_row(row, Job) for row in await self._pool.fetch(_READERS, tenant_id, file_id)]
 
     async def revision_numbers(self, jobs: Sequence[JobId]) -> Mapping[JobId, Sequence[int]]:
