@@ -139,7 +139,9 @@ class InternalHttp:
             sent = {**_JSON, **(headers or {})}
             return await self._send(method, url, data=body, headers=sent, is_long=patient)
         told = _Told(body)
-        sent = {"content-type": "application/octet-stream", **(headers or {})}
+        # The other side then reads on what it need not. If it closed at once, the connection would be reset
+        # before its answer to a part of the stream is read.
+        sent = {"content-type": "application/octet-stream", "connection": "keep-alive", **(headers or {})}
         try:
             return await self._send(method, url, data=told.chunks(), headers=sent, is_long=True)
         except Unavailable:
