@@ -37,7 +37,6 @@ def let_thread_give_way(niceness: int) -> None:
     """Have this thread, and those that it starts, give way to the others of the process, and of others."""
     of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(MOST_NICENESS, of_process + niceness))
-    take_long_turns()
 
 
 def _set_session_niceness(niceness: int) -> None:
