@@ -5,7 +5,6 @@ that a repeated submission is the same operation. Every field is explicit. Array
 bytes, row-major; nothing here needs numpy or torch.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -344,18 +343,3 @@ class MergeRequest(msgspec.Struct, frozen=True):
     tenant_id: TenantId
     manifest: Claim
     begin: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRecord:
-    """A training session. Times are seconds since the epoch; ``closed_at`` is None while it is open."""
-
-    policy_id: PolicyId
-    tenant_id: TenantId
-    base: BaseName
-    lora: LoraSpec
-    step: int
-    metadata: dict[str, JsonScalar]
-    created_at: float
-    last_operation_at: float
-    closed_at: float | None

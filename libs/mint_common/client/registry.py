@@ -95,10 +95,6 @@ class RegistryClient:
         body = {"name": name, "base": base, "lora": lora, **(described or {})}
         return self._read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
 
-    async def list_policies(self, tenant_id: TenantId, *, limit: int) -> list[PolicyRecord]:
-        """Return a tenant's first policies by name."""
-        return self._read(await self._http.get(_policies(tenant_id), {"limit": limit}), list[PolicyRecord])
-
     async def list_names(self, tenant_id: TenantId, *, limit: int) -> list[PolicyNames]:
         """Return the names of a tenant's first policies that have a revision, with 1,000 aliases at most."""
         path = path_of("internal", "tenants", tenant_id, "names")

@@ -19,7 +19,6 @@ from mint_common.training import (
     Outcome,
     PolicySummary,
     Resumption,
-    SessionRecord,
     Submission,
     TrainerInfo,
 )
@@ -82,11 +81,6 @@ class TrainerClient:
         path = path_of("internal", "operations", policy_id, seq)
         answer = await self._http.exchange("GET", path, params={"wait_seconds": wait_seconds})
         return self._read(answer, Outcome)  # type: ignore[arg-type]  # mypy does not accept a union as a type
-
-    async def session(self, policy_id: PolicyId) -> SessionRecord:
-        """Return a policy's training session. Raises NotFound."""
-        path = path_of("internal", "training", policy_id)
-        return self._read(await self._http.exchange("GET", path), SessionRecord)
 
     async def summaries(self, policies: Sequence[PolicyId]) -> dict[PolicyId, PolicySummary]:
         """Return what lists show of policies; one that the trainer knows nothing of is left out."""

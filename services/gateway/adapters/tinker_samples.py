@@ -158,12 +158,6 @@ class EngineSamples:
             return pending or _tell(sample, as_protobuf=as_protobuf)
         return await asyncio.to_thread(_tell, sample, as_protobuf=False)
 
-    def cancel(self, request_id: str, tenant_id: TenantId) -> None:
-        """Give a sample up. Idempotent."""
-        sample = self._samples.get(request_id)
-        if sample is not None and sample.order.tenant_id == tenant_id:
-            self._drop(request_id, sample)
-
     async def run(self) -> None:
         """Run samples until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -30,8 +30,3 @@ class Arena:
     def give_back(self, begin: int) -> None:
         """Free the range that begins there. Idempotent."""
         self._taken = [each for each in self._taken if each[0] != begin]
-
-    @property
-    def free_bytes(self) -> int:
-        """Return how much is not taken, in however many pieces."""
-        return self._size_bytes - sum(end - begin for begin, end in self._taken)

@@ -76,10 +76,6 @@ class ColdQueue:
         """Return the load of a revision."""
         return next((load for load in (*self.running, *self.waiting) if load.digest == digest), None)
 
-    def position(self, digest: Digest) -> int | None:
-        """Return how many waiting loads go before that of a revision; None when it has none that waits."""
-        return next((at for at, load in enumerate(self.in_order()) if load.digest == digest), None)
-
     def in_order(self) -> tuple[QueuedLoad, ...]:
         """Return the waiting loads in the order in which they would start without further arrivals."""
         return start_order(self.waiting, self.served)

@@ -19,7 +19,6 @@ class Needs:
     kv_token: int
     slot: int
     resident_policy: int
-    host_policy: int
 
 
 def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
@@ -30,7 +29,6 @@ def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
         kv_token=kv_token_bytes(shape, item=item),
         slot=item * lora,
         resident_policy=RESIDENT_BYTES * lora,
-        host_policy=HOST_BYTES * lora,
     )
 
 

@@ -9,7 +9,7 @@ from mint_common.claims import Claim
 from mint_common.errors import InvalidField, MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, WaveId
-from mint_common.training import CheckpointRecord, CheckpointRef, JsonScalar, Open, SessionRecord
+from mint_common.training import CheckpointRecord, CheckpointRef, JsonScalar, Open
 
 
 class Fenced(MintError):
@@ -67,10 +67,6 @@ class TrainingSession:
     closed_at: float | None = None
     is_managed: bool = False
     next_seq: int = 0
-
-    def record(self) -> SessionRecord:
-        """Return what others see of it."""
-        return msgspec.convert(self, SessionRecord, from_attributes=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, 
 from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.pruning import DAY_SECONDS
-from mint_common.training import Export, Open, Pending, Resumption, SessionRecord, Submission, TrainerInfo
+from mint_common.training import Export, Open, Pending, Resumption, Submission, TrainerInfo
 from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics
 from services.trainer.adapters.lease_postgres import PostgresLease
@@ -146,13 +146,6 @@ class Operations:
                 return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
             # What another trainer commits is seen by looking again.
             await self._parts.outcomes.wait(key, seconds=min(left, _POLL_SECONDS))
-
-    async def session(self, policy_id: PolicyId) -> SessionRecord:
-        """Return a client's session. Raises NotFound."""
-        session = await self._parts.store.session(policy_id)
-        if session is None or session.is_managed:
-            raise NotFound(kind="training session", name=policy_id)
-        return session.record()
 
     async def resume(self, resumption: Resumption) -> bytes:
         """Let a policy go on from a revision: see `TrainerClient.resume`. Return the outcome, encoded."""

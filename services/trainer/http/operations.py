@@ -56,8 +56,3 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
         """Answer what came of it that a policy was to go on from a revision, or that it is not done yet."""
         found = await operations.resume(read_packed(await request.body(), Resumption))
         return Response(found, media_type=MSGPACK)
-
-    @http.get("/internal/training/{policy_id}")
-    async def session(policy_id: str) -> Response:
-        """Answer a policy's training session."""
-        return packed(await operations.session(PolicyId(policy_id)))

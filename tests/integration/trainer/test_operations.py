@@ -83,8 +83,6 @@ async def test_every_operation_works_end_to_end(stage: Stage, client: TrainerCli
     assert (event.export_id, event.digest, event.step) == (exported.export_id, exported.digest, 1)
     assert await run.do(Load(checkpoint=training(A, "one"), with_optimizer=True)) == Loaded(step=1)
     assert await run.do(Close()) == Closed()
-    session = await client.session(A)
-    assert (session.step, session.closed_at is None) == (1, False)
 
 
 async def test_checkpoints_are_listed_shared_copied_and_deleted(stage: Stage, client: TrainerClient) -> None:
@@ -139,7 +137,6 @@ async def test_a_repetition_is_the_same_operation(client: TrainerClient) -> None
     for _ in range(2):
         await client.submit(step)
     assert await run.result(step.seq) == first
-    assert (await client.session(A)).step == 1
     with pytest.raises(OperationConflict):
         await client.submit(msgspec.structs.replace(step, operation=make_pass(2)))
     assert await run.do(ADAM) == Stepped(step=2, metrics={"grad_norm:mean": 0.0, "learning_rate:mean": 2e-3})
@@ -208,8 +205,6 @@ async def test_sessions_are_their_tenants_and_end(client: TrainerClient) -> None
         await client.submit(Submission(A, TENANT, 1, ADAM))
     with pytest.raises(NotFound):
         await client.outcome(A, 0, wait_seconds=0)
-    with pytest.raises(NotFound):
-        await client.session(A)
     await run.open()
     with pytest.raises(NotFound):
         await client.submit(Submission(A, OTHER, 1, ADAM))

@@ -194,8 +194,7 @@ def test_positions_are_the_order_of_starting() -> None:
     queue = empty(depth=99, tenant_depth=99)
     for number in range(4):
         queue = ask(ask(queue, number, Priority(number % 3)), 50 + number, tenant=B, size=25)
-    order = [load.digest for load in drain(queue)]
-    assert [queue.position(each) for each in order] == list(range(8))
+    assert [load.digest for load in queue.in_order()] == [load.digest for load in drain(queue)]
 
 
 def test_no_more_run_than_there_are_workers() -> None:

@@ -57,7 +57,7 @@ def test_needs_are_bytes_of_weights_cache_slots_and_policies() -> None:
     lora = 16 * sum(map(sum, facts.modules.values()))
     assert needs.weights == 4 * shape.parameters
     assert needs.kv_token == 4 * 3 * 2 * 64
-    assert (needs.slot, needs.resident_policy, needs.host_policy) == (4 * lora, 16 * lora, 12 * lora)
+    assert (needs.slot, needs.resident_policy) == (4 * lora, 16 * lora)
 
 
 def test_a_4b_base_is_trained_and_served_on_one_gpu_of_80_gb() -> None:

@@ -177,10 +177,9 @@ async def test_a_repeated_submission_is_the_same_sample():
             rig.samples.submit(other)
 
 
-async def test_nobody_else_sees_or_cancels_a_sample():
+async def test_nobody_else_sees_a_sample():
     async with running() as rig:
         request_id = rig.samples.submit(order())
-        rig.samples.cancel(request_id, OTHERS)
         with pytest.raises(FutureGone):
             await rig.outcome(request_id, tenant=OTHERS)
         with pytest.raises(FutureGone):
@@ -313,20 +312,6 @@ async def test_what_nobody_polls_and_what_is_long_done_is_forgotten(seconds: flo
         with pytest.raises(FutureGone):
             await rig.outcome(request_id)
         assert seconds == KEPT_SECONDS or rig.engines.waiting[0].cancelled()
-
-
-async def test_a_cancelled_sample_gives_its_room_back():
-    async with running() as rig:
-        for seq in range(300):
-            rig.samples.submit(order(seq))
-        await settle()
-        for seq in range(300):
-            rig.samples.cancel(order(seq).request_id, MINE)
-        await settle()
-        assert all(future.cancelled() for future in rig.engines.waiting)
-        rig.samples.submit(order(1000))
-        await settle()
-        assert rig.engines.asked[-1].request_id == order(1000).request_id
 
 
 async def test_limits_are_remembered_while_an_engine_is_away():
