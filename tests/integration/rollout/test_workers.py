@@ -31,7 +31,6 @@ from services.rollout.handlers.task_scores import TaskScores
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 from tests.processes import until_ended
-from tests.unit.rollout.world import ScriptedEngine
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -240,7 +239,7 @@ async def some_tasks() -> AsyncIterator[WorkerTasks]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator[httpx.AsyncClient]:
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(BoundedTasks(some_tasks, at_once=1), ScriptedEngine()))
+    http.include_router(task_routes(BoundedTasks(some_tasks, at_once=1)))
     transport = httpx.ASGITransport(app=http)
     async with (
         empty_schema(shared_database, "rollout") as pool,
