@@ -5,13 +5,23 @@ A number that is left out, null or "auto" is None: `services.rollout.core.fine_t
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StringConstraints
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    Tag,
+)
 from pydantic.config import JsonDict
 
 from mint_common.algorithms import Algorithms, OpenaiMethod, one_of, own_methods
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
+from mint_common.job_requests import JobRequest
 
 MAX_STEPS = 10_000
 """Of a job; also what ``warmup_steps`` and the steps between two evaluations may be."""
@@ -179,3 +189,17 @@ class FineTuningBody(Body):
     metadata: Metadata | None = None
     integrations: Annotated[list[Any], Field(max_length=5)] | None = None  # refused unless empty
     mint: MintFields | None = None
+
+
+JOB_KINDS = ("task", "file")
+
+
+def _kind(body: object) -> str:
+    is_on_file = isinstance(body, FineTuningBody) or (isinstance(body, dict) and "training_file" in body)
+    return "file" if is_on_file else "task"
+
+
+JobBody = Annotated[
+    Annotated[JobRequest, Tag("task")] | Annotated[FineTuningBody, Tag("file")], Discriminator(_kind)
+]
+"""A body with ``training_file`` is that of `/v1/fine_tuning/jobs`."""

@@ -12,7 +12,6 @@ from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.progress import Progress
-from services.rollout.core.quotas import JobUsage
 from services.rollout.core.sampling import GroupRequest, ReadSequence, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.core.wave import Wave
@@ -170,10 +169,6 @@ class JobStore(Protocol, Generic[Connection_contra]):
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
         """Return the policies with a job that waits since ``before`` although no other one holds it back."""
-        ...
-
-    async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
-        """Return the use of a tenant's jobs; seconds are those of steps published ``since`` a time."""
         ...
 
     async def scored_by_runs(self) -> list[Job]:

@@ -1,15 +1,13 @@
 """Routes about a tenant's jobs, on tasks and on files. A job of another tenant does not exist."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
-from pydantic import Discriminator, Tag
 
 from mint_common.errors import NotFound
-from mint_common.fine_tuning_requests import FineTuningBody
+from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import JobId, TenantId
-from mint_common.job_requests import JobRequest
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import BodyRoute
 from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
@@ -21,16 +19,6 @@ from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
 from services.rollout.ports import Connection, JobStore
 
 MAX_LISTED = 1000
-
-
-def _kind(body: Any) -> str:  # a body of either kind
-    is_on_file = isinstance(body, FineTuningBody) or (isinstance(body, dict) and "training_file" in body)
-    return "file" if is_on_file else "task"
-
-
-JobBody = Annotated[
-    Annotated[JobRequest, Tag("task")] | Annotated[FineTuningBody, Tag("file")], Discriminator(_kind)
-]
 
 
 submissions = APIRouter(route_class=BodyRoute)

@@ -4,22 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import Discriminator, Tag
 
 from mint_common.authority import Caller
-from mint_common.fine_tuning_requests import FineTuningBody
-from mint_common.job_requests import JobRequest
+from mint_common.fine_tuning_requests import JOB_KINDS, JobBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.http.edge.recording import CauseDep, RecordedRoute, creates
 from services.gateway.http.mint.forwarding import ReadJobs, TrainJobs
-
-_KINDS = ("task", "file")
-
-
-def _kind(body: object) -> str:
-    is_on_file = isinstance(body, FineTuningBody) or (isinstance(body, dict) and "training_file" in body)
-    return "file" if is_on_file else "task"
 
 
 class JobsRoute(RecordedRoute):
@@ -35,16 +26,10 @@ class JobsRoute(RecordedRoute):
 
 def _without_kind(problem: dict[str, Any]) -> dict[str, Any]:  # pydantic's own
     where, *path = problem["loc"]
-    return {**problem, "loc": (where, *(path[1:] if path and path[0] in _KINDS else path))}
+    return {**problem, "loc": (where, *(path[1:] if path and path[0] in JOB_KINDS else path))}
 
 
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=JobsRoute)
-
-JobBody = Annotated[
-    Annotated[JobRequest, Tag("task")] | Annotated[FineTuningBody, Tag("file")], Discriminator(_kind)
-]
-"""A body with ``training_file`` is that of `/v1/fine_tuning/jobs`."""
-
 
 Limit = Annotated[int, Query(alias="limit", ge=1, le=1000)]
 JobPath = Annotated[str, Path(alias="job")]

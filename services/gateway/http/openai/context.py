@@ -1,9 +1,6 @@
 """The parts of the gateway that the inference routes take beside the catalog: limits of answers."""
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from fastapi import Depends
 
 from mint_common.runtime.fair_gate import LoopGate
 from mint_common.tenant_budget import TenantBudget
@@ -21,4 +18,3 @@ class InferenceParts:
 
 
 INFERENCE: StatePart[InferenceParts] = StatePart("inference")
-InferenceDep = Annotated[InferenceParts, Depends(INFERENCE)]
