@@ -43,6 +43,7 @@ from services.trainer.core.operations import (
     TrainingSession,
     expiry_of,
 )
+from services.trainer.core.policy_work import StateExport
 from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
@@ -60,7 +61,6 @@ from services.trainer.handlers.lease_term import (
     unpack,
 )
 from services.trainer.handlers.parking import Parking
-from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from mint_common.training import Loaded, Opened, Pass, Passed, Result, SessionCl
 from mint_common.waiting import wait_for_event
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NotResident, StoredOperation, TrainingSession
+from services.trainer.core.policy_work import StateExport
 from services.trainer.core.ranks import RankLost
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.wave_batch import WaveBatch
@@ -41,7 +42,6 @@ from services.trainer.handlers.parking import Parking
 from services.trainer.handlers.snapshots import Snapshots
 from services.trainer.handlers.turns import Turns
 from services.trainer.handlers.under_way import UnderWay
-from services.trainer.ports.policies import StateExport
 
 
 class Driver:

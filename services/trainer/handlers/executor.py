@@ -33,6 +33,16 @@ from mint_common.training import (
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession, Unreadable
+from services.trainer.core.policy_work import (
+    Clear,
+    Copy,
+    Distillation,
+    ExportWeights,
+    PolicyWork,
+    Replace,
+    StateExport,
+    TakeStep,
+)
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid
 from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import (
@@ -45,16 +55,6 @@ from services.trainer.core.wave_operations import (
 )
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
-from services.trainer.ports.policies import (
-    Clear,
-    Copy,
-    Distillation,
-    ExportWeights,
-    PolicyWork,
-    Replace,
-    StateExport,
-    TakeStep,
-)
 
 T = TypeVar("T")
 

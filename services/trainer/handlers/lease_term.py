@@ -18,11 +18,12 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
+from services.trainer.adapters.policies.resident_policies import ResidentPolicies
+from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.outcomes import Outcomes
-from services.trainer.ports.policies import Policies, StoredStates
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class OperationParts:
     ``noted`` are the unfinished operations whose rows count an attempt of this process, ``reading`` a read.
     """
 
-    policies: Policies
-    states: StoredStates
+    policies: ResidentPolicies
+    states: BlobStates
     store: PostgresOperations
     rows: PostgresCheckpointRows
     ledger: Ledger[Any]

@@ -18,9 +18,9 @@ from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.operations import ExportLineage
+from services.trainer.core.policy_work import Copy, ExportWeights, StateExport, TakeStep
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import Copy, ExportWeights, StateExport, TakeStep
 
 from .managed import StepSettings, wave_batch
 from .test_passes import floats

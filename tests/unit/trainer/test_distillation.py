@@ -20,8 +20,8 @@ from services.trainer.adapters.policies.tasks import PolicyTask
 from services.trainer.adapters.training.distillation import distillation_runs
 from services.trainer.adapters.training.runs import complete
 from services.trainer.core.losses.reverse_kl import reverse_kl
+from services.trainer.core.policy_work import Distillation
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import Distillation
 
 from .plain_peft import gradients_of, peft_twin
 from .test_lora import with_random_b

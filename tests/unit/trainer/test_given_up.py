@@ -14,9 +14,9 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import resident_policies
 from services.trainer.adapters.policies.tasks import carry_out
 from services.trainer.core.batch import build_grpo_batch
+from services.trainer.core.policy_work import TakeStep
 from services.trainer.core.refusals import WaveStopped
 from services.trainer.handlers.under_way import UnderWay
-from services.trainer.ports.policies import TakeStep
 
 from .managed import wave_batch
 from .policy_waves import ADAM, GRPO, TENANT, A, B, policies_of

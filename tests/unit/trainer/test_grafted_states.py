@@ -23,8 +23,8 @@ from services.trainer.adapters.states.training_state import (
 )
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.core.operations import ExportLineage
+from services.trainer.core.policy_work import StateExport
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import StateExport
 
 from .conftest import facts_of, random_model
 from .test_lora import with_random_b

@@ -10,8 +10,8 @@ from msgspec import structs
 from mint_common.events import LoraSpec
 from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.operations import NotResident
+from services.trainer.core.policy_work import Copy, Distillation
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import Copy, Distillation
 
 from .policy_waves import (
     TENANT,

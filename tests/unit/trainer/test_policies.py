@@ -15,8 +15,8 @@ from services.trainer.adapters.policies.resident_policies import ResidentPolicie
 from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.operations import NotResident
+from services.trainer.core.policy_work import Copy, Distillation, StateExport
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
-from services.trainer.ports.policies import Copy, Distillation, StateExport
 
 from .conftest import facts_of, random_model
 from .policy_waves import (

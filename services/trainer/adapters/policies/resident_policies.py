@@ -42,10 +42,10 @@ from services.trainer.adapters.states.training_state import (
     write_parked,
 )
 from services.trainer.core.operations import NotResident
+from services.trainer.core.policy_work import Copy, ExportWeights, PolicyWork, Swaps, Tier
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 from services.trainer.core.wave_batch import WaveBatch
-from services.trainer.ports.policies import Copy, ExportWeights, PolicyWork, Swaps, Tier
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ T = TypeVar("T")
 
 
 class ResidentPolicies:
-    """`Policies` of one process. Its tiers are changed on the event loop only, but for swaps."""
+    """Policies over the resident base. Work runs one batch after another, never on the event loop.
+
+    Tiers are changed on the event loop only, but for swaps.
+    """
 
     def __init__(
         self,
@@ -93,7 +96,10 @@ class ResidentPolicies:
         return policy_id in self._at_work or self._tiers.get(policy_id) is not None
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
-        """Put a policy into memory from a snapshot, or as initialised; it stays until released."""
+        """Put a policy into memory from a snapshot, or as initialised, and protect it until released.
+
+        Raises CheckpointLost when the bytes do not fit it.
+        """
         self.forget(policy_id)
         state = await self._read(lora, data, uri=f"snapshot of {policy_id}")
         await self._swap_out(self._tiers.put(policy_id, ResidentPolicy(state, stays=True)))
@@ -104,7 +110,7 @@ class ResidentPolicies:
         self._tiers.trim()
 
     def keep(self, policy_id: PolicyId) -> None:
-        """Protect a policy from leaving memory."""
+        """Protect the policy again: its state is about to change."""
         self._tiers.set_stays(policy_id, stays=True)
 
     def forget(self, policy_id: PolicyId) -> None:
@@ -113,20 +119,28 @@ class ResidentPolicies:
         self._at_work.pop(policy_id, None)
 
     def forget_all(self) -> None:
-        """Drop every policy."""
+        """Drop every policy: their states may be another trainer's now."""
         for policy_id in [*self._tiers.tiers(), *self._at_work]:
             self.forget(policy_id)
 
     def begin_pass(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
-        """Queue a pass."""
+        """Queue a pass after the policy's earlier work, in the order of the calls of this and of `begin`.
+
+        ``alone`` excludes other policies from its batch. A pass larger than a batch is computed in runs of
+        one micro-batch, between which other policies run; cancelling ends it there, and the gradient is as it
+        was before.
+
+        Raises NotFinite when the pass is refused: it adds nothing to the gradient. Raises NotResident
+        when the policy has been dropped, which also happens to work queued after a machine fault.
+        """
         return self._begin(policy_id, tenant_id, work, alone=alone)
 
     def begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: PolicyWork[T], *, alone: bool = False
     ) -> Awaitable[T]:
-        """Queue other work; a separate thread writes the result of a copy or an export."""
+        """Queue other work, as a pass is queued, in runs also; also raises the errors of the work's class."""
         begun, asked = self._begin(policy_id, tenant_id, work, alone=alone), cast("object", work)
         match asked:
             case Copy(with_gradient=with_gradient):

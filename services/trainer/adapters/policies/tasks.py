@@ -28,10 +28,7 @@ from services.trainer.adapters.training.distillation import distillation_runs, l
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, policy_pass_runs, run_policy_passes
 from services.trainer.adapters.training.runs import Runs, complete
-from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
-from services.trainer.core.scheduler import Kind
-from services.trainer.core.wave_batch import WaveBatch
-from services.trainer.ports.policies import (
+from services.trainer.core.policy_work import (
     Clear,
     Copy,
     Distillation,
@@ -40,6 +37,9 @@ from services.trainer.ports.policies import (
     Replace,
     TakeStep,
 )
+from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
+from services.trainer.core.scheduler import Kind
+from services.trainer.core.wave_batch import WaveBatch
 
 Done = Passed | Stepped | Distilled | ParkedState | int | None
 

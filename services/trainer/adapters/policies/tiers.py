@@ -21,7 +21,7 @@ from services.trainer.adapters.states.training_state import (
     park_state,
     resume_state,
 )
-from services.trainer.ports.policies import Swaps, Tier
+from services.trainer.core.policy_work import Swaps, Tier
 
 
 @dataclass(slots=True)

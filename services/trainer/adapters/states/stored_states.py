@@ -27,7 +27,7 @@ from services.trainer.core.refusals import CheckpointLost, RevisionForeign
 
 
 class BlobStates:
-    """`StoredStates` of a base."""
+    """Training states from storage."""
 
     def __init__(self, blobs: Blobs, facts: BaseFacts) -> None:
         self._blobs = blobs
@@ -36,7 +36,11 @@ class BlobStates:
     async def mix(
         self, lora: LoraSpec, records: Sequence[CheckpointRecord], coefficients: Sequence[float]
     ) -> bytes:
-        """Return a training checkpoint with the sum. One source is in memory at a time."""
+        """Return a training checkpoint of that shape with the sum of the checkpoints' LoRA weights.
+
+        One source is in memory at a time. Sampler checkpoints serve as well as training checkpoints. Raises
+        CheckpointLost when one cannot be read, or has another shape.
+        """
         total: Tensor | None = None
         for record, coefficient in zip(records, coefficients, strict=True):
             leaf = await self._leaf(lora, record)
@@ -45,7 +49,10 @@ class BlobStates:
         return await asyncio.to_thread(_write, self._facts, lora, total)
 
     async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes, *, resets_moments: bool) -> bytes:
-        """Return a checkpoint with the revision's weights."""
+        """Return a checkpoint with the revision's weights and the step of ``data``, and its moments or none.
+
+        Raises RevisionForeign when the revision is not of this LoRA shape or its bytes cannot be read.
+        """
         try:
             weights = await fetch_weights(self._blobs, revision.manifest)
             return await asyncio.to_thread(

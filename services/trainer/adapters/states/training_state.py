@@ -17,7 +17,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, folded_arrays, new_lora
 from services.trainer.core.operations import ExportLineage
-from services.trainer.ports.policies import StateExport
+from services.trainer.core.policy_work import StateExport
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."

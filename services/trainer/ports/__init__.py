@@ -1,1 +1,0 @@
-"""Ports of the trainer."""
