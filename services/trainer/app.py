@@ -41,6 +41,7 @@ from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.stored_states import BlobStates
+from services.trainer.adapters.training.freed_memory import give_memory_back
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
@@ -64,9 +65,9 @@ _ACK_WAIT_SECONDS = 10.0
 NICENESS = 10
 """Training gets a tenth of a core while an engine on the same cores wants it, and all of it otherwise."""
 _LIMITS = OperationSettings()
-_COLLECT_SECONDS = 60.0
-"""safetensors leaves a cycle of two objects for each tensor that it writes: KBs a step, which Python itself
-collects after some 10,000 steps. A collection takes milliseconds: it leaves out what the start has loaded."""
+_TIDY_SECONDS = 60.0
+"""Steps leave some KB each: a cycle of two objects for each tensor that safetensors writes, which Python
+collects after some 10,000 steps only, and unused pages in glibc's heaps. Tidying takes milliseconds."""
 _MAX_BODY_BYTES = 64 << 20
 """Maximum size of an operation: a pass with all its data."""
 # A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
@@ -226,16 +227,15 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
         background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
-        await run_service(trainer.http, settings.http, [*background, _collect_garbage])
+        await run_service(trainer.http, settings.http, [*background, _tidy_memory])
 
 
-async def _collect_garbage() -> None:
-    async def collect() -> None:
+async def _tidy_memory() -> None:
+    async def tidy() -> None:
         gc.collect()
+        await asyncio.to_thread(give_memory_back)
 
-    await run_periodically(
-        collect, name="collect garbage", every_seconds=_COLLECT_SECONDS, clock=SystemClock()
-    )
+    await run_periodically(tidy, name="tidy memory", every_seconds=_TIDY_SECONDS, clock=SystemClock())
 
 
 def run_rank(settings: TrainerSettings, process: ProcessRank) -> int:
