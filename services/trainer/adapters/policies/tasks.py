@@ -7,9 +7,9 @@ not given back, so that nothing continues from it.
 import time
 from asyncio import Future
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
@@ -108,20 +108,8 @@ class PolicyTask:
             self.done.set_result(result)
 
 
-class CarryOut(Protocol):
-    """Do tasks; return what each gave and the spoilt policies."""
-
-    def __call__(
-        self,
-        base: ScoringBase,
-        tiers: PolicyTiers,
-        tasks: Sequence[PolicyTask],
-        residents: Mapping[PolicyId, ResidentPolicy],
-        *,
-        max_tokens: int,
-    ) -> tuple[Sequence[object], set[PolicyId]]:
-        """See `carry_out` and `carry_out_run`."""
-        ...
+CarryOut = Callable[..., tuple[Sequence[object], set[PolicyId]]]
+"""`carry_out` or `carry_out_run`: does tasks; returns what each gave and the spoilt policies."""
 
 
 def carry_out(
