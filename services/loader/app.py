@@ -160,12 +160,14 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             clock=clock,
             most=settings.host_capacity,
             at_once=settings.load_workers,
+            keep_seconds=settings.keep_seconds,
         )
         registration = BaseRegistration(registry=RegistryClient(registry), facts=facts, clock=clock)
         watch = EngineWatch(
             engine=engine,
             tiers=tiers,
             clock=clock,
+            reconcile_seconds=settings.reconcile_seconds,
             engine_silence_seconds=settings.engine_silence_seconds,
         )
         http = create_http(

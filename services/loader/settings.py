@@ -108,6 +108,12 @@ class LoaderSettings(ServiceSettings):
         gt=0,
         description="time without an answer after which the engine is killed and the loader restarts",
     )
+    reconcile_seconds: float = Field(
+        5.0, gt=0, description="interval at which the loader compares its list of adapters with the engine's"
+    )
+    keep_seconds: float = Field(
+        5.0, gt=0, description="interval at which the list of adapters to load after a restart is written"
+    )
 
     @model_validator(mode="after")
     def _check_capacity(self) -> "LoaderSettings":
