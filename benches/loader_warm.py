@@ -26,7 +26,7 @@ SIZE = EngineSize(slots=16, host=256)
 WARM, ADDED, ALONE = 8, 32, 8
 PER_SECOND, TOKENS = 30.0, 8
 QUIET_SECONDS, LEFT_OUT = 1.5, 5
-ENOUGH, MOST_ROUNDS = 400, 64
+ENOUGH, MAX_ROUNDS = 400, 64
 COUNTED_BURSTS = 8
 WORKERS = 2
 ADMISSION_OFF = {
@@ -34,7 +34,7 @@ ADMISSION_OFF = {
     "MINT_LOADER_SLICE_MS": "1000000",
     "MINT_LOADER_LOAD_WORKERS": str(ADDED),
 }
-ADAPTERS = WARM + ALONE + ADDED * (MOST_ROUNDS + COUNTED_BURSTS)
+ADAPTERS = WARM + ALONE + ADDED * (MAX_ROUNDS + COUNTED_BURSTS)
 ON, OFF, BARE = "admission", "no admission", "vLLM"
 
 
@@ -101,7 +101,7 @@ async def _run() -> Report:
             for model in side.warm:
                 await side.server.ask(model, tokens=TOKENS)
             felt[name].alone += [(await side.add(number)).first_seconds for number in range(ALONE)]
-        for number in range(MOST_ROUNDS):
+        for number in range(MAX_ROUNDS):
             order = list(sides)
             for name in order[number % 3 :] + order[: number % 3]:
                 felt[name].rounds.append(await _round(sides[name], ALONE + ADDED * number))
@@ -149,7 +149,7 @@ async def _costs(serving: Serving, side: Side) -> Costs:
         models = [side.warm[(start + place) % WARM] for place in range(ADDED)]
         await asyncio.gather(*(side.server.ask(model, stream=True) for model in models))
     between = processor_seconds(serving.stack)
-    for number in range(MOST_ROUNDS, MOST_ROUNDS + COUNTED_BURSTS):
+    for number in range(MAX_ROUNDS, MAX_ROUNDS + COUNTED_BURSTS):
         first = ALONE + ADDED * number
         await asyncio.gather(*(side.add(first + place) for place in range(ADDED)))
     after = processor_seconds(serving.stack)

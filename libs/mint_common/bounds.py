@@ -7,8 +7,9 @@ import math
 
 from mint_common.errors import InvalidField
 
-MOST_SAMPLED_TOKENS = 4 << 20
-"""Of a step's answers: rollout and trainer hold them decoded, at 84 bytes a token and more than once."""
+MAX_SAMPLED_TOKENS = 4 << 20
+"""Maximum tokens of a step's answers: rollout and trainer hold them decoded, at 84 bytes a token and more
+than once."""
 
 
 def check_between(field: str, value: float, low: float, high: float) -> None:
@@ -30,11 +31,11 @@ def check_not_negative(field: str, value: float) -> None:
 
 
 def check_sampled_tokens(prompts: tuple[str, int], samples: tuple[str, int], tokens: tuple[str, int]) -> None:
-    """Refuse a step with more than `MOST_SAMPLED_TOKENS` in its answers, given fields and their values."""
+    """Refuse a step with more than `MAX_SAMPLED_TOKENS` in its answers, given fields and their values."""
     found = prompts[1] * samples[1] * tokens[1]
-    if found > MOST_SAMPLED_TOKENS:
+    if found > MAX_SAMPLED_TOKENS:
         problem = (
             f"{prompts[1]}, with {samples[0]} {samples[1]} and {tokens[0]} {tokens[1]}, is {found:,} tokens"
-            f" a step, the limit is {MOST_SAMPLED_TOKENS:,}: lower one of the three"
+            f" a step, the limit is {MAX_SAMPLED_TOKENS:,}: lower one of the three"
         )
         raise InvalidField(field=prompts[0], problem=problem)

@@ -14,7 +14,7 @@ from mint_common.ids import Digest
 from mint_common.names import AUTOMATIC_ACTORS, MAX_LIMIT
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
-_MOST_VALUE = 1e300
+_MAX_VALUE = 1e300
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
 """A short text that people read."""
@@ -237,9 +237,9 @@ class EvaluationBody(Body):
     revision: StrictInt | str
     suite: Label
     metric: Label
-    value: Annotated[float, Field(ge=-_MOST_VALUE, le=_MOST_VALUE)]
+    value: Annotated[float, Field(ge=-_MAX_VALUE, le=_MAX_VALUE)]
     n: Annotated[int, Field(ge=1, le=10**9)]
-    stderr: Annotated[float | None, Field(ge=0, le=_MOST_VALUE)] = None
+    stderr: Annotated[float | None, Field(ge=0, le=_MAX_VALUE)] = None
 
 
 class KeyBody(Body):

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-MOST_TEXT = 2000
+MAX_TEXT = 2000
 """Characters of user input that an error repeats."""
 
 
@@ -66,8 +66,8 @@ def trace_of(error: BaseException) -> str:
 
 
 def _cut(value: str | float) -> str | float:
-    if isinstance(value, str) and len(value) > MOST_TEXT:
-        return value[:MOST_TEXT] + "..."
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[:MAX_TEXT] + "..."
     return value
 
 

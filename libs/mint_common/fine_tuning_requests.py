@@ -24,7 +24,7 @@ from mint_common.events import EvaluationMetric, LearningRateSchedule, Optimizer
 from mint_common.job_requests import JobRequest
 
 MAX_STEPS = 10_000
-"""Of a job; also what ``warmup_steps`` and the steps between two evaluations may be."""
+"""Maximum steps of a job, of ``warmup_steps`` and between two evaluations."""
 
 EXAMPLE: JsonDict = {
     "model": "smollm2",
@@ -40,7 +40,7 @@ def _auto(value: object) -> object:
 
 
 _NO_NUL = r"^[^\x00]*$"
-"""What Postgres takes as text."""
+"""Pattern of text that Postgres stores."""
 _AUTO_INT = BeforeValidator(_auto, json_schema_input_type=int | Literal["auto"] | None)
 _AUTO_FLOAT = BeforeValidator(_auto, json_schema_input_type=float | Literal["auto"] | None)
 

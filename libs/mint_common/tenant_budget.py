@@ -38,7 +38,7 @@ class TenantBudget:
     first_fits: bool = True
     retry_after_seconds: float = RETRY_AFTER_SECONDS
     held: int = field(default=0, init=False)
-    """What all hold together."""
+    """Total that all tenants hold together."""
     _of: dict[str, int] = field(default_factory=dict, init=False)
 
     def of(self, holder: str) -> int:

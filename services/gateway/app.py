@@ -308,7 +308,7 @@ def _open_webhooks(
     )
     queue, queued = PostgresWebhookQueue(pool), asyncio.Event()
     lease_seconds = LEASE_TIMEOUTS * timeout_seconds
-    courier = WebhookCourier(queue, sender, clock, queued, patience=retries, lease_seconds=lease_seconds)
+    courier = WebhookCourier(queue, sender, clock, queued, retry=retries, lease_seconds=lease_seconds)
     limits = WebhookLimits(per_tenant=settings.webhooks_per_tenant, allow_private=allow_private)
     parts = WebhookParts(store=PostgresWebhooks(pool), limits=limits, clock=clock)
     return parts, WebhookIntake(bus, queue, clock, queued), courier

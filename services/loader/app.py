@@ -37,7 +37,7 @@ from services.loader.adapters.vllm.starting import (
 )
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.execution import Asked, Execution
-from services.loader.core.open_work import LARGEST_REQUESTS, TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
+from services.loader.core.open_work import MAX_REQUESTS, TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.core.parsing import Parsing, plan_parsing
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
@@ -200,8 +200,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             dtype=engine.dtype,
             work=OpenWork(
                 max_requests=settings.max_requests,
-                max_sequences=max(TENANT_SEQUENCES, LARGEST_REQUESTS * settings.max_completions),
-                max_tokens=max(TENANT_TOKENS, LARGEST_REQUESTS * settings.max_completions * max_context),
+                max_sequences=max(TENANT_SEQUENCES, MAX_REQUESTS * settings.max_completions),
+                max_tokens=max(TENANT_TOKENS, MAX_REQUESTS * settings.max_completions * max_context),
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)

@@ -28,7 +28,7 @@ from mint_common.ids import Digest, TenantId
 from mint_common.inference.operations import ApiOperation
 from mint_common.json_reading import read_json
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from mint_common.runtime.draining import set_last_word
+from mint_common.runtime.draining import set_stream_error
 from mint_common.tenant_budget import TenantBudget
 from services.loader.adapters.step_stream import StepStream
 from services.loader.handlers.generation import Serving
@@ -82,7 +82,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
                 headers[REVISION_HEADER] = head.served
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
-                set_last_word(request.scope, partial(error_event, operation))
+                set_stream_error(request.scope, partial(error_event, operation))
                 return StepStream(bytes_of, headers=headers, unread=unread, tenant=call.tenant_id)
             async with aclosing(parts):
                 body = b"".join([cast(bytes, part) async for part in parts])

@@ -101,7 +101,7 @@ DRAWS_IN_HAND = 8
 KEEP_RUN_DAYS = 400
 """Retention of an evaluation run after its end."""
 TRIAL_SECONDS = 20.0
-"""How long a grader that is tried out asks for engines that are full or away."""
+"""Time that a trial of a grader waits for engines that are full or away."""
 SPOOLED_FILES = 16
 """Spool capacity in largest files. One tenant may use half."""
 TENANT_PREVIEWS = 1
@@ -183,7 +183,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 sampler=sampler,
                 requests=requests,
                 algorithms=algorithms,
-                most_faults=MAX_ERROR_SHARE,
+                max_faults=MAX_ERROR_SHARE,
             ),
             files=FileWaves(
                 blobs=blobs,
@@ -194,7 +194,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                     graders=graders,
                     requests=requests,
                     clock=clock,
-                    limits=GradingLimits(most_faults=MAX_ERROR_SHARE, unanswered_seconds=JUDGE_SECONDS / 2),
+                    limits=GradingLimits(max_faults=MAX_ERROR_SHARE, unanswered_seconds=JUDGE_SECONDS / 2),
                 ),
                 sampler=sampler,
                 algorithms=algorithms,
@@ -224,7 +224,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             commits=commits,
             start_next=of_jobs.start_next,
             oldest_waiting=partial(bus.oldest_waiting, durable=WAVES),
-            patience_seconds=stall_seconds,
+            stall_seconds=stall_seconds,
         )
         eraser = Eraser(
             erasures=PostgresErasures(pool),

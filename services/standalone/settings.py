@@ -40,7 +40,7 @@ QUIET = {
 """Defaults of every part: one thread for each process, no network, no phoning home."""
 
 CLIENT = frozenset({"MINT_URL", "MINT_API_KEY"})
-"""Which stack commands speak to: no business of the parts of a stack."""
+"""Settings that name the stack which commands speak to; the parts of a stack do not read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ async def test_a_process_whose_machine_is_ahead_takes_no_run_that_another_has(
         runs, ours = PostgresEvaluationRuns(pool), DatabaseClock(pool)
         monkeypatch.setattr(time, "time", lambda real=time.time: real() + WRONG_SECONDS)
         ahead = DatabaseClock(pool)
-        await runs.add([RUN], most_open=None)
+        await runs.add([RUN], max_open=None)
 
         async def claims(clock: DatabaseClock) -> bool:
             now = clock.now()

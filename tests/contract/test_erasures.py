@@ -118,7 +118,7 @@ class World:
         """Add a run over a file."""
         data = EvaluationData(file=file, holdout=0.0, grader=None, on_long="drop")
         (run,) = await self.runs.add(
-            [replace(RUN, run_id=name, tenant_id=tenant, task="", data=data)], most_open=None
+            [replace(RUN, run_id=name, tenant_id=tenant, task="", data=data)], max_open=None
         )
         return run
 

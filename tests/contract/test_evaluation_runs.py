@@ -51,7 +51,7 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Postgre
     )
     data = EvaluationData(file=file, holdout=0.25, grader=EXACT, on_long="drop")
     run = replace(RUN, task="", policy_id=None, revision=None, data=data, suite="file:file-1")
-    assert await store.add([run], most_open=1) == [run]
+    assert await store.add([run], max_open=1) == [run]
     found = [*rows([1.0, None, 0.25]), ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]
     ended = scored(run, found, dropped=2, now=3.0)
     await store.finish(ended, found)
@@ -67,54 +67,54 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Postgre
 
 
 async def test_open_runs_are_bounded_where_that_is_asked(store: PostgresEvaluationRuns) -> None:
-    await store.add([named("evr_1")], most_open=1)
+    await store.add([named("evr_1")], max_open=1)
     with pytest.raises(Overloaded):
-        await store.add([named("evr_2")], most_open=1)
-    await store.add([named("evr_2")], most_open=None)
-    await store.add([named("evr_3", OTHER)], most_open=1)
+        await store.add([named("evr_2")], max_open=1)
+    await store.add([named("evr_2")], max_open=None)
+    await store.add([named("evr_3", OTHER)], max_open=1)
 
 
 async def test_open_runs_of_jobs_take_no_place_of_the_tenant_s_own(store: PostgresEvaluationRuns) -> None:
     authority = replace(RUN.caller.authority, key_id="job:job_1")
     of_job = replace(named("evr_1"), caller=replace(RUN.caller, authority=authority))
-    await store.add([of_job], most_open=None)
-    assert await store.add([named("evr_2")], most_open=1) == [named("evr_2")]
+    await store.add([of_job], max_open=None)
+    assert await store.add([named("evr_2")], max_open=1) == [named("evr_2")]
 
 
 async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(
     store: PostgresEvaluationRuns,
 ) -> None:
-    await store.add([named("evr_1")], most_open=1)
-    assert await store.add([named("evr_1", created_at=9.0)], most_open=1) == [named("evr_1")]
+    await store.add([named("evr_1")], max_open=1)
+    assert await store.add([named("evr_1", created_at=9.0)], max_open=1) == [named("evr_1")]
 
 
 async def test_a_run_that_is_sent_twice_at_once_takes_the_last_place_once(
     store: PostgresEvaluationRuns,
 ) -> None:
-    sent = (store.add([named("evr_1")], most_open=1) for _ in range(8))
+    sent = (store.add([named("evr_1")], max_open=1) for _ in range(8))
     assert await asyncio.gather(*sent) == [[named("evr_1")]] * 8
 
 
 async def test_of_runs_that_begin_together_all_are_stored_or_none(store: PostgresEvaluationRuns) -> None:
     both = [named("evr_2"), named("evr_3")]
-    await store.add([named("evr_1")], most_open=3)
+    await store.add([named("evr_1")], max_open=3)
     with pytest.raises(Overloaded):
-        await store.add(both, most_open=2)
+        await store.add(both, max_open=2)
     assert await store.runs_of(RUN.tenant_id, limit=9) == [named("evr_1")]
-    assert await store.add(both, most_open=3) == both
-    assert await store.add(both, most_open=3) == both
+    assert await store.add(both, max_open=3) == both
+    assert await store.add(both, max_open=3) == both
 
 
 async def test_runs_that_begin_at_once_are_no_more_than_may_be_open(store: PostgresEvaluationRuns) -> None:
-    begun = (store.add([named(f"evr_{n}")], most_open=3) for n in range(8))
+    begun = (store.add([named(f"evr_{n}")], max_open=3) for n in range(8))
     ended = await asyncio.gather(*begun, return_exceptions=True)
     assert sum(isinstance(each, Overloaded) for each in ended) == 5
 
 
 async def test_a_tenant_s_runs_leave_places_to_others(store: PostgresEvaluationRuns) -> None:
     for n in range(1, 5):
-        await store.add([named(f"evr_{n}", created_at=n)], most_open=None)
-    await store.add([named("evr_other", OTHER, created_at=9.0)], most_open=None)
+        await store.add([named(f"evr_{n}", created_at=n)], max_open=None)
+    await store.add([named("evr_other", OTHER, created_at=9.0)], max_open=None)
     found = [await claimed(store, now=100.0) for _ in range(4)]
     assert found == ["evr_1", "evr_2", "evr_other", None]
     # One that ends, or shows no progress, gives its place to the next.
@@ -135,7 +135,7 @@ async def test_runs_of_jobs_that_have_ended_are_cancelled_and_no_others(shared_d
                 await jobs.save(connection, replace(job, state=state), [])
             run = replace(named(f"evr_{state}", job.tenant_id), suite=suite_of(job))
             own = replace(run, run_id=f"evr_own_{state}")
-            await store.add([replace(run, caller=signer_of(job)), own], most_open=None)
+            await store.add([replace(run, caller=signer_of(job)), own], max_open=None)
         await store.cancel_of_ended_jobs(now=5.0)
         found = {run.run_id: run for run in await store.runs_of(TENANT, limit=99)}
     ended = {name for name, run in found.items() if run.state is RunState.CANCELLED}
@@ -149,7 +149,7 @@ async def test_the_newest_runs_keep_their_rows(
 ) -> None:
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 2)
     for n, tenant in enumerate((RUN.tenant_id, OTHER, RUN.tenant_id, RUN.tenant_id), start=1):
-        (run,) = await store.add([named(f"evr_{n}", tenant)], most_open=None)
+        (run,) = await store.add([named(f"evr_{n}", tenant)], max_open=None)
         await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]
@@ -171,7 +171,7 @@ async def test_runs_of_jobs_take_no_rows_of_others(
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 1)
     signer = signer_of(open_job(submitted(), now=1.0))
     for n, caller in enumerate((RUN.caller, signer, signer), start=1):
-        (run,) = await store.add([replace(named(f"evr_{n}"), caller=caller)], most_open=None)
+        (run,) = await store.add([replace(named(f"evr_{n}"), caller=caller)], max_open=None)
         await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 4)]
     assert kept == [True, False, True]

@@ -8,7 +8,7 @@ from contract.catalog_rig import NOW, Store, add_policy, export_of
 from mint_common.catalog import EvaluationRecord
 from mint_common.errors import NotFound
 from mint_common.ids import Digest, EvaluationId
-from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
+from services.registry.core.lineage import MAX_NODES, Reach, lineage_of
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,7 @@ async def test_a_revision_has_its_ancestors_and_its_children(store: Store) -> No
     revision = await store.catalog.revision(policy.policy_id, 2)
     lineage = lineage_of(
         revision,
-        await store.catalog.related(policy.policy_id, 2, Reach(), limit=MOST_NODES),
+        await store.catalog.related(policy.policy_id, 2, Reach(), limit=MAX_NODES),
         Reach(),
         {1: ["prod"]},
     )
@@ -57,7 +57,7 @@ async def test_ancestors_and_descendants_go_as_far_as_was_asked(store: Store) ->
     async def lineage(number: int, ancestors: int, descendants: int) -> tuple[dict[int, int], bool]:
         reach = Reach(ancestors=ancestors, descendants=descendants)
         revision = await store.catalog.revision(policy.policy_id, number)
-        related = await store.catalog.related(policy.policy_id, number, reach.beyond, limit=MOST_NODES)
+        related = await store.catalog.related(policy.policy_id, number, reach.beyond, limit=MAX_NODES)
         found = lineage_of(revision, related, reach, {})
         return {node.number: node.distance for node in found.nodes}, found.complete
 

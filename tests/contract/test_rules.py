@@ -19,7 +19,7 @@ from mint_common.errors import (
 from mint_common.events import AliasMoved, EvaluationRecorded
 from mint_common.ids import EvaluationId
 from mint_common.testing.clock import ManualClock
-from services.registry.core.rules import MOST_RULES, RuleRefused, ScoreRange
+from services.registry.core.rules import MAX_RULES, RuleRefused, ScoreRange
 from services.registry.handlers.rules import RuleHandler
 
 pytestmark = pytest.mark.integration
@@ -169,12 +169,12 @@ async def test_rules_are_kept_by_policy(store: Store) -> None:
 
 async def test_policy_has_so_many_rules_at_most(store: Store) -> None:
     policy, other = await add_policy(store), await add_policy(store, "q")
-    for number in range(MOST_RULES):
+    for number in range(MAX_RULES):
         await store.rules.add(policy.policy_id, replace(RULE, rule_id=f"rule_{number}"))
     with pytest.raises(InvalidField, match="remove one first"):
         await store.rules.add(policy.policy_id, replace(RULE, rule_id="rule_more"))
     await store.rules.add(other.policy_id, replace(RULE, rule_id="rule_more"))
-    assert len(await store.rules.list(policy.policy_id)) == MOST_RULES
+    assert len(await store.rules.list(policy.policy_id)) == MAX_RULES
 
 
 async def test_rule_promotes_a_good_score_and_rolls_a_bad_one_back_once(store: Store) -> None:

@@ -87,7 +87,7 @@ async def test_a_manifest_that_only_a_newer_version_reads_is_not_wrong(store: St
 async def test_mass_loss_stops_the_pass_and_goes_on_with_the_next(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.registry.handlers.reconciler.MOST_LOST", 2)
+    monkeypatch.setattr("services.registry.handlers.reconciler.MAX_LOST", 2)
     monkeypatch.setattr("services.registry.handlers.reconciler.BATCH", 1)
     policy, blobs = await add_policy(store), MemoryBlobs()
     refs = await publish(store, policy, blobs, 5)

@@ -15,7 +15,7 @@ COLOURS = {
 LEFT, WIDTH, ROW, TOP = 400, 640, 18, 30
 """Pixels: of the names, of the time axis, of a row, and above the first one."""
 INDENT = 9
-LEAST_BAR = 2.0
+MIN_BAR = 2.0
 
 
 def draw(spans: Sequence[ReceivedSpan]) -> str:
@@ -33,7 +33,7 @@ def draw(spans: Sequence[ReceivedSpan]) -> str:
     for number, (depth, span) in enumerate(rows):
         y = TOP + ROW * number
         left = LEFT + WIDTH * (span.start_ns - began) / length_ns
-        width = max(LEAST_BAR, WIDTH * (span.end_ns - span.start_ns) / length_ns)
+        width = max(MIN_BAR, WIDTH * (span.end_ns - span.start_ns) / length_ns)
         place = f'x="{left:.1f}" y="{y + 3}" width="{width:.1f}" height="{ROW - 6}"'
         milliseconds = (span.end_ns - span.start_ns) / 1e6
         lines += [

@@ -13,7 +13,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.errors import MOST_TEXT, NotFound
+from mint_common.errors import MAX_TEXT, NotFound
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutClient
@@ -77,5 +77,5 @@ async def test_a_name_of_100_000_characters_is_refused_in_short(lonely):
 
 def test_no_error_is_longer_than_what_is_worth_telling():
     error = NotFound(kind="thing", name=LONG)
-    assert len(str(error)) < MOST_TEXT + 100
-    assert len(json.dumps(error.to_payload())) < 2 * MOST_TEXT + 200
+    assert len(str(error)) < MAX_TEXT + 100
+    assert len(json.dumps(error.to_payload())) < 2 * MAX_TEXT + 200

@@ -17,7 +17,7 @@ from mint_common.client.relayed import Relayed
 from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.http_protocol import ConnectionBounds
-from mint_common.runtime.slow_clients import LeastRate, paced
+from mint_common.runtime.slow_clients import MinRate, paced
 from services.gateway.http.openai import relay
 from services.gateway.http.openai.relay import READER_RATE, RelayedStream
 from tests.security.raw_http import Client, head, serving
@@ -25,7 +25,7 @@ from tests.security.raw_http import Client, head, serving
 BOUNDS = ConnectionBounds(
     head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2, linger_read_seconds=0.01
 )
-SLOW = LeastRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
+SLOW = MinRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
 
 
 def make_http() -> FastAPI:
@@ -231,10 +231,10 @@ async def test_who_reads_nothing_of_an_answer_loses_the_connection() -> None:
 def test_who_keeps_the_rate_may_pause_and_nobody_holds_on(
     parts: list[tuple[int, float]], rate: float
 ) -> None:
-    least = LeastRate(bytes_per_second=rate, grace_seconds=10, stall_seconds=9)
+    least = MinRate(bytes_per_second=rate, grace_seconds=10, stall_seconds=9)
     received, waited = 0, 0.0
     for size, seconds in parts:
-        patience = least.patience_seconds(received_bytes=received, waited_seconds=waited)
+        patience = least.timeout_seconds(received_bytes=received, waited_seconds=waited)
         assert patience <= 9
         if waited <= received / rate:
             assert patience == 9

@@ -8,7 +8,7 @@ from security.gateway_rig import Answer, Rig, make_rig
 
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.fair_gate import LoopGate
-from services.gateway.core.tinker.telemetry import MOST_EVENTS, MOST_KIND, MOST_KINDS, OTHERS
+from services.gateway.core.tinker.telemetry import MAX_EVENTS, MAX_KIND, MAX_KINDS, OTHERS
 from services.gateway.http.tinker import bodies
 
 LOGGER = "services.gateway.http.tinker.sessions"
@@ -41,21 +41,21 @@ def events(event: bytes, *, count: int) -> bytes:
 
 
 async def test_a_report_with_many_errors_is_one_line_that_counts_them_by_kind(rig, lines):
-    many = [b'{"error_type":"Kind%d%s"}' % (number, b"x" * 200) for number in range(2 * MOST_KINDS)]
+    many = [b'{"error_type":"Kind%d%s"}' % (number, b"x" * 200) for number in range(2 * MAX_KINDS)]
     content = (
         b'{"events":[' + b",".join([*many, b'{"event":"E","severity":"ERROR"}', b'{"event":"I"}']) + b"]}"
     )
     assert (await report(rig, content)).json() == {"status": "accepted"}
     (line,) = lines()
-    assert sum(line.kinds.values()) == 2 * MOST_KINDS + 1
-    assert line.kinds[OTHERS] == MOST_KINDS + 1
-    assert len(line.kinds) == MOST_KINDS + 1
-    assert max(map(len, line.kinds)) <= MOST_KIND
+    assert sum(line.kinds.values()) == 2 * MAX_KINDS + 1
+    assert line.kinds[OTHERS] == MAX_KINDS + 1
+    assert len(line.kinds) == MAX_KINDS + 1
+    assert max(map(len, line.kinds)) <= MAX_KIND
 
 
 async def test_a_report_of_more_events_than_clients_send_is_refused_for_good(rig, lines):
-    assert (await report(rig, events(b'{"error_type":"x"}', count=MOST_EVENTS))).status == 200
-    answer = await report(rig, events(b'{"error_type":"x"}', count=MOST_EVENTS + 1))
+    assert (await report(rig, events(b'{"error_type":"x"}', count=MAX_EVENTS))).status == 200
+    answer = await report(rig, events(b'{"error_type":"x"}', count=MAX_EVENTS + 1))
     assert answer.status == 422
     assert "events" in answer.json()["detail"]
     assert len(lines()) == 1

@@ -72,7 +72,7 @@ async def test_a_tenant_whose_webhooks_hang_leaves_turns_to_others(pool):
     await add(pool, SLOW, TURNS_AT_ONCE + 4, now=clock.now() - 10)
     await add(pool, OTHER, 1, now=clock.now())
     courier = WebhookCourier(
-        PostgresWebhookQueue(pool), sender, clock, asyncio.Event(), patience=PATIENCE, lease_seconds=60
+        PostgresWebhookQueue(pool), sender, clock, asyncio.Event(), retry=PATIENCE, lease_seconds=60
     )
     running = asyncio.create_task(courier.run())
     try:
@@ -94,9 +94,7 @@ async def test_a_failing_webhook_that_is_made_active_is_tried_again_once_in_a_wh
         if turn is None:
             return False
         attempt = Attempt(at=clock.now(), seconds=0, status=None, problem="no answer")
-        health = after_turn(
-            (attempt,), failures=turn.failures, failing_since=None, patience=PATIENCE, jitter=0
-        )
+        health = after_turn((attempt,), failures=turn.failures, failing_since=None, retry=PATIENCE, jitter=0)
         await queue.close(name, [], health)
         return True
 

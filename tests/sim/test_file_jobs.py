@@ -107,7 +107,7 @@ class World:
                 commits=commits,
                 start_next=of_jobs.start_next,
                 oldest_waiting=partial(bus.oldest_waiting, durable=WAVES),
-                patience_seconds=20,
+                stall_seconds=20,
             )
             short, work = dispatch(of_jobs, of_waves, bus, self.clock)
             relay = MemoryRelay(self.ledger, bus, self.clock)

@@ -9,7 +9,7 @@ from mint_common.client.routing import Nearness, ResidencyMap
 from mint_common.ids import EngineId, TenantId
 from services.loader.core.residency import State
 from tests.sim.fleet.engine import SimEngine
-from tests.sim.fleet.fleet import MOST_RETRIES, RETRY_SECONDS, Fleet
+from tests.sim.fleet.fleet import MAX_RETRIES, RETRY_SECONDS, Fleet
 from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.traffic import Zipf, name_digest, poisson
 
@@ -28,7 +28,7 @@ SMALL = Model(
     tenant_depth=24,
     queue_wait_seconds=5.0,
 )
-MOST_SECONDS = (MOST_RETRIES + 1) * (RETRY_SECONDS + SMALL.queue_wait_seconds) + 30.0
+MAX_SECONDS = (MAX_RETRIES + 1) * (RETRY_SECONDS + SMALL.queue_wait_seconds) + 30.0
 
 
 def check_engine(engine: SimEngine) -> None:
@@ -69,7 +69,7 @@ def run_checked(fleet: Fleet, seconds: float, *, every: float = 0.5) -> None:
 
 def settle(fleet: Fleet) -> None:
     """Let everything end that has begun; it must, within bounds."""
-    deadline = fleet.world.now + MOST_SECONDS
+    deadline = fleet.world.now + MAX_SECONDS
     while fleet.open_requests and fleet.world.now < deadline:
         run_checked(fleet, 5.0, every=1.0)
     assert not fleet.open_requests
@@ -151,7 +151,7 @@ def test_a_hot_adapter_spreads_and_cold_ones_stay_on_one_engine_each() -> None:
 
 def test_nothing_grows_with_the_names_ever_seen() -> None:
     rng = random.Random(1)
-    fleet = Fleet(model=SMALL, count=2, residency=ResidencyMap(most_per_engine=32))
+    fleet = Fleet(model=SMALL, count=2, residency=ResidencyMap(max_per_engine=32))
     sizes = []
     for _ in range(4):
         start = fleet.world.now

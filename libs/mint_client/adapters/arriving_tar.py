@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 """Told (bytes received, bytes in all)."""
 _IsFile = Callable[[str], bool]
 _IsWhole = Callable[[Mapping[str, str], Path], bool]
-"""Of the hash of each file that came, and the folder that they are in."""
+"""Check of the received files: their hashes, and the folder that holds them."""
 
 
 def read_adapter(

@@ -37,9 +37,9 @@ Progress = Callable[[int, int], None]
 """Told (bytes sent, bytes in all)."""
 
 _SECONDS = 60.0
-_PATIENT_SECONDS = 600.0
-"""How long an answer may take that whole adapters are read for, and an upload may stand still behind others:
-twice as long as a gateway waits for its registry."""
+_LONG_SECONDS = 600.0
+"""Timeout of an answer that needs whole adapters, and of an upload that waits for others: twice as long as
+a gateway waits for its registry."""
 _CALLERS_FAULT = (400, 403, 404, 413)
 """Refusals of the OpenAI API, whose message is for people as it is."""
 _CHUNK_BYTES = 1 << 20
@@ -89,7 +89,7 @@ class PublicApi:
         self._what = f"the gateway at {base_url}"
         self._when_away = when_away
         self._openai = f"{self.url}/v1"
-        self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
+        self._long_timeout = httpx.Timeout(seconds, read=_LONG_SECONDS, write=_LONG_SECONDS)
         self._http = httpx.Client(
             base_url=f"{self.url}/mint/v1",
             headers={"authorization": f"Bearer {api_key}"},
@@ -97,13 +97,13 @@ class PublicApi:
             trust_env=False,
         )
 
-    def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:
-        """Ask for something; a None parameter is left out. ``patient``: whole adapters are read for it."""
-        return self._ask("GET", path, params=params, patient=patient)
+    def get(self, path: str, params: Params | None = None, *, is_long: bool = False) -> Json:
+        """Ask for something; a None parameter is left out. ``is_long``: whole adapters are read for it."""
+        return self._ask("GET", path, params=params, is_long=is_long)
 
-    def post(self, path: str, body: object = None, *, patient: bool = False) -> Json:
+    def post(self, path: str, body: object = None, *, is_long: bool = False) -> Json:
         """Make or do something."""
-        return self._ask("POST", path, json=body, patient=patient)
+        return self._ask("POST", path, json=body, is_long=is_long)
 
     def put(self, path: str, body: object) -> Json:
         """Set something."""
@@ -121,7 +121,7 @@ class PublicApi:
         """Send an adapter folder as a tar stream. Raises NotFound for a folder without weights or config."""
         headers = {"content-type": "application/x-tar"}
         body = _archived(_files(folder), progress)
-        return self._ask("POST", path, params=params, content=body, headers=headers, patient=True)
+        return self._ask("POST", path, params=params, content=body, headers=headers, is_long=True)
 
     def get_openai(self, path: str, params: Params | None = None) -> Json:
         """Ask the OpenAI API for something; the path is that below ``/v1``."""
@@ -129,12 +129,12 @@ class PublicApi:
 
     def post_openai(self, path: str, body: object = None) -> Json:
         """Make or do something over the OpenAI API, which may check a whole file for it."""
-        return self._ask("POST", f"{self._openai}{path}", json=body, patient=True)
+        return self._ask("POST", f"{self._openai}{path}", json=body, is_long=True)
 
     def send_form(self, path: str, field: str, name: str, content: IO[bytes], **fields: str) -> Json:
         """Send a form with a file to the OpenAI API; the file is read from its beginning as it is sent."""
         files = {field: (name, content, "application/octet-stream")}
-        return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, patient=True)
+        return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, is_long=True)
 
     def download(self, path: str, folder: Path, progress: Progress) -> str:
         """Write an adapter into a new folder, whole or not at all; return its digest.
@@ -144,7 +144,7 @@ class PublicApi:
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
         try:
-            with closing(self._begun("GET", path, timeout=self._patience)) as response:
+            with closing(self._begun("GET", path, timeout=self._long_timeout)) as response:
                 read_adapter(response.iter_bytes(_CHUNK_BYTES), response.headers, folder, progress)
                 return response.headers["x-mint-revision"]
         except httpx.HTTPError as error:
@@ -160,7 +160,7 @@ class PublicApi:
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
 
         def ask(headers: Mapping[str, str]) -> httpx.Response:
-            return self._begun("GET", path, headers=headers, timeout=self._patience)
+            return self._begun("GET", path, headers=headers, timeout=self._long_timeout)
 
         with closing(ResumingDownload(ask)) as download:
             digest = download.header("x-mint-revision")
@@ -172,7 +172,7 @@ class PublicApi:
         """Complete a prompt greedily, over the OpenAI API."""
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         url = f"{self._openai}/completions"
-        response = self._send("POST", url, json=body, timeout=self._patience)
+        response = self._send("POST", url, json=body, timeout=self._long_timeout)
         answer = self._read(response)
         return Completed(
             text=answer["choices"][0]["text"],
@@ -188,7 +188,7 @@ class PublicApi:
         url = f"{self._openai}/{'chat/completions' if chat else 'completions'}"
         body = {"model": model, **asked, **options, "stream": True}
         served = ""
-        for line in self._lines("POST", url, json=body, timeout=self._patience):
+        for line in self._lines("POST", url, json=body, timeout=self._long_timeout):
             name, _, value = line.partition(": ")
             if name == "data" and value != "[DONE]":
                 frame = json.loads(value)
@@ -224,10 +224,10 @@ class PublicApi:
         self._http.close()
 
     def _ask(
-        self, method: str, path: str, *, params: Params | None = None, patient: bool = False, **more: Any
+        self, method: str, path: str, *, params: Params | None = None, is_long: bool = False, **more: Any
     ) -> Json:  # httpx's own
         present = {name: value for name, value in (params or {}).items() if value is not None}
-        timeout = self._patience if patient else httpx.USE_CLIENT_DEFAULT
+        timeout = self._long_timeout if is_long else httpx.USE_CLIENT_DEFAULT
         response = self._send(method, path, params=present, timeout=timeout, **more)
         return self._read(response) if response.content else None
 

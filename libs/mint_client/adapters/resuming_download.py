@@ -7,9 +7,9 @@ import httpx
 
 from mint_common.errors import MintError, PreconditionFailed, Unavailable
 
-PATIENCE_SECONDS = 1800.0
-"""How long is waited between requests in a row that give nothing: as long as an upgrade takes."""
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+RETRY_SECONDS = 1800.0
+"""Total time to retry a download that makes no progress: as long as an upgrade takes."""
+_FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 1.0, 60.0
 _CHUNK_BYTES = 1 << 20
 _WHAT = "the download"
 
@@ -59,7 +59,7 @@ class ResumingDownload:
                     raise Unavailable(what=_WHAT, problem=problem)
             except (httpx.HTTPError, MintError) as error:
                 self._answer.close()
-                if waited_seconds >= PATIENCE_SECONDS or seen > self.total or not _may_pass(error):
+                if waited_seconds >= RETRY_SECONDS or seen > self.total or not _may_pass(error):
                     raise _as_mint_error(error) from error
                 seconds = _wait_seconds(error, waits)
                 waits, waited_seconds = waits + 1, waited_seconds + seconds
@@ -93,6 +93,6 @@ def _as_mint_error(error: Exception) -> MintError:
 
 def _wait_seconds(error: Exception, waits: int) -> float:
     """Return the next wait: twice as long each time, or as the error requests."""
-    seconds = min(_FIRST_WAIT_SECONDS * 2.0 ** min(waits, 10), _LONGEST_WAIT_SECONDS)
+    seconds = min(_FIRST_WAIT_SECONDS * 2.0 ** min(waits, 10), _MAX_WAIT_SECONDS)
     fields = error.fields if isinstance(error, MintError) else {}
     return max(seconds, float(fields.get("retry_after_seconds", 0)))

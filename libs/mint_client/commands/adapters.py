@@ -17,7 +17,7 @@ from mint_client.core.tables import Row, adapter_rows, engine_rows, restart_note
 from mint_client.views.terminal import make_table, print_json, print_rows
 from mint_common.errors import Unavailable
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 NOTHING = "none of your revisions is on an engine"
 
 NamedRevisionArgument = Annotated[
@@ -126,7 +126,7 @@ def top(
         typer.echo("")
         print_rows(adapters, ADAPTER, nothing=NOTHING)
     elif once:
-        console.print(_tables(*_residency(api, ()), console, most_rows=MOST_ROWS))
+        console.print(_tables(*_residency(api, ()), console, max_rows=MAX_ROWS))
     else:
         _watch(api, console, interval)
 
@@ -137,16 +137,16 @@ def _watch(api: PublicApi, console: Console, interval: float) -> None:
         while True:
             try:
                 adapters, engines = _residency(api, adapters)
-                shown: Group | str = _tables(adapters, engines, console, most_rows=console.height)
+                shown: Group | str = _tables(adapters, engines, console, max_rows=console.height)
             except Unavailable as error:
                 shown = str(error)
             live.update(shown, refresh=True)
             time.sleep(interval)
 
 
-def _tables(adapters: Sequence[Row], engines: Sequence[Row], console: Console, *, most_rows: int) -> Group:
-    """Return two tables of at most ``most_rows`` lines together, and how many adapters these leave out."""
-    room = most_rows - len(engines) - 3
+def _tables(adapters: Sequence[Row], engines: Sequence[Row], console: Console, *, max_rows: int) -> Group:
+    """Return two tables of at most ``max_rows`` lines together, and how many adapters these leave out."""
+    room = max_rows - len(engines) - 3
     shown = adapters if len(adapters) <= room else adapters[: max(1, room - 1)]
     left_out = len(adapters) - len(shown)
     return Group(

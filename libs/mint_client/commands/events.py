@@ -17,7 +17,7 @@ from mint_common.errors import Unavailable
 from mint_common.new_folder import replace_file
 
 RETRY_SECONDS = 0.5
-"""How soon a lost event stream is opened again."""
+"""Delay before a lost event stream is opened again."""
 
 
 @api_command

@@ -31,7 +31,7 @@ def gc(
     Example: mint gc --dry-run
     """
     if dry_run:
-        report = api.post("/gc", {"dry_run": True, "limit": 1000}, patient=True)
+        report = api.post("/gc", {"dry_run": True, "limit": 1000}, is_long=True)
         if as_json:
             print_json(report["items"])
         else:
@@ -41,7 +41,7 @@ def gc(
         return
     more = True
     while more:
-        report = api.post("/gc", {"dry_run": False, "limit": _AT_ONCE}, patient=True)
+        report = api.post("/gc", {"dry_run": False, "limit": _AT_ONCE}, is_long=True)
         more = report["more"]
         for item in report["items"]:
             typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")

@@ -42,7 +42,7 @@ def create_rule(
     at_most: Annotated[float | None, typer.Option(help="Maximum loss, instead of SCORE.")] = None,
     max_rise: Annotated[
         float | None,
-        typer.Option(help="With --at-most: maximum difference above the live revision's loss."),
+        typer.Option(help="Maximum difference above the live revision's loss, with --at-most."),
     ] = None,
     roll_back_above: Annotated[
         float | None, typer.Option(help="Loss above which a live revision is rolled back, with --at-most.")

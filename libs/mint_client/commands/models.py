@@ -16,7 +16,7 @@ from mint_client.core.columns import ANSWER
 from mint_client.views.terminal import make_table, print_rows
 from mint_common.errors import MintError, NotFound
 
-MOST_AT_ONCE = 16
+MAX_AT_ONCE = 16
 
 Stream = Callable[[str], Iterator[tuple[str, str]]]
 """Asks a model: yields (piece of the answer, digest of the revision)."""
@@ -85,5 +85,5 @@ def _compare(models: list[str], stream: Stream, api: PublicApi) -> None:
 
 
 def _read_all(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:
-    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
         list(pool.map(read, rows))

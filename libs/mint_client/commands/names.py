@@ -18,10 +18,10 @@ LISTS = {
     "rule": ("/policies/{policy}/rules", "rule_id"),
     "alias": ("/policies/{policy}/aliases", "alias"),
 }
-"""Where the names of a kind are listed, and under which field."""
+"""Route that lists the names of a kind, and the field that holds them."""
 IDS = ("webhook", "job", "evaluation run", "rule")
-"""Kinds whose names nobody chose: without a near one, the first of the list are told."""
-MOST_NEAR = 3
+"""Kinds with generated names: without a similar one, the error lists the first names."""
+MAX_NEAR = 3
 _DIGEST = "sha256:"
 DIGEST_LENGTH = len(_DIGEST) + 64
 
@@ -59,7 +59,7 @@ def _digest_like(api: PublicApi, policy: str, beginning: str) -> str:
         found += [row["digest"] for row in page if row["digest"].startswith(beginning)]
         after = page[-1]["number"] if len(page) == MAX_LIMIT else None
     if len(found) != 1:
-        raise NotFound(kind="revision", name=f"{policy}@{beginning}", near=", ".join(found[:MOST_NEAR]))
+        raise NotFound(kind="revision", name=f"{policy}@{beginning}", near=", ".join(found[:MAX_NEAR]))
     return found[0]
 
 
@@ -87,7 +87,7 @@ def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object
     if kind == "revision" and (policy := _policy_of(values)):
         return _with_latest(name, api, policy)
     names = _names_of(api, kind, values)
-    near = difflib.get_close_matches(name, names, n=MOST_NEAR) or (names[:MOST_NEAR] if kind in IDS else [])
+    near = difflib.get_close_matches(name, names, n=MAX_NEAR) or (names[:MAX_NEAR] if kind in IDS else [])
     return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error
 
 

@@ -135,7 +135,7 @@ def diff_revision(
     Example: mint revision diff counter prod latest
     """
     against = None if new is None else resolve_revision(api, policy, old)
-    found = api.get(f"{_path(api, policy, new or old)}/diff", {"against": against}, patient=True)
+    found = api.get(f"{_path(api, policy, new or old)}/diff", {"against": against}, is_long=True)
     return Listing(answer=found, columns=CHANGE, rows=diff_rows(found), nothing="no difference")
 
 

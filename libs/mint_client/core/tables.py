@@ -11,7 +11,7 @@ MIB = 1 << 20
 DIGEST_CHARACTERS = 19
 BAR_CELLS = 16
 SHOWN_CHARACTERS = 200
-"""Of an answer."""
+"""Characters of an answer that are shown."""
 GAP = 2
 """Spaces between two columns."""
 
@@ -234,7 +234,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "flag": lambda value: "yes" if value else "",
     "count": lambda value: str(value or ""),
 }
-"""How a value reads; a column of another kind shows its text."""
+"""Formatter of a column's kind; a column of another kind shows its text."""
 
 
 def shown_bytes(count: float) -> str:

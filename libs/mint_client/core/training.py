@@ -12,7 +12,7 @@ from mint_client.core.tables import Row
 from mint_common.algorithms import BUILT_IN, OPENAI_METHODS
 from mint_common.datasets import Format, Method
 
-MOST_PROMPT = 100
+MAX_PROMPT = 100
 """Characters of a prompt that is shown as an example."""
 Json = Any  # the gateway's JSON
 
@@ -183,13 +183,13 @@ class Example:
 def example_of(row: Json, kind: Format) -> Example:
     """Return the beginning of a row's prompt."""
     if kind is Format.TEXT:
-        return Example(prompt=row["text"][: MOST_PROMPT // 3], is_chat=False)
+        return Example(prompt=row["text"][: MAX_PROMPT // 3], is_chat=False)
     asked = row["input"] if kind is Format.PAIRS else row
     prompt = asked["messages"] if "messages" in asked else asked["prompt"]
     if isinstance(prompt, str):
-        return Example(prompt=prompt[:MOST_PROMPT], is_chat=False)
+        return Example(prompt=prompt[:MAX_PROMPT], is_chat=False)
     said = [message["content"] for message in prompt if message["role"] == "user"]
-    return Example(prompt=_text(said[-1] if said else "Hello")[:MOST_PROMPT], is_chat=True)
+    return Example(prompt=_text(said[-1] if said else "Hello")[:MAX_PROMPT], is_chat=True)
 
 
 def _text(content: Json) -> str:

@@ -154,12 +154,12 @@ def _specs(facts: BaseFacts, manifest: Manifest) -> Sequence[TensorSpec]:
         if known is facts and kept_shape == shape:
             return kept
     specs = tensor_specs(manifest.layout, targeted(all_sites(facts), manifest.targets), rank=manifest.rank)
-    if len(specs) <= _MOST_KEPT:
+    if len(specs) <= _MAX_KEPT:
         _KEPT.append((facts, shape, specs))
     return specs
 
 
-_MOST_KEPT = 4096
+_MAX_KEPT = 4096
 _KEPT: deque[tuple[BaseFacts, tuple[str, Sequence[str], int], Sequence[TensorSpec]]] = deque(maxlen=8)
 """Cache of the last expected shapes: most adapters of a base share one."""
 

@@ -68,7 +68,7 @@ def read_header(file: BinaryIO, *, size_bytes: int, limit: int = MAX_HEADER_BYTE
         raise refusal(Reason.NOT_SAFETENSORS, problem)
     text = file.read(length)
     # Adapters of one shape have one header: reading it takes longer than anything else about a small one.
-    entries = _kept_entries(text) if length <= _MOST_KEPT_BYTES else _ordered_entries(text)
+    entries = _kept_entries(text) if length <= _MAX_KEPT_BYTES else _ordered_entries(text)
     data_begin = 8 + length
     _check_tiling(entries, size_bytes - data_begin)
     return TensorHeader(tensors=entries, data_begin=data_begin)
@@ -176,7 +176,7 @@ def dtype_of(array: np.ndarray, name: str) -> str:
     return dtype
 
 
-_MOST_KEPT_BYTES = 64 << 10
+_MAX_KEPT_BYTES = 64 << 10
 
 
 def _ordered_entries(text: bytes) -> tuple[TensorEntry, ...]:

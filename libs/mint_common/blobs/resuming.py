@@ -21,7 +21,7 @@ from mint_common.errors import BlobCorrupt
 RANGE_BYTES = 8 << 20
 """Bytes requested at a time, and the maximum held in memory. A smaller part is not worth resuming."""
 
-MOST_PARTIALS = 16
+MAX_PARTIALS = 16
 """Maximum number of broken downloads on disk; the oldest are removed first."""
 
 
@@ -57,12 +57,12 @@ class ResumingBlobs:
                 raise
             await asyncio.to_thread(_land, partial, path)
 
-    async def bound_partials(self, most_bytes: int, *, spared: int = 0) -> int:
+    async def bound_partials(self, max_bytes: int, *, spared: int = 0) -> int:
         """Remove what broken downloads left, the oldest first, until it takes no more; return how much went.
 
         The ``spared`` newest and those that are written to now stay.
         """
-        return await asyncio.to_thread(_bound, self._partials, most_bytes, spared)
+        return await asyncio.to_thread(_bound, self._partials, max_bytes, spared)
 
     async def _complete(self, claim: Claim, file: BinaryIO) -> None:
         check = Check(claim)
@@ -142,13 +142,13 @@ def _land(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def _bound(partials: Path, most_bytes: int, spared: int) -> int:
+def _bound(partials: Path, max_bytes: int, spared: int) -> int:
     removed = 0
     with suppress(FileNotFoundError):
         found = sorted(partials.iterdir(), key=lambda path: path.stat().st_mtime)
         left = sum(path.stat().st_size for path in found)
         for path in found[: len(found) - spared]:
-            if left <= most_bytes:
+            if left <= max_bytes:
                 break
             size_bytes = _remove_unused(path)
             left, removed = left - size_bytes, removed + size_bytes
@@ -170,5 +170,5 @@ def _trim(partials: Path) -> None:
     """Remove the partial files that were unused for longest."""
     with suppress(FileNotFoundError):
         found = sorted(partials.iterdir(), key=lambda path: path.stat().st_mtime)
-        for path in found[:-MOST_PARTIALS]:
+        for path in found[:-MAX_PARTIALS]:
             path.unlink()

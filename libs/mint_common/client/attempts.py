@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 from mint_common.errors import MintError, Overloaded, PeerFailed, Unavailable
 
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 """Maximum failures for one answer on an engine that answers: further attempts find the same fault."""
 FIRST_WAIT_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 5.0
+MAX_WAIT_SECONDS = 5.0
 
 
 class NoAnswer(MintError):
@@ -40,8 +40,8 @@ class CallAttempts:
             raise error
         is_outage = isinstance(error, Overloaded | Unavailable) and not isinstance(error, PeerFailed)
         tried = replace(self, calls=self.calls + 1, failures=self.failures + (not is_outage))
-        wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(self.calls, 16), LONGEST_WAIT_SECONDS)
-        if tried.failures >= MOST_FAILURES or self.seconds_left(now=now) <= wait:
+        wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(self.calls, 16), MAX_WAIT_SECONDS)
+        if tried.failures >= MAX_FAILURES or self.seconds_left(now=now) <= wait:
             raise self.given_up(error, now=now) from error
         return tried, wait
 

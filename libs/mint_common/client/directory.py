@@ -57,9 +57,9 @@ T = TypeVar("T")
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
 _ANSWER_SECONDS = 5.0  # a loader that stays silent longer is left out of a list
-_LEAST_WAIT_SECONDS = 2
+_MIN_WAIT_SECONDS = 2
 _LOST_SECONDS = 180.0  # one that is away longer is not told to come back
-_MOST_ADAPTERS = 4096
+_MAX_ADAPTERS = 4096
 _NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
 
 
@@ -120,7 +120,7 @@ class EngineDirectory:
         now = time.monotonic()
         away = [(info, now - since) for info, since in self._lost.values()]
         return [
-            (info, max(_LEAST_WAIT_SECONDS, math.ceil(RESTART_SECONDS - seconds)))
+            (info, max(_MIN_WAIT_SECONDS, math.ceil(RESTART_SECONDS - seconds)))
             for info, seconds in away
             if seconds < _LOST_SECONDS
         ]
@@ -365,7 +365,7 @@ class EngineDirectory:
         client = self._clients[url]
         try:
             info = await client.describe()
-            places = await client.places(limit=_MOST_ADAPTERS)
+            places = await client.places(limit=_MAX_ADAPTERS)
             load = await client.load()
         except MintError as error:
             if _is_away(error):

@@ -58,7 +58,7 @@ class EngineClient:
     ) -> tuple[int, ...]:
         """Return the token ids of a text. Tenants take turns; requests of none are one more."""
         body = {"text": text, "tenant_id": tenant_id}
-        return self._read(await self._http.post("/internal/tokenize", body, patient=True), _Tokens).tokens
+        return self._read(await self._http.post("/internal/tokenize", body, is_long=True), _Tokens).tokens
 
     async def adapters(
         self, *, tenant_id: TenantId | None = None, limit: int | None = None
@@ -106,7 +106,7 @@ class EngineClient:
     async def prewarm(self, revision: RevisionRef, *, tenant_id: TenantId) -> AdapterStatus:
         """Load a revision under admission control, and return when it is ready. Idempotent."""
         body = {"revision": revision, "tenant_id": tenant_id}
-        return self._read(await self._http.post("/internal/prewarm", body, patient=True), AdapterStatus)
+        return self._read(await self._http.post("/internal/prewarm", body, is_long=True), AdapterStatus)
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -61,7 +61,7 @@ _log = logging.getLogger(__name__)
 
 Lost = Callable[[bool], MintError]
 """Makes the error of a broken connection; True: the other side may have begun with what it was asked."""
-_MOST_NAME = 500
+_MAX_NAME = 500
 """Longer than any valid name; a longer path segment would exceed what servers accept."""
 
 
@@ -72,14 +72,14 @@ def path_of(*parts: str | int) -> str:
 
 def named(kind: str, name: str) -> str:
     """Return a name that a path can carry. Raises NotFound for one that a path cannot represent."""
-    if not name or "/" in name or not name.isprintable() or len(name) > _MOST_NAME:
+    if not name or "/" in name or not name.isprintable() or len(name) > _MAX_NAME:
         raise NotFound(kind=kind, name=shortened(name))
     return name
 
 
 def shortened(name: str) -> str:
     """Return the form of an overlong name for an error."""
-    return name if len(name) <= _MOST_NAME else f"{name[:50]}... ({len(name)} characters)"
+    return name if len(name) <= _MAX_NAME else f"{name[:50]}... ({len(name)} characters)"
 
 
 class InternalHttp:
@@ -109,15 +109,15 @@ class InternalHttp:
         self._connections = Connections(headers=headers, timeout_seconds=timeout_seconds)
         self._watch = PeerWatch(self._ask_health, ask_seconds=ask_seconds)
 
-    async def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:
-        """Ask for something; a None parameter is left out. ``patient``: it is a long call."""
-        return await self._ask("GET", path, params=params, patient=patient)
+    async def get(self, path: str, params: Params | None = None, *, is_long: bool = False) -> Json:
+        """Ask for something; a None parameter is left out. ``is_long``: it is a long call."""
+        return await self._ask("GET", path, params=params, is_long=is_long)
 
     async def post(
-        self, path: str, body: object = None, params: Params | None = None, *, patient: bool = False
+        self, path: str, body: object = None, params: Params | None = None, *, is_long: bool = False
     ) -> Json:
         """Create or do something; the body may be JSON values, dataclasses or structs."""
-        return await self._ask("POST", path, body=body, params=params, patient=patient)
+        return await self._ask("POST", path, body=body, params=params, is_long=is_long)
 
     async def forward(
         self,
@@ -127,7 +127,7 @@ class InternalHttp:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | AsyncIterable[bytes] = b"",
         headers: Mapping[str, str] | None = None,
-        patient: bool = False,
+        is_long: bool = False,
     ) -> tuple[int, bytes]:
         """Forward a request, and return the status and the bytes of its answer.
 
@@ -137,7 +137,7 @@ class InternalHttp:
         url = self._url(path, query)
         if isinstance(body, bytes):
             sent = {**_JSON, **(headers or {})}
-            return await self._send(method, url, data=body, headers=sent, is_long=patient)
+            return await self._send(method, url, data=body, headers=sent, is_long=is_long)
         told = _Told(body)
         # The other side then reads on what it need not. If it closed at once, the connection would be reset
         # before its answer to a part of the stream is read.
@@ -224,10 +224,10 @@ class InternalHttp:
         *,
         body: object = None,
         params: Params | None = None,
-        patient: bool = False,
+        is_long: bool = False,
     ) -> Json:
         url = self._url(path, _present(params))
-        _, content = await self._send(method, url, data=_encode(body), headers=_JSON, is_long=patient)
+        _, content = await self._send(method, url, data=_encode(body), headers=_JSON, is_long=is_long)
         with self._translated():
             return msgspec.json.decode(content) if content else None
 

@@ -12,7 +12,7 @@ from functools import partial
 from mint_common.waiting import cancel_all
 
 ASK_SECONDS = 10.0
-MOST_UNANSWERED = 3
+MAX_UNANSWERED = 3
 """Questions in a row. With the time-out of each, a peer that hangs is found in some 2 minutes."""
 
 End = Callable[[], None]
@@ -66,7 +66,7 @@ class PeerWatch:
                 unanswered = 0
             except TimeoutError:
                 unanswered += 1
-            if unanswered >= MOST_UNANSWERED:
+            if unanswered >= MAX_UNANSWERED:
                 unanswered = 0
                 for end in list(self._ends):
                     end()

@@ -26,7 +26,7 @@ from mint_common.errors import NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, pack_digests
 
-_MOST_DIGESTS = 10_000
+_MAX_DIGESTS = 10_000
 
 
 class RegistryClient:
@@ -47,7 +47,7 @@ class RegistryClient:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | AsyncIterable[bytes] = b"",
         headers: Mapping[str, str] | None = None,
-        patient: bool = False,
+        is_long: bool = False,
         cause: str | None = None,
         decided_at: float | None = None,
     ) -> tuple[int, bytes]:
@@ -56,7 +56,7 @@ class RegistryClient:
         if decided_at is not None:
             sent[DECIDED_HEADER] = repr(decided_at)
         path = path_of("internal", *parts)
-        return await self._http.forward(method, path, query=query, body=body, headers=sent, patient=patient)
+        return await self._http.forward(method, path, query=query, body=body, headers=sent, is_long=is_long)
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized."""
@@ -123,8 +123,8 @@ class RegistryClient:
         """Return a tenant's revisions that have one of these digests."""
         path = path_of("internal", "tenants", tenant_id, "revisions", "find")
         found: list[OwnedRevision] = []
-        for start in range(0, len(digests), _MOST_DIGESTS):
-            body = {"digests": digests[start : start + _MOST_DIGESTS]}
+        for start in range(0, len(digests), _MAX_DIGESTS):
+            body = {"digests": digests[start : start + _MAX_DIGESTS]}
             found += self._read(await self._http.post(path, body), list[OwnedRevision])
         return found
 

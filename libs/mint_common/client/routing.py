@@ -15,7 +15,7 @@ from mint_common.generation import Place
 from mint_common.ids import Digest, EngineId
 
 HOT_LOAD = 16
-MOST_PER_ENGINE = 8192
+MAX_PER_ENGINE = 8192
 
 
 class Nearness(IntEnum):
@@ -74,8 +74,8 @@ class _Run:
 class ResidencyMap:
     """Adapters by engine; the least recently reported is dropped first."""
 
-    def __init__(self, *, most_per_engine: int = MOST_PER_ENGINE) -> None:
-        self._most = most_per_engine
+    def __init__(self, *, max_per_engine: int = MAX_PER_ENGINE) -> None:
+        self._most = max_per_engine
         self._runs: dict[EngineId, _Run] = {}
 
     def nearness(self, engine_id: EngineId, digest: Digest) -> Nearness:

@@ -26,8 +26,8 @@ suspect's fault."""
 BLAMED_SECONDS = 30.0
 """A request that has run longer than this is not blamed: most that end an engine do so in its first step."""
 REMEMBERED_SECONDS = 600.0
-MOST_OF_A_TENANT = 512
-MOST_TENANTS = 1024
+MAX_OF_A_TENANT = 512
+MAX_TENANTS = 1024
 APART_SECONDS = 1.0
 """Time that suspects run before the next ones start, unless they end earlier."""
 RESTORED_SECONDS = 2.0 * RESTART_SECONDS
@@ -103,9 +103,9 @@ class Suspects:
         own[key] = known
         own.move_to_end(key)
         self._tenants.move_to_end(key.tenant_id)
-        if len(own) > MOST_OF_A_TENANT:
+        if len(own) > MAX_OF_A_TENANT:
             own.popitem(last=False)
-        if len(self._tenants) > MOST_TENANTS:
+        if len(self._tenants) > MAX_TENANTS:
             self._tenants.popitem(last=False)
 
     def begin(self, key: RequestKey, *, is_restarting: bool, now: float) -> SuspectRun | None:

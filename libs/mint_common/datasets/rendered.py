@@ -52,14 +52,14 @@ class RowLine:
 class RenderRequest:
     """Rows to render. ``max_tokens`` is the longest that an example may be; None: the base's context.
 
-    A row with more than ``most_tokens`` is refused; after so many tokens in all, the other rows are left out.
+    A row with more than ``token_limit`` is refused; after so many tokens in all, the other rows are left out.
     """
 
     rows: tuple[RowLine, ...]
     method: Method
     on_long: OnLong = "refuse"
     max_tokens: int | None = None
-    most_tokens: int = 1 << 20
+    token_limit: int = 1 << 20
     with_texts: bool = False
 
 

@@ -27,7 +27,7 @@ line."""
 _CHUNK_BYTES = 1 << 16
 _PAUSE_SECONDS = 0.2
 """Pause that ends a log line: text written without one, such as a traceback, is one line."""
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 """Maximum bytes of one log line before it is cut."""
 _END_SECONDS = 1.0
 
@@ -99,7 +99,7 @@ def log_output(descriptor: int, *, service: str) -> None:
 def _written(descriptor: int) -> bytes:
     """Return the output up to the next pause; empty at the end."""
     written = os.read(descriptor, _CHUNK_BYTES)
-    while written and len(written) < _MOST_BYTES:
+    while written and len(written) < _MAX_BYTES:
         if not select.select([descriptor], [], [], _PAUSE_SECONDS)[0]:
             break
         more = os.read(descriptor, _CHUNK_BYTES)

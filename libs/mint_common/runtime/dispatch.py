@@ -46,10 +46,10 @@ UPGRADE_ATTEMPTS = 240
 """Deliveries before such an event is given up: an hour, in which an upgrade ends or is taken back."""
 IGNORED_ATTEMPTS = 8
 """Deliveries before an event without a handler is acknowledged: a newer version may have dropped it."""
-MOST_GIVEN_BACK = 1_000
+MAX_GIVEN_BACK = 1_000
 """Events that one dispatcher has given back and the bus holds; the next is a dead letter at once. A tenth of
 what the bus has out unanswered per subscription: more would stop the events that this version reads."""
-MOST_REASON = 500
+MAX_REASON = 500
 """Characters of a dead letter's reason."""
 
 _log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Dispatcher:
     def _may_give_back(self) -> bool:
         while self._given_back and self._given_back[0] <= self._clock.monotonic():
             self._given_back.popleft()
-        return len(self._given_back) < MOST_GIVEN_BACK
+        return len(self._given_back) < MAX_GIVEN_BACK
 
     async def _attempt(self, delivery: Delivery, event: Event) -> str:
         if self._found(event) is None and delivery.attempt < IGNORED_ATTEMPTS:
@@ -307,6 +307,6 @@ def _dead_letter(delivery: Delivery, *, durable: str, decision: Bury) -> Message
             "Mint-Dead-Attempts": str(delivery.attempt),
             "Mint-Dead-Code": decision.code,
             # Header values are one line of ASCII.
-            "Mint-Dead-Reason": ascii(decision.reason)[1:-1][:MOST_REASON],
+            "Mint-Dead-Reason": ascii(decision.reason)[1:-1][:MAX_REASON],
         },
     )

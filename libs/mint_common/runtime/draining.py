@@ -13,20 +13,20 @@ from starlette.types import Scope
 
 from mint_common.errors import MintError, Stopping
 
-LastWord = Callable[[MintError], bytes]
+StreamError = Callable[[MintError], bytes]
 """Function that renders the error which ends a failed stream, in the format of its API."""
 
-_LAST_WORD = "mint.last_word"
+_STREAM_ERROR = "mint.stream_error"
 
 
-def set_last_word(scope: Scope, last_word: LastWord) -> None:
+def set_stream_error(scope: Scope, render_error: StreamError) -> None:
     """Set the bytes to send to a request's client when its answer is cut off after the head."""
-    scope[_LAST_WORD] = last_word
+    scope[_STREAM_ERROR] = render_error
 
 
-def last_word_of(scope: Scope) -> LastWord | None:
+def stream_error_of(scope: Scope) -> StreamError | None:
     """Return the bytes set for this request."""
-    return cast("LastWord | None", scope.get(_LAST_WORD))
+    return cast("StreamError | None", scope.get(_STREAM_ERROR))
 
 
 class RequestsInHand:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.errors import InternalTokenRefused, MintError, Stopping
 from mint_common.runtime.disconnect import ClientGone
-from mint_common.runtime.draining import RequestsInHand, last_word_of
+from mint_common.runtime.draining import RequestsInHand, stream_error_of
 from mint_common.runtime.edge_body import check_text, read_body, replayed
 from mint_common.runtime.edge_series import request_seconds
 from mint_common.runtime.slow_clients import paced
@@ -105,10 +105,10 @@ class EdgeMiddleware:
         if not answer.status:
             await self._shaped(scope, error)(scope, receive, answer.send)
             return
-        last_word = last_word_of(scope)
-        if last_word is None:
+        render_error = stream_error_of(scope)
+        if render_error is None:
             raise error
-        await answer.send({"type": "http.response.body", "body": last_word(error), "more_body": True})
+        await answer.send({"type": "http.response.body", "body": render_error(error), "more_body": True})
         await answer.send({"type": "http.response.body", "body": b""})
 
     def _check_token(self, path: str, headers: Headers) -> None:

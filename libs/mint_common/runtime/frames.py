@@ -8,7 +8,7 @@ import socket
 import struct
 
 _LENGTH = struct.Struct("<I")
-MOST_BYTES = (1 << 32) - 1
+MAX_BYTES = (1 << 32) - 1
 
 
 def frame(data: bytes) -> bytes:
@@ -16,11 +16,11 @@ def frame(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-async def read_frame(reader: asyncio.StreamReader, *, most_bytes: int = MOST_BYTES) -> bytes:
+async def read_frame(reader: asyncio.StreamReader, *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the next message. Raises EOFError when the other side has ended, or sends a larger one."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > most_bytes:
+        if length > max_bytes:
             raise EOFError
         return await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError) as error:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-MOST_CONNECTIONS = 8192
+MAX_CONNECTIONS = 8192
 _OTHER_FILES = 256
 """Descriptors that are left for everything but connections of clients."""
 
@@ -40,7 +40,7 @@ class ConnectionBounds:
     that reads nothing of an answer is disconnected after ``unread_seconds``.
     """
 
-    connections: int = MOST_CONNECTIONS
+    connections: int = MAX_CONNECTIONS
     head_seconds: float = 10
     head_bytes: int = 64 << 10
     head_lines: int = 200
@@ -52,14 +52,14 @@ class ConnectionBounds:
     unread_seconds: float = 60
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """Raise the process's descriptor limit to its maximum; return how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + _OTHER_FILES
+    wanted = MAX_CONNECTIONS + _OTHER_FILES
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(MOST_CONNECTIONS, soft - _OTHER_FILES))
+    return max(1, min(MAX_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def protocol_of(connection_bounds: ConnectionBounds) -> type["BoundedProtocol"]:
@@ -169,10 +169,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Process a part of a body; exceptions here are answered with 400."""
         self._body_parts += 1
         self._body_bytes += len(body)
-        for count, least_bytes in self.bounds.parts:
-            if self._body_parts > count and self._body_bytes < least_bytes * self._body_parts:
+        for count, min_bytes in self.bounds.parts:
+            if self._body_parts > count and self._body_bytes < min_bytes * self._body_parts:
                 raise self._problem(
-                    f"A body in more than {count} parts needs {least_bytes} bytes in each on average: "
+                    f"A body in more than {count} parts needs {min_bytes} bytes in each on average: "
                     "send larger ones."
                 )
         super().on_body(body)

@@ -10,7 +10,7 @@ from mint_common.runtime.processor_turns import take_long_turns
 
 NICENESS = 5
 """Relative to the process's: a quarter of a processor's time while anybody else wants it."""
-MOST_NICENESS = 19
+MAX_NICENESS = 19
 
 _AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of the session's autogroup. Where Linux shares processors by session, a process's niceness
@@ -36,7 +36,7 @@ def let_session_give_way(niceness: int) -> None:
 def let_thread_give_way(niceness: int) -> None:
     """Have this thread, and those that it starts, give way to the others of the process, and of others."""
     of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(MOST_NICENESS, of_process + niceness))
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(MAX_NICENESS, of_process + niceness))
 
 
 def _set_session_niceness(niceness: int) -> None:

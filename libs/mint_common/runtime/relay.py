@@ -37,7 +37,7 @@ KEEP_ANSWER_DAYS = 2
 PRUNE_SECONDS = 600.0
 BACKOFF_SECONDS = (0.1, 5.0)
 MEASURE_SECONDS = 2.0
-MOST_MEASURED = 10_000
+MAX_MEASURED = 10_000
 """Maximum waiting events that a measurement counts."""
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_relay_' || current_schema(), 0))"
@@ -64,7 +64,7 @@ _published = Counter(
 )
 begin(_published, ["published", "refused"])
 _waiting = Gauge(
-    "mint_relay_pending", f"Events of the outbox that wait for the bus; {MOST_MEASURED} stands for more"
+    "mint_relay_pending", f"Events of the outbox that wait for the bus; {MAX_MEASURED} stands for more"
 )
 _oldest = Gauge(
     "mint_relay_oldest_seconds",
@@ -143,7 +143,7 @@ class OutboxRelay:
         if now - self._measured_at < MEASURE_SECONDS:
             return
         self._measured_at = now
-        (row,) = await connection.fetch(_BACKLOG, MOST_MEASURED)
+        (row,) = await connection.fetch(_BACKLOG, MAX_MEASURED)
         _waiting.set(row["events"])
         oldest_seconds = row["oldest_seconds"]
         self._oldest_since = None if oldest_seconds is None else now - max(0.0, oldest_seconds)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from mint_common.errors import MintError, Overloaded, Unavailable
 
 FIRST_DELAY_SECONDS = 0.2
-LONGEST_DELAY_SECONDS = 30.0
-LONGEST_OUTAGE_DELAY_SECONDS = 5.0
+MAX_DELAY_SECONDS = 30.0
+MAX_OUTAGE_DELAY_SECONDS = 5.0
 """Maximum delay of an event after the part that it waits for has returned."""
 
 
@@ -31,9 +31,9 @@ def decide(error: Exception, *, attempt: int, max_attempts: int, jitter: float) 
     An unavailable or full dependency is not the event's fault, so the event is retried without a limit.
     """
     retryable = error.retryable if isinstance(error, MintError) else True
-    patient = isinstance(error, Unavailable | Overloaded)
-    if retryable and (patient or attempt < max_attempts):
-        longest = LONGEST_OUTAGE_DELAY_SECONDS if patient else LONGEST_DELAY_SECONDS
+    is_outage = isinstance(error, Unavailable | Overloaded)
+    if retryable and (is_outage or attempt < max_attempts):
+        longest = MAX_OUTAGE_DELAY_SECONDS if is_outage else MAX_DELAY_SECONDS
         delay_seconds = max(_backoff_seconds(attempt, longest, jitter), _asked_seconds(error))
         return RetryLater(delay_seconds=delay_seconds)
     code = error.code if isinstance(error, MintError) else "internal"
@@ -49,4 +49,4 @@ def _asked_seconds(error: Exception) -> float:
     """Return how long an overloaded part asked to wait, within reason."""
     if not isinstance(error, Overloaded):
         return 0.0
-    return min(float(error.fields.get("retry_after_seconds", 0.0)), LONGEST_DELAY_SECONDS)
+    return min(float(error.fields.get("retry_after_seconds", 0.0)), MAX_DELAY_SECONDS)

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from mint_common import telemetry
 from mint_common.errors import MintError, SettingInvalid, Unavailable
 from mint_common.private_files import make_files_private
-from mint_common.runtime.http_protocol import ConnectionBounds, most_connections, protocol_of
+from mint_common.runtime.http_protocol import ConnectionBounds, max_connections, protocol_of
 from mint_common.settings import HttpSettings, ServiceSettings, read_settings
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -199,7 +199,7 @@ def _received(signals: _Signals, server: _Server) -> Iterator[None]:
 def _server_config(http: FastAPI, drain_seconds: float) -> uvicorn.Config:
     return uvicorn.Config(
         http,
-        http=protocol_of(ConnectionBounds(connections=most_connections())),
+        http=protocol_of(ConnectionBounds(connections=max_connections())),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -30,27 +30,27 @@ class ReaderTooSlow(MintError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeastRate:
+class MinRate:
     """Minimum rate of a body or an answer, after ``grace_seconds``; long pauses are not allowed."""
 
     bytes_per_second: float
     grace_seconds: float
     stall_seconds: float
 
-    def patience_seconds(self, *, received_bytes: int, waited_seconds: float) -> float:
+    def timeout_seconds(self, *, received_bytes: int, waited_seconds: float) -> float:
         """Return how long the next part may take from now on; the time is up at 0 and below."""
         allowed_seconds = self.grace_seconds + received_bytes / self.bytes_per_second
         return min(self.stall_seconds, allowed_seconds - waited_seconds)
 
 
-BODY_RATE = LeastRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds=10)
+BODY_RATE = MinRate(bytes_per_second=16 << 10, grace_seconds=10, stall_seconds=10)
 """Minimum rate of every request body: a modem's rate, and longer pauses than a working connection makes."""
 
 
 class ClientWait:
     """Bytes to or from a client, and the time spent waiting for it."""
 
-    def __init__(self, rate: LeastRate) -> None:
+    def __init__(self, rate: MinRate) -> None:
         self.passed_bytes = 0
         self._rate = rate
         self._seconds = 0.0
@@ -64,15 +64,15 @@ class ClientWait:
         """Wait for the client. Raises TimeoutError once it is below the rate."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        patience = self._rate.patience_seconds(received_bytes=self.passed_bytes, waited_seconds=self._seconds)
+        timeout = self._rate.timeout_seconds(received_bytes=self.passed_bytes, waited_seconds=self._seconds)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 return await passing
         finally:
             self._seconds += loop.time() - began
 
 
-def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
+def paced(receive: Receive, rate: MinRate = BODY_RATE) -> Receive:
     """Return ``receive`` of a request, which raises BodyTooSlow until the body is whole."""
     waiting, is_whole = ClientWait(rate), False
 
@@ -91,7 +91,7 @@ def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
     return next_message
 
 
-def read_in_time(send: Send, rate: LeastRate) -> Send:
+def read_in_time(send: Send, rate: MinRate) -> Send:
     """Return ``send`` of an answer, which raises ReaderTooSlow once its reader is below the rate."""
     waiting = ClientWait(rate)
 

@@ -25,7 +25,7 @@ UNKNOWN_CHECKS, ADDRESS_CHECKS = 16, 4
 WAITING_OF_ADDRESS = 256
 """Unknown keys of one address, which may be a proxy of many: they are checked in a quarter of a second."""
 AWAY_SECONDS = 5.0
-"""How long a registry that did not answer is left alone by those who can do without."""
+"""Time that optional calls avoid a registry that did not answer."""
 
 
 class KeyOwners(Protocol):

@@ -30,8 +30,9 @@ from services.gateway.core.resolutions import Key, ResolutionCache
 _CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
 _LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
 NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
-MOST_WANTED = 1024
-"""How many load requests may wait; the oldest beyond is dropped, since alias.moved loads it too."""
+MAX_WANTED = 1024
+"""Maximum waiting load requests; the oldest beyond it is dropped, since alias.moved loads its revision
+too."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class CachedResolver:
         self._names = names
         self._cache = cache
         self._clock = clock
-        self._wanted: deque[AdapterWanted] = deque(maxlen=MOST_WANTED)
+        self._wanted: deque[AdapterWanted] = deque(maxlen=MAX_WANTED)
         self._asked = asyncio.Event()
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:

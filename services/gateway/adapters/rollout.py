@@ -24,14 +24,14 @@ class RolloutClient:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | AsyncIterable[bytes] = b"",
         headers: Mapping[str, str] | None = None,
-        patient: bool = False,
+        is_long: bool = False,
         cause: str | None = None,
     ) -> tuple[int, bytes]:
         """Forward a caller's request to a path below ``/internal``; see `InternalHttp.forward`."""
         self._handover.check_done()
         sent = {**(headers or {}), **caller_headers(caller, cause)}
         path = path_of("internal", *parts)
-        return await self._http.forward(method, path, query=query, body=body, headers=sent, patient=patient)
+        return await self._http.forward(method, path, query=query, body=body, headers=sent, is_long=is_long)
 
     async def download(self, parts: Sequence[str], caller: Caller) -> Relayed:
         """Return stored bytes once they begin to come; who gets them closes them."""

@@ -25,11 +25,11 @@ from services.gateway.core.tinker.records import TrainingRun
 
 NEWS = (subjects_of(RevisionPublished), subjects_of(RevisionRejected))
 KEPT = 10_000
-"""How many decisions are remembered."""
+"""Maximum remembered decisions."""
 FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.25, 2.0
-"""How long the bus is trusted before the registry is asked."""
+"""Time that the bus is trusted before the registry is asked, first and then."""
 LOST_SECONDS = 120.0
-"""After so long without a word, an export is taken for refused: its refusal was missed."""
+"""Time without news after which an export counts as refused: its refusal was missed."""
 
 Decision = RevisionRef | RevisionRejected
 _Key = tuple[PolicyId, str]

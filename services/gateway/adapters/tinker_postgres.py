@@ -15,7 +15,7 @@ from services.gateway.core.tinker.records import ClientSession, FinishReason, Tr
 TENANT_SESSIONS = 100_000
 """Sessions that a tenant may have. Those without runs go after a month of silence."""
 RUNS = 10_000
-"""How many training runs are remembered, so that their operations ask the database nothing."""
+"""Maximum training runs in memory, so that their operations need no query."""
 
 _ADD_SESSION = insert_of("tinker_sessions", ClientSession) + " ON CONFLICT DO NOTHING"
 _ADD_RUN = insert_of("tinker_runs", TrainingRun) + " ON CONFLICT DO NOTHING"

@@ -46,22 +46,20 @@ from services.gateway.core.tinker.sampling_answer import sample_json, sample_pro
 AT_ONCE = 512
 """Seats for samples on the engines of one base: enough to keep them busy, too few for them to refuse."""
 LOOK_SECONDS = 2.0
-"""How long a poll waits before it reports what the sample waits for."""
+"""Time that a poll waits before it reports what the sample waits for."""
 ABANDONED_SECONDS = 120.0
 CONTENDED_SECONDS = 40.0
-"""When a sample that is not polled is abandoned, and when if other tenants have samples.
-
-The SDK polls all the time, and repeats a poll that fails within 30 s.
-"""
+"""Time without a poll after which a sample is abandoned, alone and while other tenants have samples. The
+SDK polls all the time, and repeats a poll that fails within 30 s."""
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 256 << 20
-"""How long answers are kept for repeated polls, and their size in all."""
+"""Retention of answers for repeated polls, and their maximum size in all."""
 LARGE_BYTES = 1 << 20
 """Answers of this size are encoded as JSON in a thread: it takes 10 ms per MiB."""
 PRUNE_SECONDS = 5.0
 AGAIN_SECONDS = 0.25
 AWAY_SECONDS = 120.0
-"""How long an engine may be away before its samples fail."""
+"""Time that an engine may be away before its samples fail."""
 
 _log = logging.getLogger(__name__)
 
@@ -271,11 +269,11 @@ class EngineSamples:
             if sample.ended.is_set():
                 is_over = now - sample.finished_at >= KEPT_SECONDS
             else:
-                is_over = not sample.pollers and now - sample.polled_at >= self._patience(sample.order)
+                is_over = not sample.pollers and now - sample.polled_at >= self._idle_limit(sample.order)
             if is_over:
                 self._drop(request_id, sample)
 
-    def _patience(self, order: SampleOrder) -> float:
+    def _idle_limit(self, order: SampleOrder) -> float:
         """Return after how long without a poll a sample is abandoned."""
         is_alone = self._queue(order.base).tenants <= {order.tenant_id}
         return ABANDONED_SECONDS if is_alone else CONTENDED_SECONDS

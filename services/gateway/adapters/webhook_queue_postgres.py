@@ -16,7 +16,7 @@ from mint_common.runtime.postgres_rows import values_of
 from mint_common.runtime.pruning import prune_rows
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
-from services.gateway.core.webhooks.retries import MOST_WAITING, OVERFULL, Health, Outcome
+from services.gateway.core.webhooks.retries import MAX_WAITING, OVERFULL, Health, Outcome
 
 _WANTING = """
     SELECT webhook_id, state, failures FROM webhooks
@@ -120,8 +120,8 @@ class PostgresWebhookQueue:
 async def _queue(connection: PostgresConnection, row: asyncpg.Record, notice: Notice, now: float) -> bool:
     webhook_id = row["webhook_id"]
     if row["state"] == "paused" or row["failures"]:
-        waiting = await connection.fetchval(_WAITING, webhook_id, MOST_WAITING)
-        if waiting >= MOST_WAITING:
+        waiting = await connection.fetchval(_WAITING, webhook_id, MAX_WAITING)
+        if waiting >= MAX_WAITING:
             await connection.execute(_DISABLE, webhook_id, OVERFULL)
             return False
     delivery_id = derive_id("whd", webhook_id, notice.event_id)

@@ -23,7 +23,7 @@ from services.gateway.core.webhooks.addresses import AddressForbidden, check_url
 from services.gateway.core.webhooks.records import Attempt
 
 READ_BYTES = 4096
-"""How much of an answer's body is read, so that its connection may serve again."""
+"""Bytes of an answer's body that are read, so that its connection can be used again."""
 
 
 class PublicResolver(AbstractResolver):

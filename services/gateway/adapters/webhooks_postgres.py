@@ -117,7 +117,7 @@ class PostgresWebhooks:
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
     async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
-        """Deliver once more under the same id, with the patience of a new delivery."""
+        """Deliver once more under the same id, with the retry of a new delivery."""
         rested_at = now + ACTIVE_AGAIN_SECONDS
         row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now, rested_at)
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)

@@ -10,7 +10,8 @@ from mint_common.authority import Caller
 from mint_common.errors import Unauthorized
 
 GRACE_SECONDS = 60.0
-"""How long after its last check a key is good while the registry does not answer: longer than its restart."""
+"""Time after its last check in which a key is valid while the registry does not answer: longer than its
+restart."""
 REFUSED_SECONDS = 1.0
 
 T = TypeVar("T")

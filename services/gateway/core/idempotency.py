@@ -13,11 +13,11 @@ from mint_common.ids import TenantId, derive_id
 
 HEADER = "Idempotency-Key"
 SDK_HEADER = "X-Idempotency-Key"
-"""What the Tinker SDK sends, the same one each time that it repeats a request."""
+"""Header of the Tinker SDK, equal in all repetitions of a request."""
 GIVEN_PREFIX = "sdk:"
-"""How the keys begin that the gateway gives to requests of OpenAI's clients, which send none."""
+"""Prefix of the keys that the gateway gives to requests of OpenAI's clients, which send none."""
 LEASE_SECONDS = 60.0
-"""How long a request without an answer keeps its key after its last sign of life."""
+"""Time that an unanswered request holds its key after its last sign of life."""
 KEPT_SECONDS = 86_400.0
 
 

@@ -17,7 +17,7 @@ from mint_common.ids import Digest, PolicyId, TenantId
 Key = tuple[TenantId, str]
 
 GRACE_SECONDS = 60.0
-"""How long an answer of the registry is used while that is away: longer than its restart."""
+"""Time that an answer of the registry is used while the registry is away: longer than its restart."""
 
 
 IsReady = Callable[[Resolution], bool]
@@ -71,13 +71,13 @@ def rebind(
     return replace(fresh, former=known.target, until=changed_at + switch_seconds)
 
 
-def settle(meaning: NameBinding, *, now: float, is_ready: IsReady) -> NameBinding:
+def settle(binding: NameBinding, *, now: float, is_ready: IsReady) -> NameBinding:
     """Drop the former once the target is ready, the former is not, or the deadline has passed."""
-    if meaning.former is None:
-        return meaning
-    if now < meaning.until and is_ready(meaning.former) and not is_ready(meaning.target):
-        return meaning
-    return replace(meaning, former=None)
+    if binding.former is None:
+        return binding
+    if now < binding.until and is_ready(binding.former) and not is_ready(binding.target):
+        return binding
+    return replace(binding, former=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,19 +154,19 @@ class ResolutionCache:
             known = settle(known, now=now, is_ready=self._is_ready)
             if known.changed_at is None and asked_at < known.asked_at:
                 return Found(answer=known.answering)
-        meaning = rebind(
+        binding = rebind(
             known,
             resolution,
             asked_at=asked_at,
             lease_seconds=self._lease_seconds,
             switch_seconds=self._switch_seconds,
         )
-        meaning = settle(meaning, now=now, is_ready=self._is_ready)
+        binding = settle(binding, now=now, is_ready=self._is_ready)
         if not self._is_overtaken(resolution, ticket):
-            self._keep(key, meaning)
+            self._keep(key, binding)
         is_new = known is None or known.target.revision != resolution.revision
-        wanted = resolution if meaning.former is not None and is_new else None
-        return Found(answer=meaning.answering, wanted=wanted)
+        wanted = resolution if binding.former is not None and is_new else None
+        return Found(answer=binding.answering, wanted=wanted)
 
     def policy_id(self, tenant_id: TenantId, policy: str) -> PolicyId:
         """Return the id of a tenant's policy, given by id or by a name that is cached."""
@@ -210,10 +210,10 @@ class ResolutionCache:
         self._ids.clear()
         self._forgotten.clear()
 
-    def _keep(self, key: Key, meaning: NameBinding) -> None:
+    def _keep(self, key: Key, binding: NameBinding) -> None:
         self.drop(key)
-        self._entries[key] = meaning
-        target = meaning.target
+        self._entries[key] = binding
+        target = binding.target
         if target.policy_id is not None and target.policy_name is not None:
             self._of_policy.setdefault(target.policy_id, set()).add(key)
             self._ids[key[0], target.policy_name] = target.policy_id

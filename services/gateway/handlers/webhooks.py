@@ -38,13 +38,13 @@ from services.gateway.ports import WebhookSender
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
 AGAIN_SECONDS = 1.0
-"""How often the queue is polled: another gateway may have queued, or an outage ended."""
+"""Interval of polls of the queue: another gateway may have queued, or an outage ended."""
 TURN_DELIVERIES = 8
-"""How many deliveries of one webhook are tried at once."""
+"""Maximum concurrent tries of one webhook's deliveries."""
 TURNS_AT_ONCE, TENANT_TURNS = 16, 4
 """Webhooks in hand at a time, and of one tenant."""
 KEEP_SECONDS = 7 * 86_400.0
-"""How long the log remembers deliveries that ended."""
+"""Retention of ended deliveries in the log."""
 PRUNE_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
@@ -110,14 +110,14 @@ class WebhookCourier:
         clock: Clock,
         queued: asyncio.Event,
         *,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         lease_seconds: float,
     ) -> None:
         self._queue = queue
         self._sender = sender
         self._clock = clock
         self._queued = queued
-        self._patience = patience
+        self._retry = retry
         self._lease_seconds = lease_seconds
         self._turns = TenantBudget(limit=TENANT_TURNS)
 
@@ -196,7 +196,7 @@ class WebhookCourier:
             attempt,
             tries=outgoing.tries + 1,
             created_at=outgoing.created_at,
-            patience=self._patience,
+            retry=self._retry,
             jitter=random.random(),
         )
 
@@ -205,7 +205,7 @@ class WebhookCourier:
             tuple(attempts),
             failures=turn.failures,
             failing_since=turn.webhook.failing_since,
-            patience=self._patience,
+            retry=self._retry,
             jitter=random.random(),
         )
 

@@ -18,7 +18,7 @@ from mint_common.runtime.dispatch import publish_event
 
 _log = logging.getLogger(__name__)
 
-_MOST_WAITING = 4096
+_MAX_WAITING = 4096
 _RETRY_SECONDS = 0.5
 _LATEST_SECONDS = 0.5
 _LOOK_SECONDS = 0.02
@@ -39,7 +39,7 @@ class BusAnnouncements:
         self._bus = bus
         self._clock = clock
         self._is_busy = is_busy
-        self._waiting: deque[_Item] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[_Item] = deque(maxlen=_MAX_WAITING)
         self._arrived = asyncio.Event()
 
     def announce(self, event: Event, *, cause: str) -> None:

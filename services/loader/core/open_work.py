@@ -13,7 +13,7 @@ from mint_common.tenant_budget import TenantBudget
 TENANT_SEQUENCES, TENANT_TOKENS = 8192, 4 << 20
 """Completions and tokens that a tenant may have open at once: 128 times what an engine generates at once by
 default, of 512 tokens each, which keeps an engine busy and the queue bounded."""
-LARGEST_REQUESTS = 8
+MAX_REQUESTS = 8
 """Requests of the largest size that a tenant may have open in any case."""
 
 

@@ -55,12 +55,12 @@ def check_revision(revision: RevisionRef) -> None:
 
 def check_characters(size: int, *, field: str, max_context: int) -> None:
     """Check that a text is of a size worth tokenizing. Raises InvalidField."""
-    bound = max_context * _MOST_CHARACTERS_PER_TOKEN
+    bound = max_context * _MAX_CHARACTERS_PER_TOKEN
     if size > bound:
         raise InvalidField(field=field, problem=f"has {size} characters; at most {bound} can fit")
 
 
-_MOST_CHARACTERS_PER_TOKEN = 128
+_MAX_CHARACTERS_PER_TOKEN = 128
 """Generous: no prompt that fits is refused, and none that can't fit costs a long tokenization."""
 
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from mint_common.errors import NotFound, PreconditionFailed
 from mint_common.ids import Digest, TenantId
 
-_LEAST_COST_SECONDS = 1e-4
+_MIN_COST_SECONDS = 1e-4
 """A load measured as nothing still costs something."""
 
 
@@ -273,7 +273,7 @@ class Residency(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self._put(replace(used, worth=self._worth(used))), turn=turn)
 
     def _worth(self, resident: Resident) -> float:
-        cost_seconds = max(resident.load_seconds, _LEAST_COST_SECONDS)
+        cost_seconds = max(resident.load_seconds, _MIN_COST_SECONDS)
         return self.age + resident.uses * cost_seconds * 1e6 / max(resident.size_bytes, 1)
 
     def _put(self, *changed: Resident) -> "Residency":

@@ -32,7 +32,7 @@ class StallBudget:
         """Return how long nothing may start."""
         missing = -self._filled(now).level_ms
         # Less than a clock can tell is nothing: a wait that no time passes in would never end.
-        return missing / (1000.0 * self.share) if missing > _LEAST_MS else 0.0
+        return missing / (1000.0 * self.share) if missing > _MIN_MS else 0.0
 
     def spend(self, stall_ms: float, *, now: float) -> "StallBudget":
         """Charge a slice's measured time."""
@@ -44,11 +44,11 @@ class StallBudget:
         return replace(self, level_ms=min(self.burst_ms, self.level_ms + gained), at=max(now, self.at))
 
 
-_LEAST_MS = 1e-3
+_MIN_MS = 1e-3
 
 
 def precedence_seconds(
-    *, first_tokens: int, warm: int, since: float, now: float, most_seconds: float
+    *, first_tokens: int, warm: int, since: float, now: float, max_seconds: float
 ) -> float:
     """Return how long an adapter whose turn came at ``since`` yields to pending first tokens.
 
@@ -58,4 +58,4 @@ def precedence_seconds(
     """
     if not first_tokens or not warm:
         return 0.0
-    return max(0.0, since + most_seconds - now)
+    return max(0.0, since + max_seconds - now)

@@ -52,11 +52,11 @@ class RequestTime:
 
     tenant: TenantTime
     seconds_left: float = MAX_SECONDS
-    most_seconds: float = MAX_SECONDS
+    max_seconds: float = MAX_SECONDS
 
     def join(self) -> None:
         """Count a further sequence; a request without time left gets none by it."""
-        self.most_seconds += SECONDS_A_TOKEN
+        self.max_seconds += SECONDS_A_TOKEN
         self.earn(1)
 
     def call_seconds(self) -> float:
@@ -72,7 +72,7 @@ class RequestTime:
     def earn(self, tokens: int) -> None:
         """Count accepted tokens; a request without time left earns none."""
         if self.seconds_left > 0:
-            self.seconds_left = min(self.most_seconds, self.seconds_left + SECONDS_A_TOKEN * tokens)
+            self.seconds_left = min(self.max_seconds, self.seconds_left + SECONDS_A_TOKEN * tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

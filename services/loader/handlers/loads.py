@@ -41,7 +41,7 @@ class LoadLimits:
     tenant_queue_depth: int
     workers: int
     queue_wait_seconds: float = 60.0
-    """After this wait most clients have given up: the load is refused."""
+    """Wait after which a load is refused: most clients have given up by then."""
     room_wait_seconds: float = 20.0
     """Wait of a request for room while all adapters in memory are in use: long answers end within it."""
 

@@ -9,7 +9,7 @@ import msgspec
 from mint_common.generation import AdapterPlaces, Place
 from mint_common.ids import Digest
 
-MOST_PLACES = 4096
+MAX_PLACES = 4096
 
 
 class Places:
@@ -24,7 +24,7 @@ class Places:
 
     def since(self, known: str) -> bytes:
         """Return `AdapterPlaces` in JSON, without places for one who knows the newest version."""
-        now = dict(self._places(MOST_PLACES))
+        now = dict(self._places(MAX_PLACES))
         if now != self._last:
             self._number += 1
             self._last, self._answer = now, self._encoded(now)

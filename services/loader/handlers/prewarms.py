@@ -21,11 +21,11 @@ from services.loader.handlers.tiers import Tiers
 
 _log = logging.getLogger(__name__)
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 """Maximum waiting prewarms of a tenant; the oldest are dropped."""
-MOST_TRIES = 20
+MAX_TRIES = 20
 FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 30.0
+MAX_RETRY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Prewarms:
             return
         own.pop(prewarm.name, None)
         own[prewarm.name] = prewarm
-        if len(own) > MOST_WAITING:
+        if len(own) > MAX_WAITING:
             del own[next(iter(own))]
         self._wake.set()
 
@@ -103,7 +103,7 @@ class Prewarms:
         """Return the time until something is due; the end of a tenant's delay wakes the waiter."""
         now = self._clock.monotonic()
         later = [each.due_at - now for own in self._waiting.values() for each in own.values()]
-        return min((seconds for seconds in later if seconds > 0), default=LONGEST_RETRY_SECONDS)
+        return min((seconds for seconds in later if seconds > 0), default=MAX_RETRY_SECONDS)
 
     async def _load(self, prewarm: Prewarm) -> None:
         revision = prewarm.revision
@@ -113,7 +113,7 @@ class Prewarms:
                     revision, tenant_id=prewarm.tenant_id, cause=prewarm.cause, priority=prewarm.priority
                 )
         except MintError as error:
-            if error.retryable and prewarm.tries + 1 < MOST_TRIES:
+            if error.retryable and prewarm.tries + 1 < MAX_TRIES:
                 self._again(prewarm)
             else:  # adapter.failed has said why
                 _log.warning("adapter refused", extra={"digest": revision.digest, "code": error.code})
@@ -123,6 +123,6 @@ class Prewarms:
     def _again(self, prewarm: Prewarm) -> None:
         if prewarm.name in self._waiting.get(prewarm.tenant_id, ()):
             return  # a newer one came
-        seconds = min(FIRST_RETRY_SECONDS * 2.0**prewarm.tries, LONGEST_RETRY_SECONDS)
+        seconds = min(FIRST_RETRY_SECONDS * 2.0**prewarm.tries, MAX_RETRY_SECONDS)
         due_at = self._clock.monotonic() + seconds
         self.put(replace(prewarm, tries=prewarm.tries + 1, due_at=due_at))

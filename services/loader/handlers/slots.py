@@ -211,7 +211,7 @@ class Slots:
             warm=self._resident_set.warm,
             since=max(self._activated_at, self._queues[digest].since),
             now=self._clock.monotonic(),
-            most_seconds=self._limits.precedence_ms / 1e3,
+            max_seconds=self._limits.precedence_ms / 1e3,
         )
 
     def _settle(self) -> None:

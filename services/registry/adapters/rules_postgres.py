@@ -9,7 +9,7 @@ from mint_common.ids import EvaluationId, PolicyId
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row
 from services.registry.adapters.rows import found
-from services.registry.core.rules import MOST_RULES, DueRule, too_many_rules
+from services.registry.core.rules import MAX_RULES, DueRule, too_many_rules
 
 _ADD = """
     INSERT INTO rules
@@ -40,7 +40,7 @@ class PostgresRules:
         self._ledger = ledger
 
     async def add(self, policy_id: PolicyId, rule: RuleRecord, *, cause: str | None = None) -> None:
-        """Store a rule. Raises InvalidField when the policy has `core.rules.MOST_RULES`."""
+        """Store a rule. Raises InvalidField when the policy has `core.rules.MAX_RULES`."""
         async with self._ledger.request(cause) as transaction:
             added = await transaction.connection.fetchval(
                 _ADD,
@@ -59,7 +59,7 @@ class PostgresRules:
                 rule.at_most,
                 rule.max_rise,
                 rule.roll_back_above,
-                MOST_RULES,
+                MAX_RULES,
             )
             if added is None:
                 raise too_many_rules()

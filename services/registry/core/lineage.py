@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from mint_common.catalog import Lineage, LineageNode, RevisionRecord
 
-MOST_NODES = 1000
-MOST_STEPS = 1000
+MAX_NODES = 1000
+MAX_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Relative:
 class Reach:
     """The greatest distance of ancestors and of descendants, in trainings."""
 
-    ancestors: int = MOST_STEPS
+    ancestors: int = MAX_STEPS
     descendants: int = 1
 
     @property
@@ -38,15 +38,15 @@ def lineage_of(
 ) -> Lineage:
     """Return a graph of a revision and its relatives within reach, by number.
 
-    ``related`` are those within ``reach.beyond``, nearest first; beyond `MOST_NODES` in total the
+    ``related`` are those within ``reach.beyond``, nearest first; beyond `MAX_NODES` in total the
     farthest are cut. `complete` is False if any were omitted.
     """
     near = [each for each in related if -reach.ancestors <= each.distance <= reach.descendants]
     itself = Relative(revision=revision, distance=0)
     known: dict[int, Relative] = {}
-    for each in (itself, *near)[:MOST_NODES]:
+    for each in (itself, *near)[:MAX_NODES]:
         known.setdefault(each.revision.number, each)
-    is_complete = len(near) == len(related) and len(near) < MOST_NODES
+    is_complete = len(near) == len(related) and len(near) < MAX_NODES
     nodes = [known[number] for number in sorted(known)]
     return Lineage(
         revision=revision.number,

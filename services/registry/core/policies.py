@@ -12,9 +12,9 @@ from mint_common.catalog import PolicyRecord
 from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import PolicyChanged, PolicyCreated, Retention
 
-MOST_LABELS = 32
-MOST_DESCRIPTION = 2000
-MOST_KEPT = 1_000_000
+MAX_LABELS = 32
+MAX_DESCRIPTION = 2000
+MAX_KEPT = 1_000_000
 LABEL_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,62}$"
 VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?)?$"
 
@@ -61,18 +61,18 @@ def _merged(retention: Retention, change: PolicyChange) -> Retention:
 
 def check_description(policy: PolicyRecord) -> None:
     """Check a policy's description, labels and retention. Raises InvalidField."""
-    if len(policy.description) > MOST_DESCRIPTION or "\0" in policy.description:
-        problem = f"may have {MOST_DESCRIPTION} characters and no NUL, got {len(policy.description)}"
+    if len(policy.description) > MAX_DESCRIPTION or "\0" in policy.description:
+        problem = f"may have {MAX_DESCRIPTION} characters and no NUL, got {len(policy.description)}"
         raise InvalidField(field="description", problem=problem)
-    if len(policy.labels) > MOST_LABELS:
-        problem = f"a policy has {MOST_LABELS} labels at most, got {len(policy.labels)}"
+    if len(policy.labels) > MAX_LABELS:
+        problem = f"a policy has {MAX_LABELS} labels at most, got {len(policy.labels)}"
         raise InvalidField(field="labels", problem=problem)
     for label, value in policy.labels.items():
         _check_label(label, value)
     for name in ("keep_last", "keep_days"):
         kept = getattr(policy.retention, name)
-        if kept is not None and not 1 <= kept <= MOST_KEPT:
-            problem = f"must be between 1 and {MOST_KEPT}, got {kept}"
+        if kept is not None and not 1 <= kept <= MAX_KEPT:
+            problem = f"must be between 1 and {MAX_KEPT}, got {kept}"
             raise InvalidField(field=f"retention.{name}", problem=problem)
 
 

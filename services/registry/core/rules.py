@@ -24,9 +24,9 @@ from mint_common.errors import AlreadyExists, InvalidField, MintError
 from mint_common.ids import Digest, EvaluationId, PolicyId, TenantId
 from services.registry.core.rule_bounds import LARGER, SMALLER, bounds_of, words_of
 
-MOST_RULES = 100
+MAX_RULES = 100
 """Maximum rules of a policy: every score is checked against all of them."""
-MOST_COOLDOWN_SECONDS = 30 * 86_400.0
+MAX_COOLDOWN_SECONDS = 30 * 86_400.0
 
 
 class RuleRefused(MintError):
@@ -106,8 +106,8 @@ def check_rule(rule: RuleRecord) -> None:
             " a promotion would roll back at once"
         )
         raise InvalidField(field=words.floor, problem=problem)
-    if not 0 <= rule.cooldown_seconds <= MOST_COOLDOWN_SECONDS:
-        problem = f"must be between 0 and {MOST_COOLDOWN_SECONDS:g}, got {rule.cooldown_seconds}"
+    if not 0 <= rule.cooldown_seconds <= MAX_COOLDOWN_SECONDS:
+        problem = f"must be between 0 and {MAX_COOLDOWN_SECONDS:g}, got {rule.cooldown_seconds}"
         raise InvalidField(field="cooldown_seconds", problem=problem)
 
 
@@ -121,7 +121,7 @@ def refuse_equal(rule: RuleRecord, others: Sequence[RuleRecord]) -> None:
 
 def too_many_rules() -> InvalidField:
     """Return the error to raise for one more rule than a policy may have."""
-    return InvalidField(field="policy", problem=f"has {MOST_RULES} rules already: remove one first")
+    return InvalidField(field="policy", problem=f"has {MAX_RULES} rules already: remove one first")
 
 
 def rule_warnings(rule: RuleRecord, seen: ScoreRange | None, *, is_frozen: bool) -> tuple[str, ...]:

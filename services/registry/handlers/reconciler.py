@@ -3,7 +3,7 @@
 Two walks, each resumed from its saved position: one reads the bytes of all revisions, the other lists the
 folders of the store and records those that no revision names. Nothing is removed here (see `collector`).
 Invariants: a store that does not answer, or is not the catalog's, changes nothing. Losses are marked no
-faster than they heal, and no more than `MOST_LOST` in a pass.
+faster than they heal, and no more than `MAX_LOST` in a pass.
 """
 
 import logging
@@ -21,14 +21,14 @@ from services.registry.adapters.blob_integrity_postgres import PostgresBlobInteg
 from services.registry.core.blob_integrity import ROOTS, StoredRevision, folders_of
 from services.registry.handlers.store_identity import StoreIdentity
 
-LEAST_BYTES = 1 << 20
+MIN_BYTES = 1 << 20
 """Minimum size that an adapter is counted with, so that the rate of requests is limited too."""
 BATCH = 20
 PASS_SECONDS = 3600.0
 """Shortest time between the starts of two passes over all revisions."""
 STEP_SECONDS = 10.0
 """Interval between checks of lost revisions within a pass."""
-MOST_LOST = 1000
+MAX_LOST = 1000
 """Revisions that a pass marks as lost. More of them at once is a fault of the store that people look at: the
 next pass goes on."""
 ROOT_SECONDS = 86_400.0 / len(ROOTS)
@@ -89,9 +89,9 @@ class Reconciler:
     async def check_next(self) -> bool:
         """Check the next revisions; False at the end of a pass.
 
-        The next pass starts again, or continues where `MOST_LOST` ended this one.
+        The next pass starts again, or continues where `MAX_LOST` ended this one.
         """
-        if self._lost_in_pass >= MOST_LOST:
+        if self._lost_in_pass >= MAX_LOST:
             _log.error("too many revisions lost: reconciling rests", extra={"lost": self._lost_in_pass})
             return False
         batch = await self._integrity.stored(after=await self._integrity.position(_REVISIONS), limit=BATCH)
@@ -129,10 +129,10 @@ class Reconciler:
             for name, proof in manifest.files.items():
                 uri = f"{folder}/{name}"
                 await self._read(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
-            await self._pace(LEAST_BYTES)
+            await self._throttle(MIN_BYTES)
         except BlobMissing as error:
             await self._identity.confirm()
-            await self._pace(LEAST_BYTES)
+            await self._throttle(MIN_BYTES)
             return "missing", str(error)
         except AdapterInvalid as error:
             # Its bytes are those that were published: a newer version of this service reads them.
@@ -146,7 +146,7 @@ class Reconciler:
         """Compare a blob with its claim. Raises BlobMissing, BlobCorrupt."""
         async for part in read_parts(self._blobs, claim):
             metrics.RECONCILED_BYTES.inc(len(part))
-            await self._pace(len(part))
+            await self._throttle(len(part))
 
-    async def _pace(self, size: int) -> None:
+    async def _throttle(self, size: int) -> None:
         await self._clock.sleep(size / self._bytes_per_second)

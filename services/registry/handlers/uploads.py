@@ -26,7 +26,7 @@ from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
-from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, LeastRate
+from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, MinRate
 from mint_common.tenant_budget import TenantBudget
 from mint_common.uploads import UploadReason
 from services.registry import metrics
@@ -52,7 +52,7 @@ TENANT_UPLOADS = 64
 """Uploads of a tenant that wait or run: each holds a connection of its gateway."""
 UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
 """Minimum rate of an upload. It is below the gateway's, so that clients get the gateway's error."""
-MOST_SECONDS = 3600.0
+MAX_SECONDS = 3600.0
 """Longest time for a whole body."""
 
 
@@ -145,7 +145,7 @@ class UploadHandler:
 
 
 async def unstalled(
-    body: AsyncIterator[bytes], rate: LeastRate = UPLOAD_RATE, *, in_all: float = MOST_SECONDS
+    body: AsyncIterator[bytes], rate: MinRate = UPLOAD_RATE, *, in_all: float = MAX_SECONDS
 ) -> AsyncGenerator[bytes, None]:
     """Yield a body's chunks. Raises UploadRefused when they come below the rate or after the time limit."""
     loop = asyncio.get_running_loop()

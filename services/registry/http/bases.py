@@ -19,7 +19,7 @@ from services.registry.http.context import RegistryDep
 
 router = APIRouter(prefix="/internal", route_class=BodyRoute)
 
-MOST_USED_BYTES = 128 << 20
+MAX_USED_BYTES = 128 << 20
 """Maximum answer of digests in use: four million digests."""
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
@@ -84,8 +84,8 @@ async def collect(
     packed = bytearray()
     async for chunk in body:
         packed += chunk
-        if len(packed) > MOST_USED_BYTES:
-            raise BodyTooLarge(limit_bytes=MOST_USED_BYTES)
+        if len(packed) > MAX_USED_BYTES:
+            raise BodyTooLarge(limit_bytes=MAX_USED_BYTES)
     try:
         used = await asyncio.to_thread(unpack_digests, bytes(packed))
     except ValueError as error:

@@ -20,7 +20,7 @@ from services.registry.http.context import PolicyDep, Registry, RegistryDep, Ten
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
-MOST_NAMED = 20
+MAX_NAMED = 20
 """Number of bases that the error about an unknown base lists."""
 
 
@@ -62,7 +62,7 @@ async def _base(registry: Registry, name: str) -> BaseFacts:
         return await registry.catalog.base(base_key(name))
     except NotFound as error:
         known = [base.name for base in await registry.catalog.bases()]
-        raise NotFound(kind="base", name=name[:100], near=", ".join(known[:MOST_NAMED])) from error
+        raise NotFound(kind="base", name=name[:100], near=", ".join(known[:MAX_NAMED])) from error
 
 
 @router.get("/policies")

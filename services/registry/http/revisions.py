@@ -31,7 +31,7 @@ from mint_common.names import revision_key
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from mint_common.runtime.edge_routes import StreamDep
 from services.registry.core.evaluations import evaluation_id
-from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
+from services.registry.core.lineage import MAX_NODES, Reach, lineage_of
 from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, RevisionDep, Tenant
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
@@ -102,9 +102,7 @@ async def get_lineage(
 ) -> Lineage:
     """Return the graph around a revision."""
     reach = Reach(ancestors=query.ancestors, descendants=query.descendants)
-    related = await registry.catalog.related(
-        policy.policy_id, revision.number, reach.beyond, limit=MOST_NODES
-    )
+    related = await registry.catalog.related(policy.policy_id, revision.number, reach.beyond, limit=MAX_NODES)
     aliases: dict[int, list[str]] = defaultdict(list)
     after: str | None = None
     while page := await registry.aliases.aliases(policy.policy_id, after=after):

@@ -86,24 +86,24 @@ class PostgresEvaluationRuns:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
+    async def add(self, runs: Sequence[EvaluationRun], *, max_open: int | None) -> list[EvaluationRun]:
         """Store all of a tenant's runs whose ids are new, or none; return the stored form of each.
 
-        Raises Overloaded if its tenant would then have more than ``most_open`` open, not counting those
+        Raises Overloaded if its tenant would then have more than ``max_open`` open, not counting those
         of its jobs.
         """
         tenant_id = runs[0].tenant_id
         async with acquired(self._pool) as connection, connection.transaction():
-            if most_open is not None:
+            if max_open is not None:
                 await connection.execute(_LOCK_TENANT, tenant_id)
             found = await connection.fetch(_STORED, [run.run_id for run in runs])
             stored = {row["run_id"] for row in found}
             new = [run for run in runs if run.run_id not in stored]
-            if most_open is not None and new:
+            if max_open is not None and new:
                 open_now = await connection.fetchval(_OPEN, tenant_id)
-                if open_now + len(new) > most_open:
+                if open_now + len(new) > max_open:
                     what = "the evaluation runs of the tenant"
-                    raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
+                    raise Overloaded(what=what, depth=max_open, retry_after_seconds=_RETRY_SECONDS)
             for run in new:
                 await connection.execute(_ADD, *values_of(run))
         return [await self.run(tenant_id, run.run_id) for run in runs]

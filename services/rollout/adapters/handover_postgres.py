@@ -24,7 +24,7 @@ _WANTED = {
     "files": "NOT EXISTS (SELECT FROM deleted_files WHERE deleted_files.file_id = came.file_id)",
     "file_upload_parts": "EXISTS (SELECT FROM file_uploads WHERE file_uploads.upload_id = came.upload_id)",
 }
-"""Of what may have gone here meanwhile."""
+"""Condition under which a row is taken over: its parent may have been deleted here meanwhile."""
 # A job that has its policy's name is this version's.
 _COMPLETE_JOBS = """
     UPDATE jobs SET policy = coalesce(came.policy, came.policy_id), warnings = came.warnings,

@@ -55,12 +55,12 @@ class FaultExcess:
     example: str
 
 
-def fault_excess(faults: Sequence[GraderFault], *, total: int, most_share: float) -> FaultExcess | None:
-    """Return a message if more than ``most_share`` of ``total`` samples, or all, have no reward.
+def fault_excess(faults: Sequence[GraderFault], *, total: int, max_share: float) -> FaultExcess | None:
+    """Return a message if more than ``max_share`` of ``total`` samples, or all, have no reward.
 
     ``faults`` are those found so far. None: they are few enough.
     """
-    if not faults or (len(faults) < total and len(faults) <= most_share * total):
+    if not faults or (len(faults) < total and len(faults) <= max_share * total):
         return None
     kind, count = Counter(fault.kind for fault in faults).most_common(1)[0]
     message = next(fault.message for fault in faults if fault.kind == kind)[:_SHOWN]
@@ -68,9 +68,9 @@ def fault_excess(faults: Sequence[GraderFault], *, total: int, most_share: float
     return FaultExcess(share=share, example=f"{kind} {count} times, such as: {message}")
 
 
-def check_budget(faults: Sequence[GraderFault], *, total: int, most_share: float) -> None:
+def check_budget(faults: Sequence[GraderFault], *, total: int, max_share: float) -> None:
     """Refuse samples with too many faults of their grader, see `fault_excess`. Raises DataRefused."""
-    excess = fault_excess(faults, total=total, most_share=most_share)
+    excess = fault_excess(faults, total=total, max_share=max_share)
     if excess is not None:
         raise DataRefused(
             where=f"The grader failed on {excess.share}",

@@ -18,7 +18,7 @@ from services.rollout.core.wave import Wave
 MANY_IDLE = 0.5
 """Share of steps without a signal from which a success mentions them."""
 
-LONGEST_WINDOW = 10
+MAX_WINDOW = 10
 """Waves over which rewards are averaged: a quarter of the job's, but not more than these."""
 
 LOST_SHARE = 0.5
@@ -62,7 +62,7 @@ def _no_signal(idle: Sequence[Wave], waves: Sequence[Wave]) -> str:
 def _collapse(spec: JobSpec, waves: Sequence[Wave]) -> str:
     """Return the message of a collapsed reward, or nothing."""
     rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
-    window = min(LONGEST_WINDOW, max(1, len(rewards) // 4))
+    window = min(MAX_WINDOW, max(1, len(rewards) // 4))
     if not has_collapsed(rewards, window=window, prompts=spec.prompts_per_step):
         return ""
     means, best = _means(rewards, window), best_revision(waves)

@@ -6,9 +6,9 @@ from mint_common.events import JobData
 from services.rollout.core.fault import RowSource
 from services.rollout.core.validation import MeasuredFile
 
-MOST_BYTES = 32 << 20
+MAX_BYTES = 32 << 20
 """Maximum bytes of a step's lines in the file; a line has 1 MiB at most."""
-MOST_TOKENS = 2 << 20
+MAX_TOKENS = 2 << 20
 """Maximum tokens of a step's examples, as the base reads them."""
 
 
@@ -21,12 +21,12 @@ class RowBounds:
     advice: str
 
     def check_bytes(self, count: int) -> None:
-        """Raise DataRefused for more than `MOST_BYTES`."""
-        self._check(count, MOST_BYTES, "bytes")
+        """Raise DataRefused for more than `MAX_BYTES`."""
+        self._check(count, MAX_BYTES, "bytes")
 
     def check_tokens(self, count: int) -> None:
-        """Raise DataRefused for more than `MOST_TOKENS`."""
-        self._check(count, MOST_TOKENS, "tokens")
+        """Raise DataRefused for more than `MAX_TOKENS`."""
+        self._check(count, MAX_TOKENS, "tokens")
 
     def _check(self, count: int, most: int, unit: str) -> None:
         if count > most:

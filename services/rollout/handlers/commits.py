@@ -22,7 +22,7 @@ from services.rollout.ports import Connection, JobStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class WaveDetails:
     """Row counts of a wave, or the fault in its data."""
 
     counts: WaveCounts | None = None
@@ -38,18 +38,24 @@ class Commits(Generic[Connection]):
     clock: Clock
 
     async def commit(
-        self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None, beside: Beside | None = None
+        self,
+        fact: Fact,
+        *,
+        job_id: JobId,
+        cause: str,
+        prompts: Claim | None,
+        details: WaveDetails | None = None,
     ) -> None:
         """Apply an event to a job. A cause that was committed before has no effect."""
-        beside = beside or Beside()
+        details = details or WaveDetails()
         with suppress(AlreadyHandled):
             async with self.ledger.transaction(cause) as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)
                 now, waves = self.clock.now(), await self._waves_after(transaction.connection, job, fact)
                 moved = advance(
-                    job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
+                    job, fact, cause=cause, prompts=prompts, waves=waves, fault=details.fault, now=now
                 )
-                await self.write(transaction, fact, moved, counts=beside.counts)
+                await self.write(transaction, fact, moved, counts=details.counts)
 
     async def score(self, job_id: JobId, wave_id: WaveId, run: EvaluationRun) -> None:
         """Apply the end of a wave's evaluation run. Repetitions have no effect."""

@@ -47,7 +47,7 @@ class EvaluationMaker:
         evaluated = await self._named(caller, body)
         asked = await self._questions(caller, body, evaluated.base)
         run = self._run(derive_id("evr", cause), caller, evaluated, asked)
-        return (await self.runs.add([run], most_open=TENANT_RUNS))[0]
+        return (await self.runs.add([run], max_open=TENANT_RUNS))[0]
 
     async def compare(self, caller: Caller, body: CompareBody, *, cause: str) -> list[EvaluationRun]:
         """Begin the runs of a model and of its baseline, or none of both. Raises as `run`."""
@@ -59,7 +59,7 @@ class EvaluationMaker:
         }
         asked = await self._questions(caller, body, *(each.base for each in found.values()))
         runs = [self._run(derive_id("evr", cause, side), caller, each, asked) for side, each in found.items()]
-        return await self.runs.add(runs, most_open=TENANT_RUNS)
+        return await self.runs.add(runs, max_open=TENANT_RUNS)
 
     def _run(self, run_id: str, caller: Caller, evaluated: Resolution, asked: RunPart) -> EvaluationRun:
         """Return a run; without a revision it is of the bare base."""

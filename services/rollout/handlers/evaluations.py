@@ -142,7 +142,7 @@ class EvaluationHandler:
             run.task, "heldout", run.n, prompts_seed(run), tenant_id=run.tenant_id
         )
         scores = TaskScores(
-            self.tasks, run.task, tenant_id=run.tenant_id, total=run.n, most_faults=self.error_share
+            self.tasks, run.task, tenant_id=run.tenant_id, total=run.n, max_faults=self.error_share
         )
         rows: list[ScoredRow] = []
         for begin in range(0, len(prompts), PROMPTS_AT_ONCE):

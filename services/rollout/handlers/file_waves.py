@@ -24,8 +24,8 @@ from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.row_rendering import Rendered, RowRenderer
 from services.rollout.ports import Sampler
 
-_MOST_KNOWN = 256
-_MOST_DROPPED = 256
+_MAX_KNOWN = 256
+_MAX_DROPPED = 256
 """Maximum rows dropped one after another before their file is refused."""
 
 
@@ -84,7 +84,7 @@ class FileWaves:
     ) -> tuple[Rendered, Sequence[RowLine]]:
         """Return a step's rows as tokens; if all are dropped, other rows, as of a step after the last."""
         bounds, step, dropped = step_bounds(data), event.step, 0
-        while dropped < _MOST_DROPPED:
+        while dropped < _MAX_DROPPED:
             rendered = await self._render(event, data, rows, bounds, max_tokens=max_tokens)
             dropped += rendered.dropped
             if rendered.rows:
@@ -142,7 +142,7 @@ class FileWaves:
         known = self._validations.get(event.job_id)
         if known is None:
             known = await self._store_validation(event, data, plan)
-            if len(self._validations) >= _MOST_KNOWN:
+            if len(self._validations) >= _MAX_KNOWN:
                 del self._validations[next(iter(self._validations))]
             self._validations[event.job_id] = known
         return known if is_due else None

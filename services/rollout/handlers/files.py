@@ -35,7 +35,7 @@ from services.rollout.core.files.refusals import check_room, dataset_refused
 CHECKING = 2
 """Files that are checked at a time: each takes a core meanwhile."""
 COMPARE_SECONDS = 60.0
-"""How long a request may take longer for the rows of two files."""
+"""Time that a request may spend on comparing the rows of two files."""
 COMPARED = 256
 """Pairs of files whose shared rows are remembered: the jobs of a sweep all ask for one."""
 STORING = 4

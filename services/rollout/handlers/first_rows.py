@@ -23,7 +23,7 @@ from services.rollout.handlers.files import FileKeeper
 
 ROWS = 8
 SECONDS = 3.0
-"""How long a request may take longer for a file."""
+"""Time that a request may spend on the first rows of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class FirstRows:
                 method=plan.algorithm.rows,
                 on_long=data.on_long,
                 max_tokens=base.max_context - room,
-                most_tokens=MAX_TOKENS,
+                token_limit=MAX_TOKENS,
             )
             for problem in await self._problems(request, file.tenant_id, base.name):
                 raise row_refused(field, problem)

@@ -26,12 +26,12 @@ _UNANSWERED = "model_grader_server_error"
 class GradingLimits:
     """Limits at which the grading of a wave is abandoned.
 
-    It fails as soon as graders have failed on more than ``most_faults``, a share of all its samples. A model
+    It fails as soon as graders have failed on more than ``max_faults``, a share of all its samples. A model
     that has not answered for ``unanswered_seconds`` gets no more requests: the other samples
     have the same fault.
     """
 
-    most_faults: float
+    max_faults: float
     unanswered_seconds: float
 
 
@@ -112,4 +112,4 @@ class _Grading:
         return grades
 
     def _check(self) -> None:
-        check_budget(self._faults, total=self._total, most_share=self._limits.most_faults)
+        check_budget(self._faults, total=self._total, max_share=self._limits.max_faults)

@@ -27,7 +27,7 @@ _DETAILS = (
     "python_grader_runtime_error_details",
     "python_grader_server_error_type",
 )
-"""What OpenAI tells of a fault, and what it says of some."""
+"""Kinds of faults in OpenAI's answers, and their texts."""
 
 
 async def checked_grader(graders: GraderRunner, grader: JsonObject, tenant_id: TenantId) -> GraderSpec:

@@ -15,7 +15,7 @@ from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
 from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
 
 LIMITS_SECONDS = 5.0
-"""How long a request waits for what engines take."""
+"""Time that a request waits for the limits of engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,5 +58,5 @@ class JobScores(Generic[Connection]):
         try:
             return await self.runs.run(run.tenant_id, run.run_id)
         except NotFound:
-            (stored,) = await self.runs.add([run], most_open=None)
+            (stored,) = await self.runs.add([run], max_open=None)
             return stored

@@ -42,7 +42,7 @@ from services.rollout.core.job import (
 from services.rollout.core.job_control import resumed_step
 from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
-from services.rollout.handlers.commits import Beside, Commits
+from services.rollout.handlers.commits import Commits, WaveDetails
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
 
@@ -159,7 +159,7 @@ class JobHandlers(Generic[Connection]):
         if is_measured(job) and waits_for(job, event):
             await self._record_scores(job, event)
         await self.commits.commit(
-            event, job_id=job.job_id, cause=event.id, prompts=prompts, beside=Beside(fault=fault)
+            event, job_id=job.job_id, cause=event.id, prompts=prompts, details=WaveDetails(fault=fault)
         )
         return ()
 

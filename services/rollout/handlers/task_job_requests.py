@@ -21,7 +21,7 @@ from services.rollout.ports import Sampler, Tasks
 
 MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
-"""How long a submission may take longer for its warnings."""
+"""Time that a submission may spend on its warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

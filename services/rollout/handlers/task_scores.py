@@ -14,17 +14,17 @@ from services.rollout.ports import Tasks
 class TaskScores:
     """The scores of one wave or run, of ``total`` answers.
 
-    It fails as soon as the verifier has failed on more than ``most_faults``, a share of all answers.
+    It fails as soon as the verifier has failed on more than ``max_faults``, a share of all answers.
     """
 
     def __init__(
-        self, tasks: Tasks, task: str, *, tenant_id: TenantId, total: int, most_faults: float
+        self, tasks: Tasks, task: str, *, tenant_id: TenantId, total: int, max_faults: float
     ) -> None:
         self._tasks = tasks
         self._task = task
         self._tenant_id = tenant_id
         self._total = total
-        self._most_faults = most_faults
+        self._max_faults = max_faults
         self.faults: list[GraderFault] = []
 
     async def grades(self, answers: Sequence[tuple[str, str]]) -> list[Grade | GraderFault]:
@@ -50,6 +50,6 @@ class TaskScores:
         return await self._tasks.score(self._task, answers, tenant_id=self._tenant_id)
 
     def _check(self) -> None:
-        excess = fault_excess(self.faults, total=self._total, most_share=self._most_faults)
+        excess = fault_excess(self.faults, total=self._total, max_share=self._max_faults)
         if excess is not None:
             raise TaskFailed(task=self._task, problem=f"no reward for {excess.share}: {excess.example}")

@@ -31,7 +31,7 @@ class TaskWaves:
     sampler: Sampler
     requests: EngineRequests
     algorithms: Algorithms
-    most_faults: float
+    max_faults: float
 
     async def complete(self, event: WaveRequested) -> tuple[WaveRecord, WaveCounts]:
         """Return the training record of a wave's prompts, and its counts."""
@@ -42,7 +42,7 @@ class TaskWaves:
             event.spec.task,
             tenant_id=event.tenant_id,
             total=len(prompts) * event.spec.group_size,
-            most_faults=self.most_faults,
+            max_faults=self.max_faults,
         )
         if event.spec.is_sampled:
             pairs = zip(plan_samples(event, algorithm, prompts), prompts, strict=True)

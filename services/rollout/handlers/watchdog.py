@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchdog(Generic[Connection]):
-    """Repeats the last events of a running job without progress for ``patience_seconds``.
+    """Repeats the last events of a running job without progress for ``stall_seconds``.
 
     Each consumer that handled the event before repeats its own answer, so a repetition reaches the first
     service that missed its message. A request for a wave that still waits on the bus is not repeated:
@@ -30,11 +30,11 @@ class Watchdog(Generic[Connection]):
     commits: Commits[Connection]
     start_next: Callable[[PolicyId], Awaitable[None]]
     oldest_waiting: Callable[[], Awaitable[float | None]]
-    patience_seconds: float
+    stall_seconds: float
 
     async def run(self) -> None:
         """Check the jobs until cancelled; outages of the database and the bus are survived."""
-        pause = self.patience_seconds / 4
+        pause = self.stall_seconds / 4
         clock = self.commits.clock
         await clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
         async with asyncio.TaskGroup() as group:
@@ -47,9 +47,9 @@ class Watchdog(Generic[Connection]):
         waiting_since = await self.oldest_waiting()
         if waiting_since is not None:
             # Clocks differ a little, and a request reaches the bus a moment after it is committed.
-            waiting_since -= self.patience_seconds
+            waiting_since -= self.stall_seconds
         jobs, now = self.commits.jobs, self.commits.clock.now()
-        before = now - self.patience_seconds
+        before = now - self.stall_seconds
         for job in await jobs.claim_stalled(before=before, waiting_since=waiting_since, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
             await self.commits.ledger.repeat(job.cause)
@@ -57,7 +57,7 @@ class Watchdog(Generic[Connection]):
 
     async def start(self) -> None:
         """Start waiting jobs that nothing holds back."""
-        before = self.commits.clock.now() - self.patience_seconds
+        before = self.commits.clock.now() - self.stall_seconds
         await all_of(self._start(policy_id) for policy_id in await self.commits.jobs.overdue(before=before))
 
     async def _start(self, policy_id: PolicyId) -> None:

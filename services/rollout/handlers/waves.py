@@ -31,7 +31,7 @@ from services.rollout.core.fault import fault_of, internal_reason
 from services.rollout.core.job import wave_cancelled
 from services.rollout.core.sampling import completed
 from services.rollout.core.wave import WaveCounts
-from services.rollout.handlers.commits import Beside, Commits
+from services.rollout.handlers.commits import Commits, WaveDetails
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
@@ -88,15 +88,17 @@ class WaveHandlers(Generic[Connection]):
             return
         done = await self._while_job_runs(job.job_id, self._in_turn(event))
         if done is not None:
-            fact, beside = done
-            await self.commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
+            fact, details = done
+            await self.commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, details=details)
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
         fact = self._cancelled(event, decision.reason)
         await self.commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
-    async def _in_turn(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside] | None:
+    async def _in_turn(
+        self, event: WaveRequested
+    ) -> tuple[WaveCompleted | WaveCancelled, WaveDetails] | None:
         async with self.turns.turn(event.tenant_id):
             if await self.commits.ledger.is_known(event.id):
                 return None  # another process was faster
@@ -106,7 +108,7 @@ class WaveHandlers(Generic[Connection]):
         metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
         return wave_cancelled(event, reason)
 
-    async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
+    async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, WaveDetails]:
         started = self.commits.clock.monotonic()
         # All that is logged of a failure: the text of an error may quote a row.
         names = {"job_id": event.job_id, "wave_id": event.wave_id}
@@ -126,14 +128,14 @@ class WaveHandlers(Generic[Connection]):
             fault = fault_of(error, event.spec.data)
             where = {} if fault is None else {"param": fault.param, "line": fault.line}
             log.warning("wave cancelled", extra={**names, "code": error.code, **where})
-            return self._cancelled(event, str(error)), Beside(fault=fault)
+            return self._cancelled(event, str(error)), WaveDetails(fault=fault)
         except Exception as error:  # noqa: BLE001  (dispatch would have the whole wave sampled again)
             log.error("wave cancelled", extra={**names, "error": trace_of(error)})  # noqa: TRY400
-            return self._cancelled(event, internal_reason(error)), Beside()
+            return self._cancelled(event, internal_reason(error)), WaveDetails()
         for kind, count in counts.grader_errors.items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)
         self._measure(event, record, fact, seconds=self.commits.clock.monotonic() - started)
-        return fact, Beside(counts=counts)
+        return fact, WaveDetails(counts=counts)
 
     async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts]:
         """Return the record, the validation record, and the counts of the wave."""

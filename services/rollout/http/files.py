@@ -173,7 +173,7 @@ async def preview_file(tenant_id: Tenant, file: str, body: PreviewBody, parts: P
             rows=tuple(await parts.keeper.read_rows(found, first_line=body.first_line, count=body.n)),
             method=method,
             max_tokens=body.max_tokens,
-            most_tokens=MAX_TOKENS,
+            token_limit=MAX_TOKENS,
             with_texts=True,
         )
         rendered = await (await parts.trainers.find(base)).render(request)

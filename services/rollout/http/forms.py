@@ -14,7 +14,7 @@ from services.rollout.adapters.spool import LocalSpoolFile
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 4096
 FORM_BYTES = 1 << 20
-"""What a body may have beside its file: names, fields, boundaries."""
+"""Maximum bytes of a body beside its file: names, fields, boundaries."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -36,7 +36,7 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 SOURCE_FILE = "mint_source.json"
-"""Where a base came from, for its user; no part of its digest."""
+"""Origin of a base, for its user; not part of its digest."""
 
 Report = Callable[[str], None]
 
@@ -182,7 +182,7 @@ def check_room(what: str, size_bytes: int, place: Path) -> None:
 
 
 DEQUANTIZED = ("compressed-tensors", "fp8")
-"""What transformers can expand on a CPU."""
+"""Quantizations that transformers can expand on a CPU."""
 
 
 def dequantize_folder(source: Path, folder: Path, *, report: Report) -> None:

@@ -9,7 +9,7 @@ from services.standalone.core.refusals import StackFileInvalidError
 from services.standalone.core.stack_file import RawFile, StackFile, read_stack_file
 from services.standalone.settings import setting_keys
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def load_stack_file(file: Path) -> StackFile:
@@ -21,8 +21,8 @@ def load_stack_file(file: Path) -> StackFile:
 def load_yaml(file: Path) -> RawFile:
     """Return a file's content. Raises StackFileInvalidError, OSError."""
     data = file.read_bytes()
-    if len(data) > _MOST_BYTES:
-        raise _refusal(file, 1, f"has {len(data)} bytes; {_MOST_BYTES} are the most")
+    if len(data) > _MAX_BYTES:
+        raise _refusal(file, 1, f"has {len(data)} bytes; {_MAX_BYTES} are the most")
     try:
         node = yaml.compose(data, Loader=yaml.SafeLoader)
         lines: dict[stack_file.Path, int] = {}

@@ -6,12 +6,13 @@ from services.trainer.core.microbatches import DEVICE_SHARE, fitting_tokens
 
 _FLOAT_BYTES = ITEM_BYTES["float32"]
 _LOGITS_COPIES = 5
-"""Of a pass: the logits, their log-probabilities, and gradients of both. Counted with saved-tensor hooks and
-peak RSS of SmolLM2 in float32 and bfloat16, with and without recomputed layers: 480 MiB where one is 96."""
+"""Copies of the logits in a pass: themselves, their log-probabilities, and gradients of both. Counted with
+saved-tensor hooks and peak RSS of SmolLM2 in float32 and bfloat16, with and without recomputed layers: 480
+MiB where one is 96."""
 
 _STEP_COPIES, _SAMPLER_COPIES = 2, 16
-"""Of an engine's step: what a layer's linears read and write; and the logits in float32 through vLLM's
-sampler, which sorts them. Fitted to the peak of SmolLM2's engine process on the CPU build of vLLM 0.32."""
+"""Copies in an engine's step: a layer's inputs and outputs; and the float32 logits through vLLM's sampler,
+which sorts them. Fitted to the peak of SmolLM2's engine process on the CPU build of vLLM 0.32."""
 
 
 def kept_token(shape: ModelShape, item: int) -> int:

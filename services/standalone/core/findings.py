@@ -7,8 +7,8 @@ from enum import StrEnum
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
 OLDEST_DRIVER = 580
-"""Of NVIDIA, for CUDA 13: what torch 2.14 and vllm 0.33 are built for."""
-MOST_TAKEN = 0.5
+"""Oldest NVIDIA driver for CUDA 13, which torch 2.14 and vllm 0.33 are built for."""
+MAX_TAKEN = 0.5
 
 
 class Verdict(StrEnum):
@@ -59,10 +59,10 @@ class Machine:
     disk_free_bytes: int
     folder: str
     folder_problem: str
-    """Why nothing can be written to the state folder, or ``""``."""
+    """Reason why the state folder is not writable, or ``""``."""
     gateway_port: int
     gateway_port_holder: str
-    """Who listens there; ``""`` when it is free."""
+    """Process that listens on the port; ``""`` when it is free."""
     running_pid: int | None
     """The supervisor of the state folder, when one runs."""
     bases: tuple[str, ...]
@@ -144,7 +144,7 @@ def _gpu(gpu: Gpu, *, for_cuda: bool) -> Finding:
         warn = "not used: the engine here is the CPU build. `make install EXTRAS=gpu,dev` takes the other"
     elif not _is_new_enough(gpu.driver):
         fail = f"CUDA 13 needs driver {OLDEST_DRIVER} or newer: update it"
-    elif gpu.free_bytes < (1 - MOST_TAKEN) * gpu.memory_bytes:
+    elif gpu.free_bytes < (1 - MAX_TAKEN) * gpu.memory_bytes:
         warn = "other programs hold most of it: an engine needs its share free when it starts"
     found = f"{gpu.name}, {whole:.0f} GiB, {free:.0f} free, driver {gpu.driver}"
     return _finding(f"gpu {gpu.index}", found, fail=fail, warn=warn)

@@ -18,12 +18,12 @@ from services.standalone.core.sizing import RESIDENT_BYTES, kv_token_bytes
 
 RESERVE_BYTES = 3 * 10**9
 USED_SHARE = 0.92
-"""Of a device's memory: vLLM's own default, and as much for a trainer."""
+"""Share of a device's memory that is used: vLLM's own default, and as much for a trainer."""
 
-MOST_TENSOR_PARALLEL = 8
+MAX_TENSOR_PARALLEL = 8
 """Devices of one machine; beyond them an engine's layers are shared out (pipeline parallel)."""
 
-MOST_DEVICES = 4096
+MAX_DEVICES = 4096
 _FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
 _SPLIT_BY_OUTPUT = {f"{leaf}_proj" for leaf in ("q", "k", "v", "gate", "up", "q_b", "kv_b")}
 _SPLIT_BY_INPUT = {"o_proj", "down_proj"}
@@ -96,7 +96,7 @@ def read_fleet(text: str) -> Fleet:
 
 def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     """Return what a device of an engine holds: tensor parallel in a machine, pipeline parallel beyond it."""
-    tensor = min(devices, MOST_TENSOR_PARALLEL)
+    tensor = min(devices, MAX_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
     slot = slot_bytes(shape, rank=work.max_rank, item=item, tensor=tensor)
@@ -200,12 +200,12 @@ def plan_fleet(shape: ModelShape, work: Work, fleet: Fleet) -> FleetPlan:
 
 def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: Fleet) -> DeviceShare:
     """Return a part on as few devices as it fits on, powers of two. Raises FleetTooSmallError."""
-    for power in range(MOST_DEVICES.bit_length()):
+    for power in range(MAX_DEVICES.bit_length()):
         share = share_at(shape, work, 1 << power)
         if share.total <= fleet.usable_bytes:
             return share
     problem = (
-        f"a {part} fits on no number of its devices: even one of {MOST_DEVICES} holds "
+        f"a {part} fits on no number of its devices: even one of {MAX_DEVICES} holds "
         f"{shown_bytes(share.weights)} of weights, {shown_bytes(share.adapters)} of adapters and "
         f"{shown_bytes(share.moving)} of {share.moves}; {shown_bytes(max(fleet.usable_bytes, 0))} are usable"
     )

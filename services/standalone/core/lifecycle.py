@@ -26,7 +26,7 @@ class PartState(StrEnum):
 RUNNING = frozenset({PartState.STARTING, PartState.READY})
 
 
-FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.2, 10.0
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.2, 10.0
 HEALTHY_SECONDS = 60.0
 """A run that was ready for so long clears the count of failures in a row."""
 START_ATTEMPTS = 4
@@ -59,7 +59,7 @@ def rest_seconds(failures: int, *, jitter: float) -> float:
 
     Each rest is twice the one before, up to the longest, times 0.5 to 1.
     """
-    delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 64), LONGEST_DELAY_SECONDS)
+    delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 64), MAX_DELAY_SECONDS)
     return delay * (0.5 + 0.5 * jitter)
 
 

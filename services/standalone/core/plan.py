@@ -14,7 +14,7 @@ SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
 
 
 DType = Literal["auto", "float32", "bfloat16"]
-"""Of the bases' weights in trainers and engines; auto leaves that to their own settings."""
+"""Dtype of the bases' weights in trainers and engines; auto leaves it to their own settings."""
 
 
 PartEnv = Mapping[str, str]

@@ -17,10 +17,10 @@ from services.standalone.core.plan import BasePlan, PartEnv
 from services.standalone.core.refusals import StackFileInvalidError
 
 Path = tuple[str | int, ...]
-"""Where a value is in the file: keys and indices from the top."""
+"""Place of a value in the file: keys and indices from the top."""
 
-MOST_SHARED = 0.95
-"""Of a GPU that several parts share: CUDA itself takes some of it in every process."""
+MAX_SHARED = 0.95
+"""Maximum share of a GPU that several parts share: CUDA itself takes some of it in every process."""
 
 DECIDED = frozenset({"engine_id", "base_dir", "cache_dir", "http_host", "http_port"})
 """Settings that `mint up` gives every part."""
@@ -199,9 +199,9 @@ def _check_shares(raw: RawFile, shares: Sequence[_Share]) -> None:
                 )
                 raise raw.refuse((*one.path, _SHARES[one.kind]), problem)
         total = sum(one.share or 0.0 for one in parts)
-        if total > MOST_SHARED:
+        if total > MAX_SHARED:
             taken = " + ".join(f"{one.share:g}" for one in parts)
-            problem = f"GPU {device} would be taken {taken} = {total:g} times; {MOST_SHARED} is the most"
+            problem = f"GPU {device} would be taken {taken} = {total:g} times; {MAX_SHARED} is the most"
             raise raw.refuse((*parts[-1].path, _SHARES[parts[-1].kind]), problem)
 
 

@@ -36,10 +36,10 @@ what is counted below: tests/integration/standalone/test_plan_memory.py compares
 CUDA's, takes more of the machine's memory, which was not measured."""
 
 TOKENIZER_BYTES = 2000
-"""Of a loader for each entry of the vocabulary, measured with 264 and 49,152 entries."""
+"""Bytes of a loader's tokenizer per entry of the vocabulary, measured with 264 and 49,152 entries."""
 
 _BATCHED_TOKENS = 2048
-"""Of a step of an engine: vLLM's default in the way in which a loader starts it."""
+"""Maximum tokens of an engine's step: vLLM's default as a loader starts it."""
 _WRITTEN = 1
 """Policies whose snapshot or export is being written: a copy of the state and the file."""
 _LAID_OUT = 3

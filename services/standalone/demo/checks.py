@@ -9,10 +9,11 @@ from mint_client.core.jobs import JobNow, Ref
 from services.standalone.core.plan import DType
 from services.standalone.demo.requests import Evaluation, HeldoutPrompt, Move
 
-LEAST_RISE = 0.2
+MIN_RISE = 0.2
 RATIO_LIMIT = 1e-3
 KL_LIMIT = 0.01
-"""In bfloat16 single ratios are far from 1 where neither side is sure; their divergence stays small."""
+"""Limit of the divergence. In bfloat16 single ratios are far from 1 where neither side is sure; their
+divergence stays small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def check_all(result: DemoResult) -> dict[str, bool]:
         "job_succeeded": result.job.state == "succeeded",
         "revisions_numbered_without_gap": sorted(digests) == list(range(1, len(digests) + 1)),
         "revisions_are_the_jobs": _trained(result.job) == [ref.digest for ref in result.revisions],
-        "accuracy_rose": last.accuracy - base.accuracy >= LEAST_RISE,
+        "accuracy_rose": last.accuracy - base.accuracy >= MIN_RISE,
         "rollout_and_trainer_agree": _agrees(result),
         "base_answers_name_the_base": _all_from(base.answers, f"base:{result.base}"),
         "first_answers_name_its_digest": _all_from(first.answers, digests[1]),

@@ -31,7 +31,7 @@ TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
 """Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
 SHARED = {"MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.5", "MINT_TRAINER_MEMORY_SHARE": "0.3"}
-"""Of the GPU that both take: the rest is for what neither counts."""
+"""Shares of the GPU that both use: the rest is for what neither counts."""
 HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 

@@ -9,13 +9,10 @@ can fill a machine's memory, is always counted: it takes seconds, the commit mil
 from mint_common.training import Distill, Pass
 from services.trainer.core.wave_batch import WaveBatch
 
-MOST_ATTEMPTS = 2
+MAX_ATTEMPTS = 2
 """Number of faults, or ends of the process, after which an operation is refused."""
 MAX_READS = 5
-"""How often a read of an operation, or the restore of its policy, may end the process before it is refused.
-
-More than attempts: a trainer that is killed again and again from outside is mostly restoring policies.
-"""
+"""Maximum ends of the process while an operation is read, or its policy restored, before it is refused."""
 LARGE_TOKENS = 8192
 
 

@@ -27,9 +27,9 @@ class Cuttable(Protocol):
 
 L = TypeVar("L", bound=Cuttable)
 
-FEWEST_TOKENS, MOST_TOKENS = 512, 4096
+FEWEST_TOKENS, MAX_TOKENS = 512, 4096
 _ACTIVATION_BYTES = 256 << 20
-MOST_ON_DEVICE = 65536
+MAX_ON_DEVICE = 65536
 DEVICE_SHARE = 0.5
 """Share of a GPU's free memory for activations: the rest is for logits, gradients and the allocator."""
 
@@ -68,7 +68,7 @@ def fitting_tokens(token_bytes: int, *, free_bytes: int | None = None) -> int:
     """Return how many tokens of so many bytes a micro-batch has; ``free_bytes`` as above."""
     limit = _ACTIVATION_BYTES if free_bytes is None else int(DEVICE_SHARE * free_bytes)
     fitting = limit // token_bytes
-    return max(FEWEST_TOKENS, min(MOST_TOKENS if free_bytes is None else MOST_ON_DEVICE, fitting))
+    return max(FEWEST_TOKENS, min(MAX_TOKENS if free_bytes is None else MAX_ON_DEVICE, fitting))
 
 
 def fitting_targets(vocab_size: int, *, free_bytes: int | None = None) -> int:

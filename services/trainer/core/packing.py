@@ -16,10 +16,10 @@ from services.trainer.core.batch import Row
 from services.trainer.core.lines import PROMPT, LineTokens
 from services.trainer.core.losses.loss import SequenceInputs
 
-LONGEST_SHARED = 4096
+MAX_SHARED = 4096
 """Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
 
-LEAST_SAVED = 0.05
+MIN_SAVED = 0.05
 """Share of the tokens that is worth lines of several rows, whose attention needs a matrix of who sees whom.
 
 A token that begins every sequence is shared by all rows of a file.
@@ -113,7 +113,7 @@ def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Pack
 
 
 def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows with their prompts' longest common prefix shared, if that saves `LEAST_SAVED` tokens.
+    """Return the rows with their prompts' longest common prefix shared, if that saves `MIN_SAVED` tokens.
 
     This holds for chats with one system prompt. The rest of each prompt becomes untrained tokens:
     a row's numbers do not change but for rounding. Sampled rows are returned unchanged.
@@ -124,7 +124,7 @@ def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
     tokens = sum(map(len, prompts)) + sum(len(row.tokens) - 1 for row in rows)
     saved = tokens - shared - sum(row.length - shared for row in rows)
-    return [_moved(row, shared) for row in rows] if shared and saved >= LEAST_SAVED * tokens else rows
+    return [_moved(row, shared) for row in rows] if shared and saved >= MIN_SAVED * tokens else rows
 
 
 def _moved(row: Row, begin: int) -> Row:

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-FIRST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
+FIRST_SECONDS, MAX_SECONDS = 1.0, 60.0
 TOLD_AT = 2
 """The failure at which an event tells that a policy is parked: one that the first retry mends is no news."""
 
 
 def retry_seconds(failures: int) -> float:
     """Return how long to wait after so many failures in a row."""
-    return min(FIRST_SECONDS * 2.0 ** min(max(failures - 1, 0), 16), LONGEST_SECONDS)
+    return min(FIRST_SECONDS * 2.0 ** min(max(failures - 1, 0), 16), MAX_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
 """Whatever a log may have; clients ask for the first kinds only."""
 
 
-def begins_anew(operation: LoggedOperation) -> bool:
+def is_full_reset(operation: LoggedOperation) -> bool:
     """Return whether an operation needs nothing of the state before it."""
     return isinstance(operation, Open | Close) or (
         isinstance(operation, LoadRevision) and (operation.anew or operation.revision is None)

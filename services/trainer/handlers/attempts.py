@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
-from services.trainer.core.attempts import MAX_READS, MOST_ATTEMPTS, is_large
+from services.trainer.core.attempts import MAX_ATTEMPTS, MAX_READS, is_large
 from services.trainer.core.operations import ExecutionFailed, StoredOperation
 from services.trainer.core.ranks import RankLost
 from services.trainer.handlers.lease_term import LeaseTerm, OperationParts
@@ -56,8 +56,8 @@ class Attempts:
         Its policy is made again from the log: a step that is refused clears the gradient there.
         """
         ended = ""
-        if self._counts.get(seq, 0) >= MOST_ATTEMPTS:
-            ended = f"{MOST_ATTEMPTS} times while it was computed"
+        if self._counts.get(seq, 0) >= MAX_ATTEMPTS:
+            ended = f"{MAX_ATTEMPTS} times while it was computed"
         elif self._reads.get(seq, 0) >= MAX_READS:
             ended = f"{MAX_READS} times while it was read, or its policy restored"
         if ended:
@@ -138,7 +138,7 @@ class Attempts:
         count = self._counts[seq] = self._counts.get(seq, 0) + 1
         facts = {"policy_id": self._policy_id, "seq": seq, "attempt": count}
         _log.error("operation failed", extra=facts, exc_info=fault)
-        if count < MOST_ATTEMPTS:
+        if count < MAX_ATTEMPTS:
             return None
         return ExecutionFailed(problem=f"{type(fault).__name__}: {fault}"[:500])
 

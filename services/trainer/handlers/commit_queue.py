@@ -13,7 +13,7 @@ from services.trainer.core.operations import FinishedOperation
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm
 
-_MOST_TOGETHER = 256
+_MAX_TOGETHER = 256
 """Maximum results that share a transaction."""
 
 
@@ -42,7 +42,7 @@ class CommitQueue:
 
     async def _commit(self, ready: Sequence[Committer]) -> None:
         taken: list[tuple[Committer, list[FinishedOperation]]] = []
-        room = _MOST_TOGETHER
+        room = _MAX_TOGETHER
         for committer in ready:
             if not room:
                 break

@@ -28,8 +28,8 @@ from services.trainer.core.wave_operations import (
     LoggedOperation,
     WaveExport,
     WavePass,
-    begins_anew,
     changes_state,
+    is_full_reset,
     pass_of,
     rest_of_wave,
 )
@@ -309,7 +309,7 @@ class Driver:
         async with self.attempts.reading(seq, operation := self._live[seq]):
             if isinstance(operation, StoredOperation):
                 operation = self._live[seq] = await self._executor.read(operation)
-            anew, restore = begins_anew(operation), self._executor.restore
+            anew, restore = is_full_reset(operation), self._executor.restore
             if not (anew or await self.parking.restored(restore, alone=alone)):
                 return None
             if isinstance(operation, WavePass) and seq not in self._batches:

@@ -50,8 +50,8 @@ from services.trainer.core.wave_operations import (
     LoggedOperation,
     WaveExport,
     WavePass,
-    begins_anew,
     changes_state,
+    is_full_reset,
 )
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
@@ -261,7 +261,7 @@ class Executor:
 
     async def _load_revision(self, load: LoadRevision) -> int:
         session, policies = self._session, self._term.policies
-        if not begins_anew(load):
+        if not is_full_reset(load):
             return await self._graft(load)
         await policies.admit(session.policy_id, session.lora, data=None)
         step = None

@@ -27,7 +27,7 @@ from services.trainer.handlers.outcomes import Outcomes
 
 _log = logging.getLogger(__name__)
 
-_MOST_UNREMOVED = 10_000
+_MAX_UNREMOVED = 10_000
 INLINE_BYTES = 256 * 1024
 """Maximum size of a payload in its row. A larger one is a blob, and the row has its claim."""
 
@@ -39,7 +39,8 @@ class OperationSettings:
     hold_seconds: float = 3.0
     snapshot_seconds: float = 5.0
     idle_seconds: float = 60.0
-    """After so long without an operation a policy may leave memory: a client that thinks stays in it."""
+    """Idle time after which a policy may leave memory: the policy of a client that only thinks stays in
+    it."""
     result_seconds: float = 86_400.0
     """Results can be asked for during a day: longer than a client that lost its connection needs."""
     tenant_operations: int = 4096
@@ -80,7 +81,7 @@ class OperationParts:
                 await self.blobs.delete(claim.uri)
             except Unavailable as error:
                 _log.warning("blob not removed", extra={"uri": claim.uri, "problem": str(error)})
-                if len(self.unremoved) < _MOST_UNREMOVED:
+                if len(self.unremoved) < _MAX_UNREMOVED:
                     self.unremoved.append(claim.uri)
 
     async def discard_again(self) -> None:

@@ -55,7 +55,7 @@ retains what may repeat them."""
 _FORGET_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
-_PATIENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 """Time that a submission waits for the term to begin: its sender only sees a slower answer."""
 
 
@@ -155,7 +155,7 @@ class Operations:
         if session is None or session.tenant_id != resumption.tenant_id:
             raise NotFound(kind="training session", name=policy_id)
         seq = await drivers.resume(session, resumption)
-        deadline = self._parts.clock.monotonic() + _PATIENCE_SECONDS
+        deadline = self._parts.clock.monotonic() + _TIMEOUT_SECONDS
         while not (found := await self._parts.store.results(policy_id, [seq])):
             if self._parts.clock.monotonic() > deadline:
                 return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
@@ -291,7 +291,7 @@ class Operations:
     async def drivers(self) -> Drivers:
         """Return the drivers of the term, which may be waited for a while. Raises Unavailable."""
         if self._drivers is None:
-            await wait_for_event(self._began, clock=self._parts.clock, seconds=_PATIENCE_SECONDS)
+            await wait_for_event(self._began, clock=self._parts.clock, seconds=_TIMEOUT_SECONDS)
         if self._drivers is None:
             raise Unavailable(what="the trainer", problem="it does not hold the lease of its base")
         return self._drivers

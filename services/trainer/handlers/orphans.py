@@ -12,7 +12,7 @@ from services.trainer.handlers.lease_term import LeaseTerm
 WALK_SECONDS = 3600.0
 _TOGETHER = 500
 _PAUSE_SECONDS = 0.1
-_MOST_SEEN = 100_000
+_MAX_SEEN = 100_000
 
 
 class Orphans:
@@ -42,6 +42,6 @@ class Orphans:
         old = [key for key in orphans if key in self._seen]
         for key in old:
             await self._term.blobs.delete(key)
-        found.update(orphans[: max(0, _MOST_SEEN - len(found))])
+        found.update(orphans[: max(0, _MAX_SEEN - len(found))])
         await self._term.clock.sleep(_PAUSE_SECONDS)
         return len(old)

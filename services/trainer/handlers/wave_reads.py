@@ -15,7 +15,7 @@ from services.trainer.core.refusals import RecordInvalid
 from services.trainer.handlers.lease_term import OperationParts
 
 MAX_WAVE_READS = 3
-"""How often a wave's records may end the process while they are read, before its job fails."""
+"""Maximum ends of the process while a wave's records are read, before its job fails."""
 
 
 class WaveReads:

@@ -16,9 +16,9 @@ _ONE = "/internal/checkpoints/{policy_id}/{kind}/{name}"
 Kind = Literal["training", "sampler"]
 
 
-MOST_SUMMARIES = 1000
+MAX_SUMMARIES = 1000
 """Policies of one request."""
-Policies = Annotated[list[PolicyId], msgspec.Meta(max_length=MOST_SUMMARIES)]
+Policies = Annotated[list[PolicyId], msgspec.Meta(max_length=MAX_SUMMARIES)]
 
 
 class _Ttl(msgspec.Struct):

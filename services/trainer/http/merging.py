@@ -5,16 +5,16 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from mint_common.runtime.slow_clients import LeastRate, read_in_time
+from mint_common.runtime.slow_clients import MinRate, read_in_time
 from mint_common.training import MergeRequest
 from services.trainer.adapters.merging import MergingProcesses, ProcessTar
 from services.trainer.http.packed import read_packed
 
-READER_RATE = LeastRate(bytes_per_second=1 << 20, grace_seconds=60, stall_seconds=60)
+READER_RATE = MinRate(bytes_per_second=1 << 20, grace_seconds=60, stall_seconds=60)
 """A reader below it gives its turn to others; it can continue where it was."""
 
 
-def add_routes(http: FastAPI, merging: MergingProcesses, rate: LeastRate = READER_RATE) -> None:
+def add_routes(http: FastAPI, merging: MergingProcesses, rate: MinRate = READER_RATE) -> None:
     """Add the route to the trainer's HTTP application. Readers below the rate are disconnected."""
 
     @http.post("/internal/merged")
@@ -28,7 +28,7 @@ def add_routes(http: FastAPI, merging: MergingProcesses, rate: LeastRate = READE
 
 
 class _Answer(StreamingResponse):
-    def __init__(self, tar: ProcessTar, rate: LeastRate) -> None:
+    def __init__(self, tar: ProcessTar, rate: MinRate) -> None:
         headers = {"content-length": str(tar.size_bytes)}
         super().__init__(tar.parts(), headers=headers, media_type="application/x-tar")
         self._tar = tar

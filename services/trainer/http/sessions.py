@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query, Response
 from services.trainer.handlers.lease_term import OperationParts
 from services.trainer.http.packed import packed
 
-MOST_HELD = 100_000
+MAX_HELD = 100_000
 """Digests of a page."""
 
 
@@ -18,7 +18,7 @@ def add_routes(http: FastAPI, parts: OperationParts) -> None:
 
     @http.get("/internal/held")
     async def list_held(
-        after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_HELD)] = MOST_HELD
+        after: str = "", limit: Annotated[int, Query(ge=1, le=MAX_HELD)] = MAX_HELD
     ) -> Response:
         """Return revisions that sessions go on from, or that clients named, by digest."""
         held = await parts.store.held_revisions(now=parts.clock.now(), after=after, limit=limit)

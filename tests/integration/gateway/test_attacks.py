@@ -18,7 +18,7 @@ from tests.integration.gateway.attacks import ATTACKS
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SECONDS = 12.0
-MOST_BYTES = 400_000_000
+MAX_BYTES = 400_000_000
 OUT = Path(__file__).parents[3] / "out/bench/attacks.json"
 
 
@@ -47,7 +47,7 @@ def test_memory_stays_bounded_and_others_are_answered_under_every_attack(stack) 
     OUT.write_text(json.dumps({"quiet_p95_ms": round(quiet * 1e3, 1), "attacks": rows}, indent=2) + "\n")
     assert not failures, "of the other tenant's requests"
     for name, row in rows.items():
-        assert row["peak_rss_mb"] * 1e6 <= MOST_BYTES, name
+        assert row["peak_rss_mb"] * 1e6 <= MAX_BYTES, name
 
 
 def measure(client: httpx.Client, seconds: float, failures: list[str]) -> float:

@@ -91,7 +91,7 @@ async def test_log_probabilities_made_later_are_those_that_vllm_makes_at_once(
     rig: Any, api: Api, monkeypatch: pytest.MonkeyPatch, operation: str, body: dict[str, Any]
 ) -> None:
     def at_most(count: int) -> None:
-        monkeypatch.setattr(whole_answers, "MOST_AT_ONCE", count)
+        monkeypatch.setattr(whole_answers, "MAX_AT_ONCE", count)
 
     async def answer() -> tuple[list[str], dict[str, Any]]:
         found = (await api.ask(operation, ignore_eos=True, **body)).json()

@@ -234,7 +234,7 @@ async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_
         async with asyncio.timeout(60):
             assert (await shop.staging.stage(revision)).digest == revision.digest
     assert psutil.pid_exists(stuck)
-    monkeypatch.setattr("services.loader.adapters.builder.client._MOST_DYING", 1)
+    monkeypatch.setattr("services.loader.adapters.builder.client._MAX_DYING", 1)
     beside = shop.builder.pid
     os.kill(beside, signal.SIGKILL)
     with pytest.raises(TimeoutError):

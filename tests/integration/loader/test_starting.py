@@ -7,6 +7,7 @@ import pytest
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import SettingInvalid
+from services.loader.adapters.vllm.output_acks import OutputAcks
 from services.loader.adapters.vllm.starting import (
     EngineConfig,
     engine_arguments,
@@ -14,7 +15,6 @@ from services.loader.adapters.vllm.starting import (
     plan_for_device,
     start_engine,
 )
-from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 from services.loader.core.execution import OWNED, Asked, Device, Execution
 from tests.integration.loader.conftest import BASE_DIR, builder_config
 
@@ -49,7 +49,7 @@ def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts)
     execution = Execution(
         dtype="bfloat16", tensor_parallel=2, pipeline_parallel=2, gpu_memory_utilization=0.5
     )
-    arguments = engine_arguments(config(facts, execution), taken=TakenOutputs())
+    arguments = engine_arguments(config(facts, execution), taken=OutputAcks())
     stock = AsyncEngineArgs(model=str(BASE_DIR))
     names = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     given = {name for name in names if getattr(arguments, name) != getattr(stock, name)}
@@ -58,14 +58,14 @@ def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts)
 
 
 def test_every_structure_is_for_the_backend_that_is_bounded(facts: BaseFacts) -> None:
-    arguments = engine_arguments(config(facts, Execution(dtype="bfloat16")), taken=TakenOutputs())
+    arguments = engine_arguments(config(facts, Execution(dtype="bfloat16")), taken=OutputAcks())
     assert arguments.structured_outputs_config.backend == "xgrammar"
 
 
 def test_another_argument_of_vllm_reaches_it(facts: BaseFacts) -> None:
     asked = Asked(engine_args='{"max_num_batched_tokens": 777, "enable_prefix_caching": false}')
     execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)
-    arguments = engine_arguments(config(facts, execution), taken=TakenOutputs())
+    arguments = engine_arguments(config(facts, execution), taken=OutputAcks())
     assert arguments.max_num_batched_tokens == 777
     assert arguments.enable_prefix_caching is False
 

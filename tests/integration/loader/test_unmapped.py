@@ -101,7 +101,7 @@ async def test_small_victims_leave_with_the_call_that_gives_their_successor_a_sl
         await engine.unload(adapter.number)
 
 
-@pytest.mark.parametrize("bound", ["_LEAVING_BYTES", "_MOST_LEAVING"])
+@pytest.mark.parametrize("bound", ["_LEAVING_BYTES", "_MAX_LEAVING"])
 async def test_large_or_many_victims_leave_at_once(
     bound: str, shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ async def test_what_the_engine_has_is_told_without_those_that_leave(
 async def test_only_so_many_adapters_wait_to_be_mapped(
     shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.loader.adapters.vllm.engine._MOST_UNMAPPED", 1)
+    monkeypatch.setattr("services.loader.adapters.vllm.engine._MAX_UNMAPPED", 1)
     engine = Calls(shared_engine._llm, shop.builder)
     for number in (9221, 9222, 9223):
         await _staged(shop, engine, number)

@@ -215,7 +215,7 @@ async def test_exports_are_counted_by_their_verdict(registry: RunningRegistry) -
 async def test_corrupt_and_missing_blobs_are_rejected(
     registry: RunningRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "LONGEST_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(retries, "MAX_DELAY_SECONDS", 0.02)
     policy_id = await registry.make_policy()
     export = await registry.export(policy_id)
     key = export.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE)

@@ -73,7 +73,7 @@ async def begin(rollout: ServiceProcess, database: str) -> AsyncIterator[Begin]:
     async def add(run: dict[str, object]) -> EvaluationRun:
         asked = {**run, "tenant_id": TENANT, "created_at": time.time()}
         stored = await PostgresEvaluationRuns(pool).add(
-            [msgspec.convert(asked, EvaluationRun)], most_open=TENANT_RUNS
+            [msgspec.convert(asked, EvaluationRun)], max_open=TENANT_RUNS
         )
         return stored[0]
 

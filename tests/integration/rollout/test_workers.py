@@ -146,7 +146,7 @@ async def test_a_tenant_whose_verifier_hangs_holds_up_no_other_tenant(tasks: Wor
 async def test_an_answer_that_its_verifier_hangs_on_or_dies_of_has_no_reward_and_the_others_have(
     hasty_tasks: WorkerTasks,
 ) -> None:
-    scores = TaskScores(hasty_tasks, "slow:quick", tenant_id=TENANT, total=8, most_faults=0.5)
+    scores = TaskScores(hasty_tasks, "slow:quick", tenant_id=TENANT, total=8, max_faults=0.5)
     answers = [("0", "1"), ("60", "1"), ("0", "0.5"), ("crash", "1"), ("memory", "1"), ("0", "odd")]
     grades = await scores.grades(answers)
     kept = [grade.reward if isinstance(grade, Grade) else None for grade in grades]

@@ -19,7 +19,7 @@ from mint_common.ids import PolicyId
 from services.standalone.adapters.base_import import Wish, import_smollm2
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
-MOST_BYTES = 150e6
+MAX_BYTES = 150e6
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 """Of the largest logit: what rounding a merged weight once leads to."""
 
@@ -58,7 +58,7 @@ def test_the_model_computes_what_base_and_adapter_do_together(bases, dtype, tmp_
                 tar.extract(member, tmp_path / "merged", filter="data")
                 if member.name.endswith(".safetensors"):
                     memory = psutil.Process(process.pid).memory_info()
-                    assert memory.rss - memory.shared < MOST_BYTES
+                    assert memory.rss - memory.shared < MAX_BYTES
     assert told["error"] is None
 
     text = "The parcel has not come, and nobody at the office knows where it is."

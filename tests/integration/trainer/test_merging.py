@@ -31,7 +31,7 @@ from mint_common.errors import (
 )
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.edge import create_http
-from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
+from mint_common.runtime.slow_clients import MinRate, ReaderTooSlow
 from mint_common.training import MergeRequest
 from services.trainer.adapters.merging import ByteRate, MergingProcesses
 from services.trainer.http.merging import READER_RATE, add_routes
@@ -143,7 +143,7 @@ async def test_a_reader_that_leaves_gives_its_turn_back(merging, manifest) -> No
 SCOPE = {"type": "http", "method": "POST", "path": "/internal/merged", "headers": [], "query_string": b""}
 
 
-def served(merging: MergingProcesses, rate: LeastRate = READER_RATE) -> FastAPI:
+def served(merging: MergingProcesses, rate: MinRate = READER_RATE) -> FastAPI:
     http = create_http(title="merging", service="trainer", internal_token=None, ready=lambda: True)
     add_routes(http, merging, rate)
     return http
@@ -214,7 +214,7 @@ async def test_a_weight_that_cannot_be_merged_ends_the_tar_and_is_logged(blobs, 
 
 
 async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
-    rate = LeastRate(bytes_per_second=1 << 30, grace_seconds=0.2, stall_seconds=60)
+    rate = MinRate(bytes_per_second=1 << 30, grace_seconds=0.2, stall_seconds=60)
     http = served(merging, rate)
     sent = 0
 

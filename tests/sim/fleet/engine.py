@@ -13,7 +13,7 @@ from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.world import World
 
 _MEASURED_LOADS = 32
-_LEAST_SECONDS = 1e-6
+_MIN_SECONDS = 1e-6
 
 
 class Disk:
@@ -226,7 +226,7 @@ class SimEngine:
         if not self._step_planned:
             self._step_planned = True
             # At least a little later: rounding must not stop time.
-            self._later(max(seconds, _LEAST_SECONDS), self._step)
+            self._later(max(seconds, _MIN_SECONDS), self._step)
 
     def _step(self) -> None:
         self._step_planned = False

@@ -16,7 +16,7 @@ NEWS_SECONDS = 0.02
 ROUTES = 3
 """How many engines a refused request is tried on: the routing looks no further."""
 RETRY_SECONDS = 1.0
-MOST_RETRIES = 20
+MAX_RETRIES = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Fleet:
     def _again(self, request: Request) -> None:
         """Come back as a polite client does, a bounded number of times."""
         request.retries += 1
-        if request.retries > MOST_RETRIES:
+        if request.retries > MAX_RETRIES:
             request.refused = True
         else:
             self.world.after(RETRY_SECONDS, self._route, request)

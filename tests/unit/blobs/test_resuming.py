@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.blobs.resuming import MOST_PARTIALS, ResumingBlobs
+from mint_common.blobs.resuming import MAX_PARTIALS, ResumingBlobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, Unavailable
 from mint_common.testing.blobs_memory import MemoryBlobs
@@ -112,7 +112,7 @@ async def test_few_broken_downloads_are_kept(tmp_path: Path) -> None:
         os.utime(old, (number, number))
     await resuming(store, tmp_path).fetch(claim, tmp_path / "target")
     left = sorted(int(path.name, 16) for path in (tmp_path / "partial").iterdir())
-    assert left == list(range(30 - MOST_PARTIALS + 1, 30))
+    assert left == list(range(30 - MAX_PARTIALS + 1, 30))
 
 
 async def test_a_small_blob_is_fetched_at_once(tmp_path: Path) -> None:

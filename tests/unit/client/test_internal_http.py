@@ -195,9 +195,9 @@ async def test_silence_and_absence_are_unavailable(peer: Peer, caplog: pytest.Lo
     async with InternalHttp(peer.url, token="secret", timeout_seconds=0.2) as client:
         with pytest.raises(Unavailable, match="no answer in time"):
             await client.get("/internal/slow")
-        patient = asyncio.ensure_future(client.get("/internal/slow", patient=True))
-        assert not (await asyncio.wait((patient,), timeout=1))[0]
-        patient.cancel()
+        is_long = asyncio.ensure_future(client.get("/internal/slow", is_long=True))
+        assert not (await asyncio.wait((is_long,), timeout=1))[0]
+        is_long.cancel()
     caplog.clear()
     away = InternalHttp("http://127.0.0.1:9", token="secret", peer="the registry")
     async with away as client:

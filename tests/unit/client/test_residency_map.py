@@ -51,7 +51,7 @@ def test_nothing_is_believed_of_an_engine_that_is_forgotten() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.booleans())))
 def test_what_is_remembered_is_bounded_whatever_happens(happened: list[tuple[int, bool]]) -> None:
-    residency = ResidencyMap(most_per_engine=10)
+    residency = ResidencyMap(max_per_engine=10)
     residency.correct(ENGINE, "1", [])
     for number, came in happened:
         digest = Digest(f"sha256:{number:064x}")

@@ -5,7 +5,7 @@ import pytest
 from mint_common.client.suspects import (
     APART_SECONDS,
     BLAMED_SECONDS,
-    MOST_OF_A_TENANT,
+    MAX_OF_A_TENANT,
     REMEMBERED_SECONDS,
     RESTORED_SECONDS,
     TOGETHER,
@@ -140,8 +140,8 @@ def test_a_death_under_a_suspect_alone_refuses_it_for_some_minutes() -> None:
 def test_what_one_tenant_s_requests_do_makes_nothing_of_another_s_forgotten() -> None:
     suspects = Suspects()
     suspects.note_death(key(tenant=OTHER), now=0.0)
-    for number in range(2 * MOST_OF_A_TENANT):
+    for number in range(2 * MAX_OF_A_TENANT):
         suspects.note_death(key(b"%d" % number), now=0.0)
-    assert len(suspects._tenants[TENANT]) == MOST_OF_A_TENANT
+    assert len(suspects._tenants[TENANT]) == MAX_OF_A_TENANT
     with pytest.raises(RequestHeldBack):
         suspects.begin(key(tenant=OTHER), is_restarting=True, now=0.0)

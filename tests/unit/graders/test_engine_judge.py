@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mint_common.catalog import Resolution
-from mint_common.client.attempts import MOST_FAILURES, NoAnswer
+from mint_common.client.attempts import MAX_FAILURES, NoAnswer
 from mint_common.errors import EngineFailed, MintError, NotFound, Unavailable
 from mint_common.graders import GradedSample, GraderFault, read_grader
 from mint_common.graders.grade import MAX_FILLED
@@ -123,7 +123,7 @@ async def test_an_engine_that_fails_on_a_question_is_asked_three_times() -> None
         await settle()
         await clock.advance(5.0)
     failing, away = await asyncio.gather(*asking)
-    assert asked["failing@1"] == MOST_FAILURES < asked["away@1"]
+    assert asked["failing@1"] == MAX_FAILURES < asked["away@1"]
     assert isinstance(failing, NoAnswer)
     assert isinstance(away, NoAnswer)
     assert "it starts" in str(away)

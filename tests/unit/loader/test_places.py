@@ -6,7 +6,7 @@ from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.generation import Place
 from mint_common.ids import Digest
-from services.loader.handlers.places import MOST_PLACES, Places
+from services.loader.handlers.places import MAX_PLACES, Places
 from tests.security.raw_http import serving
 
 
@@ -24,15 +24,15 @@ async def test_a_client_is_sent_what_has_changed_alone():
     async with serving(http) as server, InternalHttp(f"http://127.0.0.1:{server.port}", token="t") as peer:
         client = EngineClient(peer)
         for _ in range(3):
-            assert list((await client.places(limit=MOST_PLACES)).items()) == [("a", "slot"), ("b", "host")]
+            assert list((await client.places(limit=MAX_PLACES)).items()) == [("a", "slot"), ("b", "host")]
         assert [b"null" in each for each in sent] == [False, True, True]
         tiers = {Digest("b"): "slot", Digest("a"): "host"}
-        assert list(await client.places(limit=MOST_PLACES)) == ["b", "a"]
+        assert list(await client.places(limit=MAX_PLACES)) == ["b", "a"]
         tiers = {Digest("a"): "host", Digest("b"): "slot"}  # in another order: no change
-        await client.places(limit=MOST_PLACES)
+        await client.places(limit=MAX_PLACES)
         assert [b"null" in each for each in sent[3:]] == [False, True]
         engine[0] = Places(lambda _limit: {}, epoch="e2")
-        assert await client.places(limit=MOST_PLACES) == {}
+        assert await client.places(limit=MAX_PLACES) == {}
 
 
 async def test_a_loader_that_knows_no_versions_is_understood():
@@ -45,4 +45,4 @@ async def test_a_loader_that_knows_no_versions_is_understood():
         return [ready, ready | {"digest": "b", "readiness": "prewarming"}]
 
     async with serving(http) as server, InternalHttp(f"http://127.0.0.1:{server.port}", token="t") as peer:
-        assert await EngineClient(peer).places(limit=MOST_PLACES) == {"a": "host"}
+        assert await EngineClient(peer).places(limit=MAX_PLACES) == {"a": "host"}

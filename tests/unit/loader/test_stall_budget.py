@@ -48,9 +48,7 @@ def test_an_adapter_gives_way_to_first_tokens_for_a_bounded_time_and_only_to_war
     first_tokens: int, warm: int, since: float, later: float, most: float
 ) -> None:
     now = since + later
-    seconds = precedence_seconds(
-        first_tokens=first_tokens, warm=warm, since=since, now=now, most_seconds=most
-    )
+    seconds = precedence_seconds(first_tokens=first_tokens, warm=warm, since=since, now=now, max_seconds=most)
     assert 0.0 <= seconds <= most + 1e-9
     assert now + seconds <= max(now, since + most) + 1e-9
     if not first_tokens or not warm:

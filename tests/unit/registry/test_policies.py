@@ -11,7 +11,7 @@ from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import Retention
 from mint_common.testing.factories import BASE, LORA, POLICY, TENANT
 from services.registry.core.policies import (
-    MOST_LABELS,
+    MAX_LABELS,
     PolicyChange,
     change_policy,
     parse_labels,
@@ -59,7 +59,7 @@ def test_unreadable_labels_name_the_field(text: str) -> None:
         (PolicyChange(description="a\0b"), "description"),
         (PolicyChange(labels={"a b": "c"}), "labels"),
         (PolicyChange(labels={"a": "c d"}), "labels"),
-        (PolicyChange(labels={f"l{n}": "v" for n in range(MOST_LABELS + 1)}), "labels"),
+        (PolicyChange(labels={f"l{n}": "v" for n in range(MAX_LABELS + 1)}), "labels"),
         (PolicyChange(retention=Retention(keep_last=0)), "retention.keep_last"),
         (PolicyChange(retention=Retention(keep_days=-1)), "retention.keep_days"),
     ],

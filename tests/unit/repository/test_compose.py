@@ -18,7 +18,7 @@ from mint_client.cli import app
 from mint_common.errors import AlreadyExists
 from mint_common.settings import read_settings
 from services.standalone.core.compose_files import make_compose_files
-from services.standalone.core.stack_file import MOST_SHARED
+from services.standalone.core.stack_file import MAX_SHARED
 from services.standalone.settings import READ_BY
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +78,7 @@ def test_a_profile_says_what_trainer_and_loader_compute_on(compose: Mapping[str,
             if variable.endswith(("MEMORY_SHARE", "GPU_MEMORY_UTILIZATION"))
         ]
     assert len(shares) == 2
-    assert sum(shares) <= MOST_SHARED
+    assert sum(shares) <= MAX_SHARED
 
 
 def test_engines_share_nothing_but_the_base(compose: Mapping[str, Any]) -> None:

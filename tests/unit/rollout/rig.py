@@ -49,7 +49,7 @@ from tests.unit.rollout.world import (
 T = TypeVar("T")
 
 STALL_SECONDS = 20.0
-GRADING = GradingLimits(most_faults=0.5, unanswered_seconds=30.0)
+GRADING = GradingLimits(max_faults=0.5, unanswered_seconds=30.0)
 _FOLDERS = tempfile.TemporaryDirectory()
 atexit.register(_FOLDERS.cleanup)
 
@@ -88,7 +88,7 @@ def wave_handlers(
             sampler=sampler,
             requests=requests,
             algorithms=ALGORITHMS,
-            most_faults=GRADING.most_faults,
+            max_faults=GRADING.max_faults,
         ),
         files=FileWaves(
             blobs=blobs,
@@ -146,7 +146,7 @@ class Rig:
             commits=self.commits,
             start_next=self.of_jobs.start_next,
             oldest_waiting=self._oldest_waiting,
-            patience_seconds=STALL_SECONDS,
+            stall_seconds=STALL_SECONDS,
         )
 
     async def _oldest_waiting(self) -> float | None:

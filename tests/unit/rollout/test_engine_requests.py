@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mint_common.client.attempts import MOST_FAILURES, NoAnswer
+from mint_common.client.attempts import MAX_FAILURES, NoAnswer
 from mint_common.errors import (
     EngineDied,
     EngineRestarting,
@@ -92,7 +92,7 @@ async def test_what_fails_on_an_engine_ends_after_a_few_attempts_with_the_reason
     asked = Asked(clock, *[error] * 100)
     ended = await outcome(clock, asked, minutes=2)
     assert isinstance(ended, NoAnswer)
-    assert (asked.begun, ended.retryable, ended.calls) == (MOST_FAILURES, False, MOST_FAILURES)
+    assert (asked.begun, ended.retryable, ended.calls) == (MAX_FAILURES, False, MAX_FAILURES)
     assert str(error) in str(ended)
 
 

@@ -232,7 +232,7 @@ async def test_a_file_of_which_all_rows_are_dropped_fails_the_job(rig: Rig) -> N
 async def test_a_step_of_too_many_bytes_fails_the_job_before_its_rows_are_read(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_bounds, "MOST_BYTES", 100)
+    monkeypatch.setattr(row_bounds, "MAX_BYTES", 100)
     await rig.of_jobs.on_job_submitted(on_file(await store(rig, completions(4))))
     job = await job_of(rig)
     assert (job.fault.code, job.fault.param, job.fault.line) == ("too_large", "training_file", None)
@@ -241,14 +241,14 @@ async def test_a_step_of_too_many_bytes_fails_the_job_before_its_rows_are_read(
 
 
 async def test_a_step_of_too_many_tokens_fails_the_job(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_bounds, "MOST_TOKENS", 8)
+    monkeypatch.setattr(row_bounds, "MAX_TOKENS", 8)
     await refused(rig, await rig.begin(on_file(await store(rig, completions(4)))))
     job = await job_of(rig)
     assert (job.fault.code, job.fault.param) == ("too_large", "training_file")
     assert job.fault.message.endswith(" tokens or more, the limit is 8: choose a smaller batch_size")
 
 
-@pytest.mark.parametrize(("limit", "unit"), [("MOST_BYTES", "bytes"), ("MOST_TOKENS", "tokens")])
+@pytest.mark.parametrize(("limit", "unit"), [("MAX_BYTES", "bytes"), ("MAX_TOKENS", "tokens")])
 async def test_a_validation_that_is_too_large_names_its_file_and_what_to_do(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, limit: str, unit: str
 ) -> None:

@@ -97,16 +97,16 @@ async def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long(rig: Rig) 
 def test_the_budget_is_a_share_of_all_samples(errors: int, is_refused: bool) -> None:
     faults = [GraderFault("other_error", "no")] * errors
     if not is_refused:
-        check_budget(faults, total=4, most_share=0.5)
+        check_budget(faults, total=4, max_share=0.5)
         return
     found = f"failed on at least {errors} of 4 samples: other_error {errors} times"
     with pytest.raises(DataRefused, match=found):
-        check_budget(faults, total=4, most_share=0.5)
+        check_budget(faults, total=4, max_share=0.5)
 
 
 def test_no_budget_makes_a_wave_of_nothing() -> None:
     with pytest.raises(DataRefused):
-        check_budget([GraderFault("other_error", "no")] * 2, total=2, most_share=1.0)
+        check_budget([GraderFault("other_error", "no")] * 2, total=2, max_share=1.0)
 
 
 class FailingGraders:

@@ -31,8 +31,8 @@ class MemoryRuns:
         self.jobs = jobs
         self.stored: dict[str, EvaluationRun] = {}
 
-    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
-        assert most_open is None
+    async def add(self, runs: Sequence[EvaluationRun], *, max_open: int | None) -> list[EvaluationRun]:
+        assert max_open is None
         return [self.stored.setdefault(run.run_id, run) for run in runs]
 
     async def cancel_of_ended_jobs(self, *, now: float) -> None:

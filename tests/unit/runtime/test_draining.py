@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from mint_common.errors import Stopping
-from mint_common.runtime.draining import RequestsInHand, set_last_word
+from mint_common.runtime.draining import RequestsInHand, set_stream_error
 from mint_common.runtime.edge import create_http
 
 
@@ -29,7 +29,7 @@ def http() -> FastAPI:
             await asyncio.Event().wait()
 
         if told:
-            set_last_word(request.scope, lambda error: f"{error.code}\n".encode())
+            set_stream_error(request.scope, lambda error: f"{error.code}\n".encode())
         return StreamingResponse(parts())
 
     return http

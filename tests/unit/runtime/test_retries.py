@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import AdapterInvalid, EventInvalid, MintError, Overloaded, Unavailable
-from mint_common.runtime.retries import LONGEST_DELAY_SECONDS, Bury, RetryLater, decide
+from mint_common.runtime.retries import MAX_DELAY_SECONDS, Bury, RetryLater, decide
 
 AWAY = Unavailable(what="postgres", problem="connection refused")
 FULL = Overloaded(what="queue", depth=9, retry_after_seconds=7.0)
@@ -20,7 +20,7 @@ def test_every_failure_is_retried_in_bounded_time_or_buried(
 ) -> None:
     decision = decide(error, attempt=attempt, max_attempts=20, jitter=jitter)
     if isinstance(decision, RetryLater):
-        assert 0.1 <= decision.delay_seconds <= LONGEST_DELAY_SECONDS
+        assert 0.1 <= decision.delay_seconds <= MAX_DELAY_SECONDS
     else:
         assert decision.reason
 

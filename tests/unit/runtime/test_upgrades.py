@@ -70,7 +70,7 @@ async def test_an_event_without_a_handler_here_is_left_to_another_replica_for_a_
 
 
 async def test_what_is_given_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mint_common.runtime.dispatch.MOST_GIVEN_BACK", 2)
+    monkeypatch.setattr("mint_common.runtime.dispatch.MAX_GIVEN_BACK", 2)
     world = World()
     world.dispatcher.on(AliasMoved, Recorder(world.clock))
     async with world.running():

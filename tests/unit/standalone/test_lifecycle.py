@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.standalone.core.lifecycle import (
-    LONGEST_DELAY_SECONDS,
+    MAX_DELAY_SECONDS,
     RUNNING,
     START_ATTEMPTS,
     PartState,
@@ -30,7 +30,7 @@ def test_the_schedule_doubles_up_to_its_limit() -> None:
 @given(st.integers(1, 10_000), jitters)
 def test_a_rest_is_between_half_and_all_of_the_schedule(failures: int, jitter: float) -> None:
     full = rest_seconds(failures, jitter=1.0)
-    assert full / 2 <= rest_seconds(failures, jitter=jitter) <= full <= LONGEST_DELAY_SECONDS
+    assert full / 2 <= rest_seconds(failures, jitter=jitter) <= full <= MAX_DELAY_SECONDS
 
 
 def _ready(status: PartStatus, now: float) -> PartStatus:

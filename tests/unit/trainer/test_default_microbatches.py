@@ -2,7 +2,7 @@
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.ids import BaseName, Digest
-from services.trainer.core.microbatches import FEWEST_TOKENS, MOST_TOKENS, default_microbatch_tokens
+from services.trainer.core.microbatches import FEWEST_TOKENS, MAX_TOKENS, default_microbatch_tokens
 
 
 def _facts(width: int, *, experts: int = 0) -> BaseFacts:
@@ -21,13 +21,13 @@ def _facts(width: int, *, experts: int = 0) -> BaseFacts:
 
 
 def test_a_small_base_takes_the_most_and_a_big_one_the_fewest() -> None:
-    assert default_microbatch_tokens(_facts(64)) == MOST_TOKENS
+    assert default_microbatch_tokens(_facts(64)) == MAX_TOKENS
     assert default_microbatch_tokens(_facts(32768)) == FEWEST_TOKENS
 
 
 def test_between_them_activations_have_the_same_size() -> None:
     narrow, wide = default_microbatch_tokens(_facts(4096)), default_microbatch_tokens(_facts(8192))
-    assert FEWEST_TOKENS < wide < narrow < MOST_TOKENS
+    assert FEWEST_TOKENS < wide < narrow < MAX_TOKENS
     assert narrow == 2 * wide == (256 << 20) // (4 * 4 * 2 * 4096)
 
 

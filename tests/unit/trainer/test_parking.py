@@ -1,11 +1,11 @@
 """How long a policy waits that cannot be worked on."""
 
-from services.trainer.core.parking import LONGEST_SECONDS, park, retry_seconds
+from services.trainer.core.parking import MAX_SECONDS, park, retry_seconds
 
 
 def test_retries_slow_down_and_never_end() -> None:
     assert [retry_seconds(failures) for failures in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 8.0]
-    assert retry_seconds(100) == retry_seconds(10_000) == LONGEST_SECONDS
+    assert retry_seconds(100) == retry_seconds(10_000) == MAX_SECONDS
 
 
 def test_a_wait_counts_failures_and_is_told_once() -> None:

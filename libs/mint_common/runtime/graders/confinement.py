@@ -72,9 +72,9 @@ def confine(*, memory_bytes: int, cpu_seconds: int) -> None:
     _enter_seccomp(libc)
 
 
-def _limit(most_address_space_bytes: int, cpu_seconds: int) -> None:
+def _limit(max_address_space_bytes: int, cpu_seconds: int) -> None:
     for what, most in (
-        (resource.RLIMIT_AS, most_address_space_bytes),
+        (resource.RLIMIT_AS, max_address_space_bytes),
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),

@@ -40,8 +40,8 @@ ENDED = b"e"
 NAME = "grader.py"
 _CALL = 3
 """The descriptor of a child's call; in the server it is the control socket's."""
-_MOST_DESCRIPTORS = 64
-_MOST_VALUE = 400
+_MAX_DESCRIPTORS = 64
+_MAX_VALUE = 400
 """Characters of the text of what a source returns."""
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     if given != _CALL:
         os.close(given)
     control = socket.socket(fileno=_CALL)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_DESCRIPTORS, _MOST_DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     for name in MODULES:
         importlib.import_module(name)
 
@@ -88,7 +88,7 @@ def main() -> None:
 def _drop_descriptors(kept: int) -> None:
     """Close all descriptors but the standard streams, which are null, and one more as `_CALL`."""
     os.dup2(kept, _CALL)
-    os.closerange(_CALL + 1, _MOST_DESCRIPTORS)
+    os.closerange(_CALL + 1, _MAX_DESCRIPTORS)
 
 
 def _wait(pid: int, seconds: float) -> bytes:
@@ -165,7 +165,7 @@ def _answer(call: Mapping[str, Any]) -> dict[str, object]:  # JSON
             return {"error": "the source has no function grade(sample, item)"}
         value = function(call["sample"], call["item"]) if "sample" in call else 0
         is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
-        return {"value": repr(float(value) if is_number else f"{value!r}")[:_MOST_VALUE]}
+        return {"value": repr(float(value) if is_number else f"{value!r}")[:_MAX_VALUE]}
     except BaseException as error:  # noqa: BLE001  # whatever the source raises is its fault
         return {"error": _told(error)}
 

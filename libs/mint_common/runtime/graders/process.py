@@ -22,7 +22,7 @@ from mint_common.runtime.graders.fork_server import READY, TIMED_OUT
 from mint_common.runtime.graders.python import call_json, reward_of, runtime_fault, sample_fields
 
 _MODULE = "mint_common.runtime.graders.fork_server"
-_MOST_ANSWER_BYTES = 64 << 10
+_MAX_ANSWER_BYTES = 64 << 10
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 """Time that a fork server has, beyond a call's limit, to end the call."""
@@ -192,6 +192,6 @@ def _exchange(connection: socket.socket, request: bytes) -> bytes:
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
-        while len(answer) <= _MOST_ANSWER_BYTES and (part := connection.recv(_MOST_ANSWER_BYTES)):
+        while len(answer) <= _MAX_ANSWER_BYTES and (part := connection.recv(_MAX_ANSWER_BYTES)):
             answer += part
     return bytes(answer)

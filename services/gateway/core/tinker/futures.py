@@ -9,7 +9,8 @@ JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 
 QueueState = Literal["active", "paused_capacity", "paused_rate_limit"]
-"""What a client is told to be waiting for: ``paused_capacity`` is a cold adapter or a restarting trainer."""
+"""Reason for a wait as the client sees it: ``paused_capacity`` is a cold adapter or a restarting
+trainer."""
 
 
 class FutureGone(MintError):

@@ -18,7 +18,7 @@ from services.gateway.core.tinker.futures import FutureGone
 MAX_SEQ = LAST_SEQ
 """Sequence numbers are int32 on the wire."""
 SAMPLE_PREFIX = "smp_"
-"""What request ids of samples begin with."""
+"""Prefix of the request ids of samples."""
 
 CheckpointKind = Literal["training", "sampler"]
 FutureKind = Literal[

@@ -15,7 +15,7 @@ from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor, r
 
 NO_IMAGES = "has a chunk that is no text: this server trains and samples on token ids only"
 LOSSES: Mapping[str, LossName] = {loss: loss for loss in get_args(LossName)}
-"""What ``loss_fn`` may be."""
+"""Values of ``loss_fn``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

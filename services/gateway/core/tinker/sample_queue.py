@@ -94,8 +94,8 @@ class SampleQueue:
 class RetainedAnswers:
     """Answers retained for a while, bounded in bytes: the tenant with most bytes loses its oldest first."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._bytes = TenantBudget(total=most_bytes)
+    def __init__(self, max_bytes: int) -> None:
+        self._bytes = TenantBudget(total=max_bytes)
         self._tenants: dict[str, OrderedDict[str, int]] = {}
 
     def add(self, tenant: str, request_id: str, size_bytes: int) -> None:

@@ -10,9 +10,10 @@ from services.gateway.core.tinker.ids import sampling_session_id_of
 SamplingKind = Literal["snapshot", "inflight"]
 
 LIVE_SECONDS = 3600.0
-"""How long after its client was last heard of a sampling session keeps its revision from being collected."""
+"""Time after its client's last sign of life in which a sampling session protects its revision from
+collection."""
 KEPT_SECONDS = 30 * 86_400.0
-"""How long after its client was last heard of a sampling session is kept at all."""
+"""Retention of a sampling session after its client's last sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

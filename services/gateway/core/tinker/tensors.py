@@ -14,7 +14,7 @@ from mint_common.errors import InvalidField
 from mint_common.training import Array
 
 MAX_ELEMENTS = 4 << 20
-"""How many elements a sparse array may have when it is written out."""
+"""Maximum elements of a sparse array after expansion."""
 
 _FLOAT, _INT = np.dtype("<f4"), np.dtype("<i8")
 # bfloat16 is the upper half of a float32.

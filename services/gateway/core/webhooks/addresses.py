@@ -50,7 +50,7 @@ EMBEDDING_IPV6: tuple[IPv6Network, ...] = (
     IPv6Network("::ffff:0:0/96"),  # IPv4-mapped: the kernel connects over IPv4
     IPv6Network("64:ff9b::/96"),  # NAT64: how a host without IPv4 reaches those that have nothing else
 )
-"""Where an address stands for the IPv4 address in its last 32 bits, and is as public as that."""
+"""Networks whose addresses hold an IPv4 address in their last 32 bits, and are as public as that."""
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """The upper half of an interface identifier whose lower half is an IPv4 address to tunnel to."""
 

@@ -5,13 +5,13 @@ from typing import Literal
 
 from services.gateway.core.webhooks.records import Attempt, DeliveryState
 
-LONGEST_DELAY_SECONDS = 4 * 3600.0
+MAX_DELAY_SECONDS = 4 * 3600.0
 ACTIVE_AGAIN_SECONDS = 10.0
-"""How long a failing webhook rests that is made active or replayed: clients may repeat that without end."""
-MOST_WAITING = 10_000
-"""How many deliveries may wait for a webhook that takes none."""
-OVERFULL = f"{MOST_WAITING} deliveries wait for it"
-"""Why a webhook is disabled for which too much waits."""
+"""Pause of a failing webhook that is made active or replayed: clients may repeat that without end."""
+MAX_WAITING = 10_000
+"""Maximum deliveries that wait for a webhook which accepts none."""
+OVERFULL = f"{MAX_WAITING} deliveries wait for it"
+"""Reason that disables a webhook with too many waiting deliveries."""
 GONE = 410
 
 
@@ -40,7 +40,7 @@ class Health:
     failures: int
     failing_since: float | None
     rest_until: float
-    """Before then nothing more is sent to it."""
+    """Time until which nothing more is sent to it."""
 
 
 def is_success(attempt: Attempt) -> bool:
@@ -49,7 +49,7 @@ def is_success(attempt: Attempt) -> bool:
 
 
 def after_try(
-    attempt: Attempt, *, tries: int, created_at: float, patience: RetryPolicy, jitter: float
+    attempt: Attempt, *, tries: int, created_at: float, retry: RetryPolicy, jitter: float
 ) -> Outcome:
     """Return what becomes of a delivery whose try number ``tries`` (from 1) ended so.
 
@@ -57,8 +57,8 @@ def after_try(
     """
     if is_success(attempt):
         return Outcome(state="delivered", due_at=None)
-    due_at = attempt.at + backoff_seconds(tries, patience, jitter)
-    if due_at - created_at > patience.give_up_seconds:
+    due_at = attempt.at + backoff_seconds(tries, retry, jitter)
+    if due_at - created_at > retry.give_up_seconds:
         return Outcome(state="failed", due_at=None)
     return Outcome(state="waiting", due_at=due_at)
 
@@ -68,7 +68,7 @@ def after_turn(
     *,
     failures: int,
     failing_since: float | None,
-    patience: RetryPolicy,
+    retry: RetryPolicy,
     jitter: float,
 ) -> Health:
     """Return a webhook's health after some tries; ``failures`` counts turns without a success."""
@@ -79,21 +79,21 @@ def after_turn(
     reason = None
     if any(attempt.status == GONE for attempt in attempts):
         reason = "the receiver answered 410 Gone"
-    elif last.at - since > patience.give_up_seconds:
+    elif last.at - since > retry.give_up_seconds:
         reason = f"nothing was delivered for {last.at - since:.0f} s; at last: {told(last)}"
     return Health(
         state="active" if reason is None else "disabled",
         reason=reason,
         failures=failures + 1,
         failing_since=since,
-        rest_until=last.at + backoff_seconds(failures + 1, patience, jitter),
+        rest_until=last.at + backoff_seconds(failures + 1, retry, jitter),
     )
 
 
-def backoff_seconds(tries: int, patience: RetryPolicy, jitter: float) -> float:
+def backoff_seconds(tries: int, retry: RetryPolicy, jitter: float) -> float:
     """Return how long to wait after the given number of tries: doubled each time, up to 4 hours."""
-    doubled = patience.first_delay_seconds * 2.0 ** min(tries - 1, 30)
-    return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
+    doubled = retry.first_delay_seconds * 2.0 ** min(tries - 1, 30)
+    return min(doubled, MAX_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
 
 
 def told(attempt: Attempt) -> str:

@@ -16,7 +16,7 @@ from mint_common.tenant_budget import BodiesFull
 from services.gateway.http.edge.context import EDGE, EdgeParts
 
 LARGE_JSON_BYTES = 64 << 10
-"""From here on decoding takes milliseconds in which nothing else runs: such bodies take turns."""
+"""Size from which decoding takes milliseconds of the event loop: such bodies take turns."""
 
 
 def answered(request: Request) -> ExitStack:

@@ -93,7 +93,7 @@ CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
 LimitQuery = Annotated[int, Query(ge=1, le=1000)]
-"""How many items of a list at most."""
+"""Maximum number of items of a list."""
 
 
 async def hold() -> AsyncIterator[AsyncExitStack]:

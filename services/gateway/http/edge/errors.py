@@ -31,7 +31,7 @@ _PREFIXES: Mapping[str, Api] = {
     "/v1/": "openai",
     f"{tinker_errors.PREFIX}/": "tinker",
 }
-"""Which API a request is for that no route has taken: the beginning of its path is all that tells."""
+"""APIs by path prefix, for requests that match no route."""
 _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
 
 

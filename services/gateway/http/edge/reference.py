@@ -20,7 +20,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What the page may load. Redoc writes its styles inline and searches in a worker."""
+"""Content security policy of the page. Redoc writes its styles inline and searches in a worker."""
 
 
 @router.get("/docs")

@@ -13,7 +13,7 @@ from mint_common.runtime.edge_middleware import TRACE_HEADER
 
 LINES_PER_SECOND = 20
 _NOT_YET = 408
-"""How the Tinker API says that a future is not done: an answer, no refusal."""
+"""Status with which the Tinker API says that a future is not done: an answer, not a refusal."""
 
 _log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
 
 
 Api = Literal["mint", "openai", "anthropic", "tinker"]
-"""Whose shape a route's errors have."""
+"""API whose shape a route's errors have."""
 
 
 class GatewayRoute(APIRoute):

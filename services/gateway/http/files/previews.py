@@ -22,4 +22,4 @@ async def preview_file(_file: FilePath, _body: PreviewBody, files: TrainJobs) ->
 
     Begins at ``first_line``. Needs a trainer of the base.
     """
-    return await files.forward(patient=True)
+    return await files.forward(is_long=True)

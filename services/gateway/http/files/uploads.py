@@ -43,7 +43,7 @@ async def complete_upload(
 ) -> Response:
     """Put the parts together as a file, which is checked as one that comes whole."""
     with jobs.arriving.counted(uploads.caller.tenant_id):
-        return await uploads.forward(patient=True)
+        return await uploads.forward(is_long=True)
 
 
 @router.post("/{upload}/cancel", response_model=JsonObject)

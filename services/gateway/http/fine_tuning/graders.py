@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"],
 async def run(request: Request, _body: GraderRunBody, graders: TrainFineTuning) -> Response:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
     async with cancelled_on_disconnect(request):
-        return await graders.forward(patient=True)
+        return await graders.forward(is_long=True)
 
 
 @router.post("/validate", response_model=JsonObject)
@@ -25,4 +25,4 @@ async def validate(request: Request, _body: ValidateBody, graders: TrainFineTuni
     Source is run without an answer, and a model is looked up: it is a base, or a revision as `policy@N`.
     """
     async with cancelled_on_disconnect(request):
-        return await graders.forward(patient=True)
+        return await graders.forward(is_long=True)

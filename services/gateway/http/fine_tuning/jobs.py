@@ -26,7 +26,7 @@ async def create_job(_body: FineTuningBody, jobs: TrainFineTuning, cause: CauseD
     has no word for. With `mint.promote` an alias is pointed at the result: 403 for a protected one unless the
     key has `admin`.
     """
-    return await jobs.forward(patient=True, cause=cause)
+    return await jobs.forward(is_long=True, cause=cause)
 
 
 @router.get("", response_model=JsonObject)
@@ -60,7 +60,7 @@ async def pause_job(_job: JobPath, jobs: TrainFineTuning) -> Response:
 @router.post("/{fine_tuning_job}/resume", response_model=JsonObject)
 async def resume_job(_job: JobPath, jobs: TrainFineTuning) -> Response:
     """Let a paused job go on where it stopped, with its optimizer's state."""
-    return await jobs.forward(patient=True)
+    return await jobs.forward(is_long=True)
 
 
 @router.get("/{fine_tuning_job}/events", response_model=JsonObject)

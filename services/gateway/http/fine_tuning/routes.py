@@ -17,7 +17,8 @@ from services.gateway.http.files.routes import FilesRoute, file_error_body
 RETRY_HEADER = "x-stainless-retry-count"
 """OpenAI's clients count in it how often they have sent a request before. They send no Idempotency-Key."""
 REPEATED_SECONDS = 3600.0
-"""How long after a request its repeats may come: three times the client's time-out of 600 s, and more."""
+"""Time after a request in which its repetitions may arrive: longer than three times the client's timeout of
+600 s."""
 
 
 class FineTuningRoute(FilesRoute):

@@ -27,13 +27,13 @@ RunPath = Annotated[str, Path(alias="run")]
 @router.post("/run", status_code=202, response_model=JsonObject, dependencies=[creates("run_id")])
 async def run_evaluation(_body: EvaluationRunBody, runs: TrainJobs, cause: CauseDep) -> Response:
     """Score a revision; the answer is the run, which `GET` follows to its ``value`` and ``stderr``."""
-    return await runs.forward(patient=True, cause=cause)
+    return await runs.forward(is_long=True, cause=cause)
 
 
 @router.post("/compare", status_code=202, response_model=JsonObject, dependencies=[creates("run", "run_id")])
 async def begin_comparison(_body: CompareBody, runs: TrainJobs, cause: CauseDep) -> Response:
     """Score two models on the same prompts with the same seeds; `GET` follows both runs to the comparison."""
-    return await runs.forward(patient=True, cause=cause)
+    return await runs.forward(is_long=True, cause=cause)
 
 
 @router.get("/compare", response_model=JsonObject)
@@ -44,7 +44,7 @@ async def get_comparison(
 
     ``rows`` of it are shown, those that differ most. A run whose rows are no longer kept is refused.
     """
-    return await runs.forward(patient=True)
+    return await runs.forward(is_long=True)
 
 
 @router.get("/run", response_model=list[JsonObject])

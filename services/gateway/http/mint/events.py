@@ -26,10 +26,10 @@ router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=Gatewa
 HEARTBEAT_SECONDS = 15.0
 
 ASK_SECONDS = 5.0
-"""How often a stream asks whether its key is revoked."""
+"""Interval at which a stream checks whether its key is revoked."""
 
 LOOK_SECONDS = 1.0
-"""How soon an open stream notices that the gateway drains."""
+"""Interval at which an open stream checks whether the gateway drains."""
 
 HEARTBEAT = b": heartbeat\n\n"
 """A comment: keeps proxies from closing a quiet stream, ignored by every client."""

@@ -24,12 +24,12 @@ from services.gateway.http.edge.context import authenticate
 from services.gateway.http.mint.context import CatalogDep, ForwardLimits, JobsDep
 
 MINT, OPENAI = "/mint/v1/", "/v1/"
-"""How the paths of the two faces begin."""
+"""Path prefixes of MinT's routes and of OpenAI's."""
 
 PolicyPath = Annotated[str, Path(alias="policy")]
 AliasPath = Annotated[str, Path(alias="alias")]
 RevisionPath = Annotated[str, Path(alias="revision")]
-"""What a route has in its path, and says in the schema."""
+"""Path parameters of forwarded routes, as the schema shows them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +53,18 @@ class Forwarding:
         body: bytes | AsyncIterable[bytes] | None = None,
         *,
         query: Sequence[tuple[str, str]] | None = None,
-        patient: bool = False,
+        is_long: bool = False,
         cause: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """Return the owner's answer. Raises its errors, Unavailable, NotFound for what is no name.
 
         ``body``, ``query`` and ``cause`` take the place of the request's own, and ``headers`` go along.
-        ``patient``: the answer may take long.
+        ``is_long``: the answer may take long.
         """
         tenant_id = self.caller.tenant_id
         async with AsyncExitStack() as stack:
-            if patient or isinstance(body, AsyncIterable):
+            if is_long or isinstance(body, AsyncIterable):
                 stack.enter_context(self.limits.long.counted(tenant_id))
             else:
                 await stack.enter_async_context(self.limits.short.turn(tenant_id))
@@ -75,7 +75,7 @@ class Forwarding:
                 query=self.request.query_params.multi_items() if query is None else query,
                 body=await self.request.body() if body is None else body,
                 headers=headers,
-                patient=patient,
+                is_long=is_long,
                 cause=cause or self.cause,
             )
         return Response(content, status, media_type="application/json" if content else None)
@@ -122,10 +122,10 @@ def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depen
 ReadCatalog = Annotated[Forwarding, _catalog("read")]
 TrainCatalog = Annotated[Forwarding, _catalog("train")]
 AdminCatalog = Annotated[Forwarding, _catalog("admin")]
-"""What the caller's tenant has in the registry, for a route that takes this scope."""
+"""Registry as the caller's tenant sees it, for a route with this scope."""
 BasesCatalog = Annotated[Forwarding, _catalog("read", of_tenant=False)]
 TenantsCatalog = Annotated[Forwarding, _catalog("operator", of_tenant=False)]
-"""What the registry has, of whatever tenant."""
+"""Registry across all tenants, for operators."""
 
 
 def _rollout(scope: Scope, *, prefix: str = MINT, of_tenant: bool = True) -> Any:  # FastAPI's Depends
@@ -150,7 +150,7 @@ ReadJobs = Annotated[Forwarding, _rollout("read")]
 TrainJobs = Annotated[Forwarding, _rollout("train")]
 ReadFineTuning = Annotated[Forwarding, _rollout("read", prefix=OPENAI)]
 TrainFineTuning = Annotated[Forwarding, _rollout("train", prefix=OPENAI)]
-"""What the caller's tenant has in rollout, by MinT's routes and by OpenAI's."""
+"""Rollout as the caller's tenant sees it, by MinT's routes and by OpenAI's."""
 ReadTasks = Annotated[Forwarding, _rollout("read", of_tenant=False)]
 TrainTasks = Annotated[Forwarding, _rollout("train", of_tenant=False)]
 """The installed tasks, which all tenants share."""

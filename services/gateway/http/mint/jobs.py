@@ -43,7 +43,7 @@ async def submit_job(
 
     The same Idempotency-Key and body is the same job, however often it is sent.
     """
-    return await jobs.forward(patient=True, cause=cause)
+    return await jobs.forward(is_long=True, cause=cause)
 
 
 @router.get("", response_model=list[JsonObject])
@@ -73,4 +73,4 @@ async def pause_job(_job: JobPath, jobs: TrainJobs) -> Response:
 @router.post("/{job}/resume", response_model=JsonObject)
 async def resume_job(_job: JobPath, jobs: TrainJobs) -> Response:
     """Let a paused job go on where it stopped; answer without its steps."""
-    return await jobs.forward(patient=True)
+    return await jobs.forward(is_long=True)

@@ -34,7 +34,7 @@ from services.gateway.http.mint.context import CatalogDep, CatalogParts
 router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRoute)
 
 NEAREST = 4096
-"""How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""
+"""Maximum adapters listed per engine: all in slots and host memory, then those on disk."""
 
 T = TypeVar("T")
 

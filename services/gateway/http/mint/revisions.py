@@ -244,7 +244,7 @@ async def get_diff(
     ``config`` is what of the manifest is otherwise, ``metrics`` the numbers of their training, ``scores`` the
     newest of each suite and metric; ``modules`` has the Frobenius norm of B A in both, and of the change.
     """
-    return await catalog.forward(patient=True)
+    return await catalog.forward(is_long=True)
 
 
 @_evaluations.post(

@@ -38,11 +38,11 @@ async def get_task(_task: TaskPath, tasks: ReadTasks) -> Response:
 async def draw_prompts(_task: TaskPath, _body: PromptsBody, tasks: TrainTasks, request: Request) -> Response:
     """Draw prompts with their reference answers."""
     async with cancelled_on_disconnect(request):
-        return await tasks.forward(patient=True)
+        return await tasks.forward(is_long=True)
 
 
 @router.post("/{task}/score", response_model=object)
 async def score(_task: TaskPath, _body: ScoreBody, tasks: TrainTasks, request: Request) -> Response:
     """Score completions as training would."""
     async with cancelled_on_disconnect(request):
-        return await tasks.forward(patient=True)
+        return await tasks.forward(is_long=True)

@@ -29,7 +29,7 @@ _plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
 _secret = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=SecretRoute)
 
 OVERLAP_SECONDS = 86_400.0
-"""How long the secret before the last rotation still signs."""
+"""Time after a rotation in which the former secret still signs."""
 _TYPES = tuple(event_type.type for event_type in EVENT_TYPES)
 
 Url = Annotated[str, Field(examples=["https://ci.example.com/hooks/mint"])]

@@ -24,8 +24,8 @@ from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
-from mint_common.runtime.draining import set_last_word
-from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow, read_in_time
+from mint_common.runtime.draining import set_stream_error
+from mint_common.runtime.slow_clients import MinRate, ReaderTooSlow, read_in_time
 from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.openai.genai import (
     answer_attributes,
@@ -39,9 +39,10 @@ from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.admission import asked_of
 from services.gateway.http.openai.context import INFERENCE
 
-READER_RATE = LeastRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=30)
-"""Of a stream's reader: below it the connection is closed. It stalls for less than the engine's side waits
-(`ConnectionBounds.unread_seconds`), which would break its connection then, as the death of an engine does."""
+READER_RATE = MinRate(bytes_per_second=4 << 10, grace_seconds=60, stall_seconds=30)
+"""Minimum rate of a stream's reader; below it the connection is closed. A reader may stall for less time
+than the engine's side waits (`ConnectionBounds.unread_seconds`), which would otherwise look like the death
+of an engine."""
 _LAST_PARTS = 3
 """Last parts of a stream that are kept for its span: they have the finish reason and the token counts."""
 _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
@@ -86,7 +87,7 @@ async def relay(request: Request, caller: Caller) -> Response:
             if is_recorded():
                 annotate(answer_attributes(whole))
             return Response(whole, media_type="application/json", headers=headers)
-    set_last_word(request.scope, partial(error_event, operation))
+    set_stream_error(request.scope, partial(error_event, operation))
     return RelayedStream(answer, operation=operation, headers=headers)
 
 

@@ -16,11 +16,12 @@ from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, HeldBytes, hold_
 from services.gateway.http.edge.context import CallerDep
 
 MAX_BODY_BYTES = 1 << 20
-"""Of one body, before and after it is decompressed."""
+"""Maximum bytes of one body, before and after decompression."""
 MAX_DATA_BYTES = 16 << 20
-"""Of one body with data to train on or to sample from. Clients split a batch into parts of 5 MB."""
+"""Maximum bytes of a body with data to train on or to sample from. Clients split a batch into parts of 5
+MB."""
 _WINDOW_BYTES = 8 << 20
-"""What a decompressor may allocate, whatever a frame says that it needs."""
+"""Maximum allocation of a decompressor, whatever a frame declares."""
 
 
 async def _read(request: Request, caller: Caller, *, limit: int) -> bytes:
@@ -75,7 +76,7 @@ async def _request_key(request: Request) -> str:
 
 
 RequestKeyDep = Annotated[str, Depends(_request_key)]
-"""What all repetitions of a request have in common."""
+"""Key that all repetitions of a request share."""
 
 
 def answer(content: object) -> Response:

@@ -11,7 +11,7 @@ from mint_common.runtime.edge_errors import invalid_field, refusal_message, retr
 PREFIX = "/api/v1"
 RETRY_HEADER = "x-should-retry"
 _RETRIED = frozenset({408, 409, 429})
-"""Beside 5xx, what clients try again for minutes."""
+"""Statuses, beside 5xx, that clients retry for minutes."""
 
 
 def mint_error_response(error: MintError) -> Response:

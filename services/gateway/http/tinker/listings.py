@@ -27,7 +27,7 @@ LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 OffsetQuery = Annotated[int, Query(ge=0, le=2**31)]
 _PAGE = 1000
 _SEARCH_PAGE, _SEARCHED = 500, 10_000
-"""How many sessions are read at once by a search, and after how many it gives a page up."""
+"""Sessions that a search reads at once, and the number after which it ends a page."""
 
 
 @router.get("/training_runs")

@@ -20,7 +20,7 @@ from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operations import find_run
 
 SKIP_SECONDS = 0.5
-"""How long a refusal may wait for the trainer to skip the number: the client hears within a second."""
+"""Time that a refusal may wait for the trainer to skip the number: the client hears within a second."""
 
 
 def is_protobuf(request: Request) -> bool:
@@ -45,7 +45,8 @@ async def _operation_body(
 
 
 OperationBodyDep = Annotated[bytes, Depends(_operation_body)]
-"""The body of an operation. When the route refuses it, its number is skipped before the client is told."""
+"""Body of an operation. When the route refuses it, the trainer skips its number before the client gets the
+answer."""
 
 
 class _Numbered(msgspec.Struct, frozen=True):

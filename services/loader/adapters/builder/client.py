@@ -51,16 +51,16 @@ _READY_SECONDS = 60.0
 _TRIES = 3
 _BEATS = 4
 """Number of health checks of a builder within its time limit to answer one."""
-_MOST_BUSY_BEATS = 10 * _BEATS
+_MAX_BUSY_BEATS = 10 * _BEATS
 """Maximum unanswered checks in a row of a busy builder: it may write gigabytes at the lowest priority on a
 slow disk."""
-_LEAST_WORK_SECONDS = 0.01
+_MIN_WORK_SECONDS = 0.01
 """Processor time between two questions below which a builder is idle."""
-_MOST_HUNG = 1
-_MOST_DYING = 3
+_MAX_HUNG = 1
+_MAX_DYING = 3
 """Builders that were killed and have not died: each keeps its memory, so no more are started."""
 _RETRY_SECONDS = 0.2
-_MOST_AHEAD = 8
+_MAX_UNACKED_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ class Builder:
                 return await answer
             except _BuilderEndedError as ended:
                 hung += ended.hung
-                if hung > _MOST_HUNG:
+                if hung > _MAX_HUNG:
                     raise Unavailable(
                         what="the builder", problem="its process hung, and the next one"
                     ) from ended
@@ -212,7 +212,7 @@ class Builder:
                 self._problem = str(ended.exceptions[0])
                 _log.warning("the builder process does not start", extra={"problem": self._problem})
             await self._clock.sleep(_RETRY_SECONDS)
-            while self._processes.dying >= _MOST_DYING:
+            while self._processes.dying >= _MAX_DYING:
                 await self._clock.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
@@ -269,12 +269,12 @@ class Builder:
         """
         silent = busy = 0
         used = self._processes.processor_seconds()
-        while silent < _BEATS and busy < _MOST_BUSY_BEATS:
+        while silent < _BEATS and busy < _MAX_BUSY_BEATS:
             self._unheard += 1
             write_frame(writer, Call(number=0, work=Ping()))
             await self._clock.sleep(self._config.silence_seconds / _BEATS)
             before, used = used, self._processes.processor_seconds()
-            is_idle = used - before < _LEAST_WORK_SECONDS
+            is_idle = used - before < _MIN_WORK_SECONDS
             silent = silent + 1 if self._unheard and is_idle else 0
             busy = busy + 1 if self._unheard else 0
         self._is_hung = True
@@ -299,7 +299,7 @@ class Builder:
         """Hold an adapter laid out ahead; if its load found no memory, only until others arrive."""
         before = self._ahead.pop(folder, None)
         self._ahead[folder] = laid_out
-        if before is None and len(self._ahead) > _MOST_AHEAD:
+        if before is None and len(self._ahead) > _MAX_UNACKED_STEPS:
             _, before = self._ahead.popitem(last=False)
         if before is not None:
             self.release(before)

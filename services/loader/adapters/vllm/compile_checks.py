@@ -30,7 +30,7 @@ MEMORY_BYTES = 512 << 20
 REMEMBERED_SECONDS = 60.0
 """Maximum total compile time of the structures that are known to compile; the engine may receive all of
 them at once."""
-_LEAST_SECONDS = 0.01
+_MIN_SECONDS = 0.01
 """Minimum time that a structure counts with, which limits their number."""
 
 _MODULE = "services.loader.adapters.vllm.compile_server"
@@ -97,7 +97,7 @@ class CompileChecks:
             )
             raise RequestRefused(field="structured_outputs", problem=problem)
         if outcome is CompileOutcome.COMPILED:
-            self._passed[key] = max(_LEAST_SECONDS, loop.time() - began)
+            self._passed[key] = max(_MIN_SECONDS, loop.time() - began)
             while sum(self._passed.values()) > self._remembered_seconds:
                 self._passed.popitem(last=False)
 

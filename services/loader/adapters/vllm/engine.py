@@ -35,10 +35,10 @@ from services.loader.core.routes import RouteSource
 from services.loader.ports import Admission, AnswerHead, ApiCall, LoadedAdapter, Slice, WholeSample
 
 _BUILDERS = 3
-_MOST_UNMAPPED = 64
+_MAX_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
-_MOST_SHAPES = 64
-_MOST_LEAVING = 8
+_MAX_SHAPES = 64
+_MAX_LEAVING = 8
 _LEAVING_BYTES = 4 << 20
 """Maximum size of an adapter whose removal may wait until the next call into the engine's loop."""
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
@@ -118,17 +118,17 @@ class VllmEngine:
         for number in victims:
             if not self._let_go(number):
                 (now if number in self._large or number in self._in_arena else self._leaving).append(number)
-        if now or len(self._leaving) > _MOST_LEAVING:
+        if now or len(self._leaving) > _MAX_LEAVING:
             await self._drop(*now)
 
     async def _lay_out(self, adapter: LoadedAdapter) -> int:
         laid_out = await self._builder.lay_out(adapter.folder)
         self._unmapped[adapter.number] = adapter, laid_out
         shape = laid_out.rank, laid_out.tensor_index
-        if shape not in self._shapes or len(self._unmapped) > _MOST_UNMAPPED:
+        if shape not in self._shapes or len(self._unmapped) > _MAX_UNMAPPED:
             await self._enter(adapter.number)
             self._shapes[shape] = None
-            if len(self._shapes) > _MOST_SHAPES:
+            if len(self._shapes) > _MAX_SHAPES:
                 del self._shapes[next(iter(self._shapes))]
         return laid_out.size_bytes  # of all workers together: they share the memory
 

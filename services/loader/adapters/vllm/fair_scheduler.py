@@ -30,8 +30,8 @@ from mint_common.fair_queue import GENERATED_WEIGHT
 from mint_common.runtime.processor_turns import shorten_thread_turns
 from services.loader.adapters.vllm.closed_ports import close_ports
 from services.loader.adapters.vllm.freed_memory import FreedMemory
+from services.loader.adapters.vllm.output_acks import OutputWindow
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
-from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
@@ -40,9 +40,9 @@ from services.loader.core.structure_time import StructuredSequence, StructureTim
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
-LEAST_SEQUENCES = 4
+MIN_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
-ABOUT_SECONDS = 10.0
+ACTIVE_SECONDS = 10.0
 """A tenant counts as active this long after its last sequence."""
 TOKENS_A_STRUCTURE_SECOND = 1000
 """Cost of one second of structure time, in generated tokens."""
@@ -73,7 +73,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self.waiting: TenantQueue = TenantQueue(seats=self.max_num_running_reqs - reserve, reserve=reserve)
         self._step_tokens = self.max_num_scheduled_tokens
         self._seen_at: dict[str, float] = {}
-        self._sent = SentOutputs(self.vllm_config.additional_config[TAKEN])
+        self._sent = OutputWindow(self.vllm_config.additional_config[TAKEN])
         self._was_own_step = False
         self._step_sequences = self.max_num_running_reqs
         self._structure_times = StructureTimes()
@@ -85,7 +85,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         """Plan a step when the outputs of earlier ones have been received."""
         is_behind = self._sent.wait()
         self._step_sequences = next_sequences(
-            self._step_sequences, least=LEAST_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
+            self._step_sequences, least=MIN_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
         )
         fair = self.waiting.fair
         fair.set_running(Counter(map(tenant_of, self.running)))
@@ -119,7 +119,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
 
     def _bound_step(self, tenants: Iterable[str], *, now: float) -> None:
         self._seen_at |= dict.fromkeys(tenants, now)
-        self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ABOUT_SECONDS}
+        self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ACTIVE_SECONDS}
         shared = min(self._step_tokens, self.max_num_running_reqs + SHARED_PROMPT_TOKENS)
         self.max_num_scheduled_tokens = shared if len(self._seen_at) > 1 else self._step_tokens
 

@@ -18,7 +18,7 @@ from mint_common.errors import SettingInvalid, Unavailable
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_stats import stat_logger
-from services.loader.adapters.vllm.taken_outputs import TakenOutputs
+from services.loader.adapters.vllm.output_acks import OutputAcks
 from services.loader.adapters.vllm_plugin import PLUGIN, RESERVED, TAKEN, register
 from services.loader.core.execution import (
     Asked,
@@ -132,7 +132,7 @@ def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
 def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    how, taken = config.execution, TakenOutputs()
+    how, taken = config.execution, OutputAcks()
     arguments = engine_arguments(config, taken=taken)
     vllm_config, source, no_routes = _with_routes(arguments, _checked(config, arguments), config)
     loggers = [stat_logger()] if config.stats else None
@@ -212,7 +212,7 @@ def require_plugin() -> None:
         )
 
 
-def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
+def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
     """Return vLLM's arguments, an AsyncEngineArgs; the environment must be prepared.
 
     Each argument that is named here is one that `core.execution.OWNED` refuses.

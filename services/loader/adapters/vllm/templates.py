@@ -13,7 +13,7 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-MOST_SHAPES = 64
+MAX_SHAPES = 64
 
 Memory = Any  # a flat tensor; Any, here and below: this module is imported before torch and vLLM are
 
@@ -90,7 +90,7 @@ class Templates:
         if not template.fits:
             _log.warning("adapters of this shape are each wrapped slowly", extra={"number": number})
         else:
-            if len(self._known) >= MOST_SHAPES:
+            if len(self._known) >= MAX_SHAPES:
                 del self._known[next(iter(self._known))]
             self._known[shape] = template
         return lora

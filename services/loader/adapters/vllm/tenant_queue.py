@@ -108,7 +108,7 @@ class CompileTurns:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._lock = threading.Lock()
-        self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MOST_THREADS)
+        self._queue: FairQueue[Callable[[], None]] = FairQueue(seats=_MAX_THREADS)
 
     def submit(self, compile_structure: Callable[[Request], Any], request: Request) -> Future[Any]:
         """Compile a request's structure when its tenant's turn comes. Any: a grammar of vLLM's."""
@@ -136,7 +136,7 @@ class CompileTurns:
             self._queue.end(tenant)
 
 
-_MOST_THREADS = 1 << 20
+_MAX_THREADS = 1 << 20
 """Thread count larger than any executor's: it limits how many structures compile at once."""
 _WEIGHT_A_SECOND = 1e6
 

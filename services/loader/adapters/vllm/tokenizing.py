@@ -33,7 +33,7 @@ class Tokenizing:
 
 _SHORT_CHARACTERS = 512
 """Maximum characters tokenized in one iteration of the event loop, all texts together: some 0.5 ms."""
-_LEAST_CHARACTERS = 64
+_MIN_CHARACTERS = 64
 """Minimum characters that a text counts with."""
 
 
@@ -55,7 +55,7 @@ def tokenizing_short_texts_at_once(renderer: Any) -> Any:  # Any: vllm has no ty
         nonlocal characters
         if not characters:
             asyncio.get_running_loop().call_soon(begin_iteration)
-        counted = max(_LEAST_CHARACTERS, len(prompt["prompt"]))
+        counted = max(_MIN_CHARACTERS, len(prompt["prompt"]))
         if characters + counted > _SHORT_CHARACTERS:
             return await beside(prompt, params)
         characters += counted

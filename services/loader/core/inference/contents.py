@@ -57,7 +57,7 @@ _Size = Annotated[int, Meta(ge=0, le=256)]
 RepetitionDetection = _object(
     "RepetitionDetection", is_closed=True, max_pattern_size=_Size, min_pattern_size=_Size, min_count=_Size
 )
-"""When an answer that repeats itself ends; each token is compared with as many as these say."""
+"""Limits of repetition at which an answer ends; each token is compared with as many as these say."""
 _Grammar = Annotated[str, Meta(max_length=64 << 10)]
 StructuredOutputs = _object(
     "StructuredOutputs",

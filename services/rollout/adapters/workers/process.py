@@ -47,7 +47,7 @@ class WorkerProcess:
         """
         self._writer.write(frame(call))
         try:
-            return await read_frame(self._reader, most_bytes=MAX_ANSWER_BYTES)
+            return await read_frame(self._reader, max_bytes=MAX_ANSWER_BYTES)
         except EOFError as error:
             raise WorkerEndedError(await self._how_it_ended()) from error
 

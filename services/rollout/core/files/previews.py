@@ -10,9 +10,9 @@ from mint_common.ids import BaseName
 from services.rollout.core.files.records import FileRecord
 
 MAX_BYTES = 4 << 20
-"""Of the previewed rows together."""
+"""Maximum bytes of the previewed rows together."""
 MAX_TOKENS = 1 << 18
-"""Of a preview, about."""
+"""Approximate maximum tokens of a preview."""
 
 
 def check_is_rows(file: FileRecord, *, field: str = "file") -> None:

@@ -13,14 +13,14 @@ from mint_common.events import JobFile
 from mint_common.ids import TenantId, new_id
 
 PURPOSES = ("fine-tune", "evals", "user_data")
-"""What files may be uploaded for; one for fine-tune is checked as rows."""
+"""Purposes of uploaded files; a file for fine-tune is checked as rows."""
 OTHER_PURPOSES = ("assistants", "assistants_output", "batch", "batch_output", "fine-tune-results", "vision")
 """OpenAI's, which no file here has: a list of them is empty."""
 CHECKED_PURPOSE = "fine-tune"
 EXPIRY_SECONDS = (3600, 2_592_000)
 """The least and the most that ``expires_after`` may say: an hour, and 30 days."""
 UPLOAD_SECONDS = 3600.0
-"""How long parts of an upload are taken."""
+"""Time that an upload accepts parts."""
 PART_BYTES = 64 << 20
 """The most that a part may have."""
 MAX_PARTS = 1000

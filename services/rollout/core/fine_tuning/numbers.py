@@ -19,7 +19,7 @@ from mint_common.fine_tuning_requests import (
 from services.rollout.core.job_plan import MAX_LEARNING_RATE
 
 EPOCHS, BATCH = 3, 8
-"""What "auto" is; the batch is larger when a job would have too many steps."""
+"""Values of "auto"; the batch is larger when a job would have too many steps."""
 GROUP, MAX_GROUP = 8, 256
 """Answers to a prompt at a compute multiplier of 1, and the most."""
 NEW_TOKENS = 512

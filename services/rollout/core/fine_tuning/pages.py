@@ -7,7 +7,7 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.json_types import JsonObject
 from services.rollout.core.files.answers import page_answer
 
-MOST_METADATA = 16
+MAX_METADATA = 16
 
 
 def page_of(items: Iterable[JsonObject], *, kind: str, after: str | None, limit: int) -> JsonObject:
@@ -31,6 +31,6 @@ def metadata_wanted(query: Iterable[tuple[str, str]]) -> dict[str, str] | None:
             return None
         if name.startswith("metadata[") and name.endswith("]"):
             found[name.removeprefix("metadata[").removesuffix("]")] = value
-    if len(found) > MOST_METADATA or any("\0" in text for pair in found.items() for text in pair):
-        raise InvalidField(field="metadata", problem=f"is {MOST_METADATA} pairs of texts at most")
+    if len(found) > MAX_METADATA or any("\0" in text for pair in found.items() for text in pair):
+        raise InvalidField(field="metadata", problem=f"is {MAX_METADATA} pairs of texts at most")
     return found

@@ -26,10 +26,10 @@ from services.rollout.core.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
 MAX_GRADER_BYTES = 64 << 10
-"""Of a job's grader as JSON: each event of a step has it."""
+"""Maximum size of a job's grader as JSON: each event of a step contains it."""
 FEW_ROWS = 10
 RANK = 16
-"""Of a new policy unless its request says."""
+"""Default rank of a new policy."""
 TOLD_LEAKS = 10
 """Rows in both files that are named; all are counted."""
 NOT_COMPARED = "the rows of the validation file were not compared with those of the training file in time"

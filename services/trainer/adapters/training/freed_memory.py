@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 KEPT_BYTES = 128 << 20
 """Maximum unused bytes of a heap."""
-LARGEST_BYTES = 32 << 20
+MAX_BYTES = 32 << 20
 """Blocks from here on are given back all the same: glibc takes no higher bound."""
 
 
@@ -21,7 +21,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    return bool(mallopt(_MMAP_THRESHOLD, MAX_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def give_memory_back() -> None:

@@ -17,7 +17,7 @@ from services.trainer.core.refusals import NotFinite
 
 SPOILT_WEIGHT = "largest weight"
 """Reason that refuses a step which has changed the weights already."""
-_SMALLEST_NORM = 1e-6
+_MIN_NORM = 1e-6
 
 
 def clip_gradients(states: Sequence[TrainingState], clip_norms: Sequence[float]) -> list[float]:
@@ -27,8 +27,8 @@ def clip_gradients(states: Sequence[TrainingState], clip_norms: Sequence[float])
     gradients = [state.lora.leaf.grad for state in states]
     norms = _together([torch.linalg.vector_norm(gradient) for gradient in gradients])
     for gradient, norm, limit in zip(gradients, norms, clip_norms, strict=True):
-        if limit and limit < norm + _SMALLEST_NORM < math.inf:
-            gradient.mul_(limit / (norm + _SMALLEST_NORM))
+        if limit and limit < norm + _MIN_NORM < math.inf:
+            gradient.mul_(limit / (norm + _MIN_NORM))
     return norms
 
 

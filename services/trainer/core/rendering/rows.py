@@ -46,7 +46,7 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
     When the template exceeds its time, the current row and later ones are left out.
     """
     limits = RenderLimits(
-        example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.most_tokens
+        example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.token_limit
     )
     rows: list[RenderedRow] = []
     problems: list[Problem] = []
@@ -54,7 +54,7 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
     left_out: list[int] = []
     total = 0
     for place, each in enumerate(request.rows):
-        if total >= request.most_tokens:
+        if total >= request.token_limit:
             left_out.append(each.line)
             continue
         try:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.gateway.core.webhooks.records import Attempt
 from services.gateway.core.webhooks.retries import (
-    LONGEST_DELAY_SECONDS,
+    MAX_DELAY_SECONDS,
     RetryPolicy,
     after_try,
     after_turn,
@@ -22,13 +22,13 @@ def tried(status: int | None, *, at: float = 0.0) -> Attempt:
 
 def test_a_delivery_ends_with_any_2xx() -> None:
     for status in (200, 202, 204, 299):
-        outcome = after_try(tried(status), tries=1, created_at=0.0, patience=PATIENCE, jitter=0.0)
+        outcome = after_try(tried(status), tries=1, created_at=0.0, retry=PATIENCE, jitter=0.0)
         assert (outcome.state, outcome.due_at) == ("delivered", None)
 
 
 def test_whatever_else_is_tried_again_later_and_later() -> None:
     due = [
-        after_try(tried(status), tries=tries, created_at=0.0, patience=PATIENCE, jitter=0.0).due_at
+        after_try(tried(status), tries=tries, created_at=0.0, retry=PATIENCE, jitter=0.0).due_at
         for tries, status in enumerate((500, 404, 302, None, 429), start=1)
     ]
     assert due == [5.0, 10.0, 20.0, 40.0, 80.0]
@@ -36,17 +36,17 @@ def test_whatever_else_is_tried_again_later_and_later() -> None:
 
 def test_a_delivery_is_given_up_when_its_next_try_would_be_too_late() -> None:
     late = tried(500, at=PATIENCE.give_up_seconds - 1.0)
-    outcome = after_try(late, tries=3, created_at=0.0, patience=PATIENCE, jitter=0.0)
+    outcome = after_try(late, tries=3, created_at=0.0, retry=PATIENCE, jitter=0.0)
     assert (outcome.state, outcome.due_at) == ("failed", None)
 
 
 @given(tries=st.integers(1, 10_000), jitter=st.floats(0, 1, exclude_max=True))
 def test_a_wait_is_never_over_four_hours_nor_under_half_of_the_first(tries: int, jitter: float) -> None:
-    assert 2.5 <= backoff_seconds(tries, PATIENCE, jitter) <= LONGEST_DELAY_SECONDS
+    assert 2.5 <= backoff_seconds(tries, PATIENCE, jitter) <= MAX_DELAY_SECONDS
 
 
 def health(*attempts: Attempt, failures: int = 0, since: float | None = None):
-    return after_turn(attempts, failures=failures, failing_since=since, patience=PATIENCE, jitter=0.0)
+    return after_turn(attempts, failures=failures, failing_since=since, retry=PATIENCE, jitter=0.0)
 
 
 def test_one_success_makes_a_webhook_well() -> None:

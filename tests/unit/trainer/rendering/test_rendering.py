@@ -291,10 +291,10 @@ def test_a_row_of_many_examples_and_many_rows_are_bounded_in_tokens() -> None:
     thought = {"role": "assistant", "content": "<think>hm</think>4"}
     row = {"messages": [ASKED, thought, ASKED, thought]}
     sizes = [len(each.tokens) for each in examples(template, row)]
-    assert rendered(template, row, most_tokens=sum(sizes)).rows
-    assert rendered(template, row, most_tokens=sum(sizes) - 1).problems[0].code == "too_many_tokens"
+    assert rendered(template, row, token_limit=sum(sizes)).rows
+    assert rendered(template, row, token_limit=sum(sizes) - 1).problems[0].code == "too_many_tokens"
     rows = tuple(RowLine(line=line, data=msgspec.json.encode(row)) for line in (1, 2))
-    request = RenderRequest(rows=rows, method="sft", most_tokens=sum(sizes))
+    request = RenderRequest(rows=rows, method="sft", token_limit=sum(sizes))
     found = render_rows(template, request, max_context=4096)
     assert ([each.line for each in found.rows], found.left_out) == ([1], (2,))
 

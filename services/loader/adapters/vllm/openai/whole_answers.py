@@ -12,7 +12,7 @@ from typing import Any
 from mint_common.runtime.fair_gate import LoopGate
 from services.loader.adapters.vllm.openai.operations import ServingMethod
 
-MOST_AT_ONCE = 512
+MAX_AT_ONCE = 512
 """Maximum log-probabilities of an answer that are rendered on the event loop, in some 5 ms."""
 
 
@@ -34,7 +34,7 @@ class WholeAnswer:
         """Return a choice's log-probabilities, or a placeholder until they are computed."""
         self._made += sum(len(step or ()) for step in top_logprobs)
         now = partial(make, *args, top_logprobs=top_logprobs, **options)
-        if self._made <= MOST_AT_ONCE:
+        if self._made <= MAX_AT_ONCE:
             return now()
         empty = kind()
         self._later[id(empty)] = empty, now

@@ -13,16 +13,16 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-MOST_AHEAD = 2
+MAX_UNACKED_STEPS = 2
 """Maximum steps with unacknowledged outputs while another step is planned."""
-LONGEST_WAIT_SECONDS = 0.1
+MAX_WAIT_SECONDS = 0.1
 """Maximum wait of a step for acknowledgements; a loader that takes in nothing holds the engine up no
 longer."""
 _READ_BYTES = 4096
 _TIME = struct.Struct("d")
 
 
-class TakenOutputs:
+class OutputAcks:
     """The loader's side: a pipe that the engine opens, with the times of received outputs."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class TakenOutputs:
         output_processor.update_scheduler_stats = end_step
 
 
-class SentOutputs:
+class OutputWindow:
     """The engine's side."""
 
     def __init__(self, path: str) -> None:
@@ -64,11 +64,11 @@ class SentOutputs:
 
     def wait(self) -> bool:
         """Return once few enough are unreceived, or after a while; whether the loader was behind."""
-        if len(self._sent) > MOST_AHEAD:
+        if len(self._sent) > MAX_UNACKED_STEPS:
             self._read(0.0)
-        is_behind = len(self._sent) > MOST_AHEAD
-        give_up_at = time.monotonic() + LONGEST_WAIT_SECONDS
-        while len(self._sent) > MOST_AHEAD and self._read(give_up_at - time.monotonic()):
+        is_behind = len(self._sent) > MAX_UNACKED_STEPS
+        give_up_at = time.monotonic() + MAX_WAIT_SECONDS
+        while len(self._sent) > MAX_UNACKED_STEPS and self._read(give_up_at - time.monotonic()):
             pass
         return is_behind
 
