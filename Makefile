@@ -98,6 +98,7 @@ lint-rest:
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_docs.py --check
+	$(BIN)/python tools/check_words.py
 
 check: lint ## Lint, and the fast tests
 	$(PYTEST) $(SPREAD) -q tests/unit tests/sim
