@@ -5,18 +5,18 @@ import hashlib
 import hmac
 
 from services.gateway.core.webhooks.records import Secrets
-from services.gateway.core.webhooks.signature import sign, signed_headers, write_secret
+from services.gateway.core.webhooks.signature import signed_headers, write_secret
 
 
 def test_the_specification_s_own_example() -> None:
     # The example of the specification's text: secret, id, timestamp, payload and signature.
-    signature = sign(
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    headers = signed_headers(
+        ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
         message_id="msg_p5jXN8AQM9LWM0D4loKWxJek",
         timestamp=1614265330,
         body=b'{"test": 2432232314}',
     )
-    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_a_secret_is_32_bytes_behind_its_prefix() -> None:
