@@ -1,4 +1,4 @@
-"""The Tinker API with everything behind it real but the engine: gateway, registry and trainer of `tiny`."""
+"""The Tinker API with everything real but the engine: gateway, registry, rollout and trainer of `tiny`."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ KEY = "tml-default-of-the-tests"
 BASE = Path(__file__).parents[3] / "bases/tiny"
 HOLD_SECONDS = 10.0
 """How long an operation waits for the numbers before its own."""
-SERVICES = ("registry", "trainer", "gateway")
+SERVICES = ("registry", "trainer", "rollout", "gateway")
 
 
 @dataclass(kw_only=True)
@@ -85,6 +85,7 @@ def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) 
         "MINT_INTERNAL_TOKEN": TOKEN,
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{ports['trainer']}",
+        "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
         "MINT_TRAINER_BASE_DIR": str(BASE),
         "MINT_TRAINER_HOLD_SECONDS": str(HOLD_SECONDS),
