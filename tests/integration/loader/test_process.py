@@ -144,7 +144,7 @@ async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_ki
             assert await RegistryClient(http).get_base(place.facts.name) == place.facts
         held = await _follow(place)
         await place.loader.change(held.digest, "pin", tenant_id=TENANT)
-        await kept(database, held.digest)
+        await saved(database, held.digest, pinned=True)
         await directory.describe(place.facts.name)
         processes = psutil.Process(loader.pid).children(recursive=True)
         async with in_the_middle_of_loads(place, loader, seeds=(11, 12)) as (told, asked):
@@ -188,6 +188,8 @@ async def in_the_middle_of_loads(
     request = asyncio.create_task(answer(place.loader, asked.revision))
     for digest in (told.revision.digest, asked.revision.digest):
         await in_the_middle(place, digest)
+    # A prewarm is a hint: a restart brings back what was saved.
+    await saved(place.environ["MINT_POSTGRES_DSN"], told.revision.digest, pinned=False)
     yield told.revision, asked.revision
     with pytest.raises(MintError) as refusal:
         await request
@@ -243,13 +245,12 @@ async def become_pinned(client: EngineClient, digest: Digest) -> None:
             await asyncio.sleep(0.05)
 
 
-async def kept(dsn: str, digest: Digest) -> None:
-    """Wait until a pinned adapter is in the stored working set."""
+async def saved(dsn: str, digest: Digest, *, pinned: bool) -> None:
+    """Wait until an adapter is in the stored working set."""
     connection = await asyncpg.connect(dsn)
+    query = "SELECT true FROM loader.working_set WHERE digest = $1 AND pinned = $2"
     async with asyncio.timeout(20):
-        while not await connection.fetchval(
-            "SELECT true FROM loader.working_set WHERE digest = $1 AND pinned", digest
-        ):
+        while not await connection.fetchval(query, digest, pinned):
             await asyncio.sleep(0.05)
     await connection.close()
 
