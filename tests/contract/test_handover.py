@@ -12,7 +12,7 @@ import pytest
 
 from mint_common.claims import Claim
 from mint_common.datasets import Format
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import NotFound, PeerFailed, Unavailable
 from mint_common.events import JobData, JobFile, JobSubmitted
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime import migration
@@ -126,7 +126,8 @@ class Rollout:
         )
         http.include_router(handover_http.router)
         http.state.parts = SimpleNamespace(handover=PostgresHandover(pool, clock))
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app=http), base_url="http://rollout")
+        transport = httpx.ASGITransport(app=http, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://rollout")
 
     async def post(self, path: str, body: object) -> object:
         """Post JSON as the gateway does."""
@@ -134,6 +135,8 @@ class Rollout:
             raise NotFound(kind="route", name=path)
         sent = {"content-type": "application/json"}
         answer = await self._client.post(path, content=msgspec.json.encode(body), headers=sent)
+        if answer.status_code == 500:
+            raise PeerFailed(what="rollout", status=500)
         answer.raise_for_status()
         return answer.json()
 
@@ -260,3 +263,19 @@ async def test_a_rollout_of_the_version_before_is_waited_for(
         stack.handover._rollout.is_old = False
         await stack.handover.hand_over()
         stack.handover.check_done()
+
+
+async def test_a_row_that_rollout_cannot_store_holds_up_no_other(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with version_before(database, monkeypatch) as stack:
+        files = [await stack.add_file(number) for number in range(1, 6)]
+        await upgrade(stack)
+        await stack.rollout.execute(f"ALTER TABLE files ADD CHECK (file_id <> '{files[2]}')")
+        await stack.handover.hand_over()
+        stack.handover.check_done()
+
+        page = await stack.files.page(MINE, purpose=None, order="asc", after=None, limit=10)
+        assert [file.file_id for file in page] == [*files[:2], *files[3:]]
+        left = await stack.gateway.fetch("SELECT file_id FROM files WHERE NOT is_moved")
+        assert [row["file_id"] for row in left] == [files[2]]

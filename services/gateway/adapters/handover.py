@@ -5,13 +5,14 @@ rollback. Processes of it may still write rows during an upgrade: they are hande
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 import msgspec
 
 from mint_common.client.http import InternalHttp
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError, PeerFailed, Unavailable
+from mint_common.json_types import JsonObject
 from mint_common.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
@@ -64,11 +65,26 @@ class Handover:
         while rows := await self._pool.fetch(f"{left} ORDER BY {key} LIMIT {ROWS_AT_ONCE}", after):
             found = [row["found"] for row in rows]
             after = found[-1][key]
-            answer = await self._rollout.post(
-                "/internal/handover", {"table": table, "key": key, "rows": found}
-            )
-            taken = msgspec.convert(answer, list[str])
+            taken = await self._send(table, key, found)
             await self._pool.execute(
                 f"UPDATE {table} SET is_moved = true WHERE {key} = ANY ($1)",  # noqa: S608  (constants)
                 taken,
             )
+
+    async def _send(self, table: str, key: str, rows: Sequence[JsonObject]) -> list[str]:
+        """Return the keys of the rows that rollout took. A row that it cannot store holds up no other."""
+        try:
+            answer = await self._rollout.post(
+                "/internal/handover", {"table": table, "key": key, "rows": rows}
+            )
+        except PeerFailed as error:
+            half = len(rows) // 2
+            if half:
+                return [
+                    *await self._send(table, key, rows[:half]),
+                    *await self._send(table, key, rows[half:]),
+                ]
+            facts = {"table": table, "key": rows[0][key], "problem": str(error)}
+            _log.error("row not handed over", extra=facts)
+            return []
+        return msgspec.convert(answer, list[str])
