@@ -78,12 +78,9 @@ class Attempts:
 
         Not of one that has just arrived and is small, nor where there is nothing to read or restore.
         """
-        one, reading, is_big = (
-            (self._policy_id, seq),
-            self._term.reading,
-            isinstance(operation, StoredOperation),
-        )
-        is_counted = is_big or (seq in self._found and not self._term.policies.has(self._policy_id))
+        one, reading = (self._policy_id, seq), self._term.reading
+        is_unread = isinstance(operation, StoredOperation)
+        is_counted = is_unread or (seq in self._found and not self._term.policies.has(self._policy_id))
         if is_counted and one not in reading:
             await self._term.store.begin_read(*one)
             reading.add(one)
@@ -127,9 +124,8 @@ class Attempts:
         """Note that an attempt has not ended the process, unless its result is that the ranks are lost."""
         one = (self._policy_id, seq)
         if one in self._term.noted and not isinstance(result, RankLost):
-            with suppress(
-                MintError
-            ):  # what the work has given must not be lost for that; see `forget_attempts`
+            # A result is not lost for an outage here; see `forget_attempts`.
+            with suppress(MintError):
                 await self._term.store.take_back_attempts([one])
                 self._term.noted.discard(one)
 
