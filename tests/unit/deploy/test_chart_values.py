@@ -96,9 +96,9 @@ def test_defaults_are_valid_where_they_are_not_required_to_be_said() -> None:
 @pytest.mark.parametrize(
     ("path", "wrong"),
     [
-        ("gateway.settings.file_bytes", 1),
+        ("rollout.settings.file_bytes", 1),
         ("gateway.settings.tokenizers", ["tiny=tiny"]),
-        ("gateway.env", {"MINT_GATEWAY_FILE_BYTES": "1"}),
+        ("rollout.env", {"MINT_ROLLOUT_FILE_BYTES": "1"}),
         ("engineDefaults.settings.dtype", "float8"),
         ("engineDefaults.settings.engine_id", "mine"),
         ("engineDefaults.cacheSize", "20 GB"),
