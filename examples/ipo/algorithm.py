@@ -1,4 +1,4 @@
-"""What every service knows of IPO; no torch."""
+"""IPO as every service describes it, without torch."""
 
 from mint_common.algorithms import Algorithm
 

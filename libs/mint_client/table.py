@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": (_CLIENT + "events:events", "Events as they happen: JSON, or brief."),
     "backup": (_STACK + "backup:backup", "Copy the stack's database and blobs."),
     "restore": (_STACK + "backup:restore", "Make a stack of a backup."),
-    "gc": (_CLIENT + "gc:gc", "Remove what nobody uses."),
+    "gc": (_CLIENT + "gc:gc", "Remove stored bytes that no revision uses."),
     "migrate": (_STACK + "migrate:migrate", "Bring a service's tables up to date."),
     "demo": (_STACK + "demo:demo", "Train, serve, promote, roll back: in minutes."),
     "base": (_STACK + "base:base_app", "Base models: add, list, show, remove."),

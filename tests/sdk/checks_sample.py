@@ -53,7 +53,7 @@ class Sampling:
             ("stop=[] switches the end-of-sequence token off", self.no_stop),
             ("sampled log-probabilities are the trainer's", self.parity),
             ("prompts are scored", self.prompts),
-            ("the likeliest tokens are told", self.likeliest),
+            ("the most likely tokens are listed", self.likeliest),
             ("a bad sample is refused at once", self.refused),
             ("sampling an old checkpoint leaves training bit-equal", self.old_checkpoint),
             ("64 samples at once", self.many),

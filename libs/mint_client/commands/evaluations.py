@@ -42,7 +42,7 @@ SuiteOption = Annotated[
 CountOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file.")
 ]
-SeedOption = Annotated[int, typer.Option(metavar="N", help="Split of the prompts.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the prompts.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0: greedy.")]
 TokensOption = Annotated[
     int | None, typer.Option(metavar="N", help="Default: the task's own, or 256 of a file.")
@@ -80,7 +80,9 @@ def run_evaluation(
 def compare_evaluations(
     api: PublicApi,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A base, POLICY or POLICY@REV.")],
-    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="Revision to compare with.")],
+    baseline: Annotated[
+        str, typer.Argument(metavar="BASELINE", help="Base, POLICY or POLICY@REV to compare with.")
+    ],
     task: TaskOption = None,
     *,
     file: FileOption = None,

@@ -1,4 +1,4 @@
-"""Exports on their way to become revisions: the registry decides, and says so on the bus.
+"""Exports that wait to become revisions: the registry decides, and publishes its decision on the bus.
 
 Invariants: a decision that was missed is found by asking the registry, or heard again; nothing waits for ever
 for a refusal that nobody will repeat; memory is bounded.

@@ -173,7 +173,7 @@ class ResolutionCache:
         return self._ids.get((tenant_id, policy), PolicyId(policy))
 
     def forget(self, policy_id: PolicyId, *, at: float) -> None:
-        """Mark the names of a policy, and answers on their way, as stale since ``at``."""
+        """Mark the names of a policy, and answers in flight, as stale since ``at``."""
         self._note_change(policy_id)
         for key in self._of_policy.get(policy_id, ()):
             entry = self._entries[key]
@@ -202,7 +202,7 @@ class ResolutionCache:
             self._ids.pop((key[0], str(entry.target.policy_name)), None)
 
     def clear(self) -> None:
-        """Forget everything, and every answer that is on its way."""
+        """Forget everything, and every answer in flight."""
         self._changes += 1
         self._oldest_change = self._changes
         self._entries.clear()

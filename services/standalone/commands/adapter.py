@@ -129,7 +129,7 @@ def merge(
     base: BaseOption = "",
     folder: FolderOption = None,
 ) -> None:
-    """Write the base with an adapter merged into it, for whoever cannot serve adapters.
+    """Write the base with an adapter merged into it, for servers without adapters.
 
     The result is as big as the base, tensor by tensor in bounded memory, and another base to MinT: `mint base
     add` takes it. MinT itself never needs it, an adapter moves alone.

@@ -127,7 +127,7 @@ def read_generate(body: bytes) -> GenerateBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One completion as it is told; ``content`` is None where no log-probabilities were asked for."""
+    """One completion of an answer; ``content`` is None where no log-probabilities were asked for."""
 
     index: int
     token_ids: tuple[int, ...]

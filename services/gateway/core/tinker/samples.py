@@ -1,4 +1,4 @@
-"""One sample on its way: what was ordered, and what its client is told while it waits."""
+"""One sample: its order, and its state as its client sees it."""
 
 from dataclasses import dataclass
 
@@ -72,13 +72,13 @@ def sequence_ids(plan: SamplePlan) -> list[str]:
 
 
 def describe_failure(error: MintError) -> FutureFailed:
-    """Return how a failed sample is told."""
+    """Return the answer about a failed sample."""
     is_users = error.http_status < 500 and not error.retryable
     return FutureFailed(message=str(error), category="user" if is_users else "server")
 
 
 def describe_wait(status: AdapterStatus) -> FuturePending:
-    """Return what a client is told whose sample runs, or waits for its adapter."""
+    """Return the answer to a client whose sample runs, or waits for its adapter."""
     if status.readiness == "ready":
         return FuturePending()
     if status.queue_position is None:

@@ -1,1 +1,1 @@
-"""Webhooks: what a tenant's own servers are told, decided from values alone."""
+"""Webhooks: the events that a tenant's own servers receive, decided from values alone."""

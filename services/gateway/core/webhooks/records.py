@@ -90,7 +90,7 @@ class DeliveryRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """An event as it is told: ``body`` is its envelope, ``time`` when it was put on its way."""
+    """An event as a webhook receives it: ``body`` is its envelope, ``time`` when it was queued."""
 
     event_id: str
     event_type: str

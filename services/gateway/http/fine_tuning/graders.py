@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"],
 
 @router.post("/run", response_model=JsonObject)
 async def run(request: Request, _body: GraderRunBody, graders: TrainFineTuning) -> Response:
-    """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
+    """Grade one answer. A fault is listed in `metadata.errors`, with a reward of 0."""
     async with cancelled_on_disconnect(request):
         return await graders.forward(is_long=True)
 

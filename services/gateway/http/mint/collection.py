@@ -1,4 +1,4 @@
-"""``POST /mint/v1/gc``: the operator lets go of what nobody uses.
+"""``POST /mint/v1/gc``: remove stored bytes that no revision uses, for operators.
 
 Invariant: nothing goes while an engine or a trainer does not say what it holds.
 """

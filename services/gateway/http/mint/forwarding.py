@@ -1,4 +1,4 @@
-"""Requests about what another service owns: they go on to it as they came, and so do its answers.
+"""Forwards requests, and the answers to them, unchanged to the service that owns their objects.
 
 The registry owns the catalog, rollout jobs, files and evaluation runs.
 
@@ -45,7 +45,7 @@ class Forwarding:
 
     @property
     def cause(self) -> str | None:
-        """Return what the repeats of the request share, None for one that nobody repeats."""
+        """Return what the repeats of the request share, None for one that is not repeated."""
         return getattr(self.request.state, "cause", None)
 
     async def forward(

@@ -1,4 +1,4 @@
-"""``/mint/v1/webhooks``: where a tenant's own servers are told of its events. Takes an admin key.
+"""``/mint/v1/webhooks``: addresses of a tenant's servers that receive its events. Takes an admin key.
 
 Each event is posted as its envelope, signed after Standard Webhooks (docs/webhooks.md), at least once, under
 one ``webhook-id`` on every try, until the receiver answers 2xx.
@@ -42,7 +42,7 @@ Before = Annotated[str | None, Query(pattern="^[A-Za-z0-9_]+$", max_length=100)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookBody:
-    """A new webhook; without ``event_types`` it is told of every event of the tenant."""
+    """A new webhook; without ``event_types`` it receives every event of the tenant."""
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
         {"url": "https://ci.example.com/hooks/mint", "event_types": ["revision.published", "alias.moved"]}
@@ -84,7 +84,7 @@ class NewWebhook:
 
 @_secret.post("", status_code=201, dependencies=[creates("webhook", "webhook_id")])
 async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: WebhooksDep) -> NewWebhook:
-    """Make a webhook. It is told of what happens from now on."""
+    """Make a webhook. It receives events from now on."""
     _check(body.url, body.event_types, allow_private=webhooks.limits.allow_private)
     webhook = Webhook(
         webhook_id=new_id("wh"),

@@ -59,7 +59,7 @@ async def respond(request: Request, caller: InferCaller) -> Response:
 
 @_route(ApiOperation.RENDER_CHAT, {"model": "tiny", "messages": [_USER]})
 async def render_chat(request: Request, caller: InferCaller) -> Response:
-    """Return the tokens and the sampling that a chat request comes to, and ask no engine for an answer."""
+    """Return the tokens and the sampling of a chat request, without an answer of an engine."""
     return await relay(request, caller)
 
 

@@ -1,4 +1,4 @@
-"""Sampler checkpoints as files, in PEFT's format: an address first, then its bytes to whoever has it.
+"""Sampler checkpoints as files, in PEFT's format: an address first, then its bytes to a client with it.
 
 Invariant: the routes that give bytes take no key, and nothing but what a signed address names.
 """
@@ -55,7 +55,7 @@ async def file_addresses(
 
 @open_router.get("/{ticket}/{name}")
 async def download(ticket: str, name: str, tinker: TinkerDep) -> Response:
-    """Stream a file, or a tar of all, to whoever has its address."""
+    """Stream a file, or a tar of all, to any client with its address."""
     found = tinker.signer.read(ticket, now=tinker.clock.now())
     files: Mapping[str, Claim] = await tinker.catalog.revision_files.find(found.manifest)
     counted = tinker.catalog.downloads.counted(found.tenant_id)

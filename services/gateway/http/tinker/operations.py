@@ -1,4 +1,4 @@
-"""Operations on their way to the trainer: each is durable there before its future is handed out."""
+"""Submit operations to the trainer: each is durable there before its future is returned."""
 
 from fastapi import Response
 
