@@ -26,7 +26,7 @@ from mint_common.adapters_format.manifest import proof_of, write_manifest
 from mint_common.adapters_format.storage import adapter_prefix
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import vouched
+from tests.testing.adapters import vouched
 
 _INSERT_CHUNK = 5000
 

@@ -12,7 +12,7 @@ import uvloop
 from mint_common.generation import REVISION_HEADER, EngineLoad
 from mint_common.ids import BaseName
 from mint_common.runtime.http_protocol import ConnectionBounds, protocol_of
-from mint_common.testing.factories import ENGINE_INFO
+from tests.testing.factories import ENGINE_INFO
 
 BASE = BaseName("tiny")
 TOKENS = 200

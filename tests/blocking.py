@@ -10,7 +10,7 @@ from types import FrameType
 
 ROOT = Path(__file__).parents[1]
 OURS = (f"{ROOT / 'services'}/", f"{ROOT / 'libs'}/")
-SERVE_NOBODY = (f"{ROOT / 'libs/mint_common/testing'}/", f"{ROOT / 'services/standalone'}/")
+SERVE_NOBODY = (f"{ROOT / 'services/standalone'}/",)
 SUITES = (
     "tests/unit/",
     "tests/contract/",

@@ -32,7 +32,7 @@ from mint_common.events import (
     Retention,
 )
 from mint_common.events.codec import encode
-from mint_common.testing.factories import EXAMPLES
+from tests.testing.factories import EXAMPLES
 
 PAGE = ROOT / "docs" / "events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"

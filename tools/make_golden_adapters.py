@@ -10,7 +10,7 @@ import numpy as np
 
 from mint_common.adapters_format import BASE_FILE, DENSE, FUSED, PACKED, build_adapter, convert_adapter
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import make_moe_facts, make_tensors
+from tests.testing.adapters import make_moe_facts, make_tensors
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "adapters"
 TARGETS = ("q_proj.lora_", "experts.")

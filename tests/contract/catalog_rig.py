@@ -15,7 +15,6 @@ from mint_common.events.codec import decode
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, new_id, sha256_digest
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.testing.adapters import make_base_facts
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
@@ -24,6 +23,7 @@ from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.aliases import Mover
 from services.registry.core.keys import stored_key
+from tests.testing.adapters import make_base_facts
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()

@@ -17,14 +17,14 @@ from mint_common.errors import NotFound, RevisionLostError, Unavailable
 from mint_common.events import Retention, RevisionHealed, RevisionLost, RevisionRetired
 from mint_common.ids import new_id
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_adapter
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.clock import ManualClock
 from services.registry.core.blob_integrity import ROOTS, Folder, folder_of, folders_of
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange
 from services.registry.handlers.collector import SECONDS, Collector
 from services.registry.handlers.reconciler import Reconciler
+from tests.testing.adapters import make_adapter
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, InvalidField, MintError
 from mint_common.ids import sha256_digest
 from mint_common.settings import BlobSettings
-from mint_common.testing.blobs_memory import MemoryBlobs
+from tests.testing.blobs_memory import MemoryBlobs
 
 BAD_KEYS = (
     *("", "/", "/etc/passwd", "a/", "a//b", ".", "..", "../a", "a/../b", "a/..", "./a", "a/./b"),

@@ -12,7 +12,7 @@ from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.bus.port import Bus
 from mint_common.errors import EventsExpired, Unavailable
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.bus_memory import MemoryBus
+from tests.testing.bus_memory import MemoryBus
 
 SHORT_ACK_WAIT_SECONDS = 0.6
 ROUTES = (("a", "base"), ("a", "other"), ("b", "base"))

@@ -31,10 +31,10 @@ from mint_common.errors import (
 )
 from mint_common.events import RevisionPublished, RevisionRejected
 from mint_common.ids import EvaluationId, PolicyId, TenantId, derive_id, sha256_digest
-from mint_common.testing.adapters import make_base_facts
 from services.registry.adapters.aliases_postgres import HISTORY_ROWS
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key, stored_key
+from tests.testing.adapters import make_base_facts
 
 pytestmark = pytest.mark.integration
 

@@ -14,8 +14,6 @@ from mint_common.datasets import Format
 from mint_common.errors import Unavailable
 from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import TENANT, make_claim
 from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures, note_deleted_file
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
@@ -25,6 +23,8 @@ from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, open_job, wave_id_of
 from services.rollout.core.wave import Wave, WaveState
 from services.rollout.handlers.erasure import FILES_KEPT_SECONDS, Eraser
+from tests.testing.clock import ManualClock
+from tests.testing.factories import TENANT, make_claim
 from tests.unit.rollout.file_jobs import on_file
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import published, submitted

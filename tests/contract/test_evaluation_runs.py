@@ -14,7 +14,6 @@ from mint_common.errors import NotFound, Overloaded
 from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import EXACT, TENANT
 from services.rollout.adapters import evaluation_runs_postgres
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
@@ -22,6 +21,7 @@ from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunS
 from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
 from services.rollout.http import evaluations
+from tests.testing.factories import EXACT, TENANT
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import submitted
 

@@ -18,8 +18,6 @@ from mint_common.file_requests import FileUse
 from mint_common.ids import Digest, JobId, WaveId, new_id
 from mint_common.job_errors import JobRefused
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import BASE, LORA, POLICY, SPEC, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
 from services.rollout.core.files.records import FileRecord
@@ -28,6 +26,8 @@ from services.rollout.core.job import JobState
 from services.rollout.core.wave import Wave, WaveState
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.http.files import uses_of
+from tests.testing.clock import ManualClock
+from tests.testing.factories import BASE, LORA, POLICY, SPEC, make_claim
 
 CLAIM = make_claim("m")
 

@@ -17,11 +17,11 @@ from mint_common.datasets import Repeats
 from mint_common.errors import BlobMissing, InvalidField, NotFound
 from mint_common.job_errors import DatasetRefused, FilesFull, UploadClosed
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.clock import ManualClock
 from services.rollout.adapters.rows_check import RowsCheckProcess
 from services.rollout.core.files.records import UPLOAD_SECONDS
 from services.rollout.handlers.file_uploads import UploadKeeper
 from services.rollout.handlers.files import FileKeeper
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -20,8 +20,6 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.migration import Migration, migrate, read_migrations
 from mint_common.runtime.postgres import open_pool
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
 from services.gateway.adapters.handover import Handover
 from services.rollout.adapters.file_uploads_postgres import PostgresFileUploads
 from services.rollout.adapters.files_postgres import PostgresFiles
@@ -30,6 +28,8 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
 from services.rollout.core.job import open_job
 from services.rollout.http import handover as handover_http
+from tests.testing.clock import ManualClock
+from tests.testing.factories import BASE, LORA, POLICY, SPEC
 
 pytestmark = pytest.mark.integration
 

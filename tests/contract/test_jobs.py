@@ -16,7 +16,6 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
-from mint_common.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
@@ -27,6 +26,7 @@ from services.rollout.core.quotas import JobUsage
 from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
+from tests.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.file_jobs import EVALUATION, on_file
 from tests.unit.rollout.memory_jobs import progress_of
 from tests.unit.rollout.test_job import completed

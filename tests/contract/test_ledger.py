@@ -20,9 +20,9 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.telemetry.tracing import extracted
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.factories import EXAMPLES
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.factories import EXAMPLES
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 
 CLOCK = SystemClock()
 PACKAGE = "mint_common.runtime.migrations"

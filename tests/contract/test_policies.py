@@ -9,8 +9,8 @@ from mint_common.catalog import PolicyFilter, PolicyRecord, RevisionFilter
 from mint_common.errors import AlreadyExists, InvalidField, NotFound, PreconditionFailed
 from mint_common.events import PolicyChanged, PolicyCreated, Retention
 from mint_common.ids import PolicyId, TenantId
-from mint_common.testing.adapters import make_base_facts
 from services.registry.core.policies import PolicyChange
+from tests.testing.adapters import make_base_facts
 
 pytestmark = pytest.mark.integration
 

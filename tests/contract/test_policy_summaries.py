@@ -6,7 +6,7 @@ import pytest
 from contract.test_training_store import put, record
 from contract.training_rig import NOW, A, B, Store, open_store
 
-from mint_common.testing.factories import make_claim
+from tests.testing.factories import make_claim
 
 
 @pytest.fixture

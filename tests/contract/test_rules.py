@@ -18,9 +18,9 @@ from mint_common.errors import (
 )
 from mint_common.events import AliasMoved, EvaluationRecorded
 from mint_common.ids import EvaluationId
-from mint_common.testing.clock import ManualClock
 from services.registry.core.rules import MAX_RULES, RuleRefused, ScoreRange
 from services.registry.handlers.rules import RuleHandler
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

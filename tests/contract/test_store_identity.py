@@ -20,9 +20,9 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.blobs.marker import KEY, MarkedBlobs, mark, store_id
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.blobs_memory import MemoryBlobs
 from services.registry.core.collection import plan_collection
 from services.registry.handlers.store_identity import StoreIdentity
+from tests.testing.blobs_memory import MemoryBlobs
 
 pytestmark = pytest.mark.integration
 

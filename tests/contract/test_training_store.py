@@ -25,7 +25,6 @@ from contract.training_rig import (
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.ids import Digest, PolicyId
-from mint_common.testing.factories import make_claim
 from mint_common.training import (
     UNNUMBERED,
     CheckpointRecord,
@@ -41,6 +40,7 @@ from services.trainer.core.operations import (
     Snapshot,
     StoredOperation,
 )
+from tests.testing.factories import make_claim
 
 pytestmark = pytest.mark.integration
 

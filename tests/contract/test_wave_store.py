@@ -26,11 +26,11 @@ from contract.training_rig import (
 from mint_common.errors import NotFound, Unavailable
 from mint_common.ids import JobId, PolicyId, WaveId
 from mint_common.runtime.postgres import open_pool
-from mint_common.testing.factories import EXAMPLES
 from mint_common.training import PolicyTaken
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import Fenced, Packed, Snapshot
 from services.trainer.core.wave_operations import NewWave, plan_wave
+from tests.testing.factories import EXAMPLES
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,11 @@ from contract.schemas import empty_schema
 
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.testing.factories import make_claim
 from mint_common.training import Open
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import FinishedOperation, NewOperation, Packed
+from tests.testing.factories import make_claim
 
 A, B = PolicyId("policy_a"), PolicyId("policy_b")
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")

@@ -14,7 +14,7 @@ from e2e.stack import RunningStack
 
 from mint_common.adapters_format import peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
-from mint_common.testing.adapters import tar_of
+from tests.testing.adapters import tar_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 

@@ -13,8 +13,8 @@ import torch
 from e2e.stack import RunningStack, mint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mint_common.testing.factories import EXACT
 from services.standalone.adapters.bases import tiny_folder
+from tests.testing.factories import EXACT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -16,13 +16,13 @@ from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
 from services.gateway.http.mint.context import ForwardLimits
 from services.gateway.http.public import build_http
+from tests.testing.clock import ManualClock
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 TENANT = TenantId("ten_a")

@@ -10,9 +10,9 @@ from contract.catalog_rig import BASE, Store, add_policy
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_tensors
 from services.registry.handlers.uploads import UploadHandler
 from tests.security.test_magnitudes import DEFAULT_RATIO, as_tar
+from tests.testing.adapters import make_tensors
 
 
 async def test_a_third_tenant_uploads_at_once_while_two_drip(store: Store, tmp_path: Path) -> None:

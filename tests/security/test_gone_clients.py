@@ -6,7 +6,7 @@ import json
 import pytest
 from security.gateway_rig import Beyond, make_rig
 
-from mint_common.testing.factories import EXACT
+from tests.testing.factories import EXACT
 
 STRING_CHECK = {**EXACT, "reference": "4"}
 

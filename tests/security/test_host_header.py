@@ -9,10 +9,10 @@ from starlette.requests import Request
 from mint_common.claims import Claim
 from mint_common.errors import SettingInvalid
 from mint_common.settings import read_settings
-from mint_common.testing.factories import TENANT
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
 from services.gateway.http.tinker.downloads import _address
 from services.gateway.settings import GatewaySettings
+from tests.testing.factories import TENANT
 
 TICKET = Ticket(
     manifest=Claim(uri="mem://m", sha256="0" * 64, size_bytes=1), tenant_id=TENANT, expires_at=9.0

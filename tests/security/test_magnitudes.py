@@ -23,11 +23,11 @@ from mint_common.catalog import PolicyRecord
 from mint_common.errors import UploadRefused
 from mint_common.events import RevisionExported, RevisionRejected
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_tensors, tar_of
 from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.settings import RegistrySettings
+from tests.testing.adapters import make_tensors, tar_of
 
 DEFAULT_RATIO = RegistrySettings.model_fields["max_update_ratio"].default
 Tensors = Mapping[str, np.ndarray]

@@ -11,10 +11,10 @@ from mint_common.errors import NotFound, Overloaded, PreconditionFailed
 from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.factories import ADAPTER_STATUS
 from services.gateway.core.mint.residency import load_of_tenant
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.working_set import WorkingSetEntry, hottest_first
+from tests.testing.factories import ADAPTER_STATUS
 from tests.unit.loader.conftest import Bench, make_bench
 
 __all__ = ["make_bench"]

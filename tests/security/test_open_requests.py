@@ -14,8 +14,8 @@ from mint_common.errors import EngineRestarting, Overloaded
 from mint_common.generation import EngineLimits
 from mint_common.ids import TenantId
 from mint_common.tenant_budget import TenantBudget
-from mint_common.testing.factories import BASE, ENGINE_INFO
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
+from tests.testing.factories import BASE, ENGINE_INFO
 
 OTHER = TenantId("ten_b")
 POLICIES, EVENTS = "/mint/v1/policies", "/mint/v1/events"

@@ -15,13 +15,13 @@ import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts, peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
-from mint_common.testing.adapters import tar_of
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import BaseAt
 from services.standalone.settings import read_standalone_settings
 from tests.integration.tenants import make_tenant_key
+from tests.testing.adapters import tar_of
 
 pytestmark = [
     pytest.mark.engine,

@@ -10,12 +10,12 @@ from contract.schemas import empty_schema
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.webhooks.records import Attempt, Notice, Webhook, WebhookChange
 from services.gateway.core.webhooks.retries import ACTIVE_AGAIN_SECONDS, RetryPolicy, after_turn
 from services.gateway.handlers.webhooks import TENANT_TURNS, TURNS_AT_ONCE, WebhookCourier
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 SLOW, OTHER = TenantId("ten_slow"), TenantId("ten_other")

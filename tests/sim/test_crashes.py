@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from mint_common.events import AdapterWanted, AliasMoved, Event, RevisionExported, RevisionPublished
 from mint_common.events.codec import decode
 from mint_common.runtime.dispatch import Dispatcher, publish_event
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
-from mint_common.testing.factories import EXAMPLES
-from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger, MemoryRelay
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock
+from tests.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
+from tests.testing.factories import EXAMPLES
+from tests.testing.ledger_memory import MemoryConnection, MemoryLedger, MemoryRelay
 
 ACK_WAIT_SECONDS = 3.0
 

@@ -23,11 +23,6 @@ from mint_common.events.codec import decode
 from mint_common.ids import BaseName
 from mint_common.records import decode_record
 from mint_common.runtime.dispatch import Dispatcher, publish_event
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.app import WAVES, dispatch
 from services.rollout.handlers.commits import Commits
@@ -35,6 +30,11 @@ from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock
+from tests.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import wave_handlers

@@ -37,8 +37,8 @@ from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.loader.core.inference.check import read_checked
+from tests.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 
 MAX_CONTEXT = 512
 LOGPROB = -0.25

@@ -15,7 +15,7 @@ from mint_client.cli import app
 from mint_client.core.refusals import AddressIncompleteError
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.errors import MintError
-from mint_common.testing.adapters import make_adapter
+from tests.testing.adapters import make_adapter
 
 pytestmark = pytest.mark.integration
 

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from mint_common.testing.factories import EXACT
+from tests.testing.factories import EXACT
 
 pytestmark = pytest.mark.integration
 

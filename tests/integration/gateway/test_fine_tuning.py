@@ -8,7 +8,7 @@ import asyncpg
 import openai
 import pytest
 
-from mint_common.testing.factories import EXACT
+from tests.testing.factories import EXACT
 
 pytestmark = pytest.mark.integration
 

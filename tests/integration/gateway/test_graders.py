@@ -3,7 +3,7 @@
 import openai
 import pytest
 
-from mint_common.testing.factories import EXACT
+from tests.testing.factories import EXACT
 
 pytestmark = pytest.mark.integration
 

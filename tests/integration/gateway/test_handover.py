@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from mint_common.ids import JobId, new_id
-from mint_common.testing.factories import SPEC
 from services.rollout.core.fine_tuning.names import shown_id
+from tests.testing.factories import SPEC
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,6 @@ import pytest
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.pruning import DAY_SECONDS
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
@@ -15,6 +14,7 @@ from services.gateway.app import PRUNE_SECONDS, SCHEMA, prune
 from services.gateway.core.idempotency import KEPT_SECONDS, keyed_request
 from tests.conftest import RunningServer
 from tests.integration.runtime.servers import restart_postgres
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,6 @@ import pytest
 
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import (
     KEPT_SECONDS,
@@ -19,6 +18,7 @@ from services.gateway.core.idempotency import (
     keyed_request,
 )
 from services.gateway.http.edge.recording import keeping
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,10 @@ import pytest
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.core.resolutions import ResolutionCache
 from tests.integration.tenants import caller_of
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

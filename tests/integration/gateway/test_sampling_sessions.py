@@ -9,11 +9,11 @@ import pytest
 from mint_common.claims import Claim, RevisionRef
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ import pytest
 
 from mint_client.table import COMMANDS
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
-from mint_common.testing.adapters import make_adapter
+from tests.testing.adapters import make_adapter
 
 ROOT = Path(__file__).parents[3]
 CONSTRAINTS = f"--constraint={ROOT}/deploy/constraints.txt"

@@ -11,7 +11,7 @@ import pytest
 from mint_common.adapters_format import build_adapter, peft_name
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import tar_of
+from tests.testing.adapters import tar_of
 
 pytestmark = pytest.mark.integration
 

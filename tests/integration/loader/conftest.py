@@ -32,7 +32,6 @@ from mint_common.events.event import Event
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings, read_settings
-from mint_common.testing.clock import settle
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine
@@ -43,6 +42,7 @@ from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import LoadedAdapter
 from services.loader.settings import LoaderSettings
+from tests.testing.clock import settle
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
 SLOTS, HOST, WORKERS = 2, 4, 2

@@ -27,9 +27,9 @@ from mint_common.errors import (
 from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.generation import CallFacts, Sampled, SampleRequest, Sampling, int32s
 from mint_common.ids import BaseName, TenantId
-from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import SLOTS, WORKERS
+from tests.testing.adapters import make_adapter, make_base_facts
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 

@@ -20,13 +20,13 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
 from mint_common.runtime.relay import OutboxRelay
-from mint_common.testing.crashes import Crash, Life, MortalBus, MortalLedger
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
+from tests.testing.crashes import Crash, Life, MortalBus, MortalLedger
 
 ACK_WAIT_SECONDS = 0.5
 

@@ -29,10 +29,10 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
-from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.registry.app import open_registry
 from services.registry.settings import RegistrySettings
 from tests.integration.tenants import caller_of
+from tests.testing.adapters import make_adapter, make_base_facts
 
 TOKEN = "between-us"
 KEY = "tml-bootstrap-key-of-the-tests"

@@ -27,7 +27,6 @@ from mint_common.events import Event, RevisionPublished, WaveCancelled
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
 from mint_common.runtime import retries
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 from services.registry.core.exports import export_cause_of
 from services.registry.handlers import exports
 from tests.integration.registry.rig import (
@@ -39,6 +38,7 @@ from tests.integration.registry.rig import (
     running,
     settings_of,
 )
+from tests.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 
 pytestmark = pytest.mark.integration
 

@@ -9,8 +9,8 @@ from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner
 from mint_common.events import AliasMoved, EvaluationRecorded
 from mint_common.ids import sha256_digest
-from mint_common.testing.adapters import make_base_facts
 from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, body_of
+from tests.testing.adapters import make_base_facts
 
 pytestmark = pytest.mark.integration
 

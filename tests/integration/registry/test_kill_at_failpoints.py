@@ -28,14 +28,14 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.adapters import make_adapter, tar_of
-from mint_common.testing.crashes import Life
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.aliases import Mover
 from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live
+from tests.testing.adapters import make_adapter, tar_of
+from tests.testing.crashes import Life
 
 pytestmark = [
     pytest.mark.integration,

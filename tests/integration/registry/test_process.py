@@ -21,11 +21,11 @@ from mint_common.errors import MintError, NoRevision, NotFound, PreconditionFail
 from mint_common.events import RevisionExported
 from mint_common.ids import PolicyId
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.adapters import make_adapter
 from services.standalone.adapters.launch import free_port
 from tests.integration.registry.rig import BASE, KEY, TENANT, TOKEN
 from tests.integration.tenants import caller_of
 from tests.processes import ROOT, ServiceProcess
+from tests.testing.adapters import make_adapter
 
 pytestmark = pytest.mark.integration
 

@@ -21,11 +21,11 @@ from mint_common.catalog import TenantRecord
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import Unavailable
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import KEPT_SECONDS, LEASE_SECONDS
 from services.gateway.http.mint.forwarding import MINT
 from tests.integration.registry.rig import RunningRegistry, body_of, running, settings_of
+from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration
 

@@ -24,12 +24,12 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.launch import free_port
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.http.rendering import add_routes
+from tests.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 from tests.unit.rollout.world import EOS, published, tokens_of
 
 TOKEN = "internal"  # the tests' own secret

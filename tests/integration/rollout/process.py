@@ -9,10 +9,10 @@ import httpx
 
 from mint_common.blobs.marker import KEY
 from mint_common.ids import JobId, new_id
-from mint_common.testing.factories import JOB, TENANT
 from services.standalone.adapters.launch import free_port
 from tests.integration.rollout.neighbours import TOKEN, Neighbours
 from tests.processes import ServiceProcess
+from tests.testing.factories import JOB, TENANT
 
 
 def make_rollout(folder: Path, *, nats_url: str, dsn: str, neighbours: Neighbours) -> ServiceProcess:

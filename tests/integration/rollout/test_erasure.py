@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.testing.factories import TENANT
 from tests.integration.rollout.neighbours import Neighbours, Trainer
 from tests.integration.rollout.process import show, until
 from tests.integration.rollout.test_file_jobs import PLAN, named, stored
 from tests.processes import ServiceProcess
+from tests.testing.factories import TENANT
 from tests.unit.rollout.file_jobs import completions, on_file
 
 pytestmark = pytest.mark.integration

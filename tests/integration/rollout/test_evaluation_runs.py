@@ -17,13 +17,13 @@ from mint_common.errors import Overloaded
 from mint_common.events import JobFile
 from mint_common.ids import WaveId
 from mint_common.runtime.postgres import open_pool
-from mint_common.testing.factories import BASE, EXACT, POLICY, TENANT
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState
 from services.rollout.handlers.evaluation_requests import TENANT_RUNS
 from tests.integration.rollout.neighbours import Neighbours
 from tests.integration.rollout.process import until
 from tests.processes import ServiceProcess
+from tests.testing.factories import BASE, EXACT, POLICY, TENANT
 from tests.unit.rollout.world import revision_of
 
 pytestmark = pytest.mark.integration

@@ -15,10 +15,10 @@ from mint_common.datasets import Format
 from mint_common.events import JobFile, JobSubmitted, WaveCompleted
 from mint_common.ids import JobId
 from mint_common.records import Group, decode_record
-from mint_common.testing.factories import POLICY
 from tests.integration.rollout.neighbours import Neighbours, Trainer
 from tests.integration.rollout.process import show, until
 from tests.processes import ServiceProcess
+from tests.testing.factories import POLICY
 from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 
 pytestmark = pytest.mark.integration

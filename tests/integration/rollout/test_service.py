@@ -10,10 +10,10 @@ import pytest
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_record
-from mint_common.testing.factories import JOB, TENANT
 from tests.integration.rollout.neighbours import Neighbours, Trainer
 from tests.integration.rollout.process import make_rollout, show, until
 from tests.processes import ServiceProcess
+from tests.testing.factories import JOB, TENANT
 from tests.unit.rollout.world import EOS, published, submitted, tokens_of
 
 pytestmark = pytest.mark.integration

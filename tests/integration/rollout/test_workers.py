@@ -21,7 +21,6 @@ from mint_common.errors import InvalidField, NotFound, Overloaded, TaskFailed, T
 from mint_common.graders import Grade, GraderFault
 from mint_common.ids import TenantId
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import TENANT
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.adapters.workers import tasks as worker_tasks
@@ -31,6 +30,7 @@ from services.rollout.handlers.task_scores import TaskScores
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 from tests.processes import until_ended
+from tests.testing.factories import TENANT
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

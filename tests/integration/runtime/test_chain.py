@@ -13,9 +13,9 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
-from mint_common.testing.factories import EXAMPLES
 from tests.conftest import RunningServer
 from tests.integration.runtime.servers import make_pool, restart_postgres
+from tests.testing.factories import EXAMPLES
 
 pytestmark = pytest.mark.integration
 CLOCK = SystemClock()

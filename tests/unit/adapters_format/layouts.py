@@ -9,7 +9,7 @@ import numpy as np
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts, packed_name, peft_name
 from mint_common.adapters_format.names import HALVES
 from mint_common.adapters_format.tensor_file import write_tensors
-from mint_common.testing.adapters import make_moe_facts, make_tensors
+from tests.testing.adapters import make_moe_facts, make_tensors
 
 FACTS = make_moe_facts()
 Tensors = Mapping[str, np.ndarray]

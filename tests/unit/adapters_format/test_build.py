@@ -23,7 +23,7 @@ from mint_common.adapters_format import (
 )
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId, sha256_digest
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from tests.testing.adapters import make_adapter, make_base_facts, make_tensors
 
 FACTS = make_base_facts()
 GOLDEN = Path("tests/golden/adapters")

@@ -25,7 +25,7 @@ from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import sha256_digest
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
+from tests.testing.adapters import make_adapter, make_base_facts, make_tensors, vouched
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)

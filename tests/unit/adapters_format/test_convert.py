@@ -26,7 +26,7 @@ from mint_common.adapters_format import (
 from mint_common.adapters_format.experts import scaled
 from mint_common.adapters_format.origin import read_origin
 from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from tests.testing.adapters import make_adapter, make_base_facts, make_tensors
 from tests.unit.adapters_format.layouts import (
     FACTS,
     Tensors,

@@ -8,7 +8,7 @@ import pytest
 from mint_common.adapters_format import AdapterFiles
 from mint_common.adapters_format.names import packed_name, peft_name
 from mint_common.adapters_format.norms import compare_adapters
-from mint_common.testing.adapters import make_adapter, make_base_facts, make_moe_facts, make_tensors
+from tests.testing.adapters import make_adapter, make_base_facts, make_moe_facts, make_tensors
 
 
 def saved(folder: Path, files: AdapterFiles) -> Path:

@@ -31,7 +31,7 @@ from mint_common.adapters_format import (
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import make_adapter, vouched
+from tests.testing.adapters import make_adapter, vouched
 from tests.unit.adapters_format.layouts import FACTS, Tensors, fused, packed_tensors, per_expert, shared_a
 
 GOOD = make_adapter(FACTS)

@@ -15,8 +15,8 @@ from mint_common.adapters_format import (
     store_adapter,
 )
 from mint_common.errors import AdapterInvalid, AlreadyExists, BlobCorrupt, BlobMissing
-from mint_common.testing.adapters import make_adapter, make_base_facts
-from mint_common.testing.blobs_memory import MemoryBlobs
+from tests.testing.adapters import make_adapter, make_base_facts
+from tests.testing.blobs_memory import MemoryBlobs
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)

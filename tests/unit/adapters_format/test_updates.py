@@ -25,7 +25,7 @@ from mint_common.adapters_format import (
 from mint_common.adapters_format.updates import MAX_WEIGHT
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId
-from mint_common.testing.adapters import make_base_facts, make_moe_facts, make_tensors
+from tests.testing.adapters import make_base_facts, make_moe_facts, make_tensors
 
 DENSE_BASE, MOE_BASE = make_base_facts(), make_moe_facts()
 Tensors = Mapping[str, np.ndarray]

@@ -9,8 +9,8 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.blobs.marker import KEY, LOOK_SECONDS, MarkedBlobs, mark, store_id
 from mint_common.claims import Claim
 from mint_common.errors import BlobMissing, Unavailable
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.clock import ManualClock
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.clock import ManualClock
 
 NONE = Claim(uri="a/none", sha256="0" * 64, size_bytes=4)
 

@@ -10,7 +10,7 @@ import pytest
 from mint_common.blobs.resuming import MAX_PARTIALS, ResumingBlobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, Unavailable
-from mint_common.testing.blobs_memory import MemoryBlobs
+from tests.testing.blobs_memory import MemoryBlobs
 
 RANGE = 1000
 DATA = random.Random(7).randbytes(10 * RANGE + 1)

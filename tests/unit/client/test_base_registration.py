@@ -10,8 +10,8 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import InvalidField, MintError, Unavailable
-from mint_common.testing.adapters import make_base_facts
-from mint_common.testing.clock import ManualClock
+from tests.testing.adapters import make_base_facts
+from tests.testing.clock import ManualClock
 
 AWAY = Unavailable(what="the registry", problem="refused")
 

@@ -16,8 +16,8 @@ from mint_common.ids import TenantId, new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.factories import ADAPTER_STATUS, BASE, DIGEST, ENGINE_INFO, EXAMPLES
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.factories import ADAPTER_STATUS, BASE, DIGEST, ENGINE_INFO, EXAMPLES
 
 LOAD = EngineLoad(
     requests=0,

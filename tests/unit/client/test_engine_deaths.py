@@ -16,7 +16,7 @@ from mint_common.errors import EngineDied, EngineRestarting, MintError, RequestE
 from mint_common.generation import CallFacts, Sampled, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from mint_common.inference.operations import ApiOperation
-from mint_common.testing.factories import BASE, ENGINE_INFO
+from tests.testing.factories import BASE, ENGINE_INFO
 
 POISON = b'{"poison":1}'
 ANSWER = Sampled(

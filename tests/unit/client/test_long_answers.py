@@ -16,7 +16,7 @@ from mint_common.errors import EngineDied, InvalidField, Overloaded, Unavailable
 from mint_common.generation import CallFacts, EngineInfo, Sampled, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from mint_common.inference.operations import ApiOperation
-from mint_common.testing.factories import BASE, ENGINE_INFO
+from tests.testing.factories import BASE, ENGINE_INFO
 
 TIMEOUT_SECONDS = 0.3
 ASK_SECONDS = 0.1

@@ -16,7 +16,7 @@ from mint_common.client.suspects import (
 )
 from mint_common.errors import RequestEndsEngines, RequestHeldBack
 from mint_common.ids import TenantId
-from mint_common.testing.factories import BASE
+from tests.testing.factories import BASE
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 

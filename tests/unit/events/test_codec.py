@@ -17,7 +17,7 @@ from mint_common.events import codec as codec_module
 from mint_common.events.codec import EventTooNew, decode, encode
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, TenantId
-from mint_common.testing.factories import EXAMPLES
+from tests.testing.factories import EXAMPLES
 
 events = st.sampled_from(sorted(EXAMPLES)).map(EXAMPLES.__getitem__)
 names = st.text(min_size=1, max_size=20)

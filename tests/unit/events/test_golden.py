@@ -8,7 +8,7 @@ import pytest
 
 from mint_common.events import EVENT_TYPES, Event
 from mint_common.events.codec import decode, encode
-from mint_common.testing.factories import EXAMPLES
+from tests.testing.factories import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "events"

@@ -6,7 +6,6 @@ import pytest
 
 from mint_common.catalog import Resolution
 from mint_common.inference.operations import ApiOperation
-from mint_common.testing.factories import REVISION
 from services.gateway.core.openai.genai import (
     answer_attributes,
     engine_attributes,
@@ -14,6 +13,7 @@ from services.gateway.core.openai.genai import (
     target_attributes,
 )
 from services.gateway.core.openai.serving_request import read_request
+from tests.testing.factories import REVISION
 
 
 def test_a_request_names_what_was_asked_for() -> None:

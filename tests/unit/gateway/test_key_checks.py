@@ -7,7 +7,6 @@ import pytest
 from mint_common.catalog import KeyOwner
 from mint_common.errors import MintError, Overloaded, Unauthorized, Unavailable
 from mint_common.ids import TenantId
-from mint_common.testing.clock import ManualClock
 from services.gateway.adapters.key_checks import (
     ADDRESS_CHECKS,
     AWAY_SECONDS,
@@ -16,6 +15,7 @@ from services.gateway.adapters.key_checks import (
     KeyChecks,
 )
 from services.gateway.core.callers import GRACE_SECONDS, REFUSED_SECONDS, KeyMemory
+from tests.testing.clock import ManualClock
 
 TTL_SECONDS = 10.0
 

@@ -6,8 +6,8 @@ from fastapi import FastAPI
 
 from mint_common.bus.port import PlacedMessage
 from mint_common.runtime.draining import RequestsInHand
-from mint_common.testing.clock import ManualClock
 from services.gateway.http.mint.events import ASK_SECONDS, HEARTBEAT, cursor_frame, event_frame, frames
+from tests.testing.clock import ManualClock
 
 
 class Silence:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
 from mint_common.generation import Likeliest, Sampled, SampledSequence, SampleRequest, Sampling
-from mint_common.testing.factories import DIGEST, ENGINE, TENANT
 from services.gateway.core.openai.token_generation import (
     generate_answer,
     in_clients_words,
     plan_generate,
     read_generate,
 )
+from tests.testing.factories import DIGEST, ENGINE, TENANT
 
 PROMPT = [5, 6, 7]
 

@@ -18,7 +18,7 @@ from mint_common.runtime.graders.judge import QUESTIONS, TENANT_QUESTIONS, Engin
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
-from mint_common.testing.clock import ManualClock, settle
+from tests.testing.clock import ManualClock, settle
 
 A, B, OTHER = (TenantId(f"ten-{name}") for name in "abo")
 

@@ -15,7 +15,7 @@ from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
-from mint_common.testing.factories import EXACT
+from tests.testing.factories import EXACT
 
 TENANT, OTHER = TenantId("ten-a"), TenantId("ten-b")
 PYTHON = {

@@ -14,9 +14,6 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid
 from mint_common.events.event import Event
 from mint_common.ids import Digest, EngineId
-from mint_common.testing.adapters import make_adapter, make_base_facts
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
@@ -28,6 +25,9 @@ from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
 from services.loader.handlers.slots import SlotLimits
 from services.loader.handlers.tiers import TierLimits, Tiers
 from services.loader.ports import LoadedAdapter, Slice
+from tests.testing.adapters import make_adapter, make_base_facts
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.clock import ManualClock
 
 
 class MemoryEngine:

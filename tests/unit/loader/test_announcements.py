@@ -10,10 +10,10 @@ from mint_common.errors import Unavailable
 from mint_common.events import AdapterEvicted
 from mint_common.events.codec import decode
 from mint_common.ids import EngineId
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import BASE, DIGEST, TENANT
 from services.loader.adapters.announcements import BusAnnouncements
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock
+from tests.testing.factories import BASE, DIGEST, TENANT
 
 
 class AbsentBus(MemoryBus):

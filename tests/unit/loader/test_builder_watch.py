@@ -12,10 +12,10 @@ import pytest
 
 from mint_common.errors import Unavailable
 from mint_common.settings import BlobSettings
-from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.child import BuilderProcesses
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.builder.wire import Answer, Ping
+from tests.testing.clock import ManualClock
 
 BEAT_SECONDS = 15.0
 

@@ -12,10 +12,10 @@ from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt
-from mint_common.testing.adapters import make_adapter, make_base_facts
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
+from tests.testing.adapters import make_adapter, make_base_facts
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.clock import ManualClock
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)

@@ -10,10 +10,10 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.dispatch import Dispatcher, publish_event
-from mint_common.testing.adapters import make_base_facts
-from mint_common.testing.bus_memory import MemoryBus
 from services.loader.handlers.events import Handlers
 from services.loader.handlers.prewarms import Prewarms
+from tests.testing.adapters import make_base_facts
+from tests.testing.bus_memory import MemoryBus
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 BASE = make_base_facts().name

@@ -17,9 +17,9 @@ from mint_common.adapters_format import (
 )
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.clock import ManualClock
 from services.loader.adapters.builder.disk_cache import DiskCache
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.clock import ManualClock
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"
 PACKED = GOLDEN / "gravel-r2-packed"

@@ -12,8 +12,8 @@ import pytest
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, MintError, Overloaded, Unavailable
 from mint_common.ids import TenantId, sha256_digest
-from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.ports import LoadedAdapter
+from tests.testing.blobs_memory import MemoryBlobs
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 TENANT, OTHER = TenantId("t"), TenantId("other")

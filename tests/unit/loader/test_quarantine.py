@@ -15,11 +15,11 @@ from mint_common.errors import NonFiniteOutput, Unavailable
 from mint_common.events import AdapterNonFinite, RevisionPublished, RevisionRestored
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.testing.adapters import make_base_facts
 from services.loader.handlers.events import Handlers
 from services.loader.handlers.prewarms import Prewarms
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.ports import LoadedAdapter, WholeSample
+from tests.testing.adapters import make_base_facts
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 BASE = make_base_facts().name

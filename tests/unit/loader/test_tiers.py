@@ -20,8 +20,8 @@ from mint_common.errors import (
 )
 from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.ids import Digest, TenantId
-from mint_common.testing.adapters import make_base_facts
 from services.loader.core.cold_queue import Priority
+from tests.testing.adapters import make_base_facts
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 TENANT = TenantId("t")

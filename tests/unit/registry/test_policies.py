@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import Retention
-from mint_common.testing.factories import BASE, LORA, POLICY, TENANT
 from services.registry.core.policies import (
     MAX_LABELS,
     PolicyChange,
     change_policy,
     parse_labels,
 )
+from tests.testing.factories import BASE, LORA, POLICY, TENANT
 
 PLAIN = PolicyRecord(
     policy_id=POLICY, tenant_id=TENANT, name="p", base=BASE, lora=LORA, created_at=0.0, latest=None

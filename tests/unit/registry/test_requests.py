@@ -8,10 +8,10 @@ import pytest
 from mint_common.errors import InvalidField
 from mint_common.ids import PolicyId, TenantId
 from mint_common.lora import plan_lora
-from mint_common.testing.adapters import make_base_facts
 from services.gateway.core.tinker.lora import LoraConfig, lora_of
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.keys import hash_key, stored_key
+from tests.testing.adapters import make_base_facts
 
 FACTS = make_base_facts(max_rank=8)
 

@@ -23,9 +23,9 @@ from mint_common.errors import NotFound, UploadRefused
 from mint_common.events import RevisionExported
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_adapter, tar_of
 from mint_common.uploads import FIXES
 from services.registry.handlers.uploads import UploadHandler
+from tests.testing.adapters import make_adapter, tar_of
 
 POLICY = new_policy("p")
 GOOD = make_adapter(BASE, seed=1).files

@@ -23,9 +23,9 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName
 from mint_common.records import WaveRecord, decode_record
-from mint_common.testing.factories import EXACT, JOB
 from services.standalone.adapters.bases import tiny_folder
 from services.trainer.adapters.rendering.rendering import BaseRendering
+from tests.testing.factories import EXACT, JOB
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
 

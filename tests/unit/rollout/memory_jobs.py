@@ -6,13 +6,13 @@ from dataclasses import replace
 from mint_common.errors import NotFound
 from mint_common.events import EvaluationMetric
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
-from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.progress import BestMeasured, Progress, best_revision
 from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import best_score, scores_of
 from services.rollout.core.wave import Wave, WaveState
+from tests.testing.ledger_memory import MemoryConnection
 
 
 class MemoryJobs:

@@ -16,11 +16,6 @@ from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
 from mint_common.ids import JobId
-from mint_common.testing.blobs_memory import MemoryBlobs
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import JOB
-from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.app import WAVES
 from services.rollout.handlers.commits import Commits
@@ -35,6 +30,11 @@ from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.ports import Graders, RendersRows, Sampler, Tasks
+from tests.testing.blobs_memory import MemoryBlobs
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock
+from tests.testing.factories import JOB
+from tests.testing.ledger_memory import MemoryConnection, MemoryLedger
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import (
     LocalTasks,

@@ -15,8 +15,8 @@ from mint_common.errors import (
     RequestEndsEngines,
 )
 from mint_common.ids import TenantId
-from mint_common.testing.clock import ManualClock, settle
 from services.rollout.handlers.engine_requests import ANSWER_SECONDS, EngineRequests
+from tests.testing.clock import ManualClock, settle
 
 FLOOD, OTHER = TenantId("ten_flood"), TenantId("ten_other")
 

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.testing.factories import BASE, JOB, POLICY
 from services.rollout.core.erasure import (
     AWAY_SECONDS,
     RETRY_SECONDS,
@@ -14,6 +13,7 @@ from services.rollout.core.erasure import (
     plan_erasure,
     prompts_key,
 )
+from tests.testing.factories import BASE, JOB, POLICY
 
 ENDED = EndedJob(job_id=JOB, policy_id=POLICY, base=BASE, finished_at=100.0, is_recorded=True, untold=())
 PROMPTS = [prompts_key(POLICY, JOB, step) for step in (1, 2, 3)]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mint_common.authority import Authority, Caller
 from mint_common.ids import WaveId
-from mint_common.testing.factories import BASE, POLICY, TENANT
 from services.rollout.core.evaluation import (
     LOSS,
     MAX_ANSWER,
@@ -21,6 +20,7 @@ from services.rollout.core.evaluation import (
     plan_answer,
     scored,
 )
+from tests.testing.factories import BASE, POLICY, TENANT
 from tests.unit.rollout.world import revision_of
 
 RUN = EvaluationRun(

@@ -2,8 +2,8 @@
 
 from mint_common.datasets import Format
 from mint_common.job_requests import Questions
-from mint_common.testing.factories import EXACT
 from services.rollout.core.evaluation_plan import plan_file
+from tests.testing.factories import EXACT
 from tests.unit.rollout.fine_tuning.making import file
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from mint_common.errors import TaskFailed, Unavailable
 from mint_common.ids import TenantId
-from mint_common.testing.clock import ManualClock
 from services.rollout.core.evaluation import EvaluationRun, RunState, ScoredRow
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.evaluations import EvaluationHandler
+from tests.testing.clock import ManualClock
 from tests.unit.rollout.test_evaluation import RUN
 from tests.unit.rollout.world import LocalTasks, ScriptedEngine
 

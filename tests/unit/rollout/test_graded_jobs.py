@@ -8,10 +8,10 @@ import pytest
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import TenantId
 from mint_common.records import decode_rows
-from mint_common.testing.clock import ManualClock
 from services.rollout.core.fault import DataRefused
 from services.rollout.core.grading import check_budget
 from services.rollout.handlers.graded_samples import CALLS, TOGETHER
+from tests.testing.clock import ManualClock
 from tests.unit.rollout.file_jobs import (
     TinyRendering,
     complete,

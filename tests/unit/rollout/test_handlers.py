@@ -15,7 +15,7 @@ from mint_common.errors import (
 from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.records import decode_prompts, decode_record
-from mint_common.testing.factories import JOB
+from tests.testing.factories import JOB
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import (
     EOS,

@@ -12,11 +12,11 @@ from mint_common.lora import MAX_SEED
 from mint_common.quotas import QuotaExceeded
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import BASE, JOB, TENANT
 from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
 from services.rollout.handlers.lengths import token_lengths
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
+from tests.testing.factories import BASE, JOB, TENANT
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from mint_common.events import JobFinished, RevisionPublished, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
-from mint_common.testing.factories import BASE, JOB, POLICY, TENANT, make_claim
 from services.rollout.core.job import (
     Fact,
     Job,
@@ -18,6 +17,7 @@ from services.rollout.core.job import (
     wave_id_of,
 )
 from services.rollout.core.job_control import stop
+from tests.testing.factories import BASE, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
 
 STEPS = 3

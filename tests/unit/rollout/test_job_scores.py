@@ -9,12 +9,12 @@ import pytest
 from mint_common.errors import NotFound
 from mint_common.events import EarlyStopping, JobFinished, WaveCancelled, WaveRequested
 from mint_common.ids import TenantId
-from mint_common.testing.factories import JOB, TENANT
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import JobState
 from services.rollout.core.job_control import is_over
 from services.rollout.core.job_scores import on_score, suite_of
 from services.rollout.handlers.job_scores import JobScores
+from tests.testing.factories import JOB, TENANT
 from tests.unit.rollout.file_jobs import EVALUATION, TinyRendering, complete, on_file, store, train
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import Rig

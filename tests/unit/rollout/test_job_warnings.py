@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from mint_common.algorithms import Algorithms
 from mint_common.errors import InvalidField
-from mint_common.testing.factories import SPEC
 from services.rollout.core.job_plan import MAX_LEARNING_RATE, JobRequest, plan_job
 from services.rollout.core.job_warnings import (
     HIGH_LEARNING_RATE,
@@ -16,6 +15,7 @@ from services.rollout.core.job_warnings import (
     job_warnings,
     task_change_warnings,
 )
+from tests.testing.factories import SPEC
 
 CONTEXT = 64
 QUIET = replace(SPEC, learning_rate=1e-4, max_new_tokens=16)

@@ -15,9 +15,9 @@ from mint_common.claims import Claim
 from mint_common.datasets.lines import LineReader
 from mint_common.datasets.repeats import row_digest
 from mint_common.errors import BlobMissing, Unavailable
-from mint_common.testing.blobs_memory import MemoryBlobs
 from services.rollout.adapters import local_rows
 from services.rollout.adapters.local_rows import LocalRows
+from tests.testing.blobs_memory import MemoryBlobs
 
 LIMIT = 1 << 20
 lines = st.lists(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.events import JobSpec
-from mint_common.testing.factories import SPEC
 from services.rollout.core.outcome import MANY_IDLE, has_collapsed, judge
+from tests.testing.factories import SPEC
 from tests.unit.rollout.world import GROUPS, history
 
 

@@ -7,8 +7,8 @@ import pytest
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.events import JobFinished, WaveRequested
 from mint_common.ids import JobId
-from mint_common.testing.factories import JOB, POLICY
 from services.rollout.core.job import JobState
+from tests.testing.factories import JOB, POLICY
 from tests.unit.rollout.file_jobs import TinyRendering, complete, completions, on_file, store, train
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted

@@ -18,8 +18,8 @@ from mint_common.errors import (
 from mint_common.events import JobFinished, WaveCancelled, WaveCompleted
 from mint_common.ids import TenantId
 from mint_common.records import decode_record
-from mint_common.testing.factories import JOB
 from services.rollout.core.sampling import GroupRequest, SampledGroup
+from tests.testing.factories import JOB
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import (
     LocalTasks,

@@ -9,11 +9,11 @@ from mint_common.events import WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.records import Prompt
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.factories import TENANT
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryTransaction
 from services.rollout.app import dispatch
 from services.rollout.core.task import Split
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.factories import TENANT
+from tests.testing.ledger_memory import MemoryLedger, MemoryTransaction
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import LocalTasks, published, submitted
 

@@ -15,16 +15,16 @@ from mint_common.events.codec import decode
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock
-from mint_common.testing.factories import JOB
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.waves import WaveHandlers
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock
+from tests.testing.factories import JOB
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import ScriptedEngine, published, submitted, training_failed

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.events import Event, WaveRequested
-from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.wave import Wave, WaveState, fold
+from tests.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
 from tests.unit.rollout.test_job import cancelled, completed
 from tests.unit.rollout.world import published, rejected, training_failed
 

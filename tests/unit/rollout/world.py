@@ -17,7 +17,6 @@ from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId,
 from mint_common.records import Prompt
 from mint_common.runtime.graders.judge import JudgeAnswer, Question
 from mint_common.runtime.graders.runner import GraderRunner
-from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
 from services.rollout import metrics
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.core.evaluation import EvaluationRun
@@ -25,6 +24,7 @@ from services.rollout.core.job import Job, wave_id_of
 from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.core.wave import Wave, WaveState
+from tests.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
 
 EOS = 2
 

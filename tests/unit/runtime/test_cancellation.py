@@ -16,7 +16,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.relay import OutboxRelay
-from mint_common.testing.bus_memory import MemoryBus
+from tests.testing.bus_memory import MemoryBus
 
 
 async def swallow() -> None:

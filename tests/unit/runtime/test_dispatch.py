@@ -17,10 +17,10 @@ from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.retries import Bury
 from mint_common.telemetry.logs import JsonFormatter
 from mint_common.telemetry.tracing import extracted
-from mint_common.testing.bus_memory import MemoryBus
-from mint_common.testing.clock import ManualClock, settle
-from mint_common.testing.factories import EXAMPLES
-from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.clock import ManualClock, settle
+from tests.testing.factories import EXAMPLES
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 
 EXPORTED = EXAMPLES["revision.exported"]
 PUBLISHED = EXAMPLES["revision.published"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
-from mint_common.testing.clock import settle
+from tests.testing.clock import settle
 
 LOUD, OTHER = TenantId("ten_loud"), TenantId("ten_other")
 

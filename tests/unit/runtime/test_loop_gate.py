@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mint_common.errors import Overloaded
 from mint_common.runtime.fair_gate import LoopGate
 from mint_common.tenant_budget import TenantBudget
-from mint_common.testing.clock import ManualClock, settle
+from tests.testing.clock import ManualClock, settle
 
 COMES, ENDS, LEAVES = "comes", "ends", "leaves"
 

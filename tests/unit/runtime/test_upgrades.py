@@ -11,7 +11,7 @@ from mint_common.events import AliasMoved, Event, RevisionPublished
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.dispatch import IGNORED_ATTEMPTS, UPGRADE_ATTEMPTS, UPGRADE_SECONDS
 from mint_common.runtime.outbox import event_message
-from mint_common.testing.clock import settle
+from tests.testing.clock import settle
 
 
 def as_of_a_newer_version(event: Event) -> Message:

@@ -9,10 +9,10 @@ import pytest
 
 from mint_client.core.room import FULL_BYTES, is_full
 from mint_client.core.state import RunNow
-from mint_common.testing.clock import ManualClock
 from services.standalone.adapters.run_file import LOOK_SECONDS, RunFile
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import PartState, PartStatus
+from tests.testing.clock import ManualClock
 
 
 class Disk(StateFolder):

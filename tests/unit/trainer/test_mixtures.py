@@ -9,7 +9,6 @@ from mint_common.adapters_format import AdapterFiles, BaseFacts, store_adapter
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.training import CheckpointRecord
 from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.adapters.states.training_state import (
@@ -22,6 +21,7 @@ from services.trainer.adapters.states.training_state import (
 )
 from services.trainer.core.operations import ExportLineage
 from services.trainer.core.refusals import CheckpointLost
+from tests.testing.blobs_memory import MemoryBlobs
 
 from .conftest import facts_of, random_model
 

@@ -32,8 +32,6 @@ from mint_common.errors import AdapterInvalid, NonFiniteOutput
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import vouched
-from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.trainer.adapters.states.training_state import new_state, park_state, state_export
 from services.trainer.core.operations import ExportLineage
@@ -47,6 +45,8 @@ from tests.integration.loader.moe_base import (
     random_adapter,
     running_engine,
 )
+from tests.testing.adapters import vouched
+from tests.testing.blobs_memory import MemoryBlobs
 from tools.make_moe_base import TINY, make_moe_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]

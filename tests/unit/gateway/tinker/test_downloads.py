@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mint_common.claims import Claim
 from mint_common.errors import NotFound
-from mint_common.testing.factories import TENANT
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
+from tests.testing.factories import TENANT
 
 TICKET = Ticket(
     manifest=Claim(uri="revisions/x", sha256=64 * "0", size_bytes=7), tenant_id=TENANT, expires_at=10.0

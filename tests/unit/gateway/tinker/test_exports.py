@@ -12,11 +12,11 @@ from mint_common.events import LoraSpec, RevisionPublished, RevisionRejected
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.bus_memory import MemoryBus
 from mint_common.training import Exported
 from services.gateway.adapters import tinker_exports
 from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
 from services.gateway.core.tinker.records import TrainingRun
+from tests.testing.bus_memory import MemoryBus
 
 DIGEST = Digest("sha256:" + 64 * "0")
 CLAIM = Claim(uri="u", sha256=64 * "0", size_bytes=1)

@@ -20,8 +20,6 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from mint_common.tenant_budget import TenantBudget
-from mint_common.testing.clock import ManualClock, settle
-from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
     ABANDONED_SECONDS,
     AWAY_SECONDS,
@@ -34,6 +32,8 @@ from services.gateway.core.tinker.futures import FutureDone, FutureFailed, Futur
 from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.tinker.samples import SampleConflict, SampleOrder
 from services.gateway.core.tinker.sampling_request import SamplePlan
+from tests.testing.clock import ManualClock, settle
+from tests.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 
 KEPT_BYTES = 10_000
 MINE, OTHERS = TenantId("mine"), TenantId("others")

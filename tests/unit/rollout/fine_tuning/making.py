@@ -10,7 +10,6 @@ from mint_common.datasets import Format
 from mint_common.events import JobSubmitted, LoraSpec
 from mint_common.fine_tuning_requests import FineTuningBody
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
-from mint_common.testing.factories import EXACT
 from services.rollout.core.files.records import FileRecord
 from services.rollout.core.fine_tuning.plan import JobFiles, JobPlan, plan_fine_tuning
 from services.rollout.core.fine_tuning.records import FineTuning
@@ -18,6 +17,7 @@ from services.rollout.core.job import Job, open_job
 from services.rollout.core.job_view import JobProgress
 from services.rollout.core.progress import Progress
 from services.rollout.core.wave import Wave, WaveCounts, WaveState
+from tests.testing.factories import EXACT
 
 TENANT = TenantId("ten_a")
 CLAIM = Claim(uri="m", sha256="0" * 64, size_bytes=1)

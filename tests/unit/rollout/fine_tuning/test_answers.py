@@ -11,7 +11,6 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField, NotFound
-from mint_common.testing.factories import EXACT
 from services.rollout.core.fault import JobFault
 from services.rollout.core.fine_tuning.answers import checkpoints, job_answer, results_csv, results_file
 from services.rollout.core.fine_tuning.events import job_events
@@ -21,6 +20,7 @@ from services.rollout.core.job import JobState
 from services.rollout.core.job_view import JobProgress, job_view
 from services.rollout.core.progress import BestMeasured
 from services.rollout.core.wave import Wave, WaveCounts
+from tests.testing.factories import EXACT
 from tests.unit.rollout.fine_tuning.making import (
     REINFORCEMENT,
     body,

@@ -11,9 +11,9 @@ from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
 from mint_common.fine_tuning_requests import FineTuningBody
-from mint_common.testing.factories import EXACT
 from services.rollout.core.fine_tuning.evaluations import validation_named
 from services.rollout.core.fine_tuning.plan import JobFiles
+from tests.testing.factories import EXACT
 from tests.unit.rollout.fine_tuning.making import file, plan
 
 SCALARS = (

@@ -16,9 +16,9 @@ from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping
-from mint_common.testing.factories import EXACT
 from services.rollout.core.fine_tuning.plan import JobFiles
 from services.rollout.core.row_order import held_out
+from tests.testing.factories import EXACT
 from tests.unit.rollout.fine_tuning.making import DPO, REINFORCEMENT, body, file, plan
 
 PAIRS = JobFiles(training=file(Format.PAIRS))

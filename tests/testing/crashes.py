@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from mint_common.bus.port import Bus, Delivery, Message, Start
 from mint_common.runtime.ledger import Ledger, Transaction
-from mint_common.testing.clock import ManualClock
+from tests.testing.clock import ManualClock
 
 Connection = TypeVar("Connection")
 

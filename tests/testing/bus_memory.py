@@ -59,7 +59,7 @@ class MemoryBus:
         durable: str,
         subjects: Sequence[str],
         ack_wait_seconds: float = 30.0,
-        batch: int = 1,  # noqa: ARG002  (nothing is fetched ahead here)
+        batch: int = 1,
         start: Start = "oldest",
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         """Open a durable subscription."""
@@ -80,7 +80,7 @@ class MemoryBus:
         self,
         *,
         subjects: Sequence[str],
-        on_gap: Callable[[], None] = lambda: None,  # noqa: ARG002  # it misses nothing
+        on_gap: Callable[[], None] = lambda: None,  # it misses nothing
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """See every message from now on."""
         watcher = (tuple(subjects), asyncio.Queue[Message]())

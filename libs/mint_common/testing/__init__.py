@@ -1,1 +1,0 @@
-"""Test support for MinT and its extensions: memory adapters, factories, a simulator of kills."""

@@ -1,0 +1,1 @@
+"""What tests share: memory adapters, factories, a simulator of kills."""
