@@ -74,8 +74,9 @@ async def test_base_never_changes_its_content(store: Store) -> None:
         await store.catalog.base("gravel")
 
 
-async def test_a_base_learns_the_norms_of_its_weights_once(store: Store) -> None:
-    measured = replace(BASE, norms=dict.fromkeys(BASE.modules, 1.5))
+async def test_a_base_learns_what_an_earlier_version_did_not_store_once(store: Store) -> None:
+    norms = dict.fromkeys(BASE.modules, 1.5)
+    measured = replace(BASE, norms=norms, layer_kinds=("full_attention",), window=8)
     assert await store.catalog.put_base(measured, now=NOW) == measured
     assert await store.catalog.put_base(replace(BASE, norms={"other": 2.0}), now=NOW) == measured
     assert await store.catalog.put_base(BASE, now=NOW) == measured

@@ -7,10 +7,19 @@ from mint_common.ids import BaseName, Digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertsFacts:
-    """The experts of one layer: how many, and (in_features, out_features) of each projection."""
+    """The experts of one layer: how many, and (in_features, out_features) of each projection.
+
+    The other fields are transformers' words for the parameters that hold all experts: ``gated`` is false
+    where there is no gate_proj; else gate and up are one parameter, gate first, or row by row in turns where
+    it is ``interleaved``. ``transposed`` parameters are ``[experts, in, out]``. ``biased`` ones have biases.
+    """
 
     count: int
     projections: dict[str, tuple[int, int]]
+    gated: bool = True
+    biased: bool = False
+    transposed: bool = False
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +36,14 @@ class BaseFacts:
 
     ``quantization`` names the weights' storage (``fp8``, ``awq``), "" for floats. A quantized base is served,
     not trained.
+
+    Names of modules are those of transformers' causal LM, which PEFT uses too. ``checkpoint_names`` maps a
+    module, or a projection of experts, to its name in the base's files where that is another; ``*`` in it
+    stands for the number of an expert, and without one a tensor holds all experts. ``refused`` maps the leaf
+    names that take no LoRA to the reason, a sentence.
+
+    ``layer_kinds`` has transformers' word for each layer (``sliding_attention``), () where all have full
+    attention. ``window`` is how many tokens those see that slide or attend to a chunk.
     """
 
     name: BaseName
@@ -40,6 +57,10 @@ class BaseFacts:
     experts: dict[str, ExpertsFacts] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     quantization: str = ""
+    layer_kinds: tuple[str, ...] = ()
+    window: int | None = None
+    checkpoint_names: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         """Return a hash of what names the base."""

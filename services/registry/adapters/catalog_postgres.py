@@ -48,12 +48,12 @@ from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resoluti
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.quotas import CatalogQuotas, Kind
 
-_PUT_BASE = (
-    "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
-)
-_PUT_NORMS = """
-    UPDATE bases SET facts = facts || jsonb_build_object('norms', $3::jsonb)
-    WHERE name = $1 AND digest = $2 AND coalesce(facts -> 'norms', '{}') = '{}'
+_PUT_BASE = """
+    INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name)
+    DO UPDATE SET facts = excluded.facts || (
+        SELECT jsonb_object_agg(key, value) FROM jsonb_each(bases.facts)
+        WHERE value NOT IN ('{}', '[]', 'null')
+    ) WHERE bases.digest = excluded.digest
 """
 _SET_STATE = """
     UPDATE revisions
@@ -138,12 +138,10 @@ class PostgresCatalog:
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
         """Store a base, or return the stored one.
 
-        Norms may be added later. Raises BaseChanged for another digest.
+        Facts that an earlier version did not store are added. Raises BaseChanged for another digest.
         """
         values = msgspec.to_builtins(facts)
         await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, now)
-        if facts.norms:
-            await self._pool.execute(_PUT_NORMS, facts.name, facts.digest, facts.norms)
         stored = await self.base(facts.name)
         if stored.digest != facts.digest:
             raise BaseChanged(name=facts.name, found=stored.digest, expected=facts.digest)

@@ -23,6 +23,8 @@ MAX_USED_BYTES = 128 << 20
 """Maximum answer of digests in use: four million digests."""
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
+TensorName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.*]+$")]
+Sentence = Annotated[str, StringConstraints(max_length=1000)]
 Features = Annotated[int, Field(ge=1)]
 
 
@@ -31,6 +33,10 @@ class ExpertsBody(Body):
 
     count: Annotated[int, Field(ge=1)]
     projections: Annotated[dict[ModuleName, tuple[Features, Features]], Field(min_length=1)]
+    gated: bool = True
+    biased: bool = False
+    transposed: bool = False
+    interleaved: bool = False
 
 
 class BaseBody(Body):
@@ -47,6 +53,10 @@ class BaseBody(Body):
     experts: Annotated[dict[ModuleName, ExpertsBody], Field(default_factory=dict)]
     norms: Annotated[dict[ModuleName, Annotated[float, Field(ge=0)]], Field(default_factory=dict)]
     quantization: Annotated[str, StringConstraints(max_length=40)] = ""
+    layer_kinds: tuple[ModuleName, ...] = ()
+    window: Annotated[int | None, Field(ge=1)] = None
+    checkpoint_names: Annotated[dict[ModuleName, TensorName], Field(default_factory=dict)]
+    refused: Annotated[dict[ModuleName, Sentence], Field(default_factory=dict)]
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""

@@ -94,7 +94,7 @@ def test_latent_attention_keeps_the_latent_and_the_rope_part_alone() -> None:
     ("config", "problem"),
     [
         ({}, "architectures"),
-        ({**QWEN3_4B, "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({**QWEN3_4B, "architectures": ["NoSuchModel"]}, "NoSuchModel"),
         ({**QWEN3_4B, "hidden_size": "wide"}, "hidden_size"),
         ({**QWEN3_4B, "num_attention_heads": 0, "head_dim": None}, "num_attention_heads"),
     ],
