@@ -11,8 +11,8 @@ from mint_common.errors import MintError
 from mint_common.private_files import make_files_private
 
 _ON_THIS_MACHINE = (
-    "Start with `mint doctor` (can this machine do it?), then `mint demo` (all of it in minutes), "
-    "then `mint up` (a stack of your own).\n\n"
+    "Start with `mint doctor` (can this machine run a stack?), then `mint demo` (everything in minutes), "
+    "then `mint up` (your own stack).\n\n"
 )
 
 app = typer.Typer(
@@ -21,11 +21,11 @@ app = typer.Typer(
     help=(
         "Train, evaluate, serve and roll back LoRA policies over resident base models.\n\n"
         f"{_ON_THIS_MACHINE if IS_WHOLE else ''}"
-        "On a file of your own: `mint train FILE --base BASE`. On a task: `mint task list`, `mint policy "
-        "create`, `mint job create --watch`. Then `mint revision list`, `mint ask`, `mint alias move`, `mint "
-        "rollback`.\n\n"
-        "A command speaks to the stack of --dir, else to that at MINT_URL with the key MINT_API_KEY, else to "
-        "that of ~/.mint."
+        "To train on a file of rows: `mint train FILE --base BASE`. To train on a task: `mint task list`, "
+        "`mint policy create`, `mint job create --watch`. Then `mint revision list`, `mint ask`, `mint alias "
+        "move`, `mint rollback`.\n\n"
+        "A command uses the stack of --dir. Default: the stack at MINT_URL with the key MINT_API_KEY; if "
+        "MINT_URL is not set, the stack of ~/.mint."
     ),
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -29,10 +29,7 @@ NamedRevisionArgument = Annotated[
 ]
 
 adapters_app = typer.Typer(
-    help=(
-        "Tier of your revisions on each engine: in a slot, in host memory, on a disk, in the "
-        "queue.\n\nWithout a command: list them."
-    ),
+    help=("List, pin, load or evict your revisions on the engines.\n\nWithout a command: list them."),
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -76,7 +73,7 @@ def unpin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
 
 
 def prewarm(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Load a revision where its requests will go; returns when it is ready.
+    """Load a revision on the engine that its requests go to, and wait until it is ready.
 
     Example: mint adapters prewarm counter@20
     """
@@ -84,7 +81,7 @@ def prewarm(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
 
 
 def evict(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Take an idle revision off the engines; its next request loads it again.
+    """Remove an idle revision from the engines; its next request loads it again.
 
     Example: mint adapters evict counter@3
     """
@@ -101,7 +98,7 @@ for command, summary in (
     (pin, "Keep a revision from eviction."),
     (unpin, "Allow its eviction again."),
     (prewarm, "Load a revision before its first request."),
-    (evict, "Take an idle revision off the engines."),
+    (evict, "Remove an idle revision from the engines."),
 ):
     adapters_app.command(short_help=summary)(api_command(command))
 
@@ -110,10 +107,10 @@ for command, summary in (
 def top(
     api: PublicApi,
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="Interval between looks.")
+        float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="Seconds between refreshes.")
     ] = 1.0,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
 ) -> None:
     """Show engines, their load and your revisions on them, live until Ctrl-C.
 

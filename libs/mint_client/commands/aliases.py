@@ -82,9 +82,10 @@ def protect_alias(
     policy: PolicyArgument,
     alias: AliasArgument,
     *,
-    off: Annotated[bool, typer.Option("--off", help="Let keys with train move it again.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Allow keys with the scope train again.")] = False,
 ) -> Listing:
-    """Refuse moves and rollbacks by keys without admin. Rules still move the alias: freeze it against them.
+    """Allow only admin keys to move or roll back an alias. Rules still move it; `mint alias freeze` stops
+    them.
 
     Example: mint alias protect counter prod
     """
@@ -102,7 +103,7 @@ def freeze_alias(api: PublicApi, policy: PolicyArgument, alias: AliasArgument) -
 
 
 def unfreeze_alias(api: PublicApi, policy: PolicyArgument, alias: AliasArgument) -> Listing:
-    """Let rules move an alias again, with the next scores.
+    """Allow rules to move an alias again, from the next score on.
 
     Example: mint alias unfreeze counter prod
     """
@@ -118,7 +119,7 @@ def rollback(
     alias: Annotated[str, typer.Option(metavar="ALIAS", help="Name of the alias.")] = "prod",
     reason: ReasonOption = "",
 ) -> Listing:
-    """Point an alias (prod) at what it pointed at before; repeated, it goes further back.
+    """Roll an alias back to the revision that it pointed at before; repeat to go further back.
 
     Example: mint rollback counter --reason regression
     """

@@ -10,7 +10,7 @@ from mint_common.datasets.check import check_file
 from mint_common.datasets.repeats import shared_rows
 
 data_app = typer.Typer(
-    help="Files of rows to train on: JSONL, one row a line. See docs/datasets.md.",
+    help="Check files of training rows: JSONL, one row per line. See docs/datasets.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -25,10 +25,12 @@ def _data() -> None:
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file.")],
     validation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Tell which of its rows the first file has too.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Validation file; the rows that both files have are listed."),
     ] = None,
 ) -> None:
-    """Check every line of a file as an upload does, and say what it is. Exit code 1 when a line is wrong.
+    """Check each line of a file as an upload does, and print its format. The exit code is 1 if a line is
+    wrong.
 
     Example: mint data check train.jsonl --validation held-out.jsonl
     """

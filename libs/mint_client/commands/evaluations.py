@@ -32,20 +32,25 @@ FileOption = Annotated[
 GraderOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="JSON", help="Grader of the answers to the rows. Without one the score is their loss."
+        metavar="JSON",
+        help="Grader of the answers to the rows. Without it the score is the loss on the rows.",
     ),
 ]
 SuiteOption = Annotated[
     str | None,
-    typer.Option(metavar="SUITE", help="Name of the score; default: the task or file and grader."),
+    typer.Option(metavar="SUITE", help="Suite of the score. Default: the task, or the file and grader."),
 ]
 CountOption = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Number of prompts. Default: 64 for a task, all rows for a file."),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the prompts.")]
-TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0: greedy.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 TokensOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Default: the task's own, or 256 of a file.")
+    int | None,
+    typer.Option(
+        metavar="N", help="Maximum tokens of an answer. Default: the task's own, or 256 for a file."
+    ),
 ]
 
 
@@ -62,11 +67,11 @@ def run_evaluation(
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
 ) -> Listing:
-    """Score a revision or a base: on a task, or on the rows of a file.
+    """Score a revision or a base on a task or on the rows of a file.
 
-    A task asks its held-out prompts. The score is recorded, and rules act upon it: its suite is the task or
-    file, its metric reward, or valid_loss of a file without a grader. A base's score is not recorded. Ctrl-C
-    ends the waiting, not the scoring: `mint eval cancel` does.
+    A task uses its held-out prompts. The score of a revision is recorded, and promotion rules act on it. Its
+    suite is the task or file; its metric is reward, or valid_loss for a file without a grader. The score of a
+    base is not recorded. Ctrl-C stops waiting, not the run; `mint eval cancel` stops the run.
 
     Example: mint eval run counter@prod progression --n 256
     """
@@ -115,7 +120,7 @@ def rows_of_evaluation(
     run: RunArgument,
     *,
     limit: LimitOption = 100,
-    after: Annotated[int, typer.Option(metavar="ROW", min=0, help="Rows behind this one.")] = 0,
+    after: Annotated[int, typer.Option(metavar="ROW", min=0, help="Only rows after this one.")] = 0,
 ) -> Listing:
     """List the answers of a run, each with its score or a fault.
 
@@ -180,7 +185,7 @@ def runs_of_evaluation(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
 
 
 def cancel_evaluation(api: PublicApi, run: RunArgument) -> Listing:
-    """Stop an evaluation run without a score.
+    """Cancel an evaluation run; it gets no score.
 
     Example: mint eval cancel evr_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -209,7 +214,7 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
     n: Annotated[int, typer.Option(min=1, help="Number of items.")] = 1,
     stderr: Annotated[float | None, typer.Option(help="The score's standard error.")] = None,
 ) -> Listing:
-    """Record a score of a revision; rules act upon it.
+    """Record a score of a revision; promotion rules act on it.
 
     Example: mint eval record counter 20 held-out accuracy 0.81 --n 256 --stderr 0.02
     """

@@ -34,18 +34,21 @@ def events(
     ] = None,
     policy: Annotated[str, typer.Option(metavar="POLICY", help="Only events of this policy.")] = "",
     job: Annotated[str, typer.Option(metavar="JOB", help="Only events of this job.")] = "",
-    brief: Annotated[bool, typer.Option("--brief", help="A line for people instead of JSON.")] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Print a short readable line per event instead of JSON.")
+    ] = False,
     after: Annotated[
-        str | None, typer.Option(metavar="PLACE", help="Begin after this place, not now.")
+        str | None,
+        typer.Option(metavar="PLACE", help="Start after this place in the event log instead of now."),
     ] = None,
     place_file: Annotated[
         Path | None,
-        typer.Option("--place", metavar="FILE", help="Keep the place in FILE: the next run goes on there."),
+        typer.Option("--place", metavar="FILE", help="Store the place in FILE; the next run resumes there."),
     ] = None,
 ) -> None:
-    """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C.
+    """Print the tenant's events as they happen, one JSON envelope per line, until Ctrl-C.
 
-    A lost connection is made again where it broke: no event is missing and none comes twice.
+    After a lost connection the stream resumes at the same place: each event is printed exactly once.
 
     Example: mint events --brief --policy counter --type job --type revision.published
     """

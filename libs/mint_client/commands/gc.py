@@ -19,14 +19,16 @@ def gc(
     api: PublicApi,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--remove", help="Only list what would go, or remove it.")
+        bool, typer.Option("--dry-run/--remove", help="Only list the items, or remove them.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Retire revisions outside the retention of their policy; remove bytes that were not used for long.
+    """Retire revisions outside the retention of their policy, and remove stored bytes that are no longer
+    used.
 
-    Takes an operator's key. What an alias, an engine or a training session uses stays. A dry run shows the
-    first 1000 items; a removal continues until nothing is left, and may be interrupted and repeated.
+    Needs an operator's key. Revisions that an alias, an engine or a training session uses are never removed.
+    A dry run lists the first 1000 items; a removal continues until nothing is left, and may be interrupted
+    and repeated.
 
     Example: mint gc --dry-run
     """

@@ -29,38 +29,41 @@ def create_rule(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="The suite whose scores count.")],
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="The metric of that suite.")],
     at_least: Annotated[
-        float | None, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")
+        float | None, typer.Argument(metavar="SCORE", help="Minimum score of a promotion.")
     ] = None,
     *,
     alias: Annotated[str, typer.Option(metavar="ALIAS", help="Name of the alias.")] = "prod",
     max_drop: Annotated[
-        float | None, typer.Option(help="Maximum difference by which it may score below the live revision.")
+        float | None, typer.Option(help="Maximum drop below the live revision's score.")
     ] = None,
     roll_back_below: Annotated[
-        float | None, typer.Option(help="A live revision that scores less is rolled back.")
+        float | None, typer.Option(help="Score below which the live revision is rolled back.")
     ] = None,
     at_most: Annotated[float | None, typer.Option(help="Maximum loss, instead of SCORE.")] = None,
     max_rise: Annotated[
         float | None,
-        typer.Option(help="Maximum difference above the live revision's loss, with --at-most."),
+        typer.Option(help="Maximum rise above the live revision's loss, with --at-most."),
     ] = None,
     roll_back_above: Annotated[
-        float | None, typer.Option(help="Loss above which a live revision is rolled back, with --at-most.")
+        float | None, typer.Option(help="Loss above which the live revision is rolled back, with --at-most.")
     ] = None,
     choose: Annotated[
         Literal["newest", "best"],
-        typer.Option(help="A newer revision that is good enough, or any above the live one."),
+        typer.Option(
+            help="newest: promote a newer revision that is good enough; best: promote any revision "
+            "that scores above the live one."
+        ),
     ] = "newest",
     cooldown: Annotated[
         float, typer.Option(metavar="SECONDS", help="Minimum time from a move to the next promotion.")
     ] = 0.0,
 ) -> Listing:
-    """Let scores move an alias.
+    """Move an alias by scores.
 
-    It moves to a better revision, and back from a live one that fails.
+    The alias moves to a revision that is good enough, and back when the live revision's score fails.
 
-    Larger scores are better, unless --at-most says how large a loss may be. No rule returns to a revision
-    that a person moved the alias back from, until a person points it there again.
+    Larger scores are better; with --at-most the scores are losses, and smaller ones are better. A rule never
+    returns to a revision that a person rolled back from, until a person points the alias there again.
 
     Example: mint rule create counter held-out accuracy 0.8 --roll-back-below 0.5
     """
@@ -84,7 +87,7 @@ def create_rule(
 
 
 def pause_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
-    """Stop a rule from moving its alias. Scores of this time move nothing later either.
+    """Stop a rule from moving its alias. Scores recorded while it is paused never move the alias.
 
     Example: mint rule pause counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -92,7 +95,7 @@ def pause_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Li
 
 
 def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
-    """Let the next scores move an alias by a paused rule again.
+    """Resume a paused rule; it acts on scores recorded from now on.
 
     Example: mint rule resume counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -100,7 +103,7 @@ def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> L
 
 
 def remove_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> str:
-    """Remove a rule; what it has moved stays where it is.
+    """Remove a rule; its alias stays where it is.
 
     Example: mint rule remove counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -119,7 +122,7 @@ def list_tenants(api: PublicApi, *, limit: LimitOption = 100, after: AfterOption
 def create_tenant(
     api: PublicApi, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 ) -> Listing:
-    """Make a tenant, or show the one with that name.
+    """Create a tenant, or show the one with that name.
 
     Example: mint tenant create search-team
     """
@@ -135,7 +138,7 @@ def key_tenant(
     *,
     scopes: ScopesOption = "read,infer,train,admin",
 ) -> str:
-    """Make a key of a tenant and print it. It is shown only now.
+    """Create a key for a tenant and print it. It is shown only once.
 
     Example: mint tenant key search-team admin
     """
@@ -153,7 +156,7 @@ def audit(
         int | None, typer.Option(metavar="PLACE", min=0, help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
-    """List the tenant's changes, newest first: who, what, with what outcome. Takes an admin key.
+    """List the changes that the tenant's keys made, newest first, with key and status. Needs an admin key.
 
     Example: mint audit --limit 20
     """
@@ -170,7 +173,7 @@ rule_app = group(
     remove_rule,
 )
 tenant_app = group(
-    "List or create tenants, make their keys. Takes an operator's key.",
+    "List or create tenants, and create their keys. Needs an operator's key.",
     list_tenants,
     create_tenant,
     key_tenant,

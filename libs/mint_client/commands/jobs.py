@@ -32,7 +32,8 @@ _ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
 WatchOption = Annotated[
-    bool, typer.Option("--watch", help="Show its steps until it ends. Ctrl-C ends the watching alone.")
+    bool,
+    typer.Option("--watch", help="Show the job's steps until it ends. Ctrl-C stops watching, not the job."),
 ]
 
 
@@ -40,7 +41,7 @@ def list_tasks(
     api: PublicApi,
     *,
     find: Annotated[
-        str, typer.Option(metavar="TEXT", help="Those with this text in name or description.")
+        str, typer.Option(metavar="TEXT", help="Only tasks with this text in the name or description.")
     ] = "",
 ) -> Listing:
     """List the tasks that a policy can be trained on.
@@ -70,23 +71,30 @@ def create_job(  # arguments of a command
     algorithm: Annotated[
         str, typer.Option(metavar="NAME", help=f"{_ALGORITHMS}, or one of the stack's own.")
     ] = "grpo",
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps.")] = None,
-    prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts a step.")] = None,
-    group_size: Annotated[int | None, typer.Option(metavar="N", help="Answers a prompt (grpo, dpo).")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Number of optimizer steps.")] = None,
+    prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts per step.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Answers per prompt (grpo, dpo).")
+    ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens of an answer at most.")
+        int | None, typer.Option(metavar="N", help="Maximum tokens of an answer.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
-    kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="Pull back to the base (grpo).")] = None,
-    beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="The same of dpo.")] = None,
+    kl: Annotated[
+        float | None, typer.Option(metavar="WEIGHT", help="Weight of the KL penalty towards the base (grpo).")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(metavar="WEIGHT", help="Beta of dpo: how strongly the base holds the policy back."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a policy on a task. What is not named is the task's own recommendation.
+    """Train a policy on a task. Options that are not given take the values that the task recommends.
 
-    Further jobs of a policy wait for the one that runs, and go on from its latest revision.
+    Jobs of one policy run one after another, each from the policy's latest revision.
 
     Example: mint job create counter progression --steps 30 --watch
     """
@@ -111,7 +119,7 @@ def create_job(  # arguments of a command
 def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
     """List jobs, newest first.
 
-    Tells how far each is, its latest mean reward, and the best revision that it sampled.
+    Each line has the job's progress, its latest mean reward and the best revision that it sampled.
 
     Example: mint job list --limit 10
     """
@@ -123,7 +131,8 @@ def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
 def show_job(
     api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
 ) -> None:
-    """Show a job with its steps; with --watch until it ends. Exit code 1 when a watched job does not succeed.
+    """Show a job and its steps; --watch follows it until it ends. The exit code is 1 if a watched job does
+    not succeed.
 
     Example: mint job show job_znqp7ciroqvnfq3s22wrsratcm --watch
     """
@@ -131,7 +140,7 @@ def show_job(
 
 
 def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
-    """Stop a job after the work in hand. The revisions that it has published stay.
+    """Cancel a job after its current work. Its published revisions stay.
 
     Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
     """
@@ -139,7 +148,7 @@ def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False)
 
 
 def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
-    """Stop a job after the step in hand, until `mint job resume`. What it has published can be used.
+    """Pause a job after its current step, until `mint job resume`. Its published revisions stay usable.
 
     Example: mint job pause job_znqp7ciroqvnfq3s22wrsratcm
     """
@@ -149,7 +158,7 @@ def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) 
 def resume_job(
     api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
 ) -> None:
-    """Let a paused job go on with its next step. It ends as if it had not been paused.
+    """Resume a paused job at its next step. The result is the same as without the pause.
 
     Example: mint job resume job_znqp7ciroqvnfq3s22wrsratcm --watch
     """
@@ -165,15 +174,17 @@ def export_job(
     job: JobArgument,
     *,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="A line of numbers a step; - prints it.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a CSV line per step to FILE; - prints it."),
     ] = None,
     tensorboard: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="An event file; needs tensorboardX.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a TensorBoard event file to DIR; needs tensorboardX."),
     ] = None,
 ) -> None:
-    """Write what a job's steps measured, also while it runs.
+    """Export the metrics of a job's steps, also while it runs.
 
-    Loss, rewards, scores and learning rate; without an option as a CSV that is printed.
+    The metrics are loss, rewards, scores and learning rate. Without an option they are printed as CSV.
 
     Example: mint job export job_znqp7ciroqvnfq3s22wrsratcm --csv curves.csv --tensorboard runs/counter
     """
@@ -230,9 +241,9 @@ def _ending(job: JobNow) -> str:
     return headline(job, now=time.time()) + (f"\n{job.reason}" if job.reason else "")
 
 
-task_app = group("List or show what policies can be trained on.", list_tasks, show_task)
+task_app = group("List or show the tasks that policies can be trained on.", list_tasks, show_task)
 job_app = group(
-    "Jobs: make, watch, list, pause, cancel or export.",
+    "Create, watch, list, pause, cancel or export jobs.",
     create_job,
     list_jobs,
     show_job,

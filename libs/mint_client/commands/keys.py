@@ -11,9 +11,11 @@ from mint_client.core.columns import KEY
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
 KeyNameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Names the key in histories and in the audit log.")
+    str, typer.Argument(metavar="NAME", help="Name of the key in histories and in the audit log.")
 ]
-ScopesOption = Annotated[str, typer.Option(metavar="LIST", help="Some of read,infer,train,admin.")]
+ScopesOption = Annotated[
+    str, typer.Option(metavar="LIST", help="Scopes of the key: some of read,infer,train,admin.")
+]
 
 
 def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption = None) -> Listing:
@@ -25,7 +27,7 @@ def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption =
 
 
 def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = "read,infer,train") -> str:
-    """Make an API key and print it. It is shown only now.
+    """Create an API key and print it. It is shown only once.
 
     Example: mint key create ci --scopes read,infer
     """
@@ -33,7 +35,7 @@ def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = 
 
 
 def rotate_key(api: PublicApi, key: KeyArgument) -> str:
-    """Replace a key by a new one with the same id and print it. It is shown only now.
+    """Replace a key by a new one with the same id and print it. It is shown only once.
 
     Example: mint key rotate key_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -41,7 +43,7 @@ def rotate_key(api: PublicApi, key: KeyArgument) -> str:
 
 
 def revoke_key(api: PublicApi, key: KeyArgument) -> str:
-    """Revoke a key for good.
+    """Revoke a key permanently.
 
     Example: mint key revoke key_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """

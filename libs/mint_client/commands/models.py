@@ -28,15 +28,17 @@ def ask(
     api: PublicApi,
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="A base, POLICY, or POLICY@REV: number, digest or alias."),
+        typer.Argument(
+            metavar="MODEL...", help="Base, POLICY, or POLICY@REV with a number, digest or alias."
+        ),
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to complete.")],
     *,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="At most.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest answer.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     chat: Annotated[bool, typer.Option("--chat", help="Use the base's chat template.")] = False,
 ) -> None:
-    """Ask one model, or several the same side by side; the answer is printed as it is generated.
+    """Send a prompt to one or more models and print their answers as they are generated.
 
     Example: mint ask smollm2 counter@1 counter "14, 19, 24, " --max-tokens 4
     """

@@ -15,7 +15,7 @@ FolderOption = Annotated[
     typer.Option(
         "--dir",
         metavar="DIR",
-        help="The state folder: bases, database, blobs, logs, keys; all that MinT writes. Default: ~/.mint",
+        help="State folder: bases, database, blobs, logs and keys. Default: ~/.mint",
     ),
 ]
 StackOption = Annotated[
@@ -23,22 +23,29 @@ StackOption = Annotated[
     typer.Option(
         "--dir",
         metavar="DIR",
-        help="The stack of this state folder. Default: that at MINT_URL with the key MINT_API_KEY, else that "
-        "of ~/.mint",
+        help="State folder of the stack to use. Default: the stack at MINT_URL with the key MINT_API_KEY; "
+        "if MINT_URL is not set, the stack of ~/.mint",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
 RevisionArgument = Annotated[
-    str, typer.Argument(metavar="REV", help="A revision: number, digest, alias, latest or best.")
+    str, typer.Argument(metavar="REV", help="Revision: a number, a digest, an alias, latest or best.")
 ]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
-ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason; it stays in the history.")]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, recorded in the history.")]
 ResetOptimizerOption = Annotated[
-    bool, typer.Option("--reset-optimizer", help="Begin without the moments of the policy's earlier jobs.")
+    bool,
+    typer.Option(
+        "--reset-optimizer",
+        help="Start with new optimizer moments instead of those of the policy's earlier jobs.",
+    ),
 ]
-LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Rows at most.")]
-AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")]
+LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Maximum number of rows.")]
+AfterOption = Annotated[
+    str | None,
+    typer.Option(metavar="LAST", help="Last item of the previous page; the list continues after it."),
+]
 
 
 def stack_folder(folder: Path | None) -> StackFolder:

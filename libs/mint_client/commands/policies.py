@@ -11,9 +11,7 @@ from mint_client.core.columns import FIELD, POLICY
 from mint_client.core.tables import field_rows
 from mint_common.errors import InvalidField, NotFound
 
-LabelOption = Annotated[
-    list[str] | None, typer.Option(metavar="LABEL=VALUE", help="A label; repeat it for several.")
-]
+LabelOption = Annotated[list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Label; repeatable.")]
 DescriptionOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Description.")]
 
 
@@ -23,7 +21,10 @@ def list_policies(
     base: Annotated[str | None, typer.Option(metavar="BASE", help="Only policies of this base.")] = None,
     label: LabelOption = None,
     trained: Annotated[
-        bool, typer.Option("--trained", help="Those with a revision only: Tinker's empty runs are left out.")
+        bool,
+        typer.Option(
+            "--trained", help="Only policies with a revision; omits empty training runs of Tinker clients."
+        ),
     ] = False,
     limit: LimitOption = 100,
     after: AfterOption = None,
@@ -44,7 +45,7 @@ def list_policies(
 def show_policy(api: PublicApi, policy: PolicyArgument) -> Listing:
     """Show one policy, with its latest and its best revision.
 
-    The best one is that whose samples got the highest reward.
+    The best revision is the one whose samples got the highest reward.
 
     Example: mint policy show counter
     """
@@ -66,12 +67,15 @@ def _number(revision: Json) -> int | None:
 
 def create_policy(
     api: PublicApi,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, ., - and _.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Name of the policy: lower-case letters, digits, ., - and _."),
+    ],
     base: Annotated[str, typer.Option(metavar="BASE", help="The base it is trained over.")],
     *,
     rank: Annotated[int, typer.Option(metavar="N", min=1, help="The LoRA rank.")] = 16,
     alpha: Annotated[
-        float | None, typer.Option(metavar="N", help="The update is scaled by alpha / rank.")
+        float | None, typer.Option(metavar="N", help="LoRA alpha: the update is scaled by alpha / rank.")
     ] = None,
     targets: Annotated[
         str, typer.Option(metavar="A,B", help="Modules to train, such as q_proj,v_proj. Default: all.")
@@ -102,17 +106,19 @@ def change_policy(
     description: DescriptionOption = None,
     label: LabelOption = None,
     unlabel: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL", help="A label to take away; repeatable.")
+        list[str] | None, typer.Option(metavar="LABEL", help="Label to remove; repeatable.")
     ] = None,
     keep_last: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Retention: the newest N revisions.")
+        int | None, typer.Option(metavar="N", min=1, help="Retention: keep the newest N revisions.")
     ] = None,
     keep_days: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Retention: those of N days.")
+        int | None, typer.Option(metavar="N", min=1, help="Retention: keep the revisions of the last N days.")
     ] = None,
-    keep_all: Annotated[bool, typer.Option("--keep-all", help="No retention any more.")] = False,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Remove the retention: all revisions stay.")
+    ] = False,
 ) -> Listing:
-    """Change a policy: what is not named stays.
+    """Change a policy; options that are not given stay unchanged.
 
     Example: mint policy change counter --label team=search --keep-last 10
     """

@@ -21,7 +21,7 @@ def list_revisions(
 ) -> Listing:
     """List a policy's revisions by number, with scores and aliases.
 
-    The reward is the mean of the answers that a revision gave in training; the newest has none yet.
+    The reward is the mean over the revision's answers in training; the newest revision has none yet.
 
     Example: mint revision list counter
     """
@@ -44,14 +44,16 @@ def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgu
 def upload_revision(
     api: PublicApi,
     policy: PolicyArgument,
-    adapter: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter that PEFT or MinT saved.")],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Adapter folder that PEFT or MinT saved.")
+    ],
     *,
-    step: Annotated[int, typer.Option(min=0, help="Its optimizer step.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Optimizer step of the revision.")] = 0,
     parent: Annotated[
         str | None, typer.Option(metavar="REV", help="The revision that it was trained from.")
     ] = None,
 ) -> Listing:
-    """Upload an adapter folder as a revision. The same weights uploaded again are the same revision.
+    """Upload an adapter folder as a revision. Uploading the same weights again gives the same revision.
 
     Example: mint revision upload counter ./my-adapter --step 120
     """
@@ -73,14 +75,17 @@ def download_revision(
         Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: POLICY-REV.")
     ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="The whole model: the base with the revision in its weights.")
+        bool,
+        typer.Option(
+            "--merged", help="Download the whole model: the base with the revision merged into its weights."
+        ),
     ] = False,
 ) -> Listing:
-    """Download a revision as PEFT reads it.
+    """Download a revision in PEFT's format.
 
-    The folder has adapter_config.json and adapter_model.safetensors. Packed experts stay packed: `mint
-    adapter unpack` makes what PEFT reads of them. With --merged it is a model that needs neither PEFT nor
-    MinT, as large as the base; a download that breaks off is continued.
+    The folder has adapter_config.json and adapter_model.safetensors. Packed experts stay packed; `mint
+    adapter unpack` converts them for PEFT. With --merged the download is a whole model, as large as the base,
+    that needs neither PEFT nor MinT; an interrupted download is resumed.
 
     Example: mint revision download counter prod --out ./counter
     """
@@ -96,7 +101,7 @@ def download_revision(
 
 
 def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Take a revision out of use: no name resolves to it. Refused while an alias points at it.
+    """Retire a revision: no name resolves to it any more. Refused while an alias points at it.
 
     Example: mint revision retire counter 3
     """
@@ -104,7 +109,7 @@ def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionAr
 
 
 def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Put a retired or quarantined revision into use again.
+    """Make a retired or quarantined revision usable again.
 
     Example: mint revision restore counter 3
     """
@@ -112,9 +117,9 @@ def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionA
 
 
 def resume_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Let a policy's training go on from a revision, when what it was to go on from is lost.
+    """Resume a policy's training from a revision after its training state was lost.
 
-    What was trained since the revision is given up; the optimizer is a new one.
+    All training since that revision is discarded, and the optimizer starts new.
 
     Example: mint revision resume counter 3
     """
@@ -126,11 +131,11 @@ def diff_revision(
     api: PublicApi,
     policy: PolicyArgument,
     old: Annotated[
-        str, typer.Argument(metavar="OLD", help="A revision; alone, it is compared with its parent.")
+        str, typer.Argument(metavar="OLD", help="Revision; without NEW it is compared with its parent.")
     ],
-    new: Annotated[str | None, typer.Argument(metavar="NEW", help="The revision that it became.")] = None,
+    new: Annotated[str | None, typer.Argument(metavar="NEW", help="Later revision to compare with.")] = None,
 ) -> Listing:
-    """Compare two revisions, old to new. Shows scores, metrics, the norm of every module, settings.
+    """Compare two revisions: scores, training metrics, norms of all modules and settings.
 
     Example: mint revision diff counter prod latest
     """
@@ -151,7 +156,7 @@ def lineage_revision(
         int, typer.Option(min=0, max=1000, help="Generations of children.", metavar="N")
     ] = 1,
 ) -> Listing:
-    """Show where a revision comes from and what was trained from it.
+    """Show the ancestors of a revision and what was trained from it.
 
     Example: mint revision lineage counter latest
     """
@@ -171,7 +176,7 @@ def _path(api: PublicApi, policy: str, revision: str) -> str:
 
 
 revision_app = group(
-    "List, show, compare, upload, download, retire or restore revisions, or train on from one.",
+    "List, show, compare, upload, download, retire or restore revisions, or resume training from one.",
     list_revisions,
     show_revision,
     diff_revision,

@@ -44,9 +44,9 @@ def down(folder: FolderOption = None) -> None:
 
 
 def status(folder: StackOption = None) -> None:
-    """Show the parts of the running stack. Exit code 1 when none runs or a part is not ready.
+    """Show the parts of the running stack. The exit code is 1 if no stack runs or a part is not ready.
 
-    Of a stack at MINT_URL it shows the engines: its parts are processes of another machine.
+    For a stack at MINT_URL only the engines are shown: its parts run on another machine.
 
     Example: mint status
     """

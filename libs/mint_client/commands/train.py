@@ -50,14 +50,16 @@ TOO_LONG = "too_long"
 @api_command
 def train(  # arguments of a command
     api: PublicApi,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, a row a line (docs/datasets.md).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL file, one row per line (docs/datasets.md).")
+    ],
     *,
     base: Annotated[str, typer.Option(metavar="BASE", help="Train a new policy over this base.")] = "",
     policy: Annotated[
         str,
         typer.Option(
             metavar="POLICY",
-            help="Train this policy on; a new one gets this name. Default: a name of base and file.",
+            help="Policy to train further, or the name of a new one. Default: a name made of base and file.",
         ),
     ] = "",
     method: Annotated[
@@ -68,47 +70,48 @@ def train(  # arguments of a command
         ),
     ] = "",
     grader: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="rft: JSON of a grader (docs/graders.md).")
+        Path | None, typer.Option(metavar="FILE", help="JSON file with the grader of rft (docs/graders.md).")
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rows to measure on while it trains.")
+        Path | None, typer.Option(metavar="FILE", help="File of rows to evaluate on during training.")
     ] = None,
     holdout: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Measure on this share of FILE instead: 0.1.")
+        float | None, typer.Option(metavar="SHARE", help="Share of FILE to evaluate on instead, such as 0.1.")
     ] = None,
-    every: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Measure after every N steps.")
-    ] = None,
+    every: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps between evaluations.")] = None,
     epochs: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows a step. Default: 8.")
+        int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows per step. Default: 8.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Adam's, at the beginning.")
+        float | None, typer.Option(metavar="RATE", help="Learning rate of Adam at the start.")
     ] = None,
     rank: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The LoRA rank of a new policy.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the order of rows.")] = None,
     drop_long: Annotated[
-        bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
+        bool,
+        typer.Option(
+            "--drop-long", help="Drop rows that are longer than the context instead of refusing the file."
+        ),
     ] = False,
     reset_optimizer: ResetOptimizerOption = False,
     promote: Annotated[
         str, typer.Option(metavar="ALIAS", help="Point this alias at the result, if it succeeds.")
     ] = "",
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Show its steps until it ends.")
+        bool, typer.Option("--follow/--no-follow", help="Show the job's steps until it ends.")
     ] = True,
 ) -> None:
-    """Train a policy on a file of rows: check it, send it, show the plan, then each step as it is done.
+    """Train a policy on a file of rows. Checks and uploads the file, shows the plan, then each step.
 
-    What the rows are tells the method: chats, completions and texts are sft, pairs dpo, labels kto; rows that
-    a --grader rewards are rft. Ctrl-C ends the command, not the job. In the end it says how to ask the model.
-    Exit code 1 when the job does not succeed, or the alias of --promote was not moved.
+    The method follows from the rows: sft for chats, completions and texts, dpo for pairs, kto for labels, rft
+    for rows with a --grader. Ctrl-C stops the command, not the job. The last line shows how to ask the model.
+    The exit code is 1 if the job does not succeed or the alias of --promote was not moved.
 
     Example: mint train support.jsonl --base smollm2 --holdout 0.1 --epochs 2
     """

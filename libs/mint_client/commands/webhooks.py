@@ -35,7 +35,7 @@ def create_webhook(
     events: TypesOption = "",
     description: Annotated[str, typer.Option(metavar="TEXT", help="Description.")] = "",
 ) -> str:
-    """Make a webhook; print its id and the secret that signs its messages. It is shown only now.
+    """Create a webhook; print its id and the secret that signs its messages. The secret is shown only once.
 
     Example: mint webhook create https://ci.example.com/mint --events revision.published
     """
@@ -61,7 +61,7 @@ def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
 
 
 def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
-    """Print a new signing secret. For one day messages are signed with both.
+    """Create and print a new signing secret. For one day messages are signed with both secrets.
 
     Example: mint webhook rotate wh_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -86,7 +86,7 @@ def log_deliveries(
         str | None, typer.Option(metavar="LAST", help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
-    """List deliveries, newest first. Tells what was sent, how often, and how it ended.
+    """List deliveries, newest first, with event, number of attempts and outcome.
 
     Example: mint webhook log wh_4p2tvc6rkzcmxlyhy3nb5dw7ea --state failed
     """
@@ -109,7 +109,7 @@ def _set_state(api: PublicApi, webhook: str, state: str) -> Listing:
 
 
 webhook_app = group(
-    "Tell your own servers of events.",
+    "Send events to your own servers.",
     list_webhooks,
     create_webhook,
     pause_webhook,

@@ -30,9 +30,9 @@ from services.standalone.adapters.bases import find_base
 from services.standalone.commands.options import state_folder
 
 adapter_app = typer.Typer(
-    help="Adapter folders: pack those of experts for serving, unpack them for PEFT, merge or check any.\n\n"
-    "An adapter is a folder with adapter_model.safetensors and adapter_config.json: one that MinT exported, "
-    "or one that PEFT saved. See docs/adapter-format.md.",
+    help="Check, merge, pack or unpack adapter folders.\n\nAn adapter is a folder with "
+    "adapter_model.safetensors and adapter_config.json, exported by MinT or saved by PEFT. Adapters of "
+    "experts are packed for serving and unpacked for PEFT. See docs/adapter-format.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -55,7 +55,8 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Write to DIR/<folder's name>. Default: beside each folder, with the layout added to its name.",
+        help="Write to DIR/<name of the folder>. Default: next to each folder, with the layout appended to "
+        "its name.",
     ),
 ]
 
@@ -67,33 +68,34 @@ def pack(
     out: OutOption = None,
     folder: FolderOption = None,
 ) -> None:
-    """Pack adapters for serving: one tensor for all experts of a layer's projection, alpha folded into B.
+    """Pack adapters of experts for serving: the experts of a projection become one tensor, and alpha is
+    folded into B.
 
-    Takes PEFT's per-expert and fused (`target_parameters`) layouts. An adapter without experts becomes
-    dense/1, which needs no packing. Every adapter is checked against its base; the others go on when one is
-    refused, and the exit code is 1.
+    The input is PEFT's per-expert or fused (`target_parameters`) layout. An adapter without experts is
+    written in the layout dense/1. Each adapter is checked against its base; if one is refused, the others are
+    still packed and the exit code is 1.
 
     Example: mint adapter pack ./my-adapter --base mixtral
     """
     _convert_all(paths, layout=PACKED, word="packed", base=base, out=out, folder=folder)
 
 
-@adapter_app.command(short_help="Turn packed ones back into what PEFT reads.")
+@adapter_app.command(short_help="Convert packed adapters to a layout that PEFT reads.")
 def unpack(
     paths: PathsArgument,
     layout: Annotated[
         UnpackedLayout,
         typer.Option(
             "--as",
-            help="per-expert: a tensor for each expert, read by most tools; fused: as PEFT saves "
-            "target_parameters, possible only where gate and up share A.",
+            help="per-expert: one tensor per expert, which most tools read; fused: PEFT's layout of "
+            "target_parameters, only for adapters whose gate and up projections share A.",
         ),
     ] = "per-expert",
     base: BaseOption = "",
     out: OutOption = None,
     folder: FolderOption = None,
 ) -> None:
-    """Turn packed adapters back into a layout that PEFT reads. Packing them again gives the same.
+    """Convert packed adapters to a layout that PEFT reads. Packing the result gives the same adapter.
 
     Example: mint adapter unpack ./my-adapter-packed --as fused
     """
@@ -101,9 +103,10 @@ def unpack(
     _convert_all(paths, layout=chosen, word=layout, base=base, out=out, folder=folder)
 
 
-@adapter_app.command(short_help="Check against the base; say what they are.")
+@adapter_app.command(short_help="Check adapters against their base.")
 def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = None) -> None:
-    """Check adapters against their base, and say what they are. Exit code 1 when one is refused.
+    """Check adapters against their base and print what they are: layout, rank, dtype, size and targets. The
+    exit code is 1 if an adapter is refused.
 
     Example: mint adapter check ./my-adapter
     """
@@ -122,17 +125,17 @@ def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = No
     _for_each(paths, examine)
 
 
-@adapter_app.command(short_help="Merge one into its base, as a full checkpoint.")
+@adapter_app.command(short_help="Merge an adapter into its base and write the whole model.")
 def merge(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The adapter's folder.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The new folder, which must not be there yet.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder; it must not exist yet.")],
     base: BaseOption = "",
     folder: FolderOption = None,
 ) -> None:
-    """Write the base with an adapter merged into it, for servers without adapters.
+    """Merge an adapter into its base and write the whole model, for servers that cannot load adapters.
 
-    The result is as big as the base, tensor by tensor in bounded memory, and another base to MinT: `mint base
-    add` takes it. MinT itself never needs it, an adapter moves alone.
+    The new folder is as large as the base; memory use is bounded. MinT itself serves adapters without merging
+    them. To serve or train a merged model as a new base, add it with `mint base add`.
 
     Example: mint adapter merge ./my-adapter --out ./merged
     """

@@ -30,15 +30,16 @@ KEY_FILE = "api_key"
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the backup.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the backup.")],
     *,
     folder: FolderOption = None,
 ) -> None:
     """Copy the running stack's database and blobs to a new folder.
 
-    The stack keeps running; do not run `mint gc --remove` meanwhile. If MINT_POSTGRES_DSN and a file://
-    MINT_BLOBS_URL are set, these are copied; back up a bucket with its store's own tools. The folder holds
-    secrets: only its owner may read it, and a file system without modes is refused.
+    The stack keeps running; do not run `mint gc --remove` during the backup. If MINT_POSTGRES_DSN or a
+    file:// MINT_BLOBS_URL is set, that database or folder is copied; back up a bucket with the tools of its
+    store. The backup contains secrets: only its owner can read it, and a file system without permissions is
+    refused.
 
     Example: mint backup ./backup-2026-11-26
     """
@@ -54,9 +55,10 @@ def restore(
     *,
     folder: FolderOption = None,
 ) -> None:
-    """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up.
+    """Restore a backup into a new state folder, or into the database of MINT_POSTGRES_DSN. Start it with
+    `mint up`.
 
-    Webhooks of the restored stack are paused: mint webhook resume.
+    The restored webhooks are paused until `mint webhook resume`.
 
     Example: mint restore ./backup-2026-11-26 --dir /data/restored
     """

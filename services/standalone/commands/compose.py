@@ -14,14 +14,12 @@ ALPHABET = string.ascii_letters + string.digits
 SECRET_CHARACTERS = 32
 
 
-compose_app = typer.Typer(
-    help="The stack of containers that docker-compose.yml describes.", no_args_is_help=True
-)
+compose_app = typer.Typer(help="Configure the stack of docker-compose.yml.", no_args_is_help=True)
 ToOption = Annotated[
-    Path, typer.Option(metavar="DIR", help="The folder of docker-compose.yml, where the files go.")
+    Path, typer.Option(metavar="DIR", help="Folder of docker-compose.yml; the files are written there.")
 ]
 BaseOption = Annotated[
-    str, typer.Option(help="The base's folder in the volume `bases`; tiny is in the image.")
+    str, typer.Option(help="Name of the base's folder in the volume `bases`; the image contains tiny.")
 ]
 OnOption = Annotated[ComputesOn, typer.Option(help="Device of trainer and engines.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="The gateway's port on this machine.")]
@@ -35,10 +33,11 @@ def init(
     port: PortOption = 8321,
     *,
     observability: Annotated[
-        bool, typer.Option("--observability", help="Prometheus, Grafana and a trace collector as well.")
+        bool, typer.Option("--observability", help="Also run Prometheus, Grafana and a trace collector.")
     ] = False,
 ) -> None:
-    """Write what docker-compose.yml reads: .env with choices, secrets/ with fresh secrets. None is replaced.
+    """Write the configuration of docker-compose.yml: .env with settings and secrets/ with new secrets.
+    Existing files are never replaced.
 
     Example: mint compose init --port 8321
     """

@@ -37,11 +37,11 @@ def demo(
         int | None, typer.Option(metavar="N", min=1, help="Training steps. Default: the task's own.")
     ] = None,
 ) -> None:
-    """Train a policy by RL, serve its revisions, move and roll back an alias; then report.
+    """Train a policy by RL, serve its revisions, move and roll back an alias, then write a report.
 
     Starts a stack of its own, creates a policy, submits a GRPO job over REST, measures the held-out accuracy
     of the base, the first and the last revision through the OpenAI endpoint, and moves `prod` back and forth.
-    Exit code 1 when accuracy did not rise by 0.2 or any check failed.
+    The exit code is 1 if accuracy rises by less than 0.2 or a check fails.
 
     Example: mint demo --base tiny
     """

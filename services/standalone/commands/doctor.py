@@ -18,7 +18,8 @@ COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 def doctor(folder: FolderOption = None) -> None:
-    """Check what a stack needs of this machine, and say what to do. Exit code 1 when something fails.
+    """Check whether this machine can run a stack; each problem comes with advice. The exit code is 1 if a
+    check fails.
 
     Example: mint doctor --dir /data/mint
     """

@@ -22,9 +22,10 @@ class MigrationSettings(Block):
 def migrate(
     service: Annotated[ServiceName, typer.Argument(help="Service whose tables are migrated.")],
 ) -> None:
-    """Bring a service's tables up to date, as the service itself does when it starts.
+    """Migrate a service's tables to this version, as the service does when it starts.
 
-    The database is that of MINT_POSTGRES_DSN, or of the file MINT_POSTGRES_DSN_FILE, with the service's role.
+    MINT_POSTGRES_DSN, or the file that MINT_POSTGRES_DSN_FILE names, gives the database and the service's
+    role.
 
     Example: mint migrate registry
     """

@@ -33,16 +33,17 @@ def up(  # noqa: PLR0917  # typer passes them by name
         list[str] | None,
         typer.Option(
             metavar="BASE",
-            help="A base to serve and train: one added with `mint base add`; or tiny, smollm2, the path of a "
-            "folder, or a hub's ORG/NAME, which are added by themselves. Repeat it for several. Default: the "
-            "bases of the last start, else all of the state folder, else tiny.",
+            help="Base to serve and train: one added with `mint base add`, or tiny, smollm2, a folder, or "
+            "ORG/NAME of a hub, which are added automatically. Repeatable. Default: the bases of the "
+            "last start, else all of the state folder, else tiny.",
         ),
     ] = None,
     engines: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Number of engines of each base. Requests go to the engine whose adapter is nearest.",
+            help="Number of engines per base. A request goes to an engine that has its adapter ready, if "
+            "there is one.",
             min=1,
             max=64,
         ),
@@ -54,8 +55,8 @@ def up(  # noqa: PLR0917  # typer passes them by name
             "--file",
             "-f",
             metavar="FILE",
-            help="A mint.yaml that says all of it: bases, and devices, dtype and settings of each engine and "
-            "trainer (docs/gpu.md). Instead of --base, --engines and --dtype.",
+            help="mint.yaml with the bases and the devices, dtype and settings of each engine and trainer "
+            "(docs/gpu.md). Replaces --base, --engines and --dtype.",
         ),
     ] = None,
     folder: FolderOption = None,
@@ -71,9 +72,9 @@ def up(  # noqa: PLR0917  # typer passes them by name
 ) -> None:
     """Start Postgres, NATS and all services on this machine, and keep them running until Ctrl-C.
 
-    Parts start in order, each once the parts that it needs are ready; one that ends is started again. Set
-    MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL to use a database, a bus or an object store that runs
-    elsewhere: that part is then not started here.
+    Each part starts when the parts that it needs are ready; a part that ends is restarted. To use an external
+    database, bus or object store, set MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL; that part is then
+    not started here.
 
     Example: mint up --base smollm2
     """
