@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.sites import FOLDED, served_targets
+from mint_common.adapters_format.sites import refused_targets, served_targets
 from mint_common.errors import InvalidField
 from mint_common.events.job import LoraSpec
 
@@ -53,7 +53,7 @@ def plan_lora(
     if unknown or not chosen:
         found = ", ".join(unknown) or "no target"
         problem = f"must be among {', '.join(served)}, the targets of base {base.name}, got {found}"
-        if FOLDED in chosen & set(base.targets):
-            problem += f"; engines fold {FOLDED} into other products, so that LoRA there has no effect"
+        reasons = {target: why for target, why in refused_targets(base).items() if target in chosen}
+        problem += "".join(f"; {target}: {why}" for target, why in reasons.items())
         raise InvalidField(field=f"{field}.targets", problem=problem)
     return LoraSpec(rank=rank, alpha=alpha, targets=tuple(sorted(chosen)), seed=seed)

@@ -4,7 +4,7 @@ A target is a leaf name (``up_proj``) or, where that would match too many module
 name (``experts.up_proj``, ``shared_experts.up_proj``): it selects every site whose name ends so.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -92,9 +92,24 @@ def targeted(sites: Iterable[Site], targets: Collection[str]) -> list[Site]:
     return [site for site in sites if leaf_of(site.name) in wanted or twig_of(site.name) in wanted]
 
 
+_ROTATED = dict.fromkeys(
+    ("q_proj", "k_proj"), "vLLM reorders its rows as it loads the base, and not those of adapters"
+)
+_REFUSED = {"Llama4ForCausalLM": _ROTATED, "Llama4ForConditionalGeneration": _ROTATED}
+"""Targets of an architecture that no engine serves right, each with the reason."""
+
+
+def refused_targets(facts: BaseFacts) -> Mapping[str, str]:
+    """Return the targets of a base that are not served or not trained, each with the reason."""
+    folded = {FOLDED: "engines fold it into other products, so that LoRA there has no effect"}
+    known = folded | _REFUSED.get(facts.architecture, {}) | facts.refused
+    return {target: reason for target, reason in known.items() if target in facts.targets}
+
+
 def served_targets(facts: BaseFacts) -> tuple[str, ...]:
-    """Return the targets of a base that LoRA has an effect on where the base is served."""
-    return tuple(target for target in facts.targets if target != FOLDED)
+    """Return the targets of a base that a policy may have."""
+    refused = refused_targets(facts)
+    return tuple(target for target in facts.targets if target not in refused)
 
 
 def has_experts(facts: BaseFacts, targets: Collection[str]) -> bool:

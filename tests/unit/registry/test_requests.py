@@ -50,10 +50,17 @@ def test_a_projection_that_engines_fold_away_is_no_target() -> None:
     modules = {f"{attention}kv_a_proj_with_mqa": (6, 4), f"{attention}kv_b_proj": (4, 8)}
     latent = replace(FACTS, targets=("kv_a_proj_with_mqa", "kv_b_proj"), modules=modules)
     assert plan_lora(latent, rank=8).targets == ("kv_a_proj_with_mqa",)
-    with pytest.raises(InvalidField, match="fold kv_b_proj into other products") as refused:
+    with pytest.raises(InvalidField, match="; kv_b_proj: engines fold it into other products") as refused:
         plan_lora(latent, rank=8, targets=["kv_a_proj_with_mqa", "kv_b_proj"])
     assert refused.value.field == "lora.targets"
     assert lora_of(LoraConfig(rank=8), latent, model_id="run").targets == ("kv_a_proj_with_mqa",)
+
+
+def test_what_no_engine_serves_is_refused_with_the_reason() -> None:
+    scout = replace(FACTS, architecture="Llama4ForCausalLM", refused={"down_proj": "the probe differs"})
+    for target, reason in (("q_proj", "vLLM reorders its rows"), ("down_proj", "the probe differs")):
+        with pytest.raises(InvalidField, match=f"; {target}: {reason}"):
+            plan_lora(scout, rank=4, targets=[target])
 
 
 def test_only_the_beginning_and_the_hash_of_a_key_are_kept() -> None:
