@@ -67,14 +67,15 @@ class BareLoader:
 
     def load_packed(self, folder: Path) -> None:
         """Load views of one mapping of the file, as the engine does with what a builder laid out."""
-        from services.loader.adapters.vllm.lora_models import model_of, renaming
+        from services.loader.adapters.vllm.lora_models import model_of
+        from services.loader.adapters.vllm.module_names import renaming
 
         manager = self._manager()
         config = SimpleNamespace(max_lora_rank=8, lora_dtype=self._dtype)
         worker_manager = SimpleNamespace(lora_config=config, _adapter_manager=manager)
         rank = read_manifest((folder / MANIFEST_FILE).read_bytes()).rank
         tensors = _map_packed(folder / WEIGHTS_FILE, dtype=self._dtype)
-        lora = model_of(worker_manager, tensors, rank=rank, number=1, rename=renaming(manager.model))
+        lora = model_of(worker_manager, tensors, rank=rank, number=1, rename=renaming(manager))
         self._finish(manager, lora)
 
     def _manager(self) -> Any:

@@ -169,6 +169,13 @@ REPAIRS = (
         upstream="https://github.com/vllm-project/vllm/pull/12777",
         apply="vllm_cpu.rotary_heads:rotate_every_token",
     ),
+    Repair(
+        name="a prompt of one token ends the engine of a base with gated delta nets",
+        platform="cpu",
+        fixed_in=None,
+        upstream="https://github.com/vllm-project/vllm/pull/41025",
+        apply="vllm_cpu.one_token:copy_single_tokens",
+    ),
 )
 TESTED = ((0, 32), (0, 33))
 """The version of the CPU build, which the tests run, and the one that `make test-seams` compares with it."""
@@ -181,6 +188,11 @@ GROUPED = Extension(
     tested_on=TESTED,
     apply="vllm_cpu.grouped_lora:group_lora",
     platform="cpu",
+)
+TARGETS = Extension(
+    name="modules named like a target that have no LoRA are left out",
+    tested_on=TESTED,
+    apply="vllm.lora_targets:wrap_what_can_be",
 )
 ROUTES = Extension(
     name="routes through experts, of requests that ask", tested_on=TESTED, apply="vllm.routes:note_routes"
@@ -214,6 +226,7 @@ EXTENSIONS = (
     CLEAR_SLOTS,
     FILL_SLOTS,
     GROUPED,
+    TARGETS,
     ROUTES,
     PROCESSED,
     END_NON_FINITE,

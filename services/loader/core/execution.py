@@ -42,6 +42,7 @@ OWNED: Mapping[str, str] = {
             "enable_mixed_moe_lora_format",
             "enable_moe_shared_loras",
             "enable_return_routed_experts",
+            "language_model_only",
             "logprobs_mode",
             "lora_dtype",
             "lora_target_modules",
@@ -123,20 +124,23 @@ def plan_execution(
     arguments: Collection[str],
     has_ray: bool,
     quantization: str = "",
+    has_delta_nets: bool = False,
 ) -> Execution:
     """Return how to compute. ``heads``: the base's attention heads; ``arguments``: vLLM's engine arguments.
 
-    ``quantization`` is the base's. Raises SettingInvalid.
+    ``quantization`` and ``has_delta_nets`` are the base's. Raises SettingInvalid.
     """
     engine_args = read_engine_args(asked.engine_args, arguments=arguments)
     _check_device(asked, device, engine_args)
     _check_quantization(asked, device, quantization)
+    if device.kind == "cpu" and has_delta_nets and asked.dtype == "float32":
+        raise _refused("dtype", "the base has gated delta nets, which vLLM's CPU build computes in bfloat16")
     _check_parallel(asked, device, heads)
     if asked.executor == "ray" and not has_ray:
         raise _refused("executor", "the package ray is not installed; `mp` runs all workers on this machine")
     on_cpu = device.kind == "cpu"
     return Execution(
-        dtype=asked.dtype or _usual_dtype(device, quantization),
+        dtype=asked.dtype or _usual_dtype(device, needs_half=bool(quantization) or has_delta_nets),
         tensor_parallel=asked.tensor_parallel,
         pipeline_parallel=asked.pipeline_parallel,
         gpu_memory_utilization=asked.gpu_memory_utilization,
@@ -148,8 +152,8 @@ def plan_execution(
     )
 
 
-def _usual_dtype(device: Device, quantization: str) -> Dtype:
-    if device.kind == "cpu" and not quantization:
+def _usual_dtype(device: Device, *, needs_half: bool) -> Dtype:
+    if device.kind == "cpu" and not needs_half:
         return "float32"
     return "bfloat16" if device.has_bfloat16 else "float16"
 

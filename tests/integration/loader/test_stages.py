@@ -39,10 +39,11 @@ def tensors(*modules: str) -> dict[str, Any]:
 
 
 def taken(own: int, found: dict[str, Any]) -> set[str]:
-    from services.loader.adapters.vllm.lora_models import model_of, renaming
+    from services.loader.adapters.vllm.lora_models import model_of
+    from services.loader.adapters.vllm.module_names import renaming
 
     manager = stage(own)
-    lora = model_of(manager, found, rank=RANK, number=1, rename=renaming(manager._adapter_manager.model))
+    lora = model_of(manager, found, rank=RANK, number=1, rename=renaming(manager._adapter_manager))
     return set(lora.loras)
 
 
@@ -54,7 +55,7 @@ def test_each_stage_takes_its_own_layers() -> None:
 
 
 def test_what_no_stage_has_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no LoRA for model\.layers\.0\.other"):
+    with pytest.raises(ValueError, match=r"LoRA on model\.layers\.0\.other is not served"):
         taken(0, tensors("model.layers.0.other"))
     with pytest.raises(ValueError, match="no module of the base"):
         taken(0, {})

@@ -1,6 +1,7 @@
 """What an engine computes in is chosen for the device, and what cannot take effect is refused by name."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,8 @@ OLD_GPU = Device(kind="cuda", count=1, has_bfloat16=False)
 ARGUMENTS = (*OWNED, "max_num_batched_tokens", "kv_cache_dtype", "block_size", "quantization")
 
 
-def plan(asked: Asked, device: Device, *, has_ray: bool = False, quantization: str = "") -> Execution:
-    return plan_execution(
-        asked, device=device, heads=4, arguments=ARGUMENTS, has_ray=has_ray, quantization=quantization
-    )
+def plan(asked: Asked, device: Device, *, has_ray: bool = False, **base: Any) -> Execution:
+    return plan_execution(asked, device=device, heads=4, arguments=ARGUMENTS, has_ray=has_ray, **base)
 
 
 def test_a_cpu_computes_in_float32_eagerly_with_a_cache_of_a_fixed_size() -> None:
@@ -34,6 +33,13 @@ def test_a_quantized_base_computes_in_16_bits_where_there_are_kernels_for_it() -
         plan(Asked(), CPU, quantization="fp8")
     with pytest.raises(SettingInvalid, match=r"MINT_LOADER_DTYPE: .* computes in bfloat16"):
         plan(Asked(dtype="float32"), CPU, quantization="gptq")
+
+
+def test_gated_delta_nets_compute_in_16_bits_on_a_cpu() -> None:
+    assert plan(Asked(), CPU, has_delta_nets=True).dtype == "bfloat16"
+    assert plan(Asked(), OLD_GPU, has_delta_nets=True).dtype == "float16"
+    with pytest.raises(SettingInvalid, match=r"MINT_LOADER_DTYPE: the base has gated delta nets"):
+        plan(Asked(dtype="float32"), CPU, has_delta_nets=True)
 
 
 def test_a_gpu_computes_in_bfloat16_with_graphs_and_vllm_sizes_the_cache() -> None:

@@ -8,25 +8,25 @@ slot. The mapping is private: what vLLM writes to a tensor, it writes to a copy 
 
 import math
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.lora.layers import FusedMoE3DWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
-from vllm.lora.utils import parse_fine_tuned_lora_name
-from vllm.model_executor.models.utils import is_pp_missing_parameter
 
-from mint_common.adapters_format.names import leaf_of, split_packed_name
+from mint_common.adapters_format.names import leaf_of, split_packed_name, split_peft_name
 from mint_common.adapters_format.sites import FOLDED
 from services.loader.adapters.builder.wire import TensorAt
+from services.loader.adapters.vllm.module_names import Rename, is_in_another_stage, known_modules
 
-_PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
+_GATED = ("gate_proj", "down_proj", "up_proj")
 """Expert projections in the order of vLLM's w1, w2, w3."""
-
-Rename = Callable[[str], str]
+_NOT_GATED = ("up_proj", "down_proj", "up_proj")
+"""Of experts without a gate, whose third vLLM never reads."""
+_PERMUTED = ("q_proj", "k_proj")
+"""Llama 4's: vLLM reorders their rows for its rotary embedding (`permute_qk_weight_for_rotary`)."""
 
 
 def model_of(
@@ -36,28 +36,14 @@ def model_of(
     config, manager = worker_manager.lora_config, worker_manager._adapter_manager  # noqa: SLF001
     if rank > config.max_lora_rank:
         raise ValueError(f"rank {rank} is over the engine's {config.max_lora_rank}")
-    whole = layer_weights(tensors, rank=rank, rename=rename)
+    projections = _NOT_GATED if getattr(manager.model, "is_non_gated_moe", False) else _GATED
+    whole = layer_weights(tensors, rank=rank, rename=rename, projections=projections)
     if not whole:
         raise ValueError("no module of the base matches: it would answer as the bare base")
     loras = {name: layer for name, layer in whole.items() if not is_in_another_stage(manager, name)}
+    _divide_fused(manager, loras)
     _check_modules(manager, loras)
     return LoRAModel(number, rank, loras)
-
-
-def is_in_another_stage(manager: Any, module: str) -> bool:
-    """Return whether a module belongs to a stage of the pipeline that another worker runs."""
-    return bool(is_pp_missing_parameter(f"{module}.", manager.model))
-
-
-def renaming(model: Any) -> Rename:
-    """Return what turns a tensor's name into the name of the engine's module."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    mapper = mapper.get_rename_mapper() if mapper is not None else None
-
-    def rename(peft_name: str) -> str:
-        return str(parse_fine_tuned_lora_name(peft_name, mapper)[0])
-
-    return rename
 
 
 def map_laid_out(path: str | bytes, *, dtype: torch.dtype) -> Tensor:
@@ -86,31 +72,48 @@ def views(memory: Tensor, places: Sequence[TensorAt]) -> dict[str, Tensor]:
     }
 
 
-def layer_weights(tensors: Mapping[str, Tensor], *, rank: int, rename: Rename) -> dict[str, Any]:
+def layer_weights(
+    tensors: Mapping[str, Tensor], *, rank: int, rename: Rename, projections: Sequence[str] = _GATED
+) -> dict[str, Any]:
     """Return module -> vLLM's weights of it, at scaling 1: alpha is in B already."""
     dense: dict[str, dict[str, Tensor]] = {}
     routed: dict[str, dict[tuple[str, str], Tensor]] = {}
     for name, tensor in tensors.items():
         packed = split_packed_name(name)
         if packed is None:
-            half = "A" if ".lora_A." in name else "B"
-            dense.setdefault(rename(name), {})[half] = tensor
+            dense_name = split_peft_name(name)
+            assert dense_name is not None, "the adapter was checked"
+            dense.setdefault(dense_name[0], {})[dense_name[1]] = tensor
         else:
             module, _, projection = packed[0].rpartition(".")
             routed.setdefault(module, {})[projection, packed[1]] = tensor
-    loras: dict[str, Any] = {
-        module: LoRALayerWeights(module, rank, rank, halves["A"], halves["B"])
-        for module, halves in dense.items()
-    }
+    loras: dict[str, Any] = {}
+    for name, halves in dense.items():
+        module = rename(name)
+        loras[module] = LoRALayerWeights(module, rank, rank, halves["A"], halves["B"])
     for experts, parts in routed.items():
-        module = rename(f"base_model.model.{experts}.lora_A.weight")
-        loras[module] = _experts_weights(module, rank, parts)
+        module = rename(experts)
+        loras[module] = _experts_weights(module, rank, parts, projections)
     return loras
 
 
-def _experts_weights(module: str, rank: int, parts: Mapping[tuple[str, str], Tensor]) -> Any:
+def _divide_fused(manager: Any, loras: dict[str, Any]) -> None:
+    """Give the parts of a linear that transformers has as one its rows of B, and each the one A."""
+    for name, parts in manager.packed_modules.items():
+        layer = loras.get(name)
+        if layer is None or layer.is_packed:  # experts are packed already
+            continue
+        del loras[name]
+        sizes = manager.modules[name].base_layer.output_sizes
+        for part, b in zip(parts, layer.lora_b.split(sizes), strict=True):
+            loras[part] = LoRALayerWeights(part, layer.rank, layer.rank, layer.lora_a, b)
+
+
+def _experts_weights(
+    module: str, rank: int, parts: Mapping[tuple[str, str], Tensor], projections: Sequence[str]
+) -> Any:
     halves: dict[str, list[Tensor]] = {"A": [], "B": []}
-    for projection in _PROJECTIONS:
+    for projection in projections:
         for half, tensors in halves.items():
             tensor = parts.get((projection, half))
             # vLLM needs all three: an untargeted one is a zero, broadcast, that takes no memory.
@@ -136,16 +139,21 @@ def _width(projection: str, half: str, parts: Mapping[tuple[str, str], Tensor]) 
 
 def _check_modules(manager: Any, loras: Mapping[str, object]) -> None:
     """Refuse an adapter that this engine would answer without: vLLM itself only notes it."""
-    folded = [name for name in loras if leaf_of(name) == FOLDED]
-    if folded:
-        problem = "the engine folds it into other products when it loads the base; train without it"
-        raise ValueError(f"LoRA on {folded[0]} would have no effect ({len(folded)} such): {problem}")
-    known = set(manager.modules)
-    for parts in manager.packed_modules.values():
-        known.update(parts)
-    unknown = sorted(set(loras) - known)
-    if unknown:
-        raise ValueError(f"the engine has no LoRA for {unknown[0]} ({len(unknown)} such)")
-    fused = [name for name in loras if isinstance(manager.modules.get(name), FusedMoE3DWithLoRA)]
-    if fused:
-        raise ValueError(f"{fused[0]} takes fused adapters only, unless enable_mixed_moe_lora_format is on")
+    known = known_modules(manager)
+    refused = {name: problem for name in loras if (problem := _problem(manager.model, name, known))}
+    if refused:
+        name, problem = next(iter(refused.items()))
+        raise ValueError(f"LoRA on {name} {problem} ({len(refused)} such)")
+
+
+def _problem(model: Any, module: str, known: Collection[str]) -> str:
+    leaf = leaf_of(module)
+    if leaf == FOLDED:
+        return "would have no effect: the engine folds it into other products when it loads the base"
+    text = model.get_language_model() if hasattr(model, "get_language_model") else model
+    if leaf in _PERMUTED and hasattr(text, "permute_qk_weight_for_rotary"):
+        return "would be wrong: the engine permutes its rows when it loads the base, not those of adapters"
+    if module in known:
+        return ""
+    found = dict(model.named_modules()).get(module)
+    return f"is not served: the engine has none for {'it' if found is None else type(found).__name__}"

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ from services.loader.core.routes import RouteSource, route_source
 _log = logging.getLogger(__name__)
 
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
+_DELTA_NETS = "linear_key_head_dim"
+"""The key of a config whose model has gated delta nets: Qwen3-Next, Qwen3.5."""
 _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 
 
@@ -62,10 +64,12 @@ def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization:
     Raises SettingInvalid for what cannot take effect, Unavailable where vLLM finds no device.
     """
     prepare_environment(threads=threads)
+    config = _text_config(base_dir)
     return plan_execution(
         asked,
         device=find_device(),
-        heads=_attention_heads(base_dir),
+        heads=config.get("num_attention_heads"),
+        has_delta_nets=_DELTA_NETS in config,
         arguments=_engine_arguments() if asked.engine_args else (),
         has_ray=importlib.util.find_spec("ray") is not None,
         quantization=quantization,
@@ -102,10 +106,18 @@ def base_template(base_dir: Path) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _attention_heads(base_dir: Path) -> int | None:
-    config = json.loads((base_dir / "config.json").read_text())
-    heads = config.get("num_attention_heads")
-    return heads if isinstance(heads, int) else None
+def reasoning_parsers() -> Collection[str]:
+    """Return the names of vLLM's parsers of reasoning."""
+    from vllm.reasoning import ReasoningParserManager
+
+    return list(ReasoningParserManager.list_registered())
+
+
+def _text_config(base_dir: Path) -> Mapping[str, Any]:
+    """Return the part of a base's config that says how it reads text: of one that sees images, its own."""
+    config: Mapping[str, Any] = json.loads((base_dir / "config.json").read_text())
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
 
 
 def _engine_arguments() -> Collection[str]:
@@ -247,6 +259,9 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
         max_cpu_loras=config.host_capacity,
         max_lora_rank=slot_rank(config.facts.max_rank),
         lora_target_modules=_lora_modules(config.facts),
+        # Experts' gate and up keep an A each, also where the base has them as one parameter.
+        enable_mixed_moe_lora_format=bool(config.facts.experts),
+        language_model_only=True,
         tensor_parallel_size=how.tensor_parallel,
         pipeline_parallel_size=how.pipeline_parallel,
         enforce_eager=how.eager,

@@ -159,9 +159,10 @@ class WorkerAdapters:
 
     def _wrap(self, mapped: Any, tensor_index: bytes, *, rank: int, number: int) -> _Lora:
         from services.loader.adapters.builder.wire import read_index
-        from services.loader.adapters.vllm.lora_models import model_of, renaming, views
+        from services.loader.adapters.vllm.lora_models import model_of, views
+        from services.loader.adapters.vllm.module_names import renaming
 
-        tensors, rename = views(mapped, read_index(tensor_index)), renaming(self._manager.model)
+        tensors, rename = views(mapped, read_index(tensor_index)), renaming(self._manager)
         lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
         merge(self._manager, lora)
         return lora

@@ -8,10 +8,12 @@ slot), G = those with an adapter, D = model width, I = expert width, S = slots, 
 buffers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.model_executor.layers.fused_moe.experts.lora_context import MoELoRAContext
@@ -24,12 +26,32 @@ _ROWS_PER_GROUP = 4
 times faster for a step of 16 tokens over 128 experts, 9 times slower for 512 tokens over 8."""
 
 
+def _clamped(gate: Tensor, up: Tensor) -> Tensor:
+    """Return gpt-oss's product (transformers' ``_apply_gate``, vLLM's `SwigluOAIAndMul`)."""
+    gate, up = gate.clamp(max=7.0), up.clamp(min=-7.0, max=7.0)
+    return (up + 1) * gate * torch.sigmoid(gate * 1.702)
+
+
+_PRODUCTS: Mapping[MoEActivation, Callable[[Tensor, Tensor], Tensor]] = {
+    MoEActivation.SILU: lambda gate, up: functional.silu(gate) * up,
+    MoEActivation.GELU: lambda gate, up: functional.gelu(gate) * up,
+    MoEActivation.GELU_TANH: lambda gate, up: functional.gelu(gate, approximate="tanh") * up,
+    MoEActivation.SWIGLUOAI: _clamped,
+}
+"""What each activation makes of gate and up, which only SWIGLUOAI's weights have row by row in turns."""
+
+
 class TorchLoraExperts(LoRAExpertsMixin, CPUUnquantizedExperts):  # type: ignore[misc]  # vllm has no types
-    """Unquantized SwiGLU experts; each token brings the slot of its own adapter, or none."""
+    """Unquantized gated experts; each token brings the slot of its own adapter, or none."""
+
+    @staticmethod
+    def computes(moe_config: Any) -> bool:
+        """Return whether experts of a kind are computed here."""
+        return moe_config.activation in _PRODUCTS and moe_config.swiglu_limit is None
 
     @staticmethod
     def _supports_activation(activation: MoEActivation) -> bool:
-        return bool(activation == MoEActivation.SILU)
+        return activation in _PRODUCTS
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Leave w13 ``[E, 2I, D]`` and w2 ``[E, D, I]`` unchanged: nothing is packed for a kernel."""
@@ -53,21 +75,21 @@ class TorchLoraExperts(LoRAExpertsMixin, CPUUnquantizedExperts):  # type: ignore
         apply_router_weight_on_input: bool,  # noqa: FBT001
     ) -> None:
         """Add up the experts' outputs of each token into ``output`` ``[T, D]``."""
-        assert activation == MoEActivation.SILU, activation
         context: MoELoRAContext | None = self._lora_context
         experts_TK = topk_ids.long() if expert_map is None else expert_map[topk_ids.long()].long()
         slots_T = _slots(context, topk_ids.shape[0])
         pairs = _Pairs(experts_TK, slots_T, experts=w1.shape[0])
         x_PD = hidden_states[pairs.token_P]
         h_P2I = pairs.per_expert(x_PD, w1, self.w1_bias)
-        width = h_P2I.shape[1] // 2
+        if activation == MoEActivation.SWIGLUOAI:
+            gate_PI, up_PI = h_P2I[:, ::2], h_P2I[:, 1::2]
+        else:
+            gate_PI, up_PI = h_P2I.chunk(2, dim=1)
         if context is not None:
-            for i, (a, b) in enumerate(
-                zip(context.w13_lora_a_stacked, context.w13_lora_b_stacked, strict=True)
-            ):
-                slice_width = b.shape[2]
-                pairs.add_lora(h_P2I[:, i * slice_width : (i + 1) * slice_width], x_PD, a, b)
-        act_PI = torch.nn.functional.silu(h_P2I[:, :width]) * h_P2I[:, width:]
+            factors = zip(context.w13_lora_a_stacked, context.w13_lora_b_stacked, strict=True)
+            for part_PI, (a, b) in zip((gate_PI, up_PI), factors, strict=True):
+                pairs.add_lora(part_PI, x_PD, a, b)
+        act_PI = _PRODUCTS[activation](gate_PI, up_PI)
         y_PD = pairs.per_expert(act_PI, w2, self.w2_bias)
         if context is not None:
             pairs.add_lora(y_PD, act_PI, context.w2_lora_a_stacked[0], context.w2_lora_b_stacked[0])
