@@ -33,6 +33,7 @@ from services.loader.adapters.vllm.starting import (
     EngineConfig,
     base_template,
     plan_for_device,
+    reasoning_parsers,
     start_engine,
 )
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
@@ -288,6 +289,7 @@ def parsing(settings: LoaderSettings, facts: BaseFacts) -> Parsing:
     return plan_parsing(
         facts.architecture,
         base_template=base_template(settings.base_dir),
+        reasoning_parsers=reasoning_parsers(),
         tool_parser=settings.tool_parser,
         reasoning_parser=settings.reasoning_parser,
         chat_template=template,

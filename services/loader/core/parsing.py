@@ -1,10 +1,11 @@
 """A base's syntax of tool calls and reasoning: the parsers of vLLM that read it.
 
-The family says what its models can write, the base's chat template whether they do: a reasoning parser
-for a base that never closes a thought would hide its whole answer.
+The base's chat template says what its models write: tool calls between marks that a parser looks for, and
+whether they think at all. A reasoning parser for a base that never closes a thought would hide its whole
+answer. Which parser reads a family's thoughts is in its name, which vLLM's parsers share.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 AUTO, NONE = "auto", "none"
@@ -12,31 +13,36 @@ AUTO, NONE = "auto", "none"
 _GENERIC = "hermes"
 """JSON between tags: what models write that were taught no format of their own."""
 
-Marks = Sequence[tuple[str, str]]
-"""Texts to look for in a chat template, each with the parser that it calls for; the first match decides."""
-
-_QWEN: Marks = (("<function=", "qwen3_coder"),)
-_DEEPSEEK: Marks = (("```json", "deepseek_v3"), ("tool▁calls▁begin", "deepseek_v31"))
-_GLM: Marks = (("<arg_key>", "glm47"),)
-_TOOLS: Mapping[str, Marks] = {
-    "LlamaForCausalLM": (("<|python_tag|>", "llama3_json"), ('"parameters":', "llama3_json")),
-    "Qwen3ForCausalLM": _QWEN,
-    "Qwen3MoeForCausalLM": _QWEN,
-    "DeepseekV2ForCausalLM": _DEEPSEEK,
-    "DeepseekV3ForCausalLM": _DEEPSEEK,
-    "DeepseekV32ForCausalLM": (("DSML", "deepseek_v32"), *_DEEPSEEK),
-    "Glm4MoeLiteForCausalLM": _GLM,
-    "GlmMoeDsaForCausalLM": _GLM,
-}
-_REASONING: Mapping[str, str] = {
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3",
+_TOOLS: Sequence[tuple[tuple[str, ...], str]] = (
+    (("DSML",), "deepseek_v32"),
+    (("tool▁calls▁begin", "```json"), "deepseek_v3"),
+    (("tool▁calls▁begin",), "deepseek_v31"),
+    (("<arg_key>",), "glm47"),
+    (("<seed:tool_call>",), "seed_oss"),
+    (("<minimax:tool_call>",), "minimax_m2"),
+    (("<|tool_calls_section_begin|>",), "kimi_k2"),
+    (("<|START_ACTION|>",), "cohere_command3"),
+    (("<|tool_call_start|>",), "lfm2"),
+    (("<|tool_call>",), "gemma4"),
+    (("<start_function_call>",), "functiongemma"),
+    (("<function_calls>",), "olmo3"),
+    (("<function=",), "qwen3_coder"),
+    (("[TOOL_CALLS]",), "mistral"),
+    (("<|channel|>",), "openai"),
+    (("<|python_start|>",), "llama4_pythonic"),
+    (("<|python_tag|>",), "llama3_json"),
+    (('{"name": function name, "parameters":',), "llama3_json"),
+)
+"""Texts of a chat template, all of one entry's, and their parser; the first entry that fits decides."""
+_OTHER_NAMES: Mapping[str, str] = {
     "DeepseekV3ForCausalLM": "deepseek_r1",
-    "DeepseekV32ForCausalLM": "deepseek_v3",
+    "Glm4MoeForCausalLM": "glm45",
     "Glm4MoeLiteForCausalLM": "glm45",
     "GlmMoeDsaForCausalLM": "glm45",
+    "GptOssForCausalLM": "openai_gptoss",
 }
-_THOUGHT = "<think>"
+"""Reasoning parsers of architectures that vLLM does not name them after."""
+_THOUGHTS = ("<think>", "[THINK]", "<seed:think>", "<|channel|>", "<|channel>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +58,32 @@ def plan_parsing(
     architecture: str,
     *,
     base_template: str,
+    reasoning_parsers: Collection[str],
     tool_parser: str = AUTO,
     reasoning_parser: str = AUTO,
     chat_template: str | None = None,
 ) -> Parsing:
-    """Return what reads a base's answers; `auto` is by its family and template."""
+    """Return what reads a base's answers; `auto` is by its template and, among vLLM's parsers, its name."""
     template = chat_template or base_template
     if tool_parser == AUTO:
-        marks = _TOOLS.get(architecture, ())
-        tool_parser = next((parser for mark, parser in marks if mark in template), _GENERIC)
+        found = (parser for marks, parser in _TOOLS if all(mark in template for mark in marks))
+        tool_parser = next(found, _GENERIC)
     if reasoning_parser == AUTO:
-        reasoning_parser = _REASONING.get(architecture, NONE) if _THOUGHT in template else NONE
+        thinks = any(mark in template for mark in _THOUGHTS)
+        reasoning_parser = _named_after(architecture, reasoning_parsers) if thinks else NONE
     return Parsing(
         tool_parser=_named(tool_parser),
         reasoning_parser=_named(reasoning_parser),
         chat_template=chat_template,
     )
+
+
+def _named_after(architecture: str, parsers: Collection[str]) -> str:
+    if architecture in _OTHER_NAMES:
+        return _OTHER_NAMES[architecture]
+    plain = architecture.lower().replace("_", "")
+    fitting = [parser for parser in parsers if plain.startswith(parser.replace("_", ""))]
+    return max(fitting, key=len, default=NONE)
 
 
 def _named(parser: str) -> str | None:
