@@ -1,4 +1,4 @@
-"""Composition of the gateway: the only place that makes its adapters."""
+"""Composition of the gateway: the only place that constructs its adapters."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -114,7 +114,7 @@ LEASE_TIMEOUTS = 3
 
 
 async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:
-    """Open a pool for all but the relay, without resets, and the relay's: that one locks and listens."""
+    """Open the pool of all adapters, without resets, and the relay's, which locks and listens."""
     relay_pool = await open_pool(dsn, schema=SCHEMA, max_size=2)
     stack.push_async_callback(relay_pool.close)
     await migrate(relay_pool, schema=SCHEMA, package="services.gateway.adapters.migrations")
@@ -124,7 +124,7 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
 
 
 async def run(settings: GatewaySettings) -> None:
-    """Connect, migrate, serve until told to stop, disconnect."""
+    """Connect, migrate, serve until asked to stop, disconnect."""
     clock = SystemClock()
     http = build_http(ready=lambda: True)
     algorithms = open_algorithms(settings.algorithms.custom)
@@ -152,7 +152,7 @@ async def run(settings: GatewaySettings) -> None:
         parts.jobs = JobParts(
             rollout=RolloutClient(rollout, handover),
             limits=_forward_limits("your tenant's submissions and trials", TENANT_TRIALS),
-            arriving=TenantBudget(what="your tenant's files on their way", limit=TENANT_ARRIVING),
+            arriving=TenantBudget(what="your tenant's uploads of files", limit=TENANT_ARRIVING),
             downloads=catalog.downloads,
         )
         streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
@@ -289,7 +289,7 @@ def _forward_limits(what: str, long: int) -> ForwardLimits:
 
 
 async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> None:
-    """Forget old rows of each kind until cancelled, through outages of the database."""
+    """Delete old rows of each kind until cancelled, through outages of the database."""
     async with asyncio.TaskGroup() as group:
         for kind, forget in rows.items():
             pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)

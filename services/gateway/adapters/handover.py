@@ -1,7 +1,7 @@
-"""Hands to rollout what the version before stored here of files, uploads and jobs.
+"""Hands the rows of files, uploads and jobs that the previous version stored here to rollout.
 
-Needed for one minor version. The rows stay here, unread, so that the version before finds them after a
-rollback. Processes of it may still write rows during an upgrade: they are handed over soon.
+Needed for one minor version. The rows stay here, unread, for a rollback. Rows that processes of the previous
+version write during an upgrade are handed over within seconds.
 """
 
 import logging
@@ -27,7 +27,7 @@ _KEYS: Mapping[str, str] = {
     "submissions": "job_id",
     "removed_files": "file_id",
 }
-"""Tables, each after those that it refers to, with their keys."""
+"""Tables with their keys; each table comes after those that it references."""
 
 
 class Handover:
@@ -39,7 +39,7 @@ class Handover:
         self._is_done = False
 
     def check_done(self) -> None:
-        """Refuse a request about jobs and files before all of them are at rollout. Raises Unavailable."""
+        """Refuse requests about jobs and files until all rows are at rollout. Raises Unavailable."""
         if not self._is_done:
             raise Unavailable(what="rollout", problem="it has not taken over the stored jobs and files yet")
 
@@ -50,11 +50,11 @@ class Handover:
             await clock.sleep(EVERY_SECONDS if self._is_done else EVERY_SECONDS / 10)
 
     async def hand_over(self) -> None:
-        """Hand over what is left, as far as rollout takes it now."""
+        """Hand over the remaining rows, as far as rollout accepts them now."""
         try:
             for table, key in _KEYS.items():
                 await self._table(table, key)
-        except MintError as error:  # rollout is away, or still of the version before
+        except MintError as error:  # rollout is down, or still the previous version
             _log.warning("jobs and files not handed over yet", extra={"problem": str(error)})
         else:
             self._is_done = True
@@ -72,7 +72,9 @@ class Handover:
             )
 
     async def _send(self, table: str, key: str, rows: Sequence[JsonObject]) -> list[str]:
-        """Return the keys of the rows that rollout took. A row that it cannot store holds up no other."""
+        """Return the keys of the rows that rollout took. A row that it cannot store does not block the
+        others.
+        """
         try:
             answer = await self._rollout.post(
                 "/internal/handover", {"table": table, "key": key, "rows": rows}

@@ -1,8 +1,8 @@
-"""Whose a key is: remembered for a while, or asked of the registry in turn.
+"""Owners of API keys: cached for a while, otherwise asked of the registry in turn.
 
-Invariants: keys that are known wait for no others, tenants in turn; keys that are not known are bounded,
-addresses in turn, and a refused one is asked about once a second. While the registry does not answer, a key
-that it has vouched for lately is good, but not for what asks afresh.
+Invariants: known keys never wait for unknown ones, and tenants take turns; checks of unknown keys are
+limited, addresses take turns, and a refused key is checked once a second at most. While the registry does not
+answer, a recently verified key stays valid, except for routes that ask afresh.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from mint_common.tenant_budget import TenantBudget
 from services.gateway.core.callers import KeyMemory
 
 CHECKS, TENANT_CHECKS = 64, 8
-"""Keys that are known, at a time and of a tenant: the registry checks some thousand a second."""
+"""Maximum concurrent checks of known keys, and per tenant; the registry checks some thousand a second."""
 UNKNOWN_CHECKS, ADDRESS_CHECKS = 16, 4
-"""Keys that are not known, at a time and of an address."""
+"""Maximum concurrent checks of unknown keys, and per address."""
 WAITING_OF_ADDRESS = 256
-"""Unknown keys of one address, which may be a proxy of many: they are checked in a quarter of a second."""
+"""Maximum unknown keys waiting per address, which may be a proxy: their checks take a quarter of a second."""
 AWAY_SECONDS = 5.0
 """Time that optional calls avoid a registry that did not answer."""
 
 
 class KeyOwners(Protocol):
-    """Who knows the owners of keys."""
+    """Source of the owners of keys."""
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return the owner of a key. Raises Unauthorized, Unavailable."""
@@ -50,9 +50,9 @@ class KeyChecks:
         self._away_at = -math.inf
 
     async def caller_of(self, key: str, *, address: str, afresh: bool = False) -> Caller:
-        """Return the caller that a key stands for; with ``afresh`` the registry is asked whatever is known.
+        """Return the caller of a key; with ``afresh`` the cache is not used.
 
-        Raises Unauthorized, Unavailable; Overloaded when an address sends too many keys that are not known.
+        Raises Unauthorized, Unavailable; Overloaded when an address sends too many unknown keys.
         """
         known = self._remembered(key, afresh=afresh)
         if known is not None:
@@ -74,7 +74,7 @@ class KeyChecks:
     def _asked(self, key: str, asking: asyncio.Task[Caller]) -> None:
         del self._asking[key]
         if not asking.cancelled():
-            asking.exception()  # has been raised where somebody still waited for it
+            asking.exception()  # raised where a caller still waits for it
 
     def _remembered(self, key: str, *, afresh: bool) -> Caller | None:
         now = self._clock.monotonic()

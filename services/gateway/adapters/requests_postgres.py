@@ -20,7 +20,7 @@ from services.gateway.core.idempotency import (
     TakenKey,
 )
 
-# A key belongs to its content for a day: what became of a request without an answer is not known.
+# A key belongs to its content for a day: the outcome of a request without an answer is not known.
 _BEGIN = """
     INSERT INTO requests (tenant_id, key, sha256, begun_at, first_at) VALUES ($1, $2, $3, $4, $4)
     ON CONFLICT (tenant_id, key) DO UPDATE SET sha256 = $3, begun_at = $4, status = NULL, answer = NULL,
@@ -80,7 +80,7 @@ class PostgresRequests:
         return from_row(row, StoredAnswer)
 
     async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
-        """Return the newest key that begins so, of a request with this content that came since then."""
+        """Return the newest key with this prefix, of a request with this content since that time."""
         found: str | None = await self._pool.fetchval(_FIND, tenant_id, sha256, since, prefix)
         return found
 
@@ -89,7 +89,7 @@ class PostgresRequests:
         await self._pool.execute(_KEEP, *values_of(request), self._clock.now())
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
-        """Store the answer to the request that took the key, unless another one has it by now."""
+        """Store the answer to the request that took the key, unless another request has taken it since."""
         await self._pool.execute(_FINISH, *values_of(request), *values_of(answer))
 
     async def release(self, request: KeyedRequest) -> None:
@@ -101,11 +101,11 @@ class PostgresRequests:
         await self._pool.execute(_ABANDON, *values_of(request))
 
     async def prune(self) -> None:
-        """Forget answers that are older than a day."""
+        """Delete answers that are older than a day."""
         await prune_rows(self._pool, "requests", "begun_at < $1", self._clock.now() - KEPT_SECONDS)
 
     async def prune_audit(self, *, keep_days: int) -> None:
-        """Forget rows of the audit log that are older; 0 days keep all."""
+        """Delete older rows of the audit log; with 0 days none."""
         if keep_days:
             before = self._clock.now() - keep_days * DAY_SECONDS
             await prune_rows(self._pool, "audit", "at < $1", before)
@@ -117,7 +117,7 @@ class PostgresRequests:
         )
 
     async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
-        """Return a tenant's audit log, newest first, from below a row's ``place``."""
+        """Return a tenant's audit log before a row's ``place``, newest first."""
         rows = await self._pool.fetch(
             "SELECT place, at, key_id, actor, method, path, status, object FROM audit "
             "WHERE tenant_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",

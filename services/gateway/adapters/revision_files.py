@@ -17,7 +17,7 @@ class BlobRevisionFiles:
         self._blobs = blobs
 
     async def find(self, manifest: Claim) -> Mapping[str, Claim]:
-        """Return the files that PEFT reads, by name."""
+        """Return the files of PEFT's format, by name."""
         found = await fetch_manifest(self._blobs, manifest)
         prefix = manifest.uri.rpartition("/")[0]
         return {

@@ -1,4 +1,4 @@
-"""Client of rollout, which owns jobs, files and evaluation runs: users' requests are handed on to it."""
+"""Client of rollout, which owns jobs, files and evaluation runs: forwards users' requests."""
 
 from collections.abc import AsyncIterable, Mapping, Sequence
 
@@ -34,7 +34,7 @@ class RolloutClient:
         return await self._http.forward(method, path, query=query, body=body, headers=sent, is_long=is_long)
 
     async def download(self, parts: Sequence[str], caller: Caller) -> Relayed:
-        """Return stored bytes once they begin to come; who gets them closes them."""
+        """Return stored bytes once they begin to arrive; the caller closes them."""
         self._handover.check_done()
         path = path_of("internal", *parts)
         return await self._http.relay(path, b"", caller_headers(caller, None), method="GET")

@@ -14,7 +14,7 @@ from mint_common.runtime.pruning import prune_rows
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
 
 REMEMBERED = 10_000
-"""Sessions in memory: every sample asks for its own."""
+"""Maximum cached sessions; every sample reads its own."""
 
 _ADD = (
     insert_of("tinker_sampling_sessions", SamplingOpening, "sampling_session_id") + " ON CONFLICT DO NOTHING"
@@ -45,7 +45,7 @@ class PostgresSamplingSessions:
     async def open(self, opening: SamplingOpening) -> str:
         """Return the id of a session, made if it is not there. Idempotent by session and seq.
 
-        An inflight one takes the older ones of its run along.
+        An inflight session moves the run's older inflight sessions along.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_ADD, *values_of(opening), opening.sampling_session_id)
@@ -75,11 +75,11 @@ class PostgresSamplingSessions:
         return [row["sampling_session_id"] for row in await self._pool.fetch(_OF_SESSION, session_id)]
 
     async def digests(self) -> set[Digest]:
-        """Return the revisions of sampling sessions whose clients live."""
+        """Return the revisions of sampling sessions whose clients are alive."""
         rows = await self._pool.fetch(_LIVE, self._clock.now() - LIVE_SECONDS)
         return {Digest(row["digest"]) for row in rows}
 
     async def prune(self) -> None:
-        """Forget the sampling sessions of clients that were last heard of long ago."""
+        """Delete the sampling sessions of clients that have been silent for long."""
         before = self._clock.now() - KEPT_SECONDS
         await prune_rows(self._pool, "tinker_sampling_sessions", _OLD, before)

@@ -1,4 +1,4 @@
-"""Checkpoints by their paths: the run's row, then its trainer; of a sampler checkpoint, then the registry."""
+"""Checkpoints by path: from the run's row, its trainer and, for a sampler checkpoint, the registry."""
 
 from contextlib import suppress
 
@@ -47,7 +47,7 @@ class TrainedCheckpoints:
     async def find_sampler(
         self, path: CheckpointPath, tenant_id: TenantId
     ) -> tuple[CheckpointRecord, RevisionRef]:
-        """Return one for samplers with its revision. Raises what says that it cannot be served."""
+        """Return a sampler checkpoint with its revision. Raises an error if it cannot be served."""
         _, record = await self.find(path, tenant_id)
         assert record.revision is not None, "a sampler checkpoint has a revision"
         found = await self._registry.get_revision(record.tenant_id, record.policy_id, record.revision)
@@ -61,7 +61,7 @@ class TrainedCheckpoints:
 
 
 class NamesAndPaths:
-    """What names mean to a resolver: those of the registry, and paths of sampler checkpoints."""
+    """Resolves names of the registry and paths of sampler checkpoints."""
 
     def __init__(self, registry: RegistryClient, checkpoints: TrainedCheckpoints) -> None:
         self._registry = registry

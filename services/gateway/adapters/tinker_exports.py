@@ -1,7 +1,7 @@
-"""Exports that wait to become revisions: the registry decides, and publishes its decision on the bus.
+"""Exports that wait to become revisions: the registry decides and publishes its decision on the bus.
 
-Invariants: a decision that was missed is found by asking the registry, or heard again; nothing waits for ever
-for a refusal that nobody will repeat; memory is bounded.
+Invariants: a missed decision is found by asking the registry, or sent again; no export waits forever for a
+refusal that is not repeated; memory is bounded.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ NEWS = (subjects_of(RevisionPublished), subjects_of(RevisionRejected))
 KEPT = 10_000
 """Maximum remembered decisions."""
 FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.25, 2.0
-"""Time that the bus is trusted before the registry is asked, first and then."""
+"""Time to wait for the bus before asking the registry: the first time, and each further time."""
 LOST_SECONDS = 120.0
 """Time without news after which an export counts as refused: its refusal was missed."""
 
@@ -36,7 +36,7 @@ _Key = tuple[PolicyId, str]
 
 
 class ExportLost(Exception):
-    """The registry has said nothing of an export for too long."""
+    """The registry has not decided about an export for too long."""
 
 
 class ExportDecisions:
@@ -57,9 +57,9 @@ class ExportDecisions:
         wait_seconds: float,
         remind: Callable[[], Awaitable[None]],
     ) -> Decision | None:
-        """Return the decision about an export, None if there is none in time.
+        """Return the decision about an export, or None if there is none in time.
 
-        ``remind`` has the registry say again what it decided: a refusal leaves nothing to look up.
+        ``remind`` makes the registry publish its decision again: a refusal is not stored anywhere.
         """
         key = (run.policy_id, export.export_id)
         until = self._clock.monotonic() + wait_seconds
@@ -109,7 +109,7 @@ class ExportDecisions:
         try:
             event = decode(message.data)[1]
         except EventInvalid:
-            return  # of a version that this process does not know; the registry is asked soon
+            return  # of a version that this process does not know; the registry is asked later
         if isinstance(event, RevisionPublished):
             self._decide((event.policy_id, event.export_id), event.revision)
         elif isinstance(event, RevisionRejected):

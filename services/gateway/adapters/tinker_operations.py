@@ -1,6 +1,7 @@
-"""What became of training operations, asked of the trainer that has the policy.
+"""Outcomes of training operations, asked of the trainer that has the policy.
 
-Nothing is kept here: a request id names its operation, so that any gateway answers for it after any restart.
+Nothing is stored here: a request id names its operation, so any gateway can answer for it, also after a
+restart.
 """
 
 import asyncio
@@ -24,13 +25,13 @@ from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 
 AGAIN_SECONDS = 0.25
 POLLS, TENANT_POLLS = 4096, 512
-"""Polls that wait at trainers at a time, and of a tenant: each holds a connection of this gateway."""
-AWAY = "the trainer does not answer: it may be restarting"
-UNDECIDED = "the registry has yet to check the export"
+"""Maximum concurrent polls at trainers, and per tenant: each holds a connection of this gateway."""
+AWAY = "the trainer does not answer; it may be restarting"
+UNDECIDED = "the registry has not checked the export yet"
 
 
 class TrainingFutures:
-    """Answers for training operations, whose request ids begin with ``op:``. They are durable."""
+    """Answers for training operations, whose request ids begin with ``op:``. The answers are durable."""
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class TrainingFutures:
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
     ) -> FutureState:
-        """Return an operation's answer, FuturePending if it is not there in time. Repeatable.
+        """Return an operation's answer, FuturePending if it takes longer than the wait. Repeatable.
 
-        A trainer that is away is waited for. Raises FutureGone for an operation that is not known, or another
+        Waits for a trainer that is down. Raises FutureGone for an operation that is unknown or another
         tenant's.
         """
         operation = parse_request_id(request_id)
@@ -94,7 +95,7 @@ class TrainingFutures:
     async def _ask_in_turn(
         self, trainer: TrainerClient, run: TrainingRun, operation: OperationId, *, until: float
     ) -> Outcome:
-        """Wait at the trainer, which holds a connection, in turn; one whose turn does not come just asks."""
+        """Wait at the trainer, which holds a connection, in turn; without a turn, ask without waiting."""
         async with AsyncExitStack() as stack:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
@@ -105,14 +106,14 @@ class TrainingFutures:
     async def _tell_export(
         self, run: TrainingRun, operation: OperationId, export: Exported, *, until: float
     ) -> FutureState:
-        """Answer once the registry has made a revision of an export, and the sampler asked for is open."""
+        """Answer when the registry has made a revision of an export and the requested sampler is open."""
         left = max(0.0, until - self._clock.monotonic())
         try:
             decision = await self._exports.of(
                 run, export, wait_seconds=left, remind=lambda: self._remind(run, operation)
             )
         except ExportLost:
-            return FutureFailed(message="the registry has not said a word of the export", category="server")
+            return FutureFailed(message="the registry has not decided about the export", category="server")
         if decision is None:
             return FuturePending(reason=UNDECIDED)
         if isinstance(decision, RevisionRejected):

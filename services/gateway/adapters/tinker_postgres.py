@@ -13,7 +13,7 @@ from mint_common.runtime.pruning import prune_rows
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
 TENANT_SESSIONS = 100_000
-"""Sessions that a tenant may have. Those without runs go after a month of silence."""
+"""Maximum sessions per tenant. Sessions without runs are deleted after a month of silence."""
 RUNS = 10_000
 """Maximum training runs in memory, so that their operations need no query."""
 
@@ -50,17 +50,20 @@ _RUNS = f"""
 
 
 class PostgresTinkerRuns:
-    """Sessions and their training runs. Lists are newest first, but a session's runs."""
+    """Sessions and their training runs. Lists are newest first, except the runs of one session."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._known: OrderedDict[str, TrainingRun] = OrderedDict()
 
     async def add_session(self, session: ClientSession) -> None:
-        """Keep a session, unless there is one of that id. Raises QuotaExceeded."""
+        """Store a session, unless its id exists. Raises QuotaExceeded."""
         count = await self._pool.fetchval(_COUNT, session.tenant_id, TENANT_SESSIONS, session.session_id)
         check_quota(
-            count, limit=TENANT_SESSIONS, what="Tinker sessions", remedy="those without runs go in time"
+            count,
+            limit=TENANT_SESSIONS,
+            what="Tinker sessions",
+            remedy="sessions without runs are deleted in time",
         )
         await self._pool.execute(_ADD_SESSION, *values_of(session))
 
@@ -70,13 +73,13 @@ class PostgresTinkerRuns:
         return None if row is None else from_row(row, ClientSession)
 
     async def see_session(self, session_id: str, *, now: float) -> None:
-        """Note that its client lives."""
+        """Record that its client is alive."""
         await self._pool.execute(
             "UPDATE tinker_sessions SET seen_at = $2 WHERE session_id = $1", session_id, now
         )
 
     async def finish_session(self, session_id: str, reason: FinishReason, detail: str | None) -> None:
-        """Note how it ended; the first word stands."""
+        """Record how it ended; only the first call counts."""
         await self._pool.execute(_FINISH, session_id, reason, detail)
 
     async def set_project(self, session_id: str, project_id: str) -> None:
@@ -94,7 +97,7 @@ class PostgresTinkerRuns:
         return [from_row(row, ClientSession) for row in rows]
 
     async def add_run(self, run: TrainingRun) -> TrainingRun:
-        """Keep a training run. One that has the id already stays as it is, and is returned."""
+        """Store a training run, or return the one that has this id."""
         await self._pool.execute(_ADD_RUN, *values_of(run))
         stored = await self.run(run.model_id)
         assert stored is not None, "it was inserted just now, or before"
@@ -111,7 +114,7 @@ class PostgresTinkerRuns:
     async def runs(
         self, tenant_id: TenantId, *, limit: int, offset: int = 0, project_id: str | None = None
     ) -> tuple[Sequence[TrainingRun], int]:
-        """Return a page of a tenant's runs, and how many there are in all."""
+        """Return a page of a tenant's runs and their total number."""
         rows = await self._pool.fetch(_RUNS, tenant_id, project_id, limit, offset)
         count = f"SELECT count(*) FROM tinker_runs WHERE {_OF_TENANT}"  # noqa: S608  (a constant)
         total = await self._pool.fetchval(count, tenant_id, project_id)
@@ -135,7 +138,7 @@ class PostgresTinkerRuns:
         return [BaseName(row["base"]) for row in rows]
 
     async def prune(self, *, before: float) -> None:
-        """Forget sessions that were last heard of before a time, and have no runs and no samplers."""
+        """Delete sessions without runs and samplers that have been silent since a time."""
         await prune_rows(self._pool, "tinker_sessions", _OLD_SESSION, before)
 
     async def _one(self, column: str, value: str) -> TrainingRun | None:

@@ -1,8 +1,8 @@
-"""Samples in the gateway's memory: queued, run on the engines, kept for a while.
+"""Samples in the gateway's memory: queued, run on the engines, and retained for a while.
 
-Invariants: a submission is answered before its sample runs; the same submission is the same sample; every
-key's share of memory is bounded. What is lost with the process is unknown after it, which clients take as the
-sign to submit again.
+Invariants: a submission is answered before its sample runs; the same submission is the same sample; each
+key's memory is bounded. Samples that end with the process are unknown afterwards, and clients submit them
+again.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class _Sample:
 
     @property
     def size_bytes(self) -> int:
-        """Return about what its answer takes."""
+        """Return the approximate size of its answer."""
         if not isinstance(self.result, Sampled):
             return 1000
         own = self.result.prompt_logprobs or b""
@@ -87,7 +87,7 @@ class _Sample:
 
 
 class EngineSamples:
-    """Samples from their order to their answer, in the memory of this process; `run` works them off."""
+    """Samples from order to answer, in the memory of this process; `run` executes them."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class EngineSamples:
         self._tasks: asyncio.TaskGroup | None = None
 
     async def describe(self, base: BaseName) -> EngineInfo:
-        """Return what an engine of a base says of itself, or last said. Raises Unavailable."""
+        """Return the description of an engine of a base, cached while it is down. Raises Unavailable."""
         try:
             self._described[base] = await self._engines.describe(base)
         except Unavailable:
@@ -120,8 +120,7 @@ class EngineSamples:
     def submit(self, order: SampleOrder) -> str:
         """Queue a sample and return its request id; a repeated order is the same sample.
 
-        Raises Overloaded when the key has too much queued, SampleConflict when the number was another
-        sample's.
+        Raises Overloaded when the key has too much queued, SampleConflict when another sample has the number.
         """
         request_id = order.request_id
         known = self._samples.get(request_id)
@@ -139,9 +138,9 @@ class EngineSamples:
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
     ) -> FutureState:
-        """Return a sample's answer, FuturePending if it is not there in time. Repeatable.
+        """Return a sample's answer, FuturePending if it takes longer than the wait. Repeatable.
 
-        Raises FutureGone for a sample that is not known (any more), or another tenant's.
+        Raises FutureGone for a sample that is unknown, expired or another tenant's.
         """
         sample = self._samples.get(request_id)
         if sample is None or sample.order.tenant_id != tenant_id:
@@ -191,7 +190,7 @@ class EngineSamples:
             status = await client.adapter(order.revision.digest, tenant_id=order.tenant_id)
             return describe_wait(status)
         except MintError:
-            return FuturePending()  # the sample itself will say what is wrong
+            return FuturePending()  # the sample itself reports the error
 
     def _queue(self, base: BaseName) -> SampleQueue:
         return self._queues.setdefault(base, SampleQueue(AT_ONCE))
@@ -212,7 +211,7 @@ class EngineSamples:
         yield from zip(self._of_tenants, repeat(order.tenant_id), amounts)
 
     def _start(self, base: BaseName) -> None:
-        """Start the samples that fit; none before `run`."""
+        """Start the samples that have room; none before `run`."""
         queue = self._queue(base)
         while self._tasks is not None and (request_id := queue.pop()) is not None:
             sample = self._samples[request_id]
@@ -241,7 +240,7 @@ class EngineSamples:
     async def _sample(self, sample: _Sample) -> Sampled:
         """Sample, with retries while the engine is full or restarts: a seeded sample repeats exactly.
 
-        Raises RequestEndsEngines of one that engines die under.
+        Raises RequestEndsEngines for one that ends engines.
         """
         request = sample.order.to_request()
         give_up_at = self._clock.monotonic() + AWAY_SECONDS
@@ -274,7 +273,7 @@ class EngineSamples:
                 self._drop(request_id, sample)
 
     def _idle_limit(self, order: SampleOrder) -> float:
-        """Return after how long without a poll a sample is abandoned."""
+        """Return the time without a poll after which a sample is abandoned."""
         is_alone = self._queue(order.base).tenants <= {order.tenant_id}
         return ABANDONED_SECONDS if is_alone else CONTENDED_SECONDS
 
@@ -301,10 +300,10 @@ async def _ends(ended: asyncio.Event, seconds: float) -> bool:
 def _trouble(error: MintError) -> str:
     """Return what a sample waits for."""
     if isinstance(error, Overloaded):
-        return "the engine is full: the sample waits for a seat"
+        return "the engine is full; the sample waits for a seat"
     if isinstance(error, RequestHeldBack):
         return str(error)
-    return "the engine does not answer: it may be restarting"
+    return "the engine does not answer; it may be restarting"
 
 
 def _table_bytes(table: Likeliest | None) -> int:

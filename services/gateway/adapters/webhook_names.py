@@ -1,7 +1,7 @@
-"""Names of webhooks' addresses, looked up in threads of their own.
+"""DNS look-ups of webhooks' addresses, in threads of their own.
 
-Invariants: no look-up of a service's own name waits for one of these, whatever the DNS does; of one tenant
-few go on at a time, also those that nobody waits for any more, since a look-up cannot be cancelled.
+Invariants: a service's own look-ups never wait for these; a tenant has few look-ups at a time, counting
+abandoned ones, because a look-up cannot be cancelled.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ LOOKUPS, TENANT_LOOKUPS = 32, 4
 _Found = list[tuple[Any, ...]]  # what `socket.getaddrinfo` returns
 _Key = tuple[TenantId, str, int]
 
-_asking = ContextVar[TenantId]("whose name is looked up")
+_asking = ContextVar[TenantId]("the tenant whose name is looked up")
 
 
 class WebhookNames(AbstractResolver):
@@ -36,7 +36,7 @@ class WebhookNames(AbstractResolver):
 
     @contextmanager
     def asked_by(self, tenant_id: TenantId) -> Iterator[None]:
-        """Say for whom names are resolved meanwhile."""
+        """Set the tenant for which names are resolved inside the block."""
         token = _asking.set(tenant_id)
         try:
             yield
@@ -65,7 +65,7 @@ class WebhookNames(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Wait for no look-up."""
+        """Abandon all look-ups."""
         for task in self._open.values():
             task.cancel()
 
@@ -80,7 +80,7 @@ class WebhookNames(AbstractResolver):
 
 
 def _in_a_thread(look_up: Callable[[], _Found]) -> asyncio.Future[_Found]:
-    """Look up in a daemon thread: an executor's would hold the process up at its end."""
+    """Look up in a daemon thread: a thread of an executor would delay the end of the process."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_Found] = loop.create_future()
 

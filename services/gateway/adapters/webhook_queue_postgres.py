@@ -1,7 +1,7 @@
 """The deliveries of webhooks in Postgres: queued once per event and webhook, taken under a lease.
 
-Invariants: a delivery is there before its message is acked, and leaves ``waiting`` only for an outcome; a
-webhook is in one pair of hands at a time, and in anybody's again when the lease of a dead one is over.
+Invariants: a delivery is stored before its message is acked, and leaves ``waiting`` only with an outcome; one
+gateway at a time has a webhook, and any gateway can take it when the lease of a dead one expires.
 """
 
 from collections.abc import Collection, Sequence
@@ -54,7 +54,7 @@ _RECORD = """
     WHERE delivery_id = $1
 """
 _KEPT_ATTEMPTS = 20
-# On its own, before the look at what waits: that sees all that was queued before the lock was had.
+# A statement of its own: the next one then sees everything queued before the lock was taken.
 _LOCK = "SELECT 1 FROM webhooks WHERE webhook_id = $1 FOR NO KEY UPDATE"
 # From $2 on these are the fields of `Health`.
 _CLOSE = """
@@ -69,13 +69,13 @@ _OLD = "state <> 'waiting' AND created_at < $1"
 
 
 class PostgresWebhookQueue:
-    """What is to be sent to webhooks. Durable; shared by every gateway. Raises Unavailable."""
+    """Deliveries that wait for webhooks. Durable, and shared by all gateways. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, tenant_id: TenantId, notice: Notice, *, now: float) -> int:
-        """Queue an event for every webhook that wants it, once each; return for how many. Idempotent."""
+        """Queue an event once for every webhook that subscribes to it; return their number. Idempotent."""
         wanting = await self._pool.fetch(_WANTING, tenant_id, notice.event_type, notice.time)
         if not wanting:
             return 0
@@ -86,9 +86,9 @@ class PostgresWebhookQueue:
     async def take(
         self, *, now: float, lease_seconds: float, limit: int, but_of: Collection[TenantId] = ()
     ) -> DueWebhook | None:
-        """Take the webhook that has been due for longest, for a lease's time at most; None: none is due.
+        """Lease the webhook that has been due for longest; None if none is due.
 
-        Those of tenants in ``but_of`` are left.
+        Tenants in ``but_of`` are skipped.
         """
         row = await self._pool.fetchrow(_TAKE, now, lease_seconds, list(but_of))
         if row is None:
@@ -104,7 +104,7 @@ class PostgresWebhookQueue:
     async def close(
         self, webhook_id: str, outcomes: Sequence[tuple[str, Attempt, Outcome]], health: Health
     ) -> None:
-        """Note what became of a turn's deliveries, by their ids, and give the webhook back."""
+        """Store the outcomes of a turn's deliveries by id, and release the webhook."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK, webhook_id)
             for delivery_id, attempt, outcome in outcomes:
@@ -113,7 +113,7 @@ class PostgresWebhookQueue:
             await connection.execute(_CLOSE, webhook_id, *values_of(health))
 
     async def prune(self, *, before: float) -> None:
-        """Forget deliveries that ended, of before a time."""
+        """Delete ended deliveries that are older than a time."""
         await prune_rows(self._pool, "webhook_deliveries", _OLD, before)
 
 

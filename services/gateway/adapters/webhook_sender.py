@@ -1,9 +1,9 @@
-"""Posts to addresses that tenants chose, and to no address inside.
+"""Posts to addresses that tenants chose, never to an internal address.
 
-Invariants: a name is resolved once for a connection, in threads of its own, and each of its addresses is
-checked; a tenant does not hear whether a name has addresses inside or none; the address of each
-socket is checked again when it is made, right before it connects there; no redirect is followed, no proxy and
-no cookie used; time and what is read of an answer are bounded.
+Invariants: a name is resolved once per connection, in threads of its own, and each address is checked; a
+tenant does not learn whether a name has internal addresses or none; the address of each socket is checked
+again right before it connects; redirects, proxies and cookies are not used; the time and the bytes read of an
+answer are bounded.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from services.gateway.core.webhooks.addresses import AddressForbidden, check_url
 from services.gateway.core.webhooks.records import Attempt
 
 READ_BYTES = 4096
-"""Bytes of an answer's body that are read, so that its connection can be used again."""
+"""Maximum bytes read of an answer's body; reading it allows the connection to be reused."""
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names to public addresses alone. An address that is written as such never comes here."""
+    """Resolves names to public addresses only. Literal addresses never reach it."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -47,7 +47,7 @@ class PublicResolver(AbstractResolver):
 
 
 def public_socket(info: AddrInfoType) -> socket.socket:
-    """Return a socket for a connection to an address. Raises AddressForbidden when that is not public."""
+    """Return a socket for a connection to an address. Raises AddressForbidden if it is not public."""
     family, kind, protocol, _, address = info
     host = str(address[0])
     if not is_public(host):
@@ -72,7 +72,7 @@ class HttpWebhookSender:
         self._names = names or WebhookNames()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,  # the courier bounds them, of each tenant
+                limit=0,  # the courier limits them per tenant
                 resolver=self._names if allow_private else PublicResolver(self._names),
                 socket_factory=None if allow_private else public_socket,
                 use_dns_cache=False,
@@ -88,7 +88,7 @@ class HttpWebhookSender:
         at, started = self._clock.now(), self._clock.monotonic()
         status, problem = None, None
         try:
-            check_url(url, allow_private=self._allow_private)  # kept before the setting was what it is now
+            check_url(url, allow_private=self._allow_private)  # stored before the setting was changed
             with self._names.asked_by(tenant_id):
                 async with asyncio.timeout(self._timeout_seconds):
                     status = await self._post(url, headers, body)
@@ -97,7 +97,7 @@ class HttpWebhookSender:
         except InvalidField as error:
             problem = str(error)
         except (AddressForbidden, aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: names that have no IDNA form, and answers that are no HTTP.
+            # ValueError: names without an IDNA form, and answers that are not HTTP.
             problem = _problem(error, urlsplit(url).hostname or "")
         return Attempt(at=at, seconds=self._clock.monotonic() - started, status=status, problem=problem)
 

@@ -1,4 +1,4 @@
-"""Webhooks in Postgres: what tenants see and change of them. What is sent: `webhook_queue_postgres`."""
+"""Webhooks in Postgres, as tenants see and change them. `webhook_queue_postgres` has the deliveries."""
 
 from collections.abc import Sequence
 
@@ -56,13 +56,13 @@ _REPLAY = f"""
 
 
 class PostgresWebhooks:
-    """The webhooks of tenants and the log of what was sent to them. Raises NotFound."""
+    """The webhooks of tenants and the log of their deliveries. Raises NotFound."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
-        """Keep a new webhook. Raises QuotaExceeded when its tenant has ``at_most`` already."""
+        """Store a new webhook. Raises QuotaExceeded if its tenant already has ``at_most``."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK_TENANT, webhook.tenant_id)
             count = await connection.fetchval(
@@ -85,7 +85,7 @@ class PostgresWebhooks:
     async def change(
         self, tenant_id: TenantId, webhook_id: str, change: WebhookChange, *, now: float
     ) -> Webhook:
-        """Change what is given; made active, its failures are forgotten, and it is tried again soon."""
+        """Change the given fields; activation resets the failures and retries soon."""
         rested_at = now + ACTIVE_AGAIN_SECONDS
         row = await self._pool.fetchrow(_CHANGE, tenant_id, webhook_id, rested_at, *values_of(change))
         return found_record(row, Webhook, kind="webhook", name=webhook_id)
@@ -93,7 +93,7 @@ class PostgresWebhooks:
     async def rotate(
         self, tenant_id: TenantId, webhook_id: str, secret: str, *, previous_until: float
     ) -> None:
-        """Sign with a new secret from now on, and with the old one too for a while."""
+        """Set a new secret; the old one also signs for a while."""
         if await self._pool.fetchval(_ROTATE, tenant_id, webhook_id, secret, previous_until) is None:
             raise NotFound(kind="webhook", name=webhook_id)
 
@@ -117,7 +117,7 @@ class PostgresWebhooks:
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)
 
     async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
-        """Deliver once more under the same id, with the retry of a new delivery."""
+        """Deliver again under the same id, with retries as for a new delivery."""
         rested_at = now + ACTIVE_AGAIN_SECONDS
         row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now, rested_at)
         return found_record(row, DeliveryRecord, kind="delivery", name=delivery_id)

@@ -1,1 +1,1 @@
-"""The gateway's decisions as pure functions: what is a valid request, and what does an answer look like."""
+"""The gateway's decisions as pure functions: what a valid request is, and what an answer looks like."""

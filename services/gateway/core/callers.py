@@ -1,4 +1,4 @@
-"""Who calls: the key in a request, and a short memory of keys that the registry has vouched for."""
+"""The caller of a request: its key, and a short-lived cache of keys that the registry has verified."""
 
 import hashlib
 import math
@@ -28,9 +28,9 @@ def choose_key(given: Sequence[str]) -> str:
 
 
 class KeyMemory:
-    """Callers by key, each good for ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
+    """Cache of callers by key, each valid for ``ttl_seconds`` after its check; ``capacity`` entries at most.
 
-    Only hashes of keys are kept. A refused key is remembered for a second alone: it may exist a moment later.
+    Only hashes of keys are stored. A refused key is cached for one second only: it may be created soon.
     """
 
     def __init__(self, *, ttl_seconds: float, capacity: int) -> None:
@@ -44,26 +44,26 @@ class KeyMemory:
         return self._verified_since(key, now - self._ttl_seconds)
 
     def recent(self, key: str, *, now: float) -> Caller | None:
-        """Return the caller of a key that is good while the registry does not answer."""
+        """Return the caller of a key that stays valid while the registry does not answer."""
         return self._verified_since(key, now - max(self._ttl_seconds, GRACE_SECONDS))
 
     def last(self, key: str) -> Caller | None:
-        """Return who a key stood for when it was verified, however long ago."""
+        """Return the caller of a key at its last check, however long ago."""
         return self._verified_since(key, -math.inf)
 
     def check_refused(self, key: str, *, now: float) -> None:
-        """Raise Unauthorized for a key that was refused a moment ago."""
+        """Raise Unauthorized for a key that was refused within the last second."""
         at, problem = self._refused.get(_hash(key), (-math.inf, ""))
         if now - at < REFUSED_SECONDS:
             raise Unauthorized(problem=problem)
 
     def refuse(self, key: str, error: Unauthorized, *, now: float) -> None:
-        """Forget a key's caller, and remember for a moment that it has none."""
+        """Forget a key's caller, and cache the refusal for a second."""
         self._verified.pop(_hash(key), None)
         _keep(self._refused, _hash(key), (now, str(error)), self._capacity)
 
     def put(self, key: str, caller: Caller, *, now: float) -> None:
-        """Remember a verified key, and forget the oldest ones beyond the capacity."""
+        """Cache a verified key, and drop the oldest beyond the capacity."""
         _keep(self._verified, _hash(key), (now, caller), self._capacity)
 
     def _verified_since(self, key: str, at: float) -> Caller | None:

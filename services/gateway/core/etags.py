@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110, section 8.8.3): strong ones, functions of what an answer says."""
+"""Strong entity tags (RFC 9110, section 8.8.3), computed from the content of an answer."""
 
 import hashlib
 import re
@@ -15,10 +15,10 @@ def etag_of(value: object) -> str:
 
 
 def is_known(header: str, tag: str) -> bool:
-    """Return whether If-None-Match names this tag: then the client has it already. Weak ones count."""
+    """Return whether If-None-Match names this tag, so the client has the content. Weak tags count."""
     return header.strip() == "*" or any(found.removeprefix("W/") == tag for found in _TAG.findall(header))
 
 
 def is_expected(header: str, tag: str) -> bool:
-    """Return whether If-Match allows a change of what has this tag. Weak ones never match."""
+    """Return whether If-Match allows a change of the object with this tag. Weak tags never match."""
     return header.strip() == "*" or tag in _TAG.findall(header)

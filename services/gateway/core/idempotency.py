@@ -1,4 +1,4 @@
-"""Repeated requests: the same key and content is one request, however often it is sent.
+"""Repeated requests: the same key and content is one request, no matter how often it is sent.
 
 `requests` in Postgres keeps the first answer for a day. What a request creates has ids derived from its key
 and content, so that a repeat finds it even when the gateway was killed before it answered.
@@ -48,7 +48,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenKey:
-    """A key whose request is to be carried out. ``first_at``: when the first of its repeats came."""
+    """A key whose request is to be executed. ``first_at``: when the first of its repeats arrived."""
 
     first_at: float
     is_repeat: bool
@@ -68,7 +68,7 @@ class KeyedRequest:
         return derive_id("req", self.tenant_id, self.key, self.sha256)
 
     def cause(self, taken: TakenKey) -> str:
-        """Return an id that its repeats share until the key is free again."""
+        """Return an id that the repeats share until the key is released."""
         return derive_id("req", self.request_id, taken.first_at.hex())
 
 

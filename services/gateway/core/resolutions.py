@@ -1,10 +1,10 @@
 """Cached resolutions of model names, so that a warm request does not call the registry.
 
-Invariants: an entry is used at most ``lease_seconds``, whatever happens on the bus, or `GRACE_SECONDS` while
-the registry does not answer, unless it is known to be stale; an answer that was on its
-way when its policy was forgotten is not cached; memory is bounded. Names that do not exist are not cached.
-After a move the former revision may answer while the new one is loading: only while the former is ready and
-the new one is not, and until ``until`` at the longest. Once the new one has answered, the former never does.
+Invariants: an entry is used for ``lease_seconds`` at most, whatever happens on the bus, or for
+`GRACE_SECONDS` while the registry does not answer, unless it is known to be stale; an answer in flight while
+its policy is forgotten is not cached; memory is bounded. Names that do not exist are not cached. After a move
+the former revision may answer while the new one is loading: only while the former is ready and the new one is
+not, and until ``until`` at the longest. Once the new one has answered, the former never does.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from mint_common.ids import Digest, PolicyId, TenantId
 Key = tuple[TenantId, str]
 
 GRACE_SECONDS = 60.0
-"""Time that an answer of the registry is used while the registry is away: longer than its restart."""
+"""Time that a cached answer is used while the registry is down: longer than its restart."""
 
 
 IsReady = Callable[[Resolution], bool]
@@ -57,7 +57,7 @@ def rebind(
     """
     fresh = NameBinding(target=found, asked_at=asked_at)
     if known is None or known.target.policy_id != found.policy_id:
-        return fresh  # the name belongs to another policy now: nothing of it has answered yet
+        return fresh  # the name belongs to another policy now, which has not answered yet
     if found.revision == known.answering.revision:
         return fresh
     if known.former is not None:
@@ -82,14 +82,14 @@ def settle(binding: NameBinding, *, now: float, is_ready: IsReady) -> NameBindin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What answers; ``wanted`` is the target if it is not ready yet, set once for each move."""
+    """The answering revision; ``wanted`` is the target if it is not ready yet, set once per move."""
 
     answer: Resolution
     wanted: Resolution | None = None
 
 
 class ResolutionCache:
-    """At most ``capacity`` names by tenant and model name; the least recently used one goes first."""
+    """LRU cache of at most ``capacity`` names by tenant and model name."""
 
     def __init__(
         self, *, capacity: int, lease_seconds: float, switch_seconds: float, is_ready: IsReady
@@ -110,7 +110,7 @@ class ResolutionCache:
         return len(self._entries)
 
     def get(self, key: Key, *, now: float) -> Resolution | None:
-        """Return what answers, if it was asked less than a lease ago."""
+        """Return the answering revision, if it was resolved within the lease."""
         entry = self._entries.get(key)
         if entry is None or entry.changed_at is not None or now - entry.asked_at >= self._lease_seconds:
             return None
@@ -121,14 +121,16 @@ class ResolutionCache:
         return entry.answering
 
     def recent(self, key: Key, *, now: float) -> Resolution | None:
-        """Return what answers while the registry does not: an entry that nothing is known to have changed."""
+        """Return the answering revision while the registry is down: an entry that is not known to be
+        stale.
+        """
         entry = self._entries.get(key)
         if entry is None or entry.changed_at is not None or now - entry.asked_at >= GRACE_SECONDS:
             return None
         return settle(entry, now=now, is_ready=self._is_ready).answering
 
     def behind(self, key: Key) -> int:
-        """Return how many revisions lie between what answers in a cached name and what the name means."""
+        """Return how many revisions the answering one is behind the target of a cached name."""
         entry = self._entries.get(key)
         if entry is None or entry.former is None:
             return 0
@@ -136,18 +138,18 @@ class ResolutionCache:
         return abs(target.number - former.number) if former and target else 0
 
     def peek(self, key: Key) -> Resolution | None:
-        """Return what answered last, however long ago."""
+        """Return the last answering revision, however old."""
         entry = self._entries.get(key)
         return entry.answering if entry else None
 
     def ask(self) -> int:
-        """Return a ticket to take before the registry is asked, and to hand to `put` with its answer."""
+        """Return a ticket: take it before asking the registry, and pass it to `put` with the answer."""
         return self._changes
 
     def put(self, key: Key, resolution: Resolution, *, ticket: int, asked_at: float, now: float) -> Found:
-        """Return what answers in a name, given the registry's answer to what was asked at ``asked_at``.
+        """Return the answering revision of a name, given the registry's answer to a question at ``asked_at``.
 
-        The answer is remembered, unless its policy was forgotten since it was asked for.
+        The answer is cached, unless its policy was forgotten since.
         """
         known = self._entries.get(key)
         if known is not None:
@@ -181,7 +183,7 @@ class ResolutionCache:
             self._entries[key] = replace(entry, changed_at=changed_at)
 
     def withdraw(self, policy_id: PolicyId, digest: Digest | None = None) -> None:
-        """Drop the names of a policy that a revision answers in; without a digest, all of them."""
+        """Drop the names of a policy that a revision answers for; without a digest, all of them."""
         self._note_change(policy_id)
         for key in list(self._of_policy.get(policy_id, ())):
             entry = self._entries[key]

@@ -1,1 +1,1 @@
-"""What the gateway does with events: it tells webhooks of them."""
+"""The gateway's event handlers: they deliver events to webhooks."""

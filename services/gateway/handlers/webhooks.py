@@ -1,8 +1,8 @@
 """Webhooks: events from the bus into the queue, and from the queue to their receivers.
 
-Invariants: a message is acked after its deliveries are rows; a delivery is tried until it is taken or given
-up, under one id, through crashes of any gateway; a webhook that hangs costs the others one slot, and a
-tenant's webhooks never have all slots.
+Invariants: a message is acked after its deliveries are stored; a delivery is tried under one id until it is
+accepted or given up, through crashes of any gateway; a hanging webhook takes one slot from the others, and
+one tenant's webhooks never take all slots.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ from services.gateway.ports import WebhookSender
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
 AGAIN_SECONDS = 1.0
-"""Interval of polls of the queue: another gateway may have queued, or an outage ended."""
+"""Interval of polls of the queue, for deliveries of other gateways and after outages."""
 TURN_DELIVERIES = 8
-"""Maximum concurrent tries of one webhook's deliveries."""
+"""Maximum concurrent attempts for one webhook."""
 TURNS_AT_ONCE, TENANT_TURNS = 16, 4
-"""Webhooks in hand at a time, and of one tenant."""
+"""Maximum webhooks served at a time, and per tenant."""
 KEEP_SECONDS = 7 * 86_400.0
 """Retention of ended deliveries in the log."""
 PRUNE_SECONDS = 3600.0
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 class TenantOf(msgspec.Struct):
-    """The tenant of an event, which every event's data has."""
+    """The tenant of an event, a field of every event's data."""
 
     tenant_id: TenantId
 
@@ -131,7 +131,7 @@ class WebhookCourier:
             group.create_task(pruning)
             while True:
                 await slots.acquire()
-                # Before the look: what is queued after it wakes this loop again.
+                # Cleared before the query: a delivery queued after it wakes this loop again.
                 self._queued.clear()
                 turn = await self._next()
                 if turn is None:
@@ -158,12 +158,12 @@ class WebhookCourier:
         try:
             await self._deliver(turn)
         except Unavailable as error:
-            # They come again after the lease, under the same ids.
+            # They are tried again after the lease, under the same ids.
             extra = {"webhook_id": turn.webhook.webhook_id, "problem": str(error)}
             _log.warning("deliveries are not noted", extra=extra)
         finally:
             self._turns.take(turn.webhook.tenant_id, -1)
-            self._queued.set()  # others of this tenant may be due
+            self._queued.set()  # the tenant's other webhooks may be due
             slots.release()
 
     async def _deliver(self, turn: DueWebhook) -> None:

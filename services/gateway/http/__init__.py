@@ -1,1 +1,1 @@
-"""The public routes, one folder per API. Everything happens under the tenant of the caller's key."""
+"""The public routes, one folder per API. Each request acts for the tenant of its key."""

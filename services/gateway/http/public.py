@@ -61,11 +61,11 @@ ROUTES = (
     graders,
     fine_tuning_jobs,
 )
-"""Routes are tried in this order: those that are called most often come first."""
+"""Routes in the order of matching: the most frequent first."""
 
 
 def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
-    """Name a stack's own algorithms in its OpenAPI document, where a body has an algorithm or method."""
+    """Add a stack's own algorithms to its OpenAPI document, where a body has an algorithm or method."""
     schemas = http.openapi()["components"]["schemas"]
     schemas["JobRequest"]["properties"]["algorithm"].update(one_of(task_algorithms(algorithms)))
     method, _ = schemas["MintFields"]["properties"]["method"]["anyOf"]
@@ -74,7 +74,7 @@ def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
 
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
-    """Return the public HTTP without its parts: enough for the schema; `run` adds them."""
+    """Return the public HTTP without its parts, enough for the schema; `run` adds the parts."""
     http = create_http(
         title="MinT",
         service="gateway",

@@ -36,5 +36,5 @@ def test_an_application_with_a_route_of_another_class_does_not_start():
     async def no_key() -> None: ...
 
     http.include_router(router)
-    with pytest.raises(TypeError, match="takes no key"):
+    with pytest.raises(TypeError, match="has no key"):
         check_routes(http)

@@ -1,4 +1,4 @@
-"""Downloads of merged weights: which are refused, what names their bytes, and where one begins."""
+"""Downloads of merged weights: refusals, entity tags and ranges."""
 
 import re
 
@@ -12,7 +12,7 @@ _FROM = re.compile(r"bytes=([0-9]{1,18})-")
 
 
 def check_mergeable(base: BaseFacts) -> None:
-    """Raise InvalidField for a revision over a base whose weights take no sum."""
+    """Raise InvalidField for a revision over a quantized base, whose weights cannot be merged into."""
     if base.quantization:
         problem = (
             f"is over {base.name}, whose weights are quantized ({base.quantization}): nothing can be added to"
@@ -27,7 +27,7 @@ def merged_tag(digest: Digest) -> str:
 
 
 def first_byte(wanted: str | None, if_range: str | None, *, tag: str) -> int:
-    """Return the byte from which on a Range wants an answer with this tag; 0 for all of it.
+    """Return the first byte that a Range asks of the answer with this tag; 0 for all of it.
 
     Only ``bytes=N-`` is supported; with any other Range the whole answer is sent, as RFC 9110 (14.2) allows.
     """

@@ -1,4 +1,4 @@
-"""Residency as a tenant sees it: its own revisions on the engines, by the names that it knows."""
+"""Residency as a tenant sees it: its own revisions on the engines, under its own names."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from mint_common.ids import Digest, EngineId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry(EngineInfo):
-    """An engine and how busy it is, with all tenants or one; ``load`` is None when it did not say.
+    """An engine and its load by all tenants or one; ``load`` None is unknown.
 
-    One that is ``restarting`` is expected back in ``retry_after_seconds``.
+    A ``restarting`` engine is expected back in ``retry_after_seconds``.
     """
 
     load: EngineLoad | None
@@ -24,7 +24,7 @@ class EngineEntry(EngineInfo):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterEntry(AdapterStatus):
-    """Where one revision of the tenant's is on one engine."""
+    """The place of one revision of the tenant on one engine."""
 
     engine_id: EngineId
     policy: str
@@ -42,7 +42,7 @@ def describe_restarting(info: EngineInfo, retry_after_seconds: int) -> EngineEnt
 
 
 def load_of_tenant(adapters: Sequence[AdapterStatus], *, whole: EngineLoad) -> EngineLoad:
-    """Return how busy an engine is with one tenant, by what it uses; of the whole the size alone."""
+    """Return an engine's load by one tenant; of the whole engine only the size."""
     in_host = [status for status in adapters if status.tier != "stored"]
     states = [status.state for status in adapters]
     return EngineLoad(

@@ -1,4 +1,4 @@
-"""What the public schema says of an upload: the body it takes, and every way in which it is refused."""
+"""The public schema of an upload: its body, and every refusal."""
 
 from mint_common.adapters_format import Reason
 from mint_common.errors import MintError, UploadRefused
@@ -18,7 +18,7 @@ _EXAMPLE = UploadRefused(
     fix=FIXES[Reason.WRONG_RANK],
 )
 REFUSED: JsonObject = {
-    "description": "Refused, or a parameter is wrong (invalid_field). docs/uploads.md tells the codes apart.",
+    "description": "Refused, or a parameter is wrong (invalid_field). docs/uploads.md explains each code.",
     "content": {
         "application/json": {
             "schema": {

@@ -1,1 +1,1 @@
-"""The inference APIs: the few fields of a request that the gateway reads before it hands the bytes on."""
+"""The inference APIs: the few fields of a request that the gateway reads before it forwards the bytes."""

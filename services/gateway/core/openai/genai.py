@@ -1,4 +1,4 @@
-"""OpenTelemetry's GenAI attributes of a serving request's span; nowhere else are their names written.
+"""OpenTelemetry's GenAI attributes of a serving request's span; only this module has their names.
 
 The conventions are in development: these are of schema gen-ai/1.42.0. Attributes under ``mint.`` are ours.
 """
@@ -24,7 +24,7 @@ Attributes = dict[str, str | int | tuple[str, ...]]
 
 
 def request_attributes(asked: ServingRequest) -> Attributes:
-    """Return what a request says of itself."""
+    """Return the attributes of a request."""
     attributes: Attributes = {
         "gen_ai.operation.name": _OPERATIONS.get(asked.operation, "chat"),
         "gen_ai.provider.name": PROVIDER,
@@ -37,7 +37,7 @@ def request_attributes(asked: ServingRequest) -> Attributes:
 
 
 def target_attributes(target: Resolution) -> Attributes:
-    """Return what answers: a policy's revision, or the base."""
+    """Return the attributes of the answering revision or base."""
     if target.revision is None:
         return {"gen_ai.response.model": str(target.base)}
     return {
@@ -47,13 +47,13 @@ def target_attributes(target: Resolution) -> Attributes:
 
 
 def engine_attributes(headers: Mapping[str, str]) -> Attributes:
-    """Return which engine answers, and where it had the adapter, from the headers of its answer."""
+    """Return the engine and the tier of its adapter, from the headers of its answer."""
     found = {"mint.engine_id": headers.get(ENGINE_HEADER), "mint.tier": headers.get(TIER_HEADER)}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def answer_attributes(end: bytes) -> Attributes:
-    """Return what the bytes of an answer, or the last ones of a stream, say of tokens and of its end."""
+    """Return the token counts and finish reason in an answer, or in the end of a stream."""
     attributes: Attributes = {}
     for name, pattern in _COUNTS.items():
         counts = pattern.findall(end)

@@ -1,4 +1,4 @@
-"""The names that a tenant can put into ``model``."""
+"""The names that a tenant can use as ``model``."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

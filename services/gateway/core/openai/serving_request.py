@@ -23,10 +23,10 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingRequest:
-    """What the gateway needs to know of a body.
+    """The fields of a body that the gateway reads.
 
-    ``choices`` counts all prompts' answers; ``max_tokens`` is None where the context bounds an answer;
-    ``likeliest`` is how many log-probabilities stand beside each token, None for none.
+    ``choices`` counts the answers to all prompts; ``max_tokens`` is None where only the context limits an
+    answer; ``likeliest`` is the number of log-probabilities per token, None for none.
     """
 
     operation: ApiOperation
@@ -52,7 +52,7 @@ class _Fields(msgspec.Struct):
 
 
 def read_request(operation: ApiOperation, body: bytes) -> ServingRequest:
-    """Return what a body asks for. Raises InvalidField."""
+    """Return the fields of a body. Raises InvalidField."""
     fields: _Fields = convert_json(read_body(body), _Fields)
     choices = (fields.n or 1) * (_count_prompts(fields.prompt) if operation is ApiOperation.COMPLETION else 1)
     if choices > MAX_CHOICES:
@@ -88,7 +88,7 @@ def _max_tokens(operation: ApiOperation, fields: _Fields) -> int | None:
 
 
 def _likeliest(operation: ApiOperation, fields: _Fields) -> int | None:
-    """Return the most log-probabilities beside a token of the prompt or of the answer."""
+    """Return the maximum log-probabilities per token of the prompt or the answer."""
     chosen = len(fields.logprob_token_ids or ()) or None
     if operation.is_chat:
         own = (fields.top_logprobs or 0) if fields.logprobs else None

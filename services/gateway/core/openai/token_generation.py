@@ -1,7 +1,7 @@
 """``/inference/v1/generate``: token ids in, token ids with their log-probabilities out.
 
-The contract is what RL trainers read (verifiers, prime-rl): every token of an answer has exactly one finite
-log-probability, named ``token_id:N``, so that nothing is ever tokenized again.
+The contract is that of RL trainers (verifiers, prime-rl): each token of an answer has exactly one finite
+log-probability, named ``token_id:N``, so nothing is tokenized twice.
 """
 
 import base64
@@ -144,7 +144,7 @@ def plan_generate(
     revision: RevisionRef | None,
     max_context: int,
 ) -> SampleRequest:
-    """Return what the engine is asked; without ``max_tokens`` an answer may take the context that is left."""
+    """Return the request to the engine; without ``max_tokens`` an answer may use the remaining context."""
     given = body.sampling_params
     room = max(1, max_context - len(body.token_ids))
     stop = (given.stop,) if isinstance(given.stop, str) else given.stop
@@ -180,7 +180,7 @@ NAMES = {
 
 
 def in_clients_words(error: InvalidField) -> InvalidField:
-    """Return what an engine says of its request as about the client's."""
+    """Return an engine's error about its request in the client's terms."""
     found = str(error.field)
     name = NAMES.get(found, found.replace("sampling.", "sampling_params.", 1))
     return InvalidField(field=name, problem=str(error.problem))
@@ -189,7 +189,7 @@ def in_clients_words(error: InvalidField) -> InvalidField:
 def generate_answer(
     body: GenerateBody, sampled: Sampled, *, request_id: str, routed_layers: int, named: str
 ) -> bytes:
-    """Return the JSON answer; ``named`` is what answered."""
+    """Return the JSON answer; ``named`` is the model that answered."""
     choices = [
         _choice(index, each, body=body, routed_layers=routed_layers)
         for index, each in enumerate(sampled.sequences)

@@ -1,1 +1,1 @@
-"""The Tinker API as values: ids and paths, codecs, and what each request means to MinT. No wire, no clock."""
+"""The Tinker API as values: ids, paths, codecs, and the operations of each request. No wire, no clock."""

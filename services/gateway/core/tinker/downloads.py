@@ -1,7 +1,7 @@
-"""Addresses that anybody who has one may download a checkpoint's file from, for a while.
+"""Temporary addresses from which anyone can download a checkpoint's file.
 
-Clients fetch them without their key, so an address carries its own proof: what it is for, until when, and a
-signature over both.
+Clients fetch them without their key, so an address contains its target, its expiry, and a signature over
+both.
 """
 
 import base64
@@ -19,7 +19,7 @@ VALID_SECONDS = 3600.0
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """A stored adapter, by its manifest, and until when it may be downloaded; ``tenant_id`` asked for it."""
+    """A stored adapter, by its manifest, and the expiry of its download; ``tenant_id`` asked for it."""
 
     manifest: Claim
     tenant_id: TenantId
@@ -28,17 +28,17 @@ class Ticket(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketSigner:
-    """Signs tickets with a secret that all gateways share."""
+    """Signs tickets with a secret shared by all gateways."""
 
     secret: bytes
 
     def sign(self, ticket: Ticket) -> str:
-        """Return a ticket as text that fits into a path."""
+        """Return a ticket as text for a path."""
         body = msgspec.json.encode(ticket)
         return f"{_encode(body)}.{_encode(self._signature(body))}"
 
     def read(self, text: str, *, now: float) -> Ticket:
-        """Return a ticket that was signed here and is still good. Raises NotFound."""
+        """Return a ticket that was signed here and has not expired. Raises NotFound."""
         missing = NotFound(kind="download", name=text[:50])
         body, _, signature = text.partition(".")
         try:

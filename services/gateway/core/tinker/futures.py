@@ -1,4 +1,4 @@
-"""What is known of a request that was answered with a future, and how ``retrieve_future`` says it."""
+"""The states of a request that was answered with a future, as ``retrieve_future`` reports them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ trainer."""
 
 
 class FutureGone(MintError):
-    """Request {request_id!r} is not known, or no longer: submit it again."""
+    """Request {request_id!r} is unknown or expired: submit it again."""
 
     code = "future_gone"
     http_status = 410
@@ -22,7 +22,7 @@ class FutureGone(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FuturePending:
-    """Not finished in the time waited; ``reason`` is for the user, empty when there is none to tell."""
+    """Not finished in the time waited; ``reason`` is for the user, or empty."""
 
     queue_state: QueueState = "active"
     reason: str = ""
@@ -30,7 +30,7 @@ class FuturePending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FutureDone:
-    """Finished: ``body`` is the answer as it goes out."""
+    """Finished: ``body`` is the answer as sent."""
 
     body: bytes
     media_type: str = JSON

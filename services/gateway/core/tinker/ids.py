@@ -1,8 +1,8 @@
 """Ids of the Tinker API: sessions, training runs, sampling sessions, checkpoint paths, requests.
 
 A training run is named ``{session}:train:{n}``, because clients compute that name themselves; its policy is
-named ``{session}.train.{n}``. A request id of a training operation says all that is needed to answer for it:
-it is found after a restart without a row of its own.
+named ``{session}.train.{n}``. The request id of a training operation contains all that is needed to answer
+for it, so that it needs no row and survives restarts.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class CheckpointPath:
 
     @property
     def checkpoint_id(self) -> str:
-        """Return what comes behind the run."""
+        """Return the part after the run."""
         return f"{_SEGMENTS[self.kind]}/{self.name}"
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def sampling_session_id_of(session_id: str, seq: int) -> str:
 
 
 def keyed_session_id(tenant_id: TenantId, key: str) -> str:
-    """Return the id of the session that a request of this idempotency key creates for itself."""
+    """Return the id of the session that a request with this idempotency key creates."""
     return derive_id("ses", tenant_id, key)
 
 
@@ -90,7 +90,7 @@ def unnumbered_seq(key: str) -> int:
 
 
 def check_session_id(text: str) -> str:
-    """Return a session id that may exist. Raises NotFound."""
+    """Return a valid session id. Raises NotFound."""
     if not _SESSION.fullmatch(text):
         raise NotFound(kind="session", name=text[:100])
     return text
@@ -118,7 +118,7 @@ def policy_name_of(session_id: str, seq: int) -> str:
 
 
 def check_seq(seq: int | None, *, field: str = "seq_id", least: int = 1) -> int:
-    """Return a number that clients count by: operations from 1, runs and samplers of a session from 0.
+    """Return a valid sequence number: operations count from 1, runs and samplers of a session from 0.
 
     Raises InvalidField.
     """
@@ -128,7 +128,7 @@ def check_seq(seq: int | None, *, field: str = "seq_id", least: int = 1) -> int:
 
 
 def check_checkpoint_name(field: str, name: str) -> str:
-    """Refuse a name that no path could carry. Raises InvalidField."""
+    """Refuse a name that cannot be part of a path. Raises InvalidField."""
     if not _NAME.fullmatch(name):
         raise InvalidField(field=field, problem=f"must match ^{_NAME.pattern}$, got {name[:150]!r}")
     return name
@@ -148,10 +148,10 @@ def parse_path(field: str, text: str) -> CheckpointPath:
 
 
 def parse_sampler_path(field: str, text: str) -> CheckpointPath:
-    """Return a path that can be sampled from. Raises InvalidField."""
+    """Return the path of a sampler checkpoint. Raises InvalidField."""
     path = parse_path(field, text)
     if path.kind == "training":
-        problem = "is a training checkpoint: only what save_weights_for_sampler saves can be sampled"
+        problem = "is a training checkpoint; only checkpoints of save_weights_for_sampler can be sampled"
         raise InvalidField(field=field, problem=problem)
     return path
 

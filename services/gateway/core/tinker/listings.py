@@ -16,7 +16,7 @@ def moment(at: float) -> str:
 
 
 def cursor_json(*, limit: int, offset: int, total: int) -> JsonObject:
-    """Return where a page stands in a list of ``total`` items."""
+    """Return the position of a page in a list of ``total`` items."""
     return {"offset": offset, "limit": limit, "total_count": total}
 
 
@@ -39,7 +39,7 @@ def run_json(run: TrainingRun, summary: PolicySummary) -> JsonObject:
     """Return a ``TrainingRun``."""
     newest = [each.newest for each in summary.checkpoints]
     shown = {record.kind: checkpoint_json(record, model_id=run.model_id) for record in newest}
-    last_request_at = summary.last_operation_at or run.created_at  # without any it only holds copies
+    last_request_at = summary.last_operation_at or run.created_at  # without one it only holds copies
     return {
         "training_run_id": run.model_id,
         "base_model": run.base_model,

@@ -1,8 +1,8 @@
-"""LoraConfig: which modules of a base train, and how the update is scaled.
+"""LoraConfig: which modules of a base are trained, and the scale of the update.
 
 The scale is Tinker's: alpha is 32 whatever the rank, so that its learning rates carry over. The unembedding
-is never trained, because engines serve no adapter of it; clients ask for it by default, so asking for it
-beside other modules is no error.
+is never trained, because engines cannot serve its adapters; clients ask for it by default, so asking for it
+together with other modules is accepted.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ ORG = "mint/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """What clients ask for."""
+    """The request of a client."""
 
     rank: int
     seed: int | None = None
@@ -32,7 +32,7 @@ class LoraConfig:
 
 
 def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
-    """Return the LoRA shape; without a seed, one that is the run's own. Raises InvalidField."""
+    """Return the LoRA shape; without a seed, the run gets one of its own. Raises InvalidField."""
     targets = {
         target
         for target in served_targets(base)
@@ -48,12 +48,12 @@ def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
 
 
 def _is_attention(target: str, base: BaseFacts) -> bool:
-    """Return whether some attention has a module of that name (``q_proj``)."""
+    """Return whether attention has a module of that name (``q_proj``)."""
     return any("attn" in parent or "attention" in parent for parent in _parents(target, base))
 
 
 def _is_mlp(target: str, base: BaseFacts) -> bool:
-    """Return whether a module of that name is of an MLP or its experts: of no attention, that is."""
+    """Return whether an MLP or its experts have a module of that name: any outside attention."""
     return any("attn" not in parent and "attention" not in parent for parent in _parents(target, base))
 
 

@@ -1,4 +1,4 @@
-"""``mint/checkpoints/interpolate``: which checkpoints are mixed, by how much, and what that is answered with.
+"""``mint/checkpoints/interpolate``: the checkpoints to mix, their coefficients, and the answer.
 
 Coefficients add up to 1, so that a mixture of one checkpoint with itself is that checkpoint.
 """
@@ -31,7 +31,7 @@ class InterpolateBody(msgspec.Struct, frozen=True):
 
 
 def read_sources(wish: InterpolateBody) -> Sequence[CheckpointPath]:
-    """Return the checkpoints to mix, everything else being in order. Raises InvalidField."""
+    """Return the checkpoints to mix, after checking the whole body. Raises InvalidField."""
     if wish.output_checkpoint_type != "sampler":
         problem = f"must be sampler, got {wish.output_checkpoint_type[:100]!r}"
         raise InvalidField(field="output_checkpoint_type", problem=problem)
@@ -69,12 +69,12 @@ def check_alike(records: Sequence[CheckpointRecord]) -> None:
             ("trained modules", list(record.lora.targets), list(first.lora.targets)),
         ):
             if found != wanted:
-                problem = f"has {what} {found}, source_paths[0] has {wanted}: only equal ones are mixed"
+                problem = f"has {what} {found}, source_paths[0] has {wanted}: only equal shapes can be mixed"
                 raise InvalidField(field=f"source_paths[{index}]", problem=problem)
 
 
 def metadata_of(wish: InterpolateBody) -> dict[str, JsonScalar]:
-    """Return what is kept with a mixture: what it was made of, which its answer repeats."""
+    """Return the metadata stored with a mixture, which its answer repeats: its sources."""
     return {
         _SOURCES: msgspec.json.encode(wish.source_paths).decode(),
         _COEFFICIENTS: msgspec.json.encode(wish.coefficients).decode(),
@@ -82,7 +82,7 @@ def metadata_of(wish: InterpolateBody) -> dict[str, JsonScalar]:
 
 
 def mixture_answer(path: str, record: CheckpointRecord) -> JsonObject:
-    """Return the answer to an interpolation that is done."""
+    """Return the answer to a finished interpolation."""
     return {
         "type": "mint_interpolate_checkpoints",
         "path": path,

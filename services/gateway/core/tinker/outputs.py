@@ -29,7 +29,7 @@ OUTPUT_TYPE = "ArrayRecord"
 
 
 def write_result(result: Result, operation: OperationId, *, model_id: str, as_protobuf: bool) -> FutureDone:
-    """Return the answer to an operation that is done. An export's is written by `write_export`."""
+    """Return the answer to a finished operation. `write_export` writes that of an export."""
     if isinstance(result, Passed):
         if as_protobuf:
             return FutureDone(body=_protobuf(result), media_type=PROTOBUF)
@@ -88,7 +88,7 @@ def _protobuf(result: Passed) -> bytes:
     output.loss_fn_output_type = OUTPUT_TYPE
     for name, value in result.metrics.items():
         output.metrics[name] = value
-    # One record for each run of datums with as many targets a position: trailing shapes are a record's.
+    # One record per run of datums with equal targets per position: a record has one trailing shape.
     start = 0
     while start < len(result.logprobs):
         trailing = result.logprobs[start].shape[1:]
@@ -132,5 +132,5 @@ def _json(result: Passed) -> bytes:
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Leave out what JSON has no number for: clients drop a metric that is not there."""
+    """Leave out values that JSON has no number for: clients drop missing metrics."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""``forward_backward`` and ``forward``: from what clients send, protobuf or JSON, to a `Pass`."""
+"""``forward_backward`` and ``forward``: from protobuf or JSON to a `Pass`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from services.gateway.core.tinker.ids import check_seq
 from services.gateway.core.tinker.schema import read_message
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor, read_tensor, read_token_ids
 
-NO_IMAGES = "has a chunk that is no text: this server trains and samples on token ids only"
+NO_IMAGES = "has a chunk that is not text; this server trains and samples on token ids only"
 LOSSES: Mapping[str, LossName] = {loss: loss for loss in get_args(LossName)}
 """Values of ``loss_fn``."""
 
@@ -56,7 +56,7 @@ class JsonPass(msgspec.Struct, frozen=True):
 
 
 class JsonPassBody(msgspec.Struct, frozen=True):
-    """The body of ``forward_backward`` and ``forward``, as clients sent it before protobuf."""
+    """The JSON body of ``forward_backward`` and ``forward``, used by clients before protobuf."""
 
     model_id: str
     seq_id: int | None = None
@@ -110,7 +110,7 @@ def _datum(datum: Any, where: str) -> Datum:  # a protobuf Datum
         if chunk.WhichOneof("chunk") != "encoded_text":
             raise InvalidField(field=field, problem=NO_IMAGES)
         if len(chunk.encoded_text.tokens) % 4:
-            raise InvalidField(field=field, problem="has tokens that are no int32 values")
+            raise InvalidField(field=field, problem="has tokens that are not int32 values")
     return Datum(
         tokens=b"".join(chunk.encoded_text.tokens for chunk in datum.model_input),
         inputs={

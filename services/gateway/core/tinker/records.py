@@ -1,4 +1,4 @@
-"""What the gateway keeps of Tinker clients: their sessions, and which policy each training run is."""
+"""The records of Tinker clients: their sessions, and the policy of each training run."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +7,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
 
 ALIVE_SECONDS = 120.0
-"""A session is active until its client, which says so every ten seconds, has been silent for so long."""
+"""Time without a heartbeat after which a session counts as inactive; clients send one every ten seconds."""
 
 FinishReason = Literal["success", "errored", "interrupted"]
 Metadata = dict[str, str]
@@ -15,7 +15,9 @@ Metadata = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSession:
-    """One client process's session. Times are seconds since the epoch; ``finish`` None: it said no end."""
+    """The session of one client process. Times are seconds since the epoch; ``finish`` None: not finished
+    by its client.
+    """
 
     session_id: str
     tenant_id: TenantId
@@ -32,7 +34,7 @@ class ClientSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunShape:
-    """What a training run trains; ``base_model`` is the base in the user's spelling."""
+    """The shape of a training run; ``base_model`` is the base in the user's spelling."""
 
     base: BaseName
     base_model: str
@@ -43,7 +45,7 @@ class RunShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun(RunShape):
-    """A training run of a session: the policy that it trains, and what its user asked for.
+    """A training run of a session: its policy and its user's metadata.
 
     A run that only holds copies of checkpoints has no training session behind its policy; ``is_trained`` is
     false then.

@@ -1,6 +1,6 @@
-"""Samples that wait for an engine: a queue for each API key, served by tenant and then by key, round robin.
+"""Samples that wait for an engine: one queue per API key, served round robin by tenant, then by key.
 
-No burst delays another tenant, and no tenant takes all seats with many samples, large samples or many keys.
+A burst delays no other tenant, and no tenant can take all seats by many samples, large samples or many keys.
 Seats are counted in sequences: a sample has up to 128.
 """
 
@@ -17,7 +17,7 @@ _UNBOUNDED = 1 << 30
 
 
 class SampleBudgets(NamedTuple):
-    """What tenants, or keys, may have waiting and running: samples, sequences and bytes of prompts."""
+    """Limits of waiting and running samples, sequences and prompt bytes, per tenant or key."""
 
     samples: TenantBudget
     sequences: TenantBudget
@@ -25,7 +25,7 @@ class SampleBudgets(NamedTuple):
 
 
 class SampleQueue:
-    """Request ids by tenant and key, and the seats that they have."""
+    """Request ids by tenant and key, and their seats."""
 
     def __init__(self, seats: int) -> None:
         self._of_tenants = TenantBudget(total=seats)
@@ -44,9 +44,9 @@ class SampleQueue:
         self._keys.setdefault(tenant, FairQueue(seats=_UNBOUNDED)).push(key, (request_id, seats))
 
     def pop(self) -> str | None:
-        """Return the next request to run; None if nothing waits, or nothing that fits.
+        """Return the next request to run; None if nothing waits or fits.
 
-        No request is too large: while any seat is free, a tenant that runs nothing may begin.
+        No request is too large: while any seat is free, a tenant that runs nothing may start one.
         """
         left_out: set[str] = set()
         while (found := self._turns.next(without=left_out)) is not None:
@@ -71,7 +71,7 @@ class SampleQueue:
         self._of_keys.take(key, -seats)
 
     def _begin(self, tenant: str) -> str | None:
-        """Begin a tenant's next request that fits."""
+        """Start a tenant's next request that fits."""
         keys, left_out = self._keys[tenant], set[str]()
         while (found := keys.next(without=left_out)) is not None:
             key, (request_id, seats) = found
@@ -92,7 +92,9 @@ class SampleQueue:
 
 
 class RetainedAnswers:
-    """Answers retained for a while, bounded in bytes: the tenant with most bytes loses its oldest first."""
+    """Answers retained for a while, within a limit of bytes: the tenant with the most bytes loses its
+    oldest first.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._bytes = TenantBudget(total=max_bytes)
@@ -111,7 +113,7 @@ class RetainedAnswers:
             self._tenants.pop(tenant, None)
 
     def too_many(self) -> str | None:
-        """Return which goes next so that the others fit; None when all do."""
+        """Return the answer to drop next; None while all fit."""
         if self._bytes.held <= self._bytes.total:
             return None
         return next(iter(self._tenants[self._bytes.largest]))

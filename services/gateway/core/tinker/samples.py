@@ -30,21 +30,21 @@ class SampleOrder:
 
     @property
     def request_id(self) -> str:
-        """Return its id: the same for a repeated submission."""
+        """Return its id, which is the same for a repeated submission."""
         return derive_id("smp", self.plan.sampling_session_id, self.plan.seq_id)
 
     @property
     def seats(self) -> int:
-        """Return what it takes of the engines: one for each sequence, and one for the request."""
+        """Return its seats on the engines: one per sequence, and one for the request."""
         return 1 + self.plan.sampling.n
 
     @property
     def prompt_bytes(self) -> int:
-        """Return the memory that its prompt takes while it waits."""
+        """Return the memory of its prompt while it waits."""
         return 8 * len(self.plan.tokens)
 
     def to_request(self) -> SampleRequest:
-        """Return what the engine is asked."""
+        """Return the request to the engine."""
         return SampleRequest(
             request_id=self.request_id,
             tenant_id=self.tenant_id,
@@ -56,7 +56,7 @@ class SampleOrder:
 
 
 def sample_answer_bytes(plan: SamplePlan) -> int:
-    """Return how large its answer may become."""
+    """Return the maximum size of its answer."""
     return packed_answer_bytes(
         sequences=plan.samples,
         new_tokens=plan.sampling.max_new_tokens,
@@ -67,12 +67,12 @@ def sample_answer_bytes(plan: SamplePlan) -> int:
 
 
 def sequence_ids(plan: SamplePlan) -> list[str]:
-    """Return an id for each sequence of a sample, told before it is made."""
+    """Return an id for each sequence of a sample, known before it is sampled."""
     return [f"{plan.sampling_session_id}:{plan.seq_id}:{at}" for at in range(plan.samples)]
 
 
 def describe_failure(error: MintError) -> FutureFailed:
-    """Return the answer about a failed sample."""
+    """Return the answer for a failed sample."""
     is_users = error.http_status < 500 and not error.retryable
     return FutureFailed(message=str(error), category="user" if is_users else "server")
 

@@ -1,4 +1,4 @@
-"""A sample's answer on the wire: protobuf for newer clients, JSON for those of before 0.25.
+"""A sample's answer on the wire: protobuf for newer clients, JSON for clients before 0.25.
 
 The engine's answer holds its numbers as the protobuf does, so that only JSON unpacks them.
 """
@@ -37,7 +37,7 @@ def sample_protobuf(sampled: Sampled, plan: SamplePlan) -> bytes:
 
 
 def sample_json(sampled: Sampled, plan: SamplePlan) -> bytes:
-    """Return a sample as clients of the JSON era read it."""
+    """Return a sample as JSON, for older clients."""
     answer: dict[str, object] = {
         "type": "sample",
         "sequences": [_sequence_json(sequence) for sequence in sampled.sequences * plan.copies],
@@ -51,7 +51,7 @@ def sample_json(sampled: Sampled, plan: SamplePlan) -> bytes:
 
 
 def _prompt_scores(sampled: Sampled, plan: SamplePlan) -> tuple[bytes | None, Likeliest | None]:
-    """Return what the request wanted of the prompt's scores; positions before those wanted are empty."""
+    """Return the requested scores of the prompt; earlier positions are empty."""
     unscored = len(plan.tokens) - plan.scored
     own, likeliest = None, None
     if plan.is_prompt_scored and sampled.prompt_logprobs is not None:

@@ -1,6 +1,6 @@
-"""``asample``: its body, and what it asks of an engine.
+"""``asample``: its body, and the request to the engine.
 
-What no engine could do is refused before it is queued.
+Impossible requests are refused before they are queued.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from services.gateway.core.tinker.passes import JsonModelInput
 
 MAX_SAMPLES = 128
 MAX_SEQ_ID = 2**63 - 1
-"""Clones of a sampler count in blocks of a billion, so these are larger than a training run's."""
+"""Maximum sequence number of a sample. Clones of a sampler count in blocks of a billion, so it exceeds a
+training run's.
+"""
 
 
 class Params(msgspec.Struct, frozen=True):
-    """How to sample. ``stop`` None ends at the base's end-of-sequence token, empty at no token at all."""
+    """Sampling parameters. ``stop`` None ends at the base's end-of-sequence token; empty never ends early."""
 
     max_tokens: int | None = None
     seed: int | None = None
@@ -48,7 +50,7 @@ class SampleBody(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePlan:
-    """One sample, checked: what the engine is asked, and how its answer is written.
+    """One checked sample: the request to the engine, and the form of the answer.
 
     ``copies`` of what the engine samples are returned: greedy samples are all equal, so it makes one.
     ``is_prompt_scored``: the prompt's own log-probabilities are wanted, those of its last ``scored`` tokens.
@@ -70,7 +72,7 @@ class SamplePlan:
 
 
 def sampling_session_of(body: SampleBody) -> str:
-    """Return which sampling session is asked. Raises InvalidField."""
+    """Return the requested sampling session. Raises InvalidField."""
     if body.sampling_session_id is None:
         raise InvalidField(field="sampling_session_id", problem="is needed: create a sampling session first")
     return body.sampling_session_id
@@ -152,7 +154,7 @@ def _sampling(body: SampleBody, *, prompt: int, max_context: int, vocab_size: in
 def _room(wanted: int | None, *, prompt: int, max_context: int) -> int:
     room = max_context - prompt
     if room < 1:
-        problem = f"its {prompt} tokens leave no room in the context of {max_context}"
+        problem = f"has {prompt} tokens, which leave no room in the context of {max_context}"
         raise InvalidField(field="prompt", problem=problem)
     if wanted is None:
         return room
@@ -179,7 +181,7 @@ def _stops(
 
 
 def _scored(body: SampleBody, prompt: int) -> int:
-    """Return how many of the prompt's last tokens are scored: all but the first, or fewer."""
+    """Return the number of scored tokens at the prompt's end: all but the first, or fewer."""
     last = body.prompt_logprobs_last_n
     if last is None:
         return prompt - 1

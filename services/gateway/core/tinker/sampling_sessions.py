@@ -1,4 +1,4 @@
-"""Sampling sessions: what a client samples from; the half that trains opens one after an export."""
+"""Sampling sessions, from which clients sample; training opens one after an export."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +10,11 @@ from services.gateway.core.tinker.ids import sampling_session_id_of
 SamplingKind = Literal["snapshot", "inflight"]
 
 LIVE_SECONDS = 3600.0
-"""Time after its client's last sign of life in which a sampling session protects its revision from
-collection."""
+"""Time after its client's last heartbeat in which a sampling session protects its revision from
+collection.
+"""
 KEPT_SECONDS = 30 * 86_400.0
-"""Retention of a sampling session after its client's last sign of life."""
+"""Retention of a sampling session after its client's last heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

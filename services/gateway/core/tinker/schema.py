@@ -1,8 +1,8 @@
 """The protobuf messages of the Tinker API (`tinker_public`, proto3), made without generated code.
 
-They live in a pool of their own under another package name: the wire carries no names, and a process may
-hold the official SDK's classes beside these. Each line of the schema is ``[repeated|optional] type name =
-number``; fields of one oneof carry its name behind ``@``.
+They have their own pool and package name: the wire has no names, and a process may also load the official
+SDK's classes. Each line of the schema is ``[repeated|optional] type name = number``; fields of one oneof
+carry its name behind ``@``.
 """
 
 import re
@@ -113,7 +113,7 @@ def _add_fields(message: descriptor_pb2.DescriptorProto, lines: str) -> None:
             field.oneof_index = oneofs[match["oneof"]]
         if match["label"] == "optional":
             optional.append(field)
-    for field in optional:  # proto3 says presence by a oneof of one field, behind the real ones
+    for field in optional:  # proto3 marks presence by a oneof of one field, after the real ones
         field.proto3_optional = True
         field.oneof_index = len(message.oneof_decl)
         message.oneof_decl.add(name=f"_{field.name}")
@@ -147,8 +147,8 @@ def new_message(name: str) -> Any:  # its class is made at run time
 
 
 def read_message(name: str, body: bytes) -> Any:  # as above
-    """Return a message that was sent. Raises InvalidField for what is none."""
+    """Return the decoded message. Raises InvalidField for other bytes."""
     try:
         return _CLASSES[name].FromString(body)
     except DecodeError as error:
-        raise InvalidField(field="body", problem=f"is no protobuf {name}") from error
+        raise InvalidField(field="body", problem=f"is not a protobuf {name}") from error

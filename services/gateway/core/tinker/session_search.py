@@ -1,4 +1,4 @@
-"""Which of a tenant's sessions a search finds, and what their state is called."""
+"""Search of a tenant's sessions, and the names of their states."""
 
 from datetime import UTC, datetime
 
@@ -27,14 +27,14 @@ class WantedStatus(msgspec.Struct, frozen=True):
 
 
 class SearchCursor(msgspec.Struct, frozen=True):
-    """Behind which session a page begins; the time is ISO 8601, and UTC if it names no zone."""
+    """The session after which a page begins; the time is ISO 8601, UTC without a zone."""
 
     last_created_at: str
     last_session_id: str
 
 
 class SearchOwner(msgspec.Struct, frozen=True):
-    """Whose sessions; a tenant sees its own."""
+    """The owner of the sessions; a tenant sees its own."""
 
     type: str = "own"
     owner_urns: list[str] | None = None
@@ -54,11 +54,11 @@ class SearchBody(msgspec.Struct, frozen=True):
 
 
 def check_search(body: SearchBody) -> SearchBody:
-    """Refuse a search that could find nothing by mistake. Raises InvalidField."""
+    """Refuse a search that cannot find anything. Raises InvalidField."""
     if not 1 <= body.limit <= MAX_FOUND:
         raise InvalidField(field="limit", problem=f"must be from 1 to {MAX_FOUND}, got {body.limit}")
     if body.owner.type not in {"own", "accessible"}:
-        problem = "must be own or accessible: a key sees the sessions of its tenant"
+        problem = "must be own or accessible; a key sees the sessions of its tenant"
         raise InvalidField(field="owner.type", problem=problem)
     if body.display_name is not None and not body.display_name:
         raise InvalidField(field="display_name", problem="must not be empty")
@@ -66,14 +66,14 @@ def check_search(body: SearchBody) -> SearchBody:
 
 
 def place_of(cursor: SearchCursor) -> tuple[float, str]:
-    """Return behind which time, in seconds since the epoch, and session a page begins.
+    """Return the time, in seconds since the epoch, and the session after which a page begins.
 
     Raises InvalidField, NotFound.
     """
     try:
         at = datetime.fromisoformat(cursor.last_created_at)
     except ValueError as error:
-        raise InvalidField(field="cursor.last_created_at", problem="is no ISO 8601 time") from error
+        raise InvalidField(field="cursor.last_created_at", problem="is not an ISO 8601 time") from error
     # A time without a zone is UTC; timestamp() of a local year 1 overflows.
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.timestamp(), check_session_id(cursor.last_session_id)
@@ -96,7 +96,7 @@ def is_found(session: ClientSession, body: SearchBody, *, now: float) -> bool:
 
 
 def status_of(session: ClientSession, *, now: float) -> JsonObject | None:
-    """Return a session's state, None for one that said no end and is silent."""
+    """Return a session's state, None for a silent one that its client did not finish."""
     if session.finish is not None:
         reason: JsonObject = {"type": session.finish}
         return {"type": "client_finished", "reason": reason, "detail": session.finish_detail}

@@ -1,4 +1,4 @@
-"""What clients report about themselves: errors are counted by kind, the rest is not kept."""
+"""Telemetry of clients: errors are counted by kind, the rest is discarded."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ MAX_EVENTS = 1000
 MAX_KINDS = 8
 MAX_KIND = 100
 OTHERS = "others"
-"""Label of all further kinds: a report must not make a log line of any size."""
+"""Label of all further kinds, which bounds the log line of a report."""
 
 
 class TelemetryEvent(msgspec.Struct, frozen=True):
-    """What is read of an event: everything else may hold prompts, paths or keys."""
+    """The fields read of an event: the others may contain prompts, paths or keys."""
 
     event: str = ""
     event_name: str = ""

@@ -1,6 +1,6 @@
 """Tensors of the Tinker API as arrays of the training protocol: dense or CSR, protobuf or JSON.
 
-Only the form is looked at here; what a loss needs of an array is checked by the trainer when it is submitted.
+Only the form is checked here; the trainer checks what a loss needs at submission.
 """
 
 import math
@@ -62,7 +62,7 @@ def read_token_ids(tokens: Sequence[int], field: str) -> bytes:
     """Return token ids as int32. Raises InvalidField."""
     ids = _numbers(tokens, _INT, field)
     if ids.size and (ids.min() < 0 or ids.max() >= 2**31):
-        raise InvalidField(field=field, problem="has a token id that is negative or above int32")
+        raise InvalidField(field=field, problem="has a token id below 0 or above int32")
     return ids.astype("<i4").tobytes()
 
 
@@ -71,8 +71,8 @@ def _numbers(values: Sequence[float], kind: "np.dtype[Any]", field: str) -> "np.
     if found.dtype.kind not in "if":  # an integer beyond int64 makes it unsigned, or one of objects
         raise InvalidField(field=field, problem="has a number that int64 cannot hold")
     if kind is _INT and found.dtype.kind == "f" and found.size:
-        raise InvalidField(field=field, problem="has a fraction where int64 is announced")
-    with np.errstate(over="ignore"):  # the finiteness check comes later
+        raise InvalidField(field=field, problem="has a fraction, but its dtype is int64")
+    with np.errstate(over="ignore"):  # finiteness is checked later
         return found.astype(kind)
 
 
@@ -97,7 +97,7 @@ def _write_out(
     shape: tuple[int, ...],
     field: str,
 ) -> "np.ndarray[Any, Any]":
-    """Return the dense values of compressed sparse rows; what is not stored is 0."""
+    """Return the dense values of compressed sparse rows; missing values are 0."""
     if len(shape) != 2 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
         problem = (
             f"is sparse with shape {list(shape)}; it must have two dimensions and {MAX_ELEMENTS} elements"

@@ -1,4 +1,4 @@
-"""Texts that users attach to sessions, runs and checkpoints: bounded, and such that a database takes them."""
+"""Texts that users attach to sessions, runs and checkpoints: of bounded size, and storable in Postgres."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,14 +22,14 @@ def check_text(field: str, text: str, *, most: int = MAX_TEXT) -> str:
 
 
 def check_tags(field: str, tags: Sequence[str]) -> tuple[str, ...]:
-    """Return a few texts. Raises InvalidField."""
+    """Return tags of bounded number and length. Raises InvalidField."""
     if len(tags) > MAX_TAGS:
         raise InvalidField(field=field, problem=f"has {len(tags)} items, {MAX_TAGS} at most")
     return tuple(check_text(f"{field}[{index}]", tag) for index, tag in enumerate(tags))
 
 
 def check_metadata(field: str, raw: Mapping[str, object] | None) -> Metadata:
-    """Return what a user attached, every value a text: others as the JSON they are. Raises InvalidField."""
+    """Return a user's metadata with text values; other values become their JSON. Raises InvalidField."""
     found = {
         name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
         for name, value in (raw or {}).items()

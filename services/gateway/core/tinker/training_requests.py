@@ -1,4 +1,4 @@
-"""Bodies of the requests that train: what clients send. Fields that newer clients add are ignored.
+"""Bodies of training requests. Unknown fields of newer clients are ignored.
 
 The one optimizer is AdamW with decoupled weight decay and a clip of the global norm.
 """
@@ -116,13 +116,13 @@ class CopyBody(msgspec.Struct, frozen=True):
 
 
 class TtlBody(msgspec.Struct, frozen=True):
-    """``ttl``: None is for ever."""
+    """``ttl``: None is forever."""
 
     ttl_seconds: int | None = None
 
 
 class JsonLesson(msgspec.Struct, frozen=True):
-    """A completion that the policy learns from the teacher.
+    """A completion for the policy to learn from the teacher.
 
     The inputs are prompts: both models read their own, then the same target tokens.
     """
@@ -147,15 +147,15 @@ class ReverseKlBody(msgspec.Struct, frozen=True):
 
 
 def checkpoint_name(path: str | None, seq: int) -> str:
-    """Return the name of a new checkpoint: the user's, or one made of its number. Raises InvalidField."""
+    """Return the name of a new checkpoint: the user's, or its number. Raises InvalidField."""
     return f"seq-{seq}" if path is None else check_checkpoint_name("path", path)
 
 
 def plan_step(adam: AdamParams | None, other: JsonObject | None) -> Step:
-    """Return the step. Raises InvalidField for another optimizer, or numbers that are none of AdamW's."""
+    """Return the step. Raises InvalidField for another optimizer, or numbers that AdamW cannot take."""
     if other is not None:
         check_optimizer(other)
-        raise InvalidField(field="optimizer_params", problem="is for other optimizers: send adam_params")
+        raise InvalidField(field="optimizer_params", problem="is for other optimizers; send adam_params")
     wish = adam or AdamParams()
     return Step(
         learning_rate=wish.learning_rate,
@@ -175,7 +175,7 @@ def check_optimizer(config: JsonObject | None) -> None:
 
 
 def plan_distill(wish: ReverseKlBody, teacher: CheckpointRef) -> Distill:
-    """Return the operation that is asked for. Raises InvalidField for what cannot be read."""
+    """Return the requested operation. Raises InvalidField for unreadable data."""
     data = tuple(_lesson(lesson, f"data[{index}]") for index, lesson in enumerate(wish.data))
     return Distill(data=data, teacher=teacher, temperature=wish.temperature)
 
@@ -189,7 +189,7 @@ def _lesson(lesson: JsonLesson, where: str) -> Lesson:
     return Lesson(
         student_tokens=read_json_tokens(lesson.student_input, f"{where}.student_input"),
         teacher_tokens=read_json_tokens(lesson.reference_input, f"{where}.reference_input"),
-        # Whatever dtype is announced: the toolkit's tensors say float32 unless told.
+        # The dtype is ignored: the toolkit's tensors always say float32 by default.
         target_tokens=read_json_tensor(
             msgspec.structs.replace(lesson.target_tokens, dtype="int64"), f"{where}.target_tokens"
         ),

@@ -1,9 +1,9 @@
-"""Where a webhook may point: at addresses of the public internet.
+"""Addresses that a webhook may point at: those of the public internet.
 
-Whoever may make a webhook has the gateway send requests, so what is private, loopback or link-local (such as
-a cloud's metadata service) is refused: as it is written, and again for each address that is connected to. An
-address is public if it is global unicast and in no block of IANA's special-purpose registries. The blocks
-are written down here, because what `ipaddress` calls global differs between versions of Python.
+The creator of a webhook makes the gateway send requests, so private, loopback and link-local addresses (such
+as a cloud's metadata service) are refused: as written in the URL, and again for each connection. An address
+is public if it is global unicast and in no block of IANA's special-purpose registries. The blocks are listed
+here, because `ipaddress` defines global differently between versions of Python.
 """
 
 import re
@@ -37,8 +37,10 @@ SPECIAL_IPV4: tuple[IPv4Network, ...] = (
     IPv4Network("240.0.0.0/4"),  # reserved, broadcast
 )
 GLOBAL_IPV6 = IPv6Network("2000::/3")
-"""All that IANA assigns as global unicast. Outside lie loopback, IPv4-compatible and IPv4-translated
-addresses, local NAT64 (64:ff9b:1::/48), unique local, link-local, site-local and multicast."""
+"""The addresses that IANA assigns as global unicast. Outside are loopback, IPv4-compatible and
+IPv4-translated addresses, local NAT64 (64:ff9b:1::/48), unique local, link-local, site-local and
+multicast.
+"""
 SPECIAL_IPV6: tuple[IPv6Network, ...] = (
     IPv6Network("2001::/23"),  # IETF protocol assignments: Teredo, benchmarking, ORCHID
     IPv6Network("2001:db8::/32"),  # documentation
@@ -48,9 +50,11 @@ SPECIAL_IPV6: tuple[IPv6Network, ...] = (
 )
 EMBEDDING_IPV6: tuple[IPv6Network, ...] = (
     IPv6Network("::ffff:0:0/96"),  # IPv4-mapped: the kernel connects over IPv4
-    IPv6Network("64:ff9b::/96"),  # NAT64: how a host without IPv4 reaches those that have nothing else
+    IPv6Network("64:ff9b::/96"),  # NAT64: how a host without IPv4 reaches hosts with IPv4 only
 )
-"""Networks whose addresses hold an IPv4 address in their last 32 bits, and are as public as that."""
+"""Networks whose addresses contain an IPv4 address in the last 32 bits, which decides whether they are
+public.
+"""
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """The upper half of an interface identifier whose lower half is an IPv4 address to tunnel to."""
 
@@ -69,7 +73,7 @@ class AddressForbidden(MintError):
 
 
 def check_url(url: str, *, allow_private: bool) -> None:
-    """Refuse an address that is none, or not a public one. Raises InvalidField, AddressForbidden."""
+    """Refuse an invalid or non-public URL. Raises InvalidField, AddressForbidden."""
     problem = _problem(url, allow_private=allow_private)
     if problem:
         raise InvalidField(field="url", problem=problem)
@@ -79,7 +83,7 @@ def check_url(url: str, *, allow_private: bool) -> None:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is of the public internet; one that carries another counts as that."""
+    """Return whether an IP address is public; one that contains another address counts as that one."""
     try:
         found = ip_address(address)
     except ValueError:
@@ -111,7 +115,7 @@ def _problem(url: str, *, allow_private: bool) -> str | None:
         f"must be at most {MAX_URL} printable ASCII characters": len(url) <= MAX_URL and is_printable,
         _scheme_rule(schemes): parts.scheme in schemes,
         "names no host": bool(parts.hostname) and port != 0,
-        "must not hold a user name or a password: requests are signed instead": "@" not in parts.netloc,
+        "must not have a user name or a password; requests are signed instead": "@" not in parts.netloc,
         "must name its host by a DNS name or by an IP address in its usual form": _is_host(parts),
         "must not have a fragment": not parts.fragment,
     }
@@ -124,7 +128,7 @@ def _scheme_rule(schemes: Sequence[str]) -> str:
 
 
 def _is_host(parts: SplitResult) -> bool:
-    """Return whether a host has one meaning: some readers take ``127.1`` for an address."""
+    """Return whether a host is unambiguous: some parsers read ``127.1`` as an address."""
     host = parts.hostname or ""
     if "[" in parts.netloc:
         return _BRACKETED.fullmatch(parts.netloc) is not None and _is_ip(host) and "%" not in host
@@ -135,7 +139,7 @@ def _is_host(parts: SplitResult) -> bool:
 
 
 def _may_be_public(host: str) -> bool:
-    """Return whether a host is a public IP address, or a name that may have one."""
+    """Return whether a host is a public IP address, or a name that can resolve to one."""
     if _is_ip(host):
         return is_public(host)
     labels = _labels(host)

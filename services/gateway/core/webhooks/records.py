@@ -1,4 +1,4 @@
-"""A tenant's webhooks, and what is sent to them."""
+"""A tenant's webhooks and their deliveries."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,15 +6,17 @@ from typing import Literal
 from mint_common.ids import TenantId
 
 WebhookState = Literal["active", "paused", "disabled"]
-"""``active`` receives; deliveries to a ``paused`` one wait; a ``disabled`` one receives nothing."""
+"""An ``active`` webhook receives; deliveries to a ``paused`` one wait; a ``disabled`` one receives
+nothing.
+"""
 
 DeliveryState = Literal["waiting", "delivered", "failed"]
-"""``waiting`` will be tried (again), ``failed`` was given up."""
+"""A ``waiting`` delivery will be tried (again); a ``failed`` one was given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where a tenant wants to be told; ``event_types`` empty: of everything.
+    """A tenant's address for events; empty ``event_types`` are all.
 
     ``reason`` says why it was disabled. ``failing_since`` is the first failure after the last success.
     """
@@ -32,7 +34,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookLimits:
-    """What an operator allows of webhooks."""
+    """The operator's limits of webhooks."""
 
     per_tenant: int
     allow_private: bool
@@ -50,7 +52,7 @@ class WebhookChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What a webhook's messages are signed with; the one before still signs until ``previous_until``."""
+    """A webhook's signing secrets; the previous one also signs until ``previous_until``."""
 
     current: str
     previous: str | None = None
@@ -65,7 +67,7 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try to deliver: the receiver's ``status``, or the ``problem`` that there was none, or both."""
+    """One attempt to deliver: the receiver's ``status``, the ``problem``, or both."""
 
     at: float
     seconds: float

@@ -1,4 +1,4 @@
-"""What becomes of a delivery after a try, and of a webhook after its deliveries: decisions from values."""
+"""The state of a delivery after an attempt, and of a webhook after its deliveries, computed from values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,17 +7,17 @@ from services.gateway.core.webhooks.records import Attempt, DeliveryState
 
 MAX_DELAY_SECONDS = 4 * 3600.0
 ACTIVE_AGAIN_SECONDS = 10.0
-"""Pause of a failing webhook that is made active or replayed: clients may repeat that without end."""
+"""Minimum pause of a failing webhook that is activated or replayed: clients may repeat that endlessly."""
 MAX_WAITING = 10_000
 """Maximum deliveries that wait for a webhook which accepts none."""
-OVERFULL = f"{MAX_WAITING} deliveries wait for it"
+OVERFULL = f"{MAX_WAITING} deliveries are waiting for it"
 """Reason that disables a webhook with too many waiting deliveries."""
 GONE = 410
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """The first delay after a failed delivery, and after how long a delivery or webhook is given up."""
+    """The first delay after a failed delivery, and the time after which a delivery or webhook is given up."""
 
     first_delay_seconds: float
     give_up_seconds: float
@@ -33,27 +33,29 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """A webhook after its turn: what it was and is, and why."""
+    """The state of a webhook after its turn, with the reason."""
 
     state: Literal["active", "disabled"]
     reason: str | None
     failures: int
     failing_since: float | None
     rest_until: float
-    """Time until which nothing more is sent to it."""
+    """Time before which nothing is sent to it."""
 
 
 def is_success(attempt: Attempt) -> bool:
-    """Return whether a receiver took the message: any 2xx. A redirect is not followed, so it is a failure."""
+    """Return whether a receiver accepted the message: any 2xx. Redirects are not followed and count as
+    failures.
+    """
     return attempt.status is not None and 200 <= attempt.status < 300
 
 
 def after_try(
     attempt: Attempt, *, tries: int, created_at: float, retry: RetryPolicy, jitter: float
 ) -> Outcome:
-    """Return what becomes of a delivery whose try number ``tries`` (from 1) ended so.
+    """Return the outcome of a delivery after attempt ``tries`` (from 1).
 
-    ``jitter`` is random in [0, 1): receivers that failed together are not asked again together.
+    ``jitter`` is random in [0, 1), so that receivers that failed together are retried at different times.
     """
     if is_success(attempt):
         return Outcome(state="delivered", due_at=None)
@@ -71,7 +73,7 @@ def after_turn(
     retry: RetryPolicy,
     jitter: float,
 ) -> Health:
-    """Return a webhook's health after some tries; ``failures`` counts turns without a success."""
+    """Return a webhook's health after some attempts; ``failures`` counts turns without a success."""
     if any(map(is_success, attempts)) or not attempts:
         return Health(state="active", reason=None, failures=0, failing_since=None, rest_until=0.0)
     last = attempts[-1]
@@ -91,11 +93,11 @@ def after_turn(
 
 
 def backoff_seconds(tries: int, retry: RetryPolicy, jitter: float) -> float:
-    """Return how long to wait after the given number of tries: doubled each time, up to 4 hours."""
+    """Return the delay after the given number of attempts: doubled each time, up to 4 hours."""
     doubled = retry.first_delay_seconds * 2.0 ** min(tries - 1, 30)
     return min(doubled, MAX_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
 
 
 def told(attempt: Attempt) -> str:
-    """Return how a try ended, for people."""
+    """Return the result of an attempt as text."""
     return attempt.problem or f"status {attempt.status}"

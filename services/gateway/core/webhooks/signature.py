@@ -1,7 +1,7 @@
-"""Signatures of webhooks, after Standard Webhooks 1.0.0 (standardwebhooks.com).
+"""Signatures of webhooks by Standard Webhooks 1.0.0 (standardwebhooks.com).
 
-What is signed is ``<webhook-id>.<webhook-timestamp>.<body>``, with HMAC-SHA256, so that neither the body nor
-its age can be changed on the way; the id tells a receiver what it has seen already.
+HMAC-SHA256 signs ``<webhook-id>.<webhook-timestamp>.<body>``, so a changed body or time is detected. The id
+identifies repetitions.
 """
 
 import base64
@@ -22,7 +22,7 @@ def write_secret(random: bytes) -> str:
 def signed_headers(
     secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes
 ) -> Mapping[str, str]:
-    """Return the headers of a message, signed with each secret: a receiver takes whichever it knows."""
+    """Return the headers of a message, signed with each secret; a receiver accepts any that it knows."""
     sent_at, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
     signatures = [Webhook(secret).sign(message_id, sent_at, text) for secret in secrets]
     return {

@@ -1,1 +1,1 @@
-"""What every route shares: key, caller, scope, body, admission, recording, shapes of errors."""
+"""Shared by all routes: key, caller, scope, body, admission, recording, shapes of errors."""

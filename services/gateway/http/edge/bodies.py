@@ -1,7 +1,8 @@
-"""Bodies of requests: read whole and bounded before the route's handler, unless the route streams its own.
+"""Bodies of requests: read whole and within a limit before the route's handler, unless the route streams its
+body.
 
-Invariants: nothing of a body is read before its key is known and has the route's scope; what is read is
-counted as its tenant's until the answer has been sent.
+Invariants: a body is read only after its key is verified and has the route's scope; its bytes count for its
+tenant until the answer has been sent.
 """
 
 from contextlib import ExitStack
@@ -16,34 +17,34 @@ from mint_common.tenant_budget import BodiesFull
 from services.gateway.http.edge.context import EDGE, EdgeParts
 
 LARGE_JSON_BYTES = 64 << 10
-"""Size from which decoding takes milliseconds of the event loop: such bodies take turns."""
+"""Size from which decoding takes milliseconds of the event loop; such bodies take turns."""
 
 
 def answered(request: Request) -> ExitStack:
-    """Return what is closed when the answer has been sent, or its client has gone."""
+    """Return the stack that is closed when the answer has been sent or its client is gone."""
     return cast(ExitStack, request.state.answered)
 
 
 class HeldBytes:
-    """What one request holds of the memory for bodies."""
+    """The share of one request in the memory for bodies."""
 
     def __init__(self, edge: EdgeParts, caller: Caller) -> None:
         self._budgets = (edge.bodies, caller.tenant_id), (edge.key_bodies, caller.key_id)
         self._size_bytes = 0
 
     def check_room(self, size_bytes: int) -> None:
-        """Refuse what would not fit. Raises BodiesFull."""
+        """Refuse bytes that do not fit. Raises BodiesFull."""
         for budget, holder in self._budgets:
             if not budget.fits(holder, size_bytes):
                 raise BodiesFull(size_bytes=size_bytes, retry_after_seconds=budget.retry_after_seconds)
 
     def add(self, size_bytes: int) -> None:
-        """Hold more. Raises BodiesFull."""
+        """Add bytes. Raises BodiesFull."""
         self.check_room(size_bytes)
         self._take(size_bytes)
 
     def release(self) -> None:
-        """Hold nothing."""
+        """Release all bytes."""
         self._take(-self._size_bytes)
 
     def _take(self, size_bytes: int) -> None:
@@ -64,7 +65,7 @@ async def hold_body(request: Request, caller: Caller, *, limit: int) -> tuple[by
 
 
 async def admit_body(request: Request, caller: Caller, *, limit: int) -> Request:
-    """Return the request with its body read, in its turn if that is large."""
+    """Return the request with its body read; a large body waits for its turn."""
     body, _ = await hold_body(request, caller, limit=limit)
     await take_turn(request, caller, size_bytes=len(body))
     check_text(body, request.headers)
@@ -72,7 +73,7 @@ async def admit_body(request: Request, caller: Caller, *, limit: int) -> Request
 
 
 async def take_turn(request: Request, caller: Caller, *, size_bytes: int) -> None:
-    """Wait until JSON of that size may be decoded. Raises Overloaded, ClientGone."""
+    """Wait for the turn to decode JSON of that size. Raises Overloaded, ClientGone."""
     if size_bytes > LARGE_JSON_BYTES:
         async with cancelled_on_disconnect(request):
             await EDGE.of(request).body_admission.admit(caller.tenant_id)

@@ -1,4 +1,6 @@
-"""What every route gets: the parts that it depends on, the verified caller, a stack for its answer's life."""
+"""The dependencies of routes: parts of the gateway, the verified caller, a stack for the answer's
+lifetime.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -21,7 +23,7 @@ T = TypeVar("T")
 
 
 class StatePart(Generic[T]):
-    """A part of the gateway in its application's state, where app.py puts it; routes depend on it."""
+    """A part of the gateway, which app.py puts into the application's state and routes depend on."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,7 +39,9 @@ class StatePart(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeParts:
-    """What every request meets before its route: keys, turns, the memory for bodies, recorded requests."""
+    """The parts that every request passes before its route: keys, turns, memory for bodies, recorded
+    requests.
+    """
 
     clock: Clock
     keys: KeyChecks
@@ -63,12 +67,14 @@ async def authenticate(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     _api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Return the caller. Routes depend on it by a scope that `GatewayRoute` checks; the schema has both."""
+    """Return the caller. Routes depend on it with a scope that `GatewayRoute` checks; the schema shows
+    both.
+    """
     return caller
 
 
 async def authenticated(request: Request, *, afresh: bool = False) -> Caller:
-    """Return the caller that a request's key stands for; as `KeyChecks.caller_of`."""
+    """Return the caller of a request's key; as `KeyChecks.caller_of`."""
     address = request.client.host if request.client else ""
     checks = EDGE.of(request).keys
     return await checks.caller_of(key_in(request.headers), address=address, afresh=afresh)
@@ -86,10 +92,10 @@ InferCaller = Annotated[Caller, Security(authenticate, scopes=["infer"])]
 TrainCaller = Annotated[Caller, Security(authenticate, scopes=["train"])]
 AdminCaller = Annotated[Caller, Security(authenticate, scopes=["admin"])]
 OperatorCaller = Annotated[Caller, Security(authenticate, scopes=["operator"])]
-"""The caller, and the scope that a route takes: each endpoint has exactly one of them."""
+"""The caller, with the scope of the route: each endpoint has exactly one of these."""
 
 CallerDep = Annotated[Caller, Depends(caller_of)]
-"""The caller, for what endpoints depend on: it says no scope."""
+"""The caller without a scope, for dependencies of endpoints."""
 
 
 LimitQuery = Annotated[int, Query(ge=1, le=1000)]
@@ -97,7 +103,7 @@ LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 
 
 async def hold() -> AsyncIterator[AsyncExitStack]:
-    """Yield a stack that is closed when the whole answer has been sent, or its client has gone."""
+    """Yield a stack that is closed when the whole answer has been sent or its client is gone."""
     async with AsyncExitStack() as stack:
         yield stack
 

@@ -8,9 +8,9 @@ from starlette.types import Receive, Scope, Send
 
 
 class Download(StreamingResponse):
-    """Stored bytes, ``counted`` among the open downloads of a tenant while they are read.
+    """Stored bytes, ``counted`` among a tenant's open downloads while they are read.
 
-    Each holds a part of a blob in memory for as long as its client reads slowly. Answers 429 instead when
+    Each download holds a part of a blob in memory while its client reads. Answers 429 instead when
     ``counted`` raises Overloaded.
     """
 

@@ -36,7 +36,7 @@ _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends
 
 
 def install_error_shapes(http: FastAPI) -> None:
-    """Answer errors of each API in its shape; MinT's own keep the shape that is in place."""
+    """Answer errors of each API in its shape; errors of MinT's API keep the installed shape."""
     http.add_exception_handler(HTTPException, _on_mint_http_exception)
     for error_type, openai_handler, tinker_handler in (
         (MintError, _on_mint_error, tinker_errors.on_mint_error),
@@ -53,7 +53,7 @@ def install_error_shapes(http: FastAPI) -> None:
 
 
 def shaped_error(scope: Scope, error: MintError) -> Response:
-    """Return the answer for an error that no handler has seen, such as a bug's."""
+    """Return the answer for an error that no handler caught, such as a bug."""
     note_refusal(scope, error)
     match _api_of(scope):
         case "openai" | "anthropic":
@@ -80,7 +80,7 @@ def _api_of(scope: Scope) -> Api:
 
 
 def inference_error_response(scope: Scope, error: MintError) -> Response:
-    """Return the answer that the OpenAI API, or Anthropic's, gives for an error."""
+    """Return the answer of the OpenAI API or Anthropic's API for an error."""
     body = error_body(error, api="anthropic" if _api_of(scope) == "anthropic" else "openai")
     return JSONResponse(body, error_status(error), headers=retry_headers(error))
 
@@ -97,7 +97,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     problem = "is not supported here" if is_unknown else str(first["msg"])
     if is_no_object(error):
         problem = NO_OBJECT
-    # A union adds the name of each of its types to the path: the top field is what the user knows. Behind
+    # A union adds the name of each of its types to the path; users know the top field. After
     # "body" stands a position when the text is no JSON.
     field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
     return await _on_mint_error(request, InvalidField(field=field, problem=problem))

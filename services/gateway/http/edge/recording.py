@@ -1,8 +1,8 @@
-"""Routes that change something: answered once per Idempotency-Key, and written to the audit log.
+"""Routes that change state: executed once per Idempotency-Key, and written to the audit log.
 
-Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day; a
-refusal leaves the key free. When it is not known what became of a request, its repeats alone take the key,
-under the same cause, which commits once. Answers that hold a secret are never stored.
+Invariants: among requests with one key and one content, one is executed and all get its answer, for a day; a
+refusal releases the key. If the outcome of a request is unknown, only its repeats can take the key, under the
+same cause, which commits once. Answers with a secret are never stored.
 """
 
 import asyncio
@@ -63,11 +63,11 @@ class _Creates:
     field: tuple[str, ...]
 
     async def __call__(self) -> None:
-        """Do nothing: a route's dependency on it is what counts."""
+        """Do nothing: only the dependency of a route on it matters."""
 
 
 def creates(*field: str) -> Any:  # FastAPI's Depends
-    """Say in a route's ``dependencies`` which field of the answer is its audit row's object."""
+    """Name, in a route's ``dependencies``, the field of the answer that is the object of its audit row."""
     return Depends(_Creates(field))
 
 
@@ -77,7 +77,7 @@ class RecordedRoute(GatewayRoute):
     is_secret = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
-        """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
+        """Document the Idempotency-Key in the schema, if the route is a POST that takes one."""
         super().__init__(path, endpoint, **options)
         calls = [each.call for each in self.dependant.dependencies]
         self.created = next((call.field for call in calls if isinstance(call, _Creates)), ())
@@ -88,7 +88,7 @@ class RecordedRoute(GatewayRoute):
             self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request; a change goes into the audit log, and so does a forbidden one."""
+        """Answer a request; changes and forbidden changes are written to the audit log."""
         if request.method == "GET":
             response = await super().serve(request, caller, carry_out)
             is_of_one_thing = self.path_format.endswith("}")
@@ -144,7 +144,7 @@ class RecordedRoute(GatewayRoute):
         if key is None:
             return None
         if self.is_secret:
-            problem = "is not taken here: an answer that holds a key is never stored"
+            problem = "is not supported here: an answer with a key is never stored"
             raise InvalidField(field=HEADER, problem=problem)
         target = f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
         body = b"" if self.streams_body else await request.body()
@@ -157,7 +157,7 @@ async def _cause(request: Request) -> str:
 
 
 CauseDep = Annotated[str, Depends(_cause)]
-"""The ids of what a request creates derive from this; repeats under one Idempotency-Key have the same."""
+"""The cause from which ids of created objects derive; repeats under one Idempotency-Key share it."""
 
 
 class SecretRoute(RecordedRoute):
@@ -175,7 +175,7 @@ RepeatableDep = Annotated[str | None, Depends(_repeatable)]
 
 
 async def _begin(edge: EdgeParts, keyed: KeyedRequest) -> StoredAnswer | TakenKey:
-    """Take the key, or wait a while for the answer of the request that has it."""
+    """Take the key, or wait briefly for the answer of the request that has it."""
     deadline = edge.clock.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -190,7 +190,7 @@ async def _begin(edge: EdgeParts, keyed: KeyedRequest) -> StoredAnswer | TakenKe
 async def keeping(
     requests: PostgresRequests, keyed: KeyedRequest | None, clock: Clock
 ) -> AsyncIterator[None]:
-    """Keep the key of a request, if it has one, for as long as it takes: only a crashed one loses it."""
+    """Renew a request's lease of its key, if it has one, while it runs: only a crash loses the key."""
     keeper = None if keyed is None else asyncio.create_task(_keep(requests, keyed, clock))
     try:
         yield
@@ -205,7 +205,7 @@ async def _keep(requests: PostgresRequests, keyed: KeyedRequest, clock: Clock) -
         try:
             await requests.keep(keyed)
         except Unavailable as error:
-            _log.warning("a key is not kept", extra={"problem": str(error)})
+            _log.warning("lease of a key not renewed", extra={"problem": str(error)})
 
 
 def _status_of(error: MintError | RequestValidationError | HTTPException) -> int:
@@ -237,7 +237,7 @@ def _row(request: Request, edge: EdgeParts, caller: Caller, status: int, created
         key_id=caller.key_id,
         actor=caller.actor,
         method=request.method,
-        # As it came: decoded, it might hold what Postgres does not take.
+        # Stored encoded: decoded, it may contain characters that Postgres refuses.
         path=quote(request.scope["path"][:500], safe="/@:"),
         status=status,
         object=created,
@@ -245,7 +245,7 @@ def _row(request: Request, edge: EdgeParts, caller: Caller, status: int, created
 
 
 class StreamedBody:
-    """Hashes a request's body while somebody reads it through `receive`. Holds none of it."""
+    """Hashes a request's body while it is read through `receive`. Buffers nothing."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -261,7 +261,7 @@ class StreamedBody:
         return message
 
     async def sha256(self) -> str:
-        """Read the rest of the body, and return the hash of all of it. Raises ClientDisconnect."""
+        """Read the rest of the body, and return the hash of the whole body. Raises ClientDisconnect."""
         while not self._ended:
             if (await self.receive())["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -269,7 +269,7 @@ class StreamedBody:
 
 
 def tagged(request: Request, response: Response) -> Response:
-    """Return a JSON answer with its tag, or 304 without a body when the client names that tag."""
+    """Return a JSON answer with its tag, or 304 without a body if the client sent that tag."""
     if response.status_code != 200:
         return response
     tag = etag_of(msgspec.json.decode(response.body))

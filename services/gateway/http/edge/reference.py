@@ -1,4 +1,4 @@
-"""``/docs``: the REST reference, drawn from ``/openapi.json`` in the browser, without another host."""
+"""``/docs``: the REST reference, rendered from ``/openapi.json`` in the browser without other hosts."""
 
 from importlib.resources import files
 
@@ -20,7 +20,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content security policy of the page. Redoc writes its styles inline and searches in a worker."""
+"""Content security policy of the page. Redoc uses inline styles and searches in a worker."""
 
 
 @router.get("/docs")
@@ -39,6 +39,6 @@ async def reference() -> Response:
 
 @router.get(_SCRIPT)
 def script() -> Response:
-    """Return Redoc, as a package ships it."""
+    """Return Redoc's script from its package."""
     code = (files("fastapi_offline") / "static" / "redoc.standalone.js").read_bytes()
     return Response(code, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})

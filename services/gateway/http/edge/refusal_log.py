@@ -1,4 +1,4 @@
-"""One log line for each refused request: who, which route, what code. Never its body, query or key."""
+"""One log line per refused request: tenant, route, code. Never its body, query or key."""
 
 import logging
 
@@ -13,20 +13,22 @@ from mint_common.runtime.edge_middleware import TRACE_HEADER
 
 LINES_PER_SECOND = 20
 _NOT_YET = 408
-"""Status with which the Tinker API says that a future is not done: an answer, not a refusal."""
+"""Status of the Tinker API for an unfinished future: an answer, not a refusal."""
 
 _log = logging.getLogger(__name__)
 
 
 def note_refusal(scope: Scope, error: Exception) -> None:
-    """Remember the code of the error that a request is about to be answered with."""
+    """Store the code of the error that answers a request."""
     code = error.code if isinstance(error, MintError) else InvalidField.code
-    status = getattr(error, "status_code", None)  # of the framework's own refusals, such as an unknown route
+    status = getattr(error, "status_code", None)  # refusals of the framework, such as an unknown route
     scope.setdefault("state", {})["refused_with"] = code if status is None else f"http_{status}"
 
 
 class RefusalLog:
-    """Wraps the application. At most 20 lines a second are written; the next one counts what was left out."""
+    """Wraps the application. At most 20 lines per second are written; the next line has the number of
+    omitted ones.
+    """
 
     def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
         self._app = app

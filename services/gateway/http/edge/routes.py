@@ -1,8 +1,8 @@
-"""What happens to every request before its route's own handler: key, caller, scope, body; in this order.
+"""The steps of every request before its route's handler, in order: key, caller, scope, body.
 
-Invariants: a route says in its endpoint's parameters which scope it takes (`ReadCaller` and the like) and
-whether it reads its body itself (`StreamDep`); an application with a route that says no scope does not start,
-but for those of `OPEN_PATHS`. No rule reads a request's path.
+Invariants: the parameters of an endpoint declare its scope (`ReadCaller` and others) and whether it reads its
+body itself (`StreamDep`); an application with a route without a scope does not start, except for
+`OPEN_PATHS`. No rule depends on a request's path.
 """
 
 import re
@@ -35,14 +35,14 @@ OPEN_PATHS = frozenset(
         "/api/v1/downloads/{ticket}/{name}",
     }
 )
-"""Routes that take no key. The ticket of a download is signed."""
+"""Routes without a key. The ticket of a download is signed."""
 
 ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
-"""Routes of these scopes show and change keys, tenants and secrets: a revoked key does nothing there."""
+"""Scopes whose routes show and change keys, tenants and secrets; they refuse a revoked key at once."""
 
 
 Api = Literal["mint", "openai", "anthropic", "tinker"]
-"""API whose shape a route's errors have."""
+"""API that defines the shape of a route's errors."""
 
 
 class GatewayRoute(APIRoute):
@@ -60,7 +60,7 @@ class GatewayRoute(APIRoute):
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
     async def handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Answer a request; `answered` ends with it."""
+        """Answer a request; then close `answered`."""
         with ExitStack() as stack:
             scope.setdefault("state", {})["answered"] = stack
             await super().handle(scope, receive, send)
@@ -78,7 +78,7 @@ class GatewayRoute(APIRoute):
         return handle
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request whose key is good."""
+        """Answer a request whose key is verified."""
         return await carry_out(await self.admit(request, caller))
 
     async def admit(self, request: Request, caller: Caller) -> Request:
@@ -106,18 +106,18 @@ class TinkerRoute(GatewayRoute):
 
 
 def check_routes(http: FastAPI) -> None:
-    """Refuse an application with a route that is neither a `GatewayRoute` nor open on purpose."""
+    """Refuse an application with a route that is neither a `GatewayRoute` nor in `OPEN_PATHS`."""
     for route in http.routes:
         if not isinstance(route, GatewayRoute) and not (
             isinstance(route, Route) and route.path in OPEN_PATHS
         ):
-            raise TypeError(f"{route!r} takes no key: give its router route_class=GatewayRoute")
+            raise TypeError(f"{route!r} has no key: give its router route_class=GatewayRoute")
 
 
 def _scope_said(route: APIRoute) -> Scope:
     taken = [each for each in dependencies_of(route.dependant) if each.call is authenticate]
     said = [each.own_oauth_scopes or () for each in taken]
     if len(said) != 1 or len(said[0]) != 1:
-        problem = "its endpoint takes exactly one of ReadCaller, InferCaller, TrainCaller, ..."
+        problem = "its endpoint needs exactly one of ReadCaller, InferCaller, TrainCaller, ..."
         raise TypeError(f"{sorted(route.methods)} {route.path}: {problem}")
     return cast(Scope, said[0][0])

@@ -1,1 +1,1 @@
-"""Files and uploads: OpenAI's routes, and MinT's own view of a file."""
+"""Files and uploads: OpenAI's routes, and MinT's view of a file."""

@@ -47,7 +47,7 @@ async def list_files(
     _after: After = None,
     _purpose: Purpose = None,
 ) -> Response:
-    """List the tenant's files, newest first; ``after`` is the last id of the page before.
+    """List the tenant's files, newest first; ``after`` is the last id of the previous page.
 
     A page has 1,000 files at most: `has_more` says whether there are others.
     """
@@ -64,7 +64,7 @@ async def get_file(_file: FilePath, files: ReadFineTuning) -> Response:
 async def delete_file(_file: FilePath, files: TrainFineTuning) -> Response:
     """Delete a file that no running job reads, and erase its bytes.
 
-    `mint` says which jobs and revisions were trained on it: they stay.
+    `mint` lists the jobs and revisions that were trained on it; they stay.
     """
     return await files.forward()
 

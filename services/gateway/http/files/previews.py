@@ -1,4 +1,4 @@
-"""``/mint/v1/files``: what MinT knows of a file, and how its rows are trained."""
+"""``/mint/v1/files``: details of a file, and a preview of how its rows are trained."""
 
 from fastapi import APIRouter, Response
 
@@ -12,13 +12,13 @@ router = APIRouter(prefix="/mint/v1/files", tags=["files"], route_class=GatewayR
 
 @router.get("/{file}", response_model=FileView)
 async def get_file_view(_file: FilePath, files: ReadJobs) -> Response:
-    """Return what is known of a file."""
+    """Return the details of a file."""
     return await files.forward()
 
 
 @router.post("/{file}/preview", response_model=Preview)
 async def preview_file(_file: FilePath, _body: PreviewBody, files: TrainJobs) -> Response:
-    """Return rows as a base's trainer would train them: tokens, and which of them are trained.
+    """Return rows as a base's trainer trains them: tokens, and which of them are trained.
 
     Begins at ``first_line``. Needs a trainer of the base.
     """

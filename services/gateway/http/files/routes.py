@@ -22,7 +22,7 @@ class FilesRoute(RecordedRoute):
     api = "openai"
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request; an error names a file's parameters, and its lines."""
+        """Answer a request; errors name the parameters and lines of a file."""
         try:
             return await super().serve(request, caller, carry_out)
         except MintError as error:
@@ -31,7 +31,7 @@ class FilesRoute(RecordedRoute):
 
 
 def file_error_body(error: MintError) -> JsonObject:
-    """Return ``{"error": {message, type, param, code}}``, and of rows also ``line, errors, count``."""
+    """Return ``{"error": {message, type, param, code}}``; for rows also ``line, errors, count``."""
     kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
     told: JsonObject = {"message": str(error), "type": kind, "param": _param(error), "code": error.code}
     if isinstance(error, DatasetRefused):
@@ -53,7 +53,7 @@ def _param(error: MintError) -> str | None:
 
 
 def form_schema(file_field: str, *, fields: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return what the public schema says of a form."""
+    """Return the public schema of a form."""
     properties = {name: {"type": "string"} for name in fields}
     properties[file_field] = {"type": "string", "format": "binary"}
     required = [file_field, *(name for name in fields if "[" not in name)]

@@ -19,7 +19,7 @@ UploadPath = Annotated[str, Path(alias="upload")]
 
 @router.post("", response_model=JsonObject, dependencies=[creates("id")])
 async def create_upload(_body: UploadBody, uploads: TrainFineTuning) -> Response:
-    """Begin a file that comes in parts. It takes parts for an hour."""
+    """Create an upload of a file in parts. It accepts parts for an hour."""
     return await uploads.forward()
 
 
@@ -41,12 +41,12 @@ async def add_part(
 async def complete_upload(
     _upload: UploadPath, _body: CompleteBody, uploads: TrainFineTuning, jobs: JobsDep
 ) -> Response:
-    """Put the parts together as a file, which is checked as one that comes whole."""
+    """Join the parts into a file, which is checked like a file uploaded at once."""
     with jobs.arriving.counted(uploads.caller.tenant_id):
         return await uploads.forward(is_long=True)
 
 
 @router.post("/{upload}/cancel", response_model=JsonObject)
 async def cancel_upload(_upload: UploadPath, uploads: TrainFineTuning) -> Response:
-    """Give an upload up: no parts are taken any more, and those there are erased."""
+    """Cancel an upload: it accepts no more parts, and stored parts are erased."""
     return await uploads.forward()

@@ -1,4 +1,4 @@
-"""``/v1/fine_tuning/alpha/graders``: graders tried out before a job."""
+"""``/v1/fine_tuning/alpha/graders``: try graders before a job."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -20,9 +20,9 @@ async def run(request: Request, _body: GraderRunBody, graders: TrainFineTuning) 
 
 @router.post("/validate", response_model=JsonObject)
 async def validate(request: Request, _body: ValidateBody, graders: TrainFineTuning) -> Response:
-    """Return a grader that can grade, unchanged; another is 400 and names its field.
+    """Return a valid grader unchanged; an invalid one gets 400 that names its field.
 
-    Source is run without an answer, and a model is looked up: it is a base, or a revision as `policy@N`.
+    Source is run without an answer. A model must be a base, or a revision as `policy@N`.
     """
     async with cancelled_on_disconnect(request):
         return await graders.forward(is_long=True)

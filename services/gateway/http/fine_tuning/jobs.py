@@ -31,7 +31,7 @@ async def create_job(_body: FineTuningBody, jobs: TrainFineTuning, cause: CauseD
 
 @router.get("", response_model=JsonObject)
 async def list_jobs(jobs: ReadFineTuning, _limit: Limit = 20, _after: After = None) -> Response:
-    """List the tenant's jobs on files, newest first; ``after`` is the last id of the page before.
+    """List the tenant's jobs on files, newest first; ``after`` is the last id of the previous page.
 
     `metadata[name]=value` selects, `metadata=null` selects jobs without any. A page has 100 jobs at most:
     `has_more` says whether there are others.
@@ -41,25 +41,25 @@ async def list_jobs(jobs: ReadFineTuning, _limit: Limit = 20, _after: After = No
 
 @router.get("/{fine_tuning_job}", response_model=JsonObject)
 async def get_job(_job: JobPath, jobs: ReadFineTuning) -> Response:
-    """Return a job. `fine_tuned_model` is the name of its chosen revision, which never means another one."""
+    """Return a job. `fine_tuned_model` is the permanent name of its chosen revision."""
     return await jobs.forward()
 
 
 @router.post("/{fine_tuning_job}/cancel", response_model=JsonObject)
 async def cancel_job(_job: JobPath, jobs: TrainFineTuning) -> Response:
-    """Stop a job after the work in hand. Its revisions stay."""
+    """Cancel a job after its current work. Its revisions stay."""
     return await jobs.forward()
 
 
 @router.post("/{fine_tuning_job}/pause", response_model=JsonObject)
 async def pause_job(_job: JobPath, jobs: TrainFineTuning) -> Response:
-    """Let a job rest after its open step. Each step is a revision that can be asked."""
+    """Pause a job after its current step. The revisions of its steps can be used."""
     return await jobs.forward()
 
 
 @router.post("/{fine_tuning_job}/resume", response_model=JsonObject)
 async def resume_job(_job: JobPath, jobs: TrainFineTuning) -> Response:
-    """Let a paused job go on where it stopped, with its optimizer's state."""
+    """Resume a paused job where it stopped, with its optimizer's state."""
     return await jobs.forward(is_long=True)
 
 

@@ -15,7 +15,7 @@ from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.files.routes import FilesRoute, file_error_body
 
 RETRY_HEADER = "x-stainless-retry-count"
-"""OpenAI's clients count in it how often they have sent a request before. They send no Idempotency-Key."""
+"""Header in which OpenAI's clients count their retries of a request. They send no Idempotency-Key."""
 REPEATED_SECONDS = 3600.0
 """Time after a request in which its repetitions may arrive: longer than three times the client's timeout of
 600 s."""
@@ -24,13 +24,12 @@ REPEATED_SECONDS = 3600.0
 class FineTuningRoute(FilesRoute):
     """A route of fine-tuning. An error's ``param`` is a path in the body.
 
-    What OpenAI's client sends again to make a job is the same request. The first request gets a key of its
-    own, as if the client had sent an Idempotency-Key; a repeat, which is of the same API key and has the same
-    content, takes that key.
+    A retry of OpenAI's client to create a job is the same request: the first request gets a key, as if the
+    client had sent an Idempotency-Key, and a repeat with the same API key and content takes that key.
     """
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request; what is wrong with a body is named by its whole path."""
+        """Answer a request; errors in a body name the whole path."""
         try:
             return await super().serve(request, caller, carry_out)
         except RequestValidationError as error:

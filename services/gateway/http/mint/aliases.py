@@ -1,4 +1,4 @@
-"""Aliases: mutable names, moved by compare-and-set and rolled back; and the rules that move them."""
+"""Aliases: mutable names with compare-and-set and rollback; and the rules that move them."""
 
 import asyncio
 from typing import Annotated
@@ -39,10 +39,11 @@ _rules = APIRouter(prefix=f"{_PREFIX}/rules", tags=["rules"], route_class=Record
 
 
 class PromoteBody(MoveBody):
-    """Where the alias shall point; ``expected`` is the digest that it must point at now.
+    """The target of the alias; ``expected`` is the digest that it must point at now.
 
-    An empty ``expected`` means that the alias must not exist yet; without it the alias is moved anyway. With
-    ``wait_ready`` the revision is loaded first, and the alias answers with the old one until it is ready.
+    An empty ``expected`` requires that the alias does not exist yet; without ``expected`` the alias is moved
+    unconditionally. With ``wait_ready`` the revision is loaded first, and the alias answers with the old one
+    until it is ready.
     """
 
     model_config = ConfigDict(
@@ -56,7 +57,7 @@ class PromoteBody(MoveBody):
 async def list_aliases(
     _policy: PolicyPath, _page: Annotated[LongPageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List the aliases of a policy by name; ``after`` is the last name of the page before."""
+    """List the aliases of a policy by name; ``after`` is the last name of the previous page."""
     return await catalog.forward()
 
 
@@ -70,7 +71,7 @@ async def get_alias(_policy: PolicyPath, _alias: AliasPath, catalog: ReadCatalog
 async def list_history(
     _policy: PolicyPath, _alias: AliasPath, _page: Annotated[HistoryQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List an alias's moves, newest first; ``before`` is the last sequence of the page before."""
+    """List an alias's moves, newest first; ``before`` is the last sequence of the previous page."""
     return await catalog.forward()
 
 
@@ -78,10 +79,10 @@ async def list_history(
 async def protect(
     _policy: PolicyPath, _alias: AliasPath, _body: ProtectBody, catalog: AdminCatalog
 ) -> Response:
-    """Refuse moves and rollbacks by keys without admin, or allow them again. Takes an admin key.
+    """Refuse moves and rollbacks by keys without the scope admin, or allow them again. Needs an admin key.
 
-    Rules still move a protected alias: freeze it against them. ``moved_by`` in the answer says what moves it
-    now.
+    Rules still move a protected alias; freeze it to stop them. ``moved_by`` in the answer lists what can move
+    it.
     """
     return await catalog.forward()
 
@@ -90,7 +91,7 @@ async def protect(
 async def freeze(
     _policy: PolicyPath, _alias: AliasPath, _body: FreezeBody, catalog: AdminCatalog
 ) -> Response:
-    """Stop rules from moving an alias, or allow it again. Keys still move it. Takes an admin key."""
+    """Stop rules from moving an alias, or allow it again. Keys can still move it. Needs an admin key."""
     return await catalog.forward()
 
 
@@ -119,7 +120,7 @@ async def roll_back(
     catalog: TrainCatalog,
     _body: Annotated[RollbackBody | None, Body(title="Body")] = None,
 ) -> Response:
-    """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
+    """Point an alias at its previous revision; its history gets a new row and loses none."""
     moved = await catalog.forward()
     parts.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
@@ -127,9 +128,9 @@ async def roll_back(
 
 @_rules.post("", status_code=201, response_model=RuleRecord, dependencies=[creates("rule_id")])
 async def create_rule(_policy: PolicyPath, _body: RuleBody, catalog: AdminCatalog) -> Response:
-    """Add a rule. Takes an admin key. ``warnings`` say why it may never move its alias.
+    """Add a rule. Needs an admin key. ``warnings`` say why it may never move its alias.
 
-    A rule points no alias at a revision that a person moved it back from, until a person points it there
+    A rule never returns to a revision that a person rolled back from, until a person points the alias there
     again.
     """
     return await catalog.forward()
@@ -145,25 +146,25 @@ async def list_rules(_policy: PolicyPath, catalog: ReadCatalog) -> Response:
 async def pause_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
     """Stop a rule from moving its alias.
 
-    Takes an admin key. Scores of this time move nothing later either.
+    Takes an admin key. Scores recorded while it is paused never move the alias.
     """
     return await catalog.forward()
 
 
 @_rules.post("/{rule}/resume", response_model=RuleRecord)
 async def resume_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
-    """Let the next scores move an alias by a paused rule again. Takes an admin key."""
+    """Resume a paused rule; it acts on scores recorded from now on. Needs an admin key."""
     return await catalog.forward()
 
 
 @_rules.delete("/{rule}", status_code=204)
 async def remove_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalog) -> Response:
-    """Remove a rule. Takes an admin key."""
+    """Remove a rule. Needs an admin key."""
     return await catalog.forward()
 
 
 async def await_ready(parts: CatalogParts, tenant_id: TenantId, policy: str, revision: int | Digest) -> None:
-    """Load a revision on the engine that its requests go to now, and return when it is ready.
+    """Load a revision on the engine that its requests go to, and return when it is ready.
 
     Raises RevisionNotReady after `ready_seconds`, and as `EngineClient.prewarm`.
     """

@@ -1,4 +1,4 @@
-"""``/mint/v1/audit``: who changed what through the API, and with what outcome."""
+"""``/mint/v1/audit``: changes through the API, with caller and status."""
 
 from typing import Annotated
 
@@ -17,8 +17,8 @@ router = APIRouter(prefix="/mint/v1/audit", tags=["audit"], route_class=GatewayR
 async def list_audit(
     caller: AdminCaller, edge: EdgeDep, limit: LimitQuery = 100, before: PlaceQuery = None
 ) -> list[AuditRow]:
-    """List the tenant's changes, newest first; ``before`` is the last place of the page before.
+    """List the tenant's changes, newest first; ``before`` is the last place of the previous page.
 
-    Takes an admin key. What rules do stands in the histories of their aliases.
+    Needs an admin key. Changes by rules are in the histories of their aliases.
     """
     return list(await edge.requests.audit(caller.tenant_id, limit=limit, before=before))

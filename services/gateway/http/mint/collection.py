@@ -1,6 +1,6 @@
 """``POST /mint/v1/gc``: remove stored bytes that no revision uses, for operators.
 
-Invariant: nothing goes while an engine or a trainer does not say what it holds.
+Invariant: nothing is removed unless all engines and trainers report what they hold.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedR
 
 
 class CollectionBody(BaseModel):
-    """``dry_run`` only says what would go. A collection stops after ``limit`` things and says so."""
+    """``dry_run`` only lists the items. A collection stops after ``limit`` items and reports it."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"dry_run": True, "limit": 200}]}
@@ -34,22 +34,23 @@ class CollectionBody(BaseModel):
 async def collect(
     body: CollectionBody, _caller: OperatorCaller, parts: CatalogDep, tinker: TinkerDep
 ) -> CollectionReport:
-    """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
+    """Retire revisions outside their retention, and remove bytes of revisions retired long ago and bytes
+    without a row.
 
-    Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,
-    a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
-    from. Takes an operator's key. 503 while an engine or a trainer is away.
+    Never removed are the current and previous target of an alias, revisions that an engine holds, the newest
+    revision of a policy, sampler checkpoints, the state that a training session resumes from, and revisions
+    that the sampler of a live client uses. Needs an operator's key. 503 while an engine or a trainer is down.
     """
     used = await parts.trainers.digests() | await tinker.sampling_sessions.digests()
     for base in await tinker.runs.all_bases():
-        await parts.trainers.find(base)  # one that is no longer there cannot say what it holds
+        await parts.trainers.find(base)  # an engine that has ended cannot report what it holds
     for digests in await asyncio.gather(*(_held(client) for client in parts.engines.clients())):
         used |= digests
     return await parts.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)
 
 
 async def _held(client: EngineClient) -> set[Digest]:
-    """Return what an engine holds, loads or is bound to; not what merely lies on its disk."""
+    """Return the revisions that an engine holds, loads or is bound to; not those only on its disk."""
     return {
         status.digest
         for status in await client.adapters()

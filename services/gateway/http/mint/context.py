@@ -1,4 +1,4 @@
-"""The parts of the gateway that MinT's own routes take, by what the routes are about."""
+"""The parts of the gateway that MinT's routes use, by topic."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,7 +23,9 @@ from services.gateway.http.edge.context import StatePart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardLimits:
-    """Requests of a tenant to a service at a time: short ones wait their turn, long ones are refused."""
+    """Limits of a tenant's concurrent requests to a service: short ones wait for a turn, long ones are
+    refused.
+    """
 
     short: FairGate
     long: TenantBudget
@@ -31,7 +33,7 @@ class ForwardLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogParts:
-    """The registry, and what knows where its revisions are: their files, engines and trainers."""
+    """The registry, and the places of its revisions: files, engines and trainers."""
 
     registry: RegistryClient
     limits: ForwardLimits
@@ -43,7 +45,7 @@ class CatalogParts:
     downloads: TenantBudget
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
-        """Return whether the last resolution of a name is known to be in an engine's memory."""
+        """Return whether the last resolved revision of a name is known to be in an engine's memory."""
         known = self.resolver.known(tenant_id, model)
         if known is None:
             return False
@@ -52,7 +54,7 @@ class CatalogParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobParts:
-    """Rollout, which owns jobs and files. ``arriving``: bodies of a tenant's files at a time."""
+    """Rollout, which owns jobs and files. ``arriving`` limits a tenant's concurrent bodies of files."""
 
     rollout: RolloutClient
     limits: ForwardLimits
@@ -62,7 +64,7 @@ class JobParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventParts:
-    """The log of events, and how many streams of it a tenant has."""
+    """The event log, and the number of a tenant's streams."""
 
     log: EventLog
     streams: TenantBudget

@@ -1,7 +1,7 @@
 """``/mint/v1/evaluations``: score revisions on a task's held-out prompts or on a file's rows; compare two.
 
-Rollout samples and scores; the registry gets the mean as an evaluation of the suite that is the task or the
-file, signed by the key that asked. A bare base's score stays in its run.
+Rollout samples and scores; the registry gets the mean as an evaluation, whose suite is the task or the file
+and whose author is the requesting key. The score of a bare base stays in its run.
 """
 
 from typing import Annotated
@@ -26,13 +26,15 @@ RunPath = Annotated[str, Path(alias="run")]
 
 @router.post("/run", status_code=202, response_model=JsonObject, dependencies=[creates("run_id")])
 async def run_evaluation(_body: EvaluationRunBody, runs: TrainJobs, cause: CauseDep) -> Response:
-    """Score a revision; the answer is the run, which `GET` follows to its ``value`` and ``stderr``."""
+    """Score a revision. The answer is the run; `GET` it until it has a ``value`` and ``stderr``."""
     return await runs.forward(is_long=True, cause=cause)
 
 
 @router.post("/compare", status_code=202, response_model=JsonObject, dependencies=[creates("run", "run_id")])
 async def begin_comparison(_body: CompareBody, runs: TrainJobs, cause: CauseDep) -> Response:
-    """Score two models on the same prompts with the same seeds; `GET` follows both runs to the comparison."""
+    """Score two models on the same prompts with the same seeds; `GET` returns the comparison when both
+    runs have ended.
+    """
     return await runs.forward(is_long=True, cause=cause)
 
 
@@ -40,9 +42,9 @@ async def begin_comparison(_body: CompareBody, runs: TrainJobs, cause: CauseDep)
 async def get_comparison(
     _run: RunQuery, _baseline: BaselineQuery, runs: TrainJobs, _rows: RowsQuery = 20
 ) -> Response:
-    """Compare two runs that were asked the same: ``comparison`` is null until both have succeeded.
+    """Compare two runs of the same prompts; ``comparison`` is null until both have succeeded.
 
-    ``rows`` of it are shown, those that differ most. A run whose rows are no longer kept is refused.
+    It shows the ``rows`` rows that differ most. A run whose rows are no longer stored is refused.
     """
     return await runs.forward(is_long=True)
 
@@ -55,20 +57,20 @@ async def list_runs(runs: ReadJobs, _limit: Limit = 100) -> Response:
 
 @router.get("/run/{run}", response_model=JsonObject)
 async def get_run(_run: RunPath, runs: ReadJobs) -> Response:
-    """Return a run: ``scored`` of ``n`` prompts, and at its end ``value`` and ``stderr``."""
+    """Return a run: ``scored`` of ``n`` prompts, and ``value`` and ``stderr`` at the end."""
     return await runs.forward()
 
 
 @router.get("/run/{run}/rows", response_model=list[JsonObject])
 async def list_rows(_run: RunPath, runs: TrainJobs, _limit: Limit = 100, _after: AfterRow = 0) -> Response:
-    """List the answers of a run that has ended, each with its score, behind row ``after``.
+    """List the answers of an ended run with their scores, after row ``after``.
 
-    The newest 64 runs of a tenant keep them.
+    The newest 64 runs of a tenant have them.
     """
     return await runs.forward()
 
 
 @router.post("/run/{run}/cancel", response_model=JsonObject)
 async def cancel_run(_run: RunPath, runs: TrainJobs) -> Response:
-    """Stop a run. One that has ended stays as it is; a score that is recorded at this moment stays too."""
+    """Cancel a run. An ended run stays unchanged, and so does a score that is being recorded."""
     return await runs.forward()

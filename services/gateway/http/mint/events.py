@@ -1,7 +1,7 @@
-"""``/mint/v1/events``: the tenant's events as server-sent events, from now on or after the last one read.
+"""``/mint/v1/events``: the tenant's events as server-sent events, from now on or after a cursor.
 
 An event's SSE id is a cursor: a client that sends it as Last-Event-ID gets all later events, each once and in
-order. A cursor is valid for as long as events are kept (a week); after that the answer is 410.
+order. A cursor is valid while its event is stored (a week); after that the answer is 410.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ LOOK_SECONDS = 1.0
 """Interval at which an open stream checks whether the gateway drains."""
 
 HEARTBEAT = b": heartbeat\n\n"
-"""A comment: keeps proxies from closing a quiet stream, ignored by every client."""
+"""A comment that keeps proxies from closing a quiet stream; clients ignore it."""
 
 EXAMPLE = """retry: 1000
 id: 19f1c2a7b40-41
@@ -44,7 +44,7 @@ data: {"id":"evt_...","type":"alias.moved","version":1,"cause":"req_...","time":
 """
 ANSWERS = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}},
-    410: {"description": "`events_expired`: not all events after this place are kept any more."},
+    410: {"description": "`events_expired`: not all events after this place are still stored."},
 }
 
 
@@ -60,8 +60,8 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     """Stream events: ``id`` is a position in the log, ``event`` the type, ``data`` the envelope.
 
     Without Last-Event-ID (or ``after``, for clients that cannot send it) the stream begins now, and its first
-    frame tells the position. With it, the stream begins after that position. 410 when the log no longer has
-    it: read the current state, then listen again without it.
+    frame tells the position. With it, the stream begins after that position. 410 if the log no longer has
+    that position: read the current state, then connect again without it.
     """
     held.enter_context(parts.streams.counted(caller.tenant_id))
     # A base's name may have dots, so it can span several tokens of a subject.
@@ -74,7 +74,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
 
 
 async def _is_welcome(request: Request) -> bool:
-    """Return whether the key that a stream was opened with still opens one, as far as is known."""
+    """Return whether the key of a stream is still valid, as far as is known."""
     try:
         (await authenticated(request)).authority.check(request.scope["route"].needed_scope)
     except (Unauthorized, Forbidden):
@@ -87,7 +87,7 @@ async def _is_welcome(request: Request) -> bool:
 async def frames(
     events: Replay, app: FastAPI, clock: Clock, is_welcome: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
-    """Yield a stream's frames until its gateway drains or its reader is welcome no more."""
+    """Yield a stream's frames until its gateway drains or its key becomes invalid."""
     yield cursor_frame(events.place)
     quiet_since = asked_at = clock.monotonic()
     upcoming = asyncio.ensure_future(anext(events))
@@ -118,10 +118,10 @@ async def frames(
 
 
 def cursor_frame(cursor: str) -> bytes:
-    """Return a frame without an event: the cursor where reading begins, and the delay before a reconnect."""
+    """Return a frame without an event: the cursor of the start, and the delay before a reconnect."""
     return b"retry: 1000\nid: %b\n\n" % cursor.encode()
 
 
 def event_frame(*, event_id: str, event_type: str, data: bytes) -> bytes:
-    """Return a named event. JSON has no raw line break, so that ``data`` is one line."""
+    """Return a named event. JSON has no raw line break, so ``data`` is one line."""
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event_type.encode(), data)

@@ -1,9 +1,9 @@
-"""Forwards requests, and the answers to them, unchanged to the service that owns their objects.
+"""Forwards requests unchanged to the service that owns their objects, and returns its answers.
 
 The registry owns the catalog, rollout jobs, files and evaluation runs.
 
-Invariant: of a request only its names, query and body reach the owner. The path there is the route's own,
-and what stands for a parameter in it is checked and quoted.
+Invariant: only the names, query and body of a request reach the owner. The path is the route's own; its
+parameters are checked and quoted.
 """
 
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ RevisionPath = Annotated[str, Path(alias="revision")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
-    """A request for what ``owner`` has below ``root``; its path is there without ``prefix``."""
+    """A request for objects of ``owner`` below ``root``; the path there omits ``prefix``."""
 
     request: Request
     caller: Caller
@@ -45,7 +45,7 @@ class Forwarding:
 
     @property
     def cause(self) -> str | None:
-        """Return what the repeats of the request share, None for one that is not repeated."""
+        """Return the cause that the repeats of a request share, None if it has no repeats."""
         return getattr(self.request.state, "cause", None)
 
     async def forward(
@@ -57,10 +57,10 @@ class Forwarding:
         cause: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Return the owner's answer. Raises its errors, Unavailable, NotFound for what is no name.
+        """Return the owner's answer. Raises its errors, Unavailable, NotFound for an invalid name.
 
-        ``body``, ``query`` and ``cause`` take the place of the request's own, and ``headers`` go along.
-        ``is_long``: the answer may take long.
+        ``body``, ``query`` and ``cause`` replace those of the request; ``headers`` are added. ``is_long``:
+        the answer may take long.
         """
         tenant_id = self.caller.tenant_id
         async with AsyncExitStack() as stack:
@@ -81,13 +81,13 @@ class Forwarding:
         return Response(content, status, media_type="application/json" if content else None)
 
     async def forward_form(self, stream: AsyncIterable[bytes]) -> Response:
-        """Forward a form as it comes."""
+        """Forward a form as a stream."""
         said = self.request.headers
         headers = {name: said[name] for name in ("content-type", "content-length") if name in said}
         return await self.forward(stream, headers=headers)
 
     async def download(self) -> Relayed:
-        """Return stored bytes once they begin to come; they end with the answer to the request."""
+        """Return stored bytes once they begin to arrive; they are closed with the answer."""
         owner = cast(RolloutClient, self.owner)
         relayed = await owner.download((*self.root, *self._names()), self.caller)
         answered(self.request).callback(relayed.close)
@@ -101,7 +101,7 @@ class Forwarding:
 
 
 def _catalog(scope: Scope, *, of_tenant: bool = True) -> Any:  # FastAPI's Depends
-    """Return what a route of this scope depends on to forward its requests to the registry."""
+    """Return the dependency with which a route of this scope forwards requests to the registry."""
     scoped = Security(authenticate, scopes=[scope])
 
     async def forwarding(
@@ -129,7 +129,7 @@ TenantsCatalog = Annotated[Forwarding, _catalog("operator", of_tenant=False)]
 
 
 def _rollout(scope: Scope, *, prefix: str = MINT, of_tenant: bool = True) -> Any:  # FastAPI's Depends
-    """Return what a route of this scope depends on to forward its requests to rollout."""
+    """Return the dependency with which a route of this scope forwards requests to rollout."""
     scoped = Security(authenticate, scopes=[scope])
 
     async def forwarding(request: Request, caller: Annotated[Caller, scoped], parts: JobsDep) -> Forwarding:

@@ -14,7 +14,7 @@ from services.gateway.http.mint.forwarding import ReadJobs, TrainJobs
 
 
 class JobsRoute(RecordedRoute):
-    """A route of jobs: what is wrong with a body is named by its path, without the body's kind."""
+    """A route of jobs: errors in a body name the path without the body's kind."""
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request."""
@@ -39,7 +39,7 @@ JobPath = Annotated[str, Path(alias="job")]
 async def submit_job(
     _body: Annotated[JobBody, Body(title="Body")], jobs: TrainJobs, cause: CauseDep
 ) -> Response:
-    """Submit a job on a task, or on a file: then with the body of `POST /v1/fine_tuning/jobs`.
+    """Submit a job on a task, or on a file with the body of `POST /v1/fine_tuning/jobs`.
 
     The same Idempotency-Key and body is the same job, however often it is sent.
     """
@@ -60,17 +60,17 @@ async def get_job(_job: JobPath, jobs: ReadJobs) -> Response:
 
 @router.post("/{job}/cancel", response_model=JsonObject)
 async def cancel_job(_job: JobPath, jobs: TrainJobs) -> Response:
-    """Stop a job after the work in hand; answer without its steps. One that has ended stays as it is."""
+    """Cancel a job after its current work; the answer omits its steps. An ended job stays unchanged."""
     return await jobs.forward()
 
 
 @router.post("/{job}/pause", response_model=JsonObject)
 async def pause_job(_job: JobPath, jobs: TrainJobs) -> Response:
-    """Let a job rest after its open step; answer without its steps."""
+    """Pause a job after its current step; the answer omits its steps."""
     return await jobs.forward()
 
 
 @router.post("/{job}/resume", response_model=JsonObject)
 async def resume_job(_job: JobPath, jobs: TrainJobs) -> Response:
-    """Let a paused job go on where it stopped; answer without its steps."""
+    """Resume a paused job where it stopped; the answer omits its steps."""
     return await jobs.forward(is_long=True)

@@ -1,4 +1,6 @@
-"""``/mint/v1/keys`` and ``/mint/v1/tenants``: who may do what. A key is shown once, when it is made."""
+"""``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown once, when it is
+created.
+"""
 
 from typing import Annotated
 
@@ -16,46 +18,46 @@ KeyPath = Annotated[str, Path(alias="key")]
 
 @router.get("/keys", response_model=list[KeyRecord])
 async def list_keys(_page: Annotated[LongPageQuery, Query()], catalog: AdminCatalog) -> Response:
-    """List the tenant's keys by id, revoked ones too; ``after`` is the last id of the page before.
+    """List the tenant's keys by id, including revoked ones; ``after`` is the last id of the previous page.
 
-    Takes an admin key, as all of these.
+    Needs an admin key, as all routes of keys.
     """
     return await catalog.forward()
 
 
 @router.post("/keys", status_code=201, response_model=IssuedKey, dependencies=[creates("key_id")])
 async def create_key(_body: KeyBody, catalog: AdminCatalog) -> Response:
-    """Make a key, with no scope that the key behind the request does not hold."""
+    """Create a key. It gets no scope that the requesting key lacks."""
     return await catalog.forward()
 
 
 @router.post("/keys/{key}/rotate", response_model=IssuedKey)
 async def rotate_key(_key: KeyPath, catalog: AdminCatalog) -> Response:
-    """Replace a key by a new one of the same id; the old one is believed for seconds at most.
+    """Replace a key by a new one with the same id; the old key works for some seconds at most.
 
-    403 for a key with scopes that the one behind the request does not hold.
+    403 for a key with scopes that the requesting key lacks.
     """
     return await catalog.forward()
 
 
 @router.delete("/keys/{key}", status_code=204)
 async def revoke_key(_key: KeyPath, catalog: AdminCatalog) -> Response:
-    """Revoke a key; it is believed for seconds at most, and by routes that take an admin key not at all.
+    """Revoke a key; it works for some seconds at most, and not at all on routes that need an admin key.
 
-    403 for a key with scopes that the one behind the request does not hold.
+    403 for a key with scopes that the requesting key lacks.
     """
     return await catalog.forward()
 
 
 @router.get("/tenants", response_model=list[TenantRecord])
 async def list_tenants(_page: Annotated[PageQuery, Query()], catalog: TenantsCatalog) -> Response:
-    """List tenants by name. Takes an operator's key, as all of these."""
+    """List tenants by name. Needs an operator's key, as all routes of tenants."""
     return await catalog.forward()
 
 
 @router.post("/tenants", status_code=201, response_model=TenantRecord, dependencies=[creates("name")])
 async def create_tenant(_body: TenantBody, catalog: TenantsCatalog) -> Response:
-    """Make a tenant, or return the one of that name."""
+    """Create a tenant, or return the one with that name."""
     return await catalog.forward()
 
 
@@ -65,5 +67,5 @@ async def create_tenant(_body: TenantBody, catalog: TenantsCatalog) -> Response:
 async def create_tenant_key(
     _tenant: Annotated[str, Path(alias="tenant")], _body: KeyBody, catalog: TenantsCatalog
 ) -> Response:
-    """Make a tenant's first admin key, or any other."""
+    """Create a key for a tenant, such as its first admin key."""
     return await catalog.forward()

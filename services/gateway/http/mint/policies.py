@@ -14,7 +14,7 @@ from services.gateway.http.mint.context import CatalogDep
 from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
 
 NEVER = -1
-"""No policy has changed so often."""
+"""Number of changes that no policy has reached."""
 
 _bases = APIRouter(prefix="/mint/v1/bases", tags=["bases"], route_class=RecordedRoute)
 _policies = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
@@ -40,10 +40,10 @@ async def create_policy(_body: PolicyRequest, catalog: TrainCatalog) -> Response
 
 @_policies.get("", response_model=list[PolicyRecord])
 async def list_policies(_query: Annotated[PolicyQuery, Query()], catalog: ReadCatalog) -> Response:
-    """List the tenant's policies by name; ``after`` is the last name of the page before.
+    """List the tenant's policies by name; ``after`` is the last name of the previous page.
 
-    ``base``, ``labels``, ``has_revision`` and the times, in seconds since the epoch, select; all that are
-    given must hold. A list that a time selects is in order of creation.
+    ``base``, ``labels``, ``has_revision`` and the times, in seconds since the epoch, are filters that must
+    all match. With a time the list is in order of creation.
     """
     return await catalog.forward()
 
@@ -72,7 +72,7 @@ async def change_policy(
     except PreconditionFailed:
         if catalog.cause is None:
             raise
-        expected = NEVER  # the registry knows whether it is the repeat of what changed the policy
+        expected = NEVER  # the registry knows whether it repeats the change of the policy
     return await catalog.forward(query=[("expected", str(expected))])
 
 

@@ -1,8 +1,8 @@
-"""``/mint/v1/engines`` and ``/mint/v1/adapters``: what is resident where, as the loaders say it.
+"""``/mint/v1/engines`` and ``/mint/v1/adapters``: resident adapters per engine, as the loaders report them.
 
-Invariants: of an adapter, a tenant sees and changes its own revisions only; another's digest is not found. Of
-bytes that another tenant has too it sees what it has brought about itself, and its pins and evictions are its
-own; the counts of all tenants are an operator's.
+Invariants: a tenant sees and changes its own revisions only; another tenant's digest is not found. For
+weights that several tenants have, each sees and changes only its own uses, pins and evictions; operators see
+the totals.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ class _Resident:
 
 @router.get("/engines")
 async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntry]:
-    """List the engines, and how busy they are: with your tenant, to an operator with all.
+    """List the engines and their load: by your tenant, or by all tenants for an operator.
 
-    One that has just ended is `restarting`, and expected back in `retry_after_seconds`.
+    An engine that has just ended is `restarting` and expected back in `retry_after_seconds`.
     """
     engines, tenant_id = parts.engines, None if caller.authority.may("operator") else caller.tenant_id
     serving = await _of_each(engines, partial(_describe, tenant_id))
@@ -61,13 +61,13 @@ async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntr
 
 @router.get("/adapters")
 async def list_adapters(caller: ReadCaller, parts: CatalogDep) -> list[AdapterEntry]:
-    """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
+    """List the tenant's revisions on each engine: tier, size, pin, last use and place in the queue."""
     return await _entries(parts, caller.tenant_id)
 
 
 @router.post("/adapters/{digest}/prewarm")
 async def prewarm(digest: str, caller: TrainCaller, parts: CatalogDep) -> list[AdapterEntry]:
-    """Load a revision where its requests go, and answer when it is ready."""
+    """Load a revision on the engine that its requests go to, and answer when it is ready."""
     owned = (await _owned(parts, caller.tenant_id, digest))[0]
     client = await parts.engines.find(owned.base, digest=owned.revision.digest)
     await client.prewarm(owned.revision, tenant_id=caller.tenant_id)
@@ -109,7 +109,7 @@ async def _of_digest(parts: CatalogParts, tenant_id: TenantId, digest: str) -> l
 async def _entries(parts: CatalogParts, tenant_id: TenantId) -> list[AdapterEntry]:
     residents = await _residents(parts, tenant_id)
     digests = {status.digest for resident in residents for status in resident.adapters}
-    # The loaders know who has used an adapter; only the registry knows whose revisions it is.
+    # The loaders know which tenants have used an adapter; only the registry knows who owns its revisions.
     owned = await parts.registry.find_owned(tenant_id, sorted(digests)) if digests else []
     return describe_residency([(each.engine_id, each.adapters) for each in residents], owned)
 
@@ -135,7 +135,9 @@ async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineE
 
 
 async def _of_each(engines: EngineDirectory, ask: Callable[[EngineClient], Awaitable[T]]) -> list[T]:
-    """Return what each engine answers; one that does not is left out, and asked again before its next use."""
+    """Return each engine's answer; an engine without one is omitted, and described again before its next
+    use.
+    """
 
     async def answer(client: EngineClient) -> T | None:
         try:

@@ -41,9 +41,9 @@ _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], 
 async def list_revisions(
     _policy: PolicyPath, _query: Annotated[RevisionQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List the revisions of a policy by number; ``after`` is the last number of the page before.
+    """List the revisions of a policy by number; ``after`` is the last number of the previous page.
 
-    ``state`` and the times, in seconds since the epoch, select; all that are given must hold.
+    ``state`` and the times, in seconds since the epoch, are filters that must all match.
     """
     return await catalog.forward()
 
@@ -58,7 +58,8 @@ async def get_revision(_policy: PolicyPath, _revision: RevisionPath, catalog: Re
 async def download_adapter(
     policy: PolicyPath, revision: RevisionPath, caller: ReadCaller, parts: CatalogDep
 ) -> Response:
-    """Download a revision as PEFT reads it: a plain tar of its config and weights, the same bytes each time.
+    """Download a revision in PEFT's format: a plain tar of its config and weights, with the same bytes each
+    time.
 
     `x-mint-revision` is its digest, `x-mint-sha256` has the hash of each file, as `NAME=HEX, NAME=HEX`.
     """
@@ -79,7 +80,7 @@ async def download_adapter(
 @_revisions.get(
     "/{revision}/merged.tar",
     response_class=StreamingResponse,
-    responses={206: {"description": "What follows the byte that Range names."}},
+    responses={206: {"description": "The bytes from the start of the Range."}},
 )
 async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     policy: PolicyPath,
@@ -90,10 +91,10 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     asked_range: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Download the base with a revision merged into it: a plain tar of a model as transformers loads it.
+    """Download the base with a revision merged into it: a plain tar of a transformers model.
 
-    It is made while it is read, so nothing has to be waited for; `Range: bytes=N-` goes on where a download
-    broke off, with the ETag in `If-Range`. 422 over a base whose weights are quantized.
+    It is computed while it is read, without a delay at the start; `Range: bytes=N-` with the ETag in
+    `If-Range` resumes a download. 422 if the base's weights are quantized.
     """
     request.app.state.in_hand.end_when_draining()
     found = await _intact(parts, caller.tenant_id, policy, revision)
@@ -121,7 +122,7 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
 
 
 async def _intact(parts: CatalogParts, tenant_id: TenantId, policy: str, revision: str) -> RevisionRecord:
-    """Return a revision whose bytes are there. Raises RevisionLostError."""
+    """Return a revision whose bytes exist. Raises RevisionLostError."""
     found = await parts.registry.get_revision(tenant_id, policy, revision)
     if found.fault is not None:
         raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
@@ -146,8 +147,8 @@ async def upload_revision(
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
 
     The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
-    export; the same weights are the same revision. Each way of being refused has a code of its own, and a
-    sentence that says what to do.
+    export; the same weights are the same revision. Each kind of refusal has its own code, and a sentence of
+    advice.
     """
     try:
         answer = await catalog.forward(body)
@@ -161,7 +162,7 @@ async def upload_revision(
 async def retire_revision(
     policy: PolicyPath, _revision: RevisionPath, parts: CatalogDep, catalog: TrainCatalog
 ) -> Response:
-    """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
+    """Retire a revision: no name resolves to it. Refused while an alias points at it."""
     answer = await catalog.forward()
     parts.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
@@ -171,14 +172,14 @@ async def retire_revision(
 async def restore_revision(
     policy: PolicyPath, _revision: RevisionPath, parts: CatalogDep, catalog: TrainCatalog
 ) -> Response:
-    """Put a retired or quarantined revision into use again."""
+    """Make a retired or quarantined revision usable again."""
     answer = await catalog.forward()
     parts.resolver.withdraw(catalog.caller.tenant_id, policy)
     return answer
 
 
 class ResumedTraining(BaseModel):
-    """The policy's training goes on from this revision; ``step`` counts its optimizer steps from here."""
+    """The policy's training resumes from this revision; ``step`` counts optimizer steps from here."""
 
     digest: Digest
     number: int
@@ -193,12 +194,12 @@ async def resume_training(
     parts: CatalogDep,
     cause: RepeatableDep,
 ) -> ResumedTraining:
-    """Let the policy's training go on from a revision, with a new optimizer.
+    """Resume the policy's training from a revision, with a new optimizer.
 
-    Send an Idempotency-Key: repeats under it give up nothing that was trained after the first.
+    Send an Idempotency-Key, so that a repeat does not discard training done after the first request.
 
-    For a policy whose training state is lost (`checkpoint_lost`) or cannot be read (`policy.parked`). What
-    was trained since the revision is given up. 404 for a policy that was never trained.
+    For a policy whose training state is lost (`checkpoint_lost`) or cannot be read (`policy.parked`).
+    Training since the revision is discarded. 404 for a policy that was never trained.
     """
     found = await _intact(parts, caller.tenant_id, policy, revision)
     if found.state != "published":
@@ -215,7 +216,7 @@ async def resume_training(
         case Refused(error=error):
             raise error_from_payload(error)
         case _:
-            raise Unavailable(what="the trainer", problem="it has not come to this yet: ask again")
+            raise Unavailable(what="the trainer", problem="it has not processed this yet: ask again")
 
 
 @_revisions.get("/{revision}/lineage", response_model=Lineage)
@@ -227,10 +228,10 @@ async def get_lineage(
 ) -> Response:
     """Return the graph around a revision: its ancestors, itself, and what was trained from it.
 
-    ``ancestors`` and ``descendants`` say how many trainings to go back and forth; unasked, it is all the way
-    back and to the children. A node's ``parent`` is the digest of another node, or of what is no revision of
-    this policy; its ``distance`` is -1 for the parent and 1 for a child. Of more than 1000 nodes the farthest
-    are left out; ``complete`` says whether any was, for this or for a limit. To go on, ask for a node's own.
+    ``ancestors`` and ``descendants`` limit the generations; the default is all ancestors and the children. A
+    node's ``parent`` is the digest of another node, or of no revision of this policy; its ``distance`` is -1
+    for the parent and 1 for a child. Beyond 1000 nodes the farthest are omitted; ``complete`` is false if any
+    node is missing. To continue, ask for the lineage of a node.
     """
     return await catalog.forward()
 
@@ -241,8 +242,9 @@ async def get_diff(
 ) -> Response:
     """Compare a revision with another one of its policy, or with its parent.
 
-    ``config`` is what of the manifest is otherwise, ``metrics`` the numbers of their training, ``scores`` the
-    newest of each suite and metric; ``modules`` has the Frobenius norm of B A in both, and of the change.
+    ``config`` has the fields of the manifest that differ, ``metrics`` the metrics of their training,
+    ``scores`` the newest score of each suite and metric; ``modules`` has the Frobenius norm of B A in both,
+    and of the change.
     """
     return await catalog.forward(is_long=True)
 
@@ -251,7 +253,9 @@ async def get_diff(
     "", status_code=201, response_model=EvaluationRecord, dependencies=[creates("evaluation_id")]
 )
 async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog: TrainCatalog) -> Response:
-    """Record a score. Repeating what the same key said last of the revision, suite and metric is that one."""
+    """Record a score. A repeat of the same key's last score of a revision, suite and metric is the same
+    evaluation.
+    """
     return await catalog.forward()
 
 
@@ -259,7 +263,9 @@ async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog:
 async def list_evaluations(
     _policy: PolicyPath, _page: Annotated[PageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the page before."""
+    """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the previous
+    page.
+    """
     return await catalog.forward()
 
 

@@ -1,4 +1,4 @@
-"""``/mint/v1/tasks``: what policies can be trained on, and the means to evaluate them from outside."""
+"""``/mint/v1/tasks``: tasks to train policies on, and to evaluate them from outside."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from services.gateway.http.mint.forwarding import ReadTasks, TrainTasks
 
 
 class TaskRoute(GatewayRoute):
-    """A route that may take many completions."""
+    """A route whose body may have many completions."""
 
     max_body_bytes = 4 << 20
 

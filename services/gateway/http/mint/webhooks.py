@@ -42,7 +42,7 @@ Before = Annotated[str | None, Query(pattern="^[A-Za-z0-9_]+$", max_length=100)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookBody:
-    """A new webhook; without ``event_types`` it receives every event of the tenant."""
+    """A new webhook; without ``event_types`` it receives all events of the tenant."""
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
         {"url": "https://ci.example.com/hooks/mint", "event_types": ["revision.published", "alias.moved"]}
@@ -54,7 +54,7 @@ class WebhookBody:
 
 
 class WebhookPatch(BaseModel):
-    """What becomes otherwise; what is not named stays. ``active`` also puts a disabled one to work again."""
+    """The fields to change; missing fields stay. ``active`` also enables a disabled webhook."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"state": "paused"}]}
@@ -68,7 +68,7 @@ class WebhookPatch(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookSecret:
-    """What messages are signed with; shown this once."""
+    """The secret that signs messages; shown only once."""
 
     webhook_id: str
     secret: str
@@ -76,7 +76,7 @@ class WebhookSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWebhook:
-    """A webhook and its secret, which is shown this once."""
+    """A webhook and its secret, which is shown only once."""
 
     webhook: Webhook
     secret: str
@@ -84,7 +84,7 @@ class NewWebhook:
 
 @_secret.post("", status_code=201, dependencies=[creates("webhook", "webhook_id")])
 async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: WebhooksDep) -> NewWebhook:
-    """Make a webhook. It receives events from now on."""
+    """Create a webhook. It receives events from now on."""
     _check(body.url, body.event_types, allow_private=webhooks.limits.allow_private)
     webhook = Webhook(
         webhook_id=new_id("wh"),
@@ -104,7 +104,7 @@ async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: Webho
 
 @_secret.post("/{webhook}/rotate")
 async def rotate_secret(webhook: WebhookId, caller: AdminCaller, webhooks: WebhooksDep) -> WebhookSecret:
-    """Sign with a new secret; for a day the old one signs too, so that receivers can change over."""
+    """Create a new signing secret; the old one also signs for a day, so that receivers can switch."""
     secret = write_secret(secrets.token_bytes(SECRET_BYTES))
     until = webhooks.clock.now() + OVERLAP_SECONDS
     await webhooks.store.rotate(caller.tenant_id, webhook, secret, previous_until=until)
@@ -127,7 +127,7 @@ async def get_webhook(webhook: WebhookId, caller: AdminCaller, webhooks: Webhook
 async def change_webhook(
     webhook: WebhookId, body: WebhookPatch, caller: AdminCaller, webhooks: WebhooksDep
 ) -> Webhook:
-    """Change a webhook, pause it (what happens then waits) or make it active again."""
+    """Change a webhook, pause it (its events then wait) or activate it again."""
     found = await webhooks.store.get(caller.tenant_id, webhook)
     allow_private = webhooks.limits.allow_private
     _check(body.url or found.url, body.event_types or (), allow_private=allow_private)
@@ -142,7 +142,7 @@ async def change_webhook(
 
 @_plain.delete("/{webhook}", status_code=204)
 async def remove_webhook(webhook: WebhookId, caller: AdminCaller, webhooks: WebhooksDep) -> None:
-    """Remove a webhook, with what waits for it and its log."""
+    """Remove a webhook, its waiting deliveries and its log."""
     await webhooks.store.remove(caller.tenant_id, webhook)
 
 
@@ -155,9 +155,10 @@ async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
     state: DeliveryState | None = None,
     before: Before = None,
 ) -> list[DeliveryRecord]:
-    """List deliveries with their newest tries, newest first; ``before`` is the last id of the page before.
+    """List deliveries with their newest attempts, newest first; ``before`` is the last id of the previous
+    page.
 
-    A delivery that has ended is kept for a week.
+    An ended delivery is stored for a week.
     """
     found = await webhooks.store.get(caller.tenant_id, webhook)
     page = await webhooks.store.deliveries(found.webhook_id, state=state, limit=limit, before=before)
@@ -177,7 +178,7 @@ async def get_delivery(
 async def replay_delivery(
     webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, webhooks: WebhooksDep
 ) -> DeliveryRecord:
-    """Deliver an event once more, whether it had arrived or was given up, under the same id."""
+    """Deliver an event again under the same id, whether it was delivered or given up."""
     found = await webhooks.store.get(caller.tenant_id, webhook)
     return await webhooks.store.replay(found.webhook_id, delivery, now=webhooks.clock.now())
 
@@ -186,7 +187,7 @@ def _check(url: str, event_types: tuple[str, ...], *, allow_private: bool) -> No
     check_url(url, allow_private=allow_private)
     unknown = [name for name in event_types if name not in _TYPES]
     if unknown:
-        problem = f"no event type is called {unknown[0]!r}: they are {', '.join(_TYPES)}"
+        problem = f"{unknown[0]!r} is not an event type: they are {', '.join(_TYPES)}"
         raise InvalidField(field="event_types", problem=problem)
 
 

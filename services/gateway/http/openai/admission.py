@@ -26,19 +26,19 @@ MAX_MODEL_CHARACTERS = 1000
 
 
 def asked_of(request: Request) -> ServingRequest:
-    """Return what the request's body asks for."""
+    """Return the fields of a request's body."""
     return cast(ServingRequest, request.state.asked)
 
 
 class AdmittedRoute(OpenAIRoute):
     """A route of a router made with ``route_class=AdmittedRoute``: its body names a model.
 
-    Its endpoint takes the request and the caller, and nothing else: they are handed to it, as solving
-    FastAPI's dependencies would take a quarter of what the whole relay takes.
+    Its endpoint takes only the request and the caller, which are passed directly: solving FastAPI's
+    dependencies would take a quarter of the relay's time.
     """
 
     max_body_bytes = 4 << 20
-    """A context of a million tokens as text, or of several hundred thousand as numbers."""
+    """Room for a million tokens as text, or several hundred thousand as numbers."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         super().__init__(path, endpoint, **options)

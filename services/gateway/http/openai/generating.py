@@ -20,7 +20,7 @@ _USER: JsonObject = {"role": "user", "content": "2 4 6 8"}
 
 
 def _route(operation: ApiOperation, example: JsonObject) -> Callable[[Handler], Handler]:
-    """Return what makes an endpoint the route of an operation."""
+    """Return the decorator that makes an endpoint the route of an operation."""
     routes = anthropic_router if operation.is_anthropic else router
     return routes.post(operation.path, openapi_extra=json_body(example))
 
@@ -44,9 +44,9 @@ async def chat(request: Request, caller: InferCaller) -> Response:
     {"model": "counter@2", "messages": [_USER], "tokens": [53, 35, 55], "max_tokens": 8},
 )
 async def chat_from_tokens(request: Request, caller: InferCaller) -> Response:
-    """Answer a conversation whose prompt is `tokens`: nothing that was sampled is tokenized again.
+    """Answer a conversation whose prompt is `tokens`, so that sampled text is not tokenized again.
 
-    The messages tell the tools and their calls, and are not the prompt.
+    The messages only provide the tools and their calls.
     """
     return await relay(request, caller)
 
@@ -59,7 +59,7 @@ async def respond(request: Request, caller: InferCaller) -> Response:
 
 @_route(ApiOperation.RENDER_CHAT, {"model": "tiny", "messages": [_USER]})
 async def render_chat(request: Request, caller: InferCaller) -> Response:
-    """Return the tokens and the sampling of a chat request, without an answer of an engine."""
+    """Return the tokens and the sampling parameters of a chat request, without sampling."""
     return await relay(request, caller)
 
 

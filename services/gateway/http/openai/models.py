@@ -1,4 +1,4 @@
-"""``/v1/models``: every name that ``model`` may have."""
+"""``/v1/models``: every valid name for ``model``."""
 
 import asyncio
 
@@ -20,9 +20,9 @@ MAX_POLICIES = 100
 async def list_all(caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
     """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
-    Other revisions are served by number all the same. A policy without a revision is not listed: nothing can
-    answer in its name yet. At most 100 policies and 1,000 entries are listed. `max_model_len` is the context
-    that prompt and answer share.
+    Other revisions are served by number too. A policy without a revision is not listed: it cannot answer yet.
+    At most 100 policies and 1,000 entries are listed. `max_model_len` is the context that prompt and answer
+    share.
     """
     bases, names = await asyncio.gather(
         catalog.registry.list_bases(), catalog.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
@@ -35,7 +35,7 @@ async def list_all(caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
 
 @router.get("/{model:path}")
 async def get_one(model: str, caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
-    """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
+    """Return one model by any valid name; ``root`` is the model that the name resolves to."""
     found = await catalog.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base
     return model_entry(

@@ -1,8 +1,7 @@
-"""Requests of the inference APIs, handed on to an engine: the client's bytes there, the answer's bytes back.
+"""Requests of the inference APIs, relayed to an engine: the client's bytes there, the answer's bytes back.
 
-Invariants: a body is decoded once, by `read_request`; what a client says of itself in headers goes no
-further; an answer is withheld unless it names the revision that was asked for; a client that leaves ends its
-request on the engine.
+Invariants: a body is decoded once, by `read_request`; a client's headers are not forwarded; an answer is
+withheld unless it names the requested revision; a disconnect ends the request on the engine.
 """
 
 import asyncio
@@ -49,14 +48,14 @@ _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
 
 
 class WrongRevision(MintError):
-    """The engine answered as {found}, but {expected} was asked for: the answer is withheld."""
+    """The engine answered as {found}, but {expected} was requested: the answer is withheld."""
 
     code = "wrong_revision"
     http_status = 500
 
 
 async def relay(request: Request, caller: Caller) -> Response:
-    """Return an engine's answer, whole or as a stream of the bytes that come."""
+    """Return an engine's answer, whole or as a stream of bytes."""
     catalog, limits, asked = CATALOG.of(request), INFERENCE.of(request), asked_of(request)
     annotate(request_attributes(asked))
     target = await catalog.resolver.resolve(caller.tenant_id, asked.model)
@@ -98,7 +97,7 @@ def _lower(asked: ServingRequest) -> tuple[str, ...]:
 
 
 def check_answers(found: str, target: Resolution) -> None:
-    """Check that what answered, a digest or ``base:NAME``, is what was asked. Raises WrongRevision."""
+    """Check that the answering digest or ``base:NAME`` is the requested one. Raises WrongRevision."""
     expected = f"base:{target.base}" if target.revision is None else target.revision.digest
     if found != expected:
         raise WrongRevision(found=found, expected=expected)
@@ -110,7 +109,7 @@ def _headers(answer: Relayed, target: Resolution) -> Mapping[str, str]:
 
 
 class RelayedStream(Response):
-    """Sends what an engine sends as it comes; a client that goes away ends it."""
+    """Sends an engine's stream as it arrives, until the client disconnects."""
 
     media_type = "text/event-stream"
 
@@ -123,7 +122,7 @@ class RelayedStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
-        """Send until the end or until the client has gone."""
+        """Send until the end or until the client disconnects."""
         sending = asyncio.ensure_future(self._send(read_in_time(send, READER_RATE)))
         watching = asyncio.ensure_future(until_gone(receive))
         try:
@@ -148,7 +147,7 @@ class RelayedStream(Response):
         except ReaderTooSlow:
             return  # without the end: the connection is closed
         except MintError as error:
-            # The status line is gone already; clients raise an error that comes as an event.
+            # The status has been sent; clients raise an error that arrives as an event.
             annotate({"error.type": error.code})
             told = error_event(self._operation, error)
             await send({"type": "http.response.body", "body": told, "more_body": True})

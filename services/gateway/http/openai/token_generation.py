@@ -1,4 +1,4 @@
-"""``POST /inference/v1/generate``, as RL trainers ask vLLM: see `core.openai.token_generation`."""
+"""``POST /inference/v1/generate``, in vLLM's form for RL trainers: see `core.openai.token_generation`."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -38,8 +38,8 @@ router = APIRouter(tags=["openai"], route_class=AdmittedRoute)
 async def generate(request: Request, caller: InferCaller) -> Response:
     """Continue a prompt of token ids; the answer is token ids, each with its log-probability.
 
-    Nothing is tokenized on the way. `sampling_params` takes two fields of MinT's own beside vLLM's:
-    `logprobs_mode` (`raw`, or `processed` for those at the temperature) and `return_routed_experts`.
+    Nothing is tokenized. `sampling_params` has two fields of MinT's own beside vLLM's: `logprobs_mode`
+    (`raw`, or `processed` for those at the temperature) and `return_routed_experts`.
     """
     catalog, limits = CATALOG.of(request), INFERENCE.of(request)
     body = read_generate(await request.body())

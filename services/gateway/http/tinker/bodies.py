@@ -1,4 +1,4 @@
-"""Bodies of the Tinker API: read whole and bounded, decompressed, decoded."""
+"""Bodies of the Tinker API: read whole within limits, decompressed, decoded."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ MAX_DATA_BYTES = 16 << 20
 """Maximum bytes of a body with data to train on or to sample from. Clients split a batch into parts of 5
 MB."""
 _WINDOW_BYTES = 8 << 20
-"""Maximum allocation of a decompressor, whatever a frame declares."""
+"""Maximum memory of a decompressor, whatever a frame declares."""
 
 
 async def _read(request: Request, caller: Caller, *, limit: int) -> bytes:
@@ -39,8 +39,8 @@ async def _read(request: Request, caller: Caller, *, limit: int) -> bytes:
 async def _decompressed(
     request: Request, caller: Caller, body: bytes, held: HeldBytes, *, limit: int
 ) -> bytes:
-    """Return one frame's content. A large one waits for its turn before most of it is made."""
-    # One frame, and no more of it than a byte too many.
+    """Return one frame's content. A large frame waits for its turn before most of it is expanded."""
+    # One frame, up to one byte beyond the limit.
     frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(body)
     try:
         content = frame.read(LARGE_JSON_BYTES + 1)
@@ -51,7 +51,7 @@ async def _decompressed(
             held.add(len(rest))
             content += rest
     except zstandard.ZstdError as error:
-        raise InvalidField(field="body", problem=f"is no zstd frame: {error}") from error
+        raise InvalidField(field="body", problem=f"is not a zstd frame: {error}") from error
     if len(content) > limit:
         raise BodyTooLarge(limit_bytes=limit)
     return content
@@ -80,5 +80,5 @@ RequestKeyDep = Annotated[str, Depends(_request_key)]
 
 
 def answer(content: object) -> Response:
-    """Return a JSON answer; what is None in a struct or mapping goes out as null."""
+    """Return a JSON answer; None in a struct or mapping becomes null."""
     return Response(msgspec.json.encode(content), media_type=JSON)

@@ -1,4 +1,4 @@
-"""Checkpoints: listed, deleted, published, given an end."""
+"""Checkpoints: list, delete, publish, set an expiry."""
 
 from fastapi import APIRouter, Response
 
@@ -28,7 +28,7 @@ from services.gateway.http.tinker.sessions import add_ended_session
 router = APIRouter(route_class=TinkerRoute)
 
 PUBLISHED = "published"
-"""The alias of a run's policy that points at the sampler checkpoint that was published last."""
+"""Alias of a run's policy for the sampler checkpoint that was published last."""
 _ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
 
 
@@ -54,7 +54,7 @@ async def checkpoints_of_run(model_id: str, caller: ReadCaller, tinker: TinkerDe
 async def publish(
     model_id: str, checkpoint_id: str, key: RequestKeyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
-    """Let everybody read a checkpoint; one for samplers becomes what its policy's alias points at."""
+    """Publish a checkpoint to all tenants; a sampler checkpoint becomes the target of its policy's alias."""
     trainer, owned = await _own(tinker, caller, model_id, checkpoint_id)
     record = await trainer.publish_checkpoint(owned.ref, is_public=True)
     if record.revision is not None:
@@ -73,7 +73,7 @@ async def publish(
 
 @router.delete(f"{_ONE}/publish")
 async def unpublish(model_id: str, checkpoint_id: str, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Let only its tenant read a checkpoint. The alias stays where it is: it is moved or rolled back."""
+    """Make a checkpoint private again. The alias stays until it is moved or rolled back."""
     trainer, owned = await _own(tinker, caller, model_id, checkpoint_id)
     await trainer.publish_checkpoint(owned.ref, is_public=False)
     return Response(status_code=204)
@@ -83,7 +83,7 @@ async def unpublish(model_id: str, checkpoint_id: str, caller: TrainCaller, tink
 async def set_ttl(
     model_id: str, checkpoint_id: str, body: BodyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
-    """Let a checkpoint end so many seconds from now, or never."""
+    """Set the expiry of a checkpoint in seconds from now, or none."""
     wish = read_json(body, TtlBody)
     trainer, owned = await _own(tinker, caller, model_id, checkpoint_id)
     await trainer.expire_checkpoint(owned.ref, ttl_seconds=wish.ttl_seconds)
@@ -92,7 +92,7 @@ async def set_ttl(
 
 @router.delete(_ONE)
 async def delete(model_id: str, checkpoint_id: str, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Delete a checkpoint. A revision that a sampler, an alias or an engine uses goes on being served."""
+    """Delete a checkpoint. A revision that a sampler, an alias or an engine uses is still served."""
     trainer, owned = await _own(tinker, caller, model_id, checkpoint_id)
     await trainer.delete_checkpoint(owned.ref)
     return Response(status_code=204)

@@ -45,5 +45,5 @@ def test_official_bytes_read_the_same_and_write_the_same():
 
 
 def test_garbage_is_a_user_error():
-    with pytest.raises(InvalidField, match="is no protobuf"):
+    with pytest.raises(InvalidField, match="is not a protobuf"):
         schema.read_message("ForwardBackwardRequest", b"\xff\xff\xff")
