@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from benches.bases import MADE, TINY, base_folder
-from mint_common.adapters_format import BASE_FILE, describe_base
+from mint_common.adapters_format import BASE_FILE
+from services.standalone.adapters.base_description import describe_base
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 MAX_RANK = 32

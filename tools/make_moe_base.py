@@ -8,7 +8,8 @@ import msgspec
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from mint_common.adapters_format import BASE_FILE, BaseFacts, describe_base
+from mint_common.adapters_format import BASE_FILE, BaseFacts
+from services.standalone.adapters.base_description import describe_base
 
 TINY = Path(__file__).parents[1] / "bases" / "tiny"
 WIDTH = 64

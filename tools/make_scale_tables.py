@@ -6,7 +6,7 @@ from pathlib import Path
 from generated_page import ROOT, between, generate
 
 from mint_client.core.tables import shown_bytes
-from services.standalone.adapters.base_import import shape_of_folder
+from services.standalone.adapters.model_sizes import shape_of_folder
 from services.standalone.core.fleet import (
     DeviceShare,
     Work,

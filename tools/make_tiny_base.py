@@ -22,7 +22,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from mint_common.adapters_format import BASE_FILE, describe_base
+from mint_common.adapters_format import BASE_FILE
+from services.standalone.adapters.base_description import describe_base
 
 FOLDER = Path(__file__).resolve().parent.parent / "bases" / "tiny"
 SUMS = "SHA256SUMS"

@@ -1,7 +1,7 @@
 """The adapter file: base facts, manifest, canonical names, reading, writing and checking. No torch here."""
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
-from mint_common.adapters_format.base_folder import BASE_FILE, describe_base, read_base_facts
+from mint_common.adapters_format.base_folder import BASE_FILE, read_base_facts
 from mint_common.adapters_format.build import AdapterFiles, build_adapter
 from mint_common.adapters_format.check import check_adapter, check_folder, check_manifest
 from mint_common.adapters_format.convert import convert_adapter
@@ -30,7 +30,6 @@ __all__ = [
     "check_folder",
     "check_manifest",
     "convert_adapter",
-    "describe_base",
     "fetch_manifest",
     "has_experts",
     "packed_name",

@@ -71,7 +71,7 @@ def plan_merge(facts: BaseFacts, base: Path, adapter: Path) -> list[MergedFile]:
     InvalidField, AdapterInvalid; the pieces of a float16 file may raise AdapterInvalid too: see `_sum`.
     """
     origin = read_origin(facts, adapter)
-    places = _places(targeted(all_sites(facts), origin.targets))
+    places = _places(facts, targeted(all_sites(facts), origin.targets))
     part_of = parts_of(origin, map_tensors(adapter / WEIGHTS_FILE))
     files: list[MergedFile] = []
     targets: list[tuple[TensorFile, TensorEntry, _Halves]] = []
@@ -120,14 +120,17 @@ def merge_adapter(
     return written
 
 
-def _places(sites: list[Site]) -> dict[str, _Place]:
-    """Return where an adapter acts, by the name of the module that has the weight on disk."""
+def _places(facts: BaseFacts, sites: list[Site]) -> dict[str, _Place]:
+    """Return where an adapter acts, by the name that the weight has on disk. Raises AdapterInvalid."""
     places: dict[str, _Place] = {}
     for site in sites:
+        name = facts.checkpoint_names.get(site.name, site.stored_name)
         if not site.count:
-            places[site.name] = (site, None)
+            places[name] = (site, None)
+        elif "*" not in name:
+            raise _in_one_tensor(name)
         for expert in range(site.count):
-            places[f"{site.module}.{expert}.{site.projection}"] = (site, expert)
+            places[name.replace("*", str(expert))] = (site, expert)
     return places
 
 
@@ -158,9 +161,13 @@ def _check_range(shard: TensorFile, entry: TensorEntry, halves: _Halves) -> None
 def _not_there(module: str, place: _Place) -> Exception:
     if place[1] is None:
         return NotFound(kind="weight of the base", name=f"{module}.weight")
+    return _in_one_tensor(place[0].module)
+
+
+def _in_one_tensor(name: str) -> Exception:
     problem = (
-        f"the base has no {module}.weight: where all experts are in one tensor, MinT does not merge. Save the"
-        " base again with transformers, which writes each expert's own, and use `mint adapter merge`"
+        f"{name} holds all experts of a layer in one tensor, into which MinT does not merge. Save the base"
+        " again with transformers, which writes most families' experts apart, or load the adapter beside it"
     )
     return refusal(Reason.UNSUPPORTED_LAYOUT, problem)
 

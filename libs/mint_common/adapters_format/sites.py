@@ -30,6 +30,11 @@ class Site:
         """Return the leaf name."""
         return leaf_of(self.name)
 
+    @property
+    def stored_name(self) -> str:
+        """Return the usual name in a base's files, of which the facts have the exceptions."""
+        return f"{self.module}.*.{self.projection}" if self.count else self.name
+
 
 # Parts of a module's name in the order in which a forward pass, and so an engine's load, comes to them.
 _FORWARD = (

@@ -19,9 +19,9 @@ from mint_common.adapters_format.base_files import (
     files_digest,
     hash_files,
 )
-from mint_common.adapters_format.base_folder import BaseConfig
 from mint_common.errors import AlreadyExists, InvalidField
 from mint_common.model_files import CONFIG, INDEX_FILE, SINGLE_FILE, weight_files
+from services.standalone.adapters.base_description import read_quantization
 from services.standalone.adapters.base_import import (
     DEQUANTIZED,
     Report,
@@ -31,9 +31,10 @@ from services.standalone.adapters.base_import import (
     find_same,
     import_folder,
     make_base,
-    shape_of_folder,
 )
 from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
+from services.standalone.adapters.meta_model import read_config
+from services.standalone.adapters.model_sizes import shape_of_folder
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import NoRoomError
@@ -92,9 +93,8 @@ def _add(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
 
 def _tell(source: Path, wish: Wish) -> None:
     """Report what a model is and needs. Raises what is wrong with its config, or with the wish for it."""
-    quantization = BaseConfig.read(source).quantization
+    method = read_quantization(read_config(source), place=str(source))
     shape = shape_of_folder(source)
-    method = quantization.method if quantization else ""
     for about, told in told_facts(shape, quantization=method, max_rank=wish.max_rank).items():
         wish.report(f"{about}: {told}")
     if wish.dequantize:

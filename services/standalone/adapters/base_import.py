@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from mint_client.core.tables import shown_bytes
-from mint_common.adapters_format import BASE_FILE, BaseFacts, describe_base, read_base_facts
+from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.adapters_format.base_files import (
     TEXT_FILES,
     base_files,
@@ -24,12 +24,10 @@ from mint_common.adapters_format.base_files import (
     hash_files,
     licence_files,
 )
-from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
+from mint_common.errors import AlreadyExists, BlobCorrupt, NotFound
 from mint_common.ids import Digest
-from mint_common.model_files import CONFIG
 from mint_common.new_folder import new_folder
-from services.standalone.adapters.meta_model import read_shape
-from services.standalone.core.model_shape import ModelShape
+from services.standalone.adapters.base_description import describe_base
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -102,16 +100,6 @@ def origin_of(folder: Path) -> str:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str])["source"] if path.is_file() else ""
 
 
-def shape_of_folder(folder: Path) -> ModelShape:
-    """Return the shape that a folder's config describes. Raises InvalidField or, without one, OSError."""
-    path = folder / CONFIG if folder.is_dir() else folder
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField(field=str(path), problem=str(error)) from error
-    return read_shape(config, place=str(path))
-
-
 def find_same(wish: Wish, digest: Digest) -> BaseFacts | None:
     """Return the base that has a folder already, None when there is none.
 
@@ -181,7 +169,7 @@ def check_room(what: str, size_bytes: int, place: Path) -> None:
         )
 
 
-DEQUANTIZED = ("compressed-tensors", "fp8")
+DEQUANTIZED = ("compressed-tensors", "fp8", "mxfp4")
 """Quantizations that transformers can expand on a CPU."""
 
 

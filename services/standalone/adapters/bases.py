@@ -14,7 +14,8 @@ from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
-from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of, shape_of_folder
+from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of
+from services.standalone.adapters.model_sizes import shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt

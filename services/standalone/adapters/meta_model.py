@@ -1,139 +1,200 @@
-"""The sizes of the model that a `config.json` describes: transformers' own model, built without its values.
+"""transformers' own model of a `config.json`, built without its values: what a base says of itself.
 
 Importing torch and transformers takes seconds, building takes a tenth of one, of the largest models too.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
-
-import msgspec
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from mint_client.core.refusals import ExtraMissingError
-from mint_common.errors import InvalidField
-from services.standalone.core.model_shape import Linear, ModelShape
+from mint_common.adapters_format.base_facts import ExpertsFacts
+from mint_common.errors import InvalidField, NotFound
+from mint_common.model_files import CONFIG
 
-_SCALED, _SCALE_BYTES = 128, 4
-"""The indexer of sparse attention caches keys in 8 bits, with a float32 scale for so many."""
+SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
+_NOT_ADAPTED = ("Router", "Indexer")
+"""Parts of classes' names: routers choose experts, and indexers, which have no gradient, choose keys."""
+_GATES = ("gate", "router")
+"""Names of routers that are linears of no class of their own."""
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
-Parameters = list[tuple[str, tuple[int, ...]]]
-
-
-class _Config(msgspec.Struct):
-    """Fields that a config must say; of others transformers has defaults."""
-
-    architectures: tuple[str]
-    vocab_size: Size
-    hidden_size: Size
-    num_hidden_layers: Size
-    num_attention_heads: Size
-    intermediate_size: Size
-    max_position_embeddings: Size
-    dtype: str | None = None
-    torch_dtype: str | None = None
+_EXPERTS_DIMENSIONS = 3
 
 
-def read_shape(config: Mapping[str, object], *, place: str) -> ModelShape:
-    """Return the shape of a model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaModel:
+    """A causal language model on torch's meta device; ``text`` is the config of its decoder.
 
-    Raises InvalidField, naming ``place``, for a config that says too little or is of no family that MinT has;
-    ExtraMissingError without torch.
+    ``layers`` are the decoder's by their names in the model. A tower for images has none.
     """
+
+    architecture: str
+    model: Any  # transformers has no types
+    text: Any
+    layers: Mapping[str, Any]
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """Return what each layer does with a sequence, in transformers' words; () is full attention."""
+        kinds = getattr(self.text, "layer_types", None) or getattr(self.text, "layers_block_type", None)
+        if not kinds and getattr(self.text, "sliding_window", None):
+            kinds = [SLIDING] * len(self.layers)
+        return tuple(kinds or ()) if set(kinds or ()) - {FULL} else ()
+
+    @property
+    def window(self) -> int | None:
+        """Return how many tokens the layers see that do not see all."""
+        if SLIDING in self.layer_kinds:
+            return int(self.text.sliding_window)
+        return int(self.text.attention_chunk_size) if CHUNKED in self.layer_kinds else None
+
+    @property
+    def max_context(self) -> int:
+        """Return how many tokens a sequence may have. Raises InvalidField where the config does not say."""
+        for name in ("max_position_embeddings", "model_max_length"):
+            if found := getattr(self.text, name, None):
+                return int(found)
+        raise InvalidField(field="max_position_embeddings", problem="config.json does not say the context")
+
+    def linears(self, layer: str | None = None) -> dict[str, tuple[int, int]]:
+        """Return inputs and outputs of each linear that may carry LoRA, by name; of all layers, or one."""
+        return {
+            name: (part.in_features, part.out_features)
+            for prefix in (self.layers if layer is None else (layer,))
+            for name, part in _linears(self.layers[prefix], prefix)
+        }
+
+    def experts(self, layer: str | None = None) -> dict[str, ExpertsFacts]:
+        """Return the routed experts by the name of their module; of all layers, or one."""
+        return {
+            name: _experts(part)
+            for prefix in (self.layers if layer is None else (layer,))
+            for name, part in self.layers[prefix].named_modules(prefix=prefix)
+            if getattr(getattr(part, "down_proj", None), "ndim", 0) == _EXPERTS_DIMENSIONS
+        }
+
+
+def read_config(place: Path) -> dict[str, object]:
+    """Return a parsed `config.json`, or that of a folder. Raises NotFound or InvalidField."""
+    path = place / CONFIG if place.is_dir() else place
     try:
-        read = msgspec.convert(config, _Config)
-    except msgspec.ValidationError as error:
-        raise InvalidField(field=place, problem=str(error)) from error
-    (architecture,) = read.architectures
-    return _shape(read, *_meta_model(architecture, config, place))
+        config = json.loads(path.read_bytes(), object_hook=_special_float)
+    except FileNotFoundError as error:
+        raise NotFound(kind="base config", name=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidField(field=str(path), problem=f"is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidField(field=str(path), problem="is not a JSON object")
+    return config
 
 
-def _meta_model(architecture: str, config: Mapping[str, object], place: str) -> tuple[Any, Any]:
-    """Return transformers' config and its model on torch's meta device; neither has types."""
+def _special_float(found: dict[str, Any]) -> Any:
+    """Return infinity for what transformers writes for it."""
+    return float(found["__float__"]) if found.keys() == {"__float__"} else found
+
+
+def read_model(config: Mapping[str, object], *, place: str) -> MetaModel:
+    """Return the model of a parsed config.
+
+    Raises InvalidField, naming ``place``, for a config that says too little or that transformers has no
+    class for; ExtraMissingError without torch.
+    """
+    named = config.get("architectures")
+    if not (isinstance(named, list) and len(named) == 1 and isinstance(named[0], str)):
+        raise InvalidField(field=place, problem=f"architectures must name one class, found {named!r}")
     try:
         import torch  # seconds to import; most commands need none of it
-        import transformers
         from huggingface_hub.errors import StrictDataclassError
     except ImportError as error:
         raise ExtraMissingError(option="the size of a model", package="mint-stack[cpu]") from error
-    known = getattr(transformers, architecture, None)
-    if known is None:
-        raise InvalidField(
-            field=place, problem=f"architecture {architecture!r}: transformers has no such class"
-        )
+    wrong = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+    config_class, auto = _classes(config, named[0], place)
     try:
-        filled = known.config_class(**config)
         with torch.device("meta"):
-            return filled, known(filled)
-    except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InvalidField(field=place, problem=f"is no config of {architecture}: {error}") from error
+            model = auto.from_config(config_class.from_dict(dict(config)), trust_remote_code=False)
+        text = model.config.get_text_config()
+        layers = _layers(model, text.num_hidden_layers)
+    except (*wrong, StrictDataclassError) as error:
+        raise InvalidField(field=place, problem=f"is no config of {named[0]}: {error}") from error
+    return MetaModel(architecture=named[0], model=model, text=text, layers=layers)
 
 
-def _shape(read: _Config, config: Any, model: Any) -> ModelShape:  # transformers' own
-    layers: list[Parameters] = [
-        [(name, tuple(each.shape)) for name, each in layer.named_parameters()] for layer in model.model.layers
-    ]
-    linears = Counter(each for layer in layers for each in _linears(layer))
-    counted = tuple(
-        Linear(name=name, inputs=inputs, outputs=outputs, count=count)
-        for (name, inputs, outputs), count in linears.items()
+def _classes(config: Mapping[str, object], architecture: str, place: str) -> tuple[Any, Any]:
+    """Return the class of a config and transformers' maker of its model. Raises InvalidField."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    said = config.get("model_type")
+    own = getattr(transformers, architecture, None)
+    # A type that is new in name only, such as kimi_k2, says which class of transformers it has.
+    known = transformers.CONFIG_MAPPING.get(said) or getattr(own, "config_class", None)
+    if known is None:
+        code = "; MinT runs no code that comes with a model" if "auto_map" in config else ""
+        problem = (
+            f"is of {architecture} (model_type {said!r}), which transformers {transformers.__version__} does"
+            f" not have{code}. Take a model of one of its classes"
+        )
+        raise InvalidField(field=place, problem=problem)
+    makers = {
+        transformers.AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        transformers.AutoModelForImageTextToText: modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    }
+    writers = {name for names in makers.values() for each in names.values() for name in _as_tuple(each)}
+    maker = next((maker for maker, names in makers.items() if known.model_type in names), None)
+    if maker is None or architecture not in writers:
+        problem = f"is of {architecture}, which writes no text: take a causal language model"
+        raise InvalidField(field=place, problem=problem)
+    return known, maker
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _layers(model: Any, count: int) -> dict[str, Any]:
+    """Return the layers of a model's decoder. Raises LookupError."""
+    from torch import nn
+
+    names = {id(part): name for name, part in model.named_modules()}
+    found = (part for part in model.get_decoder().modules() if isinstance(part, nn.ModuleList))
+    layers = next((part for part in found if len(part) == count), None)
+    if layers is None:
+        problem = f"its decoder has no {count} layers in a row"
+        raise LookupError(problem)
+    return {f"{names[id(layers)]}.{index}": layer for index, layer in enumerate(layers)}
+
+
+def _linears(part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    from torch import nn
+
+    for leaf, child in part.named_children():
+        name = f"{prefix}.{leaf}"
+        if leaf in _GATES or any(word in type(child).__name__ for word in _NOT_ADAPTED):
+            continue
+        if type(child) is nn.Linear and child.out_features > 1:  # one output is a gate
+            yield name, child
+        yield from _linears(child, name)
+
+
+def _experts(part: Any) -> ExpertsFacts:
+    own = dict(part.named_parameters(recurse=False))
+    gated = "gate_up_proj" in own
+    first, down = own["gate_up_proj" if gated else "up_proj"], own["down_proj"]
+    # Llama 4 has no flags. Gate and up together are twice as wide as down, so that the shapes tell.
+    transposed = getattr(part, "is_transposed", gated and first.shape[1] == down.shape[2])
+    inner, width = down.shape[1:] if transposed else down.shape[:0:-1]
+    into = (first.shape[1 if transposed else 2], inner)
+    return ExpertsFacts(
+        count=down.shape[0],
+        projections={
+            "down_proj": (inner, width),
+            **({"gate_proj": into} if gated else {}),
+            "up_proj": into,
+        },
+        gated=gated,
+        biased=any(name.endswith("bias") for name in own),
+        transposed=transposed,
+        interleaved=not getattr(part, "is_concatenated", True),
     )
-    total = sum(each.numel() for each in model.parameters())
-    sizes = [sum(each.numel() for each in layer.parameters()) for layer in model.model.layers]
-    largest = layers[sizes.index(max(sizes))]
-    experts = max((shape[0] for name, shape in largest if _is_experts(name)), default=0)
-    picked_share = (getattr(config, "num_experts_per_tok", None) or experts) / experts if experts else 1.0
-    kv_values, kv_heads, kv_bytes = _cached(largest, config)
-    return ModelShape(
-        architecture=read.architectures[0],
-        layers=len(layers),
-        hidden_size=read.hidden_size,
-        vocab_size=read.vocab_size,
-        max_context=read.max_position_embeddings,
-        dtype=read.dtype or read.torch_dtype or "float32",
-        linears=counted,
-        fixed_parameters=total - sum(each.inputs * each.outputs * each.count for each in counted),
-        kv_values=len(layers) * kv_values,
-        kv_heads=kv_heads,
-        layer_parameters=max(sizes),
-        layer_values=_values(_linears(largest), picked_share),
-        kv_bytes=len(layers) * kv_bytes,
-        picked_share=picked_share,
-    )
-
-
-def _linears(layer: Parameters) -> Iterator[tuple[str, int, int]]:
-    """Yield name, inputs and outputs of each projection that LoRA can act beside, also of each expert."""
-    for path, shape in layer:
-        if _is_experts(path):
-            count, outputs, inputs = shape
-            names = ("gate_proj", "up_proj") if path.endswith("gate_up_proj") else ("down_proj",)
-            for name in names:
-                yield from [(f"experts.{name}", inputs, outputs // len(names))] * count
-        elif len(shape) == 2 and "_proj" in (leaf := path.split(".")[-2]) and ".indexer." not in path:
-            shared = "shared_experts." if ".shared_experts." in path else ""
-            yield f"{shared}{leaf}", shape[1], shape[0]
-
-
-def _is_experts(path: str) -> bool:
-    return path.rpartition(".")[0].endswith(".experts")
-
-
-def _values(linears: Iterable[tuple[str, int, int]], picked_share: float) -> int:
-    """Return how many numbers the linears of a layer read and write for a token."""
-    passed = sum(
-        (inputs + outputs) * (picked_share if name.startswith("experts.") else 1.0)
-        for name, inputs, outputs in linears
-    )
-    return round(passed)
-
-
-def _cached(layer: Parameters, config: Any) -> tuple[int, int, int]:  # transformers' own
-    """Return what a token adds to a layer's KV cache: numbers, the heads that share them, further bytes."""
-    outputs = {path.split(".")[-2]: shape[0] for path, shape in layer if path.endswith(".weight")}
-    indexed = next((shape[0] for path, shape in layer if path.endswith(".indexer.wk.weight")), 0)
-    kv_bytes = indexed + indexed // _SCALED * _SCALE_BYTES
-    latent = outputs.get("kv_a_proj_with_mqa")
-    if latent is not None:
-        return latent, 1, kv_bytes
-    return outputs["k_proj"] + outputs["v_proj"], int(config.num_key_value_heads), kv_bytes

@@ -157,7 +157,7 @@ def _row(share: DeviceShare) -> dict[str, object]:
 
 def _summary(planned: FleetPlan, fleet: Fleet, work: Work) -> str:
     engine, trainer = planned.engine, planned.trainer
-    tokens = work.context + planned.free_bytes // engine.kv_token
+    tokens = work.context + planned.free_bytes // max(1, engine.kv_token)
     if planned.shared:
         shares = planned.shares(fleet)
         where = (

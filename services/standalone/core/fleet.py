@@ -14,7 +14,7 @@ from mint_common.errors import InvalidField
 from services.standalone.core.activations import pass_bytes, wide_head_bytes
 from services.standalone.core.model_shape import Linear, ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
-from services.standalone.core.sizing import RESIDENT_BYTES, kv_token_bytes
+from services.standalone.core.sizing import RESIDENT_BYTES, context_bytes, kv_token_bytes
 
 RESERVE_BYTES = 3 * 10**9
 USED_SHARE = 0.92
@@ -25,8 +25,8 @@ MAX_TENSOR_PARALLEL = 8
 
 MAX_DEVICES = 4096
 _FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
-_SPLIT_BY_OUTPUT = {f"{leaf}_proj" for leaf in ("q", "k", "v", "gate", "up", "q_b", "kv_b")}
-_SPLIT_BY_INPUT = {"o_proj", "down_proj"}
+_WHOLE = "_a_proj"
+"""Part of the names of projections to a latent, which every worker has whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +107,15 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
         devices=tensor * stages,
         weights=item * shape.parameters // (tensor * stages),
         adapters=work.slots * slot // stages,
-        moving=work.context * kv // stages,
+        moving=context_bytes(shape, item=item, tokens=work.context, tensor=tensor) // stages,
         kv_token=kv // stages,
     )
 
 
 def slot_bytes(shape: ModelShape, *, rank: int, item: int, tensor: int) -> int:
     """Return what an adapter slot takes of each worker that shares the layers."""
-    return sum(_lora_width(each, tensor) * each.count for each in shape.lora_linears) * rank * item
+    widths = (_lora_width(each, shape.hidden_size, tensor) * each.count for each in shape.lora_linears)
+    return sum(widths) * rank * item
 
 
 def _engine_layout(tensor: int, stages: int) -> str:
@@ -212,11 +213,10 @@ def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: 
     raise FleetTooSmallError(fleet=fleet.text, problem=problem)
 
 
-def _lora_width(linear: Linear, tensor: int) -> int:
-    """Return the numbers of a rank that one worker holds: of A and B one at most is split."""
-    leaf = linear.name.rpartition(".")[2]
-    if leaf in _SPLIT_BY_OUTPUT:
-        return linear.inputs + linear.outputs // tensor
-    if leaf in _SPLIT_BY_INPUT:
+def _lora_width(linear: Linear, hidden_size: int, tensor: int) -> int:
+    """Return the numbers of a rank that one worker holds: B is split, or A where a block ends."""
+    if _WHOLE in linear.name:
+        return linear.inputs + linear.outputs
+    if linear.outputs == hidden_size:
         return linear.inputs // tensor + linear.outputs
-    return linear.inputs + linear.outputs
+    return linear.inputs + linear.outputs // tensor

@@ -22,6 +22,8 @@ class ModelShape:
 
     ``kv_values`` are the numbers that a token adds to the KV cache in the engine's dtype, ``kv_bytes`` those
     that sparse attention's indexer adds in bytes; ``kv_heads`` share them out, 1 where attention is latent.
+    ``window_values`` of the numbers are of layers that cache no more than ``window`` tokens of a sequence;
+    ``state_values`` are the numbers that recurrent layers have of a sequence, however long it is.
     ``layer_parameters`` are those of the largest layer, ``layer_values`` the numbers that its linears read
     and write for a token, which passes through ``picked_share`` of the experts only.
     """
@@ -40,6 +42,9 @@ class ModelShape:
     layer_values: int
     kv_bytes: int = 0
     picked_share: float = 1.0
+    window: int = 0
+    window_values: int = 0
+    state_values: int = 0
 
     @property
     def token_numbers(self) -> tuple[int, int]:

@@ -40,6 +40,17 @@ def kv_token_bytes(shape: ModelShape, *, item: int, tensor: int = 1) -> int:
     return item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
 
 
+def context_bytes(shape: ModelShape, *, item: int, tokens: int, tensor: int = 1) -> int:
+    """Return the bytes that a sequence of so many tokens takes of the cache of each of ``tensor`` workers.
+
+    Layers with a window keep no more of it; recurrent ones have a state of one size.
+    """
+    beyond = max(0, tokens - shape.window) if shape.window else 0
+    saved = item * shape.window_values // min(tensor, shape.kv_heads) * beyond
+    state = item * shape.state_values // tensor
+    return kv_token_bytes(shape, item=item, tensor=tensor) * tokens - saved + state
+
+
 def shown_count(count: float) -> str:
     """Return a number of parameters with a unit and three digits."""
     for unit in ("", " k", " M"):

@@ -21,7 +21,7 @@ from services.standalone.core.activations import (
 )
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES, kv_token_bytes
+from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES, context_bytes, kv_token_bytes
 from services.trainer.settings import TrainerSettings
 
 HOST = "host"
@@ -191,13 +191,14 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
             staged=staged,
             activations=step * workers,
             runtime=runtime + (workers - 1) * WORKER_RUNTIME_BYTES,
-            kv_tokens=kv // kv_token,
+            kv_tokens=kv // max(1, kv_token),
         )
         return
     yield Holding(part=part.name, device=HOST, staged=staged, runtime=runtime)
     for index in part.gpus:
         limit = int((settings.gpu_memory_utilization or USED_SHARE) * gpu_bytes.get(index, 0))
-        least = min(base.max_context, settings.max_context) * kv_token
+        context = min(base.max_context, settings.max_context)
+        least = context_bytes(shape, item=item, tokens=context, tensor=tensor) // stages
         kv = settings.kv_cache_bytes or max(least, limit - weights - slots - RESERVE_BYTES)
         yield Holding(
             part=part.name,
@@ -206,7 +207,7 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
             kv_cache=kv,
             slots=slots,
             runtime=RESERVE_BYTES,
-            kv_tokens=kv // kv_token,
+            kv_tokens=kv // max(1, kv_token),
             limit=limit,
         )
 

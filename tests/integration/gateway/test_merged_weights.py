@@ -25,12 +25,13 @@ from typer.testing import CliRunner
 
 from mint_client.adapters.public_api import PublicApi
 from mint_client.cli import app
-from mint_common.adapters_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE, build_adapter, describe_base
+from mint_common.adapters_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE, build_adapter
 from mint_common.adapters_format.names import peft_name
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import AlreadyExists, InvalidField
 from mint_common.ids import BaseName
+from services.standalone.adapters.base_description import describe_base
 from tests.integration.gateway.conftest import BASE, TOKEN, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

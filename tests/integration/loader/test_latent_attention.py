@@ -15,8 +15,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from mint_common.adapters_format import BASE_FILE, WEIGHTS_FILE, BaseFacts, describe_base
+from mint_common.adapters_format import BASE_FILE, WEIGHTS_FILE, BaseFacts
 from mint_common.errors import AdapterInvalid
+from services.standalone.adapters.base_description import describe_base
 from tests.integration.loader.moe_base import (
     Served,
     load_base,

@@ -9,10 +9,11 @@ from statistics import median
 import msgspec
 import pytest
 import torch
+from mint_common.adapters_format.base_weights import LINEAR
 from safetensors.torch import load_file, save_file
 
-from mint_common.adapters_format import BASE_FILE, WEIGHTS_FILE, describe_base
-from mint_common.adapters_format.base_weights import LINEAR
+from mint_common.adapters_format import BASE_FILE, WEIGHTS_FILE
+from services.standalone.adapters.base_description import describe_base
 from tests.integration.loader.moe_base import (
     Answer,
     Served,

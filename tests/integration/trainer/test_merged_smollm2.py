@@ -14,8 +14,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mint_common.adapters_format import BASE_FILE, build_adapter, describe_base, peft_name
+from mint_common.adapters_format import BASE_FILE, build_adapter, peft_name
 from mint_common.ids import PolicyId
+from services.standalone.adapters.base_description import describe_base
 from services.standalone.adapters.base_import import Wish, import_smollm2
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]

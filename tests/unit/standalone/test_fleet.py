@@ -13,7 +13,7 @@ from mint_common.adapters_format import read_base_facts
 from mint_common.errors import InvalidField
 from services.standalone.adapters.base_import import _smollm2_file
 from services.standalone.adapters.bases import tiny_folder
-from services.standalone.adapters.meta_model import read_shape
+from services.standalone.adapters.model_sizes import read_shape
 from services.standalone.core.fleet import (
     RESERVE_BYTES,
     Work,

@@ -12,7 +12,7 @@ from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.sites import FOLDED, all_sites
 from mint_common.adapters_format.tensor_file import map_tensors
 from mint_common.errors import InvalidField
-from services.standalone.adapters.meta_model import read_shape
+from services.standalone.adapters.model_sizes import read_shape
 from services.standalone.core.model_shape import ModelShape
 
 NEEDED = (
@@ -96,7 +96,7 @@ def test_latent_attention_keeps_the_latent_and_the_rope_part_alone() -> None:
         ({}, "architectures"),
         ({**QWEN3_4B, "architectures": ["NoSuchModel"]}, "NoSuchModel"),
         ({**QWEN3_4B, "hidden_size": "wide"}, "hidden_size"),
-        ({**QWEN3_4B, "num_attention_heads": 0, "head_dim": None}, "num_attention_heads"),
+        ({**QWEN3_4B, "num_attention_heads": 0, "head_dim": None}, "head_dim"),
     ],
 )
 def test_a_config_that_says_too_little_is_refused_naming_the_field(

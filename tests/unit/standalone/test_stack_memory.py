@@ -11,7 +11,7 @@ from mint_client.cli import app
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import tiny_folder
-from services.standalone.adapters.meta_model import read_shape
+from services.standalone.adapters.model_sizes import read_shape
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.core.activations import microbatch_tokens

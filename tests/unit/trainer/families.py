@@ -6,8 +6,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from mint_common.adapters_format import BaseFacts, describe_base
+from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
+from services.standalone.adapters.base_description import describe_base
 
 SIZES = {
     "vocab_size": 264,

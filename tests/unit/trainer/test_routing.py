@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from mint_common.adapters_format import describe_base
 from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_blob
+from services.standalone.adapters.base_description import describe_base
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.core.batch import Batch, Row, build_grpo_batch

@@ -3,7 +3,8 @@
 import random
 from pathlib import Path
 
-from mint_common.adapters_format import describe_base, read_base_facts
+from mint_common.adapters_format import read_base_facts
+from services.standalone.adapters.base_description import describe_base
 from tools.make_tiny_base import check, draw_batch, is_held_out, make_tokenizer
 
 
