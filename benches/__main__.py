@@ -30,6 +30,7 @@ LOADER = (
     "loader_abort",
     "loader_guard",
     "fair_share",
+    "beside_jobs",
     "eviction",
 )
 TRAINER = ("trainer", "dtypes", "operations")
@@ -54,6 +55,7 @@ ROWS = {
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
     "jobs": ("sft_overhead", "dpo_overhead"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
+    "beside_jobs": ("serving_beside_jobs_ratio",),
     "loader_abort": ("abort_ms", "abort_ms_busy"),
     "loader_gateway": (
         "throughput_same_kernels",

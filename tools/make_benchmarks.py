@@ -112,6 +112,7 @@ BENCHES = (
     ("loader_abort", "Time until the engine drops the request of a client that left", "make bench-loader"),
     ("loader_guard", "The check for numbers that are not finite", "make bench-loader"),
     ("fair_share", "Cost of one tenant's flood to another", "make bench-loader"),
+    ("beside_jobs", "A chat beside small jobs on the same machine", "make bench-loader"),
     ("eviction", "Eviction of adapters", "make bench-loader"),
     ("fleet", "A fleet of engines (simulated time, real decisions)", "python -m benches fleet"),
     ("catalog", "A million policies", "make bench-catalog"),
