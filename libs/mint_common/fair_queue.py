@@ -55,6 +55,11 @@ class FairQueue(Generic[T]):
         """Return a tenant's counter."""
         return self._served.get(tenant, self._least)
 
+    @property
+    def seated(self) -> int:
+        """Return how many seats all tenants have."""
+        return self._running.total()
+
     def running(self, tenant: str) -> int:
         """Return how many seats a tenant has."""
         return self._running[tenant]
@@ -78,7 +83,7 @@ class FairQueue(Generic[T]):
         """Return the next tenant but some, and its first item; None when none of them may start."""
         if not self._queues:
             return None
-        free = self.seats + self.reserve - self._running.total()
+        free = self.seats + self.reserve - self.seated
         most = min(self.limit, free) if free <= self.reserve else self.limit
         allowed = [each for each in self._queues if each not in without and self._running[each] < most]
         if not allowed:

@@ -55,7 +55,7 @@ class SampleRequest:
     allow no top-k and top-p. Greedy sampling has raw ones.
 
     ``texts`` requests the completions as text, ``routes`` the experts of the tokens; a base
-    without experts has none.
+    without experts has none. ``is_background``: interactive requests of every tenant have precedence.
     """
 
     request_id: str
@@ -67,6 +67,7 @@ class SampleRequest:
     logprobs_mode: LogprobsMode = "raw"
     texts: bool = False
     routes: bool = False
+    is_background: bool = False
 
 
 def logprobs_temperature(mode: LogprobsMode, temperature: float) -> float:

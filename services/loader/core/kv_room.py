@@ -11,43 +11,58 @@ class KvUse:
 
     tenant: str
     tokens: int
+    is_background: bool = False
 
 
 def largest_last(running: Sequence[KvUse]) -> list[int]:
     """Return the order in which a full cache retains sequences: the last one is preempted first.
 
-    Those of the tenant with the largest use come last, its latest sequence at the very end.
+    Background sequences come last; within each kind those of the tenant with the largest use, its latest
+    sequence at the very end.
     """
     held = _by_tenant(running)
-    return sorted(range(len(running)), key=lambda at: held[running[at].tenant])
+    return sorted(range(len(running)), key=lambda at: _weight(running[at], held))
 
 
-def plan_room(
-    running: Sequence[KvUse], newcomer: KvUse, *, free_tokens: int, all_tokens: int, tenants: int
-) -> list[int]:
+def plan_room(running: Sequence[KvUse], newcomer: KvUse, *, free_tokens: int, share_tokens: int) -> list[int]:
     """Return which running sequences end up waiting again so that a newcomer fits; none if it may not.
 
-    A newcomer takes room only within its tenant's even share, and only from tenants that hold more than
-    theirs. Who started last goes first.
+    An interactive newcomer takes room from background sequences first. From its own kind a newcomer takes
+    only within its tenant's share, and only from tenants that hold more than theirs. Who started last goes
+    first.
     """
     held = _by_tenant(running)
-    share = all_tokens // tenants
-    if held[newcomer.tenant] + newcomer.tokens > share:
-        return []
+    needed = held[newcomer.is_background, newcomer.tenant] + newcomer.tokens
     victims: list[int] = []
     while free_tokens < newcomer.tokens:
-        over = [at for at, each in enumerate(running) if at not in victims and held[each.tenant] > share]
+        over = [
+            at
+            for at, each in enumerate(running)
+            if at not in victims
+            and (
+                each.is_background > newcomer.is_background
+                or (
+                    each.is_background == newcomer.is_background
+                    and needed <= share_tokens < held[each.is_background, each.tenant]
+                )
+            )
+        ]
         if not over:
             return []
-        victim = max(over, key=lambda at: (held[running[at].tenant], at))
-        held[running[victim].tenant] -= running[victim].tokens
-        free_tokens += running[victim].tokens
+        victim = max(over, key=lambda at: (*_weight(running[at], held), at))
+        gone = running[victim]
+        held[gone.is_background, gone.tenant] -= gone.tokens
+        free_tokens += gone.tokens
         victims.append(victim)
     return victims
 
 
-def _by_tenant(sequences: Sequence[KvUse]) -> Counter[str]:
-    held: Counter[str] = Counter()
+def _weight(each: KvUse, held: Counter[tuple[bool, str]]) -> tuple[bool, int]:
+    return each.is_background, held[each.is_background, each.tenant]
+
+
+def _by_tenant(sequences: Sequence[KvUse]) -> Counter[tuple[bool, str]]:
+    held: Counter[tuple[bool, str]] = Counter()
     for each in sequences:
-        held[each.tenant] += each.tokens
+        held[each.is_background, each.tenant] += each.tokens
     return held

@@ -1,4 +1,4 @@
-"""The sampler port on the engines that the loaders own."""
+"""The sampler port on the engines that the loaders own: jobs and evaluations, in the background."""
 
 from dataclasses import replace
 
@@ -69,6 +69,7 @@ def _sample_request(request: GroupRequest, prompt: tuple[int, ...]) -> SampleReq
         logprobs_mode=request.logprobs_mode,
         texts=True,
         routes=request.routes,
+        is_background=True,
     )
 
 

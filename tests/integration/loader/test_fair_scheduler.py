@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig
+from services.loader.core.background import SHARE
 from services.loader.core.execution import Execution
 from services.loader.handlers.generation import warm_up
 from tests.integration.loader.conftest import BASE_DIR, builder_config, quietly, started
@@ -59,6 +61,7 @@ async def generate(
     n: int = 1,
     new: int = 1,
     pattern: str | None = None,
+    is_background: bool = False,
     on_step: Callable[[int], None] = lambda tokens: None,
 ) -> int:
     """Return how many tokens came."""
@@ -76,7 +79,8 @@ async def generate(
     )
     tokens = [7 + at % 90 for at in range(prompt)]
     came = 0
-    async for output in engine._llm.generate(tokens_input(tokens, cache_salt=tenant), params, name):
+    prompt_input = tokens_input(tokens, cache_salt=tenant)
+    async for output in engine._llm.generate(prompt_input, params, name, priority=int(is_background)):
         step = sum(len(each.token_ids) for each in output.outputs)
         on_step(step)
         came += step
@@ -84,7 +88,9 @@ async def generate(
 
 
 @asynccontextmanager
-async def flood(engine: VllmEngine, *, requests: int, new: int) -> AsyncIterator[list[asyncio.Task[int]]]:
+async def flood(
+    engine: VllmEngine, *, requests: int, new: int, is_background: bool = False
+) -> AsyncIterator[list[asyncio.Task[int]]]:
     """Fill the engine for one tenant until each sequence has had half of its tokens."""
     steps = 0
     is_deep = asyncio.Event()
@@ -97,7 +103,15 @@ async def flood(engine: VllmEngine, *, requests: int, new: int) -> AsyncIterator
 
     tasks = [
         asyncio.create_task(
-            generate(engine, f"flood-{number}", tenant="many", n=4 * SEATS, new=new, on_step=count)
+            generate(
+                engine,
+                f"flood-{number}",
+                tenant="many",
+                n=4 * SEATS,
+                new=new,
+                is_background=is_background,
+                on_step=count,
+            )
         )
         for number in range(requests)
     ]
@@ -111,6 +125,36 @@ async def flood(engine: VllmEngine, *, requests: int, new: int) -> AsyncIterator
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(slots=True)
+class Steps:
+    """The outputs of the engine's steps: which requests each had, and how long it took."""
+
+    of: dict[float, set[str]] = field(default_factory=dict)
+
+    def seconds(self, name: str) -> tuple[float, float]:
+        """Return the time from a request's first output to its last, and that of steps without it."""
+        times = sorted(self.of)
+        own = [at for at, one in enumerate(times) if name in self.of[one]]
+        span = range(own[0] + 1, own[-1] + 1)
+        taken = [(times[at] - times[at - 1], name in self.of[times[at]]) for at in span]
+        return sum(each for each, _ in taken), sum(each for each, is_own in taken if not is_own)
+
+
+@pytest.fixture
+def steps(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """Note every step's outputs."""
+    noted = Steps()
+    processor = engine._llm.output_processor
+    process = processor.process_outputs
+
+    def noting(outputs: Any, timestamp: float, *rest: Any, **options: Any) -> Any:
+        noted.of.setdefault(timestamp, set()).update(_number_of(each.request_id) for each in outputs)
+        return process(outputs, timestamp, *rest, **options)
+
+    monkeypatch.setattr(processor, "process_outputs", noting)
+    return noted
+
+
 async def test_a_newcomer_is_answered_while_the_flood_goes_on(engine: VllmEngine) -> None:
     async with flood(engine, requests=2, new=60) as tasks, asyncio.timeout(60):
         for number in range(5):
@@ -118,27 +162,46 @@ async def test_a_newcomer_is_answered_while_the_flood_goes_on(engine: VllmEngine
         assert not any(task.done() for task in tasks)
 
 
-async def test_each_newcomer_has_a_step_of_its_own(
-    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: dict[float, set[str]] = {}
-    processor = engine._llm.output_processor
-    process = processor.process_outputs
-
-    def noting(outputs: Any, timestamp: float, *rest: Any, **options: Any) -> Any:
-        steps.setdefault(timestamp, set()).update(_number_of(each.request_id) for each in outputs)
-        return process(outputs, timestamp, *rest, **options)
-
-    monkeypatch.setattr(processor, "process_outputs", noting)
+async def test_each_newcomer_has_a_step_of_its_own(engine: VllmEngine, steps: Steps) -> None:
     async with flood(engine, requests=2, new=100) as tasks, asyncio.timeout(60):
         for number in range(4):
             await generate(engine, f"own-{number}", tenant="few")
-            before = len(steps)
-            while len(steps) < before + 3:
+            before = len(steps.of)
+            while len(steps.of) < before + 3:
                 await asyncio.sleep(0.001)
         assert not any(task.done() for task in tasks)
-    own = [who for who in steps.values() if any(name.startswith("own") for name in who)]
+    own = [who for who in steps.of.values() if any(name.startswith("own") for name in who)]
     assert own == [{f"own-{number}"} for number in range(4)]
+
+
+@pytest.mark.parametrize("tenant", ["many", "few"])
+async def test_a_chat_beside_rollouts_has_the_engines_time_but_for_a_share(
+    engine: VllmEngine, steps: Steps, tenant: str
+) -> None:
+    """Rollouts fill the seats and the memory, of the chat's own tenant or another's."""
+    name = f"own-{tenant == 'many':d}"
+    async with flood(engine, requests=2, new=100, is_background=True) as tasks, asyncio.timeout(60):
+        assert await generate(engine, name, tenant=tenant, prompt=20, new=200) == 200
+        assert not any(task.done() for task in tasks)
+        seconds, others = steps.seconds(name)
+    assert 0 < others <= (SHARE + 0.1) * seconds
+    assert all(len(each) == 1 for each in steps.of.values() if name in each), "no step has both kinds"
+
+
+async def test_rollouts_go_on_beside_endless_chats_and_lose_no_token(engine: VllmEngine) -> None:
+    ended = asyncio.Event()
+
+    async def chat_on(number: int) -> None:
+        while not ended.is_set():
+            await generate(engine, f"chat-{number}", tenant="few", prompt=40, n=SEATS, new=20)
+
+    chats = [asyncio.create_task(chat_on(number)) for number in range(3)]
+    async with asyncio.timeout(120):
+        tokens = await generate(engine, "wave", tenant="few", n=2 * SEATS, new=20, is_background=True)
+        assert tokens == 2 * SEATS * 20
+        assert not any(chat.done() for chat in chats)
+        ended.set()
+        await asyncio.gather(*chats)
 
 
 async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(

@@ -22,13 +22,16 @@ class _Request(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def _request(tenant: str, name: str, *, compiled: Future[Any] | None = None) -> Any:
+def _request(
+    tenant: str, name: str, *, compiled: Future[Any] | None = None, is_background: bool = False
+) -> Any:
     from vllm.v1.request import RequestStatus
 
     waits = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
     return _Request(
         request_id=name,
         cache_salt=tenant,
+        priority=int(is_background),
         num_prompt_tokens=1,
         status=waits if compiled else RequestStatus.WAITING,
         structured_output_request=SimpleNamespace(is_grammar_ready=compiled.done()) if compiled else None,
@@ -94,6 +97,24 @@ def test_who_waits_for_its_structure_holds_no_seat_until_it_is_compiled() -> Non
     assert queue.peek_request() is waiting[3]
     queue.remove_requests(waiting)
     assert len(queue) == 0
+
+
+def test_interactive_requests_start_before_background_ones_that_came_first() -> None:
+    background = [_request("one", f"background-{at}", is_background=True) for at in range(9)]
+    queue = _queue([*background, _request("one", "chat"), _request("two", "other")])
+    assert [queue.pop_request().request_id for _ in range(2)] == ["chat", "other"]
+    assert queue.pop_request().request_id == "background-0", "in a seat of the reserve"
+    assert not queue
+    assert len(queue) == 8
+
+
+def test_a_kind_that_is_left_out_does_not_start() -> None:
+    queue = _queue([_request("one", "background", is_background=True), _request("one", "chat")])
+    queue.left_out = queue.interactive
+    assert queue.pop_request().request_id == "background"
+    assert not queue
+    queue.left_out = queue.background
+    assert queue.pop_request().request_id == "chat"
 
 
 def test_who_sits_out_does_not_start_and_others_do() -> None:

@@ -30,6 +30,7 @@ from services.loader.adapters.vllm.routes import noted_routes, returned_routes
 from services.loader.adapters.vllm.samples import final_output, pack_sample, sample_params
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
+from services.loader.core.background import BACKGROUND, INTERACTIVE
 from services.loader.core.parsing import Parsing
 from services.loader.core.routes import RouteSource
 from services.loader.ports import Admission, AnswerHead, ApiCall, LoadedAdapter, Slice, WholeSample
@@ -253,8 +254,10 @@ class VllmEngine:
             sample_params(request, noted_as=request_id if is_noted else None),
             request_id,
             lora_request=lora_request,
+            priority=BACKGROUND if request.is_background else INTERACTIVE,
         )
-        async with self._start_turns.turn(request.tenant_id):
+        kind = " in the background" if request.is_background else ""
+        async with self._start_turns.turn(request.tenant_id + kind):
             pass  # the request is started in the same step, which is the turn's
         check_lives(self._llm)
         with translated():

@@ -3,6 +3,8 @@
 vLLM serves in order of arrival: one request of 128 completions holds all 64 seats until its longest one ends.
 Here (docs/adr/0018-fair-shares.md)
 - `FairQueue` chooses the next sequence;
+- interactive sequences have precedence over background ones for seats, memory and, on a CPU, steps: a step
+  has sequences of one kind, and `BackgroundShare` decides which;
 - running sequences are ordered by their tenants' use of the KV cache, the largest last: vLLM assigns
   a step's tokens from the front, and preempts from the end;
 - a newcomer gets KV cache from tenants above an even share, and its own first step;
@@ -10,15 +12,14 @@ Here (docs/adr/0018-fair-shares.md)
 - the time for following structures is charged to their tenant like tokens, and limited in each step;
 - no step begins while the loader has not received the outputs of several others.
 
-A request's tenant is its ``cache_salt``.
+A request's tenant is its ``cache_salt``; its ``priority`` tells whether it is a background one.
 
 Written against vLLM 0.32; tests/integration/loader/test_fair_scheduler.py fails when what it uses changes.
 """
 
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -32,14 +33,22 @@ from services.loader.adapters.vllm.closed_ports import close_ports
 from services.loader.adapters.vllm.freed_memory import FreedMemory
 from services.loader.adapters.vllm.output_acks import OutputWindow
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
-from services.loader.adapters.vllm.tenant_queue import CompileTurns, TenantQueue, tenant_of
+from services.loader.adapters.vllm.tenant_queue import (
+    CompileTurns,
+    Line,
+    TenantQueue,
+    is_background,
+    line_of,
+    tenant_of,
+)
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
+from services.loader.core.background import BackgroundShare, background_to_preempt
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
 from services.loader.core.structure_time import StructuredSequence, StructureTimes, leave_step
 
 SHARED_PROMPT_TOKENS = 512
-"""Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
+"""Maximum tokens of prompts in a step while several tenants are active: 25 ms of base tiny, 2,048 take 75."""
 MIN_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
 ACTIVE_SECONDS = 10.0
@@ -72,7 +81,10 @@ class _Fair(Scheduler):  # type: ignore[misc]
         reserve = int(self.vllm_config.additional_config[RESERVED])
         self.waiting: TenantQueue = TenantQueue(seats=self.max_num_running_reqs - reserve, reserve=reserve)
         self._step_tokens = self.max_num_scheduled_tokens
-        self._seen_at: dict[str, float] = {}
+        self._seen_at: dict[Line, float] = {}
+        self._background = BackgroundShare()
+        self._step_began = 0.0
+        self._step_kinds: set[bool] = set()
         self._sent = OutputWindow(self.vllm_config.additional_config[TAKEN])
         self._was_own_step = False
         self._step_sequences = self.max_num_running_reqs
@@ -87,64 +99,113 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self._step_sequences = next_sequences(
             self._step_sequences, least=MIN_SEQUENCES, most=self.max_num_running_reqs, is_behind=is_behind
         )
-        fair = self.waiting.fair
-        fair.set_running(Counter(map(tenant_of, self.running)))
+        queue = self.waiting
+        queue.set_running(self.running)
         now = time.monotonic()
         self._settle_structures(now)
-        self._bound_step(fair.tenants, now=now)
-        self.waiting.sitting_out = self._sitting_out(now)
-        aside: list[Request] = []
-        was_own_step, self._was_own_step = self._was_own_step, False
-        if len(fair.tenants) > 1:
+        self._bound_step(queue.lines, now=now)
+        self._choose_kind(now)
+        self._choose_sitting_out(now)
+        if len(queue.lines) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
-            aside = self._admit_newcomer(was_own_step=was_own_step)
-        aside = aside or [*self._bound_structures(), *self._bound_sequences()]
+            self._preempt_background()
+        is_own_step = self._admit_newcomer()
+        aside = [each for each in self.running if is_own_step or queue.of(each) is queue.left_out]
+        aside = [*self._leave(aside), *self._bound_structures(), *self._bound_sequences()]
         step = super().schedule(*args, **options)
         self.running = [*aside, *self.running]
-        self.waiting.newcomer = None
+        queue.newcomer = None
+        self._step_began, self._step_kinds = time.monotonic(), set[bool]()
         for request_id in step.num_scheduled_tokens:
             request = self.requests[request_id]
+            self._step_kinds.add(is_background(request))
             if not request.is_prefill_chunk:
-                fair.charge(tenant_of(request), GENERATED_WEIGHT)
+                queue.charge(request, GENERATED_WEIGHT)
         return step
 
     def update_from_output(self, *args: Any, **options: Any) -> dict[int, Any]:
         """Return a step's outputs by who takes them."""
+        now = time.monotonic()
+        self._background.end_step(
+            now - self._step_began,
+            has_interactive=False in self._step_kinds,
+            # One that was theirs, and is empty for want of memory, as well: the next one is not empty, too.
+            has_background=True in self._step_kinds or self.waiting.left_out is self.waiting.interactive,
+            now=now,
+        )
         outputs: dict[int, Any] = super().update_from_output(*args, **options)
         for sent in outputs.values():
             if sent.outputs:
                 self._sent.note(sent.timestamp)
-        self._freed_memory.note_step(time.monotonic())
+        self._freed_memory.note_step(now)
         return outputs
 
-    def _bound_step(self, tenants: Iterable[str], *, now: float) -> None:
-        self._seen_at |= dict.fromkeys(tenants, now)
+    def _choose_kind(self, now: float) -> None:
+        """Leave one kind of sequences out of the step, while there are both or interactive ones are expected.
+
+        Steps that are planned ahead have both.
+        """
+        queue = self.waiting
+        has_interactive = bool(queue.interactive.tenants)
+        sits_out = self._background.sits_out(has_interactive=has_interactive, now=now)
+        queue.left_out = None
+        if queue.background.tenants and not self.scheduler_config.async_scheduling:
+            if sits_out:
+                queue.left_out = queue.background
+            elif has_interactive:
+                queue.left_out = queue.interactive
+
+    def _bound_step(self, lines: Iterable[Line], *, now: float) -> None:
+        self._seen_at |= dict.fromkeys(lines, now)
         self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ACTIVE_SECONDS}
         shared = min(self._step_tokens, self.max_num_running_reqs + SHARED_PROMPT_TOKENS)
         self.max_num_scheduled_tokens = shared if len(self._seen_at) > 1 else self._step_tokens
 
-    def _admit_newcomer(self, *, was_own_step: bool) -> list[Request]:
-        """Make room for who starts next, if its tenant runs little; return who leaves this step to it.
+    def _preempt_background(self) -> None:
+        """Make room for interactive sequences: seats for those that wait, memory for those that run."""
+        queue = self.waiting
+        count = background_to_preempt(
+            waiting=len(queue.interactive),
+            free=queue.interactive.seats - queue.interactive.seated,
+            background=queue.background.seated,
+            reserve=queue.background.reserve,
+        )
+        self._preempt(self.running[len(self.running) - count :])
+        if queue.background.seated and queue.interactive.seated:
+            # Each may need one more block; there is nothing to take from the interactive ones themselves.
+            needed = KvUse(tenant="", tokens=self.block_size * queue.interactive.seated)
+            self._make_room(needed, share_tokens=0)
+
+    def _admit_newcomer(self) -> bool:
+        """Make room for who starts next, if its tenant runs little; return whether the step is its own.
 
         Only who was served least has a step of its own, and never two in turn, so that the others go on.
         Steps that are planned ahead are not given away: the device would idle.
         """
-        fair = self.waiting.fair
-        found = self.waiting.next()
-        if found is None or fair.running(found[0]) * len(fair.tenants) >= fair.seats:
-            return []
-        self._make_room(*found)
-        if was_own_step or self.scheduler_config.async_scheduling or not fair.is_least_served(found[0]):
-            return []
-        self.waiting.newcomer = found[0]
+        was_own_step, self._was_own_step = self._was_own_step, False
+        queue = self.waiting
+        found = queue.next() if len(queue.lines) > 1 else None
+        if found is None:
+            return False
+        fair, tenant = queue.of(found), tenant_of(found)
+        if fair.running(tenant) * len(fair.tenants) >= queue.seats:
+            return False
+        needed = _use_of(found, found.num_tokens + self.block_size)
+        all_tokens = self.kv_cache_manager.block_pool.num_gpu_blocks * self.block_size
+        if self._make_room(needed, share_tokens=all_tokens // len(fair.tenants)):
+            queue.newcomer = line_of(found)  # who has just made room must not take it back in this step
+        is_first = len(fair.tenants) > 1 and fair.is_least_served(tenant)
+        if was_own_step or self.scheduler_config.async_scheduling or not is_first:
+            return False
+        queue.newcomer = line_of(found)
         self._was_own_step = True
-        aside, self.running = self.running, []
-        return aside
+        return True
 
     def _settle_structures(self, now: float) -> None:
         """Charge what following structures took since the last step; let those start that are compiled."""
         for tenant, seconds in self._structure_times.settle(now=now):
-            self.waiting.fair.charge(tenant, round(GENERATED_WEIGHT * TOKENS_A_STRUCTURE_SECOND * seconds))
+            cost = round(GENERATED_WEIGHT * TOKENS_A_STRUCTURE_SECOND * seconds)
+            self.waiting.interactive.charge(tenant, cost)
         for request in self.waiting.take_compiled():
             grammar = request.structured_output_request.grammar
             self._freed_memory.note_structure()
@@ -152,15 +213,18 @@ class _Fair(Scheduler):  # type: ignore[misc]
                 call = _call_of(request.request_id)
                 share_time(grammar, self._structure_times.of_request(tenant_of(request), call, now=now))
 
-    def _sitting_out(self, now: float) -> frozenset[str]:
-        """Return whose structures have taken more than their share, while there is other work for a step."""
-        spent = self._structure_times.spent(now)
-        if not spent or not self._bounds_steps():
-            return frozenset()
+    def _choose_sitting_out(self, now: float) -> None:
+        """Leave out whose structures have taken more than their share, while a step has other work."""
+        queue = self.waiting
+        spent = self._structure_times.spent(now) if self._bounds_steps() else frozenset()
+        queue.sitting_out = spent
         others_run = any(
-            tenant_of(each) not in spent or not each.use_structured_output for each in self.running
+            tenant_of(each) not in spent or not each.use_structured_output
+            for each in self.running
+            if queue.of(each) is not queue.left_out
         )
-        return spent if others_run or self.waiting.fair.next(without=spent) else frozenset()
+        if spent and not others_run and queue.next() is None:
+            queue.sitting_out = frozenset()
 
     def _bounds_steps(self) -> bool:
         """Return whether steps are limited: while several tenants are active, and none is planned ahead."""
@@ -182,9 +246,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
             ],
             sitting_out=self.waiting.sitting_out,
         )
-        aside, gone = [self.running[at] for at in leaving], frozenset(leaving)
-        self.running = [each for at, each in enumerate(self.running) if at not in gone]
-        return aside
+        return self._leave([self.running[at] for at in leaving])
 
     def _bound_sequences(self) -> list[Request]:
         """Limit the sequences to those that the loader can receive, while others are active; return those
@@ -194,25 +256,25 @@ class _Fair(Scheduler):  # type: ignore[misc]
         """
         if not self._bounds_steps():
             return []
-        kept = self._step_sequences
-        self.running, aside = self.running[:kept], self.running[kept:]
-        return aside
+        return self._leave(self.running[self._step_sequences :])
 
-    def _make_room(self, tenant: str, request: Request) -> None:
-        pool = self.kv_cache_manager.block_pool
-        victims = plan_room(
-            _held(self.running),
-            KvUse(tenant=tenant, tokens=request.num_tokens + self.block_size),
-            free_tokens=pool.get_num_free_blocks() * self.block_size,
-            all_tokens=pool.num_gpu_blocks * self.block_size,
-            tenants=len(self.waiting.fair.tenants),
-        )
-        if not victims:
-            return
-        for victim in [self.running[at] for at in victims]:
+    def _leave(self, leaving: Sequence[Request]) -> list[Request]:
+        """Have running sequences leave a step; return them."""
+        gone = frozenset(each.request_id for each in leaving)
+        self.running = [each for each in self.running if each.request_id not in gone]
+        return [*leaving]
+
+    def _make_room(self, newcomer: KvUse, *, share_tokens: int) -> bool:
+        """Preempt running sequences for a newcomer; return whether there were any."""
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks() * self.block_size
+        victims = plan_room(_held(self.running), newcomer, free_tokens=free, share_tokens=share_tokens)
+        self._preempt([self.running[at] for at in victims])
+        return bool(victims)
+
+    def _preempt(self, victims: Iterable[Request]) -> None:
+        for victim in victims:
             self.running.remove(victim)
             self._preempt_request(victim, time.monotonic(), drop_stale_output=self.requires_kv_delivery)
-        self.waiting.newcomer = tenant  # who has just made room must not take it back in this step
 
 
 class FairScheduler(_Fair):
@@ -224,7 +286,11 @@ class FairAsyncScheduler(_Fair, AsyncScheduler):  # type: ignore[misc]
 
 
 def _held(running: Iterable[Request]) -> list[KvUse]:
-    return [KvUse(tenant=tenant_of(each), tokens=each.num_computed_tokens) for each in running]
+    return [_use_of(each, each.num_computed_tokens) for each in running]
+
+
+def _use_of(request: Request, tokens: int) -> KvUse:
+    return KvUse(tenant=tenant_of(request), tokens=tokens, is_background=is_background(request))
 
 
 _CALL = re.compile(r"(?:\d+_)?(.+?)(?:-\d+)?(?:-[0-9a-f]{8})?")

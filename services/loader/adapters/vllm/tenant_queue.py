@@ -1,33 +1,49 @@
-"""Waiting sequences in vLLM's scheduler, and the compilation of structures: tenants in turn."""
+"""Waiting sequences in vLLM's scheduler, and the compilation of structures: tenants in turn.
+
+Interactive sequences start before background ones, in the order of a `FairQueue` of their own each.
+"""
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
 
 from mint_common.fair_queue import PROMPT_WEIGHT, FairQueue
 from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
+from services.loader.core.background import BACKGROUND
+
+
+class Line(NamedTuple):
+    """A tenant's sequences of one kind."""
+
+    tenant: str
+    is_background: bool
 
 
 class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
-    """`FairQueue` with vLLM's interface. It is false while no sequence may start, even if some wait.
+    """Two `FairQueue` with vLLM's interface. It is false while no sequence may start, even if some wait.
 
-    Invariant: a sequence whose structure is being compiled is not in the queue, so it holds no seat and
-    costs no step anything.
+    Invariants: both share the seats and the reserve; a sequence whose structure is being compiled is not in
+    the queue, so it holds no seat and costs no step anything.
     """
 
     def __init__(self, *, seats: int, reserve: int) -> None:
-        self.fair: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
-        self.newcomer: str | None = None
+        self.seats = seats
+        self.interactive: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
+        self.background: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
+        self.newcomer: Line | None = None
         """Who alone may start in this step."""
         self.sitting_out: frozenset[str] = frozenset()
-        """Who may not start in this step."""
+        """The tenants that may not start in this step."""
+        self.left_out: FairQueue[Request] | None = None
+        """Of which kind no sequence runs in this step."""
         self._compiling: dict[str, Request] = {}
 
     def add_request(self, request: Request) -> None:
@@ -35,32 +51,35 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
             self._compiling[request.request_id] = request
         else:
-            self.fair.push(tenant_of(request), request)
+            self.of(request).push(tenant_of(request), request)
 
     def take_compiled(self) -> list[Request]:
         """Let those wait for a seat whose structures are compiled, or cannot be; return them."""
         found = [each for each in self._compiling.values() if each.structured_output_request.is_grammar_ready]
         for request in found:
             del self._compiling[request.request_id]
-            self.fair.push(tenant_of(request), request)
+            self.of(request).push(tenant_of(request), request)
         return found
 
     def pop_request(self) -> Request:
         """Start the next one."""
-        tenant, request = self._next()
-        self.fair.start(tenant)
-        self.fair.charge(tenant, _prompt_cost(request))
+        request = self.peek_request()
+        self.of(request).start(tenant_of(request))
+        self._share_seats()
+        self.charge(request, _prompt_cost(request))
         return request
 
     def peek_request(self) -> Request:
         """Return the next one."""
-        return self._next()[1]
+        found = self.next()
+        assert found is not None, "vLLM asks whether the queue is true first"
+        return found
 
     def prepend_request(self, request: Request) -> None:
         """Let one wait that ran, or that was started and is skipped."""
-        tenant = tenant_of(request)
-        self.fair.push_first(tenant, request)
-        self.fair.charge(tenant, -_prompt_cost(request))
+        self.of(request).push_first(tenant_of(request), request)
+        self._share_seats()
+        self.charge(request, -_prompt_cost(request))
 
     def prepend_requests(self, requests: Iterable[Request]) -> None:
         """Let those wait that were skipped, the first at last."""
@@ -74,29 +93,56 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
     def remove_requests(self, requests: Iterable[Request]) -> None:
         """Forget some."""
         waiting = [each for each in requests if self._compiling.pop(each.request_id, None) is None]
-        self.fair.remove(waiting)
+        self.interactive.remove(waiting)
+        self.background.remove(waiting)
 
     def __bool__(self) -> bool:
         """Return whether somebody may start."""
         found = self.next()
-        return found is not None and self.newcomer in {None, found[0]}
+        return found is not None and self.newcomer in {None, line_of(found)}
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return len(self.fair) + len(self._compiling)
+        return len(self.interactive) + len(self.background) + len(self._compiling)
 
     def __iter__(self) -> Iterator[Request]:
         """Yield all that wait."""
-        return chain(self.fair, self._compiling.values())
+        return chain(self.interactive, self.background, self._compiling.values())
 
-    def next(self) -> tuple[str, Request] | None:
-        """Return who starts next and its tenant."""
-        return self.fair.next(without=self.sitting_out)
+    @property
+    def lines(self) -> frozenset[Line]:
+        """Return the tenants that wait or have a seat, with the kinds of their sequences."""
+        return frozenset(
+            Line(tenant, is_background=queue is self.background)
+            for queue in (self.interactive, self.background)
+            for tenant in queue.tenants
+        )
 
-    def _next(self) -> tuple[str, Request]:
-        found = self.next()
-        assert found is not None, "vLLM asks whether the queue is true first"
-        return found
+    def of(self, request: Request) -> FairQueue[Request]:
+        """Return the queue of a request's kind."""
+        return self.background if is_background(request) else self.interactive
+
+    def next(self) -> Request | None:
+        """Return who starts next."""
+        for queue in (self.interactive, self.background):
+            found = None if queue is self.left_out else queue.next(without=self.sitting_out)
+            if found is not None:
+                return found[1]
+        return None
+
+    def set_running(self, running: Collection[Request]) -> None:
+        """Set who has the seats."""
+        for queue in (self.interactive, self.background):
+            queue.set_running(Counter(tenant_of(each) for each in running if self.of(each) is queue))
+        self._share_seats()
+
+    def charge(self, request: Request, cost: int) -> None:
+        """Charge the service of a request's tenant."""
+        self.of(request).charge(tenant_of(request), cost)
+
+    def _share_seats(self) -> None:
+        self.interactive.seats = self.seats - self.background.seated
+        self.background.seats = self.seats - self.interactive.seated
 
 
 class CompileTurns:
@@ -151,6 +197,16 @@ def _compile(compiled: Future[Any], compile_structure: Callable[[Request], Any],
 def tenant_of(request: Request) -> str:
     """Return whose a request is."""
     return request.cache_salt or ""
+
+
+def is_background(request: Request) -> bool:
+    """Return whether interactive requests have precedence over a request."""
+    return bool(request.priority == BACKGROUND)
+
+
+def line_of(request: Request) -> Line:
+    """Return a request's tenant and kind."""
+    return Line(tenant_of(request), is_background(request))
 
 
 def _prompt_cost(request: Request) -> int:
