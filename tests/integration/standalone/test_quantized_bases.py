@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mint_common.adapters_format import BaseFacts, read_base_facts
-from mint_common.adapters_format.base_weights import LINEAR
 from mint_common.errors import InvalidField
 from mint_common.lora import check_trainable
 from services.standalone.adapters import base_adding
@@ -51,7 +50,7 @@ def make_quantized(folder: Path, stated: dict[str, object]) -> dict[str, torch.T
     stored: dict[str, torch.Tensor] = {}
     meant: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
-        if not LINEAR.fullmatch(name):
+        if not name.endswith("_proj.weight"):
             stored[name] = tensor.to(torch.bfloat16)
             continue
         blocked = stated["quant_method"] == "fp8"
