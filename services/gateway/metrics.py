@@ -1,4 +1,4 @@
-"""What the gateway counts; exported by `/metrics`."""
+"""The gateway's metrics, exported by `/metrics`."""
 
 from prometheus_client import Counter, Histogram
 

@@ -8,8 +8,8 @@ from services.gateway.core.webhooks.records import Attempt
 
 
 class WebhookSender(Protocol):
-    """Requests to addresses that tenants chose."""
+    """Sends requests to addresses that tenants chose."""
 
     async def send(self, tenant_id: TenantId, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
-        """Post a tenant's message. Never raises for what the receiver, its name or its address does."""
+        """Post a tenant's message. Never raises for errors of the receiver, its name or its address."""
         ...

@@ -6,25 +6,26 @@ from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSetting
 
 
 class GatewaySettings(ServiceSettings):
-    """Everything that the gateway reads from the environment."""
+    """Settings of the gateway from the environment."""
 
     peers: PeerSettings
     algorithms: AlgorithmSettings
     switch_seconds: float = Field(
         20.0,
         ge=0,
-        description="longest time that a moved alias still answers with its old revision while the new one"
-        " loads; 0: not at all",
+        description="maximum time that a moved alias still answers with its old revision while the new one "
+        "loads, seconds; 0: no time",
     )
     max_answer_bytes: int = Field(
         32 << 20,
         ge=1 << 20,
-        description="largest answer that a request may lead to; one that asks for more is refused with 422",
+        description="maximum size of an answer, bytes; a request whose answer may be larger is refused with "
+        "422",
     )
     body_bytes: int = Field(
         128 << 20,
         ge=32 << 20,
-        description="memory for request bodies, all together; a tenant's at most as much as stays free",
+        description="memory for all request bodies, bytes; one tenant gets at most as much as stays free",
     )
     webhook_timeout_seconds: float = Field(
         10.0, gt=0, le=60, description="timeout of a webhook's receiver, seconds"
@@ -36,14 +37,14 @@ class GatewaySettings(ServiceSettings):
         259_200.0,
         gt=0,
         description=(
-            "time after which a delivery is given up, and a webhook that accepts none is disabled, seconds"
+            "time after which a delivery is given up and a webhook without a success is disabled, seconds"
         ),
     )
     webhook_allow_private: bool = Field(
         False, description="whether webhooks may point at private addresses, and over http"
     )
     webhooks_per_tenant: int = Field(20, ge=0, description="maximum webhooks of a tenant")
-    keep_audit_days: int = Field(400, ge=0, description="retention of audit rows; 0: for ever")
+    keep_audit_days: int = Field(400, ge=0, description="retention of audit rows, days; 0: unlimited")
     ready_seconds: float = Field(
         20.0,
         gt=0,
@@ -56,7 +57,7 @@ class GatewaySettings(ServiceSettings):
         description="address of the gateway for clients, used in downloads; empty: the Host of each request",
     )
     tokenizers: tuple[str, ...] = Field(
-        (), description="BASE=WHERE: a hub id, or a folder that clients have, of each base's tokenizer"
+        (), description="tokenizer of each base as BASE=WHERE: a hub id, or a folder that clients have"
     )
 
     @field_validator("tokenizers")
@@ -64,9 +65,9 @@ class GatewaySettings(ServiceSettings):
     def _check_tokenizers(cls, tokenizers: tuple[str, ...]) -> tuple[str, ...]:
         for each in tokenizers:
             if not all(each.partition("=")):
-                raise ValueError("must be BASE=WHERE, several of them with commas between")
+                raise ValueError("must be BASE=WHERE, several separated by commas")
         return tokenizers
 
     def tokenizers_by_base(self) -> dict[str, str]:
-        """Return where each base's tokenizer is."""
+        """Return the place of each base's tokenizer."""
         return {base: where for base, _, where in (each.partition("=") for each in self.tokenizers)}

@@ -1,4 +1,4 @@
-"""Composes a stack: the embedded parts, the services, and the supervisor over them."""
+"""Composes a stack: the embedded parts, the services, and their supervisor."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from services.standalone.supervisor import Observer, Supervisor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A stack whose supervisor runs."""
+    """A running stack."""
 
     supervisor: Supervisor
     gateway_url: str
@@ -44,7 +44,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """Everything that is decided before the first process starts."""
+    """All decisions made before the first process starts."""
 
     parts: tuple[StackPart, ...]
     launches: Mapping[str, Launch]
@@ -185,7 +185,7 @@ async def _embedded(
 def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Launch:
     return Launch(
         name=planned.name,
-        # -P: nothing in the folder where it runs may shadow a module.
+        # -P: files in the working directory must not shadow modules.
         argv=(sys.executable, "-P", "-m", f"services.{planned.service}"),
         env=planned.env,
         ready_url=f"http://127.0.0.1:{port}/readyz",

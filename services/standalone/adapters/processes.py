@@ -1,7 +1,7 @@
-"""Parts as local processes, one session each, that do not outlive the supervisor.
+"""Parts as local processes, one session each, that end with the supervisor.
 
-Two nets hold when the supervisor is killed: each part's leader has PR_SET_PDEATHSIG, and the sentinel, which
-sees its pipe close, ends whatever else is left in the parts' sessions.
+If the supervisor is killed, PR_SET_PDEATHSIG ends each part's leader, and the sentinel, whose pipe closes,
+ends all other processes of the parts' sessions.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ LOG_TAIL_BYTES = 8000
 
 
 class Sentinel:
-    """The watcher process; it also holds the state folder's lock until the last orphan is gone."""
+    """The sentinel process; it also holds the state folder's lock until the last orphan has ended."""
 
     def __init__(self, lock_fd: int) -> None:
         self._lock_fd = lock_fd
@@ -32,17 +32,17 @@ class Sentinel:
         self._process = self._start()
 
     def watch(self, session: int) -> None:
-        """End this session should the supervisor die."""
+        """Make the sentinel end this session if the supervisor dies."""
         self._sessions.add(session)
         self._tell(f"+{session}\n")
 
     def forget(self, session: int) -> None:
-        """Nothing of this session is left; its id may come to mean something else."""
+        """Remove a session that has ended; its id may be reused."""
         self._sessions.discard(session)
         self._tell(f"-{session}\n")
 
     def close(self) -> None:
-        """Let the watcher end what is left and go."""
+        """Make the sentinel end the remaining sessions and exit."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -63,7 +63,7 @@ class Sentinel:
         try:
             self._process.stdin.write(line.encode())
         except BrokenPipeError:
-            # Somebody killed the watcher: a new one learns all that it knew.
+            # The sentinel was killed: a new one gets all its sessions.
             self._process.wait()
             self._process.stdin.close()
             self._process = self._start()
@@ -86,11 +86,11 @@ class LocalProcess:
         return self._process.pid
 
     async def exited(self) -> int:
-        """Wait for the leader's end and return its exit code (negative: the signal); any number of times."""
+        """Wait for the leader's end and return its exit code (negative: the signal); repeatable."""
         return await self._process.wait()
 
     async def end(self, *, limit_seconds: float) -> None:
-        """Send the stop signal, then SIGKILL; then end what the leader left behind. Idempotent."""
+        """Send the stop signal, then SIGKILL; then end the rest of the session. Idempotent."""
         if self._ended:
             return
         if self._process.returncode is None:
@@ -131,7 +131,7 @@ class LocalProcesses:
         launch = self._launches[name]
         try:
             with self._log(name).open("ab") as log:
-                # Forked by the loop's own thread: the death signal is tied to the thread that forks.
+                # Forked in the loop's thread: the death signal is tied to the forking thread.
                 process = await asyncio.create_subprocess_exec(
                     *launch.argv,
                     env={**self._environment, **launch.env},
@@ -147,11 +147,11 @@ class LocalProcesses:
         return LocalProcess(process, launch, self._sentinel)
 
     async def is_ready(self, name: str) -> bool:
-        """Probe once; never raises for a part that is not there."""
+        """Probe once; never raises for a part that does not answer."""
         return await probe(self._launches[name], self._http)
 
     async def is_alive(self, name: str, *, limit_seconds: float) -> bool:
-        """Say whether a part that was ready answers at all, ready or not; never raises."""
+        """Return whether a part that was ready answers at all, ready or not; never raises."""
         return await is_alive(self._launches[name], self._http, limit_seconds=limit_seconds)
 
     def log_tail(self, name: str) -> str:

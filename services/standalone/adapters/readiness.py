@@ -13,7 +13,7 @@ PROBE_TIMEOUT_SECONDS = 2.0
 
 
 async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
-    """Say whether a process is ready now."""
+    """Return whether a process is ready now."""
     if launch.ready_url:
         return await _answers(launch.ready_url, http)
     if launch.ready_dsn:
@@ -22,10 +22,10 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
 
 
 async def is_alive(launch: Launch, http: httpx.AsyncClient, *, limit_seconds: float) -> bool:
-    """Say whether a process that was ready answers, or has no way to be asked.
+    """Return whether a process that was ready answers; true for one that cannot be probed.
 
-    Postgres is not asked: it refuses sessions when it has enough, and does not hang. NATS whose disk was full
-    runs on without JetStream, and has it back when it is started again.
+    Postgres is not probed: it refuses sessions at its limit, and does not hang. NATS continues without
+    JetStream after a full disk, until it is restarted.
     """
     if launch.alive_url:
         return await _answers(launch.alive_url, http, timeout_seconds=limit_seconds)
@@ -43,7 +43,7 @@ async def _answers(
 
 
 async def accepts_sessions(dsn: str) -> bool:
-    """Say whether a database is there and lets us in."""
+    """Return whether a database exists and accepts our login."""
     try:
         session = await asyncpg.connect(dsn, timeout=PROBE_TIMEOUT_SECONDS)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -53,9 +53,9 @@ async def accepts_sessions(dsn: str) -> bool:
 
 
 async def _has_jetstream(url: str) -> bool:
-    """Say whether NATS stores messages and lets us in.
+    """Return whether NATS stores messages and accepts our login.
 
-    In its own protocol: the client leaves the socket of a login open that was refused.
+    Uses the plain protocol: the client library leaves the socket of a refused login open.
     """
     parts = urlsplit(url)
     token = {"auth_token": parts.username}

@@ -1,4 +1,4 @@
-"""`run.json` of the running stack, and the room on its disk: a full disk is reported, and ends nothing."""
+"""`run.json` of the running stack, and the space on its disk: a full disk is reported and stops nothing."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ LOOK_SECONDS = 5.0
 
 
 class RunFile:
-    """An observer of the supervisor that writes what it sees, at the latest once there is room."""
+    """Observer of the supervisor that writes its state, after a full disk as soon as there is space."""
 
     def __init__(self, folder: StateFolder, ports: Mapping[str, int], *, gateway_url: str) -> None:
         self._folder = folder
@@ -26,11 +26,11 @@ class RunFile:
         self._full = False
 
     def __call__(self, statuses: Mapping[str, PartStatus]) -> None:
-        """See a change."""
+        """Record a change."""
         self._write(snapshot(statuses, self._ports, pid=os.getpid(), gateway_url=self._gateway_url))
 
     async def keep_current(self, clock: Clock) -> None:
-        """Report when the disk is full and when it is no longer, and write what could not be written."""
+        """Report when the disk becomes full and when it has space again, and write pending state."""
         while True:
             self._look()
             await clock.sleep(LOOK_SECONDS)
@@ -54,6 +54,6 @@ class RunFile:
 
 
 def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # it may be a file on the same disk
+    with contextlib.suppress(OSError):  # stderr may be a file on the same disk
         sys.stderr.write(f"mint: {sentence}\n")
         sys.stderr.flush()

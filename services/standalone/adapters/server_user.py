@@ -1,7 +1,7 @@
-"""Whom Postgres and NATS run as when root starts a stack: an id that nobody else has.
+"""The user of Postgres and NATS when root starts a stack: a user id that nothing else uses.
 
-The id is the group of the state folder, which its files' owner and its members alone may pass. It needs no
-entry in the database of users. `nobody` is no such id: other programs run as it too.
+The id is also the group of the state folder, which only its owner and group can enter. It needs no entry in
+the user database. `nobody` is not suitable: other programs use it too.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from services.standalone.adapters.file_modes import open_to_others
 from services.standalone.adapters.launch import RunAs
 
 IDS = (range(65_536, 100_000), range(60_706, 61_184))
-"""Ids that neither systemd nor shadow gives out; the second for containers that have 16 bits of ids."""
+"""Ids that neither systemd nor shadow assigns; the second range is for containers with 16-bit ids."""
 
 
 def server_user(root: Path) -> RunAs | None:
-    """Return whom the servers of a state folder run as, chosen at the first call; None unless we are root."""
+    """Return the user of a state folder's servers, chosen at the first call; None unless we are root."""
     if os.geteuid() != 0:
         return None
     number = root.stat().st_gid
@@ -35,15 +35,15 @@ def server_user(root: Path) -> RunAs | None:
 
 
 def hand_over(folder: Path, user: RunAs) -> None:
-    """Give a server its folder and what is in it. Idempotent.
+    """Give a server its folder and the content. Idempotent.
 
-    Only what root or the folder's former owner has is given: a server that was taken over may have linked
-    others' files into its folder.
+    Only files of root or of the folder's former owner are given: a compromised server may have linked other
+    files into its folder.
     """
     owner = folder.stat().st_uid
     for _, folders, files, descriptor in os.fwalk(folder):
         for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):  # a server that runs removes files
+            with contextlib.suppress(FileNotFoundError):  # a running server removes files
                 entry = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                 if entry.st_uid in (0, owner) and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1):
                     os.chown(name, user.uid, user.gid, dir_fd=descriptor, follow_symlinks=False)
@@ -51,7 +51,7 @@ def hand_over(folder: Path, user: RunAs) -> None:
 
 
 def can_run(user: RunAs, program: Path) -> bool:
-    """Return whether a server's user may run a program where it is."""
+    """Return whether a server's user can run a program at its place."""
     can_pass = user.pass_closed_folders or open_to_others(program.parent)
     return can_pass and bool(program.stat().st_mode & stat.S_IXOTH)
 
@@ -62,7 +62,7 @@ def _unused_id() -> int:
         for number in random.SystemRandom().sample(numbers, k=len(numbers)):
             if number not in in_use and _is_unnamed(number) and _is_mapped(number):
                 return number
-    problem = "every id that could be its own has a name or does not exist in this container"
+    problem = "every possible id has a name or does not exist in this container"
     raise LocalFailureError(what="a user for the embedded servers", problem=problem)
 
 
@@ -81,7 +81,7 @@ def _is_unnamed(number: int) -> bool:
 
 
 def _is_mapped(number: int) -> bool:
-    """Return whether this user namespace has an id, as user and as group."""
+    """Return whether this user namespace maps an id as user and group."""
     return all(_maps(Path(f"/proc/self/{kind}_map"), number) for kind in ("uid", "gid"))
 
 

@@ -1,8 +1,8 @@
-"""Ends process sessions, and runs as the sentinel that ends them when the supervisor is gone.
+"""Ends process sessions; also runs as the sentinel that ends them when the supervisor has died.
 
-Every part of a stack leads a session of its own, so that what it starts (an engine core, a data loader) can
-be found again by the session's id after the leader has died. The standard library only: the sentinel runs as
-``python -I -S sessions.py`` in a few megabytes and must outlive anything that can break.
+Each part of a stack leads a session, so that its children (an engine core, a data loader) can be found by the
+session's id after the leader has died. Standard library only: the sentinel runs as ``python -I -S
+sessions.py`` in a few megabytes and must survive all other failures.
 """
 
 import os
@@ -31,7 +31,7 @@ def session_members(sessions: set[int]) -> dict[int, int]:
 
 
 def kill_sessions(sessions: set[int]) -> bool:
-    """Send SIGKILL to every process of some sessions, until none is left; say whether that was reached."""
+    """Send SIGKILL to all processes of some sessions until none is left; return whether none is."""
     deadline = time.monotonic() + SWEEP_SECONDS
     while members := session_members(sessions):
         for pid in members:
@@ -46,7 +46,7 @@ def kill_sessions(sessions: set[int]) -> bool:
 
 
 def stand_guard() -> None:
-    """Read ``+<session>`` and ``-<session>`` lines until the writer is gone, then end what is left."""
+    """Read ``+<session>`` and ``-<session>`` lines until the pipe closes, then end the remaining sessions."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(signal.Signals[name], signal.SIG_IGN)
     sessions: set[int] = set()

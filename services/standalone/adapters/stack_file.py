@@ -1,4 +1,4 @@
-"""Reads `mint.yaml` with the line of everything in it."""
+"""Reads `mint.yaml` with the line number of each value."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _MAX_BYTES = 1 << 20
 
 
 def load_stack_file(file: Path) -> StackFile:
-    """Return what a file asks for. Raises StackFileInvalidError for the first thing that is wrong."""
+    """Return the content of a stack file. Raises StackFileInvalidError for the first error."""
     settings = {name: setting_keys(name) for name in ("loader", "trainer")}
     return read_stack_file(load_yaml(file), settings=settings)
 
@@ -48,7 +48,7 @@ def _note(
         for key, value in node.value:
             inner = (*path, str(key.value))
             if inner in lines:
-                raise _refusal(file, key.start_mark.line + 1, f"{key.value} is there twice")
+                raise _refusal(file, key.start_mark.line + 1, f"{key.value} is given twice")
             lines[inner] = key.start_mark.line + 1
             _note(value, inner, lines, file)
     elif isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,4 @@
-"""The parts of a stack that hold a base, as their settings and the bases' files have them. Nothing starts."""
+"""The trainers and engines of a stack, from their settings and the bases' files. Starts nothing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ _NOWHERE = Addresses(
 def read_parts(
     folder: Path, plans: Mapping[str, BasePlan], *, overrides: Mapping[str, str], gpus: Sequence[int]
 ) -> list[Part]:
-    """Return trainers and engines of a file on a machine with some GPUs.
+    """Return the trainers and engines of a stack file on a machine with some GPUs.
 
     Raises SettingInvalid for a setting that a part would refuse, and what `shape_of` raises.
     """
@@ -43,7 +43,7 @@ def read_parts(
     services = plan_services(
         places,
         _NOWHERE,
-        StackSecrets(internal_token="-" * 32, api_key="-" * 32),  # nothing starts with it
+        StackSecrets(internal_token="-" * 32, api_key="-" * 32),  # no part can start with it
         ports=dict.fromkeys(port_names(places), 1),
         cache_folder="/none",
         overrides=overrides,
@@ -70,7 +70,7 @@ def _base(folder: Path, name: str) -> PlannedBase:
 
 
 def _chosen(settings: LoaderSettings | TrainerSettings, seen: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the GPUs that a part computes on, of those that it sees."""
+    """Return the GPUs that a part uses, among those that it sees."""
     if isinstance(settings, LoaderSettings):
         return seen[: settings.tensor_parallel * settings.pipeline_parallel]
     if settings.device == "cpu":
@@ -80,7 +80,7 @@ def _chosen(settings: LoaderSettings | TrainerSettings, seen: tuple[int, ...]) -
 
 
 def _seen(service: ServicePart, gpus: Sequence[int]) -> tuple[int, ...]:
-    """Return the GPUs that a part sees: those that the file gives it, else all."""
+    """Return the GPUs that a part sees: those of the file, else all."""
     told = service.env.get("CUDA_VISIBLE_DEVICES")
     if told is None:
         return tuple(gpus)

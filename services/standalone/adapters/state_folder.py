@@ -1,4 +1,4 @@
-"""The one folder that a stack writes: paths, secrets, remembered state, and the lock that makes it single.
+"""The state folder of a stack: paths, secrets, saved state, and the lock against a second stack.
 
 state.json  chosen ports, bases          api_key         the bootstrap API key (0600)
 run.json    parts of the running stack   internal_token  what services show each other (0600)
@@ -38,7 +38,7 @@ class StateFolder(StackFolder):
         self.blobs, self.cache = root / "blobs", root / "cache"
 
     def create(self) -> None:
-        """Make the folder and those below it that `mint up` needs. Raises FolderUnusableError."""
+        """Create the folder and the subfolders that `mint up` needs. Raises FolderUnusableError."""
         for folder in (self.root, self.logs, self.bases, self.blobs, self.cache):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class StateFolder(StackFolder):
                 raise FolderUnusableError(folder=str(self.root), problem=_problem(error)) from error
 
     def why_unusable(self) -> str:
-        """Return why nothing can be written here, or ""; what is written for it is removed at once."""
+        """Return why the folder is not writable, or ""; the file of the test is removed at once."""
         place = next(each for each in (self.root, *self.root.parents) if each.exists())
         try:
             with tempfile.TemporaryDirectory(prefix=".mint-", dir=place):
@@ -55,9 +55,9 @@ class StateFolder(StackFolder):
             return f"{place}: {_problem(error)}"
 
     def close_to_others(self) -> None:
-        """Take from others what they may do in a folder that an earlier version made; the folder comes last.
+        """Remove the permissions of others from a folder of an earlier version; the folder itself comes last.
 
-        What a user keeps there besides is hidden by the folder alone.
+        Other files of the user are protected by the folder only.
         """
         mode = stat.S_IMODE(self.root.stat().st_mode)
         allowed = stat.S_IXGRP if os.geteuid() == 0 else 0
@@ -66,38 +66,37 @@ class StateFolder(StackFolder):
         for path in self.root.iterdir():
             if path.name in (*_FILES, *_FOLDERS):
                 close_to_others(path)
-        with contextlib.suppress(PermissionError):  # somebody else's folder, such as a volume's
+        with contextlib.suppress(PermissionError):  # another user's folder, such as a volume's
             self.root.chmod(mode & ~OTHERS)
 
     def secrets(self) -> StackSecrets:
-        """Read the secrets, making those that are missing; their files are readable by the owner only."""
+        """Read the secrets and create missing ones; only the owner can read their files."""
         return StackSecrets(
             internal_token=secret_in(self.root / "internal_token"),
             api_key=secret_in(self.api_key_file, prefix="tml-"),
         )
 
     def read_state(self) -> StackState:
-        """Return what earlier starts left. Raises InvalidField for a broken file."""
+        """Return the saved state of earlier starts. Raises InvalidField for a broken file."""
         file = self.root / "state.json"
         if not file.exists():
             return StackState()
         return decode_state(file.read_bytes(), StackState, file=str(file))
 
     def write_state(self, state: StackState) -> None:
-        """Remember ports and bases."""
+        """Save ports and bases."""
         replace_file(self.root / "state.json", encode_state(state))
 
     def write_run(self, run: RunNow) -> None:
-        """Describe the running stack."""
+        """Write the description of the running stack."""
         replace_file(self.run_file, encode_state(run))
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[int]:
         """Hold the folder for this process and yield the lock's descriptor.
 
-        Makes the folder if needed, and closes it to others.
-        Whoever inherits the descriptor holds the lock too. Raises StackRunningError. Waits for the orphans of
-        a supervisor that was killed.
+        Makes the folder if needed, and closes it to others. A process that inherits the descriptor holds the
+        lock too. Raises StackRunningError. Waits for the orphans of a killed supervisor.
         """
         self.create()
         descriptor = self._lock()

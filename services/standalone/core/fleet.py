@@ -1,4 +1,4 @@
-"""How a base is shared out over a fleet of GPUs: what each device holds, and how many parts fit.
+"""Placement of a base on a fleet of GPUs: memory per device, and number of parts.
 
 Computed, not measured: beside what is counted, RESERVE_BYTES stand for the CUDA context, graphs and buffers.
 """
@@ -18,10 +18,10 @@ from services.standalone.core.sizing import RESIDENT_BYTES, context_bytes, kv_to
 
 RESERVE_BYTES = 3 * 10**9
 USED_SHARE = 0.92
-"""Share of a device's memory that is used: vLLM's own default, and as much for a trainer."""
+"""Share of a device's memory that parts use: vLLM's default, also applied to trainers."""
 
 MAX_TENSOR_PARALLEL = 8
-"""Devices of one machine; beyond them an engine's layers are shared out (pipeline parallel)."""
+"""Devices per machine; beyond that an engine's layers are split (pipeline parallel)."""
 
 MAX_DEVICES = 4096
 _FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
@@ -38,18 +38,18 @@ class Fleet:
 
     @property
     def text(self) -> str:
-        """Return it as `read_fleet` takes it."""
+        """Return it in the form of `read_fleet`."""
         return f"{self.devices}x{self.device_bytes // 10**9}GB"
 
     @property
     def usable_bytes(self) -> int:
-        """Return what parts may take of a device."""
+        """Return the bytes of a device that parts can use."""
         return int(USED_SHARE * self.device_bytes) - RESERVE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What engines and the trainer are to hold at once, in which dtype."""
+    """The planned load of engines and trainer, and the dtype."""
 
     dtype: str
     max_rank: int
@@ -61,10 +61,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceShare:
-    """What each of a part's devices holds, in bytes.
+    """The bytes on each device of a part.
 
-    ``moving`` is the KV cache of one full context, or activations. ``kv_token`` is what a further token of
-    the cache takes of a device, 0 for a trainer.
+    ``moving`` is the KV cache of one full context, or activations. ``kv_token`` are the bytes of a further
+    token in the cache, 0 for a trainer.
     """
 
     part: str
@@ -77,7 +77,7 @@ class DeviceShare:
 
     @property
     def moves(self) -> str:
-        """Return what ``moving`` is of."""
+        """Return the kind of ``moving``."""
         return "KV cache" if self.kv_token else "activations"
 
     @property
@@ -87,7 +87,7 @@ class DeviceShare:
 
 
 def read_fleet(text: str) -> Fleet:
-    """Return the fleet that `64x80GB` names; a GB is 10^9 bytes. Raises InvalidField."""
+    """Return the fleet of a text like `64x80GB`; a GB is 10^9 bytes. Raises InvalidField."""
     match = _FLEET.fullmatch(text)
     if match is None:
         raise InvalidField(field="--fleet", problem=f"{text!r} is not of the form 64x80GB: devices x memory")
@@ -95,7 +95,9 @@ def read_fleet(text: str) -> Fleet:
 
 
 def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
-    """Return what a device of an engine holds: tensor parallel in a machine, pipeline parallel beyond it."""
+    """Return the load of an engine's device: tensor parallel within a machine, pipeline parallel across
+    machines.
+    """
     tensor = min(devices, MAX_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
@@ -113,7 +115,7 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
 
 
 def slot_bytes(shape: ModelShape, *, rank: int, item: int, tensor: int) -> int:
-    """Return what an adapter slot takes of each worker that shares the layers."""
+    """Return the bytes of an adapter slot on each worker that shares the layers."""
     widths = (_lora_width(each, shape.hidden_size, tensor) * each.count for each in shape.lora_linears)
     return sum(widths) * rank * item
 
@@ -125,7 +127,7 @@ def _engine_layout(tensor: int, stages: int) -> str:
 
 
 def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
-    """Return what rank 0 of a trainer holds, in the sharding that takes the least of it.
+    """Return the load of rank 0 of a trainer, in the sharding with the smallest load.
 
     Policies are whole at rank 0. Activations are those of a micro-batch with every layer computed again.
     """
@@ -143,7 +145,7 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
 
 
 def trainer_layouts(shape: ModelShape, devices: int) -> Mapping[str, int]:
-    """Return how many parameters a device of a trainer holds in each sharding that it may have."""
+    """Return the number of parameters on a trainer's device in each possible sharding."""
     if devices == 1:
         return {"whole": shape.parameters}
     layouts = {"fsdp": shape.parameters // devices + shape.layer_parameters}
@@ -172,13 +174,13 @@ class FleetPlan:
     shared: bool = False
 
     def shares(self, fleet: Fleet) -> tuple[float, float]:
-        """Return which shares of one device the trainer and the engine take, all in all."""
+        """Return the total shares of one device for trainer and engine."""
         trainer = math.ceil((self.trainer.total + RESERVE_BYTES) / fleet.device_bytes * 100) / 100
         return trainer, round(USED_SHARE - trainer, 2)
 
 
 def plan_fleet(shape: ModelShape, work: Work, fleet: Fleet) -> FleetPlan:
-    """Return how a fleet is used: a trainer on as few devices as hold it, engines on the others.
+    """Return the plan of a fleet: a trainer on as few devices as possible, engines on the others.
 
     A single device is shared where both fit. Raises FleetTooSmallError, saying how many devices would do, or
     what does not shrink however many there are.
@@ -214,7 +216,7 @@ def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: 
 
 
 def _lora_width(linear: Linear, hidden_size: int, tensor: int) -> int:
-    """Return the numbers of a rank that one worker holds: B is split, or A where a block ends."""
+    """Return the values per rank on one worker: B is split, or A where a block ends."""
     if _WHOLE in linear.name:
         return linear.inputs + linear.outputs
     if linear.outputs == hidden_size:

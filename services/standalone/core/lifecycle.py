@@ -1,18 +1,18 @@
-"""The life of one supervised process: a value, and what each event makes of it."""
+"""The life cycle of one supervised process: a state, and its transitions."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
 class PartState(StrEnum):
-    """Where a part is in its life."""
+    """State of a part."""
 
     WAITING = "waiting"
-    """Not started: something that it needs is not ready."""
+    """Not started: a part that it needs is not ready."""
     STARTING = "starting"
     """Running, not ready yet."""
     READY = "ready"
-    """Its readiness probe has answered since it started."""
+    """Its readiness probe has succeeded since its start."""
     RESTARTING = "restarting"
     """It ended by itself and starts again at ``resume_at``."""
     STOPPING = "stopping"
@@ -28,9 +28,9 @@ RUNNING = frozenset({PartState.STARTING, PartState.READY})
 
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.2, 10.0
 HEALTHY_SECONDS = 60.0
-"""A run that was ready for so long clears the count of failures in a row."""
+"""Ready time after which the count of consecutive failures is cleared."""
 START_ATTEMPTS = 4
-"""A part that has never been ready fails for good after so many: its settings are wrong, not its luck."""
+"""Maximum starts of a part that was never ready; its settings are wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,28 +55,28 @@ class PartStatus:
 
 
 def rest_seconds(failures: int, *, jitter: float) -> float:
-    """Return how long to rest after the ``failures``-th failure in a row; ``jitter`` is in 0..1.
+    """Return the delay after the ``failures``-th consecutive failure; ``jitter`` is in 0..1.
 
-    Each rest is twice the one before, up to the longest, times 0.5 to 1.
+    Each delay is twice the previous one, up to the maximum, times 0.5 to 1.
     """
     delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 64), MAX_DELAY_SECONDS)
     return delay * (0.5 + 0.5 * jitter)
 
 
 def on_started(status: PartStatus, *, pid: int, now: float) -> PartStatus:
-    """A process of this part runs."""
+    """Record that its process runs."""
     assert status.state in {PartState.WAITING, PartState.RESTARTING}, status.state
     return replace(status, state=PartState.STARTING, starts=status.starts + 1, since=now, pid=pid)
 
 
 def on_ready(status: PartStatus, *, now: float) -> PartStatus:
-    """Its readiness probe answered."""
+    """Record that its readiness probe succeeded."""
     assert status.state is PartState.STARTING, status.state
     return replace(status, state=PartState.READY, since=now, was_ready=True)
 
 
 def on_exit(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
-    """It ended by itself, or did not become ready in time."""
+    """Record that it ended by itself or did not become ready in time."""
     assert status.state in RUNNING, status.state
     healthy = status.state is PartState.READY and now - status.since >= HEALTHY_SECONDS
     failures = 1 if healthy else status.failures + 1
@@ -89,14 +89,14 @@ def on_exit(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
 
 
 def on_not_started(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
-    """Its process could not be started, as where the disk is full: an attempt like one that ended at once."""
+    """Record that its process could not be started, for example on a full disk; counts as a failed start."""
     assert status.state in {PartState.WAITING, PartState.RESTARTING}, status.state
     attempt = replace(status, state=PartState.STARTING, starts=status.starts + 1)
     return on_exit(attempt, now=now, jitter=jitter)
 
 
 def on_stop(status: PartStatus, *, now: float) -> PartStatus:
-    """It is asked to end. What does not run has ended already; what failed stays failed."""
+    """Record that it is asked to end. A part that does not run has ended; a failed part stays failed."""
     if status.state in RUNNING:
         return replace(status, state=PartState.STOPPING, since=now)
     if status.state in {PartState.WAITING, PartState.RESTARTING}:
@@ -105,6 +105,6 @@ def on_stop(status: PartStatus, *, now: float) -> PartStatus:
 
 
 def on_stopped(status: PartStatus, *, now: float) -> PartStatus:
-    """Nothing of it runs any more."""
+    """Record that all its processes have ended."""
     assert status.state is PartState.STOPPING, status.state
     return replace(status, state=PartState.STOPPED, since=now, pid=None)

@@ -1,4 +1,4 @@
-"""Makes the end of a part's log readable: services write JSON lines, other parts plain ones."""
+"""Formats the end of a part's log: services write JSON lines, other parts plain text."""
 
 import msgspec
 

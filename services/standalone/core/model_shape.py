@@ -8,7 +8,7 @@ from mint_common.adapters_format.sites import FOLDED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """A projection that LoRA can act beside: how often the model has it, and its widths."""
+    """A projection that LoRA can adapt: its number in the model, and its widths."""
 
     name: str
     inputs: int

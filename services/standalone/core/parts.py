@@ -1,4 +1,4 @@
-"""The parts of a stack and the orders in which they start and stop."""
+"""The parts of a stack, and their order of start and stop."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from mint_common.errors import InvalidField
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackPart:
-    """One supervised process. It starts once every part in ``needs`` is ready.
+    """One supervised process. It starts when all parts in ``needs`` are ready.
 
-    ``ready_seconds`` bounds one start; ``stop_seconds`` is how long it may take to end before SIGKILL.
-    A part that was ready and answers nothing for ``silent_seconds`` hangs: it is ended and started again.
+    ``ready_seconds`` limits one start, ``stop_seconds`` the time to end before SIGKILL. A ready part without
+    an answer for ``silent_seconds`` hangs and is restarted.
     """
 
     name: str
@@ -23,9 +23,9 @@ class StackPart:
 
 
 def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
-    """Return the names in levels: each needs only names of earlier levels, and is as early as it can be.
+    """Return the names in levels: each needs only earlier levels, and is as early as possible.
 
-    Raises InvalidField for a need that is no part, a name used twice, or a circle.
+    Raises InvalidField for an unknown need, a name used twice, or a cycle.
     """
     names = [part.name for part in parts]
     for part in parts:
@@ -33,14 +33,12 @@ def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
             raise InvalidField(field=part.name, problem="two parts have this name")
         for need in part.needs:
             if need not in names:
-                raise InvalidField(field=part.name, problem=f"needs {need!r}, which is no part")
+                raise InvalidField(field=part.name, problem=f"needs {need!r}, which is not a part")
     sorter = TopologicalSorter({part.name: part.needs for part in parts})
     try:
         sorter.prepare()
     except CycleError as error:
-        raise InvalidField(
-            field=error.args[1][0], problem="needs itself through a circle of parts"
-        ) from error
+        raise InvalidField(field=error.args[1][0], problem="needs itself through a cycle of parts") from error
     levels = []
     while sorter.is_active():
         levels.append(sorter.get_ready())
@@ -49,10 +47,10 @@ def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
 
 
 def stop_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
-    """Return the levels in which to stop: the reverse, so that nothing loses a part that it needs."""
+    """Return the levels of the stop order: the reverse, so that no part loses one that it needs."""
     return tuple(reversed(start_levels(parts)))
 
 
 def may_start(part: StackPart, ready: Mapping[str, bool]) -> bool:
-    """Say whether everything that a part needs is ready."""
+    """Return whether all parts that a part needs are ready."""
     return all(ready[need] for need in part.needs)

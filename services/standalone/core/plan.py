@@ -1,4 +1,4 @@
-"""Which services a stack runs, what each needs, and the environment that it gets."""
+"""The services of a stack, their needs, and their environment."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,11 @@ SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
 
 
 DType = Literal["auto", "float32", "bfloat16"]
-"""Dtype of the bases' weights in trainers and engines; auto leaves it to their own settings."""
+"""Dtype of the bases' weights in trainers and engines; auto uses their own settings."""
 
 
 PartEnv = Mapping[str, str]
-"""Variables of a part beyond those that every part of its kind has."""
+"""Variables of a part beyond those of all parts of its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class BasePlan:
 
 
 def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
-    """Return a trainer and so many engines, all in one dtype."""
+    """Return a trainer and a number of engines, all in one dtype."""
 
     def env(service: str) -> PartEnv:
         return {} if dtype == "auto" else {f"MINT_{service}_DTYPE": dtype}
@@ -40,7 +40,7 @@ def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseAt:
-    """A base, the folder that holds it, and what works on it; a quantized one is served and not trained."""
+    """A base, its folder, and its parts; a quantized base is served but not trained."""
 
     name: str
     folder: str
@@ -50,18 +50,18 @@ class BaseAt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where everything is: embedded or external."""
+    """Addresses of embedded or external servers."""
 
     postgres_dsn: str
     nats_url: str
     blobs: Mapping[str, str]
     embedded: tuple[str, ...]
-    """Those of ``postgres`` and ``nats`` that this stack starts itself."""
+    """Which of ``postgres`` and ``nats`` this stack starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSecrets:
-    """Made once per state folder."""
+    """Secrets of a state folder, created once."""
 
     internal_token: str
     api_key: str
@@ -76,7 +76,7 @@ class ServicePart(StackPart):
 
 
 def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
-    """Return every name that needs a port, the embedded parts' included."""
+    """Return all names that need a port, including the embedded parts."""
     owned = [name for base in bases for name in (*_trainers(base), *_loaders(base))]
     return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
 
@@ -102,12 +102,12 @@ def plan_services(
 ) -> tuple[ServicePart, ...]:
     """Return the parts of some services. ``overrides`` are the user's own ``MINT_*`` variables.
 
-    Raises SettingInvalid for an override of something that the stack decides itself.
+    Raises SettingInvalid for an override of a setting that the stack decides.
     """
     of_bases = [part for base in bases for part in _parts_of(base, cache_folder)]
     bootstrap, tokenizers = {"MINT_REGISTRY_BOOTSTRAP_KEY": secrets.api_key}, {}
     if "MINT_GATEWAY_TOKENIZERS" not in overrides:
-        # Clients on this machine open the same folder; for others it is the user's to set.
+        # Clients on this machine open the same folder; for others the user sets it.
         folders = ",".join(f"{base.name}={base.folder}" for base in bases)
         tokenizers = {"MINT_GATEWAY_TOKENIZERS": folders}
     needed = ("registry", "rollout", *(part.name for part in of_bases))
@@ -131,15 +131,15 @@ def plan_services(
 
 
 def _check_trainer(base: BaseAt) -> None:
-    """Raise SettingInvalid for settings of a trainer that a quantized base does not get."""
+    """Raise SettingInvalid for trainer settings of a quantized base, which has no trainer."""
     lost = [variable for variable in base.plan.trainer if variable != "MINT_TRAINER_DTYPE"]
     if lost and not base.trainable:
-        problem = f"the base {base.name} is quantized, so it is served and has no trainer"
+        problem = f"the base {base.name} is quantized, so it has no trainer"
         raise SettingInvalid(name=lost[0], problem=problem)
 
 
 def _parts_of(base: BaseAt, cache_folder: str) -> Iterator[ServicePart]:
-    """Yield a base's trainer, if it has one, and its engines."""
+    """Yield a base's trainer, if any, and its engines."""
     _check_trainer(base)
     for name in _trainers(base):
         yield ServicePart(
@@ -213,6 +213,6 @@ def check_overrides(overrides: Mapping[str, str]) -> None:
 
 
 def _near_name(name: str, prefixes: Sequence[str]) -> str:
-    """Return the setting from outside, or else the beginning of names, that was probably meant, or ""."""
+    """Return the external setting or the prefix of names that was probably meant, or ""."""
     begun = nearest("_".join(name.split("_")[:2]) + "_", prefixes)
     return nearest(name, EXTERNAL) or (f"{begun}..." if begun else "")

@@ -1,4 +1,4 @@
-"""Why `mint` refuses to go on; each says what to do. Printed, never sent: none has a code of its own."""
+"""Refusals of `mint`, each with advice. They are printed, never sent, and have no codes."""
 
 from mint_common.errors import MintError
 
@@ -8,7 +8,7 @@ class StackRunningError(MintError):
 
 
 class GatewayPortBusyError(MintError):
-    """Port {port} is taken by {holder}. Stop that, or choose another one: `mint up --port N`."""
+    """Port {port} is taken by {holder}. Stop that process, or use another port: `mint up --port N`."""
 
 
 class FolderUnusableError(MintError):

@@ -1,4 +1,4 @@
-"""How many bytes a base takes in an engine and in a trainer."""
+"""The memory of a base in an engine and in a trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.model_shape import ModelShape
 
 RESIDENT_BYTES, HOST_BYTES = 16, 12
-"""A LoRA parameter that is trained: float32 weight and two moments; where it is stepped, a gradient too."""
+"""Bytes of a trained LoRA parameter: float32 weight, two moments and a gradient; without the gradient in
+host memory.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Bytes of a base in one dtype: of its weights, and of each thing that an engine or a trainer adds."""
+    """Bytes of a base in one dtype: its weights, and each item that an engine or a trainer adds."""
 
     weights: int
     kv_token: int
@@ -22,7 +24,7 @@ class Needs:
 
 
 def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
-    """Return what a base of a shape needs, its slots and policies at the largest rank on every site."""
+    """Return the needs of a base, with slots and policies at the largest rank on every site."""
     item, lora = ITEM_BYTES[dtype], shape.lora_parameters(max_rank)
     return Needs(
         weights=item * shape.parameters,
@@ -33,9 +35,9 @@ def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
 
 
 def kv_token_bytes(shape: ModelShape, *, item: int, tensor: int = 1) -> int:
-    """Return the bytes of all layers' KV cache that a token takes on each of ``tensor`` workers.
+    """Return a token's bytes in all layers' KV cache on each of ``tensor`` workers.
 
-    A worker has one head at the least; what all layers keep in bytes of their own is on each worker.
+    A worker has at least one head; ``kv_bytes`` are on each worker.
     """
     return item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
 
@@ -61,7 +63,7 @@ def shown_count(count: float) -> str:
 
 
 def told_facts(shape: ModelShape, *, quantization: str, max_rank: int) -> Mapping[str, str]:
-    """Return what a user is told of a base before anything is downloaded or started, by what it is about."""
+    """Return the description of a base for its user, by topic, before any download or start."""
     stored = f"stored as {quantization}" if quantization else f"stored in {shape.dtype}"
     needs = needs_of(shape, dtype="bfloat16", max_rank=max_rank)
     weights = f"in bfloat16 {shown_bytes(needs.weights)} of weights"

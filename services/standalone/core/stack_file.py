@@ -1,8 +1,7 @@
-"""`mint.yaml`: which bases a stack has, and where each base's trainer and engines run, in which dtype.
+"""`mint.yaml`: the bases of a stack, and the devices and dtype of each base's trainer and engines.
 
-A key of an engine or a trainer is a setting of the loader or the trainer in small letters (docs/settings.md),
-so that everything that can be set can be set there. Beside these there are ``devices``, the GPUs that a part
-sees, and ``count``, how many engines of a kind there are.
+A key of an engine or a trainer is a setting of the loader or the trainer in lower case (docs/settings.md).
+Additional keys are ``devices``, the GPUs that a part sees, and ``count``, the number of engines of a kind.
 """
 
 import difflib
@@ -20,7 +19,7 @@ Path = tuple[str | int, ...]
 """Place of a value in the file: keys and indices from the top."""
 
 MAX_SHARED = 0.95
-"""Maximum share of a GPU that several parts share: CUDA itself takes some of it in every process."""
+"""Maximum total share of a GPU with several parts: CUDA itself uses some memory in each process."""
 
 DECIDED = frozenset({"engine_id", "base_dir", "cache_dir", "http_host", "http_port"})
 """Settings that `mint up` gives every part."""
@@ -32,14 +31,14 @@ _OF_TRAINER, _OF_ENGINE = "trainer", "engines"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawFile:
-    """A file's content, with the line of everything in it."""
+    """A file's content, with the line of each value."""
 
     name: str
     content: object
     lines: Mapping[Path, int]
 
     def refuse(self, path: Path, problem: str) -> StackFileInvalidError:
-        """Return the error for a place in the file."""
+        """Return the error at a place in the file."""
         known = path
         while known not in self.lines and known:
             known = known[:-1]
@@ -50,7 +49,7 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFile:
-    """What a file asks for. ``places`` say where in it the variables of parts stand."""
+    """The content of a stack file. ``places`` are the positions of the parts' variables in it."""
 
     raw: RawFile
     bases: Mapping[str, BasePlan]
@@ -58,20 +57,20 @@ class StackFile:
     places: Sequence[tuple[str, Path]]
 
     def located(self, error: SettingInvalid) -> MintError:
-        """Return what is wrong with a setting, told with its line where it stands in the file."""
+        """Return the error of a setting, with its line if it is in the file."""
         problem, named = str(error.fields["problem"]), str(error.name).split(", ")
         found = [path for variable, path in self.places if variable in named]
         if not found:
             return error
-        # Several settings that do not go together: the one that is spoken of.
+        # An error about several settings: the first one that it names.
         return self.raw.refuse(next((path for path in found if str(path[-1]) in problem), found[0]), problem)
 
 
 def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> StackFile:
     """Return what a file asks for.
 
-    ``settings`` are the names that the loader and the trainer read. Values are checked by the services' own
-    settings later on. Raises StackFileInvalidError for the first thing that is wrong.
+    ``settings`` are the names that the loader and the trainer read. The services check the values later.
+    Raises StackFileInvalidError for the first error.
     """
     top = _mapping(raw, (), raw.content)
     _known(raw, (), top, ("bases", "port"))
@@ -83,13 +82,13 @@ def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> S
     _check_shares(raw, reader.shares)
     port = top.get("port")
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16):
-        raise raw.refuse(("port",), f"{port!r} is no port")
+        raise raw.refuse(("port",), f"{port!r} is not a port")
     return StackFile(raw=raw, bases=planned, port=port, places=reader.places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Share:
-    """What a part takes of each of its GPUs, None where it does not say."""
+    """The share of a part on each of its GPUs, None if not given."""
 
     path: Path
     kind: str
@@ -98,7 +97,7 @@ class _Share:
 
 
 class _Reader:
-    """Reads bases one after another, and notes who uses which GPU."""
+    """Reads bases one after another, and records the parts on each GPU."""
 
     def __init__(self, raw: RawFile, settings: Mapping[str, Sequence[str]]) -> None:
         self._raw = raw
@@ -113,7 +112,7 @@ class _Reader:
         engines: list[PartEnv] = []
         listed = entry.get(_OF_ENGINE, [{}])
         if not isinstance(listed, list) or not listed:
-            raise self._raw.refuse((*path, _OF_ENGINE), "is a list of engines, one at least")
+            raise self._raw.refuse((*path, _OF_ENGINE), "must be a list of at least one engine")
         for index, one in enumerate(listed):
             engines += self._engines((*path, _OF_ENGINE, index), one, shared)
         trainer = self._part("trainer", (*path, _OF_TRAINER), entry.get(_OF_TRAINER), shared)
@@ -123,7 +122,7 @@ class _Reader:
         entry = dict(_mapping(self._raw, path, {} if value is None else value))
         count = entry.pop("count", 1)
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 64:
-            raise self._raw.refuse((*path, "count"), f"{count!r} is no number from 1 to 64")
+            raise self._raw.refuse((*path, "count"), f"{count!r} is not a number from 1 to 64")
         return [self._part("engine", path, entry, shared) for _ in range(count)]
 
     def _part(self, kind: str, path: Path, value: object, shared: Mapping[str, object]) -> PartEnv:
@@ -133,7 +132,7 @@ class _Reader:
         entry = {**shared, **entry}
         decided = [key for key in entry if key in DECIDED]
         if decided:
-            raise self._raw.refuse((*path, decided[0]), "`mint up` decides this one itself")
+            raise self._raw.refuse((*path, decided[0]), "`mint up` sets this one itself")
         extra = ("devices", "count") if kind == "engine" else ("devices",)
         names = [name for name in self._settings[service] if name not in DECIDED]
         _known(self._raw, path, entry, [*extra, *names])
@@ -157,16 +156,16 @@ class _Reader:
             return None
         where = (*path, "devices")
         if not isinstance(devices, list):
-            raise self._raw.refuse(where, "is a list of GPU numbers; an empty one: the CPU")
+            raise self._raw.refuse(where, "must be a list of GPU numbers; an empty list is the CPU")
         numbers = tuple(
             one for one in devices if isinstance(one, int) and not isinstance(one, bool) and one >= 0
         )
         if len(set(numbers)) != len(devices):
-            raise self._raw.refuse(where, f"{devices!r} has something that is no GPU number, or one twice")
+            raise self._raw.refuse(where, f"{devices!r} has an entry that is not a GPU number, or one twice")
         return numbers
 
     def _check_workers(self, kind: str, path: Path, entry: Mapping[str, object], devices: int) -> None:
-        """Raise unless a part with several GPUs says how it spreads over them."""
+        """Raise unless a part with several GPUs says how it is split over them."""
         keys = _WORKERS[kind]
         workers = math.prod(one for key in keys if isinstance(one := entry.get(key), int))
         if devices and devices != workers:
@@ -184,7 +183,7 @@ class _Reader:
 
 
 def _check_shares(raw: RawFile, shares: Sequence[_Share]) -> None:
-    """Raise where parts that share a GPU do not say how, or take more than there is."""
+    """Raise if parts that share a GPU do not give their shares, or exceed it together."""
     on: dict[int, list[_Share]] = defaultdict(list)
     for one in shares:
         for device in one.devices:
@@ -195,23 +194,23 @@ def _check_shares(raw: RawFile, shares: Sequence[_Share]) -> None:
         for one in parts:
             if one.share is None:
                 problem = (
-                    f"GPU {device} is shared by {len(parts)} parts: say what this one takes of it, 0 to 1"
+                    f"GPU {device} is shared by {len(parts)} parts: give this part's share of it, 0 to 1"
                 )
                 raise raw.refuse((*one.path, _SHARES[one.kind]), problem)
         total = sum(one.share or 0.0 for one in parts)
         if total > MAX_SHARED:
             taken = " + ".join(f"{one.share:g}" for one in parts)
-            problem = f"GPU {device} would be taken {taken} = {total:g} times; {MAX_SHARED} is the most"
+            problem = f"GPU {device} has shares of {taken} = {total:g}; the maximum is {MAX_SHARED}"
             raise raw.refuse((*parts[-1].path, _SHARES[parts[-1].kind]), problem)
 
 
 def _mapping(raw: RawFile, path: Path, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"{value!r}"
-        raise raw.refuse(path, f"is to have keys and values, not {found}")
+        raise raw.refuse(path, f"must have keys and values, not {found}")
     for key in value:
         if not isinstance(key, str):
-            raise raw.refuse((*path, key), f"the key {key!r} is no text")
+            raise raw.refuse((*path, key), f"the key {key!r} is not text")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What each device of a stack holds when all parts are at work, computed from sizes and settings alone.
+"""The memory on each device of a stack at full load, computed from sizes and settings.
 
 On a CPU everything is in the machine's memory. An engine on GPUs keeps its staged adapters in the machine's
 memory, and so does a trainer the policies that are not resident.
@@ -41,14 +41,14 @@ TOKENIZER_BYTES = 2000
 _BATCHED_TOKENS = 2048
 """Maximum tokens of an engine's step: vLLM's default as a loader starts it."""
 _WRITTEN = 1
-"""Policies whose snapshot or export is being written: a copy of the state and the file."""
+"""Policies whose snapshot or export is being written: a copy of the state, and the file."""
 _LAID_OUT = 3
-"""Float32 copies of an adapter that the builder has in hand while it lays one out."""
+"""Float32 copies of an adapter in the builder while it lays one out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBase:
-    """What the parts of a base hold of it; ``weights`` are given where its files are quantized."""
+    """A base as its parts load it; ``weights`` are set if its files are quantized."""
 
     shape: ModelShape
     max_rank: int
@@ -58,7 +58,7 @@ class PlannedBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a stack with its own settings, and the GPUs that it computes on: none is the CPU."""
+    """A part of a stack with its settings and its GPUs; none is the CPU."""
 
     name: str
     gpus: tuple[int, ...]
@@ -67,7 +67,7 @@ class Part:
 
     @property
     def item_bytes(self) -> int:
-        """Return the bytes of a number of the base's weights."""
+        """Return the bytes per weight of the base."""
         is_narrow = bool(self.gpus) or self.base.weights is not None
         usual = "bfloat16" if is_narrow else "float32"
         return ITEM_BYTES[usual if self.settings.dtype == "auto" else self.settings.dtype]
@@ -101,13 +101,13 @@ class Holding:
 
     @property
     def fits(self) -> bool:
-        """Return whether the part keeps to its limit."""
+        """Return whether the part is within its limit."""
         return self.limit is None or self.total <= self.limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUse:
-    """What all parts hold of a device; ``capacity`` None: nobody knows it here."""
+    """The memory of all parts on a device; ``capacity`` None is unknown."""
 
     device: str
     total: int
@@ -117,21 +117,21 @@ class DeviceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackMemory:
-    """What a stack holds, part by part and device by device."""
+    """The memory of a stack, by part and by device."""
 
     holdings: tuple[Holding, ...]
     devices: tuple[DeviceUse, ...]
 
     @property
     def fits(self) -> bool:
-        """Return whether everything has room."""
+        """Return whether all parts fit."""
         return all(each.fits for each in self.devices)
 
 
 def plan_memory(
     parts: Sequence[Part], *, host_bytes: int | None, gpu_bytes: Mapping[int, int]
 ) -> StackMemory:
-    """Return what each device holds. A GPU that is not among ``gpu_bytes`` has no room at all."""
+    """Return the use of each device. A GPU that is not in ``gpu_bytes`` has no memory."""
     holdings = tuple(each for part in parts for each in _holdings(part, gpu_bytes))
     capacity = {HOST: host_bytes, **{gpu_name(index): size for index, size in gpu_bytes.items()}}
     uses = []

@@ -38,7 +38,7 @@ def read(folder: Path, text: str) -> StackFile:
 
 
 def test_every_part_gets_its_devices_and_settings(tmp_path: Path) -> None:
-    with pytest.raises(StackFileInvalidError, match=r"taken 0.5 \+ 0.5 = 1 times"):
+    with pytest.raises(StackFileInvalidError, match=r"shares of 0.5 \+ 0.5 = 1"):
         read(tmp_path, WHOLE)
     found = read(tmp_path, WHOLE.replace("0.5", "0.4"))
     assert found.port == 9000
@@ -75,16 +75,16 @@ TOP = "bases:\n  b:\n"
         ("", 1, "keys and values, not nothing"),
         ("bases: {}\n", 1, "bases: names no base"),
         ("port: 1\nbase: {}\n", 2, "base: is not known; did you mean bases?"),
-        ("bases: {b: }\nport: 70000\n", 2, "port: 70000 is no port"),
-        ("bases:\n  b:\n  b:\n", 3, "b is there twice"),
+        ("bases: {b: }\nport: 70000\n", 2, "port: 70000 is not a port"),
+        ("bases:\n  b:\n  b:\n", 3, "b is given twice"),
         (TOP + "    engine: []\n", 3, "bases.b.engine: is not known; did you mean engines?"),
-        (TOP + "    engines: []\n", 3, "a list of engines, one at least"),
+        (TOP + "    engines: []\n", 3, "a list of at least one engine"),
         (TOP + "    engines:\n      - slotz: 1\n", 4, "slotz: is not known; did you mean slots?"),
-        (TOP + "    engines:\n      - base_dir: x\n", 4, "base_dir: `mint up` decides"),
-        (TOP + "    engines:\n      - count: 0\n", 4, "count: 0 is no number from 1 to 64"),
-        (TOP + "    engines:\n      - devices: 0\n", 4, "devices: is a list of GPU numbers"),
+        (TOP + "    engines:\n      - base_dir: x\n", 4, "base_dir: `mint up` sets"),
+        (TOP + "    engines:\n      - count: 0\n", 4, "count: 0 is not a number from 1 to 64"),
+        (TOP + "    engines:\n      - devices: 0\n", 4, "devices: must be a list of GPU numbers"),
         (TOP + "    engines:\n      - devices: [0, 0]\n", 4, "or one twice"),
-        (TOP + "    engines:\n      - devices: [a]\n", 4, "that is no GPU number"),
+        (TOP + "    engines:\n      - devices: [a]\n", 4, "that is not a GPU number"),
         (TOP + "    engines:\n      - devices: [0, 1]\n", 4, "are 2, but tensor_parallel times"),
         (TOP + "    trainer:\n      ranks: 2\n      devices: [0]\n", 5, "are 1, but ranks is 2"),
         (TOP + "    trainer:\n      threads: [1]\n", 4, "neither text nor a number"),

@@ -1,4 +1,4 @@
-"""What clients ask before anything else: how to behave, and what there is to train and to sample."""
+"""Configuration that clients ask for first: client settings, and the bases to train and to sample."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ CLIENT_CONFIG = {
     "custom_loss_server_side": False,
     "sample_join_sampling_session": False,
 }
-"""The server's word on how clients behave; what is not named is as each version has it."""
+"""Settings for clients; the others keep each version's defaults."""
 DYNAMIC_CONFIG = {
     "refresh_interval_sec": 300,
     "sample_cancel_enabled": False,
@@ -38,19 +38,19 @@ DYNAMIC_CONFIG = {
 
 @router.get("/healthz")
 async def healthz(_caller: ReadCaller) -> Response:
-    """Say that it answers."""
+    """Report that the server answers."""
     return answer({"status": "ok"})
 
 
 @router.post("/client/config")
 async def client_config(_caller: ReadCaller) -> Response:
-    """Return how clients shall behave. The body names their version, which makes no difference."""
+    """Return the settings for clients. The version in the body is ignored."""
     return answer(CLIENT_CONFIG)
 
 
 @router.post("/client/dynamic_config")
 async def dynamic_config(_caller: ReadCaller) -> Response:
-    """Return what clients ask for again from time to time."""
+    """Return the settings that clients poll."""
     return answer(DYNAMIC_CONFIG)
 
 

@@ -1,4 +1,4 @@
-"""The parts of the gateway that the routes of the Tinker API take, and the caller's own sessions."""
+"""The parts of the gateway that the routes of the Tinker API use, and the caller's own sessions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from services.gateway.http.mint.context import CatalogParts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tinker:
-    """Made by app.py. ``futures`` maps what a request id begins with to who answers for it,
-    ``tokenizers`` a base to the hub id or folder that clients are told. ``public_url`` is where clients reach
-    the gateway; empty: wherever a request says that it was sent.
+    """Made by app.py. ``futures`` maps the prefix of a request id to its answers, ``tokenizers`` a base to
+    the hub id or folder of its tokenizer for clients. ``public_url`` is the address of the gateway for
+    clients; empty: the Host of each request.
     """
 
     clock: Clock
@@ -43,7 +43,7 @@ class Tinker:
     checkpoints: TrainedCheckpoints
 
     async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
-        """Return a tenant's session. Raises NotFound, for another tenant's too."""
+        """Return a tenant's session. Raises NotFound, also for another tenant's."""
         found = await self.runs.session(check_session_id(session_id))
         if found is None or found.tenant_id != tenant_id:
             raise NotFound(kind="session", name=session_id)

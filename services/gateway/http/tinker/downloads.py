@@ -1,6 +1,6 @@
-"""Sampler checkpoints as files, in PEFT's format: an address first, then its bytes to a client with it.
+"""Sampler checkpoints as files in PEFT's format: first an address, then the bytes at that address.
 
-Invariant: the routes that give bytes take no key, and nothing but what a signed address names.
+Invariant: the routes that send bytes need no key and send only the target of a signed address.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from services.gateway.http.tinker.errors import PREFIX
 
 router = APIRouter(route_class=TinkerRoute)
 open_router = APIRouter(prefix=f"{PREFIX}/downloads", include_in_schema=False)
-"""Not behind a key."""
+"""Routes without a key."""
 
 ARCHIVE = "checkpoint.tar"
 _ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
@@ -34,7 +34,7 @@ _ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
 async def archive(
     request: Request, model_id: str, checkpoint_id: str, caller: ReadCaller, tinker: TinkerDep
 ) -> Response:
-    """Lead to a tar of the checkpoint, as clients before 0.36 ask for it."""
+    """Redirect to a tar of the checkpoint, for clients before 0.36."""
     ticket = await _ticket(tinker, caller, model_id, checkpoint_id)
     until = format_datetime(datetime.fromtimestamp(ticket.expires_at, UTC), usegmt=True)
     headers = {"location": f"{_address(request, tinker, ticket)}/{ARCHIVE}", "expires": until}
@@ -45,7 +45,7 @@ async def archive(
 async def file_addresses(
     request: Request, model_id: str, checkpoint_id: str, caller: ReadCaller, tinker: TinkerDep
 ) -> Response:
-    """Return an address for each file of the checkpoint."""
+    """Return the address of each file of the checkpoint."""
     ticket = await _ticket(tinker, caller, model_id, checkpoint_id)
     address = _address(request, tinker, ticket)
     names = await tinker.catalog.revision_files.find(ticket.manifest)
@@ -55,7 +55,7 @@ async def file_addresses(
 
 @open_router.get("/{ticket}/{name}")
 async def download(ticket: str, name: str, tinker: TinkerDep) -> Response:
-    """Stream a file, or a tar of all, to any client with its address."""
+    """Stream a file, or a tar of all files, to any client with its address."""
     found = tinker.signer.read(ticket, now=tinker.clock.now())
     files: Mapping[str, Claim] = await tinker.catalog.revision_files.find(found.manifest)
     counted = tinker.catalog.downloads.counted(found.tenant_id)
@@ -72,7 +72,7 @@ async def _ticket(tinker: Tinker, caller: CallerDep, model_id: str, checkpoint_i
     path = checkpoint_path(model_id, checkpoint_id)
     _, record = await tinker.checkpoints.find(path, caller.tenant_id)
     if record.revision is None:
-        problem = "is a training checkpoint: save_weights_for_sampler makes one that can be downloaded"
+        problem = "is a training checkpoint; only checkpoints of save_weights_for_sampler can be downloaded"
         raise InvalidField(field="checkpoint_id", problem=problem)
     revision = await tinker.catalog.registry.get_revision(
         record.tenant_id, record.policy_id, Digest(record.revision)

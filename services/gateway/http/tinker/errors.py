@@ -1,4 +1,4 @@
-"""Errors under ``/api/v1``: ``{"detail": ...}``, and a word that keeps clients from trying in vain."""
+"""Errors under ``/api/v1``: ``{"detail": ...}``, with statuses that stop clients from useless retries."""
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,9 +15,9 @@ _RETRIED = frozenset({408, 409, 429})
 
 
 def mint_error_response(error: MintError) -> Response:
-    """Return the answer that Tinker clients get for an error: its sentence, and for programs code and fields.
+    """Return the answer to Tinker clients for an error: its sentence, and its code and fields for programs.
 
-    Its status is none that clients try again unless a retry can help.
+    Clients retry its status only if a retry can help.
     """
     is_in_vain = error.http_status in _RETRIED and not error.retryable
     body = {"detail": str(error), "code": error.code, "fields": dict(error.fields)}

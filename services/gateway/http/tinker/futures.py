@@ -1,6 +1,6 @@
-"""``retrieve_future``: what became of a request that was answered with a future, by long poll.
+"""``retrieve_future``: the outcome of a request that was answered with a future, by long poll.
 
-Invariants: a poll ends before its client gives up on it; a client that has gone waits for nothing.
+Invariants: a poll ends before its client's timeout; a disconnected client's poll ends at once.
 """
 
 import msgspec
@@ -24,19 +24,19 @@ from services.gateway.http.tinker.context import TinkerDep
 router = APIRouter(route_class=TinkerRoute)
 
 WAIT_SECONDS = 25.0
-"""Clients give a poll 45 s, and proxies often 30."""
+"""Maximum duration of a poll. Clients time out after 45 s, proxies often after 30 s."""
 _SDK_HEADER = "x-stainless-package-version"
 
 
 class RetrieveBody(msgspec.Struct, frozen=True):
-    """Which request; ``allow_metadata_only`` allows an answer that no client needs."""
+    """The id of the request; ``allow_metadata_only`` is accepted and has no effect."""
 
     request_id: str
 
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Answer as soon as the request is done, or say after a while that it is not."""
+    """Answer when the request is done, or report after a while that it is not."""
     request_id = read_json(body, RetrieveBody).request_id
     source = next(
         (found for prefix, found in tinker.futures.items() if request_id.startswith(prefix)),

@@ -1,4 +1,4 @@
-"""Lists of what a tenant has: sessions, training runs, and the checkpoints that the trainers keep of them."""
+"""Lists of a tenant's sessions, training runs, and the checkpoints that the trainers store."""
 
 import asyncio
 from collections import defaultdict
@@ -27,7 +27,7 @@ LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 OffsetQuery = Annotated[int, Query(ge=0, le=2**31)]
 _PAGE = 1000
 _SEARCH_PAGE, _SEARCHED = 500, 10_000
-"""Sessions that a search reads at once, and the number after which it ends a page."""
+"""Sessions that a search reads at a time, and the number after which it ends a page."""
 
 
 @router.get("/training_runs")
@@ -67,7 +67,7 @@ async def sessions(
 
 @router.post("/sessions/search")
 async def search_sessions(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """List the tenant's sessions that fit, newest first."""
+    """List the tenant's matching sessions, newest first."""
     wish = check_search(read_json(body, SearchBody))
     found, last = await _search(tinker, caller.tenant_id, wish)
     runs = await tinker.runs.runs_of_sessions([session.session_id for session in found])
@@ -85,7 +85,7 @@ async def search_sessions(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) 
 
 @router.get("/sessions/{session_id}")
 async def session(session_id: str, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Return what a session has made."""
+    """Return the training runs and samplers of a session."""
     found = await tinker.session(check_session_id(session_id), caller.tenant_id)
     runs = await tinker.runs.runs_of_sessions([session_id])
     return answer(
@@ -101,7 +101,7 @@ async def session(session_id: str, caller: ReadCaller, tinker: TinkerDep) -> Res
 async def list_checkpoints(
     tinker: Tinker, tenant_id: TenantId, *, run: TrainingRun | None = None
 ) -> list[CheckpointRecord]:
-    """Return a tenant's checkpoints, or a run's alone, newest first."""
+    """Return the checkpoints of a tenant or of one run, newest first."""
     bases = await tinker.runs.bases(tenant_id) if run is None else [run.base]
     policy_id = None if run is None else run.policy_id
     pages = await asyncio.gather(*(checkpoints_of(tinker, tenant_id, base, policy_id) for base in bases))
@@ -112,7 +112,7 @@ async def list_checkpoints(
 async def checkpoints_of(
     tinker: Tinker, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None = None
 ) -> list[CheckpointRecord]:
-    """Return what the trainer of a base keeps for a tenant, or for one policy of it, newest first."""
+    """Return the checkpoints at the trainer of a base, of a tenant or of one policy, newest first."""
     trainer = await tinker.catalog.trainers.find(base)
     found: list[CheckpointRecord] = []
     after: str | None = None
@@ -125,7 +125,7 @@ async def checkpoints_of(
 
 
 async def _summaries(tinker: Tinker, runs: Sequence[TrainingRun]) -> dict[PolicyId, PolicySummary]:
-    """Return what is shown of runs: one question for each base and page of runs."""
+    """Return the summaries of runs: one request per base and page of runs."""
     by_base: defaultdict[BaseName, list[PolicyId]] = defaultdict(list)
     for run in runs:
         by_base[run.base].append(run.policy_id)
@@ -140,7 +140,9 @@ async def _summaries(tinker: Tinker, runs: Sequence[TrainingRun]) -> dict[Policy
 async def _search(
     tinker: Tinker, tenant_id: TenantId, wish: SearchBody
 ) -> tuple[list[ClientSession], ClientSession | None]:
-    """Return a page of what fits, and behind which session the next one begins, if there may be one."""
+    """Return a page of matching sessions, and the session after which the next page begins, if there may
+    be one.
+    """
     found: list[ClientSession] = []
     before = None if wish.cursor is None else place_of(wish.cursor)
     now = tinker.clock.now()

@@ -1,4 +1,6 @@
-"""Bodies of numbered operations: a refused one's number is skipped, so that later operations do not wait."""
+"""Bodies of numbered operations: the number of a refused one is skipped, so that later operations do not
+wait.
+"""
 
 import asyncio
 import contextlib
@@ -20,7 +22,9 @@ from services.gateway.http.tinker.context import Tinker, TinkerDep
 from services.gateway.http.tinker.operations import find_run
 
 SKIP_SECONDS = 0.5
-"""Time that a refusal may wait for the trainer to skip the number: the client hears within a second."""
+"""Time that a refusal waits for the trainer to skip the number, so that the client gets it within a
+second.
+"""
 
 
 def is_protobuf(request: Request) -> bool:
@@ -55,7 +59,7 @@ class _Numbered(msgspec.Struct, frozen=True):
 
 
 def _number_in(body: bytes, *, is_protobuf: bool) -> _Numbered | None:
-    """Return an operation's training run and number, whatever the rest of the body; None if it has none."""
+    """Return an operation's training run and number from a possibly invalid body; None if it has none."""
     try:
         read = read_message("ForwardBackwardRequest", body) if is_protobuf else read_json(body, _Numbered)
         return _Numbered(model_id=read.model_id, seq_id=check_seq(read.seq_id))

@@ -19,11 +19,13 @@ from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.context import Tinker
 
 RETENTION = {"keep_last": 20, "keep_days": 7}
-"""A run exports at every step, perhaps; what has a name, an alias or a living sampler stays all the same."""
+"""Retention of a run's revisions, since a run may export at each step. Revisions with a name, an alias or
+a live sampler stay anyway.
+"""
 
 
 async def find_run(tinker: Tinker, model_id: str, tenant_id: TenantId) -> TrainingRun:
-    """Return a tenant's training run. Raises NotFound, for another tenant's too."""
+    """Return a tenant's training run. Raises NotFound, also for another tenant's."""
     parse_model_id(model_id)
     run = await tinker.runs.run(model_id)
     if run is None or run.tenant_id != tenant_id:
@@ -34,7 +36,7 @@ async def find_run(tinker: Tinker, model_id: str, tenant_id: TenantId) -> Traini
 async def submit(
     tinker: Tinker, run: TrainingRun, seq: int, operation: Operation, *, kind: FutureKind, detail: str = ""
 ) -> Response:
-    """Hand an operation to the trainer of its run, and return its future."""
+    """Submit an operation to the trainer of its run, and return its future."""
     trainer = await tinker.catalog.trainers.find(run.base)
     await trainer.submit(
         Submission(policy_id=run.policy_id, tenant_id=run.tenant_id, seq=seq, operation=operation)
@@ -54,7 +56,7 @@ async def open_run(
 ) -> TrainingRun:
     """Return a session's training run, with its policy; both are made once.
 
-    ``shape`` may be another run: only its shape is taken. Raises RunConflict.
+    ``shape`` may be another run, whose shape is then used. Raises RunConflict.
     """
     policy = await _make_policy(tinker, session, seq, shape)
     wanted = TrainingRun(

@@ -1,6 +1,6 @@
-"""All routes under ``/api/v1``, those included that are refused by name.
+"""All routes under ``/api/v1``, including routes that are refused by name.
 
-Their wire format is another project's, so our schema leaves them out.
+Their wire format is another project's, so our schema omits them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,26 +32,24 @@ class NotServed(MintError):
     http_status = 422
 
 
-EXTERNAL = "save weights with save_weights_for_sampler, and download them by external_weights_urls"
+EXTERNAL = "use save_weights_for_sampler, then download by external_weights_urls"
 """Instead of ``save_weights_external``."""
 
 UNSUPPORTED: Mapping[tuple[str, str], str] = {
-    ("POST", "create_custom_loss"): (
-        "losses of one's own are computed by the client: use forward_backward_custom"
-    ),
+    ("POST", "create_custom_loss"): ("custom losses are computed by the client with forward_backward_custom"),
     ("GET", "sessions/{session_id}/trace_export"): (
-        "traces go to the collector at MINT_TELEMETRY_OTLP_ENDPOINT, where every request's trace id finds it"
+        "traces are at the collector of MINT_TELEMETRY_OTLP_ENDPOINT, under each request's trace id"
     ),
-    ("GET", "billing/usage/events"): "nothing is billed; /metrics of each service counts what is used",
+    ("GET", "billing/usage/events"): "there is no billing; /metrics of each service shows the usage",
     ("GET", "billing/usage/checkpoints/current"): (
-        "nothing is billed; the lists of checkpoints tell the size of each"
+        "there is no billing; the lists of checkpoints show their sizes"
     ),
-    ("GET", "audit"): "this server's own log of who did what is GET /mint/v1/audit",
-    ("POST", "auth/token"): "keys are used as they are: send one as X-API-Key",
-    ("GET", "auth/apikey/me"): "keys are looked at with 'mint key'",
-    ("DELETE", "auth/apikey/me"): "keys are revoked with 'mint key'",
+    ("GET", "audit"): "this server's audit log is GET /mint/v1/audit",
+    ("POST", "auth/token"): "API keys are used directly: send one as X-API-Key",
+    ("GET", "auth/apikey/me"): "list keys with 'mint key list'",
+    ("DELETE", "auth/apikey/me"): "revoke keys with 'mint key revoke'",
 }
-"""Method and route under ``/api/v1``, and what serves instead."""
+"""Unsupported methods and routes under ``/api/v1``, each with its replacement."""
 
 router = APIRouter(prefix=PREFIX, include_in_schema=False, route_class=TinkerRoute)
 for _module in (
@@ -76,7 +74,7 @@ def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Resp
 
 
 async def _refuse_external(_body: OperationBodyDep, _caller: TrainCaller) -> Response:
-    """Refuse it; clients number this operation, so its number is skipped."""
+    """Refuse the request; clients number this operation, so its number is skipped."""
     raise NotServed(route="save_weights_external", instead=EXTERNAL)
 
 

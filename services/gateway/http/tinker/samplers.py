@@ -1,4 +1,4 @@
-"""Sampling sessions: what a client samples from is found and pinned once, when it opens one."""
+"""Sampling sessions: the sampled model is resolved and pinned once, when the session opens."""
 
 import msgspec
 from fastapi import APIRouter, Response
@@ -31,7 +31,7 @@ class OpenBody(msgspec.Struct, frozen=True):
 
 @router.post("/create_sampling_session")
 async def create_sampling_session(body: BodyDep, caller: InferCaller, tinker: TinkerDep) -> Response:
-    """Pin what a sampler samples from."""
+    """Open a sampling session and pin its model."""
     wish = read_json(body, OpenBody)
     await tinker.session(wish.session_id, caller.tenant_id)
     check_seq(wish.sampling_session_seq_id, field="sampling_session_seq_id", least=0)
@@ -42,7 +42,7 @@ async def create_sampling_session(body: BodyDep, caller: InferCaller, tinker: Ti
 
 @router.get("/samplers/{sampling_session_id}")
 async def get_sampler(sampling_session_id: str, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Return what a sampler samples from."""
+    """Return the model of a sampling session."""
     opened = await find_sampler(sampling_session_id, caller.tenant_id, tinker)
     told = {"sampler_id": sampling_session_id, "base_model": opened.base_model}
     if opened.model_path is not None:
@@ -51,7 +51,7 @@ async def get_sampler(sampling_session_id: str, caller: ReadCaller, tinker: Tink
 
 
 async def find_sampler(sampling_session_id: str, tenant_id: TenantId, tinker: Tinker) -> SamplingOpening:
-    """Return a tenant's sampling session. Raises NotFound, for another tenant's too."""
+    """Return a tenant's sampling session. Raises NotFound, also for another tenant's."""
     parse_sampling_session_id(sampling_session_id)
     opened = await tinker.sampling_sessions.get(sampling_session_id)
     if opened is None or opened.tenant_id != tenant_id:

@@ -1,4 +1,4 @@
-"""Sessions of client processes: begun, alive, ended. What a client reports about itself is not kept."""
+"""Sessions of client processes: start, heartbeats, end. Telemetry of clients is not stored."""
 
 import logging
 from typing import Literal
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class CreateSessionBody(msgspec.Struct, frozen=True):
-    """A client's first words."""
+    """The body of ``create_session``."""
 
     tags: list[str] = []
     user_metadata: dict[str, object] | None = None
@@ -44,20 +44,20 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
 
 
 class FinishReasonBody(msgspec.Struct, frozen=True):
-    """How it ended."""
+    """The reason of the end."""
 
     type: Literal["success", "errored", "interrupted"]
 
 
 class FinishBody(msgspec.Struct, frozen=True):
-    """A client's last words."""
+    """The body of ``finish_session``."""
 
     reason: FinishReasonBody
     detail: str | None = None
 
 
 class ProjectBody(msgspec.Struct, frozen=True):
-    """Where a session belongs."""
+    """The project of a session."""
 
     project_id: str
 
@@ -66,9 +66,9 @@ class ProjectBody(msgspec.Struct, frozen=True):
 async def create_session(
     body: BodyDep, key: RequestKeyDep, caller: ReadCaller, tinker: TinkerDep
 ) -> Response:
-    """Begin a session, one for all requests of a key."""
+    """Create a session; all requests with one key get the same."""
     wish = read_json(body, CreateSessionBody)
-    now = round(tinker.clock.now(), 6)  # as exact as a cursor can say it
+    now = round(tinker.clock.now(), 6)  # as exact as a cursor can express it
     session = ClientSession(
         session_id=keyed_session_id(caller.tenant_id, f"create_session {key}"),
         tenant_id=caller.tenant_id,
@@ -86,7 +86,7 @@ async def create_session(
 
 @router.post("/session_heartbeat")
 async def heartbeat(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Note that a client lives. 410 tells one to stop whose session is not known."""
+    """Record a heartbeat. 410 stops a client whose session is unknown."""
     session_id = read_json(body, HeartbeatBody).session_id
     try:
         await tinker.session(session_id, caller.tenant_id)
@@ -98,7 +98,7 @@ async def heartbeat(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Res
 
 @router.post("/sessions/{session_id}/finish")
 async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Note how a session ended. What it has submitted goes on."""
+    """Record the end of a session. Its submitted operations continue."""
     wish = read_json(body, FinishBody)
     detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
     await tinker.session(session_id, caller.tenant_id)
@@ -108,7 +108,7 @@ async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, tin
 
 @router.put("/sessions/{session_id}/project")
 async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Move a session, and with it its runs, to a project."""
+    """Move a session and its runs to a project."""
     project_id = check_text("project_id", read_json(body, ProjectBody).project_id)
     await tinker.session(session_id, caller.tenant_id)
     await tinker.runs.set_project(session_id, project_id)
@@ -117,7 +117,7 @@ async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, tink
 
 @router.post("/telemetry")
 async def telemetry(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Take what a client reports; its errors are one log line of their kinds at most."""
+    """Accept a client's telemetry; its errors become one log line with their kinds at most."""
     kinds = errors_by_kind(read_json(body, TelemetryBody).events)
     skipped = tinker.report_lines.take(tinker.clock.monotonic()) if kinds else None
     if skipped is not None:
@@ -129,9 +129,9 @@ async def telemetry(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Res
 async def add_ended_session(
     tinker: Tinker, caller: Caller, *, key: str, tag: str, project_id: str | None = None
 ) -> ClientSession:
-    """Keep a session for what a request of this key makes outside of any: it is over when it begins.
+    """Store an ended session for objects that a request of this key makes outside of sessions.
 
-    One that is there already stays as it is.
+    An existing one stays unchanged.
     """
     now = round(tinker.clock.now(), 6)
     session = ClientSession(

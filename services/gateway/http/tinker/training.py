@@ -1,4 +1,4 @@
-"""Training runs: made, asked about, stepped, unloaded."""
+"""Training runs: create, describe, step, unload."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -34,11 +34,11 @@ router = APIRouter(route_class=TinkerRoute)
 
 @router.post("/create_model")
 async def create_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Make a training run: a policy, and its training session. Idempotent by session and number."""
+    """Create a training run: a policy and its training session. Idempotent by session and number."""
     wish = read_json(body, CreateModelBody)
     check_optimizer(wish.optimizer_config)
     if wish.lora_config is None:
-        raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
+        raise InvalidField(field="lora_config", problem="is missing; only LoRA training is supported")
     seq = check_seq(wish.model_seq_id, field="model_seq_id", least=0)
     session = await tinker.session(wish.session_id, caller.tenant_id)
     base = await tinker.catalog.registry.get_base(BaseName(base_name(wish.base_model)))
@@ -58,7 +58,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) ->
 
 @router.post("/get_info")
 async def get_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Return what a training run is, and where its tokenizer is to be had."""
+    """Return a training run and the place of its tokenizer."""
     run = await find_run(tinker, read_json(body, ModelBody).model_id, caller.tenant_id)
     base = await tinker.catalog.registry.get_base(run.base)
     data = {"arch": base.architecture, "model_name": run.base_model}
@@ -82,20 +82,20 @@ async def get_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Resp
 async def forward_backward(
     request: Request, body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
-    """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
+    """Compute a loss and add its gradient; with ``forward_only`` compute only the loss."""
     placed = read_protobuf_pass(body) if is_protobuf(request) else read_json_pass(body, backward=True)
     return await _submit_pass(placed, caller, tinker)
 
 
 @router.post("/forward")
 async def forward(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Compute a loss alone, as clients before 0.25 ask for it."""
+    """Compute only a loss, for clients before 0.25."""
     return await _submit_pass(read_json_pass(body, backward=False), caller, tinker)
 
 
 @router.post("/optim_step")
 async def optim_step(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Take an optimizer step on the gradient, and clear it."""
+    """Take an optimizer step with the gradient, and clear it."""
     wish = read_json(body, OptimStepBody)
     seq = check_seq(wish.seq_id)
     step = plan_step(wish.adam_params, wish.optimizer_params)
@@ -105,9 +105,9 @@ async def optim_step(body: OperationBodyDep, caller: TrainCaller, tinker: Tinker
 
 @router.post("/unload_model")
 async def unload_model(body: BodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """End a training session behind all that was submitted; its checkpoints stay.
+    """End a training session after all submitted operations; its checkpoints stay.
 
-    Clients number every operation but this one, so it takes the last number there is.
+    Clients do not number this operation, so it gets the highest number.
     """
     run = await find_run(tinker, read_json(body, ModelBody).model_id, caller.tenant_id)
     return await submit(tinker, run, MAX_SEQ, Close(), kind="close")
@@ -122,9 +122,9 @@ async def _submit_pass(placed: NumberedPass, caller: CallerDep, tinker: Tinker) 
 async def forward_backward_reverse_kl(
     body: OperationBodyDep, key: RequestKeyDep, caller: TrainCaller, tinker: TinkerDep
 ) -> Response:
-    """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
+    """Add the gradient of the reverse KL to the policy of a checkpoint whose weights the caller may read.
 
-    Without a number it comes behind all that has arrived; it is done once for all requests of one key.
+    Without a number it runs after all operations received so far; it runs once for all requests of one key.
     """
     wish = read_json(body, ReverseKlBody)
     path = parse_path("reference_model_path", wish.reference_model_path)

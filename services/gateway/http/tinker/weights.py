@@ -1,4 +1,4 @@
-"""Weights: saved, exported for samplers, loaded, copied, described."""
+"""Weights: save, export for samplers, load, copy, describe."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ router = APIRouter(route_class=TinkerRoute)
 
 @router.post("/save_weights")
 async def save_weights(body: OperationBodyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Keep a training run's whole state under a name."""
+    """Save a training run's whole state under a name."""
     wish = read_json(body, SaveBody)
     seq = check_seq(wish.seq_id)
     save = Save(
@@ -79,7 +79,7 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, tinker: Tink
     wish = read_json(body, LoadBody)
     path = parse_path("path", wish.path)
     if path.kind != "training":
-        problem = f"{wish.path} is for samplers and has no training state: name one of .../weights/..."
+        problem = f"{wish.path} is a sampler checkpoint: name a path with .../weights/..."
         raise InvalidField(field="path", problem=problem)
     check_optimizer(wish.optimizer_config)
     if wish.session_id is not None:
@@ -95,7 +95,7 @@ async def load_weights(body: OperationBodyDep, caller: TrainCaller, tinker: Tink
 
 @router.post("/weights_info")
 async def weights_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> Response:
-    """Return what a training run must be like to load a checkpoint."""
+    """Return the shape of a training run that can load a checkpoint."""
     path = parse_path("tinker_path", read_json(body, WeightsInfoBody).tinker_path)
     run, record = await tinker.checkpoints.find(path, caller.tenant_id)
     return answer(
@@ -113,9 +113,10 @@ async def weights_info(body: BodyDep, caller: ReadCaller, tinker: TinkerDep) -> 
 
 @router.post("/copy_weights")
 async def copy_weights(body: BodyDep, key: RequestKeyDep, caller: TrainCaller, tinker: TinkerDep) -> Response:
-    """Give a checkpoint, an own or a public one, to a training run that only holds copies.
+    """Copy an own or public checkpoint to a training run that only holds copies.
 
-    The run is the session's of that number, or without a session one of the request's key: made once.
+    The run is the session's run with that number, or without a session one per request key; it is created
+    once.
     """
     wish = read_json(body, CopyBody)
     path = parse_path("source_path", wish.source_path)
@@ -154,7 +155,7 @@ async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, 
 
 
 async def _copy_revision(tinker: Tinker, record: CheckpointRecord, run: TrainingRun) -> None:
-    """Make the revision of a sampler checkpoint one of another policy, too: equal weights, equal digest."""
+    """Copy the revision of a sampler checkpoint to another policy: equal weights, equal digest."""
     digest = Digest(record.revision or "")
     source = await tinker.catalog.registry.get_revision(record.tenant_id, record.policy_id, digest)
     files = await tinker.catalog.revision_files.find(source.manifest)
@@ -162,4 +163,4 @@ async def _copy_revision(tinker: Tinker, record: CheckpointRecord, run: Training
         run.tenant_id, run.policy_id, tinker.catalog.revision_files.read_tar(files), step=record.step
     )
     if copied.digest != digest:
-        raise InvalidField(field="source_path", problem="has an adapter that uploads as another one")
+        raise InvalidField(field="source_path", problem="has an adapter whose upload has another digest")
