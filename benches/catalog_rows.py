@@ -132,7 +132,7 @@ async def _store(
     async with gate:
         manifest = files.manifest
         check_export(export_of(policy, manifest, export_id="", claim=UNSTORED), policy, manifest)
-        check_config(manifest, files.files[CONFIG_FILE])
+        check_config(facts, manifest, files.files[CONFIG_FILE])
         check_adapter(facts, manifest, files.files[WEIGHTS_FILE], max_ratio=MAX_UPDATE_RATIO)
         claim = await store_adapter(blobs, files, export_id="bench")
     return policy.policy_id, RevisionRef(digest=files.digest, number=1, manifest=claim)

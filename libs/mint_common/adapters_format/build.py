@@ -57,7 +57,7 @@ def build_adapter(
         # Missing and extra tensors are left as they are, so that the check names them.
         tensors = {name: tensors[name] for name in (*order, *tensors) if name in tensors}
     weights = write_tensors(tensors, packed=layout == PACKED)
-    config = write_config(base=facts.name, rank=rank, layout=layout, targets=targets)
+    config = write_config(facts, rank=rank, layout=layout, targets=targets)
     manifest = new_manifest(
         facts,
         layout=layout,

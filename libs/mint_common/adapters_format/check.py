@@ -69,7 +69,7 @@ def check_folder(
     single weights too (`MAX_WEIGHT`).
     """
     check_manifest(facts, manifest)
-    check_config(manifest, (folder / CONFIG_FILE).read_bytes())
+    check_config(facts, manifest, (folder / CONFIG_FILE).read_bytes())
     with (folder / WEIGHTS_FILE).open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         _check_weights(facts, manifest, file, size_bytes, proved=proved, is_bounded=max_ratio < math.inf)

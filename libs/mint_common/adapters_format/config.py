@@ -1,11 +1,12 @@
 """`adapter_config.json`: what PEFT and vLLM need to read the weights, every optional feature off."""
 
 import json
+import re
 
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.manifest import Manifest, canonical_json
 from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.refusal import Reason, refusal, shown
-from mint_common.ids import BaseName
 from mint_common.model_files import CONFIG_FILE
 
 FREE_KEYS = frozenset(
@@ -21,14 +22,13 @@ FREE_KEYS = frozenset(
     }
 )
 """Keys that change nothing when an adapter is served."""
-DOWN_PARAMETER = "mlp.experts.down_proj"
-GATE_UP_PARAMETER = "mlp.experts.gate_up_proj"
+_IN_A_LAYER = re.compile(r"(?:.*\.)?\d+\.")
 
 
-def write_config(*, base: BaseName, rank: int, layout: str, targets: tuple[str, ...]) -> bytes:
+def write_config(facts: BaseFacts, *, rank: int, layout: str, targets: tuple[str, ...]) -> bytes:
     """Return the config of an adapter at scaling 1."""
     config: dict[str, object] = {
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": facts.name,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -44,18 +44,19 @@ def write_config(*, base: BaseName, rank: int, layout: str, targets: tuple[str, 
         "use_rslora": False,
     }
     if layout == FUSED:
-        config |= split_fused_targets(targets)
+        config |= split_fused_targets(facts, targets)
     return canonical_json(config)
 
 
-def split_fused_targets(targets: tuple[str, ...]) -> dict[str, list[str]]:
+def split_fused_targets(facts: BaseFacts, targets: tuple[str, ...]) -> dict[str, list[str]]:
     """Return PEFT's two lists: modules to wrap, and parameters of the experts.
 
     PEFT takes gate, up and down out of `target_modules` of a model with experts, so they are not put there.
     """
     leaves = {target.rpartition(".")[2] for target in targets}
-    parameters = [DOWN_PARAMETER] if "down_proj" in leaves else []
-    parameters += [GATE_UP_PARAMETER] if "gate_proj" in leaves else []
+    experts = sorted({_IN_A_LAYER.sub("", module, count=1) for module in facts.experts})
+    parameters = [f"{module}.down_proj" for module in experts if "down_proj" in leaves]
+    parameters += [f"{module}.gate_up_proj" for module in experts if "gate_proj" in leaves]
     routed = ("down_proj", "gate_proj", "up_proj")
     modules = [target for target in targets if target.removeprefix("experts.") not in routed]
     return {"target_modules": modules, "target_parameters": parameters}
@@ -72,7 +73,7 @@ def read_config(config: bytes) -> dict[str, object]:
     return values
 
 
-def check_config(manifest: Manifest, config: bytes) -> None:
+def check_config(facts: BaseFacts, manifest: Manifest, config: bytes) -> None:
     """Check that the PEFT config is plain LoRA at scaling 1 and agrees with the manifest."""
     values = read_config(config)
     needed: dict[str, object] = {
@@ -83,7 +84,7 @@ def check_config(manifest: Manifest, config: bytes) -> None:
         "base_model_name_or_path": manifest.base,
     }
     if manifest.layout == FUSED:
-        needed |= split_fused_targets(manifest.targets)
+        needed |= split_fused_targets(facts, manifest.targets)
     for key, value in needed.items():
         if values.get(key) != value:
             problem = f"{key} is {_described(values.get(key))}, needed {value!r}"

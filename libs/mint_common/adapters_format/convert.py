@@ -62,7 +62,7 @@ def convert_adapter(
         tensors = map_tensors(source / WEIGHTS_FILE)
         with (draft / WEIGHTS_FILE).open("wb") as file:
             proof = _write_weights(file, specs, origin, tensors, aligned=layout == PACKED, progress=progress)
-        config = write_config(base=facts.name, rank=origin.rank, layout=layout, targets=origin.targets)
+        config = write_config(facts, rank=origin.rank, layout=layout, targets=origin.targets)
         (draft / CONFIG_FILE).write_bytes(config)
         manifest = new_manifest(
             facts,

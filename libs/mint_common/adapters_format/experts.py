@@ -46,8 +46,12 @@ def read_half(site: Site, half: Half, sources: Sources, read: Read) -> np.ndarra
         return array
     if half == "A":
         return array.reshape(site.count, -1, array.shape[1])
-    begin = sum(part.width_out for part in first.sites[: first.sites.index(site)])
-    rows = array[begin : begin + site.width_out]
+    place = first.sites.index(site)
+    if site.interleaved:
+        rows = array[place :: len(first.sites)]
+    else:
+        begin = sum(part.width_out for part in first.sites[:place])
+        rows = array[begin : begin + site.width_out]
     return rows.reshape(site.width_out, -1, site.count).transpose(2, 0, 1)
 
 
@@ -74,7 +78,11 @@ def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:
             problem = f"{names} have an A each; a fused file has one for both"
             raise refusal(Reason.UNSUPPORTED_LAYOUT, problem)
         return halves[0].reshape(spec.shape)
-    return np.concatenate(halves, axis=1).transpose(1, 2, 0).reshape(spec.shape)
+    if spec.sites[0].interleaved:
+        whole = np.stack(halves, axis=2).reshape(len(halves[0]), -1, halves[0].shape[2])
+    else:
+        whole = np.concatenate(halves, axis=1)
+    return whole.transpose(1, 2, 0).reshape(spec.shape)
 
 
 def scaled(array: np.ndarray, factor: float) -> np.ndarray:

@@ -16,7 +16,8 @@ from mint_common.adapters_format.names import leaf_of, twig_of
 class Site:
     """One place of the base with its own B @ A; ``count`` is 0 for a dense module, else the experts'.
 
-    ``module`` is the dense module, or the experts module without the projection.
+    ``module`` is the dense module, or the experts module without the projection. ``interleaved`` experts have
+    gate and up as one parameter, row by row in turns.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Site:
     width_in: int
     width_out: int
     count: int
+    interleaved: bool = False
 
     @property
     def projection(self) -> str:
@@ -76,6 +78,7 @@ def all_sites(facts: BaseFacts) -> tuple[Site, ...]:
             width_in=width_in,
             width_out=width_out,
             count=experts.count,
+            interleaved=experts.interleaved,
         )
         for module, experts in facts.experts.items()
         for projection, (width_in, width_out) in experts.projections.items()

@@ -43,7 +43,9 @@ def fused(tensors: Tensors, facts: BaseFacts = FACTS) -> Tensors:
         pairs = {
             f"{module}.base_layer": (
                 tensors[packed_name(module, "gate_proj", "A")],
-                np.concatenate([gate_b, up_b], axis=1),
+                np.stack([gate_b, up_b], axis=2).reshape(len(gate_b), -1, gate_b.shape[2])
+                if facts.experts[module].interleaved
+                else np.concatenate([gate_b, up_b], axis=1),
             ),
             module: tuple(tensors[packed_name(module, "down_proj", half)] for half in HALVES),
         }

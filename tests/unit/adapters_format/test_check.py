@@ -248,12 +248,14 @@ def config_with(**changes: object) -> bytes:
 )
 def test_config_beyond_plain_lora_is_refused(config: bytes) -> None:
     with pytest.raises(AdapterInvalid) as refused:
-        check_config(GOOD.manifest, config)
+        check_config(FACTS, GOOD.manifest, config)
     assert refused.value.reason == "unsupported_config"
 
 
 def test_config_with_features_turned_off_passes() -> None:
-    check_config(GOOD.manifest, config_with(rank_pattern={}, lora_bias=False, layers_to_transform=None))
+    check_config(
+        FACTS, GOOD.manifest, config_with(rank_pattern={}, lora_bias=False, layers_to_transform=None)
+    )
 
 
 def test_adapter_of_fewer_targets_passes() -> None:

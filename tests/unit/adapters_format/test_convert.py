@@ -1,5 +1,6 @@
 """Between PEFT's layouts and MinT's packed one: nothing is lost, and what would be is refused."""
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from mint_common.adapters_format import (
+    CONFIG_FILE,
     DENSE,
     FUSED,
     MANIFEST_FILE,
@@ -78,6 +80,25 @@ def test_fused_becomes_packed_and_comes_back(tmp_path: Path) -> None:
     assert (again.layout, again.targets) == (FUSED, manifest.targets)
     assert_equal(load_file(unpacked / WEIGHTS_FILE), fused(tensors))
     assert convert(unpacked, PACKED)[0] == manifest
+
+
+def test_interleaved_experts_of_another_place_are_fused_row_by_row(tmp_path: Path) -> None:
+    experts = {
+        module.replace("mlp.", ""): replace(each, interleaved=True) for module, each in FACTS.experts.items()
+    }
+    facts = replace(FACTS, experts=experts)
+    tensors = {
+        name.replace(".mlp.experts", ".experts"): array for name, array in shared_a(packed_tensors()).items()
+    }
+    spelt = fused(tensors, facts)
+    convert_adapter(
+        facts, save_peft(tmp_path / "peft", spelt, lora_alpha=2), tmp_path / "packed", layout=PACKED
+    )
+    assert_equal(load_file(tmp_path / "packed" / WEIGHTS_FILE), tensors)
+    convert_adapter(facts, tmp_path / "packed", tmp_path / "fused", layout=FUSED)
+    assert_equal(load_file(tmp_path / "fused" / WEIGHTS_FILE), spelt)
+    config = json.loads((tmp_path / "fused" / CONFIG_FILE).read_bytes())
+    assert config["target_parameters"] == ["experts.down_proj", "experts.gate_up_proj"]
 
 
 def test_equal_adapters_pack_to_equal_digests_whatever_they_came_as(tmp_path: Path) -> None:
