@@ -101,6 +101,7 @@ async def open_engine(
         try:
             if arena:
                 await engine.open_arena(arena)
+            await engine.residents()  # prepares the workers: later it would hold up the engine's loop
             await warm_up(engine)
             _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
             yield engine, builder

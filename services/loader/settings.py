@@ -27,7 +27,7 @@ class LoaderSettings(ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype of the engine and of the adapters in it; auto: bfloat16 on CUDA (float16 where the"
-        " GPU lacks it), float32 on CPU",
+        " GPU lacks it), float32 on CPU (bfloat16 where the base has gated delta nets)",
     )
     tensor_parallel: int = Field(
         1, ge=1, description="workers that share each layer; must divide the base's attention heads"

@@ -13,7 +13,7 @@ AUTO, NONE = "auto", "none"
 _GENERIC = "hermes"
 """JSON between tags: what models write that were taught no format of their own."""
 
-_TOOLS: Sequence[tuple[tuple[str, ...], str]] = (
+TOOLS: Sequence[tuple[tuple[str, ...], str]] = (
     (("DSML",), "deepseek_v32"),
     (("tool▁calls▁begin", "```json"), "deepseek_v3"),
     (("tool▁calls▁begin",), "deepseek_v31"),
@@ -34,7 +34,7 @@ _TOOLS: Sequence[tuple[tuple[str, ...], str]] = (
     (('{"name": function name, "parameters":',), "llama3_json"),
 )
 """Texts of a chat template, all of one entry's, and their parser; the first entry that fits decides."""
-_OTHER_NAMES: Mapping[str, str] = {
+OTHER_NAMES: Mapping[str, str] = {
     "DeepseekV3ForCausalLM": "deepseek_r1",
     "Glm4MoeForCausalLM": "glm45",
     "Glm4MoeLiteForCausalLM": "glm45",
@@ -66,7 +66,7 @@ def plan_parsing(
     """Return what reads a base's answers; `auto` is by its template and, among vLLM's parsers, its name."""
     template = chat_template or base_template
     if tool_parser == AUTO:
-        found = (parser for marks, parser in _TOOLS if all(mark in template for mark in marks))
+        found = (parser for marks, parser in TOOLS if all(mark in template for mark in marks))
         tool_parser = next(found, _GENERIC)
     if reasoning_parser == AUTO:
         thinks = any(mark in template for mark in _THOUGHTS)
@@ -79,8 +79,8 @@ def plan_parsing(
 
 
 def _named_after(architecture: str, parsers: Collection[str]) -> str:
-    if architecture in _OTHER_NAMES:
-        return _OTHER_NAMES[architecture]
+    if architecture in OTHER_NAMES:
+        return OTHER_NAMES[architecture]
     plain = architecture.lower().replace("_", "")
     fitting = [parser for parser in parsers if plain.startswith(parser.replace("_", ""))]
     return max(fitting, key=len, default=NONE)

@@ -6,7 +6,7 @@ and worker extension are those of an engine of MinT's.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
@@ -25,10 +25,14 @@ Asked = tuple[Path | None, Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A completion's tokens and log-probabilities, or why the engine refuses the adapter."""
+    """A completion's tokens and log-probabilities, or why the engine refuses the adapter.
+
+    ``routes`` are the experts of each token but the last, ``[tokens, layers, experts of a token]`` (uint16).
+    """
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    routes: bytes = b""
     problem: str = ""
 
 
@@ -42,15 +46,22 @@ def forks() -> ForkServerContext:
 
 
 def answers(
-    base: Path, facts: BaseFacts, batches: Sequence[Sequence[Asked]], *, dtype: Dtype, count: int
+    base: Path,
+    facts: BaseFacts,
+    batches: Sequence[Sequence[Asked]],
+    *,
+    dtype: Dtype,
+    count: int,
+    arguments: Mapping[str, object] | None = None,
 ) -> list[list[Answered]]:
     """Return the answers to each batch, whose adapters are in slots together, by a new engine."""
+    execution = Execution(dtype=dtype, kv_cache_bytes=64 << 20, engine_args=arguments or {})
     with ProcessPoolExecutor(1, mp_context=forks()) as pool:
-        return pool.submit(_run, base, facts, batches, dtype, count).result()
+        return pool.submit(_run, base, facts, batches, execution, count).result()
 
 
 def _run(
-    base: Path, facts: BaseFacts, batches: Sequence[Sequence[Asked]], dtype: Dtype, count: int
+    base: Path, facts: BaseFacts, batches: Sequence[Sequence[Asked]], execution: Execution, count: int
 ) -> list[list[Answered]]:
     import logging
 
@@ -58,16 +69,17 @@ def _run(
 
     logging.disable(logging.WARNING)
     registry._run_in_subprocess = lambda inspect: inspect()
-    engine = _engine(base, facts, dtype)
+    engine = _engine(base, facts, execution)
     found, number = [], 0
     for batch in batches:
         numbers = range(number + 1, number + 1 + len(batch))
-        found.append(_answered(engine, dict(zip(numbers, batch, strict=True)), dtype=dtype, count=count))
+        asked = dict(zip(numbers, batch, strict=True))
+        found.append(_answered(engine, facts, asked, dtype=execution.dtype, count=count))
         number += len(batch)
     return found
 
 
-def _engine(base: Path, facts: BaseFacts, dtype: Dtype) -> Any:
+def _engine(base: Path, facts: BaseFacts, execution: Execution) -> Any:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -84,24 +96,29 @@ def _engine(base: Path, facts: BaseFacts, dtype: Dtype) -> Any:
         max_logprobs=1,
         threads=1,
         compile_seconds=5,
-        execution=Execution(dtype=dtype, kv_cache_bytes=64 << 20),
+        execution=execution,
     )
     arguments = engine_arguments(config, taken=OutputAcks())
     arguments = dataclasses.replace(arguments, scheduler_cls=None, additional_config={})
     return LLMEngine.from_vllm_config(arguments.create_engine_config(UsageContext.LLM_CLASS))
 
 
-def _answered(engine: Any, asked: dict[int, Asked], *, dtype: Dtype, count: int) -> list[Answered]:
+def _answered(
+    engine: Any, facts: BaseFacts, asked: dict[int, Asked], *, dtype: Dtype, count: int
+) -> list[Answered]:
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
+
+    from services.loader.adapters.vllm.routes import ASKED
 
     sampling = SamplingParams(max_tokens=count, temperature=1.0, seed=1, ignore_eos=True, logprobs=0)
     problems = {number: _load(engine, number, folder, dtype) for number, (folder, _) in asked.items()}
     for number, (folder, prompt) in asked.items():
         if not problems[number]:
             lora = LoRARequest(f"a{number}", number, str(folder)) if folder else None
-            given = {"prompt_token_ids": list(prompt)}
-            engine.add_request(str(number), given, sampling, lora_request=lora)
+            given, noted = {"prompt_token_ids": list(prompt)}, sampling.clone()
+            noted.extra_args = {ASKED: (str(number), 1)} if facts.experts else None
+            engine.add_request(str(number), given, noted, lora_request=lora)
     done: dict[int, Answered] = {}
     while engine.has_unfinished_requests():
         for output in engine.step():
@@ -109,7 +126,9 @@ def _answered(engine: Any, asked: dict[int, Asked], *, dtype: Dtype, count: int)
                 (one,) = output.outputs
                 tokens = tuple(one.token_ids)
                 logprobs = tuple(at[t].logprob for t, at in zip(tokens, one.logprobs, strict=True))
-                done[int(output.request_id.partition("-")[0])] = Answered(tokens, logprobs)
+                name = output.request_id.partition("-")[0]
+                (reply,) = engine.collective_rpc("mint_routes", args=(name,))
+                done[int(name)] = Answered(tokens, logprobs, reply["routes"].get("0", b""))
     engine.collective_rpc("mint_drop", args=(list(asked),))
     return [done.get(number) or Answered(problem=problems[number]) for number in asked]
 

@@ -5,46 +5,61 @@ vLLM changes transformers' classes in the process where it loads a model.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, packed_name, peft_name
-from mint_common.adapters_format.base_facts import ExpertsFacts
-from mint_common.adapters_format.names import leaf_of
-from mint_common.ids import BaseName, Digest
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, ExpertsFacts, packed_name, peft_name
+from services.standalone.adapters.base_description import describe_base
 
 Tokens = Sequence[int]
+Source = tuple[Path, tuple[tuple[str, object], ...]]
+"""A base's folder, and changes of its config."""
 
 
 class Reference:
     """A base in transformers, in float32, with eager attention: sdpa leaves caps of scores out."""
 
-    def __init__(self, pool: ProcessPoolExecutor, base: Path) -> None:
+    def __init__(
+        self, pool: ProcessPoolExecutor, base: Path, *, changes: Mapping[str, object] | None = None
+    ) -> None:
+        """``changes`` are of the model's config."""
         self._pool = pool
-        self._base = base
+        self._source: Source = base, tuple((changes or {}).items())
 
     def facts(self) -> BaseFacts:
         """Return the base's facts."""
-        return self._pool.submit(_described, self._base).result()
+        return self._pool.submit(partial(describe_base, self._source[0], name="tiny", max_rank=8)).result()
 
-    def logprobs(self, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int) -> np.ndarray:
-        """Return the log-probability of each token of a sequence from the ``first`` on."""
-        return self._pool.submit(_logprobs, self._base, facts, adapter, tuple(sequence), first).result()
+    def compute(
+        self, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log-probability of each token from the ``first`` on, and experts of each but the last.
+
+        Experts are sorted, ``[tokens, layers, experts of a token]``; none where experts are not given them.
+        """
+        return self._pool.submit(_compute, self._source, facts, adapter, tuple(sequence), first).result()
 
 
 @cache
-def _model(base: Path) -> Any:
+def _model(source: Source) -> Any:
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    base, changes = source
     config = transformers.AutoConfig.from_pretrained(base)
-    return _class_of(config).from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+    for key, value in changes:
+        setattr(config, key, value)
+    return (
+        _class_of(config)
+        .from_pretrained(base, config=config, dtype=torch.float32, attn_implementation="eager")
+        .eval()
+    )
 
 
 def _class_of(config: Any) -> Any:
@@ -54,21 +69,30 @@ def _class_of(config: Any) -> Any:
     return transformers.AutoModelForCausalLM if known else transformers.AutoModelForImageTextToText
 
 
-def _logprobs(base: Path, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int) -> np.ndarray:
+def _compute(
+    source: Source, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int
+) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    model = _model(base)
+    model, routes = _model(source), list[np.ndarray]()
     tensors = load_file(adapter / WEIGHTS_FILE) if adapter else {}
     changed = {name: model.get_parameter(name) for name in _changed(model, facts, tensors)}
     before = {name: parameter.detach().clone() for name, parameter in changed.items()}
+
+    def note(_experts: object, given: tuple[Any, ...]) -> None:
+        routes.extend(indices[:-1].sort()[0].numpy() for indices in given[1:2])
+
+    hooks = [model.get_submodule(module).register_forward_pre_hook(note) for module in facts.experts]
     with torch.no_grad():
         _add(model, facts, tensors)
         logits = model(input_ids=torch.tensor([list(sequence)]), use_cache=False).logits[0]
         for name, parameter in changed.items():
             parameter.copy_(before[name])
+    for hook in hooks:
+        hook.remove()
     rows = logits.log_softmax(-1)[first - 1 : -1]
-    found: np.ndarray = rows.gather(1, torch.tensor(sequence[first:])[:, None])[:, 0].numpy()
-    return found
+    found = rows.gather(1, torch.tensor(sequence[first:])[:, None])[:, 0].numpy()
+    return found, np.stack(routes, axis=1) if routes else np.empty(0)
 
 
 def _changed(model: Any, facts: BaseFacts, tensors: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -92,58 +116,15 @@ def _add(model: Any, facts: BaseFacts, tensors: Mapping[str, np.ndarray]) -> Non
         for leaf in layer.projections:
             if packed_name(module, leaf, "A") in tensors:
                 a, b = (torch.from_numpy(tensors[packed_name(module, leaf, half)]) for half in ("A", "B"))
-                _part(experts, leaf).add_(b @ a)
+                _part(experts, layer, leaf).add_(b @ a)
 
 
-def _part(experts: Any, leaf: str) -> Any:
+def _part(experts: Any, layer: ExpertsFacts, leaf: str) -> Any:
     """Return a projection of all experts ``[E, out, in]``, a view of transformers' own parameter."""
-    if leaf == "down_proj" or not hasattr(experts, "gate_up_proj"):
-        weight = getattr(experts, leaf)
-        return weight.transpose(1, 2) if _is_transposed(experts) else weight
-    weight = experts.gate_up_proj
-    weight = weight.transpose(1, 2) if _is_transposed(experts) else weight
-    number, size = ("gate_proj", "up_proj").index(leaf), weight.shape[1] // 2
-    if getattr(experts, "is_concatenated", True):
-        return weight[:, number * size : (number + 1) * size]
-    return weight[:, number::2]
-
-
-def _is_transposed(experts: Any) -> bool:
-    # Llama 4's say nothing.
-    return bool(getattr(experts, "is_transposed", type(experts).__name__ == "Llama4TextExperts"))
-
-
-_LEFT_OUT = ("gate", "router", "shared_expert_gate")
-
-
-def _described(base: Path) -> BaseFacts:
-    """Return the facts of a base from transformers' class, whose weights are not read."""
-    import torch
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(base)
-    with torch.device("meta"):
-        decoder = _class_of(config).from_config(config)
-    modules, experts = {}, {}
-    for name, module in decoder.named_modules():
-        if ".layers." not in name or "vision" in name or name.rpartition(".")[2] in _LEFT_OUT:
-            continue
-        if isinstance(module, torch.nn.Linear):
-            modules[name] = (module.in_features, module.out_features)
-        elif name.endswith("experts") and isinstance(getattr(module, "down_proj", None), torch.nn.Parameter):
-            leaves = ("gate_proj", "up_proj") if hasattr(module, "gate_up_proj") else ("up_proj",)
-            parts = {leaf: _part(module, leaf) for leaf in (*leaves, "down_proj")}
-            sizes = {leaf: (part.shape[2], part.shape[1]) for leaf, part in parts.items()}
-            experts[name] = ExpertsFacts(count=module.down_proj.shape[0], projections=sizes)
-    targets = {leaf_of(name) for name in modules}.union(*(each.projections for each in experts.values()))
-    return BaseFacts(
-        name=BaseName("tiny"),
-        digest=Digest("sha256:" + "0" * 64),
-        architecture=config.architectures[0],
-        vocab_size=config.get_text_config().vocab_size,
-        max_context=256,
-        targets=tuple(sorted(targets)),
-        modules=modules,
-        max_rank=8,
-        experts=experts,
-    )
+    is_fused = layer.gated and leaf != "down_proj"
+    weight = experts.gate_up_proj if is_fused else getattr(experts, leaf)
+    weight = weight.transpose(1, 2) if layer.transposed else weight
+    if not is_fused:
+        return weight
+    number = ("gate_proj", "up_proj").index(leaf)
+    return weight[:, number::2] if layer.interleaved else weight.chunk(2, dim=1)[number]

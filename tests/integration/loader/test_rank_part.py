@@ -126,6 +126,7 @@ class Manager:
     weights: dict[str, Weights]
     lora_index_to_id: list[int | None] = field(default_factory=lambda: [None] * SLOTS)
     packed_modules: dict[str, list[str]] = field(default_factory=dict)
+    model: None = None
 
     def __post_init__(self) -> None:
         self._adapter_manager = self

@@ -1,6 +1,7 @@
 """What an engine is started with: vLLM's own names, and none of MinT's given twice."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from services.loader.adapters.vllm.starting import (
     engine_arguments,
     find_device,
     plan_for_device,
+    reasoning_parsers,
     start_engine,
 )
 from services.loader.core.execution import OWNED, Asked, Device, Execution
+from services.loader.core.parsing import OTHER_NAMES, TOOLS
 from tests.integration.loader.conftest import BASE_DIR, builder_config
 
 pytestmark = [
@@ -92,3 +95,26 @@ def test_a_value_that_vllm_refuses_names_its_argument(facts: BaseFacts, tmp_path
     builder = Builder(builder_config(BASE_DIR, tmp_path), SystemClock())
     with pytest.raises(SettingInvalid, match=r"MINT_LOADER_ENGINE_ARGS: .*max_num_batched_tokens"):
         start_engine(config(facts, execution), builder)
+
+
+def test_a_base_that_sees_images_is_planned_by_its_text_model(tmp_path: Path) -> None:
+    text = {"num_attention_heads": 6, "linear_key_head_dim": 128}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": text, "vision_config": {}}))
+    assert plan_for_device(Asked(), base_dir=tmp_path, threads=1).dtype == "bfloat16"
+    with pytest.raises(SettingInvalid, match=r"TENSOR_PARALLEL: .*6 attention heads"):
+        plan_for_device(Asked(tensor_parallel=4), base_dir=tmp_path, threads=1)
+    with pytest.raises(SettingInvalid, match=r"DTYPE: .*gated delta nets"):
+        plan_for_device(Asked(dtype="float32"), base_dir=tmp_path, threads=1)
+
+
+def test_vllm_has_every_parser_and_looks_for_every_mark() -> None:
+    import vllm.parser
+    import vllm.tool_parsers
+
+    known = vllm.tool_parsers.ToolParserManager.list_registered()
+    assert {parser for _, parser in TOOLS} <= set(known)
+    assert {*OTHER_NAMES.values()} <= set(reasoning_parsers())
+    folders = [Path(each.__file__).parent for each in (vllm.parser, vllm.tool_parsers)]
+    sources = [file.read_text() for folder in folders for file in folder.glob("*.py")]
+    marks = {mark for found, parser in TOOLS for mark in found if parser != "llama3_json"}
+    assert {mark for mark in marks if not any(mark in source for source in sources)} == set()

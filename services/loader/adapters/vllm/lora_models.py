@@ -41,8 +41,8 @@ def model_of(
     if not whole:
         raise ValueError("no module of the base matches: it would answer as the bare base")
     loras = {name: layer for name, layer in whole.items() if not is_in_another_stage(manager, name)}
-    _divide_fused(manager, loras)
     _check_modules(manager, loras)
+    _fill_slices(manager, loras)
     return LoRAModel(number, rank, loras)
 
 
@@ -97,16 +97,38 @@ def layer_weights(
     return loras
 
 
-def _divide_fused(manager: Any, loras: dict[str, Any]) -> None:
-    """Give the parts of a linear that transformers has as one its rows of B, and each the one A."""
+def _fill_slices(manager: Any, loras: dict[str, Any]) -> None:
+    """Divide linears among the slices of a fused one that has more: GLM-4's `gate_up_proj`, `in_proj_qkv`.
+
+    vLLM does so itself, but not where the first of several is missing, nor for one alone.
+    """
     for name, parts in manager.packed_modules.items():
-        layer = loras.get(name)
-        if layer is None or layer.is_packed:  # experts are packed already
+        module, whole = manager.modules[name], loras.get(name)
+        if whole is not None and whole.is_packed:
+            continue  # experts
+        found = [loras.get(part) for part in parts] if whole is None else [whole]
+        if module.n_slices == len(found) or not any(found):
             continue
-        del loras[name]
-        sizes = manager.modules[name].base_layer.output_sizes
-        for part, b in zip(parts, layer.lora_b.split(sizes), strict=True):
-            loras[part] = LoRALayerWeights(part, layer.rank, layer.rank, layer.lora_a, b)
+        for part in (name, *parts):
+            loras.pop(part, None)
+        loras[name] = _sliced(name, found, module.base_layer.output_sizes)
+
+
+def _sliced(name: str, parts: Sequence[Any], sizes: Sequence[int]) -> Any:
+    rows = [0 if part is None else len(part.lora_b) for part in parts]
+    if rows.count(0) > 1:
+        raise ValueError(f"{name}: more than one part of it is missing, so that their widths are unknown")
+    missing, rank = sum(sizes) - sum(rows), next(part.rank for part in parts if part is not None)
+    a: list[Tensor | None] = []
+    b: list[Tensor | None] = []
+    for part, count in zip(parts, rows, strict=True):
+        begin, end = 0, count or missing
+        while begin < end:
+            size = sizes[len(a)]
+            a.append(part.lora_a if part is not None else None)
+            b.append(part.lora_b[begin : begin + size] if part is not None else None)
+            begin += size
+    return PackedLoRALayerWeights(name, rank, [rank] * len(a), a, b, scaling=[1.0] * len(a))
 
 
 def _experts_weights(

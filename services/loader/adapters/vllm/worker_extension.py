@@ -118,8 +118,11 @@ class WorkerAdapters:
     """One worker's adapters, and the one that is being copied into a slot."""
 
     def __init__(self, worker_manager: Any, copies: "Copies") -> None:
+        from services.loader.adapters.vllm.module_names import renaming
+
         self._loader = worker_manager
         self._manager = worker_manager._adapter_manager  # noqa: SLF001  # vLLM offers no other way in
+        self._rename = renaming(self._manager)
         self._copying: Copying | None = None
         self._templates = Templates()
         self._copies = copies
@@ -160,10 +163,9 @@ class WorkerAdapters:
     def _wrap(self, mapped: Any, tensor_index: bytes, *, rank: int, number: int) -> _Lora:
         from services.loader.adapters.builder.wire import read_index
         from services.loader.adapters.vllm.lora_models import model_of, views
-        from services.loader.adapters.vllm.module_names import renaming
 
-        tensors, rename = views(mapped, read_index(tensor_index)), renaming(self._manager)
-        lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
+        tensors = views(mapped, read_index(tensor_index))
+        lora = model_of(self._loader, tensors, rank=rank, number=number, rename=self._rename)
         merge(self._manager, lora)
         return lora
 
