@@ -51,7 +51,7 @@ class Machine:
     packages: Mapping[str, str]
     binaries: Mapping[str, str]
     external: frozenset[str]
-    """Which of ``postgres`` and ``nats`` are external."""
+    """External servers, of ``postgres`` and ``nats``."""
     cores: int
     gpus: tuple[Gpu, ...]
     memory_bytes: int

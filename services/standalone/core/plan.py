@@ -56,7 +56,7 @@ class Addresses:
     nats_url: str
     blobs: Mapping[str, str]
     embedded: tuple[str, ...]
-    """Which of ``postgres`` and ``nats`` this stack starts."""
+    """Servers that this stack starts, of ``postgres`` and ``nats``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
