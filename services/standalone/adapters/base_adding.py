@@ -6,6 +6,7 @@ or written.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -35,9 +36,11 @@ from services.standalone.adapters.base_import import (
 from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
 from services.standalone.adapters.meta_model import read_config
 from services.standalone.adapters.model_sizes import shape_of_folder
+from services.standalone.adapters.probing.running import run_probe
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.refusals import NoRoomError
+from services.standalone.core.probe_lines import advice
+from services.standalone.core.refusals import NoRoomError, ProbeFailedError
 from services.standalone.core.sizing import needs_of, told_facts
 
 
@@ -45,7 +48,7 @@ def add_folder(source: Path, wish: Wish) -> BaseFacts:
     """Take over a folder, telling first what it is."""
     check_complete(str(source), weight_files(source), {path.name for path in source.iterdir()})
     _tell(source, wish)
-    return _add(source, wish, known={})
+    return _add(source, _probed(source, wish), known={})
 
 
 def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
@@ -67,8 +70,23 @@ def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
         digest = files_digest({**known, **hash_files(snapshot, texts, report=wish.report)})
         present = find_same(wish, digest)
     if present is None:
+        wish = _probed(snapshot, wish)
         _fetch_weights(model, weights, wish.report)
     return present or _add(snapshot, wish, known=known)
+
+
+def _probed(source: Path, wish: Wish) -> Wish:
+    """Return a wish with what its probe found. Raises ProbeFailedError. No base is probed twice."""
+    if not wish.probes or wish.target.exists():
+        return wish
+    if find_spec("vllm") is None:
+        wish.report("not probed: vLLM is not installed here")
+        return wish
+    result = run_probe(source, targets=wish.targets, report=wish.report)
+    if result.failed:
+        lines = "; ".join(f"{line.part}: {line.told()}" for line in result.failed)
+        raise ProbeFailedError(source=wish.origin, lines=lines, advice=advice(result))
+    return replace(wish, probed=result)
 
 
 def _fetch_weights(model: HubModel, weights: tuple[str, ...], report: Report) -> None:

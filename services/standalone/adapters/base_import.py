@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,19 @@ from mint_common.adapters_format.base_files import (
     hash_files,
     licence_files,
 )
-from mint_common.errors import AlreadyExists, BlobCorrupt, NotFound
+from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
 from mint_common.new_folder import new_folder
 from services.standalone.adapters.base_description import describe_base
+from services.standalone.core.probe_lines import ProbeResult
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 SOURCE_FILE = "mint_source.json"
-"""Origin of a base, for its user; not part of its digest."""
+PROBE_FILE = "mint_probe.json"
+"""Origin of a base and its probe, for its user; not part of its digest."""
 
 Report = Callable[[str], None]
 
@@ -43,7 +45,9 @@ Report = Callable[[str], None]
 class Wish:
     """What a user wants made of a source: a base of that name in the folder ``target``.
 
-    ``origin`` is where it came from; with ``dequantize`` a quantized one is written in bfloat16.
+    ``origin`` is where it came from; with ``dequantize`` a quantized one is written in bfloat16. ``targets``
+    are those that it is trained and served with, () for all. With ``probes`` it is probed first, and what
+    that found is ``probed``.
     """
 
     target: Path
@@ -52,6 +56,9 @@ class Wish:
     report: Report
     origin: str = ""
     dequantize: bool = False
+    targets: tuple[str, ...] = ()
+    probes: bool = False
+    probed: ProbeResult | None = None
 
 
 def import_smollm2(wish: Wish) -> BaseFacts:
@@ -123,9 +130,31 @@ def make_base(
         fill(building)
         wish.report("describing the base")
         facts = describe_base(building, name=wish.name, max_rank=wish.max_rank, hashes=hashes)
+        if wish.targets:
+            facts = restricted(facts, wish.targets)
         (building / BASE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
         (building / SOURCE_FILE).write_bytes(msgspec.json.encode({"source": wish.origin}))
+        if wish.probed is not None:
+            (building / PROBE_FILE).write_bytes(
+                msgspec.json.format(msgspec.json.encode(wish.probed), indent=1)
+            )
     return facts
+
+
+def restricted(facts: BaseFacts, targets: Collection[str]) -> BaseFacts:
+    """Return the facts of a base of which only some targets are trained and served. Raises InvalidField."""
+    unknown = sorted(set(targets) - set(facts.targets))
+    if unknown:
+        problem = f"{unknown[0]!r} is none of the base's: {', '.join(facts.targets)}"
+        raise InvalidField(field="--targets", problem=problem)
+    left = {name: "left out by --targets" for name in facts.targets if name not in targets}
+    return replace(facts, refused={**facts.refused, **left})
+
+
+def probe_of(folder: Path) -> ProbeResult | None:
+    """Return what the probe of a base found, None of one that was not probed."""
+    path = folder / PROBE_FILE
+    return msgspec.json.decode(path.read_bytes(), type=ProbeResult) if path.is_file() else None
 
 
 def take_over(source: Path, files: Iterable[str], target: Path, *, report: Report) -> None:

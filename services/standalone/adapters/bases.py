@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import services
@@ -14,7 +15,7 @@ from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
-from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of
+from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of, probe_of
 from services.standalone.adapters.model_sizes import shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
@@ -44,11 +45,12 @@ def find_base(folder: Path, name: str) -> BaseAt:
     return BaseAt(name=name, folder=str(place.resolve()), trainable=trainable)
 
 
-def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
+def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False) -> BaseAt:
     """Return a base of the folder, making it first when it is one of KNOWN_BASES and missing.
 
-    A path of a folder, or a hub's model, is added under its usual name unless it is there already. A
-    conversion runs in a process of its own: it takes a gigabyte that a supervisor should not keep.
+    A path of a folder, or a hub's model, is added under its usual name unless it is there already; with
+    ``probes`` it is probed before. A conversion runs in a process of its own: it takes a gigabyte that a
+    supervisor should not keep.
     """
     if name in KNOWN_BASES and not (folder / name / BASE_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
         added = usual_name(name)
         there = (folder / added / BASE_FILE).is_file()
         max_rank = read_base_facts(folder / added).max_rank if there else DEFAULT_MAX_RANK
-        add_base(folder, name, name=added, max_rank=max_rank, report=report)
+        add_base(folder, name, name=added, max_rank=max_rank, report=report, probes=probes)
         return find_base(folder, added)
     return find_base(folder, name)
 
@@ -75,12 +77,21 @@ def _add_elsewhere(folder: Path, name: str) -> None:
 
 
 def add_base(
-    folder: Path, source: str, *, name: str, max_rank: int, report: Report, dequantize: bool = False
+    folder: Path,
+    source: str,
+    *,
+    name: str,
+    max_rank: int,
+    report: Report,
+    dequantize: bool = False,
+    targets: Sequence[str] = (),
+    probes: bool = False,
 ) -> BaseFacts:
     """Make a base from a known name, a folder of Hugging Face files, or a model of a hub.
 
-    With ``dequantize`` a quantized one is written in bfloat16. Raises InvalidField, AlreadyExists,
-    BaseNameTakenError, NoRoomError, HubRefusedError or HubUnreachableError.
+    With ``dequantize`` a quantized one is written in bfloat16. With ``probes`` one of no known name is
+    probed before. Raises InvalidField, AlreadyExists, BaseNameTakenError, NoRoomError, ProbeFailedError,
+    HubRefusedError or HubUnreachableError.
     """
     if not re.fullmatch(BASE_NAME_PATTERN, name):
         raise InvalidField(field="--name", problem=f"{name!r} does not match {BASE_NAME_PATTERN}")
@@ -95,6 +106,8 @@ def add_base(
         name=name,
         max_rank=max_rank,
         dequantize=dequantize,
+        targets=tuple(targets),
+        probes=probes and source not in KNOWN_BASES,
         report=report,
     )
     if source == SMOLLM2:
@@ -118,7 +131,16 @@ def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
         "source": origin_of(place),
         "files": shown_bytes(sum(file.stat().st_size for file in place.iterdir())),
         **told_facts(shape, quantization=facts.quantization, max_rank=facts.max_rank),
+        **_probe_shown(place),
     }
+
+
+def _probe_shown(place: Path) -> dict[str, str]:
+    found = probe_of(place)
+    if found is None:
+        return {"probe": "not probed"}
+    told = {f"probe, {line.part}": line.told() for line in found.lines}
+    return {"probe": f"{found.small}, engine in {found.dtype}, {found.seconds:.0f} s", **told}
 
 
 def shape_of(folder: Path, model: str) -> ModelShape:

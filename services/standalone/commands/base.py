@@ -66,12 +66,29 @@ def add(
             "be trained.",
         ),
     ] = False,
+    targets: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Modules that policies of this base may train, by their leaf names. Default: all that "
+            "engines serve.",
+        ),
+    ] = "",
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Compare the trainer and the engine with transformers, on some layers of the config with "
+            "random weights, before anything large is downloaded; a base that fails is not added.",
+        ),
+    ] = True,
     folder: FolderOption = None,
 ) -> None:
     """Add a base model to the state folder.
 
     A hub's model is downloaded into the cache of huggingface_hub, at one commit; HF_ENDPOINT, HF_TOKEN,
     HF_HOME and HF_HUB_OFFLINE mean what they mean there. Weights are linked, not copied; their dtype stays.
+    A probe takes about a minute; `mint base show` shows its lines.
 
     Example: mint base add Qwen/Qwen3-4B
     """
@@ -91,6 +108,8 @@ def add(
         name=name or usual_name(source),
         max_rank=max_rank,
         dequantize=dequantize,
+        targets=[each.strip() for each in targets.split(",") if each.strip()],
+        probes=probe,
         report=report,
     )
     report(f"base {facts.name}: {facts.architecture}, {facts.digest}")

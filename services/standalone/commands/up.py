@@ -109,7 +109,7 @@ def _check_disk(state: StateFolder, console: Console) -> None:
 
 def _places(state: StateFolder, plans: Mapping[str, BasePlan], console: Console) -> list[BaseAt]:
     return [
-        replace(ensure_base(state.bases, name, report=console.print), plan=plan)
+        replace(ensure_base(state.bases, name, report=console.print, probes=True), plan=plan)
         for name, plan in plans.items()
     ]
 

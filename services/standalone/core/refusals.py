@@ -35,6 +35,10 @@ class BaseInUseError(MintError):
     """A stack runs with the base {name!r}. Stop it with `mint down --dir {folder}` first."""
 
 
+class ProbeFailedError(MintError):
+    """The probe of {source} failed, so it is not added. {lines}. What may be done: {advice}."""
+
+
 class HubRefusedError(MintError):
     """{repo} of {endpoint}: {problem}."""
 

@@ -268,7 +268,8 @@ def test_the_command_takes_the_hub_from_the_environment(model_hub: ModelHub, tmp
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1",
     }
-    command = [sys.executable, "-P", "-m", "services.standalone", "base", "add", REPO, "--dir", str(tmp_path)]
+    module = [sys.executable, "-P", "-m", "services.standalone"]
+    command = [*module, "base", "add", REPO, "--no-probe", "--dir", str(tmp_path)]
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done
     assert read_base_facts(tmp_path / "bases/tiny-0-5b").architecture == "Qwen3ForCausalLM"

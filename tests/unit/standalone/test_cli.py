@@ -99,7 +99,7 @@ def refusal(*arguments: str) -> MintError:
 def test_the_tiny_base_is_added_under_any_name_and_listed(tmp_path: Path) -> None:
     assert "mint base add" in run("base", "list", "--dir", str(tmp_path))
     run("base", "add", "tiny", "--dir", str(tmp_path))
-    run("base", "add", str(tiny_folder()), "--name", "mine", "--max-rank", "8", "--dir", str(tmp_path))
+    run("base", "add", str(tiny_folder()), "--name", "mine", "--no-probe", "--dir", str(tmp_path))
     listed = run("base", "list", "--dir", str(tmp_path))
     assert "tiny" in listed
     assert "mine" in listed
@@ -108,7 +108,7 @@ def test_the_tiny_base_is_added_under_any_name_and_listed(tmp_path: Path) -> Non
 
 def test_a_folder_with_a_version_in_its_name_becomes_a_base_that_the_registry_takes(tmp_path: Path) -> None:
     shutil.copytree(tiny_folder(), tmp_path / "Tiny-2.5")
-    run("base", "add", str(tmp_path / "Tiny-2.5"), "--dir", str(tmp_path / "state"))
+    run("base", "add", str(tmp_path / "Tiny-2.5"), "--no-probe", "--dir", str(tmp_path / "state"))
     listed = run("base", "list", "--dir", str(tmp_path / "state"))
     assert "tiny-2-5\t" in listed
 

@@ -1,0 +1,142 @@
+"""Runs a probe: a small base, the trainer's and the engine's side as processes, and the verdict."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+import msgspec
+
+from mint_common.adapters_format import BASE_FILE, BaseFacts
+from mint_common.probing import (
+    BASE,
+    COMPARED,
+    ENGINE,
+    REQUEST,
+    TRAINER,
+    Comparison,
+    EngineFindings,
+    ProbeRequest,
+    TrainerFindings,
+    read_probe,
+    write_probe,
+)
+from services.standalone.adapters.base_description import describe_base
+from services.standalone.adapters.base_import import restricted
+from services.standalone.adapters.probing.small_base import make_small_base
+from services.standalone.core.probe_lines import ProbeResult, probe_lines
+from services.standalone.core.small_config import CHUNK, WINDOW
+
+Report = Callable[[str], None]
+_SECONDS = 300.0
+_RANK = 4
+_CHATS = (
+    ({"role": "user", "content": "What is 2 + 2?"},),
+    (
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "And 3 + 3?"},
+    ),
+)
+_ERROR = re.compile(r"(?:\S+\s+)*?(\w*(?:Error|Exception|NotImplemented\w*): .+)")
+
+
+def run_probe(source: Path, *, targets: Sequence[str] = (), report: Report) -> ProbeResult:
+    """Probe what a folder's config and tokenizer describe; its weights are not read."""
+    began = time.monotonic()
+    with TemporaryDirectory(prefix="mint-probe-") as scratch:
+        folder = Path(scratch)
+        small = make_small_base(source, folder / BASE)
+        facts = describe_base(folder / BASE, name="probe", max_rank=_RANK)
+        if targets:
+            facts = restricted(facts, targets)
+        (folder / BASE / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+        write_probe(folder, REQUEST, _request(facts))
+        report(f"probing {small}, through a trainer and an engine")
+        trainer, engine, compared = _both_sides(folder)
+        lines = probe_lines(trainer, engine, compared, kinds=facts.layer_kinds)
+    for line in lines:
+        report(f"probe, {line.part}: {line.told()}")
+    seconds = round(time.monotonic() - began, 1)
+    return ProbeResult(lines=lines, dtype=engine.dtype, small=small, seconds=seconds)
+
+
+def _request(facts: BaseFacts) -> ProbeRequest:
+    rng = random.Random(0)  # any tokens
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, min(256, facts.vocab_size)) for _ in range(count))
+
+    is_chunked = "chunked_attention" in facts.layer_kinds
+    prompt = (CHUNK if is_chunked else WINDOW) + WINDOW
+    return ProbeRequest(
+        prompt=drawn(prompt), rows=(drawn(WINDOW), drawn(WINDOW - 3)), chats=_CHATS, rank=_RANK
+    )
+
+
+def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, Comparison | None]:
+    with _side("trainer", folder) as trainer:
+        with _side("loader", folder) as loader:
+            _await_line(trainer)  # the adapters are there
+            _go_on(loader)
+            _await_line(trainer)  # it has checked itself
+            loader.wait(_SECONDS)
+        _go_on(trainer)
+        trainer.wait(_SECONDS)
+    found = read_probe(folder, TRAINER, TrainerFindings)
+    answered = read_probe(folder, ENGINE, EngineFindings)
+    if answered is None or answered.problem:
+        told = _cause(folder / "loader.log") or (answered.problem if answered else "it ended")
+        answered = EngineFindings(problem=told)
+    trained = found or TrainerFindings(problem=_cause(folder / "trainer.log") or "it ended")
+    return trained, answered, read_probe(folder, COMPARED, Comparison)
+
+
+@contextmanager
+def _side(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    # -P: nothing in the folder of whoever called may shadow a module.
+    module = [sys.executable, "-P", "-m", f"services.{service}.adapters.probing", str(folder)]
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    with (folder / f"{service}.log").open("w") as log:
+        process = subprocess.Popen(
+            module,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if service == "trainer" else log,
+            stderr=log,
+            text=True,
+            env={**os.environ, **quiet},
+        )
+        try:
+            yield process
+        except subprocess.TimeoutExpired:
+            process.kill()
+        finally:
+            process.communicate()
+
+
+def _await_line(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def _go_on(process: subprocess.Popen[str]) -> None:
+    stdin: IO[str] | None = process.stdin
+    assert stdin is not None
+    if process.poll() is None:
+        stdin.write("\n")
+        stdin.flush()
+
+
+def _cause(log: Path) -> str:
+    """Return the first error that a process or its children wrote: later ones follow from it."""
+    found = [
+        match[1] for line in log.read_text(errors="replace").splitlines() if (match := _ERROR.match(line))
+    ]
+    return found[0] if found else ""

@@ -1,0 +1,178 @@
+"""The lines of a probe: what each part of it found, whether that is right, and what may be done otherwise.
+
+Limits are in nats. float32 rounds log-probabilities of these sizes by less than 1e-5 over attention, and by
+more than 1e-4 in vLLM's scans of states. In 16 bits transformers itself is some way from float32, and a limit
+is twice that.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from mint_common.probing import BARE, BOTH, Comparison, Difference, EngineFindings, TrainerFindings
+
+ATTENTION_LIMIT, SCAN_LIMIT, GRADIENT_LIMIT = 1e-4, 5e-4, 1e-3
+_OWN_SHARE, _NARROW_FLOOR = 2.0, 0.02
+_ATTENTION = frozenset(
+    {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "moe", "mlp"}
+)
+EACH = "each target"
+Status = Literal["ok", "failed", "left out"]
+
+
+class ProbeLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a probe. ``nats`` is the largest difference, ``note`` what there is to say,
+    and ``right`` the targets that are right alone."""
+
+    part: str
+    status: Status
+    nats: float | None = None
+    note: str = ""
+    right: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """Return the line as a user reads it."""
+        size = "" if self.nats is None else f", {self.nats:.1e} nats"
+        return f"{self.status}{size}{f': {self.note}' if self.note else ''}"
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The lines of a base's probe, the dtype of its engine, what of it was small, and how long it took."""
+
+    lines: tuple[ProbeLine, ...]
+    dtype: str
+    small: str
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[ProbeLine, ...]:
+        """Return the lines that failed."""
+        return tuple(line for line in self.lines if line.status == "failed")
+
+
+def probe_lines(
+    trainer: TrainerFindings, engine: EngineFindings, compared: Comparison | None, *, kinds: Collection[str]
+) -> tuple[ProbeLine, ...]:
+    """Return the lines of a probe of layers of some kinds."""
+    limit = ATTENTION_LIMIT if set(kinds) <= _ATTENTION else SCAN_LIMIT
+    found = compared.differences if compared else {}
+    problem = engine.problem or (
+        compared.problem if compared else trainer.problem or "the trainer has not run"
+    )
+    return (
+        *_trainer_lines(trainer, limit),
+        *_engine_lines(engine, found, trainer.targets, limit=limit, problem=problem),
+        _chat_line(trainer, engine),
+    )
+
+
+def _trainer_lines(trainer: TrainerFindings, limit: float) -> Sequence[ProbeLine]:
+    if trainer.problem or trainer.outputs is None:
+        return [ProbeLine(part="trainer", status="failed", note=trainer.problem or "it ended")]
+    alone = _trained("trainer", trainer.outputs, trainer.gradients, limit)
+    if trainer.shared is None:
+        note = "each row is a line of its own: its layers read a line as a whole"
+        return [alone, ProbeLine(part="shared prompts", status="left out", note=note)]
+    return [alone, _trained("shared prompts", trainer.shared, trainer.shared_gradients, limit)]
+
+
+def _trained(part: str, nats: float, gradients: float | None, limit: float) -> ProbeLine:
+    if gradients is None or gradients <= GRADIENT_LIMIT:
+        return _judged(part, nats, limit)
+    note = f"gradients are {gradients:.0e} of the largest off"
+    return ProbeLine(part=part, status="failed", nats=nats, note=note)
+
+
+def _engine_lines(
+    engine: EngineFindings,
+    found: Mapping[str, Difference],
+    targets: Sequence[str],
+    *,
+    limit: float,
+    problem: str,
+) -> Sequence[ProbeLine]:
+    if problem:
+        return [ProbeLine(part="engine", status="failed", note=problem)]
+    limits = {name: _limit(each, engine.dtype, limit) for name, each in found.items()}
+    wrong = [name for name in targets if name in engine.refused or not _is_right(found, name, limits)]
+    batch = [BARE, *BOTH]
+    refused = next((engine.refused[name] for name in batch if name in engine.refused), "")
+    worst = max((found[name].reference for name in batch if name in found), default=0.0)
+    apart = max((found[name].trainer or 0.0 for name in batch if name in found), default=0.0)
+    is_right = not refused and all(_is_right(found, name, limits) for name in batch)
+    is_same = not refused and all((found[name].trainer or 0.0) <= limits[name] for name in batch)
+    lines = [
+        ProbeLine(
+            part="engine",
+            status="ok" if is_right and not engine.one_token else "failed",
+            nats=worst,
+            note=refused or (f"a prompt of one token: {engine.one_token}" if engine.one_token else ""),
+        ),
+        _targets_line(engine, found, targets, wrong),
+        ProbeLine(part="hand-over", status="ok" if is_same else "failed", nats=apart, note=refused),
+    ]
+    routed = [each.routed for each in found.values() if each.routed is not None]
+    if routed:
+        # A router picks otherwise where two experts are as good: replaying it moves what rounding does.
+        lines.append(_judged("routes", max(routed), max(limits[name] for name in batch)))
+    return lines
+
+
+def _targets_line(
+    engine: EngineFindings, found: Mapping[str, Difference], targets: Sequence[str], wrong: Sequence[str]
+) -> ProbeLine:
+    alone = [found[name].reference for name in targets if name in found]
+    worst = max(alone, default=None)
+    right = tuple(name for name in targets if name not in wrong)
+    if not wrong:
+        return ProbeLine(part=EACH, status="ok", nats=worst, note=", ".join(right), right=right)
+    told = [
+        engine.refused.get(name)
+        or f"{name} is {found[name].reference:.1e} off, where it moves {found[name].effect:.1e}"
+        if name in found or name in engine.refused
+        else f"{name}: no answer"
+        for name in wrong
+    ]
+    return ProbeLine(part=EACH, status="failed", nats=worst, note="; ".join(told), right=right)
+
+
+def _limit(difference: Difference, dtype: str, limit: float) -> float:
+    if dtype == "float32":
+        return limit
+    return max(_NARROW_FLOOR, _OWN_SHARE * difference.own)
+
+
+def _is_right(found: Mapping[str, Difference], name: str, limits: Mapping[str, float]) -> bool:
+    return name in found and found[name].reference <= limits[name]
+
+
+def _judged(part: str, nats: float, limit: float) -> ProbeLine:
+    return ProbeLine(part=part, status="ok" if nats <= limit else "failed", nats=nats)
+
+
+def _chat_line(trainer: TrainerFindings, engine: EngineFindings) -> ProbeLine:
+    part = "chat template"
+    if not engine.chats or not trainer.chats:
+        return ProbeLine(part=part, status="left out", note="one of the two has not run")
+    pairs = list(zip(trainer.chats, engine.chats, strict=True))
+    if all(one is None for one, _ in pairs):
+        return ProbeLine(
+            part=part, status="left out", note="the base has none: train on prompt and completion"
+        )
+    different = [number for number, (one, other) in enumerate(pairs) if one is not None and one != other]
+    if different:
+        note = f"conversation {different[0] + 1} is trained as other tokens than the engine is given"
+        return ProbeLine(part=part, status="failed", note=note)
+    return ProbeLine(part=part, status="ok", note=f"{len(pairs)} conversations, token by token")
+
+
+def advice(result: ProbeResult) -> str:
+    """Return what a user may do about a base that failed."""
+    failed = {line.part for line in result.failed}
+    (alone,) = [line for line in result.lines if line.part == EACH] or [ProbeLine(part=EACH, status="ok")]
+    if alone.status == "failed" and alone.right:
+        return f"`--targets {','.join(alone.right)}` leaves out what is wrong"
+    if failed & {"engine", EACH}:
+        return "another version of vLLM may serve it; `--no-probe` adds it as it is, at your own risk"
+    return "`--no-probe` adds it as it is, at your own risk: do not train it"

@@ -1,0 +1,71 @@
+"""`python -m services.trainer.adapters.probing FOLDER`: the trainer's side of a probe.
+
+It writes adapters, says so in a line, writes its findings, waits for a line, and compares the engine's
+answers if there are any.
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import torch
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from mint_common.adapters_format import read_base_facts, served_targets
+from mint_common.probing import (
+    BASE,
+    COMPARED,
+    ENGINE,
+    REQUEST,
+    TRAINER,
+    Comparison,
+    EngineFindings,
+    ProbeRequest,
+    TrainerFindings,
+    read_probe,
+    write_probe,
+)
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.probing.checks import check_trainer, compare, make_adapters, rendered
+from services.trainer.adapters.probing.reference import Reference
+
+
+def main() -> int:
+    """Do so; a failure is written where its findings would be."""
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    set_verbosity_error()
+    request = read_probe(folder, REQUEST, ProbeRequest)
+    assert request is not None
+    facts = read_base_facts(folder / BASE)
+    adapters = make_adapters(facts, folder, rank=request.rank)
+    print("adapters", flush=True)  # noqa: T201  # the protocol
+    reference = Reference(folder / BASE, facts)
+    base: ResidentBase | None = None
+    try:
+        base = load_base(folder / BASE)
+        findings = check_trainer(base, reference, adapters, request)
+    except Exception as error:  # noqa: BLE001  # a family may break in any way, which is what is asked
+        base, findings = None, TrainerFindings(problem=_told(error), targets=served_targets(facts))
+    chats = rendered(folder / BASE, request.chats)
+    write_probe(folder, TRAINER, msgspec.structs.replace(findings, chats=chats))
+    print("checked", flush=True)  # noqa: T201  # the protocol
+    sys.stdin.readline()
+    engine = read_probe(folder, ENGINE, EngineFindings)
+    if engine is None or not engine.answers:
+        return 0
+    try:
+        compared = compare(base, folder / BASE, reference, adapters, engine)
+    except Exception as error:  # noqa: BLE001  # as above
+        compared = Comparison(problem=_told(error))
+    write_probe(folder, COMPARED, compared)
+    return 0
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
