@@ -57,6 +57,7 @@ class BaseBody(Body):
     window: Annotated[int | None, Field(ge=1)] = None
     checkpoint_names: Annotated[dict[ModuleName, TensorName], Field(default_factory=dict)]
     refused: Annotated[dict[ModuleName, Sentence], Field(default_factory=dict)]
+    served_only: bool = False
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
