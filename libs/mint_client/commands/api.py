@@ -1,4 +1,6 @@
-"""Shared parts of commands over the public API: choice of gateway, and output as tables or JSON."""
+"""Shared parts of commands over the public API: choice of gateway, and tables for people or JSON for
+programs.
+"""
 
 import inspect
 import os

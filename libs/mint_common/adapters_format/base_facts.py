@@ -35,7 +35,7 @@ class BaseFacts:
     together), to the Frobenius norm of the base's weight; missing norms are unknown.
 
     ``quantization`` names the weights' storage (``fp8``, ``awq``), "" for floats. A quantized base is served,
-    not trained, and so is one that was added as ``served_only``.
+    not trained.
 
     Names of modules are those of transformers' causal LM, which PEFT uses too. ``checkpoint_names`` maps a
     module, or a projection of experts, to its name in the base's files where that is another; ``*`` in it
@@ -43,7 +43,9 @@ class BaseFacts:
     names that take no LoRA to the reason, a sentence.
 
     ``layer_kinds`` has transformers' word for each layer (``sliding_attention``), () where all have full
-    attention. ``window`` is how many tokens those see that slide or attend to a chunk.
+    attention. ``window`` is how many tokens those see that slide or attend to a chunk. ``shares_prompts``:
+    completions of one prompt are trained behind one copy of it; false where layers read a row as a whole, so
+    that each completion has its prompt before it; None is not known.
     """
 
     name: BaseName
@@ -59,9 +61,9 @@ class BaseFacts:
     quantization: str = ""
     layer_kinds: tuple[str, ...] = ()
     window: int | None = None
+    shares_prompts: bool | None = None
     checkpoint_names: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    served_only: bool = False
 
     def __hash__(self) -> int:
         """Return a hash of what names the base."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.sites import refused_targets
 from mint_common.catalog import CollectionReport
 from mint_common.catalog_requests import Body, Label
 from mint_common.errors import BodyTooLarge, InvalidField
@@ -55,9 +57,9 @@ class BaseBody(Body):
     quantization: Annotated[str, StringConstraints(max_length=40)] = ""
     layer_kinds: tuple[ModuleName, ...] = ()
     window: Annotated[int | None, Field(ge=1)] = None
+    shares_prompts: bool | None = None
     checkpoint_names: Annotated[dict[ModuleName, TensorName], Field(default_factory=dict)]
     refused: Annotated[dict[ModuleName, Sentence], Field(default_factory=dict)]
-    served_only: bool = False
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
@@ -75,13 +77,18 @@ async def put_base(name: str, body: BaseBody, registry: RegistryDep) -> BaseFact
 @router.get("/bases")
 async def list_bases(registry: RegistryDep) -> Sequence[BaseFacts]:
     """Return all bases by name."""
-    return await registry.catalog.bases()
+    return [_explained(base) for base in await registry.catalog.bases()]
 
 
 @router.get("/bases/{name}")
 async def get_base(name: str, registry: RegistryDep) -> BaseFacts:
     """Return a base."""
-    return await registry.catalog.base(base_key(name))
+    return _explained(await registry.catalog.base(base_key(name)))
+
+
+def _explained(base: BaseFacts) -> BaseFacts:
+    """Return a base with the reason of every target that policies may not have."""
+    return replace(base, refused=dict(refused_targets(base)))
 
 
 @router.post("/collection")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from mint_client.core.tables import shown_bytes
@@ -22,7 +23,7 @@ from mint_common.adapters_format.base_files import (
 )
 from mint_common.errors import AlreadyExists, InvalidField
 from mint_common.model_files import CONFIG, INDEX_FILE, SINGLE_FILE, weight_files
-from services.standalone.adapters.base_description import read_quantization
+from services.standalone.adapters.base_description import nothing_to_adapt, read_quantization
 from services.standalone.adapters.base_import import (
     DEQUANTIZED,
     Report,
@@ -83,9 +84,8 @@ def _probed(source: Path, wish: Wish) -> Wish:
         wish.report("not probed: vLLM is not installed here")
         return wish
     result = run_probe(source, targets=wish.targets, report=wish.report)
-    failed = result.failed(serve_only=wish.serve_only)
-    if failed:
-        lines = "; ".join(f"{line.part}: {line.told()}" for line in failed)
+    if result.failed:
+        lines = "; ".join(f"{line.part}: {line.told()}" for line in result.failed)
         raise ProbeFailedError(source=wish.origin, lines=lines, advice=advice(result))
     return replace(wish, probed=result)
 
@@ -114,6 +114,9 @@ def _tell(source: Path, wish: Wish) -> None:
     """Report what a model is and needs. Raises what is wrong with its config, or with the wish for it."""
     method = read_quantization(read_config(source), place=str(source))
     shape = shape_of_folder(source)
+    if not shape.linears:
+        raise nothing_to_adapt(shape.architecture, place=str(source))
+    _check_tokenizer(source / "tokenizer.json", shape)
     for about, told in told_facts(shape, quantization=method, max_rank=wish.max_rank).items():
         wish.report(f"{about}: {told}")
     if wish.dequantize:
@@ -122,12 +125,34 @@ def _tell(source: Path, wish: Wish) -> None:
         wish.report(f"quantized ({method}): served where vLLM serves it, and not trained; see --dequantize")
 
 
+class _Vocabulary(msgspec.Struct):
+    vocab: dict[str, int] | list[object]
+
+
+class _Tokenizer(msgspec.Struct):
+    model: _Vocabulary
+
+
+def _check_tokenizer(path: Path, shape: ModelShape) -> None:
+    """Check that a model has a row for each token. Some further special tokens are usual."""
+    try:
+        tokens = len(msgspec.json.decode(path.read_bytes(), type=_Tokenizer).model.vocab)
+    except msgspec.DecodeError as error:
+        raise InvalidField(field=str(path), problem=f"is no tokenizer of a base: {error}") from error
+    if tokens > shape.vocab_size:
+        problem = (
+            f"has {tokens} tokens, and vocab_size of {CONFIG} is {shape.vocab_size}: take the tokenizer and"
+            " the config of one model"
+        )
+        raise InvalidField(field=str(path), problem=problem)
+
+
 def _check_dequantizing(shape: ModelShape, method: str, wish: Wish) -> None:
     if not method:
         raise InvalidField(field="--dequantize", problem="the base is not quantized")
     if method not in DEQUANTIZED:
         problem = (
-            f"{method} cannot be expanded on a CPU, only {' and '.join(DEQUANTIZED)} can: add the model that"
+            f"{method} cannot be expanded on a CPU, only {', '.join(DEQUANTIZED)} can: add the model that"
             " it was made from instead"
         )
         raise InvalidField(field="--dequantize", problem=problem)

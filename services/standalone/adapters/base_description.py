@@ -30,8 +30,7 @@ def describe_base(
     quantization = read_quantization(config, place=str(folder))
     modules, experts = meta.linears(), meta.experts()
     if not modules:
-        problem = f"the layers of {meta.architecture} have no linears, so that LoRA has nothing to act on"
-        raise InvalidField(field=str(folder), problem=problem)
+        raise nothing_to_adapt(meta.architecture, place=str(folder))
     weights = read_weights(folder, meta, is_quantized=bool(quantization))
     facts = BaseFacts(
         name=BaseName(name),
@@ -50,6 +49,7 @@ def describe_base(
         quantization=quantization,
         layer_kinds=meta.layer_kinds,
         window=meta.window,
+        shares_prompts=meta.shares_prompts,
     )
     sites = all_sites(facts)
     tensors = {
@@ -65,6 +65,14 @@ def describe_base(
         },
         norms=weight_norms(folder, tensors),
     )
+
+
+def nothing_to_adapt(architecture: str, *, place: str) -> InvalidField:
+    """Return the refusal of a model whose layers have no linears."""
+    problem = (
+        f"the layers of {architecture} have no linears, so that LoRA has nothing to act on: take another"
+    )
+    return InvalidField(field=place, problem=problem)
 
 
 def read_quantization(config: Mapping[str, Any], *, place: str) -> str:  # Any: JSON that nobody has checked

@@ -5,6 +5,7 @@ Importing torch and transformers takes seconds, building takes a tenth of one, o
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.model_files import CONFIG
 
 SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
+_MASKED = frozenset({FULL, SLIDING, CHUNKED, "moe", "mlp"})
+"""Kinds of layers that see what a mask shows them, or one token each."""
 _NOT_ADAPTED = ("Router", "Indexer")
 """Parts of classes' names: routers choose experts, and indexers, which have no gradient, choose keys."""
 _GATES = ("gate", "router")
 """Names of routers that are linears of no class of their own."""
 
 _EXPERTS_DIMENSIONS = 3
+_WRONG = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError),
+    *(LookupError, RuntimeError, TypeError, ValueError),
+)
+"""Errors of transformers' classes where a config's values fit none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +57,16 @@ class MetaModel:
         if SLIDING in self.layer_kinds:
             return int(self.text.sliding_window)
         return int(self.text.attention_chunk_size) if CHUNKED in self.layer_kinds else None
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Return whether a mask can keep apart rows that follow one copy of a prompt: no state runs along."""
+        from torch import nn
+
+        runs_along = any(
+            isinstance(part, nn.Conv1d) for layer in self.layers.values() for part in layer.modules()
+        )
+        return not runs_along and _MASKED.issuperset(self.layer_kinds)
 
     @property
     def max_context(self) -> int:
@@ -109,14 +127,13 @@ def read_model(config: Mapping[str, object], *, place: str) -> MetaModel:
         from huggingface_hub.errors import StrictDataclassError
     except ImportError as error:
         raise ExtraMissingError(option="the size of a model", package="mint-stack[cpu]") from error
-    wrong = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
     config_class, auto = _classes(config, named[0], place)
     try:
         with torch.device("meta"):
-            model = auto.from_config(config_class.from_dict(dict(config)), trust_remote_code=False)
+            model = auto.from_config(config_class.from_dict(deepcopy(dict(config))), trust_remote_code=False)
         text = model.config.get_text_config()
         layers = _layers(model, text.num_hidden_layers)
-    except (*wrong, StrictDataclassError) as error:
+    except (*_WRONG, StrictDataclassError) as error:
         raise InvalidField(field=place, problem=f"is no config of {named[0]}: {error}") from error
     return MetaModel(architecture=named[0], model=model, text=text, layers=layers)
 

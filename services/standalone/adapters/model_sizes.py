@@ -91,18 +91,14 @@ class _Cache:
 
 
 def _cache(meta: MetaModel) -> _Cache:
-    """Return what the decoder caches of one token, which it reads without values; experts are left out."""
-    import torch
-
-    decoder = meta.model.get_decoder()
-    for part in decoder.modules():
-        if str(getattr(part, "rope_type", "")) in {"dynamic", "longrope"}:
-            part.rope_type = "default"  # the others look at the positions' values
-    for name in meta.experts():
-        meta.model.get_submodule(name).forward = lambda hidden, *_, **__: hidden
-    with torch.no_grad(), torch.device("meta"):
-        token = torch.zeros((1, 1), dtype=torch.long)
-        layers = decoder(input_ids=token, use_cache=True).past_key_values.layers
+    """Return what the decoder caches of one token; keys and values of every layer where it cannot be told."""
+    try:
+        layers = _cached_layers(meta)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        heads = getattr(meta.text, "num_key_value_heads", None) or meta.text.num_attention_heads
+        width = getattr(meta.text, "head_dim", None) or meta.text.hidden_size // meta.text.num_attention_heads
+        values = 2 * heads * width * len(meta.layers)
+        return _Cache(values=values, heads=heads, window_values=0, state_values=0)
     attention = [layer for layer in layers if getattr(layer, "keys", None) is not None]
     states = [layer for layer in layers if hasattr(layer, "recurrent_states")]
     sizes = [layer.keys.numel() + layer.values.numel() for layer in attention]
@@ -119,6 +115,21 @@ def _cache(meta: MetaModel) -> _Cache:
             if state is not None
         ),
     )
+
+
+def _cached_layers(meta: MetaModel) -> list[Any]:
+    """Return the cache of the decoder, which reads one token without values; experts are left out."""
+    import torch
+
+    decoder = meta.model.get_decoder()
+    for part in decoder.modules():
+        if str(getattr(part, "rope_type", "")) in {"dynamic", "longrope"}:
+            part.rope_type = "default"  # the others look at the positions' values
+    for name in meta.experts():
+        meta.model.get_submodule(name).forward = lambda hidden, *_, **__: hidden
+    with torch.no_grad(), torch.device("meta"):
+        token = torch.zeros((1, 1), dtype=torch.long)
+        return list(decoder(input_ids=token, use_cache=True).past_key_values.layers)
 
 
 def _indexed(layer: Any) -> int:  # transformers' own

@@ -12,7 +12,7 @@ from mint_client.commands.options import FolderOption
 from mint_client.core.columns import BASE, FIELD
 from mint_client.core.tables import field_rows
 from mint_client.views.terminal import print_rows
-from mint_common.adapters_format import BaseFacts, read_base_facts
+from mint_common.adapters_format import BaseFacts, read_base_facts, served_targets
 from services.standalone.adapters.bases import (
     DEFAULT_MAX_RANK,
     KNOWN_BASES,
@@ -24,6 +24,7 @@ from services.standalone.adapters.bases import (
 )
 from services.standalone.commands.options import state_folder
 from services.standalone.core.base_sources import usual_name
+from services.standalone.core.base_view import told_layers
 from services.standalone.core.refusals import BaseInUseError
 
 base_app = typer.Typer(
@@ -62,8 +63,8 @@ def add(
         bool,
         typer.Option(
             "--dequantize",
-            help="Write the weights of a quantized base (fp8, compressed-tensors) in bfloat16: that copy can "
-            "be trained.",
+            help="Write the weights of a quantized base (fp8, compressed-tensors, mxfp4) in bfloat16: that "
+            "copy can be trained.",
         ),
     ] = False,
     targets: Annotated[
@@ -74,9 +75,6 @@ def add(
             "engines serve.",
         ),
     ] = "",
-    serve_only: Annotated[
-        bool, typer.Option("--serve-only", help="Serve the base and adapters of it, and train none over it.")
-    ] = False,
     probe: Annotated[
         bool,
         typer.Option(
@@ -112,7 +110,6 @@ def add(
         max_rank=max_rank,
         dequantize=dequantize,
         targets=[each.strip() for each in targets.split(",") if each.strip()],
-        serve_only=serve_only,
         probes=probe,
         report=report,
     )
@@ -162,5 +159,6 @@ def _measured(place: Path) -> dict[str, int]:
 
 
 def _shown(facts: BaseFacts) -> dict[str, object]:
-    kept = ("name", "digest", "architecture", "quantization", "served_only", "max_context", "max_rank")
-    return {name: getattr(facts, name) for name in kept} | {"targets": ", ".join(facts.targets)}
+    kept = ("name", "digest", "architecture", "quantization", "max_context", "max_rank")
+    shown = {name: getattr(facts, name) for name in kept} | {"targets": ", ".join(served_targets(facts))}
+    return {**shown, **told_layers(facts)}

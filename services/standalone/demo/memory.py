@@ -13,14 +13,14 @@ MEGABYTE = 2**20
 
 
 class PeakMemory:
-    """Peak of the resident memory."""
+    """The most resident memory that was seen."""
 
     mb = 0.0
 
 
 @contextlib.asynccontextmanager
 async def watched_memory() -> AsyncIterator[PeakMemory]:
-    """Sample this process and its descendants inside the block; shared pages count in each."""
+    """Sample this process and all that it started inside the block; shared pages count in each."""
     peak = PeakMemory()
 
     async def sample() -> None:

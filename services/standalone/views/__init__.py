@@ -1,1 +1,1 @@
-"""Terminal output: tables, and live views of a stack and of a job."""
+"""What people see on a terminal: tables, and live views of a stack and of a job."""

@@ -31,6 +31,11 @@ REPO = "Org/Tiny-0.5B"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
+def changed(**fields: object) -> bytes:
+    """Return the tiny base's config with other fields."""
+    return json.dumps({**json.loads((tiny_folder() / "config.json").read_text()), **fields}).encode()
+
+
 def make_model(folder: Path, dtype: torch.dtype = torch.bfloat16, *, scale: float = 1.0) -> Path:
     """Make the tiny base's model of another dtype, in two files."""
     folder.mkdir()
@@ -217,6 +222,18 @@ def test_a_hub_that_is_not_there_is_told(
         ({SECOND: None}, f"{SECOND} missing, which model.safetensors.index.json names"),
         ({"config.json": b'{"architectures": ["GPT2LMHeadModel"]}'}, "GPT2LMHeadModel"),
         ({"config.json": b"{"}, "config.json"),
+        (
+            {"config.json": changed(architectures=["NewForCausalLM"], model_type="new")},
+            "transformers .* does not",
+        ),
+        (
+            {"config.json": changed(architectures=["New"], model_type="new", auto_map={"AutoConfig": "a.B"})},
+            "MinT runs no code that comes with a model",
+        ),
+        ({"config.json": changed(architectures=["Qwen3ForSequenceClassification"])}, "writes no text"),
+        ({"config.json": changed(hidden_size="wide")}, "hidden_size"),
+        ({"config.json": changed(vocab_size=200)}, "has 259 tokens, and vocab_size of config.json is 200"),
+        ({"tokenizer.json": b"{}"}, "is no tokenizer of a base"),
         (
             {FIRST: None, SECOND: None, "model.safetensors.index.json": None, "pytorch_model.bin": b"x"},
             r"pickles \(pytorch_model.bin\)",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import save_tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -121,7 +122,7 @@ def test_a_copy_in_bfloat16_has_the_values_that_the_quantized_weights_stand_for(
         (None, "the base is not quantized"),
         (
             {"quant_method": "awq", "bits": 4},
-            "awq cannot be expanded on a CPU, only compressed-tensors and fp8",
+            "awq cannot be expanded on a CPU, only compressed-tensors, fp8, mxfp4",
         ),
         ({"quant_method": "bitsandbytes"}, "quantized by bitsandbytes"),
     ],
@@ -145,3 +146,32 @@ def test_memory_too_small_for_the_copy_is_told_with_numbers(
     monkeypatch.setattr(base_adding.psutil, "virtual_memory", lambda: seen)
     with pytest.raises(NoRoomError, match="needs 954 kB of memory, and this machine has 100 kB available"):
         add(tmp_path, tmp_path / "model", dequantize=True)
+
+
+FOUR_BITS = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def test_the_four_bit_experts_of_gpt_oss_are_expanded_exactly(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model", "gpt_oss")
+    tensors = load_file(source / "model.safetensors")
+    meant: dict[str, torch.Tensor] = {}
+    random = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        count, inputs, outputs = tensors.pop(name).shape
+        numbers = torch.randint(0, 16, (count, outputs, inputs // 32, 32), generator=random)
+        scales = torch.randint(118, 126, (count, outputs, inputs // 32), generator=random)
+        tensors[f"{name}_blocks"] = (numbers[..., 0::2] | numbers[..., 1::2] << 4).to(torch.uint8)
+        tensors[f"{name}_scales"] = scales.to(torch.uint8)
+        rows = FOUR_BITS[numbers] * torch.exp2(scales.float() - 127)[..., None]
+        meant[name] = rows.reshape(count, outputs, inputs).transpose(1, 2)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps({**config, "dtype": "bfloat16", "quantization_config": {"quant_method": "mxfp4"}})
+    )
+    kept = add_base(tmp_path / "kept", str(source), name="small", max_rank=8, report=str)
+    assert kept.quantization == "mxfp4"
+    facts = add(tmp_path, source, dequantize=True)
+    written = load_file(tmp_path / "bases/small/model.safetensors")
+    assert all(torch.equal(written[name].float(), weight) for name, weight in meant.items())
+    assert (facts.quantization, facts.experts) == ("", kept.experts)

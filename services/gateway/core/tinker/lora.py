@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import leaf_of
 from mint_common.adapters_format.sites import served_targets
 from mint_common.errors import InvalidField
 from mint_common.events import LoraSpec
@@ -18,6 +19,7 @@ from mint_common.lora import plan_lora
 ALPHA = 32.0
 ORG = "mint/"
 """Clients know bases as ``org/name``; a base answers to its bare name, too."""
+_MIXERS = ("attn", "attention", "mamba", "conv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,11 @@ class LoraConfig:
 
 def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     """Return the LoRA shape; without a seed, the run gets one of its own. Raises InvalidField."""
+    wanted = {True: wish.train_attn, False: wish.train_mlp}
     targets = {
         target
         for target in served_targets(base)
-        if (wish.train_attn and _is_attention(target, base)) or (wish.train_mlp and _is_mlp(target, base))
+        if any(wanted[_is_attention(module, base)] for module in _modules(target, base))
     }
     if not targets:
         problem = "train_attn or train_mlp must be true: the unembedding alone cannot be trained here"
@@ -47,29 +50,24 @@ def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     )
 
 
-def _is_attention(target: str, base: BaseFacts) -> bool:
-    """Return whether attention has a module of that name (``q_proj``)."""
-    return any("attn" in parent or "attention" in parent for parent in _parents(target, base))
+def _modules(target: str, base: BaseFacts) -> Iterable[str]:
+    """Yield the modules of a leaf name (``q_proj``)."""
+    yield from (module for module in base.modules if leaf_of(module) == target)
+    yield from (module for module, experts in base.experts.items() if target in experts.projections)
 
 
-def _is_mlp(target: str, base: BaseFacts) -> bool:
-    """Return whether an MLP or its experts have a module of that name: any outside attention."""
-    return any("attn" not in parent and "attention" not in parent for parent in _parents(target, base))
+def _is_attention(module: str, base: BaseFacts) -> bool:
+    """Return whether a module mixes tokens: of attention, a delta net, Mamba or a convolution."""
+    parts = module.split(".")
+    if "mixer" in parts:  # a layer is one block, of one kind
+        layer = next(int(part) for part in parts if part.isdecimal())
+        return base.layer_kinds[layer] not in {"mlp", "moe"}
+    return any(word in part for part in parts for word in _MIXERS)
 
 
 def base_name(text: str) -> str:
     """Return the name of a base in either spelling."""
     return text.removeprefix(ORG)
-
-
-def _parents(target: str, base: BaseFacts) -> Iterable[str]:
-    for module in base.modules:
-        parent, _, leaf = module.rpartition(".")
-        if leaf == target:
-            yield parent
-    for module, experts in base.experts.items():
-        if target in experts.projections:
-            yield module
 
 
 def _seed_of(model_id: str) -> int:

@@ -15,7 +15,9 @@ Metadata = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSession:
-    """One client process's session. Times are seconds since the epoch; ``finish`` None: not finished."""
+    """The session of one client process. Times are seconds since the epoch; ``finish`` None: not finished
+    by its client.
+    """
 
     session_id: str
     tenant_id: TenantId

@@ -1,4 +1,6 @@
-"""Dependencies of routes: parts of the gateway, the verified caller, a stack for the answer's lifetime."""
+"""The dependencies of routes: parts of the gateway, the verified caller, a stack for the answer's
+lifetime.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -37,7 +39,9 @@ class StatePart(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeParts:
-    """Parts that each request passes before its route: keys, turns, memory for bodies, recorded requests."""
+    """The parts that every request passes before its route: keys, turns, memory for bodies, recorded
+    requests.
+    """
 
     clock: Clock
     keys: KeyChecks
@@ -63,7 +67,9 @@ async def authenticate(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     _api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Return the caller. Routes depend on it with a scope; `GatewayRoute` checks it, the schema shows it."""
+    """Return the caller. Routes depend on it with a scope that `GatewayRoute` checks; the schema shows
+    both.
+    """
     return caller
 
 

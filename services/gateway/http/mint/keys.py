@@ -1,4 +1,6 @@
-"""``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown only once."""
+"""``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown once, when it is
+created.
+"""
 
 from typing import Annotated
 

@@ -135,7 +135,9 @@ async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineE
 
 
 async def _of_each(engines: EngineDirectory, ask: Callable[[EngineClient], Awaitable[T]]) -> list[T]:
-    """Return each engine's answer; engines without one are omitted, and described again before their use."""
+    """Return each engine's answer; an engine without one is omitted, and described again before its next
+    use.
+    """
 
     async def answer(client: EngineClient) -> T | None:
         try:

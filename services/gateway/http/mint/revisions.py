@@ -253,7 +253,9 @@ async def get_diff(
     "", status_code=201, response_model=EvaluationRecord, dependencies=[creates("evaluation_id")]
 )
 async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog: TrainCatalog) -> Response:
-    """Record a score. A key's repeat of its last score of a revision, suite and metric adds nothing."""
+    """Record a score. A repeat of the same key's last score of a revision, suite and metric is the same
+    evaluation.
+    """
     return await catalog.forward()
 
 
@@ -261,7 +263,9 @@ async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog:
 async def list_evaluations(
     _policy: PolicyPath, _page: Annotated[PageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List the scores of a policy's revisions, oldest first; ``after`` is the previous page's last id."""
+    """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the previous
+    page.
+    """
     return await catalog.forward()
 
 
