@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mint_common.runtime.processor_turns import take_long_turns
+from mint_common.runtime.processor_turns import take_batch_turns
 
 NICENESS = 5
 """Relative to the process's: a quarter of a processor's time while anybody else wants it."""
@@ -23,7 +23,7 @@ _TRIES, _PAUSE_SECONDS = 10, 0.11
 def make_way() -> None:
     """Give way to every other process. This one leads a session of its own, or its session gives way, too."""
     os.nice(NICENESS)
-    take_long_turns()
+    take_batch_turns()
     _set_session_niceness(NICENESS)
 
 

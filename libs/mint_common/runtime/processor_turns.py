@@ -1,7 +1,8 @@
 """Scheduler time slices of this process or a thread.
 
 Linux schedules in slices of about 3 ms. A process that wakes to answer a request waits for the slice of the
-running one; a process with short slices preempts those with long slices, and its share stays the same.
+running one; a process with short slices preempts the others, and its share stays the same. Longer slices for
+the others would only make those wait longer whose share is used up.
 Kernels before 6.12 and other systems do not support this: then nothing changes.
 
 Threads and children inherit the setting of the thread that starts them, so set it before there are any.
@@ -17,7 +18,7 @@ import struct
 import sys
 
 _SHORT_SECONDS = 0.0003
-_LONG_SECONDS = 0.02
+_ORDINARY_SECONDS = 0.0
 _SCHED_OTHER, _SCHED_BATCH = 0, 3
 _SET_ATTRIBUTES = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, which no library has a name for."""
@@ -37,9 +38,9 @@ def shorten_thread_turns() -> None:
     sys.setswitchinterval(_SHORT_SECONDS)
 
 
-def take_long_turns() -> bool:
-    """Ask for long time slices, for background work; return whether the system supports it."""
-    return _ask(_SCHED_BATCH, _LONG_SECONDS)
+def take_batch_turns() -> bool:
+    """Preempt nobody on waking, for background work; return whether the system supports it."""
+    return _ask(_SCHED_BATCH, _ORDINARY_SECONDS)
 
 
 def _ask(policy: int, seconds: float) -> bool:
