@@ -29,6 +29,8 @@ from services.loader.adapters.vllm.starting import EngineConfig, engine_argument
 
 ASKED = 100
 PAUSE_SECONDS, SETTLE_SECONDS, CALM_SECONDS = 0.02, 3.0, 300.0
+BEGIN_SECONDS = 60.0
+"""A flood that has not begun by then is refused."""
 ROUNDS, COMPLETIONS, TOKENS = 8, 64, 64
 REQUESTS = 3
 
@@ -97,8 +99,9 @@ async def _flooding(name: str, serving: Serving, tenant_id: TenantId, key: str) 
     flood = multiprocessing.get_context("spawn").Process(target=run_flood, args=(name, target), daemon=True)
     flood.start()
     try:
-        while (await serving.engine.load()).requests < 2:  # noqa: ASYNC110  (it is another process's)
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(BEGIN_SECONDS):
+            while (await serving.engine.load()).requests < 2:  # noqa: ASYNC110  (it is another process's)
+                await asyncio.sleep(0.1)
         await asyncio.sleep(SETTLE_SECONDS)
         yield
         assert flood.is_alive(), f"flood {name} ended"

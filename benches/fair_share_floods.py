@@ -56,7 +56,7 @@ class Flood:
 
         def ask() -> Awaitable[int]:
             prompts = [[20 + (7 * next(self._numbers) + at) % 200 for at in range(8)] for _ in range(32)]
-            body = {"model": BASE, "prompt": prompts, "n": 8, "max_tokens": 200, "ignore_eos": True}
+            body = {"model": BASE, "prompt": prompts, "n": 4, "max_tokens": 200, "ignore_eos": True}
             return self._post("/v1/completions", body)
 
         await self._again(16, ask)
