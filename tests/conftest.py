@@ -203,7 +203,7 @@ def whole_stack(
     pytestconfig: pytest.Config, stack_folder: Path, traces: OtlpReceiver
 ) -> Iterator[RunningStack]:
     """`mint up` as a user starts it, for the tests that leave it in order."""
-    settings = {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint, "MINT_ROLLOUT_ERASE_SECONDS": "1"}
+    settings = {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint}
     running = start_stack(stack_folder / "shared", settings)
     pytestconfig.stash[_WHOLE_STACK] = running
     yield running

@@ -28,7 +28,7 @@ DECIDED = {
     "loader": ("engine_id", "base_dir", "cache_dir", "executor"),
     "gateway": ("tokenizers",),
 }
-"""Settings that the chart gives itself, beside those of `SHARED` and of HTTP."""
+"""Settings that the chart gives itself, beside those of `SHARED` and its address."""
 
 Schema = dict[str, Any]
 
@@ -56,7 +56,8 @@ def _closed(node: Any) -> Any:
 def _settings_schema(service: str) -> Schema:
     """Return the schema of a service's own settings, by their names in small letters."""
     left_out = DECIDED[service]
-    properties = {name: one for name, one in _own_settings(READ_BY[service]) if name not in left_out}
+    own = _own_settings(READ_BY[service])
+    properties = {name: one for name, one in own if name not in {*left_out, "http_host", "http_port"}}
     description = (
         f"[settings of the {service}](settings.md#{service}) in lower case, without `MINT_{service.upper()}_`"
     )
@@ -71,13 +72,13 @@ def _settings_schema(service: str) -> Schema:
 
 
 def _own_settings(cls: type[BaseModel]) -> Iterator[tuple[str, Schema]]:
-    """Yield name and schema of each setting that stands under the service's own name, but for HTTP's."""
+    """Yield name and schema of each setting that stands under the service's own name."""
     described = cls.model_json_schema()["properties"]
     for name, info in cls.model_fields.items():
         kind = info.annotation
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             yield name, _plain(described[name])
-        elif name not in SHARED and name != "http":
+        elif name not in SHARED:
             yield from _own_settings(kind)
 
 

@@ -46,7 +46,6 @@ from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import SampleBudgets
-from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.context import EdgeParts
@@ -177,7 +176,7 @@ async def run(settings: GatewaySettings) -> None:
             tinker.samples.run,
             partial(handover.run, clock),
         ]
-        await run_service(http, settings.http, background)
+        await run_service(http, settings, background)
 
 
 def _internal(
@@ -216,7 +215,6 @@ def _open_catalog(
         limits=_forward_limits("your tenant's comparisons and uploads", TENANT_LONG_REQUESTS),
         resolver=CachedResolver(names, cache, clock),
         engines=engines,
-        ready_seconds=settings.ready_seconds,
         trainers=trainers,
         revision_files=BlobRevisionFiles(blobs),
         downloads=TenantBudget(what="your tenant's downloads", limit=TENANT_DOWNLOADS),
@@ -309,8 +307,7 @@ def _open_webhooks(
     queue, queued = PostgresWebhookQueue(pool), asyncio.Event()
     lease_seconds = LEASE_TIMEOUTS * timeout_seconds
     courier = WebhookCourier(queue, sender, clock, queued, retry=retries, lease_seconds=lease_seconds)
-    limits = WebhookLimits(per_tenant=settings.webhooks_per_tenant, allow_private=allow_private)
-    parts = WebhookParts(store=PostgresWebhooks(pool), limits=limits, clock=clock)
+    parts = WebhookParts(store=PostgresWebhooks(pool), allow_private=allow_private, clock=clock)
     return parts, WebhookIntake(bus, queue, clock, queued), courier
 
 

@@ -43,14 +43,7 @@ class GatewaySettings(ServiceSettings):
     webhook_allow_private: bool = Field(
         False, description="whether webhooks may point at private addresses, and over http"
     )
-    webhooks_per_tenant: int = Field(20, ge=0, description="maximum webhooks of a tenant")
     keep_audit_days: int = Field(400, ge=0, description="retention of audit rows, days; 0: unlimited")
-    ready_seconds: float = Field(
-        20.0,
-        gt=0,
-        lt=30,
-        description="time that an alias move with wait_ready waits for its revision to be ready, seconds",
-    )
     public_url: str = Field(
         "",
         pattern=r"^(https?://[^/?#@\s]+/?)?$",

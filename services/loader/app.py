@@ -162,14 +162,12 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             clock=clock,
             most=settings.host_capacity,
             at_once=settings.load_workers,
-            keep_seconds=settings.keep_seconds,
         )
         registration = BaseRegistration(registry=RegistryClient(registry), facts=facts, clock=clock)
         watch = EngineWatch(
             engine=engine,
             tiers=tiers,
             clock=clock,
-            reconcile_seconds=settings.reconcile_seconds,
             engine_silence_seconds=settings.engine_silence_seconds,
         )
         http = create_http(
@@ -242,7 +240,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.working_set.run,
         ]
         answering = [loader.tiers.run, loader.watch.watch]
-        await run_service(loader.http, settings.http, background, answering=answering)
+        await run_service(loader.http, settings, background, answering=answering)
 
 
 def asked(settings: LoaderSettings) -> Asked:
@@ -304,7 +302,7 @@ def builder_config(settings: LoaderSettings, execution: Execution, *, arena: str
         base_dir=settings.base_dir,
         cache_dir=settings.cache_dir,
         disk_bytes=settings.disk_bytes,
-        silence_seconds=settings.builder_silence_seconds,
+        silence_seconds=settings.engine_silence_seconds / 5,
         dtype=execution.dtype,
         arena=arena,
     )

@@ -88,11 +88,6 @@ class LoaderSettings(ServiceSettings):
     disk_bytes: int = Field(8 << 30, ge=1, description="maximum bytes of adapter weights in the disk cache")
     queue_depth: int = Field(64, ge=1, description="maximum loads that wait; one more is refused with 429")
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
-    builder_silence_seconds: float = Field(
-        60.0,
-        gt=0,
-        description="time without a sign of life after which the process that prepares adapters is replaced",
-    )
     stall_share: float = Field(
         0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"
     )
@@ -106,13 +101,8 @@ class LoaderSettings(ServiceSettings):
     engine_silence_seconds: float = Field(
         300.0,
         gt=0,
-        description="time without an answer after which the engine is killed and the loader restarts",
-    )
-    reconcile_seconds: float = Field(
-        5.0, gt=0, description="interval at which the loader compares its list of adapters with the engine's"
-    )
-    keep_seconds: float = Field(
-        5.0, gt=0, description="interval at which the list of adapters to load after a restart is written"
+        description="time without an answer after which the engine is killed and the loader restarts; the"
+        " process that prepares adapters is replaced after a fifth of it",
     )
 
     @model_validator(mode="after")

@@ -179,4 +179,4 @@ async def run(settings: RegistrySettings) -> None:
         background = [registry.dispatcher.run, registry.relay.run, registry.rules.run]
         if registry.reconciler is not None:
             background.append(registry.reconciler.run)
-        await run_service(registry.http, settings.http, background)
+        await run_service(registry.http, settings, background)

@@ -5,6 +5,9 @@ from pydantic import Field
 from mint_common.settings import ServiceSettings
 from services.registry.core.quotas import CatalogQuotas
 
+TENANT_KEYS, TENANT_ADAPTERS = 1000, 1_000_000
+"""Maximum unrevoked keys and stored adapters of a tenant whose row has no limits of its own."""
+
 
 class RegistrySettings(ServiceSettings):
     """The registry needs Postgres, the bus, and the blobs that it checks."""
@@ -31,8 +34,6 @@ class RegistrySettings(ServiceSettings):
     tenant_policies: int = Field(
         100_000, ge=0, description="maximum policies of a tenant; 0, here and below: no limit"
     )
-    tenant_keys: int = Field(1000, ge=0, description="maximum unrevoked keys of a tenant")
-    tenant_adapters: int = Field(1_000_000, ge=0, description="maximum stored adapters of a tenant")
     tenant_adapter_bytes: int = Field(
         2 << 40, ge=0, description="maximum bytes of a tenant's stored adapters"
     )
@@ -47,7 +48,7 @@ class RegistrySettings(ServiceSettings):
         """Return a tenant's default quotas, which its row may override."""
         return CatalogQuotas(
             policies=self.tenant_policies,
-            keys=self.tenant_keys,
-            adapters=self.tenant_adapters,
+            keys=TENANT_KEYS,
+            adapters=TENANT_ADAPTERS,
             adapter_bytes=self.tenant_adapter_bytes,
         )

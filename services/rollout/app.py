@@ -96,6 +96,9 @@ MAX_ERROR_SHARE = 0.5
 """Share of samples without a reward, above which a wave or run fails: few rewards say little of a policy."""
 JUDGE_SECONDS = 300.0
 """Time that a question waits for engines that are full or away before its sample gets no reward."""
+WAVES_IN_HAND, REQUESTS_IN_FLIGHT = 8, 32
+"""Waves that are sampled at a time, and prompts of a tenant that wait for an engine: engines have queues of
+their own, and enough waits in them to keep them busy."""
 DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
@@ -104,6 +107,8 @@ TRIAL_SECONDS = 20.0
 """Time that a trial of a grader waits for engines that are full or away."""
 SPOOLED_FILES = 16
 """Spool capacity in largest files. One tenant may use half."""
+TENANT_JOBS = 1000
+"""Maximum open jobs of a tenant."""
 TENANT_PREVIEWS = 1
 """Maximum previews of a tenant at a time: a base's trainer renders one after the other."""
 COMPARED_AT_ONCE = 2
@@ -173,7 +178,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             scores=registry,
             draws=event_gate(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
-        requests = EngineRequests(clock, in_flight=waves.requests_in_flight)
+        requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT)
         of_waves = WaveHandlers(
             commits=commits,
             blobs=blobs,
@@ -199,10 +204,10 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
                 sampler=sampler,
                 algorithms=algorithms,
             ),
-            turns=event_gate(waves.waves_in_hand, what="the turns of one tenant's waves"),
+            turns=event_gate(WAVES_IN_HAND, what="the turns of one tenant's waves"),
             pulse_seconds=stall_seconds / 4,
         )
-        run_requests = EngineRequests(clock, in_flight=max(1, waves.requests_in_flight // 4))
+        run_requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT // 4)
         evaluations = EvaluationHandler(
             runs=runs,
             tasks=tasks,
@@ -232,7 +237,6 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             blobs=blobs,
             clock=clock,
             keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
-            every_seconds=settings.erasure.erase_seconds,
         )
         callers_tasks = BoundedTasks(tasks, at_once=max(1, settings.tasks.task_workers // 2))
         admission = JobAdmission(
@@ -377,12 +381,10 @@ def tenant_work(parts: TenantParts, bus: Bus, *, copies: LocalRows) -> list[Work
 
 
 def _quotas(settings: QuotaSettings) -> JobQuotas:
-    return JobQuotas(
-        open_jobs=settings.jobs_per_tenant, trainer_seconds=settings.trainer_seconds_per_day or math.inf
-    )
+    return JobQuotas(open_jobs=TENANT_JOBS, trainer_seconds=settings.trainer_seconds_per_day or math.inf)
 
 
 async def run(settings: RolloutSettings) -> None:
     """Serve until stopped."""
     async with open_rollout(settings) as rollout:
-        await run_service(rollout.http, settings.http, rollout.background)
+        await run_service(rollout.http, settings, rollout.background)

@@ -8,10 +8,6 @@ from mint_common.settings import AlgorithmSettings, BasePeers, Block, GraderSett
 class WaveSettings(Block):
     """Settings for working on waves."""
 
-    waves_in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
-    requests_in_flight: int = Field(
-        32, ge=1, description="prompts of a tenant that wait for an engine at once"
-    )
     stall_seconds: float = Field(
         20.0, gt=0, description="silence of a job until its last events are repeated"
     )
@@ -43,7 +39,6 @@ class TaskSettings(Block):
 class QuotaSettings(Block):
     """Quotas of a tenant's jobs; a submission beyond them is refused with 422."""
 
-    jobs_per_tenant: int = Field(1000, ge=1, description="maximum open jobs of a tenant")
     trainer_seconds_per_day: float = Field(
         0.0,
         ge=0,
@@ -58,11 +53,6 @@ class ErasureSettings(Block):
         30.0,
         ge=0,
         description="prompts and rollout records of an ended job; those of a deleted file go at once",
-    )
-    erase_seconds: float = Field(
-        30.0,
-        gt=0,
-        description="interval of the erasure sweep",
     )
 
 

@@ -227,7 +227,7 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
         background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
-        await run_service(trainer.http, settings.http, [*background, _tidy_memory])
+        await run_service(trainer.http, settings, [*background, _tidy_memory])
 
 
 async def _tidy_memory() -> None:

@@ -74,7 +74,6 @@ class World:
             blobs=blobs,
             clock=self.clock,
             keep_seconds=30 * DAY,
-            every_seconds=1.0,
         )
 
     async def job(self, name: str, *, file: JobFile | None = FILE, state: str = "succeeded") -> Job:

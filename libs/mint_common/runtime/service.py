@@ -26,7 +26,7 @@ from mint_common import telemetry
 from mint_common.errors import MintError, SettingInvalid, Unavailable
 from mint_common.private_files import make_files_private
 from mint_common.runtime.http_protocol import ConnectionBounds, max_connections, protocol_of
-from mint_common.settings import HttpSettings, ServiceSettings, read_settings
+from mint_common.settings import ServiceSettings, read_settings
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -70,7 +70,7 @@ def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
 
 async def run_service(
     http: FastAPI,
-    settings: HttpSettings,
+    settings: ServiceSettings,
     background: Sequence[Callable[[], Awaitable[None]]],
     *,
     answering: Sequence[Callable[[], Awaitable[None]]] = (),
@@ -90,7 +90,7 @@ async def run_service(
     gc.freeze()
     # The objects of large answers take 0.5 s a million: collect a tenth as often as Python's default.
     gc.set_threshold(700, 10, 100)
-    server = _Server(_server_config(http, settings.drain_seconds))
+    server = _Server(_server_config(http, settings.http.drain_seconds))
     signals = _Signals()
     try:
         with _received(signals, server):
@@ -152,20 +152,20 @@ class _Running:
 
 
 async def _drain_on(
-    signals: _Signals, http: FastAPI, server: _Server, running: _Running, settings: HttpSettings
+    signals: _Signals, http: FastAPI, server: _Server, running: _Running, settings: ServiceSettings
 ) -> None:
     await signals.stop.wait()
     _log.info("draining")
     http.state.in_hand.drain()
     stop_now = asyncio.ensure_future(signals.stop_now.wait())
     try:
-        await asyncio.wait([stop_now], timeout=settings.accept_seconds)
+        await asyncio.wait([stop_now], timeout=settings.http.accept_seconds)
         server.should_exit = True
         await server.stopped_accepting.wait()
         for task in running.background:
             task.cancel()
         waited = (running.serving, stop_now)
-        await asyncio.wait(waited, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waited, timeout=settings.http.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop_now.cancel()
     http.state.in_hand.cut_off()
@@ -211,13 +211,15 @@ def _server_config(http: FastAPI, drain_seconds: float) -> uvicorn.Config:
     )
 
 
-def _listen(settings: HttpSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(settings: ServiceSettings) -> socket.socket:
+    address = settings.http_host, settings.http_port
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
-        address = f"{settings.host}:{settings.port}"
-        raise Unavailable(what=f"the listening address {address}", problem=str(error)) from error
+        raise Unavailable(
+            what=f"the listening address {address[0]}:{address[1]}", problem=str(error)
+        ) from error
 
 
 def _started(group: asyncio.TaskGroup, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

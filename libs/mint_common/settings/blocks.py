@@ -75,10 +75,8 @@ class BlobSettings(Block):
 
 
 class HttpSettings(Block):
-    """Listening address of a service, and its shutdown times."""
+    """Shutdown times of a service."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     accept_seconds: float = Field(
         0.0,
         ge=0,
@@ -164,6 +162,8 @@ class ServiceSettings(Block):
     telemetry: TelemetrySettings
     internal: InternalSettings
     http: HttpSettings
+    http_host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    http_port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
 
 
 SHARED: Mapping[str, type[Block]] = {
@@ -174,5 +174,6 @@ SHARED: Mapping[str, type[Block]] = {
     "peers": PeerSettings,
     "algorithms": AlgorithmSettings,
     "internal": InternalSettings,
+    "http": HttpSettings,
 }
 """Field name -> block of the settings that mean the same in every service."""

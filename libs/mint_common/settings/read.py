@@ -48,9 +48,9 @@ class _Variable(NamedTuple):
 def read_settings(cls: type[S], environ: Mapping[str, str], *, service: str) -> S:
     """Return the settings of a service from the environment. Raises SettingInvalid.
 
-    Blocks of ``cls`` that are named in `SHARED` are read under ``MINT_<BLOCK>_``, a block named ``http``
-    under ``MINT_<SERVICE>_HTTP_``, and every other block or plain field under ``MINT_<SERVICE>_``. A secret
-    is read from a file where ``NAME_FILE`` has its path; blank space around it does not count.
+    Blocks of ``cls`` that are named in `SHARED` are read under ``MINT_<BLOCK>_``, and every other block or
+    plain field under ``MINT_<SERVICE>_``. A secret is read from a file where ``NAME_FILE`` has its path;
+    blank space around it does not count.
     """
     variables = _variables(cls, service)
     _refuse_unknown(environ, variables, service)
@@ -100,8 +100,6 @@ def _walk(cls: type[BaseModel], own_prefix: str) -> Iterator[_Variable]:
             yield _Variable(own_prefix + name.upper(), None, name, info)
             continue
         prefix = f"MINT_{name.upper()}_" if name in SHARED else own_prefix
-        if name == "http":
-            prefix += "HTTP_"
         for field, field_info in block.model_fields.items():
             yield _Variable(prefix + field.upper(), name, field, field_info)
 

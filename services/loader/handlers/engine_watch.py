@@ -10,6 +10,8 @@ from services.loader.ports import Engine
 _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.25
+RECONCILE_SECONDS = 5.0
+"""Interval of the comparison with the engine."""
 
 
 class EngineWatch:
@@ -22,12 +24,10 @@ class EngineWatch:
         tiers: Tiers,
         clock: Clock,
         engine_silence_seconds: float,
-        reconcile_seconds: float = 5.0,
     ) -> None:
         self._engine = engine
         self._tiers = tiers
         self._clock = clock
-        self._reconcile_seconds = reconcile_seconds
         self._engine_silence_seconds = engine_silence_seconds
         self._is_asking = False
         self._unanswered_seconds = 0.0
@@ -54,7 +54,7 @@ class EngineWatch:
         `watch` ends the process when the engine is dead.
         """
         while True:
-            await self._clock.sleep(self._reconcile_seconds)
+            await self._clock.sleep(RECONCILE_SECONDS)
             self._is_asking, self._unanswered_seconds = True, 0.0
             try:
                 await self._tiers.reconcile()

@@ -18,6 +18,8 @@ from services.loader.ports import WorkingSet
 
 _log = logging.getLogger(__name__)
 _CAUSE = "restore"
+KEEP_SECONDS = 5.0
+"""Interval at which the working set is written if it has changed."""
 
 
 class WorkingSetSaver:
@@ -31,14 +33,12 @@ class WorkingSetSaver:
         clock: Clock,
         most: int,
         at_once: int,
-        keep_seconds: float = 5.0,
     ) -> None:
         self._tiers = tiers
         self._store = store
         self._clock = clock
         self._most = most
         self._turns = asyncio.Semaphore(at_once)
-        self._keep_seconds = keep_seconds
         self._earlier_uses: dict[tuple[Digest, TenantId], int] = {}
         self._saved: Sequence[WorkingSetEntry] = ()
 
@@ -46,7 +46,7 @@ class WorkingSetSaver:
         """Restore, then save until cancelled."""
         await self.restore()
         while True:
-            await self._clock.sleep(self._keep_seconds)
+            await self._clock.sleep(KEEP_SECONDS)
             await self.keep()
 
     async def restore(self) -> None:
@@ -58,7 +58,7 @@ class WorkingSetSaver:
                 if not error.retryable:
                     raise
                 _log.warning("working set not read yet", extra={"problem": str(error)})
-                await self._clock.sleep(self._keep_seconds)
+                await self._clock.sleep(KEEP_SECONDS)
             else:
                 break
         async with asyncio.TaskGroup() as group:

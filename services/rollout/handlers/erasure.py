@@ -22,6 +22,8 @@ DAY_SECONDS = 86_400.0
 JOBS_AT_ONCE = 16
 KEYS_AT_ONCE = 1024
 """Maximum keys of a job that one look erases."""
+ERASE_SECONDS = 5.0
+"""Interval of the erasure sweep; a look that finds nothing is one query."""
 DELETED_AT_ONCE = 8
 RUNS_AT_ONCE = 16
 FILES_KEPT_SECONDS = 7 * DAY_SECONDS
@@ -39,12 +41,11 @@ class Eraser:
     blobs: Blobs
     clock: Clock
     keep_seconds: float
-    every_seconds: float
     _away: dict[BaseName, float] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
         """Erase until cancelled, through outages of the database and of the blob store."""
-        await run_periodically(self.erase, name="erasure", every_seconds=self.every_seconds, clock=self.clock)
+        await run_periodically(self.erase, name="erasure", every_seconds=ERASE_SECONDS, clock=self.clock)
 
     async def erase(self) -> None:
         """Erase all that may go now."""

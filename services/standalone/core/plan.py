@@ -9,7 +9,7 @@ from mint_common.settings.read import nearest
 from services.standalone.core.parts import StackPart
 
 EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
-PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_", "MINT_ALGORITHMS_")
+PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_", "MINT_ALGORITHMS_", "MINT_HTTP_")
 SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
 
 

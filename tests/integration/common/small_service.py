@@ -13,7 +13,7 @@ from mint_common import telemetry
 from mint_common.client.http import InternalHttp
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.service import run_process, run_service
-from mint_common.settings import HttpSettings, TelemetrySettings
+from mint_common.settings import HttpSettings, ServiceSettings, TelemetrySettings
 
 log = logging.getLogger("services.small")
 
@@ -63,11 +63,11 @@ async def main(port: int, peer: str, how: str, folder: Path) -> None:
             await asyncio.sleep(0.1)
             (folder / "cleaned").write_text("yes")
 
-    settings = HttpSettings(
-        port=port,
+    times = HttpSettings(
         accept_seconds=30 if how == "accepting" else 0,
         drain_seconds=2 if how == "impatient" else 30,
     )
+    settings = ServiceSettings.model_construct(http=times, http_host="127.0.0.1", http_port=port)
     await run_service(http, settings, [background])
 
 

@@ -216,12 +216,10 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_TRAINER_HTTP_PORT": str(ports["trainer"]),
         "MINT_TRAINER_BASE_DIR": str(BASE),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
-        "MINT_GATEWAY_READY_SECONDS": "2",
         "MINT_GATEWAY_WEBHOOK_ALLOW_PRIVATE": "true",
         "MINT_GATEWAY_WEBHOOK_TIMEOUT_SECONDS": "1",
         "MINT_GATEWAY_WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
         "MINT_GATEWAY_WEBHOOK_GIVE_UP_SECONDS": "5",
-        "MINT_GATEWAY_WEBHOOKS_PER_TENANT": "5",
         "MINT_GATEWAY_SWITCH_SECONDS": "4",
     }
 

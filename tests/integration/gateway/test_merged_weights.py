@@ -73,8 +73,7 @@ def wide(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     environ = {
         **stack.environ,
         "MINT_TRAINER_BASE_DIR": str(folder),
-        "MINT_GATEWAY_HTTP_DRAIN_SECONDS": "3600",
-        "MINT_TRAINER_HTTP_DRAIN_SECONDS": "3600",
+        "MINT_HTTP_DRAIN_SECONDS": "3600",
         "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{stack.environ['MINT_TRAINER_HTTP_PORT']}",
     }
     facts = describe_base(folder, name="wide", max_rank=8)

@@ -108,8 +108,6 @@ async def place(tmp_path: Path, nats_url: str, database: str, facts: BaseFacts) 
         "MINT_POSTGRES_DSN": database,
     }
     loader = {
-        "MINT_LOADER_KEEP_SECONDS": "0.2",
-        "MINT_LOADER_RECONCILE_SECONDS": "0.2",
         "MINT_PEERS_REGISTRY_URL": registry_url,
         "MINT_LOADER_HTTP_PORT": loader_url.rpartition(":")[2],
         "MINT_LOADER_ENGINE_ID": "tiny-9",

@@ -221,13 +221,7 @@ async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any)
     stray = LoadedAdapter(digest=staged.digest, number=30_000, folder=staged.folder)
     await rig.engine.unload(lost)
     await rig.engine.stage(stray)
-    watch = EngineWatch(
-        engine=rig.engine,
-        tiers=rig.tiers,
-        clock=SystemClock(),
-        reconcile_seconds=0.05,
-        engine_silence_seconds=60.0,
-    )
+    watch = EngineWatch(engine=rig.engine, tiers=rig.tiers, clock=SystemClock(), engine_silence_seconds=60.0)
     heartbeat = asyncio.create_task(watch.reconcile())
     try:
         async with asyncio.timeout(60):

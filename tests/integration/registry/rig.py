@@ -152,7 +152,8 @@ def settings_of(*, dsn: str, nats_url: str, blob_folder: Path) -> RegistrySettin
         blobs=BlobSettings(url=blob_folder.as_uri()),
         telemetry=TelemetrySettings(),
         internal=InternalSettings(token=TOKEN),
-        http=HttpSettings(port=0),
+        http=HttpSettings(),
+        http_port=0,
         bootstrap_key=KEY,
     )
 

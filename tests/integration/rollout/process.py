@@ -29,7 +29,6 @@ def make_rollout(folder: Path, *, nats_url: str, dsn: str, neighbours: Neighbour
         "MINT_PEERS_TRAINER_URLS": neighbours.url,
         "MINT_ROLLOUT_HTTP_PORT": str(free_port()),
         "MINT_ROLLOUT_STALL_SECONDS": "2",
-        "MINT_ROLLOUT_ERASE_SECONDS": "0.1",
         "OMP_NUM_THREADS": "1",
     }
     return ServiceProcess("rollout", environ, folder / "rollout.log")

@@ -67,10 +67,10 @@ class Serving:
 
 
 @pytest.fixture
-async def serving(tmp_path: Path, drain_seconds: dict[str, int]) -> AsyncIterator[Serving]:
+async def serving(tmp_path: Path, drain_seconds: int) -> AsyncIterator[Serving]:
     overrides = {
         "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
-        **{f"MINT_{part.upper()}_HTTP_DRAIN_SECONDS": str(each) for part, each in drain_seconds.items()},
+        "MINT_HTTP_DRAIN_SECONDS": str(drain_seconds),
     }
     settings = read_standalone_settings({**os.environ, **overrides})
     folder = StateFolder(root=tmp_path / "state")
@@ -88,26 +88,29 @@ async def serving(tmp_path: Path, drain_seconds: dict[str, int]) -> AsyncIterato
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("drain_seconds", [{"gateway": 0, "loader": 120}, {"gateway": 120, "loader": 0}])
-async def test_a_stopped_part_ends_its_streams_or_says_why_not(
-    serving: Serving, drain_seconds: dict[str, int]
-) -> None:
-    cuts, patient = sorted(drain_seconds, key=lambda part: drain_seconds[part])
-    patient_part, cutting_part = (each if each == "gateway" else "loader-tiny" for each in (patient, cuts))
+@pytest.mark.parametrize("drain_seconds", [120])
+async def test_a_stopped_part_ends_its_streams(serving: Serving) -> None:
+    for part in ("gateway", "loader-tiny"):
+        pid = serving.pid(part)
 
-    pid = serving.pid(patient_part)
+        async def stop(pid: int = pid) -> None:
+            os.kill(pid, signal.SIGTERM)
 
-    async def stop() -> None:
-        os.kill(pid, signal.SIGTERM)
+        whole = await serving.stream(stop)
+        assert whole.endswith("data: [DONE]\n\n")
+        assert "stopping" not in whole
+        await serving.until_back(part, pid)
 
-    whole = await serving.stream(stop)
-    assert whole.endswith("data: [DONE]\n\n")
-    assert "stopping" not in whole
-    await serving.until_back(patient_part, pid)
 
-    told = await _cut_off(serving, cutting_part)
-    event = json.loads(told.rstrip().rpartition("\n\n")[2].removeprefix("data: "))
-    assert (event["error"]["code"], event["error"]["type"]) == ("stopping", "server_error")
+@pytest.mark.slow
+@pytest.mark.parametrize("drain_seconds", [0])
+async def test_a_stopped_part_without_time_says_so_in_its_streams(serving: Serving) -> None:
+    for part in ("gateway", "loader-tiny"):
+        pid = serving.pid(part)
+        told = await _cut_off(serving, part)
+        event = json.loads(told.rstrip().rpartition("\n\n")[2].removeprefix("data: "))
+        assert (event["error"]["code"], event["error"]["type"]) == ("stopping", "server_error")
+        await serving.until_back(part, pid)
 
 
 async def _cut_off(serving: Serving, part: str) -> str:

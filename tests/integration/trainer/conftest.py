@@ -263,7 +263,8 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
         peers=RegistryPeer(registry_url="http://127.0.0.1:9"),
         algorithms=AlgorithmSettings(),
         internal=InternalSettings(token="secret"),
-        http=HttpSettings(port=0),
+        http=HttpSettings(),
+        http_port=0,
         base_dir=TINY,
         # Digests are compared here; who else is in a batch may change the last bit.
         batch_policies=1,

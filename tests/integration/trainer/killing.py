@@ -40,7 +40,7 @@ class MortalTrainer:
     @property
     def url(self) -> str:
         """Return where it answers, and its successors."""
-        return f"http://127.0.0.1:{self.settings.http.port}"
+        return f"http://127.0.0.1:{self.settings.http_port}"
 
     @property
     def pid(self) -> int:

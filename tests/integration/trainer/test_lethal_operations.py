@@ -54,8 +54,7 @@ async def keep_alive(trainer: MortalTrainer, deaths: list[int]) -> None:
 async def test_an_operation_that_kills_its_trainer_is_refused(
     stage: Stage, data: int, most_deaths: int
 ) -> None:
-    http = stage.settings.http.model_copy(update={"port": free_port()})
-    settings = stage.settings.model_copy(update={"http": http, "batch_policies": 8})
+    settings = stage.settings.model_copy(update={"http_port": free_port(), "batch_policies": 8})
     trainer = MortalTrainer(settings)
     trainer.run = run_mortally
     deaths: list[int] = []

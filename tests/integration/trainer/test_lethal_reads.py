@@ -86,8 +86,7 @@ async def run_dying_of_records(settings: TrainerSettings, process: ProcessRank) 
 @asynccontextmanager
 async def kept_alive(stage: Stage, run_: Any) -> AsyncIterator[tuple[MortalTrainer, list[int]]]:
     """Run a trainer that starts again whenever it has died; count the deaths."""
-    http = stage.settings.http.model_copy(update={"port": free_port()})
-    changes = {"http": http, "batch_policies": 8, "snapshot_seconds": 0.0}
+    changes = {"http_port": free_port(), "batch_policies": 8, "snapshot_seconds": 0.0}
     trainer = MortalTrainer(stage.settings.model_copy(update=changes))
     trainer.run = run_
     deaths: list[int] = []

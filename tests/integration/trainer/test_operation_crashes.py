@@ -138,7 +138,7 @@ async def crash_and_compare(stage: Stage, seed: int) -> None:
         settings = stage.settings.model_copy(
             update={
                 "snapshot_seconds": snapshot_seconds,
-                "http": stage.settings.http.model_copy(update={"port": free_port()}),
+                "http_port": free_port(),
             }
         )
         mortal = MortalTrainer(settings)
@@ -177,7 +177,7 @@ async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> 
             stage.settings.model_copy(
                 update={
                     "lease_seconds": 5.0,
-                    "http": stage.settings.http.model_copy(update={"port": free_port()}),
+                    "http_port": free_port(),
                 }
             )
         )

@@ -52,7 +52,7 @@ def spread(stage: Stage, sharding: Sharding) -> MortalTrainer:
     changes = {
         "ranks": 2,
         "sharding": sharding,
-        "http": stage.settings.http.model_copy(update={"port": free_port()}),
+        "http_port": free_port(),
     }
     return MortalTrainer(stage.settings.model_copy(update=changes))
 

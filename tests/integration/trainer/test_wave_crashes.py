@@ -105,7 +105,7 @@ async def crash_and_compare(stage: Stage, environ: dict[str, str], log: Path, se
         settings = stage.settings.model_copy(
             update={
                 "snapshot_seconds": random.Random(seed).choice((0.0, 0.05, 0.3, 60.0)),
-                "http": stage.settings.http.model_copy(update={"port": free_port()}),
+                "http_port": free_port(),
                 "peers": stage.settings.peers.model_copy(
                     update={"registry_url": environ["MINT_PEERS_REGISTRY_URL"]}
                 ),

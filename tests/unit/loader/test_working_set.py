@@ -44,9 +44,7 @@ class MemoryStore:
 
 
 def saver(bench: Any, store: MemoryStore, *, most: int = 3) -> WorkingSetSaver:
-    return WorkingSetSaver(
-        tiers=bench.tiers, store=store, clock=bench.clock, most=most, at_once=2, keep_seconds=5.0
-    )
+    return WorkingSetSaver(tiers=bench.tiers, store=store, clock=bench.clock, most=most, at_once=2)
 
 
 def test_pinned_then_often_then_lately_used() -> None:

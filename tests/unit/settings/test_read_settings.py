@@ -45,6 +45,8 @@ class BakerSettings(BaseModel):
     peers: PeerSettings
     internal: InternalSettings
     http: HttpSettings
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(ge=0, le=65535)
     queue: QueueSettings
     oven_celsius: float = 180.0
 
@@ -69,13 +71,15 @@ def test_each_block_has_its_prefix() -> None:
     settings = read(
         MINT_PEERS_LOADER_URLS="http://a:1, http://b:2,",
         MINT_BAKER_HTTP_HOST="0.0.0.0",
+        MINT_HTTP_DRAIN_SECONDS="3",
         MINT_BAKER_DEPTH="3",
         MINT_BAKER_OVEN_CELSIUS="220.5",
         MINT_TELEMETRY_LOG_LEVEL="DEBUG",
     )
     assert settings.nats.url == LEAST["MINT_NATS_URL"]
     assert settings.peers.loader_urls == ("http://a:1", "http://b:2")
-    assert settings.http == HttpSettings(host="0.0.0.0", port=7000)
+    assert settings.http == HttpSettings(drain_seconds=3)
+    assert (settings.http_host, settings.http_port) == ("0.0.0.0", 7000)
     assert settings.queue == QueueSettings(depth=3, folder=Path("/srv/baker"))
     assert settings.oven_celsius == 220.5
     assert settings.telemetry.log_level == "DEBUG"
@@ -201,7 +205,7 @@ def test_what_is_written_into_the_environment_is_read_back(
     assert settings.queue.depth == depth
     assert settings.oven_celsius == celsius
     assert settings.queue.names == tuple(names)
-    assert settings.http.port == port
+    assert settings.http_port == port
 
 
 KNOWN = {doc.variable for doc in describe_settings(BakerSettings, "baker")}

@@ -39,8 +39,8 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 - {name: MINT_TELEMETRY_OTLP_ENDPOINT, value: {{ $all.telemetry.otlpEndpoint | quote }}}
 - {name: {{ $prefix }}_HTTP_HOST, value: "0.0.0.0"}
 - {name: {{ $prefix }}_HTTP_PORT, value: {{ include "mint.port" .service | quote }}}
-- {name: {{ $prefix }}_HTTP_ACCEPT_SECONDS, value: {{ .values.acceptSeconds | toJson | quote }}}
-- {name: {{ $prefix }}_HTTP_DRAIN_SECONDS, value: {{ .values.drainSeconds | toJson | quote }}}
+- {name: MINT_HTTP_ACCEPT_SECONDS, value: {{ .values.acceptSeconds | toJson | quote }}}
+- {name: MINT_HTTP_DRAIN_SECONDS, value: {{ .values.drainSeconds | toJson | quote }}}
 {{- if ne .service "registry" }}
 - {name: MINT_PEERS_REGISTRY_URL, value: "http://{{ $fullname }}-registry:{{ include "mint.port" "registry" }}"}
 {{- end }}

@@ -33,14 +33,6 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookLimits:
-    """The operator's limits of webhooks."""
-
-    per_tenant: int
-    allow_private: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookChange:
     """A change of a webhook; fields that are None stay as they are."""
 

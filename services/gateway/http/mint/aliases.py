@@ -31,6 +31,9 @@ from services.gateway.http.mint.forwarding import (
     TrainCatalog,
 )
 
+READY_SECONDS = 20.0
+"""Time that a move with `wait_ready` waits for its revision; clients and proxies often wait 30 s."""
+
 RulePath = Annotated[str, Path(alias="rule")]
 
 _PREFIX = "/mint/v1/policies/{policy}"
@@ -166,16 +169,16 @@ async def remove_rule(_policy: PolicyPath, _rule: RulePath, catalog: AdminCatalo
 async def await_ready(parts: CatalogParts, tenant_id: TenantId, policy: str, revision: int | Digest) -> None:
     """Load a revision on the engine that its requests go to, and return when it is ready.
 
-    Raises RevisionNotReady after `ready_seconds`, and as `EngineClient.prewarm`.
+    Raises RevisionNotReady after `READY_SECONDS`, and as `EngineClient.prewarm`.
     """
     base = (await parts.registry.get_policy(tenant_id, policy)).base
     ref = (await parts.registry.get_revision(tenant_id, policy, revision)).ref
     try:
-        async with asyncio.timeout(parts.ready_seconds):
+        async with asyncio.timeout(READY_SECONDS):
             engine = await parts.engines.find(base, digest=ref.digest)
             parts.engines.believe(engine, await engine.prewarm(ref, tenant_id=tenant_id))
     except TimeoutError as error:
-        raise RevisionNotReady(number=ref.number, name=policy, seconds=parts.ready_seconds) from error
+        raise RevisionNotReady(number=ref.number, name=policy, seconds=READY_SECONDS) from error
 
 
 router = APIRouter()

@@ -17,7 +17,6 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
-from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.edge.context import StatePart
 
 
@@ -39,7 +38,6 @@ class CatalogParts:
     limits: ForwardLimits
     resolver: CachedResolver
     engines: EngineDirectory
-    ready_seconds: float
     trainers: TrainerDirectory
     revision_files: BlobRevisionFiles
     downloads: TenantBudget
@@ -73,10 +71,10 @@ class EventParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookParts:
-    """The webhooks of all tenants."""
+    """The webhooks of all tenants. ``allow_private``: they may point at private addresses, and over http."""
 
     store: PostgresWebhooks
-    limits: WebhookLimits
+    allow_private: bool
     clock: Clock
 
 

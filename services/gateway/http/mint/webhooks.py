@@ -28,6 +28,8 @@ _PREFIX = "/mint/v1/webhooks"
 _plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
 _secret = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=SecretRoute)
 
+TENANT_WEBHOOKS = 20
+"""Maximum webhooks of a tenant: each is sent every event of its types."""
 OVERLAP_SECONDS = 86_400.0
 """Time after a rotation in which the former secret still signs."""
 _TYPES = tuple(event_type.type for event_type in EVENT_TYPES)
@@ -85,7 +87,7 @@ class NewWebhook:
 @_secret.post("", status_code=201, dependencies=[creates("webhook", "webhook_id")])
 async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: WebhooksDep) -> NewWebhook:
     """Create a webhook. It receives events from now on."""
-    _check(body.url, body.event_types, allow_private=webhooks.limits.allow_private)
+    _check(body.url, body.event_types, allow_private=webhooks.allow_private)
     webhook = Webhook(
         webhook_id=new_id("wh"),
         tenant_id=caller.tenant_id,
@@ -98,7 +100,7 @@ async def create_webhook(body: WebhookBody, caller: AdminCaller, webhooks: Webho
         failing_since=None,
     )
     secret = write_secret(secrets.token_bytes(SECRET_BYTES))
-    await webhooks.store.add(webhook, secret, at_most=webhooks.limits.per_tenant)
+    await webhooks.store.add(webhook, secret, at_most=TENANT_WEBHOOKS)
     return NewWebhook(webhook=webhook, secret=secret)
 
 
@@ -129,7 +131,7 @@ async def change_webhook(
 ) -> Webhook:
     """Change a webhook, pause it (its events then wait) or activate it again."""
     found = await webhooks.store.get(caller.tenant_id, webhook)
-    allow_private = webhooks.limits.allow_private
+    allow_private = webhooks.allow_private
     _check(body.url or found.url, body.event_types or (), allow_private=allow_private)
     change = WebhookChange(
         url=body.url,
