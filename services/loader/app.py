@@ -27,7 +27,7 @@ from mint_common.runtime.service import run_service
 from services.loader import metrics
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
-from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.builder.client import Builder, BuilderConfig, open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import (
     EngineConfig,
@@ -142,7 +142,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
         quarantined = Quarantined(log)
         tiers = Tiers(
             engine=engine,
-            staging=BuilderStaging(builder, ahead_bytes=AHEAD_BYTES),
+            staging=builder,
             log=log,
             limits=tier_limits(settings),
             clock=clock,
@@ -305,6 +305,7 @@ def builder_config(settings: LoaderSettings, execution: Execution, *, arena: str
         silence_seconds=settings.engine_silence_seconds / 5,
         dtype=execution.dtype,
         arena=arena,
+        ahead_bytes=AHEAD_BYTES,
     )
 
 

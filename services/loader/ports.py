@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from mint_common.claims import RevisionRef
-from mint_common.events.event import Event
 from mint_common.generation import (
     CallFacts,
     Likeliest,
@@ -17,7 +16,6 @@ from mint_common.generation import (
 from mint_common.ids import Digest, TenantId
 from mint_common.inference.operations import ApiOperation
 from services.loader.core.disk_cache import StoredAdapter
-from services.loader.core.working_set import WorkingSetEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,24 +187,4 @@ class Staging(Protocol):
 
     def size_of(self, digest: Digest) -> int | None:
         """Return the size of an adapter's weights if it is on the disk now."""
-        ...
-
-
-class WorkingSet(Protocol):
-    """Storage of an engine's working set across restarts."""
-
-    async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
-        """Replace the stored set, all or nothing. Raises Unavailable."""
-        ...
-
-    async def load(self) -> Sequence[WorkingSetEntry]:
-        """Return the stored set of this engine over its base. Raises Unavailable."""
-        ...
-
-
-class Announcements(Protocol):
-    """The way out for residency events."""
-
-    def announce(self, event: Event, *, cause: str) -> None:
-        """Send an event in the order of calls, in the background; never blocks."""
         ...

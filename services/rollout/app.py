@@ -36,7 +36,6 @@ from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.tenant_budget import TenantBudget
@@ -86,7 +85,7 @@ from services.rollout.http.context import TenantParts
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
-from services.rollout.ports import Connection, Sampler, Tasks
+from services.rollout.ports import Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
 
 SCHEMA = "rollout"
@@ -278,7 +277,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
 
 
 def dispatch(
-    of_jobs: JobHandlers[Connection], of_waves: WaveHandlers[Connection], bus: Bus, clock: Clock
+    of_jobs: JobHandlers, of_waves: WaveHandlers, bus: Bus, clock: Clock
 ) -> tuple[Dispatcher, Dispatcher]:
     """Return the dispatchers of short and of long work, so that a wave never delays another job.
 
@@ -305,11 +304,11 @@ def dispatch(
 async def open_tenant_parts(
     settings: RolloutSettings,
     admission: JobAdmission,
-    of_jobs: JobHandlers[PostgresConnection],
+    of_jobs: JobHandlers,
     *,
     trainers: TrainerDirectory,
     tasks: Tasks,
-    sampler: Sampler,
+    sampler: EngineSampler,
 ) -> AsyncIterator[TenantParts]:
     """Assemble what tenants' routes call; leaving removes the spool and ends the trials of graders."""
     catalog, clock = admission.registry, admission.clock

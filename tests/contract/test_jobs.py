@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 from contract.schemas import empty_schema
@@ -13,7 +12,6 @@ from mint_common.errors import NotFound
 from mint_common.events import JobFile, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
 from services.rollout.adapters.jobs_postgres import PostgresJobs
@@ -25,7 +23,6 @@ from services.rollout.core.progress import Progress
 from services.rollout.core.quotas import JobUsage
 from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import JobStore
 from tests.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.file_jobs import EVALUATION, on_file
 from tests.unit.rollout.memory_jobs import progress_of
@@ -39,8 +36,8 @@ pytestmark = pytest.mark.integration
 class Store:
     """A job store and the ledger whose transactions it takes part in."""
 
-    jobs: JobStore[Any]  # Any: the connection is the ledger's own
-    ledger: Ledger[Any]
+    jobs: PostgresJobs
+    ledger: PostgresLedger
 
     async def save(self, cause: str, job: Job, *waves: Wave) -> None:
         async with self.ledger.transaction(cause) as transaction:

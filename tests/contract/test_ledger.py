@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,7 +14,6 @@ from mint_common.errors import AlreadyHandled
 from mint_common.events import AliasMoved, Event
 from mint_common.events.codec import decode
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -33,7 +31,7 @@ PATIENCE_SECONDS = 10.0
 class LedgerUnderTest:
     """A ledger, the bus that its relay publishes to, and ``flush``: relay until nothing waits."""
 
-    ledger: Ledger[Any]  # Any: each adapter has a connection of its own
+    ledger: PostgresLedger
     bus: MemoryBus
     flush: Callable[[], Awaitable[None]]
 
@@ -101,7 +99,7 @@ def events(count: int, *, first: int = 1) -> list[Event]:
     return [replace(moved, sequence=number) for number in range(first, first + count)]
 
 
-async def commit(ledger: Ledger[Any], cause: str, *emitted: Event) -> None:  # Any: see above
+async def commit(ledger: PostgresLedger, cause: str, *emitted: Event) -> None:
     """Commit a cause that led to these events."""
     async with ledger.transaction(cause) as transaction:
         await transaction.emit(*emitted)

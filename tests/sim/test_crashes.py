@@ -20,7 +20,7 @@ from tests.testing.bus_memory import MemoryBus
 from tests.testing.clock import ManualClock
 from tests.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
 from tests.testing.factories import EXAMPLES
-from tests.testing.ledger_memory import MemoryConnection, MemoryLedger, MemoryRelay
+from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 
 ACK_WAIT_SECONDS = 3.0
 
@@ -41,7 +41,7 @@ class Chain:
         ledger = MortalLedger(self.ledger, life)
         handlers = Handlers(ledger, self.rows)
 
-        def dispatcher(durable: str, of: MortalLedger[MemoryConnection] | None) -> Dispatcher:
+        def dispatcher(durable: str, of: MortalLedger | None) -> Dispatcher:
             return Dispatcher(
                 bus=bus,
                 ledger=of,
@@ -77,7 +77,7 @@ class Chain:
 class Handlers:
     """Each event leads to one row and one event of the next kind."""
 
-    def __init__(self, ledger: MortalLedger[MemoryConnection], rows: Counter[str]) -> None:
+    def __init__(self, ledger: MortalLedger, rows: Counter[str]) -> None:
         self._ledger = ledger
         self._rows = rows
 

@@ -7,13 +7,10 @@ decided by the lengths of its lives, so a failing run repeats exactly.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Generic, TypeVar
 
 from mint_common.bus.port import Bus, Delivery, Message, Start
-from mint_common.runtime.ledger import Ledger, Transaction
+from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from tests.testing.clock import ManualClock
-
-Connection = TypeVar("Connection")
 
 LIMIT_SECONDS = 300.0
 """Maximum duration of the last life, by the simulated clock."""
@@ -122,10 +119,10 @@ class _MortalDelivery:
         self._life.pass_point(f"after {name}")
 
 
-class MortalLedger(Generic[Connection]):
+class MortalLedger:
     """A ledger as one process sees it."""
 
-    def __init__(self, ledger: Ledger[Connection], life: Life) -> None:
+    def __init__(self, ledger: PostgresLedger, life: Life) -> None:
         self._ledger = ledger
         self._life = life
 
@@ -134,11 +131,11 @@ class MortalLedger(Generic[Connection]):
         self._life.pass_point("before is known")
         return await self._ledger.is_known(cause)
 
-    def transaction(self, cause: str) -> AbstractAsyncContextManager[Transaction[Connection]]:
+    def transaction(self, cause: str) -> AbstractAsyncContextManager[PostgresTransaction]:
         """Open a transaction; the process may die before it, before its commit, or right after."""
         return self._mortal(self._ledger.transaction(cause))
 
-    def request(self, cause: str | None) -> AbstractAsyncContextManager[Transaction[Connection]]:
+    def request(self, cause: str | None) -> AbstractAsyncContextManager[PostgresTransaction]:
         """Open the transaction of a request; the process may die as in any other."""
         return self._mortal(self._ledger.request(cause))
 
@@ -149,8 +146,8 @@ class MortalLedger(Generic[Connection]):
 
     @asynccontextmanager
     async def _mortal(
-        self, opened: AbstractAsyncContextManager[Transaction[Connection]]
-    ) -> AsyncIterator[Transaction[Connection]]:
+        self, opened: AbstractAsyncContextManager[PostgresTransaction]
+    ) -> AsyncIterator[PostgresTransaction]:
         self._life.pass_point("before transaction")
         async with opened as transaction:
             yield transaction

@@ -63,7 +63,7 @@ class OutboxRow:
 
 
 class MemoryLedger:
-    """Inbox and outbox in memory; see `mint_common.runtime.ledger.Ledger`."""
+    """Inbox and outbox in memory; see `mint_common.runtime.ledger_postgres.PostgresLedger`."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.rows: list[OutboxRow] = []

@@ -27,7 +27,7 @@ from mint_common.events.codec import EventTooNew, decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.retries import Bury, decide
 from mint_common.telemetry.series import begin
@@ -80,7 +80,7 @@ class Dispatcher:
         self,
         *,
         bus: Bus,
-        ledger: Ledger[Any] | None,  # Any: dispatch never touches the connection
+        ledger: PostgresLedger | None,
         durable: str,
         clock: Clock,
         ack_wait_seconds: float = 30.0,

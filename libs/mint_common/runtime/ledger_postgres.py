@@ -1,4 +1,11 @@
-"""The ledger in a service's Postgres schema: `mint_inbox`, `mint_outbox` and `mint_answers`."""
+"""The ledger, inbox and outbox of one service: `mint_inbox`, `mint_outbox` and `mint_answers` in its schema.
+
+Invariants:
+- A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the events of
+  the first time, so a lost message is repaired by repeating any earlier one.
+- The first answer to a repeatable request is committed with its changes.
+- Events become visible on the bus only after the rows that they describe are committed.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -34,7 +41,10 @@ _FIRST_ANSWER = "SELECT answer FROM mint_answers WHERE cause = $1"
 
 
 class PostgresTransaction:
-    """An open transaction of one cause; ``is_repeatable``: of a request that may be repeated."""
+    """An open transaction: the service's own rows through ``connection``, its events through `emit`.
+
+    ``is_repeatable``: of a request that may be repeated.
+    """
 
     def __init__(
         self, connection: PostgresConnection, cause: str, clock: Clock, *, is_repeatable: bool = False
@@ -45,12 +55,12 @@ class PostgresTransaction:
         self._is_repeatable = is_repeatable
 
     async def answer(self, answer: object) -> None:
-        """Store a request's answer for its repeats."""
+        """Store a request's answer for its repeats. Call once."""
         if self._is_repeatable:
             await self.connection.execute(_ANSWER, self._cause, msgspec.json.encode(answer))
 
     async def emit(self, *events: Event) -> None:
-        """Add events to the outbox; they go out after the commit, in this order."""
+        """Add events to the outbox, with cause and trace; they go out in order after the commit."""
         for event in events:
             message = event_message(event, cause=self._cause, now=self._clock.now())
             await self.connection.execute(
@@ -59,7 +69,7 @@ class PostgresTransaction:
 
 
 class PostgresLedger:
-    """Inbox and outbox in one schema; see `mint_common.runtime.ledger.Ledger`. Raises Unavailable."""
+    """Inbox and outbox in one schema. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
@@ -70,15 +80,22 @@ class PostgresLedger:
         return await self._pool.fetchval(_KNOWN, cause) is not None
 
     def transaction(self, cause: str) -> AbstractAsyncContextManager[PostgresTransaction]:
-        """Open the transaction of a cause. Raises AlreadyHandled before the body runs."""
+        """Open a transaction for a cause; it commits on a clean exit and rolls back on an exception.
+
+        Raises AlreadyHandled, before the body runs, when the cause is committed already (a concurrent holder
+        of the same cause is waited for).
+        """
         return self._open(cause, is_repeatable=False)
 
     def request(self, cause: str | None) -> AbstractAsyncContextManager[PostgresTransaction]:
-        """Open the transaction of a request, which stores its answer. Raises AlreadyHandled."""
+        """Open the transaction of a request, which stores its answer; None: the request is not repeatable.
+
+        Raises AlreadyHandled before the body runs: then there is a `first_answer`.
+        """
         return self._open(cause or new_id("req"), is_repeatable=cause is not None)
 
     async def first_answer(self, cause: str) -> bytes | None:
-        """Return the stored answer of a request."""
+        """Return the stored answer of a request as JSON, for two days; None if there is none."""
         answer: bytes | None = await self._pool.fetchval(_FIRST_ANSWER, cause)
         return answer
 
@@ -90,7 +107,7 @@ class PostgresLedger:
             yield PostgresTransaction(connection, cause, self._clock, is_repeatable=is_repeatable)
 
     async def repeat(self, cause: str) -> None:
-        """Put the events of a committed cause on the bus once more; nothing for an unknown cause."""
+        """Put the events of a committed cause on the bus once more, past the bus's deduplication."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_REPEAT, cause)
             await connection.execute(NOTIFY)

@@ -56,7 +56,7 @@ def public_socket(info: AddrInfoType) -> socket.socket:
 
 
 class HttpWebhookSender:
-    """See `services.gateway.ports.WebhookSender`. Made inside a running loop; close it."""
+    """Made inside a running loop; close it."""
 
     def __init__(
         self,

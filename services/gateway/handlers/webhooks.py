@@ -23,6 +23,7 @@ from mint_common.tenant_budget import TenantBudget
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 from services.gateway import metrics
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
+from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
 from services.gateway.core.webhooks.retries import (
     Health,
@@ -33,7 +34,6 @@ from services.gateway.core.webhooks.retries import (
     is_success,
 )
 from services.gateway.core.webhooks.signature import signed_headers
-from services.gateway.ports import WebhookSender
 
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
@@ -106,7 +106,7 @@ class WebhookCourier:
     def __init__(
         self,
         queue: PostgresWebhookQueue,
-        sender: WebhookSender,
+        sender: HttpWebhookSender,
         clock: Clock,
         queued: asyncio.Event,
         *,

@@ -43,7 +43,7 @@ class BusAnnouncements:
         self._arrived = asyncio.Event()
 
     def announce(self, event: Event, *, cause: str) -> None:
-        """Queue an event."""
+        """Send an event in the order of calls, in the background; never blocks."""
         latest = self._clock.monotonic() + _LATEST_SECONDS
         self._waiting.append((event, cause, contextvars.copy_context(), latest))
         self._arrived.set()

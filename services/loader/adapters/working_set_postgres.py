@@ -17,7 +17,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 
 
 class PostgresWorkingSet:
-    """The rows of one engine over one base."""
+    """The rows of one engine over one base. Raises Unavailable."""
 
     def __init__(self, pool: asyncpg.Pool, *, engine_id: EngineId, base_digest: Digest) -> None:
         self._pool = pool
@@ -25,7 +25,7 @@ class PostgresWorkingSet:
         self._base_digest = base_digest
 
     async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
-        """Replace the stored set."""
+        """Replace the stored set, all or nothing."""
         rows = [
             (
                 self._engine_id,

@@ -8,7 +8,7 @@ from mint_common.errors import MintError
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterNonFinite, Event
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from services.loader import metrics
-from services.loader.ports import Announcements
+from services.loader.adapters.announcements import BusAnnouncements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class EngineIdentity:
 class ResidencyLog:
     """Announces changes of adapters."""
 
-    def __init__(self, identity: EngineIdentity, announcements: Announcements) -> None:
+    def __init__(self, identity: EngineIdentity, announcements: BusAnnouncements) -> None:
         self._identity = identity
         self._announcements = announcements
         self._sequence = itertools.count(1)

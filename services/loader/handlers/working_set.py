@@ -12,9 +12,9 @@ from dataclasses import replace
 from mint_common.errors import MintError
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
+from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.working_set import WorkingSetEntry, hottest_first
 from services.loader.handlers.tiers import Tiers
-from services.loader.ports import WorkingSet
 
 _log = logging.getLogger(__name__)
 _CAUSE = "restore"
@@ -29,7 +29,7 @@ class WorkingSetSaver:
         self,
         *,
         tiers: Tiers,
-        store: WorkingSet,
+        store: PostgresWorkingSet,
         clock: Clock,
         most: int,
         at_once: int,

@@ -1,4 +1,4 @@
-"""The sampler port on the engines that the loaders own: jobs and evaluations, in the background."""
+"""Samples of the engines that the loaders own: for jobs and evaluations, in the background."""
 
 from dataclasses import replace
 
@@ -10,7 +10,11 @@ from services.rollout.core.sampling import Completion, GroupRequest, ReadSequenc
 
 
 class EngineSampler:
-    """Samples without top-k and top-p, so that the log-probabilities are those of the policy itself."""
+    """Samples without top-k and top-p, so that the log-probabilities are those of the policy itself.
+
+    Raises Overloaded and Unavailable, which are retryable, and other MintErrors. Cancelling aborts the
+    request on the engine.
+    """
 
     def __init__(self, engines: EngineDirectory) -> None:
         self._engines = engines
@@ -29,7 +33,7 @@ class EngineSampler:
         )
 
     async def read(self, request: GroupRequest) -> ReadSequence:
-        """Return the log-probabilities of a sequence's own tokens."""
+        """Return the log-probabilities of the prompt's own tokens, which must leave room for one more."""
         asked = replace(_sample_request(request, request.prompt_tokens), prompt_logprobs=0)
         found = await self._engines.sample(request.base, asked)
         logprobs = float32s(found.prompt_logprobs or b"")
@@ -39,7 +43,7 @@ class EngineSampler:
         return ReadSequence(revision=found.revision, logprobs=logprobs)
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text."""
+        """Return the token ids of a text, with the tokens that the tokenizer puts before every text."""
         return await self._tokenize(base, text, tenant_id=None)
 
     async def _tokenize(self, base: BaseName, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:

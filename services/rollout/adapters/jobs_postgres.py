@@ -92,33 +92,33 @@ _PUT_WAVE = _put_of("waves", "wave_id", Wave)
 
 
 class PostgresJobs:
-    """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
+    """Jobs and their waves. ``connection`` is that of an open ledger transaction."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def lock(self, connection: PostgresConnection, job_id: JobId) -> Job:
-        """Return a job, locked."""
+        """Return a job, locked until the transaction ends. Raises NotFound."""
         row = await connection.fetchrow(f"{_JOB} WHERE job_id = $1 FOR UPDATE", job_id)
         return found_record(row, Job, kind="job", name=job_id)
 
     async def save(self, connection: PostgresConnection, job: Job, waves: Sequence[Wave]) -> None:
-        """Insert or replace rows."""
+        """Insert or replace a job and some of its waves."""
         await connection.execute(_PUT_JOB, *values_of(job))
         for wave in waves:
             await connection.execute(_PUT_WAVE, *values_of(wave))
 
     async def job(self, job_id: JobId) -> Job:
-        """Return a job."""
+        """Return a job as last committed. Raises NotFound."""
         row = await self._pool.fetchrow(f"{_JOB} WHERE job_id = $1", job_id)
         return found_record(row, Job, kind="job", name=job_id)
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
-        """Return a tenant's newest jobs, newest first, without their graders."""
+        """Return a tenant's newest jobs, newest first, without their graders, which may be large."""
         return [from_row(row, Job) for row in await self._pool.fetch(_JOBS, tenant_id, limit)]
 
     async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
-        """Return a job's waves by step."""
+        """Return a job's waves by step, read ``within`` an open transaction where one is given."""
         asked = within or self._pool
         rows = await asked.fetch(f"{_WAVE} WHERE job_id = $1 ORDER BY step", job_id)
         return [from_row(row, Wave) for row in rows]
@@ -141,28 +141,28 @@ class PostgresJobs:
         return found
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
-        """Return a job's waves of these steps without a score, by step."""
+        """Return a job's waves of these steps that have a revision but no score yet, by step."""
         return [from_row(row, Wave) for row in await self._pool.fetch(_UNSCORED, job_id, steps)]
 
     async def wave(self, wave_id: WaveId, *, within: "PostgresConnection | None" = None) -> Wave | None:
-        """Return one wave."""
+        """Return one wave, read ``within`` an open transaction where one is given."""
         asked = within or self._pool
         row = await asked.fetchrow(f"{_WAVE} WHERE wave_id = $1", wave_id)
         return None if row is None else from_row(row, Wave)
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
-        """Return the first waiting job of a policy."""
+        """Return the first waiting job of a policy, or None while another one runs, or is paused midway."""
         row = await self._pool.fetchrow(_NEXT, policy_id)
         return None if row is None else from_row(row, Job)
 
     async def lock_next(self, connection: PostgresConnection, policy_id: PolicyId) -> Job | None:
-        """Return the same, locked against concurrent starts and cancellations."""
+        """Return the same and lock the start of the policy's jobs until the transaction ends."""
         await connection.execute(_LOCK_POLICY, policy_id)
         row = await connection.fetchrow(f"{_NEXT} FOR UPDATE", policy_id)
         return None if row is None else from_row(row, Job)
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
-        """Return policies whose waiting job nothing holds back."""
+        """Return the policies with a job that waits since ``before`` although no other one holds it back."""
         return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
 
     async def usage(self, tenant_id: TenantId, *, since: float) -> JobUsage:
@@ -172,11 +172,11 @@ class PostgresJobs:
         return from_row(row, JobUsage)
 
     async def scored_by_runs(self) -> list[Job]:
-        """Return jobs that evaluation runs measure."""
+        """Return the jobs that have not ended and whose revisions are measured by evaluation runs."""
         return [from_row(row, Job) for row in await self._pool.fetch(_SCORED_BY_RUNS)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
-        """Record progress."""
+        """Record progress of a job; return whether it still runs."""
         status = await self._pool.execute(
             "UPDATE jobs SET progress_at = greatest(progress_at, $2) WHERE job_id = $1 AND state = 'running'",
             job_id,
@@ -185,6 +185,10 @@ class PostgresJobs:
         return status == "UPDATE 1"
 
     async def claim_stalled(self, *, before: float, waiting_since: float | None, now: float) -> list[Job]:
-        """Return stalled jobs, each to one caller: a concurrent one waits and finds the row claimed."""
+        """Return the running jobs without progress since ``before``, each to one caller only.
+
+        Not those whose open wave is not sampled yet, if they had progress after ``waiting_since``. A claim
+        counts as progress, so that a job is claimed again only after another such time.
+        """
         rows = await self._pool.fetch(_CLAIM_STALLED, before, now, waiting_since)
         return [from_row(row, Job) for row in rows]

@@ -1,4 +1,4 @@
-"""The ports on the registry: policies and scores."""
+"""The registry's policies and scores."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ class RegistryRecords:
         return (await self._registry.get_policy(tenant_id, policy_id)).latest
 
     async def record(self, run: EvaluationRun) -> None:
-        """Record the score; the registry stores a repeated one once."""
+        """Record the score of a run of a policy's revision. Idempotent. Raises NotFound, Unavailable."""
         assert run.value is not None, run
         assert run.policy_id is not None, run
         assert run.revision is not None, run
@@ -39,7 +39,7 @@ class RegistryRecords:
     async def record_metrics(
         self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
     ) -> None:
-        """Record each metric; the registry stores a repeated one once."""
+        """Record a job's scores of a revision over ``n`` rows, as suite ``job:<id>``. Idempotent."""
         for metric, value in metrics.items():
             await self._registry.record_evaluation(
                 signer_of(job),

@@ -4,21 +4,21 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
 
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyHandled
 from mint_common.events import Event
 from mint_common.ids import JobId, WaveId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger, Transaction
+from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
+from mint_common.runtime.postgres_errors import PostgresConnection
+from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Advance, Fact, Job, advance, needs_waves
 from services.rollout.core.job_control import pause, resume, stop
 from services.rollout.core.job_scores import on_score, scored_wave
 from services.rollout.core.wave import Wave, WaveCounts, fold, wave_id_in
-from services.rollout.ports import Connection, JobStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,11 @@ class WaveDetails:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commits(Generic[Connection]):
+class Commits:
     """Writes jobs, their waves and their events in one transaction."""
 
-    jobs: JobStore[Connection]
-    ledger: Ledger[Connection]
+    jobs: PostgresJobs
+    ledger: PostgresLedger
     clock: Clock
 
     async def commit(
@@ -70,7 +70,7 @@ class Commits(Generic[Connection]):
                 scored = [wave for wave in waves if wave.wave_id == wave_id]
                 await self.write(transaction, None, on_score(job, waves, now=now), scored=scored)
 
-    async def _waves_after(self, connection: Connection, job: Job, fact: Fact) -> list[Wave]:
+    async def _waves_after(self, connection: PostgresConnection, job: Job, fact: Fact) -> list[Wave]:
         """Return a job's waves after an event that may end it; none for another one."""
         if not needs_waves(job, fact):
             return []
@@ -104,7 +104,7 @@ class Commits(Generic[Connection]):
 
     async def write(
         self,
-        transaction: Transaction[Connection],
+        transaction: PostgresTransaction,
         fact: Fact | None,
         moved: Advance,
         *,
@@ -118,7 +118,7 @@ class Commits(Generic[Connection]):
         await transaction.emit(*moved.events)
 
     async def _fold(
-        self, connection: Connection, facts: Iterable[Event], counts: WaveCounts | None
+        self, connection: PostgresConnection, facts: Iterable[Event], counts: WaveCounts | None
     ) -> list[Wave]:
         now = self.clock.now()
         touched: dict[WaveId, Wave] = {}

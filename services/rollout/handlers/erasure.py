@@ -15,8 +15,8 @@ from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.rollout.adapters.erasures_postgres import PostgresErasures
+from services.rollout.adapters.trainers import Trainers
 from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, EndedJob, plan_erasure
-from services.rollout.ports import TrainedRecords
 
 DAY_SECONDS = 86_400.0
 JOBS_AT_ONCE = 16
@@ -37,7 +37,7 @@ class Eraser:
     """Erases blobs of jobs that ended ``keep_seconds`` ago, or that read a file which is gone."""
 
     erasures: PostgresErasures
-    records: TrainedRecords
+    records: Trainers
     blobs: Blobs
     clock: Clock
     keep_seconds: float

@@ -16,7 +16,9 @@ from mint_common.errors import MintError, Unavailable, trace_of
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
+from services.rollout.adapters.registry import RegistryRecords
 from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,
@@ -33,7 +35,7 @@ from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.task_scores import TaskScores
-from services.rollout.ports import Sampler, Scores, Tasks
+from services.rollout.ports import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,9 @@ class EvaluationHandler:
 
     runs: PostgresEvaluationRuns
     tasks: Tasks
-    sampler: Sampler
+    sampler: EngineSampler
     files: FileScores
-    scores: Scores
+    scores: RegistryRecords
     requests: EngineRequests
     clock: Clock
     stall_seconds: float

@@ -10,6 +10,8 @@ from math import fsum, isfinite
 
 from mint_common.datasets import RenderedExample, RenderedRow, RowLine, method_of
 from mint_common.graders import GradedSample, GraderSpec, read_grader
+from mint_common.runtime.graders.runner import GraderRunner
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.evaluation import (
     EvaluationData,
     EvaluationRun,
@@ -26,7 +28,6 @@ from services.rollout.core.validation import MeasuredFile
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.row_rendering import RowRenderer
-from services.rollout.ports import Graders, Sampler
 
 ROWS_AT_ONCE = 64
 """Rows that are read together: each has 1 MiB at most."""
@@ -38,8 +39,8 @@ class FileScores:
 
     files: FileRows
     renderer: RowRenderer
-    sampler: Sampler
-    graders: Graders
+    sampler: EngineSampler
+    graders: GraderRunner
     requests: EngineRequests
 
     async def rows(

@@ -10,6 +10,7 @@ from mint_common.datasets import RenderedRow, RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, WaveRecord, decode_rows
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.fault import RowSource
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
@@ -22,7 +23,6 @@ from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.graded_samples import GradedSamples
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.row_rendering import Rendered, RowRenderer
-from services.rollout.ports import Sampler
 
 _MAX_KNOWN = 256
 _MAX_DROPPED = 256
@@ -52,7 +52,7 @@ class FileWaves:
     rows: FileRows
     renderer: RowRenderer
     samples: GradedSamples
-    sampler: Sampler
+    sampler: EngineSampler
     algorithms: Algorithms
     _validations: dict[JobId, _Validation] = field(default_factory=dict, init=False)
 

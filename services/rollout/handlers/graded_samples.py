@@ -8,10 +8,11 @@ from mint_common.events import JobData
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, read_grader
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.graders.runner import GraderRunner
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.grading import GradedGroup, check_budget, graded_group, item_of
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
-from services.rollout.ports import Graders, Sampler
 
 TOGETHER = 4
 """Samples that are graded in one call: all of them, before it is known how many failed."""
@@ -39,8 +40,8 @@ class GradingLimits:
 class GradedSamples:
     """Samples and grades; engines that are away or full are asked again."""
 
-    sampler: Sampler
-    graders: Graders
+    sampler: EngineSampler
+    graders: GraderRunner
     requests: EngineRequests
     clock: Clock
     limits: GradingLimits
@@ -70,7 +71,7 @@ class _Grading:
     """The grading of one wave, of ``total`` samples."""
 
     def __init__(
-        self, graders: Graders, spec: GraderSpec, clock: Clock, *, limits: GradingLimits, total: int
+        self, graders: GraderRunner, spec: GraderSpec, clock: Clock, *, limits: GradingLimits, total: int
     ) -> None:
         self._graders = graders
         self._spec = spec

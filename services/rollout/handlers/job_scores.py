@@ -6,7 +6,6 @@ tenant cancelled leaves a job waiting. A run is added once, and its end is appli
 
 import logging
 from dataclasses import dataclass
-from typing import Generic
 
 from mint_common.errors import MintError, NotFound
 from mint_common.runtime.periodic import run_periodically
@@ -15,7 +14,6 @@ from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import Job
 from services.rollout.core.job_scores import measured_steps, scoring_run
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +21,10 @@ CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobScores(Generic[Connection]):
+class JobScores:
     """Has the revisions of jobs scored."""
 
-    commits: Commits[Connection]
+    commits: Commits
     runs: PostgresEvaluationRuns
 
     async def run(self) -> None:

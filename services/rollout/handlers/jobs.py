@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Generic
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim, RevisionRef
@@ -25,8 +24,10 @@ from mint_common.events import (
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import encode_blob
 from mint_common.runtime.fair_gate import FairGate
+from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
+from services.rollout.adapters.registry import RegistryRecords
 from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import (
@@ -44,7 +45,7 @@ from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Commits, WaveDetails
 from services.rollout.handlers.file_rows import FileRows
-from services.rollout.ports import Connection, PolicyHistory, Scores, Tasks
+from services.rollout.ports import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,15 @@ class TurnLostError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobHandlers(Generic[Connection]):
+class JobHandlers:
     """Handlers of events about jobs."""
 
-    commits: Commits[Connection]
+    commits: Commits
     blobs: Blobs
     tasks: Tasks
     rows: FileRows
-    policies: PolicyHistory
-    scores: Scores
+    policies: RegistryRecords
+    scores: RegistryRecords
     draws: FairGate
     _storing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _drawing: set[str] = field(default_factory=set, init=False)
@@ -131,7 +132,7 @@ class JobHandlers(Generic[Connection]):
                 raise
             return error
 
-    async def _take_turn(self, connection: Connection, job: Job) -> Job:
+    async def _take_turn(self, connection: PostgresConnection, job: Job) -> Job:
         """Return the job as it is now, which may have been paused and resumed meanwhile."""
         first = await self.commits.jobs.lock_next(connection, job.policy_id)
         if first is None or first.job_id != job.job_id:

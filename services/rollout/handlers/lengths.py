@@ -3,16 +3,17 @@
 import asyncio
 
 from mint_common.ids import BaseName, TenantId
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.job_warnings import TaskLengths
 from services.rollout.core.task import derive_seed
-from services.rollout.ports import Sampler, Tasks
+from services.rollout.ports import Tasks
 
 CALLERS = TenantId("")
 """Tenant that draws and scores over HTTP are counted for, all together."""
 
 
 async def token_lengths(
-    tasks: Tasks, sampler: Sampler, task: str, *, base: BaseName, n: int, seed: int
+    tasks: Tasks, sampler: EngineSampler, task: str, *, base: BaseName, n: int, seed: int
 ) -> TaskLengths:
     """Measure ``n`` prompts that a job with this seed begins with. Raises what both ports raise."""
     prompts = await tasks.draw(task, "train", n, derive_seed(seed, "prompts", 1), tenant_id=CALLERS)

@@ -6,10 +6,10 @@ from functools import partial
 
 from mint_common.datasets import Method, OnLong, RenderedRow, RenderRequest, RowLine
 from mint_common.ids import BaseName, TenantId
+from services.rollout.adapters.trainers import Trainers
 from services.rollout.core.fault import RowSource
 from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests
-from services.rollout.ports import RendersRows
 
 REQUEST_BYTES = 4 << 20
 REQUEST_ROWS = 128
@@ -30,7 +30,7 @@ class Rendered:
 class RowRenderer:
     """Renders rows; trainers that are away or full are asked again."""
 
-    trainers: RendersRows
+    trainers: Trainers
     requests: EngineRequests
 
     async def render(

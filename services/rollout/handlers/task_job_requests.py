@@ -12,12 +12,13 @@ from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.job_requests import JobRequest
 from mint_common.lora import check_trainable
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled, plan_job
 from services.rollout.core.job_warnings import TaskLengths, job_warnings, task_change_warnings
 from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.lengths import token_lengths
-from services.rollout.ports import Sampler, Tasks
+from services.rollout.ports import Tasks
 
 MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
@@ -30,7 +31,7 @@ class TaskJobMaker:
 
     admission: JobAdmission
     tasks: Tasks
-    sampler: Sampler
+    sampler: EngineSampler
 
     async def make(self, tenant_id: TenantId, body: JobRequest, *, cause: str) -> Job:
         """Return the job of a request; the same ``cause`` is the same job.

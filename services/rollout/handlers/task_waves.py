@@ -8,6 +8,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.events import WaveRequested
 from mint_common.graders import GraderFault
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.grading import error_counts, graded_group
 from services.rollout.core.sampling import (
     GroupRequest,
@@ -19,7 +20,7 @@ from services.rollout.core.sampling import (
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.task_scores import TaskScores
-from services.rollout.ports import Sampler, Tasks
+from services.rollout.ports import Tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class TaskWaves:
 
     blobs: Blobs
     tasks: Tasks
-    sampler: Sampler
+    sampler: EngineSampler
     requests: EngineRequests
     algorithms: Algorithms
     max_faults: float

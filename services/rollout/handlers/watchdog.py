@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic
 
 from mint_common.errors import MintError
 from mint_common.ids import PolicyId
@@ -12,13 +11,12 @@ from mint_common.runtime.periodic import run_periodically
 from services.rollout import metrics
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import all_of
-from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watchdog(Generic[Connection]):
+class Watchdog:
     """Repeats the last events of a running job without progress for ``stall_seconds``.
 
     Each consumer that handled the event before repeats its own answer, so a repetition reaches the first
@@ -27,7 +25,7 @@ class Watchdog(Generic[Connection]):
     is started.
     """
 
-    commits: Commits[Connection]
+    commits: Commits
     start_next: Callable[[PolicyId], Awaitable[None]]
     oldest_waiting: Callable[[], Awaitable[float | None]]
     stall_seconds: float

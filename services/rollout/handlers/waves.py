@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
@@ -35,7 +35,6 @@ from services.rollout.handlers.commits import Commits, WaveDetails
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
-from services.rollout.ports import Connection
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +42,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveHandlers(Generic[Connection]):
+class WaveHandlers:
     """Handlers of events about waves. A wave at work records progress every ``pulse_seconds``."""
 
-    commits: Commits[Connection]
+    commits: Commits
     blobs: Blobs
     tasks: TaskWaves
     files: FileWaves

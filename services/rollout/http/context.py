@@ -12,7 +12,6 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.runner import GraderRunner
-from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.tenant_budget import TenantBudget
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.handover_postgres import PostgresHandover
@@ -34,7 +33,7 @@ class TenantParts:
     ``trials`` test graders. ``previewing`` and ``comparing`` limit a tenant's concurrent computations.
     """
 
-    of_jobs: JobHandlers[PostgresConnection]
+    of_jobs: JobHandlers
     admission: JobAdmission
     on_tasks: TaskJobMaker
     on_files: FileJobMaker

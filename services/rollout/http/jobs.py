@@ -10,13 +10,13 @@ from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import JobId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import BodyRoute
+from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
 from services.rollout.core.job import Job
 from services.rollout.core.job_view import JobProgress, job_view
 from services.rollout.core.progress import Progress
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
-from services.rollout.ports import Connection, JobStore
 
 MAX_LISTED = 1000
 
@@ -36,7 +36,7 @@ async def submit_job(
     return job_view(JobProgress(job=job, progress=Progress()))
 
 
-def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
+def job_routes(handlers: JobHandlers) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs that read and steer jobs."""
     jobs, commits = handlers.commits.jobs, handlers.commits
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs", route_class=BodyRoute)
@@ -71,19 +71,19 @@ def job_routes(handlers: JobHandlers[Connection]) -> APIRouter:
     return router
 
 
-async def in_progress(store: JobStore[Connection], jobs: Sequence[Job]) -> list[JobProgress]:
+async def in_progress(store: PostgresJobs, jobs: Sequence[Job]) -> list[JobProgress]:
     """Return how far jobs are, in their order, without their waves."""
     progress = await store.progress_of(jobs)
     return [JobProgress(job=job, progress=progress[job.job_id]) for job in jobs]
 
 
-async def job_progress(store: JobStore[Connection], job: Job, *, steps: bool) -> JobProgress:
+async def job_progress(store: PostgresJobs, job: Job, *, steps: bool) -> JobProgress:
     """Return the progress of a job, with its waves if steps are requested."""
     waves = await store.waves_of(job.job_id) if steps else ()
     return JobProgress(job=job, progress=(await store.progress_of([job]))[job.job_id], waves=waves)
 
 
-async def _own(jobs: JobStore[Connection], tenant_id: TenantId, name: str) -> Job:
+async def _own(jobs: PostgresJobs, tenant_id: TenantId, name: str) -> Job:
     """Return the job that a name means, also with OpenAI's prefix. Raises NotFound."""
     job = await jobs.job(job_id_of(name) if name.startswith(JOB_PREFIX) else JobId(name))
     if job.tenant_id != tenant_id:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import msgspec
 
@@ -14,7 +13,7 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
@@ -58,7 +57,7 @@ class OperationParts:
     states: BlobStates
     store: PostgresOperations
     rows: PostgresCheckpointRows
-    ledger: Ledger[Any]
+    ledger: PostgresLedger
     blobs: Blobs
     clock: Clock
     settings: OperationSettings

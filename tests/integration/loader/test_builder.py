@@ -26,7 +26,7 @@ from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.generation import SampleRequest, Sampling, float32s
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import SystemClock
-from services.loader.adapters.builder.client import Builder, BuilderStaging, open_builder
+from services.loader.adapters.builder.client import Builder, open_builder
 from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.adapters.builder.process import AtOnce
 from services.loader.adapters.builder.wire import read_index
@@ -43,7 +43,6 @@ class Shop:
     """A builder over a local blob store."""
 
     builder: Builder
-    staging: BuilderStaging
     blobs: LocalBlobs
     facts: BaseFacts
     root: Path
@@ -78,7 +77,6 @@ async def open_shop(facts: BaseFacts, root: Path, *, silence_seconds: float) -> 
     async with open_builder(config, SystemClock()) as builder:
         yield Shop(
             builder=builder,
-            staging=BuilderStaging(builder),
             blobs=LocalBlobs(blobs),
             facts=facts,
             root=root,
@@ -97,14 +95,14 @@ async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
 async def impatient_shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
     """Run a builder that must not be silent for long."""
     async with open_shop(facts, tmp_path, silence_seconds=3.0) as shop:
-        await shop.staging.stage(await shop.revision(1))
+        await shop.builder.stage(await shop.revision(1))
         yield shop
 
 
 async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
-    staged = await shop.staging.stage(await shop.revision(1))
-    assert shop.staging.holds(staged.digest)
-    assert shop.staging.size_of(staged.digest) == staged.size_bytes
+    staged = await shop.builder.stage(await shop.revision(1))
+    assert shop.builder.holds(staged.digest)
+    assert shop.builder.size_of(staged.digest) == staged.size_bytes
     laid_out = await shop.builder.lay_out(staged.folder)
     path = staged.folder / WEIGHTS_FILE
     with path.open("rb") as file:
@@ -117,14 +115,15 @@ async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
         assert place.shape == entry.shape
         assert np.array_equal(memory[place.begin : place.begin + expected.size], expected)
     shop.builder.release(laid_out)
-    await shop.staging.stage(await shop.revision(1))  # answered after the release was heard
+    await shop.builder.stage(await shop.revision(1))  # answered after the release was heard
     assert not Path(laid_out.path).exists()
 
 
 async def test_what_is_laid_out_ahead_is_what_would_be_and_is_let_go_of(shop: Shop) -> None:
-    staging = BuilderStaging(shop.builder, ahead_bytes=1 << 30)
+    plain = shop.builder._config
+    shop.builder._config = replace(plain, ahead_bytes=1 << 30)
     revisions = [await shop.revision(seed) for seed in range(20, 31)]
-    staged = [await staging.stage(revision) for revision in revisions]
+    staged = [await shop.builder.stage(revision) for revision in revisions]
     kept = dict(shop.builder._ahead)
     assert list(kept) == [each.folder for each in staged[-8:]], "the latest, however many were never used"
     ahead = await shop.builder.lay_out(staged[-1].folder)
@@ -134,8 +133,9 @@ async def test_what_is_laid_out_ahead_is_what_would_be_and_is_let_go_of(shop: Sh
     assert Path(again.path).read_bytes() == Path(ahead.path).read_bytes()
     for laid_out in (ahead, again):
         shop.builder.release(laid_out)
-    await staging.stage(revisions[-2])  # in the place of the one that is kept
-    await shop.staging.stage(revisions[-2])  # answered after all releases were heard
+    await shop.builder.stage(revisions[-2])  # in the place of the one that is kept
+    shop.builder._config = plain
+    await shop.builder.stage(revisions[-2])  # answered after all releases were heard
     descriptors = Path(f"/proc/{shop.builder.pid}/fd").iterdir()
     held = [each for each in descriptors if "mint-adapter" in str(each.readlink())]
     assert len(held) == len(shop.builder._ahead) == 7
@@ -160,22 +160,22 @@ async def test_a_broken_adapter_is_refused_and_the_builder_lives(shop: Shop) -> 
     revision, pid = await shop.publish(broken), shop.builder.pid
     for _ in range(2):
         with pytest.raises(AdapterInvalid, match="rank 32"):
-            await shop.staging.stage(revision)
-    assert not shop.staging.holds(broken.digest)
-    assert (await shop.staging.stage(await shop.revision(3))).digest
+            await shop.builder.stage(revision)
+    assert not shop.builder.holds(broken.digest)
+    assert (await shop.builder.stage(await shop.revision(3))).digest
     assert shop.builder.pid == pid
 
 
 async def test_a_killed_builder_is_replaced_and_its_work_is_done_again(shop: Shop) -> None:
     revisions = [await shop.revision(10 + n) for n in range(6)]
-    first = await shop.staging.stage(revisions[0])
-    asked = [asyncio.create_task(shop.staging.stage(revision)) for revision in revisions]
+    first = await shop.builder.stage(revisions[0])
+    asked = [asyncio.create_task(shop.builder.stage(revision)) for revision in revisions]
     await asyncio.sleep(0)
     await shop.kill()
     staged = await asyncio.gather(*asked)
     assert [each.digest for each in staged] == [revision.digest for revision in revisions]
     assert staged[0] == first
-    assert len(shop.staging.stored()) == len(revisions)
+    assert len(shop.builder.stored()) == len(revisions)
 
 
 async def test_a_builder_that_hangs_is_replaced_and_its_work_is_done_again(
@@ -185,7 +185,7 @@ async def test_a_builder_that_hangs_is_replaced_and_its_work_is_done_again(
     revisions, hung, hangs = [await shop.revision(80 + n) for n in range(3)], shop.builder.pid, _hangs()
     os.kill(hung, signal.SIGSTOP)
     async with asyncio.timeout(60):
-        staged = await asyncio.gather(*(shop.staging.stage(revision) for revision in revisions))
+        staged = await asyncio.gather(*(shop.builder.stage(revision) for revision in revisions))
     assert [each.digest for each in staged] == [revision.digest for revision in revisions]
     assert has_ended(hung)
     assert _hangs() > hangs
@@ -195,7 +195,7 @@ async def test_a_builder_that_hangs_is_replaced_and_its_work_is_done_again(
 async def test_work_over_which_two_builders_hang_fails_and_other_work_goes_on(impatient_shop: Shop) -> None:
     shop = impatient_shop
     poison, other = await shop.revision(84), await shop.revision(85)
-    asked = asyncio.create_task(shop.staging.stage(poison))
+    asked = asyncio.create_task(shop.builder.stage(poison))
     first = shop.builder.pid
     os.kill(first, signal.SIGSTOP)
     async with asyncio.timeout(60):
@@ -204,7 +204,7 @@ async def test_work_over_which_two_builders_hang_fails_and_other_work_goes_on(im
         os.kill(second, signal.SIGSTOP)
         with pytest.raises(Unavailable, match="hung, and the next one"):
             await asked
-        assert (await shop.staging.stage(other)).digest == other.digest
+        assert (await shop.builder.stage(other)).digest == other.digest
 
 
 async def test_a_builder_that_hangs_before_it_has_begun_is_replaced(
@@ -219,7 +219,7 @@ async def test_a_builder_that_hangs_before_it_has_begun_is_replaced(
         async with asyncio.timeout(60):
             await shop.next_builder(begun)
     assert has_ended(begun)
-    assert (await shop.staging.stage(revision)).digest == revision.digest
+    assert (await shop.builder.stage(revision)).digest == revision.digest
 
 
 async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_left(
@@ -232,7 +232,7 @@ async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_
         os.kill(stuck, signal.SIGSTOP)
         revision = await shop.revision(87)
         async with asyncio.timeout(60):
-            assert (await shop.staging.stage(revision)).digest == revision.digest
+            assert (await shop.builder.stage(revision)).digest == revision.digest
     assert psutil.pid_exists(stuck)
     monkeypatch.setattr("services.loader.adapters.builder.client._MAX_DYING", 1)
     beside = shop.builder.pid
@@ -255,7 +255,7 @@ async def test_a_builder_that_cannot_be_started_is_tried_again(
         while "the builder process does not start" not in caplog.messages:
             await asyncio.sleep(0.01)
     revision = await shop.revision(70)
-    assert (await shop.staging.stage(revision)).digest == revision.digest
+    assert (await shop.builder.stage(revision)).digest == revision.digest
 
 
 async def test_a_builder_that_cannot_work_says_why(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ async def test_a_builder_that_cannot_work_says_why(shop: Shop, monkeypatch: pyte
 
 
 async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop) -> None:
-    staged = await shop.staging.stage(await shop.revision(20))
+    staged = await shop.builder.stage(await shop.revision(20))
     laid_out = await shop.builder.lay_out(staged.folder)
     await shop.kill()
     assert not Path(laid_out.path).exists()
@@ -322,7 +322,7 @@ async def test_an_engine_answers_as_with_an_adapter_that_vllm_has_loaded_itself(
     numbers = itertools.count(9001)
     seen = [await logprobs(engine, None)]
     for seed in (30, 31, 32):  # the later ones are wrapped after the first one's pattern
-        folder = (await shop.staging.stage(await shop.revision(seed))).folder
+        folder = (await shop.builder.stage(await shop.revision(seed))).folder
         number = next(numbers)
         adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
         await engine.stage(adapter)
@@ -350,7 +350,7 @@ async def loaded_by_vllm(engine: VllmEngine, folder: Path, *, number: int) -> Lo
 async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
     shop: Shop, shared_engine: CountedEngine
 ) -> None:
-    folder = (await shop.staging.stage(await shop.revision(40))).folder
+    folder = (await shop.builder.stage(await shop.revision(40))).folder
 
     class Ends(Builder):
         """A builder whose first work is lost before the engine sees it."""

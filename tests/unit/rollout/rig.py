@@ -16,7 +16,10 @@ from mint_common.blobs.port import Blobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
 from mint_common.ids import JobId
+from mint_common.runtime.graders.runner import GraderRunner
+from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.adapters.trainers import Trainers
 from services.rollout.app import WAVES
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
@@ -29,12 +32,12 @@ from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
-from services.rollout.ports import Graders, RendersRows, Sampler, Tasks
+from services.rollout.ports import Tasks
 from tests.testing.blobs_memory import MemoryBlobs
 from tests.testing.bus_memory import MemoryBus
 from tests.testing.clock import ManualClock
 from tests.testing.factories import JOB
-from tests.testing.ledger_memory import MemoryConnection, MemoryLedger
+from tests.testing.ledger_memory import MemoryLedger
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import (
     LocalTasks,
@@ -65,15 +68,15 @@ ALGORITHMS = Algorithms([*BUILT_IN, IPO])
 
 
 def wave_handlers(
-    commits: Commits[MemoryConnection],
+    commits: Commits,
     *,
     blobs: Blobs,
     tasks: Tasks,
     rows: FileRows,
-    rendering: RendersRows,
-    graders: Graders,
-    sampler: Sampler,
-) -> WaveHandlers[MemoryConnection]:
+    rendering: Trainers,
+    graders: GraderRunner,
+    sampler: EngineSampler,
+) -> WaveHandlers:
     """Return the handlers of waves as the service composes them, two waves and two requests at a time."""
     clock = commits.clock
     requests = EngineRequests(clock, in_flight=2)
@@ -113,8 +116,8 @@ class Rig:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     tasks: LocalTasks = field(default_factory=LocalTasks)
     scores: ScoreBoard = field(default_factory=ScoreBoard)
-    rendering: RendersRows = field(default_factory=NoRendering)
-    graders: Graders = field(default_factory=graders)
+    rendering: Trainers = field(default_factory=NoRendering)
+    graders: GraderRunner = field(default_factory=graders)
     jobs: MemoryJobs = field(default_factory=MemoryJobs)
     bus: MemoryBus | None = None
     ledger: MemoryLedger = field(init=False)
@@ -124,7 +127,7 @@ class Rig:
         self.ledger = MemoryLedger(self.clock)
         rows = FileRows(LocalRows(self.blobs, _folder(), limit_bytes=1 << 20))
         self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
-        self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
+        self.of_jobs: JobHandlers = JobHandlers(
             commits=self.commits,
             blobs=self.blobs,
             tasks=self.tasks,

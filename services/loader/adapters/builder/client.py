@@ -68,7 +68,8 @@ class BuilderConfig:
     """A builder's configuration.
 
     ``silence_seconds``: maximum time without an answer before it counts as hanging; ``dtype``: the
-    engine's; ``arena``: the path of the memory for adapters, empty if each has its own file.
+    engine's; ``arena``: the path of the memory for adapters, empty if each has its own file; ``ahead_bytes``:
+    adapters of at most this size are laid out as soon as they are on the disk.
     """
 
     blobs: BlobSettings
@@ -78,14 +79,15 @@ class BuilderConfig:
     silence_seconds: float
     dtype: Dtype = "float32"
     arena: str = ""
+    ahead_bytes: int = 0
 
 
 class Builder:
-    """Asks the builder process."""
+    """Asks the builder process, which has the disk cache and lays adapters out."""
 
     def __init__(self, config: BuilderConfig, clock: Clock) -> None:
         self.pid = 0
-        self.stored: dict[Digest, StoredAdapter] = {}
+        self._stored: dict[Digest, StoredAdapter] = {}
         self._stored_bytes = 0
         self._config = config
         self._clock = clock
@@ -100,12 +102,9 @@ class Builder:
         self._problem = ""
         self._processes = BuilderProcesses()
 
-    async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
-        """Bring a revision's files to the local disk. Raises as `Staging.stage`.
-
-        An adapter of at most ``ahead_bytes`` is laid out at once, and held for the next call.
-        """
-        outcome = await self._ask(Stage(revision=revision, ahead_bytes=ahead_bytes))
+    async def stage(self, revision: RevisionRef) -> StagedAdapter:
+        """Bring a revision's files to the local disk. Raises as `Staging.stage`."""
+        outcome = await self._ask(Stage(revision=revision, ahead_bytes=self._config.ahead_bytes))
         match outcome:
             case Staged():
                 if outcome.ahead is not None:
@@ -121,7 +120,7 @@ class Builder:
                 raise _error(outcome)
         raise AssertionError(outcome)
 
-    async def trim(self, keep: Collection[Digest]) -> None:
+    async def trim(self, *, keep: Collection[Digest]) -> None:
         """Evict files beyond the cache's size."""
         if self._stored_bytes <= self._config.disk_bytes:
             return
@@ -131,6 +130,19 @@ class Builder:
                     self._leave(digest)
             case Failure():
                 raise _error(outcome)
+
+    def stored(self) -> Sequence[StoredAdapter]:
+        """Return the stored adapters."""
+        return list(self._stored.values())
+
+    def holds(self, digest: Digest) -> bool:
+        """Return whether an adapter is on the disk."""
+        return digest in self._stored
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Return the size of an adapter's weights, if it is on the disk."""
+        entry = self._stored.get(digest)
+        return entry.size_bytes if entry else None
 
     async def lay_out(self, folder: Path) -> LaidOut:
         """Lay an adapter out in memory.
@@ -252,7 +264,7 @@ class Builder:
         if contents.problem:
             raise Unavailable(what="the builder", problem=contents.problem)
         self._problem = ""
-        self.stored, self._stored_bytes = {}, 0
+        self._stored, self._stored_bytes = {}, 0
         for entry in contents.stored:
             self._enter(entry)
         self._writer, self._unheard, self._is_hung = writer, 0, False
@@ -305,11 +317,11 @@ class Builder:
             self.release(before)
 
     def _enter(self, entry: StoredAdapter) -> None:
-        self.stored[entry.digest] = entry
+        self._stored[entry.digest] = entry
         self._stored_bytes += entry.size_bytes
 
     def _leave(self, digest: Digest) -> None:
-        entry = self.stored.pop(digest, None)
+        entry = self._stored.pop(digest, None)
         self._stored_bytes -= entry.size_bytes if entry else 0
 
     def _setup(self) -> Setup:
@@ -323,36 +335,6 @@ class Builder:
             arena=config.arena,
             taken=[(each.begin, each.size_bytes) for each in self._in_arena.values()],
         )
-
-
-class BuilderStaging:
-    """The disk cache, managed by the builder."""
-
-    def __init__(self, builder: Builder, *, ahead_bytes: int = 0) -> None:
-        """``ahead_bytes``: what takes no more is laid out as soon as it is here."""
-        self._builder = builder
-        self._ahead_bytes = ahead_bytes
-
-    async def stage(self, revision: RevisionRef) -> StagedAdapter:
-        """Bring a revision's files here, checked against the claim and the base."""
-        return await self._builder.stage(revision, ahead_bytes=self._ahead_bytes)
-
-    async def trim(self, *, keep: Collection[Digest]) -> None:
-        """Remove the least recently used beyond the capacity."""
-        await self._builder.trim(keep)
-
-    def stored(self) -> Sequence[StoredAdapter]:
-        """Return the stored adapters."""
-        return list(self._builder.stored.values())
-
-    def holds(self, digest: Digest) -> bool:
-        """Return whether an adapter is here."""
-        return digest in self._builder.stored
-
-    def size_of(self, digest: Digest) -> int | None:
-        """Return the size of an adapter's weights, if it is here."""
-        entry = self._builder.stored.get(digest)
-        return entry.size_bytes if entry else None
 
 
 @asynccontextmanager
