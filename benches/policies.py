@@ -25,7 +25,6 @@ from benches.report import Report, Row, make_row
 from benches.stacks import open_bench_stack, shared_gpu
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.core.jobs import TERMINAL, JobNow, read_job
-from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.requests import (
     create_policy,
     evaluate,
@@ -33,6 +32,7 @@ from services.standalone.demo.requests import (
     recipe_of,
     submit_job,
 )
+from services.standalone.demo.run import watched_memory
 
 TASKS = ("mode:copy", "mode:sort", "mode:rot1")
 STEPS, HELDOUT = 20, 128

@@ -20,9 +20,8 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
-from mint_common.runtime.periodic import run_periodically
+from mint_common.runtime.periodic import DAY_SECONDS, run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.runtime.pruning import DAY_SECONDS
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.tenant_budget import TenantBudget

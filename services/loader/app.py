@@ -10,9 +10,8 @@ from fastapi import FastAPI
 
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.bus.nats import connect_nats
-from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
-from mint_common.client.registry import RegistryClient
+from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo

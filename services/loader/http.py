@@ -1,6 +1,6 @@
 """Internal HTTP of the loader: answers of the inference APIs, samples, tokenization, residency."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,11 @@ from mint_common.generation import (
     ENGINE_HEADER,
     REVISION_HEADER,
     TIER_HEADER,
+    AdapterPlaces,
     AdapterStatus,
     CallFacts,
     EngineInfo,
+    Place,
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
@@ -32,9 +34,37 @@ from mint_common.runtime.draining import set_stream_error
 from mint_common.tenant_budget import TenantBudget
 from services.loader.adapters.step_stream import StepStream
 from services.loader.handlers.generation import Serving
-from services.loader.handlers.places import Places
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
+
+MAX_PLACES = 4096
+
+
+class Places:
+    """Numbers the changes of where adapters are, within a run of the engine (its epoch)."""
+
+    def __init__(self, places: Callable[[int], Mapping[Digest, Place]], *, epoch: str) -> None:
+        self._places = places
+        self._epoch = epoch
+        self._number = 0
+        self._last: dict[Digest, Place] = {}
+        self._answer = self._encoded(self._last)
+
+    def since(self, known: str) -> bytes:
+        """Return `AdapterPlaces` in JSON, without places for one who knows the newest version."""
+        now = dict(self._places(MAX_PLACES))
+        if now != self._last:
+            self._number += 1
+            self._last, self._answer = now, self._encoded(now)
+        return self._encoded(None) if known == self._version else self._answer
+
+    @property
+    def _version(self) -> str:
+        return f"{self._epoch}-{self._number}"
+
+    def _encoded(self, places: dict[Digest, Place] | None) -> bytes:
+        return msgspec.json.encode(AdapterPlaces(version=self._version, places=places))
+
 
 _ADMIN = "admin"
 UNREAD_BYTES = 256 << 20

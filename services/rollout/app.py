@@ -49,12 +49,11 @@ from services.rollout.adapters.files_postgres import PostgresFiles
 from services.rollout.adapters.handover_postgres import PostgresHandover
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.adapters.registry import RegistryRecords
+from services.rollout.adapters.peers import RegistryRecords, Trainers
 from services.rollout.adapters.rows_check import RowsCheckProcess
 from services.rollout.adapters.spool import open_spool
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
-from services.rollout.adapters.trainers import Trainers
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.core.quotas import JobQuotas

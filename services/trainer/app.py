@@ -15,9 +15,8 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
-from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
-from mint_common.client.registry import RegistryClient
+from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import MintError
 from mint_common.events import WaveCancelled, WaveCompleted
 from mint_common.lora import check_trainable

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mint_common.blobs.checked import Check, check_range, check_size, claim_of, landing
-from mint_common.blobs.keys import check_key, check_prefix
+from mint_common.blobs.port import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobMissing
 

@@ -15,7 +15,7 @@ from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events.event import Event
 from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock, SystemClock
-from mint_common.runtime.outbox import event_message, message_id
+from mint_common.runtime.ledger_postgres import event_message, message_id
 from mint_common.waiting import wait_for_event
 
 RETRY_SECONDS = 0.2

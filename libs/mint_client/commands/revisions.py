@@ -13,7 +13,7 @@ from mint_client.commands.names import resolve_revision
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
 from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
 from mint_client.core.tables import Row, diff_rows, field_rows, scored_rows
-from mint_client.views.sending import receiving, sending
+from mint_client.views.terminal import receiving, sending
 
 
 def list_revisions(

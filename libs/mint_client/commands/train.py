@@ -36,8 +36,7 @@ from mint_client.core.training import (
     tokens_in_words,
 )
 from mint_client.views.job import follow_promotion
-from mint_client.views.sending import sending
-from mint_client.views.terminal import print_rows
+from mint_client.views.terminal import print_rows, sending
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Format, Method, Problem, decode_line, method_of
 from mint_common.datasets.check import check_file
 from mint_common.errors import InvalidField, NotFound, Unavailable

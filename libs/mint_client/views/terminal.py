@@ -1,13 +1,16 @@
 """Format tables: fitted and coloured on a terminal; elsewhere tabs, for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from mint_client.adapters.public_api import Progress as Report
 from mint_client.core.columns import Column
 from mint_client.core.tables import Row, cells, fitting
 
@@ -55,3 +58,26 @@ def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) ->
 def _text(cell: str, column: Column) -> Text:
     style = {"state": STATE_STYLES.get(cell, ""), "bar": "green"}.get(column.kind, "")
     return Text(cell, style=style)
+
+
+def sending(console: Console, what: str = "") -> AbstractContextManager[Report]:
+    """Show a bar inside the block, moved by calls with (bytes sent, bytes in all)."""
+    return _bar(console, what, doing="sending", ending="checking")
+
+
+def receiving(console: Console) -> AbstractContextManager[Report]:
+    """Show the progress of a download."""
+    return _bar(console, "", doing="receiving", ending="receiving")
+
+
+@contextmanager
+def _bar(console: Console, what: str, *, doing: str, ending: str) -> Iterator[Report]:
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{doing} {what}".strip(), total=None)
+
+        def report(moved: int, total: int) -> None:
+            word = doing if moved < total else ending
+            progress.update(task, completed=moved, total=total, description=f"{word} {what}".strip())
+
+        yield report

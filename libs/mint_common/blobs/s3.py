@@ -28,7 +28,7 @@ from mint_common.blobs.checked import (
     claim_of_file,
     landing_in_thread,
 )
-from mint_common.blobs.keys import check_key, check_prefix
+from mint_common.blobs.port import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable, plain_problem
 

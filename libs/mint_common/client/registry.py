@@ -4,6 +4,7 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name.
 """
 
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 import msgspec
@@ -22,9 +23,10 @@ from mint_common.catalog import (
     RevisionRecord,
 )
 from mint_common.client.http import InternalHttp, named, path_of, shortened
-from mint_common.errors import NotFound
+from mint_common.errors import MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, pack_digests
+from mint_common.runtime.clock import Clock
 
 _MAX_DIGESTS = 10_000
 
@@ -202,3 +204,32 @@ async def _parts(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:
     place = () if policy is None else (named("policy", policy), *parts)
     return path_of("internal", "tenants", tenant_id, "policies", *place)
+
+
+_log = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
+
+
+class BaseRegistration:
+    """Registers the facts of one base."""
+
+    def __init__(self, *, registry: RegistryClient, facts: BaseFacts, clock: Clock) -> None:
+        self.is_done = False
+        self._registry = registry
+        self._facts = facts
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Return when the registry has the facts, however long that takes. Raises what no retry mends."""
+        delay_seconds = _FIRST_RETRY_SECONDS
+        while not self.is_done:
+            try:
+                await self._registry.put_base(self._facts)
+                self.is_done = True
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                _log.info("the registry is not ready", extra={"retry_seconds": delay_seconds})
+                await self._clock.sleep(delay_seconds)
+                delay_seconds = min(2 * delay_seconds, _LAST_RETRY_SECONDS)

@@ -27,8 +27,7 @@ from mint_common.events.codec import EventTooNew, decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.ledger_postgres import PostgresLedger, event_message
 from mint_common.runtime.retries import Bury, decide
 from mint_common.telemetry.series import begin
 from mint_common.telemetry.tracing import extracted, span

@@ -13,8 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from mint_common.runtime.draining import RequestsInHand
 from mint_common.runtime.edge_errors import answer_errors, error_response
 from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped
-from mint_common.runtime.edge_series import state_series
-from mint_common.runtime.metrics_text import MetricsText
+from mint_common.runtime.edge_series import MetricsText, state_series
 
 DEFAULT_MAX_BODY_BYTES = 16 << 20
 

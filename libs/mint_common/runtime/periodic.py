@@ -3,8 +3,11 @@
 import logging
 from collections.abc import Awaitable, Callable
 
+import asyncpg
+
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_errors import acquired
 from mint_common.waiting import raise_if_cancelled
 
 _log = logging.getLogger(__name__)
@@ -21,3 +24,27 @@ async def run_periodically(
             raise_if_cancelled()
             _log.warning("periodic work left out", extra={"work": name, "problem": str(error)})
         await clock.sleep(every_seconds)
+
+
+PRUNED_AT_ONCE = 5_000
+DAY_SECONDS = 86_400.0
+
+
+async def prune_rows(
+    pool: asyncpg.Pool, table: str, where: str, *arguments: object, at_once: int = PRUNED_AT_ONCE
+) -> int:
+    """Delete all rows of a table that match a condition, and return their number; ``where`` is trusted SQL.
+
+    Several processes may do so at once. Raises Unavailable; earlier deletions stay.
+    """
+    query = f"""
+        DELETE FROM {table} WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {table} WHERE {where} LIMIT {at_once} FOR UPDATE SKIP LOCKED
+        ))
+    """  # noqa: S608  # texts of our own
+    pruned, part = 0, at_once
+    while part == at_once:
+        async with acquired(pool) as connection:
+            part = int((await connection.execute(query, *arguments)).removeprefix("DELETE "))
+        pruned += part
+    return pruned

@@ -19,10 +19,9 @@ from prometheus_client import Counter, Gauge
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.outbox import message_id
-from mint_common.runtime.periodic import run_periodically
+from mint_common.runtime.ledger_postgres import message_id
+from mint_common.runtime.periodic import prune_rows, run_periodically
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.pruning import prune_rows
 from mint_common.telemetry.series import begin
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 

@@ -6,9 +6,8 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_rows import values_of
-from mint_common.runtime.pruning import DAY_SECONDS, prune_rows
+from mint_common.runtime.periodic import DAY_SECONDS, prune_rows
+from mint_common.runtime.postgres import from_row, values_of
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import (
     KEPT_SECONDS,

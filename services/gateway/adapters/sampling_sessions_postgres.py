@@ -8,9 +8,8 @@ import asyncpg
 
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_rows import insert_of, values_of
-from mint_common.runtime.pruning import prune_rows
+from mint_common.runtime.periodic import prune_rows
+from mint_common.runtime.postgres import from_row, insert_of, values_of
 from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
 
 REMEMBERED = 10_000

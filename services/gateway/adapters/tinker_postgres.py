@@ -7,9 +7,8 @@ import asyncpg
 
 from mint_common.ids import BaseName, TenantId
 from mint_common.quotas import check_quota
-from mint_common.runtime.postgres import from_row
-from mint_common.runtime.postgres_rows import insert_of, values_of
-from mint_common.runtime.pruning import prune_rows
+from mint_common.runtime.periodic import prune_rows
+from mint_common.runtime.postgres import from_row, insert_of, values_of
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 
 TENANT_SESSIONS = 100_000

@@ -10,10 +10,9 @@ from dataclasses import asdict
 import asyncpg
 
 from mint_common.ids import TenantId, derive_id
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.periodic import prune_rows
+from mint_common.runtime.postgres import from_row, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import values_of
-from mint_common.runtime.pruning import prune_rows
 from services.gateway.adapters.webhooks_postgres import secrets_of
 from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing, Webhook
 from services.gateway.core.webhooks.retries import MAX_WAITING, OVERFULL, Health, Outcome

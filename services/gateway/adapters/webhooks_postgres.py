@@ -7,9 +7,8 @@ import asyncpg
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.quotas import check_quota
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.gateway.core.webhooks.records import (
     DeliveryRecord,
     DeliveryState,

@@ -7,10 +7,9 @@ import asyncpg
 
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.periodic import prune_rows
+from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
-from mint_common.runtime.pruning import prune_rows
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
 _COLUMNS = columns_of(EvaluationRun)

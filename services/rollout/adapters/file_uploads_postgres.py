@@ -12,9 +12,8 @@ from mint_common.errors import InvalidField
 from mint_common.ids import TenantId
 from mint_common.job_errors import UploadClosed
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.adapters.files_postgres import LOCK_TENANT, room_of
 from services.rollout.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
 from services.rollout.core.files.refusals import check_room, check_same

@@ -13,9 +13,8 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from mint_common.job_errors import UploadClosed
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.adapters.erasures_postgres import note_deleted_file
 from services.rollout.core.files.records import (
     FileContent,

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
-from mint_common.runtime.postgres_rows import columns_of, found_record, insert_of, values_of
 from services.rollout.core.job import Job
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
 from services.rollout.core.quotas import JobUsage

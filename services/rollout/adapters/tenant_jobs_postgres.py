@@ -14,9 +14,8 @@ from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
-from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
 from services.rollout.adapters.jobs_postgres import LISTED_JOBS
 from services.rollout.core.fine_tuning.file_uses import job_files
 from services.rollout.core.fine_tuning.records import FineTuning

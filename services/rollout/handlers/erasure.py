@@ -15,7 +15,7 @@ from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.rollout.adapters.erasures_postgres import PostgresErasures
-from services.rollout.adapters.trainers import Trainers
+from services.rollout.adapters.peers import Trainers
 from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, EndedJob, plan_erasure
 
 DAY_SECONDS = 86_400.0

@@ -18,7 +18,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.waiting import cancel_all
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
-from services.rollout.adapters.registry import RegistryRecords
+from services.rollout.adapters.peers import RegistryRecords
 from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,

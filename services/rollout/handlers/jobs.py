@@ -27,7 +27,7 @@ from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
-from services.rollout.adapters.registry import RegistryRecords
+from services.rollout.adapters.peers import RegistryRecords
 from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import (

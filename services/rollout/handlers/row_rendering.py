@@ -6,7 +6,7 @@ from functools import partial
 
 from mint_common.datasets import Method, OnLong, RenderedRow, RenderRequest, RowLine
 from mint_common.ids import BaseName, TenantId
-from services.rollout.adapters.trainers import Trainers
+from services.rollout.adapters.peers import Trainers
 from services.rollout.core.fault import RowSource
 from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests

@@ -13,10 +13,9 @@ from mint_common.json_types import JsonObject
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import BodyRoute, include_routes
 from services.rollout.core.files.answers import page_answer
-from services.rollout.core.fine_tuning.answers import checkpoints, job_answer
+from services.rollout.core.fine_tuning.answers import checkpoints, job_answer, metadata_wanted, page_of
 from services.rollout.core.fine_tuning.events import job_events
 from services.rollout.core.fine_tuning.names import job_id_of
-from services.rollout.core.fine_tuning.pages import metadata_wanted, page_of
 from services.rollout.core.fine_tuning.refusals import job_ended
 from services.rollout.core.job import JobState
 from services.rollout.core.job_view import JobProgress, status_of

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from mint_client.adapters.public_api import PublicApi
 from mint_client.views.job import JobView
+from mint_common.waiting import cancel_all
 from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
 from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.launch import free_port
@@ -21,11 +23,46 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import DType, plan_alike
 from services.standalone.demo.checks import DemoResult, check_all
-from services.standalone.demo.memory import watched_memory
 from services.standalone.demo.report import Report, make_report, write_report
 from services.standalone.demo.scenario import Scenario, run_scenario
 from services.standalone.settings import read_standalone_settings
 from services.standalone.views.parts import PartsView
+
+SAMPLE_SECONDS = 1.0
+MEGABYTE = 2**20
+
+
+class PeakMemory:
+    """The most resident memory that was seen."""
+
+    mb = 0.0
+
+
+@contextlib.asynccontextmanager
+async def watched_memory() -> AsyncIterator[PeakMemory]:
+    """Sample this process and all that it started inside the block; shared pages count in each."""
+    peak = PeakMemory()
+
+    async def sample() -> None:
+        while True:
+            peak.mb = max(peak.mb, await asyncio.to_thread(_resident_mb))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    watching = asyncio.create_task(sample())
+    try:
+        yield peak
+    finally:
+        await cancel_all(watching)
+
+
+def _resident_mb() -> float:
+    total = 0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total / MEGABYTE
+
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}

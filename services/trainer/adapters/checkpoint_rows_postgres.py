@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
 from mint_common.ids import PolicyId, TenantId
-from mint_common.runtime.postgres import from_row
+from mint_common.runtime.postgres import columns_of, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.postgres_rows import columns_of, insert_of, values_of
 from mint_common.training import CheckpointRecord, CheckpointRef, CheckpointSummary, PolicySummary
 from services.trainer.core.operations import check_readable, missing_checkpoint, read_cursor
 

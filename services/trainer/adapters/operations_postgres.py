@@ -12,9 +12,9 @@ import msgspec
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
+from mint_common.runtime.periodic import prune_rows
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.runtime.pruning import prune_rows
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,7 +24,43 @@ from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
-from services.trainer.handlers.outcomes import Outcomes
+
+KEPT_BYTES = 64 * 1024 * 1024
+
+Key = tuple[PolicyId, int]
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The newest outcomes, encoded, and the requests that wait for one, so that few ask the database.
+
+    A waiter is woken by its own operation only; the bytes of the cached outcomes are limited.
+    """
+
+    kept: OrderedDict[Key, bytes] = field(default_factory=OrderedDict)
+    size_bytes: int = 0
+    waiters: WeakValueDictionary[Key, asyncio.Event] = field(default_factory=WeakValueDictionary)
+
+    def find(self, key: Key) -> bytes | None:
+        """Return an outcome that is here."""
+        return self.kept.get(key)
+
+    def put(self, key: Key, outcome: bytes) -> None:
+        """Cache an outcome and wake its waiters."""
+        self.size_bytes += len(outcome) - len(self.kept.pop(key, b""))
+        self.kept[key] = outcome
+        while self.size_bytes > KEPT_BYTES and len(self.kept) > 1:
+            self.size_bytes -= len(self.kept.popitem(last=False)[1])
+        if event := self.waiters.get(key):
+            event.set()
+
+    async def wait(self, key: Key, *, seconds: float) -> None:
+        """Wait until an outcome is put, but not longer."""
+        event = self.waiters.setdefault(key, asyncio.Event())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from mint_common.events import Event, RevisionExported, RevisionPublished, Revis
 from mint_common.events.codec import decode
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.dispatch import publish_event
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.ledger_postgres import event_message
 from mint_common.runtime.postgres import open_pool
 from mint_common.settings import (
     BlobSettings,

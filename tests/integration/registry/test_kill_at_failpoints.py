@@ -25,8 +25,7 @@ from mint_common.errors import AlreadyHandled, NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import Digest, JobId, WaveId, new_id
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.ledger_postgres import PostgresLedger, event_message
 from mint_common.runtime.postgres import migrate, open_pool
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases

@@ -15,7 +15,7 @@ from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
 from mint_common.events import Event
 from mint_common.events.codec import decode
-from mint_common.runtime import pruning, relay
+from mint_common.runtime import periodic, relay
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
@@ -235,7 +235,7 @@ async def test_published_rows_are_pruned_after_a_week(database: str) -> None:
 async def test_old_causes_are_forgotten_once_their_events_are(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning.prune_rows, "__kwdefaults__", {"at_once": 2})  # it takes several parts
+    monkeypatch.setattr(periodic.prune_rows, "__kwdefaults__", {"at_once": 2})  # it takes several parts
     pool = await make_pool(database)
     ledger = PostgresLedger(pool, CLOCK)
     for number in range(8):

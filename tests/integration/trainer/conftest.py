@@ -30,7 +30,7 @@ from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.records import Group, Sample, WaveRecord, encode_blob
 from mint_common.runtime.dispatch import publish_event
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.ledger_postgres import event_message
 from mint_common.settings import (
     AlgorithmSettings,
     BlobSettings,

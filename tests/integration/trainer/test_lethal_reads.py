@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mint_common.client.base_registration import BaseRegistration
+from mint_common.client.registry import BaseRegistration
 from mint_common.client.trainer import TrainerClient
 from mint_common.events import RevisionExported, TrainingFailed
 from mint_common.ids import PolicyId
@@ -20,7 +20,7 @@ from services.trainer.core.attempts import MAX_READS
 from services.trainer.core.ranks import ProcessRank
 from services.trainer.handlers import executor, waves
 from services.trainer.handlers.executor import Executor
-from services.trainer.handlers.wave_reads import MAX_WAVE_READS
+from services.trainer.handlers.waves import MAX_WAVE_READS
 from services.trainer.settings import TrainerSettings
 
 from .conftest import Stage

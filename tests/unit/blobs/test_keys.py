@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.blobs.keys import MAX_KEY_LENGTH, check_key, check_prefix
+from mint_common.blobs.port import MAX_KEY_LENGTH, check_key, check_prefix
 from mint_common.errors import InvalidField
 
 parts = st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True).filter(lambda part: part not in {".", ".."})

@@ -7,8 +7,7 @@ from typing import cast
 import pytest
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.client.base_registration import BaseRegistration
-from mint_common.client.registry import RegistryClient
+from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import InvalidField, MintError, Unavailable
 from tests.testing.adapters import make_base_facts
 from tests.testing.clock import ManualClock

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 
-from mint_common.runtime.metrics_text import REST, MetricsText
+from mint_common.runtime.edge_series import REST, MetricsText
 
 
 async def test_all_who_ask_before_a_text_begins_get_it_and_later_ones_a_later_one():

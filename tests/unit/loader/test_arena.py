@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.loader.core.arena import ALIGNMENT, Arena
+from services.loader.adapters.builder.arena import ALIGNMENT, Arena
 
 SIZE = 4096
 

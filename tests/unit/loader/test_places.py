@@ -6,7 +6,7 @@ from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.generation import Place
 from mint_common.ids import Digest
-from services.loader.handlers.places import MAX_PLACES, Places
+from services.loader.http import MAX_PLACES, Places
 from tests.security.raw_http import serving
 
 

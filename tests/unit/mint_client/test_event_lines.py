@@ -2,7 +2,7 @@
 
 import pytest
 
-from mint_client.core.event_lines import EventFilter, check_types, event_line
+from mint_client.commands.events import EventFilter, check_types, event_line
 from mint_common.errors import NotFound
 
 MOVED = {

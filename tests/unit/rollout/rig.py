@@ -19,7 +19,7 @@ from mint_common.ids import JobId
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.adapters.trainers import Trainers
+from services.rollout.adapters.peers import Trainers
 from services.rollout.app import WAVES
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests

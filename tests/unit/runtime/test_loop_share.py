@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.loop_share import MAX_RETRY_SECONDS, LoopShare
+from mint_common.runtime.fair_gate import MAX_RETRY_SECONDS, LoopShare
 
 
 @given(

@@ -10,7 +10,7 @@ from mint_common.bus.port import Message
 from mint_common.events import AliasMoved, Event, RevisionPublished
 from mint_common.events.subjects import subjects_of
 from mint_common.runtime.dispatch import IGNORED_ATTEMPTS, UPGRADE_ATTEMPTS, UPGRADE_SECONDS
-from mint_common.runtime.outbox import event_message
+from mint_common.runtime.ledger_postgres import event_message
 from tests.testing.clock import settle
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from mint_common.ids import PolicyId
-from services.trainer.handlers.outcomes import Outcomes
+from services.trainer.handlers.lease_term import Outcomes
 
 KEY, OTHER = (PolicyId("policy_a"), 1), (PolicyId("policy_a"), 2)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from mint_common.errors import NotFound, TaskFailed, TaskLeftOut
-from services.rollout.adapters.tasks.guarded import GuardedTask, guarded
+from services.rollout.adapters.tasks.answer_guard import GuardedTask, guarded
 from services.rollout.core.task import LeavesOut, Task, TaskFamily
 
 GROUP = "mint.tasks"

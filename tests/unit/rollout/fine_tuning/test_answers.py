@@ -12,9 +12,15 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField, NotFound
 from services.rollout.core.fault import JobFault
-from services.rollout.core.fine_tuning.answers import checkpoints, job_answer, results_csv, results_file
+from services.rollout.core.fine_tuning.answers import (
+    checkpoints,
+    job_answer,
+    metadata_wanted,
+    page_of,
+    results_csv,
+    results_file,
+)
 from services.rollout.core.fine_tuning.events import job_events
-from services.rollout.core.fine_tuning.pages import metadata_wanted, page_of
 from services.rollout.core.fine_tuning.plan import JobFiles
 from services.rollout.core.job import JobState
 from services.rollout.core.job_view import JobProgress, job_view

@@ -1,10 +1,13 @@
-"""The registry's policies and scores."""
+"""The registry and the trainers, as jobs use them."""
 
 from collections.abc import Mapping
 
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.ids import PolicyId, TenantId
+from mint_common.client.trainer import TrainerDirectory
+from mint_common.datasets import Rendering, RenderRequest
+from mint_common.ids import BaseName, PolicyId, TenantId
+from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.job_scores import signer_of, suite_of
@@ -51,3 +54,22 @@ class RegistryRecords:
                 n=n,
                 stderr=None,
             )
+
+
+class Trainers:
+    """Asks the trainer of the base."""
+
+    def __init__(self, trainers: TrainerDirectory) -> None:
+        self._trainers = trainers
+
+    async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
+        """Return each row's rendering. Raises InvalidField, Overloaded, Unavailable."""
+        return await (await self._trainers.find(base)).render(request)
+
+    async def release(self, job: EndedJob) -> frozenset[str]:
+        """Return the keys of records that training of the job's policy may still read.
+
+        No other record of the job becomes needed later. Raises Unavailable.
+        """
+        trainer = await self._trainers.find(job.base)
+        return await trainer.release_records(job.policy_id, job.untold)
