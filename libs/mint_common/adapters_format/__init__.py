@@ -11,34 +11,3 @@ from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.sites import has_experts, served_targets
 from mint_common.adapters_format.storage import fetch_manifest, stage_adapter, stage_files, store_adapter
 from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-
-__all__ = [
-    "BASE_FILE",
-    "CONFIG_FILE",
-    "DENSE",
-    "FUSED",
-    "MANIFEST_FILE",
-    "PACKED",
-    "WEIGHTS_FILE",
-    "AdapterFiles",
-    "BaseFacts",
-    "ExpertsFacts",
-    "Manifest",
-    "Reason",
-    "build_adapter",
-    "check_adapter",
-    "check_folder",
-    "check_manifest",
-    "convert_adapter",
-    "fetch_manifest",
-    "has_experts",
-    "packed_name",
-    "peft_name",
-    "read_base_facts",
-    "read_manifest",
-    "served_targets",
-    "stage_adapter",
-    "stage_files",
-    "store_adapter",
-    "write_manifest",
-]

@@ -12,24 +12,3 @@ from mint_common.datasets.rendered import (
 )
 from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem, Repeats
 from mint_common.datasets.rows import RowProblem
-
-__all__ = [
-    "FORMATS",
-    "MAX_BATCH",
-    "MAX_EPOCHS",
-    "MAX_PROBLEMS",
-    "DatasetReport",
-    "Format",
-    "Method",
-    "OnLong",
-    "Problem",
-    "RenderRequest",
-    "RenderedExample",
-    "RenderedRow",
-    "Rendering",
-    "Repeats",
-    "RowLine",
-    "RowProblem",
-    "decode_line",
-    "method_of",
-]

@@ -6,13 +6,3 @@
 from mint_common.graders.formula import MAX_REWARD
 from mint_common.graders.grade import Grade, GradedSample, GraderFault
 from mint_common.graders.specs import GraderSpec, PythonGrader, read_grader
-
-__all__ = [
-    "MAX_REWARD",
-    "Grade",
-    "GradedSample",
-    "GraderFault",
-    "GraderSpec",
-    "PythonGrader",
-    "read_grader",
-]

@@ -23,24 +23,3 @@ from mint_common.settings.blocks import (
     TelemetrySettings,
 )
 from mint_common.settings.read import SettingDoc, describe_settings, read_settings
-
-__all__ = [
-    "DSN_FORM",
-    "SHARED",
-    "AlgorithmSettings",
-    "BasePeers",
-    "BlobSettings",
-    "Block",
-    "GraderSettings",
-    "HttpSettings",
-    "InternalSettings",
-    "NatsSettings",
-    "PeerSettings",
-    "PostgresSettings",
-    "RegistryPeer",
-    "ServiceSettings",
-    "SettingDoc",
-    "TelemetrySettings",
-    "describe_settings",
-    "read_settings",
-]

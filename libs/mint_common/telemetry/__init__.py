@@ -1,5 +1,3 @@
 """Traces, logs and metrics of a service, never payloads or secrets."""
 
 from mint_common.telemetry.setup import flush, setup
-
-__all__ = ["flush", "setup"]

@@ -3,7 +3,7 @@
 import pytest
 
 from mint_common.ids import Digest
-from services.gateway.core.mint.uploads import first_byte, merged_tag
+from services.gateway.core.mint.merged import first_byte, merged_tag
 
 TAG = merged_tag(Digest("sha256:" + "a" * 64))
 
