@@ -39,6 +39,11 @@ from services.loader.ports import AnswerHead, ApiCall
 
 MAX_PLACES = 4096
 
+_ADMIN = "admin"
+UNREAD_BYTES = 256 << 20
+"""Maximum bytes of streamed answers that readers have not read yet. They wait here rather than at the engine,
+where an adapter would stay in its slot for a slow reader."""
+
 
 class Places:
     """Numbers the changes of where adapters are, within a run of the engine (its epoch)."""
@@ -64,12 +69,6 @@ class Places:
 
     def _encoded(self, places: dict[Digest, Place] | None) -> bytes:
         return msgspec.json.encode(AdapterPlaces(version=self._version, places=places))
-
-
-_ADMIN = "admin"
-UNREAD_BYTES = 256 << 20
-"""Maximum bytes of streamed answers that readers have not read yet. They wait here rather than at the engine,
-where an adapter would stay in its slot for a slow reader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,9 @@ from mint_common.new_folder import replace_file
 SHOWN = ("alias", "step", "tier", "engine_id", "suite", "metric", "value", "outcome", "job_id", "reason")
 """Fields that a line tells, in this order; a policy and a revision come before them."""
 
+RETRY_SECONDS = 0.5
+"""Delay before a lost event stream is opened again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
@@ -64,10 +67,6 @@ def _subject(data: Mapping[str, Any], policy_name: Callable[[str], str]) -> str:
     revision = data.get("revision")
     number = revision.get("number") if isinstance(revision, Mapping) else None
     return policy_name(data["policy_id"]) + (f"@{number}" if number else "")
-
-
-RETRY_SECONDS = 0.5
-"""Delay before a lost event stream is opened again."""
 
 
 @api_command

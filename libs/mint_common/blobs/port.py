@@ -15,6 +15,10 @@ from typing import Protocol
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField
 
+MAX_KEY_LENGTH = 1024  # S3's limit
+MAX_PART_LENGTH = 200  # leaves a file system's 255 bytes room for a temporary suffix
+_PART = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+
 
 class Blobs(Protocol):
     """A blob store; safe for concurrent use."""
@@ -60,12 +64,6 @@ class Blobs(Protocol):
     async def close(self) -> None:
         """Release connections. Idempotent."""
         ...
-
-
-MAX_KEY_LENGTH = 1024  # S3's limit
-MAX_PART_LENGTH = 200  # leaves a file system's 255 bytes room for a temporary suffix
-
-_PART = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 def check_key(key: str) -> tuple[str, ...]:

@@ -30,6 +30,9 @@ from mint_common.runtime.clock import Clock
 
 _MAX_DIGESTS = 10_000
 
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
+
 
 class RegistryClient:
     """The registry over internal HTTP."""
@@ -204,11 +207,6 @@ async def _parts(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:
     place = () if policy is None else (named("policy", policy), *parts)
     return path_of("internal", "tenants", tenant_id, "policies", *place)
-
-
-_log = logging.getLogger(__name__)
-
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 
 
 class BaseRegistration:

@@ -11,6 +11,10 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 _VERSION = version("mint-stack")
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
+REST = 4
+"""Pause after a rendering, in multiples of its duration, so that rendering takes at most a fifth of the
+time."""
+
 
 def request_seconds(service: str, registry: CollectorRegistry) -> Histogram:
     """Return what counts a service's HTTP requests."""
@@ -45,11 +49,6 @@ def state_series(
     )
     in_hand.set_function(lambda: float(len(open_requests)))
     return build, is_ready, in_hand
-
-
-REST = 4
-"""Pause after a rendering, in multiples of its duration, so that rendering takes at most a fifth of the
-time."""
 
 
 class MetricsText:

@@ -12,6 +12,9 @@ from mint_common.waiting import raise_if_cancelled
 
 _log = logging.getLogger(__name__)
 
+PRUNED_AT_ONCE = 5_000
+DAY_SECONDS = 86_400.0
+
 
 async def run_periodically(
     work: Callable[[], Awaitable[None]], *, name: str, every_seconds: float, clock: Clock
@@ -24,10 +27,6 @@ async def run_periodically(
             raise_if_cancelled()
             _log.warning("periodic work left out", extra={"work": name, "problem": str(error)})
         await clock.sleep(every_seconds)
-
-
-PRUNED_AT_ONCE = 5_000
-DAY_SECONDS = 86_400.0
 
 
 async def prune_rows(

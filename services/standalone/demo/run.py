@@ -31,6 +31,13 @@ from services.standalone.views.parts import PartsView
 SAMPLE_SECONDS = 1.0
 MEGABYTE = 2**20
 
+TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
+SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
+"""Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
+SHARED = {"MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.5", "MINT_TRAINER_MEMORY_SHARE": "0.3"}
+"""Shares of the GPU that both use: the rest is for what neither counts."""
+HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
+
 
 class PeakMemory:
     """The most resident memory that was seen."""
@@ -62,14 +69,6 @@ def _resident_mb() -> float:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
     return total / MEGABYTE
-
-
-TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
-SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
-"""Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
-SHARED = {"MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.5", "MINT_TRAINER_MEMORY_SHARE": "0.3"}
-"""Shares of the GPU that both use: the rest is for what neither counts."""
-HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 
 async def run_demo(

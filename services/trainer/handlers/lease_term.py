@@ -29,6 +29,11 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 Key = tuple[PolicyId, int]
 
+_log = logging.getLogger(__name__)
+_MAX_UNREMOVED = 10_000
+INLINE_BYTES = 256 * 1024
+"""Maximum size of a payload in its row. A larger one is a blob, and the row has its claim."""
+
 
 @dataclass(slots=True)
 class Outcomes:
@@ -60,13 +65,6 @@ class Outcomes:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
-
-
-_log = logging.getLogger(__name__)
-
-_MAX_UNREMOVED = 10_000
-INLINE_BYTES = 256 * 1024
-"""Maximum size of a payload in its row. A larger one is a blob, and the row has its claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,10 @@ from services.trainer.handlers.operations import Operations
 MAX_WAVE_READS = 3
 """Maximum ends of the process while a wave's records are read, before its job fails."""
 
+_log = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+"""Interval at which a wave that waits for another one checks that the lease is still held."""
+
 
 class WaveReads:
     """Counts the reads of waves' records that a process has begun and not ended: it may have died of one.
@@ -68,12 +72,6 @@ class WaveReads:
                 with suppress(MintError):
                     await self._store.end_wave_read(wave_id)
                     self._own.discard(wave_id)
-
-
-_log = logging.getLogger(__name__)
-
-_LOOK_SECONDS = 1.0
-"""Interval at which a wave that waits for another one checks that the lease is still held."""
 
 
 class WaveIntake:

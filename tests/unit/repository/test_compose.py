@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mint_client.cli import app
 from mint_common.errors import AlreadyExists
 from mint_common.settings import read_settings
-from services.standalone.commands.compose import make_compose_files
+from services.standalone.core.compose_files import make_compose_files
 from services.standalone.core.stack_file import MAX_SHARED
 from services.standalone.settings import READ_BY
 

@@ -1,6 +1,6 @@
 """The end of a log, for people."""
 
-from services.standalone.adapters.processes import readable
+from services.standalone.core.log_tail import readable
 
 
 def test_json_records_are_unfolded_and_plain_lines_kept() -> None:

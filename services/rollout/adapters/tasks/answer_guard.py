@@ -33,6 +33,8 @@ _CALL_OF_RESULT = re.compile(r"\)\s*\(")
 _ATTRIBUTE = re.compile(r"\.\s*[A-Za-z_]|__")
 _POWER = re.compile(r"\*\*\s*(?:-?\d{1,2}|\(-?\d{1,2}(?:/\d{1,2})?\)|[a-zA-Z])(?!\w|\s*\*\*)")
 
+T = TypeVar("T")
+
 
 def is_safe_answer(data_set: str, answer: str, *, reference: str) -> bool:
     """Return whether the data set's verifier may see the answer."""
@@ -62,9 +64,6 @@ def _is_expression(answer: str, *, functions: frozenset[str]) -> bool:
         return False
     # Nested powers of numbers, ((9**99)**99)**99, never end: one power of a parenthesis will do.
     return answer.count("**") == len(_POWER.findall(answer)) and len(re.findall(r"\)\s*\*\*", answer)) <= 1
-
-
-T = TypeVar("T")
 
 
 class GuardedTask:

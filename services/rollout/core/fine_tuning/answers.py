@@ -31,6 +31,8 @@ _ALWAYS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _OTHER_NAMES = {"train_mean_token_accuracy": "train_accuracy"}
 """Metrics that OpenAI's files of results have under another name."""
 
+MAX_METADATA = 16
+
 
 def job_answer(found: JobProgress, *, at: float) -> JsonObject:
     """Return a ``fine_tuning.job``; ``at`` is the time, in seconds since the epoch."""
@@ -190,9 +192,6 @@ def results_file(job: Job, *, size_bytes: int) -> JsonObject:
         "status": "processed",
         "status_details": None,
     }
-
-
-MAX_METADATA = 16
 
 
 def page_of(items: Iterable[JsonObject], *, kind: str, after: str | None, limit: int) -> JsonObject:
