@@ -41,8 +41,7 @@ def create_rule(
     ] = None,
     at_most: Annotated[float | None, typer.Option(help="Maximum loss, instead of SCORE.")] = None,
     max_rise: Annotated[
-        float | None,
-        typer.Option(help="Maximum rise above the live revision's loss, with --at-most."),
+        float | None, typer.Option(help="Maximum rise above the live revision's loss, with --at-most.")
     ] = None,
     roll_back_above: Annotated[
         float | None, typer.Option(help="Loss above which the live revision is rolled back, with --at-most.")

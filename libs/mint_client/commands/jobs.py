@@ -32,8 +32,7 @@ _ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
 WatchOption = Annotated[
-    bool,
-    typer.Option("--watch", help="Show the job's steps until it ends. Ctrl-C stops watching, not the job."),
+    bool, typer.Option("--watch", help="Show the steps until the job ends. Ctrl-C does not stop the job.")
 ]
 
 
@@ -80,13 +79,8 @@ def create_job(  # arguments of a command
         int | None, typer.Option(metavar="N", help="Maximum tokens of an answer.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
-    kl: Annotated[
-        float | None, typer.Option(metavar="WEIGHT", help="Weight of the KL penalty towards the base (grpo).")
-    ] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(metavar="WEIGHT", help="Beta of dpo: how strongly the base holds the policy back."),
-    ] = None,
+    kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="KL penalty to the base (grpo).")] = None,
+    beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="DPO's beta.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
@@ -131,8 +125,7 @@ def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
 def show_job(
     api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
 ) -> None:
-    """Show a job and its steps; --watch follows it until it ends. The exit code is 1 if a watched job does
-    not succeed.
+    """Show a job and its steps; --watch follows it. The exit code is 1 if a watched job does not succeed.
 
     Example: mint job show job_znqp7ciroqvnfq3s22wrsratcm --watch
     """
@@ -174,12 +167,10 @@ def export_job(
     job: JobArgument,
     *,
     csv_file: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a CSV line per step to FILE; - prints it."),
+        Path | None, typer.Option("--csv", metavar="FILE", help="CSV with a line per step; - prints it.")
     ] = None,
     tensorboard: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write a TensorBoard event file to DIR; needs tensorboardX."),
+        Path | None, typer.Option(metavar="DIR", help="TensorBoard event file; needs tensorboardX.")
     ] = None,
 ) -> None:
     """Export the metrics of a job's steps, also while it runs.

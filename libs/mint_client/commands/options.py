@@ -13,9 +13,7 @@ DEFAULT_FOLDER = Path("~/.mint")
 FolderOption = Annotated[
     Path | None,
     typer.Option(
-        "--dir",
-        metavar="DIR",
-        help="State folder: bases, database, blobs, logs and keys. Default: ~/.mint",
+        "--dir", metavar="DIR", help="State folder: bases, database, blobs, logs and keys. Default: ~/.mint"
     ),
 ]
 StackOption = Annotated[
@@ -35,17 +33,10 @@ RevisionArgument = Annotated[
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, recorded in the history.")]
 ResetOptimizerOption = Annotated[
-    bool,
-    typer.Option(
-        "--reset-optimizer",
-        help="Start with new optimizer moments instead of those of the policy's earlier jobs.",
-    ),
+    bool, typer.Option("--reset-optimizer", help="Start without the optimizer moments of earlier jobs.")
 ]
 LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Maximum number of rows.")]
-AfterOption = Annotated[
-    str | None,
-    typer.Option(metavar="LAST", help="Last item of the previous page; the list continues after it."),
-]
+AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="Last item of the previous page.")]
 
 
 def stack_folder(folder: Path | None) -> StackFolder:

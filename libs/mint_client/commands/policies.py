@@ -21,10 +21,7 @@ def list_policies(
     base: Annotated[str | None, typer.Option(metavar="BASE", help="Only policies of this base.")] = None,
     label: LabelOption = None,
     trained: Annotated[
-        bool,
-        typer.Option(
-            "--trained", help="Only policies with a revision; omits empty training runs of Tinker clients."
-        ),
+        bool, typer.Option("--trained", help="Only policies with a revision, without Tinker's empty runs.")
     ] = False,
     limit: LimitOption = 100,
     after: AfterOption = None,
@@ -67,10 +64,7 @@ def _number(revision: Json) -> int | None:
 
 def create_policy(
     api: PublicApi,
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="Name of the policy: lower-case letters, digits, ., - and _."),
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name: lower case, digits, ., - and _.")],
     base: Annotated[str, typer.Option(metavar="BASE", help="The base it is trained over.")],
     *,
     rank: Annotated[int, typer.Option(metavar="N", min=1, help="The LoRA rank.")] = 16,
@@ -112,11 +106,9 @@ def change_policy(
         int | None, typer.Option(metavar="N", min=1, help="Retention: keep the newest N revisions.")
     ] = None,
     keep_days: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Retention: keep the revisions of the last N days.")
+        int | None, typer.Option(metavar="N", min=1, help="Retention: revisions of the last N days.")
     ] = None,
-    keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Remove the retention: all revisions stay.")
-    ] = False,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="No retention: all revisions stay.")] = False,
 ) -> Listing:
     """Change a policy; options that are not given stay unchanged.
 

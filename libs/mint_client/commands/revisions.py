@@ -44,9 +44,7 @@ def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgu
 def upload_revision(
     api: PublicApi,
     policy: PolicyArgument,
-    adapter: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Adapter folder that PEFT or MinT saved.")
-    ],
+    adapter: Annotated[Path, typer.Argument(metavar="FOLDER", help="Adapter folder of PEFT or MinT.")],
     *,
     step: Annotated[int, typer.Option(min=0, help="Optimizer step of the revision.")] = 0,
     parent: Annotated[
@@ -75,10 +73,7 @@ def download_revision(
         Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: POLICY-REV.")
     ] = None,
     merged: Annotated[
-        bool,
-        typer.Option(
-            "--merged", help="Download the whole model: the base with the revision merged into its weights."
-        ),
+        bool, typer.Option("--merged", help="Download the whole model: base and revision merged.")
     ] = False,
 ) -> Listing:
     """Download a revision in PEFT's format.

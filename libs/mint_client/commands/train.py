@@ -79,8 +79,7 @@ def train(  # arguments of a command
     ] = None,
     every: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps between evaluations.")] = None,
     epochs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3."),
+        int | None, typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows per step. Default: 8.")
