@@ -8,7 +8,7 @@ PEFT's slower one.
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import park_state, write_parked
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.core.batch import Batch
+from services.trainer.core.layer_rules import LayerRules
 
 MAX_TOKENS = 512
 
@@ -129,13 +130,12 @@ def measure_shared_prompts(base: ResidentBase) -> Times:
     batch = random_groups(base, groups=4, group=GROUP, prompt=PROMPT, answers=ANSWERS)
     work = Work(state=state_on(base, rank=16, seed=0), batch=batch)
 
-    def step(*, shares_prompts: bool) -> None:
-        base.shares_prompts = shares_prompts
+    def step(rules: LayerRules) -> None:
+        base.rules = rules
         _step(base, [work])
 
-    return _in_turn(
-        base, lambda: step(shares_prompts=False), lambda: step(shares_prompts=True), rounds=SHARED_ROUNDS
-    )
+    alone, shared = replace(base.rules, max_shared=0), base.rules
+    return _in_turn(base, lambda: step(alone), lambda: step(shared), rounds=SHARED_ROUNDS)
 
 
 def measure_swaps(base: ResidentBase) -> list[Row]:

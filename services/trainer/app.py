@@ -11,7 +11,6 @@ import asyncpg
 from fastapi import FastAPI
 
 from mint_common.adapters_format import read_base_facts
-from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
@@ -35,13 +34,13 @@ from services.trainer.adapters.distributed.group import RankGroup, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.merging import FOLDER_PREFIX, MergingProcesses
 from services.trainer.adapters.model.placing import place
-from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.adapters.training.freed_memory import give_memory_back
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
+from services.trainer.core.layer_rules import LayerRules
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank, RankSetup
@@ -154,7 +153,7 @@ async def open_trainer(
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
         operations = Operations(parts, lease, is_broken=ranks.is_lost)
-        waves = WaveIntake(parts, operations, _mismatch(settings, policies.facts, setup.placement))
+        waves = WaveIntake(parts, operations, _mismatch(settings, policies.rules, setup.placement))
         dispatcher = Dispatcher(
             bus=bus,
             ledger=parts.ledger,
@@ -216,9 +215,8 @@ def _setup(settings: TrainerSettings, process: ProcessRank) -> RankSetup:
     )
 
 
-def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement) -> MismatchChoice:
-    sparse = facts.architecture in SPARSE_ATTENTION
-    return MismatchChoice(chosen=settings.mismatch, dtype=placement.dtype, picks_keys=sparse)
+def _mismatch(settings: TrainerSettings, rules: LayerRules, placement: Placement) -> MismatchChoice:
+    return MismatchChoice(chosen=settings.mismatch, dtype=placement.dtype, picks_keys=rules.picks_keys)
 
 
 async def run(settings: TrainerSettings, process: ProcessRank) -> None:

@@ -16,9 +16,6 @@ from services.trainer.core.batch import Row
 from services.trainer.core.lines import PROMPT, LineTokens
 from services.trainer.core.losses.loss import SequenceInputs
 
-MAX_SHARED = 4096
-"""Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
-
 MIN_SAVED = 0.05
 """Share of the tokens that is worth lines of several rows, whose attention needs a matrix of who sees whom.
 

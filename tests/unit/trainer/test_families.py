@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from mint_common.adapters_format import PACKED, BaseFacts, build_adapter
 from mint_common.ids import PolicyId
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
-from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION, ResidentBase
+from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state, read_state, write_state
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.packing import PackedSequence, pack_rows
@@ -48,7 +48,7 @@ def batch_of(rows: tuple[Row, ...]) -> Batch:
 
 
 def lines_of(base: ResidentBase, rows: tuple[Row, ...], *, policy: int = 0) -> list[PackedSequence]:
-    return pack_rows(rows, policy=policy, max_length=128 if base.shares_prompts else 0)
+    return pack_rows(rows, policy=policy, max_length=128 if base.rules.max_shared else 0)
 
 
 def ordered(lines: list[PackedSequence]) -> list[Row]:
@@ -216,6 +216,6 @@ def test_exports_and_checkpoints_hold_what_was_trained(name: str, tmp_path: Path
 def test_sparse_attention_keeps_every_row_in_a_line_of_its_own(name: str, tmp_path: Path) -> None:
     facts = describe_family(name, tmp_path)
     base = ResidentBase(make_family(name), facts)
-    assert facts.architecture in SPARSE_ATTENTION
-    assert not base.shares_prompts
+    assert base.rules.picks_keys
+    assert not base.rules.max_shared
     assert not any("indexer" in module for module in facts.modules)

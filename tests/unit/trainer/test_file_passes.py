@@ -20,6 +20,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.batch import Row, build_kto_batch
+from services.trainer.core.layer_rules import MAX_SHARED
 from services.trainer.core.packing import behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
 from services.trainer.core.wave_batch import WaveBatch
@@ -296,8 +297,8 @@ def test_a_shared_beginning_changes_numbers_by_rounding_only(
     record = file_record(make_record, "kto")
     groups = [replace(g, prompt_tokens=(*range(20), *g.prompt_tokens)) for g in record.groups]
     found = []
-    for shares in (False, True):
-        base.shares_prompts = shares
+    for longest in (0, MAX_SHARED):
+        base.rules = replace(base.rules, max_shared=longest)
         policy = with_random_b(new_lora(base.facts, lora))
         result = passed(base, policy, work_of("kto", replace(record, groups=tuple(groups))))
         assert isinstance(result, Passed)

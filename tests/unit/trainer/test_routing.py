@@ -87,11 +87,11 @@ def test_replaying_the_own_routes_changes_nothing(name: str, tmp_path: Path) -> 
     facts = describe_family(name, tmp_path)
     rows = sampled_rows(make_family(name), layers=len(facts.experts))
     base = ResidentBase(make_family(name), facts)
-    lines = pack_rows(rows, policy=0, max_length=64 if base.shares_prompts else 0)
+    lines = pack_rows(rows, policy=0, max_length=64 if base.rules.max_shared else 0)
     silent = [replace(row, experts=b"", prompt_experts=b"") for row in rows]
     with torch.no_grad():
         replayed = base.score(lines)
-        own = base.score(pack_rows(silent, policy=0, max_length=64 if base.shares_prompts else 0))
+        own = base.score(pack_rows(silent, policy=0, max_length=64 if base.rules.max_shared else 0))
     assert torch.allclose(replayed.logprobs_T, own.logprobs_T, atol=1e-6, rtol=0)
     assert own.routed_T is None
     assert replayed.routed_T is not None

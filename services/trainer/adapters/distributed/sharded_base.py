@@ -53,7 +53,7 @@ class ShardedBase:
         self.microbatch_tokens = passes.base.microbatch_tokens
         # Rank 0 keeps the leaves here; every rank gets them with each pass.
         self.device = torch.device("cpu")
-        self.shares_prompts = passes.base.shares_prompts
+        self.rules = passes.base.rules
         self._tell_lost = lost
         self._lost: RankLost | None = None
         self._passes = passes

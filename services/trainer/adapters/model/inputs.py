@@ -4,20 +4,22 @@ B = lines of a micro-batch, L = its longest line, T = its target positions.
 """
 # ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from services.trainer.core.layer_rules import LayerRules, Window
 from services.trainer.core.lines import PADDING, PROMPT, Ints, LineTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInputs:
-    """A micro-batch; mask and positions are None where plain causal attention says the same.
+    """A micro-batch; mask and positions are None where the model's own masks say the same.
 
+    ``mask`` is one ``[B, 1, L, L]`` for all layers, or one for each kind of layer.
     ``where_T`` is None where every position is a target, in order. ``targets`` are ``[T]`` or ``[T, K]``.
     ``temperature_T`` is None where each is 1. ``counts_hits`` asks which targets are the likeliest tokens.
 
@@ -26,7 +28,7 @@ class ModelInputs:
 
     inputs_BL: Tensor
     positions_BL: Tensor | None
-    mask_B1LL: Tensor | None
+    mask: Tensor | Mapping[str, Tensor] | None
     where_T: Tensor | None
     targets: Tensor
     temperature_T: Tensor | None
@@ -37,6 +39,7 @@ def model_inputs(
     lines: Sequence[LineTokens],
     *,
     width: int,
+    rules: LayerRules,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> ModelInputs:
@@ -48,15 +51,16 @@ def model_inputs(
     where_T = np.concatenate([line.where_T + index * longest for index, line in enumerate(lines)])
     is_whole = np.array_equal(where_T, np.arange(len(lines) * longest))
     shared = any(line.shares_prompt for line in lines)
-    positions_BL = mask_B1LL = None
+    positions_BL = mask = None
     if shared:
         positions_BL = torch.tensor(np.stack([_positions(line, longest) for line in lines]), device=device)
         owner_BL = _padded([_owners(line) for line in lines], longest, PADDING).to(device)
-        mask_B1LL = _mask(owner_BL, dtype)
+        masks = _masks(owner_BL, positions_BL, rules, dtype)
+        mask = masks if rules.by_kind else next(iter(masks.values()))
     return ModelInputs(
         inputs_BL=_padded([line.token_L for line in lines], longest, 0).to(device),
         positions_BL=positions_BL,
-        mask_B1LL=mask_B1LL,
+        mask=mask,
         where_T=None if is_whole else torch.tensor(where_T, device=device),
         targets=_targets(lines, width).to(device),
         temperature_T=_temperatures(lines, device),
@@ -105,10 +109,25 @@ def _temperatures(lines: Sequence[LineTokens], device: torch.device | None) -> T
     return torch.tensor(own_T, device=device)
 
 
-def _mask(owner_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 0 where a position sees another, the lowest float where it does not."""
+def _masks(
+    owner_BL: Tensor, position_BL: Tensor, rules: LayerRules, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return for each kind of layer 0 where a position sees another, the lowest float where it does not."""
     longest = owner_BL.shape[1]
     sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == PROMPT)
     sees_BLL &= torch.ones(longest, longest, dtype=torch.bool, device=owner_BL.device).tril()
-    mask_BLL = sees_BLL.new_zeros(sees_BLL.shape, dtype=dtype).masked_fill(~sees_BLL, torch.finfo(dtype).min)
-    return mask_BLL[:, None]
+    masks: dict[Window | None, Tensor] = {}
+    for window in rules.windows.values():
+        if window not in masks:
+            within_BLL = sees_BLL if window is None else sees_BLL & _within(window, position_BL)
+            mask_BLL = within_BLL.new_zeros(within_BLL.shape, dtype=dtype)
+            masks[window] = mask_BLL.masked_fill(~within_BLL, torch.finfo(dtype).min)[:, None]
+    return {kind: masks[window] for kind, window in rules.windows.items()}
+
+
+def _within(window: Window, position_BL: Tensor) -> Tensor:
+    """Return which positions a window reaches. Behind a shared prompt a token's place in its line is none."""
+    to_BL1, from_B1L = position_BL[:, :, None], position_BL[:, None, :]
+    if window.chunked:
+        return to_BL1 // window.size == from_B1L // window.size
+    return to_BL1 - from_B1L < window.size

@@ -6,9 +6,9 @@ B = lines of a micro-batch, L = its longest line, T = its target positions, D = 
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,68 +25,24 @@ from mint_common.errors import SettingInvalid
 from services.trainer.adapters.lora.modules import Slot, applied, plan_mix, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.checkpointing import checkpoint_layers
-from services.trainer.adapters.model.inputs import ModelInputs, model_inputs
-from services.trainer.adapters.model.routing import RouteReplay, read_routes, replayed, wrap_routers
+from services.trainer.adapters.model.decoder import Decoder, choose_attention, find_decoder, rules_of
+from services.trainer.adapters.model.inputs import model_inputs
+from services.trainer.adapters.model.routing import (
+    RoutedGate,
+    RouteReplay,
+    RouterOpaque,
+    read_routes,
+    replayed,
+    wrap_routers,
+)
 from services.trainer.adapters.model.scoring import TokenScores
+from services.trainer.adapters.model.target_scores import TargetScores
 from services.trainer.core.lines import Line, LineTokens, widest
-from services.trainer.core.losses.tokens import token_hits, token_logprobs
 from services.trainer.core.microbatches import default_microbatch_tokens, fitting_targets
 from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 
-SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
-"""Their indexers pick keys of a whole line, so that rows of one line would see each other."""
 _PROBE_TOLERANCE = 1e-3
-
-
-class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
-    """The whole of a forward pass as one module: log-probabilities of the target tokens.
-
-    Logits exist for target tokens only, and of many targets for a chunk at a time, which the backward pass
-    computes again: all of them would not fit a large vocabulary.
-    """
-
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.head = head
-
-    def forward(self, laid: ModelInputs, chunks: int = 1) -> tuple[Tensor, Tensor]:
-        """Return logp_T of a micro-batch and its hit_T, which is empty unless requested."""
-        hidden_BLD = self.body(
-            input_ids=laid.inputs_BL,
-            attention_mask=laid.mask_B1LL,
-            position_ids=laid.positions_BL,
-            use_cache=False,
-        ).last_hidden_state
-        hidden_TD = hidden_BLD.flatten(0, 1)
-        if laid.where_T is not None:
-            hidden_TD = hidden_TD.index_select(0, laid.where_T)
-        hidden_TD = hidden_TD.to(self.head.weight.dtype)
-        temperature_T, score = laid.temperature_T, partial(self._scored, counts_hits=laid.counts_hits)
-        if chunks == 1:
-            return score(hidden_TD, laid.targets, temperature_T)
-        # As many on each rank, some of them empty: a head's weights are gathered in step.
-        parts = zip(
-            hidden_TD.tensor_split(chunks),
-            laid.targets.tensor_split(chunks),
-            [None] * chunks if temperature_T is None else temperature_T.tensor_split(chunks),
-            strict=True,
-        )
-        kept = {"use_reentrant": False, "preserve_rng_state": False}
-        scored = [checkpoint(score, *part, **kept) for part in parts]
-        return torch.cat([logprobs_T for logprobs_T, _ in scored]), torch.cat([hit_T for _, hit_T in scored])
-
-    def _scored(
-        self, hidden_TD: Tensor, targets: Tensor, temperature_T: Tensor | None, *, counts_hits: bool
-    ) -> tuple[Tensor, Tensor]:
-        logits_TV = self.head(hidden_TD)
-        hit_T = token_hits(logits_TV.detach(), targets) if counts_hits else logits_TV.new_zeros(0)
-        return token_logprobs(logits_TV, targets, temperature_T), hit_T
-
-    def widen_head(self) -> None:
-        """Compute logits in float32 from now on, with a copy of a narrower head."""
-        if self.head.weight.dtype != torch.float32:
-            self.head = deepcopy(self.head).float()
+_log = logging.getLogger(__name__)
 
 
 class ResidentBase:
@@ -98,15 +53,17 @@ class ResidentBase:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.replays_routes = True
-        self.shares_prompts = facts.architecture not in SPARSE_ATTENTION
-        self._model = model.requires_grad_(requires_grad=False).eval()
-        self.target_scores = TargetScores(model.base_model, model.get_output_embeddings())
-        self._check_head()
-        self.target_scores.widen_head()
+        model.requires_grad_(requires_grad=False).eval()
+        choose_attention(model)
+        decoder = find_decoder(model)
+        self.rules = rules_of(model, decoder)
+        self._layers = decoder.layers
         self.slots: list[Slot] = wrap_modules(model, facts)
-        self._gates = wrap_routers(model, facts)
-        self._top_k = int(getattr(model.config, "num_experts_per_tok", 0) or 0)
+        self._gates: list[RoutedGate] = wrap_routers(model, facts)
+        self._top_k = self._check_routes(model)
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
+        self.target_scores = self._checked_scores(model, decoder)
+        self.target_scores.widen_head()
 
     @property
     def free_bytes(self) -> int | None:
@@ -133,7 +90,7 @@ class ResidentBase:
 
     def checkpoint_layers(self) -> None:
         """Compute layers again in the backward pass from now on."""
-        checkpoint_layers(self.target_scores.body.layers)
+        checkpoint_layers(self._layers)
 
     def score(
         self,
@@ -146,7 +103,9 @@ class ResidentBase:
         """Return the scores of the lines' targets, line after line: see `ScoringBase`."""
         read = [line.read() for line in lines]
         width = widest(read) if width is None else width
-        laid = model_inputs(read, width=width, dtype=self.dtype, device=self.device)
+        laid = model_inputs(
+            read, width=width, rules=self.rules, dtype=self.dtype, device=self.device
+        )
         longest = laid.inputs_BL.shape[1]
         replay = self._replay(read, longest)
         mixed: AbstractContextManager[None] = nullcontext()
@@ -181,16 +140,43 @@ class ResidentBase:
         routes_XYK = routes_BLYK.flatten(0, 1).to(self.device)
         return RouteReplay(routes_XYK=routes_XYK, replays=self.replays_routes)
 
-    def _check_head(self) -> None:
-        """Refuse architectures that do more to logits than a linear head does."""
-        ids = torch.arange(min(4, self.facts.vocab_size), device=self.device)[None]
+    def _check_routes(self, model: nn.Module) -> int:
+        """Return how many experts a token has, 0 if routes are not replayed.
+
+        A router's own choice must change nothing when it is replayed.
+        """
+        if not self._gates:
+            return 0
+        own = RouteReplay(routes_XYK=torch.zeros(0), replays=False)
+        try:
+            with torch.no_grad(), replayed(self._gates, own):
+                expected = model(input_ids=self._few_tokens(), use_cache=False).logits
+            again = RouteReplay(routes_XYK=own.chosen_routes(), replays=True)
+            with torch.no_grad(), replayed(self._gates, again):
+                found = model(input_ids=self._few_tokens(), use_cache=False).logits
+            problem = "" if torch.allclose(found, expected, atol=_PROBE_TOLERANCE) else "its own choice differs"
+        except RouterOpaque as error:
+            problem = str(error)
+        if not problem:
+            return again.routes_XYK.shape[2]
+        _log.warning("routes are not replayed", extra={"base": self.facts.name, "problem": problem})
+        self._gates = []
+        return 0
+
+    def _checked_scores(self, model: nn.Module, decoder: Decoder) -> TargetScores:
+        """Return decoder and head apart. Raises SettingInvalid where together they say something else."""
+        ids = self._few_tokens()
         with torch.no_grad():
-            whole = self._model(input_ids=ids, use_cache=False).logits
-            hidden = self.target_scores.body(input_ids=ids, use_cache=False).last_hidden_state
-            parts = self.target_scores.head(hidden)
+            whole = model(input_ids=ids, use_cache=False).logits[0]
+            scores = TargetScores(model, decoder)
+            parts = scores.logits(scores.body(input_ids=ids, use_cache=False).last_hidden_state[0])
         if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE):
-            problem = f"{self.facts.architecture} changes its logits after the head: not trainable here"
+            problem = f"{self.facts.architecture} does more than its head behind its layers: not trainable"
             raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
+        return scores
+
+    def _few_tokens(self) -> Tensor:
+        return torch.arange(min(4, self.facts.vocab_size), device=self.device)[None]
 
 
 def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:

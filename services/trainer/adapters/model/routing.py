@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear
 from services.trainer.core.losses.mismatch import out_of_route, replayed_mask
 
 
@@ -26,47 +29,81 @@ class RouteReplay:
     replays: bool
     chosen: dict[int, Tensor] = field(default_factory=dict)
 
+    def chosen_routes(self) -> Tensor:
+        """Return the routers' own choices as routes."""
+        return torch.stack([self.chosen[layer] for layer in sorted(self.chosen)], dim=1)
+
     def judge(self, where_T: Tensor, *, experts: int) -> tuple[Tensor, Tensor]:
         """Return for target tokens whether they were replayed, and the share of their route not the own."""
         routes_TYK = self.routes_XYK[where_T]
-        chosen_XYK = torch.stack([self.chosen[layer] for layer in sorted(self.chosen)], dim=1)
-        return replayed_mask(routes_TYK, experts=experts), out_of_route(chosen_XYK[where_T], routes_TYK)
+        chosen_TYK = self.chosen_routes()[where_T]
+        return replayed_mask(routes_TYK, experts=experts), out_of_route(chosen_TYK, routes_TYK)
 
 
 class RoutedGate(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
-    """A frozen router; with a replay it answers with the recorded experts of tokens that have some."""
+    """A frozen router; with a replay it chooses the recorded experts of tokens that have some.
 
-    def __init__(self, base: nn.Module, layer: int) -> None:
+    The router's own code computes the answer, whatever that consists of: only its choice is replaced.
+    """
+
+    def __init__(self, base: nn.Module, layer: int, experts: int) -> None:
         super().__init__()
         self.base = base
         self.layer = layer
+        self.experts = experts
         self.replay: RouteReplay | None = None
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, weights and indices of each token's experts."""
-        logits, weights_XK, experts_XK = self.base(hidden)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # a router's own arguments and answer
+        """Return the router's answer."""
         if self.replay is None:
-            return logits, weights_XK, experts_XK
-        self.replay.chosen[self.layer] = experts_XK
+            return self.base(*args, **kwargs)
+        with _Choice(self.experts) as own:
+            answer = self.base(*args, **kwargs)
+        if own.chosen_XK is None:
+            raise RouterOpaque(router=type(self.base).__name__)
+        self.replay.chosen[self.layer] = own.chosen_XK
         if not self.replay.replays:
-            return logits, weights_XK, experts_XK
+            return answer
         route_XK = self.replay.routes_XYK[:, self.layer]
-        known_X1 = ((route_XK >= 0) & (route_XK < logits.shape[-1])).all(dim=1, keepdim=True)
-        route_XK = torch.where(known_X1, route_XK, experts_XK)
-        replayed_XK = _weights(self.base, logits, route_XK).to(weights_XK.dtype)
-        return logits, torch.where(known_X1, replayed_XK, weights_XK), route_XK
+        known_X1 = ((route_XK >= 0) & (route_XK < self.experts)).all(dim=1, keepdim=True)
+        with _Choice(self.experts, torch.where(known_X1, route_XK, own.chosen_XK)):
+            return self.base(*args, **kwargs)
 
 
-def _weights(router: nn.Module, logits_XE: Tensor, experts_XK: Tensor) -> Tensor:
-    """Return the weights that a router gives to chosen experts: those of its own forward pass."""
-    if hasattr(router, "e_score_correction_bias"):
-        scores_XE = logits_XE.float().sigmoid()
-    else:
-        scores_XE = logits_XE.float().softmax(dim=-1)
-    weights_XK = scores_XE.gather(1, experts_XK)
-    if getattr(router, "norm_topk_prob", False):
-        weights_XK = weights_XK / (weights_XK.sum(dim=-1, keepdim=True) + 1e-20)
-    return weights_XK * getattr(router, "routed_scaling_factor", 1.0)
+class RouterOpaque(Exception):
+    """A router does not choose with `topk`, so its choice cannot be replaced."""
+
+    def __init__(self, *, router: str) -> None:
+        super().__init__(f"{router} does not choose with topk")
+
+
+class _Choice(TorchFunctionMode):  # type: ignore[misc]  # as above
+    """Notes which experts a router takes, or replaces them.
+
+    Every router takes the greatest of its scores ``[X, E]``, some of groups of experts ``[X, G]`` before; then
+    the groups are those of the replacements.
+    """
+
+    def __init__(self, experts: int, route_XK: Tensor | None = None) -> None:
+        super().__init__()
+        self.chosen_XK: Tensor | None = None
+        self._experts = experts
+        self._route_XK = route_XK
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # torch's own protocol
+        """Carry out a function of torch, all but `topk` as it is."""
+        if func.__name__ != "topk" or args[0].dim() != 2:
+            return func(*args, **(kwargs or {}))
+        scores = args[0]
+        if self._route_XK is None:
+            found = func(*args, **(kwargs or {}))
+            if scores.shape[1] == self._experts:
+                self.chosen_XK = found.indices
+            return found
+        index = self._route_XK // (self._experts // scores.shape[1])
+        return torch.return_types.topk((scores.gather(1, index), index))
 
 
 def wrap_routers(model: nn.Module, facts: BaseFacts) -> list[RoutedGate]:
@@ -74,9 +111,20 @@ def wrap_routers(model: nn.Module, facts: BaseFacts) -> list[RoutedGate]:
     gates: list[RoutedGate] = []
     for name in sorted(facts.experts, key=_layer_number):
         block = model.get_submodule(name.rpartition(".")[0])
-        gates.append(RoutedGate(block.gate, len(gates)))
-        block.gate = gates[-1]
+        count = facts.experts[name].count
+        leaf = next((leaf for leaf, child in block.named_children() if _is_router(child, count)), None)
+        if leaf is None:
+            return []
+        gates.append(RoutedGate(getattr(block, leaf), len(gates), count))
+        setattr(block, leaf, gates[-1])
     return gates
+
+
+def _is_router(module: nn.Module, experts: int) -> bool:
+    """Return whether a neighbour of experts has a row for each of them, and no module for LoRA."""
+    if any(isinstance(child, LoraLinear | LoraExperts) for child in module.modules()):
+        return False
+    return any(one.dim() == 2 and one.shape[0] == experts for one in module.parameters())
 
 
 def _layer_number(name: str) -> int:

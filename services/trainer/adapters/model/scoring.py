@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.core.layer_rules import LayerRules
 from services.trainer.core.lines import Line
 
 
@@ -57,8 +58,8 @@ class ScoringBase(Protocol):
         ...
 
     @property
-    def shares_prompts(self) -> bool:
-        """Return whether rows may share one copy of their prompt."""
+    def rules(self) -> LayerRules:
+        """Return what its layers allow."""
         ...
 
     def score(

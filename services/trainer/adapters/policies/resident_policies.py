@@ -70,6 +70,7 @@ class ResidentPolicies:
         layout: str,
     ) -> None:
         self.facts = base.facts
+        self.rules = base.rules
         self.layout = layout
         self._base = base
         self._stepper = stepper

@@ -12,7 +12,6 @@ from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.adapters.training.wave_passes import WaveRows
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
-from services.trainer.core.packing import MAX_SHARED
 from services.trainer.core.refusals import NotFinite
 from services.trainer.core.wave_batch import WaveBatch
 
@@ -40,7 +39,7 @@ def policy_pass_runs(
     base: ScoringBase, passes: Sequence[PolicyPass], *, max_tokens: int
 ) -> Runs[list[PassOutcome]]:
     """Do so in runs: see `pass_runs`. What waves need scored before comes first, all of it together."""
-    max_length = min(max_tokens, MAX_SHARED) if base.shares_prompts else 0
+    max_length = min(max_tokens, base.rules.max_shared)
     running = [_running(one, max_length=max_length) for one in passes]
     waves = [one for one in running if isinstance(one, WaveRows)]
     compared = yield from pass_runs(base, [one.comparison() for one in waves], max_tokens=max_tokens)

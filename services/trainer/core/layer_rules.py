@@ -1,0 +1,69 @@
+"""What the layers of a base allow: whether rows may share a line, and which positions a layer sees.
+
+Full, sliding and chunked attention take a mask, so that rows behind one prompt do not see each other. A state
+that runs along the line (delta nets, Mamba, short convolutions) and an indexer that picks keys of the whole
+line take none: their rows have a line each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+MASKED = frozenset({FULL, SLIDING, CHUNKED})
+"""Kinds of layers that a mask says everything about, as transformers names them."""
+_PICKING = frozenset({"indexed_attention", "minimax_m3_sparse", "compressed_sparse_attention"})
+
+MAX_SHARED = 4096
+"""Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a position sees of the positions before it: the last ``size`` ones, or those of its own chunk."""
+
+    size: int
+    chunked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRules:
+    """Rules that lines and their masks keep to, the same for every pass over a base.
+
+    ``windows`` has the window of each kind of layer, None for one that sees everything; it takes a mask for
+    each of them if ``by_kind``, else there is one kind. A line of several rows has at most ``max_shared``
+    tokens, 0: a row a line. The rotary frequencies of a pass with a line longer than ``border`` are others
+    (longrope), so lines on both sides of it are never in one micro-batch. ``picks_keys``: attention is
+    sparse, and its choices are not replayed.
+    """
+
+    windows: Mapping[str, Window | None]
+    by_kind: bool = False
+    max_shared: int = MAX_SHARED
+    border: int | None = None
+    picks_keys: bool = False
+
+
+def plan_rules(
+    kinds: Sequence[str],
+    *,
+    windows: Mapping[str, Window],
+    by_kind: bool,
+    runs_along: bool,
+    border: int | None = None,
+    indexed_up_to: int | None = None,
+) -> LayerRules:
+    """Return the rules of a base with layers of these kinds.
+
+    ``runs_along``: something besides attention mixes the tokens of a line. ``indexed_up_to``: longer lines
+    are told apart from their rows by where a token is in its line, and not by its position.
+    """
+    found = set(kinds)
+    is_masked = found <= MASKED and not runs_along and (by_kind or len(found) == 1)
+    limits = [limit for limit in (MAX_SHARED, border, indexed_up_to) if limit is not None]
+    return LayerRules(
+        windows={kind: windows.get(kind) for kind in sorted(found)},
+        by_kind=by_kind,
+        max_shared=min(limits) if is_masked else 0,
+        border=border,
+        picks_keys=not found.isdisjoint(_PICKING),
+    )
