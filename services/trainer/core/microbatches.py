@@ -90,8 +90,8 @@ def plan_microbatches(
     """Cut lines into micro-batches, longest first; a line that alone exceeds a limit gets one of its own.
 
     A micro-batch holds at most ``max_tokens`` padded tokens, which bounds activations, and ``max_targets``
-    target tokens, so that their logits (a row of the vocabulary each) are computed once. Lines longer than the
-    ``border`` are apart from others (see `LayerRules`). Its lines are in the order of policies.
+    target tokens, so that their logits (a row of the vocabulary each) are computed once. Lines longer than
+    the ``border`` are apart from others (see `LayerRules`). Its lines are in the order of policies.
     """
     plan: list[list[L]] = []
     targets = 0

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.adapters.lora.modules import applied, plan_mix
+from services.trainer.adapters.lora.mixes import plan_mix
+from services.trainer.adapters.lora.modules import applied
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.core.batch import build_grpo_batch

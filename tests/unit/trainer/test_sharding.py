@@ -25,7 +25,7 @@ from mint_common.model_files import WEIGHTS_FILE
 from services.trainer.adapters.distributed.ranks import Ranks, host_store, joined_ranks
 from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
-from services.trainer.adapters.lora.modules import LoraExperts
+from services.trainer.adapters.lora.experts import LoraExperts
 from services.trainer.adapters.lora.tensors import folded_arrays, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.model.scoring import ScoringBase

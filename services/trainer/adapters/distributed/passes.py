@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.trainer.adapters.distributed.orders import Backward, Forward, ScoringInputs
 from services.trainer.adapters.distributed.ranks import Ranks
-from services.trainer.adapters.lora.modules import WHOLE
+from services.trainer.adapters.lora.mixes import WHOLE
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.model.scoring import TokenScores

@@ -22,7 +22,8 @@ from mint_common.adapters_format.names import leaf_of
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.distributed.crossings import entering, leaving
 from services.trainer.adapters.distributed.expert_parallel import own_experts
-from services.trainer.adapters.lora.modules import LoraLinear, Share
+from services.trainer.adapters.lora.mixes import Share
+from services.trainer.adapters.lora.modules import LoraLinear
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.core.ranks import own_range
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import torch
 
-from services.trainer.adapters.lora.modules import LoraExperts
+from services.trainer.adapters.lora.experts import LoraExperts
 from services.trainer.adapters.model.resident_base import ResidentBase
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear, applied
+from services.trainer.adapters.lora.experts import LoraExperts
+from services.trainer.adapters.lora.modules import LoraLinear, applied
 from services.trainer.adapters.model.routing import RoutedGate, replayed
 
 

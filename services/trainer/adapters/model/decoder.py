@@ -78,7 +78,5 @@ def _scales_by_index(config: object) -> bool:
 def _longrope_border(config: object) -> int | None:
     found = getattr(config, "rope_parameters", None) or {}
     ropes = [found, *(one for one in found.values() if isinstance(one, dict))]
-    borders = [
-        one["original_max_position_embeddings"] for one in ropes if one.get("rope_type") == "longrope"
-    ]
+    borders = [one["original_max_position_embeddings"] for one in ropes if one.get("rope_type") == "longrope"]
     return min(borders, default=None)

@@ -109,9 +109,7 @@ def _temperatures(lines: Sequence[LineTokens], device: torch.device | None) -> T
     return torch.tensor(own_T, device=device)
 
 
-def _masks(
-    owner_BL: Tensor, position_BL: Tensor, rules: LayerRules, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def _masks(owner_BL: Tensor, position_BL: Tensor, rules: LayerRules, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return for each kind of layer 0 where a position sees another, the lowest float where it does not."""
     longest = owner_BL.shape[1]
     sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == PROMPT)

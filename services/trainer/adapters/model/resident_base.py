@@ -4,7 +4,7 @@ Invariant: with no policy applied its log-probabilities are those of the untouch
 dtype, logits are float32: softmax over a large vocabulary loses most in fewer bits.
 B = lines of a micro-batch, L = its longest line, T = its target positions, D = model width, V = vocabulary.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape in their name
+# ruff: noqa: N806  # tensors carry their shape in their name
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,8 @@ from transformers.utils.logging import disable_progress_bar
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
-from services.trainer.adapters.lora.modules import Slot, applied, plan_mix, wrap_modules
+from services.trainer.adapters.lora.mixes import plan_mix
+from services.trainer.adapters.lora.modules import Slot, applied, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.checkpointing import checkpoint_layers
 from services.trainer.adapters.model.decoder import Decoder, choose_attention, find_decoder, rules_of
@@ -53,16 +54,16 @@ class ResidentBase:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.replays_routes = True
-        model.requires_grad_(requires_grad=False).eval()
+        self._model = model.requires_grad_(requires_grad=False).eval()
         choose_attention(model)
         decoder = find_decoder(model)
         self.rules = rules_of(model, decoder)
         self._layers = decoder.layers
         self.slots: list[Slot] = wrap_modules(model, facts)
         self._gates: list[RoutedGate] = wrap_routers(model, facts)
-        self._top_k = self._check_routes(model)
+        self._top_k = self._check_routes()
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
-        self.target_scores = self._checked_scores(model, decoder)
+        self.target_scores = self._checked_scores(decoder)
         self.target_scores.widen_head()
 
     @property
@@ -103,9 +104,7 @@ class ResidentBase:
         """Return the scores of the lines' targets, line after line: see `ScoringBase`."""
         read = [line.read() for line in lines]
         width = widest(read) if width is None else width
-        laid = model_inputs(
-            read, width=width, rules=self.rules, dtype=self.dtype, device=self.device
-        )
+        laid = model_inputs(read, width=width, rules=self.rules, dtype=self.dtype, device=self.device)
         longest = laid.inputs_BL.shape[1]
         replay = self._replay(read, longest)
         mixed: AbstractContextManager[None] = nullcontext()
@@ -140,7 +139,7 @@ class ResidentBase:
         routes_XYK = routes_BLYK.flatten(0, 1).to(self.device)
         return RouteReplay(routes_XYK=routes_XYK, replays=self.replays_routes)
 
-    def _check_routes(self, model: nn.Module) -> int:
+    def _check_routes(self) -> int:
         """Return how many experts a token has, 0 if routes are not replayed.
 
         A router's own choice must change nothing when it is replayed.
@@ -150,25 +149,27 @@ class ResidentBase:
         own = RouteReplay(routes_XYK=torch.zeros(0), replays=False)
         try:
             with torch.no_grad(), replayed(self._gates, own):
-                expected = model(input_ids=self._few_tokens(), use_cache=False).logits
+                expected = self._model(input_ids=self._few_tokens(), use_cache=False).logits
             again = RouteReplay(routes_XYK=own.chosen_routes(), replays=True)
             with torch.no_grad(), replayed(self._gates, again):
-                found = model(input_ids=self._few_tokens(), use_cache=False).logits
-            problem = "" if torch.allclose(found, expected, atol=_PROBE_TOLERANCE) else "its own choice differs"
+                found = self._model(input_ids=self._few_tokens(), use_cache=False).logits
+            problem = (
+                "" if torch.allclose(found, expected, atol=_PROBE_TOLERANCE) else "its own choice differs"
+            )
         except RouterOpaque as error:
             problem = str(error)
         if not problem:
-            return again.routes_XYK.shape[2]
+            return int(again.routes_XYK.shape[2])
         _log.warning("routes are not replayed", extra={"base": self.facts.name, "problem": problem})
         self._gates = []
         return 0
 
-    def _checked_scores(self, model: nn.Module, decoder: Decoder) -> TargetScores:
+    def _checked_scores(self, decoder: Decoder) -> TargetScores:
         """Return decoder and head apart. Raises SettingInvalid where together they say something else."""
         ids = self._few_tokens()
         with torch.no_grad():
-            whole = model(input_ids=ids, use_cache=False).logits[0]
-            scores = TargetScores(model, decoder)
+            whole = self._model(input_ids=ids, use_cache=False).logits[0]
+            scores = TargetScores(self._model, decoder)
             parts = scores.logits(scores.body(input_ids=ids, use_cache=False).last_hidden_state[0])
         if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE):
             problem = f"{self.facts.architecture} does more than its head behind its layers: not trainable"

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear
+from services.trainer.adapters.lora.experts import LoraExperts
+from services.trainer.adapters.lora.modules import LoraLinear
 from services.trainer.core.losses.mismatch import out_of_route, replayed_mask
 
 
@@ -80,8 +81,8 @@ class RouterOpaque(Exception):
 class _Choice(TorchFunctionMode):  # type: ignore[misc]  # as above
     """Notes which experts a router takes, or replaces them.
 
-    Every router takes the greatest of its scores ``[X, E]``, some of groups of experts ``[X, G]`` before; then
-    the groups are those of the replacements.
+    Every router takes the greatest of its scores ``[X, E]``, some of groups of experts ``[X, G]`` before;
+    then the groups are those of the replacements.
     """
 
     def __init__(self, experts: int, route_XK: Tensor | None = None) -> None:

@@ -5,7 +5,7 @@ B = lines of a micro-batch, L = its longest line, T = its target positions, D = 
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,10 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         super().__init__()
         self.body = decoder.body
         self.head = model.get_output_embeddings()
-        setattr(model, decoder.child, _Given())
-        self._logits: Callable[..., Any] = model.forward  # a method, so that the model is no child
-        self._use_head: Callable[[nn.Module], None] = model.set_output_embeddings
+        rest = copy(model)
+        rest.__dict__["_modules"] = {**dict(model.named_children()), decoder.child: _Given()}
+        self._logits: Callable[..., Any] = rest.forward  # a method, so that the rest is no child
+        self._use_head: Callable[[nn.Module], None] = rest.set_output_embeddings
 
     def forward(self, laid: ModelInputs, chunks: int = 1) -> tuple[Tensor, Tensor]:
         """Return logp_T of a micro-batch and its hit_T, which is empty unless requested."""

@@ -1,0 +1,189 @@
+"""Every family that people train: the trainer's numbers are transformers', whatever its layers are.
+
+Prompt and row are longer than every window, and multipliers, caps and biases are unlike their defaults: see
+`tests/families.py`. T = target tokens.
+"""
+# ruff: noqa: N806  # tensors carry their shape in their name
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import peft
+import pytest
+import torch
+from families import FAMILIES, make_tiny
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mint_common.adapters_format.names import leaf_of
+from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.training.pass_sum import PassResult, PassWork
+from services.trainer.adapters.training.passes import run_passes
+from services.trainer.core.batch import Row
+from services.trainer.core.packing import PackedSequence, pack_rows
+
+from .any_family import (
+    facts_of,
+    farthest,
+    merge,
+    plain_gradients,
+    plain_scores,
+    rows_behind_a_prompt,
+)
+from .families import everything
+from .plain_peft import gradients_of
+from .test_lora import with_random_b
+
+TRAINED = [name for name in FAMILIES if name != "gpt2"]
+"""GPT-2 has no linear modules: its Conv1D is transformers' own."""
+ALONE = {
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "granite4",
+    "kimi_linear",
+    "lfm2",
+    "lfm2_moe",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "qwen3_5",
+    "qwen3_5_images",
+    "qwen3_5_moe",
+    "qwen3_5_moe_images",
+    "qwen3_next",
+}
+"""A state runs along their lines, or an indexer picks keys of a whole one."""
+NATS = 5e-5
+GRADIENT = 1e-4
+
+
+def resident(name: str, dtype: torch.dtype = torch.float32) -> ResidentBase:
+    model = make_tiny(name)
+    return ResidentBase(model.to(dtype), facts_of(model))
+
+
+def plain(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the same model without the trainer, whose attention keeps a cap as sdpa does not."""
+    model = make_tiny(name).to(dtype)
+    if name == "gemma2":
+        model.set_attn_implementation("eager")
+    return model
+
+
+def policies_of(base: ResidentBase, count: int = 2) -> list[LoraTensors]:
+    return [
+        with_random_b(new_lora(base.facts, everything(base.facts, rank=4 - seed, seed=seed)), std=0.05)
+        for seed in range(count)
+    ]
+
+
+def apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the norm of a whole gradient's difference, relative to its own."""
+    off = torch.cat([(found[name] - one).flatten() for name, one in expected.items()])
+    return float(off.norm() / torch.cat([one.flatten() for one in expected.values()]).norm())
+
+
+def lines_of(base: ResidentBase, rows: Sequence[Row], policy: int = 0) -> list[PackedSequence]:
+    return pack_rows(rows, policy=policy, max_length=base.rules.max_shared)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_scores_and_gradients_of_two_policies_in_a_pass_are_transformers(name: str) -> None:
+    base = resident(name)
+    policies = policies_of(base)
+    rows = [rows_behind_a_prompt(seed) for seed in range(2)]
+    lines = [line for number, own in enumerate(rows) for line in lines_of(base, own, number)]
+    assert any(line.read().shares_prompt for line in lines) == (name not in ALONE)
+    sizes = [sum(len(row.tokens) for row in own) for own in rows]
+    scored_T = base.score(lines, policies).logprobs_T
+    weight_T = torch.linspace(-1.0, 2.0, len(scored_T))
+    (scored_T * weight_T).sum().backward()
+    with torch.no_grad():
+        bare_T = base.score(lines).logprobs_T
+        assert torch.allclose(
+            bare_T, torch.cat([plain_scores(plain(name), own) for own in rows]), atol=NATS, rtol=0
+        )
+    for policy, own, found_T, own_weight_T, before_T in zip(
+        policies, rows, *(each.split(sizes) for each in (scored_T, weight_T, bare_T)), strict=True
+    ):
+        merged = merge(plain(name), policy)
+        expected_T = plain_scores(merged, own)
+        assert float((found_T - before_T).detach().abs().max()) > 0.01
+        assert torch.allclose(found_T, expected_T, atol=NATS, rtol=0)
+        expected = plain_gradients(merged, policy, (expected_T * own_weight_T).sum())
+        assert all(bool(part.any()) for part in expected.values())
+        assert farthest(policy, expected) < GRADIENT
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_linears_equal_peft(name: str) -> None:
+    base = resident(name)
+    # PEFT refuses the last projection of Mamba, and takes MLPs beside experts for experts.
+    left_out = {"out_proj"} if "nemotron" in name else set()
+    left_out |= {"gate_proj", "up_proj", "down_proj"} if base.facts.experts else set()
+    modules = {one: widths for one, widths in base.facts.modules.items() if leaf_of(one) not in left_out}
+    facts = replace(base.facts, experts={}, modules=modules)
+    spec = replace(everything(facts), targets=tuple({leaf_of(module) for module in modules}))
+    policy = with_random_b(new_lora(facts, spec), std=0.05)
+    config = peft.LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(modules))
+    twin = peft.get_peft_model(plain(name), config).eval()
+    loaded = peft.set_peft_model_state_dict(twin, {key: view.clone() for key, view in policy.named()})
+    assert not loaded.unexpected_keys
+    rows = rows_behind_a_prompt(3)
+    ours_T, theirs_T = base.score(lines_of(base, rows), [policy]).logprobs_T, plain_scores(twin, rows)
+    assert torch.allclose(ours_T, theirs_T, atol=NATS, rtol=0)
+    ours_T.mean().backward()
+    theirs_T.mean().backward()
+    theirs = {key.replace(".default", ""): one.grad for key, one in twin.named_parameters()}
+    for key, gradient in gradients_of(policy):
+        assert torch.allclose(gradient, theirs[key], atol=GRADIENT * float(theirs[key].abs().max()), rtol=0)
+
+
+def test_a_row_beyond_the_first_context_of_longrope_changes_no_neighbour() -> None:
+    base = resident("phi3_longrope")
+    assert base.rules.border == 64
+    generator = torch.Generator().manual_seed(0)
+    short, at_border, long = (
+        Row(
+            prompt=tuple(torch.randint(3, 264, (length - 20,), generator=generator).tolist()),
+            tokens=tuple(torch.randint(3, 264, (20,), generator=generator).tolist()),
+            logprobs=(),
+            advantage=1.0,
+        )
+        for length in (44, 64, 90)
+    )
+    policy = with_random_b(new_lora(base.facts, everything(base.facts)), std=0.05)
+    rows = (short, long, at_border, long)
+    work = PassWork(lora=policy, step=0, lines=lines_of(base, rows), loss=None, backward=False)
+    (found,) = run_passes(base, [work], max_tokens=4096)
+    assert isinstance(found, PassResult)
+    by_line = zip(work.lines, found.scores, strict=True)
+    merged = merge(plain("phi3_longrope"), policy)
+    with torch.no_grad():
+        for line, scores in by_line:
+            expected = plain_scores(merged, line.rows).numpy()
+            assert np.allclose(scores.logprobs, expected, atol=NATS, rtol=0), line.length
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_in_bfloat16_it_is_as_near_as_transformers(name: str) -> None:
+    base = resident(name, torch.bfloat16)
+    (policy,) = policies_of(base, 1)
+    rows = rows_behind_a_prompt(5)
+    found_T = base.score(lines_of(base, rows), [policy]).logprobs_T
+    weight_T = torch.linspace(-1.0, 2.0, len(found_T))
+    (found_T * weight_T).sum().backward()
+    exact, rounded = (
+        merge(plain(name, torch.bfloat16).to(to), policy) for to in (torch.float32, torch.bfloat16)
+    )
+    exact_T, rounded_T = plain_scores(exact, rows), plain_scores(rounded, rows).float()
+    off, allowed = ((one - exact_T).detach().abs().mean() for one in (found_T, rounded_T))
+    assert float(off) < 2 * float(allowed) + 1e-2
+    gradient, near = (
+        plain_gradients(one, policy, (scored_T * weight_T).sum())
+        for one, scored_T in ((exact, exact_T), (rounded, rounded_T))
+    )
+    picks = base.rules.picks_keys or bool(base.facts.experts)
+    # A choice of experts or of keys that rounding changes moves what comes after it.
+    assert apart(dict(gradients_of(policy)), gradient) < 2 * apart(near, gradient) + (0.4 if picks else 0.05)
