@@ -71,7 +71,7 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Return what the model makes of hidden states."""
-        logits_TV: Tensor = self._logits(inputs_embeds=hidden_TD[None], use_cache=False).logits[0]
+        logits_TV: Tensor = self._logits(inputs_embeds=hidden_TD[None], use_cache=False).logits.squeeze(0)
         return logits_TV
 
     def widen_head(self) -> None:
