@@ -85,8 +85,8 @@ def check_trainer(
 
     outputs, gradients = passed(0)
     shared = shared_gradients = None
-    if base.shares_prompts:
-        shared, shared_gradients = passed(len(request.prompt) + sum(map(len, request.rows)))
+    if base.rules.max_shared:
+        shared, shared_gradients = passed(base.rules.max_shared)
     bare = torch.cat([reference.logprobs((*request.prompt, *row))[-len(row) :] for row in request.rows])
     return TrainerFindings(
         outputs=outputs,
