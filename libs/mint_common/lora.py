@@ -21,6 +21,9 @@ def check_trainable(base: BaseFacts, *, field: str) -> None:
             " it was made from, or over a copy that `mint base add --dequantize` makes"
         )
         raise InvalidField(field=field, problem=problem)
+    if base.served_only:
+        problem = f"base {base.name} is only served: it was added with `mint base add --serve-only`"
+        raise InvalidField(field=field, problem=problem)
 
 
 def plan_lora(

@@ -1,4 +1,4 @@
-"""What `mint` reads of the environment, once."""
+"""The settings of `mint` from the environment, read once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,10 +37,10 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PYTHONUNBUFFERED": "1",
 }
-"""Defaults of every part: one thread for each process, no network, no phoning home."""
+"""Defaults of all parts: one thread per process, no network, no telemetry of libraries."""
 
 CLIENT = frozenset({"MINT_URL", "MINT_API_KEY"})
-"""Settings that name the stack which commands speak to; the parts of a stack do not read them."""
+"""Settings that name the stack for commands; the parts of a stack do not read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class StandaloneSettings:
     inherited: dict[str, str]
 
     def external(self, name: str) -> str:
-        """Return the address of a part that is not ours to start, or ``""``; ``name`` is one of EXTERNAL."""
+        """Return the address of an external part, or ``""``; ``name`` is one of EXTERNAL."""
         assert name in EXTERNAL
         return self.overrides.get(name, "")
 
@@ -67,7 +67,7 @@ def read_standalone_settings(environ: Mapping[str, str]) -> StandaloneSettings:
 
 
 def check_settings(services: Sequence[ServicePart]) -> None:
-    """Read the settings of every part, as it will itself.
+    """Read the settings of every part, as the part does.
 
     Raises SettingInvalid, or SettingsInvalidError for several.
     """
@@ -80,19 +80,19 @@ def check_settings(services: Sequence[ServicePart]) -> None:
 
 
 def read_part(part: ServicePart) -> ServiceSettings:
-    """Return the settings of a part, as it reads them itself. Raises SettingInvalid."""
+    """Return the settings of a part, read as the part does. Raises SettingInvalid."""
     return read_settings(READ_BY[part.service], part.env, service=part.service)
 
 
 def with_time_to_stop(part: ServicePart) -> ServicePart:
-    """Return a part that may take as long to stop as its settings leave to its clients."""
+    """Return a part with the stop timeout that its settings give its clients."""
     http, usual = read_part(part).http, HttpSettings.model_fields["drain_seconds"].default
     more_seconds = http.accept_seconds + http.drain_seconds - usual
     return replace(part, stop_seconds=part.stop_seconds + max(0.0, more_seconds))
 
 
 def _wrong_settings(part: ServicePart) -> Iterator[MintError]:
-    """Yield what is wrong with a part's settings; each is left out once it is found, to see the next one."""
+    """Yield the errors of a part's settings; each wrong setting is removed to find the next error."""
     environ = dict(part.env)
     while True:
         try:

@@ -25,10 +25,12 @@ from services.standalone.core.parts import StackPart, may_start, stop_levels
 
 PROBE_SECONDS = 0.05
 SILENT_PROBES = 12
-"""A part hangs when so many probes in a row have no answer: counted, as the whole machine may have slept."""
+"""Consecutive unanswered probes after which a part hangs: a count, because the whole machine may have
+slept.
+"""
 
 Observer = Callable[[Mapping[str, PartStatus]], None]
-"""Sees the state of every part, after a change of one. Must return at once and not raise."""
+"""Called with the state of all parts after each change. Must return at once and not raise."""
 
 
 class Supervisor:
@@ -109,7 +111,7 @@ class Supervisor:
         await self._become(part, on_stop(self._statuses[part.name], now=self._clock.monotonic()))
 
     async def _run_once(self, part: StackPart) -> None:
-        """Run one process of the part to its end, whoever wants that end."""
+        """Run one process of the part to its end, for whatever reason it ends."""
         stop = self._stop_part[part.name]
         try:
             process = await self._processes.start(part.name)
@@ -153,7 +155,7 @@ class Supervisor:
             await _first(process.exited, stop.wait, lambda: self._hangs(part))
 
     async def _hangs(self, part: StackPart) -> None:
-        """Return once a part has left every probe of its `silent_seconds` without an answer."""
+        """Return when a part has answered no probe for `silent_seconds`."""
         seconds, unanswered = part.silent_seconds / SILENT_PROBES, 0
         while unanswered < SILENT_PROBES:
             probe = self._processes.is_alive(part.name, limit_seconds=seconds)
@@ -185,7 +187,7 @@ class Supervisor:
 
 
 async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Wait for the first of several things and drop the others. An error of a finished one is raised."""
+    """Wait for the first of several awaitables and cancel the others. Raises the error of a finished one."""
     tasks = [asyncio.ensure_future(_run(wait)) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,4 @@
-"""Shared parts of commands over the public API: choice of gateway, and tables for people or JSON for
-programs.
-"""
+"""Shared parts of commands over the public API: choice of gateway, and output as tables or JSON."""
 
 import inspect
 import os

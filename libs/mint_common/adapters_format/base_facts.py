@@ -35,7 +35,7 @@ class BaseFacts:
     together), to the Frobenius norm of the base's weight; missing norms are unknown.
 
     ``quantization`` names the weights' storage (``fp8``, ``awq``), "" for floats. A quantized base is served,
-    not trained.
+    not trained, and so is one that was added as ``served_only``.
 
     Names of modules are those of transformers' causal LM, which PEFT uses too. ``checkpoint_names`` maps a
     module, or a projection of experts, to its name in the base's files where that is another; ``*`` in it
@@ -64,6 +64,7 @@ class BaseFacts:
     shares_prompts: bool | None = None
     checkpoint_names: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    served_only: bool = False
 
     def __hash__(self) -> int:
         """Return a hash of what names the base."""

@@ -72,9 +72,7 @@ class Handover:
             )
 
     async def _send(self, table: str, key: str, rows: Sequence[JsonObject]) -> list[str]:
-        """Return the keys of the rows that rollout took. A row that it cannot store does not block the
-        others.
-        """
+        """Return the keys of the rows that rollout took. A row that it cannot store blocks no other."""
         try:
             answer = await self._rollout.post(
                 "/internal/handover", {"table": table, "key": key, "rows": rows}

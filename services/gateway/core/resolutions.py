@@ -121,9 +121,7 @@ class ResolutionCache:
         return entry.answering
 
     def recent(self, key: Key, *, now: float) -> Resolution | None:
-        """Return the answering revision while the registry is down: an entry that is not known to be
-        stale.
-        """
+        """Return the answering revision while the registry is down, from an entry not known to be stale."""
         entry = self._entries.get(key)
         if entry is None or entry.changed_at is not None or now - entry.asked_at >= GRACE_SECONDS:
             return None

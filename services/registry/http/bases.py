@@ -60,6 +60,7 @@ class BaseBody(Body):
     shares_prompts: bool | None = None
     checkpoint_names: Annotated[dict[ModuleName, TensorName], Field(default_factory=dict)]
     refused: Annotated[dict[ModuleName, Sentence], Field(default_factory=dict)]
+    served_only: bool = False
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""

@@ -54,9 +54,7 @@ _ATTEMPTS = 20
 
 
 class BackupExposed(MintError):
-    """A backup in {folder} would be readable by every user of this machine: its file system has no
-    permissions.
-    """
+    """A backup in {folder} would be readable by all users: its file system has no permissions."""
 
 
 class DatabaseInUse(AlreadyExists):
@@ -245,9 +243,7 @@ def _run(program: str, dsn: str, *arguments: str) -> None:
 
 
 def _client(program: str, dsn: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """Return a client's command and environment; the password is in the environment, invisible to other
-    users.
-    """
+    """Return a client's command and its environment, which has the password and is private."""
     parts = urlsplit(dsn)
     address = parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
     command = [str(wheel_binaries() / program), *arguments, "-d", address]

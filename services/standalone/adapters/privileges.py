@@ -1,6 +1,4 @@
-"""Setup of a child process between fork and exec: own session, private files, dropped root, death with its
-parent.
-"""
+"""Setup of a child process between fork and exec: session, private files, user, death with its parent."""
 
 import ctypes
 import os

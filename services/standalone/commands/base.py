@@ -75,6 +75,9 @@ def add(
             "engines serve.",
         ),
     ] = "",
+    serve_only: Annotated[
+        bool, typer.Option("--serve-only", help="Serve the base and adapters of it, and train none over it.")
+    ] = False,
     probe: Annotated[
         bool,
         typer.Option(
@@ -110,6 +113,7 @@ def add(
         max_rank=max_rank,
         dequantize=dequantize,
         targets=[each.strip() for each in targets.split(",") if each.strip()],
+        serve_only=serve_only,
         probes=probe,
         report=report,
     )
@@ -159,6 +163,6 @@ def _measured(place: Path) -> dict[str, int]:
 
 
 def _shown(facts: BaseFacts) -> dict[str, object]:
-    kept = ("name", "digest", "architecture", "quantization", "max_context", "max_rank")
+    kept = ("name", "digest", "architecture", "quantization", "served_only", "max_context", "max_rank")
     shown = {name: getattr(facts, name) for name in kept} | {"targets": ", ".join(served_targets(facts))}
     return {**shown, **told_layers(facts)}

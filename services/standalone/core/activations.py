@@ -26,9 +26,7 @@ def kept_token(shape: ModelShape, item: int) -> int:
 
 
 def pass_bytes(shape: ModelShape, item: int, tokens: int, *, recomputed: bool) -> int:
-    """Return the peak bytes of a micro-batch. ``recomputed``: layers store only their input, one layer is
-    whole.
-    """
+    """Return the peak bytes of a micro-batch. ``recomputed``: all layers but one store only their input."""
     kept = kept_token(shape, item)
     if recomputed:
         kept = item * shape.layers * shape.hidden_size + kept // shape.layers

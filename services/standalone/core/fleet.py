@@ -95,9 +95,7 @@ def read_fleet(text: str) -> Fleet:
 
 
 def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
-    """Return the load of an engine's device: tensor parallel within a machine, pipeline parallel across
-    machines.
-    """
+    """Return the load of an engine's device: tensor parallel within machines, pipeline parallel across."""
     tensor = min(devices, MAX_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]

@@ -18,6 +18,8 @@ _ATTENTION = frozenset(
     {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "moe", "mlp"}
 )
 EACH = "each target"
+TRAINING = ("trainer", "shared prompts", "hand-over", "routes", "chat template")
+"""Parts that say nothing of a base that is only served."""
 Status = Literal["ok", "failed", "left out"]
 
 
@@ -45,10 +47,10 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     small: str
     seconds: float
 
-    @property
-    def failed(self) -> tuple[ProbeLine, ...]:
-        """Return the lines that failed."""
-        return tuple(line for line in self.lines if line.status == "failed")
+    def failed(self, *, serve_only: bool = False) -> tuple[ProbeLine, ...]:
+        """Return the lines that failed, of a base that is only served those of the engine."""
+        left_out = TRAINING if serve_only else ()
+        return tuple(line for line in self.lines if line.status == "failed" and line.part not in left_out)
 
 
 def probe_lines(
@@ -110,7 +112,9 @@ def _engine_lines(
             note=refused or (f"a prompt of one token: {engine.one_token}" if engine.one_token else ""),
         ),
         _targets_line(engine, found, targets, wrong),
-        ProbeLine(part="hand-over", status="ok" if is_same else "failed", nats=apart, note=refused),
+        ProbeLine(part="hand-over", status="ok" if is_same else "failed", nats=apart, note=refused)
+        if any(each.trainer is not None for each in found.values())
+        else ProbeLine(part="hand-over", status="left out", note="the trainer does not run"),
     ]
     routed = [each.routed for each in found.values() if each.routed is not None]
     if routed:
@@ -169,10 +173,10 @@ def _chat_line(trainer: TrainerFindings, engine: EngineFindings) -> ProbeLine:
 
 def advice(result: ProbeResult) -> str:
     """Return what a user may do about a base that failed."""
-    failed = {line.part for line in result.failed}
+    failed = {line.part for line in result.failed()}
     (alone,) = [line for line in result.lines if line.part == EACH] or [ProbeLine(part=EACH, status="ok")]
     if alone.status == "failed" and alone.right:
         return f"`--targets {','.join(alone.right)}` leaves out what is wrong"
     if failed & {"engine", EACH}:
         return "another version of vLLM may serve it; `--no-probe` adds it as it is, at your own risk"
-    return "`--no-probe` adds it as it is, at your own risk: do not train it"
+    return "`--serve-only` adds it without a trainer"

@@ -75,7 +75,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What a part holds of one device, in bytes; ``limit`` is what it may take, None: as much as there is.
+    """Memory of a part on one device, in bytes; ``limit`` None is the whole device.
 
     ``slots`` are at the largest rank, ``staged`` adapters wait for one, ``policies`` are weights, gradients
     and moments in training, ``runtime`` is what the libraries take. ``kv_tokens`` fit the KV cache.
@@ -154,7 +154,7 @@ def told_memory(planned: StackMemory) -> dict[str, Any]:  # JSON
 
 
 def gpu_name(index: int) -> str:
-    """Return what a GPU is called."""
+    """Return the name of a GPU."""
     return f"GPU {index}"
 
 

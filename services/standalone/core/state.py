@@ -1,4 +1,4 @@
-"""What a state folder remembers between starts, and what it says about the stack that runs now."""
+"""The saved state of a state folder, and the description of its running stack."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def assign_ports(
 def snapshot(
     statuses: Mapping[str, PartStatus], ports: Mapping[str, int], *, pid: int, gateway_url: str
 ) -> RunNow:
-    """Return what `mint status` reads."""
+    """Return the description that `mint status` reads."""
     parts = {
         name: PartNow(
             state=status.state.value, pid=status.pid, port=ports.get(name), restarts=status.restarts

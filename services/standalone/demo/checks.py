@@ -1,4 +1,4 @@
-"""What the demo checks: a pure function of what it saw."""
+"""The checks of the demo: a pure function of its observations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class AliasAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """Everything that was seen. ``evaluations`` are of the base, the first and the last revision."""
+    """The observations of a demo. ``evaluations`` are of the base, the first and the last revision."""
 
     base: str
     dtype: DType
@@ -103,7 +103,7 @@ def _all_from(answers: Sequence[Completed], digest: str) -> bool:
 
 
 def _same_texts(result: DemoResult) -> bool:
-    """Say whether the alias answered exactly as the revision that it pointed at had answered by number."""
+    """Return whether the alias answered exactly like the revision that it pointed at."""
     if result.contrast is None:
         return False
     _, first, last = result.evaluations

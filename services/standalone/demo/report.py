@@ -1,4 +1,4 @@
-"""Writes what the demo found: report.json, report.md and reward.png."""
+"""Writes the report of the demo: report.json, report.md and reward.png."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the demo asks of the public API, as values; unknown fields of an answer are ignored."""
+"""The demo's requests to the public API; unknown fields of an answer are ignored."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -33,21 +33,21 @@ MEGABYTE = 2**20
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
-"""Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
+"""Few adapters in memory: the stack stays below 6 GB, and older revisions are evicted and loaded again."""
 SHARED = {"MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.5", "MINT_TRAINER_MEMORY_SHARE": "0.3"}
-"""Shares of the GPU that both use: the rest is for what neither counts."""
+"""Shares of the GPU for engine and trainer; the rest is for memory that neither counts."""
 HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 
 class PeakMemory:
-    """The most resident memory that was seen."""
+    """Peak of the resident memory."""
 
     mb = 0.0
 
 
 @contextlib.asynccontextmanager
 async def watched_memory() -> AsyncIterator[PeakMemory]:
-    """Sample this process and all that it started inside the block; shared pages count in each."""
+    """Sample this process and its descendants inside the block; shared pages count in each."""
     peak = PeakMemory()
 
     async def sample() -> None:
@@ -97,7 +97,7 @@ async def _run_on_fresh_stack(
     place = await asyncio.to_thread(ensure_base, bases, base, report=say)
     on_gpu = bool(await asyncio.to_thread(usable_gpus))
     if on_gpu and dtype == "auto":
-        dtype = "bfloat16"  # as both choose there, by which their agreement is judged
+        dtype = "bfloat16"  # the dtype that both choose, which decides the tolerance
     settings = read_standalone_settings({**SMALL, **(SHARED if on_gpu else {}), **os.environ})
     parts, progress = PartsView(console), JobView(console)
     opening = open_stack(

@@ -1,4 +1,4 @@
-"""What the demo does: train, evaluate, promote, roll back."""
+"""The steps of the demo: train, evaluate, promote, roll back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is trained on what; ``steps`` None is what the task recommends."""
+    """Task and base of a demo; ``steps`` None is the task's recommendation."""
 
     base: str
     task: str

@@ -1,1 +1,1 @@
-"""What people see on a terminal: tables, and live views of a stack and of a job."""
+"""Terminal output: tables, and live views of a stack and of a job."""

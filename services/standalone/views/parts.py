@@ -22,7 +22,7 @@ COLOURS = {
 
 
 class PartsView:
-    """An observer of the supervisor that prints what it sees."""
+    """Observer of the supervisor that prints the changes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -32,7 +32,7 @@ class PartsView:
         self._began = time.monotonic()
 
     def __call__(self, statuses: Mapping[str, PartStatus]) -> None:
-        """See a change."""
+        """Print a change."""
         self._statuses = dict(statuses)
         if self._live is not None:
             self._live.update(self._table())
@@ -58,7 +58,7 @@ class PartsView:
         self._shown = {name: status.state for name, status in self._statuses.items()}
 
     def say(self, text: str) -> None:
-        """Print a text if the output takes it: a stack outlives a file on a full disk, and a closed pipe."""
+        """Print a text; a full disk or a closed pipe of the output does not stop the stack."""
         with contextlib.suppress(OSError):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 

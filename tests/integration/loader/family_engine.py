@@ -6,7 +6,7 @@ and worker extension are those of an engine of MinT's.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
@@ -49,47 +49,16 @@ def answers(
     base: Path,
     facts: BaseFacts,
     batches: Sequence[Sequence[Asked]],
+    execution: Execution,
     *,
-    dtype: Dtype,
     count: int,
-    arguments: Mapping[str, object] | None = None,
+    context: int,
 ) -> list[list[Answered]]:
     """Return the answers to each batch, whose adapters are in slots together, by a new engine."""
-    execution = Execution(dtype=dtype, kv_cache_bytes=64 << 20, engine_args=arguments or {})
-    with ProcessPoolExecutor(1, mp_context=forks()) as pool:
-        return pool.submit(_run, base, facts, batches, execution, count).result()
-
-
-def _run(
-    base: Path, facts: BaseFacts, batches: Sequence[Sequence[Asked]], execution: Execution, count: int
-) -> list[list[Answered]]:
-    import logging
-
-    from vllm.model_executor.models import registry
-
-    logging.disable(logging.WARNING)
-    registry._run_in_subprocess = lambda inspect: inspect()
-    engine = _engine(base, facts, execution)
-    found, number = [], 0
-    for batch in batches:
-        numbers = range(number + 1, number + 1 + len(batch))
-        asked = dict(zip(numbers, batch, strict=True))
-        found.append(_answered(engine, facts, asked, dtype=execution.dtype, count=count))
-        number += len(batch)
-    return found
-
-
-def _engine(base: Path, facts: BaseFacts, execution: Execution) -> Any:
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    from services.loader.adapters.vllm.output_acks import OutputAcks
-    from services.loader.adapters.vllm.starting import engine_arguments
-
     config = EngineConfig(
         base_dir=base,
         facts=facts,
-        max_context=128,
+        max_context=context,
         slots=SLOTS,
         host_capacity=SLOTS,
         max_sequences=8,
@@ -98,26 +67,53 @@ def _engine(base: Path, facts: BaseFacts, execution: Execution) -> Any:
         compile_seconds=5,
         execution=execution,
     )
+    with ProcessPoolExecutor(1, mp_context=forks()) as pool:
+        return pool.submit(_run, config, batches, count).result()
+
+
+def _run(config: EngineConfig, batches: Sequence[Sequence[Asked]], count: int) -> list[list[Answered]]:
+    import logging
+
+    from vllm.model_executor.models import registry
+
+    logging.disable(logging.WARNING)
+    registry._run_in_subprocess = lambda inspect: inspect()
+    engine = _engine(config)
+    found, number = [], 0
+    for batch in batches:
+        numbers = range(number + 1, number + 1 + len(batch))
+        asked = dict(zip(numbers, batch, strict=True))
+        found.append(_answered(engine, config, asked, count=count))
+        number += len(batch)
+    return found
+
+
+def _engine(config: EngineConfig) -> Any:
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from services.loader.adapters.vllm.output_acks import OutputAcks
+    from services.loader.adapters.vllm.starting import engine_arguments
+
     arguments = engine_arguments(config, taken=OutputAcks())
     arguments = dataclasses.replace(arguments, scheduler_cls=None, additional_config={})
     return LLMEngine.from_vllm_config(arguments.create_engine_config(UsageContext.LLM_CLASS))
 
 
-def _answered(
-    engine: Any, facts: BaseFacts, asked: dict[int, Asked], *, dtype: Dtype, count: int
-) -> list[Answered]:
+def _answered(engine: Any, config: EngineConfig, asked: dict[int, Asked], *, count: int) -> list[Answered]:
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
     from services.loader.adapters.vllm.routes import ASKED
 
     sampling = SamplingParams(max_tokens=count, temperature=1.0, seed=1, ignore_eos=True, logprobs=0)
+    dtype = config.execution.dtype
     problems = {number: _load(engine, number, folder, dtype) for number, (folder, _) in asked.items()}
     for number, (folder, prompt) in asked.items():
         if not problems[number]:
             lora = LoRARequest(f"a{number}", number, str(folder)) if folder else None
             given, noted = {"prompt_token_ids": list(prompt)}, sampling.clone()
-            noted.extra_args = {ASKED: (str(number), 1)} if facts.experts else None
+            noted.extra_args = {ASKED: (str(number), 1)} if config.facts.experts else None
             engine.add_request(str(number), given, noted, lora_request=lora)
     done: dict[int, Answered] = {}
     while engine.has_unfinished_requests():
@@ -127,6 +123,9 @@ def _answered(
                 tokens = tuple(one.token_ids)
                 logprobs = tuple(at[t].logprob for t, at in zip(tokens, one.logprobs, strict=True))
                 name = output.request_id.partition("-")[0]
+                if one.finish_reason == "error":
+                    done[int(name)] = Answered(problem=str(one.stop_reason))
+                    continue
                 (reply,) = engine.collective_rpc("mint_routes", args=(name,))
                 done[int(name)] = Answered(tokens, logprobs, reply["routes"].get("0", b""))
     engine.collective_rpc("mint_drop", args=(list(asked),))

@@ -13,6 +13,8 @@ from mint_common.adapters_format.names import HALVES
 from mint_common.adapters_format.sites import all_sites, targeted
 from mint_common.dtypes import Dtype
 from mint_common.ids import PolicyId
+from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
+from services.loader.core.execution import Execution
 from tests.families import FAMILIES, WINDOW, save_tiny
 from tests.integration.loader.family_engine import SLOTS, Answered, Asked, answers, forks
 from tests.integration.loader.reference import Reference
@@ -46,6 +48,7 @@ class Expected:
     refused: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
     arguments: Mapping[str, object] = field(default_factory=dict)
+    context: int = 128
 
 
 ROTATED = "permutes its rows when it loads the base"
@@ -59,7 +62,6 @@ SERVED: Mapping[str, Expected] = {
     "glm4": Expected(),
     "exaone4": Expected(),
     "gemma3": Expected(),
-    "qwen2_window": Expected(),
     "gemma2": Expected(),
     "olmo3": Expected(),
     "gemma4": Expected(),
@@ -67,6 +69,8 @@ SERVED: Mapping[str, Expected] = {
     # Its authors' window is a token longer than that of transformers (vllm's commandr.py says so).
     "cohere2": Expected(config={"sliding_window": WINDOW + 1}),
     "phi3": Expected(),
+    # An engine takes the factors of its context for every sequence, transformers those of the sequence.
+    "phi3_longrope": Expected(context=64),
     "qwen2_moe": Expected(),
     "mixtral": Expected(),
     "glm4_moe": Expected(),
@@ -111,6 +115,7 @@ def test_base_and_adapters_answer_as_transformers_computes(
 ) -> None:
     expected = SERVED[name]
     rows = measured(name, expected, tmp_path, processes)
+    assert rows.pop("overflowing").problem == NON_FINITE
     refused = {label: row.problem for label, row in rows.items() if row.problem}
     assert refused.keys() == expected.refused.keys(), refused
     for target, reason in expected.refused.items():
@@ -146,15 +151,24 @@ def measured(name: str, expected: Expected, folder: Path, processes: ProcessPool
         "all of rank 4": (adapter(facts, folder / "four", whole, seed=1, rank=4), PROMPT),
         "all of rank 8": (adapter(facts, folder / "eight", whole, seed=2, rank=8), PROMPT),
         "bare, one token": (None, PROMPT[:1]),
+        "overflowing": (adapter(facts, folder / "huge", whole, seed=1, factor=1e36), PROMPT),
+        "bare beside it": (None, PROMPT),
+        "bare after it": (None, PROMPT),
     }
     alone: dict[str, Asked] = {
         target: (adapter(facts, folder / target, [target], seed=9), PROMPT) for target in facts.targets
     }
     asked = mixed | alone
-    # The one token has a step of its own.
-    order = [list(mixed)[:3], ["bare, one token"], *batched(alone, SLOTS)]
+    order = [
+        ["bare", "all of rank 4", "all of rank 8"],
+        ["bare, one token"],  # has a step of its own
+        ["overflowing", "bare beside it"],
+        ["bare after it"],
+        *batched(alone, SLOTS),
+    ]
     batches = [[asked[label] for label in labels] for labels in order]
-    found = answers(base, facts, batches, dtype=dtype_of(name), count=COUNT, arguments=expected.arguments)
+    execution = Execution(dtype=dtype_of(name), kv_cache_bytes=64 << 20, engine_args=expected.arguments)
+    found = answers(base, facts, batches, execution, count=COUNT, context=expected.context)
     labels = [label for part in order for label in part]
     given = [one for batch in found for one in batch]
     middle = np.median if dtype_of(name) == "bfloat16" else np.max
@@ -198,11 +212,19 @@ def row_of(
     )
 
 
-def adapter(facts: BaseFacts, folder: Path, targets: Sequence[str], *, seed: int, rank: int = 8) -> Path:
+def adapter(
+    facts: BaseFacts,
+    folder: Path,
+    targets: Sequence[str],
+    *,
+    seed: int,
+    rank: int = 8,
+    factor: float = 0.1,
+) -> Path:
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.1)
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(factor)
 
     tensors: dict[str, np.ndarray] = {}
     for site in targeted(all_sites(facts), targets):

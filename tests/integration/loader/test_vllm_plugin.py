@@ -11,6 +11,7 @@ import pytest
 
 from mint_common.errors import Unavailable
 from services.loader.adapters import vllm_plugin
+from services.loader.adapters.vllm import lora_targets
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
 from services.loader.adapters.vllm.starting import require_plugin
 from services.loader.adapters.vllm_cpu.bare_rows import ignore_rows_without_adapter
@@ -144,6 +145,30 @@ def _experts(activation: str, *, swiglu_limit: float | None = None) -> SimpleNam
     return SimpleNamespace(
         is_lora_enabled=True, activation=MoEActivation[activation], swiglu_limit=swiglu_limit
     )
+
+
+def test_a_module_without_lora_that_is_named_like_a_target_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the first half fails, vLLM leaves it out by itself and `wrap_what_can_be` may go."""
+    from vllm.lora.model_manager import LoRAModelManager
+
+    model = torch.nn.Module()
+    model.q_proj = torch.nn.Linear(2, 2)
+    model.config = None
+    config = SimpleNamespace(target_modules=["q_proj"], fully_sharded_loras=False)
+    manager = SimpleNamespace(model=model, lora_config=config, packed_modules_mapping={})
+    shipped = LoRAModelManager._match_target_modules
+    monkeypatch.setattr(LoRAModelManager, "_match_target_modules", shipped)
+    if shipped.__module__ != lora_targets.__name__:
+        assert shipped(manager, "q_proj"), "and raises as it finds no wrapper"
+    lora_targets.wrap_what_can_be()
+    lora_targets.wrap_what_can_be()
+    assert not LoRAModelManager._match_target_modules(manager, "q_proj")
+    assert not LoRAModelManager._match_target_modules(manager, "k_proj")
+    assert [record.__dict__["target"] for record in caplog.records if "target" in record.__dict__] == [
+        "q_proj"
+    ]
 
 
 def test_a_server_of_vllm_that_does_not_name_the_plugins_is_left_alone(

@@ -36,9 +36,19 @@ def test_a_target_that_is_wrong_alone_is_named_and_the_others_are_offered() -> N
     found = compared(q_proj=Difference(reference=1.2, effect=0.8), a=Difference(reference=1.3, trainer=1.3))
     whole = probe_lines(RIGHT, ANSWERED, found, kinds=())
     result = ProbeResult(lines=whole, dtype="float32", small="", seconds=1.0)
-    assert [line.part for line in result.failed] == ["engine", "each target", "hand-over"]
-    assert "q_proj is 1.2e+00 off" in result.failed[1].note
+    assert [line.part for line in result.failed()] == ["engine", "each target", "hand-over"]
+    assert "q_proj is 1.2e+00 off" in result.failed()[1].note
     assert "--targets k_proj,v_proj" in advice(result)
+
+
+def test_a_base_that_only_its_trainer_gets_wrong_may_be_served() -> None:
+    whole = probe_lines(
+        TrainerFindings(problem="KeyError: 'x'", targets=TARGETS), ANSWERED, compared(), kinds=()
+    )
+    result = ProbeResult(lines=whole, dtype="float32", small="", seconds=1.0)
+    assert result.failed()
+    assert not result.failed(serve_only=True)
+    assert "--serve-only" in advice(result)
 
 
 def test_what_the_engine_refuses_is_said_in_its_own_words() -> None:

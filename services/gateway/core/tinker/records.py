@@ -15,9 +15,7 @@ Metadata = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSession:
-    """The session of one client process. Times are seconds since the epoch; ``finish`` None: not finished
-    by its client.
-    """
+    """One client process's session. Times are seconds since the epoch; ``finish`` None: not finished."""
 
     session_id: str
     tenant_id: TenantId

@@ -92,9 +92,7 @@ class SampleQueue:
 
 
 class RetainedAnswers:
-    """Answers retained for a while, within a limit of bytes: the tenant with the most bytes loses its
-    oldest first.
-    """
+    """Answers retained within a limit of bytes: the tenant with the most bytes loses its oldest first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._bytes = TenantBudget(total=max_bytes)

@@ -44,9 +44,7 @@ class Health:
 
 
 def is_success(attempt: Attempt) -> bool:
-    """Return whether a receiver accepted the message: any 2xx. Redirects are not followed and count as
-    failures.
-    """
+    """Return whether a receiver accepted the message, with any 2xx. Redirects count as failures."""
     return attempt.status is not None and 200 <= attempt.status < 300
 
 

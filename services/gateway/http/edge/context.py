@@ -1,6 +1,4 @@
-"""The dependencies of routes: parts of the gateway, the verified caller, a stack for the answer's
-lifetime.
-"""
+"""Dependencies of routes: parts of the gateway, the verified caller, a stack for the answer's lifetime."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -39,9 +37,7 @@ class StatePart(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeParts:
-    """The parts that every request passes before its route: keys, turns, memory for bodies, recorded
-    requests.
-    """
+    """Parts that each request passes before its route: keys, turns, memory for bodies, recorded requests."""
 
     clock: Clock
     keys: KeyChecks
@@ -67,9 +63,7 @@ async def authenticate(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     _api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Return the caller. Routes depend on it with a scope that `GatewayRoute` checks; the schema shows
-    both.
-    """
+    """Return the caller. Routes depend on it with a scope; `GatewayRoute` checks it, the schema shows it."""
     return caller
 
 

@@ -26,9 +26,7 @@ def note_refusal(scope: Scope, error: Exception) -> None:
 
 
 class RefusalLog:
-    """Wraps the application. At most 20 lines per second are written; the next line has the number of
-    omitted ones.
-    """
+    """Wraps the application. Writes at most 20 lines per second; the next line counts the omitted ones."""
 
     def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
         self._app = app

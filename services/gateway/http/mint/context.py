@@ -22,9 +22,7 @@ from services.gateway.http.edge.context import StatePart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardLimits:
-    """Limits of a tenant's concurrent requests to a service: short ones wait for a turn, long ones are
-    refused.
-    """
+    """Limits of a tenant's concurrent requests to a service: short ones wait, long ones are refused."""
 
     short: FairGate
     long: TenantBudget

@@ -32,9 +32,7 @@ async def run_evaluation(_body: EvaluationRunBody, runs: TrainJobs, cause: Cause
 
 @router.post("/compare", status_code=202, response_model=JsonObject, dependencies=[creates("run", "run_id")])
 async def begin_comparison(_body: CompareBody, runs: TrainJobs, cause: CauseDep) -> Response:
-    """Score two models on the same prompts with the same seeds; `GET` returns the comparison when both
-    runs have ended.
-    """
+    """Score two models on the same prompts with the same seeds; `GET` both runs for the comparison."""
     return await runs.forward(is_long=True, cause=cause)
 
 

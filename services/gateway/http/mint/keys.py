@@ -1,6 +1,4 @@
-"""``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown once, when it is
-created.
-"""
+"""``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown only once."""
 
 from typing import Annotated
 

@@ -135,9 +135,7 @@ async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineE
 
 
 async def _of_each(engines: EngineDirectory, ask: Callable[[EngineClient], Awaitable[T]]) -> list[T]:
-    """Return each engine's answer; an engine without one is omitted, and described again before its next
-    use.
-    """
+    """Return each engine's answer; engines without one are omitted, and described again before their use."""
 
     async def answer(client: EngineClient) -> T | None:
         try:

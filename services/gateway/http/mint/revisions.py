@@ -253,9 +253,7 @@ async def get_diff(
     "", status_code=201, response_model=EvaluationRecord, dependencies=[creates("evaluation_id")]
 )
 async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog: TrainCatalog) -> Response:
-    """Record a score. A repeat of the same key's last score of a revision, suite and metric is the same
-    evaluation.
-    """
+    """Record a score. A key's repeat of its last score of a revision, suite and metric adds nothing."""
     return await catalog.forward()
 
 
@@ -263,9 +261,7 @@ async def record_evaluation(_policy: PolicyPath, _body: EvaluationBody, catalog:
 async def list_evaluations(
     _policy: PolicyPath, _page: Annotated[PageQuery, Query()], catalog: ReadCatalog
 ) -> Response:
-    """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the previous
-    page.
-    """
+    """List the scores of a policy's revisions, oldest first; ``after`` is the previous page's last id."""
     return await catalog.forward()
 
 

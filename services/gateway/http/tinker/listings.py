@@ -140,9 +140,7 @@ async def _summaries(tinker: Tinker, runs: Sequence[TrainingRun]) -> dict[Policy
 async def _search(
     tinker: Tinker, tenant_id: TenantId, wish: SearchBody
 ) -> tuple[list[ClientSession], ClientSession | None]:
-    """Return a page of matching sessions, and the session after which the next page begins, if there may
-    be one.
-    """
+    """Return a page of matching sessions, and the last session of the page if there may be another page."""
     found: list[ClientSession] = []
     before = None if wish.cursor is None else place_of(wish.cursor)
     now = tinker.clock.now()

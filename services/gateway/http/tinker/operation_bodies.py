@@ -1,6 +1,4 @@
-"""Bodies of numbered operations: the number of a refused one is skipped, so that later operations do not
-wait.
-"""
+"""Bodies of numbered operations: a refused one's number is skipped, so later operations do not wait."""
 
 import asyncio
 import contextlib

@@ -104,10 +104,11 @@ def _fill_slices(manager: Any, loras: dict[str, Any]) -> None:
     """
     for name, parts in manager.packed_modules.items():
         module, whole = manager.modules[name], loras.get(name)
-        if whole is not None and whole.is_packed:
-            continue  # experts
-        found = [loras.get(part) for part in parts] if whole is None else [whole]
-        if module.n_slices == len(found) or not any(found):
+        is_whole = whole is not None and not whole.is_packed  # experts are packed
+        if not is_whole and module.n_slices == len(parts):
+            continue
+        found = [whole] if is_whole else [loras.get(part) for part in parts]
+        if not any(found):
             continue
         for part in (name, *parts):
             loras.pop(part, None)

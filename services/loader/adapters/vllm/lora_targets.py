@@ -24,7 +24,7 @@ def wrap_what_can_be() -> None:
         module = self.model.get_submodule(name)
         if _can_be_wrapped(self, name, module):
             return True
-        found = {"module": name, "type": type(module).__name__}
+        found = {"target": name, "type": type(module).__name__}
         _log.warning("vLLM has no LoRA for a module that is named like a target", extra=found)
         return False
 

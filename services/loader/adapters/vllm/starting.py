@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mint_common.adapters_format import BaseFacts, served_targets
+from mint_common.adapters_format.sites import FOLDED
 from mint_common.errors import SettingInvalid, Unavailable
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
@@ -234,7 +235,12 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
 
     reserve = reserved_sequences(config.max_sequences)
     how = config.execution
-    optional: dict[str, object] = dict(how.engine_args)
+    optional: dict[str, object] = {}
+    if how.dtype == "float32" and FOLDED in config.facts.targets:
+        optional["attention_backend"] = (
+            "CPU_MLA"  # with AMX vLLM takes a kernel for bfloat16 whatever the dtype
+        )
+    optional |= how.engine_args
     if how.gpu_memory_utilization is not None:
         optional["gpu_memory_utilization"] = how.gpu_memory_utilization
     if how.tensor_parallel * how.pipeline_parallel > 1 or how.executor != "mp":

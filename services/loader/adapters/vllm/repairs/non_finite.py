@@ -85,23 +85,27 @@ def _take_out(runner: Any, state: Any) -> tuple[Mapping[str, int], set[int]]:
         rows = slice(int(starts[index]), int(starts[index + 1]))
         if count := int(bad_T[rows].sum()):
             found[name] = count
-            cleaned |= _clean_blocks(runner, rows)
+            cleaned |= _clean_blocks(runner, index, rows)
             hidden_TD[rows] = 0
             if state.logits is not None:
                 state.logits[index] = 0
     return found, cleaned
 
 
-def _clean_blocks(runner: Any, rows: slice) -> set[int]:
-    """Make the blocks finite that these rows of the step have written to; return them."""
+def _clean_blocks(runner: Any, index: int, rows: slice) -> set[int]:
+    """Make the blocks finite that these rows of a request have written to, or its states; return them."""
     layers = runner.compilation_config.static_forward_context
     cleaned: set[int] = set()
     for groups, table in zip(runner.attn_groups, runner.input_batch.block_table.block_tables, strict=True):
         slots_T = table.slot_mapping.cpu[rows]
+        own = table.block_table.cpu[index, : table.num_blocks_per_row[index]].long()
         for name in (name for group in groups for name in group.layer_names):
             cache = layers[name].kv_cache
-            blocks = (slots_T // cache.shape[-2]).unique()
-            cache[blocks] = cache[blocks].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            # A layer with a recurrent state has several tensors, each with a state a block.
+            is_state = not hasattr(cache, "shape")
+            blocks = own if is_state else (slots_T // cache.shape[-2]).unique()
+            for part in cache if is_state else (cache,):
+                part[blocks] = part[blocks].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
             cleaned.update(blocks.tolist())
     return cleaned
 
