@@ -24,7 +24,7 @@ from services.loader.adapters.vllm.module_names import Rename, is_in_another_sta
 _GATED = ("gate_proj", "down_proj", "up_proj")
 """Expert projections in the order of vLLM's w1, w2, w3."""
 _NOT_GATED = ("up_proj", "down_proj", "up_proj")
-"""Of experts without a gate, whose third vLLM never reads."""
+"""Tensors of experts without a gate; vLLM never reads the third."""
 _PERMUTED = ("q_proj", "k_proj")
 """Llama 4's: vLLM reorders their rows for its rotary embedding (`permute_qk_weight_for_rotary`)."""
 

@@ -38,7 +38,7 @@ _PRODUCTS: Mapping[MoEActivation, Callable[[Tensor, Tensor], Tensor]] = {
     MoEActivation.GELU_TANH: lambda gate, up: functional.gelu(gate, approximate="tanh") * up,
     MoEActivation.SWIGLUOAI: _clamped,
 }
-"""What each activation makes of gate and up, which only SWIGLUOAI's weights have row by row in turns."""
+"""Function of gate and up for each activation; only SWIGLUOAI's weights interleave them row by row."""
 
 
 class TorchLoraExperts(LoRAExpertsMixin, CPUUnquantizedExperts):  # type: ignore[misc]  # vllm has no types
