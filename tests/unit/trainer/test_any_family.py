@@ -17,8 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mint_common.adapters_format.names import leaf_of
+from mint_common.errors import SettingInvalid
+from services.trainer.adapters.distributed.tensor_parallel import check_cuttable
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.routing import RouteReplay, replayed
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.passes import run_passes
 from services.trainer.core.batch import Row
@@ -54,6 +57,30 @@ ALONE = {
     "qwen3_next",
 }
 """A state runs along their lines, or an indexer picks keys of a whole one."""
+ROUTED = [
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "gemma4_moe",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "gpt_oss",
+    "granite4",
+    "kimi_linear",
+    "lfm2_moe",
+    "llama4",
+    "minimax_m2",
+    "mixtral",
+    "nemotron_h_moe",
+    "qwen2_moe",
+    "qwen3_5_moe",
+    "qwen3_5_moe_images",
+    "qwen3_moe",
+    "qwen3_next",
+]
+CUT = {"cohere2", "exaone4", "gemma2", "gemma3", "granite", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+"""Some that tensor parallelism cuts; it refuses sinks and norms of all heads, fused parts, states."""
 NATS = 5e-5
 GRADIENT = 1e-4
 
@@ -187,3 +214,44 @@ def test_in_bfloat16_it_is_as_near_as_transformers(name: str) -> None:
     picks = base.rules.picks_keys or bool(base.facts.experts)
     # A choice of experts or of keys that rounding changes moves what comes after it.
     assert apart(dict(gradients_of(policy)), gradient) < 2 * apart(near, gradient) + (0.4 if picks else 0.05)
+
+
+def routed(base: ResidentBase, row: Row, *, moved: int = 0) -> Row:
+    """Return a row with the experts that the base chooses for it, or with those ``moved`` on."""
+    ids = torch.tensor([(*row.prompt, *row.tokens[:-1])])
+    own = RouteReplay(routes_XYK=torch.zeros(0), replays=False)
+    with torch.no_grad(), replayed(base._gates, own):
+        base.target_scores.body(input_ids=ids, use_cache=False)
+    routes = ((own.chosen_routes() + moved) % base._experts).numpy().astype(np.uint16)
+    prompt = len(row.prompt)
+    return replace(row, prompt_experts=routes[:prompt].tobytes(), experts=routes[prompt:].tobytes())
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_routers_own_choice_replayed_changes_nothing(name: str) -> None:
+    base = resident(name)
+    row = rows_behind_a_prompt(7, rows=1)[0]
+    with torch.no_grad():
+        silent = base.score(lines_of(base, [row]))
+        own = base.score(lines_of(base, [routed(base, row)]))
+        moved = base.score(lines_of(base, [routed(base, row, moved=1)]))
+    assert torch.equal(own.logprobs_T, silent.logprobs_T)
+    assert own.routed_T is not None
+    assert own.off_route_T is not None
+    assert bool(own.routed_T.all())
+    assert not own.off_route_T.any()
+    assert moved.off_route_T is not None
+    assert float(moved.off_route_T.mean()) >= 0.5
+    assert float((moved.logprobs_T - silent.logprobs_T).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(CUT), "glm4", "gpt_oss", "lfm2", "minimax_m2", "olmo2", "phi3", "qwen3_5"]
+)
+def test_tensor_parallelism_refuses_what_it_would_cut_wrongly(name: str) -> None:
+    base = resident(name)
+    if name in CUT:
+        check_cuttable(base, 2)
+        return
+    with pytest.raises(SettingInvalid, match=f"tensor does not cut {base.facts.architecture}"):
+        check_cuttable(base, 2)

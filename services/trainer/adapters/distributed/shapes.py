@@ -35,7 +35,7 @@ def load_sharded(setup: RankSetup, ranks: Ranks) -> Passes:
 def shard_layers(base: ResidentBase, mesh: DeviceMesh) -> None:
     """FSDP2: flat slices of every parameter; a layer is whole on a rank while it computes."""
     scores = base.target_scores
-    for layer in scores.body.layers:
+    for layer in base.layers:
         fully_shard(layer, mesh=mesh)
     if scores.head.weight.dtype != base.dtype:  # a slice is of one dtype
         fully_shard(scores.head, mesh=mesh)

@@ -35,8 +35,8 @@ LATENTS = frozenset({"q_a_proj", "kv_a_proj_with_mqa"})
 def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
     """Cut every layer, the embedding and the head to this rank's slices. Raises SettingInvalid."""
     scores = base.target_scores
-    _check(base, mesh.size())
-    for layer in scores.body.layers:
+    check_cuttable(base, mesh.size())
+    for layer in base.layers:
         parallelize_module(layer, mesh, _plan(layer))
     if base.facts.experts:
         own_experts(base, mesh)
@@ -70,11 +70,13 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _check(base: ResidentBase, ranks: int) -> None:
+def check_cuttable(base: ResidentBase, ranks: int) -> None:
     """Raise SettingInvalid unless the base is of known attention and MLP, in sizes that can be cut."""
     facts = base.facts
     leaves = set(map(leaf_of, facts.modules))
-    if not leaves <= COLUMNS | ROWS | LATENTS:
+    if not leaves <= COLUMNS | ROWS | LATENTS or (
+        not leaves & LATENTS and any(map(_spans_heads, base.layers))
+    ):
         problem = f"tensor does not cut {facts.architecture}: use expert, fsdp or zero3"
         raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
     config = base.target_scores.body.config
@@ -87,6 +89,17 @@ def _check(base: ResidentBase, ranks: int) -> None:
         if size % ranks:
             problem = f"{ranks} ranks cannot share {size} {what} evenly"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
+
+
+def _spans_heads(layer: nn.Module) -> bool:
+    """Return whether a block that is cut has weights of all heads: sinks, or a norm wider than one head."""
+    blocks = {_parent(path) for path, module in layer.named_modules() if isinstance(module, LoraLinear)}
+    for block in map(layer.get_submodule, blocks):
+        norms = [one for one in block.children() if not isinstance(one, LoraLinear)]
+        widths = [len(weight) for norm in norms for weight in norm.parameters()]
+        if [*block.parameters(recurse=False)] or any(width != block.head_dim for width in widths):
+            return True
+    return False
 
 
 class _Block(ParallelStyle):  # type: ignore[misc]  # torch is untyped for mypy here

@@ -58,7 +58,7 @@ class ResidentBase:
         choose_attention(model)
         decoder = find_decoder(model)
         self.rules = rules_of(model, decoder)
-        self._layers = decoder.layers
+        self.layers = decoder.layers
         self.slots: list[Slot] = wrap_modules(model, facts)
         self._gates: list[RoutedGate] = wrap_routers(model, facts)
         self._top_k = self._check_routes()
@@ -91,7 +91,7 @@ class ResidentBase:
 
     def checkpoint_layers(self) -> None:
         """Compute layers again in the backward pass from now on."""
-        checkpoint_layers(self._layers)
+        checkpoint_layers(self.layers)
 
     def score(
         self,
