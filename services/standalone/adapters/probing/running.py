@@ -58,7 +58,7 @@ def run_probe(source: Path, *, targets: Sequence[str] = (), report: Report) -> P
         if targets:
             facts = restricted(facts, targets)
         (folder / BASE / BASE_FILE).write_bytes(msgspec.json.encode(facts))
-        write_probe(folder, REQUEST, _request(facts))
+        write_probe(folder, REQUEST, probe_request(facts))
         report(f"probing {small}, through a trainer and an engine")
         trainer, engine, compared = _both_sides(folder)
         lines = probe_lines(trainer, engine, compared, kinds=facts.layer_kinds)
@@ -68,7 +68,8 @@ def run_probe(source: Path, *, targets: Sequence[str] = (), report: Report) -> P
     return ProbeResult(lines=lines, dtype=engine.dtype, small=small, seconds=seconds)
 
 
-def _request(facts: BaseFacts) -> ProbeRequest:
+def probe_request(facts: BaseFacts) -> ProbeRequest:
+    """Return rows that are longer than every window and chunk of a small base."""
     rng = random.Random(0)  # any tokens
 
     def drawn(count: int) -> tuple[int, ...]:

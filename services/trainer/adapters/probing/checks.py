@@ -28,7 +28,7 @@ from services.trainer.adapters.rendering.transformers_template import open_templ
 from services.trainer.core.batch import Row
 from services.trainer.core.packing import PackedSequence, pack_rows
 
-_B_STD = 0.05
+_B_STD = 0.02
 """Moves log-probabilities by tenths of a nat, in weights whose outputs are of size one."""
 
 Adapters = Mapping[str, LoraTensors]
