@@ -9,11 +9,14 @@ import sys
 def main() -> int:
     """Do so; a failure is written where its findings would be."""
     import asyncio
+    import signal
     from pathlib import Path
 
     from mint_common.probing import ENGINE, REQUEST, EngineFindings, ProbeRequest, read_probe, write_probe
     from services.loader.adapters.probing.answering import answer_probe
 
+    # Leaving by an exception ends the engine too.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     folder = Path(sys.argv[1])
     request = read_probe(folder, REQUEST, ProbeRequest)
     assert request is not None

@@ -117,7 +117,10 @@ def _side(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.terminate()  # it ends its engine then
+        except BaseException:
+            process.terminate()
+            raise
         finally:
             process.communicate()
 
