@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from mint_common.adapters_format import read_base_facts
@@ -28,6 +27,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.checkpointing import checkpoint_layers
 from services.trainer.adapters.model.decoder import Decoder, choose_attention, find_decoder, rules_of
 from services.trainer.adapters.model.inputs import model_inputs
+from services.trainer.adapters.model.loading import load_model
 from services.trainer.adapters.model.routing import (
     RoutedGate,
     RouteReplay,
@@ -186,9 +186,7 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     disable_progress_bar()
     device = torch.device(placement.device)
     bound_memory(placement, device)
-    dtype = getattr(torch, placement.dtype)
-    # `dtype=` keeps what a model wants in float32, such as rotary frequencies; `.to(dtype)` would not.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = load_model(folder, dtype=getattr(torch, placement.dtype))
     base = ResidentBase(model.to(device), facts)
     if checkpoints(placement, facts, free_bytes=base.free_bytes):
         base.checkpoint_layers()

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mint_common.adapters_format import BaseFacts
 from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.loading import load_model
 
 
 class Reference:
@@ -21,7 +21,8 @@ class Reference:
 
     def __init__(self, folder: Path, facts: BaseFacts, *, dtype: torch.dtype = torch.float32) -> None:
         self.facts = facts
-        self._model = load_plain(folder, dtype=dtype)
+        model = load_model(folder, dtype=dtype, attn_implementation="eager")
+        self._model = model.requires_grad_(requires_grad=False).eval()
         self.largest_logit = 0.0
 
     def logprobs(
@@ -69,14 +70,3 @@ class Reference:
             f"{module}.{leaf}": delta.transpose(1, 2) if experts.transposed else delta
             for leaf, delta in whole.items()
         }
-
-
-def load_plain(folder: Path, *, dtype: torch.dtype) -> nn.Module:
-    """Return a folder's model as transformers itself has it."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    is_text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001  # no public way
-    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    model: nn.Module = kind.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", local_files_only=True
-    )
-    return model.requires_grad_(requires_grad=False).eval()
