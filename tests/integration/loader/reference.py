@@ -16,23 +16,18 @@ from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, ExpertsFacts, p
 from services.standalone.adapters.base_description import describe_base
 
 Tokens = Sequence[int]
-Source = tuple[Path, tuple[tuple[str, object], ...]]
-"""A base's folder, and changes of its config."""
 
 
 class Reference:
     """A base in transformers, in float32, with eager attention: sdpa leaves caps of scores out."""
 
-    def __init__(
-        self, pool: ProcessPoolExecutor, base: Path, *, changes: Mapping[str, object] | None = None
-    ) -> None:
-        """``changes`` are of the model's config."""
+    def __init__(self, pool: ProcessPoolExecutor, base: Path) -> None:
         self._pool = pool
-        self._source: Source = base, tuple((changes or {}).items())
+        self._base = base
 
     def facts(self) -> BaseFacts:
         """Return the base's facts."""
-        return self._pool.submit(partial(describe_base, self._source[0], name="tiny", max_rank=8)).result()
+        return self._pool.submit(partial(describe_base, self._base, name="tiny", max_rank=8)).result()
 
     def compute(
         self, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int
@@ -41,25 +36,18 @@ class Reference:
 
         Experts are sorted, ``[tokens, layers, experts of a token]``; none where experts are not given them.
         """
-        return self._pool.submit(_compute, self._source, facts, adapter, tuple(sequence), first).result()
+        return self._pool.submit(_compute, self._base, facts, adapter, tuple(sequence), first).result()
 
 
 @cache
-def _model(source: Source) -> Any:
+def _model(base: Path) -> Any:
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    base, changes = source
     config = transformers.AutoConfig.from_pretrained(base)
-    for key, value in changes:
-        setattr(config, key, value)
-    return (
-        _class_of(config)
-        .from_pretrained(base, config=config, dtype=torch.float32, attn_implementation="eager")
-        .eval()
-    )
+    return _class_of(config).from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def _class_of(config: Any) -> Any:
@@ -70,11 +58,11 @@ def _class_of(config: Any) -> Any:
 
 
 def _compute(
-    source: Source, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int
+    base: Path, facts: BaseFacts, adapter: Path | None, sequence: Tokens, first: int
 ) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    model, routes = _model(source), list[np.ndarray]()
+    model, routes = _model(base), list[np.ndarray]()
     tensors = load_file(adapter / WEIGHTS_FILE) if adapter else {}
     changed = {name: model.get_parameter(name) for name in _changed(model, facts, tensors)}
     before = {name: parameter.detach().clone() for name, parameter in changed.items()}

@@ -39,14 +39,12 @@ ROUNDED = 0.1
 class Expected:
     """What a family's engine is held to: a difference in nats, and the reason of each target it refuses.
 
-    ``rerouted`` is the share of tokens that may have other routes. ``config`` changes the config of
-    transformers' model, ``arguments`` are vLLM's.
+    ``rerouted`` is the share of tokens that may have other routes, ``arguments`` are vLLM's.
     """
 
     nats: float = EXACT
     rerouted: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, object] = field(default_factory=dict)
     arguments: Mapping[str, object] = field(default_factory=dict)
     context: int = 128
 
@@ -66,8 +64,7 @@ SERVED: Mapping[str, Expected] = {
     "olmo3": Expected(),
     "gemma4": Expected(),
     "granite": Expected(),
-    # Its authors' window is a token longer than that of transformers (vllm's commandr.py says so).
-    "cohere2": Expected(config={"sliding_window": WINDOW + 1}),
+    "cohere2": Expected(),
     "phi3": Expected(),
     # An engine takes the factors of its context for every sequence, transformers those of the sequence.
     "phi3_longrope": Expected(context=64),
@@ -143,7 +140,7 @@ class Row:
 def measured(name: str, expected: Expected, folder: Path, processes: ProcessPoolExecutor) -> dict[str, Row]:
     """Return what an engine makes of a family: bare, two adapters beside it, and each target alone."""
     base = save_tiny(folder / "base", name)
-    reference = Reference(processes, base, changes=expected.config)
+    reference = Reference(processes, base)
     facts = reference.facts()
     whole = sorted({*facts.targets} - {*expected.refused})
     mixed: dict[str, Asked] = {

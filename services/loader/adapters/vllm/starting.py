@@ -35,6 +35,8 @@ from services.loader.core.routes import RouteSource, route_source
 _log = logging.getLogger(__name__)
 
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
+_WIDER_WINDOWS = ("Cohere2ForCausalLM",)
+"""Architectures whose window is a token wider in vLLM (commandr.py) than in transformers and the trainer."""
 _DELTA_NETS = "linear_key_head_dim"
 """The key of a config whose model has gated delta nets: Qwen3-Next, Qwen3.5."""
 _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
@@ -240,6 +242,8 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
         optional["attention_backend"] = (
             "CPU_MLA"  # with AMX vLLM takes a kernel for bfloat16 whatever the dtype
         )
+    if config.facts.architecture in _WIDER_WINDOWS and config.facts.window:
+        optional["hf_overrides"] = {"sliding_window": config.facts.window - 1}
     optional |= how.engine_args
     if how.gpu_memory_utilization is not None:
         optional["gpu_memory_utilization"] = how.gpu_memory_utilization
