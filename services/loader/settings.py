@@ -61,11 +61,12 @@ class LoaderSettings(ServiceSettings):
     )
     tool_parser: str = Field(
         "auto",
-        description="vLLM's parser of tool calls; auto: by family and chat template; none: they stay text",
+        description="vLLM's parser of tool calls; auto: by marks in the chat template; none: they stay text",
     )
     reasoning_parser: str = Field(
         "auto",
-        description="vLLM's parser of reasoning; auto: as the tool parser's; none: reasoning is content",
+        description="vLLM's parser of reasoning; auto: the family's, where the template has thoughts;"
+        " none: reasoning is content",
     )
     chat_template: Path | None = Field(
         None, description="file with the chat template to use in place of the base's own"
