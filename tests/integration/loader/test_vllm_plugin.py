@@ -12,7 +12,7 @@ import pytest
 from mint_common.errors import Unavailable
 from services.loader.adapters import vllm_plugin
 from services.loader.adapters.vllm import lora_targets
-from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
+from services.loader.adapters.vllm.repairs.non_finite import _clean_blocks, zero_new_blocks
 from services.loader.adapters.vllm.starting import require_plugin
 from services.loader.adapters.vllm_cpu.bare_rows import ignore_rows_without_adapter
 from services.loader.adapters.vllm_cpu.moe_backend import compute_experts_with_lora
@@ -230,6 +230,31 @@ def test_vllm_clears_new_blocks_of_a_plain_cache_only_when_it_is_told_to(
     monkeypatch.setattr(KVCacheConfig, "needs_kv_cache_zeroing", KVCacheConfig.needs_kv_cache_zeroing)
     zero_new_blocks()
     assert cache.needs_kv_cache_zeroing
+
+
+def _buffer(rows: list[list[int]]) -> SimpleNamespace:
+    return SimpleNamespace(cpu=torch.tensor(rows))
+
+
+def test_blocks_and_recurrent_states_of_a_request_are_made_finite() -> None:
+    """The second request has token 2 alone, in block 2 of the attention's cache, and state 3."""
+    attention = torch.full((4, 1, 2, 8), torch.nan)
+    states = torch.full((4, 5), torch.nan), torch.full((4, 2, 2), torch.inf)
+    tables = [
+        SimpleNamespace(block_table=_buffer([[1], [2]]), num_blocks_per_row=[1, 1], slot_mapping=_buffer([])),
+        SimpleNamespace(block_table=_buffer([[1], [3]]), num_blocks_per_row=[1, 1], slot_mapping=_buffer([])),
+    ]
+    for table in tables:
+        table.slot_mapping.cpu = torch.tensor([2, 3, 4])
+    context = {"a": SimpleNamespace(kv_cache=attention), "s": SimpleNamespace(kv_cache=states)}
+    runner = SimpleNamespace(
+        compilation_config=SimpleNamespace(static_forward_context=context),
+        attn_groups=[[SimpleNamespace(layer_names=["a"])], [SimpleNamespace(layer_names=["s"])]],
+        input_batch=SimpleNamespace(block_table=SimpleNamespace(block_tables=tables)),
+    )
+    assert _clean_blocks(runner, 1, slice(2, 3)) == {2, 3}
+    for cache, clean in ((attention, 2), (states[0], 3), (states[1], 3)):
+        assert [bool(block.isfinite().all()) for block in cache] == [at == clean for at in range(4)]
 
 
 def test_cpu_generators_still_have_no_offset() -> None:
