@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,15 +139,21 @@ def mint(
 
 
 def start_stack(
-    folder: Path, env: Mapping[str, str] | None = None, *, base: str = "tiny", file: Path | None = None
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    base: str = "tiny",
+    file: Path | None = None,
+    port: int = 0,
+    command: Sequence[str] = (MINT,),
 ) -> RunningStack:
     """Start `mint up --base tiny`, or `mint up -f FILE`, and wait until it is ready."""
-    port = free_port()
+    port = port or free_port()
     what = ("--base", base) if file is None else ("-f", str(file))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.out").open("ab") as out:
         process = subprocess.Popen(
-            [MINT, "up", *what, "--dir", str(folder), "--port", str(port)],
+            [*command, "up", *what, "--dir", str(folder), "--port", str(port)],
             env={**os.environ, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,
