@@ -1,5 +1,6 @@
 """Whose running sequences make room in the KV cache, so that none fills it against the others."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,21 +33,11 @@ def plan_room(running: Sequence[KvUse], newcomer: KvUse, *, free_tokens: int, sh
     first.
     """
     held = _by_tenant(running)
-    needed = held[newcomer.is_background, newcomer.tenant] + newcomer.tokens
+    is_within = held[newcomer.is_background, newcomer.tenant] + newcomer.tokens <= share_tokens
+    limit = newcomer.is_background, share_tokens if is_within else math.inf
     victims: list[int] = []
     while free_tokens < newcomer.tokens:
-        over = [
-            at
-            for at, each in enumerate(running)
-            if at not in victims
-            and (
-                each.is_background > newcomer.is_background
-                or (
-                    each.is_background == newcomer.is_background
-                    and needed <= share_tokens < held[each.is_background, each.tenant]
-                )
-            )
-        ]
+        over = [at for at, each in enumerate(running) if at not in victims and _weight(each, held) > limit]
         if not over:
             return []
         victim = max(over, key=lambda at: (*_weight(running[at], held), at))

@@ -120,7 +120,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
             request = self.requests[request_id]
             self._step_kinds.add(is_background(request))
             if not request.is_prefill_chunk:
-                queue.charge(request, GENERATED_WEIGHT)
+                queue.of(request).charge(tenant_of(request), GENERATED_WEIGHT)
         return step
 
     def update_from_output(self, *args: Any, **options: Any) -> dict[int, Any]:

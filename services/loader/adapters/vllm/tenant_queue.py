@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request, RequestStatus
@@ -19,12 +19,8 @@ from mint_common.fair_queue import PROMPT_WEIGHT, FairQueue
 from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
 from services.loader.core.background import BACKGROUND
 
-
-class Line(NamedTuple):
-    """A tenant's sequences of one kind."""
-
-    tenant: str
-    is_background: bool
+Line = tuple[str, bool]
+"""A tenant, and whether sequences of it are background ones."""
 
 
 class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
@@ -66,7 +62,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         request = self.peek_request()
         self.of(request).start(tenant_of(request))
         self._share_seats()
-        self.charge(request, _prompt_cost(request))
+        self.of(request).charge(tenant_of(request), _prompt_cost(request))
         return request
 
     def peek_request(self) -> Request:
@@ -79,7 +75,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         """Let one wait that ran, or that was started and is skipped."""
         self.of(request).push_first(tenant_of(request), request)
         self._share_seats()
-        self.charge(request, -_prompt_cost(request))
+        self.of(request).charge(tenant_of(request), -_prompt_cost(request))
 
     def prepend_requests(self, requests: Iterable[Request]) -> None:
         """Let those wait that were skipped, the first at last."""
@@ -113,7 +109,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
     def lines(self) -> frozenset[Line]:
         """Return the tenants that wait or have a seat, with the kinds of their sequences."""
         return frozenset(
-            Line(tenant, is_background=queue is self.background)
+            (tenant, queue is self.background)
             for queue in (self.interactive, self.background)
             for tenant in queue.tenants
         )
@@ -135,10 +131,6 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         for queue in (self.interactive, self.background):
             queue.set_running(Counter(tenant_of(each) for each in running if self.of(each) is queue))
         self._share_seats()
-
-    def charge(self, request: Request, cost: int) -> None:
-        """Charge the service of a request's tenant."""
-        self.of(request).charge(tenant_of(request), cost)
 
     def _share_seats(self) -> None:
         self.interactive.seats = self.seats - self.background.seated
@@ -206,7 +198,7 @@ def is_background(request: Request) -> bool:
 
 def line_of(request: Request) -> Line:
     """Return a request's tenant and kind."""
-    return Line(tenant_of(request), is_background(request))
+    return tenant_of(request), is_background(request)
 
 
 def _prompt_cost(request: Request) -> int:
