@@ -47,8 +47,9 @@ from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
 from services.loader.core.structure_time import StructuredSequence, StructureTimes, leave_step
 
-SHARED_PROMPT_TOKENS = 512
-"""Maximum tokens of prompts in a step while several tenants are active: 25 ms of base tiny, 2,048 take 75."""
+SHARED_PROMPT_TOKENS, SHARED_PROMPT_TOKENS_AHEAD = 128, 512
+"""Maximum tokens of prompts in a step while several tenants are active; the second where steps are planned
+ahead. On a CPU a newcomer waits for the step, and 512 of base tiny take 25 ms."""
 MIN_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
 ACTIVE_SECONDS = 10.0
@@ -158,7 +159,9 @@ class _Fair(Scheduler):  # type: ignore[misc]
     def _bound_step(self, lines: Iterable[Line], *, now: float) -> None:
         self._seen_at |= dict.fromkeys(lines, now)
         self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ACTIVE_SECONDS}
-        shared = min(self._step_tokens, self.max_num_running_reqs + SHARED_PROMPT_TOKENS)
+        is_ahead = self.scheduler_config.async_scheduling
+        prompts = SHARED_PROMPT_TOKENS_AHEAD if is_ahead else SHARED_PROMPT_TOKENS
+        shared = min(self._step_tokens, len(self.running) + prompts)
         self.max_num_scheduled_tokens = shared if len(self._seen_at) > 1 else self._step_tokens
 
     def _preempt_background(self) -> None:
