@@ -109,7 +109,7 @@ def _engine_lines(
             part="engine",
             status="ok" if is_right and not engine.one_token else "failed",
             nats=worst,
-            note=refused or (f"a prompt of one token: {engine.one_token}" if engine.one_token else ""),
+            note=refused or _engine_note(engine, found, limits),
         ),
         _targets_line(engine, found, targets, wrong),
         ProbeLine(part="hand-over", status="ok" if is_same else "failed", nats=apart, note=refused)
@@ -121,6 +121,14 @@ def _engine_lines(
         # A router picks otherwise where two experts are as good: replaying it moves what rounding does.
         lines.append(_judged("routes", max(routed), max(limits[name] for name in batch)))
     return lines
+
+
+def _engine_note(engine: EngineFindings, found: Mapping[str, Difference], limits: Mapping[str, float]) -> str:
+    if engine.one_token:
+        return f"a prompt of one token: {engine.one_token}"
+    if BARE in found and not _is_right(found, BARE, limits):
+        return f"the base without an adapter is {found[BARE].reference:.1e} off"
+    return ""
 
 
 def _targets_line(

@@ -63,13 +63,14 @@ def _shortened_text(text: Config, layers: int) -> dict[str, Any]:
         short["num_kv_shared_layers"] = layers
     limits = {
         "sliding_window": WINDOW,
-        "attention_chunk_size": CHUNK,
         "index_topk": WINDOW,
         "vocab_size": _VOCAB,
         "vocab_size_per_layer_input": _VOCAB,
         "num_nextn_predict_layers": 0,
     }
     short |= {key: min(limit, text[key]) for key, limit in limits.items() if isinstance(text.get(key), int)}
+    if text.get("attention_chunk_size"):
+        short["attention_chunk_size"] = CHUNK
     if isinstance(short.get("pad_token_id"), int) and short["pad_token_id"] >= short.get(
         "vocab_size", _VOCAB
     ):

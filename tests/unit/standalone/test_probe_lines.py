@@ -95,3 +95,8 @@ def test_a_conversation_that_is_rendered_otherwise_is_a_failure() -> None:
     assert found["chat template"][0] == "failed"
     neither = lines(trainer=msgspec.structs.replace(RIGHT, chats=(None, None)))
     assert neither["chat template"][0] == "left out"
+
+
+def test_a_base_that_is_wrong_without_an_adapter_is_said_to_be() -> None:
+    found = lines(found=compared(**{"": Difference(reference=0.8, trainer=0.8)}))
+    assert found["engine"] == ("failed", "the base without an adapter is 8.0e-01 off")

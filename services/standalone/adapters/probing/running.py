@@ -36,6 +36,7 @@ from services.standalone.core.small_config import CHUNK, WINDOW
 
 Report = Callable[[str], None]
 _SECONDS = 300.0
+_SHOWN = 400
 _RANK = 4
 _CHATS = (
     ({"role": "user", "content": "What is 2 + 2?"},),
@@ -45,7 +46,8 @@ _CHATS = (
         {"role": "user", "content": "And 3 + 3?"},
     ),
 )
-_ERROR = re.compile(r"(?:\S+\s+)*?(\w*(?:Error|Exception|NotImplemented\w*): .+)")
+_ERROR = re.compile(r"(?:\([^)]*\) |ERROR [^]]*\] )*([\w.]*(?:Error|Exception)(?:: .+)?)$")
+_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def run_probe(source: Path, *, targets: Sequence[str] = (), report: Report) -> ProbeResult:
@@ -94,9 +96,9 @@ def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, Comparis
     found = read_probe(folder, TRAINER, TrainerFindings)
     answered = read_probe(folder, ENGINE, EngineFindings)
     if answered is None or answered.problem:
-        told = _cause(folder / "loader.log") or (answered.problem if answered else "it ended")
-        answered = EngineFindings(problem=told)
-    trained = found or TrainerFindings(problem=_cause(folder / "trainer.log") or "it ended")
+        told = first_error(folder / "loader.log") or (answered.problem if answered else "it ended")
+        answered = EngineFindings(problem=" ".join(told.split())[:_SHOWN])
+    trained = found or TrainerFindings(problem=first_error(folder / "trainer.log") or "it ended")
     return trained, answered, read_probe(folder, COMPARED, Comparison)
 
 
@@ -138,9 +140,12 @@ def _go_on(process: subprocess.Popen[str]) -> None:
         stdin.flush()
 
 
-def _cause(log: Path) -> str:
-    """Return the first error that a process or its children wrote: later ones follow from it."""
-    found = [
-        match[1] for line in log.read_text(errors="replace").splitlines() if (match := _ERROR.match(line))
-    ]
-    return found[0] if found else ""
+def first_error(log: Path) -> str:
+    """Return the first error that a process or its children wrote, and where: later ones follow from it."""
+    place = ""
+    for line in log.read_text(errors="replace").splitlines():
+        if found := _PLACE.search(line):
+            place = f"{found[1].rpartition('site-packages/')[2]}:{found[2]}"
+        if found := _ERROR.match(line):
+            return f"{found[1]} (at {place})" if place else found[1]
+    return ""

@@ -176,14 +176,18 @@ def _difference(
     served = torch.tensor(answer.logprobs)
     wanted = reference.logprobs(answer.tokens, lora)
     bare = wanted if lora is None else reference.logprobs(answer.tokens)
-    trained = routed = None
-    if base is not None and answer.adapter in (*BOTH, BARE):
+    apart, trained, routed = _apart(served, wanted), None, None
+    if base is not None and narrow is not None and answer.routes:
+        # Roundings choose other experts, which is no fault: the trainer replays the engine's choice.
+        trained = _apart(served, _scored(base, answer, lora, replays=True))
+        apart = min(apart, trained)
+    elif base is not None and answer.adapter in (*BOTH, BARE):
         scored = _scored(base, answer, lora, replays=False)
         trained = _apart(served, scored)
         if answer.routes:
             routed = _apart(scored, _scored(base, answer, lora, replays=True))
     return Difference(
-        reference=_apart(served, wanted),
+        reference=apart,
         trainer=trained,
         own=0.0 if narrow is None else _apart(narrow.logprobs(answer.tokens, lora), wanted),
         effect=_apart(wanted, bare),
