@@ -17,6 +17,7 @@ TOOLS = (
     "make_uploads_doc",
     "make_benchmarks",
     "make_scale_tables",
+    "make_families",
 )
 
 

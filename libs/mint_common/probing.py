@@ -80,8 +80,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """How far an engine's answer is from transformers, and from the trainer at the same adapter, in nats.
 
     ``own`` is the difference of transformers itself in the engine's dtype, and ``effect`` what the adapter
-    moves. ``routed`` is how far the trainer moves where it replays the engine's experts, in float32. In 16 bits
-    it replays them for both differences.
+    moves. ``routed`` is how far the trainer moves where it replays the engine's experts, in float32.
+    In 16 bits it replays them for both differences.
     """
 
     reference: float

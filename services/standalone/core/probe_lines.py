@@ -111,7 +111,9 @@ def _engine_lines(
             nats=worst,
             note=refused or _engine_note(engine, found, limits),
         ),
-        _targets_line(engine, found, targets, wrong),
+        _targets_line(engine, found, targets, wrong)
+        if _is_right(found, BARE, limits)
+        else ProbeLine(part=EACH, status="left out", note="the base without an adapter is wrong"),
         ProbeLine(part="hand-over", status="ok" if is_same else "failed", nats=apart, note=refused)
         if any(each.trainer is not None for each in found.values())
         else ProbeLine(part="hand-over", status="left out", note="the trainer does not run"),

@@ -100,3 +100,4 @@ def test_a_conversation_that_is_rendered_otherwise_is_a_failure() -> None:
 def test_a_base_that_is_wrong_without_an_adapter_is_said_to_be() -> None:
     found = lines(found=compared(**{"": Difference(reference=0.8, trainer=0.8)}))
     assert found["engine"] == ("failed", "the base without an adapter is 8.0e-01 off")
+    assert found["each target"][0] == "left out"
