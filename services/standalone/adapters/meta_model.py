@@ -130,7 +130,8 @@ def read_model(config: Mapping[str, object], *, place: str) -> MetaModel:
     config_class, auto = _classes(config, named[0], place)
     try:
         with torch.device("meta"):
-            model = auto.from_config(config_class.from_dict(deepcopy(dict(config))), trust_remote_code=False)
+            named_type = {**deepcopy(dict(config)), "model_type": config_class.model_type}
+            model = auto.from_config(config_class.from_dict(named_type), trust_remote_code=False)
         text = model.config.get_text_config()
         layers = _layers(model, text.num_hidden_layers)
     except (*_WRONG, StrictDataclassError) as error:

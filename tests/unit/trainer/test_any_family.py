@@ -7,24 +7,29 @@ Prompt and row are longer than every window, and multipliers, caps and biases ar
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import peft
 import pytest
 import torch
-from families import FAMILIES, make_tiny
+from families import FAMILIES, make_tiny, save_tiny
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mint_common.adapters_format import BASE_FILE
 from mint_common.adapters_format.names import leaf_of
 from mint_common.errors import SettingInvalid
+from services.standalone.adapters.base_description import describe_base
 from services.trainer.adapters.distributed.tensor_parallel import check_cuttable
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
-from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.model.routing import RouteReplay, replayed
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.passes import run_passes
 from services.trainer.core.batch import Row
+from services.trainer.core.layer_rules import MAX_SHARED
 from services.trainer.core.packing import PackedSequence, pack_rows
 
 from .any_family import (
@@ -255,3 +260,43 @@ def test_tensor_parallelism_refuses_what_it_would_cut_wrongly(name: str) -> None
         return
     with pytest.raises(SettingInvalid, match=f"tensor does not cut {base.facts.architecture}"):
         check_cuttable(base, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.endswith("_images")])
+def test_a_folder_of_a_model_that_sees_images_is_trained_as_what_it_is(name: str, tmp_path: Path) -> None:
+    facts = describe_base(save_tiny(tmp_path, name), name="tiny", max_rank=8)
+    (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    base = load_base(tmp_path)
+    assert base.rules.max_shared == (0 if facts.shares_prompts is False else MAX_SHARED)
+    policy = with_random_b(new_lora(facts, everything(facts)), std=0.05)
+    rows = rows_behind_a_prompt(9)
+    base.score(lines_of(base, rows), [policy]).logprobs_T.sum().backward()
+    assert [part for part, gradient in gradients_of(policy) if not gradient.any()] == []
+    model = make_tiny(name)
+    with torch.no_grad():
+        for weight in model.parameters():  # rotary frequencies stay in float32
+            weight.copy_(weight.to(getattr(torch, FAMILIES[name].dtype)))
+        bare_T, expected_T = base.score(lines_of(base, rows)).logprobs_T, plain_scores(model, rows)
+    assert torch.allclose(bare_T, expected_T, atol=NATS, rtol=0)
+
+
+def test_a_type_that_is_new_in_name_only_is_loaded_as_its_class(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path, "deepseek_v3") / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "deepseek_v3"', '"model_type": "kimi_k2"'))
+    facts = describe_base(tmp_path, name="tiny", max_rank=8)
+    (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    rows = rows_behind_a_prompt(9)
+    base = load_base(tmp_path)
+    with torch.no_grad():
+        found_T = base.score(lines_of(base, rows)).logprobs_T
+        assert torch.allclose(found_T, plain_scores(plain("deepseek_v3"), rows), atol=NATS, rtol=0)
+
+
+def test_experts_that_do_more_than_their_layout_says_are_refused() -> None:
+    model = make_tiny("mixtral")
+    facts = facts_of(model)
+    for layer in model.model.layers:
+        layer.mlp.experts.register_forward_hook(lambda _module, _args, y: 2 * y)
+    with pytest.raises(SettingInvalid, match="MixtralExperts computes in a way that is not known"):
+        ResidentBase(model, facts)
+    ResidentBase(make_tiny("mixtral"), replace(facts, experts={}))

@@ -31,6 +31,10 @@ class ExpertsLayout:
     is_dense: bool
 
 
+_TOLERANCE = 2e-2
+"""Of the norm of an output: bfloat16 rounds by less, and another formula differs by more."""
+
+
 def layout_of(experts: nn.Module) -> ExpertsLayout:
     """Return the layout of a model's experts."""
     flagged = hasattr(experts, "is_transposed")
@@ -65,6 +69,27 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
                 y: Tensor = self.base(x_XI, *chosen)
                 return y
             mix = _bare_mix(x_XI)
+        return self._mixed(mix, x_XI, experts_XK, weights_XK)
+
+    def is_as_laid_out(self) -> bool:
+        """Return whether the layout says all that the experts do, of a few tokens."""
+        weight = self.base.down_proj
+        count, _, outputs = weight.shape if self.layout.transposed else weight.transpose(1, 2).shape
+        draw = torch.Generator().manual_seed(0)
+        x_XI = torch.randn(2 * count, outputs, generator=draw).to(weight.device, weight.dtype)
+        chosen: tuple[Tensor, ...] = ()
+        mix = _bare_mix(x_XI[:2] if self.layout.is_dense else x_XI)
+        if not self.layout.is_dense:
+            experts_XK = torch.arange(2 * count, device=weight.device)[:, None] % count
+            chosen = (experts_XK, torch.full_like(experts_XK, 0.5, dtype=weight.dtype))
+        with torch.no_grad():
+            expected, found = self.base(x_XI, *chosen), self._mixed(mix, x_XI, *chosen)
+        off = (found - expected).norm() / expected.norm()
+        return bool(off <= _TOLERANCE)
+
+    def _mixed(
+        self, mix: Mix, x_XI: Tensor, experts_XK: Tensor | None = None, weights_XK: Tensor | None = None
+    ) -> Tensor:
         if experts_XK is None or weights_XK is None:
             return self._through(x_XI, self._dense_runs(mix))
         x_XI, weights_XK = self.share.enter(x_XI), self.share.enter(weights_XK)

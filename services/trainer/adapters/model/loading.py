@@ -1,18 +1,34 @@
-"""A folder's model as transformers has it, of the class that its config belongs to."""
+"""A folder's model as transformers has it: the class whose names of modules the base's facts have."""
 
 from pathlib import Path
-from typing import Any  # transformers has no types
+from typing import Any
 
+import msgspec
 import torch
+import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mint_common.model_files import CONFIG
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, **further: Any) -> nn.Module:
-    """Return the causal language model of a folder, or the model that sees images around it."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    is_text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001  # no public way
-    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    # `dtype=` keeps what a model wants in float32, such as rotary frequencies; `.to(dtype)` would not.
-    model: nn.Module = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, **further)
+def load_model(folder: Path, *, dtype: torch.dtype, **options: Any) -> nn.Module:  # transformers' own options
+    """Load a causal model, or one that sees images besides, to be given none.
+
+    Weights whose values the model wants in float32, such as rotary frequencies, stay so in any ``dtype``.
+    """
+    written = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
+    # A type that is new in name only, such as kimi_k2, says which class of transformers it has.
+    kind = transformers.CONFIG_MAPPING.get(written["model_type"])
+    kind = kind or getattr(transformers, written["architectures"][0]).config_class
+    is_text = kind.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    maker = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+    model: nn.Module = maker.from_pretrained(
+        folder,
+        config=kind.from_dict({**written, "model_type": kind.model_type}),
+        dtype=dtype,
+        local_files_only=True,
+        **options,
+    )
     return model

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
+from services.trainer.adapters.lora.experts import LoraExperts
 from services.trainer.adapters.lora.mixes import plan_mix
 from services.trainer.adapters.lora.modules import Slot, applied, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
@@ -60,6 +61,7 @@ class ResidentBase:
         self.rules = rules_of(model, decoder)
         self.layers = decoder.layers
         self.slots: list[Slot] = wrap_modules(model, facts)
+        self._check_experts()
         self._gates: list[RoutedGate] = wrap_routers(model, facts)
         self._top_k = self._check_routes()
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
@@ -138,6 +140,16 @@ class ResidentBase:
             routes_BLYK[index, : len(routes)] = routes
         routes_XYK = routes_BLYK.flatten(0, 1).to(self.device)
         return RouteReplay(routes_XYK=routes_XYK, replays=self.replays_routes)
+
+    def _check_experts(self) -> None:
+        """Raise SettingInvalid where experts do more with their weights than their layout says."""
+        slot = next((one for one in self.slots if isinstance(one, LoraExperts)), None)
+        if slot is not None and not slot.is_as_laid_out():
+            problem = (
+                f"{type(slot.base).__name__} computes in a way that is not known here: add the base again, "
+                "with --targets that leave its experts out"
+            )
+            raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
 
     def _check_routes(self) -> int:
         """Return how many experts a token has, 0 if routes are not replayed.
