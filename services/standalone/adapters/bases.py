@@ -148,6 +148,7 @@ def _probe_shown(place: Path) -> dict[str, str]:
 
 def shape_of(folder: Path, model: str) -> ModelShape:
     """Return the shape of a config.json, or a folder with one, of a base, or of a hub's model."""
+    _quiet_libraries()
     from services.standalone.adapters.base_adding import shape_of_hub
 
     place = tiny_folder() if model == TINY else Path(model)
@@ -170,6 +171,7 @@ def remove_base(folder: Path, name: str) -> None:
 def _quiet_libraries() -> None:
     """Keep progress bars and warnings of other libraries out of our lines; both are read at their import."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from unit.trainer import families as trained
 
-from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
-from mint_common.adapters_format.names import leaf_of
+from mint_common.adapters_format import (
+    BASE_FILE,
+    WEIGHTS_FILE,
+    BaseFacts,
+    build_adapter,
+    packed_name,
+    peft_name,
+    read_base_facts,
+)
+from mint_common.adapters_format.merge import merge_adapter
+from mint_common.adapters_format.names import HALVES, leaf_of
 from mint_common.adapters_format.sites import Site, all_sites
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import AdapterInvalid, InvalidField, NotFound
+from mint_common.ids import PolicyId
 from services.standalone.adapters.base_description import describe_base
 from services.standalone.adapters.model_sizes import shape_of_folder
+from tests.testing.adapters import make_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden/base_facts"
 TAKEN = sorted(FAMILIES.keys() - {"gpt2"})
@@ -335,3 +347,45 @@ def test_norms_have_six_digits_in_any_dtype(folders: Path, dtype: type[np.floati
     for module, norm in described(folder).norms.items():
         exact = math.sqrt(float((tensors[f"{module}.weight"].double() ** 2).sum()))
         assert norm == float(f"{exact:.6g}")
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_merge_adds_each_update_to_its_weight_as_transformers_loads_it(
+    folders: Path, name: str, tmp_path: Path
+) -> None:
+    folder = saved(folders, name)
+    facts = described(folder)
+    whole = write_adapter(facts, facts, tmp_path / "whole")
+    names = [
+        facts.checkpoint_names.get(site.name, site.stored_name) for site in all_sites(facts) if site.count
+    ]
+    if not all("*" in each for each in names):
+        with pytest.raises(AdapterInvalid, match="holds all experts of a layer in one tensor"):
+            merge_adapter(facts, folder, whole, tmp_path / "merged")
+        whole = write_adapter(facts, replace(facts, experts={}), tmp_path / "dense")
+    merge_adapter(facts, folder, whole, tmp_path / "merged")
+    before, after, halves = loaded(folder), loaded(tmp_path / "merged"), load_file(whole / WEIGHTS_FILE)
+    changed = 0
+    for site in all_sites(facts):
+        a, b = (halves.get(peft_name(site.module, half)) for half in HALVES)
+        if site.count:
+            a, b = (halves.get(packed_name(site.module, site.projection, half)) for half in HALVES)
+        weight = weight_of(site, facts, before)
+        expected = weight.float() if a is None or b is None else weight.float() + b @ a
+        tolerance = 1e-5 if weight.dtype == torch.float32 else 2**-7
+        found = weight_of(site, facts, after).float()
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        changed += a is not None
+    assert changed >= len(facts.modules)
+
+
+def write_adapter(facts: BaseFacts, sites: BaseFacts, folder: Path) -> Path:
+    """Write an adapter on all sites of some facts."""
+    folder.mkdir()
+    policy = PolicyId("p")
+    made = build_adapter(
+        facts=facts, policy_id=policy, step=1, parent=None, rank=2, tensors=make_tensors(sites)
+    )
+    for file, data in made.files.items():
+        (folder / file).write_bytes(data)
+    return folder

@@ -43,6 +43,8 @@ async def answer_probe(folder: Path, request: ProbeRequest) -> EngineFindings:
     The adapters are there once a line is on standard input: making them takes less time than the start.
     """
     facts = read_base_facts(folder / BASE)
+    if problem := no_lora(facts.architecture):
+        return EngineFindings(problem=problem)
     names = [*BOTH, *served_targets(facts)]
     async with _engine(folder / BASE, facts, slots=len(names)) as engine:
         await asyncio.to_thread(sys.stdin.readline)
@@ -65,6 +67,18 @@ async def answer_probe(folder: Path, request: ProbeRequest) -> EngineFindings:
             chats=tuple(chats),
             one_token=one_token,
         )
+
+
+def no_lora(architecture: str) -> str:
+    """Return why vLLM serves no adapter of an architecture, "" where its class takes LoRA or it has none."""
+    import vllm
+    from vllm.model_executor.models.interfaces import supports_lora
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = ModelRegistry.models.get(architecture)
+    if known is None or supports_lora(known.load_model_cls()):
+        return ""
+    return f"vLLM {vllm.__version__} serves {architecture} without LoRA, so that no adapter has an effect"
 
 
 @asynccontextmanager
