@@ -35,8 +35,8 @@ from services.standalone.adapters.base_import import (
     make_base,
 )
 from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
-from services.standalone.adapters.meta_model import read_config
-from services.standalone.adapters.model_sizes import shape_of_folder
+from services.standalone.adapters.meta_model import check_type, read_config, read_model
+from services.standalone.adapters.model_sizes import read_shape, shape_of_folder
 from services.standalone.adapters.probing.running import run_probe
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
@@ -113,8 +113,10 @@ def _add(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
 
 def _tell(source: Path, wish: Wish) -> None:
     """Report what a model is and needs. Raises what is wrong with its config, or with the wish for it."""
-    method = read_quantization(read_config(source), place=str(source))
-    shape = shape_of_folder(source)
+    config = read_config(source)
+    method = read_quantization(config, place=str(source))
+    check_type(config, read_model(config, place=str(source)), place=str(source))
+    shape = read_shape(config, place=str(source))
     if not shape.linears:
         raise nothing_to_adapt(shape.architecture, place=str(source))
     _check_tokenizer(source / "tokenizer.json", shape)

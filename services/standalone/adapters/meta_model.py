@@ -139,6 +139,19 @@ def read_model(config: Mapping[str, object], *, place: str) -> MetaModel:
     return MetaModel(architecture=named[0], model=model, text=text, layers=layers)
 
 
+def check_type(config: Mapping[str, object], meta: MetaModel, *, place: str) -> None:
+    """Raise InvalidField for a model_type that only code beside the model has, such as kimi_k2."""
+    import transformers
+
+    said = config.get("model_type")
+    if said not in transformers.CONFIG_MAPPING:
+        problem = (
+            f"has model_type {said!r}, which transformers lacks: write that of {meta.architecture} instead,"
+            f" {type(meta.model).config_class.model_type!r}, and leave out auto_map"
+        )
+        raise InvalidField(field=place, problem=problem)
+
+
 def _classes(config: Mapping[str, object], architecture: str, place: str) -> tuple[Any, Any]:
     """Return the class of a config and transformers' maker of its model. Raises InvalidField."""
     import transformers

@@ -232,6 +232,7 @@ def test_a_hub_that_is_not_there_is_told(
         ),
         ({"config.json": changed(architectures=["Qwen3ForSequenceClassification"])}, "writes no text"),
         ({"config.json": changed(hidden_size="wide")}, "hidden_size"),
+        ({"config.json": changed(model_type="kimi_k2")}, "write that of Qwen3ForCausalLM instead, 'qwen3'"),
         ({"config.json": changed(vocab_size=200)}, "has 259 tokens, and vocab_size of config.json is 200"),
         ({"tokenizer.json": b"{}"}, "is no tokenizer of a base"),
         (
