@@ -32,7 +32,7 @@ class ExpertsLayout:
 
 
 _TOLERANCE = 2e-2
-"""Of the norm of an output: bfloat16 rounds by less, and another formula differs by more."""
+"""Maximum error, as a share of an output's norm: bfloat16 rounds by less, another formula differs by more."""
 
 
 def layout_of(experts: nn.Module) -> ExpertsLayout:
