@@ -137,13 +137,15 @@ def test_a_whole_stack_is_upgraded_and_rolled_back(place: Place, receiver: Recei
         assert later_file not in file_ids(stack)
         assert train(work.trainer)[-1] < work.losses[-1]
         newest = tune(stack, work.file, n_epochs=1), stack.submit("latest", steps=2, **RL)
-        for job in (later_job, later_tuning, *newest):
+        for job in newest:  # a later one may wait for an event that this version cannot read
             assert stack.wait_for_end(job)["state"] == "succeeded"
         file_of_before = upload(stack)
         seen = read(stack, work)
     with place.today() as stack:
         assert differences(seen, read(stack, work)) == []
         assert {work.file, later_file, file_of_before} <= set(file_ids(stack))
+        for job in (later_job, later_tuning):
+            assert stack.wait_for_end(job)["state"] == "succeeded"
         tuned = {job["mint"]["job_id"] for job in stack.http.get("/v1/fine_tuning/jobs").json()["data"]}
         assert {work.running_tuning, later_tuning, newest[0]} <= tuned
         resumed = service.create_training_client_from_state_with_optimizer(work.checkpoint).result()
