@@ -15,6 +15,8 @@ STEPS, SEQUENCES, LENGTH, RANK = 4, 4, 32, 8
 """Steps of each policy before it is saved for sampling and the next policy is made."""
 RECENT = 24
 """Policies that are talked to: more than the engine has slots, so that adapters come and go."""
+CHATS_PER_STEP = 10
+"""Maximum chats per optimizer step. Serving goes first: without a limit, a busy machine hardly trains."""
 MODEL = "tiny"
 
 
@@ -65,6 +67,9 @@ class Load:
             base_url=self.url, headers=headers, timeout=120, trust_env=False
         ) as http:
             while self.goes_on:
+                if self.done.counts["chats"] >= CHATS_PER_STEP * (1 + self.done.counts["steps"]):
+                    await asyncio.sleep(0.01)
+                    continue
                 try:
                     answer = await http.post("/v1/chat/completions", json=self._asked(rng))
                 except httpx.HTTPError as error:
