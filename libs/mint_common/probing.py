@@ -91,7 +91,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     routed: float | None = None
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class HandOver(msgspec.Struct, frozen=True, kw_only=True):
     """The differences of every answer, by its adapter."""
 
     differences: dict[str, Difference] = {}

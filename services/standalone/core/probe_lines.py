@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from mint_common.probing import BARE, BOTH, Comparison, Difference, EngineFindings, TrainerFindings
+from mint_common.probing import BARE, BOTH, Difference, EngineFindings, HandOver, TrainerFindings
 
 ATTENTION_LIMIT, SCAN_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-3, 1e-3
 _OWN_SHARE, _NARROW_FLOOR = 2.0, 0.02
@@ -54,7 +54,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def probe_lines(
-    trainer: TrainerFindings, engine: EngineFindings, compared: Comparison | None, *, kinds: Collection[str]
+    trainer: TrainerFindings, engine: EngineFindings, compared: HandOver | None, *, kinds: Collection[str]
 ) -> tuple[ProbeLine, ...]:
     """Return the lines of a probe of layers of some kinds."""
     limit = ATTENTION_LIMIT if set(kinds) <= _ATTENTION else SCAN_LIMIT

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from mint_common.probing import Comparison, Difference, EngineFindings, TrainerFindings
+from mint_common.probing import Difference, EngineFindings, HandOver, TrainerFindings
 from services.standalone.core.probe_lines import ProbeResult, advice, probe_lines
 
 TARGETS = ("k_proj", "q_proj", "v_proj")
@@ -14,14 +14,14 @@ ANSWERED = EngineFindings(chats=((1, 2), (3,)))
 SMALL = Difference(reference=5e-6, trainer=6e-6, effect=0.5)
 
 
-def compared(**others: Difference) -> Comparison:
-    return Comparison(differences={**dict.fromkeys(("", "a", "b", *TARGETS), SMALL), **others})
+def compared(**others: Difference) -> HandOver:
+    return HandOver(differences={**dict.fromkeys(("", "a", "b", *TARGETS), SMALL), **others})
 
 
 def lines(
     trainer: TrainerFindings = RIGHT,
     engine: EngineFindings = ANSWERED,
-    found: Comparison | None = None,
+    found: HandOver | None = None,
     kinds: tuple[str, ...] = (),
 ) -> dict[str, tuple[str, str]]:
     whole = probe_lines(trainer, engine, found or compared(), kinds=kinds)

@@ -21,8 +21,8 @@ from mint_common.probing import (
     ENGINE,
     REQUEST,
     TRAINER,
-    Comparison,
     EngineFindings,
+    HandOver,
     ProbeRequest,
     TrainerFindings,
     read_probe,
@@ -84,7 +84,7 @@ def probe_request(facts: BaseFacts) -> ProbeRequest:
     )
 
 
-def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, Comparison | None]:
+def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, HandOver | None]:
     with _side("trainer", folder) as trainer:
         with _side("loader", folder) as loader:
             _await_line(trainer)  # the adapters are there
@@ -99,7 +99,7 @@ def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, Comparis
         told = first_error(folder / "loader.log") or (answered.problem if answered else "it ended")
         answered = EngineFindings(problem=" ".join(told.split())[:_SHOWN])
     trained = found or TrainerFindings(problem=first_error(folder / "trainer.log") or "it ended")
-    return trained, answered, read_probe(folder, COMPARED, Comparison)
+    return trained, answered, read_probe(folder, COMPARED, HandOver)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from mint_common.probing import (
     ENGINE,
     REQUEST,
     TRAINER,
-    Comparison,
     EngineFindings,
+    HandOver,
     ProbeRequest,
     TrainerFindings,
     read_probe,
@@ -58,7 +58,7 @@ def main() -> int:
     try:
         compared = compare(base, folder / BASE, reference, adapters, engine)
     except Exception as error:  # noqa: BLE001  # as above
-        compared = Comparison(problem=_told(error))
+        compared = HandOver(problem=_told(error))
     write_probe(folder, COMPARED, compared)
     return 0
 

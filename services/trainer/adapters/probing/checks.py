@@ -14,10 +14,10 @@ from mint_common.probing import (
     ADAPTERS,
     BARE,
     BOTH,
-    Comparison,
     Difference,
     EngineAnswer,
     EngineFindings,
+    HandOver,
     ProbeRequest,
     TrainerFindings,
 )
@@ -153,7 +153,7 @@ def compare(
     reference: Reference,
     adapters: Adapters,
     engine: EngineFindings,
-) -> Comparison:
+) -> HandOver:
     """Return how far the engine's answers are from transformers, and from the trainer if it runs."""
     narrow = None
     if engine.dtype != "float32":
@@ -163,7 +163,7 @@ def compare(
             answer.adapter: _difference(base, reference, narrow, adapters.get(answer.adapter), answer)
             for answer in engine.answers
         }
-    return Comparison(differences=found)
+    return HandOver(differences=found)
 
 
 def _difference(
