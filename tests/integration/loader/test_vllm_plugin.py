@@ -243,7 +243,7 @@ def test_blocks_and_recurrent_states_of_a_request_are_made_finite() -> None:
         SimpleNamespace(block_table=_buffer([[1], [3]]), num_blocks_per_row=[1, 1], slot_mapping=_buffer([])),
     ]
     for table in tables:
-        table.slot_mapping.cpu = torch.tensor([2, 3, 4])
+        table.slot_mapping.cpu, table.slot_mapping.gpu = torch.zeros(3), torch.tensor([2, 3, 4])
     context = {"a": SimpleNamespace(kv_cache=attention), "s": SimpleNamespace(kv_cache=states)}
     runner = SimpleNamespace(
         compilation_config=SimpleNamespace(static_forward_context=context),

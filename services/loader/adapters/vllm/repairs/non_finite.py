@@ -97,7 +97,7 @@ def _clean_blocks(runner: Any, index: int, rows: slice) -> set[int]:
     layers = runner.compilation_config.static_forward_context
     cleaned: set[int] = set()
     for groups, table in zip(runner.attn_groups, runner.input_batch.block_table.block_tables, strict=True):
-        slots_T = table.slot_mapping.cpu[rows]
+        slots_T = table.slot_mapping.gpu[rows]  # the other copy is not always written
         own = table.block_table.cpu[index, : table.num_blocks_per_row[index]].long()
         for name in (name for group in groups for name in group.layer_names):
             cache = layers[name].kv_cache
