@@ -149,7 +149,7 @@ def test_a_copy_of_blobs_is_private_and_a_backup_is_refused_where_it_could_not_b
         folder.chmod(0o777)
 
     monkeypatch.setattr(Path, "mkdir", make_without_modes)
-    with pytest.raises(backup.BackupExposed, match="keeps no modes"):
+    with pytest.raises(backup.BackupExposed, match="has no permissions"):
         backup.back_up("postgresql://127.0.0.1:1/none", source, tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
 

@@ -13,5 +13,5 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")
 
 async def test_the_builder_gives_way_to_the_engine(facts: BaseFacts, tmp_path: Path) -> None:
     async with open_shop(facts, tmp_path, silence_seconds=60.0) as shop:
-        await shop.staging.stage(await shop.revision(1))
+        await shop.builder.stage(await shop.revision(1))
         assert gives_way(shop.builder.pid)

@@ -37,7 +37,7 @@ class Calls(VllmEngine):
 
 
 async def _staged(shop: Shop, engine: VllmEngine, number: int) -> LoadedAdapter:
-    folder = (await shop.staging.stage(await shop.revision(number))).folder
+    folder = (await shop.builder.stage(await shop.revision(number))).folder
     adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
     await engine.stage(adapter)
     return adapter
@@ -45,7 +45,7 @@ async def _staged(shop: Shop, engine: VllmEngine, number: int) -> LoadedAdapter:
 
 async def _held(shop: Shop) -> int:
     """Return how many adapters the builder holds."""
-    await shop.staging.stage(await shop.revision(1))  # answered after all releases were heard
+    await shop.builder.stage(await shop.revision(1))  # answered after all releases were heard
     descriptors = Path(f"/proc/{shop.builder.pid}/fd").iterdir()
     return sum("mint-adapter" in str(each.readlink()) for each in descriptors)
 
