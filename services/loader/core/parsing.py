@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 AUTO, NONE = "auto", "none"
 
+HARMONY = "GptOssForCausalLM"
+"""Architecture whose answers vLLM reads by harmony's parsers or by none."""
+
 _GENERIC = "hermes"
 """JSON between tags: what models write that were taught no format of their own."""
 
@@ -39,7 +42,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "Glm4MoeForCausalLM": "glm45",
     "Glm4MoeLiteForCausalLM": "glm45",
     "GlmMoeDsaForCausalLM": "glm45",
-    "GptOssForCausalLM": "openai_gptoss",
+    HARMONY: "openai_gptoss",
 }
 """Reasoning parsers of architectures that vLLM does not name them after."""
 _THOUGHTS = ("<think>", "[THINK]", "<seed:think>", "<|channel|>", "<|channel>")
@@ -67,7 +70,7 @@ def plan_parsing(
     template = chat_template or base_template
     if tool_parser == AUTO:
         found = (parser for marks, parser in TOOLS if all(mark in template for mark in marks))
-        tool_parser = next(found, _GENERIC)
+        tool_parser = next(found, NONE if architecture == HARMONY else _GENERIC)
     if reasoning_parser == AUTO:
         thinks = any(mark in template for mark in _THOUGHTS)
         reasoning_parser = _named_after(architecture, reasoning_parsers) if thinks else NONE

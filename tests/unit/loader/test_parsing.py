@@ -22,6 +22,7 @@ PARSERS = ("deepseek_r1", "deepseek_v3", "gemma4", "glm45", "olmo3", "openai_gpt
         ("DeepseekV2ForCausalLM", "<think>", "hermes", None),
         ("DeepseekV32ForCausalLM", "DSML <think>", "deepseek_v32", "deepseek_v3"),
         ("GptOssForCausalLM", "<|channel|>", "openai", "openai_gptoss"),
+        ("GptOssForCausalLM", "{{ messages }}", None, None),
         ("Qwen3_5ForConditionalGeneration", "<function= <think>", "qwen3_coder", "qwen3"),
         ("Gemma4ForCausalLM", "<|tool_call> <|channel>", "gemma4", "gemma4"),
         ("Olmo3ForCausalLM", "<function_calls> <think>", "olmo3", "olmo3"),
