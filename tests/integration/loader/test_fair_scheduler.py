@@ -268,6 +268,20 @@ async def test_a_newcomer_gets_memory_from_who_holds_more_than_a_share(engine: V
         assert not any(task.done() for task in tasks)
 
 
+async def test_a_rollout_that_finds_no_memory_holds_up_no_chat(engine: VllmEngine, steps: Steps) -> None:
+    """Chats hold the whole cache; the rollout waits for them and then runs."""
+    async with flood(engine, requests=1, new=240) as tasks, asyncio.timeout(120):
+        rollout = asyncio.create_task(
+            generate(engine, "rollout", tenant="few", prompt=200, new=5, is_background=True)
+        )
+        before = len(steps.of)
+        while len(steps.of) < before + 200:
+            await asyncio.sleep(0.01)
+        assert not any(task.done() for task in tasks)
+        tasks[0].cancel()
+        assert await rollout == 5
+
+
 async def test_who_made_room_loses_no_token(engine: VllmEngine) -> None:
     async with flood(engine, requests=1, new=120) as tasks, asyncio.timeout(120):
         for number in range(3):

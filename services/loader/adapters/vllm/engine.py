@@ -256,8 +256,9 @@ class VllmEngine:
             lora_request=lora_request,
             priority=BACKGROUND if request.is_background else INTERACTIVE,
         )
-        kind = " in the background" if request.is_background else ""
-        async with self._start_turns.turn(request.tenant_id + kind):
+        # A tenant's jobs and its other requests take turns like two tenants.
+        line = f"{request.tenant_id}/background" if request.is_background else request.tenant_id
+        async with self._start_turns.turn(line):
             pass  # the request is started in the same step, which is the turn's
         check_lives(self._llm)
         with translated():

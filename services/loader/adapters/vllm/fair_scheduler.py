@@ -35,10 +35,10 @@ from services.loader.adapters.vllm.output_acks import OutputWindow
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
 from services.loader.adapters.vllm.tenant_queue import (
     CompileTurns,
-    Line,
+    TenantKind,
     TenantQueue,
     is_background,
-    line_of,
+    tenant_kind,
     tenant_of,
 )
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
@@ -52,6 +52,8 @@ SHARED_PROMPT_TOKENS, SHARED_PROMPT_TOKENS_AHEAD = 128, 512
 ahead. On a CPU a newcomer waits for the step, and 512 of base tiny take 25 ms."""
 MIN_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
+EMPTY_SECONDS = 0.01
+"""Charge of a background step in which no sequence could run, for want of memory or a seat."""
 ACTIVE_SECONDS = 10.0
 """A tenant counts as active this long after its last sequence."""
 TOKENS_A_STRUCTURE_SECOND = 1000
@@ -82,7 +84,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         reserve = int(self.vllm_config.additional_config[RESERVED])
         self.waiting: TenantQueue = TenantQueue(seats=self.max_num_running_reqs - reserve, reserve=reserve)
         self._step_tokens = self.max_num_scheduled_tokens
-        self._seen_at: dict[Line, float] = {}
+        self._seen_at: dict[TenantKind, float] = {}
         self._background = BackgroundShare()
         self._step_began = 0.0
         self._step_kinds: set[bool] = set()
@@ -104,10 +106,10 @@ class _Fair(Scheduler):  # type: ignore[misc]
         queue.set_running(self.running)
         now = time.monotonic()
         self._settle_structures(now)
-        self._bound_step(queue.lines, now=now)
+        self._bound_step(queue.active, now=now)
         self._choose_kind(now)
         self._choose_sitting_out(now)
-        if len(queue.lines) > 1:
+        if len(queue.active) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
             self._preempt_background()
         is_own_step = self._admit_newcomer()
@@ -127,11 +129,12 @@ class _Fair(Scheduler):  # type: ignore[misc]
     def update_from_output(self, *args: Any, **options: Any) -> dict[int, Any]:
         """Return a step's outputs by who takes them."""
         now = time.monotonic()
+        # vLLM pauses after an empty step. Uncharged, the next one would be empty again, and so on.
+        is_empty = not self._step_kinds and self.waiting.left_out is self.waiting.interactive
         self._background.end_step(
-            now - self._step_began,
+            max(now - self._step_began, EMPTY_SECONDS if is_empty else 0.0),
             has_interactive=False in self._step_kinds,
-            # One that was theirs, and is empty for want of memory, as well: the next one is not empty, too.
-            has_background=True in self._step_kinds or self.waiting.left_out is self.waiting.interactive,
+            has_background=is_empty or True in self._step_kinds,
             now=now,
         )
         outputs: dict[int, Any] = super().update_from_output(*args, **options)
@@ -156,8 +159,8 @@ class _Fair(Scheduler):  # type: ignore[misc]
             elif has_interactive:
                 queue.left_out = queue.interactive
 
-    def _bound_step(self, lines: Iterable[Line], *, now: float) -> None:
-        self._seen_at |= dict.fromkeys(lines, now)
+    def _bound_step(self, active: Iterable[TenantKind], *, now: float) -> None:
+        self._seen_at |= dict.fromkeys(active, now)
         self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ACTIVE_SECONDS}
         is_ahead = self.scheduler_config.async_scheduling
         prompts = SHARED_PROMPT_TOKENS_AHEAD if is_ahead else SHARED_PROMPT_TOKENS
@@ -174,20 +177,32 @@ class _Fair(Scheduler):  # type: ignore[misc]
             reserve=queue.background.reserve,
         )
         self._preempt(self.running[len(self.running) - count :])
-        if queue.background.seated and queue.interactive.seated:
-            # Each may need one more block; there is nothing to take from the interactive ones themselves.
-            needed = KvUse(tenant="", tokens=self.block_size * queue.interactive.seated)
+        if queue.left_out is not queue.interactive:
+            # In their own steps background sequences would take the room back.
+            tokens = sum(self._next_tokens(each) for each in self.running if not is_background(each))
+            held = sum(each.num_computed_tokens for each in self.running if is_background(each))
+            needed = KvUse(tenant="", tokens=min(tokens, self._free_tokens + held))
             self._make_room(needed, share_tokens=0)
 
+    @property
+    def _free_tokens(self) -> int:
+        """Return the tokens that the free blocks of the KV cache hold."""
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks()) * self.block_size
+
+    def _next_tokens(self, request: Request) -> int:
+        """Return the tokens of the blocks that a running sequence may need in this step."""
+        needs_block = request.is_prefill_chunk or request.num_computed_tokens % self.block_size == 0
+        return self.block_size if needs_block else 0
+
     def _admit_newcomer(self) -> bool:
-        """Make room for who starts next, if its tenant runs little; return whether the step is its own.
+        """Make room for the next sequence, if its tenant runs little; return whether the step is its own.
 
         Only who was served least has a step of its own, and never two in turn, so that the others go on.
         Steps that are planned ahead are not given away: the device would idle.
         """
         was_own_step, self._was_own_step = self._was_own_step, False
         queue = self.waiting
-        found = queue.next() if len(queue.lines) > 1 else None
+        found = queue.next() if len(queue.active) > 1 else None
         if found is None:
             return False
         fair, tenant = queue.of(found), tenant_of(found)
@@ -196,11 +211,11 @@ class _Fair(Scheduler):  # type: ignore[misc]
         needed = _use_of(found, found.num_tokens + self.block_size)
         all_tokens = self.kv_cache_manager.block_pool.num_gpu_blocks * self.block_size
         if self._make_room(needed, share_tokens=all_tokens // len(fair.tenants)):
-            queue.newcomer = line_of(found)  # who has just made room must not take it back in this step
+            queue.newcomer = tenant_kind(found)  # no other tenant or kind may take this room in the same step
         is_first = len(fair.tenants) > 1 and fair.is_least_served(tenant)
         if was_own_step or self.scheduler_config.async_scheduling or not is_first:
             return False
-        queue.newcomer = line_of(found)
+        queue.newcomer = tenant_kind(found)
         self._was_own_step = True
         return True
 
@@ -269,8 +284,9 @@ class _Fair(Scheduler):  # type: ignore[misc]
 
     def _make_room(self, newcomer: KvUse, *, share_tokens: int) -> bool:
         """Preempt running sequences for a newcomer; return whether there were any."""
-        free = self.kv_cache_manager.block_pool.get_num_free_blocks() * self.block_size
-        victims = plan_room(_held(self.running), newcomer, free_tokens=free, share_tokens=share_tokens)
+        victims = plan_room(
+            _held(self.running), newcomer, free_tokens=self._free_tokens, share_tokens=share_tokens
+        )
         self._preempt([self.running[at] for at in victims])
         return bool(victims)
 

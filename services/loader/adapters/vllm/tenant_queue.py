@@ -19,7 +19,7 @@ from mint_common.fair_queue import PROMPT_WEIGHT, FairQueue
 from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
 from services.loader.core.background import BACKGROUND
 
-Line = tuple[str, bool]
+TenantKind = tuple[str, bool]
 """A tenant, and whether sequences of it are background ones."""
 
 
@@ -34,12 +34,12 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         self.seats = seats
         self.interactive: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
         self.background: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
-        self.newcomer: Line | None = None
-        """Who alone may start in this step."""
+        self.newcomer: TenantKind | None = None
+        """The only tenant and kind that may start a sequence in this step, if set."""
         self.sitting_out: frozenset[str] = frozenset()
         """The tenants that may not start in this step."""
         self.left_out: FairQueue[Request] | None = None
-        """Of which kind no sequence runs in this step."""
+        """The kind of sequences that this step leaves out, if any."""
         self._compiling: dict[str, Request] = {}
 
     def add_request(self, request: Request) -> None:
@@ -95,7 +95,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
     def __bool__(self) -> bool:
         """Return whether somebody may start."""
         found = self.next()
-        return found is not None and self.newcomer in {None, line_of(found)}
+        return found is not None and self.newcomer in {None, tenant_kind(found)}
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -106,7 +106,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         return chain(self.interactive, self.background, self._compiling.values())
 
     @property
-    def lines(self) -> frozenset[Line]:
+    def active(self) -> frozenset[TenantKind]:
         """Return the tenants that wait or have a seat, with the kinds of their sequences."""
         return frozenset(
             (tenant, queue is self.background)
@@ -119,7 +119,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         return self.background if is_background(request) else self.interactive
 
     def next(self) -> Request | None:
-        """Return who starts next."""
+        """Return the sequence that starts next."""
         for queue in (self.interactive, self.background):
             found = None if queue is self.left_out else queue.next(without=self.sitting_out)
             if found is not None:
@@ -127,7 +127,7 @@ class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
         return None
 
     def set_running(self, running: Collection[Request]) -> None:
-        """Set who has the seats."""
+        """Count the seats of each tenant and kind."""
         for queue in (self.interactive, self.background):
             queue.set_running(Counter(tenant_of(each) for each in running if self.of(each) is queue))
         self._share_seats()
@@ -196,7 +196,7 @@ def is_background(request: Request) -> bool:
     return bool(request.priority == BACKGROUND)
 
 
-def line_of(request: Request) -> Line:
+def tenant_kind(request: Request) -> TenantKind:
     """Return a request's tenant and kind."""
     return tenant_of(request), is_background(request)
 
