@@ -1,4 +1,4 @@
-"""transformers' own model of a `config.json`, built without its values: what a base says of itself.
+"""The description of a base by transformers' own model of its `config.json`, built without its values.
 
 Importing torch and transformers takes seconds, building takes a tenth of one, of the largest models too.
 """
@@ -12,12 +12,10 @@ from typing import Any
 
 from mint_client.core.refusals import ExtraMissingError
 from mint_common.adapters_format.base_facts import ExpertsFacts
+from mint_common.adapters_format.layer_kinds import CHUNKED, FULL, MASKED, SLIDING, TOKENWISE
 from mint_common.errors import InvalidField, NotFound
 from mint_common.model_files import CONFIG
 
-SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
-_MASKED = frozenset({FULL, SLIDING, CHUNKED, "moe", "mlp"})
-"""Kinds of layers that see what a mask shows them, or one token each."""
 _NOT_ADAPTED = ("Router", "Indexer")
 """Parts of classes' names: routers choose experts, and indexers, which have no gradient, choose keys."""
 _GATES = ("gate", "router")
@@ -66,7 +64,7 @@ class MetaModel:
         runs_along = any(
             isinstance(part, nn.Conv1d) for layer in self.layers.values() for part in layer.modules()
         )
-        return not runs_along and _MASKED.issuperset(self.layer_kinds)
+        return not runs_along and (MASKED | TOKENWISE).issuperset(self.layer_kinds)
 
     @property
     def max_context(self) -> int:

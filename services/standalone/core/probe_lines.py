@@ -10,13 +10,12 @@ from typing import Literal
 
 import msgspec
 
+from mint_common.adapters_format.layer_kinds import INDEXED, MASKED, TOKENWISE
 from mint_common.probing import BARE, BOTH, Difference, EngineFindings, HandOver, TrainerFindings
 
 ATTENTION_LIMIT, SCAN_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-3, 1e-3
 _OWN_SHARE, _NARROW_FLOOR = 2.0, 0.02
-_ATTENTION = frozenset(
-    {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "moe", "mlp"}
-)
+_ATTENTION = MASKED | TOKENWISE | {INDEXED}
 EACH = "each target"
 TRAINING = ("trainer", "shared prompts", "hand-over", "routes", "chat template")
 """Parts that say nothing of a base that is only served."""

@@ -1,4 +1,4 @@
-"""What the layers of a base allow: whether rows may share a line, and which positions a layer sees.
+"""Rules that a base's layers set: whether rows may share a line, and which positions a layer sees.
 
 Full, sliding and chunked attention take a mask, so that rows behind one prompt do not see each other. A state
 that runs along the line (delta nets, Mamba, short convolutions) and an indexer that picks keys of the whole
@@ -8,18 +8,17 @@ line take none: their rows have a line each.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-MASKED = frozenset({FULL, SLIDING, CHUNKED})
-"""Kinds of layers that a mask says everything about, as transformers names them."""
-_PICKING = frozenset({"indexed_attention", "minimax_m3_sparse", "compressed_sparse_attention"})
+from mint_common.adapters_format.layer_kinds import INDEXED, MASKED
+
+_PICKING = frozenset({INDEXED, "minimax_m3_sparse", "compressed_sparse_attention"})
 
 MAX_SHARED = 4096
-"""Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
+"""Maximum tokens of a line of several rows: its mask grows with the square of its length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a position sees of the positions before it: the last ``size`` ones, or those of its own chunk."""
+    """The earlier positions that a position sees: the last ``size``, or all of its own chunk of ``size``."""
 
     size: int
     chunked: bool = False

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, save_tiny
+from families import FAMILIES, make_tiny, save_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
@@ -33,6 +33,7 @@ from mint_common.errors import AdapterInvalid, InvalidField, NotFound
 from mint_common.ids import PolicyId
 from services.standalone.adapters.base_description import describe_base
 from services.standalone.adapters.model_sizes import shape_of_folder
+from services.trainer.adapters.model.decoder import find_decoder, rules_of
 from tests.testing.adapters import make_tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden/base_facts"
@@ -74,6 +75,13 @@ def set_config(folder: Path, **changes: object) -> None:
     """Change fields of a base's config."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_facts_say_of_shared_prompts_what_the_trainer_does(name: str, folders: Path) -> None:
+    model = make_tiny(name)
+    rules = rules_of(model, find_decoder(model))
+    assert described(saved(folders, name)).shares_prompts == (rules.max_shared > 0)
 
 
 @pytest.mark.parametrize("name", trained.FAMILIES)

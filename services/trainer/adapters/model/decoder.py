@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from services.trainer.core.layer_rules import CHUNKED, FULL, MASKED, SLIDING, LayerRules, Window, plan_rules
+from mint_common.adapters_format.layer_kinds import CHUNKED, FULL, MASKED, SLIDING
+from services.trainer.core.layer_rules import LayerRules, Window, plan_rules
 
 
 @dataclass(frozen=True, slots=True)
