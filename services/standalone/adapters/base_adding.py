@@ -36,7 +36,7 @@ from services.standalone.adapters.base_import import (
 )
 from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
 from services.standalone.adapters.meta_model import check_type, read_config, read_model
-from services.standalone.adapters.model_sizes import read_shape, shape_of_folder
+from services.standalone.adapters.model_sizes import shape_of_folder, shape_of_model
 from services.standalone.adapters.probing.running import run_probe
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
@@ -84,7 +84,8 @@ def _probed(source: Path, wish: Wish) -> Wish:
         wish.report("not probed: vLLM is not installed here")
         return wish
     result = run_probe(source, targets=wish.targets, report=wish.report)
-    failed = result.failed(serve_only=wish.serve_only)
+    is_quantized = bool(read_quantization(read_config(source), place=str(source)))
+    failed = result.failed(serve_only=wish.serve_only or (is_quantized and not wish.dequantize))
     if failed:
         lines = "; ".join(f"{line.part}: {line.told()}" for line in failed)
         raise ProbeFailedError(source=wish.origin, lines=lines, advice=advice(result))
@@ -115,8 +116,9 @@ def _tell(source: Path, wish: Wish) -> None:
     """Report what a model is and needs. Raises what is wrong with its config, or with the wish for it."""
     config = read_config(source)
     method = read_quantization(config, place=str(source))
-    check_type(config, read_model(config, place=str(source)), place=str(source))
-    shape = read_shape(config, place=str(source))
+    meta = read_model(config, place=str(source))
+    check_type(config, meta, place=str(source))
+    shape = shape_of_model(meta)
     if not shape.linears:
         raise nothing_to_adapt(shape.architecture, place=str(source))
     _check_tokenizer(source / "tokenizer.json", shape)

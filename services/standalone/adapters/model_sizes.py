@@ -21,7 +21,11 @@ def shape_of_folder(place: Path) -> ModelShape:
 
 def read_shape(config: Mapping[str, object], *, place: str) -> ModelShape:
     """Return the shape of a model. Raises what `read_model` raises."""
-    meta = read_model(config, place=place)
+    return shape_of_model(read_model(config, place=place))
+
+
+def shape_of_model(meta: MetaModel) -> ModelShape:
+    """Return the shape of a model, which is changed and must not be read again."""
     experts = meta.experts()
     layers = {prefix: list(_linears(meta, prefix)) for prefix in meta.layers}
     counted = tuple(

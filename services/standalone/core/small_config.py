@@ -23,6 +23,7 @@ _AS_WIDE = ("conv_dim", "block_dim", "conv_dim_out")
 """Keys of LFM2's configs that are the hidden size once more."""
 _PATTERN = "hybrid_override_pattern"
 """A letter for each layer, of Nemotron-H."""
+_QUANTIZED = ("quantization_config", "compression_config")
 _OWN_DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 
 
@@ -40,7 +41,7 @@ def layers_of(text: Config) -> int:
 
 def shortened(config: Config, *, layers: int) -> dict[str, Any]:
     """Return a config of its first layers, unquantized, its windows and its vocabulary of a few tokens."""
-    changed = {key: value for key, value in config.items() if key != "quantization_config"}
+    changed = {key: value for key, value in config.items() if key not in _QUANTIZED}
     text = _shortened_text(text_of(config), layers)
     for name in ("vision_config", "audio_config"):
         if isinstance(config.get(name), Mapping):
@@ -50,7 +51,7 @@ def shortened(config: Config, *, layers: int) -> dict[str, Any]:
 
 def _shortened_text(text: Config, layers: int) -> dict[str, Any]:
     total, shared = layers_of(text), int(text.get("num_kv_shared_layers") or 0)
-    short: dict[str, Any] = {key: value for key, value in text.items() if key != "quantization_config"}
+    short: dict[str, Any] = {key: value for key, value in text.items() if key not in _QUANTIZED}
     for key, value in text.items():
         if (isinstance(value, list) or key == _PATTERN) and len(value) == total:
             # Layers at the end that share the keys of those before: as many of them as of the others.
