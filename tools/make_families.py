@@ -38,17 +38,19 @@ def _file(name: str) -> Path:
 
 
 def _row(name: str, found: dict[str, Any]) -> str:
-    cells = [_cell(found["lines"].get(part)) for part in PARTS]
+    cells = [_cell(part, found["lines"].get(part)) for part in PARTS]
     return f"| {name} | `{found['architecture']}` | {' | '.join(cells)} |\n"
 
 
-def _cell(told: str | None) -> str:
+def _cell(part: str, told: str | None) -> str:
     match = _TOLD.fullmatch(told or "")
     if match is None:
         return "-"
     status, nats, _note = match.groups()
     size: str = "" if nats is None else f"{float(nats):.0e}"
-    return size or "ok" if status == "ok" else f"**failed** {size}".strip() if status == "failed" else "no"
+    if status == "left out":
+        return "no" if part == "shared prompts" else "-"
+    return (size or "ok") if status == "ok" else f"**failed** {size}".strip()
 
 
 def _why(found: dict[str, Any]) -> str:

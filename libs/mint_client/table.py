@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": (_CLIENT + "events:events", "Print events as they happen."),
     "backup": (_STACK + "backup:backup", "Copy the stack's database and blobs."),
     "restore": (_STACK + "backup:restore", "Restore a stack from a backup."),
-    "gc": (_CLIENT + "gc:gc", "Remove stored bytes that no revision uses."),
+    "gc": (_CLIENT + "gc:gc", "Retire old revisions and remove unused bytes."),
     "migrate": (_STACK + "migrate:migrate", "Migrate a service's tables."),
     "demo": (_STACK + "demo:demo", "Train, serve, promote and roll back in minutes."),
     "base": (_STACK + "base:base_app", "Add, list, show or remove base models."),
