@@ -1,4 +1,4 @@
-"""What do small jobs that train on the same machine cost a chat?
+"""Slowdown of a chat by small jobs that train on the same machine.
 
 One stack of SmolLM2 with all services. A client asks for completions one by one: quiet, beside the jobs, and
 quiet again when they have been cancelled, so that a machine that changes meanwhile shows.

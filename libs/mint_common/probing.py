@@ -1,4 +1,4 @@
-"""What the sides of a probe tell each other, as files in one folder.
+"""Files that the two sides of a probe exchange in one folder.
 
 A probe runs a small base through the trainer's and the engine's own code before the real one is served. The
 trainer's side writes adapters and its findings, the engine's side answers with them, and the trainer's side
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compute: rows behind one prompt, longer together than every window, and conversations."""
+    """The inputs of a probe: rows behind one prompt, longer with it than every window, and conversations."""
 
     prompt: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]

@@ -39,7 +39,10 @@ def shorten_thread_turns() -> None:
 
 
 def take_batch_turns() -> bool:
-    """Preempt nobody on waking, for background work; return whether the system supports it."""
+    """Schedule this process as background work, which preempts no other process when it wakes.
+
+    Return whether the system supports it.
+    """
     return _ask(_SCHED_BATCH, _ORDINARY_SECONDS)
 
 

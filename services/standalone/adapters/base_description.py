@@ -1,4 +1,4 @@
-"""What a base is: the facts of its config, its weights and the bytes of its files."""
+"""The facts of a base, from its config, its weights and the bytes of its files."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -75,7 +75,7 @@ def nothing_to_adapt(architecture: str, *, place: str) -> InvalidField:
     return InvalidField(field=place, problem=problem)
 
 
-def read_quantization(config: Mapping[str, Any], *, place: str) -> str:  # Any: JSON that nobody has checked
+def read_quantization(config: Mapping[str, Any], *, place: str) -> str:  # Any: unchecked JSON
     """Return how a base is quantized, "" where it is not. Raises InvalidField for an unknown method."""
     stated = config.get("quantization_config") or config.get("compression_config")
     if not stated:

@@ -70,7 +70,7 @@ def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False
 
 
 def _add_elsewhere(folder: Path, name: str) -> None:
-    # -P: nothing in the folder of whoever called may shadow a module.
+    # -P: a file in the current folder must not shadow a module.
     module = [sys.executable, "-P", "-m", "services.standalone"]
     command = [*module, "base", "add", name, "--dir", str(folder.parent)]
     if subprocess.run(command, check=False).returncode != 0:

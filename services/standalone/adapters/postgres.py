@@ -124,7 +124,8 @@ def _initdb(folder: Path) -> None:
 def _initdb_user(folder: Path) -> RunAs | None:
     """Return the user of initdb, which unlike the server needs a user with a name.
 
-    It is in the server's group: other processes of `nobody` can neither enter the parent folder nor trace it.
+    It has the server's group, so other processes of the user `nobody` cannot trace it or enter the parent
+    folder.
     """
     user = server_user(folder.parent)
     return None if user is None else replace(user, uid=pwd.getpwnam("nobody").pw_uid)

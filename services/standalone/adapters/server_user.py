@@ -1,7 +1,7 @@
 """The user of Postgres and NATS when root starts a stack: a user id that nothing else uses.
 
 The id is also the group of the state folder, which only its owner and group can enter. It needs no entry in
-the user database. `nobody` is not suitable: other programs use it too.
+the user database. The user `nobody` is not suitable, because other programs run under it.
 """
 
 import contextlib

@@ -104,7 +104,7 @@ def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, HandOver
 
 @contextmanager
 def _side(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    # -P: nothing in the folder of whoever called may shadow a module.
+    # -P: a file in the current folder must not shadow a module.
     module = [sys.executable, "-P", "-m", f"services.{service}.adapters.probing", str(folder)]
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with (folder / f"{service}.log").open("w") as log:
