@@ -13,10 +13,10 @@ import msgspec
 BASE, ADAPTERS, REQUEST, TRAINER, ENGINE, COMPARED = (
     "base",
     "adapters",
-    "request.json",
-    "trainer.json",
-    "engine.json",
-    "compared.json",
+    "request.msgpack",
+    "trainer.msgpack",
+    "engine.msgpack",
+    "compared.msgpack",
 )
 """Names in the folder of a probe."""
 BOTH = ("a", "b")
@@ -41,8 +41,8 @@ class TrainerFindings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``outputs`` are in nats, of two policies in one pass, rows alone; ``shared`` the same with prompts shared,
     None where the base has a row a line. Gradients are relative to the largest of each adapter.
-    ``effect`` is how far adapters move log-probabilities, and ``logits`` the largest one. ``chats`` are the
-    conversations' tokens, None where the template refuses them. ``problem`` ended the work.
+    ``effect`` is how far adapters move log-probabilities. ``chats`` are the conversations' tokens, None where
+    the template refuses them. ``problem`` ended the work.
     """
 
     outputs: float | None = None
@@ -50,7 +50,6 @@ class TrainerFindings(msgspec.Struct, frozen=True, kw_only=True):
     gradients: float | None = None
     shared_gradients: float | None = None
     effect: float = 0.0
-    logits: float = 0.0
     chats: tuple[tuple[int, ...] | None, ...] = ()
     targets: tuple[str, ...] = ()
     problem: str = ""
@@ -101,9 +100,9 @@ class HandOver(msgspec.Struct, frozen=True, kw_only=True):
 def read_probe(folder: Path, name: str, kind: type[T]) -> T | None:
     """Return what a side has written, None if it has not."""
     path = folder / name
-    return msgspec.json.decode(path.read_bytes(), type=kind) if path.is_file() else None
+    return msgspec.msgpack.decode(path.read_bytes(), type=kind) if path.is_file() else None
 
 
 def write_probe(folder: Path, name: str, found: Any) -> None:  # any of the above
-    """Write what a side has found."""
-    (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    """Write what a side has found. JSON has no NaN, which a wrong base computes."""
+    (folder / name).write_bytes(msgspec.msgpack.encode(found))

@@ -23,8 +23,8 @@ Status = Literal["ok", "failed", "left out"]
 
 
 class ProbeLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a probe. ``nats`` is the largest difference, ``note`` what there is to say,
-    and ``right`` the targets that are right alone."""
+    """One part of a probe. ``nats`` is the largest difference; ``note`` explains the line, and ``right``
+    names the targets that are right alone."""
 
     part: str
     status: Status
@@ -120,7 +120,7 @@ def _engine_lines(
     routed = [each.routed for each in found.values() if each.routed is not None]
     if routed:
         # A router picks otherwise where two experts are as good: replaying it moves what rounding does.
-        lines.append(_judged("routes", max(routed), max(limits[name] for name in batch)))
+        lines.append(_judged("routes", max(routed), max(limits.values())))
     return lines
 
 
@@ -183,8 +183,8 @@ def _chat_line(trainer: TrainerFindings, engine: EngineFindings) -> ProbeLine:
 def advice(result: ProbeResult) -> str:
     """Return what a user may do about a base that failed."""
     failed = {line.part for line in result.failed()}
-    (alone,) = [line for line in result.lines if line.part == EACH] or [ProbeLine(part=EACH, status="ok")]
-    if alone.status == "failed" and alone.right:
+    alone = next((line for line in result.lines if line.part == EACH), None)
+    if alone is not None and alone.status == "failed" and alone.right:
         return f"`--targets {','.join(alone.right)}` leaves out what is wrong"
     if failed & {"engine", EACH}:
         return "another version of vLLM may serve it; `--no-probe` adds it as it is, at your own risk"

@@ -1,14 +1,26 @@
 """What a probe's findings amount to."""
 
+import math
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from mint_common.probing import Difference, EngineFindings, HandOver, TrainerFindings
+from mint_common.probing import (
+    COMPARED,
+    TRAINER,
+    Difference,
+    EngineFindings,
+    HandOver,
+    TrainerFindings,
+    read_probe,
+    write_probe,
+)
 from services.standalone.core.probe_lines import ProbeResult, advice, probe_lines
 
 TARGETS = ("k_proj", "q_proj", "v_proj")
 RIGHT = TrainerFindings(
-    outputs=4e-6, shared=3e-6, gradients=1e-6, effect=1.0, logits=10.0, chats=((1, 2), (3,)), targets=TARGETS
+    outputs=4e-6, shared=3e-6, gradients=1e-6, effect=1.0, chats=((1, 2), (3,)), targets=TARGETS
 )
 ANSWERED = EngineFindings(chats=((1, 2), (3,)))
 SMALL = Difference(reference=5e-6, trainer=6e-6, effect=0.5)
@@ -101,3 +113,32 @@ def test_a_base_that_is_wrong_without_an_adapter_is_said_to_be() -> None:
     found = lines(found=compared(**{"": Difference(reference=0.8, trainer=0.8)}))
     assert found["engine"] == ("failed", "the base without an adapter is 8.0e-01 off")
     assert found["each target"][0] == "left out"
+
+
+def test_adapters_that_the_engine_refuses_leave_a_verdict_on_the_base() -> None:
+    engine = msgspec.structs.replace(ANSWERED, refused={"a": "no q_proj", "b": "no q_proj", "q_proj": "no"})
+    alone = msgspec.structs.replace(SMALL, routed=1e-6)
+    found = HandOver(differences={"": alone, "k_proj": SMALL, "v_proj": SMALL})
+    assert lines(engine=engine, found=found) == {
+        **lines(),
+        "engine": ("failed", "no q_proj"),
+        "each target": ("failed", "no"),
+        "hand-over": ("failed", "no q_proj"),
+        "routes": ("ok", ""),
+    }
+
+
+@pytest.mark.parametrize("name", ["outputs", "shared", "gradients", "shared_gradients"])
+def test_what_a_trainer_computes_as_nan_is_wrong_through_its_file(name: str, tmp_path: Path) -> None:
+    write_probe(tmp_path, TRAINER, msgspec.structs.replace(RIGHT, **{name: math.nan}))
+    read = read_probe(tmp_path, TRAINER, TrainerFindings)
+    assert read is not None
+    assert "failed" in {status for status, _ in lines(read).values()}
+
+
+@pytest.mark.parametrize("name", ["reference", "trainer"])
+def test_what_an_engine_answers_as_nan_is_wrong_through_its_file(name: str, tmp_path: Path) -> None:
+    wrong = compared(a=msgspec.structs.replace(SMALL, **{name: math.nan}))
+    write_probe(tmp_path, COMPARED, wrong)
+    read = read_probe(tmp_path, COMPARED, HandOver)
+    assert "failed" in {status for status, _ in lines(found=read).values()}

@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> int:
-    """Do so; a failure is written where its findings would be."""
+    """Run the engine's side. An error of the engine is written into its findings."""
     import asyncio
     import signal
     from pathlib import Path

@@ -42,6 +42,7 @@ async def answer_probe(folder: Path, request: ProbeRequest) -> EngineFindings:
 
     The adapters are there once a line is on standard input: making them takes less time than the start.
     """
+    prepare_environment(threads=1)  # before vLLM is imported, which reads it
     facts = read_base_facts(folder / BASE)
     if problem := no_lora(facts.architecture):
         return EngineFindings(problem=problem)
@@ -50,10 +51,15 @@ async def answer_probe(folder: Path, request: ProbeRequest) -> EngineFindings:
         await asyncio.to_thread(sys.stdin.readline)
         loaded, refused = await _load(engine, folder, names)
         with_routes = bool(facts.experts) and not engine.no_routes
-        asked = [None, *loaded.values()]
-        answers = await asyncio.gather(
-            *(_answer(engine, request.prompt, adapter, routes=with_routes) for adapter in asked)
-        )
+
+        async def ask(adapter: LoadedAdapter | None) -> EngineAnswer | None:
+            try:
+                return await _answer(engine, request.prompt, adapter, routes=with_routes)
+            except EngineFailed as error:  # a fault of this adapter, or of the bare base
+                refused[adapter.digest if adapter else BARE] = str(error)
+                return None
+
+        answers = await asyncio.gather(*map(ask, [None, *loaded.values()]))
         chats = [await _tokenized(engine, facts, chat) for chat in request.chats]
         try:
             await _answer(engine, request.prompt[:1], None)
@@ -62,8 +68,9 @@ async def answer_probe(folder: Path, request: ProbeRequest) -> EngineFindings:
             one_token = str(error)
         return EngineFindings(
             dtype=engine.dtype,
-            answers=tuple(answers),
+            answers=tuple(one for one in answers if one is not None),
             refused=refused,
+            problem="" if any(answers) else refused[BARE],
             chats=tuple(chats),
             one_token=one_token,
         )
@@ -83,7 +90,6 @@ def no_lora(architecture: str) -> str:
 
 @asynccontextmanager
 async def _engine(base: Path, facts: BaseFacts, *, slots: int) -> AsyncIterator[VllmEngine]:
-    prepare_environment(threads=1)
     is_gpu = find_device().kind == "cuda"
     asked = Asked(gpu_memory_utilization=_GPU_SHARE) if is_gpu else Asked(kv_cache_bytes=_KV_BYTES)
     execution = plan_for_device(asked, base_dir=base, threads=1)
@@ -128,7 +134,7 @@ async def _load(
             await engine.stage(adapter)
             while not (await engine.activate(adapter, victim=None, slice_ms=1e9)).done:
                 pass
-        except AdapterInvalid as error:
+        except (AdapterInvalid, EngineFailed) as error:
             refused[name] = str(error)
             continue
         loaded[name] = adapter

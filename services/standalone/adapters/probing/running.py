@@ -5,16 +5,17 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
 import msgspec
 
 from mint_common.adapters_format import BASE_FILE, BaseFacts
+from mint_common.adapters_format.layer_kinds import CHUNKED
 from mint_common.probing import (
     BASE,
     COMPARED,
@@ -29,13 +30,15 @@ from mint_common.probing import (
     write_probe,
 )
 from services.standalone.adapters.base_description import describe_base
-from services.standalone.adapters.base_import import restricted
+from services.standalone.adapters.base_import import Report, restricted
+from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.probing.small_base import make_small_base
+from services.standalone.adapters.sessions import kill_sessions
 from services.standalone.core.probe_lines import ProbeResult, probe_lines
 from services.standalone.core.small_config import CHUNK, WINDOW
 
-Report = Callable[[str], None]
-_SECONDS = 300.0
+MAX_SECONDS = 300.0
+"""Maximum time of the engine's side. The trainer's side, which waits for it, has twice as much."""
 _SHOWN = 400
 _RANK = 4
 _CHATS = (
@@ -77,7 +80,7 @@ def probe_request(facts: BaseFacts) -> ProbeRequest:
     def drawn(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(3, min(256, facts.vocab_size)) for _ in range(count))
 
-    is_chunked = "chunked_attention" in facts.layer_kinds
+    is_chunked = CHUNKED in facts.layer_kinds
     prompt = (CHUNK if is_chunked else WINDOW) + WINDOW
     return ProbeRequest(
         prompt=drawn(prompt), rows=(drawn(WINDOW), drawn(WINDOW - 3)), chats=_CHATS, rank=_RANK
@@ -85,14 +88,14 @@ def probe_request(facts: BaseFacts) -> ProbeRequest:
 
 
 def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, HandOver | None]:
-    with _side("trainer", folder) as trainer:
-        with _side("loader", folder) as loader:
-            _await_line(trainer)  # the adapters are there
-            _go_on(loader)
-            _await_line(trainer)  # it has checked itself
-            loader.wait(_SECONDS)
+    with _side("trainer", folder, seconds=2 * MAX_SECONDS) as trainer:
+        with _side("loader", folder, seconds=MAX_SECONDS) as loader:
+            if _await_line(trainer):  # the adapters are there
+                _go_on(loader)
+                _await_line(trainer)  # it has checked itself
+            else:
+                loader.terminate()
         _go_on(trainer)
-        trainer.wait(_SECONDS)
     found = read_probe(folder, TRAINER, TrainerFindings)
     answered = read_probe(folder, ENGINE, EngineFindings)
     if answered is None or answered.problem:
@@ -103,7 +106,8 @@ def _both_sides(folder: Path) -> tuple[TrainerFindings, EngineFindings, HandOver
 
 
 @contextmanager
-def _side(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def _side(service: str, folder: Path, *, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Run a side. It is killed after some seconds, and when this process is; nothing of it is left."""
     # -P: a file in the current folder must not shadow a module.
     module = [sys.executable, "-P", "-m", f"services.{service}.adapters.probing", str(folder)]
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -115,29 +119,31 @@ def _side(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
             stderr=log,
             text=True,
             env={**os.environ, **quiet},
+            preexec_fn=child_setup(None, parent=os.getpid()),  # noqa: PLW1509  # it allocates nothing
         )
+        # It ends what waits for the side, whose children hold its pipe too.
+        limit = threading.Timer(seconds, kill_sessions, ({process.pid},))
+        limit.start()
         try:
             yield process
-        except subprocess.TimeoutExpired:
-            process.terminate()  # it ends its engine then
-        except BaseException:
-            process.terminate()
-            raise
+            process.wait()
         finally:
+            kill_sessions({process.pid})  # its children too, such as an engine
+            limit.cancel()
             process.communicate()
 
 
-def _await_line(process: subprocess.Popen[str]) -> None:
+def _await_line(process: subprocess.Popen[str]) -> bool:
+    """Wait for a line of a side; return whether one came before the side ended."""
     assert process.stdout is not None
-    process.stdout.readline()
+    return bool(process.stdout.readline())
 
 
 def _go_on(process: subprocess.Popen[str]) -> None:
-    stdin: IO[str] | None = process.stdin
-    assert stdin is not None
-    if process.poll() is None:
-        stdin.write("\n")
-        stdin.flush()
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def first_error(log: Path) -> str:

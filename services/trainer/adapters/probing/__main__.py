@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
-import torch
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+from transformers.utils.logging import disable_progress_bar
 
 from mint_common.adapters_format import read_base_facts, served_targets
 from mint_common.probing import (
@@ -31,11 +30,9 @@ from services.trainer.adapters.probing.reference import Reference
 
 
 def main() -> int:
-    """Do so; a failure is written where its findings would be."""
+    """Run the trainer's side. An error of the trainer is written into its findings."""
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
     disable_progress_bar()
-    set_verbosity_error()
     request = read_probe(folder, REQUEST, ProbeRequest)
     assert request is not None
     facts = read_base_facts(folder / BASE)
@@ -47,9 +44,12 @@ def main() -> int:
         base = load_base(folder / BASE)
         findings = check_trainer(base, reference, adapters, request)
     except Exception as error:  # noqa: BLE001  # a family may break in any way, which is what is asked
-        base, findings = None, TrainerFindings(problem=_told(error), targets=served_targets(facts))
-    chats = rendered(folder / BASE, request.chats)
-    write_probe(folder, TRAINER, msgspec.structs.replace(findings, chats=chats))
+        base, findings = None, TrainerFindings(problem=_problem_of(error), targets=served_targets(facts))
+    try:
+        findings = msgspec.structs.replace(findings, chats=rendered(folder / BASE, request.chats))
+    except Exception as error:  # noqa: BLE001  # a tokenizer may break in any way as well
+        findings = msgspec.structs.replace(findings, problem=findings.problem or _problem_of(error))
+    write_probe(folder, TRAINER, findings)
     print("checked", flush=True)  # noqa: T201  # the protocol
     sys.stdin.readline()
     engine = read_probe(folder, ENGINE, EngineFindings)
@@ -58,12 +58,12 @@ def main() -> int:
     try:
         compared = compare(base, folder / BASE, reference, adapters, engine)
     except Exception as error:  # noqa: BLE001  # as above
-        compared = HandOver(problem=_told(error))
+        compared = HandOver(problem=_problem_of(error))
     write_probe(folder, COMPARED, compared)
     return 0
 
 
-def _told(error: Exception) -> str:
+def _problem_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

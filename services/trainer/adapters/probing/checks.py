@@ -94,7 +94,6 @@ def check_trainer(
         gradients=gradients,
         shared_gradients=shared_gradients,
         effect=min((one - bare).abs().max().item() for one in expected),
-        logits=reference.largest_logit,
         targets=served_targets(base.facts),
     )
 
@@ -141,10 +140,10 @@ def _pass(
     (found * torch.cat(tuple(weights))).sum().backward()
     outputs = (found.detach() - torch.cat(tuple(expected))).abs().max().item()
     gradients = [
-        ((lora.leaf.grad - slope).abs().max() / slope.abs().max()).item()
+        (lora.leaf.grad - slope).abs().max() / slope.abs().max()
         for lora, slope in zip(policies, slopes, strict=True)
     ]
-    return outputs, max(gradients)
+    return outputs, torch.stack(gradients).max().item()
 
 
 def compare(
@@ -180,7 +179,7 @@ def _difference(
     if base is not None and narrow is not None and answer.routes:
         # Roundings choose other experts, which is no fault: the trainer replays the engine's choice.
         trained = _apart(served, _scored(base, answer, lora, replays=True))
-        apart = min(apart, trained)
+        apart = torch.tensor([apart, trained]).min().item()  # NaN if one of them is
     elif base is not None and answer.adapter in (*BOTH, BARE):
         scored = _scored(base, answer, lora, replays=False)
         trained = _apart(served, scored)

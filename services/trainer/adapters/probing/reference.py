@@ -23,7 +23,6 @@ class Reference:
         self.facts = facts
         model = load_model(folder, dtype=dtype, attn_implementation="eager")
         self._model = model.requires_grad_(requires_grad=False).eval()
-        self.largest_logit = 0.0
 
     def logprobs(
         self, tokens: Sequence[int], lora: LoraTensors | None = None, leaf: Tensor | None = None
@@ -33,7 +32,6 @@ class Reference:
         changed = {} if lora is None else self._weights(lora, lora.leaf.detach() if leaf is None else leaf)
         called = {"input_ids": ids_1L, "use_cache": False}
         logits = functional_call(self._model, changed, kwargs=called).logits[0, :-1].float()
-        self.largest_logit = max(self.largest_logit, logits.detach().abs().max().item())
         logprobs: Tensor = logits.log_softmax(-1).gather(-1, ids_1L[0, 1:, None])[:, 0]
         return logprobs
 
