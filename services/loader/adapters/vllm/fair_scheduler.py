@@ -187,12 +187,12 @@ class _Fair(Scheduler):  # type: ignore[misc]
     @property
     def _free_tokens(self) -> int:
         """Return the tokens that the free blocks of the KV cache hold."""
-        return int(self.kv_cache_manager.block_pool.get_num_free_blocks()) * self.block_size
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks() * self.block_size)
 
     def _next_tokens(self, request: Request) -> int:
         """Return the tokens of the blocks that a running sequence may need in this step."""
         needs_block = request.is_prefill_chunk or request.num_computed_tokens % self.block_size == 0
-        return self.block_size if needs_block else 0
+        return int(self.block_size) if needs_block else 0
 
     def _admit_newcomer(self) -> bool:
         """Make room for the next sequence, if its tenant runs little; return whether the step is its own.
