@@ -95,7 +95,7 @@ def write_adapter(files: AdapterFiles, folder: Path) -> Path:
 
 async def register_in_bulk(dsn: str, policy_id: PolicyId, revisions: Sequence[RevisionRef]) -> None:
     """Make revisions of a policy known to the registry, as already published."""
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "registry"})
     try:
         for start in range(0, len(revisions), _INSERT_CHUNK):
             part = revisions[start : start + _INSERT_CHUNK]

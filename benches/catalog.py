@@ -141,7 +141,7 @@ async def _add_tenants(rig: Rig, size: Size) -> None:
 
 @asynccontextmanager
 async def _loading(rig: Rig) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(rig.dsn)
+    connection = await asyncpg.connect(rig.dsn, server_settings={"search_path": "registry"})
     try:
         yield connection
         await connection.execute("ANALYZE")
