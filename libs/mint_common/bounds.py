@@ -7,6 +7,7 @@ import math
 
 from mint_common.errors import InvalidField
 
+DAY_SECONDS = 86_400.0
 MAX_SAMPLED_TOKENS = 4 << 20
 """Maximum tokens of a step's answers: rollout and trainer hold them decoded, at 84 bytes a token and more
 than once."""

@@ -10,6 +10,7 @@ import asyncpg
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
+from mint_common.bounds import DAY_SECONDS
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -20,7 +21,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
-from mint_common.runtime.periodic import DAY_SECONDS, run_periodically
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
+from mint_common.bounds import DAY_SECONDS
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.client.directory import EngineDirectory
@@ -59,7 +60,7 @@ from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
-from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
+from services.rollout.handlers.erasure import Eraser
 from services.rollout.handlers.evaluation_requests import EvaluationMaker
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_job_requests import FileJobMaker

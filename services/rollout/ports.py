@@ -1,14 +1,11 @@
 """Ports of the rollout service."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from mint_common.ids import TenantId
 from mint_common.records import Prompt
 from services.rollout.core.task import Split, TaskInfo
-
-Connection = TypeVar("Connection")
-Connection_contra = TypeVar("Connection_contra", contravariant=True)
 
 
 class Tasks(Protocol):

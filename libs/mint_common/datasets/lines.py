@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 MAX_LINE_BYTES = 1 << 20
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 FileLine = tuple[int, bytes | None]
 """A line's number and bytes: None, of which nothing is kept, for more than `MAX_LINE_BYTES`."""
@@ -38,7 +38,7 @@ class LineReader:
             if number >= self._first_line:
                 yield number, line
         rest = data[start:]
-        if self._is_skipping or len(rest) > MAX_LINE_BYTES + len(_BOM) + 1:
+        if self._is_skipping or len(rest) > MAX_LINE_BYTES + len(BOM) + 1:
             self._is_skipping, rest = True, b""
         self._rest = rest
 
@@ -60,7 +60,7 @@ class LineReader:
     def _next(self, line: bytes) -> FileLine:
         self._number += 1
         if self._number == 1:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         line = line.removesuffix(b"\r")
         is_too_long = self._is_skipping or len(line) > MAX_LINE_BYTES
         self._is_skipping = False

@@ -13,7 +13,6 @@ from mint_common.waiting import raise_if_cancelled
 _log = logging.getLogger(__name__)
 
 PRUNED_AT_ONCE = 5_000
-DAY_SECONDS = 86_400.0
 
 
 async def run_periodically(

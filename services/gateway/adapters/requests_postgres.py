@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.periodic import DAY_SECONDS, prune_rows
+from mint_common.runtime.periodic import prune_rows
 from mint_common.runtime.postgres import from_row, values_of
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import (

@@ -15,7 +15,7 @@ from mint_common.runtime.postgres_errors import acquired
 from services.registry.adapters.quotas_postgres import check_room
 from services.registry.adapters.rows import found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
-from services.registry.core.quotas import CatalogQuotas
+from services.registry.core.quotas import UNBOUNDED, CatalogQuotas
 
 _ADD_TENANT = """
     INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3)
@@ -52,9 +52,6 @@ _USE = """
     UPDATE api_keys SET last_used_at = $2
     WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute')
 """
-
-
-UNBOUNDED = CatalogQuotas()
 
 
 class PostgresAccounts:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.events import Retention
 from mint_common.ids import Digest
-
-DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,3 +47,6 @@ class CatalogQuotas:
             limit, (what, remedy) = getattr(self, kind), _SAID[kind]
             if limit:
                 check_quota(getattr(usage, kind), limit=limit, what=what, remedy=remedy)
+
+
+UNBOUNDED = CatalogQuotas()

@@ -4,11 +4,11 @@ import json
 from collections.abc import Collection, Mapping
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, BaseFacts, Reason
+from mint_common.adapters_format.check import MAX_CONFIG_BYTES
 from mint_common.adapters_format.refusal import shown
 from mint_common.errors import AdapterInvalid, UploadRefused
 from mint_common.uploads import FIXES, UploadReason
 
-MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 5 * 10**9
 """Maximum size of one S3 object; a rank-16 adapter over all experts of a 30B base has 2 GB."""
 

@@ -13,7 +13,7 @@ from services.rollout.core.quotas import JobUsage
 from services.rollout.core.validation import SIGNS
 from services.rollout.core.wave import Wave
 
-_JOB = f"SELECT {columns_of(Job)} FROM jobs"  # noqa: S608  # names of our own fields
+SELECT_JOB = f"SELECT {columns_of(Job)} FROM jobs"  # noqa: S608  # names of our own fields
 _WAVE = f"SELECT {columns_of(Wave)} FROM waves"  # noqa: S608  # as above
 _LOCK_POLICY = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_policy_' || $1, 0))"
 _STARTABLE = """state = 'submitted' AND NOT EXISTS (
@@ -21,7 +21,7 @@ _STARTABLE = """state = 'submitted' AND NOT EXISTS (
             AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
     )
 """
-_NEXT = f"{_JOB} WHERE policy_id = $1 AND {_STARTABLE} ORDER BY created_at, job_id LIMIT 1"
+_NEXT = f"{SELECT_JOB} WHERE policy_id = $1 AND {_STARTABLE} ORDER BY created_at, job_id LIMIT 1"
 _OVERDUE = f"SELECT DISTINCT policy_id FROM jobs WHERE created_at < $1 AND {_STARTABLE}"  # noqa: S608  # as above
 _CLAIM_STALLED = f"""
     UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1 AND (
@@ -37,7 +37,7 @@ _UNSCORED = f"""
     AND jsonb_typeof(revision) = 'object' AND scored_at IS NULL ORDER BY step
 """
 _SCORED_BY_RUNS = f"""
-    {_JOB} WHERE state IN ('running', 'paused') AND (spec ->> 'group_size')::int > 1
+    {SELECT_JOB} WHERE state IN ('running', 'paused') AND (spec ->> 'group_size')::int > 1
     AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
 """
 # A job's progress is no older than its steps.
@@ -98,7 +98,7 @@ class PostgresJobs:
 
     async def lock(self, connection: PostgresConnection, job_id: JobId) -> Job:
         """Return a job, locked until the transaction ends. Raises NotFound."""
-        row = await connection.fetchrow(f"{_JOB} WHERE job_id = $1 FOR UPDATE", job_id)
+        row = await connection.fetchrow(f"{SELECT_JOB} WHERE job_id = $1 FOR UPDATE", job_id)
         return found_record(row, Job, kind="job", name=job_id)
 
     async def save(self, connection: PostgresConnection, job: Job, waves: Sequence[Wave]) -> None:
@@ -109,7 +109,7 @@ class PostgresJobs:
 
     async def job(self, job_id: JobId) -> Job:
         """Return a job as last committed. Raises NotFound."""
-        row = await self._pool.fetchrow(f"{_JOB} WHERE job_id = $1", job_id)
+        row = await self._pool.fetchrow(f"{SELECT_JOB} WHERE job_id = $1", job_id)
         return found_record(row, Job, kind="job", name=job_id)
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:

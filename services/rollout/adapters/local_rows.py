@@ -20,6 +20,7 @@ import numpy as np
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RowLine, decode_line
+from mint_common.datasets.lines import BOM
 from mint_common.datasets.repeats import row_digest
 from mint_common.errors import Unavailable, plain_problem
 from mint_common.full_disks import full_disk
@@ -32,7 +33,6 @@ IDLE_SECONDS = 1800.0
 _ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("line", "<u4")])
 _KEY_BYTES = 8
 _PAGE_ROWS = 1 << 12
-_BOM = b"\xef\xbb\xbf"
 
 
 class LocalRows:
@@ -220,7 +220,7 @@ def _entries(file: Iterator[bytes]) -> Iterator[tuple[int, int, int]]:
     """Yield where each row begins, how many bytes it has, and its line; blank lines are none."""
     offset = 0
     for line, data in enumerate(file, start=1):
-        begin = len(_BOM) if line == 1 and data.startswith(_BOM) else 0
+        begin = len(BOM) if line == 1 and data.startswith(BOM) else 0
         row = data[begin:].removesuffix(b"\n").removesuffix(b"\r")
         if row.strip():
             yield offset + begin, len(row), line

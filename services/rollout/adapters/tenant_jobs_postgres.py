@@ -14,15 +14,14 @@ from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres import columns_of, from_row, insert_of, values_of
+from mint_common.runtime.postgres import from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.rollout.adapters.jobs_postgres import LISTED_JOBS
+from services.rollout.adapters.jobs_postgres import LISTED_JOBS, SELECT_JOB
 from services.rollout.core.fine_tuning.file_uses import job_files
 from services.rollout.core.fine_tuning.records import FineTuning
 from services.rollout.core.fine_tuning.refusals import file_not_found
 from services.rollout.core.job import Job, open_job
 
-_JOB = f"SELECT {columns_of(Job)} FROM jobs"  # noqa: S608  # names of our own fields
 _ADD = insert_of("jobs", Job)
 # A file's deletion waits for its jobs to be committed, and then sees them.
 _HOLD_FILES = """
@@ -30,7 +29,7 @@ _HOLD_FILES = """
     WHERE tenant_id = $1 AND file_id = ANY ($2) AND (expires_at IS NULL OR expires_at > $3) FOR SHARE
 """
 _ON_FILES = f"""
-    {_JOB} WHERE tenant_id = $1 AND fine_tuning IS NOT NULL
+    {SELECT_JOB} WHERE tenant_id = $1 AND fine_tuning IS NOT NULL
         AND CASE WHEN $2::jsonb IS NULL THEN fine_tuning -> 'metadata' = 'null'
             ELSE $2 = '{{}}' OR fine_tuning -> 'metadata' @> $2 END
         AND ($3::float8 IS NULL OR (created_at, job_id) < ($3, $4))
@@ -46,7 +45,8 @@ _NUMBERS = """
     WHERE job_id = ANY ($1) AND jsonb_typeof(revision) = 'object' ORDER BY step DESC
 """
 _PROMOTING = f"""
-    {_JOB} WHERE jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null' AND finished_at IS NOT NULL
+    {SELECT_JOB} WHERE jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null'
+        AND finished_at IS NOT NULL
     ORDER BY created_at, job_id
 """
 _END_PROMOTION = """
@@ -109,7 +109,9 @@ class PostgresTenantJobs:
 
     async def get(self, tenant_id: TenantId, job_id: JobId) -> Job | None:
         """Return one job of a tenant."""
-        row = await self._pool.fetchrow(f"{_JOB} WHERE tenant_id = $1 AND job_id = $2", tenant_id, job_id)
+        row = await self._pool.fetchrow(
+            f"{SELECT_JOB} WHERE tenant_id = $1 AND job_id = $2", tenant_id, job_id
+        )
         return None if row is None else from_row(row, Job)
 
     async def on_file(self, tenant_id: TenantId, job_id: JobId, *, name: str = "") -> Job:

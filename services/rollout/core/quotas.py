@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from mint_common.quotas import check_quota
 
-DAY_SECONDS = 86_400.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUsage:

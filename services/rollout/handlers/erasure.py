@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, field
 
 from mint_common.blobs.port import Blobs
+from mint_common.bounds import DAY_SECONDS
 from mint_common.errors import MintError
 from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
@@ -18,7 +19,6 @@ from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.peers import Trainers
 from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, EndedJob, plan_erasure
 
-DAY_SECONDS = 86_400.0
 JOBS_AT_ONCE = 16
 KEYS_AT_ONCE = 1024
 """Maximum keys of a job that one look erases."""

@@ -1,4 +1,4 @@
-"""Rows of files for training and evaluation: drawn by `core.row_order`, read through a port."""
+"""Rows of files for training and evaluation: drawn by `core.row_order`, read from local copies."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from services.rollout.core.validation import MeasuredFile, measured_file
 
 
 class FileRows:
-    """The rows of jobs and of evaluation runs. Raises DataRefused, and the errors of the files' port."""
+    """The rows of jobs and of evaluation runs. Raises DataRefused, and as `LocalRows`."""
 
     def __init__(self, files: LocalRows) -> None:
         self._files = files

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from mint_common.algorithms import Algorithms
+from mint_common.bounds import DAY_SECONDS
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import Unavailable
@@ -12,7 +13,7 @@ from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import Clock
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
-from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
+from services.rollout.core.quotas import JobQuotas
 
 LIMITS_SECONDS = 5.0
 """Time that a request waits for the limits of engines."""

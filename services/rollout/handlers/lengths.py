@@ -15,7 +15,7 @@ CALLERS = TenantId("")
 async def token_lengths(
     tasks: Tasks, sampler: EngineSampler, task: str, *, base: BaseName, n: int, seed: int
 ) -> TaskLengths:
-    """Measure ``n`` prompts that a job with this seed begins with. Raises what both ports raise."""
+    """Measure ``n`` prompts that a job with this seed begins with. Raises what tasks and engines raise."""
     prompts = await tasks.draw(task, "train", n, derive_seed(seed, "prompts", 1), tenant_id=CALLERS)
     texts = [prompt.text for prompt in prompts]
     answers = [prompt.reference for prompt in prompts if prompt.reference]

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query
 from mint_common.errors import InvalidField
 from mint_common.job_requests import CompareBody, EvaluationRunBody
 from mint_common.json_types import JsonObject
+from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.comparison import NO_ROWS, check_comparable, compare
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
 
-MAX_LISTED = 1000
 MAX_ROWS = 4096
 
 
@@ -40,7 +40,7 @@ async def begin_comparison(body: CompareBody, caller: CallerDep, parts: PartsDep
 
 @router.get("/run")
 async def list_runs(
-    tenant_id: Tenant, parts: PartsDep, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+    tenant_id: Tenant, parts: PartsDep, limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100
 ) -> list[JsonObject]:
     """List the tenant's newest runs."""
     found = await parts.runs.runs_of(tenant_id, limit=limit)
@@ -64,7 +64,7 @@ async def list_rows(
     tenant_id: Tenant,
     run_id: str,
     parts: PartsDep,
-    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
     after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
 ) -> list[JsonObject]:
     """List the scored answers of a run."""

@@ -9,6 +9,7 @@ from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import JobId, TenantId
 from mint_common.json_types import JsonObject
+from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
@@ -17,9 +18,6 @@ from services.rollout.core.job_view import JobProgress, job_view
 from services.rollout.core.progress import Progress
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
-
-MAX_LISTED = 1000
-
 
 submissions = APIRouter(route_class=BodyRoute)
 
@@ -43,7 +41,7 @@ def job_routes(handlers: JobHandlers) -> APIRouter:
 
     @router.get("")
     async def list_jobs(
-        tenant_id: Tenant, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+        tenant_id: Tenant, limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100
     ) -> list[JsonObject]:
         return [
             job_view(each) for each in await in_progress(jobs, await jobs.jobs_of(tenant_id, limit=limit))

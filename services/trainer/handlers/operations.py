@@ -14,9 +14,10 @@ from dataclasses import replace
 
 import msgspec
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
 from mint_common.ids import PolicyId, TenantId, WaveId
-from mint_common.runtime.periodic import DAY_SECONDS, run_periodically
+from mint_common.runtime.periodic import run_periodically
 from mint_common.training import Export, Open, Pending, Resumption, Submission, TrainerInfo
 from mint_common.waiting import cancel_all, wait_for_event
 from services.trainer import metrics

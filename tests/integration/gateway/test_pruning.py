@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.ids import TenantId
-from mint_common.runtime.periodic import DAY_SECONDS
 from mint_common.runtime.postgres import migrate, open_pool
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions

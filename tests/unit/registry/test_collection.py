@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.events import Retention
 from mint_common.ids import sha256_digest
 from services.registry.core.collection import (
-    DAY_SECONDS,
     CollectibleRevision,
     PolicyRevisions,
     plan_collection,

@@ -7,12 +7,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from mint_common.bounds import DAY_SECONDS
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.lora import MAX_SEED
 from mint_common.quotas import QuotaExceeded
 from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
-from services.rollout.core.quotas import DAY_SECONDS, JobQuotas
+from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.lengths import token_lengths
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
