@@ -60,6 +60,10 @@ FOLDED = "kv_b_proj"
 """The projection of latent attention that engines read only when they load the base, so that LoRA beside it
 has no effect. DeepSeek-AI 2024 (arXiv 2405.04434), section 2.1.2: W_UK goes into the query's product, W_UV
 into the output's."""
+FOLDED_PROBLEM = "engines fold it into other products, so that LoRA there has no effect"
+ROTATED = ("q_proj", "k_proj")
+"""Llama 4's: vLLM reorders their rows for its rotary embedding (`permute_qk_weight_for_rotary`)."""
+ROTATED_PROBLEM = "vLLM reorders its rows as it loads the base, and not those of adapters"
 
 _RANK = {part: rank for rank, part in enumerate(_FORWARD)}
 
@@ -100,17 +104,15 @@ def targeted(sites: Iterable[Site], targets: Collection[str]) -> list[Site]:
     return [site for site in sites if leaf_of(site.name) in wanted or twig_of(site.name) in wanted]
 
 
-_ROTATED = dict.fromkeys(
-    ("q_proj", "k_proj"), "vLLM reorders its rows as it loads the base, and not those of adapters"
+_REFUSED = dict.fromkeys(
+    ("Llama4ForCausalLM", "Llama4ForConditionalGeneration"), dict.fromkeys(ROTATED, ROTATED_PROBLEM)
 )
-_REFUSED = {"Llama4ForCausalLM": _ROTATED, "Llama4ForConditionalGeneration": _ROTATED}
 """Targets of an architecture that no engine serves right, each with the reason."""
 
 
 def refused_targets(facts: BaseFacts) -> Mapping[str, str]:
     """Return the targets of a base that are not served or not trained, each with the reason."""
-    folded = {FOLDED: "engines fold it into other products, so that LoRA there has no effect"}
-    known = folded | _REFUSED.get(facts.architecture, {}) | facts.refused
+    known = {FOLDED: FOLDED_PROBLEM} | _REFUSED.get(facts.architecture, {}) | facts.refused
     return {target: reason for target, reason in known.items() if target in facts.targets}
 
 

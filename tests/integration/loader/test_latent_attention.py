@@ -95,7 +95,7 @@ async def test_base_and_adapters_serve_what_transformers_computes(name: str, tmp
     folded = random_adapter(facts, tmp_path / "folded", seed=3)
     async with running_engine(base, facts) as engine:
         served = Served(engine, base, facts)
-        with pytest.raises(AdapterInvalid, match="kv_b_proj would have no effect"):
+        with pytest.raises(AdapterInvalid, match="kv_b_proj: engines fold it into other products"):
             await served.load(folded)
         loaded = [await served.load(folder) for folder in folders]
         answers = await asyncio.gather(*(served.sample(adapter) for adapter in [None, *loaded]))

@@ -55,7 +55,9 @@ def test_each_stage_takes_its_own_layers() -> None:
 
 
 def test_what_no_stage_has_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"LoRA on model\.layers\.0\.other is not served"):
+    with pytest.raises(
+        ValueError, match=r"no LoRA on model\.layers\.0\.other: the engine has no such module"
+    ):
         taken(0, tensors("model.layers.0.other"))
     with pytest.raises(ValueError, match="no module of the base"):
         taken(0, {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_another_argument_of_vllm_reaches_it(facts: BaseFacts) -> None:
     arguments = engine_arguments(config(facts, execution), taken=OutputAcks())
     assert arguments.max_num_batched_tokens == 777
     assert arguments.enable_prefix_caching is False
+
+
+def test_an_override_of_the_config_keeps_the_correction_of_a_window(facts: BaseFacts) -> None:
+    asked = Asked(engine_args='{"hf_overrides": {"logit_scale": 0.5, "sliding_window": 99}}')
+    execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)
+    wide = replace(facts, architecture="Cohere2ForCausalLM", window=16)
+    arguments = engine_arguments(config(wide, execution), taken=OutputAcks())
+    assert arguments.hf_overrides == {"logit_scale": 0.5, "sliding_window": 15}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 
 from mint_common.adapters_format.names import leaf_of, split_packed_name, split_peft_name
-from mint_common.adapters_format.sites import FOLDED
+from mint_common.adapters_format.sites import FOLDED, FOLDED_PROBLEM, ROTATED, ROTATED_PROBLEM
 from services.loader.adapters.builder.wire import TensorAt
 from services.loader.adapters.vllm.module_names import Rename, is_in_another_stage, known_modules
 
@@ -25,8 +25,6 @@ _GATED = ("gate_proj", "down_proj", "up_proj")
 """Expert projections in the order of vLLM's w1, w2, w3."""
 _NOT_GATED = ("up_proj", "down_proj", "up_proj")
 """Tensors of experts without a gate; vLLM never reads the third."""
-_PERMUTED = ("q_proj", "k_proj")
-"""Llama 4's: vLLM reorders their rows for its rotary embedding (`permute_qk_weight_for_rotary`)."""
 
 
 def model_of(
@@ -166,17 +164,19 @@ def _check_modules(manager: Any, loras: Mapping[str, object]) -> None:
     refused = {name: problem for name in loras if (problem := _problem(manager.model, name, known))}
     if refused:
         name, problem = next(iter(refused.items()))
-        raise ValueError(f"LoRA on {name} {problem} ({len(refused)} such)")
+        raise ValueError(f"no LoRA on {name}: {problem} ({len(refused)} such)")
 
 
 def _problem(model: Any, module: str, known: Collection[str]) -> str:
     leaf = leaf_of(module)
     if leaf == FOLDED:
-        return "would have no effect: the engine folds it into other products when it loads the base"
+        return FOLDED_PROBLEM
     text = model.get_language_model() if hasattr(model, "get_language_model") else model
-    if leaf in _PERMUTED and hasattr(text, "permute_qk_weight_for_rotary"):
-        return "would be wrong: the engine permutes its rows when it loads the base, not those of adapters"
+    if leaf in ROTATED and hasattr(text, "permute_qk_weight_for_rotary"):
+        return ROTATED_PROBLEM
     if module in known:
         return ""
-    found = dict(model.named_modules()).get(module)
-    return f"is not served: the engine has none for {'it' if found is None else type(found).__name__}"
+    try:
+        return f"the engine has none for {type(model.get_submodule(module)).__name__}"
+    except AttributeError:
+        return "the engine has no such module"

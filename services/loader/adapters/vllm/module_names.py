@@ -6,7 +6,7 @@ Nemotron-H), its table is followed back to the checkpoint's name first.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from vllm.lora.utils import parse_fine_tuned_lora_name
@@ -28,13 +28,15 @@ def renaming(manager: Any) -> Rename:  # Any, here and below: vllm and transform
     spellings: list[Rename] = [str, *_checkpoint_spellings(getattr(manager.model, "config", None))]
     known = known_modules(manager)
 
+    def names(module: str) -> Iterator[str]:
+        for mapper in mappers:
+            for spell in spellings:
+                yield str(parse_fine_tuned_lora_name(peft_name(spell(module), "A"), mapper)[0])
+
+    @cache  # the names are those of the base's modules
     def rename(module: str) -> str:
-        found = [
-            str(parse_fine_tuned_lora_name(peft_name(spell(module), "A"), mapper)[0])
-            for mapper in mappers
-            for spell in spellings
-        ]
-        return next((name for name in found if name in known or is_in_another_stage(manager, name)), found[0])
+        found = (name for name in names(module) if name in known or is_in_another_stage(manager, name))
+        return next(found, None) or next(names(module))
 
     return rename
 

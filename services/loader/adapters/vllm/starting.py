@@ -242,9 +242,11 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
         optional["attention_backend"] = (
             "CPU_MLA"  # with AMX vLLM takes a kernel for bfloat16 whatever the dtype
         )
-    if config.facts.architecture in _WIDER_WINDOWS and config.facts.window:
-        optional["hf_overrides"] = {"sliding_window": config.facts.window - 1}
     optional |= how.engine_args
+    if config.facts.architecture in _WIDER_WINDOWS and config.facts.window:
+        given = optional.get("hf_overrides") or {}
+        if isinstance(given, dict):  # vLLM refuses another
+            optional["hf_overrides"] = given | {"sliding_window": config.facts.window - 1}
     if how.gpu_memory_utilization is not None:
         optional["gpu_memory_utilization"] = how.gpu_memory_utilization
     if how.tensor_parallel * how.pipeline_parallel > 1 or how.executor != "mp":
