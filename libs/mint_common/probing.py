@@ -42,7 +42,7 @@ class TrainerFindings(msgspec.Struct, frozen=True, kw_only=True):
     ``outputs`` are in nats, of two policies in one pass, rows alone; ``shared`` the same with prompts shared,
     None where the base has a row a line. Gradients are relative to the largest of each adapter.
     ``effect`` is how far adapters move log-probabilities. ``chats`` are the conversations' tokens, None where
-    the template refuses them. ``problem`` ended the work.
+    the template refuses them. ``route_problem`` says why routes are not replayed. ``problem`` ended the work.
     """
 
     outputs: float | None = None
@@ -52,6 +52,7 @@ class TrainerFindings(msgspec.Struct, frozen=True, kw_only=True):
     effect: float = 0.0
     chats: tuple[tuple[int, ...] | None, ...] = ()
     targets: tuple[str, ...] = ()
+    route_problem: str = ""
     problem: str = ""
 
 

@@ -68,7 +68,21 @@ class MetaModel:
 
     @property
     def max_context(self) -> int:
-        """Return how many tokens a sequence may have. Raises InvalidField where the config does not say."""
+        """Return how many tokens a sequence may have: with longrope as many as in its first training.
+
+        Beyond them vLLM takes the long frequencies for every sequence, transformers for those alone that are
+        longer. Raises InvalidField where the config does not say.
+        """
+        found = getattr(self.text, "rope_parameters", None) or {}
+        ropes = [found, *(one for one in found.values() if isinstance(one, dict))]
+        first = [
+            one["original_max_position_embeddings"] for one in ropes if one.get("rope_type") == "longrope"
+        ]
+        return min([self.full_context, *first])
+
+    @property
+    def full_context(self) -> int:
+        """Return how many tokens a sequence may have by the config. Raises InvalidField."""
         for name in ("max_position_embeddings", "model_max_length"):
             if found := getattr(self.text, name, None):
                 return int(found)

@@ -30,15 +30,12 @@ class LayerRules:
 
     ``windows`` has the window of each kind of layer, None for one that sees everything; it takes a mask for
     each of them if ``by_kind``, else there is one kind. A line of several rows has at most ``max_shared``
-    tokens, 0: a row a line. The rotary frequencies of a pass with a line longer than ``border`` are others
-    (longrope), so lines on both sides of it are never in one micro-batch. ``picks_keys``: attention is
-    sparse, and its choices are not replayed.
+    tokens, 0: a row a line. ``picks_keys``: attention is sparse, and its choices are not replayed.
     """
 
     windows: Mapping[str, Window | None]
     by_kind: bool = False
     max_shared: int = MAX_SHARED
-    border: int | None = None
     picks_keys: bool = False
 
 
@@ -48,7 +45,6 @@ def plan_rules(
     windows: Mapping[str, Window],
     by_kind: bool,
     runs_along: bool,
-    border: int | None = None,
     indexed_up_to: int | None = None,
 ) -> LayerRules:
     """Return the rules of a base with layers of these kinds.
@@ -58,11 +54,10 @@ def plan_rules(
     """
     found = set(kinds)
     is_masked = found <= MASKED and not runs_along and (by_kind or len(found) == 1)
-    limits = [limit for limit in (MAX_SHARED, border, indexed_up_to) if limit is not None]
+    limit = MAX_SHARED if indexed_up_to is None else min(MAX_SHARED, indexed_up_to)
     return LayerRules(
         windows={kind: windows.get(kind) for kind in sorted(found)},
         by_kind=by_kind,
-        max_shared=min(limits) if is_masked else 0,
-        border=border,
+        max_shared=limit if is_masked else 0,
         picks_keys=not found.isdisjoint(_PICKING),
     )

@@ -84,14 +84,12 @@ def fitting_targets(vocab_size: int, *, free_bytes: int | None = None) -> int:
     return 1 << max(1, fitting).bit_length() - 1
 
 
-def plan_microbatches(
-    lines: Sequence[L], *, max_tokens: int, max_targets: int, border: int | None = None
-) -> tuple[tuple[L, ...], ...]:
+def plan_microbatches(lines: Sequence[L], *, max_tokens: int, max_targets: int) -> tuple[tuple[L, ...], ...]:
     """Cut lines into micro-batches, longest first; a line that alone exceeds a limit gets one of its own.
 
     A micro-batch holds at most ``max_tokens`` padded tokens, which bounds activations, and ``max_targets``
-    target tokens, so that their logits (a row of the vocabulary each) are computed once. Lines longer than
-    the ``border`` are apart from others (see `LayerRules`). Its lines are in the order of policies.
+    target tokens, so that their logits (a row of the vocabulary each) are computed once. Its lines are in the
+    order of policies.
     """
     plan: list[list[L]] = []
     targets = 0
@@ -99,7 +97,6 @@ def plan_microbatches(
         if plan:
             longest = plan[-1][0].length
             full = (len(plan[-1]) + 1) * longest > max_tokens or targets + line.targets > max_targets
-            full |= border is not None and line.length <= border < longest
         if not plan or full or line.length < MIN_FILL * longest:
             plan.append([])
             targets = 0

@@ -10,7 +10,7 @@ import pytest
 
 from mint_common.adapters_format import BaseFacts, build_adapter, packed_name, peft_name
 from mint_common.adapters_format.names import HALVES
-from mint_common.adapters_format.sites import all_sites, targeted
+from mint_common.adapters_format.sites import FOLDED_PROBLEM, ROTATED_PROBLEM, all_sites, targeted
 from mint_common.dtypes import Dtype
 from mint_common.ids import PolicyId
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
@@ -46,11 +46,9 @@ class Expected:
     rerouted: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, object] = field(default_factory=dict)
-    context: int = 128
 
 
-ROTATED = "permutes its rows when it loads the base"
-FOLDED = "folds it into other products"
+CONTEXT = 128
 SERVED: Mapping[str, Expected] = {
     "qwen2": Expected(),
     "olmo2": Expected(),
@@ -66,8 +64,7 @@ SERVED: Mapping[str, Expected] = {
     "granite": Expected(),
     "cohere2": Expected(),
     "phi3": Expected(),
-    # An engine takes the factors of its context for every sequence, transformers those of the sequence.
-    "phi3_longrope": Expected(context=64),
+    "phi3_longrope": Expected(),
     "qwen2_moe": Expected(),
     "mixtral": Expected(),
     "glm4_moe": Expected(),
@@ -81,13 +78,13 @@ SERVED: Mapping[str, Expected] = {
     "lfm2": Expected(),
     "lfm2_moe": Expected(),
     "llama4": Expected(
-        refused={"q_proj": ROTATED, "k_proj": ROTATED},
+        refused={"q_proj": ROTATED_PROBLEM, "k_proj": ROTATED_PROBLEM},
         # Its chunks are a multiple of a block.
         arguments={"block_size": 2 * WINDOW},
     ),
     "nemotron_h": Expected(nats=SCAN),
-    "deepseek_v3": Expected(refused={"kv_b_proj": FOLDED}),
-    "glm4_moe_lite": Expected(refused={"kv_b_proj": FOLDED}),
+    "deepseek_v3": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
+    "glm4_moe_lite": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
     "qwen3_5_images": Expected(nats=ROUNDED),
     "qwen3_5_moe_images": Expected(nats=ROUNDED, rerouted=0.2),
     "gemma3_images": Expected(),
@@ -165,7 +162,7 @@ def measured(name: str, expected: Expected, folder: Path, processes: ProcessPool
     ]
     batches = [[asked[label] for label in labels] for labels in order]
     execution = Execution(dtype=dtype_of(name), kv_cache_bytes=64 << 20, engine_args=expected.arguments)
-    found = answers(base, facts, batches, execution, count=COUNT, context=expected.context)
+    found = answers(base, facts, batches, execution, count=COUNT, context=min(CONTEXT, facts.max_context))
     labels = [label for part in order for label in part]
     given = [one for batch in found for one in batch]
     middle = np.median if dtype_of(name) == "bfloat16" else np.max

@@ -14,6 +14,7 @@ from mint_common.adapters_format.tensor_file import map_tensors
 from mint_common.errors import InvalidField
 from services.standalone.adapters.model_sizes import read_shape
 from services.standalone.core.model_shape import ModelShape
+from tests.families import save_tiny
 
 NEEDED = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
@@ -82,6 +83,12 @@ def test_a_token_of_the_kv_cache_has_keys_and_values_of_every_layer() -> None:
     shape = read_shape(QWEN3_4B, place="config.json")
     assert (shape.parameters, shape.dtype) == (4_022_468_096, "bfloat16")
     assert shape.kv_values == 36 * 2 * 8 * 128
+
+
+def test_longrope_has_the_context_of_its_short_frequencies(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, "phi3_longrope")
+    config = json.loads((folder / "config.json").read_text())
+    assert read_shape(config, place="here").max_context == 64 < config["max_position_embeddings"]
 
 
 def test_latent_attention_keeps_the_latent_and_the_rope_part_alone() -> None:

@@ -7,13 +7,13 @@ dL/dB = s dL/dW A', dL/dA = s B' dL/dW.
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import leaf_of
 from mint_common.ids import BaseName, Digest
-from services.trainer.adapters.lora.experts import layout_of
+from services.standalone.adapters.meta_model import MetaModel
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.decoder import find_decoder
 from services.trainer.core.batch import Row
@@ -22,25 +22,24 @@ from .plain_peft import gradients_of, row_logprobs
 
 PROMPT, ROW = 24, 20
 """Together longer than every window and chunk of a tiny model."""
-ROUTERS = ("gate", "router")
 
 
 def facts_of(model: PreTrainedModel) -> BaseFacts:
     """Return the facts of a live model: every linear of its layers that is no router, and its experts."""
     layers = find_decoder(model).layers
     prefix = next(name for name, module in model.named_modules() if module is layers)
-    inside = [(f"{prefix}.{name}", module) for name, module in layers.named_modules()]
-    modules = {
-        name: (module.in_features, module.out_features)
-        for name, module in inside
-        if type(module) is nn.Linear and not any(f".{one}." in f"{name}." for one in (*ROUTERS, "indexer"))
-    }
-    experts = {name: _experts(module) for name, module in inside if _holds_experts(module)}
+    meta = MetaModel(
+        architecture=type(model).__name__,
+        model=model,
+        text=model.config.get_text_config(),
+        layers={f"{prefix}.{index}": layer for index, layer in enumerate(layers)},
+    )
+    modules, experts = meta.linears(), meta.experts()
     leaves = {leaf_of(name) for name in modules}
     return BaseFacts(
         name=BaseName("random"),
         digest=Digest("sha256:" + "0" * 64),
-        architecture=type(model).__name__,
+        architecture=meta.architecture,
         vocab_size=264,
         max_context=256,
         targets=tuple(sorted(leaves.union(*(one.projections for one in experts.values())))),
@@ -50,25 +49,11 @@ def facts_of(model: PreTrainedModel) -> BaseFacts:
     )
 
 
-def _holds_experts(module: nn.Module) -> bool:
-    return any(one.dim() == 3 for one in module.parameters(recurse=False)) and hasattr(module, "down_proj")
-
-
-def _experts(module: nn.Module) -> ExpertsFacts:
-    layout = layout_of(module)
-    count, *widths = module.down_proj.shape
-    width_in, width_out = widths if layout.transposed else reversed(widths)
-    projections = {"down_proj": (width_in, width_out)}
-    for name in ("gate_proj", "up_proj") if layout.gated else ("up_proj",):
-        projections[name] = (width_out, width_in)
-    return ExpertsFacts(count=count, projections=projections)
-
-
 def merged_parts(
     model: PreTrainedModel, tensors: LoraTensors
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Yield each site's name, its part of the model's weight as B @ A has it, and its A and B."""
-    parameters = dict(model.named_parameters())
+    parameters, experts = dict(model.named_parameters()), facts_of(model).experts
     views = {
         (part.site.name, part.half): (part.site, view)
         for part, (_, view) in zip(tensors.layout.parts, tensors.named(), strict=True)
@@ -80,7 +65,7 @@ def merged_parts(
         if not site.count:
             yield name, parameters[f"{name}.weight"], a, b
             continue
-        layout = layout_of(model.get_submodule(site.module))
+        layout = experts[site.module]
         fused = layout.gated and site.projection != "down_proj"
         whole = parameters[f"{site.module}.{'gate_up_proj' if fused else site.projection}"]
         whole = whole.transpose(1, 2) if layout.transposed else whole

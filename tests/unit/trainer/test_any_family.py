@@ -26,8 +26,6 @@ from services.trainer.adapters.distributed.tensor_parallel import check_cuttable
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.model.routing import RouteReplay, replayed
-from services.trainer.adapters.training.pass_sum import PassResult, PassWork
-from services.trainer.adapters.training.passes import run_passes
 from services.trainer.core.batch import Row
 from services.trainer.core.layer_rules import MAX_SHARED
 from services.trainer.core.packing import PackedSequence, pack_rows
@@ -172,30 +170,15 @@ def test_linears_equal_peft(name: str) -> None:
         assert torch.allclose(gradient, theirs[key], atol=GRADIENT * float(theirs[key].abs().max()), rtol=0)
 
 
-def test_a_row_beyond_the_first_context_of_longrope_changes_no_neighbour() -> None:
+def test_rows_behind_one_prompt_keep_the_frequencies_of_longrope_in_a_line_beyond_its_first_context() -> None:
     base = resident("phi3_longrope")
-    assert base.rules.border == 64
-    generator = torch.Generator().manual_seed(0)
-    short, at_border, long = (
-        Row(
-            prompt=tuple(torch.randint(3, 264, (length - 20,), generator=generator).tolist()),
-            tokens=tuple(torch.randint(3, 264, (20,), generator=generator).tolist()),
-            logprobs=(),
-            advantage=1.0,
-        )
-        for length in (44, 64, 90)
-    )
-    policy = with_random_b(new_lora(base.facts, everything(base.facts)), std=0.05)
-    rows = (short, long, at_border, long)
-    work = PassWork(lora=policy, step=0, lines=lines_of(base, rows), loss=None, backward=False)
-    (found,) = run_passes(base, [work], max_tokens=4096)
-    assert isinstance(found, PassResult)
-    by_line = zip(work.lines, found.scores, strict=True)
-    merged = merge(plain("phi3_longrope"), policy)
+    rows = rows_behind_a_prompt(3, rows=4)
+    (line,) = lines_of(base, rows)
+    assert line.length > 64
     with torch.no_grad():
-        for line, scores in by_line:
-            expected = plain_scores(merged, line.rows).numpy()
-            assert np.allclose(scores.logprobs, expected, atol=NATS, rtol=0), line.length
+        found_T = base.score([line, lines_of(base, rows[:1])[0]]).logprobs_T
+        expected_T = plain_scores(plain("phi3_longrope"), [*rows, rows[0]])
+    assert torch.allclose(found_T, expected_T, atol=NATS, rtol=0)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -248,6 +231,29 @@ def test_a_routers_own_choice_replayed_changes_nothing(name: str) -> None:
     assert moved.off_route_T is not None
     assert float(moved.off_route_T.mean()) >= 0.5
     assert float((moved.logprobs_T - silent.logprobs_T).abs().max()) > 1e-3
+
+
+def test_a_base_whose_router_is_not_found_says_so_and_trains_without_routes() -> None:
+    model = plain("mixtral")
+    row = routed(resident("mixtral"), rows_behind_a_prompt(7, rows=1)[0])
+    facts = facts_of(model)
+    counted = {name: replace(one, count=one.count + 1) for name, one in facts.experts.items()}
+    base = ResidentBase(model, replace(facts, experts=counted))
+    assert base.route_problem == f"no router is beside {next(iter(counted))}"
+    with torch.no_grad():
+        assert base.score(lines_of(base, [row])).routed_T is None
+
+
+@pytest.mark.parametrize(("name", "times"), [("mixtral", 1), ("deepseek_v3", 2)])
+def test_a_router_under_replay_runs_once_unless_it_chooses_groups_first(name: str, times: int) -> None:
+    base = resident(name)
+    row = routed(base, rows_behind_a_prompt(7, rows=1)[0])
+    calls: list[int] = []
+    for gate in base._gates:
+        gate.base.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        base.score(lines_of(base, [row]))
+    assert len(calls) == times * len(base._gates)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def own_experts(base: ResidentBase, mesh: DeviceMesh) -> None:
     if not layers:
         problem = f"expert needs a base with experts, {base.facts.architecture} has none"
         raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
-    if any(slot.layout.is_dense for slot in layers):
+    if any(slot.is_dense for slot in layers):
         problem = f"expert does not split {base.facts.architecture}: use fsdp or zero3"
         raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
     group = mesh.get_group()

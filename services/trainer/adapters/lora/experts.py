@@ -14,47 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
+from mint_common.adapters_format.base_facts import ExpertsFacts
 from services.trainer.adapters.lora.mixes import WHOLE, Mix
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertsLayout:
-    """How experts hold their weights: transformers' own flags, which Llama 4 alone does not have.
-
-    ``is_dense``: the input has each token once for every expert, weighted, in the order of experts.
-    """
-
-    gated: bool
-    biased: bool
-    transposed: bool
-    interleaved: bool
-    is_dense: bool
-
 
 _TOLERANCE = 2e-2
 """Maximum error, as a share of an output's norm: bfloat16 rounds by less, another formula differs by more."""
 
 
-def layout_of(experts: nn.Module) -> ExpertsLayout:
-    """Return the layout of a model's experts."""
-    flagged = hasattr(experts, "is_transposed")
-    return ExpertsLayout(
-        gated=getattr(experts, "has_gate", True),
-        biased=getattr(experts, "has_bias", False),
-        transposed=experts.is_transposed if flagged else True,
-        interleaved=not getattr(experts, "is_concatenated", True),
-        is_dense=not flagged,
-    )
-
-
 class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
     """Frozen experts in fused 3-D parameters; with a mix applied, each expert has each policy's update."""
 
-    def __init__(self, base: nn.Module, name: str) -> None:
+    def __init__(self, base: nn.Module, name: str, layout: ExpertsFacts) -> None:
         super().__init__()
         self.base = base
         self.name = name
-        self.layout = layout_of(base)
+        self.layout = layout
+        # Llama 4's alone have no flags: their input has each token once for every expert, weighted.
+        self.is_dense = not hasattr(base, "is_transposed")
         self.mix: Mix | None = None
         self.share = WHOLE
 
@@ -78,8 +54,8 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         draw = torch.Generator().manual_seed(0)
         x_XI = torch.randn(2 * count, outputs, generator=draw).to(weight.device, weight.dtype)
         chosen: tuple[Tensor, ...] = ()
-        mix = _bare_mix(x_XI[:2] if self.layout.is_dense else x_XI)
-        if not self.layout.is_dense:
+        mix = _bare_mix(x_XI[:2] if self.is_dense else x_XI)
+        if not self.is_dense:
             experts_XK = torch.arange(2 * count, device=weight.device)[:, None] % count
             chosen = (experts_XK, torch.full_like(experts_XK, 0.5, dtype=weight.dtype))
         with torch.no_grad():
@@ -153,7 +129,7 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         """Return what goes into the last projection, by the base's own code."""
         if not self.layout.gated:
             activated: Tensor = self.base.act_fn(fused_SF)
-        elif self.layout.is_dense:
+        elif self.is_dense:
             gate_SO, up_SO = fused_SF.chunk(2, dim=-1)
             activated = up_SO * self.base.act_fn(gate_SO)
         else:
@@ -173,7 +149,7 @@ class _Runs:
     """The runs of pairs of one pass through a layer's experts."""
 
     mix: Mix
-    layout: ExpertsLayout
+    layout: ExpertsFacts
     experts: slice
     ends_EP: Tensor
     scale_S: Tensor

@@ -72,16 +72,18 @@ def wrap_modules(model: nn.Module, facts: BaseFacts) -> list[Slot]:
     Raises SettingInvalid where the base's facts are those of another model.
     """
     slots: list[Slot] = []
-    for names, kind in ((facts.modules, LoraLinear), (facts.experts, LoraExperts)):
-        for name in names:
-            parent_name, _, leaf = name.rpartition(".")
-            parent = model.get_submodule(parent_name)
-            module = getattr(parent, leaf)
-            if kind is LoraLinear and type(module) is not nn.Linear:
-                problem = f"{name} is a {type(module).__name__}, which LoRA cannot be added to"
-                raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
-            slots.append(kind(module, name))
-            setattr(parent, leaf, slots[-1])
+    for name in (*facts.modules, *facts.experts):
+        parent_name, _, leaf = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        module = getattr(parent, leaf)
+        if name in facts.experts:
+            slots.append(LoraExperts(module, name, facts.experts[name]))
+        elif type(module) is nn.Linear:
+            slots.append(LoraLinear(module, name))
+        else:
+            problem = f"{name} is a {type(module).__name__}, which LoRA cannot be added to"
+            raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
+        setattr(parent, leaf, slots[-1])
     return slots
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mint_common.adapters_format.layer_kinds import CHUNKED, FULL, MASKED, SLIDING
+from mint_common.errors import SettingInvalid
 from services.trainer.core.layer_rules import LayerRules, Window, plan_rules
 
 
@@ -20,18 +21,20 @@ class Decoder:
 
 
 def find_decoder(model: nn.Module) -> Decoder:
-    """Return the decoder of a causal model, or of the text side of a wrapper."""
+    """Return the decoder of a causal model, or of the text side of a wrapper. Raises SettingInvalid."""
     embedding = model.get_input_embeddings()
-    name, body = next(
+    count = model.config.get_text_config().num_hidden_layers
+    bodies = (
         (name, module)
         for name, module in model.named_modules()
         if any(child is embedding for child in module.children())
     )
-    count = model.config.get_text_config().num_hidden_layers
-    layers = next(
-        child for child in body.children() if isinstance(child, nn.ModuleList) and len(child) == count
-    )
-    return Decoder(body, layers, name.partition(".")[0])
+    for name, body in bodies:
+        for child in body.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return Decoder(body, child, name.partition(".")[0])
+    problem = f"{type(model).__name__} has no {count} layers beside its embedding: not trainable"
+    raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
 
 
 def choose_attention(model: nn.Module) -> None:
@@ -41,21 +44,23 @@ def choose_attention(model: nn.Module) -> None:
 
 
 def rules_of(model: nn.Module, decoder: Decoder) -> LayerRules:
-    """Return what the layers of a model allow. The model is called once, on two tokens."""
+    """Return what the layers of a model allow. One with several kinds of them is called, on two tokens."""
     config = model.config.get_text_config()
     window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
     # As `transformers.masking_utils.create_masks_for_generate` reads a config.
-    listed = getattr(config, "layer_types", None)
-    kinds = listed or [SLIDING if window is not None else CHUNKED if chunk is not None else FULL]
+    kinds = getattr(config, "layer_types", None) or [
+        SLIDING if window is not None else CHUNKED if chunk is not None else FULL
+    ]
     windows = {SLIDING: Window(window)} if window else {}
     windows |= {CHUNKED: Window(chunk, chunked=True)} if chunk else {}
     floor_scale = getattr(config, "floor_scale", None) if _scales_by_index(config) else None
     return plan_rules(
         kinds,
         windows=windows,
-        by_kind=bool(listed) and MASKED.issuperset(kinds) and _takes_masks_by_kind(decoder.body, kinds),
+        by_kind=len(set(kinds)) > 1
+        and MASKED.issuperset(kinds)
+        and _takes_masks_by_kind(decoder.body, kinds),
         runs_along=any(isinstance(module, nn.Conv1d) for module in decoder.layers.modules()),
-        border=_longrope_border(config),
         indexed_up_to=None if floor_scale is None else floor_scale - 1,
     )
 
@@ -66,7 +71,9 @@ def _takes_masks_by_kind(body: nn.Module, kinds: list[str]) -> bool:
     try:
         with torch.no_grad():
             body(input_ids=ids, attention_mask=dict.fromkeys(kinds), use_cache=False)
-    except AttributeError:
+    except AttributeError as error:
+        if "'dict' object" not in str(error):
+            raise
         return False
     return True
 
@@ -74,10 +81,3 @@ def _takes_masks_by_kind(body: nn.Module, kinds: list[str]) -> bool:
 def _scales_by_index(config: object) -> bool:
     """Return whether queries are scaled by their index in the line (Llama 4, from `floor_scale` on)."""
     return bool(getattr(config, "attn_temperature_tuning", False))
-
-
-def _longrope_border(config: object) -> int | None:
-    found = getattr(config, "rope_parameters", None) or {}
-    ropes = [found, *(one for one in found.values() if isinstance(one, dict))]
-    borders = [one["original_max_position_embeddings"] for one in ropes if one.get("rope_type") == "longrope"]
-    return min(borders, default=None)

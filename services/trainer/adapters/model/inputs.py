@@ -53,7 +53,8 @@ def model_inputs(
     shared = any(line.shares_prompt for line in lines)
     positions_BL = mask = None
     if shared:
-        positions_BL = torch.tensor(np.stack([_positions(line, longest) for line in lines]), device=device)
+        # Padding has position 0: the greatest one decides the frequencies of longrope.
+        positions_BL = _padded([_positions(line) for line in lines], longest, 0).to(device)
         owner_BL = _padded([_owners(line) for line in lines], longest, PADDING).to(device)
         masks = _masks(owner_BL, positions_BL, rules, dtype)
         mask = masks if rules.by_kind else next(iter(masks.values()))
@@ -75,11 +76,8 @@ def _padded(rows: Sequence[Ints], longest: int, filler: int) -> Tensor:
     return torch.tensor(padded_BL)
 
 
-def _positions(line: LineTokens, longest: int) -> Ints:
-    position_L = np.arange(longest)
-    if line.position_L is not None:
-        position_L[: len(line.position_L)] = line.position_L
-    return position_L
+def _positions(line: LineTokens) -> Ints:
+    return np.arange(len(line.token_L)) if line.position_L is None else line.position_L
 
 
 def _owners(line: LineTokens) -> Ints:

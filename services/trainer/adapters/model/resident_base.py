@@ -26,7 +26,7 @@ from services.trainer.adapters.lora.mixes import plan_mix
 from services.trainer.adapters.lora.modules import Slot, applied, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.checkpointing import checkpoint_layers
-from services.trainer.adapters.model.decoder import Decoder, choose_attention, find_decoder, rules_of
+from services.trainer.adapters.model.decoder import choose_attention, find_decoder, rules_of
 from services.trainer.adapters.model.inputs import model_inputs
 from services.trainer.adapters.model.loading import load_model
 from services.trainer.adapters.model.routing import (
@@ -62,10 +62,15 @@ class ResidentBase:
         self.layers = decoder.layers
         self.slots: list[Slot] = wrap_modules(model, facts)
         self._check_experts()
-        self._gates: list[RoutedGate] = wrap_routers(model, facts)
-        self._top_k = self._check_routes()
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
-        self.target_scores = self._checked_scores(decoder)
+        self.route_problem = ""
+        self._gates: list[RoutedGate] = []
+        try:
+            self._gates = wrap_routers(model, facts)
+        except RouterOpaque as error:
+            self.route_problem = str(error)
+        self.target_scores = TargetScores(model, decoder)
+        self._top_k = self._check_parts()
         self.target_scores.widen_head()
 
     @property
@@ -151,42 +156,49 @@ class ResidentBase:
             )
             raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
 
-    def _check_routes(self) -> int:
-        """Return how many experts a token has, 0 if routes are not replayed.
+    def _check_parts(self) -> int:
+        """Check decoder and head apart, and routers that replay their own choice, against the whole model.
 
-        A router's own choice must change nothing when it is replayed.
+        Return how many experts a token has, 0 where routes are not replayed, for ``route_problem``. Raises
+        SettingInvalid where the parts say something else.
         """
-        if not self._gates:
-            return 0
         own = RouteReplay(routes_XYK=torch.zeros(0), replays=False)
+        again: RouteReplay | None = None
         try:
-            with torch.no_grad(), replayed(self._gates, own):
-                expected = self._model(input_ids=self._few_tokens(), use_cache=False).logits
-            again = RouteReplay(routes_XYK=own.chosen_routes(), replays=True)
-            with torch.no_grad(), replayed(self._gates, again):
-                found = self._model(input_ids=self._few_tokens(), use_cache=False).logits
-            problem = (
-                "" if torch.allclose(found, expected, atol=_PROBE_TOLERANCE) else "its own choice differs"
-            )
+            with replayed(self._gates, own):
+                whole = self._logits()
+            if self._gates:
+                again = RouteReplay(routes_XYK=own.chosen_routes(), replays=True)
         except RouterOpaque as error:
-            problem = str(error)
-        if not problem:
-            return int(again.routes_XYK.shape[2])
-        _log.warning("routes are not replayed", extra={"base": self.facts.name, "problem": problem})
-        self._gates = []
-        return 0
-
-    def _checked_scores(self, decoder: Decoder) -> TargetScores:
-        """Return decoder and head apart. Raises SettingInvalid where together they say something else."""
-        ids = self._few_tokens()
-        with torch.no_grad():
-            whole = self._model(input_ids=ids, use_cache=False).logits[0]
-            scores = TargetScores(self._model, decoder)
-            parts = scores.logits(scores.body(input_ids=ids, use_cache=False).last_hidden_state[0])
-        if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE):
+            self.route_problem = str(error)
+            whole = self._logits()
+        with replayed(self._gates, again):
+            is_same = self._parts_say(whole)
+        if not is_same and again is not None:
+            self.route_problem, again = "a router's own choice, replayed, changes its answer", None
+            is_same = self._parts_say(whole)
+        if not is_same:
             problem = f"{self.facts.architecture} does more than its head behind its layers: not trainable"
             raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
-        return scores
+        if again is not None:
+            return int(again.routes_XYK.shape[2])
+        self._gates = []
+        if self.route_problem:
+            told = {"base": self.facts.name, "problem": self.route_problem}
+            _log.warning("routes are not replayed", extra=told)
+        return 0
+
+    def _logits(self) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._model(input_ids=self._few_tokens(), use_cache=False).logits[0]
+        return logits
+
+    def _parts_say(self, whole: Tensor) -> bool:
+        """Return whether decoder and head apart say what the whole model does."""
+        with torch.no_grad():
+            body = self.target_scores.body(input_ids=self._few_tokens(), use_cache=False)
+            found = self.target_scores.logits(body.last_hidden_state[0])
+        return torch.allclose(whole, found, atol=_PROBE_TOLERANCE)
 
     def _few_tokens(self) -> Tensor:
         return torch.arange(min(4, self.facts.vocab_size), device=self.device)[None]

@@ -58,38 +58,38 @@ class RoutedGate(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
         """Return the router's answer."""
         if self.replay is None:
             return self.base(*args, **kwargs)
-        with _Choice(self.experts) as own:
+        route_XK = self.replay.routes_XYK[:, self.layer] if self.replay.replays else None
+        with _Choice(self.experts, route_XK) as choice:
             answer = self.base(*args, **kwargs)
-        if own.chosen_XK is None:
-            raise RouterOpaque(router=type(self.base).__name__)
-        self.replay.chosen[self.layer] = own.chosen_XK
-        if not self.replay.replays:
+        if choice.own_XK is None:
+            problem = f"{type(self.base).__name__} does not choose with topk"
+            raise RouterOpaque(problem)
+        self.replay.chosen[self.layer] = choice.own_XK
+        if route_XK is None or not choice.has_groups:
             return answer
-        route_XK = self.replay.routes_XYK[:, self.layer]
-        known_X1 = ((route_XK >= 0) & (route_XK < self.experts)).all(dim=1, keepdim=True)
-        with _Choice(self.experts, torch.where(known_X1, route_XK, own.chosen_XK)):
+        # Its own choice is that within its own groups; the answer is that within those of the route.
+        with _Choice(self.experts, choice.taken_XK, replaces_groups=True):
             return self.base(*args, **kwargs)
 
 
 class RouterOpaque(Exception):
-    """A router does not choose with `topk`, so its choice cannot be replaced."""
-
-    def __init__(self, *, router: str) -> None:
-        super().__init__(f"{router} does not choose with topk")
+    """Routes cannot be replayed: there is no router, or it does not choose with `topk`."""
 
 
 class _Choice(TorchFunctionMode):  # type: ignore[misc]  # as above
-    """Notes which experts a router takes, or replaces them.
+    """Notes which experts a router takes, and replaces them by those of a route where it has some.
 
-    Every router takes the greatest of its scores ``[X, E]``, some of groups of experts ``[X, G]`` before;
-    then the groups are those of the replacements.
+    Every router takes the greatest of its scores ``[X, E]``, some of groups of experts ``[X, G]`` before.
     """
 
-    def __init__(self, experts: int, route_XK: Tensor | None = None) -> None:
+    def __init__(self, experts: int, route_XK: Tensor | None, *, replaces_groups: bool = False) -> None:
         super().__init__()
-        self.chosen_XK: Tensor | None = None
+        self.own_XK: Tensor | None = None
+        self.taken_XK: Tensor | None = None
+        self.has_groups = False
         self._experts = experts
         self._route_XK = route_XK
+        self._replaces_groups = replaces_groups
 
     def __torch_function__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -97,25 +97,37 @@ class _Choice(TorchFunctionMode):  # type: ignore[misc]  # as above
         """Carry out a function of torch, all but `topk` as it is."""
         if func.__name__ != "topk" or args[0].dim() != 2:
             return func(*args, **(kwargs or {}))
-        scores = args[0]
-        if self._route_XK is None:
+        scores, route_XK = args[0], self._route_XK
+        if scores.shape[1] != self._experts:
+            self.has_groups |= scores.shape[1] > 1
+            if route_XK is None or not self._replaces_groups:
+                return func(*args, **(kwargs or {}))
+            return _picked(scores, route_XK // (self._experts // scores.shape[1]))
+        if route_XK is None:
             found = func(*args, **(kwargs or {}))
-            if scores.shape[1] == self._experts:
-                self.chosen_XK = found.indices
+            self.own_XK = found.indices
             return found
-        index = self._route_XK // (self._experts // scores.shape[1])
-        return torch.return_types.topk((scores.gather(1, index), index))
+        with torch.no_grad():
+            self.own_XK = func(*args, **(kwargs or {})).indices
+        known_X1 = ((route_XK >= 0) & (route_XK < self._experts)).all(dim=1, keepdim=True)
+        self.taken_XK = torch.where(known_X1, route_XK, self.own_XK)
+        return _picked(scores, self.taken_XK)
+
+
+def _picked(scores: Tensor, index: Tensor) -> Any:  # torch's own type
+    return torch.return_types.topk((scores.gather(1, index), index))
 
 
 def wrap_routers(model: nn.Module, facts: BaseFacts) -> list[RoutedGate]:
-    """Replace the router of every routed layer, in the order of layers."""
+    """Replace the router of every routed layer, in the order of layers. Raises RouterOpaque."""
     gates: list[RoutedGate] = []
     for name in sorted(facts.experts, key=_layer_number):
         block = model.get_submodule(name.rpartition(".")[0])
         count = facts.experts[name].count
         leaf = next((leaf for leaf, child in block.named_children() if _is_router(child, count)), None)
         if leaf is None:
-            return []
+            problem = f"no router is beside {name}"
+            raise RouterOpaque(problem)
         gates.append(RoutedGate(getattr(block, leaf), len(gates), count))
         setattr(block, leaf, gates[-1])
     return gates

@@ -95,6 +95,7 @@ def check_trainer(
         shared_gradients=shared_gradients,
         effect=min((one - bare).abs().max().item() for one in expected),
         targets=served_targets(base.facts),
+        route_problem=base.route_problem,
     )
 
 

@@ -62,8 +62,6 @@ def distillation_runs(
     Returns the result of each lesson.
     """
     max_targets = lesson_targets(base.logits_targets)
-    if base.rules.border is not None:
-        max_tokens = 0  # a lesson may be on one side of it after one prompt, on the other after the other
     lines = [
         line
         for index, lesson in enumerate(work.data)

@@ -81,9 +81,7 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
     lines = list(_numbered(works))
     for backward in (True, False):
         chosen = [line for line in lines if works[line.number].backward is backward]
-        for batch in plan_microbatches(
-            chosen, max_tokens=max_tokens, max_targets=max_targets, border=base.rules.border
-        ):
+        for batch in plan_microbatches(chosen, max_tokens=max_tokens, max_targets=max_targets):
             with torch.set_grad_enabled(backward):
                 loss = _microbatch(base, sums, sorted(batch, key=_PLACE))
             if backward and loss is not None:
