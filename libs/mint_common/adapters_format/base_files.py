@@ -24,6 +24,15 @@ TEXT_FILES = (
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "USE_POLICY.md")
 """A base's terms, which go with it and its merged weights; no part of its digest."""
 NEEDED = (CONFIG, "tokenizer.json")
+_TIKTOKEN = "tiktoken.model"
+CONVERSION = (
+    'python -c "from transformers import AutoTokenizer;'
+    " from transformers.convert_slow_tokenizer import TikTokenConverter;"
+    " t = AutoTokenizer.from_pretrained('.', trust_remote_code=True, use_fast=False);"
+    f" TikTokenConverter('{_TIKTOKEN}', t.pat_str, extra_special_tokens=t.special_tokens)"
+    ".converted().save('tokenizer.json')\""
+)
+"""The command that writes a tokenizer.json for a tokenizer whose own code says how it splits text."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -32,6 +41,13 @@ def check_complete(place: str, weights: Collection[str], present: Collection[str
     missing = [file for file in (*NEEDED, *weights) if file not in present]
     if not missing:
         return
+    if missing[0] == "tokenizer.json" and _TIKTOKEN in present:
+        problem = (
+            f"has {_TIKTOKEN} and no tokenizer.json, and only its Python code, which MinT does not run, says"
+            " how it splits text: take a revision with tokenizer.json, or, if you trust that code, write it"
+            f" in the model's folder with {CONVERSION}"
+        )
+        raise InvalidField(field=place, problem=problem)
     pickles = sorted(file for file in present if file.endswith(_PICKLES) and file != "training_args.bin")
     if pickles and not any(file.endswith(".safetensors") for file in present):
         problem = (
