@@ -26,6 +26,13 @@ def check_trainable(base: BaseFacts, *, field: str) -> None:
         raise InvalidField(field=field, problem=problem)
 
 
+def check_served(base: BaseFacts, *, field: str) -> None:
+    """Raise InvalidField, naming where a request has the base, for one that is trained and not served."""
+    if base.trained_only:
+        problem = f"base {base.name} is only trained: it was added with `mint base add --train-only`"
+        raise InvalidField(field=field, problem=problem)
+
+
 def plan_lora(
     base: BaseFacts,
     *,

@@ -195,7 +195,7 @@ def _open_catalog(
         _internal(settings, peers.registry_url, "the registry", stack),
         lookups=_internal(settings, peers.registry_url, "the registry", stack, seconds=LOOKUP_SECONDS),
     )
-    engines = EngineDirectory(peers.loader_urls, token=token)
+    engines = EngineDirectory(peers.loader_urls, token=token, check_served=registry.check_served)
     stack.push_async_callback(engines.aclose)
     trainers = TrainerDirectory(peers.trainer_urls, token=token)
     stack.push_async_callback(trainers.aclose)

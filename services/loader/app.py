@@ -17,6 +17,7 @@ from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, Rev
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
 from mint_common.inference.fields import MAX_ALTERNATIVES
+from mint_common.lora import check_served
 from mint_common.runtime.captured_output import captured_output
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -118,6 +119,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
     """Open the engine, connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     facts = read_base_facts(settings.base_dir)
+    check_served(facts, field="MINT_LOADER_BASE_DIR")
     max_context = min(facts.max_context, settings.max_context)
     async with AsyncExitStack() as stack:
         engine, builder = await stack.enter_async_context(opens(settings, facts, clock))

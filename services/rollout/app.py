@@ -141,8 +141,6 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
-        engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
-        stack.push_async_callback(engines.aclose)
         directory = TrainerDirectory(settings.peers.trainer_urls, token=settings.internal.token)
         stack.push_async_callback(directory.aclose)
         folder = await asyncio.to_thread(hold_folder, "mint-rows-")
@@ -152,6 +150,10 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         )
         stack.push_async_callback(registry_http.close)
         catalog = RegistryClient(registry_http)
+        engines = EngineDirectory(
+            settings.peers.loader_urls, token=settings.internal.token, check_served=catalog.check_served
+        )
+        stack.push_async_callback(engines.aclose)
         limits = WorkerLimits(
             workers=settings.tasks.task_workers,
             call_seconds=settings.tasks.task_seconds,

@@ -1,6 +1,7 @@
 """Facts about a base that adapter checks need, read without loading weights."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mint_common.ids import BaseName, Digest
 
@@ -22,6 +23,36 @@ class ExpertsFacts:
     interleaved: bool = False
 
 
+ProbeStatus = Literal["ok", "failed", "left out"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeLine:
+    """One part of a probe. ``nats`` is the largest difference; ``note`` explains the line, and ``right``
+    names the targets that are right alone."""
+
+    part: str
+    status: ProbeStatus
+    nats: float | None = None
+    note: str = ""
+    right: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """Return the line as a user reads it."""
+        size = "" if self.nats is None else f", {self.nats:.1e} nats"
+        return f"{self.status}{size}{f': {self.note}' if self.note else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """The lines of a base's probe, the dtype of its engine, what of it was small, and how long it took."""
+
+    lines: tuple[ProbeLine, ...]
+    dtype: str
+    small: str
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
     """A base model's name, content digest, shapes and limits.
@@ -35,7 +66,7 @@ class BaseFacts:
     together), to the Frobenius norm of the base's weight; missing norms are unknown.
 
     ``quantization`` names the weights' storage (``fp8``, ``awq``), "" for floats. A quantized base is served,
-    not trained, and so is one that was added as ``served_only``.
+    not trained, and so is one that was added as ``served_only``. One that is ``trained_only`` has no engine.
 
     Names of modules are those of transformers' causal LM, which PEFT uses too. ``checkpoint_names`` maps a
     module, or a projection of experts, to its name in the base's files where that is another; ``*`` in it
@@ -46,6 +77,8 @@ class BaseFacts:
     attention. ``window`` is how many tokens those see that slide or attend to a chunk. ``shares_prompts``:
     completions of one prompt are trained behind one copy of it; false where layers read a row as a whole, so
     that each completion has its prompt before it; None is not known.
+
+    ``probe`` is what `mint base add` found of the base; None of one that was not probed.
     """
 
     name: BaseName
@@ -65,6 +98,8 @@ class BaseFacts:
     checkpoint_names: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     served_only: bool = False
+    trained_only: bool = False
+    probe: ProbeResult | None = None
 
     def __hash__(self) -> int:
         """Return a hash of what names the base."""

@@ -68,7 +68,7 @@ class EngineDirectory:
 
     Descriptions are cached. A loader that is not known is asked again at most every two seconds, or at once
     when no other engine serves the base. Without `follow`, nothing is known of residency, and a digest
-    always goes to the same engine.
+    always goes to the same engine. ``check_served`` raises for a base that no engine will serve.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class EngineDirectory:
         token: str,
         timeout_seconds: float = 30.0,
         ask_seconds: float = ASK_SECONDS,
+        check_served: Callable[[BaseName], Awaitable[None]] | None = None,
     ) -> None:
         """Connect later; the times are those of `InternalHttp`."""
+        self._check_served = check_served
         self._clients = {
             url: EngineClient(
                 InternalHttp(
@@ -199,7 +201,7 @@ class EngineDirectory:
             except MintError as error:
                 if url == urls[-1] or not _is_for_next(error):
                     raise
-        raise self._no_engine(base)
+        raise await self._no_engine(base)
 
     async def _opened(self, url: str, call: Callable[[EngineClient], Awaitable[T]]) -> T:
         self._open[url] += 1
@@ -268,14 +270,16 @@ class EngineDirectory:
             await asyncio.wait(self._meeting.values(), return_when=asyncio.FIRST_COMPLETED)
         options = [self._option(url, digest) for url in self._serving(base)]
         if not options:
-            raise self._no_engine(base)
+            raise await self._no_engine(base)
         ordered = [option.name for option in order_engines(options, digest or "")]
         return sorted(ordered, key=lambda url: url in self._doubted)
 
-    def _no_engine(self, base: BaseName) -> Unavailable:
+    async def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
         if back_in:
             return EngineRestarting(retry_after_seconds=min(back_in))
+        if self._check_served is not None:
+            await self._check_served(base)
         return Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
 
     def _option(self, url: str, digest: Digest | None) -> Option:

@@ -26,6 +26,7 @@ from mint_common.client.http import InternalHttp, named, path_of, shortened
 from mint_common.errors import MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, pack_digests
+from mint_common.lora import check_served
 from mint_common.runtime.clock import Clock
 
 _MAX_DIGESTS = 10_000
@@ -79,6 +80,10 @@ class RegistryClient:
     async def get_base(self, name: BaseName) -> BaseFacts:
         """Return a base's facts."""
         return self._read(await self._http.get(path_of("internal", "bases", named("base", name))), BaseFacts)
+
+    async def check_served(self, name: BaseName) -> None:
+        """Raise InvalidField for a base that is trained and not served."""
+        check_served(await self.get_base(name), field="model")
 
     async def list_bases(self) -> list[BaseFacts]:
         """Return all bases by name."""

@@ -42,19 +42,17 @@ from services.registry.adapters.policies_postgres import (
 )
 from services.registry.adapters.quotas_postgres import check_room
 from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
+from services.registry.core.bases import merge_facts
 from services.registry.core.exports import Refusal, answer, export_cause_of, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
-from services.registry.core.quotas import CatalogQuotas, Kind
+from services.registry.core.quotas import UNBOUNDED, CatalogQuotas, Kind
 
-_PUT_BASE = """
-    INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name)
-    DO UPDATE SET facts = excluded.facts || (
-        SELECT jsonb_object_agg(key, value) FROM jsonb_each(bases.facts)
-        WHERE value NOT IN ('{}', '[]', 'null')
-    ) WHERE bases.digest = excluded.digest
-"""
+_ADD_BASE = (
+    "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+)
+_LOCK_BASE = "SELECT digest, facts FROM bases WHERE name = $1 FOR NO KEY UPDATE"
 _SET_STATE = """
     UPDATE revisions
     SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
@@ -123,7 +121,6 @@ _RELATED = """
 
 
 ALL_POLICIES = PolicyFilter()
-UNBOUNDED = CatalogQuotas()
 ALL_REVISIONS = RevisionFilter()
 
 
@@ -136,16 +133,20 @@ class PostgresCatalog:
         self._quotas = quotas
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return the stored one.
+        """Store a base, or merge its facts into the stored ones (`core.bases`), and return them.
 
-        Facts that an earlier version did not store are added. Raises BaseChanged for another digest.
+        Raises BaseChanged for another digest.
         """
         values = msgspec.to_builtins(facts)
-        await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, now)
-        stored = await self.base(facts.name)
-        if stored.digest != facts.digest:
-            raise BaseChanged(name=facts.name, found=stored.digest, expected=facts.digest)
-        return stored
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_ADD_BASE, facts.name, facts.digest, values, now)
+            row = found(await connection.fetchrow(_LOCK_BASE, facts.name), "base", facts.name)
+            if row["digest"] != facts.digest:
+                raise BaseChanged(name=facts.name, found=row["digest"], expected=facts.digest)
+            merged = merge_facts(row["facts"], values)
+            if merged != row["facts"]:
+                await connection.execute("UPDATE bases SET facts = $2 WHERE name = $1", facts.name, merged)
+        return msgspec.convert(merged, BaseFacts)
 
     async def base(self, name: BaseName | str) -> BaseFacts:
         """Return a base. Raises NotFound."""

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.base_facts import BaseFacts, ProbeStatus
 from mint_common.adapters_format.sites import refused_targets
 from mint_common.catalog import CollectionReport
 from mint_common.catalog_requests import Body, Label
@@ -41,6 +41,25 @@ class ExpertsBody(Body):
     interleaved: bool = False
 
 
+class ProbeLineBody(Body):
+    """A line of a probe (`mint_common.adapters_format.ProbeLine`)."""
+
+    part: Label
+    status: ProbeStatus
+    nats: float | None = None
+    note: Annotated[str, StringConstraints(max_length=8000)] = ""
+    right: tuple[ModuleName, ...] = ()
+
+
+class ProbeBody(Body):
+    """What a probe found (`mint_common.adapters_format.ProbeResult`)."""
+
+    lines: tuple[ProbeLineBody, ...]
+    dtype: Label
+    small: Sentence
+    seconds: Annotated[float, Field(ge=0)]
+
+
 class BaseBody(Body):
     """The facts of a base (`mint_common.adapters_format.BaseFacts`)."""
 
@@ -61,6 +80,8 @@ class BaseBody(Body):
     checkpoint_names: Annotated[dict[ModuleName, TensorName], Field(default_factory=dict)]
     refused: Annotated[dict[ModuleName, Sentence], Field(default_factory=dict)]
     served_only: bool = False
+    trained_only: bool = False
+    probe: ProbeBody | None = None
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
@@ -72,7 +93,7 @@ async def put_base(name: str, body: BaseBody, registry: RegistryDep) -> BaseFact
     """Register a base, or return the registered one."""
     if body.name != name:
         raise InvalidField(field="name", problem=f"{body.name!r} is not {name!r}, the name in the path")
-    return await registry.catalog.put_base(body.to_facts(), now=registry.clock.now())
+    return _explained(await registry.catalog.put_base(body.to_facts(), now=registry.clock.now()))
 
 
 @router.get("/bases")

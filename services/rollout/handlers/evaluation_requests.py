@@ -15,6 +15,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, derive_id
 from mint_common.job_requests import LATEST, CompareBody, EvaluationRunBody, Questions
+from mint_common.lora import check_served
 from mint_common.names import BEST, number_or_digest
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -77,7 +78,10 @@ class EvaluationMaker:
 
     async def _questions(self, caller: Caller, asked: Questions, *bases: BaseName) -> RunPart:
         """Return the prompts of a run for each of these bases. Raises NotFound, InvalidField."""
-        max_context = min([(await self.admission.registry.get_base(base)).max_context for base in bases])
+        facts = [await self.admission.registry.get_base(base) for base in bases]
+        for each in facts:
+            check_served(each, field="policy" if getattr(asked, "policy", None) else "model")
+        max_context = min(each.max_context for each in facts)
         if asked.file is None:
             task = await self.tasks.describe(str(asked.task))
             return plan_task(asked, asdict(task.defaults), max_context=max_context)

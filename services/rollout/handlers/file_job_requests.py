@@ -16,7 +16,7 @@ from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.events import JobSubmitted, LoraSpec
 from mint_common.fine_tuning_requests import FineTuningBody
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
-from mint_common.lora import check_trainable
+from mint_common.lora import check_served, check_trainable
 from mint_common.names import number_or_digest
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.core.files.records import FileRecord, IdPrefix, check_id
@@ -80,12 +80,14 @@ class FileJobMaker:
             max_context=base.max_context,
             seed=seed_of(job_id),
         )
-        check_sampled(
-            plan.spec,
-            await self.admission.limits(base.name),
-            group_field="method.reinforcement.hyperparameters.compute_multiplier",
-            tokens_field="mint.max_new_tokens",
-        )
+        if plan.spec.is_sampled:
+            check_served(base, field="model")
+            check_sampled(
+                plan.spec,
+                await self.admission.limits(base.name),
+                group_field="method.reinforcement.hyperparameters.compute_multiplier",
+                tokens_field="mint.max_new_tokens",
+            )
         data = plan.spec.data
         promotion = plan_promotion(body, data.evaluation if data else None, caller)
         if policy is not None:

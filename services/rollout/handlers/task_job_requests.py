@@ -11,7 +11,7 @@ from mint_common.errors import MintError
 from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.job_requests import JobRequest
-from mint_common.lora import check_trainable
+from mint_common.lora import check_served, check_trainable
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled, plan_job
@@ -47,6 +47,7 @@ class TaskJobMaker:
         task = await self.tasks.describe(body.task)
         base = await admission.registry.get_base(policy.base)
         check_trainable(base, field="policy")
+        check_served(base, field="policy")  # its engines read a task's texts as tokens
         spec = plan_job(
             body, admission.algorithms, defaults=asdict(task.defaults), max_context=base.max_context
         )

@@ -13,7 +13,7 @@ import msgspec
 import psutil
 
 from mint_client.core.tables import shown_bytes
-from mint_common.adapters_format import BaseFacts
+from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.adapters_format.base_files import (
     LICENCE_FILES,
     TEXT_FILES,
@@ -29,6 +29,7 @@ from services.standalone.adapters.base_import import (
     Report,
     Wish,
     check_room,
+    choose,
     dequantize_folder,
     find_same,
     import_folder,
@@ -40,7 +41,7 @@ from services.standalone.adapters.model_sizes import shape_of_folder, shape_of_m
 from services.standalone.adapters.probing.running import run_probe
 from services.standalone.core.base_sources import HubSource
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.probe_lines import advice
+from services.standalone.core.probe_lines import advice, failed_lines
 from services.standalone.core.refusals import NoRoomError, ProbeFailedError
 from services.standalone.core.sizing import needs_of, told_facts
 
@@ -78,18 +79,28 @@ def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
 
 def _probed(source: Path, wish: Wish) -> Wish:
     """Return a wish with what its probe found. Raises ProbeFailedError. No base is probed twice."""
-    if not wish.probes or wish.target.exists():
+    if not wish.probes or (wish.target.exists() and not _chooses_anew(wish)):
         return wish
     if find_spec("vllm") is None:
         wish.report("not probed: vLLM is not installed here")
         return wish
     result = run_probe(source, targets=wish.targets, report=wish.report)
     is_quantized = bool(read_quantization(read_config(source), place=str(source)))
-    failed = result.failed(serve_only=wish.serve_only or (is_quantized and not wish.dequantize))
+    failed = failed_lines(
+        result,
+        serve_only=wish.serve_only or (is_quantized and not wish.dequantize),
+        train_only=wish.train_only,
+    )
     if failed:
         lines = "; ".join(f"{line.part}: {line.told()}" for line in failed)
         raise ProbeFailedError(source=wish.origin, lines=lines, advice=advice(result))
     return replace(wish, probed=result)
+
+
+def _chooses_anew(wish: Wish) -> bool:
+    """Return whether a base that is there already would get other choices."""
+    present = read_base_facts(wish.target)
+    return wish.chooses and choose(present, wish) != present
 
 
 def _fetch_weights(model: HubModel, weights: tuple[str, ...], report: Report) -> None:
@@ -124,8 +135,16 @@ def _tell(source: Path, wish: Wish) -> None:
     _check_tokenizer(source / "tokenizer.json", shape)
     for about, told in told_facts(shape, quantization=method, max_rank=wish.max_rank).items():
         wish.report(f"{about}: {told}")
+    if meta.max_context < meta.full_context:
+        wish.report(
+            f"context: {meta.max_context} of {meta.full_context} tokens, the first one of longrope; beyond it"
+            " engines take other frequencies than transformers"
+        )
     if wish.dequantize:
         _check_dequantizing(shape, method, wish)
+    elif method and wish.train_only:
+        problem = f"the base is quantized ({method}), and only floats are trained: see --dequantize"
+        raise InvalidField(field="--train-only", problem=problem)
     elif method:
         wish.report(f"quantized ({method}): served where vLLM serves it, and not trained; see --dequantize")
 

@@ -17,6 +17,7 @@ import msgspec
 
 from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
+from mint_common.adapters_format.base_facts import ProbeResult
 from mint_common.adapters_format.base_files import (
     TEXT_FILES,
     base_files,
@@ -28,15 +29,14 @@ from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFoun
 from mint_common.ids import Digest
 from mint_common.new_folder import new_folder
 from services.standalone.adapters.base_description import describe_base
-from services.standalone.core.probe_lines import ProbeResult
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 SOURCE_FILE = "mint_source.json"
-PROBE_FILE = "mint_probe.json"
-"""Origin of a base and its probe, for its user; not part of its digest."""
+"""Origin of a base, for its user; not part of its digest."""
+_LEFT_OUT = "left out by --targets"
 
 Report = Callable[[str], None]
 
@@ -47,7 +47,7 @@ class Wish:
 
     ``origin`` is where it came from; with ``dequantize`` a quantized one is written in bfloat16. ``targets``
     are those that it is trained and served with, () for all. With ``probes`` it is probed first, and what
-    that found is ``probed``.
+    that found is ``probed``. A base that is there already gets the choices among these.
     """
 
     target: Path
@@ -58,8 +58,14 @@ class Wish:
     dequantize: bool = False
     targets: tuple[str, ...] = ()
     serve_only: bool = False
+    train_only: bool = False
     probes: bool = False
     probed: ProbeResult | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Return whether it asks for some targets, for serving or for training alone."""
+        return bool(self.targets) or self.serve_only or self.train_only
 
 
 def import_smollm2(wish: Wish) -> BaseFacts:
@@ -85,8 +91,8 @@ def import_folder(source: Path, wish: Wish, *, known: Mapping[str, str]) -> Base
     """Take over a folder of Hugging Face files that is complete; weights are linked or else copied.
 
     ``known`` are SHA-256 of files that need no reading. A base of the same files that is there already is
-    returned. Raises BaseNameTakenError when the target is another base, NoRoomError when the weights must be
-    copied and do not fit.
+    returned, with what the wish chooses. Raises BaseNameTakenError when the target is another base,
+    NoRoomError when the weights must be copied and do not fit.
     """
     files = base_files(source)
     hashes = {name: known[name] for name in files if name in known}
@@ -109,7 +115,7 @@ def origin_of(folder: Path) -> str:
 
 
 def find_same(wish: Wish, digest: Digest) -> BaseFacts | None:
-    """Return the base that has a folder already, None when there is none.
+    """Return the base that has a folder already, with what the wish chooses; None when there is none.
 
     Raises BaseNameTakenError when its files are others, AlreadyExists when its largest rank is another.
     """
@@ -120,6 +126,12 @@ def find_same(wish: Wish, digest: Digest) -> BaseFacts | None:
         raise BaseNameTakenError(name=wish.name, found=present.digest, expected=digest)
     if present.max_rank != wish.max_rank:
         raise AlreadyExists(kind=f"base with --max-rank {present.max_rank}", name=wish.name)
+    if wish.chooses and (chosen := choose(present, wish)) != present:
+        written = wish.target / f".{BASE_FILE}"
+        write_base_facts(written, chosen)
+        written.replace(wish.target / BASE_FILE)
+        wish.report(f"{wish.name} has other targets or uses now: restart the parts of the stack that run it")
+        return chosen
     return present
 
 
@@ -131,16 +143,28 @@ def make_base(
         fill(building)
         wish.report("describing the base")
         facts = describe_base(building, name=wish.name, max_rank=wish.max_rank, hashes=hashes)
-        facts = replace(facts, served_only=wish.serve_only)
-        if wish.targets:
-            facts = restricted(facts, wish.targets)
-        (building / BASE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
+        facts = choose(facts, wish)
+        write_base_facts(building / BASE_FILE, facts)
         (building / SOURCE_FILE).write_bytes(msgspec.json.encode({"source": wish.origin}))
-        if wish.probed is not None:
-            (building / PROBE_FILE).write_bytes(
-                msgspec.json.format(msgspec.json.encode(wish.probed), indent=1)
-            )
     return facts
+
+
+def choose(facts: BaseFacts, wish: Wish) -> BaseFacts:
+    """Return a base's facts with what a wish chooses and its probe found. Raises InvalidField."""
+    refused = {name: why for name, why in facts.refused.items() if why != _LEFT_OUT}
+    chosen = replace(
+        facts,
+        refused=refused,
+        served_only=wish.serve_only,
+        trained_only=wish.train_only,
+        probe=wish.probed or facts.probe,
+    )
+    return restricted(chosen, wish.targets) if wish.targets else chosen
+
+
+def write_base_facts(file: Path, facts: BaseFacts) -> None:
+    """Write facts as people read them."""
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
 
 
 def restricted(facts: BaseFacts, targets: Collection[str]) -> BaseFacts:
@@ -149,14 +173,8 @@ def restricted(facts: BaseFacts, targets: Collection[str]) -> BaseFacts:
     if unknown:
         problem = f"{unknown[0]!r} is none of the base's: {', '.join(facts.targets)}"
         raise InvalidField(field="--targets", problem=problem)
-    left = {name: "left out by --targets" for name in facts.targets if name not in targets}
+    left = {name: _LEFT_OUT for name in facts.targets if name not in targets}
     return replace(facts, refused={**facts.refused, **left})
-
-
-def probe_of(folder: Path) -> ProbeResult | None:
-    """Return what the probe of a base found, None of one that was not probed."""
-    path = folder / PROBE_FILE
-    return msgspec.json.decode(path.read_bytes(), type=ProbeResult) if path.is_file() else None
 
 
 def take_over(source: Path, files: Iterable[str], target: Path, *, report: Report) -> None:

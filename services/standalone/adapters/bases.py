@@ -13,9 +13,10 @@ import services
 from mint_client.core.refusals import LocalFailureError
 from mint_client.core.tables import shown_bytes
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
+from mint_common.adapters_format.base_facts import ProbeResult
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
-from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of, probe_of
+from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of
 from services.standalone.adapters.model_sizes import shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
@@ -42,8 +43,13 @@ def find_base(folder: Path, name: str) -> BaseAt:
         known = ", ".join(sorted(facts.name for _, facts in list_bases(folder)))
         raise BaseMissingError(name=name, folder=str(folder), known=known or "none")
     facts = read_base_facts(place)
+    return base_at(str(place.resolve()), name, facts)
+
+
+def base_at(folder: str, name: str, facts: BaseFacts) -> BaseAt:
+    """Return a base of a folder, with the parts that its facts allow."""
     is_trained = not facts.quantization and not facts.served_only
-    return BaseAt(name=name, folder=str(place.resolve()), trainable=is_trained)
+    return BaseAt(name=name, folder=folder, trainable=is_trained, served=not facts.trained_only)
 
 
 def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False) -> BaseAt:
@@ -87,6 +93,7 @@ def add_base(
     dequantize: bool = False,
     targets: Sequence[str] = (),
     serve_only: bool = False,
+    train_only: bool = False,
     probes: bool = False,
 ) -> BaseFacts:
     """Make a base from a known name, a folder of Hugging Face files, or a model of a hub.
@@ -97,6 +104,8 @@ def add_base(
     """
     if not re.fullmatch(BASE_NAME_PATTERN, name):
         raise InvalidField(field="--name", problem=f"{name!r} does not match {BASE_NAME_PATTERN}")
+    if serve_only and train_only:
+        raise InvalidField(field="--train-only", problem="or --serve-only: with both nothing is left")
     _quiet_libraries()
     # Their libraries take seconds to load.
     from services.standalone.adapters.base_adding import add_folder, add_from_hub
@@ -110,6 +119,7 @@ def add_base(
         dequantize=dequantize,
         targets=tuple(targets),
         serve_only=serve_only,
+        train_only=train_only,
         probes=probes and source not in KNOWN_BASES,
         report=report,
     )
@@ -134,12 +144,11 @@ def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
         "source": origin_of(place),
         "files": shown_bytes(sum(file.stat().st_size for file in place.iterdir())),
         **told_facts(shape, quantization=facts.quantization, max_rank=facts.max_rank),
-        **_probe_shown(place),
+        **_probe_shown(facts.probe),
     }
 
 
-def _probe_shown(place: Path) -> dict[str, str]:
-    found = probe_of(place)
+def _probe_shown(found: ProbeResult | None) -> dict[str, str]:
     if found is None:
         return {"probe": "not probed"}
     told = {f"probe, {line.part}": line.told() for line in found.lines}

@@ -39,14 +39,15 @@ def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
 
 def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> Iterator[int]:
     """Yield the bytes of the weights in each part with a base, in one dtype or in the configured one."""
+    engines = base.plan.engines if base.served else ()
     if not base.trainable:
         files = sum(file.stat().st_size for file in Path(base.folder).glob("*.safetensors"))
-        yield from (files for _ in base.plan.engines)
+        yield from (files for _ in engines)
         return
     headers = (map_tensors(file).header for file in Path(base.folder).glob("*.safetensors"))
     parameters = sum(math.prod(each.shape) for header in headers for each in header.tensors)
     parts = [("MINT_TRAINER_DTYPE", base.plan.trainer)]
-    parts += [("MINT_LOADER_DTYPE", env) for env in base.plan.engines]
+    parts += [("MINT_LOADER_DTYPE", env) for env in engines]
     for variable, env in parts:
         chosen = dtype or {**overrides, **env}.get(variable, "float32")
         yield ITEM_BYTES.get(chosen, ITEM_BYTES["float32"]) * parameters

@@ -1,11 +1,12 @@
 """The trainers and engines of a stack, from their settings and the bases' files. Starts nothing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mint_common.adapters_format import BASE_FILE, read_base_facts
 from services.loader.settings import LoaderSettings
-from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
+from services.standalone.adapters.bases import DEFAULT_MAX_RANK, base_at, shape_of
 from services.standalone.core.base_sources import usual_name
 from services.standalone.core.plan import (
     Addresses,
@@ -36,10 +37,7 @@ def read_parts(
     Raises SettingInvalid for a setting that a part would refuse, and what `shape_of` raises.
     """
     bases = {usual_name(name): _base(folder, name) for name in plans}
-    places = [
-        BaseAt(name=name, folder=f"/{name}", plan=plan, trainable=bases[name].weights is None)
-        for name, plan in zip(bases, plans.values(), strict=True)
-    ]
+    places = [_place(folder, usual_name(name), plan) for name, plan in plans.items()]
     services = plan_services(
         places,
         _NOWHERE,
@@ -56,6 +54,12 @@ def read_parts(
             chosen, base = _chosen(settings, _seen(service, gpus)), bases[settings.base_dir.name]
             parts.append(Part(name=service.name, gpus=chosen, base=base, settings=settings))
     return parts
+
+
+def _place(folder: Path, name: str, plan: BasePlan) -> BaseAt:
+    if not (folder / name / BASE_FILE).is_file():
+        return BaseAt(name=name, folder=f"/{name}", plan=plan)
+    return replace(base_at(f"/{name}", name, read_base_facts(folder / name)), plan=plan)
 
 
 def _base(folder: Path, name: str) -> PlannedBase:

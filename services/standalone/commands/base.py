@@ -78,6 +78,12 @@ def add(
     serve_only: Annotated[
         bool, typer.Option("--serve-only", help="Serve the base and adapters of it, and train none over it.")
     ] = False,
+    train_only: Annotated[
+        bool,
+        typer.Option(
+            "--train-only", help="Train policies over the base, and serve neither it nor them here."
+        ),
+    ] = False,
     probe: Annotated[
         bool,
         typer.Option(
@@ -114,6 +120,7 @@ def add(
         dequantize=dequantize,
         targets=[each.strip() for each in targets.split(",") if each.strip()],
         serve_only=serve_only,
+        train_only=train_only,
         probes=probe,
         report=report,
     )
@@ -163,6 +170,8 @@ def _measured(place: Path) -> dict[str, int]:
 
 
 def _shown(facts: BaseFacts) -> dict[str, object]:
-    kept = ("name", "digest", "architecture", "quantization", "served_only", "max_context", "max_rank")
-    shown = {name: getattr(facts, name) for name in kept} | {"targets": ", ".join(served_targets(facts))}
+    told = ("name", "digest", "architecture", "quantization", "served_only", "trained_only", "max_context")
+    shown = {name: getattr(facts, name) for name in (*told, "max_rank")} | {
+        "targets": ", ".join(served_targets(facts))
+    }
     return {**shown, **told_layers(facts)}

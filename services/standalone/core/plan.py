@@ -40,12 +40,14 @@ def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseAt:
-    """A base, its folder, and its parts; a quantized base is served but not trained."""
+    """A base, its folder, and its parts; one that is not ``trainable`` has no trainer, one that is not
+    ``served`` no engine."""
 
     name: str
     folder: str
     plan: BasePlan = field(default_factory=BasePlan)
     trainable: bool = True
+    served: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ def _trainers(base: BaseAt) -> list[str]:
 
 
 def _loaders(base: BaseAt) -> list[str]:
+    if not base.served:
+        return []
     first = f"loader-{base.name}"
     return [first, *(f"{first}-{number}" for number in range(2, len(base.plan.engines) + 1))]
 
@@ -130,17 +134,19 @@ def plan_services(
     )
 
 
-def _check_trainer(base: BaseAt) -> None:
-    """Raise SettingInvalid for trainer settings of a quantized base, which has no trainer."""
+def _check_parts(base: BaseAt) -> None:
+    """Raise SettingInvalid for settings of a trainer or an engine that a base does not have."""
     lost = [variable for variable in base.plan.trainer if variable != "MINT_TRAINER_DTYPE"]
     if lost and not base.trainable:
-        problem = f"the base {base.name} is quantized, so it has no trainer"
-        raise SettingInvalid(name=lost[0], problem=problem)
+        raise SettingInvalid(name=lost[0], problem=f"the base {base.name} is not trained")
+    lost = [variable for env in base.plan.engines for variable in env if variable != "MINT_LOADER_DTYPE"]
+    if lost and not base.served:
+        raise SettingInvalid(name=lost[0], problem=f"the base {base.name} is only trained")
 
 
 def _parts_of(base: BaseAt, cache_folder: str) -> Iterator[ServicePart]:
-    """Yield a base's trainer, if any, and its engines."""
-    _check_trainer(base)
+    """Yield a base's trainer and its engines, if any."""
+    _check_parts(base)
     for name in _trainers(base):
         yield ServicePart(
             name=name,
@@ -149,7 +155,7 @@ def _parts_of(base: BaseAt, cache_folder: str) -> Iterator[ServicePart]:
             ready_seconds=300.0,
             env={**base.plan.trainer, "MINT_TRAINER_BASE_DIR": base.folder},
         )
-    for name, env in zip(_loaders(base), base.plan.engines, strict=True):
+    for name, env in zip(_loaders(base), base.plan.engines, strict=base.served):
         own = {
             "MINT_LOADER_BASE_DIR": base.folder,
             "MINT_LOADER_ENGINE_ID": f"engine-{name.removeprefix('loader-')}",

@@ -6,10 +6,8 @@ is twice that.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
 
-import msgspec
-
+from mint_common.adapters_format.base_facts import ProbeLine, ProbeResult
 from mint_common.adapters_format.layer_kinds import INDEXED, MASKED, TOKENWISE
 from mint_common.probing import BARE, BOTH, Difference, EngineFindings, HandOver, TrainerFindings
 
@@ -19,37 +17,16 @@ _ATTENTION = MASKED | TOKENWISE | {INDEXED}
 EACH = "each target"
 TRAINING = ("trainer", "shared prompts", "hand-over", "routes", "chat template")
 """Parts that say nothing of a base that is only served."""
-Status = Literal["ok", "failed", "left out"]
+SERVING = ("engine", EACH, "hand-over", "routes", "chat template")
+"""Parts that say nothing of a base that is only trained."""
 
 
-class ProbeLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a probe. ``nats`` is the largest difference; ``note`` explains the line, and ``right``
-    names the targets that are right alone."""
-
-    part: str
-    status: Status
-    nats: float | None = None
-    note: str = ""
-    right: tuple[str, ...] = ()
-
-    def told(self) -> str:
-        """Return the line as a user reads it."""
-        size = "" if self.nats is None else f", {self.nats:.1e} nats"
-        return f"{self.status}{size}{f': {self.note}' if self.note else ''}"
-
-
-class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The lines of a base's probe, the dtype of its engine, what of it was small, and how long it took."""
-
-    lines: tuple[ProbeLine, ...]
-    dtype: str
-    small: str
-    seconds: float
-
-    def failed(self, *, serve_only: bool = False) -> tuple[ProbeLine, ...]:
-        """Return the lines that failed, of a base that is only served those of the engine."""
-        left_out = TRAINING if serve_only else ()
-        return tuple(line for line in self.lines if line.status == "failed" and line.part not in left_out)
+def failed_lines(
+    result: ProbeResult, *, serve_only: bool = False, train_only: bool = False
+) -> tuple[ProbeLine, ...]:
+    """Return the lines that failed, of those that matter for what a base is used for."""
+    left_out = {*(TRAINING if serve_only else ()), *(SERVING if train_only else ())}
+    return tuple(line for line in result.lines if line.status == "failed" and line.part not in left_out)
 
 
 def probe_lines(
@@ -64,6 +41,7 @@ def probe_lines(
     return (
         *_trainer_lines(trainer, limit),
         *_engine_lines(engine, found, trainer.targets, limit=limit, problem=problem),
+        *_unreplayed(trainer),
         _chat_line(trainer, engine),
     )
 
@@ -124,6 +102,13 @@ def _engine_lines(
     return lines
 
 
+def _unreplayed(trainer: TrainerFindings) -> Sequence[ProbeLine]:
+    if not trainer.route_problem:
+        return []
+    note = f"not replayed in training: {trainer.route_problem}"
+    return [ProbeLine(part="routes", status="left out", note=note)]
+
+
 def _engine_note(engine: EngineFindings, found: Mapping[str, Difference], limits: Mapping[str, float]) -> str:
     if engine.one_token:
         return f"a prompt of one token: {engine.one_token}"
@@ -182,10 +167,12 @@ def _chat_line(trainer: TrainerFindings, engine: EngineFindings) -> ProbeLine:
 
 def advice(result: ProbeResult) -> str:
     """Return what a user may do about a base that failed."""
-    failed = {line.part for line in result.failed()}
     alone = next((line for line in result.lines if line.part == EACH), None)
+    ways = []
     if alone is not None and alone.status == "failed" and alone.right:
-        return f"`--targets {','.join(alone.right)}` leaves out what is wrong"
-    if failed & {"engine", EACH}:
-        return "another version of vLLM may serve it; `--no-probe` adds it as it is, at your own risk"
-    return "`--serve-only` adds it without a trainer"
+        ways.append(f"`--targets {','.join(alone.right)}` leaves out what is wrong")
+    if not failed_lines(result, serve_only=True):
+        ways.append("`--serve-only` adds it without a trainer")
+    if not failed_lines(result, train_only=True):
+        ways.append("`--train-only` adds it without an engine")
+    return "; ".join(ways) or "`--no-probe` adds it as it is, at your own risk"

@@ -68,7 +68,19 @@ def test_a_quantized_base_has_a_loader_and_no_trainer() -> None:
     assert planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].count("http") == 1
     assert "trainer-fp8" not in planned["gateway"].needs
     with_settings = replace(bases[1], plan=BasePlan(trainer={"MINT_TRAINER_THREADS": "2"}))
-    with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is quantized"):
+    with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is not trained"):
+        plan(bases=(with_settings,))
+
+
+def test_a_base_that_is_only_trained_has_a_trainer_and_no_loader() -> None:
+    bases = (BASES[0], BaseAt(name="gpt2", folder="/b/gpt2", served=False))
+    planned = plan(bases=bases)
+    assert {"trainer-tiny", "loader-tiny", "trainer-gpt2"} < set(planned)
+    assert "loader-gpt2" not in planned
+    assert planned["gateway"].env["MINT_PEERS_LOADER_URLS"].count("http") == 1
+    assert plan(bases=bases[1:])["gateway"].env["MINT_PEERS_LOADER_URLS"] == ""
+    with_settings = replace(bases[1], plan=BasePlan(engines=({"MINT_LOADER_SLOTS": "2"},)))
+    with pytest.raises(SettingInvalid, match=r"MINT_LOADER_SLOTS: the base gpt2 is only trained"):
         plan(bases=(with_settings,))
 
 

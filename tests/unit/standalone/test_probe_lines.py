@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mint_common.adapters_format.base_facts import ProbeLine, ProbeResult
 from mint_common.probing import (
     COMPARED,
     TRAINER,
@@ -16,7 +17,7 @@ from mint_common.probing import (
     read_probe,
     write_probe,
 )
-from services.standalone.core.probe_lines import ProbeResult, advice, probe_lines
+from services.standalone.core.probe_lines import advice, failed_lines, probe_lines
 
 TARGETS = ("k_proj", "q_proj", "v_proj")
 RIGHT = TrainerFindings(
@@ -40,6 +41,10 @@ def lines(
     return {line.part: (line.status, line.note) for line in whole}
 
 
+def result_of(whole: tuple[ProbeLine, ...]) -> ProbeResult:
+    return ProbeResult(lines=whole, dtype="float32", small="", seconds=1.0)
+
+
 def test_a_base_that_is_right_has_only_lines_that_are_ok() -> None:
     assert {status for status, _ in lines().values()} == {"ok"}
 
@@ -47,9 +52,9 @@ def test_a_base_that_is_right_has_only_lines_that_are_ok() -> None:
 def test_a_target_that_is_wrong_alone_is_named_and_the_others_are_offered() -> None:
     found = compared(q_proj=Difference(reference=1.2, effect=0.8), a=Difference(reference=1.3, trainer=1.3))
     whole = probe_lines(RIGHT, ANSWERED, found, kinds=())
-    result = ProbeResult(lines=whole, dtype="float32", small="", seconds=1.0)
-    assert [line.part for line in result.failed()] == ["engine", "each target", "hand-over"]
-    assert "q_proj is 1.2e+00 off" in result.failed()[1].note
+    result = result_of(whole)
+    assert [line.part for line in failed_lines(result)] == ["engine", "each target", "hand-over"]
+    assert "q_proj is 1.2e+00 off" in failed_lines(result)[1].note
     assert "--targets k_proj,v_proj" in advice(result)
 
 
@@ -57,10 +62,20 @@ def test_a_base_that_only_its_trainer_gets_wrong_may_be_served() -> None:
     whole = probe_lines(
         TrainerFindings(problem="KeyError: 'x'", targets=TARGETS), ANSWERED, compared(), kinds=()
     )
-    result = ProbeResult(lines=whole, dtype="float32", small="", seconds=1.0)
-    assert result.failed()
-    assert not result.failed(serve_only=True)
-    assert "--serve-only" in advice(result)
+    result = result_of(whole)
+    assert failed_lines(result)
+    assert not failed_lines(result, serve_only=True)
+    assert advice(result) == "`--serve-only` adds it without a trainer"
+
+
+def test_a_base_that_only_the_engine_gets_wrong_may_be_trained() -> None:
+    dead = EngineFindings(problem="AssertionError: no sigmoid routing")
+    result = result_of(probe_lines(RIGHT, dead, None, kinds=()))
+    assert [line.part for line in failed_lines(result)] == ["engine"]
+    assert not failed_lines(result, train_only=True)
+    assert advice(result) == "`--train-only` adds it without an engine"
+    both = result_of(probe_lines(TrainerFindings(problem="KeyError"), dead, None, kinds=()))
+    assert advice(both) == "`--no-probe` adds it as it is, at your own risk"
 
 
 def test_what_the_engine_refuses_is_said_in_its_own_words() -> None:

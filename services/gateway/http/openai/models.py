@@ -21,14 +21,19 @@ async def list_all(caller: ReadCaller, catalog: CatalogDep) -> JsonObject:
     """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
     Other revisions are served by number too. A policy without a revision is not listed: it cannot answer yet.
+    Neither is a base that is only trained, nor a policy over it.
     At most 100 policies and 1,000 entries are listed. `max_model_len` is the context that prompt and answer
     share.
     """
     bases, names = await asyncio.gather(
         catalog.registry.list_bases(), catalog.registry.list_names(caller.tenant_id, limit=MAX_POLICIES)
     )
+    served = {base.name for base in bases if not base.trained_only}
     listed = list_models(
-        [base.name for base in bases], names, contexts=catalog.engines.contexts(), limit=MAX_ENTRIES
+        served,
+        [policy for policy in names if policy.base in served],
+        contexts=catalog.engines.contexts(),
+        limit=MAX_ENTRIES,
     )
     return {"object": "list", "data": listed}
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from mint_common.adapters_format import BASE_FILE, BaseFacts
+from mint_common.adapters_format.base_facts import ProbeResult
 from mint_common.adapters_format.layer_kinds import CHUNKED
 from mint_common.probing import (
     BASE,
@@ -34,7 +35,7 @@ from services.standalone.adapters.base_import import Report, restricted
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.probing.small_base import make_small_base
 from services.standalone.adapters.sessions import kill_sessions
-from services.standalone.core.probe_lines import ProbeResult, probe_lines
+from services.standalone.core.probe_lines import probe_lines
 from services.standalone.core.small_config import CHUNK, WINDOW
 
 MAX_SECONDS = 300.0
