@@ -16,7 +16,7 @@ import pytest
 import torch
 from families import FAMILIES, make_tiny, save_tiny
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DeepseekV3ForCausalLM, PreTrainedModel
 
 from mint_common.adapters_format import BASE_FILE
 from mint_common.adapters_format.names import leaf_of
@@ -244,16 +244,23 @@ def test_a_base_whose_router_is_not_found_says_so_and_trains_without_routes() ->
         assert base.score(lines_of(base, [row])).routed_T is None
 
 
-@pytest.mark.parametrize(("name", "times"), [("mixtral", 1), ("deepseek_v3", 2)])
-def test_a_router_under_replay_runs_once_unless_it_chooses_groups_first(name: str, times: int) -> None:
-    base = resident(name)
-    row = routed(base, rows_behind_a_prompt(7, rows=1)[0])
+@pytest.mark.parametrize(("groups", "times"), [(1, 1), (2, 2)])
+def test_a_router_under_replay_runs_once_unless_it_chooses_groups_first(groups: int, times: int) -> None:
+    config = FAMILIES["deepseek_v3"].config()
+    config.n_group, config.topk_group = groups, 1
+    torch.manual_seed(0)
+    model = DeepseekV3ForCausalLM(config).eval()
+    base = ResidentBase(model, facts_of(model))
+    row = rows_behind_a_prompt(7, rows=1)[0]
+    own, moved = routed(base, row), routed(base, row, moved=1)
     calls: list[int] = []
     for gate in base._gates:
         gate.base.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
-        base.score(lines_of(base, [row]))
-    assert len(calls) == times * len(base._gates)
+        silent, *replayed_ = (base.score(lines_of(base, [each])) for each in (row, own, moved))
+    assert len(calls) == (1 + 2 * times) * len(base._gates)
+    assert torch.equal(replayed_[0].logprobs_T, silent.logprobs_T)
+    assert not torch.equal(replayed_[1].logprobs_T, silent.logprobs_T)
 
 
 @pytest.mark.parametrize(
