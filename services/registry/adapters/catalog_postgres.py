@@ -137,7 +137,7 @@ class PostgresCatalog:
 
         Raises BaseChanged for another digest.
         """
-        values = msgspec.to_builtins(facts)
+        values = msgspec.json.decode(msgspec.json.encode(facts))
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_ADD_BASE, facts.name, facts.digest, values, now)
             row = found(await connection.fetchrow(_LOCK_BASE, facts.name), "base", facts.name)
