@@ -78,7 +78,7 @@ class MetaModel:
         first = [
             one["original_max_position_embeddings"] for one in ropes if one.get("rope_type") == "longrope"
         ]
-        return min([self.full_context, *first])
+        return min([self.full_context, *map(int, first)])
 
     @property
     def full_context(self) -> int:

@@ -198,7 +198,7 @@ class ResidentBase:
         with torch.no_grad():
             body = self.target_scores.body(input_ids=self._few_tokens(), use_cache=False)
             found = self.target_scores.logits(body.last_hidden_state[0])
-        return torch.allclose(whole, found, atol=_PROBE_TOLERANCE)
+        return bool(torch.allclose(whole, found, atol=_PROBE_TOLERANCE))
 
     def _few_tokens(self) -> Tensor:
         return torch.arange(min(4, self.facts.vocab_size), device=self.device)[None]
