@@ -83,6 +83,12 @@ async def test_a_head_is_bounded_in_bytes_and_lines() -> None:
         assert await client.status() == b"431"
         client = await server.connect(b"POST / HTTP/1.1\r\n" + b"a: b\r\n" * 30)
         assert await client.status() == b"400"
+        client = await server.connect(b"POST / HTTP/1.1\r\nx-request-id: mine\r\n" + b"a: b\r\n" * 30)
+        assert await client.status() == b"400"
+        assert (await client.headers())["x-request-id"] == "mine"
+        client = await server.connect(b"nonsense\r\n\r\n")
+        assert await client.status() == b"400"
+        assert (await client.headers())["x-request-id"].startswith("req_")
 
 
 async def test_an_answer_that_needs_no_body_comes_at_once_and_its_connection_ends_soon() -> None:

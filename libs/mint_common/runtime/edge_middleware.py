@@ -1,4 +1,4 @@
-"""Middleware around every request: span, metrics, size limit, internal token, and handling of bugs."""
+"""Middleware around every request: its id, span, metrics, size limit, internal token, and handling of bugs."""
 
 import hmac
 import logging
@@ -18,7 +18,7 @@ from mint_common.runtime.draining import RequestsInHand, stream_error_of
 from mint_common.runtime.edge_body import check_text, read_body, replayed
 from mint_common.runtime.edge_series import request_seconds
 from mint_common.runtime.slow_clients import paced
-from mint_common.telemetry.tracing import extracted, span, trace_id
+from mint_common.telemetry.tracing import REQUEST_HEADER, extracted, request_of, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 TRACE_HEADER = "x-mint-trace-id"
@@ -56,19 +56,22 @@ class EdgeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        answer = _Answer(send, request=request_of(headers), closes=self._in_hand.is_draining)
+        if scope["path"] in _QUIET_PATHS:
+            await self._app(scope, receive, answer.send)
             return
         started = time.perf_counter()
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        answer = _Answer(send, closes=self._in_hand.is_draining)
-        headers = Headers(scope=scope)
-        with extracted(headers), span(method, kind=SpanKind.SERVER) as current:
+        with extracted(headers, request=answer.request), span(method, kind=SpanKind.SERVER) as current:
             try:
                 await self._guarded(scope, headers, receive, answer)
             finally:
                 route = getattr(scope.get("route"), "path", "unknown")
-                _describe(current, method, route, answer.status)
+                _describe(current, method, route, answer)
                 seconds = self._seconds.labels(method, route, str(answer.status))
                 seconds.observe(time.perf_counter() - started)
 
@@ -120,10 +123,11 @@ class EdgeMiddleware:
 
 
 class _Answer:
-    """Records the status of the answer (0: none yet) and adds the trace id; ``closes`` its connection."""
+    """Records the status of the answer (0: none yet) and adds its ids; ``closes`` its connection."""
 
-    def __init__(self, send: Send, *, closes: bool) -> None:
+    def __init__(self, send: Send, *, request: str, closes: bool) -> None:
         self._send = send
+        self.request = request
         self._closes = closes
         self.status = 0
         self.is_complete = False
@@ -132,6 +136,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=list(message.get("headers", ())))
+            headers[REQUEST_HEADER] = self.request
             headers[TRACE_HEADER] = trace_id()
             if self._closes:
                 headers["connection"] = "close"
@@ -140,9 +145,9 @@ class _Answer:
         self.is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
-def _describe(current: Span, method: str, route: str, status: int) -> None:
+def _describe(current: Span, method: str, route: str, answer: _Answer) -> None:
     current.update_name(f"{method} {route}")
     current.set_attributes({"http.request.method": method, "http.route": route})
-    current.set_attribute("http.response.status_code", status)
-    if status >= 500 or status == 0:
+    current.set_attributes({"http.response.status_code": answer.status, "mint.request.id": answer.request})
+    if answer.status >= 500 or answer.status == 0:
         current.set_status(Status(StatusCode.ERROR))

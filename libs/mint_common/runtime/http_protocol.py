@@ -18,7 +18,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from starlette.datastructures import Headers
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from mint_common.telemetry.tracing import REQUEST_HEADER, request_of
 
 MAX_CONNECTIONS = 8192
 _OTHER_FILES = 256
@@ -181,10 +184,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what came. Of a body nothing more is read; an answer that has begun gets no second one."""
         msg = self._why or msg
         if not self._is_in_body:
-            super().send_400_response(msg)
+            self._refuse(400, msg)
             return
         if not self.cycle.response_started:
-            self.transport.write(_plain_answer(400, msg))
+            self.transport.write(self._plain_answer(400, msg))
         self._is_refused = True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
@@ -267,12 +270,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.shutdown()  # at once, or after the current answer
 
     def _refuse(self, status: int, problem: str) -> None:
-        self.transport.write(_plain_answer(status, problem))
+        self.transport.write(self._plain_answer(status, problem))
         self.transport.close()
 
-
-def _plain_answer(status: int, problem: str) -> bytes:
-    text = problem.encode()
-    head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-    size = b"content-length: " + str(len(text)).encode() + b"\r\n\r\n"
-    return STATUS_LINE[status] + head + size + text
+    def _plain_answer(self, status: int, problem: str) -> bytes:
+        text = problem.encode()
+        request = request_of(Headers(raw=self.headers or []))
+        head = (
+            "content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+            f"{REQUEST_HEADER}: {request}\r\ncontent-length: {len(text)}\r\n\r\n"
+        )
+        return STATUS_LINE[status] + head.encode() + text

@@ -14,6 +14,8 @@ from typing import TextIO
 import msgspec
 from opentelemetry import trace
 
+from mint_common.telemetry.tracing import request_id
+
 MAX_TEXT = 4000
 
 _SECRET_NAME = re.compile(
@@ -45,6 +47,8 @@ class JsonFormatter(logging.Formatter):
         if current.is_valid:
             line["trace_id"] = format(current.trace_id, "032x")
             line["span_id"] = format(current.span_id, "016x")
+        if found := request_id():
+            line["request_id"] = _clean(found)
         for name, value in vars(record).items():
             if name not in _STANDARD and name not in line:
                 line[name] = _plain(name, value)

@@ -1,28 +1,46 @@
-"""Spans, and the W3C trace context in headers of HTTP requests and bus messages."""
+"""Spans, and the W3C trace context in headers of HTTP requests and bus messages, with the request's id.
 
+The id of a client's request travels beside the trace context: to other services, to handlers of events and
+into each log line.
+"""
+
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import cast
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from mint_common.ids import new_id
+
 Attribute = str | int | float | bool
 
+REQUEST_HEADER = "x-request-id"
 _PROPAGATOR = TraceContextTextMapPropagator()
+_REQUEST = context.create_key("mint-request-id")
+_SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+/-]{0,127}")
+"""Ids that a header, a log line and a URL can carry as they are."""
 
 
 def inject(headers: dict[str, str]) -> dict[str, str]:
-    """Add the current trace context to some headers and return them."""
+    """Add the current trace context and request id to some headers and return them."""
     _PROPAGATOR.inject(headers)
+    if found := request_id():
+        headers[REQUEST_HEADER] = found
     return headers
 
 
 @contextmanager
-def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
-    """Continue the trace that the headers name, if they name one, inside the body."""
-    token = context.attach(_PROPAGATOR.extract(headers or {}, context=context.Context()))
+def extracted(headers: Mapping[str, str] | None, *, request: str = "") -> Iterator[None]:
+    """Continue the trace and the request that the headers name, if they name one, inside the body.
+
+    ``request`` is the request's id if not that of the headers.
+    """
+    found = _PROPAGATOR.extract(headers or {}, context=context.Context())
+    token = context.attach(context.set_value(_REQUEST, request or _named(headers or {}), found))
     try:
         yield
     finally:
@@ -68,3 +86,18 @@ def trace_id() -> str:
     """Return the current trace's id as 32 hex digits, or the empty text outside of any trace."""
     current = trace.get_current_span().get_span_context()
     return format(current.trace_id, "032x") if current.is_valid else ""
+
+
+def request_id() -> str:
+    """Return the id of the current request, or the empty text outside of any request."""
+    return cast(str, context.get_value(_REQUEST) or "")
+
+
+def request_of(headers: Mapping[str, str]) -> str:
+    """Return the id of a client's request: the one that its headers name if it is sane, else a new one."""
+    return _named(headers) or new_id("req")
+
+
+def _named(headers: Mapping[str, str]) -> str:
+    named = headers.get(REQUEST_HEADER, "")
+    return named if _SANE.fullmatch(named) else ""

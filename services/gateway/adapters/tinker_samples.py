@@ -6,6 +6,7 @@ again.
 """
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class _Sample:
     polled_at: float
     pollers: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
     result: Sampled | FutureFailed | None = None
     task: asyncio.Task[None] | None = None
     trouble: str = ""
@@ -215,7 +217,8 @@ class EngineSamples:
         queue = self._queue(base)
         while self._tasks is not None and (request_id := queue.pop()) is not None:
             sample = self._samples[request_id]
-            sample.task = self._tasks.create_task(self._serve(request_id, sample))
+            # The end of another request starts this one, which has its own trace.
+            sample.task = self._tasks.create_task(self._serve(request_id, sample), context=sample.context)
 
     async def _serve(self, request_id: str, sample: _Sample) -> None:
         order = sample.order
@@ -225,7 +228,7 @@ class EngineSamples:
             sample.result = describe_failure(error)
         except Exception as error:  # noqa: BLE001  (as in dispatch)
             # A bug in one sample must not stop the others.
-            _log.error("a sample failed", extra={"request_id": request_id, "error": trace_of(error)})
+            _log.error("a sample failed", extra={"sample": request_id, "error": trace_of(error)})
             sample.result = FutureFailed(message="the server failed on this sample", category="server")
         finally:
             self._count_out(order)

@@ -314,6 +314,27 @@ async def test_an_answer_has_one_trace_id_whatever_headers_its_handler_sends() -
             assert response.headers.get_list("x-mint-trace-id") == [TRACE]
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/internal/hello", 200),
+        ("/nowhere", 404),
+        ("/internal/hello/nowhere", 404),
+        ("/healthz", 200),
+        ("/metrics", 200),
+    ],
+)
+async def test_every_answer_has_the_id_of_its_request(
+    client: httpx.AsyncClient, path: str, status: int
+) -> None:
+    named = await client.get(path, headers={**TOKEN, "x-request-id": "mine-1"})
+    assert (named.status_code, named.headers["x-request-id"]) == (status, "mine-1")
+    made = await client.get(path, headers=TOKEN)
+    assert made.headers["x-request-id"].startswith("req_")
+    refused = await client.get(path, headers={**TOKEN, "x-request-id": "x" * 200})
+    assert refused.headers["x-request-id"] not in {"x" * 200, made.headers["x-request-id"]}
+
+
 @pytest.fixture(autouse=True)
 def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)

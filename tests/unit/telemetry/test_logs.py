@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
 from mint_common.telemetry.logs import MAX_TEXT, JsonFormatter, log_to_stdout
+from mint_common.telemetry.tracing import extracted
 
 log = logging.getLogger("services.baker.test")
 
@@ -69,6 +70,15 @@ def test_a_line_names_the_span_it_belongs_to(stream: io.StringIO) -> None:
     assert inside["trace_id"] == format(span.get_span_context().trace_id, "032x")
     assert inside["span_id"] == format(span.get_span_context().span_id, "016x")
     assert "trace_id" not in outside
+
+
+def test_a_line_names_the_request_it_belongs_to(stream: io.StringIO) -> None:
+    with extracted({}, request="req-1"):
+        log.info("inside", extra={"request_id": "another"})
+    log.info("outside")
+    inside, outside = read(stream)
+    assert inside["request_id"] == "req-1"
+    assert "request_id" not in outside
 
 
 def test_an_exception_is_told_in_one_line(stream: io.StringIO) -> None:

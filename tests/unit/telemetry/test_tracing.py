@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from mint_common.telemetry.tracing import extracted, inject, span, trace_id
+from mint_common.telemetry.tracing import extracted, inject, request_id, request_of, span, trace_id
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,26 @@ def test_a_trace_that_nobody_collects_goes_on_without_spans(spans: InMemorySpanE
 def test_outside_of_a_trace_there_is_no_id() -> None:
     assert trace_id() == ""
     assert inject({}) == {}
+
+
+def test_the_id_of_a_request_goes_on_where_its_headers_arrive() -> None:
+    with extracted({}, request="req-1"):
+        headers = inject({})
+        assert (headers, request_id()) == ({"x-request-id": "req-1"}, "req-1")
+    assert request_id() == ""
+    with extracted(headers):
+        assert request_id() == "req-1"
+
+
+@pytest.mark.parametrize("named", ["a", "3f7c-11/x", "a" * 128])
+def test_a_sane_id_is_the_client_s(named: str) -> None:
+    assert request_of({"x-request-id": named}) == named
+
+
+@pytest.mark.parametrize("named", ["", "a" * 129, "two words", "a\nb", "-x", 'say "a"', "\xe9"])
+def test_an_id_that_is_not_sane_is_replaced(named: str) -> None:
+    made = request_of({"x-request-id": named})
+    assert made.startswith("req_")
+    assert made != request_of({"x-request-id": named})
+    with extracted({"x-request-id": named}):
+        assert request_id() == ""

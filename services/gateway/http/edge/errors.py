@@ -1,7 +1,7 @@
 """Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +19,7 @@ from mint_common.runtime.edge_errors import (
     refusal_message,
     retry_headers,
 )
+from mint_common.telemetry.tracing import request_id
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
@@ -32,6 +33,7 @@ _PREFIXES: Mapping[str, Api] = {
     f"{tinker_errors.PREFIX}/": "tinker",
 }
 """APIs by path prefix, for requests that match no route."""
+ANTHROPIC_REQUEST_HEADER = "request-id"
 _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
 
 
@@ -82,7 +84,16 @@ def _api_of(scope: Scope) -> Api:
 def inference_error_response(scope: Scope, error: MintError) -> Response:
     """Return the answer of the OpenAI API or Anthropic's API for an error."""
     body = error_body(error, api="anthropic" if _api_of(scope) == "anthropic" else "openai")
-    return JSONResponse(body, error_status(error), headers=retry_headers(error))
+    return _inference_answer(scope, body, error_status(error), retry_headers(error))
+
+
+def _inference_answer(
+    scope: Scope, body: Mapping[str, Any], status: int, headers: Mapping[str, str] | None
+) -> Response:  # Any: a JSON object
+    if _api_of(scope) == "anthropic":
+        body = {**body, "request_id": request_id()}
+        headers = {**(headers or {}), ANTHROPIC_REQUEST_HEADER: request_id()}
+    return JSONResponse(body, status, headers=headers)
 
 
 async def _on_mint_error(request: Request, error: Exception) -> Response:
@@ -113,4 +124,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
     message = refusal_message(request, error, hint=_ALL_ROUTES)
     body = shaped(message, status=error.status_code)
-    return JSONResponse(body, error.status_code, headers=error.headers)
+    return _inference_answer(request.scope, body, error.status_code, error.headers)

@@ -10,6 +10,7 @@ from mint_common.errors import InvalidField, MintError
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_middleware import TRACE_HEADER
+from mint_common.telemetry.tracing import REQUEST_HEADER
 
 LINES_PER_SECOND = 20
 _NOT_YET = 408
@@ -51,6 +52,7 @@ class RefusalLog:
         state = scope.get("state", {})
         caller: Caller | None = state.get("caller")
         route = getattr(scope.get("route"), "path", None)
+        headers = Headers(raw=start["headers"])
         _log.info(
             "request refused",
             extra={
@@ -60,7 +62,8 @@ class RefusalLog:
                 "route": route or scope["path"][:200],
                 "status": status,
                 "code": state.get("refused_with"),
-                "trace_id": Headers(raw=start["headers"]).get(TRACE_HEADER),
+                "trace_id": headers.get(TRACE_HEADER),
+                "request_id": headers.get(REQUEST_HEADER),
                 "lines_left_out": skipped,
             },
         )

@@ -14,9 +14,11 @@ from mint_common.errors import NotFound
 from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import Handler
+from mint_common.telemetry.tracing import request_id
 from services.gateway.core.openai.serving_request import ServingRequest, read_request
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import EDGE
+from services.gateway.http.edge.errors import ANTHROPIC_REQUEST_HEADER
 from services.gateway.http.edge.routes import OpenAIRoute
 from services.gateway.http.mint.context import CATALOG
 from services.gateway.http.openai.context import INFERENCE
@@ -65,6 +67,12 @@ class AdmittedRoute(OpenAIRoute):
 
 
 class AnthropicRoute(AdmittedRoute):
-    """As `AdmittedRoute`, with errors in the shape of Anthropic's API."""
+    """As `AdmittedRoute`, with errors and the request's id in the shape of Anthropic's API."""
 
     api = "anthropic"
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request once it is admitted."""
+        response = await super().serve(request, caller, carry_out)
+        response.headers[ANTHROPIC_REQUEST_HEADER] = request_id()
+        return response
