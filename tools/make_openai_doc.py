@@ -89,7 +89,9 @@ Found = Sequence[Mapping[str, str | bool]]
 def render(found: Found) -> str:
     """Return the page."""
     served = json.loads(ROUTES.read_text())["paths"]
-    tables = "".join(_section(operation) for operation in ApiOperation if operation.path in served)
+    tables = "".join(
+        _section(operation) for operation in ApiOperation if "post" in served.get(operation.path, ())
+    )
     return HEAD + CLIENTS + "".join(map(_row, found)) + FATES + tables
 
 

@@ -49,6 +49,7 @@ from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.context import EdgeParts
+from services.gateway.http.edge.cors import allow_origins
 from services.gateway.http.mint.context import CatalogParts, EventParts, ForwardLimits, JobParts, WebhookParts
 from services.gateway.http.openai.context import InferenceParts
 from services.gateway.http.public import build_http, name_algorithms
@@ -129,6 +130,8 @@ async def run(settings: GatewaySettings) -> None:
     algorithms = open_algorithms(settings.algorithms.custom)
     if settings.algorithms.custom:
         name_algorithms(http, algorithms)
+    if settings.cors_origins:
+        allow_origins(http, settings.cors_origins)
     async with AsyncExitStack() as stack:
         pool, relay_pool = await _open_pools(settings.postgres.dsn, stack)
         bus = await connect_nats(settings.nats.url, replicas=settings.nats.replicas, name="gateway")

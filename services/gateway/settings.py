@@ -1,5 +1,7 @@
 """The gateway's settings."""
 
+import re
+
 from pydantic import Field, field_validator
 
 from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSettings
@@ -49,9 +51,20 @@ class GatewaySettings(ServiceSettings):
         pattern=r"^(https?://[^/?#@\s]+/?)?$",
         description="address of the gateway for clients, used in downloads; empty: the Host of each request",
     )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins whose pages may call from a browser, such as https://app.example; *: any"
+    )
     tokenizers: tuple[str, ...] = Field(
         (), description="tokenizer of each base as BASE=WHERE: a hub id, or a folder that clients have"
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not re.fullmatch(r"\*|https?://[^/?#@\s]+", each):
+                raise ValueError("must be https://HOST without a path, several separated by commas, or *")
+        return origins
 
     @field_validator("tokenizers")
     @classmethod

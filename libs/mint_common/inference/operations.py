@@ -27,6 +27,7 @@ class ApiOperation(StrEnum):
     COUNT_TOKENS = "count_tokens", "/v1/messages/count_tokens"
     TOKENIZE = "tokenize", "/tokenize"
     DETOKENIZE = "detokenize", "/detokenize"
+    TOKENIZER_INFO = "tokenizer_info", "/tokenizer_info"
     GENERATE = "generate", "/inference/v1/generate"
 
     @classmethod
@@ -65,4 +66,5 @@ _WITHOUT_ENGINE = {
     ApiOperation.COUNT_TOKENS,
     ApiOperation.TOKENIZE,
     ApiOperation.DETOKENIZE,
+    ApiOperation.TOKENIZER_INFO,
 }

@@ -34,7 +34,7 @@ from services.gateway.http.mint import (
     tasks,
     webhooks,
 )
-from services.gateway.http.openai import generating, models, token_generation
+from services.gateway.http.openai import generating, models, server, token_generation
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 
@@ -55,6 +55,7 @@ ROUTES = (
     events,
     webhooks,
     models,
+    server,
     file_routes,
     uploads,
     previews,
@@ -87,7 +88,12 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     http.add_middleware(RefusalLog, clock=SystemClock())
     routers = (module.router for module in ROUTES)
     include_routes(
-        http.router, *routers, generating.anthropic_router, downloads.open_router, reference.router
+        http.router,
+        *routers,
+        generating.anthropic_router,
+        server.open_router,
+        downloads.open_router,
+        reference.router,
     )
     check_routes(http)
     install_error_shapes(http)

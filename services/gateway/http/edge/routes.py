@@ -26,6 +26,8 @@ from services.gateway.http.edge.context import EDGE, authenticate, authenticated
 
 OPEN_PATHS = frozenset(
     {
+        "/health",
+        "/ping",
         "/healthz",
         "/readyz",
         "/metrics",

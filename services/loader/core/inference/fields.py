@@ -189,6 +189,7 @@ FIELDS: Mapping[ApiOperation, FieldRules] = {
     ApiOperation.COUNT_TOKENS: _COUNT_TOKENS,
     ApiOperation.TOKENIZE: _TOKENIZE,
     ApiOperation.DETOKENIZE: {**_MODEL, **_TOKEN_PROMPT},
+    ApiOperation.TOKENIZER_INFO: _MODEL,
 }
 NEVER_IN_TEMPLATES = frozenset(
     {

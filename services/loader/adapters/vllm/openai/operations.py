@@ -69,6 +69,13 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperat
     )
     tokenization = ServingTokenization(models, renderer, **template)
 
+    class TokenizerInfo(ServingTokenization):  # type: ignore[misc]  # vllm has no types
+        async def describe(self, _request: Any, _raw_request: None) -> Any:
+            """Return vLLM's description without paths of this machine."""
+            told = await self.get_tokenizer_info()
+            public = {name: value for name, value in told.model_dump().items() if not _is_path(name)}
+            return type(told)(**public)
+
     def asks(kind: Any, serving: Any, name: str, *, has_nulls: bool = True) -> ServingMethod:
         return ServingMethod(request=TypeAdapter(kind), serving=serving, name=name, has_nulls=has_nulls)
 
@@ -87,4 +94,13 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperat
         ),
         ApiOperation.TOKENIZE: asks(TokenizeRequest, tokenization, "create_tokenize"),
         ApiOperation.DETOKENIZE: asks(DetokenizeRequest, tokenization, "create_detokenize"),
+        ApiOperation.TOKENIZER_INFO: asks(
+            create_model("TokenizerOf", model=(str, ...)),
+            TokenizerInfo(models, renderer, **template),
+            "describe",
+        ),
     }
+
+
+def _is_path(name: str) -> bool:
+    return name == "name_or_path" or name.endswith(("_file", "_dir"))

@@ -129,7 +129,7 @@ class VllmServing:
 
     def _check_size(self, call: ApiCall, request: Any) -> None:
         """Check what vLLM would tokenize or decode at any size. Raises InvalidField."""
-        field = next(name for name in ("prompt", "tokens", "messages") if hasattr(request, name))
+        field = next((name for name in ("prompt", "tokens", "messages") if hasattr(request, name)), "model")
         max_context = self._llm.model_config.max_model_len
         check_characters(len(call.body), field=field, max_context=max_context)
 
