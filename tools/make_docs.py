@@ -8,7 +8,8 @@ from pathlib import Path
 TOOLS = (
     "make_tinker_compat",
     "make_events_doc",
-    "make_openapi",
+    "make_serving_bodies",
+    "make_openapi",  # reads what make_serving_bodies writes
     "make_openai_doc",  # reads what make_openapi writes
     "make_settings_doc",
     "make_metrics_doc",

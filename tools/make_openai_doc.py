@@ -67,6 +67,21 @@ limits hold for each of {", ".join(f"`{name}`" for name in STRUCTURES)}:
 An unknown name, or another tenant's, is a 404; no name falls back to the base. `x-mint-revision` and
 `system_fingerprint` name the revision that answered.
 """
+SERVER = """
+## The server
+
+| route | scope of the key | answer |
+|---|---|---|
+| `GET /health`, `GET /ping`, `POST /ping` | no key | 200 without a body while an engine answers, else 503 |
+| `GET /version` | `read` | `version`: MinT's |
+| `GET /load` | `read` | `server_load`: your tenant's prompts that this gateway has at engines |
+| `GET /tokenizer_info?model=NAME` | `infer` | the tokenizer's configuration; one base needs no `model` |
+
+Every answer has an `x-request-id`: the request's own if that has at most 128 characters of
+`A-Za-z0-9._:=+/-`, else a new one. Answers of Anthropic's routes repeat it as `request-id`. `/openapi.json`
+has the fields of every body, for clients that are generated. With `MINT_GATEWAY_CORS_ORIGINS`, pages of these
+origins may call from a browser.
+"""
 CLIENTS = """
 ## Clients
 
@@ -92,7 +107,7 @@ def render(found: Found) -> str:
     tables = "".join(
         _section(operation) for operation in ApiOperation if "post" in served.get(operation.path, ())
     )
-    return HEAD + CLIENTS + "".join(map(_row, found)) + FATES + tables
+    return HEAD + SERVER + CLIENTS + "".join(map(_row, found)) + FATES + tables
 
 
 def _section(operation: ApiOperation) -> str:

@@ -6,18 +6,30 @@ bases and tenants. The caller comes in a header that only services send (`mint_c
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+)
 from pydantic.config import JsonDict
 
 from mint_common.catalog import FULL_SCOPES, RevisionState, RuleChoice, Scope
 from mint_common.ids import Digest
-from mint_common.names import AUTOMATIC_ACTORS, MAX_LIMIT
+from mint_common.names import AUTOMATIC_ACTORS, BASE_NAME_PATTERN, MAX_LIMIT, NAME_PATTERN
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _MAX_VALUE = 1e300
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
 """A short text that people read."""
+PolicyName = Annotated[str, Field(json_schema_extra={"pattern": NAME_PATTERN})]
+BaseChoice = Annotated[str, Field(json_schema_extra={"pattern": BASE_NAME_PATTERN})]
+"""Names of things that exist: the pattern is shown and not checked, because another name is a 404."""
 Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 """A longer one, which may be empty."""
 Expected = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
@@ -114,10 +126,10 @@ class UploadQuery(BaseModel):
 class LoraRequest(Body):
     """The wished LoRA shape: ``alpha`` is twice the rank by default, ``targets`` all that the base allows."""
 
-    rank: int = 16
-    alpha: float | None = None
+    rank: StrictInt = 16
+    alpha: StrictFloat | None = None
     targets: tuple[Label, ...] | None = None
-    seed: int = 0
+    seed: StrictInt = 0
 
 
 class RetentionRequest(Body):
@@ -138,8 +150,8 @@ class PolicyRequest(Body):
         {"name": "copy", "base": "tiny", "lora": {"rank": 8}, "labels": {"team": "search"}}
     )
 
-    name: str
-    base: str
+    name: PolicyName
+    base: BaseChoice
     lora: LoraRequest = Field(default_factory=LoraRequest)
     description: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -184,7 +196,7 @@ class ProtectBody(Body):
 
     model_config = _example({"protected": True})
 
-    protected: bool
+    protected: StrictBool
 
 
 class FreezeBody(Body):
@@ -192,7 +204,7 @@ class FreezeBody(Body):
 
     model_config = _example({"frozen": True})
 
-    frozen: bool
+    frozen: StrictBool
 
 
 class RuleBody(Body):
@@ -213,15 +225,15 @@ class RuleBody(Body):
 
     suite: Label
     metric: Label
-    at_least: float | None = None
-    alias: str = "prod"
-    max_drop: float | None = None
-    roll_back_below: float | None = None
-    at_most: float | None = None
-    max_rise: float | None = None
-    roll_back_above: float | None = None
+    at_least: StrictFloat | None = None
+    alias: PolicyName = "prod"
+    max_drop: StrictFloat | None = None
+    roll_back_below: StrictFloat | None = None
+    at_most: StrictFloat | None = None
+    max_rise: StrictFloat | None = None
+    roll_back_above: StrictFloat | None = None
     choose: RuleChoice = "newest"
-    cooldown_seconds: float = 0.0
+    cooldown_seconds: StrictFloat = 0.0
 
 
 class EvaluationBody(Body):
@@ -237,9 +249,9 @@ class EvaluationBody(Body):
     revision: StrictInt | str
     suite: Label
     metric: Label
-    value: Annotated[float, Field(ge=-_MAX_VALUE, le=_MAX_VALUE)]
-    n: Annotated[int, Field(ge=1, le=10**9)]
-    stderr: Annotated[float | None, Field(ge=0, le=_MAX_VALUE)] = None
+    value: Annotated[StrictFloat, Field(ge=-_MAX_VALUE, le=_MAX_VALUE)]
+    n: Annotated[StrictInt, Field(ge=1, le=10**9)]
+    stderr: Annotated[StrictFloat | None, Field(ge=0, le=_MAX_VALUE)] = None
 
 
 class KeyBody(Body):

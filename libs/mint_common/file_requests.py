@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
+from mint_common.algorithms import one_of
 from mint_common.datasets import Format, Method, Problem, Repeats
 from mint_common.examples import body_config
 from mint_common.ids import BaseName
 from mint_common.json_types import JsonObject
 
 MAX_PREVIEW_ROWS = 20
+
+PURPOSES = ("fine-tune", "evals", "user_data")
+"""Purposes of uploaded files; a file for fine-tune is checked as rows."""
+OTHER_PURPOSES = ("assistants", "assistants_output", "batch", "batch_output", "fine-tune-results", "vision")
+"""OpenAI's, which no file here has: a list of them is empty."""
 
 Name = Annotated[str, Field(max_length=255)]
 
@@ -20,7 +26,7 @@ class ExpiresAfter:
     """How long a file is kept."""
 
     anchor: Annotated[str, Field(max_length=40)]
-    seconds: int
+    seconds: StrictInt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +38,8 @@ class UploadBody:
     )
 
     filename: Name
-    purpose: Name
-    bytes: int
+    purpose: Annotated[Name, Field(json_schema_extra=one_of(PURPOSES))]
+    bytes: StrictInt
     mime_type: Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
     expires_after: ExpiresAfter | None = None
 
@@ -103,9 +109,9 @@ class PreviewBody:
 
     base: Annotated[str, Field(max_length=100)]
     method: Method | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_PREVIEW_ROWS)] = 3
-    first_line: Annotated[int, Field(ge=1, le=1 << 40)] = 1
-    max_tokens: Annotated[int | None, Field(ge=1, le=1 << 40)] = None
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_PREVIEW_ROWS)] = 3
+    first_line: Annotated[StrictInt, Field(ge=1, le=1 << 40)] = 1
+    max_tokens: Annotated[StrictInt | None, Field(ge=1, le=1 << 40)] = None
     validation_file: Annotated[str | None, Field(max_length=200)] = None
 
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from mint_common.algorithms import Algorithms, one_of, task_algorithms
-from mint_common.catalog_requests import Label
+from mint_common.catalog_requests import Label, PolicyName
 from mint_common.datasets import OnLong
 from mint_common.events import OptimizerStart
 from mint_common.examples import body_config
@@ -38,19 +38,19 @@ class JobRequest:
         {"policy": "counter", "task": "progression", "steps": 20, "group_size": 8}
     )
 
-    policy: str
+    policy: PolicyName
     task: str
     algorithm: TaskAlgorithm = "grpo"
-    steps: int | None = None
-    prompts_per_step: int | None = None
-    group_size: int | None = None
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    learning_rate: float | None = None
-    kl_coefficient: float | None = None
-    beta: float | None = None
-    clip_norm: float | None = None
-    seed: int | None = None
+    steps: StrictInt | None = None
+    prompts_per_step: StrictInt | None = None
+    group_size: StrictInt | None = None
+    max_new_tokens: StrictInt | None = None
+    temperature: StrictFloat | None = None
+    learning_rate: StrictFloat | None = None
+    kl_coefficient: StrictFloat | None = None
+    beta: StrictFloat | None = None
+    clip_norm: StrictFloat | None = None
+    seed: StrictInt | None = None
     optimizer: OptimizerStart = "keep"
 
 
@@ -70,10 +70,10 @@ class Questions:
     file: Label | None = None
     grader: dict[str, Any] | None = None  # JSON
     suite: Label | None = None
-    n: int | None = None
-    seed: int = 0
-    temperature: float = 0.0
-    max_new_tokens: int | None = None
+    n: StrictInt | None = None
+    seed: StrictInt = 0
+    temperature: StrictFloat = 0.0
+    max_new_tokens: StrictInt | None = None
     on_long: OnLong = "refuse"
 
 
@@ -88,8 +88,8 @@ class EvaluationRunBody(Questions):
         {"policy": "counter", "revision": 2, "task": "progression", "n": 64}
     )
 
-    policy: str | None = None
-    revision: int | str = LATEST
+    policy: PolicyName | None = None
+    revision: StrictInt | str = LATEST
     model: Label | None = None
 
 
@@ -112,8 +112,8 @@ class PromptsBody:
     __pydantic_config__: ClassVar[JsonObject] = body_config({"split": "heldout", "n": 4, "seed": 0})
 
     split: Literal["train", "heldout"] = "heldout"
-    n: int = 64
-    seed: int = 0
+    n: StrictInt = 64
+    seed: StrictInt = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from mint_common.ids import BaseName, Digest, is_digest
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """A base's name is a token of a bus subject, so it has no dots."""
+SEGMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
 BEST = "best"
 """Names the revision of a policy whose samples in training got the highest mean reward."""
@@ -30,7 +31,7 @@ _BASE = re.compile(BASE_NAME_PATTERN.removesuffix("$"), re.ASCII)
 _POLICY_ID = re.compile(r"pol_[a-z2-7]{26}", re.ASCII)
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 """One number has one spelling: an answer says the name that it was asked in."""
-_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+_SEGMENT = re.compile(SEGMENT_PATTERN[1:-1], re.ASCII)
 
 
 def check_segment(kind: str, text: str) -> str:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from hypothesis import given
 from hypothesis import strategies as st
+from security.raw_http import Client, head, serving
 
 from mint_common.client.relayed import Relayed
 from mint_common.inference.operations import ApiOperation
@@ -20,7 +21,6 @@ from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import MinRate, paced
 from services.gateway.http.openai import relay
 from services.gateway.http.openai.relay import READER_RATE, RelayedStream
-from tests.security.raw_http import Client, head, serving
 
 BOUNDS = ConnectionBounds(
     head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2, linger_read_seconds=0.01

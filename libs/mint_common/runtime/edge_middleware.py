@@ -1,4 +1,4 @@
-"""Middleware around every request: its id, span, metrics, size limit, internal token, and handling of bugs."""
+"""Middleware around every request: id, span, metrics, size limit, internal token, and handling of bugs."""
 
 import hmac
 import logging

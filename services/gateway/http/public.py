@@ -5,6 +5,8 @@ schema and downloads by a signed address are open.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -14,6 +16,7 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
+from services.gateway.http.edge.openapi import complete_operations
 from services.gateway.http.edge.refusal_log import RefusalLog
 from services.gateway.http.edge.routes import check_routes
 from services.gateway.http.files import files as file_routes
@@ -35,6 +38,7 @@ from services.gateway.http.mint import (
     webhooks,
 )
 from services.gateway.http.openai import generating, models, server, token_generation
+from services.gateway.http.openai.bodies import add_bodies, read_bodies
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 
@@ -74,6 +78,15 @@ def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
     method.update(one_of(own_methods(algorithms)))
 
 
+def _schema_of(http: FastAPI, bodies: bytes) -> dict[str, Any]:  # Any: JSON
+    if http.openapi_schema is None:
+        schema = FastAPI.openapi(http)
+        complete_operations(schema, http.routes)
+        add_bodies(schema, http.routes, bodies)
+    assert http.openapi_schema is not None
+    return http.openapi_schema
+
+
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     """Return the public HTTP without its parts, enough for the schema; `run` adds the parts."""
     http = create_http(
@@ -96,5 +109,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         reference.router,
     )
     check_routes(http)
+    # As FastAPI's documentation does; its file is read here, not on the event loop.
+    http.openapi = partial(_schema_of, http, read_bodies())  # type: ignore[method-assign]
     install_error_shapes(http)
     return http

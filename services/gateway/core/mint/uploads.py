@@ -4,6 +4,7 @@ from mint_common.adapters_format import Reason
 from mint_common.errors import MintError, UploadRefused
 from mint_common.json_types import JsonObject
 from mint_common.uploads import FIXES, UPLOAD_CODES, UploadReason
+from services.gateway.core.idempotency import IdempotencyConflict
 
 TAR_BODY: JsonObject = {
     "requestBody": {
@@ -17,6 +18,7 @@ _EXAMPLE = UploadRefused(
     problem="rank 32, policy 'copier' has 8",
     fix=FIXES[Reason.WRONG_RANK],
 )
+_CODES = ["invalid_field", IdempotencyConflict.code, *UPLOAD_CODES]
 REFUSED: JsonObject = {
     "description": "Refused, or a parameter is wrong (invalid_field). docs/uploads.md explains each code.",
     "content": {
@@ -29,7 +31,7 @@ REFUSED: JsonObject = {
                         "type": "object",
                         "required": ["code", "message", "retryable"],
                         "properties": {
-                            "code": {"type": "string", "enum": ["invalid_field", *UPLOAD_CODES]},
+                            "code": {"type": "string", "enum": _CODES},
                             "message": _TEXT,
                             "retryable": {"type": "boolean"},
                             "reason": _TEXT,

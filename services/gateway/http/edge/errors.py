@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from mint_common.api_errors import anthropic_body, error_body, error_status, plain_error_body
@@ -69,9 +70,17 @@ def shaped_error(scope: Scope, error: MintError) -> Response:
 def _by_api(handlers: Mapping[Api, Handler]) -> Handler:
     async def choose(request: Request, error: Exception) -> Response:
         note_refusal(request.scope, error)
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            error.headers = {"allow": ", ".join(sorted(_methods_of(request)))}
         return await handlers[_api_of(request.scope)](request, error)
 
     return choose
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Return the methods of a path's routes; Starlette names those of the first one."""
+    routes = (each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in routes for method in route.methods}
 
 
 def _api_of(scope: Scope) -> Api:

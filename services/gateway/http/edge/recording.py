@@ -87,12 +87,22 @@ class RecordedRoute(GatewayRoute):
             others = [each for each in extra.get("parameters", []) if each != IDEMPOTENCY_PARAMETER]
             self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
 
+    @property
+    def other_statuses(self) -> frozenset[int]:
+        """Return the statuses that it has beside those of its own, for the schema."""
+        if self.methods == {"GET"}:
+            return super().other_statuses | ({304} if self._is_of_one_thing else set())
+        return super().other_statuses | {412}
+
+    @property
+    def _is_of_one_thing(self) -> bool:
+        return self.path_format.endswith("}")
+
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request; changes and forbidden changes are written to the audit log."""
         if request.method == "GET":
             response = await super().serve(request, caller, carry_out)
-            is_of_one_thing = self.path_format.endswith("}")
-            return tagged(request, response) if is_of_one_thing else response
+            return tagged(request, response) if self._is_of_one_thing else response
         edge = EDGE.of(request)
         try:
             request = await self.admit(request, caller)

@@ -12,7 +12,8 @@ a request that lacks its route's scope is answered 403.
 
 Under `/mint/v1` an error is `{"error": {"code", "message", "retryable", ...}}`; routes under `/v1` answer in
 OpenAI's shape. `retryable` says whether the same request can succeed later; then `Retry-After` says when.
-A POST with an `Idempotency-Key` is carried out once, however often it is sent.
+A POST with an `Idempotency-Key` is carried out once, however often it is sent. Every answer has an
+`x-request-id`, the request's own if it has one.
 """
 
 _SCRIPT = "/docs/redoc.js"

@@ -47,6 +47,10 @@ Api = Literal["mint", "openai", "anthropic", "tinker"]
 """API that defines the shape of a route's errors."""
 
 
+_REFUSALS = frozenset({400, 401, 403, 404, 413, 429, 502, 503})
+"""Statuses of all routes with a key."""
+
+
 class GatewayRoute(APIRoute):
     """A route of a router made with ``route_class=GatewayRoute``."""
 
@@ -60,6 +64,11 @@ class GatewayRoute(APIRoute):
         self.streams_body = any(each.call is stream_of for each in dependencies_of(self.dependant))
         # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+    @property
+    def other_statuses(self) -> frozenset[int]:
+        """Return the statuses that it has beside those of its own, for the schema."""
+        return _REFUSALS if self.api in {"openai", "anthropic"} else _REFUSALS | {422}
 
     async def handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Answer a request; then close `answered`."""

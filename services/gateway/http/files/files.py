@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 
+from mint_common.file_requests import OTHER_PURPOSES, PURPOSES
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.http.edge.downloads import Download
@@ -19,7 +20,8 @@ _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 PageLimit = Annotated[int, Query(alias="limit", ge=1, le=10_000)]
 Order = Annotated[Literal["asc", "desc"], Query(alias="order")]
 After = Annotated[str | None, Query(alias="after", max_length=200)]
-Purpose = Annotated[str | None, Query(alias="purpose", max_length=200)]
+_SHOWN: JsonObject = {"enum": [*PURPOSES, *OTHER_PURPOSES, None]}
+Purpose = Annotated[str | None, Query(alias="purpose", max_length=200, json_schema_extra=_SHOWN)]
 FilePath = Annotated[str, Path(alias="file")]
 
 

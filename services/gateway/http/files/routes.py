@@ -5,9 +5,11 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from mint_common.algorithms import one_of
 from mint_common.api_errors import error_status
 from mint_common.authority import Caller
 from mint_common.errors import InvalidField, MintError, NotFound
+from mint_common.file_requests import PURPOSES
 from mint_common.job_errors import DatasetRefused
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_errors import retry_headers
@@ -54,7 +56,9 @@ def _param(error: MintError) -> str | None:
 
 def form_schema(file_field: str, *, fields: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the public schema of a form."""
-    properties = {name: {"type": "string"} for name in fields}
+    properties: dict[str, dict[str, Any]] = {name: {"type": "string"} for name in fields}
+    if "purpose" in fields:
+        properties["purpose"] |= one_of(PURPOSES)
     properties[file_field] = {"type": "string", "format": "binary"}
     required = [file_field, *(name for name in fields if "[" not in name)]
     schema = {"type": "object", "required": required, "properties": properties}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Body, Path, Query, Response
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StrictBool
 
 from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
 from mint_common.catalog_requests import (
@@ -53,7 +53,7 @@ class PromoteBody(MoveBody):
         json_schema_extra={"examples": [{"revision": 2, "reason": "accuracy 0.75", "wait_ready": False}]}
     )
 
-    wait_ready: bool = False
+    wait_ready: StrictBool = False
 
 
 @_aliases.get("", response_model=list[AliasRecord])

@@ -6,7 +6,7 @@ Invariant: nothing is removed unless all engines and trainers report what they h
 import asyncio
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from mint_common.catalog import CollectionReport
 from mint_common.client.engine import EngineClient
@@ -26,8 +26,8 @@ class CollectionBody(BaseModel):
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"dry_run": True, "limit": 200}]}
     )
 
-    dry_run: bool = True
-    limit: int = Field(200, ge=1, le=1000)
+    dry_run: StrictBool = True
+    limit: StrictInt = Field(200, ge=1, le=1000)
 
 
 @router.post("/gc")

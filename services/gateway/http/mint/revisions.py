@@ -80,7 +80,10 @@ async def download_adapter(
 @_revisions.get(
     "/{revision}/merged.tar",
     response_class=StreamingResponse,
-    responses={206: {"description": "The bytes from the start of the Range."}},
+    responses={
+        206: {"description": "The bytes from the start of the Range."},
+        416: {"description": "The Range begins after the end."},
+    },
 )
 async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     policy: PolicyPath,

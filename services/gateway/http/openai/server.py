@@ -23,7 +23,9 @@ from services.gateway.http.openai.context import INFERENCE
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 open_router = APIRouter(tags=["openai"])
 
-_UNWELL: dict[int | str, dict[str, object]] = {503: {"description": "No engine answers, or this gateway stops"}}
+_UNWELL: dict[int | str, dict[str, object]] = {
+    503: {"description": "No engine answers, or this gateway stops"}
+}
 _VERSION = version("mint-stack")
 
 

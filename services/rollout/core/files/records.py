@@ -10,12 +10,9 @@ from mint_common.claims import Claim
 from mint_common.datasets import DatasetReport, Format
 from mint_common.errors import InvalidField, NotFound
 from mint_common.events import JobFile
+from mint_common.file_requests import OTHER_PURPOSES, PURPOSES
 from mint_common.ids import TenantId, new_id
 
-PURPOSES = ("fine-tune", "evals", "user_data")
-"""Purposes of uploaded files; a file for fine-tune is checked as rows."""
-OTHER_PURPOSES = ("assistants", "assistants_output", "batch", "batch_output", "fine-tune-results", "vision")
-"""OpenAI's, which no file here has: a list of them is empty."""
 CHECKED_PURPOSE = "fine-tune"
 EXPIRY_SECONDS = (3600, 2_592_000)
 """The least and the most that ``expires_after`` may say: an hour, and 30 days."""
