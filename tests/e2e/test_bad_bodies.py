@@ -39,8 +39,8 @@ async def _try_all(stack: RunningStack, count: int, *, seed: int) -> None:
     async with httpx.AsyncClient(
         base_url=stack.http.base_url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
     ) as http:
-        served = set((await http.get("/openapi.json")).json()["paths"])
-        operations = [operation for operation in ApiOperation if operation.path in served]
+        served = (await http.get("/openapi.json")).json()["paths"]
+        operations = [operation for operation in ApiOperation if "post" in served.get(operation.path, ())]
         assert operations
         bodies = Bodies(seed, model="tiny")
         calls = iter(

@@ -55,6 +55,7 @@ def models() -> Mapping[ApiOperation, Sequence[Any]]:
         ApiOperation.COUNT_TOKENS: (AnthropicCountTokensRequest,),
         ApiOperation.TOKENIZE: (TokenizeChatRequest, TokenizeCompletionRequest),
         ApiOperation.DETOKENIZE: (DetokenizeRequest,),
+        ApiOperation.TOKENIZER_INFO: (),
         ApiOperation.GENERATE: (GenerateRequest,),
     }
 

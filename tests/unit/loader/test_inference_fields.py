@@ -33,6 +33,7 @@ def smallest(operation: ApiOperation) -> dict[str, Any]:
         ApiOperation.MESSAGE: ("messages", "max_tokens"),
         ApiOperation.TOKENIZE: ("prompt",),
         ApiOperation.DETOKENIZE: ("tokens",),
+        ApiOperation.TOKENIZER_INFO: (),
     }
     return {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
 
