@@ -113,3 +113,25 @@ def test_a_loaded_revision_that_is_not_trained_exports_its_own_digest(
     first = exported(facts, state)
     data = graft_weights(facts, lora, write_state(state), first.adapter.files[WEIGHTS_FILE])
     assert exported(facts, read_state(facts, lora, data)).adapter.digest == first.adapter.digest
+
+
+def test_ranks_that_an_upload_lacks_begin_as_in_a_new_policy(facts: BaseFacts, lora: LoraSpec) -> None:
+    new, given = new_state(facts, lora), new_state(facts, lora)
+    with_random_b(given.lora)
+    for part, view in zip(
+        given.lora.layout.parts, given.lora.layout.cut(given.lora.leaf.detach()), strict=True
+    ):
+        if part.half == "A":
+            view[..., 1:, :] = 0.0
+        else:
+            view[..., :, 1:] = 0.0
+    weights = exported(facts, given).adapter.files[WEIGHTS_FILE]
+    grafted = read_state(facts, lora, graft_weights(facts, lora, write_state(new), weights))
+    cut = [state.lora.layout.cut(state.lora.leaf.detach()) for state in (given, new, grafted)]
+    for part, had, began, found in zip(given.lora.layout.parts, *cut, strict=True):
+        if part.half == "A":
+            assert torch.equal(found[..., :1, :], had[..., :1, :])
+            assert torch.equal(found[..., 1:, :], began[..., 1:, :])
+            assert began[..., 1:, :].any()
+        else:
+            torch.testing.assert_close(found, had)

@@ -109,6 +109,12 @@ def graft_weights(
     return write_state(state)
 
 
+def _with_own_rows(a: torch.Tensor, b: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return A with a state's own rows where A and B are zeros: such a rank would never have a gradient."""
+    unused = ~a.any(dim=-1) & ~b.any(dim=-2)
+    return torch.where(unused[..., None], own, a.to(own.dtype))
+
+
 def _put_weights(state: TrainingState, weights: bytes) -> None:
     """Give a state an export's weights. Raises ValueError when they don't fit."""
     try:
@@ -131,5 +137,7 @@ def _put_weights(state: TrainingState, weights: bytes) -> None:
             if source.shape != view.shape:
                 problem = f"{part.name} is {tuple(source.shape)}, the policy's {tuple(view.shape)}"
                 raise ValueError(problem)
+            if part.half == "A":
+                source = _with_own_rows(source, tensors[part.name.replace(".lora_A.", ".lora_B.")], view)
             # An export has the scale in B: see `folded_arrays`.
             view.copy_(source.float() / (state.lora.scale if part.half == "B" else 1.0))
