@@ -115,12 +115,16 @@ class DiffQuery(BaseModel):
 
 
 class UploadQuery(BaseModel):
-    """Origin of an uploaded adapter: its optimizer step, and its parent revision."""
+    """Origin of an uploaded adapter: its optimizer step, and its parent revision.
+
+    With ``base`` a policy that does not exist is made over this base, with the adapter's rank and targets.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int = Field(0, ge=0, le=2**53)
     parent: str | None = None
+    base: str | None = Field(None, max_length=100)
 
 
 class LoraRequest(Body):

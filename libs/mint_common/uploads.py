@@ -35,8 +35,6 @@ class UploadReason(StrEnum):
     """A file name occurs twice."""
     TOO_LARGE = "too_large"
     """A file is larger than any adapter of this base, or than MinT takes."""
-    DORA = "dora"
-    """DoRA: the engine cannot serve its magnitude vectors."""
     UNKNOWN_PARENT = "unknown_parent"
     """The parent is no revision of this policy."""
 
@@ -55,13 +53,20 @@ FIXES: Mapping[str, str] = {
     UploadReason.MISSING_FILE: f"Send both {WEIGHTS_FILE} and {CONFIG_FILE}.",
     UploadReason.REPEATED_FILE: "Put every file into the archive once.",
     UploadReason.TOO_LARGE: "Send an adapter of the policy's rank and targets, and nothing but the adapter.",
-    UploadReason.DORA: "Train with use_dora=False: the engine serves plain LoRA only.",
     UploadReason.UNKNOWN_PARENT: "Name a revision of this policy by number or digest, or leave parent out.",
     Reason.BAD_MANIFEST: f"Leave {MANIFEST_FILE} out: the registry writes it.",
     Reason.UNSUPPORTED_LAYOUT: "Save it as PEFT does, or with mint adapter pack.",
-    Reason.UNSUPPORTED_CONFIG: "Train plain LoRA: one rank, one alpha, no bias, no extra modules.",
+    Reason.UNSUPPORTED_CONFIG: "Train plain LoRA: the engine adds B A to weights, and nothing else.",
+    Reason.OTHER_METHOD: "Train with LoraConfig: the engine adds B A to weights, and nothing else.",
+    Reason.DORA: "Train with use_dora=False: the engine serves plain LoRA only.",
+    Reason.BIAS: "Train with bias='none' and lora_bias=False: biases belong to the base, which is shared.",
+    Reason.EXTRA_MODULES: "Train without modules_to_save: whole modules belong to the base, which is shared.",
+    Reason.EMBEDDINGS: "Leave embeddings and lm_head out of target_modules, keep the base's vocabulary, and "
+    "save with save_embedding_layers=False.",
+    Reason.CHANGED_BASE: "The folder of that argument has the adapter as it was before training, saved with "
+    "init_lora_weights=True.",
     Reason.WRONG_BASE: "Upload it to a policy over the base that it was trained over.",
-    Reason.WRONG_TARGETS: "Upload it to a policy with the same target modules, or make one.",
+    Reason.WRONG_TARGETS: "Upload it to a policy with these targets, or make one: mint policy import.",
     Reason.NO_MODULES: "Check the names of its tensors: none of them is a module of the base.",
     Reason.NOT_SAFETENSORS: "Save the weights with safetensors.",
     Reason.HEADER_TOO_LARGE: "Save the weights with safetensors, without metadata beside the tensors.",
@@ -69,8 +74,8 @@ FIXES: Mapping[str, str] = {
     Reason.UNKNOWN_TENSOR: "Send LoRA weights only, named as PEFT names them.",
     Reason.MISSING_TENSOR: "Save all of the adapter: each module needs its A and its B.",
     Reason.WRONG_DTYPE: "Save all weights in one of F32, BF16 and F16.",
-    Reason.WRONG_RANK: "Upload it to a policy of the adapter's rank; or make one, if the "
-    "base's --max-rank allows it.",
+    Reason.WRONG_RANK: "Upload it to a policy of that rank or above, or make one (mint policy import) if "
+    "the base's --max-rank allows it.",
     Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes belong to another one.",
     Reason.MISPLACED: "Pack it with mint adapter pack.",
     Reason.NOT_FINITE: "Find out where the training went wrong: some weights are NaN or infinite.",

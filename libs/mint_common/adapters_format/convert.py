@@ -15,13 +15,22 @@ import numpy as np
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_folder
 from mint_common.adapters_format.config import write_config
-from mint_common.adapters_format.experts import PartOf, read_expert, read_half, scaled, sources_of, write_half
+from mint_common.adapters_format.experts import (
+    PartOf,
+    filled,
+    read_expert,
+    read_half,
+    scaled,
+    sources_of,
+    write_half,
+)
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import FileProof, Manifest, new_manifest, write_manifest
 from mint_common.adapters_format.names import DENSE, PACKED, Half
 from mint_common.adapters_format.origin import Origin, read_origin
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import (
+    NUMPY_OF_DTYPE,
     PAD_DTYPE,
     TensorEntry,
     TensorFile,
@@ -46,15 +55,30 @@ def convert_adapter(
     *,
     layout: str,
     progress: Progress = lambda _done, _total: None,
-    max_ratio: float = math.inf,
 ) -> Manifest:
     """Write an adapter in a layout to a new folder and return its manifest.
 
-    An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
     Raises NotFound, AlreadyExists, AdapterInvalid.
     """
+    return write_adapter(facts, read_origin(facts, source), source, target, layout=layout, progress=progress)
+
+
+def write_adapter(
+    facts: BaseFacts,
+    origin: Origin,
+    source: Path,
+    target: Path,
+    *,
+    layout: str,
+    progress: Progress = lambda _done, _total: None,
+    max_ratio: float = math.inf,
+) -> Manifest:
+    """Write the adapter of a folder as its origin plans it to a new folder and return its manifest.
+
+    An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
+    Raises AlreadyExists, AdapterInvalid.
+    """
     with new_folder(target) as draft:
-        origin = read_origin(facts, source)
         sites = targeted(all_sites(facts), origin.targets)
         if not any(site.count for site in sites):
             layout = DENSE
@@ -134,17 +158,24 @@ def _data(entry: TensorEntry, specs: dict[str, TensorSpec], part_of: PartOf) -> 
 
 def parts_of(origin: Origin, tensors: TensorFile) -> PartOf:
     """Return a reader of an adapter's halves and experts, alpha folded into B, whatever its layout."""
-    places = {entry.name: entry for entry in tensors.header.tensors}
     sources = sources_of(origin.specs)
+    zero_dtype = NUMPY_OF_DTYPE[origin.dtype]
 
     def read(spec: TensorSpec) -> np.ndarray:
-        return tensors.array(places[spec.name])
+        part = origin.parts.get(spec.name)
+        if part is None:
+            return np.zeros(spec.shape, dtype=zero_dtype)
+        array = filled(tensors.array(part.entry), spec)
+        return array if spec.is_stacked else scaled(array, part.factor)
 
     def part_of(site: Site, half: Half, expert: int | None) -> np.ndarray:
         if expert is None:
             array = read_half(site, half, sources, read)
         else:
             array = read_expert(site, half, expert, sources, read)
-        return scaled(array, origin.scaling) if half == "B" else array
+        first = sources[site.name, half][0]
+        part = origin.parts.get(first.name)
+        # Of all experts' tensor only what was asked for is scaled: a copy of the whole would be large.
+        return scaled(array, part.factor) if part and first.is_stacked else array
 
     return part_of

@@ -85,6 +85,20 @@ def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:
     return whole.transpose(1, 2, 0).reshape(spec.shape)
 
 
+def filled(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Return a spec's tensor of a lower rank at the spec's own: the ranks that it lacks are zeros."""
+    if array.shape == spec.shape:
+        return array
+    whole = np.zeros(spec.shape, dtype=array.dtype)
+    if spec.half == "A" and array.ndim == 2:  # expert-major; a dense module is one expert
+        width = spec.shape[1]
+        lower = array.reshape(spec.per_rank, -1, width)
+        whole.reshape(spec.per_rank, -1, width)[:, : lower.shape[1]] = lower
+    else:
+        whole[tuple(map(slice, array.shape))] = array
+    return whole
+
+
 def scaled(array: np.ndarray, factor: float) -> np.ndarray:
     """Return an array times a factor, rounded to the array's own dtype; BF16 is uint16 here.
 

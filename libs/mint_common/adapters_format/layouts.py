@@ -27,6 +27,11 @@ class TensorSpec:
     half: Half
     expert: int | None = None
 
+    @property
+    def is_stacked(self) -> bool:
+        """Return whether it holds all experts of a layer."""
+        return self.expert is None and self.sites[0].count > 0
+
 
 def tensor_specs(layout: str, sites: Sequence[Site], *, rank: int) -> list[TensorSpec]:
     """Return the tensors of a layout's file for these sites, in load order.

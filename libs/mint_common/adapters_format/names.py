@@ -1,5 +1,6 @@
 """Names of layouts, files and tensors in an adapter."""
 
+import re
 from typing import Literal
 
 DENSE = "dense/1"
@@ -15,6 +16,7 @@ Half = Literal["A", "B"]
 HALVES: tuple[Half, Half] = ("A", "B")
 
 _PREFIX = "base_model.model."
+_OTHER_NAME = re.compile(r"(?:base_model\.model\.)?(.+\.lora_[AB])(?:\.default)?\.weight")
 
 
 def peft_name(module: str, half: Half) -> str:
@@ -25,6 +27,12 @@ def peft_name(module: str, half: Half) -> str:
 def packed_name(experts: str, projection: str, half: Half) -> str:
     """Return the name of a packed A ``[experts, rank, in]`` or B ``[experts, out, rank]``."""
     return f"{_PREFIX}{experts}.{projection}.lora_{half}.packed"
+
+
+def canonical_name(name: str) -> str:
+    """Return the PEFT name of a tensor that lacks PEFT's prefix, or has the name of its adapter in it."""
+    found = _OTHER_NAME.fullmatch(name)
+    return f"{_PREFIX}{found[1]}.weight" if found else name
 
 
 def split_peft_name(name: str) -> tuple[str, Half] | None:

@@ -128,10 +128,7 @@ def has_experts(facts: BaseFacts, targets: Collection[str]) -> bool:
 
 
 def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, ...]:
-    """Return the shortest sorted targets that select the chosen sites.
-
-    If no targets select exactly those, return the leaf names, so that checks report the missing sites.
-    """
+    """Return the shortest sorted targets that select the chosen sites, and as few others as targets can."""
     names = {site.name for site in chosen}
     targets: set[str] = set()
     for leaf in {leaf_of(name) for name in names}:
@@ -139,7 +136,7 @@ def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, 
         mine = {name for name in names if leaf_of(name) == leaf}
         twigs = {twig_of(name) for name in mine}
         by_twig = {name for name in alike if twig_of(name) in twigs}
-        targets |= twigs if mine != alike and mine == by_twig else {leaf}
+        targets |= twigs if by_twig != alike else {leaf}
     return tuple(sorted(targets))
 
 

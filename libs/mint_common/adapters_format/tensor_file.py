@@ -30,7 +30,7 @@ PAD_DTYPE = "U8"
 ALIGNMENT = 64
 
 _DTYPE_OF_NUMPY = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_NUMPY_OF_DTYPE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # numpy itself has no bfloat16
+NUMPY_OF_DTYPE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # numpy itself has no bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class TensorFile:
         """Return a tensor without copying it; BF16 comes as uint16."""
         data = np.frombuffer(
             self.mapped,
-            dtype=_NUMPY_OF_DTYPE[entry.dtype],
+            dtype=NUMPY_OF_DTYPE[entry.dtype],
             count=math.prod(entry.shape),
             offset=self.header.data_begin + entry.begin,
         )
@@ -106,7 +106,7 @@ class TensorFile:
 
     def flat(self, dtype: str) -> np.ndarray:
         """Return all data of a file of one dtype, pads included, without copying it."""
-        return np.frombuffer(self.mapped, dtype=_NUMPY_OF_DTYPE[dtype], offset=self.header.data_begin)
+        return np.frombuffer(self.mapped, dtype=NUMPY_OF_DTYPE[dtype], offset=self.header.data_begin)
 
     def release(self) -> None:
         """Release the pages that were read; reading again maps them again."""

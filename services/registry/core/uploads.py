@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, BaseFacts, Reason
 from mint_common.adapters_format.check import MAX_CONFIG_BYTES
+from mint_common.adapters_format.origin import AdapterShape, Origin
 from mint_common.adapters_format.refusal import shown
 from mint_common.errors import AdapterInvalid, UploadRefused
+from mint_common.events.job import LoraSpec
+from mint_common.ids import BaseName, TenantId
+from mint_common.lora import MAX_ALPHA, plan_lora
 from mint_common.uploads import FIXES, UploadReason
 
 MAX_WEIGHTS_BYTES = 5 * 10**9
@@ -18,6 +23,27 @@ _LIMITS: Mapping[str, int] = {
     CONFIG_FILE: MAX_CONFIG_BYTES,
     MANIFEST_FILE: MAX_CONFIG_BYTES,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPolicy:
+    """A policy that an upload makes, of the adapter's own rank and targets."""
+
+    tenant_id: TenantId
+    name: str
+    base: BaseName
+
+
+def shape_of(lora: LoraSpec) -> AdapterShape:
+    """Return the shape of a policy's adapters."""
+    return AdapterShape(rank=lora.rank, targets=lora.targets)
+
+
+def lora_of(facts: BaseFacts, origin: Origin) -> LoraSpec:
+    """Return the LoRA of a new policy that goes on as the adapter was trained. Raises InvalidField."""
+    alpha = origin.scaling * origin.rank
+    known = alpha if 0 < alpha <= MAX_ALPHA else None
+    return plan_lora(facts, rank=origin.rank, alpha=known, targets=origin.targets)
 
 
 def refused(reason: UploadReason, problem: str) -> UploadRefused:
@@ -72,8 +98,6 @@ def check_config(config: bytes, facts: BaseFacts, bases: Collection[str]) -> tup
         return ()  # conversion reports it
     if not isinstance(values, dict):
         return ()
-    if values.get("use_dora"):
-        raise refused(UploadReason.DORA, "use_dora is set")
     said = str(values.get("base_model_name_or_path") or facts.name)
     named = said.rstrip("/").rpartition("/")[2]
     if named in bases and named != facts.name:

@@ -6,7 +6,7 @@ and half a projection of one layer; the scratch folder is deleted before the ans
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mint_common.adapters_format import (
@@ -16,14 +16,16 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     BaseFacts,
     Manifest,
-    convert_adapter,
     write_manifest,
 )
+from mint_common.adapters_format.convert import write_adapter
+from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.storage import store_folder
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
-from mint_common.errors import AdapterInvalid, NotFound
-from mint_common.ids import Digest, derive_id, new_id
+from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
+from mint_common.events.job import LoraSpec
+from mint_common.ids import Digest, PolicyId, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.slow_clients import BODY_RATE, ClientWait, MinRate
@@ -35,11 +37,14 @@ from services.registry.core.exports import UNSTORED, check_export, export_of
 from services.registry.core.quotas import adapter_bytes
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
+    NewPolicy,
     check_config,
     check_file,
     check_files,
     check_first_bytes,
+    lora_of,
     refused,
+    shape_of,
     with_fix,
 )
 from services.registry.handlers.scratch import TEMPORARY, Scratch
@@ -78,11 +83,17 @@ class UploadHandler:
         self._converting = FairGate(CONVERTED_AT_ONCE, limit=OF_A_TENANT)
 
     async def upload(
-        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
+        self,
+        policy: PolicyRecord | NewPolicy,
+        body: AsyncIterator[bytes],
+        *,
+        step: int,
+        parent: int | Digest | None,
     ) -> UploadedRevision:
         """Publish the adapter in a tar stream as a revision. Equal weights are the same revision.
 
-        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do; Overloaded.
+        A new policy is made once the adapter is checked. Raises UploadRefused, whose ``reason`` is a stable
+        word and whose ``fix`` says what to do; InvalidField, QuotaExceeded, Overloaded.
         """
         async with self._receiving.turn(policy.tenant_id):
             revision = await self._take(policy, unstalled(body), step=step, parent=parent)
@@ -90,43 +101,70 @@ class UploadHandler:
         return revision
 
     async def _take(
-        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
+        self,
+        policy: PolicyRecord | NewPolicy,
+        body: AsyncIterator[bytes],
+        *,
+        step: int,
+        parent: int | Digest | None,
     ) -> UploadedRevision:
         try:
             async with self._scratch.folder("upload-") as scratch:
                 parent_digest = await self._parent(policy, parent)
                 await receive(body, scratch / "given")
                 async with self._converting.turn(policy.tenant_id):
-                    manifest, warnings = await self._convert(policy, scratch, step=step, parent=parent_digest)
-                    revision = await self._publish(policy, scratch / "adapter", manifest)
+                    converted = await self._convert(policy, scratch)
+                    owner = await self._made(policy, converted.lora)
+                    manifest = replace(
+                        converted.manifest, policy_id=owner.policy_id, step=step, parent=parent_digest
+                    )
+                    revision = await self._publish(owner, scratch / "adapter", manifest)
                     known = {each.name: getattr(revision, each.name) for each in fields(revision)}
-                    return UploadedRevision(**known, warnings=warnings)
+                    return UploadedRevision(**known, warnings=converted.warnings)
         except AdapterInvalid as error:
             metrics.UPLOADS.labels("refused").inc()
             raise with_fix(error) from error
 
-    async def _parent(self, policy: PolicyRecord, parent: int | Digest | None) -> Digest | None:
+    async def _parent(self, policy: PolicyRecord | NewPolicy, parent: int | Digest | None) -> Digest | None:
         if parent is None:
             return None
+        problem = f"policy {policy.name!r} has no revision {parent}"
+        if isinstance(policy, NewPolicy):
+            raise refused(UploadReason.UNKNOWN_PARENT, problem)
         try:
             return (await self._catalog.revision(policy.policy_id, parent)).digest
         except NotFound as error:
-            problem = f"policy {policy.name!r} has no revision {parent}"
             raise refused(UploadReason.UNKNOWN_PARENT, problem) from error
 
-    async def _convert(
-        self, policy: PolicyRecord, scratch: Path, *, step: int, parent: Digest | None
-    ) -> tuple[Manifest, tuple[str, ...]]:
+    async def _convert(self, policy: PolicyRecord | NewPolicy, scratch: Path) -> "_Converted":
         facts = await self._catalog.base(policy.base)
         bases = {base.name for base in await self._catalog.bases()}
-        manifest, warnings = await asyncio.to_thread(_convert, facts, bases, scratch, self._max_update_ratio)
-        manifest = replace(manifest, policy_id=policy.policy_id, step=step, parent=parent)
-        check_export(export_of(policy, manifest, export_id="", claim=UNSTORED), policy, manifest)
-        written = scratch / "adapter" / MANIFEST_FILE
-        await asyncio.to_thread(written.write_bytes, write_manifest(manifest))
-        return manifest, warnings
+        lora = None if isinstance(policy, NewPolicy) else policy.lora
+        return await asyncio.to_thread(_convert, facts, bases, scratch, lora, self._max_update_ratio)
+
+    async def _made(self, policy: PolicyRecord | NewPolicy, lora: LoraSpec) -> PolicyRecord:
+        """Return the policy of an upload, made if it is new."""
+        if isinstance(policy, PolicyRecord):
+            return policy
+        await self._catalog.check_room(policy.tenant_id)
+        made = PolicyRecord(
+            policy_id=PolicyId(new_id("pol")),
+            tenant_id=policy.tenant_id,
+            name=policy.name,
+            base=policy.base,
+            lora=lora,
+            created_at=self._clock.now(),
+            latest=None,
+        )
+        try:
+            await self._catalog.add_policy(made)
+        except AlreadyExists:  # by an upload beside this one; `_publish` checks its shape
+            return await self._catalog.policy(policy.tenant_id, policy.name)
+        return made
 
     async def _publish(self, policy: PolicyRecord, folder: Path, manifest: Manifest) -> RevisionRecord:
+        check_export(export_of(policy, manifest, export_id="", claim=UNSTORED), policy, manifest)
+        await asyncio.to_thread((folder / MANIFEST_FILE).write_bytes, write_manifest(manifest))
         try:
             known = await self._catalog.revision(policy.policy_id, manifest.digest)
         except NotFound:
@@ -190,13 +228,24 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Converted:
+    """An adapter in MinT's own form, the LoRA of its policy, and warnings for its user."""
+
+    manifest: Manifest
+    lora: LoraSpec
+    warnings: tuple[str, ...]
+
+
 def _convert(
-    facts: BaseFacts, bases: Collection[str], scratch: Path, max_ratio: float
-) -> tuple[Manifest, tuple[str, ...]]:
+    facts: BaseFacts, bases: Collection[str], scratch: Path, lora: LoraSpec | None, max_ratio: float
+) -> _Converted:
     given = scratch / "given"
     warnings = check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
-    manifest = convert_adapter(facts, given, scratch / "adapter", layout=PACKED, max_ratio=max_ratio)
-    return manifest, warnings
+    origin = read_origin(facts, given, shape=shape_of(lora) if lora else None)
+    lora = lora or lora_of(facts, origin)
+    manifest = write_adapter(facts, origin, given, scratch / "adapter", layout=PACKED, max_ratio=max_ratio)
+    return _Converted(manifest=manifest, lora=lora, warnings=(*warnings, *origin.notes))
 
 
 def _export_id(manifest: Manifest) -> str:

@@ -5,10 +5,12 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Header, Path, Request
 
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.authority import CALLER_HEADER, DECIDED_HEADER, Caller, read_caller
 from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.errors import NotFound
 from mint_common.ids import TenantId
-from mint_common.names import BEST, policy_key, revision_key
+from mint_common.names import BEST, base_key, policy_key, revision_key
 from mint_common.runtime.clock import Clock
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
@@ -18,6 +20,9 @@ from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.uploads import UploadHandler
+
+MAX_NAMED = 20
+"""Number of bases that the error about an unknown base lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,15 @@ async def _registry(request: Request) -> Registry:
 
 RegistryDep = Annotated[Registry, Depends(_registry)]
 Tenant = Annotated[TenantId, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+async def find_base(registry: Registry, name: str) -> BaseFacts:
+    """Return a base. Raises NotFound, which lists the known bases."""
+    try:
+        return await registry.catalog.base(base_key(name))
+    except NotFound as error:
+        known = [base.name for base in await registry.catalog.bases()]
+        raise NotFound(kind="base", name=name[:100], near=", ".join(known[:MAX_NAMED])) from error
 
 
 async def _policy(tenant_id: Tenant, policy: str, registry: RegistryDep) -> PolicyRecord:

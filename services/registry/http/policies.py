@@ -5,23 +5,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyFilter, PolicyNames, PolicyRecord, Resolution
 from mint_common.catalog_requests import LongPageQuery, PolicyPatch, PolicyQuery, PolicyRequest
-from mint_common.errors import NotFound
 from mint_common.events import Retention
 from mint_common.ids import PolicyId, new_id
 from mint_common.lora import plan_lora
-from mint_common.names import base_key, check_policy_name
+from mint_common.names import check_policy_name
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
-from services.registry.http.context import PolicyDep, Registry, RegistryDep, Tenant
+from services.registry.http.context import PolicyDep, RegistryDep, Tenant, find_base
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
-
-MAX_NAMED = 20
-"""Number of bases that the error about an unknown base lists."""
 
 
 @router.get("/resolve")
@@ -38,7 +33,7 @@ async def create_policy(
 ) -> PolicyRecord:
     """Create a policy over a base."""
     check_policy_name(body.name)
-    base = await _base(registry, body.base)
+    base = await find_base(registry, body.base)
     policy = PolicyRecord(
         policy_id=PolicyId(new_id("pol")),
         tenant_id=tenant_id,
@@ -54,15 +49,6 @@ async def create_policy(
     check_description(policy)
     await registry.catalog.add_policy(policy, cause=cause)
     return policy
-
-
-async def _base(registry: Registry, name: str) -> BaseFacts:
-    """Return a base. Raises NotFound, which lists the known bases."""
-    try:
-        return await registry.catalog.base(base_key(name))
-    except NotFound as error:
-        known = [base.name for base in await registry.catalog.bases()]
-        raise NotFound(kind="base", name=name[:100], near=", ".join(known[:MAX_NAMED])) from error
 
 
 @router.get("/policies")

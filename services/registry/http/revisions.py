@@ -11,6 +11,7 @@ from mint_common.catalog import (
     EvaluationRecord,
     Lineage,
     OwnedRevision,
+    PolicyRecord,
     RevisionDiff,
     RevisionFilter,
     RevisionRecord,
@@ -26,13 +27,23 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
-from mint_common.errors import InvalidField
-from mint_common.names import revision_key
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import TenantId
+from mint_common.names import check_policy_name, policy_key, revision_key
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from mint_common.runtime.edge_routes import StreamDep
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.lineage import MAX_NODES, Reach, lineage_of
-from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, RevisionDep, Tenant
+from services.registry.core.uploads import NewPolicy
+from services.registry.http.context import (
+    CallerDep,
+    PolicyDep,
+    Registry,
+    RegistryDep,
+    RevisionDep,
+    Tenant,
+    find_base,
+)
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
@@ -64,11 +75,34 @@ async def list_revisions(
 
 @router.post("/policies/{policy}/revisions", status_code=201)
 async def upload_revision(
-    body: StreamDep, policy: PolicyDep, query: Annotated[UploadQuery, Query()], registry: RegistryDep
+    tenant_id: Tenant,
+    policy: str,
+    body: StreamDep,
+    query: Annotated[UploadQuery, Query()],
+    registry: RegistryDep,
 ) -> UploadedRevision:
     """Publish the adapter in a tar as a revision."""
     parent = None if query.parent is None else revision_key(query.parent)
-    return await registry.uploads.upload(policy, body, step=query.step, parent=parent)
+    target = await _upload_target(registry, tenant_id, policy, base=query.base)
+    return await registry.uploads.upload(target, body, step=query.step, parent=parent)
+
+
+async def _upload_target(
+    registry: Registry, tenant_id: TenantId, name: str, *, base: str | None
+) -> PolicyRecord | NewPolicy:
+    """Return the policy of that name, or one to make over the base."""
+    facts = None if base is None else await find_base(registry, base)
+    try:
+        policy = await registry.catalog.policy(tenant_id, policy_key(name))
+    except NotFound:
+        if facts is None:
+            raise
+        check_policy_name(name)
+        return NewPolicy(tenant_id=tenant_id, name=name, base=facts.name)
+    if facts is not None and facts.name != policy.base:
+        problem = f"policy {policy.name!r} is over {policy.base}, not over {facts.name}: take another name"
+        raise InvalidField(field="base", problem=problem)
+    return policy
 
 
 @router.get("/policies/{policy}/revisions/{revision}")

@@ -139,7 +139,12 @@ def refusals(stack):
         "too_large": tar_of({**good, CONFIG: bytes(2 << 20)}),
         "bad_manifest": tar_of({**good, "mint_manifest.json": b"{}"}),
         "dora": tar_of({**good, CONFIG: config(use_dora=True)}),
-        "unsupported_config": tar_of({**good, CONFIG: config(rank_pattern={"q_proj": 4})}),
+        "other_method": tar_of({**good, CONFIG: config(peft_type="IA3")}),
+        "bias": tar_of({**good, CONFIG: config(bias="all")}),
+        "extra_modules": tar_of({**good, CONFIG: config(modules_to_save=["norm"])}),
+        "embeddings": tar_of({**good, CONFIG: config(target_modules=["q_proj", "lm_head"])}),
+        "changed_base": tar_of({**good, CONFIG: config(init_lora_weights="pissa_niter_4")}),
+        "unsupported_config": tar_of({**good, CONFIG: config(layer_replication=[[0, 1]])}),
         "not_safetensors": tar_of({**good, WEIGHTS: b"\x10\0\0\0\0\0\0\0{}" + bytes(40)}),
         "header_too_large": tar_of({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
         "gaps_or_overlaps": tar_of({**good, WEIGHTS: weights + bytes(8)}),
@@ -165,6 +170,46 @@ def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, pol
         assert error["fix"].endswith(".")
         assert error["fix"] in error["message"]
     assert len(mint.get(f"/policies/{policy}/revisions").json()) == before
+
+
+def test_a_policy_that_is_not_there_is_made_over_the_base(stack, mint):
+    url, params = "/policies/brought/revisions", {"base": "tiny"}
+    some = {name: each for name, each in tensors(stack).items() if "layers.0.self_attn.q_proj" in name}
+    body = tar_of({WEIGHTS: write_tensors(some), CONFIG: config(lora_alpha=3, layers_to_transform=[0])})
+    bad = tar_of({**adapter(stack), CONFIG: config(bias="all")})
+    assert mint.post(url, content=bad, params=params).status_code == 422
+    assert mint.get("/policies/brought").status_code == 404, "a refused adapter leaves no policy"
+    first = mint.post(url, content=body, params=params)
+    assert first.status_code == 201, first.text
+    assert [each.split(",")[0] for each in first.json()["warnings"]] == ["1 of 3 modules have an update"]
+    made = mint.get("/policies/brought").json()
+    assert (made["base"], made["latest"]["number"]) == ("tiny", 1)
+    assert made["lora"] == {"rank": RANK, "alpha": 3.0, "targets": ["q_proj"], "seed": 0}
+    assert mint.post(url, content=body, params=params).json()["digest"] == first.json()["digest"]
+    assert mint.post(url, content=body).status_code == 201
+    wide = mint.post(url, content=tar_of(adapter(stack)), params=params)
+    assert wide.json()["error"]["reason"] == "wrong_targets"
+
+
+def test_a_policy_to_be_made_needs_a_base_that_is_there_and_no_parent(stack, mint, policy):
+    body = tar_of(adapter(stack))
+    unknown = mint.post("/policies/brought2/revisions", content=body, params={"base": "huge"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    orphan = mint.post("/policies/brought2/revisions", content=body, params={"base": "tiny", "parent": "1"})
+    assert orphan.json()["error"]["reason"] == "unknown_parent"
+    named = mint.post("/policies/Brought/revisions", content=body, params={"base": "tiny"})
+    assert named.status_code in {404, 422}
+    assert mint.get("/policies/brought2").status_code == 404
+
+
+def test_an_adapter_is_filled_up_to_a_larger_policy(stack, mint):
+    body = {"name": "roomy", "base": "tiny", "lora": {"rank": 4}}
+    assert mint.post("/policies", json=body).status_code == 201
+    answer = mint.post("/policies/roomy/revisions", content=tar_of(adapter(stack)))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["warnings"] == [
+        "Ranks from 2 were filled up to 4 with zeros: the update is the same."
+    ]
 
 
 def test_unknown_parent_policy_and_strangers_are_refused(stack, mint, policy):

@@ -25,8 +25,9 @@ from mint_common.adapters_format import (
     convert_adapter,
     packed_name,
 )
+from mint_common.adapters_format.convert import write_adapter
 from mint_common.adapters_format.experts import scaled
-from mint_common.adapters_format.origin import read_origin
+from mint_common.adapters_format.origin import AdapterShape, read_origin
 from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
 from tests.testing.adapters import make_adapter, make_base_facts, make_tensors
 from tests.unit.adapters_format.layouts import (
@@ -192,6 +193,65 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         convert(tmp_path / "peft", PACKED)
 
 
+def updates(tensors: Tensors) -> Tensors:
+    """Return B @ A of every module and expert."""
+    halves = {name.partition(".lora_")[0]: name for name in tensors if ".lora_A." in name}
+    return {
+        module: tensors[name.replace(".lora_A.", ".lora_B.")] @ tensors[name]
+        for module, name in halves.items()
+    }
+
+
+@pytest.mark.parametrize("spelling", ["per-expert", "fused", "packed"])
+def test_a_larger_shape_has_the_same_update(tmp_path: Path, spelling: str) -> None:
+    tensors = shared_a(packed_tensors())
+    source = save_peft(tmp_path / "peft", fused(tensors) if spelling == "fused" else per_expert(tensors))
+    if spelling == "packed":
+        source = convert(source, PACKED)[1]
+    shape = AdapterShape(rank=5, targets=tuple(sorted(FACTS.targets)))
+    origin = read_origin(FACTS, source, shape=shape)
+    write_adapter(FACTS, origin, source, tmp_path / "larger", layout=PACKED)
+    larger = load_file(tmp_path / "larger" / WEIGHTS_FILE)
+    assert larger[DOWN_B].shape[-1] == 5
+    real = {name: each for name, each in larger.items() if not name.startswith("pad.")}
+    for module, update in updates(real).items():
+        np.testing.assert_allclose(update, updates(folded(tensors))[module], rtol=1e-5, atol=1e-6)
+
+
+def test_experts_that_a_policy_has_besides_get_zeros(tmp_path: Path) -> None:
+    only = {name: each for name, each in packed_tensors().items() if "q_proj" in name}
+    source = save_peft(tmp_path / "peft", only)
+    shape = AdapterShape(rank=2, targets=("down_proj", "gate_proj", "q_proj", "up_proj"))
+    origin = read_origin(FACTS, source, shape=shape)
+    assert origin.notes == ("12 of 114 modules have an update, the others got zeros.",)
+    manifest = write_adapter(FACTS, origin, source, tmp_path / "larger", layout=PACKED)
+    assert (manifest.layout, manifest.targets) == (PACKED, shape.targets)
+    larger = load_file(tmp_path / "larger" / WEIGHTS_FILE)
+    assert not any(each.any() for name, each in larger.items() if "q_proj" not in name)
+
+
+def test_experts_have_ranks_and_alphas_of_their_own(tmp_path: Path) -> None:
+    """One expert of a projection at rank 1, and another alpha for a layer's up_proj."""
+    tensors = dict(per_expert(packed_tensors()))
+    low = "model.layers.3.mlp.experts.1.down_proj"
+    for half, cut in (("A", np.s_[:1]), ("B", np.s_[:, :1])):
+        name = f"base_model.model.{low}.lora_{half}.weight"
+        tensors[name] = np.ascontiguousarray(tensors[name][cut])
+    patterns = {"rank_pattern": {low: 1}, "alpha_pattern": {r"layers\.4\..*up_proj": 6}}
+    source = save_peft(tmp_path / "peft", tensors, **patterns)
+    convert_adapter(FACTS, source, tmp_path / "packed", layout=PACKED)
+    found = updates(load_file(tmp_path / "packed" / WEIGHTS_FILE))
+    for module, update in updates(tensors).items():
+        plain = module.removeprefix("base_model.model.")
+        scale = 4.0 if plain == low else 3.0 if "layers.4" in plain and "up_proj" in plain else 2.0
+        name, _dot, leaf = module.rpartition(".")
+        expert = name.rpartition(".")[2]
+        whole = (
+            found[f"{name.rpartition('.')[0]}.{leaf}"][int(expert)] if expert.isdecimal() else found[module]
+        )
+        np.testing.assert_allclose(whole, update * scale, rtol=1e-5, atol=1e-6)
+
+
 BAD = per_expert(packed_tensors())
 FIRST = next(name for name in BAD if ".experts.1.up_proj.lora_A" in name)
 
@@ -209,9 +269,9 @@ FIRST = next(name for name in BAD if ".experts.1.up_proj.lora_A" in name)
         ("no_modules", {"base_model.model.other.lora_A.weight": BAD[FIRST]}, {}),
         ("wrong_rank", BAD, {"r": 16}),
         ("unsupported_config", BAD, {"r": "2"}),
-        ("unsupported_config", BAD, {"peft_type": "LOHA"}),
-        ("unsupported_config", BAD, {"use_dora": True}),
-        ("unsupported_config", BAD, {"rank_pattern": {"q_proj": 4}}),
+        ("other_method", BAD, {"peft_type": "LOHA"}),
+        ("dora", BAD, {"use_dora": True}),
+        ("wrong_rank", BAD, {"rank_pattern": {"q_proj": 4}}),
         ("unsupported_config", BAD, {"lora_alpha": float("inf")}),
     ],
 )

@@ -150,7 +150,8 @@ async def upload_revision(
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
 
     The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
-    export; the same weights are the same revision. Each kind of refusal has its own code, and a sentence of
+    export; the same weights are the same revision. With `base` a policy that does not exist is made over this
+    base, with the adapter's rank, alpha and targets. Each kind of refusal has its own code, and a sentence of
     advice.
     """
     try:
