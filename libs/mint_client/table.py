@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "base": (_STACK + "base:base_app", "Add, list, show or remove base models."),
     "adapter": (_STACK + "adapter:adapter_app", "Check, merge, pack or unpack adapter folders."),
     "adapters": (_CLIENT + "adapters:adapters_app", "List, pin, load or evict revisions on engines."),
-    "policy": (_CLIENT + "policies:policy_app", "List, show, create or change policies."),
+    "policy": (_CLIENT + "policies:policy_app", "List, show, create, import or change policies."),
     "revision": (_CLIENT + "revisions:revision_app", "List, show, compare or upload revisions."),
     "alias": (_CLIENT + "aliases:alias_app", "List, move, protect or freeze aliases."),
     "eval": (_CLIENT + "evaluations:eval_app", "Score revisions; list or record scores."),

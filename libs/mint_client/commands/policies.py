@@ -6,6 +6,7 @@ import typer
 
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, group
+from mint_client.commands.imports import import_policy
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, names_in
 from mint_client.core.columns import FIELD, POLICY
 from mint_client.core.tables import field_rows
@@ -138,5 +139,10 @@ def _labels(given: list[str] | None) -> dict[str, str]:
 
 
 policy_app = group(
-    "List, show, create or change policies.", list_policies, show_policy, create_policy, change_policy
+    "List, show, create, import or change policies.",
+    list_policies,
+    show_policy,
+    create_policy,
+    import_policy,
+    change_policy,
 )

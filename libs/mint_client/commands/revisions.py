@@ -11,6 +11,7 @@ from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, group
 from mint_client.commands.names import resolve_revision
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
+from mint_client.commands.pushing import push_revision
 from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
 from mint_client.core.tables import Row, diff_rows, field_rows, scored_rows
 from mint_client.views.terminal import receiving, sending
@@ -171,13 +172,14 @@ def _path(api: PublicApi, policy: str, revision: str) -> str:
 
 
 revision_app = group(
-    "List, show, compare, upload, download, retire or restore revisions, or resume training from one.",
+    "List, show, compare, upload, download, push, retire or restore revisions, or resume training from one.",
     list_revisions,
     show_revision,
     diff_revision,
     lineage_revision,
     upload_revision,
     download_revision,
+    push_revision,
     retire_revision,
     restore_revision,
     resume_revision,

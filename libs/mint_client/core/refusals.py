@@ -26,6 +26,10 @@ class ExtraMissingError(MintError):
     """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
 
 
+class AdaptersRefusedError(MintError):
+    """Refused adapters: {refused}. Imported now: {taken}. {report} names each."""
+
+
 class StackNotInstalledError(MintError):
     """`mint {command}` is for a machine that runs a stack, and only the client is installed here: install mint-stack[cpu] or mint-stack[gpu] in an environment of its own."""  # noqa: E501  # the docstring is the message
 

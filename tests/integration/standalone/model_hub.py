@@ -1,5 +1,6 @@
 """A model hub on loopback, as huggingface_hub speaks to one over HTTP (no Xet), and ways to spoil it."""
 
+import base64
 import hashlib
 import json
 import re
@@ -9,12 +10,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote
 
 _RANGE = re.compile(r"bytes=(\d+)-")
 _TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/?]+)")
 _MODEL = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/([^/?]+)")
+_COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/?]+)")
 _CDN = re.compile(r"/cdn/([0-9a-f]{64})")
 
 
@@ -38,7 +42,12 @@ class Repository:
 
     def commit(self, folder: Path, branch: str = "main") -> str:
         """Take in a folder's files, and return the commit."""
-        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+        return self.put(
+            {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}, branch
+        )
+
+    def put(self, files: dict[str, bytes], branch: str) -> str:
+        """Take in files by name, and return the commit."""
         name = hashlib.sha1(b"".join(key.encode() + value for key, value in files.items())).hexdigest()
         self.commits[name] = files
         self.branches[branch] = name
@@ -115,6 +124,43 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(*match.groups())
         else:
             self._answer(404)
+
+    def do_POST(self) -> None:
+        path = unquote(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.served.requests.append((self.command, path, ""))
+        if self.headers.get("Authorization") != f"Bearer {self.served.token}":
+            self._answer(401)
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif _PREUPLOAD.match(path):
+            # The public hub wants large files apart; what it calls regular comes within the commit.
+            files = [
+                {**each, "uploadMode": "regular", "shouldIgnore": False} for each in json.loads(body)["files"]
+            ]
+            self._json({"files": files})
+        elif match := _COMMIT.match(path):
+            self._commit(match[1], match[2], [json.loads(line) for line in body.splitlines()])
+        else:
+            self._answer(404)
+
+    def _create(self, wanted: dict[str, str]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+        repository = self.served.repository(name)
+        if not repository.branches:
+            repository.commits["0" * 40] = {}
+            repository.branches["main"] = "0" * 40
+        self._json({"url": f"{self.served.url}/{name}", "name": name})
+
+    def _commit(self, name: str, branch: str, lines: list[dict[str, Any]]) -> None:
+        repository = self.served.repository(name)
+        files = dict(repository.commits[repository.branches[branch]])
+        for line in lines:
+            if line["key"] == "file":
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        commit = repository.put(files, branch)
+        url = f"{self.served.url}/{name}/commit/{commit}"
+        self._json({"commitUrl": url, "commitOid": commit, "success": True})
 
     def _find(self, name: str, revision: str) -> tuple[Repository, str] | None:
         repository = self.served.repositories.get(name)

@@ -1,0 +1,120 @@
+"""Adapters where users have them: a folder, a tar, a repository of a model hub."""
+
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mint_client.core.refusals import ExtraMissingError, LocalFailureError
+from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
+
+HUB = "hf:"
+_FILES = (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE)
+_PICKLE = "adapter_model.bin"
+
+
+@contextmanager
+def adapter_folder(source: str) -> Iterator[Path]:
+    """Yield a folder with an adapter's files. Raises LocalFailureError, ExtraMissingError, OSError."""
+    path = Path(source).expanduser()
+    if source.startswith(HUB):
+        yield _complete(_fetched(source), source)
+    elif path.is_dir():
+        yield _complete(path, source)
+    elif path.is_file():
+        with TemporaryDirectory(prefix="mint-adapter-") as folder:
+            unpack_tar(path, Path(folder))
+            yield _complete(Path(folder), source)
+    else:
+        raise LocalFailureError(what=source, problem="there is no such folder or tar")
+
+
+def named_base(folder: Path) -> str:
+    """Return the base that an adapter's config names, "" for none. Raises LocalFailureError."""
+    try:
+        config: Any = json.loads((folder / CONFIG_FILE).read_bytes())
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise LocalFailureError(what=str(folder / CONFIG_FILE), problem="is not a JSON object")
+    return str(config.get("base_model_name_or_path") or "")
+
+
+def unpack_tar(path: Path, folder: Path) -> None:
+    """Write an adapter's files, wherever they are in a tar, to a folder. Raises LocalFailureError."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                content = archive.extractfile(member) if member.isreg() and name in _FILES else None
+                if content is None:
+                    continue
+                if (folder / name).exists():
+                    raise LocalFailureError(
+                        what=str(path), problem=f"has two files {name}: one adapter a tar"
+                    )
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise LocalFailureError(what=str(path), problem=f"is no tar, or is cut off: {error}") from error
+
+
+def _complete(folder: Path, source: str) -> Path:
+    """Return the folder if it has what an adapter needs."""
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if not missing:
+        return folder
+    problem = f"has no {' and no '.join(missing)}"
+    if missing == [WEIGHTS_FILE] and (folder / _PICKLE).exists():
+        problem += f"; {_PICKLE} can run code when it is loaded: save it again with safe_serialization=True"
+    elif list(folder.glob(f"*/{CONFIG_FILE}")):
+        problem += "; its folders have: name one, or take all of them with --all"
+    raise LocalFailureError(what=source, problem=problem)
+
+
+def _fetched(source: str) -> Path:
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    hub = hub_of(f"{HUB}ORG/NAME")
+    with hub_errors(name):
+        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=[*_FILES, _PICKLE]))
+
+
+def hub_of(what: str) -> Any:  # a module
+    """Return huggingface_hub, which is an extra of the client. Raises ExtraMissingError."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ExtraMissingError(option=what, package="huggingface_hub") from error
+    return huggingface_hub
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn what a hub answers about a repository into a sentence. Raises LocalFailureError."""
+    import httpx
+    from huggingface_hub import errors
+
+    token = "set HF_TOKEN to a token that may"  # noqa: S105  # a sentence
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        problem = f"is gated: ask for access on its page, then {token} read it"
+        raise LocalFailureError(what=name, problem=problem) from error
+    except errors.RepositoryNotFoundError as error:
+        problem = f"is not there, or is private: check the name, or {token} read it"
+        raise LocalFailureError(what=name, problem=problem) from error
+    except errors.RevisionNotFoundError as error:
+        raise LocalFailureError(what=name, problem="has no such revision") from error
+    except (errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
+        problem = str(error).partition("\n")[0]
+        raise LocalFailureError(what=name, problem=problem) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        problem = f"the hub answers {status}" + (f": {token} do it" if status in (401, 403) else "")
+        raise LocalFailureError(what=name, problem=problem) from error
+    except (errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
+        raise LocalFailureError(what=name, problem=f"the hub cannot be reached: {error}") from error
