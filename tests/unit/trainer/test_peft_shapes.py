@@ -6,7 +6,9 @@ docs/adapter-format.md has the same table.
 import json
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +158,14 @@ SHAPES = (
 )
 
 
-def tiny() -> PreTrainedModel:
+@cache
+def loaded() -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     return model.eval()
+
+
+def tiny() -> PreTrainedModel:
+    return deepcopy(loaded())
 
 
 @torch.no_grad()
@@ -171,7 +178,7 @@ def train(model: torch.nn.Module) -> None:
     """Move what the adapter trains; the values are numbers of bfloat16, so that rounding loses nothing."""
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.copy_((parameter + torch.randn_like(parameter) * 0.05).bfloat16())
+            parameter.copy_((parameter + torch.randn_like(parameter) * 0.02).bfloat16())
 
 
 def save(shape: Shape, folder: Path) -> Tensor:
