@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(autouse=True)
-def place(stack, counter, monkeypatch, tmp_path) -> Path:
+def place(stack: Any, counter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("MINT_URL", stack.url)
     monkeypatch.setenv("MINT_API_KEY", stack.key)
     monkeypatch.chdir(tmp_path)
@@ -39,7 +40,7 @@ def said(*arguments: str | Path) -> str:
     return result.stdout
 
 
-def save(stack, folder: Path, *, seed: int = 0, **config: object) -> Path:
+def save(stack: Any, folder: Path, *, seed: int = 0, **config: object) -> Path:
     folder.mkdir(parents=True)
     (folder / WEIGHTS_FILE).write_bytes(write_tensors(tensors(stack, seed=seed)))
     values = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/Tiny", **config}
@@ -48,7 +49,7 @@ def save(stack, folder: Path, *, seed: int = 0, **config: object) -> Path:
     return folder
 
 
-def test_a_folder_and_a_tar_become_policies(stack, place):
+def test_a_folder_and_a_tar_become_policies(stack: Any, place: Any) -> None:
     folder = save(stack, place / "adapter")
     made = json.loads(said("policy", "import", "one", folder, "--json"))
     assert (made["base"], made["lora"]["rank"], made["lora"]["alpha"]) == ("tiny", 2, 4.0)
@@ -60,7 +61,7 @@ def test_a_folder_and_a_tar_become_policies(stack, place):
     assert again["revision"]["number"] == 1, "the same weights are the same revision"
 
 
-def test_what_is_no_adapter_says_what_it_lacks(stack, place):
+def test_what_is_no_adapter_says_what_it_lacks(stack: Any, place: Any) -> None:
     save(stack, place / "many/one")
     (place / "broken.tar").write_bytes(b"no tar")
     (place / "pickled").mkdir()
@@ -81,7 +82,7 @@ def test_what_is_no_adapter_says_what_it_lacks(stack, place):
     )
 
 
-def test_thousands_go_on_past_a_bad_one_and_where_they_stopped(stack, place):
+def test_thousands_go_on_past_a_bad_one_and_where_they_stopped(stack: Any, place: Any) -> None:
     for number in range(6):
         save(stack, place / f"all/Team A/run_{number}", seed=number)
     save(stack, place / "all/team-a/run_5", seed=5)
@@ -107,7 +108,7 @@ def test_thousands_go_on_past_a_bad_one_and_where_they_stopped(stack, place):
     assert "team-a-run_6" in said("policy", "list", "--trained")
 
 
-def test_an_adapter_that_changed_is_imported_again(stack, place):
+def test_an_adapter_that_changed_is_imported_again(stack: Any, place: Any) -> None:
     folder = save(stack, place / "changing/it")
     said("policy", "import", "--all", "changing")
     (folder / WEIGHTS_FILE).write_bytes(write_tensors(tensors(stack, seed=9)))
@@ -123,7 +124,7 @@ def on_the_hub(hub_url: str, token: str, place: Path, *arguments: str) -> subpro
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_from_a_hub_and_back(stack, place):
+def test_from_a_hub_and_back(stack: Any, place: Any) -> None:
     with running_hub() as hub:
         hub.repository("org/support-lora").commit(save(stack, place / "adapter"))
         hub.repository("org/gated").commit(place / "adapter")
@@ -152,7 +153,7 @@ def test_from_a_hub_and_back(stack, place):
         assert json.loads(again.stdout)["latest"]["digest"] == digest
 
 
-def test_a_pushed_folder_has_a_card_with_the_scores(stack, place):
+def test_a_pushed_folder_has_a_card_with_the_scores(stack: Any, place: Any) -> None:
     said("policy", "import", "scored", save(stack, place / "adapter"))
     said("eval", "record", "scored", "1", "math", "accuracy", "0.5", "--n", "8")
     said("revision", "push", "scored", "1", "out")

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +21,18 @@ RANK = 2
 
 
 @pytest.fixture
-def mint(stack, counter):
+def mint(stack: Any, counter: Any) -> Any:
     with stack.client() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def policy(stack) -> str:
+def policy(stack: Any) -> str:
     stack.make_policy("uploaded")
     return "uploaded"
 
 
-def tensors(stack, *, seed=0, rank=RANK):
+def tensors(stack: Any, *, seed: Any = 0, rank: Any = RANK) -> Any:
     random = np.random.default_rng(seed)
     made = {}
     for module, (width, height) in stack.facts.modules.items():
@@ -40,7 +41,7 @@ def tensors(stack, *, seed=0, rank=RANK):
     return made
 
 
-def config(**changes) -> bytes:
+def config(**changes: Any) -> bytes:
     values = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "base_model_name_or_path": "/some/where/tiny"}
     return json.dumps(values | changes).encode()
 
@@ -54,16 +55,18 @@ def tar_link(name: str) -> bytes:
     return buffer.getvalue()
 
 
-def adapter(stack, **changes) -> dict[str, bytes]:
+def adapter(stack: Any, **changes: Any) -> dict[str, bytes]:
     return {WEIGHTS: write_tensors(tensors(stack, **changes)), CONFIG: config()}
 
 
-def chunks(data: bytes, size: int = 10_000):
+def chunks(data: bytes, size: int = 10_000) -> Any:
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
 
-def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint, policy):
+def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(
+    stack: Any, mint: Any, policy: Any
+) -> None:
     url = f"/policies/{policy}/revisions"
     first = mint.post(url, content=chunks(tar_of(adapter(stack))), params={"step": 7})
     assert first.status_code == 201, first.text
@@ -80,7 +83,9 @@ def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint
 
 
 @pytest.mark.parametrize("named", ["org/another-model", "tiny", "/some/where/tiny/", "", None])
-def test_a_config_that_names_another_base_is_taken_with_a_warning(stack, mint, policy, named):
+def test_a_config_that_names_another_base_is_taken_with_a_warning(
+    stack: Any, mint: Any, policy: Any, named: Any
+) -> None:
     files = adapter(stack) | {CONFIG: config(base_model_name_or_path=named)}
     answer = mint.post(f"/policies/{policy}/revisions", content=tar_of(files))
     assert answer.status_code == 201
@@ -93,7 +98,9 @@ def test_a_config_that_names_another_base_is_taken_with_a_warning(stack, mint, p
         assert not warnings
 
 
-def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused(stack, mint, policy):
+def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused(
+    stack: Any, mint: Any, policy: Any
+) -> None:
     url, headers = f"/policies/{policy}/revisions", {"idempotency-key": "nightly"}
     body = tar_of(adapter(stack, seed=21))
     refused = mint.post(url, content=chunks(body[:5000]), headers=headers)
@@ -112,7 +119,7 @@ def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused
     assert mint.get(url).json() == known, "a conflict changes nothing"
 
 
-def refusals(stack):
+def refusals(stack: Any) -> Any:
     good = adapter(stack)
     broken = tensors(stack)
     name = next(iter(broken))
@@ -160,7 +167,7 @@ def refusals(stack):
     }
 
 
-def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, policy):
+def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack: Any, mint: Any, policy: Any) -> None:
     before = len(mint.get(f"/policies/{policy}/revisions").json())
     for reason, body in refusals(stack).items():
         answer = mint.post(f"/policies/{policy}/revisions", content=body)
@@ -172,7 +179,7 @@ def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, pol
     assert len(mint.get(f"/policies/{policy}/revisions").json()) == before
 
 
-def test_a_policy_that_is_not_there_is_made_over_the_base(stack, mint):
+def test_a_policy_that_is_not_there_is_made_over_the_base(stack: Any, mint: Any) -> None:
     url, params = "/policies/brought/revisions", {"base": "tiny"}
     some = {name: each for name, each in tensors(stack).items() if "layers.0.self_attn.q_proj" in name}
     body = tar_of({WEIGHTS: write_tensors(some), CONFIG: config(lora_alpha=3, layers_to_transform=[0])})
@@ -191,7 +198,9 @@ def test_a_policy_that_is_not_there_is_made_over_the_base(stack, mint):
     assert wide.json()["error"]["reason"] == "wrong_targets"
 
 
-def test_a_policy_to_be_made_needs_a_base_that_is_there_and_no_parent(stack, mint, policy):
+def test_a_policy_to_be_made_needs_a_base_that_is_there_and_no_parent(
+    stack: Any, mint: Any, policy: Any
+) -> None:
     body = tar_of(adapter(stack))
     unknown = mint.post("/policies/brought2/revisions", content=body, params={"base": "huge"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
@@ -202,7 +211,7 @@ def test_a_policy_to_be_made_needs_a_base_that_is_there_and_no_parent(stack, min
     assert mint.get("/policies/brought2").status_code == 404
 
 
-def test_an_adapter_is_filled_up_to_a_larger_policy(stack, mint):
+def test_an_adapter_is_filled_up_to_a_larger_policy(stack: Any, mint: Any) -> None:
     body = {"name": "roomy", "base": "tiny", "lora": {"rank": 4}}
     assert mint.post("/policies", json=body).status_code == 201
     answer = mint.post("/policies/roomy/revisions", content=tar_of(adapter(stack)))
@@ -212,7 +221,7 @@ def test_an_adapter_is_filled_up_to_a_larger_policy(stack, mint):
     ]
 
 
-def test_unknown_parent_policy_and_strangers_are_refused(stack, mint, policy):
+def test_unknown_parent_policy_and_strangers_are_refused(stack: Any, mint: Any, policy: Any) -> None:
     body = tar_of(adapter(stack, seed=5))
     answer = mint.post(f"/policies/{policy}/revisions", content=body, params={"parent": "999"})
     assert answer.json()["error"]["reason"] == "unknown_parent"

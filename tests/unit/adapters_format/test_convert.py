@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,8 +238,8 @@ def test_experts_have_ranks_and_alphas_of_their_own(tmp_path: Path) -> None:
     for half, cut in (("A", np.s_[:1]), ("B", np.s_[:, :1])):
         name = f"base_model.model.{low}.lora_{half}.weight"
         tensors[name] = np.ascontiguousarray(tensors[name][cut])
-    patterns = {"rank_pattern": {low: 1}, "alpha_pattern": {r"layers\.4\..*up_proj": 6}}
-    source = save_peft(tmp_path / "peft", tensors, **patterns)
+    alphas = {r"layers\.4\..*up_proj": 6}
+    source = save_peft(tmp_path / "peft", tensors, rank_pattern={low: 1}, alpha_pattern=alphas)
     convert_adapter(FACTS, source, tmp_path / "packed", layout=PACKED)
     found = updates(load_file(tmp_path / "packed" / WEIGHTS_FILE))
     for module, update in updates(tensors).items():
@@ -276,7 +277,10 @@ FIRST = next(name for name in BAD if ".experts.1.up_proj.lora_A" in name)
     ],
 )
 def test_a_broken_peft_adapter_is_refused_and_leaves_nothing(
-    tmp_path: Path, reason: str, tensors: Tensors, config: dict[str, object]
+    tmp_path: Path,
+    reason: str,
+    tensors: Tensors,
+    config: dict[str, Any],  # what a config may hold
 ) -> None:
     with np.errstate(invalid="ignore"):
         source = save_peft(tmp_path / "peft", tensors, **config)

@@ -168,17 +168,16 @@ def tiny() -> PreTrainedModel:
     return deepcopy(loaded())
 
 
-@torch.no_grad()
 def log_probabilities(model: torch.nn.Module) -> Tensor:
-    return torch.log_softmax(model(PROMPT).logits.float(), dim=-1)
+    with torch.no_grad():
+        return torch.log_softmax(model(PROMPT).logits.float(), dim=-1)
 
 
-@torch.no_grad()
 def train(model: torch.nn.Module) -> None:
     """Move what the adapter trains; the values are numbers of bfloat16, so that rounding loses nothing."""
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.copy_((parameter + torch.randn_like(parameter) * 0.02).bfloat16())
+            parameter.data.copy_((parameter.data + torch.randn_like(parameter) * 0.02).bfloat16())
 
 
 def save(shape: Shape, folder: Path) -> Tensor:
