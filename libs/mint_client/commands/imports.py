@@ -18,8 +18,8 @@ from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing
 from mint_client.core.columns import FIELD, POLICY
 from mint_client.core.importing import (
+    ImportOutcome,
     Listed,
-    Outcome,
     base_for,
     by_policy,
     outcome_of,
@@ -109,7 +109,7 @@ def _import_all(api: PublicApi, place: str, *, base: str | None, report: Path) -
     waiting = {name: each for name, each in chosen.items() if each not in before}
     importer = _Importer(api=api, collection=collection, bases=_bases(api), base=base)
     counts = {"adapters": len(chosen) + len(unnamed), "imported before": len(chosen) - len(waiting)}
-    results: list[Outcome] = []
+    results: list[ImportOutcome] = []
     with report.open("a", encoding="utf-8") as file:
         for outcome in chain(unnamed, importer.outcomes(waiting)):
             file.write(report_line(outcome, stack=api.url) + "\n")
@@ -145,7 +145,7 @@ class _Importer:
     bases: Sequence[str]
     base: str | None
 
-    def outcomes(self, waiting: Mapping[str, Listed]) -> Iterator[Outcome]:
+    def outcomes(self, waiting: Mapping[str, Listed]) -> Iterator[ImportOutcome]:
         """Yield what became of each adapter, by its policy's name. Raises an error that all would get."""
         columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         console = Console(stderr=True)
@@ -159,7 +159,7 @@ class _Importer:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _outcome(self, name: str, adapter: Listed) -> Outcome:
+    def _outcome(self, name: str, adapter: Listed) -> ImportOutcome:
         try:
             with self.collection.folder(adapter) as folder:
                 chosen = self.base or base_for(named_base(folder), self.bases)
@@ -169,7 +169,7 @@ class _Importer:
             if outcome.error in _OF_ALL or getattr(error, "retryable", False):
                 raise
             return outcome
-        return Outcome(
+        return ImportOutcome(
             adapter=adapter.path,
             version=adapter.version,
             policy=name,
@@ -191,7 +191,7 @@ class _Importer:
         return self.api.upload(path, folder, {"base": base}, lambda *_: None)
 
 
-def _show(refused: Sequence[Outcome]) -> None:
+def _show(refused: Sequence[ImportOutcome]) -> None:
     for outcome in refused[:MAX_SHOWN]:
         typer.echo(f"{outcome.adapter}: {outcome.problem}", err=True)
     if len(refused) > MAX_SHOWN:

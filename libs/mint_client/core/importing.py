@@ -21,7 +21,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ImportOutcome:
     """What became of one adapter. ``error`` is "" where it is a revision now."""
 
     adapter: str
@@ -55,10 +55,10 @@ def base_for(named: str, bases: Sequence[str]) -> str:
     raise InvalidField(field="--base", problem=problem)
 
 
-def by_policy(adapters: Iterable[Listed]) -> tuple[dict[str, Listed], list[Outcome]]:
+def by_policy(adapters: Iterable[Listed]) -> tuple[dict[str, Listed], list[ImportOutcome]]:
     """Return adapters by the name of their policy, and those whose name another one has."""
     chosen: dict[str, Listed] = {}
-    refused: list[Outcome] = []
+    refused: list[ImportOutcome] = []
     for each in adapters:
         name = policy_name(each.path)
         if not name or name in chosen:
@@ -73,12 +73,12 @@ def by_policy(adapters: Iterable[Listed]) -> tuple[dict[str, Listed], list[Outco
     return chosen, refused
 
 
-def outcome_of(adapter: Listed, policy: str, error: Exception) -> Outcome:
+def outcome_of(adapter: Listed, policy: str, error: Exception) -> ImportOutcome:
     """Return the outcome of an adapter that was refused."""
     code = "unreadable"
     if isinstance(error, MintError):
         code = str(error.fields.get("remote_code", error.code))
-    return Outcome(
+    return ImportOutcome(
         adapter=adapter.path, version=adapter.version, policy=policy, error=code, problem=str(error)
     )
 
@@ -96,7 +96,7 @@ def taken_before(report: Iterable[str], *, stack: str) -> set[Listed]:
     return taken
 
 
-def report_line(outcome: Outcome, *, stack: str) -> str:
+def report_line(outcome: ImportOutcome, *, stack: str) -> str:
     """Return the line of a report: JSON without what is empty."""
-    row = {"stack": stack} | {name: getattr(outcome, name) for name in Outcome.__slots__}
+    row = {"stack": stack} | {name: getattr(outcome, name) for name in ImportOutcome.__slots__}
     return json.dumps({name: value for name, value in row.items() if value not in ("", None, ())})

@@ -48,7 +48,7 @@ class AdapterShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TensorPart:
     """A tensor of the file, and what it is multiplied by; its rank may be below that of the shape."""
 
     entry: TensorEntry
@@ -73,7 +73,7 @@ class Origin:
     step: int
     parent: Digest | None
     specs: tuple[TensorSpec, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TensorPart]
     notes: tuple[str, ...] = ()
 
 
@@ -112,7 +112,7 @@ def _read_own(facts: BaseFacts, folder: Path) -> Origin:
         step=manifest.step,
         parent=manifest.parent,
         specs=specs,
-        parts={spec.name: Part(entry=entries[spec.name], factor=1.0) for spec in specs},
+        parts={spec.name: TensorPart(entry=entries[spec.name], factor=1.0) for spec in specs},
     )
 
 
@@ -148,7 +148,7 @@ def _read_peft(facts: BaseFacts, folder: Path) -> Origin:
         parent=None,
         specs=tuple(specs),
         parts={
-            spec.name: Part(
+            spec.name: TensorPart(
                 entry=entries[spec.name],
                 factor=lora.scaling_of(modules[spec.name]) if spec.half == "B" else 1.0,
             )
