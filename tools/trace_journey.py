@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOOK = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
 
 FOLDER, ROOT = Path(os.environ["TRACE_JOURNEY"]), os.environ["TRACE_JOURNEY_ROOT"]
@@ -27,20 +27,25 @@ def note(frame, event, argument):
     if event == "call":
         seen.add(frame.f_code.co_filename)
 
+def begin(number, frame):
+    sys.setprofile(note)
+
 def follow():
     known = ""
     while True:
         time.sleep(0.02)
         window = FOLDER / "window"
         if window.exists() and (told := window.read_text()) != known:
+            if not known:  # until then the main thread starts at its usual speed
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
             known = told
             found = sorted(each for each in set(seen) if each.startswith(OURS))
             seen.clear()
             (FOLDER / "seen" / f"{os.getpid()}.{told}").write_text("\\n".join(found))
 
+signal.signal(signal.SIGUSR2, begin)
 threading.Thread(target=follow, daemon=True).start()
 threading.setprofile(note)
-sys.setprofile(note)
 """
 SETTLE_SECONDS = 1.0
 """Time in which every process notices that a window has begun or ended."""
