@@ -313,6 +313,25 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+ROUTED = frozenset(
+    (
+        *(
+            "qwen3_moe",
+            "qwen2_moe",
+            "mixtral",
+            "glm4_moe",
+            "gpt_oss",
+            "gemma4_moe",
+            "granite4",
+            "lfm2_moe",
+            "llama4",
+        ),
+        *("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minimax_m2"),
+        *("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_images", "nemotron_h_moe", "kimi_linear"),
+    )
+)
+"""The families with routed experts; the loader loads their adapters packed."""
+
 
 def make_tiny(name: str) -> PreTrainedModel:
     """Return a family's random model, the same at every call, in float32."""

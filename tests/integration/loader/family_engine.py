@@ -36,6 +36,14 @@ class Answered:
     problem: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """The answers to each batch, and the layers of experts whose slots held packed tensors as laid out."""
+
+    batches: list[list[Answered]]
+    packed: frozenset[str]
+
+
 def forks() -> ForkServerContext:
     """Return where processes come from; the first call of a session imports vLLM."""
     os.environ.update(TORCH_COMPILE_DISABLE="1", VLLM_LOGGING_LEVEL="ERROR", TRANSFORMERS_VERBOSITY="error")
@@ -53,8 +61,8 @@ def answers(
     *,
     count: int,
     context: int,
-) -> list[list[Answered]]:
-    """Return the answers to each batch, whose adapters are in slots together, by a new engine."""
+) -> Ran:
+    """Return what a new engine answers to each batch, whose adapters are in slots together."""
     config = EngineConfig(
         base_dir=base,
         facts=facts,
@@ -71,7 +79,7 @@ def answers(
         return pool.submit(_run, config, batches, count).result()
 
 
-def _run(config: EngineConfig, batches: Sequence[Sequence[Asked]], count: int) -> list[list[Answered]]:
+def _run(config: EngineConfig, batches: Sequence[Sequence[Asked]], count: int) -> Ran:
     import logging
 
     from vllm.model_executor.models import registry
@@ -79,13 +87,27 @@ def _run(config: EngineConfig, batches: Sequence[Sequence[Asked]], count: int) -
     logging.disable(logging.WARNING)
     registry._run_in_subprocess = lambda inspect: inspect()
     engine = _engine(config)
-    found, number = [], 0
+    found, number, packed = [], 0, set[str]()
     for batch in batches:
         numbers = range(number + 1, number + 1 + len(batch))
         asked = dict(zip(numbers, batch, strict=True))
         found.append(_answered(engine, config, asked, count=count))
+        packed.update(*engine.collective_rpc(_packed_layers))
+        engine.collective_rpc("mint_drop", args=(list(asked),))
         number += len(batch)
-    return found
+    return Ran(found, frozenset(packed))
+
+
+def _packed_layers(worker: Any) -> set[str]:
+    """Return the layers of experts with a slot that tensors were copied into as the builder laid them out."""
+    from vllm.lora.layers import FusedMoEWithLoRA
+
+    modules = worker.model_runner.lora_manager._adapter_manager.modules
+    return {
+        name
+        for name, module in modules.items()
+        if type(module) is FusedMoEWithLoRA and module.__dict__.get("_mint_filled_slots")
+    }
 
 
 def _engine(config: EngineConfig) -> Any:
@@ -128,7 +150,6 @@ def _answered(engine: Any, config: EngineConfig, asked: dict[int, Asked], *, cou
                     continue
                 (reply,) = engine.collective_rpc("mint_routes", args=(name,))
                 done[int(name)] = Answered(tokens, logprobs, reply["routes"].get("0", b""))
-    engine.collective_rpc("mint_drop", args=(list(asked),))
     return [done.get(number) or Answered(problem=problems[number]) for number in asked]
 
 

@@ -15,7 +15,7 @@ from mint_common.dtypes import Dtype
 from mint_common.ids import PolicyId
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
 from services.loader.core.execution import Execution
-from tests.families import FAMILIES, WINDOW, save_tiny
+from tests.families import FAMILIES, ROUTED, WINDOW, save_tiny
 from tests.integration.loader.family_engine import SLOTS, Answered, Asked, answers, forks
 from tests.integration.loader.reference import Reference
 
@@ -83,6 +83,7 @@ SERVED: Mapping[str, Expected] = {
         arguments={"block_size": 2 * WINDOW},
     ),
     "nemotron_h": Expected(nats=SCAN),
+    "deepseek_v2": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
     "deepseek_v3": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
     "glm4_moe_lite": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
     "qwen3_5_images": Expected(nats=ROUNDED),
@@ -162,9 +163,11 @@ def measured(name: str, expected: Expected, folder: Path, processes: ProcessPool
     ]
     batches = [[asked[label] for label in labels] for labels in order]
     execution = Execution(dtype=dtype_of(name), kv_cache_bytes=64 << 20, engine_args=expected.arguments)
-    found = answers(base, facts, batches, execution, count=COUNT, context=min(CONTEXT, facts.max_context))
+    ran = answers(base, facts, batches, execution, count=COUNT, context=min(CONTEXT, facts.max_context))
+    assert bool(facts.experts) == (name in ROUTED)
+    assert len(ran.packed) == len(facts.experts), "experts' slots hold packed tensors as they were laid out"
     labels = [label for part in order for label in part]
-    given = [one for batch in found for one in batch]
+    given = [one for batch in ran.batches for one in batch]
     middle = np.median if dtype_of(name) == "bfloat16" else np.max
     return {
         label: row_of(reference, facts, *asked[label], one, of=middle)
