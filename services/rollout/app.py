@@ -245,6 +245,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             jobs=PostgresTenantJobs(pool, ledger, clock),
             store=jobs,
             quotas=_quotas(settings.quotas),
+            trainers=directory,
             engines=engines,
             algorithms=algorithms,
             clock=clock,

@@ -176,6 +176,7 @@ class TrainerDirectory:
     def __init__(self, urls: Sequence[str], *, token: str) -> None:
         self._clients = [TrainerClient(InternalHttp(url, token=token, peer="a trainer")) for url in urls]
         self._by_base: dict[BaseName, TrainerClient] = {}
+        self._answered: set[TrainerClient] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._confirmed: set[BaseName] = set()  # by who has the lease, since all were asked last
         self._told_at = float("-inf")
@@ -190,6 +191,13 @@ class TrainerDirectory:
         if base not in self._by_base:
             raise Unavailable(what=f"a trainer of {base}", problem="none of the trainers has this base")
         return self._by_base[base]
+
+    async def other_bases(self, base: BaseName) -> list[BaseName]:
+        """Return the bases of all trainers if each has answered once and none has this base, else none."""
+        if base not in self._by_base:
+            await self._hear_of(base)
+        may_have_it = base in self._by_base or len(self._answered) < len(self._clients)
+        return [] if may_have_it else sorted(self._by_base)
 
     async def bases(self) -> list[BaseName]:
         """Return the bases that can be trained now."""
@@ -233,6 +241,7 @@ class TrainerDirectory:
                 info = await client.describe()
         except (MintError, TimeoutError):
             return
+        self._answered.add(client)
         if info.has_lease:
             self._confirmed.add(info.base)
         if info.has_lease or info.base not in self._by_base:

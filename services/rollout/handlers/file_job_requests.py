@@ -43,7 +43,7 @@ from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.handlers.first_rows import FirstRows
-from services.rollout.handlers.job_admission import JobAdmission
+from services.rollout.handlers.job_admission import JobAdmission, check_started
 
 JOB_LABEL = "mint/job"
 """The label of a policy that was made for a job: the job's id."""
@@ -71,6 +71,7 @@ class FileJobMaker:
         bases = {base.name: base for base in await self.admission.registry.list_bases()}
         base, policy = await self._model(tenant_id, body.model, bases)
         check_trainable(base, field="model")
+        await check_started(self.admission.trainers, base.name, field="model")
         files = await self._files(tenant_id, body)
         plan = await asyncio.to_thread(
             plan_fine_tuning,

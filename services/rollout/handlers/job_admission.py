@@ -7,7 +7,8 @@ from mint_common.algorithms import Algorithms
 from mint_common.bounds import DAY_SECONDS
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import Unavailable
+from mint_common.client.trainer import TrainerDirectory
+from mint_common.errors import InvalidField, Unavailable
 from mint_common.generation import EngineLimits
 from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import Clock
@@ -21,12 +22,13 @@ LIMITS_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobAdmission:
-    """Quotas, engines and algorithms; ``jobs`` stores admitted jobs."""
+    """Quotas, trainers, engines and algorithms; ``jobs`` stores admitted jobs."""
 
     registry: RegistryClient
     jobs: PostgresTenantJobs
     store: PostgresJobs
     quotas: JobQuotas
+    trainers: TrainerDirectory
     engines: EngineDirectory
     algorithms: Algorithms
     clock: Clock
@@ -42,3 +44,13 @@ class JobAdmission:
                 return await self.engines.limits(base)
         except (Unavailable, TimeoutError):
             return None
+
+
+async def check_started(trainers: TrainerDirectory, base: BaseName, *, field: str) -> None:
+    """Raise InvalidField, naming where a request has the base, if all trainers have other bases."""
+    others = await trainers.other_bases(base)
+    if others:
+        command = " ".join(["mint up", *(f"--base {each}" for each in (*others, base))])
+        trained = ", ".join(others)
+        problem = f"base {base} is not started: this stack trains {trained}; `{command}` starts it"
+        raise InvalidField(field=field, problem=problem)

@@ -16,7 +16,7 @@ from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled, plan_job
 from services.rollout.core.job_warnings import TaskLengths, job_warnings, task_change_warnings
-from services.rollout.handlers.job_admission import JobAdmission
+from services.rollout.handlers.job_admission import JobAdmission, check_started
 from services.rollout.handlers.lengths import token_lengths
 from services.rollout.ports import Tasks
 
@@ -48,6 +48,7 @@ class TaskJobMaker:
         base = await admission.registry.get_base(policy.base)
         check_trainable(base, field="policy")
         check_served(base, field="policy")  # its engines read a task's texts as tokens
+        await check_started(admission.trainers, base.name, field="policy")
         spec = plan_job(
             body, admission.algorithms, defaults=asdict(task.defaults), max_context=base.max_context
         )

@@ -9,9 +9,10 @@ import pytest
 
 from mint_common.client import trainer
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.errors import Unavailable
+from mint_common.errors import InvalidField, Unavailable
 from mint_common.ids import BaseName
 from mint_common.training import TrainerInfo
+from services.rollout.handlers.job_admission import check_started
 
 TINY = BaseName("tiny")
 
@@ -83,6 +84,20 @@ async def test_an_unknown_base_is_asked_for_once_in_a_while(monkeypatch) -> None
                 await directory.find(BaseName("other"))
         assert (known.asked, silent.asked) == (1, 1)
         assert await directory.find(TINY) is directory._clients[0]
+
+
+async def test_other_bases_are_named_once_each_trainer_has_answered(monkeypatch) -> None:
+    monkeypatch.setattr(trainer, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(trainer, "_REASK_SECONDS", 0.0)
+    known, silent = Answering(holder()), Answering(None)
+    async with directory_of(known, silent) as directory:
+        assert await directory.other_bases(TINY) == []
+        assert await directory.other_bases(BaseName("other")) == [], "the silent one may have it"
+        silent.info = TrainerInfo(BaseName("third"), has_lease=True)
+        assert await directory.other_bases(BaseName("other")) == ["third", "tiny"]
+        await check_started(directory, TINY, field="policy")
+        with pytest.raises(InvalidField, match="`mint up --base third --base tiny --base other` starts it"):
+            await check_started(directory, BaseName("other"), field="policy")
 
 
 async def test_of_trainers_of_an_older_version_one_is_found_and_a_holder_goes_before_them() -> None:
