@@ -22,6 +22,10 @@ class EvaluationFailedError(MintError):
     """{name} could not be scored on {on}: {problem}"""
 
 
+class WatchLostError(MintError):
+    """{problem}. The job is not lost: `mint job show {job_id} --watch` follows it again."""
+
+
 class ExtraMissingError(MintError):
     """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
 

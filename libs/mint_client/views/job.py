@@ -20,24 +20,45 @@ from mint_client.core.jobs import (
     step_rows,
     tiers_of,
 )
+from mint_client.core.refusals import WatchLostError
 from mint_client.core.tables import cells
 from mint_client.views.terminal import make_table
+from mint_common.errors import MintError
 
 SHOWN_STEPS = 12
 POLL_SECONDS = 0.5
 PROMOTION_SECONDS = 30.0
+AWAY_SECONDS = 300.0
+"""Maximum time without an answer until a job is no longer followed."""
 
 JobObserver = Callable[[JobNow, Json], None]
 """Told a job and the adapters on the engines."""
 
 
-def follow_job(api: PublicApi, job_id: str, observe: JobObserver) -> JobNow:
-    """Return a job once it has ended, passing it to an observer meanwhile."""
+def follow_job(
+    api: PublicApi, job_id: str, observe: JobObserver, note: Callable[[str], None] = lambda _text: None
+) -> JobNow:
+    """Return a job once it has ended, passing it to an observer meanwhile.
+
+    ``note`` gets a sentence when the gateway does not answer. Raises WatchLostError if that lasts.
+    """
+    away_since: float | None = None
     while True:
-        job = read_job(api.get(path_of("jobs", job_id)))
-        observe(job, api.get("/adapters"))
-        if job.state in TERMINAL:
-            return job
+        try:
+            job = read_job(api.get(path_of("jobs", job_id)))
+            observe(job, api.get("/adapters"))
+        except MintError as error:
+            if not error.retryable:
+                raise
+            if away_since is None:
+                away_since = time.monotonic()
+                note(f"{error}; the job goes on, waiting for an answer")
+            if time.monotonic() - away_since > AWAY_SECONDS:
+                raise WatchLostError(problem=str(error), job_id=job_id) from error
+        else:
+            away_since = None
+            if job.state in TERMINAL:
+                return job
         time.sleep(POLL_SECONDS)
 
 
@@ -68,6 +89,10 @@ class JobView:
             line = _line(step, tiers) if job.spec.data is None else _file_line(job, step)
             self._console.print(line, highlight=False, soft_wrap=True)
         self._lines = len(job.done)
+
+    def note(self, text: str) -> None:
+        """Print a sentence beside the table."""
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
