@@ -10,6 +10,7 @@ import tinker
 from benches.bases import base_folder
 from benches.engines import base_engine, engine_config
 from benches.stacks import open_bench_stack
+from benches.tinker_replay import open_replay
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
@@ -22,8 +23,8 @@ KV_BYTES = {"tiny": 64 << 20, "smollm2": 256 << 20}
 
 
 @contextlib.asynccontextmanager
-async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
-    """Start a stack of one base, and connect the SDK to it."""
+async def open_services(base: str) -> AsyncIterator[tuple[tinker.ServiceClient, tinker.ServiceClient]]:
+    """Start a stack of one base, and connect the SDK to it, and to recorded answers of it."""
     sizes = {
         "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES[base]),
         "MINT_LOADER_SLOTS": str(SLOTS),
@@ -31,9 +32,14 @@ async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
         "MINT_LOADER_MAX_SEQUENCES": str(COMPLETIONS),
     }
     async with open_bench_stack(SERVICES, base=base, overrides=sizes) as stack:
-        service = tinker.ServiceClient(base_url=stack.gateway_url, api_key=stack.api_key)
-        yield service
-        await asyncio.to_thread(service.close("success").result)
+        with open_replay(stack.gateway_url) as replay_url:
+            services = [
+                tinker.ServiceClient(base_url=url, api_key=stack.api_key)
+                for url in (stack.gateway_url, replay_url)
+            ]
+            yield services[0], services[1]
+            for service in services:
+                await asyncio.to_thread(service.close("success").result)
 
 
 def token_rows(facts: BaseFacts) -> list[list[int]]:
