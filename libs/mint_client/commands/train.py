@@ -1,8 +1,7 @@
-"""`mint train`: a file of rows becomes a model."""
+"""`mint train`: rows become a model."""
 
-import codecs
 import json
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -11,16 +10,24 @@ import msgspec
 import typer
 from rich.console import Console
 
+from mint_client.adapters.prepared_rows import PreparedRows
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.row_files import send_rows
 from mint_client.commands.api import api_command
 from mint_client.commands.jobs import watch_job
 from mint_client.commands.options import ResetOptimizerOption
-from mint_client.core.columns import FIELD, PROBLEM
+from mint_client.commands.sources import (
+    MapOption,
+    SourceArgument,
+    StrictOption,
+    prepared,
+    refusing,
+    without_problems,
+)
+from mint_client.core.columns import FIELD
 from mint_client.core.jobs import JobNow, read_job
 from mint_client.core.refusals import RowsRefusedError
 from mint_client.core.training import (
-    Example,
     TokenCount,
     Wishes,
     count_tokens,
@@ -36,9 +43,9 @@ from mint_client.core.training import (
     tokens_in_words,
 )
 from mint_client.views.job import follow_promotion
+from mint_client.views.rows import print_understood
 from mint_client.views.terminal import print_rows, sending
-from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Format, Method, Problem, decode_line, method_of
-from mint_common.datasets.check import check_file
+from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Method, Problem, method_of
 from mint_common.errors import InvalidField, NotFound, Unavailable
 
 PREVIEWED_ROWS = 20
@@ -49,9 +56,7 @@ TOO_LONG = "too_long"
 @api_command
 def train(  # arguments of a command
     api: PublicApi,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSONL file, one row per line (docs/datasets.md).")
-    ],
+    source: SourceArgument,
     *,
     base: Annotated[str, typer.Option(metavar="BASE", help="Train a new policy over this base.")] = "",
     policy: Annotated[
@@ -71,11 +76,14 @@ def train(  # arguments of a command
     grader: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file with the grader of rft (docs/graders.md).")
     ] = None,
+    renamed: MapOption = "",
+    strict: StrictOption = False,
     validation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File of rows to evaluate on during training.")
-    ] = None,
+        str, typer.Option(metavar="SOURCE", help="Rows to evaluate on during training.")
+    ] = "",
     holdout: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of FILE to evaluate on instead, such as 0.1.")
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of SOURCE to evaluate on instead, such as 0.1."),
     ] = None,
     every: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps between evaluations.")] = None,
     epochs: Annotated[
@@ -105,7 +113,8 @@ def train(  # arguments of a command
         bool, typer.Option("--follow/--no-follow", help="Show the job's steps until it ends.")
     ] = True,
 ) -> None:
-    """Train a policy on a file of rows. Checks and uploads the file, shows the plan, then each step.
+    """Train a policy on rows. Checks and converts them, shows one as it is trained, uploads them, shows the
+    plan, then each step.
 
     The method follows from the rows: sft for chats, completions and texts, dpo for pairs, kto for labels, rft
     for rows with a --grader. Ctrl-C stops the command, not the job. The last line shows how to ask the model.
@@ -113,12 +122,11 @@ def train(  # arguments of a command
 
     Example: mint train support.jsonl --base smollm2 --holdout 0.1 --epochs 2
     """
-    if every is not None and validation is None and holdout is None:
+    if every is not None and not validation and holdout is None:
         raise InvalidField(field="--every", problem="needs rows to measure on: --validation or --holdout")
-    try:
-        rows = _checked(file)
-        if validation is not None:
-            _checked(validation)
+    sources = filter(None, (source, validation))
+    with refusing(), prepared(*sources, renamed=renamed, strict=strict) as found:
+        rows, *others = map(without_problems, found)
         wishes = Wishes(
             method=_method(rows, method),
             own_method="" if method in get_args(Method) else method,
@@ -134,10 +142,9 @@ def train(  # arguments of a command
             promote=promote,
         )
         wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))
-        job = _begin(api, rows, validation, wishes, _model(api, rows, base=base, policy=policy))
-    except RowsRefusedError as refused:
-        _tell_problems(refused)
-        raise
+        print_understood(Console(stderr=True), rows)
+        example = example_of(rows.rows(1)[0][1], rows.format)
+        job = _begin(api, rows, others, wishes, _model(api, rows, base=base, policy=policy))
     if not follow:
         typer.echo(f"it goes on: mint job show {job.job_id} --watch", err=True)
         return
@@ -150,24 +157,9 @@ def train(  # arguments of a command
         typer.echo(promotion_in_words(ended, ended.promotion))
     typer.echo()
     model = f"{ended.policy}@{ended.result.number}" if ended.result else ended.policy
-    typer.echo(serving_lines(model, rows.example(), url=api.url, key_in_shell=api.key_in_shell))
+    typer.echo(serving_lines(model, example, url=api.url, key_in_shell=api.key_in_shell))
     if ended.promotion is not None and (ended.promotion.problem or ended.promotion.ended_at is None):
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowsFile:
-    """A local file without problems."""
-
-    path: Path
-    format: Format
-    count: int
-
-    def example(self) -> Example:
-        """Return a prompt of its first row."""
-        with self.path.open("rb") as file:
-            lines = (line.removeprefix(codecs.BOM_UTF8) for line in file)
-            return example_of(decode_line(next(line for line in lines if line.strip())), self.format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,20 +175,7 @@ class Model:
     suffix: str | None = None
 
 
-def _checked(path: Path) -> RowsFile:
-    """Check a file as an upload does. Raises RowsRefusedError, NotFound."""
-    if not path.is_file():
-        raise NotFound(kind="file", name=str(path))
-    console = Console(stderr=True)
-    with console.status(f"checking {path.name}") if console.is_terminal else nullcontext():
-        report, _ = check_file(path)
-    if report.count:
-        raise RowsRefusedError(what=str(path), count=report.count, problems=report.problems)
-    assert report.format is not None, "a file without problems has rows"
-    return RowsFile(path=path, format=report.format, count=report.rows)
-
-
-def _method(rows: RowsFile, wanted: str) -> Method:
+def _method(rows: PreparedRows, wanted: str) -> Method:
     """Return the method of a file's rows. Raises InvalidField if another one is wanted."""
     found = method_of(rows.format)
     if wanted in get_args(Method) and wanted != found:
@@ -223,7 +202,7 @@ def grader_json(path: Path) -> Json:
         raise InvalidField(field="--grader", problem=f"{path} is not JSON: {error}") from error
 
 
-def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:
+def _model(api: PublicApi, rows: PreparedRows, *, base: str, policy: str) -> Model:
     if not policy:
         if not base:
             raise InvalidField(field="--base", problem="is missing: name a base, or a --policy to train on")
@@ -246,10 +225,12 @@ def _check_base(api: PublicApi, name: str) -> None:
     api.get(path_of("bases", name))
 
 
-def _begin(api: PublicApi, rows: RowsFile, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:
-    """Send the files, begin the job and show its plan."""
+def _begin(
+    api: PublicApi, rows: PreparedRows, others: Sequence[PreparedRows], wishes: Wishes, model: Model
+) -> JobNow:
+    """Send the files, of which the others are for validation, begin the job and show its plan."""
     training_file = sent_file(api, rows.path)
-    validation_file = "" if validation is None else sent_file(api, validation)
+    validation_file = "".join(sent_file(api, other.path) for other in others)
     count = _count(api, training_file, rows, wishes, base=model.base)
     wishes = replace(wishes, validation_file=validation_file)
     if model.new_policy:
@@ -276,7 +257,9 @@ def sent_file(api: PublicApi, path: Path) -> str:
     return sent.file_id
 
 
-def _count(api: PublicApi, file_id: str, rows: RowsFile, wishes: Wishes, *, base: str) -> TokenCount | None:
+def _count(
+    api: PublicApi, file_id: str, rows: PreparedRows, wishes: Wishes, *, base: str
+) -> TokenCount | None:
     """Return the token counts of some rows, at the beginning and in the middle; None if the trainer does not
     answer.
 
@@ -294,13 +277,5 @@ def _count(api: PublicApi, file_id: str, rows: RowsFile, wishes: Wishes, *, base
     kept = [each for each in problems.values() if each["code"] != TOO_LONG or not wishes.drop_long]
     if kept:
         told = msgspec.convert(kept, list[Problem])
-        raise RowsRefusedError(what=str(rows.path), count=len(told), problems=told)
+        raise RowsRefusedError(what=rows.name, count=len(told), problems=told)
     return count_tokens(found)
-
-
-def _tell_problems(refused: RowsRefusedError) -> None:
-    rows = [msgspec.to_builtins(problem) for problem in refused.problems]
-    print_rows(rows, PROBLEM, nothing="", is_error=True)
-    more = int(refused.count) - len(rows)
-    if more:
-        typer.echo(f"and {more} more", err=True)

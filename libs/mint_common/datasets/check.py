@@ -9,7 +9,7 @@ from typing import IO
 
 from mint_common.datasets.formats import Format
 from mint_common.datasets.lines import MAX_LINE_BYTES, FileLine, LineReader
-from mint_common.datasets.reading import decode_line, told_format, typed_row
+from mint_common.datasets.reading import decode_line, told_format, too_long, typed_row
 from mint_common.datasets.repeats import RowDigests
 from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem
 from mint_common.datasets.rows import RowProblem
@@ -51,31 +51,35 @@ class DatasetCheck:
         )
 
     def _take_all(self, lines: Iterable[FileLine]) -> bool:
-        for number, line in lines:
-            if number > MAX_LINES:
-                self._is_over = True
-                problem = f"a file may have {MAX_LINES} lines at most, blank ones too"
-                self._note(number, RowProblem("too_many_rows", problem))
-                return False
-            self._take(number, line)
-        return True
+        return all(self.take(number, line) for number, line in lines)
 
-    def _take(self, number: int, line: bytes | None) -> None:
-        if line is not None and not line.strip():
-            return
+    def take(self, number: int, line: bytes | RowProblem | None) -> bool:
+        """Check a line, or note the problem that there is instead; return whether more lines are read."""
+        if number > MAX_LINES:
+            self._is_over = True
+            problem = f"a file may have {MAX_LINES} lines at most, blank ones too"
+            self._note(number, RowProblem("too_many_rows", problem))
+            return False
+        if isinstance(line, bytes) and not line.strip():
+            return True
         self._rows += 1
         try:
             self._check(number, line)
         except RowProblem as problem:
             self._note(number, problem)
+        return True
 
-    def _check(self, number: int, line: bytes | None) -> None:
-        if line is None:
-            raise RowProblem("line_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
+    def _check(self, number: int, line: bytes | RowProblem | None) -> None:
+        if isinstance(line, RowProblem):
+            raise line
+        if line is None or len(line) > MAX_LINE_BYTES:
+            raise too_long()
         row = decode_line(line)
         found = told_format(row)
         if self._format is None:
             self._format, self._format_line = found, number
+        if (self._format, found) == (Format.CHAT, Format.REWARD):
+            raise RowProblem("no_answer", "the last message is of role user, not assistant")
         if found != self._format:
             problem = f"the row is {found}, line {self._format_line} is {self._format}: a file has one format"
             raise RowProblem("mixed_formats", problem)

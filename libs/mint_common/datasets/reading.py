@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from mint_common.datasets.formats import Format
+from mint_common.datasets.lines import MAX_LINE_BYTES
 from mint_common.datasets.rows import MAX_DEPTH, TYPES, Row, RowProblem, check_row, is_deep
 
 _SHOWN = 40
@@ -94,6 +95,11 @@ def _invalid(problem: str, kind: Format) -> RowProblem:
         return RowProblem("unknown_field", f"{where or f'a {kind} row'} has no field {field}")
     what = what[:1].lower() + what[1:]
     return RowProblem("invalid_value", f"{where}: {what[:200]}" if where else what[:200])
+
+
+def too_long() -> RowProblem:
+    """Return the problem of a row that is too large."""
+    return RowProblem("line_too_long", f"the row has more than {MAX_LINE_BYTES} bytes as a line of JSON")
 
 
 def _too_deep() -> RowProblem:

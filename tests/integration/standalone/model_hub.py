@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import unquote
 
 _RANGE = re.compile(r"bytes=(\d+)-")
-_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/?]+)")
-_MODEL = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
-_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_TREE = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/?]+)")
+_MODEL = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/([^/?]+))?(?:$|\?)")
+_RESOLVE = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/([^/?]+)")
 _COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/?]+)")
 _CDN = re.compile(r"/cdn/([0-9a-f]{64})")
@@ -173,8 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repository, commit
 
-    def _model(self, name: str, revision: str) -> None:
-        if found := self._find(name, revision):
+    def _model(self, name: str, revision: str | None) -> None:
+        if found := self._find(name, revision or "main"):
             self._json({"id": name, "modelId": name, "sha": found[1], "siblings": []})
 
     def _tree(self, name: str, revision: str) -> None:

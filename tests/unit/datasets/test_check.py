@@ -194,7 +194,7 @@ def test_a_file_of_two_formats_is_refused() -> None:
     rows = [VALID[name][1] for name in ("chat", "reward", "text")]
     report = checked(b"\n".join(map(line_of, rows)))
     assert [(each.line, each.code) for each in report.problems] == [
-        (2, "mixed_formats"),
+        (2, "no_answer"),
         (3, "mixed_formats"),
     ]
     assert "the row is reward, line 1 is chat" in report.problems[0].message

@@ -23,5 +23,5 @@ def test_a_bad_file_is_told_by_line(tmp_path: Path) -> None:
     file.write_text('{"text": "a"}\n{"txt": "b"}\n')
     result = CliRunner().invoke(app, ["data", "check", str(file)])
     assert result.exit_code == 1
-    assert f"{file}:2: no format has its keys ('txt')" in result.output
+    assert f"{file}:2: column text is missing; the row has 'txt' (missing_field)" in result.output
     assert f"1 problem: {file}: text, 2 rows, 0 repeated" in result.output
