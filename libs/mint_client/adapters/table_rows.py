@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from mint_client.core.refusals import ExtraMissingError, LocalFailureError
 from mint_client.core.row_columns import NumberedRows
 from mint_client.core.source_names import HubRows
@@ -49,16 +51,22 @@ def hub_rows_of(source: HubRows) -> NumberedRows:
     try:
         found = datasets.load_dataset(source.name, source.config or None, split=source.split, streaming=True)
         yield from _numbered(found.with_format("arrow").iter(_BATCH))
-    except datasets.exceptions.DatasetNotFoundError as error:
-        is_gated = "gated" in str(error)
-        problem = (
-            "it is gated: accept its terms on its page at the hub, and set HF_TOKEN"
-            if is_gated
-            else "the hub has no such data set for you: check the name; a private one needs HF_TOKEN"
-        )
-        raise LocalFailureError(what=source.text, problem=problem) from error
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise LocalFailureError(what=source.text, problem=" ".join(str(error).split())[:400]) from error
+        raise LocalFailureError(what=source.text, problem=_told(error)) from error
+
+
+def _told(error: BaseException) -> str:
+    """Return what went wrong at a hub, by an error and those that it came from."""
+    text = " ".join(str(error).split())[:400]
+    chain = [error]
+    while earlier := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(earlier)
+    statuses = {getattr(getattr(each, "response", None), "status_code", 0) for each in chain}
+    if "gated" in text or httpx.codes.FORBIDDEN in statuses:
+        return "it is gated: accept its terms on its page at the hub, and set HF_TOKEN"
+    if "doesn't exist on the Hub" in text or httpx.codes.UNAUTHORIZED in statuses:
+        return "the hub shows no such data set: check the name; for a private one set HF_TOKEN"
+    return text
 
 
 def _library(what: str) -> Any:  # the library has no types

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
-_RANGE = re.compile(r"bytes=(\d+)-")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _TREE = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/?]+)")
 _MODEL = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/([^/?]+))?(?:$|\?)")
 _RESOLVE = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -213,8 +213,9 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[:-1] + bytes([data[-1] ^ 1])
         asked = _RANGE.match(self.headers.get("Range", ""))
         begin = int(asked[1]) if asked else 0
-        headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if asked else {}
-        self._answer(206 if asked else 200, headers, data[begin:], breaks=True)
+        end = min(int(asked[2]) + 1, len(data)) if asked and asked[2] else len(data)
+        headers = {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}"} if asked else {}
+        self._answer(206 if asked else 200, headers, data[begin:end], breaks=True)
 
     def _json(self, value: object) -> None:
         self._answer(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
@@ -235,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_large(path: str) -> bool:
-    return path.endswith((".safetensors", ".bin"))
+    return path.endswith((".safetensors", ".bin", ".parquet"))
 
 
 def _listed(path: str, data: bytes) -> dict[str, object]:
