@@ -10,7 +10,7 @@ from mint_client.core.source_names import file_kind, hub_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowSource:
+class OpenedRows:
     """A source of rows.
 
     ``path`` is that of a file which may be sent as it is, if its rows need no conversion.
@@ -23,17 +23,17 @@ class RowSource:
     path: Path | None = None
 
 
-def open_source(name: str) -> RowSource:
+def open_source(name: str) -> OpenedRows:
     """Open a source. Raises OSError, InvalidField, ExtraMissingError, LocalFailureError."""
     hub = hub_rows(name)
     if hub is not None:
-        return RowSource(name=name, kind="hub", stem=hub.stem, rows=hub_rows_of(hub))
+        return OpenedRows(name=name, kind="hub", stem=hub.stem, rows=hub_rows_of(hub))
     path = Path(name)
     if path.is_dir():
-        return RowSource(name=name, kind="Arrow folder", stem=path.absolute().name, rows=folder_rows(path))
+        return OpenedRows(name=name, kind="Arrow folder", stem=path.absolute().name, rows=folder_rows(path))
     path.stat()
     found = file_kind(path.name)
     shown = f"{found.kind}, {found.compression}" if found.compression else found.kind
     is_plain = shown == "JSONL"
     rows = parquet_rows(path) if found.kind == "Parquet" else text_rows(path, found)
-    return RowSource(name=name, kind=shown, stem=found.stem, rows=rows, path=path if is_plain else None)
+    return OpenedRows(name=name, kind=shown, stem=found.stem, rows=rows, path=path if is_plain else None)

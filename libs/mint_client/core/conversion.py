@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mint_client.core.layouts import PROMPTS, Layout, layout_of, mapped
+from mint_client.core.layouts import PROMPTS, RowLayout, layout_of, mapped
 from mint_client.core.row_columns import Columns, Row
 from mint_common.datasets import RowProblem
 from mint_common.errors import InvalidField
@@ -20,7 +20,7 @@ class Conversion:
     """
 
     def __init__(self, renamed: Mapping[str, str], *, is_strict: bool) -> None:
-        self.layout: Layout | None = None
+        self.layout: RowLayout | None = None
         self.left_out: dict[str, None] = {}
         self._first = 0
         self._names = frozenset[str]()
@@ -39,7 +39,7 @@ class Conversion:
         self.left_out.update(dict.fromkeys(in_order))
         return converted
 
-    def _layout(self, number: int, row: Mapping[str, Any]) -> Layout:
+    def _layout(self, number: int, row: Mapping[str, Any]) -> RowLayout:
         """Return the layout of a row, which is that of the rows before. Raises RowProblem."""
         present = {name for name, value in row.items() if value is not None}
         layout = (None if self._renamed else layout_of(present)) or layout_of(row)

@@ -19,7 +19,7 @@ _BEFORE_ANSWERS = frozenset({"user", "system", "developer"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class RowLayout:
     """Columns that rows have in common: at least one of each group of ``needs``."""
 
     name: str
@@ -35,7 +35,7 @@ class Layout:
         groups = (group for group in self.needs if all(row.get(name) is None for name in group))
         return next((name for group in groups for name in group if name in others), "")
 
-    def within(self, other: "Layout") -> bool:
+    def within(self, other: "RowLayout") -> bool:
         """Return whether a row of this layout lacks only columns of another one."""
         return set(map(tuple, self.needs)) < set(map(tuple, other.needs))
 
@@ -145,27 +145,29 @@ def _each(*names: str) -> list[tuple[str]]:
     return [(name,) for name in names]
 
 
-PROMPTS = Layout(name="prompt", needs=_each("prompt"), convert=_prompts)
-LAYOUTS: Sequence[Layout] = (
-    Layout(
+PROMPTS = RowLayout(name="prompt", needs=_each("prompt"), convert=_prompts)
+LAYOUTS: Sequence[RowLayout] = (
+    RowLayout(
         name="OpenAI's pairs",
         needs=_each("input", "preferred_output", "non_preferred_output"),
         convert=_pairs,
     ),
-    Layout(name="KTO", needs=_each("prompt", "completion", "label"), convert=_kto),
-    Layout(name="preference", needs=_each("chosen", "rejected"), convert=_preference),
-    Layout(name="chat", needs=_each("messages"), convert=_chat),
-    Layout(name="ShareGPT", needs=_each("conversations"), convert=_chat),
-    Layout(name="completion", needs=_each("prompt", "completion"), convert=_completion),
-    Layout(name="Alpaca", needs=[("instruction",), _ANSWERED], convert=_question),
-    Layout(name="question and answer", needs=[("question", "query", "prompt"), _ANSWERED], convert=_question),
+    RowLayout(name="KTO", needs=_each("prompt", "completion", "label"), convert=_kto),
+    RowLayout(name="preference", needs=_each("chosen", "rejected"), convert=_preference),
+    RowLayout(name="chat", needs=_each("messages"), convert=_chat),
+    RowLayout(name="ShareGPT", needs=_each("conversations"), convert=_chat),
+    RowLayout(name="completion", needs=_each("prompt", "completion"), convert=_completion),
+    RowLayout(name="Alpaca", needs=[("instruction",), _ANSWERED], convert=_question),
+    RowLayout(
+        name="question and answer", needs=[("question", "query", "prompt"), _ANSWERED], convert=_question
+    ),
     PROMPTS,
-    Layout(name="text", needs=_each("text"), convert=_text),
+    RowLayout(name="text", needs=_each("text"), convert=_text),
 )
 """A row is of the first that fits its columns."""
 
 
-def layout_of(names: Collection[str]) -> Layout | None:
+def layout_of(names: Collection[str]) -> RowLayout | None:
     """Return the layout of a row that has these columns."""
     return next((layout for layout in LAYOUTS if layout.fits(names)), None)
 

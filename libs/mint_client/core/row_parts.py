@@ -15,7 +15,7 @@ Trained = Literal["", "wanted", "unwanted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class RowPart:
     """A part of a row; ``trained`` is "" for context."""
 
     name: str
@@ -23,21 +23,21 @@ class Part:
     trained: Trained = ""
 
 
-def parts_of(row: Row, kind: Format) -> list[Part]:
+def parts_of(row: Row, kind: Format) -> list[RowPart]:
     """Return the parts of a checked row, in the order of its text."""
     tools = row["input"].get("tools") if kind is Format.PAIRS else row.get("tools")
-    return [*([Part(name="tools", text=_shown(tools))] if tools else []), *_spoken(row, kind)]
+    return [*([RowPart(name="tools", text=_shown(tools))] if tools else []), *_spoken(row, kind)]
 
 
-def _spoken(row: Row, kind: Format) -> list[Part]:
+def _spoken(row: Row, kind: Format) -> list[RowPart]:
     match kind:
         case Format.TEXT:
-            found = [Part(name="text", text=_shown(row["text"]), trained="wanted")]
+            found = [RowPart(name="text", text=_shown(row["text"]), trained="wanted")]
         case Format.CHAT:
             found = [_said(message, _trained_in_chat(message)) for message in row["messages"]]
         case Format.REWARD:
             others = {name: value for name, value in row.items() if name not in {"messages", "tools"}}
-            item = [Part(name=f"item.{name}", text=_shown(value)) for name, value in others.items()]
+            item = [RowPart(name=f"item.{name}", text=_shown(value)) for name, value in others.items()]
             found = [*_context(row["messages"]), *item]
         case Format.PAIRS:
             pair = _pair(row["preferred_output"], row["non_preferred_output"])
@@ -56,19 +56,19 @@ def _trained_in_chat(message: Row) -> Trained:
     return "wanted" if message["role"] == "assistant" and message.get("weight") != 0 else ""
 
 
-def _context(prompt: Any) -> list[Part]:  # JSON
+def _context(prompt: Any) -> list[RowPart]:  # JSON
     if isinstance(prompt, str):
-        return [Part(name="prompt", text=_shown(prompt))]
+        return [RowPart(name="prompt", text=_shown(prompt))]
     return [_said(message, "") for message in prompt]
 
 
-def _pair(chosen: Any, rejected: Any) -> list[Part]:  # JSON
+def _pair(chosen: Any, rejected: Any) -> list[RowPart]:  # JSON
     return [*_answer("chosen", chosen, "wanted"), *_answer("rejected", rejected, "unwanted")]
 
 
-def _answer(name: str, answer: Any, trained: Trained) -> list[Part]:  # JSON
+def _answer(name: str, answer: Any, trained: Trained) -> list[RowPart]:  # JSON
     if isinstance(answer, str):
-        return [Part(name=name, text=_shown(answer), trained=trained)]
+        return [RowPart(name=name, text=_shown(answer), trained=trained)]
     parts: Sequence[Row] = answer
     return [
         _said(message, trained, name) if message["role"] == "assistant" else _said(message, "")
@@ -76,14 +76,14 @@ def _answer(name: str, answer: Any, trained: Trained) -> list[Part]:  # JSON
     ]
 
 
-def _said(message: Row, trained: Trained, name: str = "") -> Part:
+def _said(message: Row, trained: Trained, name: str = "") -> RowPart:
     thoughts = message.get("reasoning_content") or message.get("thinking")
     content = message.get("content")
     texts = [content] if isinstance(content, str) else [part["text"] for part in content or ()]
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     told = [f"{call['name']}({_shown(call['arguments'])})" for call in calls]
     lines = [f"({thoughts})" if thoughts else "", *texts, *told]
-    return Part(name=name or message["role"], text=_shown("\n".join(filter(None, lines))), trained=trained)
+    return RowPart(name=name or message["role"], text=_shown("\n".join(filter(None, lines))), trained=trained)
 
 
 def _shown(value: Any) -> str:  # JSON

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mint_client.adapters.prepared_rows import PreparedRows
-from mint_client.core.row_parts import Part, parts_of
+from mint_client.core.row_parts import RowPart, parts_of
 
 _STYLES = {"": "", "wanted": "green", "unwanted": "red"}
 _MARKS = {"": " ", "wanted": "+", "unwanted": "-"}
@@ -48,7 +48,7 @@ def print_understood(console: Console, found: PreparedRows, *, rows: int = 1) ->
         console.print(_table(parts), highlight=False)
 
 
-def _table(parts: Sequence[Part]) -> Table:
+def _table(parts: Sequence[RowPart]) -> Table:
     table = Table.grid(padding=(0, 1))
     for _ in range(2):
         table.add_column(no_wrap=True)
