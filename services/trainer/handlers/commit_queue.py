@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from services.trainer.core.operations import FinishedOperation
 from services.trainer.handlers.committer import Committer
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.lease_term import LeaseTerm, begin_task
 
 _MAX_TOGETHER = 256
 """Maximum results that share a transaction."""
@@ -52,7 +52,7 @@ class CommitQueue:
                 taken.append((committer, finished))
             elif committer.is_waiting:
                 self._alone.add(committer)
-                self._group.create_task(self._commit_next(committer))
+                begin_task(self._group, self._commit_next(committer))
             if not (finished and committer.is_waiting):
                 del self._waiting[committer]
         if taken:

@@ -37,7 +37,7 @@ from services.trainer.handlers.attempts import Attempts
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
 from services.trainer.handlers.executor import Executor, StateResult, Work, decoded, with_batch
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.lease_term import LeaseTerm, begin_task
 from services.trainer.handlers.parking import Parking
 from services.trainer.handlers.snapshots import Snapshots
 from services.trainer.handlers.turns import Turns
@@ -151,7 +151,7 @@ class Driver:
         is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
         if not (is_busy or self._is_closed or self._snapshots.is_covering or self.parking.retry_at):
             self._is_working = True
-            self._group.create_task(self._cover())
+            begin_task(self._group, self._cover())
 
     async def _cover(self) -> None:
         with suppress(CheckpointLost, RankLost):
@@ -235,7 +235,7 @@ class Driver:
                 return
             else:
                 self._is_working = True
-                self._group.create_task(self._work(self._turns.take()))
+                begin_task(self._group, self._work(self._turns.take()))
 
     def _can_compute(self, seq: int) -> bool:
         """Return whether an operation can go to the scheduler after the running ones."""

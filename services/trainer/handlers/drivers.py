@@ -14,7 +14,7 @@ from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
 from services.trainer.handlers.group_commit import GroupCommit
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.lease_term import LeaseTerm, begin_task
 
 
 class Drivers:
@@ -133,7 +133,7 @@ class Drivers:
                 assert session is not None, policy_id
                 driver = Driver(self._term, self._commits, self._group, session)
                 self._by_policy[policy_id] = driver
-                self._group.create_task(self._run(driver))
+                begin_task(self._group, self._run(driver))
             return driver
 
     async def _run(self, driver: Driver) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from weakref import WeakValueDictionary
@@ -141,6 +141,15 @@ class LeaseTerm(OperationParts):
     def begun(cls, parts: OperationParts, token: int) -> "LeaseTerm":
         """Return the term of a token."""
         return cls(token=token, **{each.name: getattr(parts, each.name) for each in fields(OperationParts)})
+
+
+def begin_task(group: asyncio.TaskGroup, work: Coroutine[object, object, None]) -> None:
+    """Begin a task of the term. Raises Unavailable while the term ends; stored work is the next term's."""
+    try:
+        group.create_task(work)
+    except RuntimeError as error:  # the group takes no more tasks
+        work.close()
+        raise Unavailable(what="the trainer", problem="its term ends") from error
 
 
 async def pack(blobs: Blobs, key: str, data: bytes) -> Packed:

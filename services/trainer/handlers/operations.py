@@ -19,7 +19,7 @@ from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, 
 from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.runtime.periodic import run_periodically
 from mint_common.training import Export, Open, Pending, Resumption, Submission, TrainerInfo
-from mint_common.waiting import cancel_all, wait_for_event
+from mint_common.waiting import cancel_all, raise_if_cancelled, wait_for_event
 from services.trainer import metrics
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.core.operation_check import check_submission
@@ -171,6 +171,7 @@ class Operations:
                     await self._serve(token)
             except* MintError as group:
                 trouble = _flat(group)
+            raise_if_cancelled()
             if fatal := [error for error in trouble if not error.retryable]:
                 raise fatal[0]
             _log.warning("term ended", extra={"problem": str(trouble[0])})

@@ -15,7 +15,7 @@ from services.trainer.core.operations import Fenced, TrainingSession
 from services.trainer.core.parking import Parked, park, retry_seconds
 from services.trainer.core.ranks import RankLost
 from services.trainer.core.refusals import CheckpointLost
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.lease_term import LeaseTerm, begin_task
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Parking:
             exc_info=None if is_known else trouble,
         )
         if self.parked.is_news:
-            self._group.create_task(self._tell(self.parked))
+            begin_task(self._group, self._tell(self.parked))
 
     def end(self) -> None:
         """Record that the policy's work continues."""

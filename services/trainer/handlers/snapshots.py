@@ -8,7 +8,7 @@ from services.trainer.core.operations import Fenced, NotResident
 from services.trainer.core.parking import retry_seconds
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.executor import Executor
-from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.lease_term import LeaseTerm, begin_task
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Snapshots:
         self._begun_at = self._term.clock.monotonic()
         # Queued now: what is begun behind it is not in it.
         copy = self._executor.copy(with_gradient=True)
-        self._group.create_task(self._store(position, copy))
+        begin_task(self._group, self._store(position, copy))
 
     async def _store(self, position: int, copy: Awaitable[bytes]) -> None:
         (trouble,) = await asyncio.gather(self._stored(position, copy), return_exceptions=True)
