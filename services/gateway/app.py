@@ -126,7 +126,7 @@ async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, as
 async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until asked to stop, disconnect."""
     clock = SystemClock()
-    http = build_http(ready=lambda: True)
+    http = build_http(ready=lambda: True, trusts_traces=settings.trust_traceparent)
     algorithms = open_algorithms(settings.algorithms.custom)
     if settings.algorithms.custom:
         name_algorithms(http, algorithms)

@@ -54,6 +54,11 @@ class GatewaySettings(ServiceSettings):
     cors_origins: tuple[str, ...] = Field(
         (), description="origins whose pages may call from a browser, such as https://app.example; *: any"
     )
+    trust_traceparent: bool = Field(
+        False,
+        description="whether a request continues the trace that its `traceparent` names, for callers that "
+        "may choose what is sampled; else it begins one with a link to that",
+    )
     tokenizers: tuple[str, ...] = Field(
         (), description="tokenizer of each base as BASE=WHERE: a hub id, or a folder that clients have"
     )

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -16,8 +17,9 @@ from span_receiver import OtlpReceiver, ReceivedSpan
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SERVICES = {"gateway", "rollout", "trainer", "registry", "loader"}
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-CHAT_IDS = ("5bf92f3577b34da6a3ce929d0e0e4736", "6bf92f3577b34da6a3ce929d0e0e4736")
+CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {"traceparent": f"00-{CALLER}-00f067aa0ba902b7-00"}
+"""They neither stop the recording of a trace nor choose it: its own is linked to the caller's."""
 SECONDS = 60.0
 PICTURE = Path(__file__).parents[2] / "docs/images/trace.svg"
 
@@ -25,12 +27,13 @@ PICTURE = Path(__file__).parents[2] / "docs/images/trace.svg"
 def test_one_trace_from_submit_to_load(stack: RunningStack, traces: OtlpReceiver) -> None:
     stack.make_policy("traced")
     body = {"policy": "traced", "task": "mode:copy", "steps": 1, "prompts_per_step": 2, "group_size": 4}
-    headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
-    job_id = stack.http.post("/mint/v1/jobs", json=body, headers=headers).json()["job_id"]
-    stack.wait_for_end(job_id)
+    submitted = stack.http.post("/mint/v1/jobs", json=body, headers=HEADERS)
+    stack.wait_for_end(submitted.json()["job_id"])
+    trace_id = submitted.headers["x-mint-trace-id"]
+    assert trace_id != CALLER
 
-    spans = traces.wait_for(_is_complete, timeout_seconds=SECONDS)
-    picture = draw([span for span in spans if span.trace_id == TRACE_ID])
+    spans = traces.wait_for(partial(_is_complete, trace_id), timeout_seconds=SECONDS)
+    picture = draw([span for span in spans if span.trace_id == trace_id])
     if os.environ.get("GOLDEN") == "write":
         PICTURE.write_text(picture)
     for drawn in (picture, PICTURE.read_text()):
@@ -39,8 +42,8 @@ def test_one_trace_from_submit_to_load(stack: RunningStack, traces: OtlpReceiver
         assert "loader: load" in told
 
 
-def _is_complete(spans: Sequence[ReceivedSpan]) -> bool:
-    found = [span for span in spans if span.trace_id == TRACE_ID]
+def _is_complete(trace_id: str, spans: Sequence[ReceivedSpan]) -> bool:
+    found = [span for span in spans if span.trace_id == trace_id]
     is_loaded = any("load" in span.name for span in found if span.service == "loader")
     return {span.service for span in found} >= SERVICES and is_loaded
 
@@ -49,13 +52,15 @@ def test_a_chat_says_what_answered_in_the_conventions_of_genai(
     stack: RunningStack, traces: OtlpReceiver
 ) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "2 4"}], "max_tokens": 3}
-    for stream, parent in ((False, CHAT_IDS[0]), (True, CHAT_IDS[1])):
-        headers = {"traceparent": f"00-{parent}-00f067aa0ba902b7-01"}
+    chats: list[str] = []
+    for stream in (False, True):
         asked = body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
-        stack.http.post("/v1/chat/completions", json=asked, headers=headers).raise_for_status()
+        answer = stack.http.post("/v1/chat/completions", json=asked, headers=HEADERS).raise_for_status()
+        chats.append(answer.headers["x-mint-trace-id"])
+    assert CALLER not in chats
 
     def are_told(spans: Sequence[ReceivedSpan]) -> bool:
-        return all(any(_says_genai(span) for span in spans if span.trace_id == each) for each in CHAT_IDS)
+        return all(any(_says_genai(span) for span in spans if span.trace_id == each) for each in chats)
 
     traces.wait_for(are_told, timeout_seconds=SECONDS)
 

@@ -24,12 +24,14 @@ def create_http(
     service: str,
     internal_token: str | None,
     ready: Callable[[], bool],
+    trusts_traces: bool = True,
     max_body_bytes: int | None = DEFAULT_MAX_BODY_BYTES,
     shaped: Shaped = lambda _scope, error: error_response(error),
 ) -> FastAPI:
     """Return an application with everything but its own routes.
 
-    Paths under ``/internal`` need the token, when one is given. Without
+    Paths under ``/internal`` need the token, when one is given. ``trusts_traces``: a request continues the
+    trace that its headers name, else it begins one with a link to that. Without
     ``max_body_bytes`` bodies reach their routes unread: those are `BodyRoute`s or read, bound and check them
     otherwise. ``shaped(scope, error)`` is the answer for what no handler has seen. ``http.state.registry`` is
     the Prometheus registry of this application; ``/metrics`` shows it together with the process-wide one.
@@ -43,6 +45,7 @@ def create_http(
         EdgeMiddleware,
         service=service,
         internal_token=internal_token,
+        trusts_traces=trusts_traces,
         max_body_bytes=max_body_bytes,
         registry=http.state.registry,
         in_hand=http.state.in_hand,

@@ -18,7 +18,7 @@ from mint_common.runtime.draining import RequestsInHand, stream_error_of
 from mint_common.runtime.edge_body import check_text, read_body, replayed
 from mint_common.runtime.edge_series import request_seconds
 from mint_common.runtime.slow_clients import paced
-from mint_common.telemetry.tracing import REQUEST_HEADER, extracted, request_of, span, trace_id
+from mint_common.telemetry.tracing import REQUEST_HEADER, extracted, links_to, request_of, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 TRACE_HEADER = "x-mint-trace-id"
@@ -41,6 +41,7 @@ class EdgeMiddleware:
         *,
         service: str,
         internal_token: str | None,
+        trusts_traces: bool,
         max_body_bytes: int | None,
         registry: CollectorRegistry,
         in_hand: RequestsInHand,
@@ -49,6 +50,7 @@ class EdgeMiddleware:
         assert internal_token != "", "an empty internal token protects nothing"  # None is allowed
         self._app = app
         self._internal_token = internal_token
+        self._trusts_traces = trusts_traces
         self._max_body_bytes = max_body_bytes
         self._in_hand = in_hand
         self._shaped = shaped
@@ -66,7 +68,11 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        with extracted(headers, request=answer.request), span(method, kind=SpanKind.SERVER) as current:
+        trusted, links = (headers, ()) if self._trusts_traces else (None, links_to(headers))
+        with (
+            extracted(trusted, request=answer.request),
+            span(method, kind=SpanKind.SERVER, links=links) as current,
+        ):
             try:
                 await self._guarded(scope, headers, receive, answer)
             finally:

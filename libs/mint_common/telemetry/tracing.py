@@ -11,7 +11,7 @@ from functools import cache
 from typing import cast
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mint_common.ids import new_id
@@ -47,14 +47,24 @@ def extracted(headers: Mapping[str, str] | None, *, request: str = "") -> Iterat
         context.detach(token)
 
 
+def links_to(headers: Mapping[str, str]) -> Sequence[Link]:
+    """Return a link to the span that the headers name, if they name one."""
+    named = trace.get_current_span(_PROPAGATOR.extract(headers, context=context.Context()))
+    return [Link(named.get_span_context())] if named.get_span_context().is_valid else []
+
+
 @contextmanager
-def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Iterator[Span]:
+def span(
+    name: str, *, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Link] = (), **attributes: Attribute
+) -> Iterator[Span]:
     """Record a span around the body, and the exception that leaves it."""
-    with trace.use_span(start_span(name, kind=kind, **attributes), end_on_exit=True) as current:
+    with trace.use_span(start_span(name, kind=kind, links=links, **attributes), end_on_exit=True) as current:
         yield current
 
 
-def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Span:
+def start_span(
+    name: str, *, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Link] = (), **attributes: Attribute
+) -> Span:
     """Return a span that its owner ends.
 
     In a trace that is not collected it is the surrounding span, which has the ids and cannot end.
@@ -63,7 +73,7 @@ def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: A
     found = around.get_span_context()
     if found.is_valid and not found.trace_flags.sampled:
         return around
-    return _tracer().start_span(name, kind=kind, attributes=attributes)
+    return _tracer().start_span(name, kind=kind, links=links, attributes=attributes)
 
 
 @cache

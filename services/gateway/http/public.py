@@ -87,12 +87,13 @@ def _schema_of(http: FastAPI, bodies: bytes) -> dict[str, Any]:  # Any: JSON
     return http.openapi_schema
 
 
-def build_http(*, ready: Callable[[], bool]) -> FastAPI:
+def build_http(*, ready: Callable[[], bool], trusts_traces: bool = False) -> FastAPI:
     """Return the public HTTP without its parts, enough for the schema; `run` adds the parts."""
     http = create_http(
         title="MinT",
         service="gateway",
         internal_token=None,
+        trusts_traces=trusts_traces,
         ready=ready,
         max_body_bytes=None,  # `GatewayRoute` reads bodies, behind the key
         shaped=shaped_error,

@@ -37,12 +37,13 @@ class Order(BaseModel):
     items: list[Lora] = []
 
 
-def make_http(*, ready: bool = True, max_body_bytes: int = 1000) -> FastAPI:
+def make_http(*, ready: bool = True, max_body_bytes: int = 1000, trusts_traces: bool = True) -> FastAPI:
     http = create_http(
         title="test",
         service="baker",
         internal_token="secret",
         ready=lambda: ready,
+        trusts_traces=trusts_traces,
         max_body_bytes=max_body_bytes,
     )
 
@@ -294,6 +295,14 @@ async def test_a_request_continues_the_trace_that_its_headers_name(client: httpx
     response = await client.get("/internal/hello", headers={**TOKEN, "traceparent": TRACEPARENT})
     assert response.json() == TRACE
     assert response.headers["x-mint-trace-id"] == TRACE
+
+
+async def test_a_caller_that_is_not_trusted_joins_no_trace() -> None:
+    async with connect(make_http(trusts_traces=False)) as client:
+        response = await client.get("/internal/hello", headers={**TOKEN, "traceparent": TRACEPARENT})
+    assert response.status_code == 200
+    assert response.json() != TRACE
+    assert response.headers["x-mint-trace-id"] == response.json()
 
 
 async def test_an_answer_has_one_trace_id_whatever_headers_its_handler_sends() -> None:

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from mint_common.telemetry.tracing import extracted, inject, request_id, request_of, span, trace_id
+from mint_common.telemetry.tracing import extracted, inject, links_to, request_id, request_of, span, trace_id
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,18 @@ def test_a_trace_that_nobody_collects_goes_on_without_spans(spans: InMemorySpanE
         assert trace_id() == "0af7651916cd43dd8448eb211c80319c"
         assert inject({}) == headers
     assert not spans.get_finished_spans()
+
+
+def test_a_span_names_a_trace_that_it_does_not_continue(spans: InMemorySpanExporter) -> None:
+    caller = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{caller}-b7ad6b7169203331-00"}
+    with extracted(None), span("own", links=links_to(headers)):
+        own = trace_id()
+    (recorded,) = spans.get_finished_spans()
+    (link,) = recorded.links
+    assert format(link.context.trace_id, "032x") == caller != own
+    assert recorded.parent is None
+    assert links_to({}) == links_to({"traceparent": "nonsense"}) == []
 
 
 def test_outside_of_a_trace_there_is_no_id() -> None:
