@@ -136,8 +136,8 @@ bench-tinker: .venv/.installed ## Run the Tinker API's benchmark: against the ba
 	$(BENCH) tinker
 
 .PHONY: soak
-soak: .venv/.installed ## Load a stack for an hour (MINUTES=60): fails if memory, files or rows grow beyond their bounds
-	$(BENCH) soak --minutes $(or $(MINUTES),60)
+soak: .venv/.installed ## Load a stack for an hour (MINUTES=60; LOAD=steps: training alone): fails if memory, files or rows grow
+	$(BENCH) soak --minutes $(or $(MINUTES),60) --load $(or $(LOAD),all)
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check

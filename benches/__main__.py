@@ -37,6 +37,7 @@ TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training", "soak", "imports")
+LOADS = ("all", "steps")
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
     "loader_inloop": (
@@ -82,6 +83,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
     parser.add_argument("--minutes", type=float, help="how long bench soak applies its load, 60 by default")
+    parser.add_argument(
+        "--load", choices=LOADS, help="what bench soak applies: everything, or training alone"
+    )
     options = parser.parse_args(arguments)
     if options.policies is not None and options.policies < 10_000:
         parser.error("--policies: at least 10000, as 1000 of them with adapters are measured first")
@@ -96,7 +100,7 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
-        asked = {"policies": options.policies, "minutes": options.minutes, "device": options.device}
+        asked = {name: getattr(options, name) for name in ("policies", "minutes", "load", "device")}
         given = {name: value for name, value in asked.items() if value not in {None, "cpu"}}
         return _run(parser, names[0], given)
     command = [sys.executable, "-m", "benches", "--device", options.device]

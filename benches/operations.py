@@ -19,6 +19,7 @@ from benches.bases import TINY
 from benches.device import one_thread
 from benches.report import Report, Row, make_row
 from benches.stacks import open_bench_stack
+from mint_common.adapters_format import BaseFacts
 from mint_common.client.trainer import TrainerClient
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
@@ -95,10 +96,10 @@ async def _run(base: ResidentBase) -> Measured:
         trainer = TrainerClient(http)
         clients = [Client(trainer, PolicyId(f"policy_{number}")) for number in range(CLIENTS)]
         for number, client in enumerate(clients):
-            await client.do(Open(base=BaseName("tiny"), lora=_spec(base, number)))
-        states = [new_state(base.facts, _spec(base, number)) for number in range(CLIENTS)]
+            await client.do(Open(base=BaseName("tiny"), lora=lora_spec(base.facts, number)))
+        states = [new_state(base.facts, lora_spec(base.facts, number)) for number in range(CLIENTS)]
         served_ms, bare_ms = await _singles(base, clients[0], states[0])
-        passes = [_pass(base, seed, SEQUENCES, TOKENS) for seed in range(CLIENTS)]
+        passes = [random_pass(base.facts, seed, SEQUENCES, TOKENS) for seed in range(CLIENTS)]
         served_rates, bare_rates = [], []
         for round_number in range(ROUNDS + 1):
             served = await _served_rate(clients, passes)
@@ -113,7 +114,7 @@ async def _singles(
     base: ResidentBase, client: Client, state: TrainingState
 ) -> tuple[list[float], list[float]]:
     """Time one small forward pass after another, through the service and bare, in turn."""
-    work = _pass(base, 0, 1, 4, backward=False)
+    work = random_pass(base.facts, 0, 1, 4, backward=False)
     served, bare = [], []
     for number in range(SINGLES + 20):
         started = time.perf_counter()
@@ -150,15 +151,17 @@ def _work(state: TrainingState, work: Pass) -> PolicyPass:
     return PolicyPass(lora=state.lora, step=state.step, work=work)
 
 
-def _spec(base: ResidentBase, seed: int) -> LoraSpec:
-    return LoraSpec(rank=RANK, alpha=2.0 * RANK, targets=base.facts.targets, seed=seed)
+def lora_spec(facts: BaseFacts, seed: int) -> LoraSpec:
+    """Return the LoRA of a bench's policy."""
+    return LoraSpec(rank=RANK, alpha=2.0 * RANK, targets=facts.targets, seed=seed)
 
 
-def _pass(base: ResidentBase, seed: int, count: int, length: int, *, backward: bool = True) -> Pass:
+def random_pass(facts: BaseFacts, seed: int, count: int, length: int, *, backward: bool = True) -> Pass:
+    """Return a pass of cross entropy over random tokens."""
     rng = random.Random(seed)
     data = []
     for _ in range(count):
-        tokens = np.asarray([rng.randrange(base.facts.vocab_size) for _ in range(length + 1)])
+        tokens = np.asarray([rng.randrange(facts.vocab_size) for _ in range(length + 1)])
         targets = Array(dtype="int64", shape=(length,), data=tokens[1:].astype("<i8").tobytes())
         data.append(Datum(tokens=tokens[:-1].astype("<i4").tobytes(), inputs={"target_tokens": targets}))
     return Pass(data=tuple(data), loss="cross_entropy", config={}, backward=backward)

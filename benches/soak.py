@@ -15,7 +15,8 @@ import asyncpg
 from benches.report import Report, Row
 from benches.soak_load import Done, Load
 from benches.soak_samples import Slope, fit_slope, sample
-from benches.stacks import open_bench_stack
+from benches.soak_steps import StepLoad
+from benches.stacks import BenchStack, open_bench_stack
 from services.standalone.core.plan import SERVICES
 
 MINUTES = 60
@@ -71,10 +72,10 @@ Series = Sequence[tuple[int, Mapping[str, float]]]
 """Operations that were done, and every quantity then."""
 
 
-def run(minutes: float = MINUTES) -> Report:
-    """Load a stack of the tiny base with everything at once, and measure."""
+def run(minutes: float = MINUTES, load: str = "all") -> Report:
+    """Load a stack of the tiny base with everything at once, or a trainer with steps alone, and measure."""
     os.environ["TINKER_TELEMETRY"] = "0"
-    done, series = asyncio.run(_soak(60 * minutes))
+    done, series = asyncio.run(_soak(60 * minutes, load))
     warm = series[int(WARM_SHARE * len(series)) :]
     operations = [count for count, _ in warm]
     slopes = {
@@ -92,19 +93,20 @@ def run(minutes: float = MINUTES) -> Report:
     flat = [name for name, slope in slopes.items() if slope.is_flat]
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.counts.items()))
     return Report(
-        bench="soak",
+        bench="soak" if load == "all" else f"soak_{load}",
         rows=rows,
         draw=lambda figure: _draw(figure, series, slopes),
         left_out={f"{len(flat)} that stayed as they were": ", ".join(flat), "load": kinds},
     )
 
 
-async def _soak(seconds: float) -> tuple[Done, Series]:
+async def _soak(seconds: float, kind: str) -> tuple[Done, Series]:
     series: list[tuple[int, dict[str, float]]] = []
-    async with open_bench_stack(SERVICES, overrides=OVERRIDES) as stack:
+    services = ("registry", "trainer") if kind == "steps" else SERVICES
+    async with open_bench_stack(services, overrides=OVERRIDES) as stack:
         began = time.monotonic()
         tables = await asyncpg.connect(stack.dsn)
-        load = Load(url=stack.gateway_url, api_key=stack.api_key, end=began + seconds)
+        load = _load(kind, stack, end=began + seconds)
         running = asyncio.create_task(load.run())
         try:
             for number in range(1, SAMPLES + 1):
@@ -114,6 +116,12 @@ async def _soak(seconds: float) -> tuple[Done, Series]:
         finally:
             await tables.close()
     return load.done, series
+
+
+def _load(kind: str, stack: BenchStack, *, end: float) -> Load | StepLoad:
+    if kind == "steps":
+        return StepLoad(stack=stack, end=end)
+    return Load(url=stack.gateway_url, api_key=stack.api_key, end=end)
 
 
 def _row(name: str, slope: Slope, minutes: float, *, growth: float) -> Row:
