@@ -46,9 +46,15 @@ def _full(now: float) -> StallBudget:
     return StallBudget.full(share=SHARE, burst_ms=0.0, now=now)
 
 
+def background_reserve(reserve: int) -> int:
+    """Return the seats of the reserve that background sequences may take, and retain: half of them."""
+    return (reserve + 1) // 2
+
+
 def background_to_preempt(*, waiting: int, free: int, background: int, reserve: int) -> int:
     """Return how many background sequences end up waiting again so that interactive ones have seats.
 
-    ``waiting`` are interactive; ``free`` seats are those beyond the ``reserve``. Half of the reserve stays.
+    ``waiting`` are interactive; ``free`` seats are those beyond the reserve; ``reserve``: see
+    `background_reserve`.
     """
-    return max(0, min(waiting - max(0, free), background - (reserve + 1) // 2))
+    return max(0, min(waiting - max(0, free), background - reserve))

@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.fair_queue import FairQueue
 from services.loader.core.background import (
     EXPECTED_SECONDS,
     SHARE,
     BackgroundShare,
+    background_reserve,
     background_to_preempt,
 )
 
@@ -30,7 +32,9 @@ def run(share: BackgroundShare, durations: list[tuple[float, float]], *, now: fl
 
 
 @given(steps)
-def test_beside_interactive_sequences_background_ones_have_their_share_and_one_step(durations) -> None:
+def test_beside_interactive_sequences_background_ones_have_their_share_and_one_step(
+    durations: list[tuple[float, float]],
+) -> None:
     seconds, background = run(BackgroundShare(), durations, now=100.0)
     assert background <= SHARE * seconds + 0.5 + 1e-6
 
@@ -41,7 +45,9 @@ def test_beside_endless_interactive_sequences_background_ones_do_not_starve() ->
 
 
 @given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=50), st.floats(2 * EXPECTED_SECONDS, 100.0))
-def test_without_interactive_sequences_background_ones_have_every_step(durations, quiet) -> None:
+def test_without_interactive_sequences_background_ones_have_every_step(
+    durations: list[float], quiet: float
+) -> None:
     share = BackgroundShare()
     seconds, _ = run(share, [(0.06, 0.3)] * 10, now=100.0)
     now = 100.0 + seconds + quiet
@@ -62,13 +68,24 @@ def test_the_next_request_of_a_client_that_asks_one_by_one_is_expected() -> None
 
 
 @given(st.integers(0, 100), st.integers(-8, 64), st.integers(0, 64), st.integers(1, 8))
-def test_background_sequences_leave_the_seats_that_are_missing_but_half_of_the_reserve(
-    waiting, free, background, reserve
+def test_background_sequences_leave_the_seats_that_are_missing_but_their_reserve(
+    waiting: int, free: int, background: int, reserve: int
 ) -> None:
     count = background_to_preempt(waiting=waiting, free=free, background=background, reserve=reserve)
     assert 0 <= count <= background
     if count:
-        assert background - count >= reserve / 2
+        assert background - count >= reserve
         assert count <= waiting
     elif waiting > max(0, free):
-        assert background <= (reserve + 1) // 2
+        assert background <= reserve
+
+
+@given(st.integers(1, 9), st.integers(1, 16))
+def test_what_starts_in_the_reserve_is_not_preempted_for_it(tenants: int, reserve: int) -> None:
+    queue: FairQueue[int] = FairQueue(seats=0, reserve=background_reserve(reserve))
+    for number in range(100):
+        queue.push(str(number % tenants), number)
+    while found := queue.next():
+        queue.start(found[0])
+    assert 1 <= queue.seated <= (reserve + 1) // 2
+    assert not background_to_preempt(waiting=99, free=0, background=queue.seated, reserve=queue.reserve)

@@ -131,12 +131,13 @@ class _Fair(Scheduler):  # type: ignore[misc]
         now = time.monotonic()
         # vLLM pauses after an empty step. Uncharged, the next one would be empty again, and so on.
         is_empty = not self._step_kinds and self.waiting.left_out is self.waiting.interactive
-        self._background.end_step(
-            max(now - self._step_began, EMPTY_SECONDS if is_empty else 0.0),
-            has_interactive=False in self._step_kinds,
-            has_background=is_empty or True in self._step_kinds,
-            now=now,
-        )
+        if not self.scheduler_config.async_scheduling:
+            self._background.end_step(
+                max(now - self._step_began, EMPTY_SECONDS if is_empty else 0.0),
+                has_interactive=False in self._step_kinds,
+                has_background=is_empty or True in self._step_kinds,
+                now=now,
+            )
         outputs: dict[int, Any] = super().update_from_output(*args, **options)
         for sent in outputs.values():
             if sent.outputs:
@@ -150,10 +151,12 @@ class _Fair(Scheduler):  # type: ignore[misc]
         Steps that are planned ahead have both.
         """
         queue = self.waiting
+        queue.left_out = None
+        if self.scheduler_config.async_scheduling:
+            return
         has_interactive = bool(queue.interactive.tenants)
         sits_out = self._background.sits_out(has_interactive=has_interactive, now=now)
-        queue.left_out = None
-        if queue.background.tenants and not self.scheduler_config.async_scheduling:
+        if queue.background.tenants:
             if sits_out:
                 queue.left_out = queue.background
             elif has_interactive:

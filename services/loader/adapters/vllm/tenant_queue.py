@@ -17,7 +17,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from mint_common.fair_queue import PROMPT_WEIGHT, FairQueue
 from mint_common.runtime.low_priority import NICENESS, let_thread_give_way
-from services.loader.core.background import BACKGROUND
+from services.loader.core.background import BACKGROUND, background_reserve
 
 TenantKind = tuple[str, bool]
 """A tenant, and whether sequences of it are background ones."""
@@ -26,14 +26,14 @@ TenantKind = tuple[str, bool]
 class TenantQueue(RequestQueue):  # type: ignore[misc]  # vllm has no types
     """Two `FairQueue` with vLLM's interface. It is false while no sequence may start, even if some wait.
 
-    Invariants: both share the seats and the reserve; a sequence whose structure is being compiled is not in
-    the queue, so it holds no seat and costs no step anything.
+    Invariants: both share the seats, and background sequences take at most half of the reserve; a sequence
+    whose structure is being compiled is not in the queue, so it holds no seat and costs no step anything.
     """
 
     def __init__(self, *, seats: int, reserve: int) -> None:
         self.seats = seats
         self.interactive: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
-        self.background: FairQueue[Request] = FairQueue(seats=seats, reserve=reserve)
+        self.background: FairQueue[Request] = FairQueue(seats=seats, reserve=background_reserve(reserve))
         self.newcomer: TenantKind | None = None
         """The only tenant and kind that may start a sequence in this step, if set."""
         self.sitting_out: frozenset[str] = frozenset()
