@@ -45,6 +45,7 @@ from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank, RankSetup
 from services.trainer.core.scheduler import SchedulerLimits
+from services.trainer.handlers.counted_reads import CountedReads
 from services.trainer.handlers.lease_term import OperationParts, OperationSettings
 from services.trainer.handlers.operations import Operations
 from services.trainer.handlers.waves import WaveIntake
@@ -138,10 +139,12 @@ async def open_trainer(
             ready=lambda: registration.is_done,
             max_body_bytes=_MAX_BODY_BYTES,
         )
+        store = PostgresOperations(pool, base=base)
         parts = OperationParts(
             policies=policies,
             states=BlobStates(blobs, policies.facts),
-            store=PostgresOperations(pool, base=base),
+            store=store,
+            reads=CountedReads(store, clock),
             rows=PostgresCheckpointRows(pool),
             ledger=PostgresLedger(pool, clock),
             blobs=blobs,

@@ -27,8 +27,8 @@ async def test_reads_are_counted_until_one_ends(store: Store) -> None:
 async def test_reads_of_waves_are_counted_until_one_ends(store: Store) -> None:
     one, two = WaveId("wave_1"), WaveId("wave_2")
     for wave_id in (one, one, two):
-        await store.operations.begin_wave_read(wave_id, now=NOW)
-    await store.operations.end_wave_read(two)
-    assert [await store.operations.wave_reads(wave_id) for wave_id in (one, two)] == [2, 0]
+        await store.operations.begin_counted_read(wave_id, now=NOW)
+    await store.operations.end_counted_read(two)
+    assert [await store.operations.begun_reads(wave_id) for wave_id in (one, two)] == [2, 0]
     await store.operations.prune(before=NOW + 1)
-    assert await store.operations.wave_reads(one) == 0
+    assert await store.operations.begun_reads(one) == 0

@@ -159,7 +159,7 @@ NEEDED_PASSES = """
     SELECT payload, payload_is_claim FROM operations
     WHERE policy_id = $1 AND payload IS NOT NULL AND kind = 'wave_pass' AND NOT is_refused
 """
-BEGIN_WAVE_READ = """
+BEGIN_COUNTED_READ = """
     INSERT INTO wave_reads VALUES ($1, 1, $2)
     ON CONFLICT (wave_id) DO UPDATE SET reads = wave_reads.reads + 1
 """

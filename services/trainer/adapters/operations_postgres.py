@@ -11,7 +11,7 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
-from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.runtime.periodic import prune_rows
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
@@ -306,18 +306,18 @@ class PostgresOperations:
         """Forget the reads of an operation that waits."""
         await self._pool.execute(statements.END_READ, policy_id, seq)
 
-    async def wave_reads(self, wave_id: WaveId) -> int:
-        """Return how many reads of a wave's records were begun since one ended."""
+    async def begun_reads(self, name: str) -> int:
+        """Return how many reads of a wave's records, or of a policy's state, were begun since one ended."""
         query = "SELECT coalesce(max(reads), 0) FROM wave_reads WHERE wave_id = $1"
-        return int(await self._pool.fetchval(query, wave_id))
+        return int(await self._pool.fetchval(query, name))
 
-    async def begin_wave_read(self, wave_id: WaveId, *, now: float) -> None:
-        """Count one more read of a wave's records; durable when this returns."""
-        await self._pool.execute(statements.BEGIN_WAVE_READ, wave_id, now)
+    async def begin_counted_read(self, name: str, *, now: float) -> None:
+        """Count one more read of a wave's records or a policy's state; durable when this returns."""
+        await self._pool.execute(statements.BEGIN_COUNTED_READ, name, now)
 
-    async def end_wave_read(self, wave_id: WaveId) -> None:
-        """Forget the reads of a wave's records."""
-        await self._pool.execute("DELETE FROM wave_reads WHERE wave_id = $1", wave_id)
+    async def end_counted_read(self, name: str) -> None:
+        """Forget the reads of a wave's records or a policy's state."""
+        await self._pool.execute("DELETE FROM wave_reads WHERE wave_id = $1", name)
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a newer snapshot the session's, delete the payloads that it covers; return unused blobs."""

@@ -155,7 +155,7 @@ class Driver:
 
     async def _cover(self) -> None:
         with suppress(CheckpointLost, RankLost):
-            if await self.parking.restored(self._executor.restore):
+            if await self.parking.restored(self._executor.restore_counted):
                 self.parking.end()
         self._is_working = False
         self._advance()

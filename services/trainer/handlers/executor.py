@@ -31,8 +31,15 @@ from mint_common.training import (
     Step,
 )
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
+from services.trainer.core.attempts import MAX_READS
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession, Unreadable
+from services.trainer.core.operations import (
+    ExecutionFailed,
+    ExportLineage,
+    StoredOperation,
+    TrainingSession,
+    Unreadable,
+)
 from services.trainer.core.policy_work import (
     Clear,
     Copy,
@@ -111,6 +118,13 @@ class Executor:
             if not is_restored:
                 policies.forget(policy_id)  # what is in memory is not what was executed
 
+    async def restore_counted(self, *, alone: bool = False) -> None:
+        """Restore without an operation. Raises also ExecutionFailed, if processes have died of it."""
+        problem = f"the trainer ended {MAX_READS} times while the policy was restored"
+        refusal, policy_id = ExecutionFailed(problem=problem), self._session.policy_id
+        async with self._term.reads.counted(policy_id, limit=MAX_READS, refusal=refusal):
+            await self.restore(alone=alone)
+
     async def _restore(self, *, alone: bool) -> None:
         session = await self._term.store.session(self._session.policy_id)
         assert session is not None, self._session
@@ -122,6 +136,7 @@ class Executor:
         executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
         for begin in range(0, len(executed), _REPLAYED_TOGETHER):
             await self._replay(executed[begin : begin + _REPLAYED_TOGETHER], alone=alone)
+        await self._term.reads.forget(session.policy_id)
         await prune_snapshots(self._term, session)
 
     async def _replay(self, executed: Sequence[StoredOperation], *, alone: bool) -> None:

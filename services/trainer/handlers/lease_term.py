@@ -24,6 +24,7 @@ from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
 from services.trainer.handlers.backlog import Backlog
+from services.trainer.handlers.counted_reads import CountedReads
 
 KEPT_BYTES = 64 * 1024 * 1024
 
@@ -98,6 +99,7 @@ class OperationParts:
     clock: Clock
     settings: OperationSettings
     algorithms: ManagedAlgorithms
+    reads: CountedReads
     outcomes: Outcomes = field(default_factory=Outcomes)
     unremoved: list[str] = field(default_factory=list)
     noted: set[tuple[PolicyId, int]] = field(default_factory=set)

@@ -7,14 +7,14 @@ outcome.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from weakref import WeakValueDictionary
 
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyHandled, MintError
+from mint_common.errors import AlreadyHandled
 from mint_common.events import Event, TrainingFailed, WaveCancelled, WaveCompleted
-from mint_common.ids import PolicyId, WaveId
+from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
@@ -40,40 +40,6 @@ _LOOK_SECONDS = 1.0
 """Interval at which a wave that waits for another one checks that the lease is still held."""
 
 
-class WaveReads:
-    """Counts the reads of waves' records that a process has begun and not ended: it may have died of one.
-
-    A read is in its row before it begins, and no longer than it lasts. A wave that a killed process was
-    reading is read apart, one of them at a time, so that it counts its own kills only.
-    """
-
-    def __init__(self, parts: OperationParts) -> None:
-        self._store = parts.store
-        self._clock = parts.clock
-        self._apart = asyncio.Lock()
-        self._own: set[WaveId] = set()
-
-    @asynccontextmanager
-    async def counted(self, wave: WaveCompleted) -> AsyncIterator[None]:
-        """Count a read until the block ends. Raises RecordInvalid after `MAX_WAVE_READS` killed processes."""
-        wave_id = wave.wave_id
-        # What an outage kept from being forgotten is no kill.
-        killed = await self._store.wave_reads(wave_id) - (wave_id in self._own)
-        if killed >= MAX_WAVE_READS:
-            problem = f"the trainer ended {MAX_WAVE_READS} times while it was read"
-            raise RecordInvalid(where=wave.record.uri, problem=problem)
-        async with self._apart if killed else nullcontext():
-            if wave_id not in self._own:
-                await self._store.begin_wave_read(wave_id, now=self._clock.now())
-                self._own.add(wave_id)
-            try:
-                yield
-            finally:
-                with suppress(MintError):
-                    await self._store.end_wave_read(wave_id)
-                    self._own.discard(wave_id)
-
-
 class WaveIntake:
     """Handlers of one base's trainer."""
 
@@ -81,7 +47,6 @@ class WaveIntake:
         self._parts = parts
         self._operations = operations
         self._mismatch = mismatch
-        self._reads = WaveReads(parts)
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
@@ -105,7 +70,9 @@ class WaveIntake:
         check_fits(wave.lora, self._parts.policies.facts)
         check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
         algorithm = self._parts.algorithms.named(wave.spec.algorithm)
-        async with self._reads.counted(wave):
+        problem = f"the trainer ended {MAX_WAVE_READS} times while it was read"
+        refusal = RecordInvalid(where=wave.record.uri, problem=problem)
+        async with self._parts.reads.counted(wave.wave_id, limit=MAX_WAVE_READS, refusal=refusal):
             record = await self._read_record(wave, algorithm)
             mismatch = self._mismatch.against({group.sampler_dtype for group in record.groups})
             config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)

@@ -5,7 +5,10 @@ import asyncio
 import pytest
 
 from mint_common.client.trainer import TrainerClient
+from mint_common.events import PolicyParked, RevisionExported
 from mint_common.ids import PolicyId
+from services.trainer.core.attempts import MAX_READS
+from services.trainer.handlers.executor import Executor
 
 from .conftest import Stage, ref
 from .operating import serving
@@ -43,6 +46,54 @@ async def test_records_go_when_they_are_covered_and_the_policy_goes_on_bitwise(s
         await stage.publish(await stage.wave(3, revision=ref(last, 2)))
         events = await stage.exported(6)
     assert [event.digest for event in events[3:]] == undisturbed
+
+
+async def test_a_restore_to_cover_records_is_counted_while_it_runs(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = "SELECT reads FROM trainer.wave_reads WHERE wave_id = $1"
+    began, go_on, restore = asyncio.Event(), asyncio.Event(), Executor._restore
+
+    async def restored(self: Executor, *, alone: bool) -> None:
+        began.set()
+        await go_on.wait()
+        await restore(self, alone=alone)
+
+    async with stage.trainer(snapshot_seconds=600):
+        await stage.publish(await stage.wave(1))
+        await stage.exported(1)
+    monkeypatch.setattr(Executor, "_restore", restored)
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        await trainer.operations.began()
+        await client.release_records(A, [])
+        async with asyncio.timeout(60):
+            await began.wait()
+        assert [row["reads"] for row in await stage.rows(counted, A)] == [1]
+        go_on.set()
+        await until_released(client)
+        assert await stage.rows(counted, A) == []
+
+
+async def test_a_policy_that_ends_its_trainer_when_restored_to_be_covered_is_parked(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=600):
+        await stage.publish(wave := await stage.wave(1))
+        (first,) = await stage.exported(1)
+    await stage.rows("INSERT INTO trainer.wave_reads VALUES ($1, $2, 0)", A, MAX_READS)
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        await trainer.operations.began()
+        async with asyncio.timeout(60):
+            while len(stage.seen) < 2:
+                assert await client.release_records(A, []) == {wave.record.uri}
+                await asyncio.sleep(0.1)
+        (_, parked) = await stage.expect(2)
+        assert isinstance(parked, PolicyParked)
+        assert (parked.policy_id, parked.code) == (A, "execution_failed")
+        assert f"the trainer ended {MAX_READS} times while the policy was restored" in parked.reason
+        # An operation restores it, with which the count ends.
+        await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+        assert isinstance((await stage.expect(3))[2], RevisionExported)
+        await until_released(client)
+    assert await stage.rows("SELECT FROM trainer.wave_reads") == []
 
 
 async def test_a_wave_that_was_released_before_it_came_is_not_taken_in(stage: Stage) -> None:
