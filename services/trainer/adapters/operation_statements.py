@@ -12,12 +12,14 @@ ADD = f"""
             AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
         JOIN training USING (policy_id)
         WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL AND is_managed = $11
+            AND one.seq >= training.forgotten_seq
         ON CONFLICT DO NOTHING RETURNING policy_id, seq, tenant_id
     )
     SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
 """  # noqa: S608  # constants
 WHY_NOT = """
-    SELECT training.tenant_id, is_managed, closed_at, operations.digest FROM training
+    SELECT training.tenant_id, is_managed, closed_at, operations.digest, $2 < forgotten_seq AS is_forgotten
+    FROM training
     LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
     WHERE training.policy_id = $1
 """
@@ -98,6 +100,29 @@ ENDED_OPERATION = """
         SELECT FROM training WHERE training.policy_id = operations.policy_id AND closed_at < $1
     )
 """
+_OLD_OPERATION = """
+    operations.policy_id = open.policy_id AND seq < newest AND finished_at < $1
+    AND payload IS NULL AND result IS NULL
+"""
+# The newest operation says which number comes next. Nothing here waits for a lock, so no commit of results,
+# which locks several sessions too, can be its deadlock's victim.
+FORGET_OPERATIONS = f"""
+    WITH policies AS (
+        SELECT policy_id, newest FROM training AS open, LATERAL (
+            SELECT max(seq) AS newest FROM operations
+            WHERE operations.policy_id = open.policy_id AND seq < {UNNUMBERED} AND finished_at IS NOT NULL
+        ) AS last
+        WHERE closed_at IS NULL AND EXISTS (SELECT FROM operations WHERE {_OLD_OPERATION})
+        LIMIT 100 FOR NO KEY UPDATE OF open SKIP LOCKED
+    ), old AS (
+        SELECT operations.policy_id, seq FROM operations, policies AS open WHERE {_OLD_OPERATION} LIMIT $2
+    ), marked AS (
+        UPDATE training SET forgotten_seq = greatest(forgotten_seq, last + 1)
+        FROM (SELECT policy_id, max(seq) AS last FROM old GROUP BY policy_id) AS gone
+        WHERE training.policy_id = gone.policy_id
+    )
+    DELETE FROM operations USING old WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
+"""  # noqa: S608  # constants
 # The newest wave of a job says which step comes next.
 OLD_WAVE = """
     taken_at < to_timestamp($1) AND EXISTS (

@@ -12,7 +12,7 @@ import msgspec
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
-from mint_common.runtime.periodic import prune_rows
+from mint_common.runtime.periodic import PRUNED_AT_ONCE, prune_rows
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
@@ -53,7 +53,8 @@ class PostgresOperations:
 
         Return for each whether it is new, or why it was not stored.
 
-        A repetition is not an error and changes nothing. OperationConflict: another operation has its number;
+        A repetition is not an error and changes nothing, also when its operation's row is deleted.
+        OperationConflict: another operation has its number;
         NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
         """
         plain = [one for one in operations if one.opens is None]
@@ -153,6 +154,8 @@ class PostgresOperations:
             return False
         if row["digest"] is not None:
             return OperationConflict(policy_id=operation.policy_id, seq=operation.seq)
+        if row["is_forgotten"]:
+            return False
         return row["closed_at"] is None or SessionClosed(policy_id=operation.policy_id)
 
     async def check(self, operation: NewOperation) -> bool | MintError:
@@ -353,11 +356,16 @@ class PostgresOperations:
         return len(rows), _claims(rows)
 
     async def prune(self, *, before: float) -> None:
-        """Delete operations of sessions closed before a time, and waves and reads older than it.
+        """Delete operations of sessions closed before a time, and what is older than it and needed no more.
 
-        Only operations past their retention; each job's newest wave stays.
+        That is operations of open sessions that a snapshot covers and whose results are deleted, waves and
+        reads. Each session's newest operation and each job's newest wave stay.
         """
         await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
+        deleted = ""
+        while deleted != "DELETE 0":
+            async with acquired(self._pool) as connection:
+                deleted = await connection.execute(statements.FORGET_OPERATIONS, before, PRUNED_AT_ONCE)
         await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
         await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)
 

@@ -50,7 +50,7 @@ _SWEEP_SECONDS = 2.0
 _SWEPT_TOGETHER = 500
 _PRUNE_SECONDS = 3600.0
 KEEP_ROWS_SECONDS = 30 * DAY_SECONDS
-"""Retention of operations of closed sessions, and of waves that newer ones followed: longer than the bus
+"""Retention of operations that no snapshot needs, and of waves that newer ones followed: longer than the bus
 retains what may repeat them."""
 _FORGET_SECONDS = 2.0
 _POLL_SECONDS = 1.0
