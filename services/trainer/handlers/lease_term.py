@@ -27,6 +27,9 @@ from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.counted_reads import CountedReads
 
 KEPT_BYTES = 64 * 1024 * 1024
+MAX_OUTCOMES = 2048
+"""Maximum outcomes in memory, those of some seconds: clients wait for theirs. A small one takes several times
+its bytes."""
 
 Key = tuple[PolicyId, int]
 
@@ -40,7 +43,7 @@ INLINE_BYTES = 256 * 1024
 class Outcomes:
     """The newest outcomes, encoded, and the requests that wait for one, so that few ask the database.
 
-    A waiter is woken by its own operation only; the bytes of the cached outcomes are limited.
+    A waiter is woken by its own operation only; the cached outcomes are limited in number and bytes.
     """
 
     kept: OrderedDict[Key, bytes] = field(default_factory=OrderedDict)
@@ -55,7 +58,7 @@ class Outcomes:
         """Cache an outcome and wake its waiters."""
         self.size_bytes += len(outcome) - len(self.kept.pop(key, b""))
         self.kept[key] = outcome
-        while self.size_bytes > KEPT_BYTES and len(self.kept) > 1:
+        while len(self.kept) > 1 and (self.size_bytes > KEPT_BYTES or len(self.kept) > MAX_OUTCOMES):
             self.size_bytes -= len(self.kept.popitem(last=False)[1])
         if event := self.waiters.get(key):
             event.set()
