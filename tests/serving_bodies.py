@@ -178,6 +178,8 @@ class Bodies:
         for _ in range(self._pick((0, 1, 1, 2, 2, 3, 4, 6))):
             name = self._pick(sorted(RULES[operation]))
             body[name] = self._value(name)
+        if operation is ApiOperation.CHAT_BATCH and self._random.random() < 0.5:
+            body["messages"] = [self._messages() for _ in range(self._pick((0, 1, 2, 3)))]
         if operation is ApiOperation.GENERATE and isinstance(body.get("sampling_params"), dict):
             for _ in range(self._pick((0, 1, 2, 3))):
                 name = self._pick(sorted(SAMPLING_PARAMS))
@@ -193,6 +195,7 @@ class Bodies:
         message = [{"role": "user", "content": "2 4 6"}]
         prompts: dict[ApiOperation, dict[str, Any]] = {
             ApiOperation.CHAT_TOKENS: {"messages": message, "tokens": [5, 6]},
+            ApiOperation.CHAT_BATCH: {"messages": [message, message]},
             ApiOperation.COMPLETION: {"prompt": "2 4 6"},
             ApiOperation.RESPONSE: {"input": "2 4 6"},
             ApiOperation.MESSAGE: {"messages": message, "max_tokens": 2},

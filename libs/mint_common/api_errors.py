@@ -20,6 +20,9 @@ _ANTHROPIC_TYPES: Mapping[int, str] = {
     503: "overloaded_error",
 }
 
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""Details that have Anthropic's clients send the whole conversation instead of a thread's new messages."""
+
 
 def error_status(error: MintError) -> int:
     """Return the HTTP status: these APIs answer 400 where MinT's own answers 422."""
@@ -32,7 +35,10 @@ def error_body(error: MintError, *, api: InferenceApi = "openai") -> dict[str, A
     Any: a JSON object.
     """
     if api == "anthropic":
-        return anthropic_body(str(error), status=error_status(error))
+        body = anthropic_body(str(error), status=error_status(error))
+        if isinstance(error, InvalidField) and error.field == "thread":
+            body["error"]["details"] = _NO_THREADS
+        return body
     kind, param, code = _classify(error)
     return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
 

@@ -130,6 +130,8 @@ CALL_HEADER = "x-mint-call"
 """Header of an inference request from the gateway to a loader: a `CallFacts` in JSON."""
 REVISION_HEADER = "x-mint-revision"
 """Header of every answer: the digest of the revision that answers, or ``base:<name>``."""
+IGNORED_HEADER = "x-mint-ignored"
+"""Header of an answer to a request with fields that no answer depends on: their names."""
 ENGINE_HEADER = "x-mint-engine"
 TIER_HEADER = "x-mint-tier"
 """Header with the adapter's tier when the request arrived: stored, host or slot; ``base`` without an

@@ -293,6 +293,7 @@ def parsing(settings: LoaderSettings, facts: BaseFacts) -> Parsing:
         tool_parser=settings.tool_parser,
         reasoning_parser=settings.reasoning_parser,
         chat_template=template,
+        tool_strict_level=settings.tool_strict_level,
     )
 
 

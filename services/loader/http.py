@@ -17,6 +17,7 @@ from mint_common.client.http import MSGPACK
 from mint_common.generation import (
     CALL_HEADER,
     ENGINE_HEADER,
+    IGNORED_HEADER,
     REVISION_HEADER,
     TIER_HEADER,
     AdapterPlaces,
@@ -109,6 +110,8 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
             headers = {ENGINE_HEADER: info.engine_id, TIER_HEADER: tier}
             if head.served is not None:
                 headers[REVISION_HEADER] = head.served
+            if head.ignored:
+                headers[IGNORED_HEADER] = ", ".join(head.ignored)
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
                 set_stream_error(request.scope, partial(error_event, operation))

@@ -85,10 +85,14 @@ class ApiWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerHead:
-    """The head of an answer. ``served`` is read from the engine's own request; None: no request was made."""
+    """The head of an answer. ``served`` is read from the engine's own request; None: no request was made.
+
+    ``ignored`` are the names of the request's fields that nothing read.
+    """
 
     is_stream: bool
     served: str | None
+    ignored: Sequence[str] = ()
 
 
 Admission = Callable[[ApiWork], AbstractAsyncContextManager[LoadedAdapter | None]]

@@ -63,6 +63,14 @@ class LoaderSettings(ServiceSettings):
         "auto",
         description="vLLM's parser of tool calls; auto: by marks in the chat template; none: they stay text",
     )
+    tool_strict_level: Literal["forced", "auto", "function", "parameter"] = Field(
+        "forced",
+        description=(
+            "which tools' arguments follow their schemas: forced: those of a request that must call a tool,"
+            " unless one says `strict: false`; auto: of tools that say `strict: true`; function, parameter:"
+            " as vLLM's `--tool-strict-level`, for every request with tools"
+        ),
+    )
     reasoning_parser: str = Field(
         "auto",
         description="vLLM's parser of reasoning; auto: the family's, where the template has thoughts;"

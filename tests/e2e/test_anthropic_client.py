@@ -73,6 +73,37 @@ def test_a_tool_is_called_and_answered(client: Anthropic) -> None:
     assert answer.content
 
 
+@works("tool_runner: over a thread, which is declined, then with the whole conversation")
+def test_the_tool_runner_goes_on_without_a_thread(client: Anthropic) -> None:
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Weather of a city."""
+        return f"sunny in {city}"
+
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.beta.messages.create(
+            model="tiny",
+            messages=MESSAGES,
+            max_tokens=6,
+            thread={"type": "create"},
+            betas=["message-threads"],
+        )
+    assert refused.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"
+    runner = client.beta.messages.tool_runner(
+        model="tiny", messages=MESSAGES, max_tokens=6, tools=[weather], context_management={"edits": []}
+    )
+    assert runner.until_done().usage.output_tokens > 0
+
+
+@works("beta messages: fields of a beta are ignored and named")
+def test_fields_of_a_beta_are_ignored(client: Anthropic) -> None:
+    raw = client.beta.messages.with_raw_response.create(
+        model="tiny", messages=MESSAGES, max_tokens=6, context_management={"edits": []}, speed="standard"
+    )
+    assert raw.headers["x-mint-ignored"] == "context_management, speed"
+    assert raw.parse().content
+
+
 @works("messages: tokens counted")
 def test_tokens_are_counted(client: Anthropic) -> None:
     counted = client.messages.count_tokens(model="tiny", messages=MESSAGES)

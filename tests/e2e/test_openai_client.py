@@ -20,7 +20,7 @@ CITY = {
     "required": ["city"],
     "additionalProperties": False,
 }
-WEATHER = {"name": "weather", "description": "Weather of a city", "parameters": CITY, "strict": True}
+WEATHER = {"name": "weather", "description": "Weather of a city", "parameters": CITY}
 TOOL = {"type": "function", "function": WEATHER}
 
 
@@ -183,6 +183,48 @@ def test_errors_are_the_clients_own(client: OpenAI) -> None:
     assert bad.value.param == "temperature"
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="nobody", messages=MESSAGES)
+
+
+@works("chat: fields that no answer depends on are ignored and named")
+def test_ignored_fields_are_named(client: OpenAI) -> None:
+    asked = {"model": "tiny", "messages": MESSAGES, "max_tokens": 6, "temperature": 0}
+    more = {"verbosity": "low", "prediction": {"type": "content", "content": "2 4"}, "metadata": {"a": "b"}}
+    raw = client.chat.completions.with_raw_response.create(**asked, **more)
+    assert set(raw.headers["x-mint-ignored"].split(", ")) == set(more)
+    assert raw.parse().choices[0].message == client.chat.completions.create(**asked).choices[0].message
+
+
+@works("embeddings: a 404 that says so")
+def test_embeddings_are_not_served(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="embeddings are not served"):
+        client.embeddings.create(model="tiny", input="a")
+
+
+@works("responses, chat and completions without a model")
+def test_the_only_base_answers_without_a_model(client: OpenAI) -> None:
+    for path, body in (
+        ("/responses", {"input": "2 4", "max_output_tokens": 2}),
+        ("/chat/completions", {"messages": MESSAGES, "max_tokens": 2}),
+        ("/completions", {"prompt": "2 4", "max_tokens": 2}),
+    ):
+        assert client.post(path, body=body, cast_to=dict)["model"] == "tiny"
+
+
+@works("chat in batches, as vLLM's")
+def test_a_batch_is_answered_by_a_choice_each(client: OpenAI) -> None:
+    body = {"model": "tiny", "messages": [MESSAGES, MESSAGES], "max_tokens": 4, "temperature": 0}
+    answer = client.post("/chat/completions/batch", body=body, cast_to=dict)
+    one, other = (choice["message"]["content"] for choice in answer["choices"])
+    assert one == other != ""
+
+
+@works("usage: cached tokens of the prompt")
+def test_cached_tokens_are_counted(client: OpenAI) -> None:
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "9 7 5 3 " * 20}], "max_tokens": 1}
+    counts = [
+        client.chat.completions.create(**asked).usage.prompt_tokens_details.cached_tokens for _ in range(2)
+    ]
+    assert counts[0] == 0 < counts[1]
 
 
 @works("responses")

@@ -47,12 +47,14 @@ class FieldRule:
     """Rule of an accepted field; null is always accepted, like an absent field.
 
     ``kind`` is a type that msgspec reads, None for any JSON. ``neutral``: the field is refused, except for
-    these values, which have no effect. ``note`` is for the documentation: a limit, or the reason.
+    these values, which have no effect. ``is_ignored``: no answer depends on the field, and nothing reads it.
+    ``note`` is for the documentation: a limit, or the reason.
     """
 
     kind: Any = None
     max_bytes: int | None = VALUE_BYTES
     neutral: tuple[object, ...] | None = None
+    is_ignored: bool = False
     note: str = ""
 
 
@@ -73,17 +75,28 @@ def refused(names: str, note: str, *neutral: object) -> FieldRules:
     return dict.fromkeys(names.split(), FieldRule(neutral=neutral, note=note))
 
 
-def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, within: str = "") -> None:
-    """Check every field of a JSON object. Raises InvalidField with the name of the first wrong field.
+def ignored(names: str, note: str) -> FieldRules:
+    """Return the rule of fields that no answer depends on, for one reason."""
+    return dict.fromkeys(names.split(), FieldRule(is_ignored=True, note=note))
 
-    ``is_large``: the request's body has more than `VALUE_BYTES`, so sizes are checked. ``within`` is the
-    name of the object itself, with a dot.
+
+def check_fields(
+    body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, within: str = ""
+) -> tuple[str, ...]:
+    """Check every field of a JSON object; return the names of those to ignore.
+
+    Raises InvalidField with the name of the first wrong field. ``is_large``: the request's body has more than
+    `VALUE_BYTES`, so sizes are checked. ``within`` is the name of the object itself, with a dot.
     """
+    found = []
     for name, value in body.items():
         rule, field = rules.get(name), f"{within}{name}"[:200] or "body"
         if rule is None:
             raise InvalidField(field=field, problem="is not supported here")
         if value is None:
+            continue
+        if rule.is_ignored:
+            found.append(name)
             continue
         if rule.neutral is not None:
             if value not in rule.neutral:
@@ -93,3 +106,4 @@ def check_fields(body: Mapping[str, Any], rules: FieldRules, *, is_large: bool, 
             convert_json(value, rule.kind, field=field)
         if is_large and rule.max_bytes is not None and len(msgspec.json.encode(value)) > rule.max_bytes:
             raise InvalidField(field=field, problem=f"may have {rule.max_bytes} bytes at most")
+    return tuple(found)

@@ -20,6 +20,7 @@ class ApiOperation(StrEnum):
 
     CHAT = "chat", "/v1/chat/completions"
     CHAT_TOKENS = "chat_tokens", "/v1/chat/completions/tokens"
+    CHAT_BATCH = "chat_batch", "/v1/chat/completions/batch"
     RENDER_CHAT = "render_chat", "/v1/chat/completions/render"
     COMPLETION = "completion", "/v1/completions"
     RESPONSE = "response", "/v1/responses"
@@ -50,7 +51,7 @@ class ApiOperation(StrEnum):
 
     @property
     def is_chat(self) -> bool:
-        """Return whether the request is one of OpenAI's chat."""
+        """Return whether the request has the fields of OpenAI's chat."""
         return self in _CHATS
 
     @property
@@ -59,7 +60,12 @@ class ApiOperation(StrEnum):
         return self in _ANTHROPIC
 
 
-_CHATS = {ApiOperation.CHAT, ApiOperation.CHAT_TOKENS, ApiOperation.RENDER_CHAT}
+_CHATS = {
+    ApiOperation.CHAT,
+    ApiOperation.CHAT_TOKENS,
+    ApiOperation.CHAT_BATCH,
+    ApiOperation.RENDER_CHAT,
+}
 _ANTHROPIC = {ApiOperation.MESSAGE, ApiOperation.COUNT_TOKENS}
 _WITHOUT_ENGINE = {
     ApiOperation.RENDER_CHAT,

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 AUTO, NONE = "auto", "none"
 
+FORCED = "forced"
+"""The level of strictness at which the arguments of a tool that must be called follow their schema."""
+
 HARMONY = "GptOssForCausalLM"
 """Architecture whose answers vLLM reads by harmony's parsers or by none."""
 
@@ -50,11 +53,15 @@ _THOUGHTS = ("<think>", "[THINK]", "<seed:think>", "<|channel|>", "<|channel>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsing:
-    """Names of vLLM's parsers, None for none. ``chat_template`` None is the base's own."""
+    """Names of vLLM's parsers, None for none. ``chat_template`` None is the base's own.
+
+    ``tool_strict_level`` is `FORCED` or one of vLLM's: which tools' arguments follow their schemas.
+    """
 
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     chat_template: str | None = None
+    tool_strict_level: str = FORCED
 
 
 def plan_parsing(
@@ -65,6 +72,7 @@ def plan_parsing(
     tool_parser: str = AUTO,
     reasoning_parser: str = AUTO,
     chat_template: str | None = None,
+    tool_strict_level: str = FORCED,
 ) -> Parsing:
     """Return what reads a base's answers; `auto` is by its template and, among vLLM's parsers, its name."""
     template = chat_template or base_template
@@ -78,6 +86,7 @@ def plan_parsing(
         tool_parser=_named(tool_parser),
         reasoning_parser=_named(reasoning_parser),
         chat_template=chat_template,
+        tool_strict_level=tool_strict_level,
     )
 
 

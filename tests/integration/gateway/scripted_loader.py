@@ -63,7 +63,9 @@ class ScriptedCall:
     def prompts(self) -> list[str]:
         """Return the texts of the prompts; all messages together are one."""
         if "messages" in self.body:
-            return ["|".join(_text(message["content"]) for message in self.body["messages"])]
+            messages = self.body["messages"]
+            batch = messages if isinstance(messages[0], list) else [messages]
+            return ["|".join(_text(message["content"]) for message in each) for each in batch]
         prompt = self.body["prompt"] if "prompt" in self.body else self.body["tokens"]
         if isinstance(prompt, str):
             return [prompt]
@@ -213,7 +215,7 @@ class ScriptedLoader:
             asked = ScriptedCall(
                 operation=(found := ApiOperation.named(operation)),
                 facts=facts,
-                body=read_checked(found, await request.body(), max_context=MAX_CONTEXT),
+                body=read_checked(found, await request.body(), max_context=MAX_CONTEXT).fields,
             )
             self.calls.append(asked)
             if asked.prompt.startswith("OVERLOAD"):

@@ -73,6 +73,17 @@ def test_every_kind_of_name_is_answered_and_proven(client, stack, counter, name)
     }
 
 
+def test_the_only_base_answers_a_request_without_a_model(client, stack):
+    answer = client.post("/completions", body={"prompt": "hi"}, cast_to=dict)
+    assert (answer["model"], answer["choices"][0]["text"]) == ("tiny", "base/0/hi")
+    told = httpx.post(
+        f"{stack.url}/v1/messages",
+        json={"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
+        headers={"x-api-key": stack.key},
+    )
+    assert (told.status_code, told.json()["error"]["message"]) == (400, "Field 'model': is required")
+
+
 def test_prod_wins_over_the_newest_revision(stack, client):
     stack.make_policy("prodded", revisions=2)
     with stack.client() as mint:

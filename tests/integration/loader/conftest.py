@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar  # vLLM's AsyncLLM: it is imported only when an engine starts
 
+import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -42,6 +43,7 @@ from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import LoadedAdapter
 from services.loader.settings import LoaderSettings
+from tests.integration.loader.internal_api import Api
 from tests.testing.clock import settle
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
@@ -247,6 +249,13 @@ async def make_rig(
             )
 
         yield make
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def api(rig: Any) -> AsyncIterator[Api]:
+    """Return a client of the internal route."""
+    async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": TOKEN}) as client:
+        yield Api(client)
 
 
 def _kept(announcements: BusAnnouncements) -> list[Event]:

@@ -4,65 +4,22 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
 
-from mint_common.claims import RevisionRef
-from mint_common.generation import CALL_HEADER, CallFacts
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.openai import whole_answers
 from services.loader.core.inference import structures
+from tests.integration.loader.internal_api import ASKED, CHAT, NAMED, Api, facts_of
 from tests.integration.loader.slow_structures import AMBIGUOUS_RULES, MANY_PROPERTIES
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
-ASKED = "some@name"
-CHAT = {"messages": [{"role": "user", "content": "f abcd="}], "max_tokens": 6, "temperature": 0}
 CITIES = ["Rome", "Oslo"]
 CITY = {"type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"]}
 LONG = "x" * (1 << 20)
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
 DEEP_CALL = {"role": "assistant", "tool_calls": [CALL]}
 SAID = {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed"}
-
-
-class Api:
-    """A client of the internal route, as the gateway is one."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-
-    async def ask(
-        self, operation: str, revision: RevisionRef | None = None, *, tenant: str = "t", **body: Any
-    ) -> httpx.Response:
-        """Post a body as it is."""
-        return await self.client.post(
-            f"/internal/serve/{operation}",
-            json={"model": ASKED, **body},
-            headers=facts_of(revision, tenant=tenant),
-            timeout=120,
-        )
-
-    async def events(
-        self, operation: str, revision: RevisionRef | None = None, **body: Any
-    ) -> list[dict[str, Any]]:
-        """Return the events of a streamed answer."""
-        answer = await self.ask(operation, revision, stream=True, **body)
-        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        lines = [line for line in answer.text.split("\n") if line.startswith("data: ")]
-        return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
-
-
-def facts_of(revision: RevisionRef | None, *, tenant: str = "t") -> dict[str, str]:
-    facts = CallFacts(model=ASKED, request_id="r", tenant_id=TenantId(tenant), revision=revision)
-    return {CALL_HEADER: msgspec.json.encode(facts).decode(), "content-type": "application/json"}
-
-
-@pytest.fixture
-async def api(rig: Any) -> Any:
-    async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": "internal"}) as client:
-        yield Api(client)
 
 
 @pytest.mark.parametrize(
@@ -211,12 +168,12 @@ async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
     assert json.loads(told["choices"][0]["message"]["content"])["city"] in CITIES
 
 
-async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> None:
+@pytest.mark.parametrize("said", [{}, {"strict": None}, {"strict": True}])
+async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api, said: dict[str, Any]) -> None:
     revision = await rig.revision(1)
     spaces = dict.fromkeys(map(str, await rig.client.tokenize(" \n\t")), -100)
-    tool = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": CITY}}
-    choice = {"type": "function", "function": {"name": "weather"}}
-    asked = {**CHAT, "max_tokens": 150, "logit_bias": spaces, "tools": [tool], "tool_choice": choice}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY, **said}}
+    asked = {**CHAT, "max_tokens": 150, "logit_bias": spaces, "tools": [tool], "tool_choice": NAMED}
     told = (await api.ask("chat", revision, **asked)).json()["choices"][0]["message"]
     assert told.get("tool_calls"), told
     assert json.loads(told["tool_calls"][0]["function"]["arguments"])["city"] in CITIES

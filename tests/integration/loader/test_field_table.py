@@ -35,7 +35,10 @@ VALUES_OF_A_TEMPLATE = {"add_generation_prompt", "continue_final_message"}
 def models() -> Mapping[ApiOperation, Sequence[Any]]:
     """Return vLLM's request models of each operation."""
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import (
+        BatchChatCompletionRequest,
+        ChatCompletionRequest,
+    )
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
@@ -48,6 +51,7 @@ def models() -> Mapping[ApiOperation, Sequence[Any]]:
     return {
         ApiOperation.CHAT: (ChatCompletionRequest,),
         ApiOperation.CHAT_TOKENS: (ChatCompletionRequest,),
+        ApiOperation.CHAT_BATCH: (BatchChatCompletionRequest,),
         ApiOperation.RENDER_CHAT: (ChatCompletionRequest,),
         ApiOperation.COMPLETION: (CompletionRequest,),
         ApiOperation.RESPONSE: (ResponsesRequest,),

@@ -34,6 +34,11 @@ def test_errors_have_the_shape_of_their_api(error, status, param, code, anthropi
     assert told == {"type": "error", "error": {"type": anthropic, "message": str(error)}}
 
 
+def test_a_thread_is_refused_such_that_anthropics_clients_send_the_whole_conversation() -> None:
+    told = error_body(InvalidField(field="thread", problem="no"), api="anthropic")
+    assert told["error"]["details"]["error_code"] == "thread_unsupported_request"
+
+
 @pytest.mark.parametrize(
     ("operation", "head"),
     [

@@ -23,11 +23,15 @@ def refused(operation: ApiOperation, **fields: object) -> str:
 
 
 @pytest.mark.parametrize("operation", ApiOperation)
-def test_every_operation_names_its_model(operation: ApiOperation) -> None:
+def test_only_anthropics_requests_need_a_model(operation: ApiOperation) -> None:
     assert read(operation).model == "m"
-    assert refused(operation, model=None) == refused(operation, model=5) == "model"
-    with pytest.raises(InvalidField, match="'model': is required"):
-        read_request(operation, b"{}")
+    assert refused(operation, model=5) == "model"
+    if operation.is_anthropic:
+        assert refused(operation, model=None) == refused(operation, model="") == "model"
+        with pytest.raises(InvalidField, match="'model': is required"):
+            read_request(operation, b"{}")
+    else:
+        assert read(operation, model=None).model == read_request(operation, b"{}").model == ""
 
 
 def test_n_counts_over_all_prompts() -> None:
@@ -37,6 +41,13 @@ def test_n_counts_over_all_prompts() -> None:
     assert refused(COMPLETION, prompt=[]) == "prompt"
     assert read(COMPLETION, prompt=[1] * 300).choices == read(COMPLETION, prompt="a").choices == 1
     assert read(COMPLETION, prompt=[[1], [2, 3]]).choices == 2
+
+
+def test_each_conversation_of_a_batch_counts() -> None:
+    batch = ApiOperation.CHAT_BATCH
+    assert read(batch, messages=[[], [], []]).choices == 3
+    assert read(batch, messages="x").choices == read(batch, messages=[]).choices == 1
+    assert refused(batch, messages=[[]] * 257) == "messages"
 
 
 def test_the_answers_size_is_read() -> None:

@@ -33,6 +33,12 @@ async def test_an_unknown_route_is_named_and_says_where_all_are_listed(path: str
     assert "ends with /v1" in message
 
 
+async def test_embeddings_are_said_not_to_be_served() -> None:
+    answer = await _ask("POST", "/v1/embeddings")
+    assert answer.status_code == 404
+    assert "embeddings are not served" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "shape"),
     [

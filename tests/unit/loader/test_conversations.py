@@ -15,7 +15,7 @@ USER = {"role": "user", "content": "a"}
 
 
 def check(operation: ApiOperation, **fields: object) -> Any:
-    return read_checked(operation, json.dumps({"model": "m", **fields}).encode(), max_context=64)
+    return read_checked(operation, json.dumps({"model": "m", **fields}).encode(), max_context=64).fields
 
 
 def refused_field(operation: ApiOperation, **fields: object) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mint_common.errors import InvalidField
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import ContextExceeded
-from services.loader.core.inference.check import read_checked
+from services.loader.core.inference.check import CheckedBody, read_checked
 from services.loader.core.inference.fields import FIELDS
 
 CONTEXT = 512
@@ -29,17 +29,19 @@ def smallest(operation: ApiOperation) -> dict[str, Any]:
     needed = {
         ApiOperation.CHAT_TOKENS: ("messages", "tokens"),
         ApiOperation.COMPLETION: ("prompt",),
+        ApiOperation.CHAT_BATCH: (),
         ApiOperation.RESPONSE: ("input",),
         ApiOperation.MESSAGE: ("messages", "max_tokens"),
         ApiOperation.TOKENIZE: ("prompt",),
         ApiOperation.DETOKENIZE: ("tokens",),
         ApiOperation.TOKENIZER_INFO: (),
     }
-    return {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
+    body = {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
+    return body | ({"messages": [NEEDED["messages"]]} if operation is ApiOperation.CHAT_BATCH else {})
 
 
-def check(operation: ApiOperation, body: object) -> None:
-    read_checked(operation, json.dumps(body).encode(), max_context=CONTEXT)
+def check(operation: ApiOperation, body: object) -> CheckedBody:
+    return read_checked(operation, json.dumps(body).encode(), max_context=CONTEXT)
 
 
 def chat(**fields: object) -> Any:
@@ -64,6 +66,21 @@ def test_a_refused_field_takes_neutral_values_alone(operation: ApiOperation) -> 
             for neutral in (None, *rule.neutral):
                 check(operation, smallest(operation) | {name: neutral})
             assert refused(operation, **{name: "something"}).field == name
+
+
+@pytest.mark.parametrize("operation", FIELDS)
+def test_an_ignored_field_is_named_and_not_passed_on(operation: ApiOperation) -> None:
+    for name, rule in FIELDS[operation].items():
+        if rule.is_ignored:
+            checked = check(operation, smallest(operation) | {name: {"type": "anything"}})
+            assert checked.ignored == (name,)
+            assert set(checked.fields) == set(smallest(operation))
+            assert check(operation, smallest(operation) | {name: None}).ignored == ()
+            assert rule.note, name
+
+
+def test_a_thread_is_refused_since_its_next_turn_would_be_sent_alone() -> None:
+    assert refused(ApiOperation.MESSAGE, thread={"type": "create"}).field == "thread"
 
 
 def test_an_unknown_field_is_named() -> None:
@@ -183,7 +200,6 @@ def test_any_text_may_be_a_message(text: str) -> None:
 
 
 BOMB = {"type": "array", "minItems": 10**9}
-SMALL = {"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 1}
 WIDE = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(40)}, "minProperties": 1}
 GRAMMARS = {
     "type": "structural_tag",
@@ -215,16 +231,13 @@ IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
         ("response_format", GRAMMARS),
         ("structured_outputs", {"json": json.dumps({"type": "array", "prefixItems": [WIDE] * 3})}),
         ("structured_outputs", {"choice": ["a" * 1000] * 100}),
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": BOMB}}]),
     ],
 )
 def test_what_takes_long_to_compile_never_reaches_an_engine(name: str, value: object) -> None:
     assert refused(**{name: value}).field == name
 
 
-def test_schemas_of_every_apis_tools_are_bounded() -> None:
-    assert refused(ApiOperation.RESPONSE, tools=[{"type": "function", "name": "f", "parameters": BOMB}])
-    assert refused(ApiOperation.MESSAGE, tools=[{"name": "f", "input_schema": BOMB}]).field == "tools"
+def test_a_count_of_many_digits_is_one() -> None:
     assert refused(structured_outputs={"regex": "a{%s}" % ("9" * 5000)}).field == "structured_outputs"
 
 
@@ -234,8 +247,6 @@ def test_a_schema_refers_to_itself_only(text: str) -> None:
     schema = {"type": "object", "properties": {"a": {"$ref": text}}}
     assert "`$ref`" in refused(structured_outputs={"json": schema}).problem
     assert "`$ref`" in refused(structured_outputs={"json": json.dumps(schema)}).problem
-    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    assert refused(tools=[tool]).field == "tools"
     chat(structured_outputs={"json": {"$defs": {"a": {}}, "$ref": "#/$defs/a"}})
     chat(structured_outputs={"json": {"type": "object", "properties": {"$ref": {"type": "string"}}}})
 
@@ -252,4 +263,3 @@ def test_a_usual_pattern_passes() -> None:
     chat(structured_outputs={"json": {"type": "string", "maxLength": 1000, "pattern": "^\\d{4}-\\d{2}$"}})
     chat(structured_outputs={"json": WIDE})
     chat(structured_outputs={"choice": [f"label {i:020}" for i in range(500)]})
-    chat(tools=[{"type": "function", "function": {"name": f"f{i}", "parameters": SMALL}} for i in range(40)])

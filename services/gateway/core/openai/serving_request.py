@@ -25,8 +25,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 class ServingRequest:
     """The fields of a body that the gateway reads.
 
-    ``choices`` counts the answers to all prompts; ``max_tokens`` is None where only the context limits an
-    answer; ``likeliest`` is the number of log-probabilities per token, None for none.
+    ``model`` is empty where the only base is to answer; ``choices`` counts the answers to all prompts;
+    ``max_tokens`` is None where only the context limits an answer; ``likeliest`` is the number of
+    log-probabilities per token, None for none.
     """
 
     operation: ApiOperation
@@ -38,10 +39,11 @@ class ServingRequest:
 
 
 class _Fields(msgspec.Struct):
-    model: str
+    model: str | None = None
     stream: bool | None = None
     n: Choices | None = None
-    prompt: Any = None  # the loader checks it
+    prompt: Any = None  # the loader checks both
+    messages: Any = None
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     max_output_tokens: TokenCount | None = None
@@ -54,17 +56,30 @@ class _Fields(msgspec.Struct):
 def read_request(operation: ApiOperation, body: bytes) -> ServingRequest:
     """Return the fields of a body. Raises InvalidField."""
     fields: _Fields = convert_json(read_body(body), _Fields)
-    choices = (fields.n or 1) * (_count_prompts(fields.prompt) if operation is ApiOperation.COMPLETION else 1)
+    if operation.is_anthropic and not fields.model:
+        raise InvalidField(field="model", problem="is required")
+    choices = (fields.n or 1) * _count_all_prompts(operation, fields)
     if choices > MAX_CHOICES:
         raise InvalidField(field="n", problem=f"must be at most {MAX_CHOICES} over all prompts")
     return ServingRequest(
         operation=operation,
-        model=fields.model,
+        model=fields.model or "",
         stream=bool(fields.stream),
         choices=choices,
         max_tokens=_max_tokens(operation, fields),
         likeliest=_likeliest(operation, fields),
     )
+
+
+def _count_all_prompts(operation: ApiOperation, fields: _Fields) -> int:
+    if operation is ApiOperation.COMPLETION:
+        return _count_prompts(fields.prompt)
+    if operation is ApiOperation.CHAT_BATCH and isinstance(fields.messages, list):
+        if len(fields.messages) > MAX_CHOICES:
+            problem = f"must be at most {MAX_CHOICES} conversations, got {len(fields.messages)}"
+            raise InvalidField(field="messages", problem=problem)
+        return max(1, len(fields.messages))
+    return 1
 
 
 def _count_prompts(prompt: object) -> int:

@@ -35,6 +35,7 @@ _PREFIXES: Mapping[str, Api] = {
 }
 """APIs by path prefix, for requests that match no route."""
 ANTHROPIC_REQUEST_HEADER = "request-id"
+_EMBEDDINGS = ": a base here generates text; embeddings are not served"
 _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
 
 
@@ -131,6 +132,7 @@ async def _on_mint_http_exception(request: Request, error: Exception) -> Respons
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
-    message = refusal_message(request, error, hint=_ALL_ROUTES)
+    hint = _EMBEDDINGS if request.url.path == "/v1/embeddings" else _ALL_ROUTES
+    message = refusal_message(request, error, hint=hint)
     body = shaped(message, status=error.status_code)
     return _inference_answer(request.scope, body, error.status_code, error.headers)

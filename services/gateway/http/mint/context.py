@@ -9,6 +9,7 @@ from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
+from mint_common.errors import InvalidField, Unavailable
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
@@ -46,6 +47,16 @@ class CatalogParts:
         if known is None:
             return False
         return known.revision is None or self.engines.holds(known.base, known.revision.digest)
+
+    async def only_base(self) -> str:
+        """Return the base that answers a request without a model. Raises InvalidField if several are up."""
+        known = set(self.engines.contexts()) or {engine.base for engine in await self.engines.engines()}
+        bases = sorted(known | {engine.base for engine, _ in self.engines.restarting()})
+        if not bases:
+            raise Unavailable(what="the engines", problem="none answers")
+        if len(bases) > 1:
+            raise InvalidField(field="model", problem=f"is required: {', '.join(bases)} can answer")
+        return bases[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

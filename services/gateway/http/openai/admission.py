@@ -4,6 +4,7 @@ Requests whose adapter is in no engine's memory wait in a queue of their own, wh
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from fastapi import Request, Response
@@ -50,6 +51,8 @@ class AdmittedRoute(OpenAIRoute):
         """Answer a request once it is admitted."""
         request = await self.admit(request, caller)
         asked = request.state.asked = read_request(self.operation, await request.body())
+        if not asked.model:
+            asked = request.state.asked = replace(asked, model=await CATALOG.of(request).only_base())
         inference, model = INFERENCE.of(request), asked.model
         if len(model) > MAX_MODEL_CHARACTERS:
             raise NotFound(kind="model", name=shortened(model))

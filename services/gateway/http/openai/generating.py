@@ -51,6 +51,15 @@ async def chat_from_tokens(request: Request, caller: InferCaller) -> Response:
     return await relay(request, caller)
 
 
+@_route(
+    ApiOperation.CHAT_BATCH,
+    {"model": "counter@2", "messages": [[_USER], [{"role": "user", "content": "a b"}]], "max_tokens": 8},
+)
+async def chat_in_batch(request: Request, caller: InferCaller) -> Response:
+    """Answer several conversations, as vLLM does: choice n answers conversation n."""
+    return await relay(request, caller)
+
+
 @_route(ApiOperation.RESPONSE, {"model": "counter@2", "input": "2 4 6 8", "max_output_tokens": 8})
 async def respond(request: Request, caller: InferCaller) -> Response:
     """Answer an input, as OpenAI's Responses do; nothing is stored."""

@@ -18,7 +18,7 @@ from mint_common.authority import Caller
 from mint_common.catalog import Resolution
 from mint_common.client.relayed import Relayed
 from mint_common.errors import InvalidField, MintError
-from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
+from mint_common.generation import ENGINE_HEADER, IGNORED_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.sizes import check_answer_bytes, entries_of, json_bytes
@@ -44,7 +44,7 @@ than the engine's side waits (`ConnectionBounds.unread_seconds`), which would ot
 of an engine."""
 _LAST_PARTS = 3
 """Last parts of a stream that are kept for its span: they have the finish reason and the token counts."""
-_TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
+_GENERATED = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER, IGNORED_HEADER)
 
 
 class WrongRevision(MintError):
@@ -63,7 +63,8 @@ async def relay(request: Request, caller: Caller) -> Response:
     operation = asked.operation
     base = await catalog.engines.limits(target.base)
     if asked.choices > base.max_completions:
-        raise InvalidField(field="n", problem=f"must be at most {base.max_completions} over all prompts")
+        field = "messages" if operation is ApiOperation.CHAT_BATCH else "n"
+        raise InvalidField(field=field, problem=f"must be at most {base.max_completions} over all prompts")
     new_tokens = base.max_context if asked.max_tokens is None else asked.max_tokens
     size_bytes = json_bytes(tokens=asked.choices * new_tokens, entries=entries_of(asked.likeliest))
     check_answer_bytes(size_bytes, limits.max_answer_bytes, lower=_lower(asked))
@@ -79,7 +80,10 @@ async def relay(request: Request, caller: Caller) -> Response:
     async with cancelled_on_disconnect(request):
         answer = await catalog.engines.serve(target.base, operation, await request.body(), facts)
         answered(request).callback(answer.close)
-        headers = _headers(answer, target) if operation.generates else {}
+        if operation.generates:
+            check_answers(answer.headers.get(REVISION_HEADER, "nothing"), target)
+        told = _GENERATED if operation.generates else (IGNORED_HEADER,)
+        headers = {name: answer.headers[name] for name in told if name in answer.headers}
         annotate(engine_attributes(headers))
         if not answer.is_stream:
             whole = await answer.whole()
@@ -101,11 +105,6 @@ def check_answers(found: str, target: Resolution) -> None:
     expected = f"base:{target.base}" if target.revision is None else target.revision.digest
     if found != expected:
         raise WrongRevision(found=found, expected=expected)
-
-
-def _headers(answer: Relayed, target: Resolution) -> Mapping[str, str]:
-    check_answers(answer.headers.get(REVISION_HEADER, "nothing"), target)
-    return {name: answer.headers[name] for name in _TOLD if name in answer.headers}
 
 
 class RelayedStream(Response):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from mint_common.adapters_format import BaseFacts, served_targets
 from mint_common.adapters_format.sites import FOLDED
 from mint_common.errors import SettingInvalid, Unavailable
+from mint_common.inference.fields import MAX_STOPS
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_stats import stat_logger
@@ -297,6 +298,7 @@ def prepare_environment(*, threads: int) -> None:
         OMP_NUM_THREADS=str(threads),  # on shared cores more threads are several times slower
         HF_HUB_OFFLINE="1",
         TOKENIZERS_PARALLELISM="false",
+        VLLM_MAX_STOP_STRINGS=str(MAX_STOPS),
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start

@@ -6,6 +6,7 @@ strictly before.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mint_common.errors import InvalidField
@@ -19,11 +20,21 @@ from services.loader.core.inference.fields import FIELDS, NEVER_IN_TEMPLATES
 from services.loader.core.inference.structures import check_structures
 
 
-def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> dict[str, Any]:
-    """Return a request's JSON. Raises InvalidField naming the first wrong field, ContextExceeded."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBody:
+    """The fields of a request for vLLM to read, and the names of those that nothing reads."""
+
+    fields: dict[str, Any]  # JSON
+    ignored: tuple[str, ...]
+
+
+def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> CheckedBody:
+    """Return a request's fields. Raises InvalidField naming the first wrong field, ContextExceeded."""
     read = decode_object(body)
     check_context("tokens", read.get("tokens"), max_context)
-    check_fields(read, FIELDS[operation], is_large=len(body) > VALUE_BYTES)
+    ignored = check_fields(read, FIELDS[operation], is_large=len(body) > VALUE_BYTES)
+    for name in ignored:
+        del read[name]
     if operation is ApiOperation.COMPLETION:
         _check_prompts(read.get("prompt"), max_context)
     elif operation is ApiOperation.TOKENIZE:
@@ -32,7 +43,7 @@ def read_checked(operation: ApiOperation, body: bytes, *, max_context: int) -> d
     for name in NEVER_IN_TEMPLATES.intersection(read.get("chat_template_kwargs") or ()):
         raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is not a valid value of a template")
     _check_conversation(operation, read, body)
-    return read
+    return CheckedBody(fields=read, ignored=ignored)
 
 
 def _check_one_of(read: Mapping[str, Any], *names: str) -> None:
@@ -71,7 +82,10 @@ def _check_conversation(operation: ApiOperation, read: Mapping[str, Any], body: 
 
 def _arguments(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield each tool call's arguments that are a text, and where they are."""
-    for place, message in enumerate(read.get("messages") or ()):
+    messages = read.get("messages") or ()
+    if messages and isinstance(messages[0], list):
+        messages = [message for conversation in messages for message in conversation]
+    for place, message in enumerate(messages):
         for at, call in enumerate(message.get("tool_calls") or ()):
             arguments = (call.get("function") or {}).get("arguments")
             if isinstance(arguments, str):

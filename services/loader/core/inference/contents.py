@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mint_common.inference.fields import MAX_BIASES, Short, Token
+from mint_common.inference.fields import MAX_BIASES, MAX_CHOICES, Short, Token
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
@@ -90,6 +90,10 @@ _ToolCalls = _parts(_object("ToolCall", function=_Function))
 Messages = _turns(
     _object("Message", content=str | _parts(str | _ChatPart), tool_calls=_ToolCalls), "messages"
 )
+Conversations = Annotated[
+    list[Messages],
+    Meta(min_length=1, max_length=MAX_CHOICES, description=f"1 to {MAX_CHOICES} conversations"),
+]
 
 _ResultParts = _parts(_object("AnthropicResultPart", "text tool_reference"))
 _AnthropicPart = _object(

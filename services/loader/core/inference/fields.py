@@ -18,6 +18,7 @@ from mint_common.inference.fields import (
     TokenCount,
     TopK,
     accepted,
+    ignored,
     refused,
 )
 from mint_common.inference.operations import ApiOperation
@@ -25,7 +26,6 @@ from services.loader.core.inference import contents
 
 TOOLS_BYTES = 256 << 10
 
-_IGNORED = "no effect"
 _OF_OPENAI, _OF_ANTHROPIC = "OpenAI's own", "Anthropic's own"
 _MODEL = accepted("model", str, note="a name of a base, policy or revision; the answer repeats it")
 _NUMBERS = accepted("temperature top_p", float)
@@ -49,9 +49,17 @@ _NO_MEDIA = refused("media_io_kwargs mm_processor_kwargs", "pictures and sounds 
 _MEDIA = accepted("mm_payload return_mm_kwargs")
 _TEMPLATE = accepted("chat_template_kwargs", contents.TemplateValues)
 _OWN_TEMPLATE = refused("chat_template", "the base's own is used")
+_WHOLE = "the whole conversation is used: a longer one than the context is a 400"
+_USER = ignored("user safety_identifier", "no user of yours is known here")
 _OPENAI_IGNORED = {
-    **accepted("user metadata store service_tier safety_identifier prompt_cache_key", note=_IGNORED),
-    **accepted("prompt_cache_options prompt_cache_retention", note=_IGNORED),
+    **_USER,
+    **ignored("metadata store", "answers are not stored"),
+    **ignored("service_tier", "there is one tier"),
+    **ignored(
+        "prompt_cache_key prompt_cache_options prompt_cache_retention", "a tenant's prompts share a cache"
+    ),
+    **ignored("prediction", "changes the time of an answer only"),
+    **ignored("verbosity", "no base has it: write it into the prompt"),
 }
 _GENERATING: FieldRules = {
     **_MODEL,
@@ -74,11 +82,11 @@ _GENERATING: FieldRules = {
     **accepted("return_token_ids return_token_offsets return_weight_versions"),
     **_STRUCTURED_OUTPUTS,
     **accepted("response_format", dict),
-    **accepted("user", note=_IGNORED),
+    **_USER,
     **_OURS,
     **_TRANSFER,
     **_MEDIA,
-    **refused("use_beam_search", "a beam is no sample", False),
+    **refused("use_beam_search", "answers are sampled, not searched for: ask for `n` samples", False),
 }
 _MESSAGES = accepted("messages", contents.Messages, max_bytes=None)
 _TOOLS = accepted("tools", max_bytes=TOOLS_BYTES, note=f"at most {TOOLS_BYTES >> 10} KiB")
@@ -100,8 +108,25 @@ _CHAT: FieldRules = {
     **refused("functions", "the older form of `tools`", []),
     **refused("function_call", "the older form of `tool_choice`", "none"),
     **refused("modalities", "answers are text", ["text"]),
-    **refused("audio prediction web_search_options moderation", _OF_OPENAI),
-    **refused("verbosity", _OF_OPENAI, "medium"),
+    **refused("audio web_search_options moderation", _OF_OPENAI),
+}
+_OF_BATCHES = (
+    "model frequency_penalty presence_penalty repetition_penalty length_penalty logit_bias logprobs"
+    " top_logprobs logprob_token_ids max_tokens max_completion_tokens min_p temperature top_p top_k seed stop"
+    " response_format structured_outputs user include_reasoning include_stop_str_in_output echo"
+    " add_generation_prompt continue_final_message chat_template chat_template_kwargs media_io_kwargs"
+    " mm_processor_kwargs priority cache_salt request_id return_token_ids return_tokens_as_token_ids"
+    " use_beam_search watermarking"
+)
+_ONE_CHAT = "ask for each chat by itself"
+_BATCH: FieldRules = {
+    **{name: _CHAT[name] for name in _OF_BATCHES.split()},
+    **accepted("messages", contents.Conversations, max_bytes=None),
+    **refused("n best_of", _ONE_CHAT, 1),
+    **refused("stream early_stopping", _ONE_CHAT, False),
+    **refused("tools", _ONE_CHAT, []),
+    **refused("tool_choice", _ONE_CHAT, "none"),
+    **refused("guided_decoding_backend", _PARTS),
 }
 _PROMPTS = f"at most {MAX_CHOICES} texts or lists of tokens, each within the base's context"
 _COMPLETION: FieldRules = {
@@ -139,10 +164,12 @@ _RESPONSE: FieldRules = {
     **_MEDIA,
     **_TEMPLATE,
     **_OPENAI_IGNORED,
-    **accepted("stream_options", note=_IGNORED),
+    **accepted("metadata service_tier user", note="the answer repeats it"),
+    **ignored("stream_options", "events have no padding"),
+    **ignored("context_management", _WHOLE),
     **refused("background", _NOT_STORED, False),
     **refused("previous_response_id previous_input_messages conversation", _NOT_STORED),
-    **refused("prompt access_programs background_options context_management image moderation", _OF_OPENAI),
+    **refused("prompt access_programs background_options image moderation", _OF_OPENAI),
 }
 _COUNT_TOKENS: FieldRules = {
     **_MODEL,
@@ -152,7 +179,10 @@ _COUNT_TOKENS: FieldRules = {
     **accepted("output_config", dict),
     **accepted("thinking tool_choice"),
     **_TEMPLATE,
-    **accepted("cache_control speed user_profile_id workspace_id", note=_IGNORED),
+    **ignored("cache_control", "every prompt is cached"),
+    **ignored("speed", "there is one"),
+    **ignored("user_profile_id workspace_id", "no account of Anthropic's is used"),
+    **ignored("context_management", _WHOLE),
 }
 _MESSAGE: FieldRules = {
     **_COUNT_TOKENS,
@@ -165,9 +195,13 @@ _MESSAGE: FieldRules = {
     **accepted("watermarking"),
     **_TRANSFER,
     **refused("cache_salt", "each tenant has its own"),
-    **accepted("metadata service_tier inference_geo diagnostics", note=_IGNORED),
-    **refused("container context_management mcp_servers betas billing_policy", _OF_ANTHROPIC, []),
-    **refused("compaction fallbacks fallback_credit_token thread", _OF_ANTHROPIC, []),
+    **ignored("metadata", "no user of yours is known here"),
+    **ignored("service_tier inference_geo", "there is one tier in one place"),
+    **ignored("billing_policy fallback_credit_token", "nothing is billed"),
+    **ignored("fallbacks", "no base declines an answer"),
+    **ignored("diagnostics", "no earlier answer is stored to compare with"),
+    **refused("container mcp_servers betas compaction", _OF_ANTHROPIC, []),
+    **refused("thread", _NOT_STORED),
 }
 _TOKENIZE: FieldRules = {
     **_MODEL,
@@ -182,6 +216,7 @@ _TOKENIZE: FieldRules = {
 FIELDS: Mapping[ApiOperation, FieldRules] = {
     ApiOperation.CHAT: _CHAT,
     ApiOperation.CHAT_TOKENS: {**_CHAT, **_TOKEN_PROMPT},
+    ApiOperation.CHAT_BATCH: _BATCH,
     ApiOperation.RENDER_CHAT: _CHAT,
     ApiOperation.COMPLETION: _COMPLETION,
     ApiOperation.RESPONSE: _RESPONSE,

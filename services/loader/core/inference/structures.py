@@ -13,8 +13,8 @@ import msgspec
 from mint_common.errors import InvalidField
 from mint_common.inference.body import read_text
 
-STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
-"""The fields that an engine compiles."""
+STRUCTURES = ("response_format", "structured_outputs", "text", "output_config")
+"""The fields that an engine compiles, besides the arguments of tools."""
 _JSON_TEXTS = {"json", "structural_tag"}
 MAX_COUNT = 1000
 """Maximum count of one repeated item, character or property."""

@@ -16,6 +16,7 @@ from services.loader.adapters.vllm.compile_checks import CompileChecks
 from services.loader.adapters.vllm.engine_errors import check_lives, lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs, read_ahead
+from services.loader.adapters.vllm.openai.tools import Renderers, check_compiled_tools
 from services.loader.adapters.vllm.openai.work import check_prompt_bytes, work_of
 from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, ApiCall
@@ -149,13 +150,14 @@ class CallRenderer:
 
     def __init__(
         self,
-        renderer: Any,
+        renderers: Renderers,
         call: ApiCall,
         *,
         admit: Callable[[Any, Sequence[Any]], Awaitable[None]],
         turns: LoopGate,
     ) -> None:
-        self._renderer = renderer
+        self._renderers = renderers
+        self._renderer = renderers.usual
         self._call = call
         self._admit = admit
         self._turns = turns
@@ -165,7 +167,8 @@ class CallRenderer:
 
     async def render_chat(self, request: Any, **options: Any) -> Any:
         """Render a conversation; one that comes with its tokens is sampled from these."""
-        return await self._rendered(_rendering_from_tokens(self._renderer), request, options, _second)
+        render = _rendering_from_tokens(self._renderers.of(request))
+        return await self._rendered(render, request, options, _second)
 
     async def render_completion(self, request: Any, **options: Any) -> Any:
         """Render prompts. Raises InvalidField of a text that can't fit, which vLLM might only cut."""
@@ -178,7 +181,16 @@ class CallRenderer:
 
     async def render_responses(self, request: Any, **options: Any) -> Any:
         """Render the input of a response."""
-        return await self._rendered(self._renderer.render_responses, request, options, _engine_input)
+        render = self._renderers.of(request).render_responses
+        return await self._rendered(render, request, options, _engine_input)
+
+    def batch(self, render: Any) -> Callable[[Any], Awaitable[Any]]:
+        """Return vLLM's rendering of a batch, whose conversations are admitted together."""
+
+        async def render_batch(request: Any) -> Any:
+            return await self._rendered(render, request, {}, _third)
+
+        return render_batch
 
     async def _rendered(
         self, render: Any, request: Any, options: Any, prompts_of: Callable[[Any], Sequence[Any]]
@@ -188,6 +200,7 @@ class CallRenderer:
         async with self._turns.turn(self._call.tenant_id):
             rendered = await render(request, **options)
         if not isinstance(rendered, ErrorResponse):
+            check_compiled_tools(request)
             await self._admit(request, prompts_of(rendered))
         return rendered
 
@@ -209,6 +222,10 @@ def _rendering_from_tokens(renderer: Any) -> Callable[..., Awaitable[Any]]:
 
 def _second(rendered: Any) -> Sequence[Any]:
     return rendered[1]  # type: ignore[no-any-return]  # of vllm
+
+
+def _third(rendered: Any) -> Sequence[Any]:
+    return rendered[2]  # type: ignore[no-any-return]  # of vllm
 
 
 def _engine_input(rendered: Any) -> Sequence[Any]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_common.inference.operations import ApiOperation
+from services.loader.adapters.vllm.openai.tools import Renderers
 from services.loader.adapters.vllm.tokenizing import tokenizing_short_texts_at_once
-from services.loader.core.parsing import Parsing
+from services.loader.core.parsing import AUTO, FORCED, Parsing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,16 @@ class ServingMethod:
         return type(self.serving).__module__
 
 
-def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperation, ServingMethod]]:
-    """Return vLLM's renderer, and what answers each operation. Any: vllm has no types."""
+def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[ApiOperation, ServingMethod]]:
+    """Return vLLM's renderers, and what answers each operation. Any: vllm has no types."""
     from pydantic import TypeAdapter, create_model
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
+    from vllm.entrypoints.openai.chat_completion.protocol import (
+        BatchChatCompletionRequest,
+        ChatCompletionRequest,
+    )
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -52,7 +57,9 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperat
         "chat_template_content_format": "auto",
         "request_logger": None,
     }
+    level = parsing.tool_strict_level
     parsers: dict[str, Any] = {
+        "tool_strict_level": AUTO if level == FORCED else level,
         "enable_auto_tools": parsing.tool_parser is not None,
         "tool_parser": parsing.tool_parser,
         "reasoning_parser": parsing.reasoning_parser or "",
@@ -60,8 +67,9 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperat
     renderer = OnlineRenderer(
         llm.model_config, tokenizing_short_texts_at_once(llm.renderer), **template, **parsers
     )
-    both: dict[str, Any] = {"online_renderer": renderer}
+    both: dict[str, Any] = {"online_renderer": renderer, "enable_prompt_tokens_details": True}
     chat = OpenAIServingChat(llm, models, "assistant", **both, **template, **parsers)
+    batch = OpenAIServingChatBatch(llm, models, "assistant", **both, **template, **parsers)
     completion = OpenAIServingCompletion(llm, models, request_logger=None, **both)
     responses = OpenAIServingResponses(llm, models, **both, **template, **parsers)
     messages = AnthropicServingMessages(
@@ -80,9 +88,10 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[ApiOperat
         return ServingMethod(request=TypeAdapter(kind), serving=serving, name=name, has_nulls=has_nulls)
 
     from_tokens = create_model("ChatFromTokens", __base__=ChatCompletionRequest, tokens=(list[int], ...))
-    return renderer, {
+    return Renderers.around(renderer, tool_strict_level=level), {
         ApiOperation.CHAT: asks(ChatCompletionRequest, chat, "create_chat_completion"),
         ApiOperation.CHAT_TOKENS: asks(from_tokens, chat, "create_chat_completion"),
+        ApiOperation.CHAT_BATCH: asks(BatchChatCompletionRequest, batch, "create_batch_chat_completion"),
         ApiOperation.RENDER_CHAT: asks(
             ChatCompletionRequest, ServingRender(models, renderer), "render_chat_request"
         ),

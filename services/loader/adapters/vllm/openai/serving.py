@@ -5,7 +5,7 @@ the engine midway ends the stream with an error.
 """
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
+from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.fair_gate import LoopGate
 from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.compile_checks import CompileChecks
@@ -59,7 +60,7 @@ class VllmServing:
         )
         self._streams = LoopGate(free=_STREAM_BYTES)
         self._whole_answers = LoopGate()
-        self._renderer, self._methods = build_operations(llm, parsing)
+        self._renderers, self._methods = build_operations(llm, parsing)
         quiet = _Unanswered()
         for module in {each.method_module for each in self._methods.values()}:
             logging.getLogger(module).addFilter(quiet)
@@ -75,7 +76,8 @@ class VllmServing:
         method = self._methods.get(call.operation)
         if method is None:
             raise NotFound(kind="operation", name=call.operation)
-        request = _read(call, method.request, max_context=self._llm.model_config.max_model_len)
+        checked = read_checked(call.operation, call.body, max_context=self._llm.model_config.max_model_len)
+        request = _read(call, method.request, checked.fields)
         engine = CallEngine(
             self._llm,
             call,
@@ -104,11 +106,11 @@ class VllmServing:
             if isinstance(result, ErrorResponse):
                 raise _refused(result)
             if not hasattr(result, "__aiter__"):
-                yield AnswerHead(is_stream=False, served=engine.served)
+                yield AnswerHead(is_stream=False, served=engine.served, ignored=checked.ignored)
                 yield await whole.encode(result, tenant=call.tenant_id, turns=self._whole_answers)
                 return
             async with aclosing(result):
-                async for part in _events(result, engine):
+                async for part in _events(result, engine, ignored=checked.ignored):
                     yield part
                     # Its end, which lets the adapter go, waits for nobody.
                     if isinstance(part, bytes) and engine.running:
@@ -124,7 +126,10 @@ class VllmServing:
         serving.engine_client = engine
         if call.operation.generates:
             admit = _Admitting(serving, engine)
-            serving.online_renderer = CallRenderer(self._renderer, call, admit=admit, turns=self._renders)
+            renderer = CallRenderer(self._renderers, call, admit=admit, turns=self._renders)
+            serving.online_renderer = renderer
+            if call.operation is ApiOperation.CHAT_BATCH:
+                serving.render_batch_chat_request = renderer.batch(serving.render_batch_chat_request)
         return serving
 
     def _check_size(self, call: ApiCall, request: Any) -> None:
@@ -146,7 +151,9 @@ class _Admitting:
         self.serving.system_fingerprint = self.engine.served
 
 
-async def _events(result: Any, engine: CallEngine) -> AsyncGenerator[AnswerHead | bytes, None]:
+async def _events(
+    result: Any, engine: CallEngine, *, ignored: Sequence[str] = ()
+) -> AsyncGenerator[AnswerHead | bytes, None]:
     """Yield the head once the engine has returned output, then the events."""
     early: list[bytes] = []
     has_head = is_told = False
@@ -162,7 +169,7 @@ async def _events(result: Any, engine: CallEngine) -> AsyncGenerator[AnswerHead 
             if not engine.has_begun:
                 continue
             has_head = True
-            yield AnswerHead(is_stream=True, served=engine.served)
+            yield AnswerHead(is_stream=True, served=engine.served, ignored=ignored)
             part = _marked(b"".join(early), engine.served)
         yield part
     if engine.failure is not None and not is_told:
@@ -225,14 +232,13 @@ def _models_of(models: Any, name: str) -> Any:
     return one
 
 
-def _read(call: ApiCall, kind: Any, *, max_context: int) -> Any:
-    """Return the client's bytes as vLLM's request. Raises InvalidField, ContextExceeded."""
+def _read(call: ApiCall, kind: Any, fields: dict[str, Any]) -> Any:
+    """Return the client's fields as vLLM's request. Raises InvalidField."""
     from pydantic import ValidationError
     from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
 
-    read = read_checked(call.operation, call.body, max_context=max_context)
     try:
-        request = kind.validate_python(read)
+        request = kind.validate_python(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         named = getattr(first.get("ctx", {}).get("error"), "parameter", None)
