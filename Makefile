@@ -12,6 +12,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
+CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py
 
 # Measures memory, which other tests beside it would take part in.
 ALONE := tests/integration/standalone/test_plan_memory.py
@@ -19,7 +20,7 @@ ALONE := tests/integration/standalone/test_plan_memory.py
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-clients test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,11 +63,14 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(ALONE) tests/compose tests/chart tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(ALONE) tests/compose tests/chart tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow $(SDK)
+
+test-clients: .venv/.installed ## Drive people's clients, unmodified, against running stacks (20 minutes the first time; Node's need npm)
+	$(PYTEST) $(CLIENTS) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

@@ -28,3 +28,15 @@ def make_environment(name: str, *packages: str, bare: tuple[str, ...] = ()) -> P
         subprocess.run([*install, "--no-deps", *bare], check=True)
     (folder / "made").touch()
     return python
+
+
+def make_node_environment(name: str, *packages: str) -> Path:
+    """Return a folder with packages of npm, made if it is not there."""
+    folder = CACHE / name
+    if not (folder / "made").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, *packages]
+        subprocess.run(command, check=True)
+        (folder / "made").touch()
+    return folder

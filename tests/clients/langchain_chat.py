@@ -31,7 +31,7 @@ def main() -> None:
     told = chat.invoke("2 4 6 8")
     streamed = "".join(part.content for part in chat.stream("2 4 6 8"))
     bias = {"logit_bias": dict.fromkeys(blanks, -100)}
-    called = chat.bind_tools([weather], tool_choice="weather", strict=True, **bias).invoke("2 4")
+    called = chat.bind_tools([weather], tool_choice="weather", **bias).invoke("2 4")
     (call,) = called.tool_calls
     result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
     after = chat.invoke([("user", "2 4"), called, result])
