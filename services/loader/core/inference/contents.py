@@ -35,6 +35,11 @@ def _turns(kind: Any, note: str) -> Any:
     return Annotated[list[kind], Meta(min_length=1, max_length=MAX_MESSAGES, description=text)]
 
 
+def _conversations(kind: Any) -> Any:
+    text = f"1 to {MAX_CHOICES} conversations"
+    return Annotated[list[kind], Meta(min_length=1, max_length=MAX_CHOICES, description=text)]
+
+
 Tokens = Annotated[list[Token], Meta(description="at most the base's context")]
 TokenSet = Annotated[list[Token], Meta(max_length=MAX_BIASES, description=f"at most {MAX_BIASES} tokens")]
 Biases = Annotated[dict[str, float], Meta(max_length=MAX_BIASES, description=f"at most {MAX_BIASES} tokens")]
@@ -90,10 +95,7 @@ _ToolCalls = _parts(_object("ToolCall", function=_Function))
 Messages = _turns(
     _object("Message", content=str | _parts(str | _ChatPart), tool_calls=_ToolCalls), "messages"
 )
-Conversations = Annotated[
-    list[Messages],
-    Meta(min_length=1, max_length=MAX_CHOICES, description=f"1 to {MAX_CHOICES} conversations"),
-]
+Conversations = _conversations(Messages)
 
 _ResultParts = _parts(_object("AnthropicResultPart", "text tool_reference"))
 _AnthropicPart = _object(
