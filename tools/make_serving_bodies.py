@@ -65,6 +65,7 @@ def _made() -> Schema:
     models: Mapping[ApiOperation, tuple[Any, ...]] = {
         ApiOperation.CHAT: (chat.ChatCompletionRequest,),
         ApiOperation.CHAT_TOKENS: (chat.ChatCompletionRequest,),
+        ApiOperation.CHAT_BATCH: (chat.BatchChatCompletionRequest,),
         ApiOperation.RENDER_CHAT: (chat.ChatCompletionRequest,),
         ApiOperation.COMPLETION: (completion.CompletionRequest,),
         ApiOperation.RESPONSE: (responses.ResponsesRequest,),
@@ -76,6 +77,7 @@ def _made() -> Schema:
     answers: Mapping[ApiOperation, Any] = {
         ApiOperation.CHAT: chat.ChatCompletionResponse,
         ApiOperation.CHAT_TOKENS: chat.ChatCompletionResponse,
+        ApiOperation.CHAT_BATCH: chat.ChatCompletionResponse,
         ApiOperation.COMPLETION: completion.CompletionResponse,
         ApiOperation.MESSAGE: anthropic.AnthropicMessagesResponse,
         ApiOperation.COUNT_TOKENS: anthropic.AnthropicCountTokensResponse,
@@ -106,7 +108,7 @@ def _body(model: Schema, rules: FieldRules) -> Schema:
         for name, rule in rules.items()
         if _is_taken(rule) and (name in theirs or rule.kind is not None)
     }
-    required = sorted({"model", *model.get("required", ())} | ({"tokens"} & set(taken)))
+    required = sorted({*model.get("required", ())} | ({"tokens"} & set(taken)))
     for name in required:
         if {"type": "null"} in taken[name].get("anyOf", ()):
             taken[name] = taken[name]["anyOf"][0]
