@@ -60,7 +60,7 @@ async def test_cached_tokens_are_the_tenants_own(rig: Any, api: Api) -> None:
     """Two tenants send the same prompt: the second learns nothing of the first."""
     messages = [{"role": "user", "content": "cached by one tenant. " * 8}]
     chat = {"messages": messages, "max_tokens": 1, "temperature": 0}
-    counts = {"stream": True, "stream_options": {"include_usage": True}}
+    counts = {"stream_options": {"include_usage": True}}
 
     async def cached(operation: str, tenant: str, *path: str, **body: Any) -> int | None:
         told = (await api.ask(operation, tenant=tenant, **body)).json()["usage"]
