@@ -66,7 +66,7 @@ class LoaderSettings(ServiceSettings):
     tool_strict_level: Literal["forced", "auto", "function", "parameter"] = Field(
         "forced",
         description=(
-            "which tools' arguments follow their schemas: forced: those of a request that must call a tool,"
+            "tools whose arguments follow their schemas: forced: those of a request that must call a tool,"
             " unless one says `strict: false`; auto: of tools that say `strict: true`; function, parameter:"
             " as vLLM's `--tool-strict-level`, for every request with tools"
         ),

@@ -69,7 +69,7 @@ def import_policy(
         Path,
         typer.Option(
             metavar="FILE",
-            help="With --all: a line of JSON for each adapter. Those that it has as imported are left out.",
+            help="Report of --all, a line of JSON for each adapter. Adapters in it are left out if imported.",
         ),
     ] = Path("mint-import.jsonl"),
 ) -> Listing:

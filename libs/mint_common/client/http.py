@@ -181,7 +181,7 @@ class InternalHttp:
 
         A failed answer is raised as its error.
         """
-        current = start_span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": path})
+        current = start_span(f"http {method}", kind=SpanKind.CLIENT, attributes={"url.path": path})
         try:
             with trace.use_span(current, end_on_exit=False):
                 async with self._call():
@@ -241,7 +241,7 @@ class InternalHttp:
         is_long: bool,
     ) -> tuple[int, bytes]:
         """Return a good answer's status and body; raise what any other one says."""
-        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": url.path}):
+        with span(f"http {method}", kind=SpanKind.CLIENT, attributes={"url.path": url.path}):
             async with (
                 self._call(is_long=is_long),
                 self._connections.session(is_long=is_long).request(

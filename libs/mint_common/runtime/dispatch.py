@@ -30,7 +30,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger, event_message
 from mint_common.runtime.retries import Bury, decide
 from mint_common.telemetry.series import begin
-from mint_common.telemetry.tracing import extracted, span
+from mint_common.telemetry.tracing import Attributes, extracted, span
 from mint_common.waiting import cancel_all, raise_if_cancelled
 
 E = TypeVar("E", bound=Event)
@@ -183,7 +183,8 @@ class Dispatcher:
             await self._bury(delivery, Bury(code=error.code, reason=str(error)))
             return _UNREAD, "dead"
         name, kind = f"handle {event.type}", SpanKind.CONSUMER
-        with extracted(message.headers), span(name, kind=kind, event_id=event.id, attempt=delivery.attempt):
+        attributes: Attributes = {"event_id": event.id, "attempt": delivery.attempt}
+        with extracted(message.headers), span(name, kind=kind, attributes=attributes):
             return event.type, await self._attempt(delivery, event)
 
     async def _give_back(self, delivery: Delivery, error: EventTooNew) -> str:

@@ -16,7 +16,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from mint_common.ids import new_id
 
-Attribute = str | int | float | bool
+Attributes = Mapping[str, str | int | float | bool]
+_NONE: Attributes = {}
 
 REQUEST_HEADER = "x-request-id"
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -55,15 +56,25 @@ def links_to(headers: Mapping[str, str]) -> Sequence[Link]:
 
 @contextmanager
 def span(
-    name: str, *, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Link] = (), **attributes: Attribute
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    links: Sequence[Link] = (),
+    attributes: Attributes = _NONE,
 ) -> Iterator[Span]:
     """Record a span around the body, and the exception that leaves it."""
-    with trace.use_span(start_span(name, kind=kind, links=links, **attributes), end_on_exit=True) as current:
+    with trace.use_span(
+        start_span(name, kind=kind, links=links, attributes=attributes), end_on_exit=True
+    ) as current:
         yield current
 
 
 def start_span(
-    name: str, *, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Link] = (), **attributes: Attribute
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    links: Sequence[Link] = (),
+    attributes: Attributes = _NONE,
 ) -> Span:
     """Return a span that its owner ends.
 

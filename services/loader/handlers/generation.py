@@ -176,7 +176,7 @@ class Serving:
             yield None
             return
         self._quarantined.check(request.revision.digest)
-        with tracing.span("acquire adapter", digest=request.revision.digest):
+        with tracing.span("acquire adapter", attributes={"digest": request.revision.digest}):
             hold = self._tiers.hold(request.revision, tenant_id=request.tenant_id, cause=request.request_id)
             adapter = await hold.__aenter__()
         try:

@@ -181,7 +181,7 @@ class Loads:
             began - pending.asked_at
         )
         try:
-            with tracing.span("load adapter", digest=digest):
+            with tracing.span("load adapter", attributes={"digest": digest}):
                 held, size_bytes = await self._bring_in(pending)
         except Exception as error:  # noqa: BLE001  # whoever asked gets it, and other loads go on
             if not isinstance(error, MintError):

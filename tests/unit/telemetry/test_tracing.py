@@ -27,7 +27,7 @@ def spans(provider: TracerProvider) -> InMemorySpanExporter:
 
 
 def test_a_span_has_its_attributes_and_parent(spans: InMemorySpanExporter) -> None:
-    with span("outer") as outer, span("inner", kind=SpanKind.CLIENT, policy_id="p", n=3):
+    with span("outer") as outer, span("inner", kind=SpanKind.CLIENT, attributes={"policy_id": "p", "n": 3}):
         pass
     inner = spans.get_finished_spans()[0]
     assert inner.attributes == {"policy_id": "p", "n": 3}

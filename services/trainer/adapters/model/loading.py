@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from mint_common.model_files import CONFIG
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, **options: Any) -> nn.Module:  # transformers' own options
@@ -18,7 +15,8 @@ def load_model(folder: Path, *, dtype: torch.dtype, **options: Any) -> nn.Module
 
     Weights whose values the model wants in float32, such as rotary frequencies, stay so in any ``dtype``.
     """
-    written = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
+    # Its own reader knows how transformers writes infinity.
+    written: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
     # A type that is new in name only, such as kimi_k2, says which class of transformers it has.
     kind = transformers.CONFIG_MAPPING.get(written["model_type"])
     kind = kind or getattr(transformers, written["architectures"][0]).config_class
