@@ -104,9 +104,6 @@ def hub_errors(name: str) -> Iterator[None]:
     except errors.GatedRepoError as error:
         problem = f"is gated: ask for access on its page, then {token} read it"
         raise LocalFailureError(what=name, problem=problem) from error
-    except errors.RepositoryNotFoundError as error:
-        problem = f"is not there, or is private: check the name, or {token} read it"
-        raise LocalFailureError(what=name, problem=problem) from error
     except errors.RevisionNotFoundError as error:
         raise LocalFailureError(what=name, problem="has no such revision") from error
     except (errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
@@ -114,7 +111,10 @@ def hub_errors(name: str) -> Iterator[None]:
         raise LocalFailureError(what=name, problem=problem) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        problem = f"the hub answers {status}" + (f": {token} do it" if status in (401, 403) else "")
+        if status == 401 or isinstance(error, errors.RepositoryNotFoundError):  # a hub does not say which
+            problem = f"is not there, or is private: check the name, or {token} use it"
+        else:
+            problem = f"the hub answers {status}" + (f": {token} do it" if status == 403 else "")
         raise LocalFailureError(what=name, problem=problem) from error
     except (errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
         raise LocalFailureError(what=name, problem=f"the hub cannot be reached: {error}") from error

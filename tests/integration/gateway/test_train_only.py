@@ -79,7 +79,7 @@ def test_jobs_and_evaluations_that_sample_are_refused_and_say_why(http):
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "policy")
     assert SENTENCE in refused.text
     for body, field in ((run, "revision"), ({**run, "policy": None, "model": "ninth"}, "model")):
-        refused = http.post("/mint/v1/evaluation-runs", json=body)
+        refused = http.post("/mint/v1/evaluations/run", json=body)
         assert refused.status_code in {404, 422}, refused.text
         assert field in refused.text
     assert SENTENCE in refused.text
