@@ -80,7 +80,10 @@ def test_streamed_chat_is_the_whole_one(client: OpenAI) -> None:
     text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
     assert text == whole.choices[0].message.content
     assert parts[0].system_fingerprint == "base:tiny"
-    assert parts[-1].usage == whole.usage
+    usage, told = parts[-1].usage, whole.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (told.prompt_tokens, told.completion_tokens)
+    cached = [each.prompt_tokens_details.cached_tokens for each in (usage, told)]
+    assert cached[0] >= cached[1] >= 0  # the second request may find what the first one cached
 
 
 @works("chat: log-probabilities, n, stop, penalties, logit_bias")
