@@ -88,6 +88,7 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/webhooks/{webhook}/rotate": "admin",
     "POST /v1/chat/completions": "infer",
     "POST /v1/chat/completions/tokens": "infer",
+    "POST /v1/chat/completions/batch": "infer",
     "POST /inference/v1/generate": "infer",
     "POST /v1/completions": "infer",
     "POST /v1/chat/completions/render": "infer",

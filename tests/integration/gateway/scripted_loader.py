@@ -66,7 +66,7 @@ class ScriptedCall:
             messages = self.body["messages"]
             batch = messages if isinstance(messages[0], list) else [messages]
             return ["|".join(_text(message["content"]) for message in each) for each in batch]
-        prompt = self.body["prompt"] if "prompt" in self.body else self.body["tokens"]
+        prompt = self.body.get("prompt") or self.body.get("tokens") or ""
         if isinstance(prompt, str):
             return [prompt]
         return [bytes(prompt).decode()] if isinstance(prompt[0], int) else list(prompt)

@@ -29,7 +29,7 @@ def _routes() -> list[tuple[str, str]]:
         (method.upper(), path)
         for path, methods in SCHEMA["paths"].items()
         for method in methods
-        if not path.startswith("/api/v1")  # the Tinker API has tests of its own
+        if f"{method.upper()} {path}" in REST  # without the Tinker API, and what needs no key
     ]
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -169,12 +170,13 @@ def test_nearest_names_stand_in_the_message(mint):
 
 
 @pytest.mark.parametrize("more", [(), ("--policy", "brand-new")])
-def test_rows_are_not_sent_for_a_base_that_is_unknown(mint, tmp_path, more):
+def test_rows_are_not_sent_for_a_base_that_is_unknown(mint, stack, tmp_path, more):
     rows = tmp_path / "unsent.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n' * 2)
     refused = CliRunner().invoke(app, ["train", str(rows), "--base", "tny", *more])
     assert str(refused.exception) == "No base named 'tny'. There is: tiny."
-    assert rows.name not in refused.stderr
+    listed = httpx.get(f"{stack.url}/v1/files", headers={"authorization": f"Bearer {stack.key}"}).json()
+    assert rows.name not in {file["filename"] for file in listed["data"]}
 
 
 def test_several_models_are_asked_at_once_and_one_may_refuse(mint):

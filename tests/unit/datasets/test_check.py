@@ -197,7 +197,7 @@ def test_a_file_of_two_formats_is_refused() -> None:
         (2, "no_answer"),
         (3, "mixed_formats"),
     ]
-    assert "the row is reward, line 1 is chat" in report.problems[0].message
+    assert "the row is text, line 1 is chat" in report.problems[1].message
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
