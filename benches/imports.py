@@ -1,4 +1,4 @@
-"""How long do ten thousand adapters take from a folder into a whole stack, by `mint policy import --all`?
+"""Times an import of ten thousand adapters from a folder into a whole stack: `mint policy import --all`.
 
 The stack is real and its engine runs; the adapters are of rank 8 over all linear modules of the base tiny, as
 PEFT saves them: 196 kB each.

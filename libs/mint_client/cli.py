@@ -5,11 +5,13 @@ import sys
 
 import typer
 
-from mint_client.core.refusals import LocalFailureError
+from mint_client.core.refusals import LocalFailureError, WatchLostError
 from mint_client.table import IS_WHOLE, CommandTable
 from mint_common.errors import MintError
 from mint_common.private_files import make_files_private
 
+LOST = 3
+"""Exit code of a command that follows a job and lost its gateway; 1 is a failed job."""
 _ON_THIS_MACHINE = (
     "Start with `mint doctor` (can this machine run a stack?), then `mint demo` (everything in minutes), "
     "then `mint up` (your own stack).\n\n"
@@ -39,10 +41,12 @@ def _mint() -> None:
 
 
 def main() -> None:
-    """Run the command line; a refusal is one plain sentence on stderr and exit code 1."""
+    """Run the command line. A refusal is one sentence on stderr and exit code 1; `LOST` for a lost watch."""
     make_files_private()
     try:
         app()
+    except WatchLostError as error:
+        refuse(error, LOST)
     except MintError as error:
         refuse(error)
     except OSError as error:
@@ -56,10 +60,10 @@ def main() -> None:
         refuse(_first(refusals))
 
 
-def refuse(error: Exception) -> None:
+def refuse(error: Exception, code: int = 1) -> None:
     """Print why in one line, and end."""
     typer.echo(f"mint: {error}", err=True)
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _first(error: Exception) -> Exception:

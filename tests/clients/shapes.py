@@ -1,4 +1,4 @@
-"""What the clients' scripts ask for, and how each tells what it received."""
+"""Requests of the clients' scripts, and how each script reports what it received."""
 
 import json
 from collections.abc import Mapping, Sequence

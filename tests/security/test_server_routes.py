@@ -1,4 +1,4 @@
-"""What the gateway says of itself by vLLM's routes: health to everybody, load to each tenant its own."""
+"""vLLM's routes about the server: health needs no key, and load counts the caller's own tenant."""
 
 from types import SimpleNamespace
 

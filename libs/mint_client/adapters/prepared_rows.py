@@ -109,7 +109,7 @@ def prepare_rows(
 
 
 def _located(rows: NumberedRows) -> NumberedRows:
-    """Yield rows; what breaks them off is told with the last one before."""
+    """Yield rows; an error that ends them names the last row before it."""
     number = 0
     try:
         for number, found in rows:

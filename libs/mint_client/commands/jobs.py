@@ -22,14 +22,11 @@ from mint_client.core.jobs import (
     step_rows,
     tiers_of,
 )
-from mint_client.core.refusals import WatchLostError
 from mint_client.core.tables import field_rows
 from mint_client.views.job import JobView, follow_job
 from mint_client.views.terminal import print_json, print_rows
 from mint_common.algorithms import Algorithms, task_algorithms
 
-LOST = 3
-"""Exit code of a watch that lost its gateway; 1 is a failed job."""
 _ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
@@ -223,15 +220,12 @@ def _watch(api: PublicApi, job_id: str) -> None:
 def watch_job(api: PublicApi, job_id: str) -> JobNow:
     """Show a job until it ends, then how it ended. Ctrl-C ends the command, not the job.
 
-    The exit code is `LOST` if the gateway does not answer for minutes.
+    Raises WatchLostError.
     """
     view = JobView(Console())
     try:
         with view.live():
             job = follow_job(api, job_id, view, view.note)
-    except WatchLostError as error:
-        typer.echo(f"mint: {error}", err=True)
-        raise typer.Exit(LOST) from None
     except KeyboardInterrupt:
         typer.echo(f"the job goes on: mint job show {job_id} --watch", err=True)
         raise typer.Exit(130) from None

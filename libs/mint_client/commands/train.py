@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -151,7 +152,7 @@ def train(  # arguments of a command
     ended = watch_job(api, job.job_id)
     if ended.state != "succeeded":
         raise typer.Exit(1)
-    ended = follow_promotion(api, ended)
+    ended = follow_promotion(api, ended, partial(typer.echo, err=True))
     typer.echo(f"\n{result_in_words(ended)}")
     if ended.promotion is not None:
         typer.echo(promotion_in_words(ended, ended.promotion))

@@ -22,7 +22,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOutcome:
-    """What became of one adapter. ``error`` is "" where it is a revision now."""
+    """The result of importing one adapter. ``error`` is "" if it became a revision."""
 
     adapter: str
     version: str

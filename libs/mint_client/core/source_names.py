@@ -1,4 +1,4 @@
-"""What the name of a source of rows says: a file's kind and compression, or a data set of a hub."""
+"""Reads the names of sources of rows: a file's kind and compression, or a data set of a hub."""
 
 import re
 from collections.abc import Mapping

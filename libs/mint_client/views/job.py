@@ -33,20 +33,49 @@ AWAY_SECONDS = 300.0
 
 JobObserver = Callable[[JobNow, Json], None]
 """Told a job and the adapters on the engines."""
+Note = Callable[[str], None]
+"""Prints a sentence."""
 
 
-def follow_job(
-    api: PublicApi, job_id: str, observe: JobObserver, note: Callable[[str], None] = lambda _text: None
-) -> JobNow:
+def _unsaid(_text: str) -> None:
+    """Print nothing."""
+
+
+def follow_job(api: PublicApi, job_id: str, observe: JobObserver, note: Note = _unsaid) -> JobNow:
     """Return a job once it has ended, passing it to an observer meanwhile.
 
     ``note`` gets a sentence when the gateway does not answer. Raises WatchLostError if that lasts.
     """
+    while True:
+        job = _current(api, job_id, note)
+        observe(job, _answer(api, "/adapters", job_id, note))
+        if job.state in TERMINAL:
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+def follow_promotion(api: PublicApi, job: JobNow, note: Note = _unsaid) -> JobNow:
+    """Return a job that has succeeded once its alias was moved or was not, or after `PROMOTION_SECONDS`.
+
+    Raises WatchLostError.
+    """
+    deadline = time.monotonic() + PROMOTION_SECONDS
+    while job.promotion and job.promotion.ended_at is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        job = _current(api, job.job_id, note)
+    return job
+
+
+def _current(api: PublicApi, job_id: str, note: Note) -> JobNow:
+    return read_job(_answer(api, path_of("jobs", job_id), job_id, note))
+
+
+def _answer(api: PublicApi, path: str, job_id: str, note: Note) -> Json:
+    """Return an answer of a gateway that may be away meanwhile, for `AWAY_SECONDS` at most."""
     away_since: float | None = None
     while True:
         try:
-            job = read_job(api.get(path_of("jobs", job_id)))
-            observe(job, api.get("/adapters"))
+            return api.get(path)
         except MintError as error:
             if not error.retryable:
                 raise
@@ -55,20 +84,7 @@ def follow_job(
                 note(f"{error}; the job goes on, waiting for an answer")
             if time.monotonic() - away_since > AWAY_SECONDS:
                 raise WatchLostError(problem=str(error), job_id=job_id) from error
-        else:
-            away_since = None
-            if job.state in TERMINAL:
-                return job
         time.sleep(POLL_SECONDS)
-
-
-def follow_promotion(api: PublicApi, job: JobNow) -> JobNow:
-    """Return a job that has succeeded once its alias was moved or was not, or after `PROMOTION_SECONDS`."""
-    deadline = time.monotonic() + PROMOTION_SECONDS
-    while job.promotion and job.promotion.ended_at is None and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-        job = read_job(api.get(path_of("jobs", job.job_id)))
-    return job
 
 
 class JobView:

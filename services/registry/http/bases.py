@@ -52,7 +52,7 @@ class ProbeLineBody(Body):
 
 
 class ProbeBody(Body):
-    """What a probe found (`mint_common.adapters_format.ProbeResult`)."""
+    """The results of a base's probe (`mint_common.adapters_format.ProbeResult`)."""
 
     lines: tuple[ProbeLineBody, ...]
     dtype: Label

@@ -1,4 +1,4 @@
-"""What people's clients send: tools, ignored fields, stops, batches; and the usage that they read."""
+"""Fields that unmodified clients send: tools, ignored fields, stops, batches; and the usage they read."""
 
 from typing import Any
 

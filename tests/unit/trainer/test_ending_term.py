@@ -1,4 +1,4 @@
-"""What arrives while a term ends."""
+"""Work that arrives while a lease's term ends."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What many operations of the public schema share: refusals, in the shape of each API, and names in paths.
+"""Parts of the public schema that operations share: refusals in each API's format, and names in paths.
 
 A route's class and method say which statuses it has; a route names only those of its own.
 """
