@@ -243,7 +243,8 @@ def _ranks(lora: PlainLora, layout: str, names: Iterable[str]) -> dict[str, int]
     if layout == FUSED and (lora.ranks or lora.alphas):
         problem = "rank_pattern or alpha_pattern beside target_parameters; needed one rank and one alpha"
         raise refusal(Reason.UNSUPPORTED_CONFIG, problem)
-    return {module: lora.rank_of(module) for module in map(_module_of, names) if module}
+    modules = dict.fromkeys(map(_module_of, names))  # each has two tensors, or many
+    return {module: lora.rank_of(module) for module in modules if module}
 
 
 def _of_rank(spec: TensorSpec, rank: int, largest: int) -> TensorSpec:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mint_common.adapters_format.config import FREE_KEYS, is_neutral, read_config
-from mint_common.adapters_format.patterns import NamePatterns
+from mint_common.adapters_format.patterns import NamePatterns, ends_of
 from mint_common.adapters_format.refusal import Reason, refusal, shown
 
+_MAX_NUMBER = 1e300
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 """Leaf names of embeddings and of the head that is often tied to them."""
 
@@ -77,7 +78,7 @@ _PLAIN = frozenset(
 class PlainLora:
     """The rank and alpha of every module, by PEFT's patterns.
 
-    ``targets`` are the names of modules that must be there, () where the config says so in another way
+    ``targets`` are the names of modules that must be there, none where the config says so in another way
     (a regular expression, layers, exclusions): the tensors' names decide then.
     """
 
@@ -86,7 +87,7 @@ class PlainLora:
     is_rank_stabilized: bool
     ranks: NamePatterns
     alphas: NamePatterns
-    targets: tuple[str, ...]
+    targets: frozenset[str]
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module."""
@@ -94,17 +95,19 @@ class PlainLora:
 
     def scaling_of(self, module: str) -> float:
         """Return the factor of a module's B @ A."""
-        rank = self.rank_of(module)
-        return self.alphas.find(module, self.alpha) / (math.sqrt(rank) if self.is_rank_stabilized else rank)
+        return self._factor(self.alphas.find(module, self.alpha), self.rank_of(module))
 
     @property
     def scaling(self) -> float:
         """Return the factor of modules that no pattern names."""
-        return self.alpha / (math.sqrt(self.rank) if self.is_rank_stabilized else self.rank)
+        return self._factor(self.alpha, self.rank)
+
+    def _factor(self, alpha: float, rank: int) -> float:
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
 
     def requires(self, module: str) -> bool:
         """Return whether the config names a module, so that its weights must be there."""
-        return any(module == target or module.endswith(f".{target}") for target in self.targets)
+        return any(end in self.targets for end in ends_of(module))
 
 
 def read_peft_config(data: bytes) -> PlainLora:
@@ -127,7 +130,7 @@ def read_peft_config(data: bytes) -> PlainLora:
         is_rank_stabilized=bool(values.get("use_rslora")),
         ranks=_patterns(values, "rank_pattern", _is_rank, "a rank"),
         alphas=_patterns(values, "alpha_pattern", _is_number, "a number"),
-        targets=tuple(name for name in names if isinstance(name, str)),
+        targets=frozenset(name for name in names if isinstance(name, str)),
     )
 
 
@@ -176,4 +179,4 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # as type() says
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
