@@ -92,7 +92,7 @@ async def test_adapters_count_until_their_bytes_are_removed(bounded: Store, pool
     assert await bounded.integrity.release_bytes(policy, 1)
     assert tuple(await pool.fetchrow(USAGE, TENANT)) == (1, 0, 2, 1000)
     with pytest.raises(QuotaExceeded, match="bytes of stored adapters"):
-        await bounded.catalog.check_room(TENANT)
+        await bounded.catalog.check_room(TENANT, "adapters", "adapter_bytes")
     await bounded.catalog.set_state(policy, 3, "retired")
     assert await bounded.integrity.release_bytes(policy, 3)
     await bounded.catalog.settle_export(export_of(policy, 4), None, now=NOW, size_bytes=1)

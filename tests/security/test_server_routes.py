@@ -1,5 +1,6 @@
 """vLLM's routes about the server: health needs no key, and load counts the caller's own tenant."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from security.gateway_rig import TENANT, Rig, make_rig
 
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.http.edge.cors import allow_origins
+from services.gateway.http.mint.context import CatalogParts
 
 PAGE = "https://app.example"
 PREFLIGHT = [("origin", PAGE), ("access-control-request-method", "POST")]
@@ -14,8 +16,10 @@ PREFLIGHT = [("origin", PAGE), ("access-control-request-method", "POST")]
 
 def serving(*bases: str) -> Rig:
     rig = make_rig()
-    rig.http.state.gateway.engines = SimpleNamespace(contexts=lambda: dict.fromkeys(bases, 4096))
-    rig.http.state.gateway.open_prompts = TenantBudget()
+    gateway = rig.http.state.gateway
+    gateway.engines = SimpleNamespace(contexts=lambda: dict.fromkeys(bases, 4096), restarting=list)
+    gateway.only_base = partial(CatalogParts.only_base, gateway)
+    gateway.open_prompts = TenantBudget()
     return rig
 
 

@@ -14,6 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -82,6 +83,7 @@ class EngineDirectory:
     ) -> None:
         """Connect later; the times are those of `InternalHttp`."""
         self._check_served = check_served
+        self._served_at: dict[BaseName, float] = {}
         self._clients = {
             url: EngineClient(
                 InternalHttp(
@@ -278,9 +280,17 @@ class EngineDirectory:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
         if back_in:
             return EngineRestarting(retry_after_seconds=min(back_in))
-        if self._check_served is not None:
-            await self._check_served(base)
+        await self._ask_served(base)
         return Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
+
+    async def _ask_served(self, base: BaseName) -> None:
+        """Raise InvalidField for a base that is not served, as known by the registry, if that answers."""
+        now = time.monotonic()
+        if self._check_served is None or now - self._served_at.get(base, -_REASK_SECONDS) < _REASK_SECONDS:
+            return
+        with suppress(Unavailable):
+            await self._check_served(base)
+        self._served_at[base] = now  # while engines are away, not each of their requests asks
 
     def _option(self, url: str, digest: Digest | None) -> Option:
         engine_id = self._known[url].engine_id

@@ -62,8 +62,10 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        answer = _Answer(send, request=request_of(headers), closes=self._in_hand.is_draining)
-        if scope["path"] in _QUIET_PATHS:
+        is_quiet = scope["path"] in _QUIET_PATHS
+        closes = self._in_hand.is_draining and not is_quiet
+        answer = _Answer(send, request=request_of(headers), closes=closes)
+        if is_quiet:
             await self._app(scope, receive, answer.send)
             return
         started = time.perf_counter()
@@ -143,7 +145,8 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(raw=list(message.get("headers", ())))
             headers[REQUEST_HEADER] = self.request
-            headers[TRACE_HEADER] = trace_id()
+            if found := trace_id():
+                headers[TRACE_HEADER] = found
             if self._closes:
                 headers["connection"] = "close"
             message["headers"] = headers.raw

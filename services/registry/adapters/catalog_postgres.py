@@ -153,6 +153,10 @@ class PostgresCatalog:
         facts = await self._pool.fetchval("SELECT facts FROM bases WHERE name = $1", name)
         return msgspec.convert(found(facts, "base", name), BaseFacts)
 
+    async def base_names(self) -> Sequence[BaseName]:
+        """Return the names of all bases, sorted."""
+        return [row["name"] for row in await self._pool.fetch("SELECT name FROM bases ORDER BY name")]
+
     async def bases(self) -> Sequence[BaseFacts]:
         """Return all bases by name."""
         rows = await self._pool.fetch("SELECT facts FROM bases ORDER BY name")
@@ -276,10 +280,10 @@ class PostgresCatalog:
             await transaction.answer(revision)
         return revision
 
-    async def check_room(self, tenant_id: TenantId) -> None:
-        """Check that a tenant may store one more adapter. Raises QuotaExceeded."""
+    async def check_room(self, tenant_id: TenantId, *kinds: Kind) -> None:
+        """Check that a tenant may have one more of these. Raises QuotaExceeded."""
         async with acquired(self._pool) as connection, connection.transaction():
-            await check_room(connection, tenant_id, self._quotas, "adapters", "adapter_bytes")
+            await check_room(connection, tenant_id, self._quotas, *kinds)
 
     async def settle_export(
         self, export: RevisionExported, refusal: Refusal | None, *, now: float, size_bytes: int = 0

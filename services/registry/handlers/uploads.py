@@ -5,7 +5,7 @@ and half a projection of one layer; the scratch folder is deleted before the ans
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from mint_common.uploads import UploadReason
 from services.registry import metrics
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.exports import UNSTORED, check_export, export_of
-from services.registry.core.quotas import adapter_bytes
+from services.registry.core.quotas import Kind, adapter_bytes
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
     NewPolicy,
@@ -59,6 +59,9 @@ UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stal
 """Minimum rate of an upload. It is below the gateway's, so that clients get the gateway's error."""
 MAX_SECONDS = 3600.0
 """Longest time for a whole body."""
+
+
+_OF_A_REVISION: Sequence[Kind] = ("adapters", "adapter_bytes")
 
 
 class UploadHandler:
@@ -95,6 +98,8 @@ class UploadHandler:
         A new policy is made once the adapter is checked. Raises UploadRefused, whose ``reason`` is a stable
         word and whose ``fix`` says what to do; InvalidField, QuotaExceeded, Overloaded.
         """
+        if isinstance(policy, NewPolicy):  # storing it decides; this spares a client what would be refused
+            await self._catalog.check_room(policy.tenant_id, "policies", *_OF_A_REVISION)
         async with self._receiving.turn(policy.tenant_id):
             revision = await self._take(policy, unstalled(body), step=step, parent=parent)
         metrics.UPLOADS.labels("published").inc()
@@ -138,7 +143,7 @@ class UploadHandler:
 
     async def _convert(self, policy: PolicyRecord | NewPolicy, scratch: Path) -> "_Converted":
         facts = await self._catalog.base(policy.base)
-        bases = {base.name for base in await self._catalog.bases()}
+        bases = set(await self._catalog.base_names())
         lora = None if isinstance(policy, NewPolicy) else policy.lora
         return await asyncio.to_thread(_convert, facts, bases, scratch, lora, self._max_update_ratio)
 
@@ -146,7 +151,7 @@ class UploadHandler:
         """Return the policy of an upload, made if it is new."""
         if isinstance(policy, PolicyRecord):
             return policy
-        await self._catalog.check_room(policy.tenant_id)
+        await self._catalog.check_room(policy.tenant_id, *_OF_A_REVISION)
         made = PolicyRecord(
             policy_id=PolicyId(new_id("pol")),
             tenant_id=policy.tenant_id,
@@ -168,7 +173,7 @@ class UploadHandler:
         try:
             known = await self._catalog.revision(policy.policy_id, manifest.digest)
         except NotFound:
-            await self._catalog.check_room(policy.tenant_id)  # before anything is stored
+            await self._catalog.check_room(policy.tenant_id, *_OF_A_REVISION)  # before anything is stored
             export_id = _export_id(manifest)
         else:
             if known.fault is None:

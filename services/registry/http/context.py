@@ -58,7 +58,7 @@ async def find_base(registry: Registry, name: str) -> BaseFacts:
     try:
         return await registry.catalog.base(base_key(name))
     except NotFound as error:
-        known = [base.name for base in await registry.catalog.bases()]
+        known = await registry.catalog.base_names()
         raise NotFound(kind="base", name=name[:100], near=", ".join(known[:MAX_NAMED])) from error
 
 

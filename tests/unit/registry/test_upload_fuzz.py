@@ -21,9 +21,10 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.catalog import RevisionRecord
 from mint_common.errors import NotFound, UploadRefused
 from mint_common.events import RevisionExported
-from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.uploads import FIXES
+from services.registry.core.quotas import Kind
 from services.registry.handlers.uploads import UploadHandler
 from tests.testing.adapters import make_adapter, tar_of
 
@@ -114,8 +115,8 @@ class Revisions:
         assert name == BASE.name
         return BASE
 
-    async def bases(self) -> Sequence[BaseFacts]:
-        return [BASE]
+    async def base_names(self) -> Sequence[BaseName]:
+        return [BASE.name]
 
     async def revision(self, policy_id: PolicyId, key: Digest) -> RevisionRecord:
         for row in self._rows:
@@ -123,7 +124,7 @@ class Revisions:
                 return row
         raise NotFound(kind="revision", name=key)
 
-    async def check_room(self, tenant_id: TenantId) -> None:
+    async def check_room(self, tenant_id: TenantId, *kinds: Kind) -> None:
         """Take every adapter."""
 
     async def publish(self, export: RevisionExported, *, now: float, size_bytes: int = 0) -> None:

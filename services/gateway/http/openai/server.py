@@ -9,7 +9,6 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from mint_common.errors import InvalidField
 from mint_common.generation import CallFacts
 from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
@@ -58,11 +57,7 @@ async def describe_tokenizer(
     model: Annotated[str | None, Query(max_length=MAX_MODEL_CHARACTERS)] = None,
 ) -> Response:
     """Return the configuration of a model's tokenizer; `model` may be omitted while one base is served."""
-    if model is None:
-        bases = list(catalog.engines.contexts())
-        if len(bases) != 1:
-            raise InvalidField(field="model", problem=f"is needed: {len(bases)} bases are served")
-        model = bases[0]
+    model = model or await catalog.only_base()
     target = await catalog.resolver.resolve(caller.tenant_id, model)
     facts = CallFacts(model=model, request_id=new_id("gen"), tenant_id=caller.tenant_id, revision=None)
     body = msgspec.json.encode({"model": model})
