@@ -1,6 +1,7 @@
 """States that go on from an export's weights: its bits, and moments that begin as a new policy's do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
-from services.trainer.adapters.states.stored_states import graft_weights
+from services.trainer.adapters.states.stored_states import _read, _write, graft_weights
 from services.trainer.adapters.states.training_state import (
     TrainingState,
     new_state,
@@ -135,3 +136,35 @@ def test_ranks_that_an_upload_lacks_begin_as_in_a_new_policy(facts: BaseFacts, l
             assert began[..., 1:, :].any()
         else:
             torch.testing.assert_close(found, had)
+
+
+def test_a_mixture_of_a_lower_rank_and_a_whole_adapter_is_their_sum(facts: BaseFacts, lora: LoraSpec) -> None:
+    """The rank that one lacks is the other's alone; a rank that both lack begins as in a new policy."""
+    whole, lower = new_state(facts, replace(lora, seed=7)), new_state(facts, replace(lora, seed=8))
+    with torch.no_grad():
+        for state, used in ((whole, lora.rank - 1), (lower, lora.rank - 2)):
+            with_random_b(state.lora)
+            for part, view in zip(
+                state.lora.layout.parts, state.lora.layout.cut(state.lora.leaf), strict=True
+            ):
+                view.narrow(-2 if part.half == "A" else -1, used, lora.rank - used).zero_()
+    leaves = [
+        _read(facts, lora, "sampler", exported(facts, state).adapter.files[WEIGHTS_FILE])
+        for state in (whole, lower)
+    ]
+    assert all(
+        torch.allclose(leaf.float(), s.lora.leaf) for leaf, s in zip(leaves, (whole, lower), strict=True)
+    )
+    mixed = read_state(facts, lora, _write(facts, lora, 0.25 * leaves[0] + 0.75 * leaves[1])).lora
+    fresh = new_state(facts, lora).lora
+    summed = 0.25 * whole.lora.leaf + 0.75 * lower.lora.leaf
+    last = lora.rank - 1
+    for part, view, own, both in zip(
+        mixed.layout.parts,
+        *(mixed.layout.cut(leaf.detach()) for leaf in (mixed.leaf, fresh.leaf, summed)),
+        strict=True,
+    ):
+        axis = -2 if part.half == "A" else -1
+        assert torch.allclose(view.narrow(axis, 0, last), both.narrow(axis, 0, last))
+        rest = view.narrow(axis, last, 1)
+        assert torch.equal(rest, own.narrow(axis, last, 1)) if part.half == "A" else not rest.any()

@@ -83,7 +83,9 @@ def _read(facts: BaseFacts, lora: LoraSpec, kind: str, data: bytes) -> Tensor:
 
 def _write(facts: BaseFacts, lora: LoraSpec, total: Tensor) -> bytes:
     state = new_state(facts, lora)
+    own = state.lora.leaf.detach().clone()
     state.lora.leaf.detach().copy_(total)
+    _fill_unused(state, own)
     return write_state(state)
 
 
@@ -105,14 +107,23 @@ def graft_weights(
     state.step = max(1, state.step)
     if resets_moments:
         state.moments, state.moment_steps = {}, 0
+    own = state.lora.leaf.detach().clone()
     _put_weights(state, weights)
+    _fill_unused(state, own)
     return write_state(state)
 
 
-def _with_own_rows(a: torch.Tensor, b: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return A with a state's own rows where A and B are zeros: such a rank would never have a gradient."""
-    unused = ~a.any(dim=-1) & ~b.any(dim=-2)
-    return torch.where(unused[..., None], own, a.to(own.dtype))
+def _fill_unused(state: TrainingState, own: Tensor) -> None:
+    """Give ranks whose A and B are zeros their A of another leaf: they would never have a gradient."""
+    layout, leaf = state.lora.layout, state.lora.leaf.detach()
+    views = {
+        (part.site.name, part.half): view for part, view in zip(layout.parts, layout.cut(leaf), strict=True)
+    }
+    for part, rows in zip(layout.parts, layout.cut(own), strict=True):
+        if part.half == "A":
+            a, b = views[part.site.name, "A"], views[part.site.name, "B"]
+            unused = ~a.any(dim=-1) & ~b.any(dim=-2)
+            a.copy_(torch.where(unused[..., None], rows, a))
 
 
 def _put_weights(state: TrainingState, weights: bytes) -> None:
@@ -137,7 +148,5 @@ def _put_weights(state: TrainingState, weights: bytes) -> None:
             if source.shape != view.shape:
                 problem = f"{part.name} is {tuple(source.shape)}, the policy's {tuple(view.shape)}"
                 raise ValueError(problem)
-            if part.half == "A":
-                source = _with_own_rows(source, tensors[part.name.replace(".lora_A.", ".lora_B.")], view)
             # An export has the scale in B: see `folded_arrays`.
             view.copy_(source.float() / (state.lora.scale if part.half == "B" else 1.0))
