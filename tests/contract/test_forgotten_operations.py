@@ -103,3 +103,11 @@ async def test_more_sessions_than_go_at_once_are_forgotten(store: Store) -> None
     await store.operations.prune(before=NOW)
     assert await store.pool.fetchval("SELECT array_agg(DISTINCT seq) FROM operations") == [2]
     assert await seqs(store, B) == []
+
+
+async def test_a_trainer_deletes_rows_of_its_own_base_only(store: Store) -> None:
+    await trained(store, 4, covered=4)
+    await forget_results(store)
+    await store.pool.execute("UPDATE training SET base = 'other'")
+    await store.operations.prune(before=NOW + 99)
+    assert await seqs(store) == [0, 1, 2, 3]

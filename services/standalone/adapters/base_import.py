@@ -27,7 +27,7 @@ from mint_common.adapters_format.base_files import (
 )
 from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
-from mint_common.new_folder import new_folder
+from mint_common.new_folder import new_folder, replace_file
 from services.standalone.adapters.base_description import describe_base
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 
@@ -127,9 +127,7 @@ def find_same(wish: Wish, digest: Digest) -> BaseFacts | None:
     if present.max_rank != wish.max_rank:
         raise AlreadyExists(kind=f"base with --max-rank {present.max_rank}", name=wish.name)
     if wish.chooses and (chosen := choose(present, wish)) != present:
-        written = wish.target / f".{BASE_FILE}"
-        write_base_facts(written, chosen)
-        written.replace(wish.target / BASE_FILE)
+        replace_file(wish.target / BASE_FILE, _written(chosen))
         wish.report(f"{wish.name} has other targets or uses now: restart the parts of the stack that run it")
         return chosen
     return present
@@ -164,7 +162,11 @@ def choose(facts: BaseFacts, wish: Wish) -> BaseFacts:
 
 def write_base_facts(file: Path, facts: BaseFacts) -> None:
     """Write facts as people read them."""
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1))
+    file.write_bytes(_written(facts))
+
+
+def _written(facts: BaseFacts) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(facts), indent=1)
 
 
 def restricted(facts: BaseFacts, targets: Collection[str]) -> BaseFacts:

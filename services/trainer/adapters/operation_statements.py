@@ -104,18 +104,25 @@ _OLD_OPERATION = """
     operations.policy_id = open.policy_id AND seq < newest AND finished_at < $1
     AND payload IS NULL AND result IS NULL
 """
-# The newest operation says which number comes next. Nothing here waits for a lock, so no commit of results,
-# which locks several sessions too, can be its deadlock's victim.
+# The newest operation says which number comes next. The lowest one is looked at for each session: while it is
+# needed, later ones stay too. Locked sessions are skipped instead of waited for, so this cannot deadlock with
+# a commit of results, which locks several sessions too.
 FORGET_OPERATIONS = f"""
     WITH policies AS (
         SELECT policy_id, newest FROM training AS open, LATERAL (
             SELECT max(seq) AS newest FROM operations
             WHERE operations.policy_id = open.policy_id AND seq < {UNNUMBERED} AND finished_at IS NOT NULL
         ) AS last
-        WHERE closed_at IS NULL AND EXISTS (SELECT FROM operations WHERE {_OLD_OPERATION})
-        LIMIT 100 FOR NO KEY UPDATE OF open SKIP LOCKED
+        WHERE base = $3 AND closed_at IS NULL AND EXISTS (
+            SELECT FROM (
+                SELECT * FROM operations WHERE operations.policy_id = open.policy_id ORDER BY seq LIMIT 1
+            ) AS operations
+            WHERE {_OLD_OPERATION}
+        )
+        LIMIT 10 FOR NO KEY UPDATE OF open SKIP LOCKED
     ), old AS (
-        SELECT operations.policy_id, seq FROM operations, policies AS open WHERE {_OLD_OPERATION} LIMIT $2
+        SELECT operations.policy_id, seq FROM operations, policies AS open WHERE {_OLD_OPERATION}
+        ORDER BY operations.policy_id, seq LIMIT $2
     ), marked AS (
         UPDATE training SET forgotten_seq = greatest(forgotten_seq, last + 1)
         FROM (SELECT policy_id, max(seq) AS last FROM old GROUP BY policy_id) AS gone

@@ -358,14 +358,17 @@ class PostgresOperations:
     async def prune(self, *, before: float) -> None:
         """Delete operations of sessions closed before a time, and what is older than it and needed no more.
 
-        That is operations of open sessions that a snapshot covers and whose results are deleted, waves and
-        reads. Each session's newest operation and each job's newest wave stay.
+        That is waves, reads, and numbered operations of this base's open sessions that a snapshot covers and
+        whose results are deleted. Each session's newest operation and each job's newest wave stay, and
+        operations without a client's number stay until their session is closed.
         """
         await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
         deleted = ""
         while deleted != "DELETE 0":
             async with acquired(self._pool) as connection:
-                deleted = await connection.execute(statements.FORGET_OPERATIONS, before, PRUNED_AT_ONCE)
+                deleted = await connection.execute(
+                    statements.FORGET_OPERATIONS, before, PRUNED_AT_ONCE, self._base
+                )
         await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
         await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)
 

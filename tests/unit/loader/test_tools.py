@@ -60,3 +60,8 @@ def test_a_schema_that_is_not_compiled_may_say_anything() -> None:
     check_compiled_tools(request())
     check_compiled_tools(request(structural_tag=json.dumps({"format": {"json_schema": True}})))
     check_compiled_tools(SimpleNamespace(tools=[chat_tool(parameters=HUGE)], structured_outputs=None))
+
+
+def test_a_structure_that_is_no_json_is_a_refusal_that_names_the_field() -> None:
+    with pytest.raises(InvalidField, match="Field 'tools': is not JSON"):
+        check_compiled_tools(request(json="foo"))

@@ -173,6 +173,8 @@ class _Fair(Scheduler):  # type: ignore[misc]
     def _preempt_background(self) -> None:
         """Make room for interactive sequences: seats for those that wait, memory for those that run."""
         queue = self.waiting
+        if not queue.background.seated:
+            return
         count = background_to_preempt(
             waiting=len(queue.interactive),
             free=queue.interactive.seats - queue.interactive.seated,

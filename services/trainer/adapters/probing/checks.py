@@ -177,14 +177,15 @@ def _difference(
     wanted = reference.logprobs(answer.tokens, lora)
     bare = wanted if lora is None else reference.logprobs(answer.tokens)
     apart, trained, routed = _apart(served, wanted), None, None
-    if base is not None and narrow is not None and answer.routes:
+    replays = bool(answer.routes) and base is not None and not base.route_problem
+    if base is not None and narrow is not None and replays:
         # Roundings choose other experts, which is no fault: the trainer replays the engine's choice.
         trained = _apart(served, _scored(base, answer, lora, replays=True))
         apart = torch.tensor([apart, trained]).min().item()  # NaN if one of them is
     elif base is not None and answer.adapter in (*BOTH, BARE):
         scored = _scored(base, answer, lora, replays=False)
         trained = _apart(served, scored)
-        if answer.routes:
+        if replays:
             routed = _apart(scored, _scored(base, answer, lora, replays=True))
     return Difference(
         reference=apart,

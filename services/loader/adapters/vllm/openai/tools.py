@@ -7,8 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from mint_common.inference.body import read_text
 from services.loader.core.inference.structures import check_structure
 from services.loader.core.parsing import FORCED
 
@@ -56,5 +55,5 @@ def check_compiled_tools(request: Any) -> None:
         return
     structure, text = request.structured_outputs, getattr(request, "text", None)
     made = [] if structure is None else [structure.structural_tag, structure.json]
-    read = [msgspec.json.decode(each) if isinstance(each, str) else each for each in made]
+    read = [read_text(each, field="tools") if isinstance(each, str) else each for each in made]
     check_structure("tools", [*read, text and text.model_dump(mode="json", by_alias=True)])
