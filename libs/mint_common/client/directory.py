@@ -18,10 +18,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
+from mint_common.client.engine_errors import is_away, is_for_next, lost_engine
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
@@ -32,8 +32,6 @@ from mint_common.errors import (
     EngineRestarting,
     EventInvalid,
     MintError,
-    Overloaded,
-    PeerFailed,
     Stopping,
     Unavailable,
 )
@@ -90,7 +88,7 @@ class EngineDirectory:
                     url,
                     token=token,
                     peer="an engine",
-                    lost=_lost_engine,
+                    lost=lost_engine,
                     timeout_seconds=timeout_seconds,
                     ask_seconds=ask_seconds,
                 )
@@ -201,7 +199,7 @@ class EngineDirectory:
             try:
                 return url, await self._opened(url, call)
             except MintError as error:
-                if url == urls[-1] or not _is_for_next(error):
+                if url == urls[-1] or not is_for_next(error):
                     raise
         raise await self._no_engine(base)
 
@@ -326,14 +324,14 @@ class EngineDirectory:
         """Leave out an engine that says itself that it ends; after another failure, ask it."""
         if isinstance(error, EngineRestarting | Stopping):
             self._forget(url)
-        elif (isinstance(error, EngineDied) or _is_away(error)) and url in self._known.keys() - self._doubted:
+        elif (isinstance(error, EngineDied) or is_away(error)) and url in self._known.keys() - self._doubted:
             self._doubted[url] = asyncio.create_task(self._check(url))
 
     async def _check(self, url: str) -> None:
         try:
             await self._clients[url].describe()
         except MintError as error:
-            if _is_away(error):
+            if is_away(error):
                 self._forget(url)
         finally:
             del self._doubted[url]
@@ -382,7 +380,7 @@ class EngineDirectory:
             places = await client.places(limit=_MAX_ADAPTERS)
             load = await client.load()
         except MintError as error:
-            if _is_away(error):
+            if is_away(error):
                 self._forget(url)
             return  # else of a version that does not say: it is routed to without
         self._known[url] = info
@@ -390,19 +388,3 @@ class EngineDirectory:
         self._reported[url] = load.requests
         # The map drops its oldest entries, so the closest must be added last.
         self._residency.correct(info.engine_id, info.epoch, reversed(places.items()))
-
-
-def _lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
-    if may_have_begun:
-        return EngineDied(retry_after_seconds=RESTART_SECONDS)
-    return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
-
-
-def _is_away(error: BaseException | None) -> bool:
-    """Return whether an engine does not answer, rather than answers with an error of its own."""
-    return isinstance(error, Unavailable) and not isinstance(error, PeerFailed)
-
-
-def _is_for_next(error: BaseException) -> bool:
-    """Return whether another engine may answer a request."""
-    return _is_away(error) or isinstance(error, Overloaded | AdapterUnreadable)

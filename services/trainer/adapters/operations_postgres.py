@@ -363,12 +363,11 @@ class PostgresOperations:
         operations without a client's number stay until their session is closed.
         """
         await prune_rows(self._pool, "operations", statements.ENDED_OPERATION, before)
+        forget = statements.FORGET_OPERATIONS, before, PRUNED_AT_ONCE, self._base
         deleted = ""
         while deleted != "DELETE 0":
             async with acquired(self._pool) as connection:
-                deleted = await connection.execute(
-                    statements.FORGET_OPERATIONS, before, PRUNED_AT_ONCE, self._base
-                )
+                deleted = await connection.execute(*forget)
         await prune_rows(self._pool, "waves", statements.OLD_WAVE, before)
         await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)
 

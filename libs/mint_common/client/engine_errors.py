@@ -1,0 +1,29 @@
+"""What an engine's error means for its requests, and for other engines."""
+
+from mint_common.adapters_format.refusal import AdapterUnreadable
+from mint_common.errors import (
+    EngineDied,
+    EngineRestarting,
+    MintError,
+    Overloaded,
+    PeerFailed,
+    Unavailable,
+)
+from mint_common.generation import RESTART_SECONDS
+
+
+def lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
+    """Return the error of a request that an engine lost as it died: once begun, it is never retried."""
+    if may_have_begun:
+        return EngineDied(retry_after_seconds=RESTART_SECONDS)
+    return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Return whether an engine does not answer, rather than answers with an error of its own."""
+    return isinstance(error, Unavailable) and not isinstance(error, PeerFailed)
+
+
+def is_for_next(error: BaseException) -> bool:
+    """Return whether another engine may answer a request."""
+    return is_away(error) or isinstance(error, Overloaded | AdapterUnreadable)
