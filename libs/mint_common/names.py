@@ -8,8 +8,10 @@ import re
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, Digest, is_digest
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+MAX_NAME = 63
+"""Maximum characters of a name."""
+NAME_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}$"
+BASE_NAME_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,{MAX_NAME - 1}}}$"
 """A base's name is a token of a bus subject, so it has no dots."""
 SEGMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 

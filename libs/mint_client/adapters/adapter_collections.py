@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from mint_client.adapters.adapter_sources import adapter_folder, unpack_tar
+from mint_client.adapters.adapter_sources import ADAPTER_FILES, adapter_folder
 from mint_client.core.importing import Listed
 from mint_client.core.refusals import ExtraMissingError, LocalFailureError
 from mint_common.model_files import CONFIG_FILE, WEIGHTS_FILE
@@ -62,6 +62,7 @@ class _Bucket:
     def __init__(self, place: str) -> None:
         try:
             import boto3
+            from boto3.exceptions import Boto3Error
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise ExtraMissingError(option=S3, package="boto3") from error
@@ -69,7 +70,8 @@ class _Bucket:
         self._bucket, _, prefix = place.removeprefix(S3).partition("/")
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         self._client: Any = boto3.client("s3")  # which has no types
-        self._errors = (BotoCoreError, ClientError)
+        self._errors = (Boto3Error, BotoCoreError, ClientError)
+        self._keys = frozenset[str]()
 
     def adapters(self) -> Iterator[Listed]:
         versions: dict[str, str] = {}
@@ -78,6 +80,7 @@ class _Bucket:
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in page.get("Contents", ()):
                     versions[item["Key"].removeprefix(self._prefix)] = item["ETag"].strip('"')
+        self._keys = frozenset(versions)
         for key in sorted(versions):
             folder, _, name = key.rpartition("/")
             if folder and name == CONFIG_FILE:
@@ -91,16 +94,19 @@ class _Bucket:
         with TemporaryDirectory(prefix="mint-adapter-") as place:
             target = Path(place)
             if adapter.path.endswith(_TAR):
-                self._fetch(adapter.path, target / "tar")
-                unpack_tar(target / "tar", target)
-            else:
-                for name in (CONFIG_FILE, WEIGHTS_FILE):
-                    self._fetch(f"{adapter.path}/{name}", target / name)
-            with adapter_folder(place) as folder:
+                target = target / f"adapter{_TAR}"
+                self._fetch(adapter.path, target)
+            for name in ADAPTER_FILES:
+                if (key := f"{adapter.path}/{name}") in self._keys:
+                    self._fetch(key, target / name)
+            with adapter_folder(str(target), shown=self._named(adapter.path)) as folder:
                 yield folder
 
+    def _named(self, key: str) -> str:
+        return f"{self._place.rstrip('/')}/{key}"
+
     def _fetch(self, key: str, path: Path) -> None:
-        with self._told(f"{self._place.rstrip('/')}/{key}"):
+        with self._told(self._named(key)):
             self._client.download_file(self._bucket, self._prefix + key, str(path))
 
     @contextmanager

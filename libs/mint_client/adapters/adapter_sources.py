@@ -1,8 +1,11 @@
 """Adapters where users have them: a folder, a tar, a repository of a model hub."""
 
+import gzip
 import json
+import lzma
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,25 +13,28 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mint_client.core.refusals import ExtraMissingError, LocalFailureError
+from mint_client.core.source_names import HUB
 from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
-HUB = "hf:"
-_FILES = (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE)
+ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE)
 _PICKLE = "adapter_model.bin"
 
 
 @contextmanager
-def adapter_folder(source: str) -> Iterator[Path]:
-    """Yield a folder with an adapter's files. Raises LocalFailureError, ExtraMissingError, OSError."""
-    path = Path(source).expanduser()
+def adapter_folder(source: str, *, shown: str = "") -> Iterator[Path]:
+    """Yield a folder with an adapter's files. Errors name the source, or what is ``shown`` for it.
+
+    Raises LocalFailureError, ExtraMissingError, OSError.
+    """
+    path, shown = Path(source).expanduser(), shown or source
     if source.startswith(HUB):
         yield _complete(_fetched(source), source)
     elif path.is_dir():
-        yield _complete(path, source)
+        yield _complete(path, shown)
     elif path.is_file():
         with TemporaryDirectory(prefix="mint-adapter-") as folder:
-            unpack_tar(path, Path(folder))
-            yield _complete(Path(folder), source)
+            _unpack(path, Path(folder), shown)
+            yield _complete(Path(folder), shown)
     else:
         raise LocalFailureError(what=source, problem="there is no such folder or tar")
 
@@ -44,23 +50,22 @@ def named_base(folder: Path) -> str:
     return str(config.get("base_model_name_or_path") or "")
 
 
-def unpack_tar(path: Path, folder: Path) -> None:
-    """Write an adapter's files, wherever they are in a tar, to a folder. Raises LocalFailureError."""
+def _unpack(path: Path, folder: Path, shown: str) -> None:
+    """Write an adapter's files, wherever in a tar, to a folder. Raises LocalFailureError, OSError."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                content = archive.extractfile(member) if member.isreg() and name in _FILES else None
+                is_wanted = member.isreg() and name in ADAPTER_FILES
+                content = archive.extractfile(member) if is_wanted else None
                 if content is None:
                     continue
                 if (folder / name).exists():
-                    raise LocalFailureError(
-                        what=str(path), problem=f"has two files {name}: one adapter a tar"
-                    )
+                    raise LocalFailureError(what=shown, problem=f"has two files {name}: one adapter a tar")
                 with (folder / name).open("wb") as file:
                     shutil.copyfileobj(content, file)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise LocalFailureError(what=str(path), problem=f"is no tar, or is cut off: {error}") from error
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise LocalFailureError(what=shown, problem=f"is no tar, or is cut off: {error}") from error
 
 
 def _complete(folder: Path, source: str) -> Path:
@@ -80,7 +85,9 @@ def _fetched(source: str) -> Path:
     name, _, revision = source.removeprefix(HUB).partition("@")
     hub = hub_of(f"{HUB}ORG/NAME")
     with hub_errors(name):
-        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=[*_FILES, _PICKLE]))
+        return Path(
+            hub.snapshot_download(name, revision=revision or None, allow_patterns=[*ADAPTER_FILES, _PICKLE])
+        )
 
 
 def hub_of(what: str) -> Any:  # a module
@@ -95,7 +102,6 @@ def hub_of(what: str) -> Any:  # a module
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what a hub answers about a repository into a sentence. Raises LocalFailureError."""
-    import httpx
     from huggingface_hub import errors
 
     token = "set HF_TOKEN to a token that may"  # noqa: S105  # a sentence
@@ -116,5 +122,5 @@ def hub_errors(name: str) -> Iterator[None]:
         else:
             problem = f"the hub answers {status}" + (f": {token} do it" if status == 403 else "")
         raise LocalFailureError(what=name, problem=problem) from error
-    except (errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
+    except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined]  # of its client
         raise LocalFailureError(what=name, problem=f"the hub cannot be reached: {error}") from error

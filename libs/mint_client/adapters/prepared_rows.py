@@ -96,15 +96,16 @@ def prepare_rows(
                 file.write(b"\n" * (number - written - 1) + line + b"\n")
                 written = number
             progress(number)
+    report = check.finish()
     return PreparedRows(
         name=name,
         kind=source.kind,
         layout=conversion.layout.name if conversion.layout else "",
         left_out=tuple(conversion.left_out),
         path=path,
-        report=check.finish(),
+        report=report,
         digests=check.digests,
-        is_part=written == reading.limit,
+        is_part=report.rows == reading.limit,
     )
 
 

@@ -16,7 +16,6 @@ class OpenedRows:
     ``path`` is that of a file which may be sent as it is, if its rows need no conversion.
     """
 
-    name: str
     kind: str
     stem: str
     rows: NumberedRows
@@ -27,13 +26,13 @@ def open_source(name: str) -> OpenedRows:
     """Open a source. Raises OSError, InvalidField, ExtraMissingError, LocalFailureError."""
     hub = hub_rows(name)
     if hub is not None:
-        return OpenedRows(name=name, kind="hub", stem=hub.stem, rows=hub_rows_of(hub))
+        return OpenedRows(kind="hub", stem=hub.stem, rows=hub_rows_of(hub))
     path = Path(name)
     if path.is_dir():
-        return OpenedRows(name=name, kind="Arrow folder", stem=path.absolute().name, rows=folder_rows(path))
+        return OpenedRows(kind="Arrow folder", stem=path.absolute().name, rows=folder_rows(path))
     path.stat()
     found = file_kind(path.name)
     shown = f"{found.kind}, {found.compression}" if found.compression else found.kind
     is_plain = shown == "JSONL"
     rows = parquet_rows(path) if found.kind == "Parquet" else text_rows(path, found)
-    return OpenedRows(name=name, kind=shown, stem=found.stem, rows=rows, path=path if is_plain else None)
+    return OpenedRows(kind=shown, stem=found.stem, rows=rows, path=path if is_plain else None)

@@ -17,7 +17,7 @@ from mint_client.core.refusals import ExtraMissingError, LocalFailureError
 from mint_client.core.row_columns import Found, NumberedRows
 from mint_client.core.source_names import FileKind
 from mint_common.datasets import RowProblem, decode_line
-from mint_common.datasets.lines import MAX_LINE_BYTES, FileLine, LineReader
+from mint_common.datasets.lines import BOM, MAX_LINE_BYTES, lines_of
 from mint_common.datasets.reading import too_long
 
 _CHUNK_BYTES = 1 << 16
@@ -33,7 +33,7 @@ def text_rows(path: Path, kind: FileKind) -> NumberedRows:
         return _table(chunks, is_tsv=kind.kind == "TSV")
     if kind.kind == "text":
         return _texts(chunks)
-    return _array(path, chunks) if first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else _objects(chunks)
+    return _array(path, chunks) if first.removeprefix(BOM).lstrip().startswith(b"[") else _objects(chunks)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -88,15 +88,8 @@ def _unpacking(path: Path, compression: str) -> tuple[Callable[[], _Unpacking], 
     return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[FileLine]:
-    reader = LineReader()
-    for chunk in chunks:
-        yield from reader.feed(chunk)
-    yield from reader.finish()
-
-
 def _objects(chunks: Iterator[bytes]) -> NumberedRows:
-    for number, line in _lines(chunks):
+    for number, line in lines_of(chunks):
         if line is None:
             yield number, too_long()
         elif line.strip():
@@ -111,7 +104,7 @@ def _object(data: bytes) -> Found:
 
 
 def _array(path: Path, chunks: Iterator[bytes]) -> NumberedRows:
-    data = b"".join(chunks).removeprefix(b"\xef\xbb\xbf")
+    data = b"".join(chunks).removeprefix(BOM)
     try:
         rows = msgspec.json.decode(data, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -122,7 +115,7 @@ def _array(path: Path, chunks: Iterator[bytes]) -> NumberedRows:
 
 
 def _texts(chunks: Iterator[bytes]) -> NumberedRows:
-    for number, line in _lines(chunks):
+    for number, line in lines_of(chunks):
         if line is None:
             yield number, too_long()
         elif line.strip():
@@ -136,20 +129,30 @@ def _table(chunks: Iterator[bytes], *, is_tsv: bool) -> NumberedRows:
     """Yield the rows below a header, which are counted without it."""
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _text_lines(chunks)
-    header = next(lines, "")
-    separator = "\t" if is_tsv else ";" if ";" in header and "," not in header else ","
-    reader = csv.reader(chain([header], lines), delimiter=separator, strict=True)
     names: list[str] = []
     number = 0
     try:
+        header = next(lines, "")
+        separator = "\t" if is_tsv else ";" if ";" in header and "," not in header else ","
+        reader = csv.reader(chain([header], lines), delimiter=separator, strict=True)
         for fields in filter(None, reader):
             if names:
                 number += 1
                 yield number, _fields(names, fields)
-            names = names or [name or f"column {place}" for place, name in enumerate(fields, 1)]
+            names = names or _column_names(fields)
     except csv.Error as error:
         problem = f"{error}, at line {reader.line_num}: a quote is not closed, or not doubled"
         yield number + 1, RowProblem("invalid_value", problem)
+    except RowProblem as problem:
+        yield number + 1, problem
+
+
+def _column_names(fields: list[str]) -> list[str]:
+    names = [name or f"column {place}" for place, name in enumerate(fields, 1)]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise RowProblem("invalid_value", f"the header names column '{twice[:40]}' twice")
+    return names
 
 
 def _fields(names: list[str], fields: list[str]) -> Found:
@@ -169,5 +172,8 @@ def _text_lines(chunks: Iterator[bytes]) -> Iterator[str]:
         *lines, rest = (rest + text).split("\n")
         for line in lines:
             yield f"{line}\n"
+        if len(rest) > MAX_LINE_BYTES:
+            problem = f"a line has more than {MAX_LINE_BYTES} characters: save the file with LF line ends"
+            raise RowProblem("line_too_long", problem)
     if rest:
         yield rest

@@ -1,5 +1,6 @@
 """`mint policy import`: adapters that people have become policies, one or thousands."""
 
+import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -110,7 +111,10 @@ def _import_all(api: PublicApi, place: str, *, base: str | None, report: Path) -
     importer = _Importer(api=api, collection=collection, bases=_bases(api), base=base)
     counts = {"adapters": len(chosen) + len(unnamed), "imported before": len(chosen) - len(waiting)}
     results: list[ImportOutcome] = []
+    is_cut = report.exists() and not report.read_bytes().endswith(b"\n")
     with report.open("a", encoding="utf-8") as file:
+        if is_cut:  # the command was killed in a line
+            file.write("\n")
         for outcome in chain(unnamed, importer.outcomes(waiting)):
             file.write(report_line(outcome, stack=api.url) + "\n")
             file.flush()
@@ -165,6 +169,8 @@ class _Importer:
                 chosen = self.base or base_for(named_base(folder), self.bases)
                 found = self._sent(name, folder, chosen)
         except (MintError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             outcome = outcome_of(adapter, name, error)
             if outcome.error in _OF_ALL or getattr(error, "retryable", False):
                 raise
@@ -181,14 +187,15 @@ class _Importer:
     def _sent(self, name: str, folder: Path, base: str) -> Json:
         """Upload an adapter; what can be retried is, for a minute."""
         path = path_of("policies", name, "revisions")
-        for attempt in range(1, ATTEMPTS):
+        attempt = 1
+        while True:
             try:
                 return self.api.upload(path, folder, {"base": base}, lambda *_: None)
             except MintError as error:
-                if not error.retryable:
+                if not error.retryable or attempt == ATTEMPTS:
                     raise
-                time.sleep(float(error.fields.get("retry_after_seconds") or 2**attempt))
-        return self.api.upload(path, folder, {"base": base}, lambda *_: None)
+                time.sleep(max(2.0**attempt, float(error.fields.get("retry_after_seconds", 0))))
+                attempt += 1
 
 
 def _show(refused: Sequence[ImportOutcome]) -> None:

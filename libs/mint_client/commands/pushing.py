@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mint_client.adapters.adapter_sources import HUB, hub_errors, hub_of
+from mint_client.adapters.adapter_sources import hub_errors, hub_of
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing
 from mint_client.commands.names import resolve_revision
@@ -16,6 +16,7 @@ from mint_client.commands.options import PolicyArgument, RevisionArgument
 from mint_client.core.columns import FIELD
 from mint_client.core.model_card import model_card
 from mint_client.core.refusals import LocalFailureError
+from mint_client.core.source_names import HUB
 from mint_client.core.tables import field_rows
 from mint_client.views.terminal import receiving
 from mint_common.errors import NotFound
@@ -80,10 +81,11 @@ def _write(api: PublicApi, policy: str, revision: str, folder: Path, *, hub_base
         digest = api.download(f"{path}/adapter.tar", folder, report)
     if _is_packed(folder / WEIGHTS_FILE):
         problem = (
-            "its experts are packed, and PEFT cannot read them: run `mint adapter unpack` on it where a"
-            " whole installation is, and upload the result"
+            "its experts are packed, and PEFT cannot read them: run"
+            f" `mint revision download {policy} {revision}`, then `mint adapter unpack` where a whole"
+            " installation is, and upload the result"
         )
-        raise LocalFailureError(what=str(folder), problem=problem)
+        raise LocalFailureError(what=f"{policy}@{revision}", problem=problem)
     if hub_base:
         config = json.loads((folder / CONFIG_FILE).read_bytes())
         config["base_model_name_or_path"] = hub_base

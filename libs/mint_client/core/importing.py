@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mint_common.errors import InvalidField, MintError
+from mint_common.names import MAX_NAME
 
-MAX_NAME = 63
-"""Longest name of a policy."""
 _OTHER = re.compile(r"[^a-z0-9._-]+")
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mint_common.errors import InvalidField
 
+HUB = "hf:"
+"""Begins the name of a repository of a model hub."""
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys((".jsonl", ".ndjson"), "JSONL"),
@@ -15,7 +17,9 @@ _KINDS: Mapping[str, str] = {
     **dict.fromkeys((".txt", ".text", ".md"), "text"),
     ".parquet": "Parquet",
 }
-_HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:\[\]]+))??(?::(?P<split>[^:\[\]]+))?")
+_HUB = re.compile(
+    rf"{HUB}(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:\[\]]+))??(?::(?P<split>[^:\[\]]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ def file_kind(name: str) -> FileKind:
 
 def hub_rows(text: str) -> HubRows | None:
     """Return the split that ``hf:ORG/NAME[:CONFIG]:SPLIT`` names; None for a path. Raises InvalidField."""
-    if not text.startswith("hf:"):
+    if not text.startswith(HUB):
         return None
     found = _HUB.fullmatch(text)
     if found is None or not found["split"]:

@@ -1,6 +1,6 @@
 """Lines of a stream of bytes, numbered from 1, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -8,6 +8,14 @@ BOM = b"\xef\xbb\xbf"
 
 FileLine = tuple[int, bytes | None]
 """A line's number and bytes: None, of which nothing is kept, for more than `MAX_LINE_BYTES`."""
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[FileLine]:
+    """Yield the lines of a whole stream."""
+    reader = LineReader()
+    for chunk in chunks:
+        yield from reader.feed(chunk)
+    yield from reader.finish()
 
 
 class LineReader:

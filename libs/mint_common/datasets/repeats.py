@@ -4,7 +4,7 @@ Rows are compared by the first 16 bytes of the sha256 of their canonical JSON: k
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from heapq import nsmallest
 from itertools import chain
 from struct import Struct
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.datasets.lines import FileLine, LineReader
+from mint_common.datasets.lines import lines_of
 from mint_common.datasets.reading import decode_line
 from mint_common.datasets.report import MAX_PAIRS, Repeats
 
@@ -51,17 +51,10 @@ class RowDigests:
 def digests_of(chunks: Iterable[bytes]) -> RowDigests:
     """Return the digests of a file that comes in chunks and was checked before. Raises RowProblem."""
     found = RowDigests()
-    for number, line in _lines(chunks):
+    for number, line in lines_of(chunks):
         if line and line.strip():
             found.add(number, decode_line(line))
     return found
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[FileLine]:
-    reader = LineReader()
-    for chunk in chunks:
-        yield from reader.feed(chunk)
-    yield from reader.finish()
 
 
 def shared_rows(training: RowDigests, validation: RowDigests) -> Repeats:

@@ -240,3 +240,24 @@ def test_a_folder_with_splits_is_refused_with_their_names(tmp_path: Path) -> Non
     with pytest.raises(LocalFailureError, match=r"it has splits: name one of .*data/train, .*data/test"):
         prepare(tmp_path / "data", tmp_path)
     assert trained(prepare(tmp_path / "data/test", tmp_path)) == CHATS[:1]
+
+
+def test_a_part_is_told_by_the_number_of_rows_and_not_of_lines(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"\n{json.dumps(row)}\n" for row in QUESTIONS))
+    assert len(QUESTIONS) == 3
+    assert [prepare(file, tmp_path, limit=limit).is_part for limit in (2, 3, 6)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("question,answer,question\na,b,c\n", "the header names column 'question' twice"),
+        ("question,answer\r" + "a,b\r" * 300_000, "save the file with LF line ends"),
+    ],
+)
+def test_a_table_that_cannot_be_read_whole_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(text.encode())
+    (found,) = prepare(file, tmp_path).report.problems
+    assert problem in found.message

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from mint_common.errors import NotFound
 from mint_common.ids import BaseName, JobId
+from mint_common.names import MAX_NAME
 
 JOB_PREFIX = "ftjob-"
 RESULTS_PREFIX = "file-results-"
@@ -13,7 +14,6 @@ RESULTS_PREFIX = "file-results-"
 
 _JOB = re.compile(r"(?:ftjob-|job_)([a-z2-7]{26})", re.ASCII)
 _RESULTS = re.compile(r"file-results-([a-z2-7]{26})", re.ASCII)
-_MAX_NAME = 63
 
 
 def shown_id(job_id: JobId) -> str:
@@ -57,8 +57,8 @@ def policy_names(
     own = job_id.removeprefix("job_")
     kept = re.sub(r"[^a-z0-9._-]+", "-", (suffix or "").lower()).strip("-")
     plain = f"{base}-{kept}" if kept else base
-    marked = [f"{plain[: _MAX_NAME - 1 - len(part)]}-{part}" for part in (own[:12], own)]
-    return tuple(name for name in (plain[:_MAX_NAME], *marked) if name not in bases and name != base)
+    marked = [f"{plain[: MAX_NAME - 1 - len(part)]}-{part}" for part in (own[:12], own)]
+    return tuple(name for name in (plain[:MAX_NAME], *marked) if name not in bases and name != base)
 
 
 def seed_of(job_id: JobId) -> int:
