@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
-CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py
+CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/test_openapi.py
 
 # Measures memory, which other tests beside it would take part in.
 ALONE := tests/integration/standalone/test_plan_memory.py
