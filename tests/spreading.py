@@ -17,6 +17,7 @@ _TOGETHER = {
 """Tests that share what takes long to start and stay on one worker, which starts it once; the first fits."""
 _ALONE = (
     "tests/e2e/test_demo.py",
+    "tests/e2e/test_families_stack.py",
     "tests/e2e/test_openapi.py",
     "tests/e2e/test_upgrade.py",
     "tests/e2e/test_wheel.py",

@@ -143,13 +143,15 @@ def start_stack(
     env: Mapping[str, str] | None = None,
     *,
     base: str = "tiny",
+    bases: Sequence[str] = (),
     file: Path | None = None,
     port: int = 0,
     command: Sequence[str] = (MINT,),
 ) -> RunningStack:
     """Start `mint up --base tiny`, or `mint up -f FILE`, and wait until it is ready."""
     port = port or free_port()
-    what = ("--base", base) if file is None else ("-f", str(file))
+    named = [part for each in bases or [base] for part in ("--base", each)]
+    what = named if file is None else ("-f", str(file))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.out").open("ab") as out:
         process = subprocess.Popen(

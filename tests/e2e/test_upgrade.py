@@ -1,12 +1,10 @@
 """A stack of the version before: upgraded with its work in flight, rolled back, and upgraded again."""
 
-import gc
 import json
 import os
 import subprocess
 import sys
 import tarfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,15 +100,6 @@ def receiver() -> Iterator[Receiver]:
     made = Receiver(status=503)
     yield made
     made.stop()
-
-
-@pytest.fixture
-def tinker_warnings() -> Iterator[None]:
-    """Tinker's client leaves its connections to the garbage collector, which warns of each: here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-        gc.collect()
 
 
 @pytest.mark.usefixtures("tinker_warnings")
