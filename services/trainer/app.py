@@ -151,7 +151,10 @@ async def open_trainer(
             clock=clock,
             algorithms=algorithms,
             settings=replace(
-                limits, hold_seconds=settings.hold_seconds, snapshot_seconds=settings.snapshot_seconds
+                limits,
+                hold_seconds=settings.hold_seconds,
+                snapshot_seconds=settings.snapshot_seconds,
+                tenant_seconds=settings.tenant_seconds_per_day,
             ),
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)

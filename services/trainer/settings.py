@@ -80,6 +80,12 @@ class TrainerSettings(ServiceSettings):
         description="a policy that is trained is copied to the blob store so often,"
         " 0: after every step; what followed the last copy is computed again after a crash",
     )
+    tenant_seconds_per_day: float = Field(
+        0.0,
+        ge=0,
+        description="seconds of trainers that passes and steps of a tenant's clients may take on a day (UTC);"
+        " 0: no limit",
+    )
     lease_seconds: float = Field(
         10.0,
         ge=5,

@@ -39,7 +39,12 @@ FINISH = f"""
             AND operations.finished_at IS NULL
         RETURNING 1
     ), moved AS (
-        UPDATE training SET step = one.step, position = one.position, last_operation_at = one.at
+        UPDATE training SET step = one.step, position = one.position, last_operation_at = one.at,
+            day = floor(one.at / 86400),
+            day_seconds = CASE WHEN day = floor(one.at / 86400) THEN day_seconds ELSE 0 END + (
+                SELECT sum(seconds) FROM unnest($3::text[], $14::double precision[])
+                    AS spent (policy_id, seconds) WHERE spent.policy_id = one.policy_id
+            )
         FROM fence, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
             AS one (policy_id, step, position, at)
         WHERE training.policy_id = one.policy_id
@@ -174,6 +179,10 @@ RESULT = """
 RESULTS = """
     SELECT result, result_is_claim FROM operations
     WHERE policy_id = $1 AND seq = ANY($2) AND result IS NOT NULL ORDER BY seq
+"""
+SECONDS = """
+    SELECT coalesce(sum(day_seconds), 0) FROM training
+    WHERE tenant_id = $1 AND day = floor($2::double precision / 86400) AND NOT is_managed
 """
 UNFINISHED = """
     SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts, reads,

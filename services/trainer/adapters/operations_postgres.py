@@ -158,6 +158,10 @@ class PostgresOperations:
             return False
         return row["closed_at"] is None or SessionClosed(policy_id=operation.policy_id)
 
+    async def seconds(self, tenant_id: TenantId, *, now: float) -> float:
+        """Return the seconds of trainers that a tenant's clients have taken since midnight UTC."""
+        return float(await self._pool.fetchval(statements.SECONDS, tenant_id, now))
+
     async def check(self, operation: NewOperation) -> bool | MintError:
         """Return what `add` would, as things are now, and store nothing."""
         async with acquired(self._pool) as connection:
@@ -231,7 +235,7 @@ class PostgresOperations:
         AlreadyExists: a checkpoint's name is taken.
         """
         async with acquired(self._pool) as connection:
-            if not any(map(_has_more, finished)):
+            if not any(one.has_more for one in finished):
                 await self._finish(connection, token, finished)
                 return []
             async with connection.transaction():
@@ -263,6 +267,7 @@ class PostgresOperations:
             [one.step for one in last],
             [one.position for one in last],
             [one.finished_at for one in last],
+            [one.seconds for one in finished],
         )
         assert row is not None
         if not row["fences"]:
@@ -374,10 +379,6 @@ class PostgresOperations:
 
 def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
     return [msgspec.msgpack.decode(row["claim"], type=Claim) for row in rows if row["claim"] is not None]
-
-
-def _has_more(one: FinishedOperation) -> bool:
-    return bool(one.checkpoint or one.snapshot or one.lineage or one.closes or one.refuses)
 
 
 def _key(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:

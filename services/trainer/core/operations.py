@@ -167,7 +167,7 @@ class FinishedOperation:
     """The result of an operation, to be committed as a whole.
 
     ``checkpoint`` is a new row, ``replaces`` says whether it may replace an older one. ``refuses`` is the
-    wave that is refused with it.
+    wave that is refused with it. ``seconds`` are the trainer's since the policy's operation before.
     """
 
     policy_id: PolicyId
@@ -183,6 +183,12 @@ class FinishedOperation:
     lineage: ExportLineage | None = None
     closes: bool = False
     refuses: WaveId | None = None
+    seconds: float = 0.0
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether more than its result is to be committed."""
+        return bool(self.checkpoint or self.snapshot or self.lineage or self.closes or self.refuses)
 
 
 def missing_checkpoint(ref: CheckpointRef) -> NotFound:

@@ -336,6 +336,7 @@ class Committer:
             step=one.step,
             finished_at=self._term.clock.now(),
             closes=one.closes,
+            seconds=self._term.policies.take_seconds(self.session.policy_id),
         )
 
     async def _finish(self, finished: FinishedOperation) -> None:

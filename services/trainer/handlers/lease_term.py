@@ -84,6 +84,8 @@ class OperationSettings:
     """Results can be asked for during a day: longer than a client that lost its connection needs."""
     tenant_operations: int = 4096
     """Waiting operations of a tenant: hours of small steps, a few MB of rows."""
+    tenant_seconds: float = 0.0
+    """Seconds of trainers that a tenant's clients may take on a day; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ import msgspec
 from mint_common.bounds import DAY_SECONDS
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
 from mint_common.ids import PolicyId, TenantId, WaveId
+from mint_common.quotas import check_quota
 from mint_common.runtime.periodic import run_periodically
-from mint_common.training import Export, Open, Pending, Resumption, Submission, TrainerInfo
+from mint_common.training import Distill, Export, Open, Pass, Pending, Resumption, Submission, TrainerInfo
 from mint_common.waiting import cancel_all, raise_if_cancelled, wait_for_event
 from services.trainer import metrics
 from services.trainer.adapters.lease_postgres import PostgresLease
@@ -106,8 +107,11 @@ class Operations:
             opens=operation if isinstance(operation, Open) else None,
         )
         outcome: bool | MintError = True
-        if len(encoded) > INLINE_BYTES:  # a blob that no row would name is not stored
+        is_limited = self._parts.settings.tenant_seconds > 0 and isinstance(operation, Pass | Distill)
+        if is_limited or len(encoded) > INLINE_BYTES:  # a blob that no row would name is not stored
             outcome = await self._parts.store.check(new)
+        if outcome is True and is_limited:
+            await self._check_quota(submission.tenant_id)
         if outcome is True:
             new = replace(new, payload=await pack(self._parts.blobs, key, encoded))
             outcome = await drivers.add(new, operation)
@@ -116,6 +120,11 @@ class Operations:
         if not outcome and isinstance(operation, Export):
             # A repeated export may be due to an event that the bus has lost.
             await self._parts.ledger.repeat(export_id_of(submission.policy_id, submission.seq))
+
+    async def _check_quota(self, tenant_id: TenantId) -> None:
+        used = await self._parts.store.seconds(tenant_id, now=self._parts.clock.now())
+        limit, what = self._parts.settings.tenant_seconds, "seconds of training since midnight UTC"
+        check_quota(used, limit=limit, what=what, remedy="send it after the next midnight")
 
     async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
         """Let nothing wait for a number: see `TrainerClient.skip`. Between two terms nothing does."""

@@ -12,6 +12,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import AlreadyExists, BlobMissing, InvalidField, NotFound, Overloaded
 from mint_common.events import RevisionExported, TrainingFailed
 from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.quotas import QuotaExceeded
 from mint_common.training import (
     CheckpointRef,
     Close,
@@ -140,6 +141,22 @@ async def test_a_repetition_is_the_same_operation(client: TrainerClient) -> None
     with pytest.raises(OperationConflict):
         await client.submit(msgspec.structs.replace(step, operation=make_pass(2)))
     assert await run.do(ADAM) == Stepped(step=2, metrics={"grad_norm:mean": 0.0, "learning_rate:mean": 2e-3})
+
+
+async def test_a_tenant_without_seconds_left_computes_no_more_passes_and_can_save(stage: Stage) -> None:
+    async with stage.trainer(tenant_seconds_per_day=1e-6) as trainer, serving(trainer) as client:
+        run = await opened(client)
+        first = make_pass(1)
+        await run.do(first)
+        with pytest.raises(QuotaExceeded):
+            await run.send(make_pass(2))
+        await client.submit(Submission(A, TENANT, 1, first))  # what was accepted stays accepted
+        await client.skip(A, TENANT, 2)
+        assert isinstance(await run.do(ADAM), Stepped)
+        assert isinstance(await run.do(SAVE), Saved)
+        other = Run(client, B, tenant_id=OTHER)
+        await other.open()
+        assert isinstance(await other.do(make_pass(2)), Passed)
 
 
 async def test_a_repetition_may_name_its_inputs_in_another_order(client: TrainerClient) -> None:

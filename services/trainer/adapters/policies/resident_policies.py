@@ -10,6 +10,8 @@ whole.
 import asyncio
 import itertools
 import logging
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -42,12 +44,13 @@ from services.trainer.adapters.states.training_state import (
     write_parked,
 )
 from services.trainer.core.operations import NotResident
-from services.trainer.core.policy_work import Copy, ExportWeights, PolicyWork, Swaps, Tier
+from services.trainer.core.policy_work import Copy, Distillation, ExportWeights, PolicyWork, Swaps, Tier
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 from services.trainer.core.wave_batch import WaveBatch
 
 _log = logging.getLogger(__name__)
+_PAID = {"forward", "forward_backward", "optim_step"}
 
 T = TypeVar("T")
 
@@ -83,6 +86,7 @@ class ResidentPolicies:
         self._tasks: dict[int, PolicyTask] = {}
         self._numbers = itertools.count()
         self._news = asyncio.Event()
+        self._seconds: dict[PolicyId, float] = {}
 
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy in memory is."""
@@ -118,6 +122,11 @@ class ResidentPolicies:
         """Drop a policy from memory; running work does not give it back."""
         self._tiers.forget(policy_id)
         self._at_work.pop(policy_id, None)
+        self._seconds.pop(policy_id, None)
+
+    def take_seconds(self, policy_id: PolicyId) -> float:
+        """Return a policy's share of the seconds of passes and steps since the last call."""
+        return self._seconds.pop(policy_id, 0.0)
 
     def forget_all(self) -> None:
         """Drop every policy: their states may be another trainer's now."""
@@ -235,7 +244,9 @@ class ResidentPolicies:
         policies = dict.fromkeys(task.policy_id for task in tasks)
         self._at_work = {policy_id: self._tiers.take(policy_id) for policy_id in policies}
         residents = dict(self._at_work)
-        doing = self._compute(lambda: work(self._base, self._tiers, tasks, residents, max_tokens=max_tokens))
+        doing = self._compute(
+            lambda: _timed(lambda: work(self._base, self._tiers, tasks, residents, max_tokens=max_tokens))
+        )
         (worked,) = await asyncio.gather(doing, return_exceptions=True)
         # A policy that was dropped meanwhile is not given back.
         kept, self._at_work = self._at_work, {}
@@ -243,7 +254,8 @@ class ResidentPolicies:
             for task in tasks:
                 task.settle(worked)
             return
-        results, spoilt = worked
+        (results, spoilt), seconds = worked
+        self._share_out(seconds, [task for task in tasks if task.policy_id in kept])
         late = {task.policy_id for task, one in zip(tasks, results, strict=True) if _is_late(task, one)}
         surplus: list[ResidentPolicy] = []
         # All before the first await: who is forgotten must be found, and nothing is given up in between.
@@ -253,6 +265,15 @@ class ResidentPolicies:
             if not isinstance(result, Unfinished):
                 task.settle(result)
         await self._swap_out(surplus)
+
+    def _share_out(self, seconds: float, tasks: Sequence[PolicyTask]) -> None:
+        """Divide the time of a batch by the tokens of its passes; copies and upkeep are free."""
+        tokens: Counter[PolicyId] = Counter()
+        for task in tasks:
+            if task.kind in _PAID or isinstance(task.work, Distillation):
+                tokens[task.policy_id] += max(1, task.tokens(self._base))
+        for policy_id, share in tokens.items():
+            self._seconds[policy_id] = self._seconds.get(policy_id, 0.0) + seconds * share / tokens.total()
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         """Move policies off the device; the next plan retries those that a fault keeps there."""
@@ -267,6 +288,11 @@ class ResidentPolicies:
     async def _compute(self, work: Callable[[], T]) -> T:
         """Do something on the thread that computes. Raises RuntimeError when that has been shut down."""
         return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
 
 
 def _is_late(task: PolicyTask, result: object) -> bool:
