@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSettings
 
+_ORIGIN = re.compile(r"\*|(https://(?!.*:443$)|http://(?!.*:80$))([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d+)?")
+
 
 class GatewaySettings(ServiceSettings):
     """Settings of the gateway from the environment."""
@@ -67,8 +69,11 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for each in origins:
-            if not re.fullmatch(r"\*|https?://[^/?#@\s]+", each):
-                raise ValueError("must be https://HOST without a path, several separated by commas, or *")
+            if not _ORIGIN.fullmatch(each):
+                raise ValueError(
+                    "must be as browsers send it: https://HOST in lower case, without a path and the default"
+                    " port; several separated by commas, or *"
+                )
         return origins
 
     @field_validator("tokenizers")

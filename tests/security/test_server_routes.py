@@ -9,6 +9,7 @@ from security.gateway_rig import TENANT, Rig, make_rig
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.http.edge.cors import allow_origins
 from services.gateway.http.mint.context import CatalogParts
+from services.gateway.settings import GatewaySettings
 
 PAGE = "https://app.example"
 PREFLIGHT = [("origin", PAGE), ("access-control-request-method", "POST")]
@@ -70,6 +71,17 @@ async def test_pages_of_other_origins_may_not() -> None:
     allow_origins(rig.http, ("https://other.example",))
     refused = await rig.ask("OPTIONS", "/v1/chat/completions", headers=PREFLIGHT)
     assert (refused.status, "access-control-allow-origin" in refused.headers) == (400, False)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://App.example", "https://app.example/", "https://app.example:443", "http://a:80", "https://*.a"],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="as browsers send it"):
+        GatewaySettings._check_origins((origin,))
+    sent = ("*", PAGE, "http://localhost:3000", "http://a:443", "https://[::1]:8443")
+    assert GatewaySettings._check_origins(sent) == sent
 
 
 async def test_a_method_that_a_path_lacks_is_told_all_that_it_has() -> None:

@@ -54,7 +54,7 @@ class ProbeLineBody(Body):
 class ProbeBody(Body):
     """The results of a base's probe (`mint_common.adapters_format.ProbeResult`)."""
 
-    lines: tuple[ProbeLineBody, ...]
+    lines: Annotated[tuple[ProbeLineBody, ...], Field(max_length=100)]
     dtype: Label
     small: Sentence
     seconds: Annotated[float, Field(ge=0)]

@@ -51,6 +51,8 @@ async def check_started(trainers: TrainerDirectory, base: BaseName, *, field: st
     others = await trainers.other_bases(base)
     if others:
         command = " ".join(["mint up", *(f"--base {each}" for each in (*others, base))])
-        trained = ", ".join(others)
-        problem = f"base {base} is not started: this stack trains {trained}; `{command}` starts it"
+        problem = (
+            f"base {base} is not started: this stack trains {', '.join(others)};"
+            f" its operator starts it with `{command}`"
+        )
         raise InvalidField(field=field, problem=problem)

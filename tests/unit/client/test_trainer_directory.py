@@ -96,7 +96,9 @@ async def test_other_bases_are_named_once_each_trainer_has_answered(monkeypatch)
         silent.info = TrainerInfo(BaseName("third"), has_lease=True)
         assert await directory.other_bases(BaseName("other")) == ["third", "tiny"]
         await check_started(directory, TINY, field="policy")
-        with pytest.raises(InvalidField, match="`mint up --base third --base tiny --base other` starts it"):
+        with pytest.raises(
+            InvalidField, match="operator starts it with `mint up --base third --base tiny --base other`"
+        ):
             await check_started(directory, BaseName("other"), field="policy")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.layer_kinds import TOKENWISE
 from mint_common.adapters_format.names import leaf_of
 from mint_common.adapters_format.sites import served_targets
 from mint_common.errors import InvalidField
@@ -61,7 +62,7 @@ def _is_attention(module: str, base: BaseFacts) -> bool:
     parts = module.split(".")
     if "mixer" in parts:  # a layer is one block, of one kind
         layer = next(int(part) for part in parts if part.isdecimal())
-        return base.layer_kinds[layer] not in {"mlp", "moe"}
+        return base.layer_kinds[layer] not in TOKENWISE
     return any(word in part for part in parts for word in _MIXERS)
 
 
