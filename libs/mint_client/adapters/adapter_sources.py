@@ -65,7 +65,7 @@ def _unpack(path: Path, folder: Path, shown: str) -> None:
                 with (folder / name).open("wb") as file:
                     shutil.copyfileobj(content, file)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise LocalFailureError(what=shown, problem=f"is no tar, or is cut off: {error}") from error
+        raise LocalFailureError(what=shown, problem="is no tar, or is cut off") from error
 
 
 def _complete(folder: Path, source: str) -> Path:

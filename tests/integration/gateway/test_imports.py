@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -114,6 +115,35 @@ def test_an_adapter_that_changed_is_imported_again(stack: Any, place: Any) -> No
     (folder / WEIGHTS_FILE).write_bytes(write_tensors(tensors(stack, seed=9)))
     assert json.loads(said("policy", "import", "--all", "changing", "--json"))["imported"] == 1
     assert json.loads(said("policy", "show", "it", "--json"))["latest"]["number"] == 2
+
+
+def test_adapters_of_a_bucket_in_folders_and_tars(
+    stack: Any, place: Any, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    bucket, source = boto3.client("s3"), f"s3://{s3_server.bucket}/teams"
+    for name, seed in (("first", 21), ("second", 22)):
+        for file in save(stack, place / name, seed=seed).iterdir():
+            bucket.upload_file(str(file), s3_server.bucket, f"teams/a/{name}/{file.name}")
+    with tarfile.open(place / "third.tar", "w") as archive:
+        archive.add(save(stack, place / "third", seed=23), arcname="third")
+    bucket.upload_file(str(place / "third.tar"), s3_server.bucket, "teams/third.tar")
+    bucket.put_object(Bucket=s3_server.bucket, Key="teams/cut.tar", Body=b"no tar")
+    refused = mint("policy", "import", "--all", source)
+    assert isinstance(refused.exception, AdaptersRefusedError), refused.exception
+    assert f"{source}/cut.tar: is no tar, or is cut off" in refused.stderr
+    report = [json.loads(line) for line in Path("mint-import.jsonl").read_text().splitlines()]
+    taken = {row["adapter"]: row.get("policy") for row in report if "error" not in row}
+    assert taken == {"a/first": "a-first", "a/second": "a-second", "third.tar": "third"}
+    bucket.delete_object(Bucket=s3_server.bucket, Key="teams/cut.tar")
+    again = json.loads(said("policy", "import", "--all", source, "--json"))
+    assert (again["imported before"], again["imported"]) == (3, 0)
+    absent = mint("policy", "import", "--all", "s3://absent-bucket/teams").exception
+    assert isinstance(absent, LocalFailureError)
+    assert "s3://absent-bucket/teams" in str(absent)
 
 
 def on_the_hub(hub_url: str, token: str, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
