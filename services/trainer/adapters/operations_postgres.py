@@ -18,6 +18,7 @@ from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
+from services.trainer.adapters.operation_rows import claims_of, stored_operation
 from services.trainer.core.operations import (
     Fenced,
     FinishedOperation,
@@ -209,7 +210,7 @@ class PostgresOperations:
         They come without their payloads, but for small ones.
         """
         rows = await self._pool.fetch(statements.UNFINISHED, self._base, managed, _SMALL_BYTES)
-        return [_stored(row) for row in rows]
+        return [stored_operation(row) for row in rows]
 
     async def payload(self, policy_id: PolicyId, seq: int) -> Packed:
         """Return the payload of an operation that waits."""
@@ -221,7 +222,8 @@ class PostgresOperations:
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
         """Return the operations executed after a position, in the order of execution."""
         return [
-            _stored(row) for row in await self._pool.fetch(statements.EXECUTED_AFTER, policy_id, position)
+            stored_operation(row)
+            for row in await self._pool.fetch(statements.EXECUTED_AFTER, policy_id, position)
         ]
 
     async def needed_passes(self, policy_id: PolicyId) -> list[Packed]:
@@ -293,7 +295,7 @@ class PostgresOperations:
         """Close the session: nothing is restored later, so neither snapshot nor payloads are needed."""
         old = await connection.fetchval(statements.CLOSE, one.policy_id, one.finished_at)
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
-        return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
+        return [*claims_of(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
     async def count_attempts(self, token: int, operations: Sequence[tuple[PolicyId, int]]) -> None:
         """Count one more attempt of operations that wait; durable when this returns."""
@@ -339,7 +341,7 @@ class PostgresOperations:
         row = await connection.fetchrow(statements.SNAPSHOT, snapshot.policy_id, claim, snapshot.position)
         if row is None:
             return [snapshot.claim]
-        unused = _claims(await connection.fetch(statements.COVERED, snapshot.policy_id, snapshot.position))
+        unused = claims_of(await connection.fetch(statements.COVERED, snapshot.policy_id, snapshot.position))
         if row["old"] is not None and row["old"] != claim:
             unused.append(msgspec.convert(row["old"], Claim))
         return unused
@@ -358,7 +360,7 @@ class PostgresOperations:
     async def forget_results(self, *, before: float, limit: int) -> tuple[int, list[Claim]]:
         """Delete results that were finished before a time; return their number, and unused blobs."""
         rows = await self._pool.fetch(statements.FORGET, before, limit)
-        return len(rows), _claims(rows)
+        return len(rows), claims_of(rows)
 
     async def prune(self, *, before: float) -> None:
         """Delete operations of sessions closed before a time, and what is older than it and needed no more.
@@ -377,25 +379,5 @@ class PostgresOperations:
         await prune_rows(self._pool, "wave_reads", "begun_at < $1", before)
 
 
-def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
-    return [msgspec.msgpack.decode(row["claim"], type=Claim) for row in rows if row["claim"] is not None]
-
-
 def _key(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:
     return operation.policy_id, operation.seq, operation.tenant_id
-
-
-def _stored(row: asyncpg.Record) -> StoredOperation:
-    payload = row["payload"]
-    packed = None if payload is None else Packed(data=payload, is_claim=row["payload_is_claim"])
-    return StoredOperation(
-        policy_id=row["policy_id"],
-        seq=row["seq"],
-        tenant_id=row["tenant_id"],
-        payload=packed,
-        size_bytes=packed.size_bytes if packed else row["size_bytes"],
-        position=row.get("position"),
-        is_refused=bool(row.get("is_refused")),
-        attempts=row.get("attempts", 0),
-        reads=row.get("reads", 0),
-    )
