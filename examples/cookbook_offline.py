@@ -1,4 +1,4 @@
-"""Run a recipe of tinker-cookbook as it is, without the hub (docs/cookbook.md).
+"""Run a recipe of tinker-cookbook as it is, without the hub (docs/guides/cookbook.md).
 
 ``python examples/cookbook_offline.py FOLDER sl_loop base_url=... model_name=mint/smollm2 max_steps=4`` runs
 the module ``tinker_cookbook.recipes.sl_loop``. FOLDER stands for the hub: a model's or data set's name is the

@@ -8,7 +8,9 @@ from pathlib import Path
 from openai import OpenAI
 
 client, method = OpenAI(), sys.argv[1]  # OPENAI_BASE_URL=$MINT_URL/v1, OPENAI_API_KEY=$MINT_API_KEY
-rows = Path(__file__).parent / "reverse"  # its README.md tells what they teach, docs/jobs.md the settings
+rows = (
+    Path(__file__).parent / "reverse"
+)  # its README.md tells what they teach, docs/guides/jobs.md the settings
 files = [rows / f"{method}{part}.jsonl" for part in ("", "-held-out")]
 train, held_out = (client.files.create(file=file, purpose="fine-tune").id for file in files)
 settings = {"grader": json.loads((rows / "grader.json").read_text())} if method == "reinforcement" else {}

@@ -1,6 +1,6 @@
 """Read a tenant's events from NATS through a durable consumer: each at least once, whenever it runs.
 
-An operator makes the tenant's account and the consumer (docs/nats.md), here ``ci`` of tenant ``ten_a``::
+An operator makes the tenant's account and the consumer (docs/guides/nats.md), here ``ci`` of ``ten_a``::
 
     NATS=nats://ten_a:PASSWORD@127.0.0.1:4222 python examples/nats_subscriber.py ten_a ci
 
@@ -35,7 +35,7 @@ async def read(url: str, tenant: str, consumer: str) -> None:
         except (TimeoutError, nats.errors.TimeoutError):
             continue  # nothing happened
         except nats.js.errors.ServiceUnavailableError:
-            sys.exit(f"no consumer {tenant}-{consumer}: docs/nats.md says how an operator makes it")
+            sys.exit(f"no consumer {tenant}-{consumer}: docs/guides/nats.md says how an operator makes it")
         for message in messages:
             print(message.data.decode(), flush=True)
             await message.ack()

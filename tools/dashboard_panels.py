@@ -1,4 +1,4 @@
-"""The panels of the dashboards: expressions over the series of docs/metrics.md."""
+"""The panels of the dashboards: expressions over the series of docs/reference/metrics.md."""
 
 from dataclasses import dataclass
 

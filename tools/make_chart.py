@@ -1,4 +1,4 @@
-"""Make the schema of the Helm chart's values, and their table in docs/kubernetes.md."""
+"""Make the schema of the Helm chart's values, and their table in docs/operate/kubernetes.md."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from services.standalone.settings import READ_BY
 
 SOURCE = ROOT / "deploy/helm/values.schema.yaml"
 CHART = ROOT / "deploy/helm/mint"
-PAGE = ROOT / "docs/kubernetes.md"
+PAGE = ROOT / "docs/operate/kubernetes.md"
 BEGIN, END = "<!-- values: tools/make_chart.py -->\n", "<!-- end of values -->\n"
 HEAD = "| value | type | default | what it is |\n|---|---|---|---|\n"
 
@@ -58,9 +58,8 @@ def _settings_schema(service: str) -> Schema:
     left_out = DECIDED[service]
     own = _own_settings(READ_BY[service])
     properties = {name: one for name, one in own if name not in {*left_out, "http_host", "http_port"}}
-    description = (
-        f"[settings of the {service}](settings.md#{service}) in lower case, without `MINT_{service.upper()}_`"
-    )
+    page = f"[settings of the {service}](../reference/settings.md#{service})"
+    description = f"{page} in lower case, without `MINT_{service.upper()}_`"
     if left_out:
         description += "; the chart sets " + ", ".join(f"`{name}`" for name in left_out)
     return {
@@ -125,7 +124,7 @@ def _opens(one: Schema, given: Schema, shown: set[str]) -> bool:
     """Return whether the keys of a value have rows of their own, and note that a definition now has."""
     name = given.get("$ref")
     is_described = any("description" in each for each in one.get("properties", {}).values())
-    is_settings = "](settings.md#" in one.get("description", "")
+    is_settings = "](../reference/settings.md#" in one.get("description", "")
     if not is_described or is_settings or name in shown:
         return False
     shown.update({name} if name else ())

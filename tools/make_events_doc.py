@@ -1,6 +1,6 @@
-"""Write docs/events.md, and the golden files of new events, from the event classes themselves.
+"""Write docs/reference/events.md, and the golden files of new events, from the event classes themselves.
 
-    python tools/make_events_doc.py            write docs/events.md and missing golden files
+    python tools/make_events_doc.py            write docs/reference/events.md and missing golden files
     python tools/make_events_doc.py --check    exit 1 if the page is not what would be written
 
 A golden file is never overwritten: users may have stored events of its version. A change that breaks one
@@ -34,7 +34,7 @@ from mint_common.events import (
 from mint_common.events.codec import encode
 from tests.testing.factories import EXAMPLES
 
-PAGE = ROOT / "docs" / "events.md"
+PAGE = ROOT / "docs/reference/events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"
 _PLAIN = {"str": "text", "int": "integer", "float": "number", "NoneType": "null", "Any": "any JSON"}
 _PARTS = (Claim, RevisionRef, LoraSpec, JobSpec, JobData, JobFile, EvaluationPlan, EarlyStopping, Retention)

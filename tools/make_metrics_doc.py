@@ -1,4 +1,4 @@
-"""Generate docs/metrics.md from the metrics that the services define."""
+"""Generate docs/reference/metrics.md from the metrics that the services define."""
 
 import importlib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from mint_common.runtime import dispatch, relay
 from mint_common.runtime.edge_series import request_seconds, state_series
 from services.loader.metrics import ADAPTER_LOAD_SECONDS, LoadedAdapters
 
-PAGE = ROOT / "docs/metrics.md"
+PAGE = ROOT / "docs/reference/metrics.md"
 SERVICES = ("gateway", "registry", "rollout", "trainer", "loader")
 HEAD = """# Metrics
 

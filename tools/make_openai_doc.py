@@ -1,4 +1,4 @@
-"""Generate docs/openai.md from the table of fields and the checked-in results of the clients' tests.
+"""Generate docs/reference/openai.md from the table of fields and the recorded results of clients' tests.
 
 Tests marked ``client(name, feature)`` write what they found under out/openai; ``--take`` checks that in.
 """
@@ -23,7 +23,7 @@ from services.loader.core.inference.structures import (
     STRUCTURES,
 )
 
-PAGE = ROOT / "docs/openai.md"
+PAGE = ROOT / "docs/reference/openai.md"
 RESULT = ROOT / "tests/golden/openai/clients.json"
 ROUTES = ROOT / "tests/golden/openapi/gateway.json"
 FOUND = ROOT / "out/openai/clients"

@@ -1,4 +1,4 @@
-"""Compute docs/families.md's tables of bases that do not fit here as `mint plan` does, from configs alone."""
+"""Compute docs/reference/families.md's tables of large bases as `mint plan` does, from configs alone."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
 from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES
 
-PAGE = ROOT / "docs/families.md"
+PAGE = ROOT / "docs/reference/families.md"
 BEGIN, END = "<!-- tables: tools/make_scale_tables.py -->\n", "<!-- end of tables -->\n"
 CONFIGS = Path(__file__).parent / "configs"
 BASES = {"Kimi-K2": "kimi-k2", "GLM-5": "glm-5"}

@@ -1,11 +1,11 @@
-"""Generate docs/settings.md from the settings that the services read."""
+"""Generate docs/reference/settings.md from the settings that the services read."""
 
 from generated_page import ROOT, generate
 
 from mint_common.settings import SettingDoc, describe_settings
 from services.standalone.settings import READ_BY
 
-PAGE = ROOT / "docs/settings.md"
+PAGE = ROOT / "docs/reference/settings.md"
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
 HEAD = """# Settings
 

@@ -1,4 +1,4 @@
-"""Generate docs/tinker-compat.md from the checked-in result of the SDK matrix.
+"""Generate docs/reference/tinker-compat.md from the checked-in result of the SDK matrix.
 
 `make test-sdk` drives every SDK version against a running gateway and writes out/sdk/matrix.json; ``--take``
 makes that the checked-in result. Only the text below is written by hand.
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from generated_page import ROOT, generate
 
-PAGE = ROOT / "docs/tinker-compat.md"
+PAGE = ROOT / "docs/reference/tinker-compat.md"
 RESULT = ROOT / "tests/golden/sdk/matrix.json"
 MEASURED = ROOT / "out/sdk/matrix.json"
 TWIN = "_async"

@@ -1,7 +1,7 @@
 """The numbers that stand: a bench's report, and a tolerance for each of its rows.
 
 ``tolerance`` is how much worse, as a share of the baseline, a row may become before the check fails.
-`docs/benchmarks.md` is made from these files.
+`docs/design/benchmarks.md` is made from these files.
 """
 
 import json

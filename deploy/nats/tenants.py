@@ -5,7 +5,7 @@
 
 Include the file in nats.conf instead of ``authorization``. Passwords come from the server's environment:
 MINT_NATS_PASSWORD for the services (user ``mint``), MINT_NATS_PASSWORD_<TENANT> for each tenant (user: its
-id). docs/nats.md says what a tenant can do then, and why accounts rather than permissions.
+id). docs/guides/nats.md says what a tenant can do then, and why accounts rather than permissions.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Reasons to refuse an upload: error codes, each with a sentence that says what to do.
 
-Every reason is the end of a code, ``upload_refused.<reason>``; docs/uploads.md is generated from here.
+Every reason is the end of a code, ``upload_refused.<reason>``;
+docs/reference/uploads.md is generated from here.
 """
 
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
 KEY_SECONDS, NAME_SECONDS = 10.0, 5.0
-"""Maximum age of a cached key and of a resolved model name without a change event (docs/operations.md)."""
+"""Maximum age of a cached key and of a resolved model name without a change event."""
 COLD_SHARE, COLD_REQUESTS = 0.12, 4096
 """Share of the event loop for beginning requests for cold adapters while others are answered, and the maximum
 that waits for it. As the loader's share for filling slots (0.1): those requests wait for a load anyway."""

@@ -115,7 +115,7 @@ class TrainerSettings(ServiceSettings):
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"
     )
     sharding: Sharding = Field(
-        "none", description="part of the base that a rank holds; docs/distributed.md says which fits"
+        "none", description="part of the base that a rank holds; docs/operate/distributed.md says which fits"
     )
     rank_timeout_seconds: float = Field(
         300.0,

@@ -1,6 +1,6 @@
 """One trace: from the REST submit through NATS to the load of the trained adapter.
 
-`GOLDEN=write` draws it anew for docs/operations.md.
+`GOLDEN=write` draws it anew for docs/operate/operations.md.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The SDK matrix: one driver, every SDK version in an environment of its own, one running gateway.
 
 Writes ``out/sdk/matrix.json``; a checked-in copy of it is what `tools/make_tinker_compat.py` makes
-docs/tinker-compat.md of.
+docs/reference/tinker-compat.md of.
 """
 
 import json

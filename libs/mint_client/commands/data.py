@@ -21,7 +21,7 @@ from mint_common.datasets import MAX_PROBLEMS, Repeats
 from mint_common.datasets.repeats import shared_rows
 
 data_app = typer.Typer(
-    help="Check, show or convert rows to train on, of files, folders and hubs. See docs/datasets.md.",
+    help="Check, show or convert rows to train on, of files, folders and hubs. See docs/guides/datasets.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -75,7 +75,8 @@ def train(  # arguments of a command
         ),
     ] = "",
     grader: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file with the grader of rft (docs/graders.md).")
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file with the grader of rft (docs/guides/graders.md)."),
     ] = None,
     renamed: MapOption = "",
     strict: StrictOption = False,

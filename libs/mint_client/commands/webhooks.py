@@ -16,7 +16,7 @@ DeliveryArgument = Annotated[
     str, typer.Argument(metavar="DELIVERY", help="A delivery's id (mint webhook log).")
 ]
 TypesOption = Annotated[
-    str, typer.Option(metavar="A,B", help="Types of events, docs/events.md. Default: all.")
+    str, typer.Option(metavar="A,B", help="Types of events, docs/reference/events.md. Default: all.")
 ]
 
 

@@ -128,7 +128,7 @@ class AlgorithmSettings(Block):
     custom: tuple[str, ...] = Field(
         (),
         description="import paths of the stack's own training algorithms, package.module:NAME;"
-        " docs/algorithms.md says how to write one",
+        " docs/guides/algorithms.md says how to write one",
     )
 
 

@@ -138,7 +138,7 @@ def _refuse_unknown(environ: Mapping[str, str], variables: list[_Variable], serv
     for name in sorted(environ):
         if name not in known and name.startswith(tuple(prefixes)):
             near = nearest(name, sorted(known))
-            hint = f"; the nearest name is {near}" if near else ": docs/settings.md lists all"
+            hint = f"; the nearest name is {near}" if near else ": docs/reference/settings.md lists all"
             raise SettingInvalid(name=name, problem=f"is not known{hint}")
 
 

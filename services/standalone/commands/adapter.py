@@ -32,7 +32,7 @@ from services.standalone.commands.options import state_folder
 adapter_app = typer.Typer(
     help="Check, merge, pack or unpack adapter folders.\n\nAn adapter is a folder with "
     "adapter_model.safetensors and adapter_config.json, exported by MinT or saved by PEFT. Adapters of "
-    "experts are packed for serving and unpacked for PEFT. See docs/adapter-format.md.",
+    "experts are packed for serving and unpacked for PEFT. See docs/reference/adapter-format.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

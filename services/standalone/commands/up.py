@@ -56,7 +56,7 @@ def up(  # noqa: PLR0917  # typer passes them by name
             "-f",
             metavar="FILE",
             help="mint.yaml with the bases and the devices, dtype and settings of each engine and trainer "
-            "(docs/gpu.md). Replaces --base, --engines and --dtype.",
+            "(docs/operate/gpu.md). Replaces --base, --engines and --dtype.",
         ),
     ] = None,
     folder: FolderOption = None,

@@ -1,6 +1,7 @@
 """`mint.yaml`: the bases of a stack, and the devices and dtype of each base's trainer and engines.
 
-A key of an engine or a trainer is a setting of the loader or the trainer in lower case (docs/settings.md).
+A key of an engine or a trainer is a setting of the loader or the trainer in lower case:
+docs/reference/settings.md.
 Additional keys are ``devices``, the GPUs that a part sees, and ``count``, the number of engines of a kind.
 """
 

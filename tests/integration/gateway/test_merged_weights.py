@@ -221,7 +221,7 @@ def test_a_download_goes_on_at_any_byte(wide, whole) -> None:
 
 
 def test_curl_goes_on_as_the_documentation_says(wide, whole, tmp_path) -> None:
-    documented = Path("docs/adapter-format.md").read_text().splitlines()
+    documented = Path("docs/reference/adapter-format.md").read_text().splitlines()
     (line,) = [each for each in documented if each.startswith("curl ") and each.endswith("/merged.tar")]
     environ = {"PATH": os.environ["PATH"], "MINT_URL": wide.url, "MINT_API_KEY": wide.key}
 

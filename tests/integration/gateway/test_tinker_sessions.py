@@ -55,7 +55,7 @@ def test_a_foreign_or_unknown_session_is_gone(stack):
         ("POST /create_session", b'{"user_metadata": {"a": "' + 20_000 * b"x" + b'"}}', 422, "16384"),
         ("POST /retrieve_future", b'{"request_id": "op:pass:1:nobody"}', 410, "submit it again"),
         ("POST /retrieve_future", b'{"request_id": "?"}', 410, "submit it again"),
-        ("GET /no/such/route", b"", 404, "docs/tinker.md"),
+        ("GET /no/such/route", b"", 404, "docs/guides/tinker.md"),
         ("GET /create_session", b"", 405, "No route"),
     ],
 )

@@ -16,7 +16,7 @@ BOUNDS = {
 }
 """Of the difference of a token's log-probabilities; ``kl``: the mean of r - 1 - log r, r their ratio (k3).
 
-They are those of docs/gpu.md.
+They are those of docs/operate/gpu.md.
 """
 SEEDS = 4
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 TINY = Path(__file__).parents[3] / "bases/tiny"
 GROUP, BITS, ZERO = 64, 4, 8
 MEDIAN, MOST = 0.02, 0.7
-"""How far log-probabilities in bfloat16 may be from those in float32 (docs/gpu.md)."""
+"""How far log-probabilities in bfloat16 may be from those in float32 (docs/operate/gpu.md)."""
 
 
 def make_gptq(quantized: Path, meant: Path) -> None:

@@ -1,6 +1,7 @@
 """A base is probed before it is added: families by what is found of their tiny models.
 
-`MINT_GOLDEN=write` writes what was found, of which `tools/make_docs.py` makes the table of docs/families.md.
+`MINT_GOLDEN=write` writes what was found, of which `tools/make_docs.py` makes the table
+of docs/reference/families.md.
 """
 
 import json

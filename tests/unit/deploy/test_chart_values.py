@@ -71,7 +71,7 @@ def _mappings(node: object, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 def test_the_page_shows_the_smallest_example() -> None:
     shown = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^```yaml\n(.*?)^```", (ROOT / "docs/operate/kubernetes.md").read_text(), re.MULTILINE | re.DOTALL
     )
 
     assert [yaml.safe_load(each) for each in shown] == [
@@ -149,7 +149,7 @@ def test_series_in_the_templates_are_exported() -> None:
     text = (CHART / "templates/scaling.yaml").read_text()
     named = set(re.findall(r"\bmint_(?!dev_)[a-z_]+", text))
     documented = set(
-        re.findall(r"^\| `(mint_[a-z_]+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+        re.findall(r"^\| `(mint_[a-z_]+)`", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE)
     )
 
     assert named

@@ -60,4 +60,7 @@ async def test_a_method_that_a_route_does_not_take_is_said_in_the_shape_of_its_a
 async def test_a_client_of_tinker_is_told_not_to_try_an_unknown_method_again() -> None:
     answer = await _ask("POST", "/api/v1/known")
     assert (answer.status_code, answer.headers["x-should-retry"]) == (405, "false")
-    assert answer.json()["detail"] == "No route POST /api/v1/known here: docs/tinker.md lists what is served"
+    assert (
+        answer.json()["detail"]
+        == "No route POST /api/v1/known here: docs/guides/tinker.md lists what is served"
+    )

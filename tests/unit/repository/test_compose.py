@@ -22,7 +22,7 @@ from services.standalone.core.stack_file import MAX_SHARED
 from services.standalone.settings import READ_BY
 
 ROOT = Path(__file__).parents[3]
-OPERATIONS = ROOT / "docs/operations.md"
+OPERATIONS = ROOT / "docs/operate/operations.md"
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
 
 

@@ -43,7 +43,7 @@ def test_a_version_within_a_range_or_of_a_local_build_does_not_differ() -> None:
 
 
 def test_every_way_to_install_takes_them() -> None:
-    for file in ("deploy/install.sh", "deploy/docker/Dockerfile", "Makefile", "docs/operations.md"):
+    for file in ("deploy/install.sh", "deploy/docker/Dockerfile", "Makefile", "docs/operate/operations.md"):
         assert "constraints.txt" in (ROOT / file).read_text(), file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-KNOWN = set(re.findall(r"`(MINT_[A-Z0-9_]+)`", (ROOT / "docs/settings.md").read_text()))
+KNOWN = set(re.findall(r"`(MINT_[A-Z0-9_]+)`", (ROOT / "docs/reference/settings.md").read_text()))
 SERVICES = r"REGISTRY|TRAINER|ROLLOUT|LOADER|GATEWAY|PEERS|ALGORITHMS|POSTGRES|TELEMETRY"
 OTHERS = {
     "MINT_LOADER_URLS",  # compose's own, which it passes on as MINT_PEERS_LOADER_URLS

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy/observability"
-PAGE = (ROOT / "docs/metrics.md").read_text()
+PAGE = (ROOT / "docs/reference/metrics.md").read_text()
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 OF_TARGETS = {"job", "instance", "le", "mint_dev_base", "alertname", "alertstate"}
@@ -28,7 +28,7 @@ promtool = pytest.mark.skipif(
 
 
 class Described(NamedTuple):
-    """A row of docs/metrics.md."""
+    """A row of docs/reference/metrics.md."""
 
     name: str
     kind: str
@@ -132,27 +132,27 @@ def test_there_is_a_dashboard_of_each_part() -> None:
 
 
 def test_every_alert_leads_to_its_incident_page() -> None:
-    page = (ROOT / "docs/incidents.md").read_text()
+    page = (ROOT / "docs/operate/incidents.md").read_text()
     sections = re.findall(r"^## (Mint\w+)$", page, re.MULTILINE)
 
     assert sections == [rule["alert"] for rule in alerts()]
     for rule in alerts():
-        assert rule["annotations"]["runbook_url"] == f"docs/incidents.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == f"docs/operate/incidents.md#{rule['alert'].lower()}"
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in {"critical", "warning"}
 
 
 def test_every_incident_page_says_what_it_means_how_to_look_and_what_to_do() -> None:
-    page = (ROOT / "docs/incidents.md").read_text()
+    page = (ROOT / "docs/operate/incidents.md").read_text()
     for section in page.split("\n## ")[1:]:
         marks = re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE)
         assert marks == ["Means", "Look", "Do"], section.partition("\n")[0]
 
 
-@pytest.mark.parametrize("name", ["incidents.md", "operations.md"])
+@pytest.mark.parametrize("name", ["operate/incidents.md", "operate/operations.md"])
 def test_the_operators_pages_name_settings_and_series_that_exist(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
-    settings = (ROOT / "docs/settings.md").read_text() + (ROOT / "docker-compose.yml").read_text()
+    settings = (ROOT / "docs/reference/settings.md").read_text() + (ROOT / "docker-compose.yml").read_text()
     named = set(re.findall(r"MINT_\w+", re.sub(r"MINT_(<SERVICE>|BLOBS_S3_\*|(URL|API_KEY)\b)", "", page)))
 
     assert named - set(re.findall(r"MINT_\w+", settings)) == set()

@@ -1,4 +1,4 @@
-"""Each promise of docs/promises.md names tests that exist."""
+"""Each promise of docs/design/promises.md names tests that exist."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
-    for line in (ROOT / "docs/promises.md").read_text().splitlines()
+    for line in (ROOT / "docs/design/promises.md").read_text().splitlines()
     if line.startswith("| ") and not line.startswith("| promise")
 ]
 

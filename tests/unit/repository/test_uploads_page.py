@@ -1,4 +1,4 @@
-"""docs/uploads.md tells every refusal, as the code has them now."""
+"""docs/reference/uploads.md tells every refusal, as the code has them now."""
 
 import subprocess
 import sys
@@ -12,5 +12,5 @@ ROOT = Path(__file__).parents[3]
 def test_the_page_is_current_and_names_every_code() -> None:
     tool = [sys.executable, "tools/make_uploads_doc.py", "--check"]
     assert subprocess.run(tool, cwd=ROOT, check=False).returncode == 0
-    page = (ROOT / "docs/uploads.md").read_text()
+    page = (ROOT / "docs/reference/uploads.md").read_text()
     assert [code for code in UPLOAD_CODES if f"| `{code}` |" not in page] == []

@@ -119,7 +119,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, near: s
 
 def test_no_name_is_offered_for_one_that_is_like_none() -> None:
     with pytest.raises(
-        SettingInvalid, match=r"MINT_BAKER_WALLPAPER: is not known: docs/settings.md lists all"
+        SettingInvalid, match=r"MINT_BAKER_WALLPAPER: is not known: docs/reference/settings.md lists all"
     ):
         read(MINT_BAKER_WALLPAPER="1")
 

@@ -36,7 +36,9 @@ def unknown_in(text: str) -> Iterator[str]:
                 return
 
 
-@pytest.mark.parametrize("name", ["operations.md", "incidents.md", "dashboards.md", "metrics.md"])
+@pytest.mark.parametrize(
+    "name", ["operate/operations.md", "operate/incidents.md", "operate/dashboards.md", "reference/metrics.md"]
+)
 def test_commands_of_a_page_exist(name: str) -> None:
     named = named_in((DOCS / name).read_text())
 
@@ -47,4 +49,4 @@ def test_a_command_that_is_not_there_is_found() -> None:
     page = "Say `mint job shew JOB` or `mint gc --delete`.\n```sh\nmint up --bse tiny\n```\n"
 
     assert {word for text in named_in(page) for word in unknown_in(text)} == {"shew", "--delete", "--bse"}
-    assert len(named_in((DOCS / "operations.md").read_text())) > 15
+    assert len(named_in((DOCS / "operate/operations.md").read_text())) > 15

@@ -25,7 +25,7 @@ from .test_routing import sampled_rows
 
 LOGPROBS = 3e-2
 GRADIENT_NORM = 0.1
-"""How far bfloat16 may be off: about twice what SmolLM2-135M shows, docs/gpu.md."""
+"""How far bfloat16 may be off: about twice what SmolLM2-135M shows, docs/operate/gpu.md."""
 RAGGED = (1, 3)
 
 

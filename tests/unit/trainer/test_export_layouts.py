@@ -133,7 +133,7 @@ def test_peft_reads_exports_of_both_its_layouts(name: str, layout: str, tmp_path
 def test_peft_leaves_out_dense_layers_and_shared_experts_beside_routed_ones(
     layout: str, tmp_path: Path
 ) -> None:
-    # Of peft 0.21.2, without a word (docs/adapter-format.md). When this fails it has learnt to.
+    # Of peft 0.21.2, without a word (docs/reference/adapter-format.md). When this fails it has learnt to.
     off, _ = distances_to_peft("DeepseekV3", layout, tmp_path, targets=(*LATENT, *LEAVES))
     assert off > 0.05
 

@@ -1,6 +1,6 @@
 """Adapters as PEFT's own LoraConfig and save_pretrained make them: taken exactly, or refused with a sentence.
 
-docs/adapter-format.md has the same table.
+docs/reference/adapter-format.md has the same table.
 """
 
 import json
@@ -229,7 +229,7 @@ def test_what_is_no_plain_lora_is_refused_in_its_own_sentence(shape: Shape, tmp_
 
 
 def test_the_documentation_has_every_shape() -> None:
-    text = (ROOT / "docs/adapter-format.md").read_text()
+    text = (ROOT / "docs/reference/adapter-format.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| (taken|refused)[^|]*\|", text, flags=re.MULTILINE))
     assert {name.replace("`", ""): outcome for name, outcome in rows.items()} == {
         each.name: "refused" if each.refused else "taken" for each in SHAPES

@@ -20,7 +20,7 @@ _EXAMPLE = UploadRefused(
 )
 _CODES = ["invalid_field", IdempotencyConflict.code, *UPLOAD_CODES]
 REFUSED: JsonObject = {
-    "description": "Refused, or a parameter is wrong (invalid_field). docs/uploads.md explains each code.",
+    "description": "Refused, or a wrong parameter (invalid_field): docs/reference/uploads.md has each code.",
     "content": {
         "application/json": {
             "schema": {

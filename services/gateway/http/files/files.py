@@ -32,7 +32,7 @@ FilePath = Annotated[str, Path(alias="file")]
     openapi_extra=form_schema("file", fields=_FIELDS),
 )
 async def create_file(stream: StreamDep, files: TrainFineTuning, jobs: JobsDep) -> Response:
-    """Upload a file. One for the purpose fine-tune is checked whole, as rows (docs/datasets.md).
+    """Upload a file. One for the purpose fine-tune is checked whole, as rows (docs/guides/datasets.md).
 
     A file with bad rows is refused with 400 `invalid_jsonl`: `errors` has the first 100 problems with their
     lines, `count` says how many there are.

@@ -1,7 +1,7 @@
 """``/mint/v1/webhooks``: addresses of a tenant's servers that receive its events. Takes an admin key.
 
-Each event is posted as its envelope, signed after Standard Webhooks (docs/webhooks.md), at least once, under
-one ``webhook-id`` on every try, until the receiver answers 2xx.
+Each event is posted as its envelope, signed after Standard Webhooks (docs/guides/webhooks.md), at least once,
+under one ``webhook-id`` on every try, until the receiver answers 2xx.
 """
 
 import secrets

@@ -1,1 +1,1 @@
-"""The Tinker API under ``/api/v1``, as the official SDK speaks it (docs/tinker.md)."""
+"""The Tinker API under ``/api/v1``, as the official SDK speaks it (docs/guides/tinker.md)."""

@@ -40,6 +40,6 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown route."""
     assert isinstance(error, HTTPException)
-    message = refusal_message(request, error, hint=" here: docs/tinker.md lists what is served")
+    message = refusal_message(request, error, hint=" here: docs/guides/tinker.md lists what is served")
     body = {"detail": message, "code": "not_found", "fields": {}}
     return JSONResponse(body, error.status_code, headers={**(error.headers or {}), RETRY_HEADER: "false"})
