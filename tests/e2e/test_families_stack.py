@@ -1,6 +1,7 @@
 """Each family through a whole stack: a GRPO job with a gradient and Tinker steps, trainer beside engine.
 
-`MINT_GOLDEN=write` writes what was measured, of which `tools/make_docs.py` makes columns of docs/reference/families.md.
+`MINT_GOLDEN=write` writes what was measured, of which `tools/make_docs.py` makes columns of
+docs/reference/families.md.
 """
 
 import json
