@@ -63,7 +63,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(ALONE) tests/compose tests/chart tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(ALONE) tests/compose tests/chart tests/docs tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -145,6 +145,15 @@ soak: .venv/.installed ## Load a stack for an hour (MINUTES=60; LOAD=steps: trai
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check
+
+.PHONY: site test-docs
+site: .venv/.installed ## Build the documentation as a site into out/site; a wrong link or anchor fails it
+	@$(BIN)/python -c "import material, mkdocs_swagger_ui_tag" 2>/dev/null || \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint deploy/constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+test-docs: .venv/.installed ## Run every command of README and of the Start pages as pasted, in a copy of the checkout (an hour)
+	$(PYTEST) -m slow tests/docs
 
 dist: .venv/.installed ## Build wheel, sdist, the client's wheel and SBOM into dist/, with the constraints and overrides that an installation takes
 	rm -rf dist

@@ -67,7 +67,7 @@ def _resolve(engine: str, out: Path) -> dict[str, Pins]:
     command = [
         str(Path(sys.executable).with_name("uv")),
         *("pip", "compile", "pyproject.toml", "deploy/helm/requirements.txt"),
-        *("--extra", engine, "--extra", "dev", "--group", "tools"),
+        *("--extra", engine, "--extra", "dev", "--group", "docs", "--group", "tools"),
         *(word for name in OVERRIDES[engine] for word in ("--override", f"deploy/{name}")),
         *("--universal", "--python-version", PYTHONS[0], "--quiet"),
         *("--no-header", "--no-annotate", "--output-file", str(out)),

@@ -15,6 +15,7 @@ TOOLS = (
     "make_metrics_doc",
     "make_chart",
     "make_dashboards",
+    "make_errors_doc",
     "make_uploads_doc",
     "make_benchmarks",
     "make_scale_tables",
