@@ -26,7 +26,7 @@ API that was called:
 
 | API | body |
 |---|---|
-| `/mint/v1` | `{"code", "message", "retryable"}` and the numbers and names of the message |
+| `/mint/v1` | `{"error": {"code", "message", "retryable"}}`, beside these its numbers and names |
 | `/v1` (OpenAI) | `{"error": {"message", "type", "param", "code"}}` |
 | `/v1/messages` (Anthropic) | `{"type": "error", "error": {"type", "message"}}` |
 | `/api/v1` (Tinker) | `{"detail", "code", "fields"}` |

@@ -36,8 +36,8 @@ clients; do not edit.
 
 vLLM's serving classes answer, in the engine's process, at any revision. The gateway passes on the request's
 and the answer's bytes. Each field is accepted, ignored or refused, as listed below. A field in no table gets
-a 400 that names it. vLLM checks the values of accepted fields, and also answers 400 with the field. No
-refusal has a status that clients retry.
+a 400 that names it. vLLM checks the values of accepted fields, and also answers 400 with the field. A
+refusal never has a status that clients retry.
 
 A body that two parsers could read differently gets a 400: one that is not UTF-8, or has a byte order mark, a
 number beyond a float's range, half of a surrogate pair, or an object that names a key twice. So does a body
