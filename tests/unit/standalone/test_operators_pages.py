@@ -1,4 +1,4 @@
-"""The commands that the operators' pages name are ones that `mint` has, with options that it has."""
+"""The commands that README, Start and operators' pages name are ones that `mint` has, with their options."""
 
 import re
 from collections.abc import Iterator
@@ -36,11 +36,17 @@ def unknown_in(text: str) -> Iterator[str]:
                 return
 
 
-@pytest.mark.parametrize(
-    "name", ["operate/operations.md", "operate/incidents.md", "operate/dashboards.md", "reference/metrics.md"]
-)
-def test_commands_of_a_page_exist(name: str) -> None:
-    named = named_in((DOCS / name).read_text())
+PAGES = [
+    DOCS.parent / "README.md",
+    *sorted(DOCS.glob("start/*.md")),
+    *(DOCS / "operate" / f"{name}.md" for name in ("operations", "incidents", "dashboards")),
+    DOCS / "reference/metrics.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_a_page_exist(page: Path) -> None:
+    named = named_in(page.read_text())
 
     assert {text: found for text in named if (found := list(unknown_in(text)))} == {}
 
