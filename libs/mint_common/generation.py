@@ -157,7 +157,8 @@ class EngineInfo:
 
     ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts;
     ``dtype`` is the engine's compute dtype: float32, bfloat16 or float16. ``max_completions`` limits one
-    request (n), ``max_requests`` the open ones.
+    request (n), ``max_requests`` the open ones. ``start_seconds`` is how long its process took to start, 0 if
+    its version does not say.
     """
 
     engine_id: EngineId
@@ -173,6 +174,7 @@ class EngineInfo:
     routed_layers: int = 0
     max_completions: int = 128
     max_requests: int = 512
+    start_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import psutil
 from fastapi import FastAPI
 
 from mint_common.adapters_format import BaseFacts, read_base_facts
@@ -191,6 +193,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             routed_layers=len(facts.experts),
             max_completions=settings.max_completions,
             max_requests=settings.max_requests,
+            start_seconds=round(time.time() - psutil.Process().create_time(), 1),
         )
         serving = Serving(
             engine=engine,

@@ -10,7 +10,6 @@ Invariants:
 """
 
 import asyncio
-import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import TypeVar
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
-from mint_common.client.engine_errors import is_away, is_for_next, lost_engine
+from mint_common.client.engine_errors import back_in, is_away, is_for_next, lost_engine
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
@@ -39,7 +38,6 @@ from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
 from mint_common.generation import (
-    RESTART_SECONDS,
     AdapterStatus,
     CallFacts,
     EngineInfo,
@@ -56,7 +54,6 @@ T = TypeVar("T")
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
 _ANSWER_SECONDS = 5.0  # a loader that stays silent longer is left out of a list
-_MIN_WAIT_SECONDS = 2
 _LOST_SECONDS = 180.0  # one that is away longer is not told to come back
 _MAX_ADAPTERS = 4096
 _NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
@@ -122,9 +119,9 @@ class EngineDirectory:
         now = time.monotonic()
         away = [(info, now - since) for info, since in self._lost.values()]
         return [
-            (info, max(_MIN_WAIT_SECONDS, math.ceil(RESTART_SECONDS - seconds)))
+            (info, back_in(info, seconds))
             for info, seconds in away
-            if seconds < _LOST_SECONDS
+            if seconds < max(_LOST_SECONDS, 2 * info.start_seconds)
         ]
 
     def contexts(self) -> Mapping[BaseName, int]:
@@ -199,7 +196,8 @@ class EngineDirectory:
             try:
                 return url, await self._opened(url, call)
             except MintError as error:
-                if url == urls[-1] or not is_for_next(error):
+                is_last = url == urls[-1] and not isinstance(error, EngineRestarting)
+                if is_last or not is_for_next(error):
                     raise
         raise await self._no_engine(base)
 

@@ -1,5 +1,7 @@
 """What an engine's error means for its requests, and for other engines."""
 
+import math
+
 from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.errors import (
     EngineDied,
@@ -9,7 +11,9 @@ from mint_common.errors import (
     PeerFailed,
     Unavailable,
 )
-from mint_common.generation import RESTART_SECONDS
+from mint_common.generation import RESTART_SECONDS, EngineInfo
+
+_MIN_WAIT_SECONDS = 2
 
 
 def lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
@@ -17,6 +21,15 @@ def lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
     if may_have_begun:
         return EngineDied(retry_after_seconds=RESTART_SECONDS)
     return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
+
+
+def back_in(info: EngineInfo, away_seconds: float) -> int:
+    """Return in how many seconds to ask again an engine that ended some time ago.
+
+    It takes as long as its last start; one that takes longer is asked less and less often.
+    """
+    left = (info.start_seconds or RESTART_SECONDS) - away_seconds
+    return math.ceil(max(_MIN_WAIT_SECONDS, left if left > 0 else away_seconds / 4))
 
 
 def is_away(error: BaseException | None) -> bool:
