@@ -12,7 +12,7 @@ from mint_common.datasets.lines import MAX_LINE_BYTES, FileLine, LineReader
 from mint_common.datasets.reading import decode_line, told_format, too_long, typed_row
 from mint_common.datasets.repeats import RowDigests
 from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem
-from mint_common.datasets.rows import RowProblem
+from mint_common.datasets.rows import ChatRow, RowProblem
 
 MAX_LINES = 2_000_000
 """Maximum lines of a file, blank ones included; lines beyond it are not read."""
@@ -31,6 +31,7 @@ class DatasetCheck:
         self._rows = 0
         self._count = 0
         self._problems: list[Problem] = []
+        self._unanswered: list[int] | None = []  # lines of all rows so far, if they may lack their answer
 
     def feed(self, chunk: bytes) -> bool:
         """Check the next bytes; return whether more are needed for the report."""
@@ -78,8 +79,15 @@ class DatasetCheck:
         found = told_format(row)
         if self._format is None:
             self._format, self._format_line = found, number
+        if found == Format.CHAT and self._unanswered:
+            self._format, self._format_line = found, number
+            for earlier in self._unanswered:
+                self._note(earlier, _no_answer())
+        is_bare = found == Format.REWARD and row.keys() <= set(ChatRow.__struct_fields__)
+        may_be_chats = is_bare and self._unanswered is not None and len(self._unanswered) < MAX_PROBLEMS
+        self._unanswered = [*(self._unanswered or ()), number] if may_be_chats else None
         if (self._format, found) == (Format.CHAT, Format.REWARD):
-            raise RowProblem("no_answer", "the last message is of role user, not assistant")
+            raise _no_answer()
         if found != self._format:
             problem = f"the row is {found}, line {self._format_line} is {self._format}: a file has one format"
             raise RowProblem("mixed_formats", problem)
@@ -90,6 +98,10 @@ class DatasetCheck:
         self._count += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(Problem(line=number, code=problem.code, message=problem.message))
+
+
+def _no_answer() -> RowProblem:
+    return RowProblem("no_answer", "the last message is of role user, not assistant")
 
 
 def check_file(path: Path) -> tuple[DatasetReport, RowDigests]:

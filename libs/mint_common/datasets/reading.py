@@ -1,13 +1,13 @@
 """One line of a file as a row. Raises RowProblem for whatever it holds."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from mint_common.datasets.formats import Format
 from mint_common.datasets.lines import MAX_LINE_BYTES
-from mint_common.datasets.rows import MAX_DEPTH, TYPES, Row, RowProblem, check_row, is_deep
+from mint_common.datasets.rows import MAX_DEPTH, TYPES, Role, Row, RowProblem, check_row, is_deep
 
 _SHOWN = 40
 """Characters of a line that a message repeats."""
@@ -15,6 +15,9 @@ _SHOWN = 40
 _decode = msgspec.json.Decoder().decode
 _AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_NO_CHOICE = re.compile(r"Invalid enum value (.*)", re.DOTALL)
+_CHOICES = {"role": get_args(Role), "type": ("function",)}
+"""Values of fields that have a few."""
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
@@ -93,6 +96,9 @@ def _invalid(problem: str, kind: Format) -> RowProblem:
     if unknown := _UNKNOWN.fullmatch(what):
         field = f"{unknown[1][:_SHOWN]!r}"
         return RowProblem("unknown_field", f"{where or f'a {kind} row'} has no field {field}")
+    choices = _CHOICES.get(where.rpartition(".")[2])
+    if choices and (wrong := _NO_CHOICE.fullmatch(what)):
+        return RowProblem("invalid_value", f"{where}: {wrong[1][:_SHOWN]} is none of {', '.join(choices)}")
     what = what[:1].lower() + what[1:]
     return RowProblem("invalid_value", f"{where}: {what[:200]}" if where else what[:200])
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,6 +22,7 @@ PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][A-Za-z0-9_]*|\.[0-9]{1,9}|\[[0-
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=20_000)]
 Operation = Literal["eq", "ne", "like", "ilike"]
+JudgeRole = Literal["system", "developer", "user", "assistant"]
 
 
 class StringCheck(Struct, frozen=True, forbid_unknown_fields=True, tag="string_check"):
@@ -59,7 +60,7 @@ class InputText(Struct, frozen=True, forbid_unknown_fields=True, tag="input_text
 class JudgeMessage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A message to the model that scores; its texts are templates."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: JudgeRole
     content: Text | InputText | list[InputText]
     type: Literal["message"] = "message"
 
@@ -105,6 +106,9 @@ class MultiGrader(Struct, frozen=True, forbid_unknown_fields=True, tag="multi"):
     calculate_output: str
 
 
+_NO_CHOICE = "Invalid enum value "
+_CHOICES = {"operation": get_args(Operation), "role": get_args(JudgeRole)}
+"""Values of fields that have a few."""
 GraderSpec = StringCheck | TextSimilarity | PythonGrader | ScoreModel | MultiGrader
 
 
@@ -118,6 +122,9 @@ def read_grader(value: object) -> GraderSpec:
         found: GraderSpec = msgspec.convert(value, GraderSpec)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
+        choices = _CHOICES.get(path.strip("`").rpartition(".")[2])
+        if choices and problem.startswith(_NO_CHOICE):
+            problem = f"{problem.removeprefix(_NO_CHOICE)} is none of {', '.join(choices)}"
         raise InvalidField(field=f"grader{path.strip('`')}"[:200], problem=problem[:500]) from error
     if _has_zero(value):
         raise InvalidField(field="grader", problem="a text in it has the character 0, which is not stored")

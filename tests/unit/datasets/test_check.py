@@ -60,7 +60,11 @@ REFUSED: dict[str, tuple[object, str, str]] = {
         "messages[1] has no field 'wieght'",
     ),
     "extra column": ({"messages": [USER, ANSWER], "id": 1}, "unknown_field", "a chat row has no field 'id'"),
-    "role": ({"messages": [{"role": "bot", "content": ""}, ANSWER]}, "invalid_value", "messages[0].role: "),
+    "role": (
+        {"messages": [{"role": "assistent", "content": ""}, ANSWER]},
+        "invalid_value",
+        "messages[0].role: 'assistent' is none of system, developer, user, assistant, tool",
+    ),
     "content": (
         {"messages": [{"role": "user", "content": 1}, ANSWER]},
         "invalid_value",
@@ -198,6 +202,18 @@ def test_a_file_of_two_formats_is_refused() -> None:
         (3, "mixed_formats"),
     ]
     assert "the row is text, line 1 is chat" in report.problems[1].message
+
+
+def test_first_rows_of_chats_without_their_answers_are_named_not_the_right_ones() -> None:
+    asked = {"messages": [USER]}
+    report = checked(b"\n".join(map(line_of, [asked, asked, VALID["chat"][1], asked])))
+    assert report.format == Format.CHAT
+    assert [(each.line, each.code) for each in report.problems] == [
+        *((line, "no_answer") for line in (1, 2, 4))
+    ]
+    for_graders = checked(b"\n".join(map(line_of, [{**asked, "answer": "a"}, VALID["chat"][1]])))
+    assert (for_graders.format, for_graders.problems[0].code) == (Format.REWARD, "mixed_formats")
+    assert checked(line_of(asked)).count == 0, "a grader may read the answers alone"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])

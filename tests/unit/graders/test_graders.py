@@ -41,6 +41,11 @@ SAMPLING = "grader.sampling_params"
 MOST, EFFORT = f"{SAMPLING}.max_completions_tokens", f"{SAMPLING}.reasoning_effort"
 
 
+def test_a_wrong_operation_is_refused_with_the_right_ones() -> None:
+    with pytest.raises(InvalidField, match="'equals' is none of eq, ne, like, ilike"):
+        read_grader(check("equals"))
+
+
 def check(operation: str = "eq", **changes: object) -> dict[str, Any]:
     return {**CHECK, "operation": operation, **changes}
 
