@@ -47,6 +47,8 @@ Compiling a structure is limited to 5 s of processor time and 512 MiB. These lim
 {", ".join(f"`{name}`" for name in STRUCTURES)}, and for `tools` whose
 arguments follow their schemas: those of a request that must call a tool, unless one says `strict: false`, and
 tools that say `strict: true` (`MINT_LOADER_TOOL_STRICT_LEVEL`). Other tools are only written into the prompt.
+If `max_tokens` cuts a call off, `finish_reason` is `length`, and the text, whole calls included, is in
+`content`: read tool calls only of answers that end with `tool_calls`, and allow more tokens.
 
 - Patterns and grammars have at most {MAX_PATTERN_BYTES >> 10} KiB in total; so has a single name.
 - Choices and enumerations have at most {MAX_CHOICE_BYTES >> 10} KiB in total.
