@@ -262,7 +262,9 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             max_body_bytes=None,  # `BodyRoute` reads bodies
         )
         http.state.parts = parts
-        include_routes(http.router, task_routes(callers_tasks), job_routes(of_jobs), *TENANT_ROUTERS)
+        include_routes(
+            http.router, task_routes(callers_tasks), job_routes(of_jobs, directory), *TENANT_ROUTERS
+        )
         short, work = dispatch(of_jobs, of_waves, bus, clock)
         background: tuple[Work, ...] = (
             OutboxRelay(pool, bus, clock).run,

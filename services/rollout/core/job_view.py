@@ -29,11 +29,12 @@ METRICS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobProgress:
-    """A job, its progress, and its waves by step if requested."""
+    """A job, its progress, and its waves by step if requested. ``waits_for``: why it makes no progress."""
 
     job: Job
     progress: Progress
     waves: Sequence[Wave] = ()
+    waits_for: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -89,6 +90,7 @@ def job_view(found: JobProgress) -> JsonObject:
         "state": job.state.value,
         "is_pausing": job.is_pausing,
         "reason": job.reason,
+        "waits_for": found.waits_for,
         "fault": msgspec.to_builtins(job.fault),
         "spec": _shown_spec(job.spec),
         "warnings": list(job.warnings),

@@ -1,6 +1,8 @@
 """Checks of every request for a job, for any training data."""
 
 import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mint_common.algorithms import Algorithms
@@ -18,6 +20,8 @@ from services.rollout.core.quotas import JobQuotas
 
 LIMITS_SECONDS = 5.0
 """Time that a request waits for the limits of engines."""
+TRAINERS_SECONDS = 1.0
+"""Time that a look at jobs waits for trainers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +54,26 @@ async def check_started(trainers: TrainerDirectory, base: BaseName, *, field: st
     """Raise InvalidField, naming where a request has the base, if all trainers have other bases."""
     others = await trainers.other_bases(base)
     if others:
-        command = " ".join(["mint up", *(f"--base {each}" for each in (*others, base))])
-        problem = (
-            f"base {base} is not started: this stack trains {', '.join(others)};"
-            f" its operator starts it with `{command}`"
-        )
-        raise InvalidField(field=field, problem=problem)
+        raise InvalidField(field=field, problem=_not_started(base, others))
+
+
+async def bases_not_started(trainers: TrainerDirectory, bases: Collection[BaseName]) -> dict[BaseName, str]:
+    """Return why jobs of some bases wait, in a sentence: all trainers have other bases.
+
+    A base is left out if a trainer has it, or does not answer in time.
+    """
+    found = dict[BaseName, str]()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TRAINERS_SECONDS):
+            for base in sorted(bases):
+                if others := await trainers.other_bases(base):
+                    found[base] = _not_started(base, others)
+    return found
+
+
+def _not_started(base: BaseName, others: Sequence[BaseName]) -> str:
+    command = " ".join(["mint up", *(f"--base {each}" for each in (*others, base))])
+    return (
+        f"base {base} is not started: this stack trains {', '.join(others)};"
+        f" its operator starts it with `{command}`"
+    )

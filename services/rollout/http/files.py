@@ -50,7 +50,8 @@ async def _results(parts: TenantParts, tenant_id: TenantId, file_id: str) -> tup
     if job_id is None:
         return None
     try:
-        found = await job_progress(parts.jobs, await parts.tenant_jobs.on_file(tenant_id, job_id), steps=True)
+        job = await parts.tenant_jobs.on_file(tenant_id, job_id)
+        found = await job_progress(parts.jobs, job, parts.trainers, steps=True)
     except NotFound as error:
         raise NotFound(kind="file", name=file_id) from error
     if not has_results(found):

@@ -39,7 +39,7 @@ _graders = APIRouter(prefix=f"{PREFIX}/alpha/graders", route_class=BodyRoute)
 
 async def _found(parts: TenantParts, tenant_id: TenantId, name: str, *, steps: bool = False) -> JobProgress:
     job = await parts.tenant_jobs.on_file(tenant_id, job_id_of(name), name=name)
-    return await job_progress(parts.jobs, job, steps=steps)
+    return await job_progress(parts.jobs, job, parts.trainers, steps=steps)
 
 
 def _shown(parts: TenantParts, job: JobProgress) -> JsonObject:
@@ -65,7 +65,9 @@ async def list_jobs(
         after=None if after is None else job_id_of(after),
         limit=most + 1,
     )
-    return page_answer(await in_progress(parts.jobs, page), partial(_shown, parts), limit=most)
+    return page_answer(
+        await in_progress(parts.jobs, page, parts.trainers), partial(_shown, parts), limit=most
+    )
 
 
 @_jobs.get("/{name}")

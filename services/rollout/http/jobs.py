@@ -1,10 +1,12 @@
 """Routes about a tenant's jobs, on tasks and on files. A job of another tenant does not exist."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
+from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import JobId, TenantId
@@ -13,13 +15,15 @@ from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
-from services.rollout.core.job import Job
+from services.rollout.core.job import Job, JobState
 from services.rollout.core.job_view import JobProgress, job_view
 from services.rollout.core.progress import Progress
+from services.rollout.handlers.job_admission import bases_not_started
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
 
 submissions = APIRouter(route_class=BodyRoute)
+_GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 
 
 @submissions.post("/internal/tenants/{tenant_id}/jobs", status_code=202)
@@ -34,7 +38,7 @@ async def submit_job(
     return job_view(JobProgress(job=job, progress=Progress()))
 
 
-def job_routes(handlers: JobHandlers) -> APIRouter:
+def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs that read and steer jobs."""
     jobs, commits = handlers.commits.jobs, handlers.commits
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs", route_class=BodyRoute)
@@ -43,13 +47,13 @@ def job_routes(handlers: JobHandlers) -> APIRouter:
     async def list_jobs(
         tenant_id: Tenant, limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100
     ) -> list[JsonObject]:
-        return [
-            job_view(each) for each in await in_progress(jobs, await jobs.jobs_of(tenant_id, limit=limit))
-        ]
+        found = await in_progress(jobs, await jobs.jobs_of(tenant_id, limit=limit), trainers)
+        return [job_view(each) for each in found]
 
     @router.get("/{job_id}")
     async def show_job(tenant_id: Tenant, job_id: str, steps: bool = True) -> JsonObject:  # noqa: FBT001, FBT002  # a query
-        return job_view(await job_progress(jobs, await _own(jobs, tenant_id, job_id), steps=steps))
+        own = await _own(jobs, tenant_id, job_id)
+        return job_view(await job_progress(jobs, own, trainers, steps=steps))
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: Tenant, job_id: str) -> JsonObject:
@@ -69,16 +73,29 @@ def job_routes(handlers: JobHandlers) -> APIRouter:
     return router
 
 
-async def in_progress(store: PostgresJobs, jobs: Sequence[Job]) -> list[JobProgress]:
-    """Return how far jobs are, in their order, without their waves."""
+async def in_progress(
+    store: PostgresJobs, jobs: Sequence[Job], trainers: TrainerDirectory
+) -> list[JobProgress]:
+    """Return how far jobs are and what they wait for, in their order, without their waves."""
     progress = await store.progress_of(jobs)
-    return [JobProgress(job=job, progress=progress[job.job_id]) for job in jobs]
+    reasons = await bases_not_started(trainers, {job.base for job in jobs if job.state in _GOES_ON})
+    return [
+        JobProgress(
+            job=job,
+            progress=progress[job.job_id],
+            waits_for=reasons.get(job.base, "") if job.state in _GOES_ON else "",
+        )
+        for job in jobs
+    ]
 
 
-async def job_progress(store: PostgresJobs, job: Job, *, steps: bool) -> JobProgress:
+async def job_progress(
+    store: PostgresJobs, job: Job, trainers: TrainerDirectory, *, steps: bool
+) -> JobProgress:
     """Return the progress of a job, with its waves if steps are requested."""
     waves = await store.waves_of(job.job_id) if steps else ()
-    return JobProgress(job=job, progress=(await store.progress_of([job]))[job.job_id], waves=waves)
+    (found,) = await in_progress(store, [job], trainers)
+    return replace(found, waves=waves)
 
 
 async def _own(jobs: PostgresJobs, tenant_id: TenantId, name: str) -> Job:

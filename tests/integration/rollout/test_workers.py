@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from contract.schemas import empty_schema
 
+from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import InvalidField, NotFound, Overloaded, TaskFailed, TaskLeftOut
 from mint_common.graders import Grade, GraderFault
 from mint_common.ids import TenantId
@@ -247,7 +248,8 @@ async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator
     ):
         commits = SimpleNamespace(jobs=PostgresJobs(pool))
         handlers = SimpleNamespace(commits=commits)  # all that a list asks of them
-        http.include_router(job_routes(handlers))  # type: ignore[arg-type]  # as above
+        trainers = TrainerDirectory([], token="none")
+        http.include_router(job_routes(handlers, trainers))  # type: ignore[arg-type]  # as above
         yield client
 
 

@@ -12,7 +12,8 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.ids import BaseName
 from mint_common.training import TrainerInfo
-from services.rollout.handlers.job_admission import check_started
+from services.rollout.handlers import job_admission
+from services.rollout.handlers.job_admission import bases_not_started, check_started
 
 TINY = BaseName("tiny")
 
@@ -100,6 +101,17 @@ async def test_other_bases_are_named_once_each_trainer_has_answered(monkeypatch)
             InvalidField, match="operator starts it with `mint up --base third --base tiny --base other`"
         ):
             await check_started(directory, BaseName("other"), field="policy")
+        told = await bases_not_started(directory, {TINY, BaseName("other")})
+        assert told == {
+            "other": "base other is not started: this stack trains third, tiny;"
+            " its operator starts it with `mint up --base third --base tiny --base other`"
+        }
+
+
+async def test_a_silent_trainer_holds_no_look_at_jobs(monkeypatch) -> None:
+    monkeypatch.setattr(job_admission, "TRAINERS_SECONDS", 0.1)
+    async with directory_of(Answering(holder()), Answering(None)) as directory, asyncio.timeout(5.0):
+        assert await bases_not_started(directory, {TINY, BaseName("other")}) == {}
 
 
 async def test_of_trainers_of_an_older_version_one_is_found_and_a_holder_goes_before_them() -> None:

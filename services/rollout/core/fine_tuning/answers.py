@@ -99,6 +99,7 @@ def _mint(found: JobProgress, told: FineTuning) -> JsonObject:
         "step": found.progress.step,
         "total_steps": spec.steps,
         "stopped_early": job.stopped_early,
+        "waits_for": found.waits_for,
         "warnings": list(job.warnings),
     }
 

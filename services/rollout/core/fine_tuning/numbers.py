@@ -19,7 +19,9 @@ from mint_common.fine_tuning_requests import (
 from services.rollout.core.job_plan import MAX_LEARNING_RATE
 
 EPOCHS, BATCH = 3, 8
-"""Values of "auto"; the batch is larger when a job would have too many steps."""
+"""Values of "auto" for files of usual size; the batch is larger when a job would have too many steps."""
+MIN_DRAWN, MAX_DRAWN, MAX_AUTO_EPOCHS = 100, 25_000, 25
+"""Rows that "auto" draws in all epochs, and its largest number of epochs: OpenAI's rule."""
 GROUP, MAX_GROUP = 8, 256
 """Answers to a prompt at a compute multiplier of 1, and the most."""
 NEW_TOKENS = 512
@@ -78,7 +80,7 @@ def choose_numbers(
 ) -> Numbers:
     """Return the numbers of a job that draws ``rows`` an epoch. Raises InvalidField."""
     common, compute = asked.common, asked.reinforcement.compute_multiplier
-    epochs = common.n_epochs or EPOCHS
+    epochs = common.n_epochs or _auto_epochs(rows)
     fitting = math.ceil(rows * epochs / MAX_STEPS)
     batch = common.batch_size or min(MAX_BATCH, max(BATCH, fitting))
     steps = max(1, math.ceil(rows * epochs / batch))
@@ -111,6 +113,13 @@ def choose_numbers(
         group_size=group_size,
         max_new_tokens=max_new_tokens,
     )
+
+
+def _auto_epochs(rows: int) -> int:
+    """Return more epochs for a small file, and fewer for a large one."""
+    if rows * EPOCHS < MIN_DRAWN:
+        return min(MAX_AUTO_EPOCHS, MIN_DRAWN // rows)
+    return min(EPOCHS, max(1, MAX_DRAWN // rows))
 
 
 def _learning_rate(asked: AskedNumbers, extras: MintFields, algorithm: Algorithm) -> float:

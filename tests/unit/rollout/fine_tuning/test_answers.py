@@ -156,10 +156,10 @@ def test_events_of_reinforcement_tell_rewards_and_what_graders_got_wrong():
     first = published(1, reward_mean=0.42, valid_reward_mean=0.68, counts=counts)
     now = progress(job, first, of_job={"state": JobState.RUNNING}, step=1, started_at=100.9)
     assert messages(now)[-5:] == [
-        "Step 1/3, train mean reward=0.42",
-        "Step 1/3: grader errors: other_error=2",
-        "Step 1/3: 3 rows were longer than the context, and left out",
-        "Step 1/3, full validation mean reward=0.68",
+        "Step 1/12, train mean reward=0.42",
+        "Step 1/12: grader errors: other_error=2",
+        "Step 1/12: 3 rows were longer than the context, and left out",
+        "Step 1/12, full validation mean reward=0.68",
         "Checkpoint created at step 1 with Snapshot ID: tiny-mine@11",
     ]
     assert job_answer(now, at=0)["method"]["reinforcement"]["grader"] == EXACT
@@ -177,11 +177,11 @@ def test_what_a_revision_scored_is_told_when_it_is_known():
     )
     later = replace(now, waves=scored)
     assert messages(later)[-6:] == [
-        "Step 1/3, train mean reward=0.25",
-        "Step 2/3, train mean reward=0.50",
-        "Step 2/3, full validation mean reward=0.75",
+        "Step 1/12, train mean reward=0.25",
+        "Step 2/12, train mean reward=0.50",
+        "Step 2/12, full validation mean reward=0.75",
         "Checkpoint created at step 2 with Snapshot ID: tiny-mine@12",
-        "Step 1/3, full validation mean reward=0.75",
+        "Step 1/12, full validation mean reward=0.75",
         "Checkpoint created at step 1 with Snapshot ID: tiny-mine@11",
     ]
     times = [event["created_at"] for event in job_events(later)]

@@ -65,13 +65,23 @@ def test_steps_draw_every_row_that_rollout_does_not_hold_out_in_each_epoch(rows,
 
 def test_a_large_file_gets_a_larger_batch_unless_it_is_given():
     many = JobFiles(training=file(rows=200_000))
-    assert plan(body(), files=many).spec.prompts_per_step == 60
-    with pytest.raises(InvalidField, match="75000 steps") as refused:
+    assert plan(body(hyperparameters={"n_epochs": 3}), files=many).spec.prompts_per_step == 60
+    with pytest.raises(InvalidField, match="25000 steps") as refused:
         plan(body(hyperparameters={"batch_size": 8}), files=many)
     assert refused.value.field == "hyperparameters.batch_size"
     with pytest.raises(InvalidField, match="fewer epochs") as refused:
-        plan(body(), files=JobFiles(training=file(rows=900_000)))
-    assert refused.value.field == "method.supervised.hyperparameters.n_epochs"
+        plan(body(hyperparameters={"n_epochs": 3}), files=JobFiles(training=file(rows=900_000)))
+    assert refused.value.field == "hyperparameters.n_epochs"
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs"),
+    [(1, 25), (4, 25), (12, 8), (33, 3), (34, 3), (8_333, 3), (8_334, 2), (20_000, 1), (200_000, 1)],
+)
+def test_epochs_follow_the_rows_unless_they_are_given(rows, epochs):
+    files = JobFiles(training=file(rows=rows))
+    assert plan(body(), files=files).hyperparameters["n_epochs"] == epochs
+    assert plan(body(hyperparameters={"n_epochs": 4}), files=files).hyperparameters["n_epochs"] == 4
 
 
 def test_auto_is_as_if_nothing_was_said():
