@@ -26,7 +26,8 @@ class Listing:
     """The gateway's answer, and its form for people.
 
     ``rows`` is None when the answer itself is the row or the rows; ``nothing`` replaces an empty table;
-    ``page_by`` is a row's cursor of the next page, by default the first column.
+    ``page_by`` is a row's cursor of the next page, by default the first column; ``notes`` follow the table,
+    on stderr.
     """
 
     answer: Json
@@ -34,6 +35,7 @@ class Listing:
     rows: Sequence[Row] | None = None
     nothing: str = "nothing yet"
     page_by: str = ""
+    notes: Sequence[str] = ()
 
     def shown(self) -> Sequence[Row]:
         """Return the rows of the table."""
@@ -132,5 +134,5 @@ def _print(answer: Listing, values: Mapping[str, object], *, as_json: bool) -> N
     rows = answer.shown()
     print_rows(rows, answer.columns, nothing=answer.nothing)
     hint = page_hint(rows, values, page_by=answer.page_by or answer.columns[0].path)
-    if hint:
-        typer.echo(hint, err=True)
+    for note in filter(None, (hint, *answer.notes)):
+        typer.echo(note, err=True)

@@ -16,6 +16,8 @@ from mint_client.commands.options import AfterOption, LimitOption, PolicyArgumen
 from mint_client.commands.train import grader_json, sent_file
 from mint_client.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from mint_client.core.refusals import EvaluationFailedError
+from mint_client.core.score_rows import seeded_rows
+from mint_common.names import MAX_LIMIT
 
 POLL_SECONDS = 0.5
 ScoredArgument = Annotated[
@@ -197,10 +199,15 @@ def list_evaluations(
 ) -> Listing:
     """List the scores of a policy's revisions, oldest first.
 
+    The seed is that of the run's prompts, if a run scored.
+
     Example: mint eval list counter
     """
     found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit, "after": after})
-    return Listing(answer=found, columns=EVALUATION, nothing="no score yet", page_by="evaluation_id")
+    rows = seeded_rows(found, api.get("/evaluations/run", {"limit": MAX_LIMIT}))
+    return Listing(
+        answer=found, columns=EVALUATION, rows=rows, nothing="no score yet", page_by="evaluation_id"
+    )
 
 
 def record_evaluation(  # noqa: PLR0917  # arguments of a command

@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from mint_client.adapters.public_api import PublicApi, path_of
+from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, api_command, group
 from mint_client.commands.keys import KeyNameArgument, ScopesOption
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, names_in
 from mint_client.core.columns import AUDIT, RULE, TENANT
+from mint_client.core.score_rows import rule_rows
 from mint_common.names import MAX_LIMIT
 
 RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")]
@@ -20,7 +21,7 @@ def list_rules(api: PublicApi, policy: PolicyArgument) -> Listing:
     Example: mint rule list counter
     """
     found = api.get(path_of("policies", policy, "rules"))
-    return Listing(answer=found, columns=RULE, nothing="no rule yet")
+    return Listing(answer=found, columns=RULE, rows=rule_rows(found), nothing="no rule yet")
 
 
 def create_rule(
@@ -82,7 +83,11 @@ def create_rule(
     made = api.post(path_of("policies", policy, "rules"), body)
     for warning in made["warnings"]:
         typer.echo(f"mint: {warning}", err=True)
-    return Listing(answer=made, columns=RULE)
+    return _shown(made)
+
+
+def _shown(rule: Json) -> Listing:
+    return Listing(answer=rule, columns=RULE, rows=rule_rows([rule]))
 
 
 def pause_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
@@ -90,7 +95,7 @@ def pause_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Li
 
     Example: mint rule pause counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
-    return Listing(answer=api.post(path_of("policies", policy, "rules", rule, "pause")), columns=RULE)
+    return _shown(api.post(path_of("policies", policy, "rules", rule, "pause")))
 
 
 def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
@@ -98,7 +103,7 @@ def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> L
 
     Example: mint rule resume counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
-    return Listing(answer=api.post(path_of("policies", policy, "rules", rule, "resume")), columns=RULE)
+    return _shown(api.post(path_of("policies", policy, "rules", rule, "resume")))
 
 
 def remove_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> str:

@@ -13,6 +13,7 @@ from mint_client.commands.api import Listing, group
 from mint_client.commands.options import JsonOption, LimitOption, PolicyArgument, ResetOptimizerOption
 from mint_client.core.columns import FIELD, JOB, TASK
 from mint_client.core.job_curves import curves_csv, scalars_of
+from mint_client.core.job_times import pace_of, step_size, time_in_words
 from mint_client.core.jobs import (
     JobNow,
     headline,
@@ -21,12 +22,14 @@ from mint_client.core.jobs import (
     step_columns,
     step_rows,
     tiers_of,
+    waiting_notes,
 )
 from mint_client.core.tables import field_rows
 from mint_client.views.job import JobView, follow_job
 from mint_client.views.terminal import print_json, print_rows
 from mint_common.algorithms import Algorithms, task_algorithms
 
+COMPARED_JOBS = 50
 _ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
@@ -107,7 +110,16 @@ def create_job(  # arguments of a command
     made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
     for warning in made["warnings"]:
         typer.echo(f"mint: {warning}", err=True)
+    job = read_job(made)
+    typer.echo(f"time: {estimated_time(api, job, row_tokens=None)}", err=True)
     _show(api, made, watch=watch, as_json=as_json)
+
+
+def estimated_time(api: PublicApi, job: JobNow, *, row_tokens: float | None) -> str:
+    """Return the estimated duration of a job that has not begun, from the newest ones that have ended."""
+    ended = [read_job(each) for each in api.get("/jobs", {"limit": COMPARED_JOBS})]
+    size = step_size(job, row_tokens=row_tokens)
+    return time_in_words(job, size, pace_of(ended, like=job, size=size))
 
 
 def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
@@ -119,7 +131,8 @@ def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
     """
     found = api.get("/jobs", {"limit": limit})
     rows = [job_row(job, now=time.time()) for job in found]
-    return Listing(answer=found, columns=JOB, rows=rows, nothing="no job yet: mint job create POLICY TASK")
+    nothing = "no job yet: mint job create POLICY TASK"
+    return Listing(answer=found, columns=JOB, rows=rows, nothing=nothing, notes=waiting_notes(found))
 
 
 def show_job(
@@ -234,7 +247,8 @@ def watch_job(api: PublicApi, job_id: str) -> JobNow:
 
 
 def _ending(job: JobNow) -> str:
-    return headline(job, now=time.time()) + (f"\n{job.reason}" if job.reason else "")
+    reason = job.reason or job.waits_for
+    return headline(job, now=time.time()) + (f"\n{reason}" if reason else "")
 
 
 task_app = group("List or show the tasks that policies can be trained on.", list_tasks, show_task)

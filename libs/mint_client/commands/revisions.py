@@ -13,7 +13,8 @@ from mint_client.commands.names import resolve_revision
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
 from mint_client.commands.pushing import push_revision
 from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
-from mint_client.core.tables import Row, diff_rows, field_rows, scored_rows
+from mint_client.core.score_rows import scored_rows
+from mint_client.core.tables import Row, diff_rows, field_rows
 from mint_client.views.terminal import receiving, sending
 
 

@@ -15,7 +15,7 @@ from mint_client.adapters.prepared_rows import PreparedRows
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.row_files import send_rows
 from mint_client.commands.api import api_command
-from mint_client.commands.jobs import watch_job
+from mint_client.commands.jobs import estimated_time, watch_job
 from mint_client.commands.options import ResetOptimizerOption
 from mint_client.commands.sources import (
     MapOption,
@@ -34,13 +34,11 @@ from mint_client.core.training import (
     count_tokens,
     example_of,
     job_body,
-    pace_of,
     plan_rows,
     promotion_in_words,
     result_in_words,
     serving_lines,
     suffix_of,
-    time_in_words,
     tokens_in_words,
 )
 from mint_client.views.job import follow_promotion
@@ -50,7 +48,6 @@ from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Method, Problem, method_
 from mint_common.errors import InvalidField, NotFound, Unavailable
 
 PREVIEWED_ROWS = 20
-COMPARED_JOBS = 20
 TOO_LONG = "too_long"
 
 
@@ -89,7 +86,10 @@ def train(  # arguments of a command
     ] = None,
     every: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps between evaluations.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=MAX_EPOCHS, help="Number of epochs. Default: 3, more for few rows."
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MAX_BATCH, help="Rows per step. Default: 8.")
@@ -244,9 +244,9 @@ def _begin(
     job = read_job(api.get(path_of("jobs", made["mint"]["job_id"])))
     for warning in job.warnings:
         typer.echo(f"mint: {warning}", err=True)
-    pace = pace_of([read_job(each) for each in api.get("/jobs", {"limit": COMPARED_JOBS})], like=job)
     tokens = tokens_in_words(count, rows=rows.count)
-    print_rows(plan_rows(job, tokens=tokens, time=time_in_words(job, count, pace)), FIELD, nothing="")
+    time = estimated_time(api, job, row_tokens=None if count is None else count.trained / count.rows)
+    print_rows(plan_rows(job, tokens=tokens, time=time), FIELD, nothing="")
     return job
 
 

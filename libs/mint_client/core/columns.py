@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Column:
     """A column's title and where its value is: a dotted path; ``kind`` says how it reads.
 
-    A table that is too wide loses the columns with the highest ``drop`` first; those with 0 stay.
+    A table that is too wide loses the columns with the highest ``drop`` first; those with 0 stay. An ``id``
+    is never broken; ``lines`` are below each other on a terminal.
     """
 
     title: str
@@ -28,14 +29,14 @@ POLICY = (
 )
 REVISION = (
     Column(title="revision", path="number"),
-    Column(title="state", path="state", kind="state"),
+    Column(title="state", path="state", kind="state", drop=3),
     Column(title="step", path="step", drop=2),
-    Column(title="reward", path="reward", kind="score"),
-    Column(title="scores", path="scores", drop=1),
-    Column(title="aliases", path="aliases", kind="list", drop=3),
-    Column(title="parent", path="parent", kind="digest", drop=5),
-    Column(title="digest", path="digest", kind="digest", drop=4),
-    Column(title="made", path="created_at", kind="time", drop=6),
+    Column(title="reward", path="reward", kind="score", drop=4),
+    Column(title="scores", path="scores", kind="lines", drop=1),
+    Column(title="aliases", path="aliases", kind="lines", drop=1),
+    Column(title="parent", path="parent", kind="digest", drop=6),
+    Column(title="digest", path="digest", kind="digest", drop=5),
+    Column(title="made", path="created_at", kind="time", drop=7),
 )
 ALIAS = (
     Column(title="alias", path="alias"),
@@ -60,6 +61,7 @@ EVALUATION = (
     Column(title="value", path="value", kind="number"),
     Column(title="n", path="n"),
     Column(title="+-", path="stderr", kind="number"),
+    Column(title="seed", path="seeds", kind="list", drop=1),
     Column(title="who", path="actor", drop=3),
     Column(title="when", path="created_at", kind="time", drop=4),
 )
@@ -74,6 +76,7 @@ EVALUATION_RUN = (
     Column(title="+-", path="stderr", kind="score"),
     Column(title="scored", path="scored", drop=1),
     Column(title="n", path="n"),
+    Column(title="seed", path="seed", drop=5),
     Column(title="run", path="run_id", drop=2),
     Column(title="reason", path="reason", drop=3),
 )
@@ -116,18 +119,10 @@ CHANGE = (
     Column(title="change", path="change"),
 )
 RULE = (
-    Column(title="rule", path="rule_id"),
+    Column(title="rule", path="rule_id", kind="id"),
     Column(title="alias", path="alias"),
-    Column(title="suite", path="suite"),
-    Column(title="metric", path="metric"),
-    Column(title="at least", path="at_least", kind="number"),
-    Column(title="max drop", path="max_drop", kind="number"),
-    Column(title="back below", path="roll_back_below", kind="number"),
-    Column(title="at most", path="at_most", kind="number"),
-    Column(title="max rise", path="max_rise", kind="number", drop=1),
-    Column(title="back above", path="roll_back_above", kind="number", drop=1),
+    Column(title="score", path="when", kind="lines"),
     Column(title="takes", path="choose", drop=2),
-    Column(title="cooldown s", path="cooldown_seconds", kind="number", drop=2),
     Column(title="paused", path="paused", kind="flag", drop=1),
     Column(title="who", path="actor", drop=3),
 )
@@ -194,6 +189,7 @@ FILE_STEP = (
     Column(title="epoch", path="epoch", kind="epoch", drop=5),
     Column(title="loss", path="loss", kind="score", drop=1),
     Column(title="accuracy", path="mean_token_accuracy", kind="score", drop=3),
+    Column(title="sampled", path="sampled", drop=1),
     Column(title="reward", path="reward", kind="score", drop=1),
     Column(title="margin", path="preference_margin", kind="score", drop=2),
     Column(title="valid loss", path="valid_loss", kind="score", drop=1),

@@ -93,6 +93,7 @@ class JobSettings:
     steps: int = 0
     prompts_per_step: int = 0
     group_size: int = 1
+    max_new_tokens: int = 0
     learning_rate: float = 0.0
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -132,7 +133,10 @@ class BestNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobNow:
-    """A managed job. Times are seconds since the epoch; ``step`` counts finished steps."""
+    """A managed job. Times are seconds since the epoch; ``step`` counts finished steps.
+
+    ``waits_for`` is a sentence: why it makes no progress, if the stack knows.
+    """
 
     state: str
     job_id: str = ""
@@ -140,6 +144,7 @@ class JobNow:
     base: str = ""
     spec: JobSettings = JobSettings()
     reason: str = ""
+    waits_for: str = ""
     warnings: tuple[str, ...] = ()
     step: int = 0
     total_steps: int = 0
@@ -179,6 +184,28 @@ class JobNow:
         scores = {step.revision.number: step for step in self.steps if step.revision is not None}
         return getattr(scores.get(number), self.metric, None) if self.metric else None
 
+    @property
+    def validation_rows(self) -> int:
+        """Return how many rows measure a revision; 0: none."""
+        data = self.spec.data
+        found = None if data is None else data.evaluation
+        if data is None or found is None:
+            return 0
+        held_out = int(found.holdout * data.training.rows)
+        return min(found.rows, held_out if found.file is None else found.file.rows)
+
+    @property
+    def ties(self) -> tuple[int, ...]:
+        """Return the other revisions whose score equals that of the best, which is the earliest of them."""
+        if self.best is None or self.best.value is None:
+            return ()
+        scored = {
+            step.revision.number: getattr(step, self.best.metric, None)
+            for step in self.steps
+            if step.revision
+        }
+        return tuple(n for n, score in scored.items() if score == self.best.value and n != self.best.number)
+
 
 def read_job(answer: object) -> JobNow:
     """Return what ``GET /mint/v1/jobs/{job}`` answered."""
@@ -208,25 +235,37 @@ def duration(seconds: float) -> str:
 
 def headline(job: JobNow, *, now: float) -> str:
     """Return what is trained, its progress, its remaining time and its best result."""
-    parts = [job.state, f"step {job.step}/{job.total_steps}", duration(seconds_taken(job, now=now))]
+    parts = [
+        "waiting" if job.waits_for else job.state,
+        f"step {job.step}/{job.total_steps}",
+        duration(seconds_taken(job, now=now)),
+    ]
     left = seconds_left(job, now=now)
     if left is not None:
         parts.append(f"about {duration(left)} left")
     if job.best is not None:
-        parts.append(f"best revision {job.best.number}{_score(job.best)}")
+        parts.append(f"best revision {job.best.number}{_score(job.best, len(job.ties))}")
     parts += [f"{count} {what}" for what, count in _left_out(job).items() if count]
     return f"{job.policy} on {job.source}: {', '.join(parts)}"
 
 
-def _score(best: BestNow) -> str:
+def _score(best: BestNow, ties: int) -> str:
     if best.value is not None:
-        return f" ({best.metric} {best.value:.3f})"
+        as_others = f", a tie with {ties} other{'s' if ties > 1 else ''}" if ties else ""
+        return f" ({best.metric} {best.value:.3f}{as_others})"
     return "" if best.reward is None else f" ({best.reward:.3f})"
 
 
 def _left_out(job: JobNow) -> dict[str, int]:
     errors = sum(sum(step.grader_errors.values()) for step in job.steps)
     return {"grader errors": errors, "rows too long": sum(step.dropped_rows for step in job.steps)}
+
+
+def is_scored(step: StepNow) -> bool:
+    """Return whether a step's revision was measured on validation rows."""
+    return any(
+        getattr(step, column.path) is not None for column in FILE_STEP if column.path.startswith("valid_")
+    )
 
 
 def step_columns(job: JobNow) -> tuple[Column, ...]:
@@ -244,10 +283,10 @@ def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -
 def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
     """Return the row of a step of a job on a file.
 
-    A file's own answers have no reward; the loss of sampled ones is always about 0.
+    A file's own answers have no reward and nobody sampled them; the loss of sampled ones is always about 0.
     """
-    told = {"reward": step.reward_mean, "loss": None} if is_sampled else {"reward": None}
-    return {**asdict(step), **step_row(step, tiers), **told}
+    unknown = ("loss",) if is_sampled else ("reward", "sampled")
+    return {**asdict(step), **step_row(step, tiers), **dict.fromkeys(unknown)}
 
 
 def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
@@ -273,4 +312,14 @@ def job_row(answer: Mapping[str, object], *, now: float) -> dict[str, object]:
     """Return the row of a job in a list."""
     job = read_job(answer)
     took = duration(seconds_taken(job, now=now)) if job.started_at is not None else None
-    return {**answer, "source": job.source, "step": f"{job.step}/{job.total_steps}", "took": took}
+    shown = {"source": job.source, "step": f"{job.step}/{job.total_steps}", "took": took}
+    return {**answer, **shown, "state": "waiting" if job.waits_for else job.state}
+
+
+def waiting_notes(answers: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return why jobs of a list make no progress: a sentence for each reason."""
+    waiting = dict[str, list[str]]()
+    for job in map(read_job, answers):
+        if job.waits_for:
+            waiting.setdefault(job.waits_for, []).append(job.job_id)
+    return [f"{', '.join(jobs)}: {reason}" for reason, jobs in waiting.items()]

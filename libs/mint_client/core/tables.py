@@ -14,6 +14,8 @@ SHOWN_CHARACTERS = 200
 """Characters of an answer that are shown."""
 GAP = 2
 """Spaces between two columns."""
+LINE_BREAK = "; "
+"""Separates the lines of a cell, which a terminal shows below each other."""
 
 _TIERS = ("slot", "host", "stored")
 _REWARDS = {"reward": "reward", "reward_mean": "reward of its parent"}
@@ -37,7 +39,11 @@ def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> tu
 
 def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
     lines = [tuple(column.title for column in columns), *(cells(row, columns) for row in rows)]
-    return sum(max(map(len, cell)) + GAP for cell in zip(*lines, strict=True)) - GAP
+    return sum(max(map(_width, cell)) + GAP for cell in zip(*lines, strict=True)) - GAP
+
+
+def _width(cell: str) -> int:
+    return max(map(len, cell.split(LINE_BREAK)))
 
 
 def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str) -> str:
@@ -151,28 +157,6 @@ def _field(name: str, value: object) -> object:
     return _time(value) if name.endswith("_at") else value
 
 
-def scored_rows(
-    revisions: Sequence[Any], evaluations: Sequence[Any], aliases: Sequence[Any]
-) -> list[Row]:  # the gateway's JSON
-    """Return revisions with the latest score of each suite and metric, and the aliases that point at them."""
-    latest = {(row["number"], row["suite"], row["metric"]): row for row in evaluations}
-    scores: dict[int, list[str]] = {}
-    for (number, suite, metric), row in latest.items():
-        scores.setdefault(number, []).append(f"{suite} {metric} {_score(row)}")
-    pointing: dict[int, list[str]] = {}
-    for alias in aliases:
-        pointing.setdefault(alias["revision"]["number"], []).append(alias["alias"])
-    return [
-        {**each, "scores": "; ".join(scores.get(each["number"], ())), "aliases": pointing.get(each["number"])}
-        for each in revisions
-    ]
-
-
-def _score(row: Any) -> str:
-    stderr = row.get("stderr")
-    return f"{row['value']:.3f}" + (f" ± {stderr:.3f}" if stderr else "")
-
-
 def ago(seconds: float) -> str:
     """Return how long ago something was, in one unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -231,6 +215,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "bar": lambda value: "█" * round(BAR_CELLS * min(1.0, max(0.0, value))),
     "mib": lambda value: f"{value / MIB:.1f}",
     "list": ", ".join,
+    "lines": LINE_BREAK.join,
     "flag": lambda value: "yes" if value else "",
     "count": lambda value: str(value or ""),
 }

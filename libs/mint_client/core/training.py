@@ -1,19 +1,24 @@
 """`mint train` as values: the request to the API, the plan, and advice for the result."""
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mint_client.core.jobs import JobNow, PromotionNow, duration
+from mint_client.core.jobs import JobNow, PromotionNow
 from mint_client.core.tables import Row
 from mint_common.algorithms import BUILT_IN, OPENAI_METHODS
-from mint_common.datasets import Format, Method
+from mint_common.datasets import MAX_EPOCHS, Format, Method
 
 MAX_PROMPT = 100
 """Characters of a prompt that is shown as an example."""
+FEW_STEPS = 20
+"""Steps of Adam below which a loss falls little."""
+FEW_ROWS = 50
+"""Validation rows below which the mean of rewards has a standard error of up to 0.07 and more."""
 Json = Any  # the gateway's JSON
 
 
@@ -109,36 +114,6 @@ def _thousands(number: float) -> str:
     return f"{round(number):,}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """Trained tokens per second of an earlier job, samples and exports included."""
-
-    job_id: str
-    tokens_per_second: float
-
-
-def pace_of(jobs: Sequence[JobNow], *, like: JobNow) -> Pace | None:
-    """Return the speed of the newest finished job of the same base and algorithm on a file, or None.
-
-    A job that samples does not count: the length of its answers is not known before.
-    """
-    for job in jobs:
-        is_like = job.base == like.base and job.spec.algorithm == like.spec.algorithm
-        if is_like and not job.spec.is_sampled and job.started_at and job.finished_at and job.trained_tokens:
-            seconds = max(job.finished_at - job.started_at, 0.1)
-            return Pace(job_id=job.job_id, tokens_per_second=job.trained_tokens / seconds)
-    return None
-
-
-def time_in_words(job: JobNow, count: TokenCount | None, pace: Pace | None) -> str:
-    """Return the estimated duration of a job, if an earlier one allows it."""
-    data = job.spec.data
-    if pace is None or count is None or data is None:
-        return "told once its first steps are done"
-    tokens = count.trained / count.rows * job.spec.prompts_per_step * job.spec.steps
-    return f"about {duration(tokens / pace.tokens_per_second)}; an estimate from {pace.job_id}"
-
-
 def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
     """Return the plan of a job on a file, as rows of name and value."""
     spec, data = job.spec, job.spec.data
@@ -151,7 +126,7 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
         "policy": f"{job.policy}, over {job.base}",
         "rows": f"{data.training.rows} of {data.training.filename}",
         "tokens": tokens,
-        "steps": f"{spec.steps}: {epochs}, {spec.prompts_per_step} rows a step{answers}",
+        "steps": f"{spec.steps}: {epochs}, {spec.prompts_per_step} rows a step{answers}{_few_steps(job)}",
         "method": f"rft ({spec.algorithm})" if spec.is_sampled else spec.algorithm,
         "learning rate": f"{spec.learning_rate:g}, {spec.schedule}{warm_up}",
         "evaluation": _evaluation(job),
@@ -162,14 +137,28 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
     return [{"name": name, "value": value} for name, value in told.items()]
 
 
+def _few_steps(job: JobNow) -> str:
+    """Return what to do about a job of few steps."""
+    spec, data = job.spec, job.spec.data
+    if spec.steps >= FEW_STEPS or data is None:
+        return ""
+    holdout = data.evaluation.holdout if data.evaluation else 0.0
+    trained = data.training.rows - int(holdout * data.training.rows)
+    epochs = math.ceil(FEW_STEPS * spec.prompts_per_step / trained)
+    advice = f"--epochs {epochs}" if epochs <= MAX_EPOCHS else "more rows, or a smaller --batch-size"
+    return f"; these are few: {advice}"
+
+
 def _evaluation(job: JobNow) -> str:
-    found = job.spec.data.evaluation if job.spec.data else None
+    found, count = job.spec.data.evaluation if job.spec.data else None, job.validation_rows
     if found is None:
         return "none: --validation FILE or --holdout SHARE"
-    rows = f"{found.holdout:.0%} of the rows" if found.file is None else found.file.filename
+    rows = f"{count} row{'s' if count > 1 else ''}"
+    rows = f"{rows} held out" if found.file is None else f"{rows} of {found.file.filename}"
     kept = f"the {found.keep} revision is the result"
     when = "after each step" if found.every == 1 else f"every {found.every} steps"
-    return f"{found.metric} on {rows}, {when}; {kept}"
+    few = "" if count >= FEW_ROWS else "; with so few rows, close scores may differ by chance"
+    return f"{found.metric} on {rows}, {when}; {kept}{few}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +201,16 @@ def result_in_words(job: JobNow) -> str:
     """Return the model of a successful job, and its score."""
     assert job.result is not None, "a job that succeeded"
     score = job.score_of(job.result.number)
-    scored = "" if score is None else f": {job.metric} {score:.3f}"
-    return f"{job.policy}@{job.result.number}{scored}"
+    if score is None:
+        return f"{job.policy}@{job.result.number}"
+    count = job.validation_rows
+    scored = (
+        f"{job.policy}@{job.result.number}: {job.metric} {score:.3f} on {count} row{'s' if count > 1 else ''}"
+    )
+    if not job.ties:
+        return scored
+    others = f"revision{'s' if len(job.ties) > 1 else ''} {', '.join(map(str, job.ties))}"
+    return f"{scored}, a tie with {others}: these rows show no difference"
 
 
 def promotion_in_words(job: JobNow, promotion: PromotionNow) -> str:

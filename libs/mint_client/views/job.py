@@ -14,6 +14,7 @@ from mint_client.core.jobs import (
     JobNow,
     StepNow,
     headline,
+    is_scored,
     read_job,
     step_columns,
     step_row,
@@ -94,6 +95,8 @@ class JobView:
         self._console = console
         self._live: Live | None = None
         self._lines = 0
+        self._scored = set[int]()
+        self._waits_for = ""
 
     def __call__(self, job: JobNow, adapters: Json) -> None:
         """See the job."""
@@ -101,10 +104,17 @@ class JobView:
         if self._live is not None:
             self._live.update(self._table(job, tiers))
             return
-        for step in job.done[self._lines :]:
-            line = _line(step, tiers) if job.spec.data is None else _file_line(job, step)
-            self._console.print(line, highlight=False, soft_wrap=True)
+        for place, step in enumerate(job.done):
+            if place >= self._lines:
+                self.note(_line(step, tiers) if job.spec.data is None else _file_line(job, step))
+            elif is_scored(step) and step.step not in self._scored:
+                self.note(_file_line(job, step, only="valid_"))
+            if is_scored(step):
+                self._scored.add(step.step)
         self._lines = len(job.done)
+        if job.waits_for != self._waits_for:
+            self.note(job.waits_for or "the job goes on")
+        self._waits_for = job.waits_for
 
     def note(self, text: str) -> None:
         """Print a sentence beside the table."""
@@ -125,6 +135,7 @@ class JobView:
         earlier = len(job.steps) - len(rows)
         return Group(
             Text(headline(job, now=time.time())),
+            *([Text(job.waits_for)] if job.waits_for else []),
             *([Text(f"{earlier} earlier steps are not shown", style="dim")] if earlier else []),
             make_table(rows, step_columns(job), width=self._console.width),
         )
@@ -138,9 +149,16 @@ def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
     return f"{sampled}  revision {number:>3}  {short}  {row['tier']}"
 
 
-def _file_line(job: JobNow, step: StepNow) -> str:
-    """Return a step of a job on a file: its numbers, under the titles of the table."""
+def _file_line(job: JobNow, step: StepNow, *, only: str = "") -> str:
+    """Return a step of a job on a file: its numbers, or ``only`` some, under the titles of the table.
+
+    Scores that are sampled are known after their step's line.
+    """
     (row,) = step_rows(job, [step], {})
-    told = [column for column in step_columns(job) if column.kind in {"score", "rate"}]
+    told = [
+        column
+        for column in step_columns(job)
+        if column.path.startswith(only) and (column.kind in {"score", "rate"} or column.path == "sampled")
+    ]
     numbers = [f"{column.title} {cell}" for column, cell in zip(told, cells(row, told), strict=True) if cell]
     return f"step {step.step:>3}  {'  '.join(numbers)}  revision {row['revision'] or ''}"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mint_client.adapters.public_api import Progress as Report
 from mint_client.core.columns import Column
-from mint_client.core.tables import Row, cells, fitting
+from mint_client.core.tables import LINE_BREAK, Row, cells, fitting
 
 STATE_STYLES = {
     **dict.fromkeys(("succeeded", "ready", "published", "active", "delivered"), "green"),
@@ -49,7 +49,7 @@ def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) ->
     kept = fitting(columns, rows, width=width)
     table = Table(box=None, pad_edge=False)
     for column in kept:
-        table.add_column(column.title, overflow="fold")
+        table.add_column(column.title, overflow="fold", no_wrap=column.kind == "id")
     for row in rows:
         table.add_row(*(_text(cell, column) for cell, column in zip(cells(row, kept), kept, strict=True)))
     return table
@@ -57,7 +57,7 @@ def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) ->
 
 def _text(cell: str, column: Column) -> Text:
     style = {"state": STATE_STYLES.get(cell, ""), "bar": "green"}.get(column.kind, "")
-    return Text(cell, style=style)
+    return Text(cell.replace(LINE_BREAK, "\n") if column.kind == "lines" else cell, style=style)
 
 
 def sending(console: Console, what: str = "") -> AbstractContextManager[Report]:

@@ -10,6 +10,7 @@ from mint_client.core.jobs import (
     seconds_left,
     step_row,
     tiers_of,
+    waiting_notes,
 )
 
 DIGEST = "sha256:" + "a" * 64
@@ -78,3 +79,13 @@ def test_a_step_shows_whose_answers_had_its_reward() -> None:
 
 def test_durations_read_in_two_units() -> None:
     assert [duration(each) for each in (5, 65, 7300)] == ["5 s", "1 min 5 s", "2 h 1 min"]
+
+
+def test_a_job_whose_base_is_not_started_waits_and_says_for_what() -> None:
+    reason = (
+        "base tiny is not started: this stack trains smollm2; `mint up --base smollm2 --base tiny` starts it"
+    )
+    waiting = {**JOB, "waits_for": reason}
+    assert headline(read_job(waiting), now=1030.0).startswith("counter on mode:copy: waiting, step 2/6")
+    assert job_row(waiting, now=1030.0)["state"] == "waiting"
+    assert waiting_notes([JOB, waiting, {**waiting, "job_id": "job_b"}]) == [f"job_a, job_b: {reason}"]

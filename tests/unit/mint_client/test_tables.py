@@ -1,7 +1,14 @@
 """What tables show, and what narrow terminals leave out."""
 
-from mint_client.core.columns import ADAPTER, CHANGE, ENGINE, FIELD, REVISION
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mint_client.core.columns import ADAPTER, CHANGE, ENGINE, EVALUATION, FIELD, REVISION, RULE, Column
+from mint_client.core.score_rows import rule_rows, scored_rows, seeded_rows
 from mint_client.core.tables import (
+    Row,
     adapter_rows,
     cells,
     diff_rows,
@@ -10,9 +17,9 @@ from mint_client.core.tables import (
     fitting,
     page_hint,
     restart_notes,
-    scored_rows,
     with_restarting,
 )
+from mint_client.views.terminal import make_table
 
 NOW = 1130.0
 DIGEST = "sha256:" + "a" * 64
@@ -104,7 +111,7 @@ def test_a_narrow_terminal_drops_columns_and_never_a_name() -> None:
 
 def test_a_column_without_anything_in_it_is_left_out() -> None:
     titles = [column.title for column in fitting(REVISION, [{"number": 1, "step": 3}], width=200)]
-    assert titles == ["revision", "state", "step", "reward"]
+    assert titles == ["revision", "step"]
 
 
 def test_a_full_page_says_how_to_see_the_next() -> None:
@@ -139,15 +146,84 @@ def test_a_comparison_begins_with_scores_and_rewards_and_labels_norms() -> None:
     ]
 
 
+def printed(rows: Sequence[Row], columns: Sequence[Column], *, width: int) -> list[str]:
+    """Return the lines of a table on a terminal."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(make_table(rows, columns, width=width))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
 def test_revisions_have_their_latest_scores_and_their_aliases() -> None:
     scores = [
-        {"number": 1, "suite": "held-out", "metric": "accuracy", "value": value, "stderr": stderr}
-        for value, stderr in ((0.2, None), (0.75, 0.05))
+        {"number": 1, "suite": "held-out", "metric": "accuracy", "value": value, "stderr": stderr, "n": n}
+        for value, stderr, n in ((0.2, None, 64), (0.75, 0.05, 32))
     ]
     aliases = [{"alias": "prod", "revision": {"number": 1}}]
     first, second = scored_rows([{"number": 1}, {"number": 2}], scores, aliases)
-    assert (first["scores"], first["aliases"]) == ("held-out accuracy 0.750 ± 0.050", ["prod"])
-    assert (second["scores"], second["aliases"]) == ("", None)
+    assert (first["scores"], first["aliases"]) == (["held-out accuracy 0.750 ± 0.050, n 32"], ["prod"])
+    assert (second["scores"], second["aliases"]) == (None, None)
+
+
+def test_a_revision_of_mint_train_shows_step_scores_and_aliases_at_80_columns() -> None:
+    """The suite of a job's own scores is 34 characters long, and its scores are two."""
+    revision = {
+        "number": 12,
+        "state": "published",
+        "step": 12,
+        "reward": 0.859,
+        "parent": DIGEST,
+        "digest": DIGEST,
+        "created_at": 1000.0,
+    }
+    scores = [
+        {"number": 12, "suite": f"job:job_{'e' * 26}", "metric": metric, "value": 0.5, "n": 1000}
+        for metric in ("valid_loss", "valid_mean_token_accuracy")
+    ]
+    aliases = [{"alias": alias, "revision": {"number": 12}} for alias in ("prod", "canary")]
+    rows = scored_rows([revision], scores, aliases)
+    assert printed(rows, REVISION, width=80) == [
+        "revision  state      step  scores                                   aliases",
+        "12        published  12    valid_loss 0.500, n 1000                 prod",
+        "                           valid_mean_token_accuracy 0.500, n 1000  canary",
+    ]
+    assert [column.title for column in fitting(REVISION, rows, width=60)][-2:] == ["scores", "aliases"]
+
+
+def test_a_rule_keeps_its_id_whole_at_60_columns() -> None:
+    rule = {
+        "rule_id": "rule_" + "a" * 26,
+        "alias": "prod",
+        "suite": "held-out",
+        "metric": "accuracy",
+        "at_least": 0.8,
+        "max_drop": None,
+        "roll_back_below": 0.5,
+        "at_most": None,
+        "cooldown_seconds": 0.0,
+        "choose": "newest",
+        "paused": False,
+        "actor": "ci",
+    }
+    assert printed(rule_rows([rule]), RULE, width=60) == [
+        "rule                             alias  score",
+        f"rule_{'a' * 26}  prod   held-out accuracy",
+        "                                        at least 0.8",
+        "                                        back below 0.5",
+    ]
+    (row,) = rule_rows([{**rule, "suite": "support-held-out.jsonl string_check"}])
+    assert any(f"rule_{'a' * 26}" in line for line in printed([row], RULE, width=60))
+
+
+def test_a_score_has_the_seed_of_the_run_that_measured_it() -> None:
+    score = {"digest": DIGEST, "number": 1, "suite": "copy", "metric": "reward", "value": 0.5, "n": 64}
+    run = {"revision": {"digest": DIGEST, "number": 1}, "suite": "copy", "metric": "reward"}
+    runs = [
+        {**run, "value": 0.5, "scored": 64, "seed": 3},
+        {**run, "value": 0.25, "scored": 64, "seed": 4},
+        {**run, "revision": None, "value": 0.5, "scored": 64, "seed": 5},
+    ]
+    rows = seeded_rows([score, {**score, "suite": "by hand"}], runs)
+    assert [cells(row, EVALUATION)[6] for row in rows] == ["3", ""]
 
 
 def test_fields_of_nested_objects_are_rows_of_their_own() -> None:

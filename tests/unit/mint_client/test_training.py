@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mint_client.core.job_times import pace_of, step_size, time_in_words
 from mint_client.core.jobs import JobNow, headline, read_job, step_columns, step_rows
 from mint_client.core.tables import cells, fitting
 from mint_client.core.training import (
@@ -16,13 +17,11 @@ from mint_client.core.training import (
     count_tokens,
     example_of,
     job_body,
-    pace_of,
     plan_rows,
     promotion_in_words,
     result_in_words,
     serving_lines,
     suffix_of,
-    time_in_words,
     tokens_in_words,
 )
 from mint_client.views.job import JobView
@@ -163,15 +162,38 @@ def test_tokens_are_scaled_and_called_an_estimate_unless_all_were_counted() -> N
     assert tokens_in_words(None, rows=300) == "not known: no row could be rendered"
 
 
-def test_the_time_is_known_from_an_earlier_job_of_its_kind_alone() -> None:
-    job, count = read_job(job_of()), count_tokens([preview(1)])
-    ended = {"state": "succeeded", "finished_at": 1020.0, "trained_tokens": 2000}
-    like = read_job(job_of(job_id="job_b", **ended))
-    other = read_job(job_of(job_id="job_c", base="tiny", **ended))
-    assert pace_of([job, other], like=job) is None
-    pace = pace_of([job, other, like], like=job)
-    assert time_in_words(job, count, pace) == "about 1 min 26 s; an estimate from job_b"
-    assert time_in_words(job, count, None) == "told once its first steps are done"
+def test_the_time_is_estimated_from_the_job_like_it_with_the_most_similar_steps() -> None:
+    job = read_job(job_of())
+    size = step_size(job, row_tokens=4.0)
+    assert size == 32.0
+    ended = {"state": "succeeded", "finished_at": 1020.0, "step": 100}
+    small = read_job(job_of(job_id="job_b", **ended, trained_tokens=200))
+    alike = read_job(job_of(job_id="job_c", **ended, trained_tokens=1600))
+    other = read_job(job_of(job_id="job_d", base="tiny", **ended, trained_tokens=3200))
+    assert pace_of([job, other], like=job, size=size) is None
+    told = time_in_words(job, size, pace_of([job, other, small, alike], like=job, size=size))
+    assert told == "about 1 min 48 s; an estimate from job_c"
+    told = time_in_words(job, size, pace_of([small], like=job, size=size))
+    assert told == "about 14 min 24 s; an estimate from job_b whose steps were 16 times smaller: rough"
+    told = "known after the first steps: no sft job like it has ended on smollm2 yet"
+    assert (time_in_words(job, size, None), time_in_words(job, None, None)) == (told, told)
+
+
+def test_a_sampled_job_is_estimated_from_one_whose_answers_may_be_as_long() -> None:
+    def sampled(job_id: str, max_new_tokens: int, **changes: Any) -> JobNow:
+        spec = {"algorithm": "grpo", "task": "mode:copy", "steps": 30, "prompts_per_step": 8, "group_size": 8}
+        return read_job(
+            job_of(
+                job_id=job_id, spec={**spec, "max_new_tokens": max_new_tokens}, **changes, trained_tokens=0
+            )
+        )
+
+    job, ended = sampled("job_a", 16, step=0), {"state": "succeeded", "finished_at": 1060.0, "step": 30}
+    longer, alike = sampled("job_b", 512, **ended), sampled("job_c", 16, **ended)
+    size = step_size(job, row_tokens=None)
+    assert size == 64
+    pace = pace_of([longer, alike], like=job, size=size)
+    assert time_in_words(job, size, pace) == "about 1 min 0 s; an estimate from job_c"
 
 
 def test_a_plan_says_what_a_job_will_do() -> None:
@@ -184,7 +206,7 @@ def test_a_plan_says_what_a_job_will_do() -> None:
         "steps": "270: 3 epochs, 8 rows a step",
         "method": "sft",
         "learning rate": "0.0002, linear, 9 steps of warm-up",
-        "evaluation": "valid_loss on 10% of the rows, every 2 steps; the best revision is the result",
+        "evaluation": "valid_loss on 80 rows held out, every 2 steps; the best revision is the result",
         "time": "long",
     }
 
@@ -254,7 +276,86 @@ def test_the_headline_names_the_file_the_best_score_and_what_was_left_out() -> N
 
 def test_a_result_is_named_with_its_score() -> None:
     job = read_job(job_of(state="succeeded", result={"number": 2, "digest": DIGEST}))
-    assert result_in_words(job) == "support@2: valid_loss 2.125"
+    assert result_in_words(job) == "support@2: valid_loss 2.125 on 80 rows"
+
+
+def rewarded(*scores: float | None, **changes: Any) -> Any:
+    """Return a job of rft whose steps have these scores; each was sampled at the revision before."""
+    job = job_of(state="succeeded", result={"number": 1, "digest": DIGEST}, **changes)
+    job["spec"] |= {"algorithm": "rft", "group_size": 8, "steps": len(scores)}
+    evaluation = {**job["spec"]["data"]["evaluation"], "metric": "valid_reward_mean"}
+    file = {"filename": "held-out.jsonl", "rows": 8}
+    job["spec"]["data"] |= {"evaluation": {**evaluation, "file": file, "holdout": 0.0}}
+    job["best"] = {"number": 1, "metric": "valid_reward_mean", "value": scores[0]}
+    job["steps"] = [
+        {
+            "step": number,
+            "state": "published",
+            "revision": {"number": number, "digest": DIGEST},
+            "sampled_number": number - 1 or None,
+            "reward_mean": number / 10,
+            "valid_reward_mean": score,
+        }
+        for number, score in enumerate(scores, start=1)
+    ]
+    return job
+
+
+def test_equal_scores_are_called_a_tie_and_few_validation_rows_few() -> None:
+    job = read_job(rewarded(0.125, 0.0, 0.125, None))
+    assert result_in_words(job) == (
+        "support@1: valid_reward_mean 0.125 on 8 rows, a tie with revision 3: these rows show no difference"
+    )
+    assert "best revision 1 (valid_reward_mean 0.125, a tie with 1 other)" in headline(job, now=1020.0)
+    rows = {row["name"]: row["value"] for row in plan_rows(job, tokens="", time="")}
+    assert rows["evaluation"] == (
+        "valid_reward_mean on 8 rows of held-out.jsonl, every 2 steps; the best revision is the result;"
+        " with so few rows, close scores may differ by chance"
+    )
+
+
+def test_one_row_held_out_and_few_steps_are_in_the_plan() -> None:
+    job = job_of()
+    job["spec"] |= {"steps": 5}
+    job["spec"]["data"]["training"]["rows"] = 12
+    rows = {row["name"]: row["value"] for row in plan_rows(read_job(job), tokens="", time="")}
+    assert str(rows["evaluation"]).startswith("valid_loss on 1 row held out, every 2 steps")
+    assert rows["steps"] == "5: 3 epochs, 8 rows a step; these are few: --epochs 15"
+    job["spec"]["data"]["training"]["rows"] = 3
+    rows = {row["name"]: row["value"] for row in plan_rows(read_job(job), tokens="", time="")}
+    assert str(rows["steps"]).endswith("these are few: more rows, or a smaller --batch-size")
+
+
+def test_a_reward_stands_beside_the_revision_that_was_sampled() -> None:
+    job = read_job(rewarded(0.125, 0.25))
+    rows = step_rows(job, job.steps, {})
+    columns = fitting(step_columns(job), rows, width=80)
+    assert [column.title for column in columns] == [
+        "step", "sampled", "reward", "valid reward", "revision", "digest", "tier"
+    ]  # fmt: skip
+    assert cells(rows[0], columns)[:5] == ("1", "base", "0.100", "0.125", "1")
+    assert cells(rows[1], columns)[:5] == ("2", "1", "0.200", "0.250", "2")
+
+
+def test_a_score_that_is_sampled_after_its_step_has_a_line_of_its_own_in_a_pipe() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    view = JobView(console)
+    for scores in ((None, None), (0.125, None), (0.125, 0.25), (0.125, 0.25)):
+        view(read_job(rewarded(*scores)), [])
+    assert console.file.getvalue().splitlines() == [
+        "step   1  sampled base  reward 0.100  revision 1",
+        "step   2  sampled 1  reward 0.200  revision 2",
+        "step   1  valid reward 0.125  revision 1",
+        "step   2  valid reward 0.250  revision 2",
+    ]
+
+
+def test_a_job_says_in_a_pipe_that_it_waits_and_that_it_goes_on() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    view = JobView(console)
+    for waits_for in ("", "base tiny is not started", "base tiny is not started", ""):
+        view(read_job(job_of(steps=[], waits_for=waits_for)), [])
+    assert console.file.getvalue().splitlines() == ["base tiny is not started", "the job goes on"]
 
 
 def test_a_promotion_is_in_the_plan_and_what_came_of_it_is_told() -> None:
