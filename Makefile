@@ -14,6 +14,8 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/test_openapi.py
 
+FAMILIES := tests/e2e/test_families_stack.py
+
 # Measures memory, which other tests beside it would take part in.
 ALONE := tests/integration/standalone/test_plan_memory.py
 
@@ -63,7 +65,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(ALONE) tests/compose tests/chart tests/docs tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) tests/compose tests/chart tests/docs tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -71,6 +73,10 @@ test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and 
 
 test-clients: .venv/.installed ## Drive people's clients, unmodified, against running stacks (20 minutes the first time; Node's need npm)
 	$(PYTEST) $(CLIENTS) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py
+
+.PHONY: test-families
+test-families: .venv/.installed ## Train and serve a tiny model of each family in a whole stack (an hour)
+	$(PYTEST) -m slow $(FAMILIES)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

@@ -24,6 +24,7 @@ def main() -> None:
         is_chat_model=True,
         is_function_calling_model=True,
         max_tokens=60,
+        strict=True,  # else it sends ``strict: false``, and arguments are free
         temperature=0,
         max_retries=0,
     )

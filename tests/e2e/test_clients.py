@@ -170,7 +170,7 @@ def test_claude_code(stack: RunningStack, tmp_path: Path) -> None:
         ANTHROPIC_BASE_URL=url_of(stack),
         ANTHROPIC_API_KEY=stack.api_key,
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
-        CLAUDE_CODE_MAX_OUTPUT_TOKENS="32",
+        CLAUDE_CODE_MAX_OUTPUT_TOKENS="1024",  # what is cut is an error to it,
     )
     answer = json.loads(told)
     assert (answer["type"], answer["is_error"]) == ("result", False), answer

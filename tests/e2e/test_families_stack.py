@@ -105,6 +105,7 @@ def test_a_family_trains_and_its_engine_has_the_trainers_numbers(name: str, stac
         "nats": f"{nats:.0e}",
     }
     if WRITES:
+        MEASURED.mkdir(exist_ok=True)
         (MEASURED / f"{name}.json").write_text(json.dumps(found) + "\n")
     assert [step["revision"] is not None for step in steps] == [True] * STEPS, "a step had no gradient"
     assert all(0 < step["reward_mean"] < 1 for step in steps), found

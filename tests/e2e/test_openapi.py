@@ -10,7 +10,7 @@ import pytest
 from clients.environments import ROOT, make_environment
 from e2e.stack import RunningStack, start_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 CLIENTS = ROOT / "tests/clients"
 SCHEMATHESIS, GENERATOR = "schemathesis==4.32.5", "openapi-python-client==0.29.1"
@@ -23,7 +23,7 @@ def run(*command: object, folder: Path, **env: str) -> "subprocess.CompletedProc
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=1700,
+        timeout=3500,
         check=False,
     )
 
