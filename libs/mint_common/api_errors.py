@@ -22,6 +22,7 @@ _ANTHROPIC_TYPES: Mapping[int, str] = {
 
 _NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 """Details that have Anthropic's clients send the whole conversation instead of a thread's new messages."""
+_LISTED = " GET /v1/models lists the models."
 
 
 def error_status(error: MintError) -> int:
@@ -34,13 +35,16 @@ def error_body(error: MintError, *, api: InferenceApi = "openai") -> dict[str, A
 
     Any: a JSON object.
     """
+    message = str(error)
+    if isinstance(error, NotFound) and error.fields.get("kind") in {"model", "policy"}:
+        message += "" if error.fields.get("near") else _LISTED
     if api == "anthropic":
-        body = anthropic_body(str(error), status=error_status(error))
+        body = anthropic_body(message, status=error_status(error))
         if isinstance(error, InvalidField) and error.field == "thread":
             body["error"]["details"] = _NO_THREADS
         return body
     kind, param, code = _classify(error)
-    return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def anthropic_body(message: str, *, status: int) -> dict[str, Any]:

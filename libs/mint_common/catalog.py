@@ -183,7 +183,10 @@ class OwnedRevision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasMove:
-    """One row of an alias's history: from ``previous`` (None: it did not exist) to ``digest``."""
+    """One row of an alias's history: from ``previous`` (None: it did not exist) to ``digest``.
+
+    ``removed``: the alias was removed, and pointed at ``digest`` until then.
+    """
 
     sequence: int
     previous: Digest | None
@@ -192,6 +195,7 @@ class AliasMove:
     actor: str
     reason: str
     at: float
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,12 @@ class HistoryQuery(BaseModel):
     before: NumberCursor = None
 
 
+class RemovalQuery(BaseModel):
+    """Why an alias is removed."""
+
+    reason: Reason = ""
+
+
 class LineageQuery(BaseModel):
     """Number of trainings to follow back and forth."""
 

@@ -113,6 +113,13 @@ class RevisionInUse(MintError):
     http_status = 422
 
 
+class InUse(MintError):
+    """{what} cannot be removed: {held_by}."""
+
+    code = "in_use"
+    http_status = 422
+
+
 class AliasProtected(MintError):
     """Alias {alias!r} is protected: only a key with admin, a job of one, or a rule moves it."""
 
@@ -358,16 +365,13 @@ class RemoteRefusal(RemoteError):
     http_status = 422
 
 
-_PAYLOAD_EXTRAS = {"code", "message", "retryable"}
-
-
 def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
     """Return the error that `MintError.to_payload` described; RemoteError if its class is not known here."""
     code = str(payload.get("code", "unknown"))
     fields: dict[str, Any] = {  # what the class of the error takes
         name: value
         for name, value in payload.items()
-        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float | list)
+        if name not in {"code", "message", "retryable"} and isinstance(value, str | int | float | list)
     }
     # The code of a refused job is its reason.
     kind = _classes().get("job_refused" if fields.get("reason") == code else code.partition(".")[0])

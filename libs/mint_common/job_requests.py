@@ -11,11 +11,9 @@ from mint_common.datasets import OnLong
 from mint_common.events import OptimizerStart
 from mint_common.examples import body_config
 from mint_common.json_types import JsonObject
+from mint_common.names import LATEST
 
 TaskAlgorithm = Annotated[str, Field(json_schema_extra=one_of(task_algorithms(Algorithms())))]
-
-LATEST = "latest"
-"""The name of a policy's newest revision in a request for an evaluation run."""
 
 _EXAMPLE: JsonObject = {
     "type": "string_check",

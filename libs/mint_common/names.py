@@ -15,6 +15,8 @@ BASE_NAME_PATTERN = rf"^[a-z0-9][a-z0-9_-]{{0,{MAX_NAME - 1}}}$"
 """A base's name is a token of a bus subject, so it has no dots."""
 SEGMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
+LATEST = "latest"
+"""Names the newest published revision of a policy."""
 BEST = "best"
 """Names the revision of a policy whose samples in training got the highest mean reward."""
 

@@ -21,6 +21,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import (
     JobFinished,
     JobSubmitted,
+    PolicyRemoved,
     RevisionPublished,
     RevisionRejected,
     TrainingFailed,
@@ -276,7 +277,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
             partial(engines.follow, bus),
-            *tenant_work(parts, bus, copies=files),
+            *tenant_work(parts, bus, eraser, copies=files),
         )
         yield RolloutApp(http=http, background=background)
 
@@ -362,12 +363,13 @@ async def open_tenant_parts(
         )
 
 
-def tenant_work(parts: TenantParts, bus: Bus, *, copies: LocalRows) -> list[Work]:
-    """Return the background work: sweeps, and promotions of jobs' results as they end."""
+def tenant_work(parts: TenantParts, bus: Bus, eraser: Eraser, *, copies: LocalRows) -> list[Work]:
+    """Return the background work: sweeps, promotions of results, and erasures of removed policies."""
     clock, runs = parts.clock, parts.runs
     promotions = Promotions(registry=parts.registry, jobs=parts.tenant_jobs, waves=parts.jobs)
     ended = Dispatcher(bus=bus, ledger=None, durable="rollout-promotions", clock=clock, concurrency=4)
     ended.on(JobFinished, promotions.on_job_finished, given_up=promotions.on_given_up)
+    ended.on(PolicyRemoved, eraser.on_policy_removed)
     sweeps = {
         "files": parts.keeper.sweep,
         "uploads": parts.uploads.sweep,

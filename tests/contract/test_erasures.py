@@ -12,7 +12,7 @@ from contract.schemas import empty_schema
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.datasets import Format
 from mint_common.errors import Unavailable
-from mint_common.events import JobFile
+from mint_common.events import JobFile, PolicyRemoved
 from mint_common.ids import JobId, PolicyId, TenantId
 from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures, note_deleted_file
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -279,3 +279,25 @@ async def test_answers_of_runs_over_a_deleted_file_go_also_of_those_that_end_lat
     await world.clock.advance(2.0)
     await world.eraser.erase()
     assert await world.pool.fetchval("SELECT count(*) FROM deleted_files") == 0
+
+
+async def test_what_a_removed_policy_left_goes_at_once_and_that_of_others_stays(world: World) -> None:
+    mine, others = await world.job("mine", file=None), await world.job("others", file=None)
+    run = await world.run("evr_mine", FILE)
+    other_run = replace(RUN, run_id="evr_others", policy_id=PolicyId("pol_other"))
+    await world.runs.add([other_run], max_open=None)
+    for name in (run.run_id, other_run.run_id):
+        await world.pool.execute("INSERT INTO evaluation_rows VALUES ($1, 1, 0, '', 1, '', '')", name)
+    removed = PolicyRemoved(
+        tenant_id=OTHER, base=mine.base, policy_id=mine.policy_id, name="p", actor="someone else"
+    )
+    await world.eraser.on_policy_removed(removed)
+    await world.eraser.on_policy_removed(replace(removed, tenant_id=TENANT, policy_id=run.policy_id))
+    await world.eraser.erase()
+    assert [await world.keys(job) for job in (mine, others)] == [ALL, ALL]
+    for _ in range(2):
+        await world.eraser.on_policy_removed(replace(removed, tenant_id=TENANT))
+    await world.eraser.erase()
+    assert [await world.keys(job) for job in (mine, others)] == [[], ALL]
+    left = await world.pool.fetch("SELECT run_id FROM evaluation_rows")
+    assert [row["run_id"] for row in left] == [other_run.run_id]

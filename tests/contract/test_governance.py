@@ -15,21 +15,38 @@ from contract.catalog_rig import (
     publish,
 )
 
+from mint_common.catalog import RuleRecord
+from mint_common.claims import RevisionRef
 from mint_common.errors import (
     AliasProtected,
     AlreadyHandled,
     Forbidden,
+    InUse,
+    InvalidField,
     NoRevision,
     NotFound,
+    PreconditionFailed,
     RevisionInUse,
     RevisionRetiredError,
     Unauthorized,
 )
-from mint_common.events import RevisionRestored, RevisionRetired
+from mint_common.events import AliasRemoved, RevisionRestored, RevisionRetired
 from services.registry.core.keys import hash_key, stored_key
 from services.registry.core.names import parse_model
 
 pytestmark = pytest.mark.integration
+
+RULE = RuleRecord(
+    rule_id="rule_1",
+    alias="prod",
+    suite="s",
+    metric="m",
+    at_least=0.5,
+    max_drop=None,
+    roll_back_below=None,
+    actor="a",
+    created_at=NOW,
+)
 
 
 async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -> None:
@@ -235,3 +252,87 @@ async def test_aliases_and_keys_come_in_pages(store: Store) -> None:
     keys = await store.accounts.keys(TENANT, limit=2)
     others = await store.accounts.keys(TENANT, limit=2, after=keys[-1].key_id)
     assert [[key.key_id for key in page] for page in (keys, others)] == [["key_a", "key_b"], ["key_c"]]
+
+
+async def test_a_removed_alias_resolves_to_nothing_and_its_history_goes_on(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+
+    async def move(alias: str, target: RevisionRef, *, expected: str | None = None) -> int:
+        return (await store.aliases.move(policy, alias, target, by("a"), expected=expected)).sequence
+
+    await move("prdo", first)
+    await move("prdo", second)
+    await store.aliases.set_flags(policy.policy_id, "prdo", frozen=True)
+    await store.aliases.remove(policy, "prdo", replace(by("a"), reason="misspelt"))
+    assert await store.aliases.aliases(policy.policy_id) == []
+    with pytest.raises(NotFound):
+        await store.catalog.resolve(TENANT, parse_model("p@prdo"))
+    for gone in (
+        store.aliases.alias(policy.policy_id, "prdo"),
+        store.aliases.roll_back(policy, "prdo", by("a"), expected=None),
+        store.aliases.set_flags(policy.policy_id, "prdo", frozen=True),
+        store.aliases.remove(policy, "prdo", by("a")),
+    ):
+        with pytest.raises(NotFound):
+            await gone
+    (names,) = await store.aliases.names(TENANT, limit=9)
+    assert names.aliases == {}
+    history = await store.aliases.history(policy.policy_id, "prdo", limit=9, before=None)
+    assert [(row.sequence, row.number, row.removed, row.reason) for row in history] == [
+        (3, 2, True, "misspelt"),
+        (2, 2, False, "because"),
+        (1, 1, False, "because"),
+    ]
+    removed = [event for event in await store.events() if isinstance(event, AliasRemoved)]
+    assert [(event.alias, event.sequence, event.digest) for event in removed] == [("prdo", 3, second.digest)]
+    await store.catalog.set_state(policy, 2, "retired")  # nothing points there any more
+    with pytest.raises(PreconditionFailed):
+        await move("prdo", first, expected=second.digest)
+    assert await move("prdo", first, expected="") == 4
+    again = await store.aliases.alias(policy.policy_id, "prdo")
+    assert (again.revision.number, again.frozen, again.history[-1].previous) == (1, False, None)
+    with pytest.raises(InvalidField, match="no earlier revision"):
+        await store.aliases.roll_back(policy, "prdo", by("a"), expected=None)
+
+
+async def test_an_alias_without_its_name_prod_leaves_the_newest_revision(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    await store.aliases.move(policy, "prod", first, by("a"), expected=None)
+    assert (await store.catalog.resolve(TENANT, parse_model("p"))).revision == first
+    await store.aliases.remove(policy, "prod", by("a"))
+    assert (await store.catalog.resolve(TENANT, parse_model("p"))).revision == second
+
+
+async def test_what_holds_an_alias_is_named(store: Store) -> None:
+    policy = await add_policy(store)
+    (first,) = await publish(store, policy, 1)
+    await store.aliases.move(policy, "prod", first, by("a"), expected=None)
+    await store.aliases.set_flags(policy.policy_id, "prod", protected=True)
+    with pytest.raises(AliasProtected):
+        await store.aliases.remove(policy, "prod", replace(by("a"), is_admin=False))
+    await store.rules.add(policy.policy_id, RULE)
+    with pytest.raises(InUse, match="Alias 'prod' cannot be removed: rules move it"):
+        await store.aliases.remove(policy, "prod", by("a"))
+    await store.rules.remove(policy.policy_id, "rule_1")
+    await store.aliases.remove(policy, "prod", by("a"))
+
+
+async def test_a_process_of_the_version_before_makes_a_removed_alias_again(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    await store.aliases.move(policy, "prod", first, by("a"), expected=None)
+    await store.aliases.remove(policy, "prod", by("a"))
+    pool = store.aliases._pool
+    await pool.execute("UPDATE aliases SET sequence = 3, number = 2 WHERE policy_id = $1", policy.policy_id)
+    await pool.execute(
+        """INSERT INTO alias_history
+        (policy_id, alias, sequence, previous, digest, number, below, actor, reason, moved_at)
+        VALUES ($1, 'prod', 3, $2, $3, 2, 2, 'a', 'old', now())""",
+        policy.policy_id,
+        first.digest,
+        second.digest,
+    )
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert (alias.sequence, alias.revision) == (3, second)

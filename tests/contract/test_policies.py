@@ -3,12 +3,24 @@
 from dataclasses import replace
 
 import pytest
-from contract.catalog_rig import BASE, NOW, OTHER, TENANT, Store, add_policy, new_policy, publish
+from contract.catalog_rig import (
+    BASE,
+    NOW,
+    OTHER,
+    TENANT,
+    Store,
+    add_policy,
+    by,
+    export_of,
+    new_policy,
+    publish,
+)
 
 from mint_common.catalog import PolicyFilter, PolicyRecord, RevisionFilter
-from mint_common.errors import AlreadyExists, InvalidField, NotFound, PreconditionFailed
-from mint_common.events import PolicyChanged, PolicyCreated, Retention
+from mint_common.errors import AlreadyExists, InUse, InvalidField, NotFound, PreconditionFailed
+from mint_common.events import PolicyChanged, PolicyCreated, PolicyRemoved, Retention, RevisionRejected
 from mint_common.ids import PolicyId, TenantId
+from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange
 from tests.testing.adapters import make_base_facts
 
@@ -119,3 +131,65 @@ async def test_revisions_are_selected_by_state_and_time(store: Store) -> None:
     assert await numbers(RevisionFilter(state="retired")) == [2]
     assert await numbers(RevisionFilter(created_after=NOW + 2, created_before=NOW + 4)) == [2, 3]
     assert await numbers(RevisionFilter(state="published", created_after=NOW + 2), after=3) == [4]
+
+
+async def test_a_removed_policy_is_not_there_and_its_name_is_free(store: Store) -> None:
+    policy = replace(new_policy("p"), labels={"team": "search"})
+    await store.catalog.add_policy(policy)
+    first, second = await publish(store, policy, 2)
+    await store.catalog.remove_policy(policy, actor="ada")
+    assert await store.catalog.policies(TENANT, limit=9, after=None) == []
+    by_time = PolicyFilter(created_after=0.0)
+    assert await store.catalog.policies(TENANT, by_time, limit=9, after=None) == []
+    labelled = PolicyFilter(labels=(("team", "search"),))
+    assert await store.catalog.policies(TENANT, labelled, limit=9, after=None) == []
+    assert await store.aliases.names(TENANT, limit=9) == []
+    assert await store.catalog.owned(TENANT, [first.digest, second.digest]) == []
+    for name in ("p", policy.policy_id):
+        with pytest.raises(NotFound):
+            await store.catalog.policy(TENANT, name)
+        with pytest.raises(NotFound):
+            await store.catalog.resolve(TENANT, parse_model(name))
+    with pytest.raises(NotFound):
+        await store.catalog.remove_policy(policy, actor="ada")
+    removed = [event for event in await store.events() if isinstance(event, PolicyRemoved)]
+    assert [(event.policy_id, event.name, event.actor) for event in removed] == [
+        (policy.policy_id, "p", "ada")
+    ]
+    again = replace(new_policy("p"), policy_id=PolicyId(f"pol_{'a' * 26}"))
+    await store.catalog.add_policy(again)
+    await publish(store, again, 1)
+    found = await store.catalog.resolve(TENANT, parse_model("p"))
+    assert found.policy_id == again.policy_id
+
+
+async def test_an_export_of_a_removed_policy_is_refused(store: Store) -> None:
+    policy = await add_policy(store)
+    await store.catalog.remove_policy(policy, actor="ada")
+    await store.catalog.settle_export(export_of(policy, 1), None, now=NOW)
+    (rejected,) = [event for event in await store.events() if isinstance(event, RevisionRejected)]
+    assert rejected.code == "not_found"
+    with pytest.raises(NotFound):
+        await store.catalog.publish(export_of(policy, 2), now=NOW)
+
+
+async def test_what_holds_a_policy_is_named(store: Store) -> None:
+    policy = await add_policy(store)
+    (first,) = await publish(store, policy, 1)
+    for alias in ("prod", "old"):
+        await store.aliases.move(policy, alias, first, by("a"), expected=None)
+    await store.aliases.remove(policy, "old", by("a"))
+    with pytest.raises(InUse, match="Policy 'p' cannot be removed: remove first what holds it: alias prod"):
+        await store.catalog.remove_policy(policy, actor="ada")
+    assert (await store.catalog.policy(TENANT, "p")).latest == first
+
+
+async def test_bytes_of_a_removed_policy_are_collected(store: Store) -> None:
+    policy = await add_policy(store)
+    await publish(store, policy, 2)
+    await store.catalog.remove_policy(policy, actor="ada")
+    assert await store.integrity.candidates(after="", limit=9) == [policy.policy_id]
+    known, revisions = await store.integrity.revisions_of(policy.policy_id)
+    assert revisions.is_removed
+    assert [revision.retired_at is not None for revision in revisions.revisions] == [True, True]
+    assert await store.integrity.release_bytes(known, 2)

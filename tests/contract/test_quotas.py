@@ -106,3 +106,14 @@ async def test_a_tenant_may_have_quotas_of_its_own(bounded: Store, pool: asyncpg
     await add_policy(bounded)
     with pytest.raises(QuotaExceeded, match="1 policies"):
         await add_policy(bounded, "q")
+
+
+async def test_a_removed_policy_counts_no_more(pool: asyncpg.Pool) -> None:
+    store = store_over(pool)
+    await fill(store)
+    policy = await add_policy(store)
+    await store.catalog.settle_export(export_of(policy, 1), None, now=NOW, size_bytes=10)
+    await store.catalog.remove_policy(policy, actor="ada")
+    assert tuple(await pool.fetchrow(USAGE, TENANT)) == (0, 0, 1, 10)
+    await store.integrity.release_bytes(policy, 1)
+    assert tuple(await pool.fetchrow(USAGE, TENANT)) == (0, 0, 0, 0)

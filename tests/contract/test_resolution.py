@@ -1,5 +1,7 @@
 """Names, and adapters that no job exported: what the store promises of them."""
 
+from dataclasses import replace
+
 import pytest
 from contract.catalog_rig import (
     BASE,
@@ -46,6 +48,46 @@ async def test_name_resolves_by_alias_number_digest_and_default(store: Store) ->
     assert await meaning("p@canary") == second
     assert await meaning("p@2") == second
     assert await meaning(f"p@{third.digest}") == third
+    assert await meaning("p@latest") == third
+    await _move(store, policy, "latest", first)
+    assert await meaning("p@latest") == first
+
+
+async def test_best_is_the_revision_whose_samples_had_the_highest_reward(store: Store) -> None:
+    policy = await add_policy(store)
+    with pytest.raises(NotFound, match="No revision named 'p@best'"):
+        await store.catalog.resolve(TENANT, parse_model("p@best"))
+    parent = None
+    for step, reward in enumerate((0.2, 0.9, 0.5), 1):
+        metrics = {"reward_mean": reward, "ratio_max_error": 0.0}
+        export = replace(export_of(policy, step), parent=parent, metrics=metrics)
+        await store.catalog.settle_export(export, None, now=NOW)
+        parent = export.digest
+    found = await store.catalog.resolve(TENANT, parse_model("p@best"))
+    assert found.revision == (await store.catalog.best(policy.policy_id)).ref
+    assert found.revision is not None
+    assert found.revision.number == 1
+
+
+async def test_a_wrong_name_is_answered_with_the_near_ones_of_its_own_tenant(store: Store) -> None:
+    policy = await add_policy(store, "copier")
+    await add_policy(store, "counter")
+    (only,) = await publish(store, policy, 1)
+    await _move(store, policy, "prod", only)
+
+    async def near(model: str, tenant_id: TenantId = TENANT) -> str:
+        with pytest.raises(NotFound) as refused:
+            await store.catalog.resolve(tenant_id, parse_model(model))
+        return str(refused.value)
+
+    assert await near("copierr") == "No model named 'copierr'. There is: copier."
+    assert await near("copierr@prod") == "No policy named 'copierr'. There is: copier."
+    assert await near("copier@prdo") == (
+        "No alias named 'copier@prdo'. There is: copier@prod, copier@1 (the latest)."
+    )
+    assert await near("copier@99") == "No revision named 'copier@99'. There is: copier@1 (the latest)."
+    assert await near("copierr", OTHER) == "No model named 'copierr'."
+    assert await near("copier@prod", OTHER) == "No policy named 'copier'."
 
 
 async def test_name_that_means_nothing_is_not_found_by_what_is_missing(store: Store) -> None:

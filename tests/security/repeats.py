@@ -12,6 +12,7 @@ BY_THE_REGISTRY = frozenset(
         "POST /mint/v1/policies/{policy}/aliases/{alias}/protect",
         "POST /mint/v1/policies/{policy}/aliases/{alias}/freeze",
         "PUT /mint/v1/policies/{policy}/aliases/{alias}",
+        "DELETE /mint/v1/policies/{policy}/aliases/{alias}",
         "POST /mint/v1/policies/{policy}/aliases/{alias}/rollback",
         "POST /mint/v1/policies/{policy}/rules",
         "POST /mint/v1/policies/{policy}/rules/{rule}/pause",
@@ -31,6 +32,7 @@ _SECRET = "it takes no Idempotency-Key: its answer holds a secret, which is neve
 OTHERWISE: Mapping[str, str] = {
     "POST /mint/v1/policies/{policy}/revisions": "equal weights are one revision, however often they come",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/resume": _DERIVED,
+    "DELETE /mint/v1/policies/{policy}": _GONE,
     "POST /mint/v1/keys": _SECRET,
     "POST /mint/v1/keys/{key}/rotate": _SECRET,
     "DELETE /mint/v1/keys/{key}": _SECRET,

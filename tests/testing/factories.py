@@ -11,6 +11,7 @@ from mint_common.events import (
     AdapterNonFinite,
     AdapterWanted,
     AliasMoved,
+    AliasRemoved,
     EvaluationRecorded,
     Event,
     JobFinished,
@@ -20,6 +21,7 @@ from mint_common.events import (
     PolicyChanged,
     PolicyCreated,
     PolicyParked,
+    PolicyRemoved,
     Retention,
     RevisionExported,
     RevisionHealed,
@@ -131,6 +133,7 @@ _EVENTS: tuple[Event, ...] = (
         labels={"team": "search"},
         retention=Retention(keep_last=100, keep_days=30),
     ),
+    PolicyRemoved(**_OF_POLICY, name="copier", actor="default"),
     PolicyParked(
         **_OF_POLICY,
         at=1767225600,
@@ -198,6 +201,7 @@ _EVENTS: tuple[Event, ...] = (
         actor="default",
         reason="best held-out accuracy",
     ),
+    AliasRemoved(**_OF_POLICY, alias="prdo", sequence=2, digest=DIGEST, actor="default", reason="misspelt"),
     EvaluationRecorded(
         **_OF_POLICY,
         evaluation_id=EvaluationId(derive_id("eval", POLICY, DIGEST)),

@@ -21,9 +21,10 @@ from mint_common.events.job import (
     LoraSpec,
     OptimizerStart,
 )
-from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, Retention
+from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, PolicyRemoved, Retention
 from mint_common.events.revision import (
     AliasMoved,
+    AliasRemoved,
     EvaluationRecorded,
     RevisionExported,
     RevisionHealed,
@@ -39,6 +40,7 @@ from mint_common.events.wave import TrainingFailed, WaveCancelled, WaveCompleted
 EVENT_TYPES: tuple[type[Event], ...] = (
     PolicyCreated,
     PolicyChanged,
+    PolicyRemoved,
     PolicyParked,
     JobSubmitted,
     JobFinished,
@@ -55,6 +57,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     RevisionLost,
     RevisionHealed,
     AliasMoved,
+    AliasRemoved,
     EvaluationRecorded,
     AdapterWanted,
     AdapterLoaded,

@@ -50,6 +50,18 @@ class PolicyChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRemoved(Event):
+    """A policy was removed, with its revisions; its name is free."""
+
+    type: ClassVar[str] = "policy.removed"
+    key: ClassVar[tuple[str, ...]] = ("policy_id",)
+
+    policy_id: PolicyId
+    name: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyParked(Event):
     """A policy's training waits, because data of its next operation cannot be read now; others continue.
 

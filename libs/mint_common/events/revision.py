@@ -155,6 +155,21 @@ class AliasMoved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRemoved(Event):
+    """An alias was removed; it pointed at ``digest``. Its history stays, and has this as a row."""
+
+    type: ClassVar[str] = "alias.removed"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "alias", "sequence")
+
+    policy_id: PolicyId
+    alias: str
+    sequence: int
+    digest: Digest
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecorded(Event):
     """A revision was scored: ``value`` of ``metric`` in ``suite`` over ``n`` items.
 

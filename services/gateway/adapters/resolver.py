@@ -12,6 +12,8 @@ from mint_common.errors import EventInvalid, MintError, Unavailable
 from mint_common.events import (
     AdapterWanted,
     AliasMoved,
+    AliasRemoved,
+    PolicyRemoved,
     RevisionHealed,
     RevisionLost,
     RevisionPublished,
@@ -27,9 +29,9 @@ from mint_common.runtime.dispatch import publish_event
 from services.gateway import metrics
 from services.gateway.core.resolutions import Key, ResolutionCache
 
-_CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
+_CHANGES = (AliasMoved, AliasRemoved, RevisionPublished, RevisionRestored, RevisionHealed)
 _LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
-NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
+NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES, PolicyRemoved))
 MAX_WANTED = 1024
 """Maximum waiting load requests; the oldest beyond it is dropped, since alias.moved loads its revision
 too."""
@@ -130,6 +132,8 @@ class CachedResolver:
             self._cache.forget(event.policy_id, at=at)
         elif isinstance(event, _LOSSES):
             self._cache.withdraw(event.policy_id, event.digest)
+        elif isinstance(event, PolicyRemoved):
+            self._cache.withdraw(event.policy_id)
 
     def _want(self, tenant_id: TenantId, wanted: Resolution) -> None:
         assert wanted.revision is not None

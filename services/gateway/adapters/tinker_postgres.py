@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from mint_common.ids import BaseName, TenantId
+from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.quotas import check_quota
 from mint_common.runtime.periodic import prune_rows
 from mint_common.runtime.postgres import from_row, insert_of, values_of
@@ -109,6 +109,11 @@ class PostgresTinkerRuns:
     async def run_of_policy(self, policy_id: str) -> TrainingRun | None:
         """Return the training run of a policy."""
         return await self._one("policy_id", policy_id)
+
+    async def remove_run(self, policy_id: PolicyId) -> None:
+        """Remove the training run of a policy that is removed."""
+        await self._pool.execute("DELETE FROM tinker_runs WHERE policy_id = $1", policy_id)
+        self._known.clear()
 
     async def runs(
         self, tenant_id: TenantId, *, limit: int, offset: int = 0, project_id: str | None = None

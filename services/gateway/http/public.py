@@ -98,7 +98,7 @@ def build_http(*, ready: Callable[[], bool], trusts_traces: bool = False) -> Fas
         max_body_bytes=None,  # `GatewayRoute` reads bodies, behind the key
         shaped=shaped_error,
     )
-    http.description = reference.DESCRIPTION
+    http.description, http.version = reference.DESCRIPTION, reference.VERSION
     http.add_middleware(RefusalLog, clock=SystemClock())
     routers = (module.router for module in ROUTES)
     include_routes(

@@ -8,20 +8,29 @@ import asyncpg
 
 from mint_common.catalog import AliasMove, AliasRecord, PolicyNames, PolicyRecord
 from mint_common.claims import RevisionRef
-from mint_common.errors import AliasProtected
+from mint_common.errors import AliasProtected, InUse
 from mint_common.ids import PolicyId, TenantId
 from mint_common.names import AUTOMATIC_ACTORS, MAX_LIMIT
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres import Row, from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import LOCK_POLICY, NEWEST, found, read_revision, ref_of
-from services.registry.core.aliases import AliasEntry, Mover, moved, movers, plan_move, plan_rollback
+from services.registry.core.aliases import (
+    AliasEntry,
+    Mover,
+    moved,
+    movers,
+    plan_move,
+    plan_removal,
+    plan_rollback,
+    removed,
+)
 from services.registry.core.names import check_servable
 from services.registry.core.rules import PersonMove, check_rule_move, moved_since
 
 _ALIASES = """
     SELECT alias, sequence, protected, frozen, revisions.*
-    FROM aliases JOIN revisions USING (policy_id, number)
+    FROM live_aliases JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1
 """
 _ALIAS = f"{_ALIASES} AND alias = $2"
@@ -33,7 +42,7 @@ _NAMES = f"""
         WHERE tenant_id = $1 AND name > $2 AND is_published ORDER BY name LIMIT $3
     ), pointed AS (
         SELECT policy_id, jsonb_object_agg(alias, number) AS aliases FROM (
-            SELECT policy_id, alias, number FROM page JOIN aliases USING (policy_id)
+            SELECT policy_id, alias, number FROM page JOIN live_aliases USING (policy_id)
             ORDER BY name, alias LIMIT $4
         ) bounded GROUP BY policy_id
     )
@@ -50,7 +59,7 @@ _EXISTS = "SELECT 1 FROM aliases WHERE policy_id = $1 AND alias = $2"
 _MOVE_INPUTS = """
     SELECT target.state, target.fault, coalesce(protected, false) AS protected,
         coalesce(frozen, false) AS frozen,
-        history.sequence, history.previous, history.digest, history.number, history.below
+        history.sequence, history.previous, history.digest, history.number, history.below, history.removed
     FROM revisions target
     LEFT JOIN aliases ON aliases.policy_id = target.policy_id AND aliases.alias = $2
     LEFT JOIN alias_history history ON history.policy_id = aliases.policy_id
@@ -59,7 +68,7 @@ _MOVE_INPUTS = """
 """
 _ROLLBACK_INPUTS = """
     SELECT protected, frozen, history.*, to_jsonb(beneath) AS below_entry, to_jsonb(target) AS target
-    FROM aliases JOIN alias_history history ON history.policy_id = aliases.policy_id
+    FROM live_aliases aliases JOIN alias_history history ON history.policy_id = aliases.policy_id
         AND history.alias = aliases.alias AND history.sequence = aliases.sequence
     LEFT JOIN alias_history beneath ON beneath.policy_id = history.policy_id
         AND beneath.alias = history.alias AND beneath.sequence = history.below
@@ -70,22 +79,24 @@ _ROLLBACK_INPUTS = """
 _SET_FLAGS = """
     WITH policy AS (SELECT policy_id FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE)
     UPDATE aliases SET protected = coalesce($3, protected), frozen = coalesce($4, frozen) FROM policy
-    WHERE aliases.policy_id = policy.policy_id AND alias = $2
+    WHERE aliases.policy_id = policy.policy_id AND alias = $2 AND sequence <> removed
 """
 _APPEND = """
     WITH pointed AS (
-        INSERT INTO aliases (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $6)
-        ON CONFLICT (policy_id, alias) DO UPDATE SET sequence = $3, number = $6
+        INSERT INTO aliases AS known (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $6)
+        ON CONFLICT (policy_id, alias) DO UPDATE SET sequence = $3, number = $6,
+            removed = CASE WHEN $8 THEN $3 ELSE 0 END,
+            protected = known.protected AND NOT $8, frozen = known.frozen AND NOT $8
     )
     INSERT INTO alias_history
-        (policy_id, alias, sequence, previous, digest, number, below, actor, reason, moved_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        (policy_id, alias, sequence, previous, digest, number, below, removed, actor, reason, moved_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 # People's moves to and from a revision. A push lies on the entry before it; all else is a rollback.
 _PERSON_MOVES = """
     SELECT digest, actor, reason, below IS DISTINCT FROM sequence - 1 OR number < $4 AS is_back
     FROM alias_history
-    WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3)
+    WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3) AND NOT removed
         AND NOT EXISTS (SELECT FROM unnest($5::text[]) AS automatic WHERE starts_with(actor, automatic))
     ORDER BY sequence DESC LIMIT $6
 """
@@ -96,6 +107,8 @@ _NEWER_MOVE = """
         OR NOT EXISTS (SELECT FROM unnest($5::text[]) AS automatic WHERE starts_with(actor, automatic)))
     ORDER BY sequence DESC LIMIT 1
 """
+
+_RULES = "SELECT rule_id FROM rules WHERE policy_id = $1 AND alias = $2 ORDER BY rule_id"
 
 HISTORY_ROWS = 100
 """Number of moves that an alias's history holds."""
@@ -167,6 +180,23 @@ class PostgresAliases:
             await _append(transaction, policy, name, entry, ref, mover, is_frozen=row["frozen"])
             back = _alias_of({**row, "revision": ref, "sequence": entry.sequence})
             return await _answered(transaction, policy.policy_id, back)
+
+    async def remove(self, policy: PolicyRecord, name: str, mover: Mover) -> None:
+        """Append an entry by which the alias is removed, and emit `alias.removed`; its history stays.
+
+        Raises NotFound, AliasProtected, and InUse while rules move the alias.
+        """
+        async with self._locked(policy, mover) as transaction:
+            connection = transaction.connection
+            row = found(await connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name), "alias", name)
+            _check_mover(row, name, mover)
+            if rules := await connection.fetch(_RULES, policy.policy_id, name):
+                named = ", ".join(rule["rule_id"] for rule in rules)
+                raise InUse(what=f"Alias {name!r}", held_by=f"rules move it ({named}): remove them first")
+            entry = plan_removal(from_row(row, AliasEntry))
+            await _insert(connection, policy, name, entry, mover)
+            await transaction.emit(removed(policy, name, entry, actor=mover.actor, reason=mover.reason))
+            await transaction.answer(name)
 
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
@@ -244,10 +274,15 @@ async def _append(  # noqa: PLR0917  (a move in the order of its sentence)
 ) -> None:
     """Append an entry and emit the event. Raises as `_check_automatic`."""
     await _check_automatic(transaction.connection, policy, name, entry, mover, is_frozen=is_frozen)
-    points = (entry.sequence, entry.previous, entry.digest, entry.number, entry.below)
-    moved_by = (mover.actor, mover.reason, mover.at)
-    await transaction.connection.execute(_APPEND, policy.policy_id, name, *points, *moved_by)
+    await _insert(transaction.connection, policy, name, entry, mover)
     await transaction.emit(moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason))
+
+
+async def _insert(
+    connection: PostgresConnection, policy: PolicyRecord, name: str, entry: AliasEntry, mover: Mover
+) -> None:
+    points = (entry.sequence, entry.previous, entry.digest, entry.number, entry.below, entry.removed)
+    await connection.execute(_APPEND, policy.policy_id, name, *points, mover.actor, mover.reason, mover.at)
 
 
 async def _answered(transaction: PostgresTransaction, policy_id: PolicyId, alias: AliasRecord) -> AliasRecord:

@@ -86,9 +86,9 @@ _REVISIONS = """
     FROM revisions WHERE policy_id = $1 ORDER BY number
 """
 _POINTED = """
-    SELECT number FROM aliases WHERE policy_id = $1
+    SELECT number FROM live_aliases WHERE policy_id = $1
     UNION
-    SELECT below.number FROM aliases
+    SELECT below.number FROM live_aliases aliases
     JOIN alias_history current USING (policy_id, alias, sequence)
     JOIN alias_history below
         ON (below.policy_id, below.alias, below.sequence) = (current.policy_id, current.alias, current.below)
@@ -97,7 +97,7 @@ _POINTED = """
 _RELEASE_BYTES = """
     UPDATE revisions SET fault = 'collected', changes = changes + 1
     WHERE policy_id = $1 AND number = $2 AND state = 'retired' AND fault IS DISTINCT FROM 'collected'
-        AND NOT EXISTS (SELECT FROM aliases WHERE aliases.policy_id = $1 AND aliases.number = $2)
+        AND NOT EXISTS (SELECT FROM live_aliases aliases WHERE aliases.policy_id = $1 AND aliases.number = $2)
     RETURNING *
 """
 _REMOVE_FOLDER = """
@@ -217,6 +217,7 @@ class PostgresBlobIntegrity:
             retention=policy.retention,
             revisions=[from_row(revision, CollectibleRevision) for revision in revisions],
             pointed={each["number"] for each in pointed},
+            is_removed=found(row, "policy", policy_id)["removed_at"] is not None,
         )
 
     async def release_bytes(self, policy: PolicyRecord, number: int) -> bool:

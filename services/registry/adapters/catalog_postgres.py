@@ -30,15 +30,17 @@ from mint_common.errors import (
 )
 from mint_common.events import RevisionExported, WaveCancelled
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
-from mint_common.names import BEST, is_policy_id
+from mint_common.names import BEST, LATEST, is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.registry.adapters.exports_postgres import FOUND, publish_export, store_verdict
+from services.registry.adapters.near_names_postgres import with_near_names
 from services.registry.adapters.policies_postgres import (
     describe_policy,
     insert_policy,
     list_policies,
     locked_policy,
+    remove_policy,
 )
 from services.registry.adapters.quotas_postgres import check_room
 from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
@@ -46,7 +48,7 @@ from services.registry.core.bases import merge_facts
 from services.registry.core.exports import Refusal, answer, export_cause_of, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, base_resolution, check_match
-from services.registry.core.policies import PolicyChange, change_policy, changed, created
+from services.registry.core.policies import PolicyChange, change_policy, changed, created, removed
 from services.registry.core.quotas import UNBOUNDED, CatalogQuotas, Kind
 
 _ADD_BASE = (
@@ -60,7 +62,7 @@ _SET_STATE = """
 """
 _OWNED = """
     SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
-    WHERE digest = ANY($2) AND tenant_id = $1 ORDER BY name, number
+    WHERE digest = ANY($2) AND tenant_id = $1 AND removed_at IS NULL ORDER BY name, number
 """
 _SETTLED = """
     SELECT code, reason, revisions.* FROM exports LEFT JOIN revisions USING (policy_id, number)
@@ -71,15 +73,12 @@ _RESOLVE = """
            revision.fault, revision.manifest_uri, revision.manifest_sha256, revision.manifest_size_bytes
     FROM policies policy
     LEFT JOIN revisions revision ON revision.policy_id = policy.policy_id AND revision.{selected}
-    WHERE policy.tenant_id = $1 AND policy.{key} = $2
+    WHERE policy.tenant_id = $1 AND policy.{key} = $2 AND removed_at IS NULL
 """
-_ALIAS = "number = (SELECT number FROM aliases WHERE policy_id = policy.policy_id AND alias = $3)"
-_DEFAULT = """number = coalesce(
-        (SELECT number FROM aliases WHERE policy_id = policy.policy_id AND alias = $3),
-        (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
-             AND state = 'published' ORDER BY number DESC LIMIT 1),
-        (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
-             AND state = 'quarantined' ORDER BY number DESC LIMIT 1))"""
+_POINTED = "(SELECT number FROM live_aliases WHERE policy_id = policy.policy_id AND alias = $3)"
+_NEWEST = """(SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
+             AND state = '{state}' ORDER BY number DESC LIMIT 1)"""
+_PUBLISHED, _QUARANTINED = _NEWEST.format(state="published"), _NEWEST.format(state="quarantined")
 # A revision that was trained on samples has the mean reward of these, which its parent gave.
 _REWARD = """(
     SELECT avg((child.metrics ->> 'reward_mean')::float8) FROM revisions child
@@ -93,14 +92,21 @@ _REVISIONS = f"""
     ORDER BY number LIMIT $3
 """  # noqa: S608  # a constant
 _BEST = """
-    SELECT revisions.*, reward FROM revisions JOIN (
+    SELECT {columns} FROM revisions JOIN (
         SELECT parent, avg((metrics ->> 'reward_mean')::float8) AS reward, max(number) AS last
-        FROM revisions WHERE policy_id = $1 AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
+        FROM revisions WHERE policy_id = {policy} AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
         GROUP BY parent
     ) AS sampled ON revisions.digest = sampled.parent
-    WHERE policy_id = $1 AND state = 'published' AND fault IS NULL
+    WHERE policy_id = {policy} AND state = 'published' AND fault IS NULL
     ORDER BY reward DESC, last DESC LIMIT 1
 """
+_BEST_REVISION = _BEST.format(columns="revisions.*, reward", policy="$1")
+_ALIAS = f"number = {_POINTED}"
+_DEFAULT = f"number = coalesce({_POINTED}, {_PUBLISHED}, {_QUARANTINED})"
+_BY_KEYWORD = {
+    LATEST: f"number = coalesce({_POINTED}, {_PUBLISHED})",
+    BEST: f"number = coalesce({_POINTED}, ({_BEST.format(columns='number', policy='policy.policy_id')}))",
+}
 # A revision has one parent, so its descendants are a tree. Only parents that name each other make a cycle:
 # such a line ends at the revision itself, or at the distance that was asked for.
 _RELATED = """
@@ -189,11 +195,22 @@ class PostgresCatalog:
             await transaction.answer(described)
         return described
 
+    async def remove_policy(self, policy: PolicyRecord, *, actor: str, cause: str | None = None) -> None:
+        """Remove a policy that no alias or rule holds, and emit `policy.removed`; its name is free then.
+
+        Its revisions are retired and their bytes can be collected. Raises NotFound, InUse.
+        """
+        async with self._ledger.request(cause) as transaction:
+            known = await locked_policy(transaction.connection, policy.policy_id)
+            await remove_policy(transaction.connection, known)
+            await transaction.emit(removed(known, actor=actor))
+            await transaction.answer(known.name)
+
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
         """Return a tenant's policy by id or name. Raises NotFound."""
         column = "policy_id" if is_policy_id(key) else "name"
         row = await self._pool.fetchrow(
-            f"{POLICY} WHERE tenant_id = $1 AND policy.{column} = $2", tenant_id, key
+            f"{POLICY} WHERE tenant_id = $1 AND policy.{column} = $2 AND removed_at IS NULL", tenant_id, key
         )
         return policy_of(found(row, "policy", key))
 
@@ -212,7 +229,7 @@ class PostgresCatalog:
 
     async def best(self, policy_id: PolicyId) -> RevisionRecord:
         """Return the published one whose training samples got the highest mean reward. Raises NotFound."""
-        row = await self._pool.fetchrow(_BEST, policy_id)
+        row = await self._pool.fetchrow(_BEST_REVISION, policy_id)
         return read_revision(found(row, "revision", BEST), RevisionRecord)
 
     async def revisions(
@@ -237,8 +254,14 @@ class PostgresCatalog:
         """Return the current target of a model name, using only indexes.
 
         A policy takes precedence over a base of the same name. Raises NotFound naming the missing object
-        (model, policy, alias or revision), NoRevision for a policy without a published revision.
+        (model, policy, alias or revision) and near names, NoRevision for a policy without a published one.
         """
+        try:
+            return await self._resolve(tenant_id, name)
+        except NotFound as error:
+            raise await with_near_names(self._pool, tenant_id, name, error) from error
+
+    async def _resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))
         if row is not None:
             check_match(name, row["name"], row["number"], state=row["state"], fault=row["fault"])
@@ -266,7 +289,7 @@ class PostgresCatalog:
         async with self._ledger.request(cause) as transaction:
             connection = transaction.connection
             await connection.execute(LOCK_POLICY, policy.policy_id)
-            query = "SELECT alias FROM aliases WHERE policy_id = $1 AND number = $2 ORDER BY alias"
+            query = "SELECT alias FROM live_aliases WHERE policy_id = $1 AND number = $2 ORDER BY alias"
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
@@ -296,7 +319,8 @@ class PostgresCatalog:
         """
         async with self._ledger.transaction(export.id) as transaction:
             connection = transaction.connection
-            await connection.execute(LOCK_POLICY, export.policy_id)
+            if await connection.fetchval(LOCK_POLICY, export.policy_id) is False and refusal is None:
+                refusal = Refusal(code=NotFound.code, reason=f"policy {export.policy_id} was removed")
             row = await connection.fetchrow(_SETTLED, export.policy_id, export.export_id, export.tenant_id)
             verdict: RevisionRef | Refusal
             if row is not None:
@@ -327,7 +351,7 @@ class PostgresCatalog:
         """
         async with self._ledger.transaction(new_id("req")) as transaction:
             locked = await transaction.connection.fetchval(LOCK_POLICY, export.policy_id)
-            found(locked, "policy", export.policy_id)
+            found(locked or None, "policy", export.policy_id)
             ref = await self._publish(transaction, export, now=now, size_bytes=size_bytes)
             await transaction.emit(answer(export, ref))
 
@@ -354,7 +378,7 @@ def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId,
         selected = "number = $3" if isinstance(name.revision, int) else "digest = $3"
         argument = name.revision
     elif name.alias is not None:
-        selected, argument = _ALIAS, name.alias
+        selected, argument = _BY_KEYWORD.get(name.alias, _ALIAS), name.alias
     else:
         selected, argument = _DEFAULT, DEFAULT_ALIAS
     key = "policy_id" if is_policy_id(name.name) else "name"

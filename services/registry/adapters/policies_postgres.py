@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from mint_common.catalog import PolicyFilter, PolicyRecord
-from mint_common.errors import AlreadyExists, InvalidField, NotFound
+from mint_common.errors import AlreadyExists, InUse, InvalidField, NotFound
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import NEWEST, POLICY, found, policy_of
@@ -20,7 +20,22 @@ _ADD = """
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
     RETURNING policy_id
 """
-_LOCKED = f"{POLICY} WHERE policy.policy_id = $1 FOR NO KEY UPDATE OF policy"
+_LOCKED = f"{POLICY} WHERE policy.policy_id = $1 AND removed_at IS NULL FOR NO KEY UPDATE OF policy"
+_HOLDERS = """
+    SELECT 'alias ' || alias AS holder FROM live_aliases WHERE policy_id = $1
+    UNION ALL SELECT 'rule ' || rule_id FROM rules WHERE policy_id = $1 ORDER BY holder LIMIT $2
+"""
+_RETIRE_ALL = """
+    UPDATE revisions SET state = 'retired', retired_at = now(), changes = changes + 1
+    WHERE policy_id = $1 AND state <> 'retired'
+"""
+_REMOVE = """
+    UPDATE policies SET name = policy_id, description = '', labels = '{}', retention = '{}',
+        removed_at = now()
+    WHERE policy_id = $1
+"""
+MAX_HOLDERS = 5
+"""Maximum holders of a policy that its refusal names."""
 _DESCRIBE = """
     UPDATE policies SET description = $2, labels = $3, retention = $4, changed = $5 WHERE policy_id = $1
 """
@@ -81,6 +96,17 @@ async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) 
     await _insert_labels(connection, policy)
 
 
+async def remove_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
+    """Remove a locked policy: no name leads to it or to its revisions, whose rows stay. Raises InUse."""
+    if rows := await connection.fetch(_HOLDERS, policy.policy_id, MAX_HOLDERS):
+        held_by = ", ".join(row["holder"] for row in rows)
+        raise InUse(what=f"Policy {policy.name!r}", held_by=f"remove first what holds it: {held_by}")
+    await connection.execute(_RETIRE_ALL, policy.policy_id)
+    await connection.execute("DELETE FROM policy_labels WHERE policy_id = $1", policy.policy_id)
+    await connection.execute(_REMOVE, policy.policy_id)
+    await connection.execute("SELECT count_usage($1, -1, 0, 0, 0)", policy.tenant_id)
+
+
 async def _insert_labels(connection: PostgresConnection, policy: PolicyRecord) -> None:
     """Index the labels of a policy for lists."""
     if policy.labels:
@@ -129,6 +155,7 @@ def list_query(
         where = [f"first.tenant_id = $1 AND first.label = {given(label)} AND first.value = {given(value)}"]
     for label, value in wanted.labels[len(leading) :]:
         where.append(_LABELLED.replace("${label}", given(label)).replace("${value}", given(value)))
+    where.append("removed_at IS NULL")
     if wanted.base is not None:
         where.append(f"base = {given(wanted.base)}")
     if wanted.has_revision is not None:

@@ -22,9 +22,9 @@ POLICY = f"SELECT policy.*, newest.* FROM policies policy {NEWEST}"  # noqa: S60
 """Policies with their newest published revision."""
 
 
-LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-"""Lock that orders a policy's revision numbers and alias moves. It is a statement of its own, because a
-statement that waits for a lock does not see what was committed meanwhile."""
+LOCK_POLICY = "SELECT removed_at IS NULL FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
+"""Lock that orders a policy's revision numbers and alias moves; false for a removed policy. It is a statement
+of its own, because a statement that waits for a lock does not see what was committed meanwhile."""
 
 
 def found(row: T | None, kind: str, name: str) -> T:

@@ -3,16 +3,16 @@
 The history of an alias is append-only. It also holds an undo stack as a linked list: each entry has the
 sequence of the entry ``below`` it. A move pushes onto the current entry. A rollback appends an entry with the
 revision of the entry below and with that entry's ``below``, so a repeated rollback goes further back and
-never returns to a revision that was rolled back.
+never returns to a revision that was rolled back. A removal appends an entry too, and ends the undo stack.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, PreconditionFailed
-from mint_common.events import AliasMoved
+from mint_common.events import AliasMoved, AliasRemoved
 from mint_common.ids import Digest
 
 
@@ -33,13 +33,17 @@ class Mover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasEntry:
-    """A row of an alias's history. ``below`` is the sequence of the entry that a rollback returns to."""
+    """A row of an alias's history. ``below`` is the sequence of the entry that a rollback returns to.
+
+    ``removed``: the alias was removed, and pointed at ``digest`` until then.
+    """
 
     sequence: int
     previous: Digest | None
     digest: Digest
     number: int
     below: int | None
+    removed: bool = False
 
 
 def plan_move(
@@ -47,19 +51,25 @@ def plan_move(
 ) -> AliasEntry | None:
     """Return the entry to append, or None when the alias already points there.
 
-    ``expected`` is the digest that the alias must point at, "" if it must not exist, None for no condition.
-    Raises PreconditionFailed.
+    ``current`` is None, or a removal, for an alias that is not there. ``expected`` is the digest that the
+    alias must point at, "" if it must not exist, None for no condition. Raises PreconditionFailed.
     """
-    _check_expected(alias, current, expected)
-    if current is not None and current.digest == target.digest:
+    live = None if current is None or current.removed else current
+    _check_expected(alias, live, expected)
+    if live is not None and live.digest == target.digest:
         return None
     return AliasEntry(
         sequence=current.sequence + 1 if current else 1,
-        previous=current.digest if current else None,
+        previous=live.digest if live else None,
         digest=target.digest,
         number=target.number,
-        below=current.sequence if current else None,
+        below=live.sequence if live else None,
     )
+
+
+def plan_removal(current: AliasEntry) -> AliasEntry:
+    """Return the entry that removes an alias."""
+    return replace(current, sequence=current.sequence + 1, previous=current.digest, below=None, removed=True)
 
 
 def plan_rollback(
@@ -106,6 +116,20 @@ def moved(
         sequence=entry.sequence,
         previous=entry.previous,
         revision=target,
+        actor=actor,
+        reason=reason,
+    )
+
+
+def removed(policy: PolicyRecord, alias: str, entry: AliasEntry, *, actor: str, reason: str) -> AliasRemoved:
+    """Return the event of a removal."""
+    return AliasRemoved(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        policy_id=policy.policy_id,
+        alias=alias,
+        sequence=entry.sequence,
+        digest=entry.digest,
         actor=actor,
         reason=reason,
     )

@@ -31,12 +31,14 @@ class CollectibleRevision:
 class PolicyRevisions:
     """All revisions of a policy by number.
 
-    ``pointed`` are the targets of its aliases and of their rollbacks.
+    ``pointed`` are the targets of its aliases and of their rollbacks. No training goes on from a revision of
+    a policy that ``is_removed``.
     """
 
     retention: Retention
     revisions: Sequence[CollectibleRevision]
     pointed: AbstractSet[int]
+    is_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ def plan_collection(
 
 def in_use(policy: PolicyRevisions, used: AbstractSet[Digest]) -> set[int]:
     """Return the numbers of the revisions in use."""
-    newest = policy.revisions[-1:]
+    newest = () if policy.is_removed else policy.revisions[-1:]
     own = {revision.digest for revision in newest} | {revision.parent for revision in newest}
     # ``used`` may have a million digests: it is asked, not joined.
     by_digest = {

@@ -1,6 +1,7 @@
 """Model names and their resolution from the store's rows. A name never falls back to the base.
 
-``base``, ``policy``, ``policy@alias``, ``policy@<number>``, ``policy@sha256:<hex>``.
+``base``, ``policy``, ``policy@alias``, ``policy@<number>``, ``policy@sha256:<hex>``; ``policy@latest`` and
+``policy@best``, unless an alias has that name.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from mint_common.errors import (
 )
 from mint_common.events.revision import Fault
 from mint_common.ids import Digest
-from mint_common.names import is_name, number_or_digest
+from mint_common.names import BEST, LATEST, is_name, number_or_digest
 
 DEFAULT_ALIAS = "prod"
 """The alias that a bare policy name resolves to, when it exists."""
+KEYWORDS = (LATEST, BEST)
+"""Selectors that mean a revision where no alias has their name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,10 @@ def check_match(
     """
     if number is None:
         if asked.revision is not None:
-            raise NotFound(kind="revision", name=str(asked.revision))
+            raise NotFound(kind="revision", name=f"{asked.name}@{asked.revision}")
         if asked.alias is not None:
-            raise NotFound(kind="alias", name=asked.alias)
+            kind = "revision" if asked.alias in KEYWORDS else "alias"
+            raise NotFound(kind=kind, name=f"{asked.name}@{asked.alias}")
         raise NoRevision(name=policy_name)
     check_servable(policy_name, number, state=state, fault=fault)
 

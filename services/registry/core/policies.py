@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import InvalidField, PreconditionFailed
-from mint_common.events import PolicyChanged, PolicyCreated, Retention
+from mint_common.events import PolicyChanged, PolicyCreated, PolicyRemoved, Retention
 
 MAX_LABELS = 32
 MAX_DESCRIPTION = 2000
@@ -114,6 +114,17 @@ def changed(policy: PolicyRecord) -> PolicyChanged:
         description=policy.description,
         labels=policy.labels,
         retention=policy.retention,
+    )
+
+
+def removed(policy: PolicyRecord, *, actor: str) -> PolicyRemoved:
+    """Return the event of a removed policy."""
+    return PolicyRemoved(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        policy_id=policy.policy_id,
+        name=policy.name,
+        actor=actor,
     )
 
 

@@ -15,6 +15,7 @@ from mint_common.catalog_requests import (
     LongPageQuery,
     MoveBody,
     ProtectBody,
+    RemovalQuery,
     RollbackBody,
     RuleBody,
 )
@@ -112,6 +113,20 @@ async def roll_back_alias(  # noqa: PLR0917  # FastAPI passes them by name
     wish = body or RollbackBody()
     mover = replace(_mover(registry, caller, wish.reason), cause=cause)
     return await registry.aliases.roll_back(policy, alias_key(alias), mover, expected=wish.expected)
+
+
+@router.delete("/aliases/{alias}", status_code=204)
+async def remove_alias(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: PolicyDep,
+    alias: str,
+    caller: CallerDep,
+    registry: RegistryDep,
+    query: Annotated[RemovalQuery, Query()],
+    cause: CauseHeader = None,
+) -> None:
+    """Remove an alias; its history stays."""
+    mover = replace(_mover(registry, caller, query.reason), cause=cause)
+    await registry.aliases.remove(policy, alias_key(alias), mover)
 
 
 @router.post("/rules", status_code=201)

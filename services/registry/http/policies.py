@@ -14,7 +14,7 @@ from mint_common.names import check_policy_name
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
-from services.registry.http.context import PolicyDep, RegistryDep, Tenant, find_base
+from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, Tenant, find_base
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=RepeatableRoute)
 
@@ -94,6 +94,14 @@ async def change_policy(
     """
     change = _change(policy, body)
     return await registry.catalog.change_policy(policy.policy_id, change, expected=expected, cause=cause)
+
+
+@router.delete("/policies/{policy}", status_code=204)
+async def remove_policy(
+    policy: PolicyDep, caller: CallerDep, registry: RegistryDep, cause: CauseHeader = None
+) -> None:
+    """Remove a policy that nothing holds."""
+    await registry.catalog.remove_policy(policy, actor=caller.actor, cause=cause)
 
 
 def _change(policy: PolicyRecord, body: PolicyPatch) -> PolicyChange:

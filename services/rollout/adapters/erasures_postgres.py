@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from mint_common.ids import TenantId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.core.erasure import EndedJob
@@ -19,6 +19,16 @@ _JOBS_OF_FILE = """
             ELSE fault END
     WHERE tenant_id = $2 AND NOT is_file_gone
         AND (spec #>> '{data,training,file_id}' = $1 OR spec #>> '{data,evaluation,file,file_id}' = $1)
+"""
+# As jobs of deleted files: what they left is erased at once.
+_JOBS_OF_POLICY = """
+    UPDATE jobs SET is_file_gone = true, erase_after = 0, erased_at = NULL
+    WHERE tenant_id = $1 AND policy_id = $2 AND NOT is_file_gone
+"""
+_ANSWERS_OF_POLICY = """
+    DELETE FROM evaluation_rows WHERE run_id IN (
+        SELECT run_id FROM evaluation_runs WHERE tenant_id = $1 AND policy_id = $2
+    )
 """
 # Of two that claim a job at once, the second waits for the first, and finds it claimed.
 _CLAIM = """
@@ -86,6 +96,11 @@ class PostgresErasures:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+
+    async def erase_policy(self, tenant_id: TenantId, policy_id: PolicyId) -> None:
+        """Erase what the jobs and evaluation runs of a removed policy left of their rows. Idempotent."""
+        await self._pool.execute(_JOBS_OF_POLICY, tenant_id, policy_id)
+        await self._pool.execute(_ANSWERS_OF_POLICY, tenant_id, policy_id)
 
     async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
         """Return jobs that ended before ``before`` or read a deleted file, each to one caller only.

@@ -55,6 +55,16 @@ _END_PROMOTION = """
         fine_tuning -> 'promote' || jsonb_build_object('ended_at', $2::float8, 'problem', $3::text)
     ) WHERE job_id = $1 AND jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null'
 """
+_WORK = """
+    SELECT 'job ' || job_id AS work FROM jobs
+    WHERE tenant_id = $1 AND policy_id = $2 AND finished_at IS NULL
+    UNION ALL
+    SELECT 'evaluation run ' || run_id FROM evaluation_runs
+    WHERE tenant_id = $1 AND policy_id = $2 AND finished_at IS NULL
+    ORDER BY work LIMIT $3
+"""
+MAX_WORK = 5
+"""Maximum jobs and runs of a policy that are named together."""
 _LAST_TASK = """
     SELECT nullif(spec ->> 'task', '') FROM jobs WHERE tenant_id = $1 AND policy_id = $2
     ORDER BY created_at DESC LIMIT 1
@@ -120,6 +130,10 @@ class PostgresTenantJobs:
         if job is None or job.fine_tuning is None:
             raise NotFound(kind="job", name=name or job_id)
         return job
+
+    async def work_of(self, tenant_id: TenantId, policy_id: PolicyId) -> Sequence[str]:
+        """Return unfinished jobs and evaluation runs of a policy, each as its kind and id."""
+        return [row["work"] for row in await self._pool.fetch(_WORK, tenant_id, policy_id, MAX_WORK)]
 
     async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
         """Return the task of a policy's newest job, None without a job or when that one is on a file."""

@@ -7,11 +7,13 @@ nothing else. A look does a bounded piece of work.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mint_common.blobs.port import Blobs
 from mint_common.bounds import DAY_SECONDS
 from mint_common.errors import MintError
+from mint_common.events import Event, PolicyRemoved
 from mint_common.ids import BaseName
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
@@ -46,6 +48,11 @@ class Eraser:
     async def run(self) -> None:
         """Erase until cancelled, through outages of the database and of the blob store."""
         await run_periodically(self.erase, name="erasure", every_seconds=ERASE_SECONDS, clock=self.clock)
+
+    async def on_policy_removed(self, event: PolicyRemoved) -> Sequence[Event]:
+        """Erase what the jobs of a removed policy left, from the next look on."""
+        await self.erasures.erase_policy(event.tenant_id, event.policy_id)
+        return ()
 
     async def erase(self) -> None:
         """Erase all that may go now."""

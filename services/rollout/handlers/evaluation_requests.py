@@ -14,9 +14,9 @@ from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, derive_id
-from mint_common.job_requests import LATEST, CompareBody, EvaluationRunBody, Questions
+from mint_common.job_requests import CompareBody, EvaluationRunBody, Questions
 from mint_common.lora import check_served
-from mint_common.names import BEST, number_or_digest
+from mint_common.names import BEST, LATEST, number_or_digest
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import EvaluationRun

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
-from mint_common.ids import JobId, TenantId
+from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
@@ -36,6 +36,12 @@ async def submit_job(
     else:
         job = await parts.on_tasks.make(tenant_id, body, cause=cause)
     return job_view(JobProgress(job=job, progress=Progress()))
+
+
+@submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/work")
+async def show_work(tenant_id: Tenant, policy_id: str, parts: PartsDep) -> Sequence[str]:
+    """Return unfinished jobs and evaluation runs of a policy."""
+    return await parts.tenant_jobs.work_of(tenant_id, PolicyId(policy_id))
 
 
 def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:

@@ -218,6 +218,7 @@ CASES = [
         between=(("PUT", A, {"revision": 1}),),
         shown=A,
     ),
+    Case(route="policies/{policy}/aliases/{alias}", method="DELETE", path=A, shown=f"{A}/history"),
     Case(route="policies/{policy}/aliases/{alias}/rollback", method="POST", path=f"{A}/rollback", shown=A),
     Case(route="policies/{policy}/rules", method="POST", path=R, body=RULE, shown=R),
     Case(

@@ -13,7 +13,7 @@ from mint_common.inference.sizes import ContextExceeded
 @pytest.mark.parametrize(
     ("error", "status", "param", "code", "anthropic"),
     [
-        (NotFound(kind="policy", name="x"), 404, "model", "model_not_found", "not_found_error"),
+        (NotFound(kind="policy", name="x", near="y"), 404, "model", "model_not_found", "not_found_error"),
         (InvalidField(field="n", problem="bad"), 400, "n", "invalid_field", "invalid_request_error"),
         (RequestRefused(field="n", problem="bad"), 400, "n", "invalid_field", "invalid_request_error"),
         (
@@ -32,6 +32,12 @@ def test_errors_have_the_shape_of_their_api(error, status, param, code, anthropi
     assert body["type"].endswith("_error")
     told = error_body(error, api="anthropic")
     assert told == {"type": "error", "error": {"type": anthropic, "message": str(error)}}
+
+
+def test_a_model_to_which_none_is_near_is_answered_with_the_route_that_lists_them() -> None:
+    body = error_body(NotFound(kind="model", name="x"))["error"]
+    assert body["message"] == "No model named 'x'. GET /v1/models lists the models."
+    assert error_body(NotFound(kind="file", name="x"))["error"]["message"] == "No file named 'x'."
 
 
 def test_a_thread_is_refused_such_that_anthropics_clients_send_the_whole_conversation() -> None:

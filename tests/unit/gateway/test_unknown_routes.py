@@ -14,7 +14,13 @@ async def _nothing() -> None:
 
 async def _ask(method: str, path: str) -> httpx.Response:
     http = FastAPI(docs_url=None)
-    for known in ("/mint/v1/known", "/v1/known", "/v1/messages/known", "/api/v1/known"):
+    for known in (
+        "/mint/v1/known",
+        "/v1/known",
+        "/v1/messages/known",
+        "/api/v1/known",
+        "/v1/jobs/{job}/events",
+    ):
         http.add_api_route(known, _nothing, methods=["GET"])
     answer_errors(http)
     install_error_shapes(http)
@@ -24,13 +30,27 @@ async def _ask(method: str, path: str) -> httpx.Response:
         return await client.request(method, path)
 
 
-@pytest.mark.parametrize("path", ["/models", "/v1/modells", "/v1/messages/none", "/"])
+@pytest.mark.parametrize("path", ["/models", "/", "/v1/modells"])
 async def test_an_unknown_route_is_named_and_says_where_all_are_listed(path: str) -> None:
     answer = await _ask("GET", path)
     assert answer.status_code == 404
     message = answer.json()["error"]["message"]
     assert message.startswith(f"No route GET {path}; GET /docs lists all.")
-    assert "ends with /v1" in message
+    assert ("ends with /v1" in message) is not path.startswith("/v1/")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/v1/messages", "; the client adds /v1 itself: give it the address without /v1"),
+        ("/v1/knwn", ". There is: /v1/known"),
+        ("/v1/jobs/j1/event", ". There is: /v1/jobs/j1/events"),
+        ("/v1/" + "known" * 100, "; GET /docs lists all."),
+    ],
+)
+async def test_an_unknown_route_names_what_its_caller_may_have_meant(path: str, told: str) -> None:
+    answer = await _ask("GET", path)
+    assert answer.json()["error"]["message"] == f"No route GET {path}{told}"
 
 
 async def test_embeddings_are_said_not_to_be_served() -> None:

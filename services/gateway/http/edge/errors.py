@@ -1,6 +1,7 @@
 """Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import difflib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -36,7 +37,10 @@ _PREFIXES: Mapping[str, Api] = {
 """APIs by path prefix, for requests that match no route."""
 ANTHROPIC_REQUEST_HEADER = "request-id"
 _EMBEDDINGS = ": a base here generates text; embeddings are not served"
+_DOUBLED = "; the client adds /v1 itself: give it the address without /v1"
 _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
+_MAX_COMPARED = 200
+"""Maximum characters of a path that is compared with the paths of routes."""
 
 
 def install_error_shapes(http: FastAPI) -> None:
@@ -126,13 +130,35 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_mint_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return framework_refusal(request, error, hint=_ALL_ROUTES)
+    return framework_refusal(request, error, hint=_hint(request))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
-    hint = _EMBEDDINGS if request.url.path == "/v1/embeddings" else _ALL_ROUTES
-    message = refusal_message(request, error, hint=hint)
+    message = refusal_message(request, error, hint=_hint(request))
     body = shaped(message, status=error.status_code)
     return _inference_answer(request.scope, body, error.status_code, error.headers)
+
+
+def _hint(request: Request) -> str:
+    """Return what the caller of an unknown route may have meant."""
+    path = request.url.path
+    if path == "/v1/embeddings":
+        return _EMBEDDINGS
+    if path.startswith("/v1/v1/"):
+        return _DOUBLED
+    known = {each for route in request.app.routes for each in _like(route.path_format, path)}
+    near = difflib.get_close_matches(path, known, n=1) if len(path) <= _MAX_COMPARED else []
+    if near and near[0] != path:
+        return f". There is: {near[0]}"
+    return "; GET /docs lists all." if path.startswith("/v1/") else _ALL_ROUTES
+
+
+def _like(pattern: str, path: str) -> Iterator[str]:
+    """Yield a route's path with the names of a path that has as many parts."""
+    parts, given = pattern.split("/"), path.split("/")
+    if len(parts) == len(given):
+        yield "/".join(
+            name if part.startswith("{") else part for part, name in zip(parts, given, strict=True)
+        )

@@ -1,5 +1,6 @@
 """``/docs``: the REST reference, rendered from ``/openapi.json`` in the browser without other hosts."""
 
+from importlib.metadata import version
 from importlib.resources import files
 
 from fastapi import APIRouter, Response
@@ -7,6 +8,7 @@ from fastapi.openapi.docs import get_redoc_html
 
 router = APIRouter(include_in_schema=False)
 
+VERSION = version("mint-stack")
 DESCRIPTION = """Send an API key as `Authorization: Bearer <key>` or as `x-api-key: <key>`. A key has scopes;
 a request that lacks its route's scope is answered 403.
 

@@ -14,6 +14,7 @@ from mint_common.catalog_requests import (
     LongPageQuery,
     MoveBody,
     ProtectBody,
+    RemovalQuery,
     RollbackBody,
     RuleBody,
 )
@@ -127,6 +128,24 @@ async def roll_back(
     moved = await catalog.forward()
     parts.resolver.forget(catalog.caller.tenant_id, policy)
     return moved
+
+
+@_aliases.delete("/{alias}", status_code=204)
+async def remove_alias(
+    policy: PolicyPath,
+    _alias: AliasPath,
+    _query: Annotated[RemovalQuery, Query()],
+    parts: CatalogDep,
+    catalog: TrainCatalog,
+) -> Response:
+    """Remove an alias. 422 while a rule moves it; a protected one needs an admin key.
+
+    Its history stays, and goes on if an alias of that name is made again. Without `prod` the name of the
+    policy means its newest revision.
+    """
+    answer = await catalog.forward()
+    parts.resolver.forget(catalog.caller.tenant_id, policy)
+    return answer
 
 
 @_rules.post("", status_code=201, response_model=RuleRecord, dependencies=[creates("rule_id")])

@@ -1,15 +1,32 @@
 """``/mint/v1/keys`` and ``/mint/v1/tenants``: keys, scopes and tenants. A key is shown only once."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Path, Query, Response
 
-from mint_common.catalog import IssuedKey, KeyRecord, TenantRecord
+from mint_common.authority import held_scopes
+from mint_common.catalog import IssuedKey, KeyRecord, Scope, TenantRecord
 from mint_common.catalog_requests import KeyBody, LongPageQuery, PageQuery, TenantBody
+from mint_common.ids import TenantId
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.recording import SecretRoute, creates
+from services.gateway.http.edge.reference import VERSION
 from services.gateway.http.mint.forwarding import AdminCatalog, TenantsCatalog
 
 router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnKey:
+    """The key of a request; ``scopes`` include those that others include."""
+
+    tenant_id: TenantId
+    key_id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    version: str
+
 
 KeyPath = Annotated[str, Path(alias="key")]
 
@@ -21,6 +38,19 @@ async def list_keys(_page: Annotated[LongPageQuery, Query()], catalog: AdminCata
     Needs an admin key, as all routes of keys.
     """
     return await catalog.forward()
+
+
+@router.get("/whoami")
+async def show_own_key(caller: ReadCaller) -> OwnKey:
+    """Return the key of the request: its tenant, id, name and scopes, and the version of MinT."""
+    scopes = held_scopes(caller.authority.scopes)
+    return OwnKey(
+        tenant_id=caller.tenant_id,
+        key_id=caller.key_id,
+        name=caller.name,
+        scopes=tuple(scope for scope in get_args(Scope) if scope in scopes),
+        version=VERSION,
+    )
 
 
 @router.post("/keys", status_code=201, response_model=IssuedKey, dependencies=[creates("key_id")])

@@ -7,11 +7,13 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
-from mint_common.errors import PreconditionFailed
+from mint_common.errors import InUse, PreconditionFailed
 from mint_common.runtime.edge_routes import include_routes
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
-from services.gateway.http.mint.context import CatalogDep
+from services.gateway.http.mint.context import CatalogDep, JobsDep
 from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
+from services.gateway.http.mint.removal import holders_of
+from services.gateway.http.tinker.context import TinkerDep
 
 NEVER = -1
 """Number of changes that no policy has reached."""
@@ -74,6 +76,26 @@ async def change_policy(
             raise
         expected = NEVER  # the registry knows whether it repeats the change of the policy
     return await catalog.forward(query=[("expected", str(expected))])
+
+
+@_policies.delete("/{policy}", status_code=204)
+async def remove_policy(
+    policy: PolicyPath, parts: CatalogDep, jobs: JobsDep, tinker: TinkerDep, catalog: TrainCatalog
+) -> Response:
+    """Remove a policy with its revisions, and free its name.
+
+    422 `in_use` names what holds it: aliases, rules, unfinished jobs and evaluation runs, pinned revisions,
+    an open Tinker session, saved Tinker checkpoints. Prompts, records and answers of its jobs and runs are
+    erased; bytes of its revisions go with the next collection.
+    """
+    found = await parts.registry.get_policy(catalog.caller.tenant_id, policy)
+    if holders := await holders_of(found, catalog.caller, parts, jobs, tinker):
+        held_by = f"remove first what holds it: {', '.join(holders)}"
+        raise InUse(what=f"Policy {found.name!r}", held_by=held_by)
+    answer = await catalog.forward()
+    parts.resolver.withdraw(catalog.caller.tenant_id, policy)
+    await tinker.runs.remove_run(found.policy_id)
+    return answer
 
 
 router = APIRouter()

@@ -62,7 +62,7 @@ async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntr
 @router.get("/adapters")
 async def list_adapters(caller: ReadCaller, parts: CatalogDep) -> list[AdapterEntry]:
     """List the tenant's revisions on each engine: tier, size, pin, last use and place in the queue."""
-    return await _entries(parts, caller.tenant_id)
+    return await entries_of(parts, caller.tenant_id)
 
 
 @router.post("/adapters/{digest}/prewarm")
@@ -103,10 +103,11 @@ async def _owned(parts: CatalogParts, tenant_id: TenantId, digest: str) -> Seque
 
 
 async def _of_digest(parts: CatalogParts, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
-    return [entry for entry in await _entries(parts, tenant_id) if entry.digest == digest]
+    return [entry for entry in await entries_of(parts, tenant_id) if entry.digest == digest]
 
 
-async def _entries(parts: CatalogParts, tenant_id: TenantId) -> list[AdapterEntry]:
+async def entries_of(parts: CatalogParts, tenant_id: TenantId) -> list[AdapterEntry]:
+    """Return a tenant's revisions on each engine."""
     residents = await _residents(parts, tenant_id)
     digests = {status.digest for resident in residents for status in resident.adapters}
     # The loaders know which tenants have used an adapter; only the registry knows who owns its revisions.

@@ -3,7 +3,6 @@
 Invariant: a caller learns of its own tenant's load only.
 """
 
-from importlib.metadata import version
 from typing import Annotated
 
 import msgspec
@@ -14,6 +13,7 @@ from mint_common.ids import new_id
 from mint_common.inference.operations import ApiOperation
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.http.edge.context import InferCaller, ReadCaller
+from services.gateway.http.edge.reference import VERSION
 from services.gateway.http.edge.routes import OpenAIRoute
 from services.gateway.http.mint.context import CatalogDep
 from services.gateway.http.openai.admission import MAX_MODEL_CHARACTERS
@@ -25,7 +25,6 @@ open_router = APIRouter(tags=["openai"])
 _UNWELL: dict[int | str, dict[str, object]] = {
     503: {"description": "No engine answers, or this gateway stops"}
 }
-_VERSION = version("mint-stack")
 
 
 @open_router.post("/ping", response_class=Response, responses=_UNWELL)
@@ -40,7 +39,7 @@ async def health(request: Request, catalog: CatalogDep) -> Response:
 @router.get("/version")
 async def show_version(_caller: ReadCaller) -> dict[str, str]:
     """Return MinT's version."""
-    return {"version": _VERSION}
+    return {"version": VERSION}
 
 
 @router.get("/load")
