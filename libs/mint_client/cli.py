@@ -2,12 +2,14 @@
 
 import errno
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from mint_client.core.refusals import LocalFailureError, WatchLostError
 from mint_client.table import IS_WHOLE, CommandTable
-from mint_common.errors import MintError
+from mint_common.errors import InvalidField, MintError
 from mint_common.private_files import make_files_private
 
 LOST = 3
@@ -35,8 +37,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer's own
+    if wanted:
+        typer.echo(f"mint {version('mint-stack' if IS_WHOLE else 'mint-client')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+]
+
+
 @app.callback()
-def _mint() -> None:
+def _mint(*, _version: VersionOption = False) -> None:
     """Make it a group: its commands are in a table."""
 
 
@@ -61,8 +74,9 @@ def main() -> None:
 
 
 def refuse(error: Exception, code: int = 1) -> None:
-    """Print why in one line, and end."""
-    typer.echo(f"mint: {error}", err=True)
+    """Print why in one line, and end. A field is named as its user knows it: most are options."""
+    told = f"{error.field}: {error.problem}" if type(error) is InvalidField else str(error)
+    typer.echo(f"mint: {told}", err=True)
     sys.exit(code)
 
 

@@ -113,9 +113,9 @@ class PublicApi:
         """Change the given fields."""
         return self._ask("PATCH", path, json=body)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, params: Params | None = None) -> None:
         """Remove something."""
-        self._ask("DELETE", path)
+        self._ask("DELETE", path, params=params)
 
     def upload(self, path: str, folder: Path, params: Params, progress: Progress) -> Json:
         """Send an adapter folder as a tar stream. Raises NotFound for a folder without weights or config."""
@@ -130,6 +130,10 @@ class PublicApi:
     def post_openai(self, path: str, body: object = None) -> Json:
         """Make or do something over the OpenAI API, which may check a whole file for it."""
         return self._ask("POST", f"{self._openai}{path}", json=body, is_long=True)
+
+    def delete_openai(self, path: str) -> Json:
+        """Remove something over the OpenAI API."""
+        return self._ask("DELETE", f"{self._openai}{path}")
 
     def send_form(self, path: str, field: str, name: str, content: IO[bytes], **fields: str) -> Json:
         """Send a form with a file to the OpenAI API; the file is read from its beginning as it is sent."""
@@ -302,7 +306,8 @@ class PublicApi:
 def _model_not_found(model: str, *, message: str) -> MintError:
     """Return the error of a model whose name or policy is not there, or whose revision or alias is not."""
     names = (NotFound(kind="model", name=model), NotFound(kind="policy", name=model.partition("@")[0]))
-    missing = next((each for each in names if str(each) == message), None)
+    told = message.partition(" GET /v1/models")[0]
+    missing = next((each for each in names if str(each) == told), None)
     return missing or RequestRefused(field="model", problem=message)
 
 

@@ -9,9 +9,10 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from mint_client.adapters.public_api import PublicApi, path_of
-from mint_client.commands.api import Listing, api_command, open_api
-from mint_client.commands.names import digest_of, split_name
+from mint_client.commands.api import Listing, add_command, api_command, open_api
+from mint_client.commands.names import digest_of
 from mint_client.commands.options import JsonOption, StackOption
+from mint_client.commands.spelling import NamedRevisionArgument, split_name
 from mint_client.core.columns import ADAPTER, ENGINE
 from mint_client.core.tables import Row, adapter_rows, engine_rows, restart_notes, with_restarting
 from mint_client.views.terminal import make_table, print_json, print_rows
@@ -19,14 +20,6 @@ from mint_common.errors import Unavailable
 
 MAX_ROWS = 40
 NOTHING = "none of your revisions is on an engine"
-
-NamedRevisionArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="POLICY@REV",
-        help="A revision: its policy's name, @, then a number, digest, alias, latest or best.",
-    ),
-]
 
 adapters_app = typer.Typer(
     help=("List, pin, load or evict your revisions on the engines.\n\nWithout a command: list them."),
@@ -100,7 +93,7 @@ for command, summary in (
     (prewarm, "Load a revision before its first request."),
     (evict, "Remove an idle revision from the engines."),
 ):
-    adapters_app.command(short_help=summary)(api_command(command))
+    add_command(adapters_app, command, summary)
 
 
 @api_command
@@ -111,13 +104,17 @@ def top(
     ] = 1.0,
     *,
     once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show engines, their load and your revisions on them, live until Ctrl-C.
 
     Example: mint top --interval 2
     """
     console = Console()
-    if not console.is_terminal:
+    if as_json:
+        adapters, engines = _residency(api, ())
+        print_json({"engines": engines, "adapters": adapters})
+    elif not console.is_terminal:
         adapters, engines = _residency(api, ())
         print_rows(engines, ENGINE, nothing="no engine answers")
         typer.echo("")

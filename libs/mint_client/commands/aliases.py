@@ -13,8 +13,8 @@ from mint_client.commands.options import (
     LimitOption,
     PolicyArgument,
     ReasonOption,
-    RevisionArgument,
 )
+from mint_client.commands.spelling import MovedRevisionArgument, split_name
 from mint_client.core.columns import ALIAS, MOVE
 
 ExpectedOption = Annotated[
@@ -41,9 +41,8 @@ def list_aliases(
 
 def move_alias(
     api: PublicApi,
-    policy: PolicyArgument,
+    revision: MovedRevisionArgument,
     alias: AliasArgument,
-    revision: RevisionArgument,
     *,
     expected: ExpectedOption = None,
     wait_ready: WaitReadyOption = False,
@@ -51,14 +50,26 @@ def move_alias(
 ) -> Listing:
     """Point an alias at a revision.
 
-    Example: mint alias move counter prod 20 --reason "best so far"
+    Example: mint alias move counter@20 prod --reason "best so far"
     """
-    body = {"revision": resolve_revision(api, policy, revision), "reason": reason}
+    policy, target = split_name(revision)
+    body = {"revision": resolve_revision(api, policy, target), "reason": reason}
     if wait_ready:
         body["wait_ready"] = True
     if expected is not None:
         body["expected"] = digest_of(api, policy, expected) if expected else ""
     return Listing(answer=api.put(path_of("policies", policy, "aliases", alias), body), columns=ALIAS)
+
+
+def rm_alias(
+    api: PublicApi, policy: PolicyArgument, alias: AliasArgument, *, reason: ReasonOption = ""
+) -> str:
+    """Remove an alias. Its history stays; refused while a promotion rule moves it.
+
+    Example: mint alias rm counter prdo
+    """
+    api.delete(path_of("policies", policy, "aliases", alias), {"reason": reason})
+    return f"removed {policy}@{alias}"
 
 
 def history_alias(
@@ -74,7 +85,9 @@ def history_alias(
     Example: mint alias history counter prod
     """
     path = path_of("policies", policy, "aliases", alias, "history")
-    return Listing(answer=api.get(path, {"limit": limit, "before": before}), columns=MOVE)
+    found = api.get(path, {"limit": limit, "before": before})
+    rows = [{**row, "number": "removed" if row["removed"] else row["number"]} for row in found]
+    return Listing(answer=found, columns=MOVE, rows=rows)
 
 
 def protect_alias(
@@ -128,9 +141,10 @@ def rollback(
 
 
 alias_app = group(
-    "List, move, protect or freeze aliases; show their history.",
+    "List, move, remove, protect or freeze aliases; show their history.",
     list_aliases,
     move_alias,
+    rm_alias,
     history_alias,
     protect_alias,
     freeze_alias,

@@ -11,9 +11,17 @@ from typing import Any
 
 import typer
 
+from mint_client.adapters.local_stack import stack_at
 from mint_client.adapters.public_api import Json, PublicApi
+from mint_client.adapters.stack_folder import StackFolder
 from mint_client.commands.names import with_near_names
 from mint_client.commands.options import JsonOption, StackOption, stack_folder
+from mint_client.commands.spelling import (
+    EXTRA_ARGUMENTS,
+    MovedRevisionArgument,
+    NamedRevisionArgument,
+    join_name,
+)
 from mint_client.core.columns import Column
 from mint_client.core.refusals import AddressIncompleteError, StackNotRunningError
 from mint_client.core.tables import Row, page_hint
@@ -45,6 +53,7 @@ class Listing:
 
 
 Command = Callable[..., Listing | str | None]
+_CONTEXT = "context"
 
 
 def api_command(function: Command) -> Callable[..., None]:
@@ -55,9 +64,16 @@ def api_command(function: Command) -> Callable[..., None]:
     own = inspect.signature(function, eval_str=True)
     _, *parameters = own.parameters.values()
     is_listing = own.return_annotation is Listing
+    positional = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each for each in parameters if each.annotation in {NamedRevisionArgument, MovedRevisionArgument}]
 
     def run(**values: Any) -> None:  # what typer read
         folder = values.pop("folder")
+        if named:
+            name, *others = (values[each] for each in positional)
+            is_last = named[0].annotation is MovedRevisionArgument
+            joined = join_name(name, others, values.pop(_CONTEXT).args, is_last=is_last)
+            values |= zip(positional, joined, strict=True)
         as_json = is_listing and values.pop("as_json")
         with open_api(folder) as api:
             try:
@@ -69,6 +85,9 @@ def api_command(function: Command) -> Callable[..., None]:
         elif answer is not None:
             typer.echo(answer)
 
+    if named:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(_CONTEXT, kind, annotation=typer.Context))
     if is_listing:
         parameters.append(_option("as_json", JsonOption, default=False))
     parameters.append(_option("folder", StackOption, default=None))
@@ -86,8 +105,16 @@ def group(help_text: str, *commands: Command) -> typer.Typer:
     """Return a command group of some functions, each named by the part before its underscore."""
     app = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
     for command in commands:
-        app.command(name=command.__name__.partition("_")[0])(api_command(command))
+        add_command(app, command)
     return app
+
+
+def add_command(app: typer.Typer, command: Command, summary: str | None = None) -> None:
+    """Add a function to a group, named by the part before its underscore."""
+    run = api_command(command)
+    settings = EXTRA_ARGUMENTS if _CONTEXT in inspect.signature(run).parameters else None
+    name = command.__name__.partition("_")[0]
+    app.command(name=name, short_help=summary, context_settings=settings)(run)
 
 
 @contextmanager
@@ -96,6 +123,13 @@ def open_api(folder: Path | None) -> Iterator[PublicApi]:
     address = None if folder else address_of(os.environ)
     with _running(folder) if address is None else PublicApi(*address) as api:
         yield api
+
+
+def local_stack(folder: Path | None) -> StackFolder | None:
+    """Return the state folder of the stack that `open_api` opens; None: it is on another machine."""
+    address = None if folder else address_of(os.environ)
+    default = stack_folder(folder)
+    return default if address is None else stack_at(address[0], default.root)
 
 
 def address_of(environ: Mapping[str, str]) -> tuple[str, str] | None:

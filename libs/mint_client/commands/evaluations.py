@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, group
 from mint_client.commands.names import resolve_revision
-from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
+from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument
+from mint_client.commands.spelling import NamedRevisionArgument, split_name
 from mint_client.commands.train import grader_json, sent_file
 from mint_client.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from mint_client.core.refusals import EvaluationFailedError
 from mint_client.core.score_rows import seeded_rows
+from mint_common.errors import InvalidField
 from mint_common.names import MAX_LIMIT
 
 POLL_SECONDS = 0.5
@@ -210,24 +212,37 @@ def list_evaluations(
     )
 
 
-def record_evaluation(  # noqa: PLR0917  # arguments of a command
+def record_evaluation(  # arguments of a command
     api: PublicApi,
-    policy: PolicyArgument,
-    revision: RevisionArgument,
+    revision: NamedRevisionArgument,
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="Suite that it was scored on.")],
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="Metric that was measured.")],
-    value: Annotated[float, typer.Argument(metavar="VALUE", help="The score.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="The score.")],
     *,
     n: Annotated[int, typer.Option(min=1, help="Number of items.")] = 1,
     stderr: Annotated[float | None, typer.Option(help="The score's standard error.")] = None,
 ) -> Listing:
     """Record a score of a revision; promotion rules act on it.
 
-    Example: mint eval record counter 20 held-out accuracy 0.81 --n 256 --stderr 0.02
+    Example: mint eval record counter@20 held-out accuracy 0.81 --n 256 --stderr 0.02
     """
-    scored = {"revision": resolve_revision(api, policy, revision), "value": value, "n": n, "stderr": stderr}
-    body = {**scored, "suite": suite, "metric": metric}
+    policy, scored = split_name(revision)
+    body = {
+        "revision": resolve_revision(api, policy, scored),
+        "suite": suite,
+        "metric": metric,
+        "value": _number(value),
+        "n": n,
+        "stderr": stderr,
+    }
     return Listing(answer=api.post(path_of("policies", policy, "evaluations"), body), columns=EVALUATION)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidField(field="VALUE", problem=f"{text!r} is not a number") from error
 
 
 eval_app = group(

@@ -230,19 +230,20 @@ def _watch(api: PublicApi, job_id: str) -> None:
         raise typer.Exit(1)
 
 
-def watch_job(api: PublicApi, job_id: str) -> JobNow:
+def watch_job(api: PublicApi, job_id: str, console: Console | None = None) -> JobNow:
     """Show a job until it ends, then how it ended. Ctrl-C ends the command, not the job.
 
     Raises WatchLostError.
     """
-    view = JobView(Console())
+    console = console or Console()
+    view = JobView(console)
     try:
         with view.live():
             job = follow_job(api, job_id, view, view.note)
     except KeyboardInterrupt:
         typer.echo(f"the job goes on: mint job show {job_id} --watch", err=True)
         raise typer.Exit(130) from None
-    typer.echo(_ending(job))
+    typer.echo(_ending(job), err=console.stderr)
     return job
 
 

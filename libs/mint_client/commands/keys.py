@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from mint_client.adapters.public_api import PublicApi, path_of
-from mint_client.commands.api import Listing, group
+from mint_client.commands.api import Listing, api_command, group
 from mint_client.commands.options import AfterOption, LimitOption, names_in
-from mint_client.core.columns import KEY
+from mint_client.core.columns import FIELD, KEY
+from mint_client.core.tables import field_rows
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
 KeyNameArgument = Annotated[
@@ -49,6 +50,16 @@ def revoke_key(api: PublicApi, key: KeyArgument) -> str:
     """
     api.delete(path_of("keys", key))
     return f"revoked {key}"
+
+
+@api_command
+def whoami(api: PublicApi) -> Listing:
+    """Show which stack commands use, and the tenant, name and scopes of the key.
+
+    Example: mint whoami
+    """
+    found = {"stack": api.url, **api.get("/whoami")}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 
 
 key_app = group("List, create, rotate or revoke API keys.", list_keys, create_key, rotate_key, revoke_key)

@@ -1,6 +1,6 @@
 """`mint ask`: what models answer, streamed; several side by side."""
 
-import threading
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
@@ -9,14 +9,16 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from mint_client.adapters.public_api import PublicApi
+from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.commands.api import api_command
 from mint_client.commands.names import with_near_names
+from mint_client.commands.options import JsonOption
 from mint_client.core.columns import ANSWER
-from mint_client.views.terminal import make_table, print_rows
-from mint_common.errors import MintError, NotFound
+from mint_client.views.terminal import make_table, print_json, print_rows
+from mint_common.errors import Forbidden, MintError, NotFound
 
 MAX_AT_ONCE = 16
+STDIN = "-"
 
 Stream = Callable[[str], Iterator[tuple[str, str]]]
 """Asks a model: yields (piece of the answer, digest of the revision)."""
@@ -29,63 +31,110 @@ def ask(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Base, POLICY, or POLICY@REV with a number, digest or alias."
+            metavar="MODEL...",
+            help="Base, POLICY, or POLICY@REV with a number, digest, alias, latest or best.",
         ),
     ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to complete.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Text to complete, one argument; - reads it from stdin.")
+    ],
     *,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="At most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     chat: Annotated[bool, typer.Option("--chat", help="Use the base's chat template.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Send a prompt to one or more models and print their answers as they are generated.
 
     Example: mint ask smollm2 counter@1 counter "14, 19, 24, " --max-tokens 4
     """
+    text = sys.stdin.read() if prompt == STDIN else prompt
     options = {"max_tokens": max_tokens, "temperature": temperature}
 
     def stream(model: str) -> Iterator[tuple[str, str]]:
-        return api.stream(model, prompt, options, chat=chat)
+        return api.stream(model, text, options, chat=chat)
 
-    if len(models) > 1:
-        _compare(models, stream, api)
-        return
-    answered_by = ""
-    for piece, revision in stream(models[0]):
-        typer.echo(piece, nl=False)
-        answered_by = revision
-    typer.echo("")
-    typer.echo(f"by {answered_by}", err=True)
+    if as_json:
+        answers = _read_all([_begun(model) for model in models], stream)
+        print_json([{**answer, "by": name_of(api, answer)} for answer in answers])
+    elif len(models) > 1:
+        _compare(models, prompt, stream, api)
+    else:
+        answer = _begun(models[0])
+        for piece in _pieces(answer, stream):
+            typer.echo(piece, nl=False)
+        typer.echo("")
+        typer.echo(f"by {name_of(api, answer)}", err=True)
 
 
-def _compare(models: list[str], stream: Stream, api: PublicApi) -> None:
+def _begun(model: str) -> AnswerRow:
+    return {"model": model, "text": "", "revision": None}
+
+
+def _pieces(answer: AnswerRow, stream: Stream) -> Iterator[str]:
+    """Yield the pieces of an answer, which is filled in meanwhile."""
+    for piece, revision in stream(str(answer["model"])):
+        answer.update(text=f"{answer['text']}{piece}", revision=revision)
+        yield piece
+
+
+def name_of(api: PublicApi, answer: AnswerRow) -> str:
+    """Return POLICY@NUMBER of the revision that answered; its digest where the key may not look it up."""
+    digest, policy = str(answer["revision"]), str(answer["model"]).partition("@")[0]
+    if not digest.startswith("sha256:"):
+        return digest
+    try:
+        found = api.get(path_of("policies", policy, "revisions", digest))
+    except (Forbidden, NotFound):
+        return digest
+    return f"{policy}@{found['number']}"
+
+
+def _compare(models: list[str], prompt: str, stream: Stream, api: PublicApi) -> None:
     """Ask all at once. Refusals are printed last, and the exit code is 1 then."""
-    refusals: list[str] = []
-    rows: list[AnswerRow] = [{"model": model, "text": "", "revision": None} for model in models]
+    refusals: dict[str, MintError] = {}
+    rows = [_begun(model) for model in models]
     console = Console()
-    lock = threading.Lock()
 
     def read(row: AnswerRow) -> None:
         try:
-            for piece, revision in stream(str(row["model"])):
-                with lock:
-                    row.update(text=f"{row['text']}{piece}", revision=revision)
+            for _ in _pieces(row, stream):
+                pass
+            row["revision"] = name_of(api, row)
         except MintError as error:
             told = with_near_names(error, api, {}) if isinstance(error, NotFound) else error
-            refusals.append(f"{row['model']}: {told}")
+            refusals[str(row["model"])] = told
 
     if console.is_terminal:
         with Live(console=console, get_renderable=lambda: make_table(rows, ANSWER, width=console.width)):
-            _read_all(rows, read)
+            _at_once(rows, read)
     else:
-        _read_all(rows, read)
+        _at_once(rows, read)
         print_rows([{**row, "text": repr(row["text"])} for row in rows], ANSWER, nothing="")
-    for refusal in sorted(refusals):
-        typer.echo(refusal, err=True)
+    for model, refusal in sorted(refusals.items()):
+        typer.echo(f"{model}: {refusal}", err=True)
+    words = [*(model for model in models[1:] if _is_no_name(refusals.get(model))), prompt]
+    if len(words) > 1:
+        typer.echo(f'mint: a prompt is one argument: mint ask {models[0]} "{" ".join(words)}"', err=True)
     if refusals:
         raise typer.Exit(1)
 
 
-def _read_all(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:
+def _is_no_name(refusal: MintError | None) -> bool:
+    return type(refusal) is NotFound and refusal.kind == "model" and "near" not in refusal.fields
+
+
+def _read_all(rows: list[AnswerRow], stream: Stream) -> list[AnswerRow]:
+    """Ask all at once. Raises the first refusal."""
+
+    def read(row: AnswerRow) -> None:
+        for _ in _pieces(row, stream):
+            pass
+
+    _at_once(rows, read)
+    return rows
+
+
+def _at_once(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:
     with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
         list(pool.map(read, rows))

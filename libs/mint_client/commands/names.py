@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Mapping
 
 from mint_client.adapters.public_api import PublicApi, path_of
-from mint_common.errors import InvalidField, NotFound
-from mint_common.names import BEST, MAX_LIMIT
+from mint_client.commands.spelling import split_name
+from mint_common.errors import NotFound
+from mint_common.names import BEST, LATEST, MAX_LIMIT
 
 LISTS = {
     "policy": ("/policies", "name"),
@@ -35,7 +36,7 @@ def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
         return int(revision)
     if revision.startswith(_DIGEST):
         return revision if len(revision) == DIGEST_LENGTH else _digest_like(api, policy, revision)
-    if revision == "latest":
+    if revision == LATEST:
         return _latest(api, policy)
     try:
         return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
@@ -43,6 +44,12 @@ def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
         if revision != BEST or error.kind != "alias":
             raise
     return int(api.get(path_of("policies", policy, "revisions", BEST))["number"])
+
+
+def revision_path(api: PublicApi, name: str) -> str:
+    """Return the path of the revision ``POLICY@REV``. Raises NotFound, InvalidField."""
+    policy, revision = split_name(name)
+    return path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
 
 
 def digest_of(api: PublicApi, policy: str, revision: str) -> str:
@@ -66,17 +73,8 @@ def _digest_like(api: PublicApi, policy: str, beginning: str) -> str:
 def _latest(api: PublicApi, policy: str) -> int:
     latest = api.get(path_of("policies", policy))["latest"]
     if latest is None:
-        raise NotFound(kind="revision", name=f"{policy}@latest")
+        raise NotFound(kind="revision", name=f"{policy}@{LATEST}")
     return int(latest["number"])
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return the policy and the revision of ``POLICY@REV``. Raises InvalidField."""
-    policy, _, revision = name.partition("@")
-    if not policy or not revision:
-        problem = f"{name!r} is not POLICY@REV, where REV is a number, a digest or an alias"
-        raise InvalidField(field="POLICY@REV", problem=problem)
-    return policy, revision
 
 
 def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object]) -> NotFound:

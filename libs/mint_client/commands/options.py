@@ -27,9 +27,6 @@ StackOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
-RevisionArgument = Annotated[
-    str, typer.Argument(metavar="REV", help="Revision: a number, a digest, an alias, latest or best.")
-]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, recorded in the history.")]
 ResetOptimizerOption = Annotated[

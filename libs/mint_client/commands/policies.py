@@ -1,5 +1,7 @@
 """`mint policy`: make, list, show and change policies."""
 
+import re
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -10,9 +12,11 @@ from mint_client.commands.imports import import_policy
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, names_in
 from mint_client.core.columns import FIELD, POLICY
 from mint_client.core.tables import field_rows
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import InUse, InvalidField, NotFound
+from mint_common.names import MAX_LIMIT
 
 LabelOption = Annotated[list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Label; repeatable.")]
+_TINKER_RUN = re.compile(r"ses_[a-z2-7]+\.train\.\d+")
 DescriptionOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Description.")]
 
 
@@ -128,6 +132,43 @@ def change_policy(
     return Listing(answer=api.patch(path_of("policies", policy), body), columns=POLICY)
 
 
+def rm_policy(
+    api: PublicApi,
+    policies: Annotated[
+        list[str] | None, typer.Argument(metavar="POLICY...", help="Names or ids of policies.")
+    ] = None,
+    *,
+    empty_runs: Annotated[
+        bool, typer.Option("--empty-runs", help="All of Tinker's training runs without a revision.")
+    ] = False,
+) -> None:
+    """Remove policies with their revisions. What holds one is named: aliases, rules, jobs, pins, sessions.
+
+    Prompts and answers of its jobs are erased, and its name is free. With --empty-runs what is held is left.
+
+    Example: mint policy rm first-try
+    """
+    if bool(policies) == empty_runs:
+        raise InvalidField(field="POLICY", problem="name policies, or give --empty-runs")
+    for name in policies or _empty_runs(api):
+        try:
+            api.delete(path_of("policies", name))
+        except InUse as held:
+            if not empty_runs:
+                raise
+            typer.echo(f"mint: {held}", err=True)
+        else:
+            typer.echo(f"removed {name}")
+
+
+def _empty_runs(api: PublicApi) -> Iterator[str]:
+    """Yield the names of policies that Tinker's clients made and published nothing of."""
+    after: str | None = None
+    while page := api.get("/policies", {"has_revision": "false", "limit": MAX_LIMIT, "after": after}):
+        yield from (row["name"] for row in page if _TINKER_RUN.fullmatch(row["name"]))
+        after = page[-1]["name"]
+
+
 def _labels(given: list[str] | None) -> dict[str, str]:
     labels: dict[str, str] = {}
     for text in given or ():
@@ -139,10 +180,11 @@ def _labels(given: list[str] | None) -> dict[str, str]:
 
 
 policy_app = group(
-    "List, show, create, import or change policies.",
+    "List, show, create, import, change or remove policies.",
     list_policies,
     show_policy,
     create_policy,
     import_policy,
     change_policy,
+    rm_policy,
 )

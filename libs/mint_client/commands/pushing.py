@@ -11,8 +11,8 @@ from rich.console import Console
 from mint_client.adapters.adapter_sources import hub_errors, hub_of
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing
-from mint_client.commands.names import resolve_revision
-from mint_client.commands.options import PolicyArgument, RevisionArgument
+from mint_client.commands.names import revision_path
+from mint_client.commands.spelling import NamedRevisionArgument, split_name
 from mint_client.core.columns import FIELD
 from mint_client.core.model_card import model_card
 from mint_client.core.refusals import LocalFailureError
@@ -28,8 +28,7 @@ _CARD = "README.md"
 
 def push_revision(
     api: PublicApi,
-    policy: PolicyArgument,
-    revision: RevisionArgument,
+    revision: NamedRevisionArgument,
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="hf:ORG/NAME of a model hub, or a new folder.")
     ],
@@ -50,18 +49,18 @@ def push_revision(
 
     A repository that does not exist is created. HF_TOKEN must be allowed to write it.
 
-    Example: mint revision push support prod hf:my-org/support-lora --base-model HuggingFaceTB/SmolLM2-135M
+    Example: mint revision push support@prod hf:my-org/support-lora --base-model HuggingFaceTB/SmolLM2-135M
     """
     if not target.startswith(HUB):
         folder = Path(target).expanduser()
-        digest = _write(api, policy, revision, folder, hub_base=hub_base)
+        digest = _write(api, revision, folder, hub_base=hub_base)
         return _listed({"folder": str(folder), "digest": digest})
     name = target.removeprefix(HUB)
     hub = hub_of(HUB).HfApi()
     with TemporaryDirectory(prefix="mint-push-") as place:
         folder = Path(place) / "adapter"
-        digest = _write(api, policy, revision, folder, hub_base=hub_base)
-        message = f"{policy} {digest}"
+        digest = _write(api, revision, folder, hub_base=hub_base)
+        message = f"{split_name(revision)[0]} {digest}"
         with hub_errors(name):
             hub.create_repo(name, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
@@ -72,20 +71,20 @@ def _listed(found: Json) -> Listing:
     return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 
 
-def _write(api: PublicApi, policy: str, revision: str, folder: Path, *, hub_base: str) -> str:
+def _write(api: PublicApi, revision: str, folder: Path, *, hub_base: str) -> str:
     """Write a revision and its card to a new folder; return its digest."""
-    path = path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
+    path = revision_path(api, revision)
     found = api.get(path)
-    card = _card(api, policy, found, hub_base=hub_base)
+    card = _card(api, split_name(revision)[0], found, hub_base=hub_base)
     with receiving(Console(stderr=True)) as report:
         digest = api.download(f"{path}/adapter.tar", folder, report)
     if _is_packed(folder / WEIGHTS_FILE):
         problem = (
             "its experts are packed, and PEFT cannot read them: run"
-            f" `mint revision download {policy} {revision}`, then `mint adapter unpack` where a whole"
+            f" `mint revision download {revision}`, then `mint adapter unpack` where a whole"
             " installation is, and upload the result"
         )
-        raise LocalFailureError(what=f"{policy}@{revision}", problem=problem)
+        raise LocalFailureError(what=revision, problem=problem)
     if hub_base:
         config = json.loads((folder / CONFIG_FILE).read_bytes())
         config["base_model_name_or_path"] = hub_base

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, group
-from mint_client.commands.names import resolve_revision
-from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
+from mint_client.commands.names import resolve_revision, revision_path
+from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument
 from mint_client.commands.pushing import push_revision
+from mint_client.commands.spelling import NamedRevisionArgument, split_name
 from mint_client.core.columns import CHANGE, FIELD, NODE, REVISION
 from mint_client.core.score_rows import scored_rows
 from mint_client.core.tables import Row, diff_rows, field_rows
@@ -32,13 +33,13 @@ def list_revisions(
     return Listing(answer=found, columns=REVISION, rows=rows, nothing="no revision yet")
 
 
-def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+def show_revision(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Show one revision.
 
-    Example: mint revision show counter prod
+    Example: mint revision show counter@prod
     """
-    found = api.get(_path(api, policy, revision))
-    (row,) = _scored(api, policy, [found])
+    found = api.get(revision_path(api, revision))
+    (row,) = _scored(api, split_name(revision)[0], [found])
     shown = {name: value for name, value in row.items() if name != "manifest"}
     return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
 
@@ -68,8 +69,7 @@ def upload_revision(
 
 def download_revision(
     api: PublicApi,
-    policy: PolicyArgument,
-    revision: RevisionArgument,
+    revision: NamedRevisionArgument,
     *,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: POLICY-REV.")
@@ -84,10 +84,10 @@ def download_revision(
     adapter unpack` converts them for PEFT. With --merged the download is a whole model, as large as the base,
     that needs neither PEFT nor MinT; an interrupted download is resumed.
 
-    Example: mint revision download counter prod --out ./counter
+    Example: mint revision download counter@prod --out ./counter
     """
-    path = path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
-    folder = (out or Path(f"{policy}-{revision}".replace(":", "-"))).expanduser()
+    path = revision_path(api, revision)
+    folder = (out or Path(revision.replace("@", "-").replace(":", "-"))).expanduser()
     with receiving(Console(stderr=True)) as report:
         if merged:
             digest = api.download_merged(f"{path}/merged.tar", folder, report)
@@ -97,54 +97,55 @@ def download_revision(
     return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 
 
-def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+def retire_revision(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Retire a revision: no name resolves to it any more. Refused while an alias points at it.
 
-    Example: mint revision retire counter 3
+    Example: mint revision retire counter@3
     """
-    return Listing(answer=api.post(f"{_path(api, policy, revision)}/retire"), columns=REVISION)
+    return Listing(answer=api.post(f"{revision_path(api, revision)}/retire"), columns=REVISION)
 
 
-def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+def restore_revision(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Make a retired or quarantined revision usable again.
 
-    Example: mint revision restore counter 3
+    Example: mint revision restore counter@3
     """
-    return Listing(answer=api.post(f"{_path(api, policy, revision)}/restore"), columns=REVISION)
+    return Listing(answer=api.post(f"{revision_path(api, revision)}/restore"), columns=REVISION)
 
 
-def resume_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
+def resume_revision(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Resume a policy's training from a revision after its training state was lost.
 
     All training since that revision is discarded, and the optimizer starts new.
 
-    Example: mint revision resume counter 3
+    Example: mint revision resume counter@3
     """
-    found = api.post(f"{_path(api, policy, revision)}/resume")
+    found = api.post(f"{revision_path(api, revision)}/resume")
     return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 
 
 def diff_revision(
     api: PublicApi,
-    policy: PolicyArgument,
-    old: Annotated[
-        str, typer.Argument(metavar="OLD", help="Revision; without NEW it is compared with its parent.")
-    ],
+    revision: NamedRevisionArgument,
     new: Annotated[str | None, typer.Argument(metavar="NEW", help="Later revision to compare with.")] = None,
 ) -> Listing:
-    """Compare two revisions: scores, training metrics, norms of all modules and settings.
+    """Compare two revisions of a policy: scores, training metrics, norms of all modules and settings.
 
-    Example: mint revision diff counter prod latest
+    Without NEW a revision is compared with its parent.
+
+    Example: mint revision diff counter@prod latest
     """
+    policy, old = split_name(revision)
+    newer = (new or old).removeprefix(f"{policy}@")
     against = None if new is None else resolve_revision(api, policy, old)
-    found = api.get(f"{_path(api, policy, new or old)}/diff", {"against": against}, is_long=True)
+    path = revision_path(api, f"{policy}@{newer}")
+    found = api.get(f"{path}/diff", {"against": against}, is_long=True)
     return Listing(answer=found, columns=CHANGE, rows=diff_rows(found), nothing="no difference")
 
 
 def lineage_revision(
     api: PublicApi,
-    policy: PolicyArgument,
-    revision: RevisionArgument,
+    revision: NamedRevisionArgument,
     *,
     ancestors: Annotated[
         int, typer.Option(min=0, max=1000, help="Generations of parents.", metavar="N")
@@ -155,10 +156,10 @@ def lineage_revision(
 ) -> Listing:
     """Show the ancestors of a revision and what was trained from it.
 
-    Example: mint revision lineage counter latest
+    Example: mint revision lineage counter@latest
     """
     steps = {"ancestors": ancestors, "descendants": descendants}
-    found = api.get(f"{_path(api, policy, revision)}/lineage", steps)
+    found = api.get(f"{revision_path(api, revision)}/lineage", steps)
     return Listing(answer=found, columns=NODE, rows=found["nodes"])
 
 
@@ -166,10 +167,6 @@ def _scored(api: PublicApi, policy: str, revisions: Sequence[Json]) -> list[Row]
     path = path_of("policies", policy)
     scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
     return scored_rows(revisions, scores, aliases)
-
-
-def _path(api: PublicApi, policy: str, revision: str) -> str:
-    return path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
 
 
 revision_app = group(

@@ -10,24 +10,26 @@ import typer
 
 from mint_client.adapters.public_api import PublicApi
 from mint_client.adapters.stack_folder import StackFolder
-from mint_client.commands.api import address_of
-from mint_client.commands.options import FolderOption, StackOption, stack_folder
+from mint_client.commands.api import local_stack, open_api
+from mint_client.commands.options import JsonOption, StackOption
 from mint_client.core.columns import ENGINE, PART
-from mint_client.core.refusals import LocalFailureError, StackNotRunningError
+from mint_client.core.refusals import LocalFailureError, StackElsewhereError, StackNotRunningError
 from mint_client.core.room import is_full, told_full
 from mint_client.core.state import RunNow
 from mint_client.core.tables import engine_rows
-from mint_client.views.terminal import print_rows
+from mint_client.views.terminal import print_json, print_rows
 
 STOP_SECONDS = 90.0
 
 
-def down(folder: FolderOption = None) -> None:
-    """Stop the stack of a state folder, in order, and wait until the last process has ended.
+def down(folder: StackOption = None) -> None:
+    """Stop the stack, in order, and wait until the last process has ended.
 
     Example: mint down
     """
-    state = stack_folder(folder)
+    state = local_stack(folder)
+    if state is None:
+        raise StackElsewhereError(url=os.environ["MINT_URL"], command="mint down")
     pid = state.running_pid()
     if pid is None:
         raise StackNotRunningError(folder=str(state.root))
@@ -43,41 +45,47 @@ def down(folder: FolderOption = None) -> None:
     typer.echo(f"stopped (pid {pid})")
 
 
-def status(folder: StackOption = None) -> None:
+def status(folder: StackOption = None, *, as_json: JsonOption = False) -> None:
     """Show the parts of the running stack. The exit code is 1 if no stack runs or a part is not ready.
 
-    For a stack at MINT_URL only the engines are shown: its parts run on another machine.
+    Of a stack on another machine only the engines are shown.
 
     Example: mint status
     """
-    address = None if folder else address_of(os.environ)
-    if address is not None:
-        _show_remote(*address)
+    state = local_stack(folder)
+    if state is None:
+        with open_api(folder) as api:
+            _show_remote(api, as_json=as_json)
         return
-    state = stack_folder(folder)
     run = state.read_run()
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
-    _show_parts(run, state)
+    _show_parts(run, state, as_json=as_json)
 
 
-def _show_remote(url: str, key: str) -> None:
-    with PublicApi(url, key) as api:
-        engines = api.get("/engines")
+def _show_remote(api: PublicApi, *, as_json: bool) -> None:
+    engines, url = api.get("/engines"), api.url
+    if as_json:
+        print_json({"gateway_url": url, "answers": True, "engines": engines})
+        return
     print_rows(engine_rows(engines), ENGINE, nothing="no engine answers")
     typer.echo(f"\ngateway {url} answers")
     if not engines:
         raise typer.Exit(1)
 
 
-def _show_parts(run: RunNow, state: StackFolder) -> None:
+def _show_parts(run: RunNow, state: StackFolder, *, as_json: bool) -> None:
     rows = [{"name": name, **msgspec.to_builtins(part)} for name, part in run.parts.items()]
-    print_rows(rows, PART, nothing="no part")
     answering = _answers(f"{run.gateway_url}/healthz")
-    typer.echo(f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}")
-    if is_full(free := state.free_bytes(), was_full=False):
-        typer.echo(told_full(str(state.root), free))
-    typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
+    if as_json:
+        shown = {**msgspec.to_builtins(run), "answers": answering, "folder": str(state.root), "parts": rows}
+        print_json(shown)
+    else:
+        print_rows(rows, PART, nothing="no part")
+        typer.echo(f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}")
+        if is_full(free := state.free_bytes(), was_full=False):
+            typer.echo(told_full(str(state.root), free))
+        typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
     if not answering or any(part.state != "ready" for part in run.parts.values()):
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from mint_client.core.columns import FIELD
 from mint_client.core.jobs import JobNow, read_job
 from mint_client.core.refusals import RowsRefusedError
 from mint_client.core.training import (
+    Example,
     TokenCount,
     Wishes,
     count_tokens,
@@ -43,7 +44,7 @@ from mint_client.core.training import (
 )
 from mint_client.views.job import follow_promotion
 from mint_client.views.rows import print_understood
-from mint_client.views.terminal import print_rows, sending
+from mint_client.views.terminal import print_json, print_rows, sending
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, Method, Problem, method_of
 from mint_common.errors import InvalidField, NotFound, Unavailable
 
@@ -114,6 +115,9 @@ def train(  # arguments of a command
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show the job's steps until it ends.")
     ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the job at its end as JSON; all else goes to stderr.")
+    ] = False,
 ) -> None:
     """Train a policy on rows. Checks and converts them, shows one as it is trained, uploads them, shows the
     plan, then each step.
@@ -146,22 +150,36 @@ def train(  # arguments of a command
         wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))
         print_understood(Console(stderr=True), rows)
         example = example_of(rows.rows(1)[0][1], rows.format)
-        job = _begin(api, rows, others, wishes, _model(api, rows, base=base, policy=policy))
-    if not follow:
+        model = _model(api, rows, base=base, policy=policy)
+        job = _begin(api, rows, others, wishes, model, is_error=as_json)
+    if follow:
+        job = watch_job(api, job.job_id, Console(stderr=as_json))
+        if job.state == "succeeded":
+            job = follow_promotion(api, job, partial(typer.echo, err=True))
+    if as_json:
+        print_json(api.get(path_of("jobs", job.job_id)))
+    elif not follow:
         typer.echo(f"it goes on: mint job show {job.job_id} --watch", err=True)
-        return
-    ended = watch_job(api, job.job_id)
-    if ended.state != "succeeded":
+    elif job.state == "succeeded":
+        _tell(job, example, api)
+    if follow and not _is_well(job):
         raise typer.Exit(1)
-    ended = follow_promotion(api, ended, partial(typer.echo, err=True))
+
+
+def _is_well(job: JobNow) -> bool:
+    """Return whether a job succeeded, and its alias was moved if one was to be."""
+    promoted = job.promotion is None or (not job.promotion.problem and job.promotion.ended_at is not None)
+    return job.state == "succeeded" and promoted
+
+
+def _tell(ended: JobNow, example: Example, api: PublicApi) -> None:
+    """Print what a job made, and how to ask it."""
     typer.echo(f"\n{result_in_words(ended)}")
     if ended.promotion is not None:
         typer.echo(promotion_in_words(ended, ended.promotion))
     typer.echo()
     model = f"{ended.policy}@{ended.result.number}" if ended.result else ended.policy
     typer.echo(serving_lines(model, example, url=api.url, key_in_shell=api.key_in_shell))
-    if ended.promotion is not None and (ended.promotion.problem or ended.promotion.ended_at is None):
-        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +246,13 @@ def _check_base(api: PublicApi, name: str) -> None:
 
 
 def _begin(
-    api: PublicApi, rows: PreparedRows, others: Sequence[PreparedRows], wishes: Wishes, model: Model
+    api: PublicApi,
+    rows: PreparedRows,
+    others: Sequence[PreparedRows],
+    wishes: Wishes,
+    model: Model,
+    *,
+    is_error: bool,
 ) -> JobNow:
     """Send the files, of which the others are for validation, begin the job and show its plan."""
     training_file = sent_file(api, rows.path)
@@ -246,7 +270,7 @@ def _begin(
         typer.echo(f"mint: {warning}", err=True)
     tokens = tokens_in_words(count, rows=rows.count)
     time = estimated_time(api, job, row_tokens=None if count is None else count.trained / count.rows)
-    print_rows(plan_rows(job, tokens=tokens, time=time), FIELD, nothing="")
+    print_rows(plan_rows(job, tokens=tokens, time=time), FIELD, nothing="", is_error=is_error)
     return job
 
 

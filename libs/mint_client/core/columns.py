@@ -47,6 +47,13 @@ ALIAS = (
     Column(title="moved by", path="moved_by", kind="list", drop=3),
     Column(title="digest", path="revision.digest", kind="digest", drop=5),
 )
+FILE = (
+    Column(title="file", path="id"),
+    Column(title="name", path="filename"),
+    Column(title="purpose", path="purpose", drop=1),
+    Column(title="MiB", path="bytes", kind="mib", drop=2),
+    Column(title="created", path="created_at", kind="time", drop=3),
+)
 MOVE = (
     Column(title="move", path="sequence"),
     Column(title="revision", path="number"),
@@ -219,7 +226,7 @@ FIELD = (
 ANSWER = (
     Column(title="model", path="model"),
     Column(title="answer", path="text"),
-    Column(title="revision", path="revision", kind="digest", drop=1),
+    Column(title="revision", path="revision", drop=1),
 )
 PART = (
     Column(title="part", path="name"),

@@ -10,6 +10,10 @@ class StackNotRunningError(MintError):
     """No stack runs on {folder}. Start one with `mint up --dir {folder}`."""
 
 
+class StackElsewhereError(MintError):
+    """No stack of this machine is at {url} (MINT_URL): run `{command}` where it is, or name its --dir."""
+
+
 class AddressIncompleteError(MintError):
     """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
 

@@ -1,6 +1,7 @@
 """`mint base`: the base models of a state folder."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +9,11 @@ import msgspec
 import typer
 from rich.console import Console
 
-from mint_client.commands.options import FolderOption
+from mint_client.commands.api import local_stack, open_api
+from mint_client.commands.options import FolderOption, JsonOption, StackOption
 from mint_client.core.columns import BASE, FIELD
-from mint_client.core.tables import field_rows
-from mint_client.views.terminal import print_rows
+from mint_client.core.tables import Row, field_rows
+from mint_client.views.terminal import print_json, print_rows
 from mint_common.adapters_format import BaseFacts, read_base_facts, served_targets
 from services.standalone.adapters.bases import (
     DEFAULT_MAX_RANK,
@@ -128,15 +130,20 @@ def add(
 
 
 @base_app.command(name="list")
-def list_command(folder: FolderOption = None) -> None:
-    """List the bases of the state folder.
+def list_command(folder: StackOption = None, *, as_json: JsonOption = False) -> None:
+    """List the bases of the state folder; of a stack on another machine those that it has.
 
     Example: mint base list
     """
-    state = state_folder(folder)
+    stack = local_stack(folder)
+    if stack is None:
+        with open_api(folder) as api:
+            _print_bases(api.get("/bases"), nothing="no base", as_json=as_json)
+        return
+    state = state_folder(stack.root)
     rows = [{**msgspec.to_builtins(facts), **_measured(place)} for place, facts in list_bases(state.bases)]
     nothing = f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|ORG/NAME|FOLDER"
-    print_rows(rows, BASE, nothing=nothing)
+    _print_bases(rows, nothing=nothing, as_json=as_json)
 
 
 @base_app.command()
@@ -163,6 +170,13 @@ def remove(base: NameArgument, folder: FolderOption = None) -> None:
         raise BaseInUseError(name=base, folder=str(state.root))
     remove_base(state.bases, base)
     typer.echo(f"removed {base}")
+
+
+def _print_bases(rows: Sequence[Row], *, nothing: str, as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, BASE, nothing=nothing)
 
 
 def _measured(place: Path) -> dict[str, int]:

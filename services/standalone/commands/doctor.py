@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mint_client.commands.options import FolderOption
+from mint_client.commands.options import FolderOption, JsonOption
+from mint_client.views.terminal import print_json
 from services.standalone.adapters.machine import look
 from services.standalone.commands.options import state_folder
 from services.standalone.core.findings import Finding, Verdict, examine, is_healthy
@@ -17,7 +19,7 @@ from services.standalone.settings import read_standalone_settings
 COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
-def doctor(folder: FolderOption = None) -> None:
+def doctor(folder: FolderOption = None, *, as_json: JsonOption = False) -> None:
     """Check whether this machine can run a stack; each problem comes with advice. The exit code is 1 if a
     check fails.
 
@@ -25,7 +27,9 @@ def doctor(folder: FolderOption = None) -> None:
     """
     findings = examine(look(state_folder(folder), read_standalone_settings(os.environ)))
     console = Console()
-    if console.is_terminal:
+    if as_json:
+        print_json(msgspec.to_builtins(findings))
+    elif console.is_terminal:
         console.print(_table(findings))
     else:
         for finding in findings:

@@ -3,6 +3,7 @@
 import msgspec
 
 SHOWN_LINES = 12
+_HIDDEN = ("service", "logger", "trace_id", "span_id")
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -23,3 +24,15 @@ def _read(line: str) -> list[str]:
     except msgspec.DecodeError:
         return [line]
     return [f"{record.level} {record.message}", *record.exception.splitlines()]
+
+
+def told_line(line: str) -> list[str]:
+    """Return a line of a log for people: of a JSON record its time, level, message and fields."""
+    try:
+        record = msgspec.json.decode(line, type=dict[str, object])
+        head = [str(record.pop(name)) for name in ("time", "level", "message")]
+    except (msgspec.DecodeError, KeyError):
+        return [line]
+    trace = str(record.pop("exception", "")).splitlines()
+    fields = (f"{name}={value}" for name, value in record.items() if name not in _HIDDEN)
+    return [" ".join((*head, *fields)), *trace]

@@ -171,6 +171,8 @@ def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
     [
         ("No model named 'counter@2'.", NotFound),
         ("No policy named 'counter'.", NotFound),
+        ("No model named 'counter@2'. GET /v1/models lists the models.", NotFound),
+        ("No policy named 'counter'. There is: copier.", RequestRefused),
         ("Revision 2 of policy 'counter' is retired: restore it, or name another one.", RequestRefused),
     ],
 )
@@ -182,7 +184,7 @@ def test_why_a_model_is_not_found_is_told_as_the_gateway_says_it(
     with pytest.raises(told) as refused:
         list(api.stream("counter@2", "14, 19, ", {}, chat=False))
     assert type(refused.value) is told
-    assert str(refused.value) == message
+    assert str(refused.value) == message.removesuffix(" GET /v1/models lists the models.")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The end of a log, for people."""
 
-from services.standalone.core.log_tail import readable
+from services.standalone.core.log_tail import readable, told_line
 
 
 def test_json_records_are_unfolded_and_plain_lines_kept() -> None:
@@ -20,3 +20,10 @@ def test_json_records_are_unfolded_and_plain_lines_kept() -> None:
 
 def test_only_the_last_lines_are_shown() -> None:
     assert readable("\n".join(map(str, range(100)))).splitlines()[0] == "88"
+
+
+def test_a_record_is_one_line_with_its_fields() -> None:
+    record = '{"time":"t","level":"INFO","service":"loader","message":"adapter loaded","seconds":0.2}'
+    assert told_line(record) == ["t INFO adapter loaded seconds=0.2"]
+    assert told_line("2026 LOG: ready") == ["2026 LOG: ready"]
+    assert told_line('{"time": 1}') == ['{"time": 1}']
