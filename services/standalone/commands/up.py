@@ -19,6 +19,7 @@ from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
+from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.core.findings import Verdict, examine_disk
 from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
@@ -69,6 +70,13 @@ def up(  # noqa: PLR0917  # typer passes them by name
             max=65535,
         ),
     ] = None,
+    *,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", "-d", help="Return when the stack is up; it runs until `mint down` or a restart."
+        ),
+    ] = False,
 ) -> None:
     """Start Postgres, NATS and all services on this machine, and keep them running until Ctrl-C.
 
@@ -85,6 +93,9 @@ def up(  # noqa: PLR0917  # typer passes them by name
         raise StackRunningError(folder=str(state.root), pid=pid)
     state.create()
     _check_disk(state, console)
+    if detach:
+        up_detached(state)
+        return
     if file is None:
         plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype))
         asyncio.run(_serve(state, _places(state, plans, console), port, console))
@@ -141,5 +152,5 @@ def _welcome(state: StateFolder, stack: Stack, bases: list[BaseAt]) -> str:
         f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n\n"
         f"  export MINT_URL={stack.gateway_url} MINT_API_KEY=$(cat {state.api_key_file})\n"
         '  curl -H "Authorization: Bearer $MINT_API_KEY" $MINT_URL/v1/models\n\n'
-        "Ctrl-C (or `mint down`) stops it."
+        f"{HINT}"
     )
