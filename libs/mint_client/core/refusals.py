@@ -1,6 +1,7 @@
 """Why `mint` refuses to go on; each says what to do. Printed, never sent: none has a code of its own."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mint_common.datasets import Problem
 from mint_common.errors import MintError
@@ -32,6 +33,20 @@ class WatchLostError(MintError):
 
 class ExtraMissingError(MintError):
     """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
+
+
+class TrackerAwayError(MintError):
+    """{tracker} does not answer: {problem}"""
+
+    retryable: ClassVar[bool] = True
+
+
+class TrackerRefusedError(MintError):
+    """{tracker} refuses it: {problem}"""
+
+
+class TrackedElsewhereError(MintError):
+    """Another `mint track` (pid {pid}) records to {tracker} with {file}."""
 
 
 class AdaptersRefusedError(MintError):

@@ -5,6 +5,7 @@ ends all other processes of the parts' sessions.
 """
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -98,7 +99,8 @@ class LocalProcess:
             try:
                 await asyncio.wait_for(self._process.wait(), limit_seconds)
             except TimeoutError:
-                self._process.kill()
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    self._process.kill()
                 await self._process.wait()
         await asyncio.to_thread(sessions.kill_sessions, {self.pid})
         self._sentinel.forget(self.pid)
