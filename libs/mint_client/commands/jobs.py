@@ -13,7 +13,7 @@ from mint_client.commands.api import Listing, group
 from mint_client.commands.options import JsonOption, LimitOption, PolicyArgument, ResetOptimizerOption
 from mint_client.core.columns import FIELD, JOB, TASK
 from mint_client.core.job_curves import curves_csv, scalars_of
-from mint_client.core.job_times import pace_of, step_size, time_in_words
+from mint_client.core.job_times import step_size, step_time_of, time_in_words
 from mint_client.core.jobs import (
     JobNow,
     headline,
@@ -119,7 +119,7 @@ def estimated_time(api: PublicApi, job: JobNow, *, row_tokens: float | None) -> 
     """Return the estimated duration of a job that has not begun, from the newest ones that have ended."""
     ended = [read_job(each) for each in api.get("/jobs", {"limit": COMPARED_JOBS})]
     size = step_size(job, row_tokens=row_tokens)
-    return time_in_words(job, size, pace_of(ended, like=job, size=size))
+    return time_in_words(job, size, step_time_of(ended, like=job, size=size))
 
 
 def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:

@@ -10,7 +10,7 @@ ROUGH = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class StepTime:
     """Seconds per step of an earlier job, with sampling, evaluation and export, and the size of its steps."""
 
     job_id: str
@@ -31,15 +31,15 @@ def step_size(job: JobNow, *, row_tokens: float | None) -> float | None:
     return job.trained_tokens / job.step if job.step and job.trained_tokens else None
 
 
-def pace_of(jobs: Sequence[JobNow], *, like: JobNow, size: float | None) -> Pace | None:
-    """Return the pace of the ended job whose steps have the most similar size; the first of equals.
+def step_time_of(jobs: Sequence[JobNow], *, like: JobNow, size: float | None) -> StepTime | None:
+    """Return the step time of the ended job whose steps have the most similar size; the first of equals.
 
     It has the same base and algorithm, and as long answers if it samples.
     """
-    found = [pace for job in jobs if _is_like(job, like) and (pace := _pace(job)) is not None]
+    found = [step_time for job in jobs if _is_like(job, like) and (step_time := _step_time(job)) is not None]
     if size is None:
         return None
-    return min(found, key=lambda pace: max(pace.step_size / size, size / pace.step_size), default=None)
+    return min(found, key=lambda one: max(one.step_size / size, size / one.step_size), default=None)
 
 
 def _is_like(job: JobNow, like: JobNow) -> bool:
@@ -47,23 +47,22 @@ def _is_like(job: JobNow, like: JobNow) -> bool:
     return job.job_id != like.job_id and kinds[0] == kinds[1]
 
 
-def _pace(job: JobNow) -> Pace | None:
+def _step_time(job: JobNow) -> StepTime | None:
     size = step_size(job, row_tokens=None)
     if not (job.started_at and job.finished_at and job.step and size):
         return None
     seconds = max(job.finished_at - job.started_at, 0.1)
-    return Pace(job_id=job.job_id, step_seconds=seconds / job.step, step_size=size)
+    return StepTime(job_id=job.job_id, step_seconds=seconds / job.step, step_size=size)
 
 
-def time_in_words(job: JobNow, size: float | None, pace: Pace | None) -> str:
+def time_in_words(job: JobNow, size: float | None, earlier: StepTime | None) -> str:
     """Return the estimated duration of a job, if an earlier one allows it."""
-    if pace is None or size is None:
+    if earlier is None or size is None:
         return f"known after the first steps: no {job.spec.algorithm} job like it has ended on {job.base} yet"
-    ratio = size / pace.step_size
+    ratio = size / earlier.step_size
     rough = "" if 1 / ROUGH <= ratio <= ROUGH else f" whose steps were {_times(ratio)}: rough"
-    return (
-        f"about {duration(pace.step_seconds * ratio * job.spec.steps)}; an estimate from {pace.job_id}{rough}"
-    )
+    seconds = earlier.step_seconds * ratio * job.spec.steps
+    return f"about {duration(seconds)}; an estimate from {earlier.job_id}{rough}"
 
 
 def _times(ratio: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mint_client.core.job_times import pace_of, step_size, time_in_words
+from mint_client.core.job_times import step_size, step_time_of, time_in_words
 from mint_client.core.jobs import JobNow, headline, read_job, step_columns, step_rows
 from mint_client.core.tables import cells, fitting
 from mint_client.core.training import (
@@ -170,10 +170,10 @@ def test_the_time_is_estimated_from_the_job_like_it_with_the_most_similar_steps(
     small = read_job(job_of(job_id="job_b", **ended, trained_tokens=200))
     alike = read_job(job_of(job_id="job_c", **ended, trained_tokens=1600))
     other = read_job(job_of(job_id="job_d", base="tiny", **ended, trained_tokens=3200))
-    assert pace_of([job, other], like=job, size=size) is None
-    told = time_in_words(job, size, pace_of([job, other, small, alike], like=job, size=size))
+    assert step_time_of([job, other], like=job, size=size) is None
+    told = time_in_words(job, size, step_time_of([job, other, small, alike], like=job, size=size))
     assert told == "about 1 min 48 s; an estimate from job_c"
-    told = time_in_words(job, size, pace_of([small], like=job, size=size))
+    told = time_in_words(job, size, step_time_of([small], like=job, size=size))
     assert told == "about 14 min 24 s; an estimate from job_b whose steps were 16 times smaller: rough"
     told = "known after the first steps: no sft job like it has ended on smollm2 yet"
     assert (time_in_words(job, size, None), time_in_words(job, None, None)) == (told, told)
@@ -192,8 +192,8 @@ def test_a_sampled_job_is_estimated_from_one_whose_answers_may_be_as_long() -> N
     longer, alike = sampled("job_b", 512, **ended), sampled("job_c", 16, **ended)
     size = step_size(job, row_tokens=None)
     assert size == 64
-    pace = pace_of([longer, alike], like=job, size=size)
-    assert time_in_words(job, size, pace) == "about 1 min 0 s; an estimate from job_c"
+    step_time = step_time_of([longer, alike], like=job, size=size)
+    assert time_in_words(job, size, step_time) == "about 1 min 0 s; an estimate from job_c"
 
 
 def test_a_plan_says_what_a_job_will_do() -> None:
