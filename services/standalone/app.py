@@ -155,12 +155,16 @@ async def _plan_stack(
 
 
 def _choose_ports(folder: StateFolder, bases: Sequence[BaseAt], port: int | None) -> dict[str, int]:
-    remembered = folder.read_state().ports
-    gateway = port or remembered.get("gateway", DEFAULT_GATEWAY_PORT)
-    if not is_free(gateway):
-        raise GatewayPortBusyError(port=gateway, holder=holder(gateway))
-    names = port_names(bases)
-    return assign_ports(names, {**remembered, "gateway": gateway}, is_free=is_free, pick=free_port)
+    remembered = {**folder.read_state().ports, "gateway": gateway_port(folder, port)}
+    return assign_ports(port_names(bases), remembered, is_free=is_free, pick=free_port)
+
+
+def gateway_port(folder: StateFolder, port: int | None) -> int:
+    """Return the gateway's port: the given one, else the last one. Raises GatewayPortBusyError."""
+    chosen = port or folder.read_state().ports.get("gateway", DEFAULT_GATEWAY_PORT)
+    if not is_free(chosen):
+        raise GatewayPortBusyError(port=chosen, holder=holder(chosen))
+    return chosen
 
 
 async def _embedded(

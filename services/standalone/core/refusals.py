@@ -44,7 +44,7 @@ class HubRefusedError(MintError):
 
 
 class HubUnreachableError(MintError):
-    """The download from {endpoint} broke ({problem}). What is complete is kept: try again."""
+    """The hub at {endpoint} cannot be reached, or the download broke ({problem}). Complete files are kept: try again, set HF_ENDPOINT to another hub, or name a folder of the model's files."""  # noqa: E501  # the docstring is the message
 
 
 class NoRoomError(MintError):

@@ -62,16 +62,19 @@ def shown_count(count: float) -> str:
     return f"{count:,.4g} G"
 
 
-def told_facts(shape: ModelShape, *, quantization: str, max_rank: int) -> Mapping[str, str]:
+def told_facts(
+    shape: ModelShape, *, quantization: str, max_rank: int, dtype: str = "bfloat16"
+) -> Mapping[str, str]:
     """Return the description of a base for its user, by topic, before any download or start."""
     stored = f"stored as {quantization}" if quantization else f"stored in {shape.dtype}"
-    needs = needs_of(shape, dtype="bfloat16", max_rank=max_rank)
-    weights = f"in bfloat16 {shown_bytes(needs.weights)} of weights"
+    needs = needs_of(shape, dtype=dtype, max_rank=max_rank)
+    weights = f"in {dtype} {shown_bytes(needs.weights)} of weights"
+    other = "in float32 twice that" if dtype == "bfloat16" else "in bfloat16 half of that"
     return {
         "model": f"{shape.architecture}, {shape.layers} layers, hidden size {shape.hidden_size}, "
         f"{shown_count(shape.parameters)} parameters {stored}, context {shape.max_context}",
         "memory of an engine": f"{weights}, {shown_bytes(needs.kv_token)} a token of KV cache, "
-        f"{shown_bytes(needs.slot)} an adapter slot of rank {max_rank}; in float32 twice that",
-        "memory of a trainer": f"{weights}, in float32 twice that; {shown_bytes(needs.resident_policy)} a "
+        f"{shown_bytes(needs.slot)} an adapter slot of rank {max_rank}; {other}",
+        "memory of a trainer": f"{weights}, {other}; {shown_bytes(needs.resident_policy)} a "
         f"resident policy of rank {max_rank}",
     }

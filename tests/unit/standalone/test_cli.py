@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from mint_client.core.refusals import StackNotRunningError
 from mint_common.errors import MintError, NotFound
 from services.standalone.adapters import memory
 from services.standalone.adapters.bases import ensure_base, tiny_folder
+from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.commands import plan as plan_command
 from services.standalone.core.refusals import (
     BaseInUseError,
     BaseMissingError,
@@ -178,7 +181,7 @@ def test_up_takes_the_path_of_a_folder_and_adds_it_once(tmp_path: Path) -> None:
 
 def test_up_with_an_unknown_base_names_those_that_can_be_had(tmp_path: Path) -> None:
     run("base", "add", "tiny", "--dir", str(tmp_path))
-    error = refusal("up", "--base", "llama", "--dir", str(tmp_path))
+    error = refusal("up", "--base", "llama", "--port", str(free_port()), "--dir", str(tmp_path))
     assert isinstance(error, BaseMissingError)
     assert "which has tiny: `mint base add tiny|smollm2|ORG/NAME|FOLDER`" in str(error)
 
@@ -301,8 +304,26 @@ def test_a_plan_is_of_a_config_a_base_or_a_folder(tmp_path: Path) -> None:
     assert "3x80GB hold a trainer on 1 and 2 x engine on 1." in planned
     told = json.loads(run("plan", "mine", "--json", "--dtype", "float32", "--dir", str(tmp_path)))
     assert (told["parameters"], told["weights"]) == (477_248, 4 * 477_248)
+    assert [use["device"] for use in told["machine"]["devices"]] == ["host"]
     assert isinstance(refusal("plan", "mine", "--fleet", "1x3GB", "--dir", str(tmp_path)), FleetTooSmallError)
     assert isinstance(refusal("plan", "nobody", "--dir", str(tmp_path)), BaseMissingError)
+
+
+def test_a_plan_says_whether_this_machine_has_room_also_of_a_base_that_is_not_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow, wide = (
+        run("plan", "smollm2", "--dtype", dtype, "--dir", str(tmp_path)) for dtype in ("bfloat16", "float32")
+    )
+    assert "135 M parameters" in narrow
+    assert "in bfloat16 269 MB of weights" in narrow
+    assert "in float32 538 MB of weights" in wide
+    here = [text.partition("trainer and engine here")[2].split()[1:4] for text in (narrow, wide)]
+    assert here[0] != here[1]
+    memory = SimpleNamespace(total=1 << 30, available=1 << 29)
+    monkeypatch.setattr(plan_command.psutil, "virtual_memory", lambda: memory)
+    small = run("plan", "smollm2", "--dir", str(tmp_path))
+    assert "of 1.07 GB: does not fit; 537 MB of the host's are free now" in small
 
 
 @pytest.mark.parametrize(
@@ -324,7 +345,8 @@ def test_a_base_that_does_not_fit_is_refused_before_the_start_with_what_would(
     monkeypatch.setattr(memory, "usable_gpus", lambda: ())
     seen = memory.psutil.virtual_memory()._replace(total=total)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: seen)
-    error = refusal("up", "--base", "tiny", *arguments, "--dir", str(tmp_path))
+    port = str(free_port())
+    error = refusal("up", "--base", "tiny", *arguments, "--port", port, "--dir", str(tmp_path))
     assert isinstance(error, NoRoomError)
     assert re.search(problem, str(error))
     assert not (tmp_path / "state.json").exists()
