@@ -1,18 +1,16 @@
 """Names near to a model's name that resolves to nothing, for its refusal."""
 
-import difflib
-
 import asyncpg
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.names import is_policy_id
+from mint_common.near import near_names
 from services.registry.adapters.rows import NEWEST
 from services.registry.core.names import ModelName
 
 NEIGHBOURS = 50
 """Names before and after the wrong one that are compared: a refusal costs the same in any catalog."""
-MAX_NEAR = 3
 
 _NAMES = """
     (SELECT name FROM policies WHERE tenant_id = $1 AND removed_at IS NULL AND name >= $2
@@ -36,12 +34,12 @@ async def with_near_names(
         return error
     if error.kind in {"model", "policy"}:
         rows = await pool.fetch(_NAMES, tenant_id, asked.name, NEIGHBOURS, error.kind == "model")
-        near = difflib.get_close_matches(asked.name, [row["name"] for row in rows], n=MAX_NEAR)
+        near = near_names(asked.name, [row["name"] for row in rows])
     else:
         key = "policy_id" if is_policy_id(asked.name) else "name"
         row = await pool.fetchrow(_SELECTORS.format(key=key), tenant_id, asked.name, NEIGHBOURS)
         aliases, latest = (row["aliases"], row["number"]) if row else ((), None)
-        selectors = difflib.get_close_matches(asked.alias or "", aliases, n=MAX_NEAR)
+        selectors = near_names(asked.alias or "", aliases)
         near = [f"{asked.name}@{selector}" for selector in selectors]
         near += [f"{asked.name}@{latest} (the latest)"] if latest else []
     return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error

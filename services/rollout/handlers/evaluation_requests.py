@@ -4,7 +4,6 @@ The registry gets a run's mean as an evaluation of the suite that is the task or
 that asked. A bare base's score stays in its run.
 """
 
-import difflib
 from dataclasses import asdict, dataclass
 
 from mint_common.authority import Caller
@@ -17,6 +16,7 @@ from mint_common.ids import BaseName, derive_id
 from mint_common.job_requests import CompareBody, EvaluationRunBody, Questions
 from mint_common.lora import check_served
 from mint_common.names import BEST, LATEST, number_or_digest
+from mint_common.near import near_names
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.core.evaluation import EvaluationRun
@@ -124,5 +124,5 @@ async def _revision(registry: RegistryClient, policy: PolicyRecord, name: str) -
         return (await registry.get_revision(policy.tenant_id, policy.policy_id, BEST)).ref
     aliases = await registry.list_aliases(policy.tenant_id, policy.policy_id)
     names = [LATEST] * (policy.latest is not None) + [alias.alias for alias in aliases]
-    near = ", ".join(difflib.get_close_matches(name, names) or names[:5])
+    near = ", ".join(near_names(name[:100], names) or names[:5])
     raise NotFound(kind="revision", name=name[:100], near=near)

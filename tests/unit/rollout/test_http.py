@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from mint_common.bounds import DAY_SECONDS
+from mint_common.client.trainer import TrainerDirectory
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.lora import MAX_SEED
 from mint_common.quotas import QuotaExceeded
@@ -27,7 +28,7 @@ JOBS = f"/internal/tenants/{TENANT}/jobs"
 def make_http(rig: Rig) -> FastAPI:
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
     http.include_router(task_routes(rig.tasks))
-    http.include_router(job_routes(rig.of_jobs))
+    http.include_router(job_routes(rig.of_jobs, TrainerDirectory([], token="none")))
     return http
 
 

@@ -1,7 +1,7 @@
 """Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
 import difflib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -39,8 +39,10 @@ ANTHROPIC_REQUEST_HEADER = "request-id"
 _EMBEDDINGS = ": a base here generates text; embeddings are not served"
 _DOUBLED = "; the client adds /v1 itself: give it the address without /v1"
 _ALL_ROUTES = "; GET /docs lists all. Give OpenAI's clients an address that ends with /v1."
-_MAX_COMPARED = 200
-"""Maximum characters of a path that is compared with the paths of routes."""
+_MAX_COMPARED = 40
+"""Maximum characters of a part of a path that is compared: keyless callers choose it."""
+_LIKE = 0.6
+"""Minimum likeness of two parts, of 1: that of `difflib`."""
 
 
 def install_error_shapes(http: FastAPI) -> None:
@@ -148,17 +150,18 @@ def _hint(request: Request) -> str:
         return _EMBEDDINGS
     if path.startswith("/v1/v1/"):
         return _DOUBLED
-    known = {each for route in request.app.routes for each in _like(route.path_format, path)}
-    near = difflib.get_close_matches(path, known, n=1) if len(path) <= _MAX_COMPARED else []
-    if near and near[0] != path:
-        return f". There is: {near[0]}"
+    near = max((_near(route.path_format, path) for route in request.app.routes), default=(0.0, ""))[1]
+    if near:
+        return f". There is: {near}"
     return "; GET /docs lists all." if path.startswith("/v1/") else _ALL_ROUTES
 
 
-def _like(pattern: str, path: str) -> Iterator[str]:
-    """Yield a route's path with the names of a path that has as many parts."""
-    parts, given = pattern.split("/"), path.split("/")
-    if len(parts) == len(given):
-        yield "/".join(
-            name if part.startswith("{") else part for part, name in zip(parts, given, strict=True)
-        )
+def _near(pattern: str, path: str) -> tuple[float, str]:
+    """Return how like a route's path is, and it with a path's names; ``""`` unless one part alone differs."""
+    pairs = list(zip(pattern.split("/"), path.split("/"), strict=False))
+    wrong = [pair for pair in pairs if pair[0] != pair[1] and not pair[0].startswith("{")]
+    if pattern.count("/") != path.count("/") or len(wrong) != 1 or len(wrong[0][1]) > _MAX_COMPARED:
+        return 0.0, ""
+    likeness = difflib.SequenceMatcher(None, *wrong[0]).ratio()
+    named = "/".join(given if part.startswith("{") else part for part, given in pairs)
+    return (likeness, named) if likeness >= _LIKE else (0.0, "")

@@ -1,10 +1,10 @@
 """Every task that is installed: the entry points of the group `mint.tasks`."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from mint_common.errors import NotFound, TaskFailed, TaskLeftOut
+from mint_common.near import near_names
 from services.rollout.adapters.tasks.answer_guard import GuardedTask, guarded
 from services.rollout.core.task import LeavesOut, Task, TaskFamily
 
@@ -69,5 +69,5 @@ class InstalledTasks:
 
 
 def _unknown(name: str, *, among: Sequence[str]) -> NotFound:
-    matches = difflib.get_close_matches(name, among, n=5, cutoff=0.5) or among[:5]
+    matches = near_names(name[:100], among, limit=5) or among[:5]
     return NotFound(kind="task", name=name, near=", ".join(matches))
