@@ -255,7 +255,7 @@ def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     plan = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
     assert plan["rows"] == "128 of supervised.jsonl"
-    assert plan["steps"] == "16: 1 epoch, 8 rows a step"
+    assert plan["steps"] == "16: 1 epoch, 8 rows a step; these are few: --epochs 2"
     asked = re.search(r"^mint ask (\S+)@(\d+) 'f \w+=' --chat$", done.stdout, re.MULTILINE)
     assert asked, done.stdout
     assert "alias live was pointed at it" in done.stdout
