@@ -55,7 +55,7 @@ def test_a_base_is_imported_by_a_process_that_ignores_the_folder_it_stands_in(
     monkeypatch.chdir(project)
     with pytest.raises(LocalFailureError):
         _add_elsewhere(project / "bases", "no-such-base")
-    assert "'no-such-base': is neither a folder, nor one of" in capfd.readouterr().err
+    assert "no-such-base: is neither a folder, nor one of" in capfd.readouterr().err
 
 
 def test_an_installed_package_of_that_name_is_refused_with_both_places(project: Path, tmp_path: Path) -> None:
