@@ -46,7 +46,7 @@ SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), :'role')
 CREATE SCHEMA IF NOT EXISTS :"schema";
 ALTER SCHEMA :"schema" OWNER TO :"role";
 SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'role')
-FROM pg_class WHERE relnamespace = :'schema'::regnamespace AND relkind IN ('r', 'p') \gexec
+FROM pg_class WHERE relnamespace = :'schema'::regnamespace AND relkind IN ('r', 'p', 'v') \gexec
 SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, :'role')
 FROM pg_proc WHERE pronamespace = :'schema'::regnamespace \gexec
 SQL

@@ -86,7 +86,7 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
 
 async def test_a_method_that_a_path_lacks_is_told_all_that_it_has() -> None:
     rig = make_rig()
-    for path, methods in (("/mint/v1/jobs", "GET, POST"), ("/mint/v1/policies/p", "GET, PATCH")):
+    for path, methods in (("/mint/v1/jobs", "GET, POST"), ("/mint/v1/policies/p", "DELETE, GET, PATCH")):
         answer = await rig.ask("PUT", path, "all")
         assert (answer.status, answer.headers["allow"]) == (405, methods)
 

@@ -145,7 +145,7 @@ BAD = [
     ({"mint": {"targets": []}}, "mint.targets", "invalid_field"),
     ({"mint": {"learning_rate": 0.2}}, "mint.learning_rate", "invalid_field"),
     ({"mint": {"schedule": "step"}}, "mint.schedule", "invalid_field"),
-    ({"mint": {"warmup_steps": 9}}, "mint.warmup_steps", "invalid_field"),
+    ({"mint": {"warmup_steps": 9000}}, "mint.warmup_steps", "invalid_field"),
     ({"mint": {"evaluation": {}}}, "mint.evaluation", "invalid_field"),
     ({"mint": {"evaluation": {"file": "file-none"}}}, "mint.evaluation.file", "file_not_found"),
     ({"mint": {"evaluation": {"holdout": 0.6}}}, "mint.evaluation.holdout", "invalid_field"),
