@@ -1,4 +1,4 @@
-"""What a subscriber has still to record: its place in the event log, and the jobs and policies that changed.
+"""A subscriber's backlog: its place in the event log, and the jobs that changed and are not recorded yet.
 
 A unit is recorded whole, however many events told of it, so a repeat of an event changes nothing.
 """
@@ -13,14 +13,13 @@ MAX_PAUSE_SECONDS = 60.0
 
 
 class UnitKind(StrEnum):
-    """Kind of what is recorded."""
+    """Kind of a unit of recording."""
 
     JOBS = "jobs"
     """The jobs that may have changed while no event was read."""
     JOB = "job"
-    POLICY = "policy"
     REVISION = "revision"
-    """A revision with a new score or alias: the job that made it is recorded."""
+    """A revision with a new score: the job that made it is recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -126,18 +125,14 @@ class TrackBacklog:
 
 
 def units_of(event: Mapping[str, Any], scope: TrackScope) -> tuple[Unit, ...]:  # the gateway's JSON
-    """Return what an event tells to record: a job for each of its steps, a policy for its revisions."""
-    kind, data = event["type"], event["data"]
+    """Return the units that an event changed: the job of a step, the revision of a score."""
+    data = event["data"]
     policy_id, job_id = data.get("policy_id") or "", data.get("job_id") or ""
     if scope.policy_id not in ("", policy_id):
         return ()
     units = []
     if job_id and scope.has(data):
         units.append(Unit(kind=UnitKind.JOB, of=job_id))
-    if kind in ("revision.published", "alias.moved"):
-        units.append(Unit(kind=UnitKind.POLICY, of=policy_id))
-    if kind == "alias.moved":
-        units.append(Unit(kind=UnitKind.REVISION, of=policy_id, digest=data["revision"]["digest"]))
-    if kind == "evaluation.recorded":
+    if event["type"] == "evaluation.recorded":
         units.append(Unit(kind=UnitKind.REVISION, of=policy_id, digest=data["digest"]))
     return tuple(units)
