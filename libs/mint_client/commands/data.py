@@ -16,6 +16,7 @@ from mint_client.commands.sources import (
     refusing,
     without_problems,
 )
+from mint_client.core.tables import counted
 from mint_client.views.rows import print_understood
 from mint_common.datasets import MAX_PROBLEMS, Repeats
 from mint_common.datasets.repeats import shared_rows
@@ -104,7 +105,7 @@ def _tell(found: PreparedRows) -> None:
         typer.echo(f"{name}: {report.count - MAX_PROBLEMS} more problems", err=True)
     if found.left_out:
         typer.echo(f"{name}: left out: {', '.join(found.left_out)}")
-    verdict = f"{report.count} problem{'s' if report.count > 1 else ''}" if report.count else "ok"
+    verdict = counted(report.count, "problem") if report.count else "ok"
     kind = report.format or "no format"
     layout = f" from {found.layout}" if found.layout not in {"", kind} else ""
     typer.echo(f"{verdict}: {name}: {kind}{layout}, {report.rows} rows, {report.repeats.count} repeated")

@@ -55,7 +55,8 @@ def ask(
         return api.stream(model, text, options, chat=chat)
 
     if as_json:
-        answers = _read_all([_begun(model) for model in models], stream)
+        answers = [_begun(model) for model in models]
+        _at_once(answers, lambda answer: _read(answer, stream))
         print_json([{**answer, "by": name_of(api, answer)} for answer in answers])
     elif len(models) > 1:
         _compare(models, prompt, stream, api)
@@ -78,6 +79,12 @@ def _pieces(answer: AnswerRow, stream: Stream) -> Iterator[str]:
         yield piece
 
 
+def _read(answer: AnswerRow, stream: Stream) -> None:
+    """Fill in an answer. Raises MintError for a refusal."""
+    for _ in _pieces(answer, stream):
+        pass
+
+
 def name_of(api: PublicApi, answer: AnswerRow) -> str:
     """Return POLICY@NUMBER of the revision that answered; its digest where the key may not look it up."""
     digest, policy = str(answer["revision"]), str(answer["model"]).partition("@")[0]
@@ -98,8 +105,7 @@ def _compare(models: list[str], prompt: str, stream: Stream, api: PublicApi) -> 
 
     def read(row: AnswerRow) -> None:
         try:
-            for _ in _pieces(row, stream):
-                pass
+            _read(row, stream)
             row["revision"] = name_of(api, row)
         except MintError as error:
             told = with_near_names(error, api, {}) if isinstance(error, NotFound) else error
@@ -124,17 +130,7 @@ def _is_no_name(refusal: MintError | None) -> bool:
     return type(refusal) is NotFound and refusal.kind == "model" and "near" not in refusal.fields
 
 
-def _read_all(rows: list[AnswerRow], stream: Stream) -> list[AnswerRow]:
-    """Ask all at once. Raises the first refusal."""
-
-    def read(row: AnswerRow) -> None:
-        for _ in _pieces(row, stream):
-            pass
-
-    _at_once(rows, read)
-    return rows
-
-
 def _at_once(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:
+    """Read all answers at once. Raises the first error of a read."""
     with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
         list(pool.map(read, rows))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import msgspec
 
 from mint_client.core.columns import FILE_STEP, STEP, Column
+from mint_client.core.tables import counted
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -82,6 +83,11 @@ class DataNow:
     training: FileNow
     epochs: int
     evaluation: EvaluationNow | None = None
+
+    @property
+    def held_out_rows(self) -> int:
+        """Return the number of rows of the training file that are evaluated on instead."""
+        return int(self.evaluation.holdout * self.training.rows) if self.evaluation else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +197,7 @@ class JobNow:
         found = None if data is None else data.evaluation
         if data is None or found is None:
             return 0
-        held_out = int(found.holdout * data.training.rows)
-        return min(found.rows, held_out if found.file is None else found.file.rows)
+        return min(found.rows, data.held_out_rows if found.file is None else found.file.rows)
 
     @property
     def ties(self) -> tuple[int, ...]:
@@ -251,7 +256,7 @@ def headline(job: JobNow, *, now: float) -> str:
 
 def _score(best: BestNow, ties: int) -> str:
     if best.value is not None:
-        as_others = f", a tie with {ties} other{'s' if ties > 1 else ''}" if ties else ""
+        as_others = f", a tie with {counted(ties, 'other')}" if ties else ""
         return f" ({best.metric} {best.value:.3f}{as_others})"
     return "" if best.reward is None else f" ({best.reward:.3f})"
 
@@ -283,7 +288,7 @@ def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -
 def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
     """Return the row of a step of a job on a file.
 
-    A file's own answers have no reward and nobody sampled them; the loss of sampled ones is always about 0.
+    Answers of the file were not sampled and have no reward; the loss of sampled answers is always near 0.
     """
     unknown = ("loss",) if is_sampled else ("reward", "sampled")
     return {**asdict(step), **step_row(step, tiers), **dict.fromkeys(unknown)}

@@ -157,6 +157,11 @@ def _field(name: str, value: object) -> object:
     return _time(value) if name.endswith("_at") else value
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as ``2 rows``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def ago(seconds: float) -> str:
     """Return how long ago something was, in one unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

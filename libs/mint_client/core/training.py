@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_client.core.jobs import JobNow, PromotionNow
-from mint_client.core.tables import Row
+from mint_client.core.tables import Row, counted
 from mint_common.algorithms import BUILT_IN, OPENAI_METHODS
 from mint_common.datasets import MAX_EPOCHS, Format, Method
 
@@ -119,7 +119,7 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
     spec, data = job.spec, job.spec.data
     assert data is not None, "a job on a file"
     answers = f", {spec.group_size} answers to each row" if spec.is_sampled else ""
-    epochs = f"{data.epochs} epoch{'s' if data.epochs > 1 else ''}"
+    epochs = counted(data.epochs, "epoch")
     warm_up = f", {spec.warmup_steps} steps of warm-up" if spec.warmup_steps else ""
     told = {
         "job": job.job_id,
@@ -142,8 +142,7 @@ def _few_steps(job: JobNow) -> str:
     spec, data = job.spec, job.spec.data
     if spec.steps >= FEW_STEPS or data is None:
         return ""
-    holdout = data.evaluation.holdout if data.evaluation else 0.0
-    trained = data.training.rows - int(holdout * data.training.rows)
+    trained = data.training.rows - data.held_out_rows
     epochs = math.ceil(FEW_STEPS * spec.prompts_per_step / trained)
     advice = f"--epochs {epochs}" if epochs <= MAX_EPOCHS else "more rows, or a smaller --batch-size"
     return f"; these are few: {advice}"
@@ -153,8 +152,8 @@ def _evaluation(job: JobNow) -> str:
     found, count = job.spec.data.evaluation if job.spec.data else None, job.validation_rows
     if found is None:
         return "none: --validation FILE or --holdout SHARE"
-    rows = f"{count} row{'s' if count > 1 else ''}"
-    rows = f"{rows} held out" if found.file is None else f"{rows} of {found.file.filename}"
+    origin = "held out" if found.file is None else f"of {found.file.filename}"
+    rows = f"{counted(count, 'row')} {origin}"
     kept = f"the {found.keep} revision is the result"
     when = "after each step" if found.every == 1 else f"every {found.every} steps"
     few = "" if count >= FEW_ROWS else "; with so few rows, close scores may differ by chance"
@@ -203,10 +202,8 @@ def result_in_words(job: JobNow) -> str:
     score = job.score_of(job.result.number)
     if score is None:
         return f"{job.policy}@{job.result.number}"
-    count = job.validation_rows
-    scored = (
-        f"{job.policy}@{job.result.number}: {job.metric} {score:.3f} on {count} row{'s' if count > 1 else ''}"
-    )
+    rows = counted(job.validation_rows, "row")
+    scored = f"{job.policy}@{job.result.number}: {job.metric} {score:.3f} on {rows}"
     if not job.ties:
         return scored
     others = f"revision{'s' if len(job.ties) > 1 else ''} {', '.join(map(str, job.ties))}"
