@@ -75,7 +75,7 @@ test-clients: .venv/.installed ## Drive people's clients, unmodified, against ru
 	$(PYTEST) $(CLIENTS) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py
 
 .PHONY: test-families
-test-families: .venv/.installed ## Train and serve a tiny model of each family in a whole stack (an hour)
+test-families: .venv/.installed ## Train and serve a tiny model of each family in a whole stack
 	$(PYTEST) -m slow $(FAMILIES)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
@@ -158,7 +158,7 @@ site: .venv/.installed ## Build the documentation as a site into out/site; a wro
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint deploy/constraints.txt --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-test-docs: .venv/.installed ## Run every command of README and of the Start pages as pasted, in a copy of the checkout (an hour)
+test-docs: .venv/.installed ## Run every command of README and of the Start pages as pasted, in a copy of the checkout
 	$(PYTEST) -m slow tests/docs
 
 dist: .venv/.installed ## Build wheel, sdist, the client's wheel and SBOM into dist/, with the constraints and overrides that an installation takes

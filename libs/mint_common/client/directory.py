@@ -20,7 +20,7 @@ from typing import TypeVar
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
-from mint_common.client.engine_errors import back_in, is_away, is_for_next, lost_engine
+from mint_common.client.engine_errors import is_away, is_for_next, lost_engine, retry_in_seconds
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
@@ -119,7 +119,7 @@ class EngineDirectory:
         now = time.monotonic()
         away = [(info, now - since) for info, since in self._lost.values()]
         return [
-            (info, back_in(info, seconds))
+            (info, retry_in_seconds(info, seconds))
             for info, seconds in away
             if seconds < max(_LOST_SECONDS, 2 * info.start_seconds)
         ]

@@ -1,4 +1,4 @@
-"""What an engine's error means for its requests, and for other engines."""
+"""Consequences of an engine's error for its requests: retry on another engine, and when."""
 
 import math
 
@@ -23,10 +23,10 @@ def lost_engine(may_have_begun: bool) -> MintError:  # noqa: FBT001  # as `Lost`
     return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
 
 
-def back_in(info: EngineInfo, away_seconds: float) -> int:
-    """Return in how many seconds to ask again an engine that ended some time ago.
+def retry_in_seconds(info: EngineInfo, away_seconds: float) -> int:
+    """Return the seconds until an engine that ended ``away_seconds`` ago is asked again.
 
-    It takes as long as its last start; one that takes longer is asked less and less often.
+    Its restart is expected to take as long as its last start; after that the pauses grow.
     """
     left = (info.start_seconds or RESTART_SECONDS) - away_seconds
     return math.ceil(max(_MIN_WAIT_SECONDS, left if left > 0 else away_seconds / 4))

@@ -1,4 +1,4 @@
-"""What rows of operations say."""
+"""Decodes database rows of operations."""
 
 from collections.abc import Sequence
 

@@ -136,7 +136,7 @@ class Executor:
         executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
         for begin in range(0, len(executed), _REPLAYED_TOGETHER):
             await self._replay(executed[begin : begin + _REPLAYED_TOGETHER], alone=alone)
-        self._term.policies.take_seconds(session.policy_id)  # nobody pays for what is done again
+        self._term.policies.take_seconds(session.policy_id)  # repeated work is not charged
         await self._term.reads.forget(session.policy_id)
         await prune_snapshots(self._term, session)
 

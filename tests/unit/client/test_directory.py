@@ -10,7 +10,7 @@ import pytest
 
 from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.client.directory import EngineDirectory
-from mint_common.client.engine_errors import back_in
+from mint_common.client.engine_errors import retry_in_seconds
 from mint_common.errors import EngineRestarting, MintError, PeerFailed, Unavailable
 from mint_common.generation import RESTART_SECONDS, CallFacts, EngineLoad, SampleRequest, Sampling
 from mint_common.ids import TenantId, new_id
@@ -119,7 +119,7 @@ async def test_an_engine_that_has_ended_is_told_to_come_back() -> None:
     assert (info, seconds) == (ENGINE_INFO, RESTART_SECONDS)
     slow = replace(ENGINE_INFO, start_seconds=67.0)
     for away_seconds, expected in ((0.0, 67), (60.0, 7), (66.0, 2), (68.0, 17), (240.0, 60)):
-        assert back_in(slow, away_seconds) == expected
+        assert retry_in_seconds(slow, away_seconds) == expected
     directory._lost[url] = ENGINE_INFO, float("-inf")  # long ago: it may never come back
     with pytest.raises(Unavailable) as told:
         await directory.find(BASE)

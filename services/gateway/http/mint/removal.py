@@ -1,4 +1,4 @@
-"""What holds a policy: it is removed only when nothing does.
+"""Finds the holders of a policy, such as jobs and pins: they prevent its removal.
 
 The registry knows aliases and rules, and checks them as it removes; the rest is asked before.
 Work that begins in between fails, because its policy is gone.
