@@ -5,7 +5,7 @@ One task per part owns that part's process; nothing else starts or ends it.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from mint_client.core.refusals import LocalFailureError
 from mint_common.runtime.clock import Clock
@@ -63,9 +63,21 @@ class Supervisor:
 
     async def all_ready(self) -> None:
         """Wait until every part is ready at once. Raises LocalFailureError when the stack stops instead."""
+        await self.any_ready([list(self._parts)])
+
+    async def any_ready(self, sets: Sequence[Collection[str]]) -> None:
+        """Wait until all parts of one of some sets are ready at once.
+
+        Raises LocalFailureError when the stack stops instead.
+        """
+
+        def are_ready() -> bool:
+            ready = self._ready()
+            return any(all(ready[name] for name in names) for names in sets)
+
         async with self._changed:
-            await self._changed.wait_for(lambda: self._are_ready() or self._stop.is_set())
-        if not self._are_ready():
+            await self._changed.wait_for(lambda: are_ready() or self._stop.is_set())
+        if not are_ready():
             raise self._failure or LocalFailureError(
                 what="the stack", problem="it was stopped while starting"
             )
@@ -181,9 +193,6 @@ class Supervisor:
 
     def _ready(self) -> dict[str, bool]:
         return {name: status.state is PartState.READY for name, status in self._statuses.items()}
-
-    def _are_ready(self) -> bool:
-        return all(self._ready().values())
 
 
 async def _first(*waits: Callable[[], Awaitable[object]]) -> None:

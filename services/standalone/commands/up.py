@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mint_client.adapters.public_api import PublicApi
 from mint_client.commands.options import FolderOption
 from mint_client.core.refusals import LocalFailureError
-from mint_common.errors import SettingInvalid
+from mint_common.errors import MintError, SettingInvalid
+from mint_common.waiting import cancel_all
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_stack_file
@@ -22,7 +25,7 @@ from services.standalone.app import Stack, gateway_port, open_stack
 from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.core.findings import Verdict, examine_disk
-from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
+from services.standalone.core.plan import SHARED_PARTS, BaseAt, BasePlan, parts_of, plan_alike
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import read_standalone_settings
@@ -80,9 +83,9 @@ def up(  # noqa: PLR0917  # typer passes them by name
 ) -> None:
     """Start Postgres, NATS and all services on this machine, and keep them running until Ctrl-C.
 
-    Each part starts when the parts that it needs are ready; a part that ends is restarted. To use an external
-    database, bus or object store, set MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL; that part is then
-    not started here.
+    Each part starts when the parts that it needs are ready; a part that ends is restarted. Bases that are
+    ready answer while others still load. To use an external database, bus or object store, set
+    MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL; that part is then not started here.
 
     Example: mint up --base smollm2
     """
@@ -137,22 +140,52 @@ async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, cons
     check_memory(bases, settings.overrides)
     view = PartsView(console)
     opening = open_stack(state, bases, port=port, settings=settings, observers=(view,))
-    async with opening as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
-        with view.live():
-            await stack.supervisor.all_ready()
-        view.say(_welcome(state, stack, bases))
-        await stack.supervisor.ended()
-        view.say("stopping")
+    reminding = asyncio.create_task(view.remind())
+    try:
+        async with opening as stack:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
+            with view.live():
+                await stack.supervisor.any_ready([(*SHARED_PARTS, *parts_of(base)) for base in bases])
+            await asyncio.to_thread(_welcome, view, state, stack, bases)
+            await stack.supervisor.ended()
+            view.say("stopping")
+    finally:
+        await cancel_all(reminding)
     view.say("stopped")
 
 
-def _welcome(state: StateFolder, stack: Stack, bases: list[BaseAt]) -> str:
-    return (
-        f"\nMinT is up: {stack.gateway_url} with {', '.join(base.name for base in bases)}\n"
-        f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n\n"
-        f"  export MINT_URL={stack.gateway_url} MINT_API_KEY=$(cat {state.api_key_file})\n"
-        '  curl -H "Authorization: Bearer $MINT_API_KEY" $MINT_URL/v1/models\n\n'
-        f"{HINT}"
-    )
+def _welcome(view: PartsView, state: StateFolder, stack: Stack, bases: list[BaseAt]) -> None:
+    """Say how to use the stack, and which bases do not answer yet or are not started."""
+    starting = [base.name for base in bases if not view.are_ready(parts_of(base))]
+    up = ", ".join(base.name for base in bases if base.name not in starting)
+    lines = [
+        f"\nMinT is up: {stack.gateway_url} with {up}",
+        *([f"  still loading: {', '.join(starting)}"] if starting else []),
+        *not_started(_known_bases(state, stack), bases),
+        f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n",
+        f"  export MINT_URL={stack.gateway_url} MINT_API_KEY=$(cat {state.api_key_file})",
+        '  curl -H "Authorization: Bearer $MINT_API_KEY" $MINT_URL/v1/models\n',
+        HINT,
+    ]
+    view.say("\n".join(lines))
+
+
+def _known_bases(state: StateFolder, stack: Stack) -> dict[str, bool]:
+    """Return the bases that the folder or the registry has, and whether the folder does."""
+    here = {facts.name for _, facts in list_bases(state.bases)}
+    registered = set[str]()
+    with suppress(MintError), PublicApi(stack.gateway_url, stack.api_key) as api:
+        registered = {base["name"] for base in api.get("/bases")}
+    return {name: name in here for name in sorted(here | registered)}
+
+
+def not_started(known: Mapping[str, bool], bases: Sequence[BaseAt]) -> list[str]:
+    """Return what to say of known bases that are not started: nothing of theirs answers or trains."""
+    started = [base.name for base in bases]
+    others = [name for name in known if name not in started]
+    if not others:
+        return []
+    command = " ".join(["mint up", *(f"--base {name}" for name in (*started, *others))])
+    lost = "".join(f"; `mint base add` brings {name} back first" for name in others if not known[name])
+    return [f"  not started: {', '.join(others)} (`{command}` starts all{lost})"]

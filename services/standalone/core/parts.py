@@ -11,12 +11,15 @@ from mint_common.errors import InvalidField
 class StackPart:
     """One supervised process. It starts when all parts in ``needs`` are ready.
 
+    It stops before these and before the parts that it ``calls``.
+
     ``ready_seconds`` limits one start, ``stop_seconds`` the time to end before SIGKILL. A ready part without
     an answer for ``silent_seconds`` hangs and is restarted.
     """
 
     name: str
     needs: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
     ready_seconds: float = 60.0
     stop_seconds: float = 15.0
     silent_seconds: float = 120.0
@@ -27,14 +30,23 @@ def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
 
     Raises InvalidField for an unknown need, a name used twice, or a cycle.
     """
-    names = [part.name for part in parts]
-    for part in parts:
-        if names.count(part.name) > 1:
-            raise InvalidField(field=part.name, problem="two parts have this name")
-        for need in part.needs:
+    return _levels({part.name: part.needs for part in parts}, [part.name for part in parts])
+
+
+def stop_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
+    """Return the levels of the stop order, in which no part loses one that it needs or calls."""
+    later = {part.name: (*part.needs, *part.calls) for part in parts}
+    return tuple(reversed(_levels(later, [part.name for part in parts])))
+
+
+def _levels(before: Mapping[str, Sequence[str]], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidField(field=name, problem="two parts have this name")
+        for need in before[name]:
             if need not in names:
-                raise InvalidField(field=part.name, problem=f"needs {need!r}, which is not a part")
-    sorter = TopologicalSorter({part.name: part.needs for part in parts})
+                raise InvalidField(field=name, problem=f"needs {need!r}, which is not a part")
+    sorter = TopologicalSorter(before)
     try:
         sorter.prepare()
     except CycleError as error:
@@ -44,11 +56,6 @@ def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
         levels.append(sorter.get_ready())
         sorter.done(*levels[-1])
     return tuple(levels)
-
-
-def stop_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
-    """Return the levels of the stop order: the reverse, so that no part loses one that it needs."""
-    return tuple(reversed(start_levels(parts)))
 
 
 def may_start(part: StackPart, ready: Mapping[str, bool]) -> bool:

@@ -10,6 +10,8 @@ from services.standalone.core.parts import StackPart
 
 EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
 PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_", "MINT_ALGORITHMS_", "MINT_HTTP_")
+SHARED_PARTS = ("registry", "rollout", "gateway")
+"""The parts that every base needs to answer and train."""
 SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
 
 
@@ -79,8 +81,13 @@ class ServicePart(StackPart):
 
 def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
     """Return all names that need a port, including the embedded parts."""
-    owned = [name for base in bases for name in (*_trainers(base), *_loaders(base))]
+    owned = [name for base in bases for name in parts_of(base)]
     return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
+
+
+def parts_of(base: BaseAt) -> tuple[str, ...]:
+    """Return the names of a base's parts."""
+    return (*_trainers(base), *_loaders(base))
 
 
 def _trainers(base: BaseAt) -> list[str]:
@@ -114,12 +121,14 @@ def plan_services(
         # Clients on this machine open the same folder; for others the user sets it.
         folders = ",".join(f"{base.name}={base.folder}" for base in bases)
         tokenizers = {"MINT_GATEWAY_TOKENIZERS": folders}
-    needed = ("registry", "rollout", *(part.name for part in of_bases))
+    called = tuple(part.name for part in of_bases)
     planned = [
         ServicePart(name="registry", service="registry", needs=addresses.embedded, env=bootstrap),
         *of_bases,
         ServicePart(name="rollout", service="rollout", needs=("registry",)),
-        ServicePart(name="gateway", service="gateway", needs=needed, env=tokenizers),
+        ServicePart(
+            name="gateway", service="gateway", needs=("registry", "rollout"), calls=called, env=tokenizers
+        ),
     ]
     kept = [part for part in planned if part.service in services]
     names = {part.name for part in kept} | set(addresses.embedded)
@@ -128,6 +137,7 @@ def plan_services(
         replace(
             part,
             needs=tuple(need for need in part.needs if need in names),
+            calls=tuple(called for called in part.calls if called in names),
             env=_environment(part, ports[part.name], shared, overrides),
         )
         for part in kept

@@ -1,8 +1,9 @@
 """Shows the parts of a stack while they start: a live table on a terminal, plain lines elsewhere."""
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from rich.console import Console
 from rich.live import Live
@@ -21,6 +22,9 @@ COLOURS = {
 }
 
 
+REMIND_SECONDS = 15.0
+
+
 class PartsView:
     """Observer of the supervisor that prints the changes."""
 
@@ -35,7 +39,6 @@ class PartsView:
         """Print a change."""
         self._statuses = dict(statuses)
         if self._live is not None:
-            self._live.update(self._table())
             return
         for name, status in statuses.items():
             known = self._shown.get(name, PartState.WAITING)
@@ -49,13 +52,26 @@ class PartsView:
         if not self._console.is_terminal:
             yield
             return
-        with Live(self._table(), console=self._console, refresh_per_second=8) as self._live:
-            try:
-                yield
-            finally:
-                self._live.update(self._table())
+        with Live(get_renderable=self._table, console=self._console, refresh_per_second=8) as self._live:
+            yield
         self._live = None
         self._shown = {name: status.state for name, status in self._statuses.items()}
+
+    def are_ready(self, names: Collection[str]) -> bool:
+        """Return whether all of some parts are ready."""
+        return all(self._statuses[name].state is PartState.READY for name in names)
+
+    async def remind(self) -> None:
+        """Print from time to time, until cancelled, which parts are starting and for how long."""
+        while True:
+            await asyncio.sleep(REMIND_SECONDS)
+            starting = [
+                f"{name} ({time.monotonic() - status.since:.0f} s)"
+                for name, status in self._statuses.items()
+                if status.state is PartState.STARTING
+            ]
+            if starting and self._live is None:
+                self.say(f"{time.monotonic() - self._began:7.2f}s  still loading: {', '.join(starting)}")
 
     def say(self, text: str) -> None:
         """Print a text; a full disk or a closed pipe of the output does not stop the stack."""
@@ -73,6 +89,8 @@ class PartsView:
             table.add_column(title, min_width=8)
         for name, status in self._statuses.items():
             word = "not started" if _never_started(status) else status.state.value
+            if status.state is PartState.STARTING:
+                word = f"{word}, {time.monotonic() - status.since:.0f} s"
             state = f"[{COLOURS[status.state]}]{word}[/]"
             table.add_row(name, state, str(status.pid or ""), str(status.restarts or ""))
         return table

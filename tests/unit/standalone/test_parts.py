@@ -35,6 +35,13 @@ def test_nothing_stops_before_those_that_need_it(parts: list[StackPart]) -> None
         assert all(order.index(part.name) < order.index(need) for need in part.needs)
 
 
+def test_a_part_starts_without_what_it_calls_and_stops_before_it() -> None:
+    parts = [StackPart(name="gateway", needs=("registry",), calls=("loader",)), StackPart(name="loader")]
+    parts.append(StackPart(name="registry"))
+    assert set(start_levels(parts)[0]) == {"loader", "registry"}
+    assert stop_levels(parts)[0] == ("gateway",)
+
+
 def test_a_circle_is_refused() -> None:
     with pytest.raises(InvalidField, match="cycle"):
         start_levels([StackPart(name="a", needs=("b",)), StackPart(name="b", needs=("a",))])

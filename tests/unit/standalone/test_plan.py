@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mint_common.errors import SettingInvalid
-from services.standalone.core.parts import start_levels
+from services.standalone.core.parts import start_levels, stop_levels
 from services.standalone.core.plan import (
     SERVICES,
     Addresses,
@@ -66,7 +66,7 @@ def test_a_quantized_base_has_a_loader_and_no_trainer() -> None:
     assert {"trainer-tiny", "loader-tiny", "loader-fp8"} < set(planned)
     assert "trainer-fp8" not in planned
     assert planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].count("http") == 1
-    assert "trainer-fp8" not in planned["gateway"].needs
+    assert "trainer-fp8" not in planned["gateway"].calls
     with_settings = replace(bases[1], plan=BasePlan(trainer={"MINT_TRAINER_THREADS": "2"}))
     with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is not trained"):
         plan(bases=(with_settings,))
@@ -93,7 +93,7 @@ def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None
     )
     assert first["MINT_LOADER_CACHE_DIR"] != second["MINT_LOADER_CACHE_DIR"]
     assert len(planned["gateway"].env["MINT_PEERS_LOADER_URLS"].split(",")) == 4
-    assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].needs)
+    assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].calls)
 
 
 def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
@@ -110,13 +110,18 @@ def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
 def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:
     planned = plan(services=("registry", "loader", "gateway"))
     assert set(planned) == {"registry", "gateway", "loader-tiny", "loader-smollm2"}
-    assert set(planned["gateway"].needs) == {"registry", "loader-tiny", "loader-smollm2"}
+    assert planned["gateway"].needs == ("registry",)
+    assert set(planned["gateway"].calls) == {"loader-tiny", "loader-smollm2"}
 
 
-def test_the_gateway_starts_last_and_the_registry_first() -> None:
-    levels = start_levels(list(plan().values()))
-    assert levels[0] == ("registry",)
-    assert levels[-1] == ("gateway",)
+def test_the_gateway_waits_for_no_engine_and_stops_before_all_of_them() -> None:
+    parts = list(plan().values())
+    assert start_levels(parts)[0] == ("registry",)
+    assert plan()["gateway"].needs == ("registry", "rollout")
+    assert stop_levels(parts)[0] == ("gateway",)
+    assert set(stop_levels(parts)[1]) == {
+        *("rollout", "trainer-tiny", "loader-tiny", "trainer-smollm2", "loader-smollm2")
+    }
 
 
 def test_services_find_each_other_through_their_peers() -> None:

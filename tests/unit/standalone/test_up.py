@@ -15,8 +15,12 @@ from services.standalone.adapters import base_import, bases
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, add_base, ensure_base, tiny_folder
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.base import restart_with
+from services.standalone.commands.up import not_started
+from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import GatewayPortBusyError, HubUnreachableError, NoRoomError
 from services.standalone.core.state import StackState
+
+STARTED = [BaseAt(name="tiny", folder="/b/tiny")]
 
 
 def test_a_taken_port_is_found_before_a_base_is_added(tmp_path: Path) -> None:
@@ -27,6 +31,19 @@ def test_a_taken_port_is_found_before_a_base_is_added(tmp_path: Path) -> None:
         )
     assert isinstance(result.exception, GatewayPortBusyError)
     assert list((tmp_path / "bases").iterdir()) == []
+
+
+def test_known_bases_that_are_not_started_are_named_with_the_command_that_starts_them() -> None:
+    assert not_started({"tiny": True}, STARTED) == []
+    assert not_started({"smollm2": True, "tiny": True}, STARTED) == [
+        "  not started: smollm2 (`mint up --base tiny --base smollm2` starts all)"
+    ]
+    assert not_started({"mine": False, "tiny": True}, STARTED) == [
+        (
+            "  not started: mine (`mint up --base tiny --base mine` starts all;"
+            " `mint base add` brings mine back first)"
+        )
+    ]
 
 
 def test_a_base_added_beside_a_running_stack_says_how_the_stack_gets_it(tmp_path: Path) -> None:
