@@ -29,6 +29,7 @@ from mint_common.errors import (
     error_from_payload,
 )
 from mint_common.model_files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from mint_common.names import MAX_LIMIT
 
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
 Params = Mapping[str, str | int | None]
@@ -100,6 +101,16 @@ class PublicApi:
     def get(self, path: str, params: Params | None = None, *, is_long: bool = False) -> Json:
         """Ask for something; a None parameter is left out. ``is_long``: whole adapters are read for it."""
         return self._ask("GET", path, params=params, is_long=is_long)
+
+    def rows(self, path: str, params: Params | None = None, *, by: str) -> Iterator[Json]:
+        """Yield every row of a list, page by page. ``by``: the field of a row that continues the list."""
+        after: Json = params.get("after") if params else None
+        while True:
+            page = self.get(path, {**(params or {}), "limit": MAX_LIMIT, "after": after})
+            yield from page
+            if len(page) < MAX_LIMIT:
+                return
+            after = page[-1][by]
 
     def post(self, path: str, body: object = None, *, is_long: bool = False) -> Json:
         """Make or do something."""

@@ -204,9 +204,6 @@ class _Catalog:
 
     def _scores_of(self, policy_id: str) -> list[Any]:  # the gateway's JSON
         path, known = path_of("policies", policy_id, "evaluations"), self._scores.setdefault(policy_id, [])
-        while True:
-            after = known[-1]["evaluation_id"] if known else None
-            page = self._api.get(path, {"limit": MAX_LIMIT, "after": after})
-            known += page
-            if len(page) < MAX_LIMIT:
-                return known
+        after = known[-1]["evaluation_id"] if known else None
+        known += self._api.rows(path, {"after": after}, by="evaluation_id")
+        return known

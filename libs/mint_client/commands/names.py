@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.commands.spelling import split_name
 from mint_common.errors import NotFound
-from mint_common.names import BEST, LATEST, MAX_LIMIT
+from mint_common.names import BEST, LATEST
 
 LISTS = {
     "policy": ("/policies", "name"),
@@ -59,12 +59,8 @@ def digest_of(api: PublicApi, policy: str, revision: str) -> str:
 
 
 def _digest_like(api: PublicApi, policy: str, beginning: str) -> str:
-    found: list[str] = []
-    after: int | None = 0
-    while after is not None:
-        page = api.get(path_of("policies", policy, "revisions"), {"limit": MAX_LIMIT, "after": after})
-        found += [row["digest"] for row in page if row["digest"].startswith(beginning)]
-        after = page[-1]["number"] if len(page) == MAX_LIMIT else None
+    rows = api.rows(path_of("policies", policy, "revisions"), by="number")
+    found = [row["digest"] for row in rows if row["digest"].startswith(beginning)]
     if len(found) != 1:
         raise NotFound(kind="revision", name=f"{policy}@{beginning}", near=", ".join(found[:MAX_NEAR]))
     return found[0]

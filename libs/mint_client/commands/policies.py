@@ -13,7 +13,6 @@ from mint_client.commands.options import AfterOption, LimitOption, PolicyArgumen
 from mint_client.core.columns import FIELD, POLICY
 from mint_client.core.tables import field_rows
 from mint_common.errors import InUse, InvalidField, NotFound
-from mint_common.names import MAX_LIMIT
 
 LabelOption = Annotated[list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Label; repeatable.")]
 _TINKER_RUN = re.compile(r"ses_[a-z2-7]+\.train\.\d+")
@@ -162,11 +161,9 @@ def rm_policy(
 
 
 def _empty_runs(api: PublicApi) -> Iterator[str]:
-    """Yield the names of policies that Tinker's clients made and published nothing of."""
-    after: str | None = None
-    while page := api.get("/policies", {"has_revision": "false", "limit": MAX_LIMIT, "after": after}):
-        yield from (row["name"] for row in page if _TINKER_RUN.fullmatch(row["name"]))
-        after = page[-1]["name"]
+    """Return the names of policies that Tinker's clients made and published nothing of."""
+    names = (row["name"] for row in api.rows("/policies", {"has_revision": "false"}, by="name"))
+    return filter(_TINKER_RUN.fullmatch, names)
 
 
 def _labels(given: list[str] | None) -> dict[str, str]:

@@ -95,7 +95,7 @@ def _write(api: PublicApi, revision: str, folder: Path, *, hub_base: str) -> str
 
 def _card(api: PublicApi, policy: str, revision: Json, *, hub_base: str) -> str:
     record = api.get(path_of("policies", policy))
-    scores = api.get(path_of("policies", policy, "evaluations"), {"limit": 1000})
+    scores = api.rows(path_of("policies", policy, "evaluations"), by="evaluation_id")
     own = [row for row in scores if row["number"] == revision["number"]]
     latest = {(row["suite"], row["metric"]): row for row in own}
     return model_card(

@@ -165,8 +165,8 @@ def lineage_revision(
 
 def _scored(api: PublicApi, policy: str, revisions: Sequence[Json]) -> list[Row]:
     path = path_of("policies", policy)
-    scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
-    return scored_rows(revisions, scores, aliases)
+    scores = list(api.rows(f"{path}/evaluations", by="evaluation_id"))
+    return scored_rows(revisions, scores, list(api.rows(f"{path}/aliases", by="alias")))
 
 
 revision_app = group(

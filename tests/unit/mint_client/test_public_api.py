@@ -24,6 +24,7 @@ from mint_common.errors import (
     Unauthorized,
     Unavailable,
 )
+from mint_common.names import MAX_LIMIT
 
 SECONDS = 0.3
 
@@ -225,3 +226,19 @@ def test_folder_without_weights_is_named(api: PublicApi, tmp_path: Path) -> None
 def test_a_number_that_json_lacks_is_refused_before_it_is_sent(api: PublicApi) -> None:
     with pytest.raises(InvalidField, match="not finite"):
         api.post("/policies/counter/evaluations", {"value": float("nan")})
+
+
+def test_a_list_is_read_to_its_end_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor is the last row's field, and a page that is not full is the last."""
+    names = list(range(2 * MAX_LIMIT + 5))
+    asked: list[object] = []
+
+    def page(_api: PublicApi, _path: str, params: dict[str, object]) -> list[dict[str, int]]:
+        asked.append(params["after"])
+        begin = 0 if params["after"] is None else names.index(int(str(params["after"]))) + 1
+        return [{"id": name} for name in names[begin : begin + MAX_LIMIT]]
+
+    monkeypatch.setattr(PublicApi, "get", page)
+    rows = PublicApi("http://127.0.0.1:9", "key").rows("/rows", by="id")
+    assert [row["id"] for row in rows] == names
+    assert asked == [None, MAX_LIMIT - 1, 2 * MAX_LIMIT - 1]
