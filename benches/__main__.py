@@ -36,7 +36,7 @@ LOADER = (
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
-SHOWS = ("paper_training", "soak", "imports")
+SHOWS = ("paper_training", "soak", "imports", "startup")
 LOADS = ("all", "steps")
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
