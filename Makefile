@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 # tests/spreading.py says which tests stay on one worker, and in which order.
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
+SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_tinker_sdk.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/test_openapi.py
 
 FAMILIES := tests/e2e/test_families_stack.py

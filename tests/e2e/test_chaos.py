@@ -9,7 +9,10 @@ from e2e.stack import RunningStack
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 STEPS = 6
-PARTS = (("registry", "rollout", "loader-tiny", "gateway"), ("nats", "postgres", "trainer-tiny"))
+PARTS = (
+    pytest.param(("registry", "rollout", "loader-tiny", "gateway"), marks=pytest.mark.slow),
+    ("nats", "postgres", "trainer-tiny"),
+)
 """Killed in turn in one job, each after a further step."""
 
 

@@ -157,6 +157,7 @@ def test_a_dpo_model_prefers_what_its_pairs_prefer(client: OpenAI) -> None:
     assert accuracy(client, job.fine_tuned_model) > accuracy(client, "tiny")
 
 
+@pytest.mark.slow
 def test_a_reinforced_model_has_a_higher_reward_on_held_out_rows(client: OpenAI) -> None:
     job = finished(client, start(client, REINFORCEMENT, suffix="rewarded"))
     rewards = measured(client, job, "valid_reward_mean")

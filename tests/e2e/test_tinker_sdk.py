@@ -12,6 +12,7 @@ from sdk.matrix import ROOT, drive, problems
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_the_newest_sdk_works(stack: RunningStack, tmp_path: Path):
     url = f"http://127.0.0.1:{stack.port}"
     matrix = {"0.38.0": drive("0.38.0", url, stack.api_key, tmp_path, python=Path(sys.executable))}

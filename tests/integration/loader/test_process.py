@@ -132,6 +132,7 @@ async def place(tmp_path: Path, nats_url: str, database: str, facts: BaseFacts) 
         )
 
 
+@pytest.mark.slow
 async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_killed_or_hangs(
     place: Place, database: str
 ) -> None:

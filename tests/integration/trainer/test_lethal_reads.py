@@ -147,6 +147,7 @@ async def send(client: TrainerClient, policy_id: PolicyId, *operations: Operatio
             group.create_task(patiently_submit(client, Submission(policy_id, TENANT, seq, operation)))
 
 
+@pytest.mark.slow
 async def test_a_wave_whose_record_kills_its_trainer_fails_its_job(stage: Stage) -> None:
     async with kept_alive(stage, run_dying_of_records) as (_, deaths):
         await stage.publish(await stage.wave(1, policy=LETHAL))
