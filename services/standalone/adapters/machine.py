@@ -42,6 +42,7 @@ def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
         free_memory_bytes=memory.available,
         disk_free_bytes=state.free_bytes(),
         folder=str(state.root),
+        filesystem=state.filesystem(),
         folder_problem=state.why_unusable(),
         gateway_port=port,
         gateway_port_holder="" if is_free(port) else holder(port),

@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from mint_client.adapters.stack_folder import StackFolder, pid_in, try_lock
 from mint_client.core.state import RunNow, decode_state
 from mint_common.new_folder import replace_file
@@ -44,6 +46,12 @@ class StateFolder(StackFolder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise FolderUnusableError(folder=str(self.root), problem=_problem(error)) from error
+
+    def filesystem(self) -> str:
+        """Return the type of the filesystem of the folder, "" if the system does not say."""
+        place = self.root.absolute()
+        mounts = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
+        return next((mounts[each] for each in (place, *place.parents) if each in mounts), "")
 
     def why_unusable(self) -> str:
         """Return why the folder is not writable, or ""; the file of the test is removed at once."""

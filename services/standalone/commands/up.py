@@ -24,7 +24,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, gateway_port, open_stack
 from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
-from services.standalone.core.findings import Verdict, examine_disk
+from services.standalone.core.findings import Verdict, examine_disk, examine_filesystem
 from services.standalone.core.plan import SHARED_PARTS, BaseAt, BasePlan, parts_of, plan_alike
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
@@ -115,12 +115,13 @@ def up(  # noqa: PLR0917  # typer passes them by name
 
 
 def _check_disk(state: StateFolder, console: Console) -> None:
-    """Refuse a disk that `mint doctor` would fail, and pass on its warning. Raises LocalFailureError."""
+    """Refuse a disk that `mint doctor` would fail, and pass on its warnings. Raises LocalFailureError."""
     disk = examine_disk(state.free_bytes(), str(state.root))
     if disk.verdict is Verdict.FAIL:
         raise LocalFailureError(what=disk.subject, problem=f"{disk.found}: {disk.advice}")
-    if disk.verdict is Verdict.WARN:
-        console.print(f"{disk.subject}: {disk.found}: {disk.advice}", markup=False, highlight=False)
+    for each in (disk, *examine_filesystem(state.filesystem(), str(state.root))):
+        if each.verdict is Verdict.WARN:
+            console.print(f"{each.subject}: {each.found}: {each.advice}", markup=False, highlight=False)
 
 
 def _places(state: StateFolder, plans: Mapping[str, BasePlan], console: Console) -> list[BaseAt]:

@@ -9,6 +9,9 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_DRIVER = 580
 """Oldest NVIDIA driver for CUDA 13, which torch 2.14 and vllm 0.33 are built for."""
 MAX_TAKEN = 0.5
+NETWORK_FILESYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.rclone", "fuse.s3fs")
+)
 
 
 class Verdict(StrEnum):
@@ -58,6 +61,8 @@ class Machine:
     free_memory_bytes: int
     disk_free_bytes: int
     folder: str
+    filesystem: str
+    """Type of the state folder's filesystem as the kernel names it, or ``""``."""
     folder_problem: str
     """Reason why the state folder is not writable, or ``""``."""
     gateway_port: int
@@ -79,6 +84,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         *_gpus(machine),
         _memory(machine),
         examine_disk(machine.disk_free_bytes, machine.folder),
+        *examine_filesystem(machine.filesystem, machine.folder),
         _folder(machine),
         _port(machine),
         _bases(machine.bases),
@@ -176,6 +182,18 @@ def examine_disk(free_bytes: int, folder: str) -> Finding:
             "another --dir"
         )
     return _finding("disk", f"{free_bytes / GIB:.1f} GiB free at {folder}", fail=fail, warn=warn)
+
+
+def examine_filesystem(filesystem: str, folder: str) -> tuple[Finding, ...]:
+    """Return a warning for a state folder on a network filesystem, else nothing."""
+    if filesystem not in NETWORK_FILESYSTEMS:
+        return ()
+    advice = (
+        "Postgres and NATS can lose data there after a crash, and the lock against a second stack may not "
+        "hold between hosts: use a local disk with --dir, or servers of your own with MINT_POSTGRES_DSN, "
+        "MINT_NATS_URL and MINT_BLOBS_URL"
+    )
+    return (_finding("filesystem", f"{folder} is on {filesystem}", warn=advice),)
 
 
 def _folder(machine: Machine) -> Finding:
