@@ -42,7 +42,7 @@ from services.registry.adapters.policies_postgres import (
     locked_policy,
     remove_policy,
 )
-from services.registry.adapters.quotas_postgres import check_room
+from services.registry.adapters.quotas_postgres import check_room, check_usage
 from services.registry.adapters.rows import LOCK_POLICY, POLICY, found, policy_of, read_revision, ref_of
 from services.registry.core.bases import merge_facts
 from services.registry.core.exports import Refusal, answer, export_cause_of, state_changed
@@ -304,9 +304,8 @@ class PostgresCatalog:
         return revision
 
     async def check_room(self, tenant_id: TenantId, *kinds: Kind) -> None:
-        """Check that a tenant may have one more of these. Raises QuotaExceeded."""
-        async with acquired(self._pool) as connection, connection.transaction():
-            await check_room(connection, tenant_id, self._quotas, *kinds)
+        """Check that a tenant may have one more of these now; storing it decides. Raises QuotaExceeded."""
+        await check_usage(self._pool, tenant_id, self._quotas, *kinds)
 
     async def settle_export(
         self, export: RevisionExported, refusal: Refusal | None, *, now: float, size_bytes: int = 0

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+import asyncpg
+
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
@@ -11,6 +13,9 @@ from services.registry.core.quotas import CatalogQuotas, Kind
 _BEGIN = """
     INSERT INTO tenant_usage (tenant_id) SELECT tenant_id FROM tenants WHERE tenant_id = $1
     ON CONFLICT DO NOTHING
+"""
+_USAGE = """
+    SELECT usage.*, quotas FROM tenants LEFT JOIN tenant_usage usage USING (tenant_id) WHERE tenant_id = $1
 """
 _LOCK = """
     SELECT usage.*, quotas FROM tenant_usage usage JOIN tenants USING (tenant_id)
@@ -26,8 +31,21 @@ async def check_room(
     Raises QuotaExceeded, NotFound for an unknown tenant.
     """
     await connection.execute(_BEGIN, tenant_id)
-    row = await connection.fetchrow(_LOCK, tenant_id)
+    _check(await connection.fetchrow(_LOCK, tenant_id), tenant_id, quotas, *kinds)
+
+
+async def check_usage(
+    pool: "asyncpg.Pool[asyncpg.Record]", tenant_id: TenantId, quotas: CatalogQuotas, *kinds: Kind
+) -> None:
+    """Refuse one more of these to a tenant as it is now; nothing is locked, and others may add some.
+
+    Raises QuotaExceeded, NotFound for an unknown tenant.
+    """
+    _check(await pool.fetchrow(_USAGE, tenant_id), tenant_id, quotas, *kinds)
+
+
+def _check(row: asyncpg.Record | None, tenant_id: TenantId, quotas: CatalogQuotas, *kinds: Kind) -> None:
     if row is None:
         raise NotFound(kind="tenant", name=tenant_id)
-    usage = from_row({name: row[name] for name in asdict(quotas)}, CatalogQuotas)
+    usage = from_row({name: row[name] or 0 for name in asdict(quotas)}, CatalogQuotas)
     quotas.with_own(row["quotas"]).check(usage, *kinds)

@@ -49,10 +49,10 @@ from services.registry.core.uploads import (
 )
 from services.registry.handlers.scratch import TEMPORARY, Scratch
 
-RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
-"""Concurrent uploads in each phase, and of one tenant. The others wait before their first byte is read, or
-before conversion, so a slow body never occupies a slot for conversion.
-"""
+RECEIVED_AT_ONCE, RECEIVED_OF_A_TENANT = 64, 8
+"""Concurrent uploads from the first byte to publication. The others wait before their first byte is read."""
+CONVERTED_AT_ONCE, CONVERTED_OF_A_TENANT = 4, 2
+"""Concurrent conversions: the others wait, so a slow body or disk never occupies a slot for conversion."""
 TENANT_UPLOADS = 64
 """Uploads of a tenant that wait or run: each holds a connection of its gateway."""
 UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
@@ -82,8 +82,8 @@ class UploadHandler:
         self._clock = clock
         self._max_update_ratio = max_update_ratio
         uploads = TenantBudget(what="the queue of your tenant's uploads", limit=TENANT_UPLOADS)
-        self._receiving = FairGate(RECEIVED_AT_ONCE, limit=OF_A_TENANT, callers=uploads)
-        self._converting = FairGate(CONVERTED_AT_ONCE, limit=OF_A_TENANT)
+        self._receiving = FairGate(RECEIVED_AT_ONCE, limit=RECEIVED_OF_A_TENANT, callers=uploads)
+        self._converting = FairGate(CONVERTED_AT_ONCE, limit=CONVERTED_OF_A_TENANT)
 
     async def upload(
         self,
@@ -98,7 +98,7 @@ class UploadHandler:
         A new policy is made once the adapter is checked. Raises UploadRefused, whose ``reason`` is a stable
         word and whose ``fix`` says what to do; InvalidField, QuotaExceeded, Overloaded.
         """
-        if isinstance(policy, NewPolicy):  # storing it decides; this spares a client what would be refused
+        if isinstance(policy, NewPolicy):  # this spares a client what would be refused
             await self._catalog.check_room(policy.tenant_id, "policies", *_OF_A_REVISION)
         async with self._receiving.turn(policy.tenant_id):
             revision = await self._take(policy, unstalled(body), step=step, parent=parent)
@@ -119,13 +119,13 @@ class UploadHandler:
                 await receive(body, scratch / "given")
                 async with self._converting.turn(policy.tenant_id):
                     converted = await self._convert(policy, scratch)
-                    owner = await self._made(policy, converted.lora)
-                    manifest = replace(
-                        converted.manifest, policy_id=owner.policy_id, step=step, parent=parent_digest
-                    )
-                    revision = await self._publish(owner, scratch / "adapter", manifest)
-                    known = {each.name: getattr(revision, each.name) for each in fields(revision)}
-                    return UploadedRevision(**known, warnings=converted.warnings)
+                owner = await self._made(policy, converted.lora)
+                manifest = replace(
+                    converted.manifest, policy_id=owner.policy_id, step=step, parent=parent_digest
+                )
+                revision = await self._publish(owner, scratch / "adapter", manifest)
+                known = {each.name: getattr(revision, each.name) for each in fields(revision)}
+                return UploadedRevision(**known, warnings=converted.warnings)
         except AdapterInvalid as error:
             metrics.UPLOADS.labels("refused").inc()
             raise with_fix(error) from error
