@@ -82,6 +82,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
+    parser.add_argument("--adapters", type=int, help="how many bench imports imports, 10,000 by default")
     parser.add_argument("--minutes", type=float, help="how long bench soak applies its load, 60 by default")
     parser.add_argument(
         "--load", choices=LOADS, help="what bench soak applies: everything, or training alone"
@@ -100,7 +101,9 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
-        asked = {name: getattr(options, name) for name in ("policies", "minutes", "load", "device")}
+        asked = {
+            name: getattr(options, name) for name in ("policies", "adapters", "minutes", "load", "device")
+        }
         given = {name: value for name, value in asked.items() if value not in {None, "cpu"}}
         return _run(parser, names[0], given)
     command = [sys.executable, "-m", "benches", "--device", options.device]

@@ -21,26 +21,25 @@ from benches.stacks import BenchStack, open_bench_stack
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts, peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
 
-ADAPTERS = int(os.environ.get("MINT_BENCH_IMPORTS", "10000"))
 RANK = 8
 GOAL = 10_000 / 300
 """Ten thousand in five minutes."""
 
 
-def run() -> Report:
+def run(adapters: int = 10_000) -> Report:
     """Measure."""
     with tempfile.TemporaryDirectory(prefix="mint-bench-imports-") as folder:
         root = Path(folder)
-        make_adapters(read_base_facts(TINY), root / "adapters")
-        seconds = asyncio.run(measure(root))
-    return Report(bench="imports", rows=[row(seconds)], draw=lambda _figure: None)
+        make_adapters(read_base_facts(TINY), root / "adapters", adapters)
+        seconds = asyncio.run(measure(root, adapters))
+    return Report(bench="imports", rows=[row(adapters, seconds)], draw=lambda _figure: None)
 
 
-def make_adapters(facts: BaseFacts, folder: Path) -> None:
+def make_adapters(facts: BaseFacts, folder: Path, adapters: int) -> None:
     """Save different adapters as PEFT does."""
     rng = np.random.default_rng(0)
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "base_model_name_or_path": "tiny"}
-    for number in range(ADAPTERS):
+    for number in range(adapters):
         tensors = {}
         for module, (width, height) in facts.modules.items():
             tensors[peft_name(module, "A")] = rng.standard_normal((RANK, width), dtype=np.float32) * 0.02
@@ -51,30 +50,30 @@ def make_adapters(facts: BaseFacts, folder: Path) -> None:
         (place / CONFIG_FILE).write_text(json.dumps(config))
 
 
-async def measure(root: Path) -> float:
+async def measure(root: Path, adapters: int) -> float:
     """Return the seconds of the command."""
     async with open_bench_stack() as stack:
-        return await asyncio.to_thread(import_all, stack, root)
+        return await asyncio.to_thread(import_all, stack, root, adapters)
 
 
-def import_all(stack: BenchStack, root: Path) -> float:
+def import_all(stack: BenchStack, root: Path, adapters: int) -> float:
     """Run the command as a user does."""
     environ = {**os.environ, "MINT_URL": stack.gateway_url, "MINT_API_KEY": stack.api_key}
     command = (sys.executable, "-m", "mint_launcher", "policy", "import", "--all", "adapters", "--json")
     began = time.monotonic()
     done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=True)
     seconds = time.monotonic() - began
-    assert json.loads(done.stdout)["imported"] == ADAPTERS
+    assert json.loads(done.stdout)["imported"] == adapters
     return seconds
 
 
-def row(seconds: float) -> Row:
+def row(adapters: int, seconds: float) -> Row:
     """Return the row."""
     return make_row(
         "imported_per_second",
-        [ADAPTERS / seconds],
+        [adapters / seconds],
         unit="1/s",
         goal=GOAL,
         better="higher",
-        how=f"{ADAPTERS} adapters in {seconds:.0f} s, eight at a time, with the whole stack on the machine",
+        how=f"{adapters} adapters in {seconds:.0f} s, eight at a time, with the whole stack on the machine",
     )
