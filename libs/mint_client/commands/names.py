@@ -63,7 +63,7 @@ def _digest_like(api: PublicApi, policy: str, beginning: str) -> str:
     found = [row["digest"] for row in rows if row["digest"].startswith(beginning)]
     if len(found) != 1:
         raise NotFound(kind="revision", name=f"{policy}@{beginning}", near=", ".join(found[:MAX_NEAR]))
-    return found[0]
+    return str(found[0])
 
 
 def _latest(api: PublicApi, policy: str) -> int:
