@@ -17,7 +17,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import MintError
-from mint_common.events import WaveCancelled, WaveCompleted
+from mint_common.events import PolicyRemoved, WaveCancelled, WaveCompleted
 from mint_common.lora import check_trainable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -171,6 +171,7 @@ async def open_trainer(
         )
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
         dispatcher.on(WaveCancelled, waves.on_wave_cancelled, base=base)
+        dispatcher.on(PolicyRemoved, operations.on_policy_removed, base=base)
         session_routes.add_routes(http, parts)
         operation_routes.add_routes(http, operations)
         rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)

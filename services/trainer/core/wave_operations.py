@@ -20,6 +20,7 @@ from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
+    LAST_SEQ,
     UNNUMBERED,
     Close,
     Distill,
@@ -155,6 +156,22 @@ def plan_resumption(
     new = NewOperation(
         policy_id=session.policy_id,
         seq=UNNUMBERED + (int.from_bytes(name[:8], "big") >> 2),
+        tenant_id=session.tenant_id,
+        kind=str(operation.__struct_config__.tag),
+        digest=hashlib.sha256(encoded).digest(),
+        payload=Packed(data=encoded),
+        submitted_at=now,
+    )
+    return new, operation
+
+
+def plan_close(session: TrainingSession, *, now: float) -> tuple[NewOperation, Close]:
+    """Return what ends a policy's session after all that has arrived; a repetition is the same."""
+    operation = Close()
+    encoded = msgspec.msgpack.encode(operation)
+    new = NewOperation(
+        policy_id=session.policy_id,
+        seq=LAST_SEQ,
         tenant_id=session.tenant_id,
         kind=str(operation.__struct_config__.tag),
         digest=hashlib.sha256(encoded).digest(),

@@ -9,7 +9,7 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation, Resumption
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NewOperation, StoredOperation, TrainingSession
-from services.trainer.core.wave_operations import LoggedOperation, NewWave, plan_resumption
+from services.trainer.core.wave_operations import LoggedOperation, NewWave, plan_close, plan_resumption
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
@@ -72,12 +72,22 @@ class Drivers:
         Raises SessionClosed, NotFound.
         """
         new, operation = plan_resumption(session, resumption, now=self._term.clock.now())
+        await self._append_own(session, new, operation)
+        return new.seq
+
+    async def close(self, session: TrainingSession) -> None:
+        """End a policy's session after what has arrived. Idempotent. Raises SessionClosed."""
+        await self._append_own(session, *plan_close(session, now=self._term.clock.now()))
+
+    async def _append_own(
+        self, session: TrainingSession, new: NewOperation, operation: LoggedOperation
+    ) -> None:
+        """Store an operation that neither a client nor a wave asked for, and hand it on."""
         (outcome,) = await self._term.store.add(self._term.token, [new], is_managed=session.is_managed)
         if isinstance(outcome, MintError):
             raise outcome
         if outcome:
             (await self._driver(session.policy_id)).arrive([(new.seq, operation)])
-        return new.seq
 
     async def append(self, wave: NewWave, cause: str, *, records: Mapping[Claim, Batch]) -> None:
         """Store a wave's operations in the transaction that takes its event in, and hand them on.

@@ -16,10 +16,21 @@ import msgspec
 
 from mint_common.bounds import DAY_SECONDS
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
+from mint_common.events import Event, PolicyRemoved
 from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.quotas import check_quota
 from mint_common.runtime.periodic import run_periodically
-from mint_common.training import Distill, Export, Open, Pass, Pending, Resumption, Submission, TrainerInfo
+from mint_common.training import (
+    Distill,
+    Export,
+    Open,
+    Pass,
+    Pending,
+    Resumption,
+    SessionClosed,
+    Submission,
+    TrainerInfo,
+)
 from mint_common.waiting import cancel_all, raise_if_cancelled, wait_for_event
 from services.trainer import metrics
 from services.trainer.adapters.lease_postgres import PostgresLease
@@ -170,6 +181,16 @@ class Operations:
                 return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
             await self._parts.clock.sleep(_LOOK_SECONDS)
         return await unpack(self._parts.blobs, found[0])
+
+    async def on_policy_removed(self, event: PolicyRemoved) -> Sequence[Event]:
+        """End the session of a removed policy: its state and its last revisions may go."""
+        drivers = await self.drivers()
+        session = await self._parts.store.session(event.policy_id)
+        is_open = session is not None and session.closed_at is None
+        if session is not None and is_open and session.tenant_id == event.tenant_id:
+            with suppress(SessionClosed):
+                await drivers.close(session)
+        return ()
 
     async def run(self) -> None:
         """Hold the lease and drive operations until cancelled; a retryable error begins a new term."""

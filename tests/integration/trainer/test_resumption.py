@@ -1,9 +1,12 @@
 """A person's word that a policy goes on from a revision is carried out once, whatever happens meanwhile."""
 
+import asyncio
+
 import msgspec
 import pytest
 
 from mint_common.errors import Unavailable
+from mint_common.events import PolicyRemoved
 from mint_common.ids import PolicyId
 from mint_common.training import Done, Loaded, Resumption
 from services.trainer.handlers.driver import Driver
@@ -60,3 +63,21 @@ async def test_a_repeated_resumption_gives_up_no_training(stage: Stage) -> None:
         assert await client.resume(again) == Done(Loaded(step=1))
         (row,) = await stage.rows("SELECT step FROM trainer.training")
         assert row["step"] == 1
+
+
+async def test_a_removed_policy_leaves_no_state_and_holds_no_revision(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
+        await stage.publish(await stage.wave(1))
+        await stage.publish(await stage.wave(1, policy="policy_b", record_seed=2))
+        first, second = await stage.exported(2)
+        kept = first if first.policy_id != A else second
+        removed = PolicyRemoved(tenant_id=TENANT, base=first.base, policy_id=A, name="a", actor="key_a")
+        await stage.publish(removed)
+        await stage.publish(removed, copy="again")
+        async with asyncio.timeout(60):
+            while await client.digests() != {kept.digest} or any(A in key for key in await stage.snapshots()):
+                await asyncio.sleep(0.1)
+        rows = await stage.rows("SELECT policy_id FROM trainer.training WHERE closed_at IS NULL")
+        assert [row["policy_id"] for row in rows] == [kept.policy_id]
+        await stage.publish(await stage.wave(2, policy=kept.policy_id, revision=ref(kept, 1), record_seed=3))
+        assert (await stage.exported(3))[-1].parent == kept.digest
