@@ -72,7 +72,7 @@ test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and 
 	$(PYTEST) -m slow $(SDK)
 
 test-clients: .venv/.installed ## Drive people's clients, unmodified, against running stacks (20 minutes the first time; Node's need npm)
-	$(PYTEST) $(CLIENTS) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py
+	$(PYTEST) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py $(CLIENTS)
 
 .PHONY: test-families
 test-families: .venv/.installed ## Train and serve a tiny model of each family in a whole stack

@@ -40,9 +40,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 def test_every_answer_is_one_of_the_schema(stack: RunningStack, tmp_path: Path) -> None:
     python = make_environment("schemathesis-4.32.5", SCHEMATHESIS)
     command = (python.parent / "schemathesis", "--config-file", CLIENTS / "schemathesis.toml")
-    done = run(
-        *command, "run", f"{stack.http.base_url}/openapi.json", folder=tmp_path, MINT_KEY=stack.api_key
-    )
+    url = f"{stack.http.base_url}/openapi.json"
+    hooks = {"PYTHONPATH": str(CLIENTS), "SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
+    done = run(*command, "run", url, folder=tmp_path, MINT_KEY=stack.api_key, **hooks)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
 
 
