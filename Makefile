@@ -22,7 +22,7 @@ ALONE := tests/integration/standalone/test_plan_memory.py
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-clients test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-clients test-trackers test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) tests/compose tests/chart tests/docs tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) tests/compose tests/chart tests/docs tests/trackers tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -77,6 +77,10 @@ test-clients: .venv/.installed ## Drive people's clients, unmodified, against ru
 .PHONY: test-families
 test-families: .venv/.installed ## Train and serve a tiny model of each family in a whole stack
 	$(PYTEST) -m slow $(FAMILIES)
+
+.PHONY: test-trackers
+test-trackers: .venv/.installed ## Record killed jobs at MLflow, W&B offline, trackio and TensorBoard, read back by their own clients (10 minutes; fetches them once)
+	$(PYTEST) tests/trackers
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

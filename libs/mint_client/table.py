@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": (_CLIENT + "train:train", "Train a policy on a file of rows."),
     "ask": (_CLIENT + "models:ask", "Ask one or more models."),
     "events": (_CLIENT + "events:events", "Print events as they happen."),
-    "track": (_CLIENT + "track:track", "Record jobs at TensorBoard as they train."),
+    "track": (_CLIENT + "track:track", "Record jobs at MLflow, W&B, trackio or TensorBoard."),
     "backup": (_STACK + "backup:backup", "Copy the stack's database and blobs."),
     "restore": (_STACK + "backup:restore", "Restore a stack from a backup."),
     "gc": (_CLIENT + "gc:gc", "Retire old revisions and remove unused bytes."),

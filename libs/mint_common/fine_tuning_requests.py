@@ -45,6 +45,7 @@ _AUTO_INT = BeforeValidator(_auto, json_schema_input_type=int | Literal["auto"] 
 _AUTO_FLOAT = BeforeValidator(_auto, json_schema_input_type=float | Literal["auto"] | None)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_NUL)]
 Epochs = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None, _AUTO_INT]
 BatchSize = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_BATCH)] | None, _AUTO_INT]
 Multiplier = Annotated[Annotated[StrictFloat, Field(gt=0, le=1e6)] | None, _AUTO_FLOAT]
@@ -172,6 +173,22 @@ class MintFields(Body):
     promote: PromotionBody | None = None
 
 
+class WandbRun(Body):
+    """Where a job's run is at W&B, and how it is called there."""
+
+    project: Label
+    name: Label | None = None
+    entity: Label | None = None
+    tags: Annotated[tuple[Label, ...], Field(max_length=64)] | None = None
+
+
+class Integration(Body):
+    """A tracker that gets the job's run; accepted where the operator records the tenant's jobs there."""
+
+    type: Literal["wandb"]
+    wandb: WandbRun
+
+
 class FineTuningBody(Body):
     """A job on a file. ``model`` is a base, or a policy that is trained on from its newest revision."""
 
@@ -187,7 +204,7 @@ class FineTuningBody(Body):
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[Any], Field(max_length=5)] | None = None  # refused unless empty
+    integrations: Annotated[tuple[Integration, ...], Field(max_length=5)] | None = None
     mint: MintFields | None = None
 
 

@@ -72,3 +72,8 @@ class RolloutSettings(ServiceSettings):
     files_bytes_per_tenant: int = Field(
         20 << 30, ge=0, description="maximum bytes of a tenant's files and open uploads together"
     )
+    wandb_tenants: str = Field(
+        "",
+        description="tenants whose jobs the operator records by `mint track --to wandb`, separated by commas:"
+        " their jobs on files may have `integrations`",
+    )

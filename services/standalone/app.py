@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from mint_client.core.state import TRACKER_PART
+from mint_client.core.tracking import TrackerKind
 from mint_common.runtime.clock import SystemClock
 from mint_common.waiting import cancel_all
 from services.standalone.adapters.launch import Launch, free_port
@@ -24,6 +26,7 @@ from services.standalone.core.plan import (
     Addresses,
     BaseAt,
     ServicePart,
+    TrackerPlan,
     plan_services,
     port_names,
 )
@@ -60,6 +63,7 @@ async def open_stack(
     settings: StandaloneSettings,
     observers: Sequence[Observer] = (),
     services: Collection[str] = SERVICES,
+    trackers: Sequence[TrackerPlan] = (),
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
 
@@ -67,7 +71,9 @@ async def open_stack(
     part never became ready.
     """
     with folder.taken() as lock:
-        blueprint = await _plan_stack(folder, bases, port=port, settings=settings, services=services)
+        blueprint = await _plan_stack(
+            folder, bases, port=port, settings=settings, services=services, trackers=trackers
+        )
         supervised = run_blueprint(
             blueprint,
             folder,
@@ -131,6 +137,7 @@ async def _plan_stack(
     port: int | None,
     settings: StandaloneSettings,
     services: Collection[str] = SERVICES,
+    trackers: Sequence[TrackerPlan] = (),
 ) -> Blueprint:
     ports = _choose_ports(folder, bases, port)
     folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
@@ -143,13 +150,16 @@ async def _plan_stack(
         cache_folder=str(folder.cache),
         overrides=settings.overrides,
         services=services,
+        has_wandb=any(each.to is TrackerKind.WANDB for each in trackers),
     )
     check_settings(planned)
     planned = tuple(with_time_to_stop(each) for each in planned)
     started = {each.name: _service_launch(folder, each, ports[each.name]) for each in planned}
+    recording = _tracker_launches(folder, trackers, gateway_url=_gateway_url(ports))
+    optional = [StackPart(name=name, needs=("gateway",), optional=True) for name in recording]
     return Blueprint(
-        parts=(*(StackPart(name=name) for name in embedded), *planned),
-        launches={**embedded, **started},
+        parts=(*(StackPart(name=name) for name in embedded), *planned, *optional),
+        launches={**embedded, **started, **recording},
         ports=ports,
     )
 
@@ -196,6 +206,25 @@ def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Lau
         alive_url=f"http://127.0.0.1:{port}/healthz",
         folder=folder.root,
     )
+
+
+def _tracker_launches(
+    folder: StateFolder, trackers: Sequence[TrackerPlan], *, gateway_url: str
+) -> dict[str, Launch]:
+    """Return a launch per tracker: `mint track` at the gateway, with the stack's own key."""
+    launches: dict[str, Launch] = {}
+    for number, plan in enumerate(trackers, 1):
+        usual = f"{TRACKER_PART}{plan.to}"
+        name = f"{usual}-{number}" if usual in launches else usual
+        command = ["track", "--to", plan.to, "--project", plan.project]
+        command += ["--place", str(folder.tracking_file(name)), *(["--at", plan.at] if plan.at else [])]
+        launches[name] = Launch(
+            name=name,
+            argv=(sys.executable, "-P", "-m", "services.standalone", *command),
+            env={"MINT_URL": gateway_url, "MINT_API_KEY": folder.secrets().api_key},
+            folder=folder.root,
+        )
+    return launches
 
 
 def _gateway_url(ports: Mapping[str, int]) -> str:

@@ -62,8 +62,11 @@ class Supervisor:
         self._stop.set()
 
     async def all_ready(self) -> None:
-        """Wait until every part is ready at once. Raises LocalFailureError when the stack stops instead."""
-        await self.any_ready([list(self._parts)])
+        """Wait until every part that is not optional is ready at once.
+
+        Raises LocalFailureError when the stack stops instead.
+        """
+        await self.any_ready([[name for name, part in self._parts.items() if not part.optional]])
 
     async def any_ready(self, sets: Sequence[Collection[str]]) -> None:
         """Wait until all parts of one of some sets are ready at once.
@@ -115,7 +118,8 @@ class Supervisor:
             await self._run_once(part)
             status = self._statuses[part.name]
             if status.state is PartState.FAILED:
-                self._stop.set()
+                if not part.optional:
+                    self._stop.set()
                 await stop.wait()
             elif status.state is PartState.RESTARTING:
                 rest = max(0.0, status.resume_at - self._clock.monotonic())
@@ -130,7 +134,7 @@ class Supervisor:
         except LocalFailureError as error:
             now, jitter = self._clock.monotonic(), self._rng.random()
             await self._become(part, on_not_started(self._statuses[part.name], now=now, jitter=jitter))
-            if self._statuses[part.name].state is PartState.FAILED:
+            if self._statuses[part.name].state is PartState.FAILED and not part.optional:
                 self._failure = self._failure or error
             return
         try:
@@ -147,7 +151,7 @@ class Supervisor:
             await self._become(part, on_stopped(status, now=now))
         else:
             await self._become(part, on_exit(status, now=now, jitter=self._rng.random()))
-            if self._statuses[part.name].state is PartState.FAILED:
+            if self._statuses[part.name].state is PartState.FAILED and not part.optional:
                 self._failure = self._failure or self._never_ready(part)
 
     async def _watch(self, part: StackPart, process: LocalProcess) -> None:

@@ -34,6 +34,7 @@ class ScriptedGateway(ThreadingHTTPServer):
         self.jobs: dict[str, dict[str, Any]] = {}
         self.revisions: list[dict[str, Any]] = []
         self.scores: list[dict[str, Any]] = []
+        self.aliases: dict[str, int] = {}
         self.log: list[dict[str, Any]] = []
         self.kept_from = 0
 
@@ -102,13 +103,24 @@ class ScriptedGateway(ThreadingHTTPServer):
         self.scores.append({**score, **told})
         self.emit("evaluation.recorded", digest=digest(number))
 
+    def move(self, alias: str, number: int) -> None:
+        """Point an alias at a revision."""
+        self.aliases[alias] = number
+        self.emit("alias.moved", alias=alias, revision={"number": number, "digest": digest(number)})
+
     def answer(self, path: str) -> Any:
         """Return the answer of a route, None: 404."""
         found = {
             "/jobs": [{**job, "steps": []} for job in reversed(self.jobs.values())],
             "/bases/tiny": BASE,
+            "/policies/pol_a": POLICY,
             "/policies/counter": POLICY,
+            "/policies/pol_a/revisions": self.revisions,
             "/policies/pol_a/evaluations": self.scores,
+            "/policies/pol_a/aliases": [
+                {"alias": alias, "revision": {"number": number, "digest": digest(number)}}
+                for alias, number in self.aliases.items()
+            ],
             **{f"/policies/pol_a/revisions/{each['digest']}": each for each in self.revisions},
             **{f"/jobs/{job_id}": job for job_id, job in self.jobs.items()},
         }

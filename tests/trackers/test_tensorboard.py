@@ -1,14 +1,22 @@
-"""`mint track --to tensorboard`, killed and started again, against a scripted gateway."""
+"""`mint track --to tensorboard` against a scripted gateway."""
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from trackers.recording import Recording, recording
-from trackers.scripted_gateway import ScriptedGateway, scripted_gateway
+from trackers.scripted_gateway import KEY, ScriptedGateway, scripted_gateway
 
 from mint_client.adapters import tensorboard
+from mint_client.adapters.public_api import PublicApi
+from mint_client.adapters.subscriber import Subscriber, read_backlog
+from mint_client.adapters.trackers.tensorboard import TensorBoardTracker
+from mint_client.core.track_backlog import TrackBacklog, TrackScope
+from mint_common.errors import Unauthorized
 
 pytest.importorskip("tensorboardX")
 
@@ -27,6 +35,42 @@ def points(folder: Path) -> Counter[tuple[str, int]]:
         for event in tensorboard._events(file)  # the same records, counted
         for value in event.summary.value
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class Subscribed:
+    """A subscriber in a thread, with what it said; it ends with the job of its scope."""
+
+    gateway: ScriptedGateway
+    folder: Path
+    job_id: str = ""
+    key: str = KEY
+    said: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def run(self) -> None:
+        scope, file = TrackScope(policy_id="pol_a", job_id=self.job_id), self.folder / "place.json"
+        with PublicApi(self.gateway.url, self.key) as api:
+            tracker = TensorBoardTracker(self.folder / "runs")
+            backlog = read_backlog(file) or TrackBacklog()
+            try:
+                Subscriber(api, tracker, file, scope, backlog=backlog, say=self.said.append).run()
+            except Unauthorized as error:
+                self.error = error
+
+    def start(self) -> threading.Thread:
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        return thread
+
+    def has(self, job_id: str, step: int) -> None:
+        self.wait_for(lambda: ("train/loss", step) in points(self.folder / "runs/counter" / job_id))
+
+    def wait_for(self, is_there: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not is_there():
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -60,3 +104,51 @@ def test_a_kill_neither_doubles_nor_loses_a_step(gateway: ScriptedGateway, tmp_p
     assert set(found.values()) == {1}, found
     assert {step for name, step in found if name == "train/loss"} == {1, 2, 3, 4, 5}
     assert {("eval/loss", 5), ("eval/exam/accuracy", 2), ("job/text_summary", 0)} <= found.keys()
+
+
+def test_a_job_that_is_refused_does_not_stop_the_others(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    gateway.start("job_a", spec={"data": 3})
+    gateway.start("job_b")
+    gateway.step("job_a")
+    gateway.step("job_b")
+    subscribed = Subscribed(gateway=gateway, folder=tmp_path)
+    subscribed.start()
+    subscribed.has("job_b", 1)
+    subscribed.wait_for(lambda: any(said.startswith("job_a: ") for said in subscribed.said))
+    gateway.step("job_b")
+    subscribed.has("job_b", 2)
+
+
+def test_an_away_folder_is_waited_for(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file, and no folder")
+    gateway.start("job_a")
+    gateway.step("job_a")
+    subscribed = Subscribed(gateway=gateway, folder=tmp_path, job_id="job_a")
+    thread = subscribed.start()
+    subscribed.wait_for(lambda: any("does not answer" in said for said in subscribed.said))
+    backlog = read_backlog(tmp_path / "place.json")
+    assert backlog is not None
+    assert len(backlog.problems) == 1
+    (tmp_path / "runs").unlink()
+    subscribed.has("job_a", 1)
+    gateway.end("job_a")
+    thread.join(60)
+    assert "all is recorded again" in subscribed.said
+    assert set(points(tmp_path / "runs/counter/job_a").values()) == {1}
+
+
+def test_events_that_expired_lose_no_job(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    gateway.start("job_a")
+    gateway.step("job_a")
+    gateway.end("job_a")
+    (tmp_path / "place.json").write_text('{"since": 1.0, "place": "0", "waiting": []}')
+    gateway.kept_from = len(gateway.log)
+    subscribed = Subscribed(gateway=gateway, folder=tmp_path)
+    subscribed.start()
+    subscribed.has("job_a", 1)
+
+
+def test_a_wrong_key_ends_it(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    subscribed = Subscribed(gateway=gateway, folder=tmp_path, key="wrong")
+    subscribed.start().join(60)
+    assert "The API key is refused." in str(subscribed.error)

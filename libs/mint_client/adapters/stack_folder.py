@@ -30,6 +30,10 @@ class StackFolder:
         """Return the key of a stack that has started. Raises OSError."""
         return self.api_key_file.read_text().strip()
 
+    def tracking_file(self, part: str) -> Path:
+        """Return where a part that records jobs at a tracker stores its progress."""
+        return self.root / "track" / f"{part}.json"
+
     def free_bytes(self) -> int:
         """Return the free bytes of its disk; 0 when no file can be created. The folder may be missing."""
         room = os.statvfs(next(place for place in (self.root, *self.root.parents) if place.exists()))

@@ -26,7 +26,7 @@ from mint_client.core.track_backlog import (
     UnitKind,
     units_of,
 )
-from mint_client.core.tracking import NOT_STARTED, PolicyFacts, run_of
+from mint_client.core.tracking import NOT_STARTED, PolicyFacts, model_of, run_of
 from mint_common.errors import EventsExpired, Forbidden, MintError, NotFound, Unauthorized
 from mint_common.names import MAX_LIMIT
 from mint_common.new_folder import replace_file
@@ -97,13 +97,16 @@ class Subscriber:
             time.sleep(RECONNECT_SECONDS)
 
     def _unseen(self, which: Unit) -> list[Unit]:
-        """Return the jobs that may have changed while no event was read, oldest first."""
+        """Return the jobs that may have changed while no event was read, oldest first, and their policies."""
         found = []
         for job in reversed(self._api.get("/jobs", {"limit": MAX_LIMIT})):
             ended_at = job["finished_at"]
             is_new = ended_at is None or (which == ALL_JOBS and ended_at > self._backlog.since)
             if is_new and self._scope.has(job):
-                found.append(Unit(kind=UnitKind.JOB, of=job["job_id"]))
+                found += [
+                    Unit(kind=UnitKind.JOB, of=job["job_id"]),
+                    Unit(kind=UnitKind.POLICY, of=job["policy_id"]),
+                ]
         return found
 
     def _seconds_to_wait(self) -> float | None:
@@ -156,6 +159,8 @@ class Subscriber:
                 return self._unseen(unit)
             case UnitKind.JOB:
                 self._record_job(unit.of)
+            case UnitKind.POLICY:
+                self._register(unit.of)
             case UnitKind.REVISION:
                 revision = self._api.get(path_of("policies", unit.of, "revisions", unit.digest))
                 if revision["job_id"] and self._scope.has(revision):
@@ -171,9 +176,16 @@ class Subscriber:
         if run.is_ended:
             if job_id not in self._told:
                 self._told.add(job_id)
-                self._say(f"{run.name}: {run.state}, all of its {run.steps} steps are recorded")
+                self._say(f"{run.name}: {run.state}, all of its {len(run.versions)} steps are recorded")
             if job_id == self._scope.job_id:
+                # Its last events may not have been read yet.
+                self._register(job["policy_id"])
                 self._has_ended = True
+
+    def _register(self, policy_id: str) -> None:
+        policy = self._api.get(path_of("policies", policy_id))
+        facts = self._catalog.facts(policy_id, policy["base"])
+        self._tracker.register(model_of(policy, self._catalog.revisions(policy_id), facts))
 
     def _store(self, backlog: TrackBacklog) -> None:
         """Keep a state, durably, and report what is new in its problems."""
@@ -189,21 +201,29 @@ class Subscriber:
 
 
 class _Catalog:
-    """Reads bases and scores of policies from the gateway; of scores only those after the last read."""
+    """Reads bases, revisions, scores and aliases from the gateway; of growing lists only what is new."""
 
     def __init__(self, api: PublicApi) -> None:
         self._api = api
-        self._scores: dict[str, list[Any]] = {}
+        self._lists: dict[str, list[Any]] = {}
 
     def facts(self, policy_id: str, base: str) -> PolicyFacts:
+        policy = path_of("policies", policy_id)
         try:
             described = self._api.get(path_of("bases", base))
         except NotFound:
             described = {}
-        return PolicyFacts(url=self._api.url, base=described, scores=self._scores_of(policy_id))
+        return PolicyFacts(
+            url=self._api.url,
+            base=described,
+            scores=self._grown(f"{policy}/evaluations", "evaluation_id"),
+            aliases=self._api.get(f"{policy}/aliases"),
+        )
 
-    def _scores_of(self, policy_id: str) -> list[Any]:  # the gateway's JSON
-        path, known = path_of("policies", policy_id, "evaluations"), self._scores.setdefault(policy_id, [])
-        after = known[-1]["evaluation_id"] if known else None
-        known += self._api.rows(path, {"after": after}, by="evaluation_id")
+    def revisions(self, policy_id: str) -> Sequence[Any]:
+        return self._grown(f"{path_of('policies', policy_id)}/revisions", "number")
+
+    def _grown(self, path: str, cursor: str) -> list[Any]:  # the gateway's JSON
+        known = self._lists.setdefault(path, [])
+        known += self._api.rows(path, {"after": known[-1][cursor] if known else None}, by=cursor)
         return known

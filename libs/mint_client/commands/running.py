@@ -10,13 +10,15 @@ import typer
 
 from mint_client.adapters.public_api import PublicApi
 from mint_client.adapters.stack_folder import StackFolder
+from mint_client.adapters.subscriber import read_backlog
 from mint_client.commands.api import local_stack, open_api
 from mint_client.commands.options import JsonOption, StackOption
 from mint_client.core.columns import ENGINE, PART
 from mint_client.core.refusals import LocalFailureError, StackElsewhereError, StackNotRunningError
 from mint_client.core.room import is_full, told_full
-from mint_client.core.state import RunNow
+from mint_client.core.state import TRACKER_PART, RunNow
 from mint_client.core.tables import engine_rows
+from mint_client.core.track_backlog import TrackBacklog
 from mint_client.views.terminal import print_json, print_rows
 
 STOP_SECONDS = 90.0
@@ -77,17 +79,30 @@ def _show_remote(api: PublicApi, *, as_json: bool) -> None:
 def _show_parts(run: RunNow, state: StackFolder, *, as_json: bool) -> None:
     rows = [{"name": name, **msgspec.to_builtins(part)} for name, part in run.parts.items()]
     answering = _answers(f"{run.gateway_url}/healthz")
+    trackers = [name for name in run.parts if name.startswith(TRACKER_PART)]
     if as_json:
         shown = {**msgspec.to_builtins(run), "answers": answering, "folder": str(state.root), "parts": rows}
         print_json(shown)
     else:
         print_rows(rows, PART, nothing="no part")
         typer.echo(f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}")
+        for name in trackers:
+            _show_problems(name, read_backlog(state.tracking_file(name)))
         if is_full(free := state.free_bytes(), was_full=False):
             typer.echo(told_full(str(state.root), free))
         typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
-    if not answering or any(part.state != "ready" for part in run.parts.values()):
+    if not answering or any(
+        part.state != "ready" for name, part in run.parts.items() if name not in trackers
+    ):
         raise typer.Exit(1)
+
+
+def _show_problems(name: str, backlog: TrackBacklog | None) -> None:
+    """Print why a tracker lacks something."""
+    if backlog is not None and backlog.problems:
+        typer.echo(f"{name}: {len(backlog.waiting)} waiting to be recorded")
+        for problem in backlog.problems:
+            typer.echo(f"  {problem}")
 
 
 def _answers(url: str) -> bool:

@@ -11,7 +11,7 @@ import typer
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.adapters.stack_folder import pid_in, try_lock
 from mint_client.adapters.subscriber import Subscriber, read_backlog
-from mint_client.adapters.trackers.opening import open_tracker
+from mint_client.adapters.trackers.opening import open_tracker, place_of
 from mint_client.commands.api import api_command
 from mint_client.core.refusals import TrackedElsewhereError
 from mint_client.core.track_backlog import TrackBacklog, TrackScope
@@ -24,9 +24,17 @@ def track(
     api: PublicApi,
     *,
     to: Annotated[TrackerKind, typer.Option(help="The tracker.")],
-    at: Annotated[Path, typer.Option(metavar="DIR", help="Folder for TensorBoard's event files.")] = Path(
-        "runs"
-    ),
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="URL|DIR",
+            help="MLflow: the URL of its server. Others: the folder for their files. Default: as the "
+            "variables of the tracker say, for TensorBoard ./runs.",
+        ),
+    ] = "",
+    project: Annotated[
+        str, typer.Option(metavar="NAME", help="The tracker's project; MLflow calls it an experiment.")
+    ] = "mint",
     policy: Annotated[str, typer.Option(metavar="POLICY", help="Only this policy.")] = "",
     job: Annotated[
         str, typer.Option(metavar="JOB", help="Only this job; the command ends when it has ended.")
@@ -43,36 +51,36 @@ def track(
 ) -> None:
     """Record jobs as runs of an experiment tracker while they train, until Ctrl-C.
 
-    A run has the job's settings, its lineage, a point per step, and scores. Stopped or killed, the command
-    continues where it was. A tracker that does not answer delays this command, never a job
-    (docs/guides/trackers.md).
+    A run has the job's settings, its lineage, a point per step, and scores; MLflow and W&B also get each
+    revision as a version of a registered model, with its aliases. Stopped or killed, the command continues
+    where it was. A tracker that does not answer delays this command, never a job (docs/guides/trackers.md).
 
-    Example: mint track --to tensorboard --at runs
+    Example: mint track --to mlflow --at http://127.0.0.1:5000
     """
     if bool(policy) + bool(job) + every > 1:
         raise InvalidField(field="--policy", problem="one of --policy, --job and --all is taken")
     scope = _scope(api, policy, job)
-    place = at.expanduser().absolute()
-    file = place_file or _usual_file(api.url, to, place, scope)
+    place = place_of(to, at, os.environ)
+    file = place_file or _usual_file(api.url, to, place, project, scope)
     file = file.expanduser().absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_name(f"{file.name}.lock").open("a+") as lock:
         if not try_lock(lock.fileno()):
             lock.seek(0)
-            raise TrackedElsewhereError(pid=pid_in(lock.read()), tracker=str(place), file=str(file))
+            raise TrackedElsewhereError(pid=pid_in(lock.read()), tracker=place, file=str(file))
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _follow(api, to, place, file, scope, since=0.0 if every or job else time.time())
+        _follow(api, to, place, project, file, scope, since=0.0 if every or job else time.time())
 
 
-def _follow(
-    api: PublicApi, to: TrackerKind, place: Path, file: Path, scope: TrackScope, *, since: float
+def _follow(  # noqa: PLR0917  # each is needed once
+    api: PublicApi, to: TrackerKind, place: str, project: str, file: Path, scope: TrackScope, *, since: float
 ) -> None:
     backlog = read_backlog(file) or TrackBacklog(since=since)
-    tracker = open_tracker(to, place)
+    tracker = open_tracker(to, place, project, os.environ)
     subscriber = Subscriber(api, tracker, file, scope, backlog=backlog, say=_say)
-    _say(f"recording to {to} at {place}; progress is in {file}")
+    _say(f"recording to {to} at {place}, project {project}; progress is in {file}")
     try:
         subscriber.run()
     finally:
@@ -86,8 +94,8 @@ def _scope(api: PublicApi, policy: str, job: str) -> TrackScope:
     return TrackScope(policy_id=api.get(path_of("policies", policy))["policy_id"] if policy else "")
 
 
-def _usual_file(url: str, to: TrackerKind, place: Path, scope: TrackScope) -> Path:
-    told = "\n".join((url, to, str(place), scope.policy_id, scope.job_id))
+def _usual_file(url: str, to: TrackerKind, place: str, project: str, scope: TrackScope) -> Path:
+    told = "\n".join((url, to, place, project, scope.policy_id, scope.job_id))
     name = f"track-{to}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "mint" / name
 

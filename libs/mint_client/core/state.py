@@ -9,6 +9,9 @@ from mint_common.errors import InvalidField
 
 T = TypeVar("T")
 
+TRACKER_PART = "track-"
+"""Beginning of the names of parts that record jobs at a tracker: the stack is whole without them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartNow:

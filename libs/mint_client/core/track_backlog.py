@@ -1,4 +1,4 @@
-"""A subscriber's backlog: its place in the event log, and the jobs that changed and are not recorded yet.
+"""A subscriber's backlog: its place in the event log, and the jobs and policies that changed.
 
 A unit is recorded whole, however many events told of it, so a repeat of an event changes nothing.
 """
@@ -18,8 +18,9 @@ class UnitKind(StrEnum):
     JOBS = "jobs"
     """The jobs that may have changed while no event was read."""
     JOB = "job"
+    POLICY = "policy"
     REVISION = "revision"
-    """A revision with a new score: the job that made it is recorded."""
+    """A revision with a new score or alias: the job that made it is recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -125,14 +126,18 @@ class TrackBacklog:
 
 
 def units_of(event: Mapping[str, Any], scope: TrackScope) -> tuple[Unit, ...]:  # the gateway's JSON
-    """Return the units that an event changed: the job of a step, the revision of a score."""
-    data = event["data"]
+    """Return the units that an event changed: the job of a step, the policy of a revision or an alias."""
+    kind, data = event["type"], event["data"]
     policy_id, job_id = data.get("policy_id") or "", data.get("job_id") or ""
     if scope.policy_id not in ("", policy_id):
         return ()
     units = []
     if job_id and scope.has(data):
         units.append(Unit(kind=UnitKind.JOB, of=job_id))
-    if event["type"] == "evaluation.recorded":
+    if kind in ("revision.published", "alias.moved"):
+        units.append(Unit(kind=UnitKind.POLICY, of=policy_id))
+    if kind == "alias.moved":
+        units.append(Unit(kind=UnitKind.REVISION, of=policy_id, digest=data["revision"]["digest"]))
+    if kind == "evaluation.recorded":
         units.append(Unit(kind=UnitKind.REVISION, of=policy_id, digest=data["digest"]))
     return tuple(units)

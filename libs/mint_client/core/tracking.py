@@ -1,11 +1,12 @@
-"""Jobs as runs of an experiment tracker: projections of the gateway's JSON.
+"""Jobs as runs of an experiment tracker, policies as its registered models.
 
-A run is whole each time it is made: a tracker logs what it lacks.
+Projections of the gateway's JSON. A run is whole each time it is made: a tracker logs what it lacks.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 from mint_client.core.job_curves import Scalar, scalars_of
@@ -15,6 +16,9 @@ from mint_client.core.jobs import TERMINAL
 class TrackerKind(StrEnum):
     """The trackers that there is an adapter for."""
 
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
     TENSORBOARD = "tensorboard"
 
 
@@ -23,21 +27,36 @@ Field = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedVersion:
+    """A revision, the aliases that point at it, and where its adapter is downloaded."""
+
+    number: int
+    digest: str
+    parent: str
+    job_id: str
+    url: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
     """A job as a run.
 
     ``config`` has its settings, with keys as ``outer.inner``; ``tags`` its state and lineage; ``links`` the
-    addresses of job and result; ``steps`` counts the steps that published a revision.
+    addresses of what it made. ``destination`` is what the job's own request says of its run at W&B.
     """
 
     job_id: str
     policy: str
     state: str
+    started_at: float
+    finished_at: float | None
     config: Mapping[str, Field]
     tags: Mapping[str, str]
     links: Mapping[str, str]
     scalars: tuple[Scalar, ...]
-    steps: int
+    versions: tuple[TrackedVersion, ...]
+    destination: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -49,33 +68,58 @@ class TrackedRun:
         """Return whether its job has ended."""
         return self.state in TERMINAL
 
+    @property
+    def notes(self) -> str:
+        """Return its links as Markdown."""
+        return "\n".join(f"- [{name}]({link})" for name, link in self.links.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedModel:
+    """A policy as a registered model."""
+
+    policy_id: str
+    name: str
+    base: str
+    versions: Sequence[TrackedVersion]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFacts:
-    """A policy's base, and its scores from the oldest, as the gateway at ``url`` has them."""
+    """A policy's base, scores from the oldest and aliases, as the gateway at ``url`` has them."""
 
     url: str
     base: Mapping[str, Any]
     scores: Sequence[Mapping[str, Any]] = ()
+    aliases: Sequence[Mapping[str, Any]] = ()
+
+    def pointing_at(self, number: int) -> tuple[str, ...]:
+        """Return the aliases of a revision."""
+        return tuple(each["alias"] for each in self.aliases if each["revision"]["number"] == number)
 
 
 def run_of(job: Mapping[str, Any], facts: PolicyFacts) -> TrackedRun:
     """Return the run of a job from its JSON."""
     url, policy = facts.url, str(job["policy"])
     made = [step for step in job["steps"] if step.get("published_at") is not None]
+    revisions = [{**step["revision"], "parent": step["sampled"], "job_id": job["job_id"]} for step in made]
     links = {"job": f"{url}/mint/v1/jobs/{job['job_id']}"}
     if job.get("result"):
-        number = job["result"]["number"]
-        links["result"] = f"{url}/mint/v1/policies/{policy}/revisions/{number}/adapter.tar"
+        links["result"] = _revision_url(url, policy, job["result"]["number"])
+    fine_tuning = job.get("fine_tuning") or {}
+    wandb = next((each.get("wandb") for each in fine_tuning.get("integrations") or ()), None)
     return TrackedRun(
         job_id=job["job_id"],
         policy=policy,
         state=job["state"],
-        config=dict(flat({**job["spec"], **_request(job.get("fine_tuning") or {})})),
+        started_at=job.get("started_at") or job["created_at"],
+        finished_at=job.get("finished_at"),
+        config=dict(flat({**job["spec"], **_request(fine_tuning)})),
         tags=_tags(job, facts),
         links=links,
         scalars=(*scalars_of(made), *_scores(job["job_id"], made, facts.scores)),
-        steps=len(made),
+        versions=_versions(policy, revisions, facts),
+        destination=wandb or {},
     )
 
 
@@ -119,6 +163,38 @@ def _scores(
         yield Scalar(name=name, step=step, value=score["value"], at=score["created_at"])
 
 
+def model_of(
+    policy: Mapping[str, Any], revisions: Sequence[Mapping[str, Any]], facts: PolicyFacts
+) -> TrackedModel:
+    """Return the registered model of a policy from its JSON."""
+    return TrackedModel(
+        policy_id=policy["policy_id"],
+        name=policy["name"],
+        base=policy["base"],
+        versions=_versions(policy["name"], revisions, facts),
+    )
+
+
+def _versions(
+    policy: str, revisions: Sequence[Mapping[str, Any]], facts: PolicyFacts
+) -> tuple[TrackedVersion, ...]:
+    return tuple(
+        TrackedVersion(
+            number=each["number"],
+            digest=each["digest"],
+            parent=each["parent"] or "",
+            job_id=each["job_id"] or "",
+            url=_revision_url(facts.url, policy, each["number"]),
+            aliases=facts.pointing_at(each["number"]),
+        )
+        for each in revisions
+    )
+
+
+def _revision_url(url: str, policy: str, number: int) -> str:
+    return f"{url}/mint/v1/policies/{policy}/revisions/{number}/adapter.tar"
+
+
 def flat(fields: Mapping[str, Any], *, within: str = "") -> Iterator[tuple[str, Field]]:
     """Yield the fields of nested objects as ``outer.inner``, lists in one line; empty ones are left out."""
     for name, value in fields.items():
@@ -134,3 +210,10 @@ def missing(scalars: Iterable[Scalar], logged: Collection[tuple[str, int]]) -> l
     """Return the scalars whose name and step are not logged yet, in the order of their steps."""
     lacking = [each for each in scalars if (each.name, each.step) not in logged]
     return sorted(lacking, key=lambda each: (each.step, each.name))
+
+
+def rows_of(scalars: Sequence[Scalar]) -> Iterator[tuple[int, float, dict[str, float]]]:
+    """Yield (step, time, values by name) of scalars in the order of their steps."""
+    for step, found in groupby(scalars, key=lambda each: each.step):
+        row = list(found)
+        yield step, max(each.at or 0.0 for each in row), {each.name: each.value for each in row}

@@ -5,7 +5,7 @@ that was cut off in the middle finds the policy that was made for it.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -21,6 +21,7 @@ from mint_common.names import number_or_digest
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.core.files.records import FileRecord, IdPrefix, check_id
 from services.rollout.core.fine_tuning.evaluations import validation_named
+from services.rollout.core.fine_tuning.methods import checked_integrations
 from services.rollout.core.fine_tuning.names import policy_names, seed_of, split_model
 from services.rollout.core.fine_tuning.plan import (
     NOT_COMPARED,
@@ -57,6 +58,8 @@ class FileJobMaker:
     keeper: FileKeeper
     graders: GraderRunner
     first_rows: FirstRows
+    wandb_tenants: Collection[str]
+    """Tenants whose jobs are recorded at W&B."""
 
     async def make(self, caller: Caller, body: FineTuningBody, *, cause: str) -> Job:
         """Return the job of a request; the same ``cause`` is the same job.
@@ -67,6 +70,7 @@ class FileJobMaker:
         earlier = await self.admission.jobs.get(tenant_id, job_id)
         if earlier is not None:
             return earlier
+        integrations = checked_integrations(body, is_recorded=tenant_id in self.wandb_tenants)
         await self.admission.check_quotas(tenant_id)
         bases = {base.name: base for base in await self.admission.registry.list_bases()}
         base, policy = await self._model(tenant_id, body.model, bases)
@@ -119,6 +123,7 @@ class FileJobMaker:
             hyperparameters=plan.hyperparameters,
             lora=policy.lora,
             promote=promotion,
+            integrations=integrations,
         )
         return await self.admission.jobs.submit(
             event, cause=cause, policy=policy.name, warnings=warnings, fine_tuning=told

@@ -31,8 +31,8 @@ class Launch:
     """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
 
     ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (an address of
-    Postgres) or ``ready_bus`` (one of NATS) accepts a session. ``alive_url`` answers anything as long as the
-    process does not hang.
+    Postgres) or ``ready_bus`` (one of NATS) accepts a session; with none it is ready once it runs.
+    ``alive_url`` answers anything as long as the process does not hang.
     """
 
     name: str

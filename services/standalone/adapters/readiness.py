@@ -18,7 +18,7 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
         return await _answers(launch.ready_url, http)
     if launch.ready_dsn:
         return await accepts_sessions(launch.ready_dsn)
-    return await _has_jetstream(launch.ready_bus)
+    return not launch.ready_bus or await _has_jetstream(launch.ready_bus)
 
 
 async def is_alive(launch: Launch, http: httpx.AsyncClient, *, limit_seconds: float) -> bool:

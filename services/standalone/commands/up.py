@@ -25,7 +25,7 @@ from services.standalone.app import Stack, gateway_port, open_stack
 from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
 from services.standalone.core.findings import Verdict, examine_disk, examine_filesystem
-from services.standalone.core.plan import SHARED_PARTS, BaseAt, BasePlan, parts_of, plan_alike
+from services.standalone.core.plan import SHARED_PARTS, BaseAt, BasePlan, TrackerPlan, parts_of, plan_alike
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import read_standalone_settings
@@ -59,8 +59,9 @@ def up(  # noqa: PLR0917  # typer passes them by name
             "--file",
             "-f",
             metavar="FILE",
-            help="mint.yaml with the bases and the devices, dtype and settings of each engine and trainer "
-            "(docs/operate/gpu.md). Replaces --base, --engines and --dtype.",
+            help="mint.yaml with the bases, the devices, dtype and settings of each engine and trainer "
+            "(docs/operate/gpu.md), and trackers (docs/guides/trackers.md). Replaces --base, --engines and "
+            "--dtype.",
         ),
     ] = None,
     folder: FolderOption = None,
@@ -109,7 +110,8 @@ def up(  # noqa: PLR0917  # typer passes them by name
     asked = load_stack_file(file)
     gateway_port(state, port or asked.port)
     try:
-        asyncio.run(_serve(state, _places(state, asked.bases, console), port or asked.port, console))
+        places = _places(state, asked.bases, console)
+        asyncio.run(_serve(state, places, port or asked.port, console, asked.trackers))
     except SettingInvalid as error:
         raise asked.located(error) from error
 
@@ -136,11 +138,17 @@ def _usual_bases(state: StateFolder) -> list[str]:
     return remembered or [facts.name for _, facts in list_bases(state.bases)] or [TINY]
 
 
-async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, console: Console) -> None:
+async def _serve(
+    state: StateFolder,
+    bases: list[BaseAt],
+    port: int | None,
+    console: Console,
+    trackers: Sequence[TrackerPlan] = (),
+) -> None:
     settings = read_standalone_settings(os.environ)
     check_memory(bases, settings.overrides)
     view = PartsView(console)
-    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,))
+    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,), trackers=trackers)
     reminding = asyncio.create_task(view.remind())
     try:
         async with opening as stack:

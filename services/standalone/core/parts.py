@@ -14,7 +14,8 @@ class StackPart:
     It stops before these and before the parts that it ``calls``.
 
     ``ready_seconds`` limits one start, ``stop_seconds`` the time to end before SIGKILL. A ready part without
-    an answer for ``silent_seconds`` hangs and is restarted.
+    an answer for ``silent_seconds`` hangs and is restarted. The stack starts and stays without a part that is
+    ``optional``.
     """
 
     name: str
@@ -23,6 +24,7 @@ class StackPart:
     ready_seconds: float = 60.0
     stop_seconds: float = 15.0
     silent_seconds: float = 120.0
+    optional: bool = False
 
 
 def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:

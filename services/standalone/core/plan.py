@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mint_client.core.tracking import TrackerKind
 from mint_common.errors import SettingInvalid
 from mint_common.settings.read import nearest
 from services.standalone.core.parts import StackPart
@@ -12,6 +13,8 @@ EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
 PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_", "MINT_ALGORITHMS_", "MINT_HTTP_")
 SHARED_PARTS = ("registry", "rollout", "gateway")
 """The parts that every base needs to answer and train."""
+OWN_TENANT = "default"
+"""The tenant of a stack's own key."""
 SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
 
 
@@ -29,6 +32,15 @@ class BasePlan:
 
     engines: tuple[PartEnv, ...] = ({},)
     trainer: PartEnv = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerPlan:
+    """A tracker that gets the stack's jobs; ``at`` is its URL or folder, empty: its usual one."""
+
+    to: TrackerKind
+    at: str = ""
+    project: str = "mint"
 
 
 def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
@@ -110,8 +122,11 @@ def plan_services(
     cache_folder: str,
     overrides: Mapping[str, str],
     services: Collection[str] = SERVICES,
+    has_wandb: bool = False,
 ) -> tuple[ServicePart, ...]:
     """Return the parts of some services. ``overrides`` are the user's own ``MINT_*`` variables.
+
+    ``has_wandb`` says that a tracker records the jobs of the stack's own tenant at W&B.
 
     Raises SettingInvalid for an override of a setting that the stack decides.
     """
@@ -121,11 +136,13 @@ def plan_services(
         # Clients on this machine open the same folder; for others the user sets it.
         folders = ",".join(f"{base.name}={base.folder}" for base in bases)
         tokenizers = {"MINT_GATEWAY_TOKENIZERS": folders}
+    recorded = has_wandb and "MINT_ROLLOUT_WANDB_TENANTS" not in overrides
+    tenants = {"MINT_ROLLOUT_WANDB_TENANTS": OWN_TENANT} if recorded else {}
     called = tuple(part.name for part in of_bases)
     planned = [
         ServicePart(name="registry", service="registry", needs=addresses.embedded, env=bootstrap),
         *of_bases,
-        ServicePart(name="rollout", service="rollout", needs=("registry",)),
+        ServicePart(name="rollout", service="rollout", needs=("registry",), env=tenants),
         ServicePart(
             name="gateway", service="gateway", needs=("registry", "rollout"), calls=called, env=tokenizers
         ),

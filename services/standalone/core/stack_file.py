@@ -1,4 +1,4 @@
-"""`mint.yaml`: the bases of a stack, and the devices and dtype of each base's trainer and engines.
+"""`mint.yaml`: the bases of a stack, the devices and dtype of each base's trainer and engines, and trackers.
 
 A key of an engine or a trainer is a setting of the loader or the trainer in lower case:
 docs/reference/settings.md.
@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mint_client.core.tracking import TrackerKind
 from mint_common.errors import MintError, SettingInvalid
-from services.standalone.core.plan import BasePlan, PartEnv
+from services.standalone.core.plan import BasePlan, PartEnv, TrackerPlan
 from services.standalone.core.refusals import StackFileInvalidError
 
 Path = tuple[str | int, ...]
@@ -27,6 +28,7 @@ DECIDED = frozenset({"engine_id", "base_dir", "cache_dir", "http_host", "http_po
 
 _SHARES = {"engine": "gpu_memory_utilization", "trainer": "memory_share"}
 _WORKERS = {"engine": ("tensor_parallel", "pipeline_parallel"), "trainer": ("ranks",)}
+_TRACKERS = "trackers"
 _OF_TRAINER, _OF_ENGINE = "trainer", "engines"
 
 
@@ -55,6 +57,7 @@ class StackFile:
     raw: RawFile
     bases: Mapping[str, BasePlan]
     port: int | None
+    trackers: Sequence[TrackerPlan]
     places: Sequence[tuple[str, Path]]
 
     def located(self, error: SettingInvalid) -> MintError:
@@ -74,7 +77,7 @@ def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> S
     Raises StackFileInvalidError for the first error.
     """
     top = _mapping(raw, (), raw.content)
-    _known(raw, (), top, ("bases", "port"))
+    _known(raw, (), top, ("bases", "port", _TRACKERS))
     bases = _mapping(raw, ("bases",), top.get("bases"))
     if not bases:
         raise raw.refuse(("bases",), "names no base")
@@ -84,7 +87,7 @@ def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> S
     port = top.get("port")
     if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16):
         raise raw.refuse(("port",), f"{port!r} is not a port")
-    return StackFile(raw=raw, bases=planned, port=port, places=reader.places)
+    return StackFile(raw=raw, bases=planned, port=port, trackers=_trackers(raw, top), places=reader.places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,28 @@ class _Reader:
         if isinstance(value, dict):
             return json.dumps(value)
         raise self._raw.refuse(path, f"{value!r} is neither text nor a number")
+
+
+def _trackers(raw: RawFile, top: Mapping[str, object]) -> list[TrackerPlan]:
+    listed = top.get(_TRACKERS, [])
+    if not isinstance(listed, list):
+        raise raw.refuse((_TRACKERS,), "must be a list of trackers")
+    return [_tracker(raw, (_TRACKERS, index), one) for index, one in enumerate(listed)]
+
+
+def _tracker(raw: RawFile, path: Path, value: object) -> TrackerPlan:
+    entry = _mapping(raw, path, value)
+    _known(raw, path, entry, ("to", "at", "project"))
+    for key, text in entry.items():
+        if not isinstance(text, str) or not text:
+            raise raw.refuse((*path, key), f"{text!r} is not a text")
+    if entry.get("to") not in list(TrackerKind):
+        raise raw.refuse((*path, "to"), f"must be one of {', '.join(TrackerKind)}")
+    return TrackerPlan(
+        to=TrackerKind(str(entry["to"])),
+        at=str(entry.get("at", "")),
+        project=str(entry.get("project", "mint")),
+    )
 
 
 def _check_shares(raw: RawFile, shares: Sequence[_Share]) -> None:

@@ -13,7 +13,7 @@ from mint_client.core.track_backlog import (
     UnitKind,
     units_of,
 )
-from mint_client.core.tracking import PolicyFacts, missing, run_of
+from mint_client.core.tracking import PolicyFacts, missing, model_of, rows_of, run_of
 
 JOB = {
     "job_id": "job_a",
@@ -55,7 +55,12 @@ SCORES = [
     {"number": 8, "suite": "job:job_a", "metric": "valid_loss", "value": 1.5, "created_at": 4.0},
     {"number": 3, "suite": "exam", "metric": "accuracy", "value": 0.1, "created_at": 5.0},
 ]
-FACTS = PolicyFacts(url="http://mint", base={"digest": "sha256:base"}, scores=SCORES)
+FACTS = PolicyFacts(
+    url="http://mint",
+    base={"digest": "sha256:base"},
+    scores=SCORES,
+    aliases=[{"alias": "prod", "revision": {"number": 8}}],
+)
 
 scalars = st.lists(
     st.builds(
@@ -83,7 +88,14 @@ def test_a_run_has_settings_lineage_points_and_links() -> None:
     assert run.tags["mint.parent"] == "sha256:6"
     assert (run.tags["mint.base_digest"], run.tags["mint.result"]) == ("sha256:base", "sha256:8")
     assert run.links["result"] == "http://mint/mint/v1/policies/counter/revisions/8/adapter.tar"
-    assert run.steps == 2
+    assert [(each.number, each.aliases) for each in run.versions] == [(7, ()), (8, ("prod",))]
+
+
+def test_a_model_has_each_revision_with_its_aliases() -> None:
+    policy = {"policy_id": "pol_a", "name": "counter", "base": "tiny"}
+    revisions = [{"number": 8, "digest": "sha256:8", "parent": None, "job_id": None}]
+    (version,) = model_of(policy, revisions, FACTS).versions
+    assert (version.number, version.parent, version.job_id, version.aliases) == (8, "", "", ("prod",))
 
 
 @given(scalars, st.integers(0, 60))
@@ -95,11 +107,19 @@ def test_any_prefix_and_what_is_missing_is_the_whole(whole: list[Scalar], cut: i
     assert sorted(ordered, key=id) == sorted(whole, key=id)
 
 
+@given(scalars)
+def test_rows_have_each_scalar_once(whole: list[Scalar]) -> None:
+    rows = list(rows_of(missing(whole, set())))
+    told = [(name, step, value) for step, _, values in rows for name, value in values.items()]
+    assert sorted(told) == sorted((each.name, each.step, each.value) for each in whole)
+    assert [step for step, _, _ in rows] == sorted({each.step for each in whole})
+
+
 def event(kind: str, **data: object) -> dict[str, object]:
     return {"type": kind, "data": {"policy_id": "pol_a", **data}}
 
 
-JOB_UNIT, OTHER_UNIT = Unit(kind=UnitKind.JOB, of="job_a"), Unit(kind=UnitKind.JOB, of="job_c")
+JOB_UNIT, POLICY_UNIT = Unit(kind=UnitKind.JOB, of="job_a"), Unit(kind=UnitKind.POLICY, of="pol_a")
 REVISION_UNIT = Unit(kind=UnitKind.REVISION, of="pol_a", digest="sha256:8")
 
 
@@ -107,9 +127,9 @@ REVISION_UNIT = Unit(kind=UnitKind.REVISION, of="pol_a", digest="sha256:8")
     ("told", "units"),
     [
         (event("wave.completed", job_id="job_a"), (JOB_UNIT,)),
-        (event("revision.published", job_id="job_a"), (JOB_UNIT,)),
-        (event("revision.published", job_id=None), ()),
-        (event("alias.moved", revision={"digest": "sha256:8"}), ()),
+        (event("revision.published", job_id="job_a"), (JOB_UNIT, POLICY_UNIT)),
+        (event("revision.published", job_id=None), (POLICY_UNIT,)),
+        (event("alias.moved", revision={"digest": "sha256:8"}), (POLICY_UNIT, REVISION_UNIT)),
         (event("evaluation.recorded", digest="sha256:8"), (REVISION_UNIT,)),
         (event("adapter.loaded", policy_id="pol_a"), ()),
     ],
@@ -138,14 +158,14 @@ def test_a_tracker_that_is_away_is_asked_again_after_growing_bounded_pauses() ->
 
 
 def test_a_refused_unit_waits_alone() -> None:
-    backlog = TrackBacklog().noted([JOB_UNIT, OTHER_UNIT], place="1").refused(JOB_UNIT, "No.", now=10.0)
-    assert backlog.due(now=10.0) == [OTHER_UNIT]
+    backlog = TrackBacklog().noted([JOB_UNIT, POLICY_UNIT], place="1").refused(JOB_UNIT, "No.", now=10.0)
+    assert backlog.due(now=10.0) == [POLICY_UNIT]
     assert backlog.problems == ("job_a: No.",)
     assert backlog.noted([JOB_UNIT], place="2").waiting == backlog.waiting
-    assert backlog.done(OTHER_UNIT).next_at() == 11.0
+    assert backlog.done(POLICY_UNIT).next_at() == 11.0
 
 
-@given(st.lists(st.sampled_from([JOB_UNIT, OTHER_UNIT, REVISION_UNIT]), max_size=8))
+@given(st.lists(st.sampled_from([JOB_UNIT, POLICY_UNIT, REVISION_UNIT]), max_size=8))
 def test_units_wait_once(units: list[Unit]) -> None:
     backlog = TrackBacklog()
     for place, unit in enumerate(units):

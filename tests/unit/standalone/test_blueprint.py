@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mint_client.core.tracking import TrackerKind
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Blueprint, _plan_stack
-from services.standalone.core.plan import BaseAt
+from services.standalone.core.plan import BaseAt, TrackerPlan
 from services.standalone.core.refusals import GatewayPortBusyError, SettingsInvalidError
 from services.standalone.settings import read_standalone_settings
 
@@ -84,3 +85,25 @@ async def test_a_busy_gateway_port_is_refused_naming_who_has_it(tmp_path: Path) 
         port = server.getsockname()[1]
         with pytest.raises(GatewayPortBusyError, match=rf"Port {port} is taken by .*pid {os.getpid()}"):
             await draw(tmp_path, ELSEWHERE, port=port)
+
+
+async def test_a_tracker_is_an_optional_part_with_the_stacks_own_key(tmp_path: Path) -> None:
+    folder = StateFolder(root=tmp_path)
+    folder.create()
+    trackers = (TrackerPlan(to=TrackerKind.WANDB, at="/data"), TrackerPlan(to=TrackerKind.WANDB))
+    settings = read_standalone_settings(ELSEWHERE)
+    blueprint = await _plan_stack(folder, BASES, port=free_port(), settings=settings, trackers=trackers)
+    optional = {part.name: part.needs for part in blueprint.parts if part.optional}
+    assert optional == {"track-wandb": ("gateway",), "track-wandb-2": ("gateway",)}
+    launch = blueprint.launches["track-wandb"]
+    assert launch.argv[4:] == (
+        *("track", "--to", "wandb", "--project", "mint"),
+        *("--place", f"{tmp_path}/track/track-wandb.json", "--at", "/data"),
+    )
+    port = blueprint.ports["gateway"]
+    assert launch.env == {
+        "MINT_URL": f"http://127.0.0.1:{port}",
+        "MINT_API_KEY": folder.secrets().api_key,
+    }
+    # OpenAI's `integrations` are accepted for that tenant.
+    assert blueprint.launches["rollout"].env["MINT_ROLLOUT_WANDB_TENANTS"] == "default"

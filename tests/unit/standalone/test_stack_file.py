@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mint_client.core.tracking import TrackerKind
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.stack_file import load_stack_file
+from services.standalone.core.plan import TrackerPlan
 from services.standalone.core.refusals import StackFileInvalidError
 from services.standalone.core.stack_file import StackFile
 
@@ -122,3 +124,29 @@ def test_a_value_that_a_service_refuses_is_found_in_the_file(tmp_path: Path) -> 
     assert told.endswith("mint.yaml, line 4: bases.b.trainer.devices: no trainer")
     elsewhere = SettingInvalid(name="MINT_NATS_URL", problem="wrong")
     assert asked.located(elsewhere) is elsewhere
+
+
+def test_trackers_are_read(tmp_path: Path) -> None:
+    mlflow, wandb = "{to: mlflow, at: 'http://127.0.0.1:5000'}", "{to: wandb, project: p}"
+    text = f"bases: {{tiny: }}\ntrackers:\n  - {mlflow}\n  - {wandb}\n"
+    assert read(tmp_path, text).trackers == [
+        TrackerPlan(to=TrackerKind.MLFLOW, at="http://127.0.0.1:5000"),
+        TrackerPlan(to=TrackerKind.WANDB, project="p"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ("to: mlflow", "trackers"),
+        ("[{to: comet}]", "trackers.0.to"),
+        ("[{at: runs}]", "trackers.0.to"),
+        ("[{to: mlflow, url: x}]", "trackers.0.url"),
+        ("[{to: mlflow, at: 5000}]", "trackers.0.at"),
+        ("[mlflow]", "trackers.0"),
+    ],
+)
+def test_a_wrong_tracker_is_refused_by_its_field(entry: str, field: str, tmp_path: Path) -> None:
+    with pytest.raises(StackFileInvalidError) as refused:
+        read(tmp_path, f"bases: {{tiny: }}\ntrackers: {entry if entry[0] == '[' else '{' + entry + '}'}\n")
+    assert (refused.value.field, refused.value.line) == (field, 2)

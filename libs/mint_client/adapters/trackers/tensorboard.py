@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mint_client.adapters.tensorboard import EventFile, check_tensorboard, logged_in
 from mint_client.core.refusals import TrackerAwayError
-from mint_client.core.tracking import TrackedRun, missing
+from mint_client.core.tracking import TrackedModel, TrackedRun, missing
 
 
 class TensorBoardTracker:
@@ -28,6 +28,9 @@ class TensorBoardTracker:
             raise TrackerAwayError(tracker=f"the folder {self._root}", problem=problem) from error
         if run.is_ended:
             self._forget(run.job_id)
+
+    def register(self, model: TrackedModel) -> None:
+        """Do nothing: TensorBoard has no models."""
 
     def close(self) -> None:
         """Close the event files."""

@@ -57,7 +57,7 @@ def job_answer(found: JobProgress, *, at: float) -> JsonObject:
         "trained_tokens": found.progress.trained_tokens if found.is_ended else None,
         "seed": job.spec.seed,
         "metadata": told.metadata,
-        "integrations": [],
+        "integrations": list(told.integrations),
         "error": _error(job),
         "hyperparameters": {name: told.hyperparameters[name] for name in _ALWAYS},
         "method": _method(told, data.grader),

@@ -4,6 +4,7 @@ from mint_common.algorithms import OPENAI_METHODS, Algorithm, Algorithms, own_me
 from mint_common.errors import InvalidField
 from mint_common.fine_tuning_requests import FineTuningBody, Method, MintFields
 from mint_common.job_errors import JobRefused
+from mint_common.json_types import JsonObject
 
 
 def algorithm_of_job(body: FineTuningBody, algorithms: Algorithms) -> Algorithm:
@@ -40,11 +41,19 @@ def _check_settings(method: Method) -> None:
             raise InvalidField(field=f"method.{name}", problem=f"is not of the type {method.type}")
 
 
+def checked_integrations(body: FineTuningBody, *, is_recorded: bool) -> tuple[JsonObject, ...]:
+    """Return the integrations of a request. Raises JobRefused if the tenant's jobs are not recorded."""
+    if body.integrations and not is_recorded:
+        problem = (
+            "The operator of this stack does not record your jobs at W&B. Omit it and run `mint track --to "
+            "wandb`, or read the metrics in the job's events and result file."
+        )
+        raise JobRefused(reason="integration_not_supported", field="integrations", problem=problem)
+    return tuple(each.model_dump(mode="json") for each in body.integrations or ())
+
+
 def check_supported(body: FineTuningBody) -> None:
     """Refuse what OpenAI's API has and this one has not. Raises JobRefused."""
-    if body.integrations:
-        problem = "Integrations are not served: the metrics of a job are in its events and its result file."
-        raise JobRefused(reason="integration_not_supported", field="integrations", problem=problem)
     settings = body.method.reinforcement if body.method else None
     if settings is None:
         return

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.events import LoraSpec
+from mint_common.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +47,4 @@ class FineTuning:
     hyperparameters: dict[str, float | str]
     lora: LoraSpec
     promote: Promotion | None = None
+    integrations: tuple[JsonObject, ...] = ()

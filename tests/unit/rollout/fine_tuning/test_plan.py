@@ -16,6 +16,7 @@ from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping
+from services.rollout.core.fine_tuning.methods import checked_integrations
 from services.rollout.core.fine_tuning.plan import JobFiles
 from services.rollout.core.row_order import held_out
 from tests.testing.factories import EXACT
@@ -229,7 +230,6 @@ def test_a_wrong_value_is_named_by_its_path(fields, where):
             "hyperparameters",
             "invalid_field",
         ),
-        ({"integrations": [{"type": "wandb"}]}, "integrations", "integration_not_supported"),
         ({"mint": {"evaluation": {"every": 5}}}, "mint.evaluation", "invalid_field"),
         ({"mint": {"evaluation": {"holdout": 0.001}}}, "mint.evaluation.holdout", "invalid_field"),
         (
@@ -369,3 +369,13 @@ def test_a_method_that_does_not_fit_is_refused_by_its_field(
     with pytest.raises(InvalidField, match=re.escape(problem)) as refused:
         plan(body(**fields), files=PAIRS, algorithms=OWN)
     assert refused.value.field == field
+
+
+def test_integrations_are_taken_where_the_tenants_jobs_are_recorded():
+    asked = {"type": "wandb", "wandb": {"project": "p", "tags": ["a"]}}
+    (taken,) = checked_integrations(body(integrations=[asked]), is_recorded=True)
+    assert taken == {"type": "wandb", "wandb": {"project": "p", "name": None, "entity": None, "tags": ["a"]}}
+    assert checked_integrations(body(), is_recorded=False) == ()
+    with pytest.raises(InvalidField) as refused:
+        checked_integrations(body(integrations=[asked]), is_recorded=False)
+    assert (refused.value.field, refused.value.code) == ("integrations", "integration_not_supported")
