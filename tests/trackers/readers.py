@@ -9,7 +9,7 @@ from typing import Any
 Points = dict[str, list[tuple[int, float]]]
 
 
-def read_mlflow(url: str, job_id: str) -> dict[str, Any]:
+def read_mlflow(url: str, policy: str, job_id: str) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(url)
@@ -17,8 +17,8 @@ def read_mlflow(url: str, job_id: str) -> dict[str, Any]:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], f"tags.`mint.job_id` = '{job_id}'")
     (run,) = runs
-    model = client.get_registered_model("counter")
-    versions = client.search_model_versions("name='counter'")
+    model = client.get_registered_model(policy)
+    versions = client.search_model_versions(f"name='{policy}'")
     return {
         "points": {
             key: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, key)]
@@ -33,7 +33,7 @@ def read_mlflow(url: str, job_id: str) -> dict[str, Any]:
     }
 
 
-def read_trackio(_folder: str, job_id: str) -> dict[str, Any]:
+def read_trackio(_folder: str, _policy: str, job_id: str) -> dict[str, Any]:
     import trackio
     from trackio.sqlite_storage import SQLiteStorage
 
@@ -46,15 +46,15 @@ def read_trackio(_folder: str, job_id: str) -> dict[str, Any]:
     return {"points": points, "config": run.config}
 
 
-def read_tensorboard(folder: str, job_id: str) -> dict[str, Any]:
+def read_tensorboard(folder: str, policy: str, job_id: str) -> dict[str, Any]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(f"{folder}/counter/{job_id}").Reload()
+    found = EventAccumulator(f"{folder}/{policy}/{job_id}").Reload()
     tags = found.Tags()["scalars"]
     return {"points": {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in tags}}
 
 
-def read_wandb(folder: str, job_id: str) -> dict[str, Any]:
+def read_wandb(folder: str, _policy: str, job_id: str) -> dict[str, Any]:
     from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
 
@@ -78,7 +78,7 @@ def read_wandb(folder: str, job_id: str) -> dict[str, Any]:
     return {"points": points, "aliases": aliases}
 
 
-READERS: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
+READERS: Mapping[str, Callable[[str, str, str], dict[str, Any]]] = {
     "mlflow": read_mlflow,
     "trackio": read_trackio,
     "tensorboard": read_tensorboard,
@@ -86,5 +86,5 @@ READERS: Mapping[str, Callable[[str, str], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    tracker, place, job_id = sys.argv[1:]
-    sys.stdout.write("\n" + json.dumps(READERS[tracker](place, job_id)))
+    tracker, place, policy, job_id = sys.argv[1:]
+    sys.stdout.write("\n" + json.dumps(READERS[tracker](place, policy, job_id)))

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trackers.scripted_gateway import KEY, ScriptedGateway
-
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0
 
@@ -20,7 +18,8 @@ SECONDS = 300.0
 class Recording:
     """Starts `mint track` at a gateway, each time with the same options, so that it goes on."""
 
-    gateway: ScriptedGateway
+    url: str
+    key: str
     folder: Path
     options: tuple[str, ...]
     python: Path = Path(sys.executable)
@@ -38,8 +37,8 @@ class Recording:
             **{name: value for name, value in os.environ.items() if not name.startswith("MINT_")},
             "PYTHONPATH": str(ROOT / "libs"),
             "XDG_STATE_HOME": str(self.folder / "state"),
-            "MINT_URL": self.gateway.url,
-            "MINT_API_KEY": KEY,
+            "MINT_URL": self.url,
+            "MINT_API_KEY": self.key,
             **self.environ,
         }
         with (self.folder / "track.log").open("ab") as log:
@@ -66,7 +65,8 @@ class Recording:
 
 @contextmanager
 def recording(
-    gateway: ScriptedGateway,
+    url: str,
+    key: str,
     folder: Path,
     *options: str,
     python: Path | None = None,
@@ -74,7 +74,8 @@ def recording(
 ) -> Iterator[Recording]:
     """Yield a recording that has started; end it after the block."""
     found = Recording(
-        gateway=gateway,
+        url=url,
+        key=key,
         folder=folder,
         options=options,
         python=python or Path(sys.executable),

@@ -81,11 +81,13 @@ def test_a_kill_neither_doubles_nor_loses_a_step(gateway: ScriptedGateway, tmp_p
     def has_loss(run: Recording, step: int) -> None:
         run.wait_for(lambda: ("train/loss", step) in points(folder), f"step {step}")
 
-    with recording(gateway, tmp_path, "--to", "tensorboard", "--at", "runs", "--job", "job_a") as run:
+    with recording(
+        gateway.url, KEY, tmp_path, "--to", "tensorboard", "--at", "runs", "--job", "job_a"
+    ) as run:
         for step in range(1, 4):
             gateway.step("job_a")
             has_loss(run, step)
-        second = Recording(gateway=gateway, folder=tmp_path, options=run.options)
+        second = Recording(url=run.url, key=run.key, folder=tmp_path, options=run.options)
         second.start()
         assert second.ends() == 1
         assert f"Another `mint track` (pid {run.process.pid if run.process else 0})" in run.said

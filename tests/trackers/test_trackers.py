@@ -11,20 +11,24 @@ from typing import Any
 
 import httpx
 import pytest
-from clients.environments import make_environment
+from clients.environments import ROOT, make_environment
+from e2e.stack import RunningStack, start_stack
+from openai import OpenAI
 from trackers.recording import Recording, recording
-from trackers.scripted_gateway import ScriptedGateway, scripted_gateway
 
 from services.standalone.adapters.launch import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 CLIENT = ("httpx", "msgspec", "rich", "typer", "zstandard")
 MLFLOW, TRACKIO, TENSORBOARD = "mlflow==3.17.2", "trackio==0.43.0", "tensorboard==2.21.0"
 WANDB, WANDB_READER = "wandb==0.31.0", "wandb==0.22.3"
 """The newest wandb has no reader of its files in Python."""
-STEPS = 12
 OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HF_HUB_OFFLINE": "1"}
+ROWS = ROOT / "examples/reverse"
+KILLED_AFTER = 10, 25
+SCORED = 3
+WANDB_NAMES = {"type": "wandb", "wandb": {"project": "mine"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +40,9 @@ class Reader:
     place: str
     environ: Mapping[str, str]
 
-    def read(self, job_id: str) -> dict[str, Any]:
+    def read(self, job: Mapping[str, Any]) -> dict[str, Any]:
         script = Path(__file__).with_name("readers.py")
-        command = [self.python, script, self.tracker, self.place, job_id]
+        command = [self.python, script, self.tracker, self.place, job["policy"], job["job_id"]]
         done = subprocess.run(command, env=dict(self.environ), capture_output=True, text=True, check=False)
         if done.returncode:
             return {"error": done.stderr}
@@ -46,47 +50,93 @@ class Reader:
         return found
 
 
-@pytest.fixture
-def gateway() -> Iterator[ScriptedGateway]:
-    with scripted_gateway() as served:
-        yield served
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack whose operator records the own tenant at W&B."""
+    running = start_stack(tmp_path_factory.mktemp("stack"), {"MINT_ROLLOUT_WANDB_TENANTS": "default"})
+    yield running
+    running.stop()
 
 
-def record_a_killed_job(gateway: ScriptedGateway, run: Recording, reader: Reader) -> dict[str, Any]:
-    """Kill the subscriber twice while a job has 12 steps; return what the tracker has of it afterwards."""
-    for step in range(STEPS):
-        gateway.step("job_a", **({"valid_loss": 1.0 / (step + 1)} if step % 3 == 2 else {}))
-        if step in (4, 8):
-            # It is killed where it is: most likely while it records.
-            time.sleep(2.0 if step == 4 else 8.0)
-            run.kill()
-            run.start()
-    gateway.score(3, "exam", "accuracy", 0.75)
-    gateway.move("prod", STEPS)
-    gateway.end("job_a")
+def at_gateway(stack: RunningStack) -> str:
+    return str(stack.http.base_url).rstrip("/")
+
+
+def start_job(stack: RunningStack, suffix: str, **more: Any) -> str:
+    """Begin a job of some 40 steps by OpenAI's client; return its id."""
+    with OpenAI(base_url=f"{stack.http.base_url}/v1", api_key=stack.api_key, max_retries=0) as client:
+        files = [
+            client.files.create(file=ROWS / name, purpose="fine-tune").id
+            for name in ("supervised.jsonl", "supervised-held-out.jsonl")
+        ]
+        numbers: Any = {"n_epochs": 2, "batch_size": 4}
+        made = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=files[0],
+            validation_file=files[1],
+            suffix=suffix,
+            method={"type": "supervised", "supervised": {"hyperparameters": numbers}},
+            **more,
+        )
+    return made.id.replace("ftjob-", "job_")
+
+
+@contextmanager
+def recorded(
+    stack: RunningStack, folder: Path, tracker: str, at: str, job_id: str, **more: Any
+) -> Iterator[Recording]:
+    """Yield `mint track` of one job, running."""
+    options = ("--to", tracker, "--at", at, "--job", job_id)
+    with recording(at_gateway(stack), stack.api_key, folder, *options, **more) as run:
+        yield run
+
+
+def killed_twice(stack: RunningStack, run: Recording, job_id: str) -> Any:
+    """Kill the subscriber twice while the job trains, let it end, and return the job."""
+    for step in KILLED_AFTER:
+        job = stack.wait_for_step(job_id, step)
+        if step == KILLED_AFTER[0]:
+            number = job["steps"][SCORED - 1]["revision"]["number"]
+            policy = f"/policies/{job['policy']}"
+            score = {"suite": "exam", "metric": "accuracy", "value": 0.75}
+            stack.post(f"{policy}/revisions/{number}/evaluations", score, status=201)
+            moved = stack.http.put(f"/mint/v1{policy}/aliases/prod", json={"revision": number})
+            assert moved.status_code == 200, moved.text
+        run.kill()
+        run.start()
+    job = stack.wait_for_end(job_id)
+    assert job["state"] == "succeeded", job
     assert run.ends() == 0, run.said
-    return reader.read("job_a")
+    return job
 
 
-def has_each_step_once(found: Mapping[str, Any]) -> None:
-    points = {name: sorted(step for step, _ in told) for name, told in found["points"].items()}
-    assert points["train/loss"] == list(range(1, STEPS + 1)), found
-    assert points["train/learning_rate"] == points["train/loss"]
-    assert points["eval/loss"] == [3, 6, 9, 12]
-    assert points["eval/exam/accuracy"] == [3]
-    assert dict(found["points"]["train/loss"])[4] == pytest.approx(0.25)
+def has_each_step_once(found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Compare what a tracker has with the job's own steps."""
+    assert "points" in found, found
+    points = {name: sorted(told) for name, told in found["points"].items()}
+    for name, metric in (("train/loss", "loss"), ("eval/loss", "valid_loss")):
+        steps = [step for step in job["steps"] if step.get(metric) is not None]
+        assert [step for step, _ in points[name]] == [step["step"] for step in steps], name
+        assert [value for _, value in points[name]] == pytest.approx([step[metric] for step in steps])
+    assert len(points["train/loss"]) == len(job["steps"]) > KILLED_AFTER[1]
+    assert points["eval/exam/accuracy"] == [[SCORED, 0.75]]
 
 
 @contextmanager
 def mlflow_server(python: Path, folder: Path, port: int) -> Iterator[str]:
     """Run `mlflow server` on SQLite."""
-    store = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--default-artifact-root",
-        f"{folder}/art",
+    store = ("--backend-store-uri", f"sqlite:///{folder}/mlflow.db")
+    artifacts = ("--default-artifact-root", f"{folder}/art")
+    command = [
+        python.with_name("mlflow"),
+        "server",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *store,
+        *artifacts,
     ]
-    command = [python.with_name("mlflow"), "server", "--port", str(port), "--workers", "1", *store]
     with (folder / "mlflow.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
@@ -103,57 +153,56 @@ def mlflow_server(python: Path, folder: Path, port: int) -> Iterator[str]:
         process.wait()
 
 
-def test_mlflow(gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_mlflow(stack: RunningStack, tmp_path: Path) -> None:
     python = make_environment("mlflow", MLFLOW)
     port = free_port()
-    gateway.start("job_a")
     at = f"http://127.0.0.1:{port}"
-    with recording(gateway, tmp_path, "--to", "mlflow", "--at", at, "--job", "job_a") as run:
+    job_id = start_job(stack, "mlflow")
+    with recorded(stack, tmp_path, "mlflow", at, job_id) as run:
         run.wait_for(lambda: f"MLflow at {at} does not answer" in run.said, "the missing server")
         with mlflow_server(python, tmp_path, port):
-            reader = Reader(python=python, tracker="mlflow", place=at, environ=OFFLINE)
-            found = record_a_killed_job(gateway, run, reader)
-    has_each_step_once(found)
+            job = killed_twice(stack, run, job_id)
+            found = Reader(python=python, tracker="mlflow", place=at, environ=OFFLINE).read(job)
+    has_each_step_once(found, job)
+    numbers = [str(step["revision"]["number"]) for step in job["steps"]]
     assert found["status"] == "FINISHED"
-    assert found["config"]["data.training.file_id"] == "file-rows"
-    assert found["tags"]["mint.base_digest"] == "sha256:" + "b" * 64
-    assert found["versions"] == {str(number): str(number) for number in range(1, STEPS + 1)}
-    assert found["aliases"] == {"prod": str(STEPS)}
-    assert found["sources"][0].startswith(f"{gateway.url}/mint/v1/policies/counter/revisions/")
+    assert found["config"]["data.training.file_id"] == job["spec"]["data"]["training"]["file_id"]
+    assert found["tags"]["mint.base_digest"] == stack.get("/bases/tiny")["digest"]
+    assert sorted(found["versions"], key=int) == numbers
+    assert found["aliases"] == {"prod": found["versions"][numbers[SCORED - 1]]}
+    assert found["sources"][0].startswith(f"{at_gateway(stack)}/mint/v1/policies/{job['policy']}/revisions/")
 
 
-def test_trackio(gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_trackio(stack: RunningStack, tmp_path: Path) -> None:
     python = make_environment("trackio", TRACKIO, *CLIENT)
     environ = {**OFFLINE, "TRACKIO_DIR": str(tmp_path / "trackio")}
-    gateway.start("job_a")
-    options = ("--to", "trackio", "--at", "trackio", "--job", "job_a")
-    with recording(gateway, tmp_path, *options, python=python, environ=environ) as run:
-        reader = Reader(python=python, tracker="trackio", place="", environ=environ)
-        found = record_a_killed_job(gateway, run, reader)
-    has_each_step_once(found)
-    assert found["config"]["data.training.file_id"] == "file-rows"
+    job_id = start_job(stack, "trackio")
+    with recorded(stack, tmp_path, "trackio", "trackio", job_id, python=python, environ=environ) as run:
+        job = killed_twice(stack, run, job_id)
+    found = Reader(python=python, tracker="trackio", place="", environ=environ).read(job)
+    has_each_step_once(found, job)
+    assert found["config"]["data.training.file_id"] == job["spec"]["data"]["training"]["file_id"]
 
 
-def test_tensorboard(gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_tensorboard(stack: RunningStack, tmp_path: Path) -> None:
     python = make_environment("tensorboard", TENSORBOARD)
-    gateway.start("job_a")
-    with recording(gateway, tmp_path, "--to", "tensorboard", "--at", "runs", "--job", "job_a") as run:
-        place = str(tmp_path / "runs")
-        reader = Reader(python=python, tracker="tensorboard", place=place, environ=OFFLINE)
-        found = record_a_killed_job(gateway, run, reader)
-    has_each_step_once(found)
-
-
-def test_wandb_offline(gateway: ScriptedGateway, tmp_path: Path) -> None:
-    python, its_reader = (
-        make_environment("wandb", WANDB, *CLIENT),
-        make_environment("wandb-reader", WANDB_READER),
+    job_id = start_job(stack, "board")
+    with recorded(stack, tmp_path, "tensorboard", "runs", job_id) as run:
+        job = killed_twice(stack, run, job_id)
+    place = str(tmp_path / "runs")
+    has_each_step_once(
+        Reader(python=python, tracker="tensorboard", place=place, environ=OFFLINE).read(job), job
     )
-    gateway.start("job_a", fine_tuning={"integrations": [{"type": "wandb", "wandb": {"project": "mine"}}]})
-    options = ("--to", "wandb", "--at", "files", "--job", "job_a")
-    with recording(gateway, tmp_path, *options, python=python, environ=OFFLINE) as run:
-        place = str(tmp_path / "files")
-        reader = Reader(python=its_reader, tracker="wandb", place=place, environ=OFFLINE)
-        found = record_a_killed_job(gateway, run, reader)
-    has_each_step_once(found)
-    assert found["aliases"][str(STEPS)] == [f"revision-{STEPS}", "prod"]
+
+
+def test_wandb_offline(stack: RunningStack, tmp_path: Path) -> None:
+    python = make_environment("wandb", WANDB, *CLIENT)
+    its_reader = make_environment("wandb-reader", WANDB_READER)
+    job_id = start_job(stack, "wandb", integrations=[WANDB_NAMES])
+    with recorded(stack, tmp_path, "wandb", "files", job_id, python=python, environ=OFFLINE) as run:
+        job = killed_twice(stack, run, job_id)
+    place = str(tmp_path / "files")
+    found = Reader(python=its_reader, tracker="wandb", place=place, environ=OFFLINE).read(job)
+    has_each_step_once(found, job)
+    number = job["steps"][SCORED - 1]["revision"]["number"]
+    assert found["aliases"][str(number)] == [f"revision-{number}", "prod"]
