@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         begin = self.headers["last-event-id"]
         at = len(self.server.log) if begin is None else int(begin)
         if at < self.server.kept_from:
-            error = {"code": "events_expired", "message": "Not all events are stored.", "after": begin}
+            error = {"code": "events_expired", "message": "Not all events are stored.", "place": begin}
             self._send(410, {"error": error})
             return
         self.send_response(200)

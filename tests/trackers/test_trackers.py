@@ -98,8 +98,8 @@ def killed_twice(stack: RunningStack, run: Recording, job_id: str) -> Any:
         if step == KILLED_AFTER[0]:
             number = job["steps"][SCORED - 1]["revision"]["number"]
             policy = f"/policies/{job['policy']}"
-            score = {"suite": "exam", "metric": "accuracy", "value": 0.75}
-            stack.post(f"{policy}/revisions/{number}/evaluations", score, status=201)
+            score = {"revision": number, "suite": "exam", "metric": "accuracy", "value": 0.75, "n": 64}
+            stack.post(f"{policy}/evaluations", score, status=201)
             moved = stack.http.put(f"/mint/v1{policy}/aliases/prod", json={"revision": number})
             assert moved.status_code == 200, moved.text
         run.kill()

@@ -69,20 +69,24 @@ class Subscriber:
         self._catalog = _Catalog(api)
         self._problems: tuple[str, ...] = ()
         self._has_ended = False
+        self._left = threading.Event()
         self._told: set[str] = set()
 
     def run(self) -> None:
         """Follow and record. Raises what the gateway says of a key that it does not accept."""
         threading.Thread(target=self._read, args=(self._backlog.place,), daemon=True).start()
-        while not self._has_ended or self._backlog.waiting:
-            self._take_notes(self._seconds_to_wait())
-            self._record_due()
-            time.sleep(GATHER_SECONDS)
+        try:
+            while not self._has_ended or self._backlog.waiting:
+                self._take_notes(self._seconds_to_wait())
+                self._record_due()
+                time.sleep(GATHER_SECONDS)
+        finally:
+            self._left.set()
 
     def _read(self, place: str | None) -> None:
         """Turn the stream into notes, in a thread of its own."""
         unseen: tuple[Unit, ...] = (OPEN_JOBS if place else ALL_JOBS,)
-        while True:
+        while not self._left.is_set():
             try:
                 for reached, envelope in self._api.events(after=place):
                     place = reached
@@ -94,7 +98,7 @@ class Subscriber:
                 self._notes.put(error)
             except MintError as error:
                 self._notes.put(error)
-            time.sleep(RECONNECT_SECONDS)
+            self._left.wait(RECONNECT_SECONDS)
 
     def _unseen(self, which: Unit) -> list[Unit]:
         """Return the jobs that may have changed while no event was read, oldest first, and their policies."""
