@@ -29,7 +29,7 @@ def read_mlflow(url: str, policy: str, job_id: str) -> dict[str, Any]:
         "status": run.info.status,
         "versions": {each.tags["mint.revision"]: each.version for each in versions},
         "aliases": dict(model.aliases),
-        "sources": sorted(each.source for each in versions),
+        "adapters": sorted(each.tags["mint.adapter"] for each in versions),
     }
 
 

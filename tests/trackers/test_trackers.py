@@ -170,7 +170,7 @@ def test_mlflow(stack: RunningStack, tmp_path: Path) -> None:
     assert found["tags"]["mint.base_digest"] == stack.get("/bases/tiny")["digest"]
     assert sorted(found["versions"], key=int) == numbers
     assert found["aliases"] == {"prod": found["versions"][numbers[SCORED - 1]]}
-    assert found["sources"][0].startswith(f"{at_gateway(stack)}/mint/v1/policies/{job['policy']}/revisions/")
+    assert found["adapters"][0].startswith(f"{at_gateway(stack)}/mint/v1/policies/{job['policy']}/revisions/")
 
 
 def test_trackio(stack: RunningStack, tmp_path: Path) -> None:

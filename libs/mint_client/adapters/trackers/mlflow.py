@@ -165,8 +165,15 @@ class MlflowTracker:
         return found
 
     def _add_version(self, model: TrackedModel, version: TrackedVersion) -> str:
-        tags = {REVISION_TAG: version.number, "mint.digest": version.digest, "mint.parent": version.parent}
-        body = {"name": model.name, "source": version.url, "tags": _pairs(tags)}
+        tags = {
+            REVISION_TAG: version.number,
+            "mint.digest": version.digest,
+            "mint.parent": version.parent,
+            "mint.adapter": version.url,
+        }
+        # MLflow refuses sources of schemes whose hosts it might connect to, such as http.
+        source = f"mint://{version.url.partition('://')[2]}"
+        body = {"name": model.name, "source": source, "tags": _pairs(tags)}
         known = self._runs.get(version.job_id)
         run_id = known.run_id if known else version.job_id and self._find_run(version.job_id)
         if run_id:
