@@ -60,6 +60,7 @@ def read_wandb(folder: str, _policy: str, job_id: str) -> dict[str, Any]:
 
     points: Points = {}
     aliases: dict[str, list[str]] = {}
+    number = ""
     for file in Path(folder).glob(f"wandb/offline-run-*-{job_id}/*.wandb"):
         store = DataStore()
         store.open_for_scan(str(file))
@@ -75,7 +76,7 @@ def read_wandb(folder: str, _policy: str, job_id: str) -> dict[str, Any]:
                 artifact = record.artifact if record.artifact.name else record.request.log_artifact.artifact
                 number = str(json.loads(artifact.metadata)["number"])
                 aliases[number] = list(artifact.aliases)
-    return {"points": points, "aliases": aliases}
+    return {"points": points, "aliases": aliases, "latest": number}
 
 
 READERS: Mapping[str, Callable[[str, str, str], dict[str, Any]]] = {

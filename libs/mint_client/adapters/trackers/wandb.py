@@ -104,15 +104,19 @@ class WandbTracker:
             )
 
     def _log_versions(self, run: TrackedRun, opened: _OpenRun) -> None:
-        """Log revisions as links. W&B knows equal contents: a repeat only moves the aliases."""
-        for version in run.versions:
-            key = (version.number, version.aliases)
-            if key not in opened.versions:
-                about = {"number": version.number, "digest": version.digest, "parent": version.parent}
-                artifact = self._wandb.Artifact(run.policy, type="model", metadata=about)
-                artifact.add_reference(version.url, name="adapter.tar", checksum=False)
-                opened.run.log_artifact(artifact, aliases=[f"revision-{version.number}", *version.aliases])
-                opened.versions.add(key)
+        """Log revisions as links. W&B knows equal contents: a repeat only moves the aliases.
+
+        W&B's own alias `latest` goes to what was logged last, so that has to be the newest revision.
+        """
+        changed = [each for each in run.versions if (each.number, each.aliases) not in opened.versions]
+        if changed and changed[-1] != run.versions[-1]:
+            changed.append(run.versions[-1])
+        for version in changed:
+            about = {"number": version.number, "digest": version.digest, "parent": version.parent}
+            artifact = self._wandb.Artifact(run.policy, type="model", metadata=about)
+            artifact.add_reference(version.url, name="adapter.tar", checksum=False)
+            opened.run.log_artifact(artifact, aliases=[f"revision-{version.number}", *version.aliases])
+            opened.versions.add((version.number, version.aliases))
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
