@@ -107,10 +107,8 @@ TRIAL_SECONDS = 20.0
 """Time that a trial of a grader waits for engines that are full or away."""
 SPOOLED_FILES = 16
 """Spool capacity in largest files. One tenant may use half."""
-TENANT_JOBS = 1000
-"""Maximum open jobs of a tenant."""
-TENANT_PREVIEWS = 1
-"""Maximum previews of a tenant at a time: a base's trainer renders one after the other."""
+TENANT_JOBS, TENANT_PREVIEWS = 1000, 1
+"""Maximum open jobs of a tenant, and previews at a time: a base's trainer renders one after the other."""
 COMPARED_AT_ONCE = 2
 """Comparisons that are computed at a time, one of a tenant: each holds the rows of two runs."""
 SWEEP_SECONDS = 450.0
@@ -348,7 +346,7 @@ async def open_tenant_parts(
                 keeper=keeper,
                 graders=trials,
                 first_rows=first_rows,
-                wandb_tenants=[name.strip() for name in settings.wandb_tenants.split(",")],
+                wandb_tenants=settings.recorded_tenants,
             ),
             keeper=keeper,
             uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), keeper=keeper),

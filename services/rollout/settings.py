@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from mint_common.ids import TenantId
 from mint_common.settings import AlgorithmSettings, BasePeers, Block, GraderSettings, ServiceSettings
 
 
@@ -77,3 +78,8 @@ class RolloutSettings(ServiceSettings):
         description="tenants whose jobs the operator records by `mint track --to wandb`, separated by commas:"
         " their jobs on files may have `integrations`",
     )
+
+    @property
+    def recorded_tenants(self) -> frozenset[TenantId]:
+        """Return the tenants of ``wandb_tenants``."""
+        return frozenset(TenantId(name.strip()) for name in self.wandb_tenants.split(",") if name.strip())
