@@ -79,7 +79,7 @@ test-families: .venv/.installed ## Train and serve a tiny model of each family i
 	$(PYTEST) -m slow $(FAMILIES)
 
 .PHONY: test-trackers
-test-trackers: .venv/.installed ## Record killed jobs at MLflow, W&B offline, trackio and TensorBoard, read back by their own clients (10 minutes; fetches them once)
+test-trackers: .venv/.installed ## Record jobs at MLflow, trackio, TensorBoard and W&B offline through kills; their own clients read them (5 minutes; fetches them once)
 	$(PYTEST) tests/trackers
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
