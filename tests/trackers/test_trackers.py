@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from clients.environments import ROOT, make_environment
-from e2e.stack import RunningStack, start_stack
+from e2e.stack import RunningStack, mint, start_stack
 from openai import OpenAI
 from trackers.recording import Recording, recording
 
@@ -119,7 +119,10 @@ def has_each_step_once(found: Mapping[str, Any], job: Mapping[str, Any]) -> None
         assert [step for step, _ in points[name]] == [step["step"] for step in steps], name
         assert [value for _, value in points[name]] == pytest.approx([step[metric] for step in steps])
     assert len(points["train/loss"]) == len(job["steps"]) > KILLED_AFTER[1]
-    assert points["eval/exam/accuracy"] == [[SCORED, 0.75]]
+
+
+def has_the_score(found: Mapping[str, Any]) -> None:
+    assert found["points"]["eval/exam/accuracy"] == [[SCORED, 0.75]]
 
 
 @contextmanager
@@ -164,6 +167,7 @@ def test_mlflow(stack: RunningStack, tmp_path: Path) -> None:
             job = killed_twice(stack, run, job_id)
             found = Reader(python=python, tracker="mlflow", place=at, environ=OFFLINE).read(job)
     has_each_step_once(found, job)
+    has_the_score(found)
     numbers = [str(step["revision"]["number"]) for step in job["steps"]]
     assert found["status"] == "FINISHED"
     assert found["config"]["data.training.file_id"] == job["spec"]["data"]["training"]["file_id"]
@@ -181,6 +185,7 @@ def test_trackio(stack: RunningStack, tmp_path: Path) -> None:
         job = killed_twice(stack, run, job_id)
     found = Reader(python=python, tracker="trackio", place="", environ=environ).read(job)
     has_each_step_once(found, job)
+    has_the_score(found)
     assert found["config"]["data.training.file_id"] == job["spec"]["data"]["training"]["file_id"]
 
 
@@ -190,9 +195,9 @@ def test_tensorboard(stack: RunningStack, tmp_path: Path) -> None:
     with recorded(stack, tmp_path, "tensorboard", "runs", job_id) as run:
         job = killed_twice(stack, run, job_id)
     place = str(tmp_path / "runs")
-    has_each_step_once(
-        Reader(python=python, tracker="tensorboard", place=place, environ=OFFLINE).read(job), job
-    )
+    found = Reader(python=python, tracker="tensorboard", place=place, environ=OFFLINE).read(job)
+    has_each_step_once(found, job)
+    has_the_score(found)
 
 
 def test_wandb_offline(stack: RunningStack, tmp_path: Path) -> None:
@@ -204,6 +209,33 @@ def test_wandb_offline(stack: RunningStack, tmp_path: Path) -> None:
     place = str(tmp_path / "files")
     found = Reader(python=its_reader, tracker="wandb", place=place, environ=OFFLINE).read(job)
     has_each_step_once(found, job)
+    has_the_score(found)
     number = job["steps"][SCORED - 1]["revision"]["number"]
     assert {f"revision-{number}", "prod"} <= set(found["aliases"][str(number)])
     assert found["latest"] == str(job["steps"][-1]["revision"]["number"])
+
+
+def test_parts_of_a_stack_record_its_jobs(tmp_path: Path) -> None:
+    """One tracker's part is killed, another's server is away: `mint status` says so, the job goes on."""
+    python = make_environment("tensorboard", TENSORBOARD)
+    file = tmp_path / "mint.yaml"
+    trackers = "  - to: tensorboard\n    at: runs\n  - to: mlflow\n    at: http://127.0.0.1:9\n"
+    file.write_text(f"bases:\n  tiny:\ntrackers:\n{trackers}")
+    stack = start_stack(tmp_path / "stack", file=file)
+    try:
+        job_id = start_job(stack, "part")
+        stack.wait_for_step(job_id, KILLED_AFTER[0])
+        stack.kill("track-tensorboard")
+        job = stack.wait_for_end(job_id)
+        place = str(stack.folder / "runs")
+        reader = Reader(python=python, tracker="tensorboard", place=place, environ=OFFLINE)
+        deadline = time.monotonic() + 120
+        while len(reader.read(job).get("points", {}).get("train/loss", ())) < len(job["steps"]):
+            assert time.monotonic() < deadline, stack.logs()
+        has_each_step_once(reader.read(job), job)
+        told = mint("status", "--dir", stack.folder)
+        assert told.returncode == 0, told.stdout
+        assert "MLflow at http://127.0.0.1:9 does not answer" in " ".join(told.stdout.split())
+        assert stack.parts()["track-tensorboard"]["restarts"] == 1
+    finally:
+        stack.stop()
