@@ -15,7 +15,7 @@ from mint_common.dtypes import Dtype
 from mint_common.ids import PolicyId
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
 from services.loader.core.execution import Execution
-from tests.families import FAMILIES, ROUTED, WINDOW, save_tiny
+from tests.families import FAMILIES, ROUTED, save_tiny
 from tests.integration.loader.family_engine import SLOTS, Answered, Asked, answers, forks
 from tests.integration.loader.reference import Reference
 
@@ -39,13 +39,12 @@ ROUNDED = 0.1
 class Expected:
     """What a family's engine is held to: a difference in nats, and the reason of each target it refuses.
 
-    ``rerouted`` is the share of tokens that may have other routes, ``arguments`` are vLLM's.
+    ``rerouted`` is the share of tokens that may have other routes.
     """
 
     nats: float = EXACT
     rerouted: float = 0.0
     refused: Mapping[str, str] = field(default_factory=dict)
-    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 CONTEXT = 128
@@ -79,8 +78,6 @@ SERVED: Mapping[str, Expected] = {
     "lfm2_moe": Expected(),
     "llama4": Expected(
         refused={"q_proj": ROTATED_PROBLEM, "k_proj": ROTATED_PROBLEM},
-        # Its chunks are a multiple of a block.
-        arguments={"block_size": 2 * WINDOW},
     ),
     "nemotron_h": Expected(nats=SCAN),
     "deepseek_v2": Expected(refused={"kv_b_proj": FOLDED_PROBLEM}),
@@ -162,7 +159,7 @@ def measured(name: str, expected: Expected, folder: Path, processes: ProcessPool
         *batched(alone, SLOTS),
     ]
     batches = [[asked[label] for label in labels] for labels in order]
-    execution = Execution(dtype=dtype_of(name), kv_cache_bytes=64 << 20, engine_args=expected.arguments)
+    execution = Execution(dtype=dtype_of(name), kv_cache_bytes=64 << 20)
     ran = answers(base, facts, batches, execution, count=COUNT, context=min(CONTEXT, facts.max_context))
     assert bool(facts.experts) == (name in ROUTED)
     assert len(ran.packed) == len(facts.experts), "experts' slots hold packed tensors as they were laid out"

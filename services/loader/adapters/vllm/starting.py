@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mint_common.adapters_format import BaseFacts, served_targets
+from mint_common.adapters_format.layer_kinds import CHUNKED
 from mint_common.adapters_format.sites import FOLDED
 from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.inference.fields import MAX_STOPS
@@ -36,6 +38,8 @@ from services.loader.core.routes import RouteSource, route_source
 _log = logging.getLogger(__name__)
 
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
+_BLOCK = 128
+"""Tokens of a KV block that vLLM chooses on a CPU; on CUDA it chooses a divisor of it."""
 _WIDER_WINDOWS = ("Cohere2ForCausalLM",)
 """Architectures whose window is a token wider in vLLM (commandr.py) than in transformers and the trainer."""
 _DELTA_NETS = "linear_key_head_dim"
@@ -243,6 +247,9 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
         optional["attention_backend"] = (
             "CPU_MLA"  # with AMX vLLM takes a kernel for bfloat16 whatever the dtype
         )
+    chunk = config.facts.window if CHUNKED in config.facts.layer_kinds else None
+    if chunk and chunk % _BLOCK:
+        optional["block_size"] = math.gcd(chunk, _BLOCK)  # vLLM wants whole blocks in a chunk
     optional |= how.engine_args
     if config.facts.architecture in _WIDER_WINDOWS and config.facts.window:
         given = optional.get("hf_overrides") or {}
