@@ -216,6 +216,8 @@ async def test_a_close_gives_snapshot_and_payloads_back(store: Store) -> None:
     await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=2, claim=CLAIM))
     assert await store.operations.finish(TOKEN, [replace(done(2), closes=True)]) == [CLAIM]
     assert await store.operations.executed_after(A, 0) == []
+    late = Snapshot(policy_id=A, position=3, claim=make_claim("late"))
+    assert await store.operations.put_snapshot(TOKEN, late) == [late.claim], "it was copied meanwhile"
     session = await store.operations.session(A)
     assert session is not None
     assert (session.snapshot, session.closed_at) == (None, NOW + 2)

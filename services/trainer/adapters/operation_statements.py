@@ -70,7 +70,8 @@ BEGIN_READ = """
 """
 END_READ = "UPDATE operations SET reads = 0 WHERE policy_id = $1 AND seq = $2 AND finished_at IS NULL"
 SNAPSHOT = """
-    UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
+    UPDATE training SET snapshot = $2, snapshot_position = $3
+    WHERE policy_id = $1 AND snapshot_position <= $3 AND closed_at IS NULL
     RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
 """
 CLOSE = """
