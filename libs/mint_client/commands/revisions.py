@@ -129,9 +129,9 @@ def diff_revision(
     revision: NamedRevisionArgument,
     new: Annotated[str | None, typer.Argument(metavar="NEW", help="Later revision to compare with.")] = None,
 ) -> Listing:
-    """Compare two revisions of a policy: scores, training metrics, norms of all modules and settings.
+    """Compare two revisions of a policy: scores, training metrics, settings, and norms of modules.
 
-    Without NEW a revision is compared with its parent.
+    Without NEW a revision is compared with its parent. The modules that moved most are shown; --json has all.
 
     Example: mint revision diff counter@prod latest
     """

@@ -117,8 +117,11 @@ def _in_words(adapter: Any, *, now: float) -> Row:
     }
 
 
+_SHOWN_MODULES = 8
+
+
 def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
-    """Return the rows of a comparison: scores first, then metrics, the norm of every module, and settings.
+    """Return the rows of a comparison: scores, metrics, norms of the modules that moved most, and settings.
 
     Rewards come first: of a revision's own samples, and of its parent's, which it was trained on. A module
     has moved by the norm of its difference, which may be large where two norms are equal.
@@ -126,10 +129,13 @@ def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
     metrics = {row["name"]: row for row in diff["metrics"]}
     rewards = [{**metrics.pop(name), "name": shown} for name, shown in _REWARDS.items() if name in metrics]
     numbers = [_with_change(row) for row in (*diff["scores"], *rewards, *metrics.values())]
-    modules = [
+    moved = sorted(diff["modules"], key=lambda row: -row["change"])
+    modules: list[Row] = [
         {**row, "name": f"norm of {row['module']}", "change": f"moved {row['change']:.5g}"}
-        for row in diff["modules"]
+        for row in moved[:_SHOWN_MODULES]
     ]
+    if others := len(moved) - len(modules):
+        modules.append({"name": f"{others} other modules", "change": "moved less: see --json"})
     settings = [{**change, "name": change["field"]} for change in diff["config"]]
     return [*numbers, *modules, *settings]
 

@@ -146,6 +146,16 @@ def test_a_comparison_begins_with_scores_and_rewards_and_labels_norms() -> None:
     ]
 
 
+def test_a_comparison_shows_the_modules_that_moved_most() -> None:
+    modules = [{"module": f"m{at}", "before": 1.0, "after": 1.0, "change": at / 10} for at in range(12)]
+    rows = diff_rows({"config": [], "metrics": [], "scores": [], "modules": modules})
+    assert [row["name"] for row in rows] == [
+        *(f"norm of m{at}" for at in range(11, 3, -1)),
+        "4 other modules",
+    ]
+    assert cells(rows[-1], CHANGE) == ("4 other modules", "", "", "moved less: see --json")
+
+
 def printed(rows: Sequence[Row], columns: Sequence[Column], *, width: int) -> list[str]:
     """Return the lines of a table on a terminal."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
