@@ -49,7 +49,7 @@ from services.registry.core.uploads import (
 )
 from services.registry.handlers.scratch import TEMPORARY, Scratch
 
-RECEIVED_AT_ONCE, RECEIVED_OF_A_TENANT = 64, 8
+RECEIVED_AT_ONCE, RECEIVED_OF_A_TENANT = 16, 4
 """Concurrent uploads from the first byte to publication. The others wait before their first byte is read."""
 CONVERTED_AT_ONCE, CONVERTED_OF_A_TENANT = 4, 2
 """Concurrent conversions: the others wait, so a slow body or disk never occupies a slot for conversion."""
