@@ -150,35 +150,31 @@ def plan_resumption(
     """Return what lets a policy go on from a revision; a repetition is the same, see `Resumption`."""
     revision = resumption.revision
     operation = LoadRevision(revision=revision, anew=True)
-    encoded = msgspec.msgpack.encode(operation)
     cause = resumption.cause or session.position
     name = hashlib.sha256(f"resume/{revision.digest}/{cause}".encode()).digest()
-    new = NewOperation(
-        policy_id=session.policy_id,
-        seq=UNNUMBERED + (int.from_bytes(name[:8], "big") >> 2),
-        tenant_id=session.tenant_id,
-        kind=str(operation.__struct_config__.tag),
-        digest=hashlib.sha256(encoded).digest(),
-        payload=Packed(data=encoded),
-        submitted_at=now,
-    )
-    return new, operation
+    seq = UNNUMBERED + (int.from_bytes(name[:8], "big") >> 2)
+    return _new_operation(session, seq, operation, now=now), operation
 
 
 def plan_close(session: TrainingSession, *, now: float) -> tuple[NewOperation, Close]:
     """Return what ends a policy's session after all that has arrived; a repetition is the same."""
     operation = Close()
+    return _new_operation(session, LAST_SEQ, operation, now=now), operation
+
+
+def _new_operation(
+    session: TrainingSession, seq: int, operation: LoadRevision | Close, *, now: float
+) -> NewOperation:
     encoded = msgspec.msgpack.encode(operation)
-    new = NewOperation(
+    return NewOperation(
         policy_id=session.policy_id,
-        seq=LAST_SEQ,
+        seq=seq,
         tenant_id=session.tenant_id,
         kind=str(operation.__struct_config__.tag),
         digest=hashlib.sha256(encoded).digest(),
         payload=Packed(data=encoded),
         submitted_at=now,
     )
-    return new, operation
 
 
 def intake_of(wave_id: WaveId) -> str:

@@ -1,4 +1,4 @@
-"""What a start waits for: all parts, or those of one base."""
+"""The supervisor waits for all parts, or until the parts of one base are ready."""
 
 import asyncio
 import random
