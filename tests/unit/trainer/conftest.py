@@ -12,7 +12,10 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.adapters.lora import experts
 from services.trainer.adapters.model.resident_base import ResidentBase
+
+from .cuda_rules import checked_grouped_mm
 
 TINY = Path(__file__).parents[3] / "bases" / "tiny"
 LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -31,6 +34,11 @@ SHAPE = {
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _cuda_preconditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "grouped_mm", checked_grouped_mm)
 
 
 @pytest.fixture

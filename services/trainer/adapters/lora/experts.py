@@ -158,7 +158,8 @@ class _Runs:
         """Return the base experts' product with one of their parameters."""
         weight = getattr(experts, name)
         weight_EIO = weight if self.layout.transposed else weight.transpose(1, 2)
-        ends_E = self.ends_EP[len(self.mix.counts) - 1 :: len(self.mix.counts)]
+        # Contiguous: CUDA's bfloat16 kernel ignores the stride of offsets.
+        ends_E = self.ends_EP[len(self.mix.counts) - 1 :: len(self.mix.counts)].contiguous()
         y_SO = grouped_mm(x_SI, weight_EIO, offs=ends_E)
         if not self.layout.biased:
             return y_SO

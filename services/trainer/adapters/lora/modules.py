@@ -1,9 +1,9 @@
 """The base's modules with room for policies: a mix of policies goes through one forward pass.
 
 y = W x + (alpha / r) B A x, Hu et al. 2021 (arXiv 2106.09685); numbers equal to PEFT's (tests/unit/trainer).
-The tokens of a pass are in the order of their policies. One policy is two more matrix products; several are
-batched ones when each has equally many tokens, grouped ones otherwise. Every product stays within its own
-tokens, so nothing of one policy reaches another's output or gradient.
+The tokens of a pass are in the order of their policies. Each policy adds two matrix products, which are
+batched where all have equally many tokens. Every product stays within its own tokens, so nothing of one
+policy reaches another's output or gradient.
 
 P = policies of the mix, X = tokens, N = tokens of each policy, R = the largest rank, I and O = widths in
 and out.
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grouped_mm
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
@@ -53,14 +52,16 @@ def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor)
         return _updated(y_wide_XO, x_wide_XI, mix, a_PRI, b_POR).to(y_XO.dtype)
     policies = len(mix.counts)
     a_PIR, b_PRO = a_PRI.transpose(1, 2), b_POR.transpose(1, 2)
-    if policies == 1:
-        return torch.addmm(y_XO, torch.mm(x_XI, a_PIR[0]) * mix.scale_P, b_PRO[0])
-    if mix.uniform:
+    if mix.uniform and policies > 1:
         y_PNO, x_PNI = (one_XW.view(policies, -1, one_XW.shape[-1]) for one_XW in (y_XO, x_XI))
         low_PNR = torch.bmm(x_PNI, a_PIR) * mix.scale_P[:, None, None]
         return torch.baddbmm(y_PNO, low_PNR, b_PRO)
-    low_XR = grouped_mm(x_XI, a_PIR, offs=mix.ends_P) * mix.scale_P[mix.policy_X][:, None]
-    return y_XO + grouped_mm(low_XR, b_PRO, offs=mix.ends_P)
+    # No `grouped_mm`: CUDA's has no kernel for float32 and waits for the device in its place.
+    parts = zip(y_XO.split(mix.counts), x_XI.split(mix.counts), mix.scale_P, a_PIR, b_PRO, strict=True)
+    updated = [
+        torch.addmm(y_NO, torch.mm(x_NI, a_IR) * scale, b_RO) for y_NO, x_NI, scale, a_IR, b_RO in parts
+    ]
+    return torch.cat(updated)
 
 
 Slot = LoraLinear | LoraExperts
