@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_origin
@@ -196,7 +197,7 @@ def _type_name(info: FieldInfo) -> str:
     kind = info.annotation
     if isinstance(kind, type) and get_origin(kind) is None:
         return kind.__name__
-    return str(kind).replace("typing.", "")
+    return re.sub(r"(\w+\.)+", "", str(kind))  # without modules: that of Path differs by Python version
 
 
 def _default_text(info: FieldInfo) -> str:
