@@ -313,3 +313,22 @@ def test_a_victim_leaves_its_slot_though_the_copy_fail() -> None:
     with pytest.raises(AttributeError):
         desk.activate(2, 1, 1e9)
     assert manager.lora_index_to_id == [None] * SLOTS, "as the loader counts"
+
+
+@pytest.mark.parametrize(("slice_ms", "slices"), [(1e9, 1), (2.5, 3), (0.5, 5)])
+def test_a_slice_ends_by_the_time_of_its_bytes_where_calls_do_not_wait_for_them(
+    slice_ms: float, slices: int
+) -> None:
+    layers = {f"m{number}": _weights("ColumnParallel") for number in range(4)}
+    module_bytes = _part_bytes(layers["m0"])
+    modules = {name: _wrapper("ColumnParallel", workers=1, worker=0) for name in layers}
+    desk, size_bytes = _enter(manager := Manager(modules, layers), 1)
+    copies = Copies(register=lambda _begin, _size: 0, measure=lambda _memory: 2.0 / module_bytes)
+    copies.register(torch.zeros(1))
+    desk = WorkerAdapters(manager, copies)
+    stalls = []
+    while not (part := desk.activate(1, None, slice_ms))["done"]:
+        stalls.append(part["stall_ms"])
+    stalls.append(part["stall_ms"])
+    assert len(stalls) == slices
+    assert sum(stalls) == pytest.approx(size_bytes * 2.0 / module_bytes, abs=0.5)

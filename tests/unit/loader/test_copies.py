@@ -1,5 +1,6 @@
 """Memory is given up after the last copy from it. The stream is simulated: these tests run without a GPU."""
 
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -99,3 +100,11 @@ def test_on_a_device_each_copy_is_asked_for_and_not_waited_for() -> None:
 
     copy_all([Place(), Place()], ["a", "b"])
     assert asked == [("a", True), ("b", True)]
+
+
+@pytest.mark.parametrize(("status", "stall_ms"), [(0, 3.0), (2, 0.0)])
+def test_the_bytes_of_registered_memory_have_a_time_of_their_own(status: int, stall_ms: float) -> None:
+    copies = Copies(register=lambda _begin, _size: status, measure=lambda _memory: 3e-6)
+    copies.register(torch.zeros(1))
+    assert copies.stall_ms(time.perf_counter(), 1_000_000) == pytest.approx(stall_ms, abs=1.0)
+    assert copies.stall_ms(time.perf_counter() - 1.0, 1_000_000) == pytest.approx(1000.0, rel=0.1)

@@ -67,3 +67,10 @@ def set_lora(module: Any, index: int, layer: Any) -> None:
         module.tp_size = workers
     if workers == 1 or is_cut(module):
         note(module, index, layer)
+
+
+def size_bytes(layer: Any) -> int:
+    """Return the bytes of a layer's weights, as they are copied into a slot."""
+    halves = (layer.lora_a, layer.lora_b)
+    tensors = [each for half in halves for each in (half if isinstance(half, list) else [half])]
+    return sum(each.numel() * each.element_size() for each in tensors if each is not None)

@@ -178,7 +178,7 @@ class WorkerAdapters:
         Of several workers each is done in its own time: one that was done says so when it is called again.
         It waits while no slot is free yet: the loader counts an adapter out before it sends the call.
         """
-        from services.loader.adapters.vllm.rank_part import set_lora
+        from services.loader.adapters.vllm.rank_part import set_lora, size_bytes
 
         began = time.perf_counter()
         manager = self._manager
@@ -197,20 +197,22 @@ class WorkerAdapters:
             index = manager.lora_index_to_id.index(None)
             self._copying = Copying(number, index, iter(manager.modules.items()))
         copying, self._copying = self._copying, None  # what fails here begins again, and skips no module
+        copied = 0
         for name, module in copying.modules:
             layer = manager._get_lora_layer_weights(lora, name)  # noqa: SLF001
             if layer is None:
                 module.reset_lora(copying.index)
             else:
                 set_lora(module, copying.index, layer)
-            if _milliseconds_since(began) >= slice_ms:
+                copied += size_bytes(layer)
+            if self._copies.stall_ms(began, copied) >= slice_ms:
                 self._copies.mark(number)
                 self._copying = copying
-                return {"done": False, "stall_ms": _milliseconds_since(began)}
+                return {"done": False, "stall_ms": self._copies.stall_ms(began, copied)}
         self._copies.mark(number)
         manager.lora_index_to_id[copying.index] = number
         manager._active_adapters[number] = None  # noqa: SLF001
-        return {"done": True, "stall_ms": _milliseconds_since(began)}
+        return {"done": True, "stall_ms": self._copies.stall_ms(began, copied)}
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Remove adapters in any state; no code reads their memory later."""
