@@ -27,8 +27,6 @@ REPAIRS_PLUGIN = "mint_engine_repairs"
 RESERVED = "mint_reserved_sequences"
 """Key in vLLM's ``additional_config`` of the part of ``max_num_seqs`` that is reserved for tenants with few
 running sequences."""
-TAKEN = "mint_taken_outputs"
-"""There too: the path of the pipe in which the loader says which outputs it has taken in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,10 +114,9 @@ def _engine(config: EngineConfig) -> Any:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    from services.loader.adapters.vllm.output_acks import OutputAcks
     from services.loader.adapters.vllm.starting import engine_arguments
 
-    arguments = engine_arguments(config, taken=OutputAcks())
+    arguments = engine_arguments(config)
     arguments = dataclasses.replace(arguments, scheduler_cls=None, additional_config={})
     return LLMEngine.from_vllm_config(arguments.create_engine_config(UsageContext.LLM_CLASS))
 

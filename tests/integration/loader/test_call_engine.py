@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mint_common.errors import RequestRefused
@@ -46,16 +47,22 @@ class StandInLLM:
     model_config = SimpleNamespace(max_model_len=64)
     errored = False
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: bool = False, answers: Any = None) -> None:
         self.fails = fails
+        self.answers = answers
+        self.skipped: list[int] = []
         self.log: list[str] = []
         self.begun = asyncio.Event()
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
-        del prompt, params, options
+        del prompt
+        self.skipped.append(params.routed_experts_prompt_start)
         try:
+            if self.answers is not None:
+                yield SimpleNamespace(lora_request=options["lora_request"], outputs=self.answers)
+                return
             self.log.append(f"begun {request_id}")
             if self.fails:
                 raise ValueError("out of the vocabulary")
@@ -117,6 +124,17 @@ async def test_a_reader_that_leaves_ends_every_request_before_the_adapter_is_let
     await asyncio.wait([reading])
 
 
+async def test_an_answer_has_no_routes_that_its_client_cannot_ask_for() -> None:
+    answer = SimpleNamespace(token_ids=(1,), finish_reason="stop", routed_experts=np.ones((3, 2, 2)))
+    llm = StandInLLM(answers=[answer])
+    engine = await admitted(llm)
+    async with aclosing(engine):
+        assert [one.routed_experts async for _, output in merged(engine) for one in output.outputs] == [
+            None
+        ] * 3
+    assert llm.skipped == [2] * PROMPTS, "routes of prompts are not even collected"
+
+
 async def test_the_first_failure_of_several_is_told_and_none_is_left_to_the_log() -> None:
     loop, told = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: told.append(context))
@@ -176,7 +194,7 @@ async def test_a_call_knows_when_its_requests_have_ended() -> None:
 
     engine = await admitted(OneOutput())
     params = SimpleNamespace(logprobs=None, structured_outputs=None)
-    one, other = (engine.generate({}, params, "") for _ in range(2))
+    one, other = (engine.generate({"prompt_token_ids": [1]}, params, "") for _ in range(2))
     for request in (one, other):
         await anext(request)
         assert engine.running == 2

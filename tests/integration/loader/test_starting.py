@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import SettingInvalid
-from services.loader.adapters.vllm.output_acks import OutputAcks
 from services.loader.adapters.vllm.starting import (
     EngineConfig,
     engine_arguments,
+    engine_config,
     find_device,
     plan_for_device,
+    prepare_device,
     reasoning_parsers,
     start_engine,
 )
@@ -53,7 +55,7 @@ def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts)
     execution = Execution(
         dtype="bfloat16", tensor_parallel=2, pipeline_parallel=2, gpu_memory_utilization=0.5
     )
-    arguments = engine_arguments(config(facts, execution), taken=OutputAcks())
+    arguments = engine_arguments(config(facts, execution))
     stock = AsyncEngineArgs(model=str(BASE_DIR))
     names = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     given = {name for name in names if getattr(arguments, name) != getattr(stock, name)}
@@ -61,15 +63,38 @@ def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts)
     assert OWNED.keys() <= set(names)
 
 
+def test_two_starts_of_an_engine_share_their_compiled_graphs(facts: BaseFacts) -> None:
+    made = config(facts, Execution(dtype="bfloat16"))
+    first, second = (engine_config(engine_arguments(made)).compute_hash() for _ in range(2))
+    assert first == second
+
+
+def test_a_configuration_without_routes_stays_so_beside_one_with(facts: BaseFacts) -> None:
+    # vLLM's engine process checks its configuration again, and there routes may be refused.
+    made = config(facts, Execution(dtype="bfloat16"))
+    plain = engine_config(engine_arguments(made))
+    engine_arguments(made, returns_routes=True)
+    with pytest.raises(ValueError, match="Runner V2"):
+        engine_config(engine_arguments(made, returns_routes=True))  # as on a CPU
+    assert not plain.aux_output_config.enabled
+
+
+def test_on_cuda_nothing_needs_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "0")
+    prepare_device(Device(kind="cuda", count=1, has_bfloat16=True), workers=1)
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
 def test_every_structure_is_for_the_backend_that_is_bounded(facts: BaseFacts) -> None:
-    arguments = engine_arguments(config(facts, Execution(dtype="bfloat16")), taken=OutputAcks())
+    arguments = engine_arguments(config(facts, Execution(dtype="bfloat16")))
     assert arguments.structured_outputs_config.backend == "xgrammar"
 
 
 def test_another_argument_of_vllm_reaches_it(facts: BaseFacts) -> None:
     asked = Asked(engine_args='{"max_num_batched_tokens": 777, "enable_prefix_caching": false}')
     execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)
-    arguments = engine_arguments(config(facts, execution), taken=OutputAcks())
+    arguments = engine_arguments(config(facts, execution))
     assert arguments.max_num_batched_tokens == 777
     assert arguments.enable_prefix_caching is False
 
@@ -78,7 +103,7 @@ def test_an_override_of_the_config_keeps_the_correction_of_a_window(facts: BaseF
     asked = Asked(engine_args='{"hf_overrides": {"logit_scale": 0.5, "sliding_window": 99}}')
     execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)
     wide = replace(facts, architecture="Cohere2ForCausalLM", window=16)
-    arguments = engine_arguments(config(wide, execution), taken=OutputAcks())
+    arguments = engine_arguments(config(wide, execution))
     assert arguments.hf_overrides == {"logit_scale": 0.5, "sliding_window": 15}
 
 

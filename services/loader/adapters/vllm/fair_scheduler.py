@@ -17,6 +17,7 @@ A request's tenant is its ``cache_salt``; its ``priority`` tells whether it is a
 Written against vLLM 0.32; tests/integration/loader/test_fair_scheduler.py fails when what it uses changes.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ from mint_common.fair_queue import GENERATED_WEIGHT
 from mint_common.runtime.processor_turns import shorten_thread_turns
 from services.loader.adapters.vllm.closed_ports import close_ports
 from services.loader.adapters.vllm.freed_memory import FreedMemory
-from services.loader.adapters.vllm.output_acks import OutputWindow
+from services.loader.adapters.vllm.output_acks import ACKS_VARIABLE, OutputWindow
 from services.loader.adapters.vllm.structures import expected_seconds, share_time
 from services.loader.adapters.vllm.tenant_queue import (
     CompileTurns,
@@ -41,7 +42,7 @@ from services.loader.adapters.vllm.tenant_queue import (
     tenant_kind,
     tenant_of,
 )
-from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
+from services.loader.adapters.vllm_plugin import RESERVED
 from services.loader.core.background import BackgroundShare, background_to_preempt
 from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
@@ -88,7 +89,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self._background = BackgroundShare()
         self._step_began = 0.0
         self._step_kinds: set[bool] = set()
-        self._sent = OutputWindow(self.vllm_config.additional_config[TAKEN])
+        self._sent = OutputWindow(os.environ[ACKS_VARIABLE])
         self._was_own_step = False
         self._step_sequences = self.max_num_running_reqs
         self._structure_times = StructureTimes()

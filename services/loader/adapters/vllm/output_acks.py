@@ -13,6 +13,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+ACKS_VARIABLE = "_MINT_OUTPUT_ACKS"
+"""Environment variable with the path of the pipe, for the engine process."""
 MAX_UNACKED_STEPS = 2
 """Maximum steps with unacknowledged outputs while another step is planned."""
 MAX_WAIT_SECONDS = 0.1

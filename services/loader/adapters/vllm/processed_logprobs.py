@@ -75,6 +75,8 @@ def temperature_of(params: Any) -> float:
 def _divided(logits_NV: Any, temperatures: npt.NDArray[np.float32]) -> Any:
     """Return the logits in float32, divided in place if they are already: no later code reads them."""
     import torch
+    from vllm.utils.torch_utils import async_tensor_h2d
 
-    own = torch.from_numpy(temperatures).to(logits_NV.device)
+    # Pinned: a copy from pageable memory waits for all that the device does.
+    own = async_tensor_h2d(temperatures, device=logits_NV.device)
     return logits_NV.to(torch.float32).div_(own[:, None])

@@ -46,6 +46,7 @@ def sample_params(request: SampleRequest, *, noted_as: str | None) -> Any:
         skip_special_tokens=not sampling.stop,  # a stop string may be a special token's text
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args=extra or None,
+        routed_experts_prompt_start=0 if request.routes else len(request.tokens),
     )
 
 

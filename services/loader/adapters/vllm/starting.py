@@ -22,8 +22,8 @@ from mint_common.inference.fields import MAX_STOPS
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_stats import stat_logger
-from services.loader.adapters.vllm.output_acks import OutputAcks
-from services.loader.adapters.vllm_plugin import PLUGIN, RESERVED, TAKEN, register
+from services.loader.adapters.vllm.output_acks import ACKS_VARIABLE, OutputAcks
+from services.loader.adapters.vllm_plugin import PLUGIN, RESERVED, register
 from services.loader.core.execution import (
     Asked,
     Device,
@@ -153,8 +153,9 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     how, taken = config.execution, OutputAcks()
-    arguments = engine_arguments(config, taken=taken)
-    vllm_config, source, no_routes = _with_routes(arguments, _checked(config, arguments), config)
+    # In no argument of vLLM's: those name its folder of compiled graphs, and each start has another pipe.
+    os.environ[ACKS_VARIABLE] = taken.path
+    vllm_config, source, no_routes = _with_routes(_checked(config, engine_arguments(config)), config)
     loggers = [stat_logger()] if config.stats else None
     llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True, stat_loggers=loggers)
     taken.watch(llm.output_processor)
@@ -175,14 +176,14 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     )
 
 
-def _with_routes(arguments: Any, vllm_config: Any, config: EngineConfig) -> tuple[Any, RouteSource, str]:
+def _with_routes(vllm_config: Any, config: EngineConfig) -> tuple[Any, RouteSource, str]:
     """Let the second model runner return routes; return the configuration, their source, and a problem."""
     is_first, problem = not vllm_config.use_v2_model_runner, ""
     is_returned = bool(config.facts.experts) and not is_first
     if is_returned:
         try:
-            returning = dataclasses.replace(arguments, enable_return_routed_experts=True)
-            vllm_config = _engine_config(returning)
+            # New arguments: with a flag set on the old ones vLLM sets it in the old configuration too.
+            vllm_config = engine_config(engine_arguments(config, returns_routes=True))
         except ValueError as error:
             is_returned, problem = False, f"vLLM does not return routes here: {error}"
     source = route_source(
@@ -206,7 +207,7 @@ def routed_layers(facts: BaseFacts) -> tuple[int, ...]:
 
 def _checked(config: EngineConfig, arguments: Any) -> Any:  # Any, here and below: vllm has no types
     try:
-        return _engine_config(arguments)
+        return engine_config(arguments)
     except (ValueError, TypeError, NotImplementedError) as error:
         given = config.execution.engine_args
         if not given:
@@ -215,7 +216,8 @@ def _checked(config: EngineConfig, arguments: Any) -> Any:  # Any, here and belo
         raise SettingInvalid(name="MINT_LOADER_ENGINE_ARGS", problem=problem) from error
 
 
-def _engine_config(arguments: Any) -> Any:
+def engine_config(arguments: Any) -> Any:
+    """Return vLLM's configuration of arguments. Raises what vLLM raises for those that it refuses."""
     from vllm.usage.usage_lib import UsageContext
 
     return arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as AsyncLLM.from_engine_args
@@ -232,7 +234,7 @@ def require_plugin() -> None:
         )
 
 
-def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
+def engine_arguments(config: EngineConfig, *, returns_routes: bool = False) -> Any:
     """Return vLLM's arguments, an AsyncEngineArgs; the environment must be prepared.
 
     Each argument that is named here is one that `core.execution.OWNED` refuses.
@@ -266,7 +268,8 @@ def engine_arguments(config: EngineConfig, *, taken: OutputAcks) -> Any:
         max_model_len=config.max_context,
         max_num_seqs=config.max_sequences + reserve,
         scheduler_cls=_SCHEDULER,
-        additional_config={RESERVED: reserve, TAKEN: taken.path},
+        additional_config={RESERVED: reserve},
+        enable_return_routed_experts=returns_routes,
         max_logprobs=config.max_logprobs,
         generation_config="auto" if config.default_sampling == "base" else "vllm",
         reasoning_parser=config.parsing.reasoning_parser or "",
@@ -326,6 +329,9 @@ def prepare_device(device: Device, *, workers: int) -> None:
     else:
         # Counts what the plugin ends requests for; on CPU the plugin finds it by itself, and more.
         os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+        # FlashInfer compiles its sampler with nvcc as the engine starts, and the packages include none; vLLM
+        # looks for the GPU alone (vllm-project/vllm#49497). Its own kernels are compiled by Triton.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if workers > 1:
         # Else each rank wants a memory node of its own to bind its threads to.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

@@ -90,6 +90,7 @@ class CallEngine:
         """Start a request when its first output is requested, in its tenant's turn."""
         assert self.served is not None, "a request of a call that is not admitted"
         prompt["cache_salt"] = self._call.tenant_id
+        sampling_params.routed_experts_prompt_start = len(prompt["prompt_token_ids"])
         outputs = self._llm.generate(
             prompt,
             sampling_params,
@@ -117,6 +118,7 @@ class CallEngine:
                 async with aclosing(outputs):
                     async for output in outputs:
                         self._check(output, is_structured=structure is not None)
+                        _drop_routes(output)
                         self.has_begun = True
                         yield output
         except Exception as error:
@@ -143,6 +145,12 @@ class CallEngine:
     async def aclose(self) -> None:
         """End what still runs, then let the adapter go. Idempotent."""
         await self._held.aclose()
+
+
+def _drop_routes(output: Any) -> None:
+    """Leave out the routes through experts, which an engine of its second runner adds to every answer."""
+    for completion in output.outputs:
+        completion.routed_experts = None
 
 
 class CallRenderer:
