@@ -122,7 +122,7 @@ def _byte_ms(memory: Tensor, device: Any) -> float:
     place.copy_(sample, non_blocking=True)
     end.record()
     end.synchronize()
-    return float(begin.elapsed_time(end)) / (sample.numel() * sample.element_size())
+    return float(begin.elapsed_time(end) / (sample.numel() * sample.element_size()))
 
 
 def copy_all(places: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
