@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, LossName, Pass, Passed, Step
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.refusals import NotFinite
 
+from .full_memory import TOO_LONG_BACKWARD, fill_memory
 from .plain_peft import gradients_of, peft_twin
 from .test_lora import with_random_b
 
@@ -336,3 +339,46 @@ def test_computed_alone_a_pass_gives_the_same_bits_again(
     assert one.leaf.grad is not None
     assert other.leaf.grad is not None
     assert torch.equal(one.leaf.grad, other.leaf.grad)
+
+
+@pytest.mark.parametrize("fails_in", ["forward", "backward"])
+def test_a_micro_batch_that_does_not_fit_is_halved_and_comes_to_the_same(
+    make_model: MakeModel, make_base: MakeBase, lora: LoraSpec, fails_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    base = make_base(model)
+    states = [trained_state(base, lora) for _ in range(2)]
+    works = [make_pass(seed, "ppo", count=5) for seed in range(2)]
+    score, scored_lines = base.score, []
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def scored(lines: Sequence[Any], *more: Any) -> TokenScores:
+        found = score(lines, *more)
+        scored_lines.append(len(lines))
+        if len(lines) > 3:
+            full() if fails_in == "forward" else found.logprobs_T.register_hook(full)
+        return found
+
+    monkeypatch.setattr(base, "score", scored)
+    given = [work_of(state, work) for state, work in zip(states, works, strict=True)]
+    for state, work, result in zip(
+        states, works, run_policy_passes(base, given, max_tokens=4096), strict=True
+    ):
+        monkeypatch.setattr(base, "score", score)
+        assert_like_peft(make_model(), lora, state, [work], [result])
+    assert max(scored_lines) > 3
+    assert scored_lines[-1] <= 3
+
+
+def test_a_single_line_that_does_not_fit_is_an_error(
+    make_model: MakeModel, make_base: MakeBase, lora: LoraSpec
+) -> None:
+    base = make_base(make_model())
+    fill_memory(base)
+    state, rng = trained_state(base, lora), np.random.default_rng(0)
+    data = tuple(make_datum(rng, "ppo", length=length) for length in (5, TOO_LONG_BACKWARD, 7))
+    work = Pass(data=data, loss="ppo", config=LOSSES["ppo"], backward=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_policy_passes(base, [work_of(state, work)], max_tokens=4096)

@@ -5,7 +5,7 @@ T = target positions of a micro-batch, K = targets of a position.
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -119,6 +119,16 @@ class PassSum:
         self._sampler_kl, self._sampled_tokens = 0.0, 0
         if work.loss is not None:
             self._measure(work.loss.measures(_no_tokens(work.config)))
+
+    def saved(self) -> Callable[[], None]:
+        """Return what restores the present sums. Scores are written again with their lines."""
+        state = self.refusal, self._loss, dict(self._measures), self._sampler_kl, self._sampled_tokens
+
+        def restore() -> None:
+            self.refusal, self._loss, measures, self._sampler_kl, self._sampled_tokens = state
+            self._measures = dict(measures)
+
+        return restore
 
     def add(self, lines: Sequence[NumberedLine], scored: TokenScores, base_T: Tensor | None) -> Tensor | None:
         """Note the scores of some lines and return their loss, None if it is none or not finite."""

@@ -7,6 +7,7 @@ T = target positions of a micro-batch, K = targets of a position.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -21,6 +22,7 @@ from services.trainer.adapters.training.runs import Runs, complete
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
+_log = logging.getLogger(__name__)
 _PLACE = attrgetter("policy", "number", "index")
 """Place of a line in a micro-batch."""
 
@@ -82,12 +84,64 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
     for backward in (True, False):
         chosen = [line for line in lines if works[line.number].backward is backward]
         for batch in plan_microbatches(chosen, max_tokens=max_tokens, max_targets=max_targets):
-            with torch.set_grad_enabled(backward):
-                loss = _microbatch(base, sums, sorted(batch, key=_PLACE))
-            if backward and loss is not None:
-                loss.backward()
-            yield sum(line.length for line in batch)
+            parts = [sorted(batch, key=_PLACE)]
+            while parts:
+                part = parts.pop()
+                if not _fits(base, sums, part, backward=backward):
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                yield sum(line.length for line in part)
     return sums
+
+
+def _fits(
+    base: ScoringBase, sums: Sequence[PassSum], lines: Sequence[NumberedLine], *, backward: bool
+) -> bool:
+    """Add a micro-batch; return False, and add nothing, if the device's memory holds fewer lines.
+
+    Raises torch.OutOfMemoryError for a single line.
+    """
+    before = _Before([sums[number] for number in dict.fromkeys(line.number for line in lines)])
+    try:
+        with torch.set_grad_enabled(backward):
+            loss = _microbatch(base, sums, lines)
+        if backward and loss is not None:
+            loss.backward()
+    except torch.OutOfMemoryError:
+        if len(lines) == 1:
+            raise
+    else:
+        before.add()
+        return True
+    # Past the handler: an error that is still handled holds what the computation had in memory.
+    before.restore()
+    torch.cuda.empty_cache()
+    _log.warning("micro-batch does not fit into memory: halved", extra={"lines": len(lines)})
+    return False
+
+
+class _Before:
+    """The sums and gradients of some passes before a micro-batch, whose own gradients begin at none."""
+
+    def __init__(self, sums: Sequence[PassSum]) -> None:
+        leaves = {id(one.work.lora): one.work.lora.leaf for one in sums}
+        self._held = [(leaf, leaf.grad) for leaf in leaves.values()]
+        self._restores = [one.saved() for one in sums]
+        for leaf, _ in self._held:
+            leaf.grad = None
+
+    def add(self) -> None:
+        """Add the micro-batch's gradients to those before."""
+        for leaf, gradient in self._held:
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else gradient.add_(leaf.grad)
+
+    def restore(self) -> None:
+        """Forget the micro-batch."""
+        for leaf, gradient in self._held:
+            leaf.grad = gradient
+        for restore in self._restores:
+            restore()
 
 
 def _numbered(works: Sequence[PassWork]) -> Iterator[NumberedLine]:
