@@ -13,12 +13,14 @@ from mint_client.core.state import TRACKER_PART
 from mint_client.core.tracking import TrackerKind
 from mint_common.runtime.clock import SystemClock
 from mint_common.waiting import cancel_all
+from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.ports_in_use import holder, is_free
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.processes import LocalProcesses, Sentinel
 from services.standalone.adapters.run_file import RunFile
+from services.standalone.adapters.stack_parts import gpus_of_parts
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.parts import StackPart
 from services.standalone.core.plan import (
@@ -29,6 +31,7 @@ from services.standalone.core.plan import (
     TrackerPlan,
     plan_services,
     port_names,
+    start_in_turn,
 )
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports
@@ -153,6 +156,8 @@ async def _plan_stack(
         has_wandb=any(each.to is TrackerKind.WANDB for each in trackers),
     )
     check_settings(planned)
+    gpus = await asyncio.to_thread(usable_gpus)
+    planned = start_in_turn(planned, gpus_of_parts(planned, [gpu.index for gpu in gpus]))
     planned = tuple(with_time_to_stop(each) for each in planned)
     started = {each.name: _service_launch(folder, each, ports[each.name]) for each in planned}
     recording = _tracker_launches(folder, trackers, gateway_url=_gateway_url(ports))

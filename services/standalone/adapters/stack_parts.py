@@ -47,13 +47,23 @@ def read_parts(
         overrides=overrides,
     )
     check_settings(services)
+    chosen = gpus_of_parts(services, gpus)
     parts = []
     for service in services:
         settings = read_part(service)
         if isinstance(settings, LoaderSettings | TrainerSettings):
-            chosen, base = _chosen(settings, _seen(service, gpus)), bases[settings.base_dir.name]
-            parts.append(Part(name=service.name, gpus=chosen, base=base, settings=settings))
+            base = bases[settings.base_dir.name]
+            parts.append(Part(name=service.name, gpus=chosen[service.name], base=base, settings=settings))
     return parts
+
+
+def gpus_of_parts(services: Sequence[ServicePart], gpus: Sequence[int]) -> Mapping[str, tuple[int, ...]]:
+    """Return the GPUs that each trainer and engine uses, on a machine with some."""
+    return {
+        service.name: _chosen(own, _seen(service, gpus))
+        for service in services
+        if isinstance(own := read_part(service), LoaderSettings | TrainerSettings)
+    }
 
 
 def _place(folder: Path, name: str, plan: BasePlan) -> BaseAt:

@@ -161,6 +161,23 @@ def plan_services(
     )
 
 
+def start_in_turn(
+    parts: Sequence[ServicePart], gpus: Mapping[str, Collection[int]]
+) -> tuple[ServicePart, ...]:
+    """Return parts that start one after another on each GPU, engines before trainers. ``gpus`` by part.
+
+    An engine sizes its KV cache by the free memory before and after its first step, so it counts what another
+    part allocates meanwhile as its own (vllm/utils/mem_utils.py).
+    """
+    before: dict[str, tuple[str, ...]] = {}
+    last: dict[int, str] = {}
+    for part in sorted(parts, key=lambda part: part.service):  # loader, then trainer
+        own = gpus.get(part.name, ())
+        before[part.name] = tuple(dict.fromkeys(last[gpu] for gpu in own if gpu in last))
+        last |= dict.fromkeys(own, part.name)
+    return tuple(replace(part, needs=(*part.needs, *before[part.name])) for part in parts)
+
+
 def _check_parts(base: BaseAt) -> None:
     """Raise SettingInvalid for settings of a trainer or an engine that a base does not have."""
     lost = [variable for variable in base.plan.trainer if variable != "MINT_TRAINER_DTYPE"]

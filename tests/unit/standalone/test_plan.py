@@ -18,6 +18,7 @@ from services.standalone.core.plan import (
     plan_alike,
     plan_services,
     port_names,
+    start_in_turn,
 )
 from services.standalone.settings import read_standalone_settings
 
@@ -170,3 +171,20 @@ def test_the_environment_is_split_and_quiet_defaults_give_way() -> None:
     assert "MINT_NATS_URL" not in settings.inherited
     assert settings.external("MINT_NATS_URL") == "nats://x"
     assert settings.external("MINT_POSTGRES_DSN") == ""
+
+
+def test_parts_that_share_a_gpu_start_one_after_another_engines_first() -> None:
+    shared = BaseAt(name="tiny", folder="/b/tiny", plan=plan_alike(engines=3))
+    parts = tuple(plan(bases=(shared,)).values())
+    names = ("loader-tiny", "loader-tiny-2", "loader-tiny-3", "trainer-tiny")
+    gpus = dict(zip(names, ((0,), (0, 1), (2,), (0, 2)), strict=True))
+    turns = {part.name: part for part in start_in_turn(parts, gpus)}
+    assert {name: turns[name].needs[1:] for name in names} == {
+        "loader-tiny": (),
+        "loader-tiny-2": ("loader-tiny",),
+        "loader-tiny-3": (),
+        "trainer-tiny": ("loader-tiny-2", "loader-tiny-3"),
+    }
+    levels = start_levels(tuple(turns.values()))
+    assert [level for level in levels if set(level) & set(names)][-1][-1] == "trainer-tiny"
+    assert start_in_turn(parts, dict.fromkeys(names, ())) == parts, "parts on a CPU start at once"
