@@ -81,6 +81,23 @@ def test_a_profile_says_what_trainer_and_loader_compute_on(compose: Mapping[str,
     assert sum(shares) <= MAX_SHARED
 
 
+def test_parts_on_gpus_load_what_is_compiled_there_and_engines_keep_it(compose: Mapping[str, Any]) -> None:
+    for name in ("trainer-gpu", "loader-gpu"):
+        assert compose["services"][name]["tmpfs"] == ["/tmp:exec"], "HOME: Docker mounts a tmpfs noexec"
+    loader = compose["services"]["loader-gpu"]
+    caches = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")
+    assert "loader-cache:/var/lib/mint" in loader["volumes"]
+    assert all(loader["environment"][variable].startswith("/var/lib/mint/") for variable in caches)
+    assert compose["services"]["trainer-gpu"]["depends_on"]["loader-gpu"] == {"condition": "service_healthy"}
+
+
+def test_the_image_for_gpus_compiles_and_links(compose: Mapping[str, Any]) -> None:
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    stage = dockerfile.partition(" AS gpu\n")[2].partition("\nFROM ")[0]
+    assert "gcc libc6-dev" in stage, "Triton compiles its launchers"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in stage, "no nvcc: FlashInfer's sampler stays off"
+
+
 def test_engines_share_nothing_but_the_base(compose: Mapping[str, Any]) -> None:
     engines = [compose["services"][name] for name in ("loader", "loader-2")]
     ids = {engine["environment"]["MINT_LOADER_ENGINE_ID"] for engine in engines}

@@ -62,6 +62,9 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 {{- else if eq .service "loader" }}
 - {name: MINT_LOADER_BASE_DIR, value: {{ .base.path | quote }}}
 - {name: MINT_LOADER_CACHE_DIR, value: /var/lib/mint/cache}
+- {name: TRITON_CACHE_DIR, value: /var/lib/mint/compiled/triton}
+- {name: TORCHINDUCTOR_CACHE_DIR, value: /var/lib/mint/compiled/inductor}
+- {name: VLLM_CACHE_ROOT, value: /var/lib/mint/compiled/vllm}
 - {name: MINT_LOADER_ENGINE_ID, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: MINT_LOADER_EXECUTOR, value: {{ eq (int .values.nodes) 1 | ternary "mp" "ray" }}}
 {{- end }}
