@@ -23,6 +23,16 @@ class ExpertsFacts:
     interleaved: bool = False
 
 
+PICKED_KEYS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k")
+"""The keys of configs, by family, with the number of a layer's experts that a token passes through."""
+
+
+def picked_experts(config: object) -> int | None:
+    """Return that number from transformers' config of a text model, None where it has none."""
+    found = (getattr(config, key, None) for key in PICKED_KEYS)
+    return next((picked for picked in found if isinstance(picked, int)), None)
+
+
 ProbeStatus = Literal["ok", "failed", "left out"]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mint_common.adapters_format.base_facts import picked_experts
 from mint_common.adapters_format.names import leaf_of, twig_of
 from services.standalone.adapters.meta_model import MetaModel, read_config, read_model
 from services.standalone.core.model_shape import Linear, ModelShape
@@ -35,8 +36,7 @@ def shape_of_model(meta: MetaModel) -> ModelShape:
     sizes = {prefix: _parameters(layer) for prefix, layer in meta.layers.items()}
     largest = max(sizes, key=lambda prefix: sizes[prefix])
     count = max((each.count for each in experts.values()), default=1)
-    picked = getattr(meta.text, "num_experts_per_tok", None) or getattr(meta.text, "top_k_experts", None)
-    picked_share = (picked or count) / count
+    picked_share = (picked_experts(meta.text) or count) / count
     cache = _cache(meta)
     return ModelShape(
         architecture=meta.architecture,

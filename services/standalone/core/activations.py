@@ -2,7 +2,7 @@
 
 from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.model_shape import ModelShape
-from services.trainer.core.microbatches import DEVICE_SHARE, fitting_tokens
+from services.trainer.core.microbatches import fitting_targets
 
 _FLOAT_BYTES = ITEM_BYTES["float32"]
 _LOGITS_COPIES = 5
@@ -16,21 +16,16 @@ _STEP_COPIES, _SAMPLER_COPIES = 2, 16
 which sorts them. Fitted to the peak of SmolLM2's engine process on the CPU build of vLLM 0.32."""
 
 
-def kept_token(shape: ModelShape, item: int) -> int:
-    """Return the bytes per token that the backward pass stores: inputs and outputs of all linears.
+def pass_bytes(
+    shape: ModelShape, item: int, tokens: int, *, recomputed: bool, free_bytes: int | None = None
+) -> int:
+    """Return the peak bytes of a micro-batch; ``free_bytes`` are a GPU's, None: on the CPU.
 
-    LoRA computes in float32, so the inputs of a narrower base are stored a second time.
+    Logits exist for as many targets at a time as the trainer's chunks have.
     """
-    read, written = shape.token_numbers
-    return item * (read + written) + (_FLOAT_BYTES * read if item < _FLOAT_BYTES else 0)
-
-
-def pass_bytes(shape: ModelShape, item: int, tokens: int, *, recomputed: bool) -> int:
-    """Return the peak bytes of a micro-batch. ``recomputed``: all layers but one store only their input."""
-    kept = kept_token(shape, item)
-    if recomputed:
-        kept = item * shape.layers * shape.hidden_size + kept // shape.layers
-    return tokens * (kept + _LOGITS_COPIES * _FLOAT_BYTES * shape.vocab_size)
+    kept = shape.token_numbers.kept_bytes(item, recomputed=recomputed)
+    targets = min(tokens, fitting_targets(shape.vocab_size, free_bytes=free_bytes))
+    return tokens * kept + targets * _LOGITS_COPIES * _FLOAT_BYTES * shape.vocab_size
 
 
 def wide_head_bytes(shape: ModelShape, item: int) -> int:
@@ -42,18 +37,3 @@ def step_bytes(shape: ModelShape, *, item: int, tokens: int, sequences: int) -> 
     """Return the peak bytes of an engine's step."""
     layer = _STEP_COPIES * item * shape.layer_values * tokens
     return layer + _SAMPLER_COPIES * _FLOAT_BYTES * shape.vocab_size * sequences
-
-
-def microbatch_tokens(shape: ModelShape, item: int, *, free_bytes: int | None = None) -> int:
-    """Return the trainer's default number of tokens per micro-batch."""
-    return fitting_tokens(_taken_token(shape, item), free_bytes=free_bytes)
-
-
-def recomputes(shape: ModelShape, item: int, *, context: int, free_bytes: int) -> bool:
-    """Return whether a trainer on a GPU recomputes layers by default."""
-    return context * _taken_token(shape, item) > DEVICE_SHARE * free_bytes
-
-
-def _taken_token(shape: ModelShape, item: int) -> int:
-    """Return the trainer's estimate of a token's activations, including all experts."""
-    return item * sum((each.inputs + each.outputs) * each.count for each in shape.linears)

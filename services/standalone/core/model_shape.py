@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.adapters_format.sites import FOLDED
+from services.trainer.core.microbatches import TokenNumbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,18 @@ class ModelShape:
     state_values: int = 0
 
     @property
-    def token_numbers(self) -> tuple[int, int]:
-        """Return how many numbers the linears of all layers read and write for a token."""
+    def token_numbers(self) -> TokenNumbers:
+        """Return the numbers per token in a forward pass."""
         picked = [
             (each, each.count * (self.picked_share if each.name.startswith("experts.") else 1.0))
             for each in self.linears
         ]
-        read = sum(each.inputs * count for each, count in picked)
-        return int(read), int(sum(each.outputs * count for each, count in picked))
+        return TokenNumbers(
+            read=int(sum(each.inputs * count for each, count in picked)),
+            written=int(sum(each.outputs * count for each, count in picked)),
+            layers=self.layers,
+            width=self.hidden_size,
+        )
 
     @property
     def expert_parameters(self) -> int:

@@ -6,6 +6,8 @@ What decides how a layer computes stays: its kind, its heads' width, multipliers
 from collections.abc import Mapping
 from typing import Any
 
+from mint_common.adapters_format.base_facts import PICKED_KEYS
+
 Config = Mapping[str, Any]  # a `config.json`
 
 WINDOW = 16
@@ -18,7 +20,6 @@ _MULTIPLE = 64
 _MAX_INNER = 512
 _LEAST_WIDTH = 256
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-_PICKS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k")
 _AS_WIDE = ("conv_dim", "block_dim", "conv_dim_out")
 """Keys of LFM2's configs that are the hidden size once more."""
 _PATTERN = "hybrid_override_pattern"
@@ -140,7 +141,7 @@ def _width(text: Config, narrow: Config, hidden: int) -> int:
 
 def _routing(text: Config) -> dict[str, int]:
     """Return fewer experts, of which as few are picked that some are not."""
-    limits = dict.fromkeys(_EXPERT_COUNTS, _EXPERTS) | dict.fromkeys(_PICKS, _PICKED)
+    limits = dict.fromkeys(_EXPERT_COUNTS, _EXPERTS) | dict.fromkeys(PICKED_KEYS, _PICKED)
     limits |= {"n_group": _GROUPS, "num_expert_group": _GROUPS, "topk_group": 1}
     found = {key: min(limit, text[key]) for key, limit in limits.items() if isinstance(text.get(key), int)}
     if found.get("n_group") == 1 and "topk_group" in found:

@@ -12,16 +12,12 @@ from typing import Any
 from mint_common.dtypes import ITEM_BYTES
 from services.loader.core.execution import CPU_KV_BYTES, reserved_sequences, slot_rank
 from services.loader.settings import LoaderSettings
-from services.standalone.core.activations import (
-    microbatch_tokens,
-    pass_bytes,
-    recomputes,
-    step_bytes,
-    wide_head_bytes,
-)
+from services.standalone.core.activations import pass_bytes, step_bytes, wide_head_bytes
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES, context_bytes, kv_token_bytes
+from services.trainer.core.microbatches import fitting_tokens
+from services.trainer.core.placement import recomputes
 from services.trainer.settings import TrainerSettings
 
 HOST = "host"
@@ -42,6 +38,8 @@ _BATCHED_TOKENS = 2048
 """Maximum tokens of an engine's step: vLLM's default as a loader starts it."""
 _WRITTEN = 1
 """Policies whose snapshot or export is being written: a copy of the state, and the file."""
+_STACKED_BYTES = 8
+"""Bytes of a LoRA parameter in a pass of several policies: a copy among the others', and its gradient."""
 _LAID_OUT = 3
 """Float32 copies of an adapter in the builder while it lays one out."""
 
@@ -178,6 +176,8 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
     step = step_bytes(shape, item=item, tokens=tokens, sequences=sequences)
     adapter = shape.lora_parameters(base.max_rank)
     staged = min(settings.host_capacity * item * adapter, settings.host_bytes)
+    if part.gpus and settings.executor == "mp":
+        staged = settings.host_bytes  # the arena, pinned as a whole
     staged += _LAID_OUT * ITEM_BYTES["float32"] * adapter
     runtime = LOADER_RUNTIME_BYTES + TOKENIZER_BYTES * shape.vocab_size
     if not part.gpus:
@@ -218,38 +218,45 @@ def _trainer(part: Part, settings: TrainerSettings, gpu_bytes: Mapping[int, int]
     weights = item * _rank_parameters(shape, settings) + wide_head_bytes(shape, item)
     resident = settings.resident_policies * RESIDENT_BYTES * adapter
     elsewhere = (settings.host_policies * HOST_BYTES + _WRITTEN * RESIDENT_BYTES) * adapter
+    stacked = settings.resident_policies * _STACKED_BYTES * adapter
     runtime = TRAINER_RUNTIME_BYTES * settings.ranks
     if not part.gpus:
-        tokens = settings.microbatch_tokens or microbatch_tokens(shape, item)
-        again = settings.checkpointing == "on"
         yield Holding(
             part=part.name,
             device=HOST,
             weights=weights * settings.ranks,
             policies=resident + elsewhere,
-            activations=pass_bytes(shape, item, tokens, recomputed=again) * settings.ranks,
+            activations=_pass_bytes(base, item, settings, free_bytes=None) * settings.ranks,
             runtime=runtime,
         )
         return
-    yield Holding(part=part.name, device=HOST, policies=elsewhere, runtime=runtime)
-    for rank, index in enumerate(part.gpus):
+    # Of several ranks the policies are in the memory of the first one's machine.
+    on_host = resident if settings.ranks > 1 else 0
+    yield Holding(part=part.name, device=HOST, policies=elsewhere + on_host, runtime=runtime)
+    for index in part.gpus:
         limit = int((settings.memory_share or 1.0) * gpu_bytes.get(index, 0))
-        policies = 0 if rank else resident
+        policies = stacked + resident - on_host
         free = max(0, limit - weights - policies - RESERVE_BYTES)
-        tokens = settings.microbatch_tokens or microbatch_tokens(shape, item, free_bytes=free)
-        again = settings.checkpointing == "on" or (
-            settings.checkpointing == "auto"
-            and recomputes(shape, item, context=base.max_context, free_bytes=free)
-        )
         yield Holding(
             part=part.name,
             device=gpu_name(index),
             weights=weights,
             policies=policies,
-            activations=pass_bytes(shape, item, tokens, recomputed=again),
+            activations=_pass_bytes(base, item, settings, free_bytes=free),
             runtime=RESERVE_BYTES,
             limit=limit,
         )
+
+
+def _pass_bytes(base: PlannedBase, item: int, settings: TrainerSettings, *, free_bytes: int | None) -> int:
+    """Return the peak bytes of a full micro-batch, cut as the trainer cuts it."""
+    numbers = base.shape.token_numbers
+    again = recomputes(
+        settings.checkpointing, numbers, item_bytes=item, context=base.max_context, free_bytes=free_bytes
+    )
+    kept = numbers.kept_bytes(item, recomputed=again)
+    tokens = settings.microbatch_tokens or fitting_tokens(kept, free_bytes=free_bytes)
+    return pass_bytes(base.shape, item, tokens, recomputed=again, free_bytes=free_bytes)
 
 
 def _rank_parameters(shape: ModelShape, settings: TrainerSettings) -> int:

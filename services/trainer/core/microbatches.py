@@ -1,6 +1,7 @@
 """Cut a step into micro-batches that fit in memory with little padding."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -44,28 +45,48 @@ MIN_FILL = 0.5
 """A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
 
 
-def activation_bytes(facts: BaseFacts, item_bytes: int) -> int:
-    """Return the estimated size of a token's activations, in numbers of ``item_bytes`` each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenNumbers:
+    """The numbers per token in a forward pass: what the linear modules of all layers read and write.
 
-    The estimate is what its linear modules read and write, all experts of a layer included.
+    ``width`` is a layer's input. Of routed experts, the ones that a token passes through count.
     """
-    dense = sum(map(sum, facts.modules.values()))
-    routed = sum(
-        experts.count * sum(map(sum, experts.projections.values())) for experts in facts.experts.values()
+
+    read: int
+    written: int
+    layers: int
+    width: int
+
+    def kept_bytes(self, item_bytes: int, *, recomputed: bool) -> int:
+        """Return the bytes per token that the backward pass stores, in numbers of ``item_bytes`` each.
+
+        LoRA computes in float32, so the inputs of a narrower base are stored a second time. ``recomputed``:
+        all layers but one store only their input. Within 15 % of autograd's saved tensors
+        (tests/unit/trainer/test_kept_bytes.py).
+        """
+        wide = _FLOAT_BYTES * self.read if item_bytes < _FLOAT_BYTES else 0
+        kept = item_bytes * (self.read + self.written) + wide
+        return item_bytes * self.layers * self.width + kept // self.layers if recomputed else kept
+
+
+def token_numbers(facts: BaseFacts, *, layers: int, width: int, picked: int) -> TokenNumbers:
+    """Return the numbers per token of a base; a token passes through ``picked`` of a layer's experts."""
+    shapes = [*facts.modules.values()]
+    for experts in facts.experts.values():
+        shapes += [*experts.projections.values()] * min(picked, experts.count)
+    return TokenNumbers(
+        read=sum(inputs for inputs, _ in shapes),
+        written=sum(outputs for _, outputs in shapes),
+        layers=layers,
+        width=width,
     )
-    return item_bytes * (dense + routed)
-
-
-def default_microbatch_tokens(facts: BaseFacts, *, item_bytes: int = 4, free_bytes: int | None = None) -> int:
-    """Return the default padded tokens of a micro-batch: more for bases with small activations.
-
-    With ``free_bytes`` of a GPU, as many as half of them hold.
-    """
-    return fitting_tokens(activation_bytes(facts, item_bytes), free_bytes=free_bytes)
 
 
 def fitting_tokens(token_bytes: int, *, free_bytes: int | None = None) -> int:
-    """Return how many tokens of so many bytes a micro-batch has; ``free_bytes`` as above."""
+    """Return the default padded tokens of a micro-batch, of so many bytes each.
+
+    With ``free_bytes`` of a GPU, as many as half of them hold.
+    """
     limit = _ACTIVATION_BYTES if free_bytes is None else int(DEVICE_SHARE * free_bytes)
     fitting = limit // token_bytes
     return max(FEWEST_TOKENS, min(MAX_TOKENS if free_bytes is None else MAX_ON_DEVICE, fitting))

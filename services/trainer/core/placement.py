@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.dtypes import ITEM_BYTES
-from services.trainer.core.microbatches import DEVICE_SHARE, activation_bytes
+from services.trainer.core.microbatches import DEVICE_SHARE, TokenNumbers
 
 BaseDType = Literal["float32", "bfloat16"]
 DeviceType = Literal["cpu", "cuda"]
@@ -37,9 +35,15 @@ class Placement:
 ON_CPU = Placement()
 
 
-def checkpoints(placement: Placement, facts: BaseFacts, *, free_bytes: int | None) -> bool:
+def recomputes(
+    checkpointing: Checkpointing,
+    numbers: TokenNumbers,
+    *,
+    item_bytes: int,
+    context: int,
+    free_bytes: int | None,
+) -> bool:
     """Return whether layers are computed again; ``free_bytes`` are a GPU's, None: on the CPU."""
-    if placement.checkpointing != "auto" or free_bytes is None:
-        return placement.checkpointing == "on"
-    needed = facts.max_context * activation_bytes(facts, ITEM_BYTES[placement.dtype])
-    return needed > DEVICE_SHARE * free_bytes
+    if checkpointing != "auto" or free_bytes is None:
+        return checkpointing == "on"
+    return context * numbers.kept_bytes(item_bytes, recomputed=False) > DEVICE_SHARE * free_bytes

@@ -10,14 +10,12 @@ from unit.standalone.test_model_shape import QWEN3_4B
 from mint_client.cli import app
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
+from services.loader.settings import LoaderSettings
 from services.standalone.adapters.bases import tiny_folder
-from services.standalone.adapters.model_sizes import read_shape
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
-from services.standalone.core.activations import microbatch_tokens
 from services.standalone.core.fleet import RESERVE_BYTES
 from services.standalone.core.stack_memory import Holding, StackMemory, plan_memory
-from services.trainer.core.microbatches import default_microbatch_tokens
 
 GB = 10**9
 CPU = """\
@@ -94,6 +92,45 @@ def test_gpus_hold_weights_and_the_machine_what_waits(tmp_path: Path) -> None:
     assert held(memory, "trainer-qwen", "host").policies > 0
 
 
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+"""SmolLM2-135M's."""
+
+
+@pytest.mark.parametrize("share", ["0.4", "1.0"])
+def test_a_small_base_with_a_large_vocabulary_is_trained_on_a_gpu(tmp_path: Path, share: str) -> None:
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen/config.json").write_text(json.dumps(SMALL))
+    trainer_only = f"{{devices: [0], memory_share: {share}}}"
+    alone = f"bases:\n  qwen:\n    engines: [{{devices: [1]}}]\n    trainer: {trainer_only}\n"
+    memory = planned(tmp_path, alone, dict.fromkeys(range(2), 80 * GB))
+    trainer = held(memory, "trainer-qwen", "GPU 0")
+    assert trainer.fits, "logits are of a chunk of targets, not of a whole micro-batch"
+    assert trainer.activations > trainer.limit // 4, "half of the free memory"
+
+
+def test_policies_of_several_ranks_and_the_whole_arena_are_in_host_memory(tmp_path: Path) -> None:
+    sharded = GPUS.replace("devices: [0], memory_share: 0.4", "devices: [0, 3], ranks: 2, sharding: fsdp")
+    sharded = sharded.replace("engines:\n      - {devices: [0], gpu_memory_utilization: 0.5}", "engines:")
+    memory = planned(tmp_path, sharded, dict.fromkeys(range(4), 80 * GB))
+    one = planned(tmp_path, GPUS, dict.fromkeys(range(4), 80 * GB))
+    ranks = [held(memory, "trainer-qwen", f"GPU {gpu}") for gpu in (0, 3)]
+    moved = held(one, "trainer-qwen", "GPU 0").policies - ranks[0].policies
+    assert ranks[0].policies == ranks[1].policies
+    assert held(memory, "trainer-qwen", "host").policies == held(one, "trainer-qwen", "host").policies + moved
+    assert held(memory, "loader-qwen", "host").staged > LoaderSettings.model_fields["host_bytes"].default
+
+
 @pytest.mark.parametrize(("size", "index"), [(16, 0), (6, 1)])
 def test_a_gpu_without_room_is_named(tmp_path: Path, size: int, index: int) -> None:
     memory = planned(tmp_path, GPUS, {**dict.fromkeys(range(3), 80 * GB), index: size * GB})
@@ -109,14 +146,6 @@ def test_a_gpu_that_is_not_there_has_no_room(tmp_path: Path) -> None:
 def test_a_setting_that_a_part_would_refuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="MINT_LOADER_SLOTS"):
         planned(tmp_path, CPU.replace("slots: 4", "slots: none"), {})
-
-
-def test_a_trainers_own_micro_batches_are_as_the_trainer_cuts_them() -> None:
-    facts = read_base_facts(tiny_folder())
-    shape = read_shape(json.loads((tiny_folder() / "config.json").read_text()), place="tiny")
-    for free in (None, 10**6, 10**8, 10**10):
-        own = default_microbatch_tokens(facts, item_bytes=2, free_bytes=free)
-        assert microbatch_tokens(shape, 2, free_bytes=free) == own
 
 
 def test_the_command_prints_json_and_fails_where_there_is_no_room(tmp_path: Path) -> None:

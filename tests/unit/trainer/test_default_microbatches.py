@@ -2,7 +2,7 @@
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.ids import BaseName, Digest
-from services.trainer.core.microbatches import FEWEST_TOKENS, MAX_TOKENS, default_microbatch_tokens
+from services.trainer.core.microbatches import FEWEST_TOKENS, MAX_TOKENS, fitting_tokens, token_numbers
 
 
 def _facts(width: int, *, experts: int = 0) -> BaseFacts:
@@ -20,16 +20,29 @@ def _facts(width: int, *, experts: int = 0) -> BaseFacts:
     )
 
 
+def _tokens(width: int, *, experts: int = 0, picked: int = 1, item: int = 4, recomputed: bool = False) -> int:
+    numbers = token_numbers(_facts(width, experts=experts), layers=4, width=width, picked=picked)
+    return fitting_tokens(numbers.kept_bytes(item, recomputed=recomputed))
+
+
 def test_a_small_base_takes_the_most_and_a_big_one_the_fewest() -> None:
-    assert default_microbatch_tokens(_facts(64)) == MAX_TOKENS
-    assert default_microbatch_tokens(_facts(32768)) == FEWEST_TOKENS
+    assert _tokens(64) == MAX_TOKENS
+    assert _tokens(32768) == FEWEST_TOKENS
 
 
 def test_between_them_activations_have_the_same_size() -> None:
-    narrow, wide = default_microbatch_tokens(_facts(4096)), default_microbatch_tokens(_facts(8192))
+    narrow, wide = _tokens(4096), _tokens(8192)
     assert FEWEST_TOKENS < wide < narrow < MAX_TOKENS
     assert narrow == 2 * wide == (256 << 20) // (4 * 4 * 2 * 4096)
 
 
-def test_experts_count() -> None:
-    assert default_microbatch_tokens(_facts(4096, experts=4)) < default_microbatch_tokens(_facts(4096))
+def test_the_experts_of_a_token_count_and_no_others() -> None:
+    assert _tokens(4096, experts=4) < _tokens(4096)
+    assert (
+        _tokens(4096, experts=4, picked=2) == _tokens(4096, experts=64, picked=2) < _tokens(4096, experts=4)
+    )
+
+
+def test_what_is_recomputed_takes_no_room_and_a_narrow_base_stores_its_inputs_twice() -> None:
+    assert _tokens(8192, recomputed=True) > _tokens(8192)
+    assert _tokens(4096, item=2) == _tokens(4096)

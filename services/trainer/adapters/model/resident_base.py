@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from mint_common.adapters_format import read_base_facts
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.base_facts import BaseFacts, picked_experts
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.lora.experts import LoraExperts
 from services.trainer.adapters.lora.mixes import plan_mix
@@ -40,8 +40,8 @@ from services.trainer.adapters.model.routing import (
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.model.target_scores import TargetScores
 from services.trainer.core.lines import Line, LineTokens, widest
-from services.trainer.core.microbatches import default_microbatch_tokens, fitting_targets
-from services.trainer.core.placement import ON_CPU, Placement, checkpoints
+from services.trainer.core.microbatches import TokenNumbers, fitting_targets, fitting_tokens, token_numbers
+from services.trainer.core.placement import ON_CPU, Placement, recomputes
 
 _PROBE_TOLERANCE = 1e-3
 _log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class ResidentBase:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.replays_routes = True
+        self.recomputes = False
+        """Whether layers are computed again in the backward pass."""
         self._model = model.requires_grad_(requires_grad=False).eval()
         choose_attention(model)
         decoder = find_decoder(model)
@@ -87,9 +89,17 @@ class ResidentBase:
     @property
     def microbatch_tokens(self) -> int:
         """Return the default padded tokens of a micro-batch."""
-        return default_microbatch_tokens(
-            self.facts, item_bytes=self.dtype.itemsize, free_bytes=self.free_bytes
-        )
+        kept = self.token_numbers.kept_bytes(self.dtype.itemsize, recomputed=self.recomputes)
+        return fitting_tokens(kept, free_bytes=self.free_bytes)
+
+    @property
+    def token_numbers(self) -> TokenNumbers:
+        """Return the numbers per token in a forward pass."""
+        width = self._model.get_output_embeddings().weight.shape[1]
+        picked = self._experts
+        if not any(isinstance(slot, LoraExperts) and slot.is_dense for slot in self.slots):
+            picked = picked_experts(self._model.config.get_text_config()) or picked
+        return token_numbers(self.facts, layers=len(self.layers), width=width, picked=picked)
 
     @property
     def logits_targets(self) -> int:
@@ -99,6 +109,7 @@ class ResidentBase:
     def checkpoint_layers(self) -> None:
         """Compute layers again in the backward pass from now on."""
         checkpoint_layers(self.layers)
+        self.recomputes = True
 
     def score(
         self,
@@ -212,7 +223,13 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     bound_memory(placement, device)
     model = load_model(folder, dtype=getattr(torch, placement.dtype))
     base = ResidentBase(model.to(device), facts)
-    if checkpoints(placement, facts, free_bytes=base.free_bytes):
+    if recomputes(
+        placement.checkpointing,
+        base.token_numbers,
+        item_bytes=base.dtype.itemsize,
+        context=facts.max_context,
+        free_bytes=base.free_bytes,
+    ):
         base.checkpoint_layers()
     return base
 
