@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 PROMPT = (5, 9, 12, 7, 30, 41)
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0, ignore_eos=True)
-RANDOM = Sampling(max_new_tokens=8, temperature=1.0, seed=3, n=3, ignore_eos=True)
+RANDOM = Sampling(max_new_tokens=24, temperature=1.0, seed=3, n=3, ignore_eos=True)
 
 
 def ask(revision: RevisionRef | None = None, **changes: Any) -> SampleRequest:

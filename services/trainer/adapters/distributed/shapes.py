@@ -13,7 +13,7 @@ from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
 from services.trainer.adapters.model.resident_base import ResidentBase, bound_memory, load_base
-from services.trainer.core.placement import Placement, checkpoints
+from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import SPLITS_LINES, RankSetup, Sharding
 
 
@@ -27,8 +27,7 @@ def load_sharded(setup: RankSetup, ranks: Ranks) -> Passes:
     if sharding != "zero3":  # which has moved its own
         base.target_scores.to(ranks.device)
     base.device = ranks.device
-    if checkpoints(placement, base.facts, free_bytes=base.free_bytes):
-        base.checkpoint_layers()
+    base.choose_checkpointing(placement)
     return Passes(base, ranks, splits_lines=sharding in SPLITS_LINES, has_whole_base=sharding == "data")
 
 

@@ -74,6 +74,7 @@ class ResidentBase:
         self.target_scores = TargetScores(model, decoder)
         self._top_k = self._check_parts()
         self.target_scores.widen_head()
+        self.token_numbers = self._count_numbers()
 
     @property
     def free_bytes(self) -> int | None:
@@ -92,14 +93,16 @@ class ResidentBase:
         kept = self.token_numbers.kept_bytes(self.dtype.itemsize, recomputed=self.recomputes)
         return fitting_tokens(kept, free_bytes=self.free_bytes)
 
-    @property
-    def token_numbers(self) -> TokenNumbers:
-        """Return the numbers per token in a forward pass."""
-        width = self._model.get_output_embeddings().weight.shape[1]
-        picked = self._experts
-        if not any(isinstance(slot, LoraExperts) and slot.is_dense for slot in self.slots):
-            picked = picked_experts(self._model.config.get_text_config()) or picked
-        return token_numbers(self.facts, layers=len(self.layers), width=width, picked=picked)
+    def choose_checkpointing(self, placement: Placement) -> None:
+        """Compute layers again from now on, if that is asked for or needed."""
+        if recomputes(
+            placement.checkpointing,
+            self.token_numbers,
+            item_bytes=self.dtype.itemsize,
+            context=self.facts.max_context,
+            free_bytes=self.free_bytes,
+        ):
+            self.checkpoint_layers()
 
     @property
     def logits_targets(self) -> int:
@@ -156,6 +159,13 @@ class ResidentBase:
             routes_BLYK[index, : len(routes)] = routes
         routes_XYK = routes_BLYK.flatten(0, 1).to(self.device)
         return RouteReplay(routes_XYK=routes_XYK, replays=self.replays_routes)
+
+    def _count_numbers(self) -> TokenNumbers:
+        picked = self._experts
+        if not any(isinstance(slot, LoraExperts) and slot.is_dense for slot in self.slots):
+            picked = picked_experts(self._model.config.get_text_config()) or picked
+        width = self.target_scores.head.weight.shape[1]
+        return token_numbers(self.facts, layers=len(self.layers), width=width, picked=picked)
 
     def _check_experts(self) -> None:
         """Raise SettingInvalid where experts do more with their weights than their layout says."""
@@ -223,14 +233,7 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     bound_memory(placement, device)
     model = load_model(folder, dtype=getattr(torch, placement.dtype))
     base = ResidentBase(model.to(device), facts)
-    if recomputes(
-        placement.checkpointing,
-        base.token_numbers,
-        item_bytes=base.dtype.itemsize,
-        context=facts.max_context,
-        free_bytes=base.free_bytes,
-    ):
-        base.checkpoint_layers()
+    base.choose_checkpointing(placement)
     return base
 
 

@@ -19,6 +19,7 @@ from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
 from tests.integration.loader.moe_base import Served, load_base
+from tests.testing.second_runner import is_second_runner
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 ASKING = Sampling(max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True)
@@ -89,13 +90,15 @@ async def test_requests_beside_one_another_get_their_own(served: Served) -> None
     assert all(routes.size == 0 for _, routes in found[2])
 
 
-async def test_tokens_of_cached_blocks_have_unknown_routes(served: Served) -> None:
+async def test_tokens_of_cached_blocks_have_their_routes_or_unknown_ones(served: Served) -> None:
     prompt = tuple(np.random.default_rng(1).integers(3, 250, BLOCK + 4).tolist())
     await answers(served, prompt, replace(ASKING, n=1), routes=False)
     ((tokens, routes),) = await answers(served, prompt, replace(ASKING, n=1))
     expected = chosen(served.base, (*prompt, *tokens[:-1]))
-    assert (routes[:BLOCK] == UNKNOWN).all()
-    assert np.array_equal(np.sort(routes[BLOCK:]), np.sort(expected[BLOCK:]))
+    if not is_second_runner():  # which keeps the routes of cached blocks
+        assert (routes[:BLOCK] == UNKNOWN).all()
+        routes, expected = routes[BLOCK:], expected[BLOCK:]
+    assert np.array_equal(np.sort(routes), np.sort(expected))
 
 
 async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> None:
