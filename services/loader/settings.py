@@ -22,7 +22,11 @@ class LoaderSettings(ServiceSettings):
     max_context: int = Field(
         2048, ge=2, description="maximum tokens of a prompt and its completion; the base's own limit stays"
     )
-    max_sequences: int = Field(64, ge=1, description="maximum completions that are generated at once")
+    max_sequences: int | None = Field(
+        None,
+        ge=1,
+        description="maximum completions that are generated at once; unset: 64 on a CPU, 256 on a GPU",
+    )
     max_completions: int = Field(128, ge=1, description="maximum completions of one request (n)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -33,7 +33,7 @@ from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.group import RankGroup, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.merging import FOLDER_PREFIX, MergingProcesses
-from services.trainer.adapters.model.placing import place
+from services.trainer.adapters.model.placing import compute_deterministically, place
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
@@ -213,6 +213,8 @@ def _setup(settings: TrainerSettings, process: ProcessRank) -> RankSetup:
         memory_share=settings.memory_share,
         process=process,
     )
+    if placement.device_type == "cuda" and settings.batch_policies == 1:
+        compute_deterministically()
     return RankSetup(
         folder=settings.base_dir,
         sharding=settings.sharding,

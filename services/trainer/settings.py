@@ -57,7 +57,8 @@ class TrainerSettings(ServiceSettings):
         8,
         ge=1,
         description="policies stepped together when ready at once, at most resident_policies;"
-        " 1 makes every step bitwise reproducible",
+        " 1 makes every step bitwise reproducible on a CPU, and on a GPU as far as torch has"
+        " deterministic kernels",
     )
     batch_tokens: int = Field(
         8192,

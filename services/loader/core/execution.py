@@ -15,6 +15,8 @@ from mint_common.errors import SettingInvalid
 Executor = Literal["mp", "ray"]
 
 CPU_KV_BYTES = 256 << 20
+CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
+"""Default maximum of completions that are generated at once: 256 is vLLM's for small GPUs."""
 
 OWNED: Mapping[str, str] = {
     "model": "MINT_LOADER_BASE_DIR",
@@ -82,6 +84,7 @@ class Asked:
     pipeline_parallel: int = 1
     gpu_memory_utilization: float | None = None
     kv_cache_bytes: int | None = None
+    max_sequences: int | None = None
     eager: bool | None = None
     executor: Executor = "mp"
     engine_args: str = ""
@@ -101,6 +104,7 @@ class Execution:
     pipeline_parallel: int = 1
     gpu_memory_utilization: float | None = None
     kv_cache_bytes: int | None = CPU_KV_BYTES
+    max_sequences: int = CPU_SEQUENCES
     eager: bool = True
     executor: Executor = "mp"
     has_arena: bool = False
@@ -145,6 +149,7 @@ def plan_execution(
         pipeline_parallel=asked.pipeline_parallel,
         gpu_memory_utilization=asked.gpu_memory_utilization,
         kv_cache_bytes=asked.kv_cache_bytes or (CPU_KV_BYTES if on_cpu else None),
+        max_sequences=asked.max_sequences or (CPU_SEQUENCES if on_cpu else GPU_SEQUENCES),
         eager=on_cpu if asked.eager is None else asked.eager,
         executor=asked.executor,
         has_arena=not on_cpu and asked.executor == "mp",  # Ray's workers may be on other machines

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mint_common.dtypes import ITEM_BYTES
-from services.loader.core.execution import CPU_KV_BYTES, reserved_sequences, slot_rank
+from services.loader.core.execution import (
+    CPU_KV_BYTES,
+    CPU_SEQUENCES,
+    GPU_SEQUENCES,
+    reserved_sequences,
+    slot_rank,
+)
 from services.loader.settings import LoaderSettings
 from services.standalone.core.activations import pass_bytes, step_bytes, wide_head_bytes
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
@@ -34,8 +40,9 @@ CUDA's, takes more of the machine's memory, which was not measured."""
 TOKENIZER_BYTES = 2000
 """Bytes of a loader's tokenizer per entry of the vocabulary, measured with 264 and 49,152 entries."""
 
-_BATCHED_TOKENS = 2048
-"""Maximum tokens of an engine's step: vLLM's default as a loader starts it."""
+_BATCHED_TOKENS, _BATCHED_TOKENS_LARGE = 2048, 8192
+"""Maximum tokens of an engine's step: vLLM's defaults for a server, the second on large GPUs."""
+_LARGE_GPU_BYTES = 70 << 30
 _WRITTEN = 1
 """Policies whose snapshot or export is being written: a copy of the state, and the file."""
 _STACKED_BYTES = 8
@@ -171,8 +178,11 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
     rank = slot_rank(base.max_rank)
     slots = slot_bytes(shape, rank=rank, item=item, tensor=tensor) * settings.slots // stages
     kv_token = kv_token_bytes(shape, item=item, tensor=tensor) // stages
-    sequences = settings.max_sequences + reserved_sequences(settings.max_sequences)
-    tokens = int(json.loads(settings.engine_args or "{}").get("max_num_batched_tokens", _BATCHED_TOKENS))
+    seats = settings.max_sequences or (GPU_SEQUENCES if part.gpus else CPU_SEQUENCES)
+    sequences = seats + reserved_sequences(seats)
+    largest = max((gpu_bytes.get(index, 0) for index in part.gpus), default=0)
+    given = json.loads(settings.engine_args or "{}").get("max_num_batched_tokens")
+    tokens = int(given or (_BATCHED_TOKENS_LARGE if largest >= _LARGE_GPU_BYTES else _BATCHED_TOKENS))
     step = step_bytes(shape, item=item, tokens=tokens, sequences=sequences)
     adapter = shape.lora_parameters(base.max_rank)
     staged = min(settings.host_capacity * item * adapter, settings.host_bytes)

@@ -48,9 +48,10 @@ from services.loader.core.kv_room import KvUse, largest_last, plan_room
 from services.loader.core.step_size import next_sequences
 from services.loader.core.structure_time import StructuredSequence, StructureTimes, leave_step
 
-SHARED_PROMPT_TOKENS, SHARED_PROMPT_TOKENS_AHEAD = 128, 512
-"""Maximum tokens of prompts in a step while several tenants are active; the second where steps are planned
-ahead. On a CPU a newcomer waits for the step, and 512 of base tiny take 25 ms."""
+SHARED_PROMPT_TOKENS, SHARED_PROMPT_TOKENS_ON_GPU = 128, 2048
+"""Maximum tokens of prompts in a step while several tenants are active: a newcomer waits for the step. On a
+CPU, 512 of base tiny take 25 ms. A GPU needs more to be busy: 2,048 are a quarter of what an H100's step has,
+some 50 ms of a base of 4B parameters (computed, not measured)."""
 MIN_SEQUENCES = 4
 """A step has at least so many, however far the loader is behind."""
 EMPTY_SECONDS = 0.01
@@ -166,8 +167,8 @@ class _Fair(Scheduler):  # type: ignore[misc]
     def _bound_step(self, active: Iterable[TenantKind], *, now: float) -> None:
         self._seen_at |= dict.fromkeys(active, now)
         self._seen_at = {each: at for each, at in self._seen_at.items() if now - at < ACTIVE_SECONDS}
-        is_ahead = self.scheduler_config.async_scheduling
-        prompts = SHARED_PROMPT_TOKENS_AHEAD if is_ahead else SHARED_PROMPT_TOKENS
+        is_on_gpu = self.vllm_config.device_config.device_type == "cuda"
+        prompts = SHARED_PROMPT_TOKENS_ON_GPU if is_on_gpu else SHARED_PROMPT_TOKENS
         shared = min(self._step_tokens, len(self.running) + prompts)
         self.max_num_scheduled_tokens = shared if len(self._seen_at) > 1 else self._step_tokens
 

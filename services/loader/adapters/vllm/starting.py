@@ -220,7 +220,8 @@ def engine_config(arguments: Any) -> Any:
     """Return vLLM's configuration of arguments. Raises what vLLM raises for those that it refuses."""
     from vllm.usage.usage_lib import UsageContext
 
-    return arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as AsyncLLM.from_engine_args
+    # As `vllm serve`: the tokens of a step have a server's default for the device, 8,192 on an H100.
+    return arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 def require_plugin() -> None:

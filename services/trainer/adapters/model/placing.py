@@ -1,5 +1,6 @@
 """Resolve the device and dtype settings on this machine."""
 
+import os
 from typing import Literal
 
 import torch
@@ -44,3 +45,14 @@ def place(
         checkpointing=checkpointing,
         memory_share=memory_share,
     )
+
+
+def compute_deterministically() -> None:
+    """Choose CUDA kernels that give the same bits each time; torch warns of operations that have none.
+
+    Must run before the first use of a GPU. Atomic additions (`index_add`, the backward pass of attention)
+    else round in any order.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
