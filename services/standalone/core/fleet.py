@@ -136,7 +136,7 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
         part="trainer",
         layout=layout,
         devices=devices,
-        weights=item * layouts[layout] + wide_head_bytes(shape, item),
+        weights=item * layouts[layout] + (wide_head_bytes(shape, item) if devices > 1 else 0),
         adapters=work.policies * RESIDENT_BYTES * shape.lora_parameters(work.max_rank),
         moving=pass_bytes(shape, item, work.microbatch_tokens, recomputed=True),
     )

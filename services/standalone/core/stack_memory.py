@@ -225,7 +225,9 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
 def _trainer(part: Part, settings: TrainerSettings, gpu_bytes: Mapping[int, int]) -> Iterator[Holding]:
     base, shape, item = part.base, part.base.shape, part.item_bytes
     adapter = shape.lora_parameters(base.max_rank)
-    weights = item * _rank_parameters(shape, settings) + wide_head_bytes(shape, item)
+    weights = item * _rank_parameters(shape, settings)
+    if not part.gpus or settings.ranks > 1:  # one GPU has products with wide results
+        weights += wide_head_bytes(shape, item)
     resident = settings.resident_policies * RESIDENT_BYTES * adapter
     elsewhere = (settings.host_policies * HOST_BYTES + _WRITTEN * RESIDENT_BYTES) * adapter
     stacked = settings.resident_policies * _STACKED_BYTES * adapter

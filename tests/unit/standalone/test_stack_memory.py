@@ -84,7 +84,7 @@ def test_gpus_hold_weights_and_the_machine_what_waits(tmp_path: Path) -> None:
     shared, trainer = held(memory, "loader-qwen", "GPU 0"), held(memory, "trainer-qwen", "GPU 0")
     assert (shared.limit, trainer.limit) == (40 * GB, 32 * GB)
     assert shared.total == shared.limit
-    assert trainer.weights == 2 * 4_022_468_096 + 4 * 151_936 * 2560
+    assert trainer.weights == 2 * 4_022_468_096
     first, second = (held(memory, "loader-qwen-2", f"GPU {index}") for index in (1, 2))
     assert first.weights == second.weights == 4_022_468_096
     assert shared.staged == trainer.runtime - RESERVE_BYTES == 0

@@ -9,13 +9,16 @@ from transformers import AutoModelForCausalLM
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import SettingInvalid
+from services.trainer.adapters.lora import experts
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
+from services.trainer.adapters.model import target_scores
 from services.trainer.adapters.model.placing import place
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.core.batch import Row
 from services.trainer.core.lines import Line
+from services.trainer.core.microbatches import TokenNumbers
 from services.trainer.core.packing import pack_rows
-from services.trainer.core.placement import ON_CPU, Placement, checkpoints
+from services.trainer.core.placement import ON_CPU, Checkpointing, Placement, recomputes
 from services.trainer.core.ranks import ALONE, ProcessRank
 
 from .families import describe_family, everything, make_family
@@ -159,14 +162,57 @@ def test_only_layers_that_learn_are_kept_small(tmp_path: Path) -> None:
     assert kept_bytes(base) < whole / 2
 
 
-def test_a_gpu_computes_layers_again_where_a_context_would_not_fit(tmp_path: Path) -> None:
-    facts = describe_family("Llama", tmp_path)
-    auto = Placement(dtype="bfloat16", device_type="cuda")
-    assert checkpoints(auto, facts, free_bytes=1 << 16)
-    assert not checkpoints(auto, facts, free_bytes=1 << 40)
-    assert not checkpoints(ON_CPU, facts, free_bytes=None)
-    assert checkpoints(Placement(checkpointing="on"), facts, free_bytes=None)
-    assert not checkpoints(Placement(device_type="cuda", checkpointing="off"), facts, free_bytes=1)
+def test_layers_are_computed_again_where_a_context_would_not_fit() -> None:
+    def again(chosen: Checkpointing, *, free_bytes: int | None) -> bool:
+        numbers = TokenNumbers(read=1000, written=1000, layers=4, width=100)
+        return recomputes(chosen, numbers, item_bytes=2, context=4096, free_bytes=free_bytes)
+
+    assert again("auto", free_bytes=1 << 20)
+    assert not again("auto", free_bytes=1 << 40)
+    assert not again("auto", free_bytes=None), "on the CPU"
+    assert again("on", free_bytes=None)
+    assert not again("off", free_bytes=1)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_a_narrow_head_with_a_wide_product_is_as_its_float32_copy(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = describe_family(name, tmp_path)
+    rows = pack_rows(rows_of(0, 3), policy=0, max_length=64)
+    gradients, scores = [], []
+    for is_wide in (False, True):
+        monkeypatch.setattr(target_scores, "has_wide_product", lambda _device, is_wide=is_wide: is_wide)
+        monkeypatch.setattr(target_scores, "wide_product", lambda x, weight: x.float() @ weight.float().T)
+        base = load(tmp_path, facts, torch.bfloat16)
+        assert (base.target_scores.head.weight.dtype == torch.bfloat16) is is_wide
+        policy = with_random_b(new_lora(facts, everything(facts)), std=0.05)
+        scores.append(learn(base, rows, [policy]))
+        gradients.append(policy.leaf.grad)
+    assert torch.allclose(*scores, atol=1e-5, rtol=0)
+    assert (gradients[0] - gradients[1]).norm() < GRADIENT_NORM / 5 * gradients[0].norm()
+
+
+def test_updates_of_experts_in_bfloat16_are_near_those_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = describe_family("Qwen3Moe", tmp_path)
+    base = load(tmp_path, facts, torch.bfloat16)
+    batches = [
+        sampled_rows(make_family("Qwen3Moe"), layers=len(facts.experts), seed=seed)[: 2 + seed]
+        for seed in range(2)
+    ]
+    lines = [line for at, rows in enumerate(batches) for line in pack_rows(rows, policy=at, max_length=0)]
+    found = []
+    for is_narrow in (False, True):
+        monkeypatch.setattr(experts, "has_narrow_kernel", lambda _device, is_narrow=is_narrow: is_narrow)
+        policies = [with_random_b(new_lora(facts, everything(facts, rank=4)), std=0.05) for _ in batches]
+        found.append((learn(base, lines, policies), torch.cat([one.leaf.grad for one in policies])))
+    (wide_T, wide), (narrow_T, narrow) = found  # noqa: N806  # T = target tokens
+    assert narrow.dtype == torch.float32
+    assert not torch.equal(wide_T, narrow_T)
+    assert torch.allclose(wide_T, narrow_T, atol=LOGPROBS, rtol=0)
+    assert (wide - narrow).norm() < GRADIENT_NORM * wide.norm()
 
 
 def test_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,15 @@ class Ranks:
 
     def hand_out(self, tensor: Tensor | None, size: int) -> Tensor:
         """Return rank 0's flat float32 tensor, on the device."""
-        handed = torch.empty(size, device=self.device) if tensor is None else tensor.to(self.device)
+        handed = torch.empty(size, device=self.device) if tensor is None else self._sent(tensor)
         dist.broadcast(handed, src=0)
         return handed
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the device, sent from pinned memory: the host waits for a copy from other."""
+        if self.device.type == "cuda" and not tensor.is_cuda:
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def gather(self, rows: Tensor, widths: list[int]) -> Tensor | None:
         """Return at rank 0 what all ranks have, side by side; ``widths`` are their last dimensions."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from mint_common.adapters_format.sites import Site
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, plan_layout, spread_index
 
-_RANK_STEP = 4
-"""`grouped_mm` wants rows of a multiple of 16 bytes."""
+_RANK_STEP = 8
+"""`grouped_mm`, which experts use, wants rows of a multiple of 16 bytes, in bfloat16 too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def _common_layout(layouts: Sequence[Layout]) -> Layout:
     """Return the smallest layout that all fit into and that products of this mix can work on."""
     rank = max(layout.rank for layout in layouts)
     first = layouts[0]
-    if len(layouts) > 1 or any(part.site.count for part in first.parts):
+    if any(part.site.count for layout in layouts for part in layout.parts):
         rank = -(-rank // _RANK_STEP) * _RANK_STEP
     if all(layout is first for layout in layouts) and rank == first.rank:
         return first

@@ -75,10 +75,52 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         return logits_TV
 
     def widen_head(self) -> None:
-        """Compute logits in float32 from now on, with a copy of a narrower head."""
+        """Compute logits in float32 from now on, with a copy of a narrower head where no product is wider."""
         if self.head.weight.dtype != torch.float32:
-            self.head = deepcopy(self.head).float()
+            is_product = type(self.head) is nn.Linear and has_wide_product(self.head.weight.device)
+            self.head = WideHead(self.head) if is_product else deepcopy(self.head).float()
             self._use_head(self.head)
+
+
+def has_wide_product(device: torch.device) -> bool:
+    """Return whether a product of narrow matrices has a float32 result: ``mm`` with ``out_dtype``."""
+    return bool(device.type == "cuda")
+
+
+def wide_product(x_TD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Return ``x W'`` in float32, summed in float32."""
+    return torch.mm(x_TD, weight_VD.T, out_dtype=torch.float32)
+
+
+class WideHead(nn.Module):  # type: ignore[misc]  # as above
+    """A head whose weights stay narrow and whose logits are float32.
+
+    A product of two bfloat16 numbers is exact in float32, so the logits are those of a float32 copy but for
+    the order of the sum. The gradient of the hidden states is rounded, as these are.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = _WideProduct.apply(hidden, self.weight)
+        return logits if self.bias is None else logits + self.bias
+
+
+class _WideProduct(torch.autograd.Function):  # type: ignore[misc]  # as above
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_VD: Tensor) -> Tensor:  # ctx: torch's own
+        """Return the product."""
+        ctx.save_for_backward(weight_VD)
+        return wide_product(x.flatten(0, -2), weight_VD).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # as above
+        """Return the gradient of the input; the weight is frozen."""
+        (weight_VD,) = ctx.saved_tensors
+        return gradient.to(weight_VD.dtype) @ weight_VD, None
 
 
 class _Given(nn.Module):  # type: ignore[misc]  # as above

@@ -131,9 +131,9 @@ def park_state(state: TrainingState) -> ParkedState:
     pieces = [leaf.detach(), *(moments[name] for name in MOMENTS)]
     if leaf.grad is not None:
         pieces.append(leaf.grad)
-    buffer = torch.cat(pieces).cpu()
-    if leaf.is_cuda:
-        buffer = buffer.pin_memory()  # else the way back blocks
+    whole = torch.cat(pieces)
+    # Pinned, of torch's cache of such memory: else both ways go through another copy and block.
+    buffer = torch.empty_like(whole, device="cpu", pin_memory=whole.is_cuda).copy_(whole)
     return ParkedState(
         layout=state.lora.layout,
         scale=state.lora.scale,
