@@ -16,13 +16,16 @@ CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/t
 
 FAMILIES := tests/e2e/test_families_stack.py
 
+# Engines of these run kernels through an interpreter.
+SECOND := tests/integration/loader/test_second_runner.py tests/e2e/test_second_runner_demo.py
+
 # Measures memory, which other tests beside it would take part in.
 ALONE := tests/integration/standalone/test_plan_memory.py
 
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-clients test-trackers test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-clients test-trackers test-chart test-compose test-seams test-gpu test-v2 test-rules bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,7 +68,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) tests/compose tests/chart tests/docs tests/trackers tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -92,7 +95,10 @@ test-compose: .venv/.installed ## Run the compose stack through podman and docke
 	$(PYTEST) -m slow tests/compose
 
 test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; two GPUs: all); skipped without one
-	$(PYTEST) -m gpu tests/gpu
+	$(PYTEST) -W default -m gpu tests/gpu
+
+test-v2: .venv/.installed ## Run the loader's tests and the demo on vLLM's second runner, CUDA's, by Triton's interpreter (20 minutes)
+	$(PYTEST) -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(SECOND)
 
 test-seams: .venv/.installed ## Compare what the loader uses of vLLM with the official CUDA build, which is not installed
 	$(PYTEST) -m seams tests/seams

@@ -63,4 +63,11 @@ for file in "${more_overrides[@]}"; do overrides+=(--override "$file"); done
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
 one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra Linux
 with an NVIDIA driver $oldest_driver or newer (CUDA 13)."
+# Triton beside the packages, not among them: vLLM and torch would use it. Its interpreter runs CUDA's kernels in
+# tests (tests/second_runner).
+if [[ $extras == *dev* ]] && ! $on_gpu && [ "$(uname -s)" = Linux ]; then
+  rm -rf "$venv/share/triton"
+  "$uv" pip install --quiet --no-deps --python "$venv/bin/python" "${versions[@]}" --target "$venv/share/triton" triton ||
+    fail "Triton could not be installed beside the packages: see the message above."
+fi
 printf '%s\n' "$extras" >"$venv/.installed"

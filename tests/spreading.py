@@ -19,6 +19,7 @@ _ALONE = (
     "tests/e2e/test_demo.py",
     "tests/e2e/test_families_stack.py",
     "tests/e2e/test_openapi.py",
+    "tests/e2e/test_second_runner_demo.py",
     "tests/e2e/test_upgrade.py",
     "tests/e2e/test_wheel.py",
     "tests/integration/loader/test_fair_scheduler.py",
@@ -26,6 +27,7 @@ _ALONE = (
 )
 """Files among those that start what they need themselves."""
 _ONE_BY_ONE = (
+    "tests/integration/loader/test_second_runner.py",
     "tests/integration/registry/test_kill_at_failpoints.py",
     "tests/integration/trainer/test_operation_crashes.py",
     "tests/integration/trainer/test_wave_crashes.py",

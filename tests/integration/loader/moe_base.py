@@ -77,6 +77,7 @@ async def running_engine(
     tensor_parallel: int = 1,
     max_context: int = 128,
     dtype: Dtype = "float32",
+    engine_args: Mapping[str, object] | None = None,
 ) -> AsyncIterator[VllmEngine]:
     """Run a real engine and its builder, and leave nothing of them."""
     config = EngineConfig(
@@ -89,7 +90,12 @@ async def running_engine(
         max_logprobs=5,
         threads=1,
         compile_seconds=5,
-        execution=Execution(dtype=dtype, tensor_parallel=tensor_parallel, kv_cache_bytes=32 << 20),
+        execution=Execution(
+            dtype=dtype,
+            tensor_parallel=tensor_parallel,
+            kv_cache_bytes=32 << 20,
+            engine_args=engine_args or {},
+        ),
     )
     with TemporaryDirectory() as folder:
         building = replace(builder_config(base, Path(folder)), dtype=dtype)

@@ -18,8 +18,9 @@ from services.trainer.adapters.model.resident_base import load_base as load_trai
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
-from tests.integration.loader.moe_base import Served, load_base
+from tests.integration.loader.moe_base import Served, answer, load_base, running_engine
 from tests.testing.second_runner import is_second_runner
+from tools.make_moe_base import make_moe_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 ASKING = Sampling(max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True)
@@ -118,3 +119,11 @@ async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> No
     assert (float(scored.routed_T.min()), float(scored.off_route_T.max())) == (1.0, 0.0)
     logprobs = torch.tensor([logprob for sample in group.samples for logprob in sample.logprobs])
     assert float((scored.logprobs_T - logprobs).abs().max()) < 1e-4
+
+
+@pytest.mark.skipif(not is_second_runner(), reason="the first runner's routes need no prefix cache")
+async def test_an_engine_that_cannot_return_routes_starts_and_says_so(tmp_path: Path) -> None:
+    facts = make_moe_base(tmp_path, experts=8)
+    async with running_engine(tmp_path, facts, engine_args={"enable_prefix_caching": False}) as engine:
+        assert "prefix caching" in engine.no_routes
+        assert len((await answer(engine, None, seed=1)).tokens) == 12
