@@ -210,7 +210,6 @@ async def test_rollouts_go_on_beside_endless_chats_and_lose_no_token(engine: Vll
         await asyncio.gather(*chats)
 
 
-@planned_when_done
 async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(
     engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +232,6 @@ async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(
     assert min(steps.values()) < SEATS
 
 
-@planned_when_done
 async def test_an_ambiguous_pattern_of_many_sequences_holds_no_other_tenant_up(engine: VllmEngine) -> None:
     """Each sequence had 0.1 s of the engine's steps for itself, and no token of it was charged."""
 

@@ -252,8 +252,8 @@ class _Fair(Scheduler):  # type: ignore[misc]
             queue.sitting_out = frozenset()
 
     def _bounds_steps(self) -> bool:
-        """Return whether steps are limited: while several tenants are active, and none is planned ahead."""
-        return len(self._seen_at) > 1 and not self.scheduler_config.async_scheduling
+        """Return whether steps are limited: while several tenants are active."""
+        return len(self._seen_at) > 1
 
     def _bound_structures(self) -> list[Request]:
         """Limit a tenant's structures in the step while others are active; return who leaves it."""
@@ -277,7 +277,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         """Limit the sequences to those that the loader can receive, while others are active; return those
         left out.
 
-        They are first in the next step. Steps that are planned ahead stay whole, as above.
+        They are first in the next step.
         """
         if not self._bounds_steps():
             return []
