@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 def test_the_tiny_demo_trains_serves_and_rolls_back(stack_folder: Path) -> None:
     out = stack_folder / "demo"
-    done = mint("demo", "--base", "tiny", "--out", out, seconds=3500, env=second_runner_environment())
+    done = mint(
+        "demo", "--base", "tiny", "--steps", 20, "--out", out, seconds=3500, env=second_runner_environment()
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads((out / "report.json").read_text())
     assert all(report["checks"].values()), report["checks"]
