@@ -13,10 +13,10 @@ from tests.testing.second_runner import ROOT, second_runner_environment
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
 IN_EVERY_RUN = (
-    "test_parity.py::test_base_and_two_adapters_in_one_batch_agree_with_peft",
-    "experts/test_routes.py",
+    ("test_lora_kernels.py", "test_parity.py::test_base_and_two_adapters_in_one_batch_agree_with_peft"),
+    ("experts/test_routes.py",),
 )
-"""A dense base and one with experts: two starts of an engine."""
+"""A dense base and one with experts: two starts of an engine, and kernels without one."""
 FILES = (
     "test_parity.py",
     "test_samples.py",
@@ -46,9 +46,9 @@ def run(*tests: str) -> None:
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize("tests", IN_EVERY_RUN)
-def test_mixed_adapters_and_routes(tests: str) -> None:
-    run(tests)
+@pytest.mark.parametrize("tests", IN_EVERY_RUN, ids=["dense", "experts"])
+def test_kernels_mixed_adapters_and_routes(tests: tuple[str, ...]) -> None:
+    run(*tests)
 
 
 @pytest.mark.slow
