@@ -10,7 +10,7 @@ import pytest
 
 from tests.testing.second_runner import ROOT, second_runner_environment
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(2400)]
 
 IN_EVERY_RUN = (
     ("test_lora_kernels.py", "test_parity.py::test_base_and_two_adapters_in_one_batch_agree_with_peft"),
@@ -34,7 +34,7 @@ def run(*tests: str) -> None:
     named = [f"tests/integration/loader/{each}" for each in tests]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
     run = subprocess.run(
-        [*command, "--timeout", "900", *named],
+        [*command, "--timeout", "1200", *named],
         cwd=ROOT,
         env=second_runner_environment(),
         stdout=subprocess.PIPE,
