@@ -1,7 +1,7 @@
-"""Every tensor of a pass is made where the base is: shown on a device that only has shapes.
+"""Every tensor of a pass is made where the base is, and the host reads none: on a device with shapes alone.
 
-torch refuses most of what mixes the meta device with the CPU, and computes nothing there. Routed experts
-count tokens, and grouped products of float32 have no meta kernel (torch 2.13): neither can be shown this way.
+torch refuses most of what mixes the meta device with the CPU, computes nothing there, and has no number to
+give to a host that asks for one, for which it would wait for a GPU.
 """
 
 from dataclasses import replace
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.trainer.adapters.lora import experts
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.core.batch import Row
@@ -20,12 +21,13 @@ from .families import describe_family, everything, make_family
 META = torch.device("meta")
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResidentBase:
+@pytest.fixture(params=["Llama", "Qwen3Moe"])
+def base(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResidentBase:
     """A bfloat16 base without numbers."""
+    monkeypatch.setattr(experts, "has_narrow_kernel", lambda _device: True)  # as CUDA's: meta has no other
     # It reads a number back, to see whether positions begin again within a line; they do not.
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda _positions: None)
-    made = ResidentBase(make_family("Llama"), describe_family("Llama", tmp_path))
+    made = ResidentBase(make_family(request.param), describe_family(request.param, tmp_path))
     made.target_scores.to(META, torch.bfloat16)
     made.device, made.dtype = META, torch.bfloat16
     return made

@@ -72,7 +72,9 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         policies = len(mix.counts)
         policy_X = mix.policy_X if policies > 1 else torch.zeros_like(mix.policy_X)
         group_S = (experts_XK * policies + policy_X[:, None]).flatten()
-        count_G = torch.bincount(group_S, minlength=self.base.num_experts * policies)
+        # Not `bincount`: CUDA's waits for the device, to find how long its result is.
+        none_G = group_S.new_zeros(self.base.num_experts * policies)
+        count_G = none_G.scatter_add(0, group_S, torch.ones_like(group_S))
         order_S = group_S.argsort(stable=True)
         experts = slice(0, self.base.num_experts)
         if self.share.experts is not None:
