@@ -101,8 +101,13 @@ class _Serving:
         self._folder = folder
         self._number = 0
 
-    async def sample(self, files: AdapterFiles, prompts: Sequence[tuple[int, ...]]) -> list[Row]:
-        """Return samples of an adapter with the engine's log-probabilities; the same ones every time."""
+    async def sample(
+        self, files: AdapterFiles, prompts: Sequence[tuple[int, ...]], *, at_once: int = GROUP
+    ) -> list[Row]:
+        """Return samples of an adapter with the engine's log-probabilities.
+
+        One at once, they are the same every time: sums in bfloat16 round by how many sequences a step has.
+        """
         self._number += 1
         folder = write_adapter(files, self._folder / f"adapter{self._number}")
         # A name of its own: what an earlier adapter of the same bytes left in the prefix cache is not used.
@@ -113,17 +118,20 @@ class _Serving:
             pass
         rows = []
         for seed, prompt in enumerate(prompts):
-            rows += await self._answers(adapter, prompt, seed)
+            for part in range(GROUP // at_once):
+                rows += await self._answers(adapter, prompt, seed + part * len(prompts), n=at_once)
         await self._engine.unload(adapter.number)
         return rows
 
-    async def _answers(self, adapter: LoadedAdapter, prompt: tuple[int, ...], seed: int) -> list[Row]:
+    async def _answers(
+        self, adapter: LoadedAdapter, prompt: tuple[int, ...], seed: int, *, n: int
+    ) -> list[Row]:
         request = SampleRequest(
             request_id=secrets.token_hex(8),
             tenant_id=TenantId("bench"),
             revision=None,
             tokens=prompt,
-            sampling=Sampling(max_new_tokens=ANSWERS, temperature=1.0, seed=seed, n=GROUP, ignore_eos=True),
+            sampling=Sampling(max_new_tokens=ANSWERS, temperature=1.0, seed=seed, n=n, ignore_eos=True),
         )
         sampled = await self._engine.sample(request, request_id=request.request_id, adapter=adapter)
         return [
@@ -181,7 +189,7 @@ async def _compare_exports(
         rank=RANK,
         tensors={name: values.float().numpy() for name, values in narrow.items()},
     )
-    once, twice = [await serving.sample(one, prompts) for one in (export, rounded)]
+    once, twice = [await serving.sample(one, prompts, at_once=1) for one in (export, rounded)]
     count = sum(len(row.tokens) for row in once)
     found.differing[f"{count} tokens and log-probabilities of an engine that got it rounded before"] = sum(
         (token, value) != (other, second)
