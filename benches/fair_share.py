@@ -24,7 +24,6 @@ from mint_common.adapters_format import read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.output_acks import OutputAcks
 from services.loader.adapters.vllm.starting import EngineConfig, engine_arguments
 
 ASKED = 100
@@ -164,7 +163,7 @@ def _start_stock(config: EngineConfig) -> VllmEngine:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = replace(
-        engine_arguments(config, taken=OutputAcks()),
+        engine_arguments(config),
         scheduler_cls=None,
         additional_config={},
         max_num_seqs=config.max_sequences,
