@@ -44,7 +44,7 @@ def test_gated_delta_nets_compute_in_16_bits_on_a_cpu() -> None:
 
 def test_a_gpu_computes_in_bfloat16_with_graphs_and_vllm_sizes_the_cache() -> None:
     assert plan(Asked(), GPUS) == Execution(
-        dtype="bfloat16", eager=False, kv_cache_bytes=None, has_arena=True
+        dtype="bfloat16", eager=False, kv_cache_bytes=None, max_sequences=256, has_arena=True
     )
     assert plan(Asked(), OLD_GPU).dtype == "float16"
 
@@ -55,6 +55,7 @@ def test_what_is_asked_for_is_taken() -> None:
         tensor_parallel=2,
         gpu_memory_utilization=0.5,
         kv_cache_bytes=1 << 30,
+        max_sequences=100,
         eager=True,
         engine_args='{"max_num_batched_tokens": 8192}',
     )
@@ -63,6 +64,7 @@ def test_what_is_asked_for_is_taken() -> None:
         tensor_parallel=2,
         gpu_memory_utilization=0.5,
         kv_cache_bytes=1 << 30,
+        max_sequences=100,
         eager=True,
         has_arena=True,
         engine_args={"max_num_batched_tokens": 8192},
