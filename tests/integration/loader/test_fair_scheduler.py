@@ -221,7 +221,7 @@ async def test_steps_are_smaller_while_the_loader_is_behind_and_lose_no_token(
 
     def late(outputs: Any, timestamp: float, *rest: Any, **options: Any) -> Any:
         steps[timestamp] += len(outputs)
-        until = time.perf_counter() + 0.01 * len(outputs)
+        until = time.perf_counter() + 0.01 * SLOWER * len(outputs)
         while time.perf_counter() < until:
             pass
         return process(outputs, timestamp, *rest, **options)
