@@ -24,7 +24,9 @@ META = torch.device("meta")
 @pytest.fixture(params=["Llama", "Qwen3Moe"])
 def base(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResidentBase:
     """A bfloat16 base without numbers."""
-    monkeypatch.setattr(experts, "has_narrow_kernel", lambda _device: True)  # as CUDA's: meta has no other
+    monkeypatch.setattr(
+        experts, "updates_in_base_dtype", lambda _device: True
+    )  # as CUDA's: meta has no other
     # It reads a number back, to see whether positions begin again within a line; they do not.
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda _positions: None)
     made = ResidentBase(make_family(request.param), describe_family(request.param, tmp_path))

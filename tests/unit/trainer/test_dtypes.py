@@ -205,7 +205,7 @@ def test_updates_of_experts_in_bfloat16_are_near_those_in_float32(
     lines = [line for at, rows in enumerate(batches) for line in pack_rows(rows, policy=at, max_length=0)]
     found = []
     for is_narrow in (False, True):
-        monkeypatch.setattr(experts, "has_narrow_kernel", lambda _device, is_narrow=is_narrow: is_narrow)
+        monkeypatch.setattr(experts, "updates_in_base_dtype", lambda _device, is_narrow=is_narrow: is_narrow)
         policies = [with_random_b(new_lora(facts, everything(facts, rank=4)), std=0.05) for _ in batches]
         found.append((learn(base, lines, policies), torch.cat([one.leaf.grad for one in policies])))
     (wide_T, wide), (narrow_T, narrow) = found  # noqa: N806  # T = target tokens

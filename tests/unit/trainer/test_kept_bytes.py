@@ -1,4 +1,4 @@
-"""What autograd saves in a pass is what micro-batches and `mint plan` are sized by."""
+"""The estimate that sizes micro-batches and `mint plan` equals the bytes that autograd saves in a pass."""
 
 import json
 from pathlib import Path

@@ -139,7 +139,7 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         return activated
 
 
-def has_narrow_kernel(device: torch.device) -> bool:
+def updates_in_base_dtype(device: torch.device) -> bool:
     """Return whether updates are computed in the base's dtype, as vLLM does, and not in float32.
 
     CUDA has a grouped kernel for bfloat16 alone; in float32 it waits for the device and computes a product a
@@ -152,7 +152,7 @@ def _bare_mix(x_XI: Tensor) -> Mix:
     """Return a mix that updates nothing."""
     counts = (len(x_XI),)
     scale_P = torch.ones(1, device=x_XI.device)
-    return Mix(counts=counts, scale_P=scale_P, ends_P=torch.tensor(counts, device=x_XI.device), sites={})
+    return Mix(counts=counts, scale_P=scale_P, sites={})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,7 +186,7 @@ class _Runs:
         # Experts first: [P, E, ...] -> [E * P, ...], the order of the runs.
         halves = self.mix.sites[name]
         a_GRI, b_GOR = (half[:, self.experts].transpose(0, 1).flatten(0, 1) for half in halves)
-        if has_narrow_kernel(x_SI.device):
+        if updates_in_base_dtype(x_SI.device):
             a_GRI, b_GOR = a_GRI.to(x_SI.dtype), b_GOR.to(x_SI.dtype)
         x_wide_SI = x_SI.to(a_GRI.dtype)
         low_SR = grouped_mm(x_wide_SI, a_GRI.transpose(1, 2), offs=self.ends_EP) * self.scale_S

@@ -23,7 +23,6 @@ class Mix:
 
     counts: tuple[int, ...]
     scale_P: Tensor
-    ends_P: Tensor
     sites: Mapping[str, tuple[Tensor, Tensor]]
     policy_X: Tensor = field(init=False)
 
@@ -53,7 +52,6 @@ def plan_mix(policies: Sequence[tuple[LoraTensors, int]]) -> Mix:
     return Mix(
         counts=counts,
         scale_P=torch.tensor([policy.scale for policy in tensors], device=device),
-        ends_P=torch.tensor(counts).cumsum(0).to(device, torch.int32),
         sites=dict(zip(names, zip(pieces[::2], pieces[1::2], strict=True), strict=True)),
     )
 

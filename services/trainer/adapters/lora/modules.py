@@ -61,7 +61,7 @@ def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor)
     updated = [
         torch.addmm(y_NO, torch.mm(x_NI, a_IR) * scale, b_RO) for y_NO, x_NI, scale, a_IR, b_RO in parts
     ]
-    return torch.cat(updated)
+    return torch.cat(updated) if policies > 1 else updated[0]
 
 
 Slot = LoraLinear | LoraExperts
