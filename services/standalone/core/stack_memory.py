@@ -41,7 +41,8 @@ TOKENIZER_BYTES = 2000
 """Bytes of a loader's tokenizer per entry of the vocabulary, measured with 264 and 49,152 entries."""
 
 _BATCHED_TOKENS, _BATCHED_TOKENS_LARGE = 2048, 8192
-"""Maximum tokens of an engine's step: vLLM's defaults for a server, the second on large GPUs."""
+"""Maximum tokens of an engine's step: vLLM's defaults for a server, the second on large GPUs. On a CPU each
+worker adds as many."""
 _LARGE_GPU_BYTES = 70 << 30
 _WRITTEN = 1
 """Policies whose snapshot or export is being written: a copy of the state, and the file."""
@@ -181,8 +182,9 @@ def _engine(part: Part, settings: LoaderSettings, gpu_bytes: Mapping[int, int]) 
     seats = settings.max_sequences or (GPU_SEQUENCES if part.gpus else CPU_SEQUENCES)
     sequences = seats + reserved_sequences(seats)
     largest = max((gpu_bytes.get(index, 0) for index in part.gpus), default=0)
-    given = json.loads(settings.engine_args or "{}").get("max_num_batched_tokens")
-    tokens = int(given or (_BATCHED_TOKENS_LARGE if largest >= _LARGE_GPU_BYTES else _BATCHED_TOKENS))
+    usual = _BATCHED_TOKENS_LARGE if largest >= _LARGE_GPU_BYTES else _BATCHED_TOKENS
+    usual *= 1 if part.gpus else workers
+    tokens = int(json.loads(settings.engine_args or "{}").get("max_num_batched_tokens", usual))
     step = step_bytes(shape, item=item, tokens=tokens, sequences=sequences)
     adapter = shape.lora_parameters(base.max_rank)
     staged = min(settings.host_capacity * item * adapter, settings.host_bytes)

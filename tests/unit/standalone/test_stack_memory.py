@@ -11,6 +11,7 @@ from mint_client.cli import app
 from mint_common.adapters_format import read_base_facts
 from mint_common.errors import SettingInvalid
 from services.loader.settings import LoaderSettings
+from services.standalone.adapters.base_import import SMOLLM2_CONFIG
 from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.stack_file import load_stack_file
 from services.standalone.adapters.stack_parts import read_parts
@@ -92,25 +93,10 @@ def test_gpus_hold_weights_and_the_machine_what_waits(tmp_path: Path) -> None:
     assert held(memory, "trainer-qwen", "host").policies > 0
 
 
-SMALL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-"""SmolLM2-135M's."""
-
-
 @pytest.mark.parametrize("share", ["0.4", "1.0"])
 def test_a_small_base_with_a_large_vocabulary_is_trained_on_a_gpu(tmp_path: Path, share: str) -> None:
     (tmp_path / "qwen").mkdir()
-    (tmp_path / "qwen/config.json").write_text(json.dumps(SMALL))
+    (tmp_path / "qwen/config.json").write_text(json.dumps(SMOLLM2_CONFIG))
     trainer_only = f"{{devices: [0], memory_share: {share}}}"
     alone = f"bases:\n  qwen:\n    engines: [{{devices: [1]}}]\n    trainer: {trainer_only}\n"
     memory = planned(tmp_path, alone, dict.fromkeys(range(2), 80 * GB))
