@@ -180,7 +180,7 @@ class Supervisor:
 
     async def _needs_ready(self, part: StackPart) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: may_start(part, self._ready()))
+            await self._changed.wait_for(lambda: may_start(part, self._statuses))
 
     def _never_ready(self, part: StackPart) -> LocalFailureError:
         attempts = self._statuses[part.name].starts

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from mint_common.errors import InvalidField
+from services.standalone.core.lifecycle import PartState, PartStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackPart:
     """One supervised process. It starts when all parts in ``needs`` are ready.
 
-    It stops before these and before the parts that it ``calls``.
+    It stops before these and before the parts that it ``calls``. It does not start before the parts that it
+    ``follows`` have been ready once, nor while one of them starts; whether they run later is no matter.
 
     ``ready_seconds`` limits one start, ``stop_seconds`` the time to end before SIGKILL. A ready part without
     an answer for ``silent_seconds`` hangs and is restarted. The stack starts and stays without a part that is
@@ -21,6 +23,7 @@ class StackPart:
     name: str
     needs: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
     ready_seconds: float = 60.0
     stop_seconds: float = 15.0
     silent_seconds: float = 120.0
@@ -60,6 +63,10 @@ def _levels(before: Mapping[str, Sequence[str]], names: Sequence[str]) -> tuple[
     return tuple(levels)
 
 
-def may_start(part: StackPart, ready: Mapping[str, bool]) -> bool:
-    """Return whether all parts that a part needs are ready."""
-    return all(ready[need] for need in part.needs)
+def may_start(part: StackPart, statuses: Mapping[str, PartStatus]) -> bool:
+    """Return whether all parts that a part needs are ready, and none that it follows has to start first."""
+    needed = (statuses[name].state is PartState.READY for name in part.needs)
+    followed = (statuses[name] for name in part.follows)
+    return all(needed) and all(
+        status.was_ready and status.state is not PartState.STARTING for status in followed
+    )

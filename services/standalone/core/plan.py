@@ -164,7 +164,7 @@ def plan_services(
 def start_in_turn(
     parts: Sequence[ServicePart], gpus: Mapping[str, Collection[int]]
 ) -> tuple[ServicePart, ...]:
-    """Return parts that start one after another on each GPU, engines before trainers. ``gpus`` by part.
+    """Return parts that follow one another on each GPU, engines before trainers. ``gpus`` by part.
 
     An engine sizes its KV cache by the free memory before and after its first step, so it counts what another
     part allocates meanwhile as its own (vllm/utils/mem_utils.py).
@@ -175,7 +175,7 @@ def start_in_turn(
         own = gpus.get(part.name, ())
         before[part.name] = tuple(dict.fromkeys(last[gpu] for gpu in own if gpu in last))
         last |= dict.fromkeys(own, part.name)
-    return tuple(replace(part, needs=(*part.needs, *before[part.name])) for part in parts)
+    return tuple(replace(part, follows=before[part.name]) for part in parts)
 
 
 def _check_parts(base: BaseAt) -> None:

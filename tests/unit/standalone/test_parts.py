@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
+from services.standalone.core.lifecycle import PartState, PartStatus
 from services.standalone.core.parts import StackPart, may_start, start_levels, stop_levels
 
 
@@ -59,5 +60,15 @@ def test_a_name_used_twice_is_refused() -> None:
 
 def test_a_part_may_start_only_when_all_its_needs_are_ready() -> None:
     part = StackPart(name="gateway", needs=("registry", "rollout"))
-    assert not may_start(part, {"registry": True, "rollout": False})
-    assert may_start(part, {"registry": True, "rollout": True})
+    ready, restarting = (PartStatus(state=state) for state in (PartState.READY, PartState.RESTARTING))
+    assert not may_start(part, {"registry": ready, "rollout": restarting})
+    assert may_start(part, {"registry": ready, "rollout": ready})
+
+
+def test_a_part_that_follows_another_waits_for_its_start_and_not_for_its_later_faults() -> None:
+    trainer = StackPart(name="trainer", follows=("loader",))
+    for state in PartState:
+        assert not may_start(trainer, {"loader": PartStatus(state=state)}), "never ready yet"
+        known = {"loader": PartStatus(state=state, was_ready=True)}
+        assert may_start(trainer, known) is (state is not PartState.STARTING)
+    assert stop_levels([trainer, StackPart(name="loader")]) == (("trainer", "loader"),)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mint_common.errors import SettingInvalid
-from services.standalone.core.parts import start_levels, stop_levels
+from services.standalone.core.lifecycle import PartState, PartStatus
+from services.standalone.core.parts import may_start, start_levels, stop_levels
 from services.standalone.core.plan import (
     SERVICES,
     Addresses,
@@ -179,12 +180,15 @@ def test_parts_that_share_a_gpu_start_one_after_another_engines_first() -> None:
     names = ("loader-tiny", "loader-tiny-2", "loader-tiny-3", "trainer-tiny")
     gpus = dict(zip(names, ((0,), (0, 1), (2,), (0, 2)), strict=True))
     turns = {part.name: part for part in start_in_turn(parts, gpus)}
-    assert {name: turns[name].needs[1:] for name in names} == {
+    assert {name: turns[name].follows for name in names} == {
         "loader-tiny": (),
         "loader-tiny-2": ("loader-tiny",),
         "loader-tiny-3": (),
         "trainer-tiny": ("loader-tiny-2", "loader-tiny-3"),
     }
-    levels = start_levels(tuple(turns.values()))
-    assert [level for level in levels if set(level) & set(names)][-1][-1] == "trainer-tiny"
+    statuses = {name: PartStatus(state=PartState.READY, was_ready=True) for name in turns}
+    assert may_start(turns["trainer-tiny"], statuses)
+    waiting = {**statuses, "loader-tiny-3": PartStatus()}
+    assert not may_start(turns["trainer-tiny"], waiting), "the last one that shares a GPU with it"
+    assert may_start(turns["loader-tiny-2"], waiting)
     assert start_in_turn(parts, dict.fromkeys(names, ())) == parts, "parts on a CPU start at once"
