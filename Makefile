@@ -94,7 +94,7 @@ test-chart: .venv/.installed ## Render the Helm chart and check every object of 
 test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
 	$(PYTEST) -m slow tests/compose
 
-test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; two GPUs: all); skipped without one
+test-gpu: .venv/.installed ## Run the tests for a GPU (15 minutes on an H100; two GPUs: all); skipped without one
 	$(PYTEST) -W default -m gpu tests/gpu
 
 test-v2: .venv/.installed ## Run the loader's tests and the demo on vLLM's second runner, CUDA's, by Triton's interpreter (20 minutes)

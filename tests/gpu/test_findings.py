@@ -1,4 +1,4 @@
-"""What an audit of CUDA's way found, shown on a GPU: each test is named after its finding.
+"""Regression tests on a GPU for the findings of the CUDA audit; each test is named after its finding.
 
 With `--device cpu` sizes are small and what only CUDA does is left out.
 """

@@ -1,7 +1,7 @@
 """Routes: the experts of each token of a request, in each routed layer, for requests that ask (R3).
 
-vLLM returns them from its second model runner alone (`returned_routes`), which a CPU does not run. For the
-first one, vLLM's capturer for the second is bound to the routers, and a step's captured routes are
+vLLM returns them from its second model runner alone (`returned_routes`), CUDA's default. For the first one,
+a CPU's default, vLLM's capturer for the second is bound to the routers, and a step's captured routes are
 distributed to its requests in the order of the step's tokens. Invariants: nothing is bound before a request
 asks; routes that are not fetched are bounded. A token whose step did not run here, because its block was in
 the prefix cache, has the route `UNKNOWN`.

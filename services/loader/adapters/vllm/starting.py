@@ -331,7 +331,7 @@ def prepare_device(device: Device, *, workers: int) -> None:
         # Counts what the plugin ends requests for; on CPU the plugin finds it by itself, and more.
         os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
         # FlashInfer compiles its sampler with nvcc as the engine starts, and the packages include none; vLLM
-        # looks for the GPU alone (vllm-project/vllm#49497). Its own kernels are compiled by Triton.
+        # looks for the GPU alone (vllm-project/vllm#49497). vLLM's own kernels are compiled by Triton.
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if workers > 1:
         # Else each rank wants a memory node of its own to bind its threads to.
