@@ -5,8 +5,9 @@ tokenizer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -34,7 +35,9 @@ class Sample:
 
     ``logprobs`` is empty for a reference answer, which was not sampled (SFT). ``experts`` is the route of
     every token but the last, which no model reads: see `Group.prompt_experts`. ``trained`` has the
-    [start, end) ranges of ``tokens`` that a loss falls on, in order and apart; empty: all of them.
+    [start, end) ranges of ``tokens`` that a loss falls on, in order and apart; empty: all of them. Tokens
+    outside them were not sampled here, and their log-probabilities are 0. ``episode`` is the index of its
+    episode among `Group.episodes`, of which it is one segment; None: the sample is an episode of its own.
     """
 
     tokens: tuple[int, ...]
@@ -43,11 +46,37 @@ class Sample:
     text: str
     experts: bytes = b""
     trained: Ranges = ()
+    episode: int | None = None
+
+
+Outcome = Literal["ok", "truncated", "env_error", "infra_error"]
+"""End of an episode: complete, at a limit, by an error of the environment, or by one of MinT's own parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One run of an environment.
+
+    An episode with an error has neither a reward nor samples. ``scores`` are the environment's own numbers by
+    name; ``seconds`` are those of its phases, ``model`` and ``environment``; ``turns`` counts its model
+    calls. ``stop`` is the environment's reason for its end, ``error`` that of a failure.
+    """
+
+    outcome: Outcome
+    reward: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    turns: int = 1
+    stop: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The samples of one prompt; advantages are normalised within it.
+
+    ``prompt_tokens`` are the first tokens of every sample. ``episodes`` are those of an environment, whose
+    segments the samples are; empty: each sample is an episode.
 
     ``prompt_experts`` is the sampler's route of every prompt token through a base with routed experts:
     little-endian uint16 ``[tokens, routed layers, experts per token]``. Empty: not recorded.
@@ -58,6 +87,7 @@ class Group:
     samples: tuple[Sample, ...]
     prompt_experts: bytes = b""
     sampler_dtype: str = ""
+    episodes: tuple[Episode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +102,21 @@ class WaveRecord:
     revision: Digest | None
     groups: tuple[Group, ...]
     logprobs_temperature: float = 1.0
+
+
+def episode_of(index: int, sample: Sample) -> int:
+    """Return the episode of a group's sample, given the sample's index."""
+    return index if sample.episode is None else sample.episode
+
+
+def episode_rewards(group: Group) -> dict[int, float]:
+    """Return the reward of each episode that has samples."""
+    return {episode_of(index, sample): sample.reward for index, sample in enumerate(group.samples)}
+
+
+def reward_mean(record: WaveRecord) -> float:
+    """Return the mean reward of a record's episodes that have samples."""
+    return fmean(reward for group in record.groups for reward in episode_rewards(group).values())
 
 
 def trained_ranges(tokens: Sequence[int], trained: Ranges) -> Ranges:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from mint_common.algorithms import Algorithm
 from mint_common.claims import Claim, RevisionRef
@@ -10,7 +9,7 @@ from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import WaveCompleted, WaveRequested
 from mint_common.generation import LogprobsMode, logprobs_temperature
 from mint_common.ids import BaseName, Digest, TenantId, derive_id
-from mint_common.records import Group, Prompt, Sample, WaveRecord
+from mint_common.records import Group, Prompt, Sample, WaveRecord, reward_mean
 from services.rollout.core.task import derive_seed
 
 
@@ -190,7 +189,7 @@ def completed(
         revision=wave.revision,
         record=claim,
         validation=validation,
-        reward_mean=fmean(sample.reward for group in record.groups for sample in group.samples),
+        reward_mean=reward_mean(record),
         lora=wave.lora,
         spec=wave.spec,
     )

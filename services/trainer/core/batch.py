@@ -5,7 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mint_common.records import Group, Sample, WaveRecord, trained_count, trained_ranges
+from mint_common.records import (
+    Group,
+    Sample,
+    WaveRecord,
+    episode_of,
+    episode_rewards,
+    reward_mean,
+    trained_count,
+    trained_ranges,
+)
 
 STD_EPSILON = 1e-4
 T = TypeVar("T")
@@ -78,12 +87,15 @@ def build_grpo_batch(record: WaveRecord, *, pulls: bool = False) -> Batch:
     rows: list[Row] = []
     skipped = 0
     for group in record.groups:
-        advantages = group_advantages([sample.reward for sample in group.samples])
+        rewards = episode_rewards(group)
+        advantages = group_advantages(list(rewards.values()))
         skipped += advantages is None
         if advantages is None and pulls:
-            advantages = (0.0,) * len(group.samples)
+            advantages = (0.0,) * len(rewards)
         if advantages is not None:
-            rows += _rows(group, advantages, record.logprobs_temperature)
+            of_episode = dict(zip(rewards, advantages, strict=True))
+            of_samples = [of_episode[episode_of(*numbered)] for numbered in enumerate(group.samples)]
+            rows += _rows(group, of_samples, record.logprobs_temperature)
     return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
 
 
@@ -202,5 +214,5 @@ def _batch(record: WaveRecord, rows: list[Row], *, probe: tuple[Row, ...], skipp
         probe=probe,
         total_tokens=sum(trained_count(sample.tokens, sample.trained) for sample in samples),
         skipped_groups=skipped_groups,
-        reward_mean=statistics.fmean(sample.reward for sample in samples),
+        reward_mean=reward_mean(record),
     )

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
+from services.trainer.core.batch import (
+    Row,
+    build_dpo_batch,
+    build_grpo_batch,
+    build_sft_batch,
+    group_advantages,
+)
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
@@ -53,6 +59,21 @@ def test_a_pull_to_the_base_acts_on_the_rows_of_every_group(make_record: MakeRec
 def test_a_wave_of_skipped_groups_keeps_one_to_compare(make_record: MakeRecord) -> None:
     batch = build_grpo_batch(make_record(groups=2, samples=3, skipped=2))
     assert (batch.rows, len(batch.probe), batch.skipped_groups) == ((), 3, 2)
+
+
+def test_advantages_are_those_of_episodes_whatever_their_segments(make_record: MakeRecord) -> None:
+    """Rewards of 1 and 0, however many sequences each episode left."""
+    record = make_record(groups=1, samples=3)
+    first, second, third = record.groups[0].samples
+    samples = (
+        replace(first, episode=0, reward=1.0),
+        replace(second, episode=0, reward=1.0),
+        replace(third, episode=1, reward=0.0),
+    )
+    batch = build_grpo_batch(replace(record, groups=(replace(record.groups[0], samples=samples),)))
+    high, low = group_advantages([1.0, 0.0]) or ()
+    assert [row.advantage for row in batch.rows] == [high, high, low]
+    assert batch.reward_mean == 0.5
 
 
 def test_an_empty_completion_counts_for_the_mean_reward_only(make_record: MakeRecord) -> None:
