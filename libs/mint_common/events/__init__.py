@@ -10,6 +10,8 @@ from mint_common.events.adapter import (
 from mint_common.events.event import Event
 from mint_common.events.job import (
     EarlyStopping,
+    EnvironmentKind,
+    EnvironmentSpec,
     EvaluationMetric,
     EvaluationPlan,
     JobData,

@@ -36,10 +36,13 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("evaluation.recorded", 1): _without_stderr,
     ("job.submitted", 1): _with_defaults,
     ("job.submitted", 2): _with_defaults,
+    ("job.submitted", 3): _with_defaults,
     ("wave.requested", 1): _with_defaults,
     ("wave.requested", 2): _with_defaults,
+    ("wave.requested", 3): _with_defaults,
     ("wave.completed", 1): _without_validation,
     ("wave.completed", 2): _with_defaults,
+    ("wave.completed", 3): _with_defaults,
 }
 """(type, version) -> a function that turns that version's data into the next version's."""
 

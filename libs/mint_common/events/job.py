@@ -90,6 +90,27 @@ class JobData:
     evaluation: EvaluationPlan | None
 
 
+EnvironmentKind = Literal["verifiers", "openenv", "nemogym", "tinker", "skyrl", "http", "session"]
+"""The interface of an environment: a package's, a reward URL, or an agent that comes by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSpec:
+    """The environment of a job: ``id`` names one that `mint env add` installed, ``args`` are its own.
+
+    An episode has at most ``max_turns`` model calls and ``episode_seconds``. A group with fewer than
+    ``min_group`` episodes without an error is not trained on.
+    """
+
+    kind: EnvironmentKind
+    id: str
+    args: dict[str, Any]  # JSON
+    split: str
+    max_turns: int
+    episode_seconds: float
+    min_group: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """All settings of a managed job; no service adds defaults later.
@@ -100,7 +121,10 @@ class JobSpec:
     ``clip_norm`` limits the global gradient norm; 0 is off. With ``data`` the rows come from a file and
     ``task`` is empty: ``prompts_per_step`` rows per step, and only algorithms of ``rft`` rows sample answers.
     The learning rate rises linearly over ``warmup_steps``, then follows ``schedule``. ``optimizer`` keeps or
-    resets the moments of the policy's earlier training.
+    resets the moments of the policy's earlier training. With an ``environment``, ``task`` is empty and a step
+    runs ``group_size`` episodes of each of ``prompts_per_step`` of its tasks. A step trains on samples of a
+    revision that is at most ``staleness`` steps older than the weights it changes; at 0 sampling and training
+    alternate.
     """
 
     algorithm: str
@@ -118,6 +142,8 @@ class JobSpec:
     warmup_steps: int = 0
     data: JobData | None = None
     optimizer: OptimizerStart = "keep"
+    environment: EnvironmentSpec | None = None
+    staleness: int = 0
 
     @property
     def is_sampled(self) -> bool:
@@ -130,7 +156,7 @@ class JobSubmitted(Event):
     """A user submitted a managed job, and the request is durable."""
 
     type: ClassVar[str] = "job.submitted"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     key: ClassVar[tuple[str, ...]] = ("job_id",)
 
     job_id: JobId

@@ -29,7 +29,7 @@ class WaveRequested(WaveEvent):
     """
 
     type: ClassVar[str] = "wave.requested"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     step: int
     revision: RevisionRef | None
@@ -48,7 +48,7 @@ class WaveCompleted(WaveEvent):
     """
 
     type: ClassVar[str] = "wave.completed"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     step: int
     revision: RevisionRef | None

@@ -1,0 +1,100 @@
+"""Environments: code that others wrote, in an installation of its own, and the episodes that it runs.
+
+An environment calls a model as any client would, at an address that is its episode's alone; it reports a
+reward. What is trained comes from the recorded calls, never from its report.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from mint_common.events import EnvironmentSpec
+from mint_common.ids import TenantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentInfo:
+    """An environment with its arguments.
+
+    ``tasks`` counts the tasks of a split, None if they have no end. ``by_group``: a group's episodes run in
+    one call, as they are rewarded together.
+    """
+
+    description: str
+    tasks: int | None
+    by_group: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentTask:
+    """A task of an environment: ``key`` is its name within the split, ``entry`` its JSON description."""
+
+    key: str
+    entry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeCall:
+    """One episode to run.
+
+    The model answers at ``http://localhost<path>/v1`` on the unix socket ``socket``, as OpenAI's API does;
+    ``model`` is its name there. ``episode_id`` is the same at each attempt.
+    """
+
+    episode_id: str
+    path: str
+    socket: str
+    model: str
+    temperature: float
+    max_new_tokens: int
+    max_turns: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeReport:
+    """An environment's report of an episode.
+
+    ``reward`` is None with an ``error``. ``is_truncated``: it ended at a limit of turns or tokens.
+    """
+
+    reward: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+    stop: str = ""
+    is_truncated: bool = False
+    error: str = ""
+
+
+class EnvironmentFault(Exception):
+    """A worker ended, hung or left its limits; ``whose`` says whether an episode may be repeated."""
+
+    def __init__(self, problem: str, *, whose: Literal["environment", "infrastructure"]) -> None:
+        super().__init__(problem)
+        self.whose = whose
+
+
+class Environments(Protocol):
+    """The installed environments; their code runs in worker processes."""
+
+    async def describe(
+        self, environment: EnvironmentSpec, split: str, *, tenant_id: TenantId
+    ) -> EnvironmentInfo:
+        """Return a description. Raises NotFound for an unknown one, InvalidField for wrong arguments."""
+        ...
+
+    async def draw(
+        self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
+    ) -> list[EnvironmentTask]:
+        """Return ``n`` tasks of a split: the same for the same seed. Raises TaskFailed."""
+        ...
+
+    async def run(
+        self,
+        environment: EnvironmentSpec,
+        task: EnvironmentTask,
+        episodes: Sequence[EpisodeCall],
+        *,
+        tenant_id: TenantId,
+    ) -> list[EpisodeReport]:
+        """Run episodes of one task, one unless ``by_group``; a report each. Raises EnvironmentFault."""
+        ...
