@@ -23,6 +23,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
     EVENT_TYPES,
     EarlyStopping,
+    EnvironmentSpec,
     EvaluationPlan,
     Event,
     JobData,
@@ -37,7 +38,18 @@ from tests.testing.factories import EXAMPLES
 PAGE = ROOT / "docs/reference/events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"
 _PLAIN = {"str": "text", "int": "integer", "float": "number", "NoneType": "null", "Any": "any JSON"}
-_PARTS = (Claim, RevisionRef, LoraSpec, JobSpec, JobData, JobFile, EvaluationPlan, EarlyStopping, Retention)
+_PARTS = (
+    Claim,
+    RevisionRef,
+    LoraSpec,
+    JobSpec,
+    JobData,
+    JobFile,
+    EvaluationPlan,
+    EarlyStopping,
+    EnvironmentSpec,
+    Retention,
+)
 WIDTH = 110
 """Maximum length of an example's line."""
 GOLDEN_CAUSE, GOLDEN_TIME = "golden", 1_767_225_600.0

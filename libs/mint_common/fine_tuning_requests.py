@@ -155,7 +155,8 @@ class MintFields(Body):
     """What OpenAI's API has no word for. ``rank``, ``alpha`` and ``targets`` are of a new policy.
 
     ``learning_rate`` takes the place of a multiplier. ``beta`` is KTO's. ``max_new_tokens`` bounds a
-    sampled answer of reinforcement. ``optimizer``: ``reset`` drops the moments of earlier training.
+    sampled answer of reinforcement, ``staleness`` the steps that its sampling may run ahead of training.
+    ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
     method: OwnMethod | None = None
@@ -169,6 +170,7 @@ class MintFields(Body):
     optimizer: OptimizerStart = "keep"
     on_long: OnLong = "refuse"
     max_new_tokens: StrictInt | None = None
+    staleness: StrictInt = 0
     evaluation: JobEvaluationBody | None = None
     promote: PromotionBody | None = None
 

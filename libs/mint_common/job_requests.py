@@ -29,7 +29,9 @@ class JobRequest:
     """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
 
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
-    ``optimizer``: ``reset`` drops the moments of earlier training.
+    ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
+    sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
+    is at most two steps old.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -50,6 +52,7 @@ class JobRequest:
     clip_norm: StrictFloat | None = None
     seed: StrictInt | None = None
     optimizer: OptimizerStart = "keep"
+    staleness: StrictInt = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,8 +166,9 @@ async def open_trainer(
             durable=f"trainer-{base}",
             clock=clock,
             ack_wait_seconds=_ACK_WAIT_SECONDS,
-            # As many again are read while the operations of others are computed.
-            concurrency=2 * settings.batch_policies,
+            # As many again are read while the operations of others are computed, and twice as many wait for
+            # the wave before, where sampling runs ahead.
+            concurrency=4 * settings.batch_policies,
         )
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
         dispatcher.on(WaveCancelled, waves.on_wave_cancelled, base=base)

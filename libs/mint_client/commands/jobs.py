@@ -85,6 +85,9 @@ def create_job(  # arguments of a command
     kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="KL penalty to the base (grpo).")] = None,
     beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="DPO's beta.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
+    staleness: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps that sampling may run ahead of training (0 to 8).")
+    ] = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
     as_json: JsonOption = False,
@@ -104,6 +107,7 @@ def create_job(  # arguments of a command
         "kl_coefficient": kl,
         "beta": beta,
         "seed": seed,
+        "staleness": staleness,
         "optimizer": "reset" if reset_optimizer else None,
     }
     body = {"policy": policy, "task": task, "algorithm": algorithm}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError
-from mint_common.events import JobData
+from mint_common.events import JobData, RevisionRejected, TrainingFailed, WaveCancelled
 
 FileParam = Literal["training_file", "validation_file", "file"]
 """The field of a job or of an evaluation run that names a file."""
@@ -74,3 +74,12 @@ def fault_of(error: MintError, data: JobData | None) -> JobFault | None:
             if file is not None and file.content.uri == error.uri:
                 return JobFault(code=error.code, message=str(error), param=param, line=None)
     return None
+
+
+def failure_reason(fact: WaveCancelled | RevisionRejected | TrainingFailed) -> str:
+    """Return the reason that a job fails with."""
+    if isinstance(fact, RevisionRejected):
+        return f"revision rejected ({fact.code}): {fact.reason}"
+    if isinstance(fact, TrainingFailed):
+        return f"training failed ({fact.code}): {fact.reason}"
+    return f"wave cancelled: {fact.reason}"

@@ -2,19 +2,24 @@
 
 Invariants:
 - A policy has one writer: at most one of its jobs runs; the others wait in order of submission.
-- At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
-- Only an event of the open wave changes a job, so duplicate and late events have no effect.
+- A wave's step counts from 1 and its id is derived from (job, step). The waves of the steps after
+  ``steps_done`` up to ``requested`` are open, at most ``staleness`` + 1 of them. That of step s is requested
+  once step s - 1 - ``staleness`` is published: its samples are at most ``staleness`` steps older than the
+  weights that they change. These numbers are rows, so a restart requests nothing twice.
+- Steps are published in order. Only an event of an open wave changes a job, so duplicate and late events
+  have no effect. The end of a job cancels its open waves.
 - A paused job has no open wave, and continues at the revision where it stopped; its policy's others wait.
 - A finished job never changes again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 from typing import Literal
 
 from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import Unavailable
 from mint_common.events import (
     EvaluationPlan,
     Event,
@@ -30,7 +35,7 @@ from mint_common.events import (
     WaveRequested,
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
-from services.rollout.core.fault import JobFault, storable
+from services.rollout.core.fault import JobFault, failure_reason, storable
 from services.rollout.core.fine_tuning.records import FineTuning
 from services.rollout.core.outcome import judge
 from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
@@ -58,11 +63,12 @@ class Job:
     """A job after its last event.
 
     ``revision`` is the one that the next wave samples at: the newest that the job published, at first the
-    policy's newest. ``cause`` is the ledger cause of the events that the job waits for; repeating them
-    resumes a job whose messages were lost. ``progress_at`` is the time of the last progress.
+    policy's newest. ``cause`` is the newest ledger cause of events that the job waits for, and
+    ``earlier_causes`` may be those of others; repeating them resumes a job whose messages were lost.
+    ``progress_at`` is the time of the last progress.
 
     ``result`` is the revision of a succeeded job, ``fault`` the fault in a failed one's data. A job
-    that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
+    that ``is_pausing`` stops after its open waves; ``controls`` counts pauses and resumptions.
 
     ``policy`` is the policy's name when the job was submitted; ``warnings`` are for its user.
     ``fine_tuning`` is of a job on a file.
@@ -90,6 +96,8 @@ class Job:
     policy: str = ""
     warnings: tuple[str, ...] = ()
     fine_tuning: FineTuning | None = None
+    requested: int = 0
+    earlier_causes: tuple[str, ...] = ()
 
     @property
     def plan(self) -> EvaluationPlan | None:
@@ -98,13 +106,29 @@ class Job:
 
     @property
     def step(self) -> int:
-        """Return the step of the open wave."""
+        """Return the step that is published next."""
         return self.steps_done + 1
 
     @property
-    def wave_id(self) -> WaveId:
-        """Return the id of the open wave."""
-        return wave_id_of(self.job_id, self.step)
+    def open_steps(self) -> range:
+        """Return the steps with an open wave, of a job that runs."""
+        # A version without ``requested`` may have advanced the job.
+        last = min(max(self.requested, self.step), self.spec.steps)
+        return range(self.step, last + 1)
+
+    @property
+    def due_steps(self) -> range:
+        """Return the steps to request now."""
+        return range(max(self.requested, self.steps_done) + 1, self._window_end + 1)
+
+    @property
+    def _window_end(self) -> int:
+        return min(self.step + self.spec.staleness, self.spec.steps)
+
+    def open_step(self, wave_id: WaveId | None) -> int | None:
+        """Return the step of an open wave, None for another wave."""
+        steps = (step for step in self.open_steps if wave_id_of(self.job_id, step) == wave_id)
+        return next(steps, None) if self.state is JobState.RUNNING else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,16 +174,24 @@ def open_job(
     )
 
 
-def begin(job: Job, prompts: Claim, *, revision: RevisionRef | None, cause: str, now: float) -> Advance:
-    """Start a waiting job: request its first wave at its policy's newest revision."""
+def begin(
+    job: Job, prompts: Mapping[int, Claim], *, revision: RevisionRef | None, cause: str, now: float
+) -> Advance:
+    """Start a waiting job: request its first waves at its policy's newest revision."""
     assert job.state is JobState.SUBMITTED, job.state
     started = replace(job, state=JobState.RUNNING, revision=revision)
-    return request_wave(started, prompts, cause=cause, now=now)
+    return request_waves(started, prompts, cause=cause, now=now)
 
 
-def next_step(job: Job, fact: Fact) -> int | None:
-    """Return the step whose wave `advance` will request, so that its prompts can be drawn before."""
-    return job.step + 1 if _is_published(job, fact) and job.step < job.spec.steps else None
+def next_steps(job: Job, fact: Fact) -> range:
+    """Return the steps whose waves `advance` will request, so that their prompts can be drawn before.
+
+    Raises Unavailable for a revision whose predecessor is not handled yet.
+    """
+    if not _is_published(job, fact):
+        return range(0)
+    _check_order(job, fact)
+    return replace(job, steps_done=job.step).due_steps
 
 
 def needs_waves(job: Job, fact: Fact) -> bool:
@@ -184,12 +216,18 @@ def is_unscored(job: Job, wave: Wave) -> bool:
 
 
 def waits_for(job: Job, fact: Fact) -> bool:
-    """Return whether an event is of the wave that the job waits for."""
-    return job.state is JobState.RUNNING and fact.wave_id == job.wave_id
+    """Return whether an event is of a wave that the job waits for."""
+    return job.open_step(fact.wave_id) is not None
 
 
 def _is_published(job: Job, fact: Fact) -> bool:
     return waits_for(job, fact) and isinstance(fact, RevisionPublished)
+
+
+def _check_order(job: Job, fact: Fact) -> None:
+    if fact.wave_id != wave_id_of(job.job_id, job.step):
+        problem = f"step {job.open_step(fact.wave_id)} is published, step {job.step} is not handled yet"
+        raise Unavailable(what="the step before", problem=problem)
 
 
 def advance(
@@ -197,32 +235,49 @@ def advance(
     fact: Fact,
     *,
     cause: str,
-    prompts: Claim | None,
+    prompts: Mapping[int, Claim],
     waves: Sequence[Wave] = (),
     fault: JobFault | None = None,
     now: float,
 ) -> Advance:
-    """Return the job after an event, and the events to emit.
+    """Return the job after an event, and the events to emit. Raises Unavailable as `next_steps` does.
 
-    ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job with this event, when
-    `needs_waves` says so. ``fault`` is the data fault of a cancelled wave, or of the next step.
+    ``prompts`` are the claims of the prompts of `next_steps`; ``waves`` are all of the job with this event,
+    when `needs_waves` says so. ``fault`` is the data fault of a cancelled wave, or of the next steps.
     Events of a completed or cancelled wave are emitted by this service, if the job still waits for that wave.
     """
-    if not waits_for(job, fact):
+    step = job.open_step(fact.wave_id)
+    if step is None:
         return Advance(job=job)
     if isinstance(fact, WaveCompleted):
-        return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))
+        return Advance(job=_caused(job, cause, now=now), events=(fact,))
     if isinstance(fact, RevisionPublished):
+        _check_order(job, fact)
         return _publish(job, fact, prompts, waves, fault=fault, cause=cause, now=now)
     reason = failure_reason(fact) if fault is None else fault.message
-    failed = finish(replace(job, fault=fault), "failed", reason, now=now)
+    others = [one for one in job.open_steps if one != step]
+    failed = finish(replace(job, fault=fault), "failed", reason, cancels=others, now=now)
     return replace(failed, events=(fact, *failed.events)) if isinstance(fact, WaveCancelled) else failed
 
 
+def _caused(job: Job, cause: str, *, now: float) -> Job:
+    """Return the job waiting for events of another cause too."""
+    earlier: tuple[str, ...] = ()
+    if job.spec.staleness:
+        # Each open wave is requested, then completed.
+        earlier = (*job.earlier_causes, job.cause)[-2 * (job.spec.staleness + 1) :]
+    return replace(job, cause=cause, earlier_causes=earlier, progress_at=now)
+
+
 def finish(
-    job: Job, outcome: Literal["succeeded", "failed", "cancelled"], reason: str, *, now: float
+    job: Job,
+    outcome: Literal["succeeded", "failed", "cancelled"],
+    reason: str,
+    *,
+    cancels: Iterable[int] = (),
+    now: float,
 ) -> Advance:
-    """End the job with an outcome."""
+    """End the job with an outcome; ``cancels`` are the steps of the waves that it leaves open."""
     reason = storable(reason)
     ended = replace(
         job, state=JobState(outcome), reason=reason, is_pausing=False, progress_at=now, finished_at=now
@@ -237,22 +292,14 @@ def finish(
         steps_done=job.steps_done,
         last_revision=job.revision.digest if job.revision is not None and job.steps_done else None,
     )
-    return Advance(job=ended, events=(event,))
-
-
-def failure_reason(fact: WaveCancelled | RevisionRejected | TrainingFailed) -> str:
-    """Return the reason that a job fails with."""
-    if isinstance(fact, RevisionRejected):
-        return f"revision rejected ({fact.code}): {fact.reason}"
-    if isinstance(fact, TrainingFailed):
-        return f"training failed ({fact.code}): {fact.reason}"
-    return f"wave cancelled: {fact.reason}"
+    cancelled = [wave_cancelled(job, reason, step=step) for step in cancels]
+    return Advance(job=ended, events=(*cancelled, event))
 
 
 def _publish(
     job: Job,
     fact: RevisionPublished,
-    prompts: Claim | None,
+    prompts: Mapping[int, Claim],
     waves: Sequence[Wave],
     *,
     fault: JobFault | None,
@@ -260,18 +307,21 @@ def _publish(
     now: float,
 ) -> Advance:
     done = replace(job, steps_done=job.step, revision=fact.revision)
+    still_open = job.open_steps[1:]
     if done.steps_done >= job.spec.steps:
         if is_scored_by_runs(job):  # what is best is known when they have ended
-            return Advance(job=replace(done, cause=cause, progress_at=now))
+            return Advance(job=_caused(done, cause, now=now))
         return complete(done, waves, now=now)
     stopped = early_stop(done, waves) if is_measured(job) else ""
     if stopped:
-        return complete(replace(done, stopped_early=True), waves, note=stopped, now=now)
+        stopped_job = replace(done, stopped_early=True)
+        return complete(stopped_job, waves, note=stopped, cancels=still_open, now=now)
     if fault is not None:
-        return finish(replace(done, fault=fault), "failed", fault.message, now=now)
+        return finish(replace(done, fault=fault), "failed", fault.message, cancels=still_open, now=now)
     if job.is_pausing:
-        return Advance(job=replace(done, state=JobState.PAUSED, is_pausing=False, progress_at=now))
-    return request_wave(done, prompts, cause=cause, now=now)
+        paused = replace(done, state=JobState.PAUSED, is_pausing=False, progress_at=now)
+        return Advance(job=_caused(done, cause, now=now) if still_open else paused)
+    return request_waves(done, prompts, cause=cause, now=now)
 
 
 def early_stop(job: Job, waves: Sequence[Wave]) -> str:
@@ -292,13 +342,16 @@ def early_stop(job: Job, waves: Sequence[Wave]) -> str:
     )
 
 
-def complete(job: Job, waves: Sequence[Wave], *, note: str = "", now: float) -> Advance:
-    """End a job without further steps, with the revision that its plan selects."""
+def complete(
+    job: Job, waves: Sequence[Wave], *, note: str = "", cancels: Iterable[int] = (), now: float
+) -> Advance:
+    """End a job without further steps, with the revision that its plan selects; see `finish`."""
+    waves = [wave for wave in waves if wave.step <= job.steps_done]
     verdict = judge(job.spec, waves)
     reason = "; ".join(part for part in (note, verdict.reason) if part)
     if verdict.outcome == "succeeded":
         job = replace(job, result=_kept(job, waves))
-    return finish(job, verdict.outcome, reason, now=now)
+    return finish(job, verdict.outcome, reason, cancels=cancels, now=now)
 
 
 def _kept(job: Job, waves: Sequence[Wave]) -> RevisionRef | None:
@@ -307,30 +360,40 @@ def _kept(job: Job, waves: Sequence[Wave]) -> RevisionRef | None:
     return best.revision if best else job.revision
 
 
-def request_wave(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
-    """Return the job waiting for the wave of its next step, which is emitted."""
-    assert prompts is not None, "next_step names the step whose prompts advance needs"
-    wave = WaveRequested(
-        tenant_id=job.tenant_id,
-        base=job.base,
-        wave_id=job.wave_id,
-        job_id=job.job_id,
-        policy_id=job.policy_id,
-        step=job.step,
-        revision=job.revision,
-        prompts=prompts,
-        lora=job.lora,
-        spec=job.spec,
+def request_waves(job: Job, prompts: Mapping[int, Claim], *, cause: str, now: float) -> Advance:
+    """Return the job waiting for the waves of its due steps, which are emitted.
+
+    Raises Unavailable if one of their prompts is missing: the job has moved on since they were drawn.
+    """
+    due = job.due_steps
+    if not set(due) <= set(prompts):
+        raise Unavailable(what="the next step of the job", problem="the job has moved on just now")
+    waves = tuple(
+        WaveRequested(
+            tenant_id=job.tenant_id,
+            base=job.base,
+            wave_id=wave_id_of(job.job_id, step),
+            job_id=job.job_id,
+            policy_id=job.policy_id,
+            step=step,
+            revision=job.revision,
+            prompts=prompts[step],
+            lora=job.lora,
+            spec=job.spec,
+        )
+        for step in due
     )
-    return Advance(job=replace(job, cause=cause, progress_at=now), events=(wave,))
+    requested = max(job.requested, *due) if due else job.requested
+    return Advance(job=replace(_caused(job, cause, now=now), requested=requested), events=waves)
 
 
-def wave_cancelled(wave: WaveRequested | Job, reason: str) -> WaveCancelled:
-    """Return the event that ends a wave, or a job's open one, without a record."""
+def wave_cancelled(wave: WaveRequested | Job, reason: str, *, step: int | None = None) -> WaveCancelled:
+    """Return the event that ends a wave, or a job's open one of a step, without a record."""
+    wave_id = wave.wave_id if isinstance(wave, WaveRequested) else wave_id_of(wave.job_id, step or wave.step)
     return WaveCancelled(
         tenant_id=wave.tenant_id,
         base=wave.base,
-        wave_id=wave.wave_id,
+        wave_id=wave_id,
         job_id=wave.job_id,
         policy_id=wave.policy_id,
         reason=reason,

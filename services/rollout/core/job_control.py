@@ -1,28 +1,27 @@
 """Users' control of a job: stop, pause, resume; and the failure of one that cannot continue."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 from mint_common.claims import Claim
-from mint_common.errors import InvalidField, Unavailable
-from services.rollout.core.job import Advance, Job, JobState, finish, request_wave, wave_cancelled
+from mint_common.errors import InvalidField
+from services.rollout.core.job import Advance, Job, JobState, finish, request_waves
 
 
 def stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
-    """End the job and its open wave: for its user, or because the event that it waits for cannot be handled.
+    """End the job and its open waves: for its user, or because the event that it waits for cannot be handled.
 
     A finished job does not change.
     """
     if is_over(job):
         return Advance(job=job)
-    stopped = finish(job, outcome, reason, now=now)
-    if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
-        return stopped
-    return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))
+    still_open = job.open_steps if job.state is JobState.RUNNING else range(0)
+    return finish(job, outcome, reason, cancels=still_open, now=now)
 
 
 def pause(job: Job, *, now: float) -> Advance:
-    """Stop the job after its open wave; one that waits does not begin. Raises InvalidField after its end."""
+    """Stop the job after its open waves; one that waits does not begin. Raises InvalidField after its end."""
     _check_open(job)
     if job.state is JobState.PAUSED or job.is_pausing:
         return Advance(job=job)
@@ -32,10 +31,10 @@ def pause(job: Job, *, now: float) -> Advance:
     return Advance(job=replace(controlled, is_pausing=True))
 
 
-def resume(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+def resume(job: Job, prompts: Mapping[int, Claim], *, cause: str, now: float) -> Advance:
     """Let the job go on; one that has not begun waits for its turn again. Raises InvalidField after its end.
 
-    ``prompts`` are those of `resumed_step`. Raises Unavailable when the job stopped after that was asked.
+    ``prompts`` are those of `resumed_steps`. Raises Unavailable when the job moved on since.
     """
     _check_open(job)
     if job.state is not JobState.PAUSED and not job.is_pausing:
@@ -45,16 +44,17 @@ def resume(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advanc
         return Advance(job=controlled)
     if not has_begun(job):
         return Advance(job=replace(controlled, state=JobState.SUBMITTED, progress_at=now))
-    if prompts is None:
-        raise Unavailable(what="the next step of the job", problem="the job has stopped just now")
-    return request_wave(replace(controlled, state=JobState.RUNNING), prompts, cause=cause, now=now)
+    return request_waves(replace(controlled, state=JobState.RUNNING), prompts, cause=cause, now=now)
 
 
-def resumed_step(job: Job) -> int | None:
-    """Return the step whose wave `resume` may request, so that its prompts can be drawn before."""
+def resumed_steps(job: Job) -> range:
+    """Return the steps whose waves `resume` may request, so that their prompts can be drawn before."""
     if job.state is JobState.PAUSED and has_begun(job):
-        return job.step
-    return job.step + 1 if job.is_pausing and job.step < job.spec.steps else None
+        return job.due_steps
+    if not job.is_pausing:
+        return range(0)
+    stopped = replace(job, steps_done=job.open_steps.stop - 1, requested=job.open_steps.stop - 1)
+    return stopped.due_steps  # it may stop meanwhile
 
 
 def has_begun(job: Job) -> bool:

@@ -17,6 +17,8 @@ from mint_common.job_requests import JobRequest
 from mint_common.lora import MAX_SEED
 
 MAX_BETA = 100
+MAX_STALENESS = 8
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 2.0
 
 MAX_LEARNING_RATE = 0.1
 """AdamW moves each weight by about the rate a step, and LoRA's weights are of the order of 0.01 to 1."""
@@ -44,7 +46,9 @@ def plan_job(
         clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
         seed=_choose(request.seed, defaults, "seed", 0),
         optimizer=request.optimizer,
+        staleness=request.staleness,
     )
+    check_staleness("staleness", spec.staleness, algorithm, is_sampled=is_sampled)
     _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
     _check_training(spec)
     return spec
@@ -62,6 +66,14 @@ def check_sampled(
         return
     check_between(group_field, spec.group_size, 2, limits.max_completions)
     check_between(tokens_field, spec.max_new_tokens, 1, limits.max_context - 1)
+
+
+def check_staleness(field: str, staleness: int, algorithm: Algorithm, *, is_sampled: bool) -> None:
+    """Check how far a job's sampling may run ahead of training. Raises InvalidField."""
+    check_between(field, staleness, 0, MAX_STALENESS)
+    if staleness and not (is_sampled and algorithm.corrects_sampler):
+        problem = f"is of algorithms that weigh samples by who sampled them, which {algorithm.name} is not"
+        raise InvalidField(field=field, problem=problem)
 
 
 def _task_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
@@ -108,8 +120,9 @@ def _check_sampling(spec: JobSpec, *, is_sampled: bool, max_context: int) -> Non
             ("group_size", spec.group_size),
             ("max_new_tokens", spec.max_new_tokens),
         )
-    if spec.temperature != 1.0:
-        problem = f"must be 1.0: importance ratios need raw log-probabilities, got {spec.temperature!r}"
+        check_between("temperature", spec.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE)
+    elif spec.temperature != 1.0:
+        problem = f"must be 1.0 for {spec.algorithm}, which samples nothing, got {spec.temperature!r}"
         raise InvalidField(field="temperature", problem=problem)
 
 

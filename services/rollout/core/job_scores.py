@@ -17,7 +17,6 @@ from services.rollout.core.job import (
     complete,
     early_stop,
     is_unscored,
-    wave_cancelled,
 )
 from services.rollout.core.job_control import is_over
 from services.rollout.core.validation import is_evaluated, measured_file
@@ -92,7 +91,5 @@ def on_score(job: Job, waves: Sequence[Wave], *, now: float) -> Advance:
     stopped = early_stop(job, waves)
     if not stopped:
         return Advance(job=job)
-    ended = complete(replace(job, stopped_early=True), waves, note=stopped, now=now)
-    if job.state is not JobState.RUNNING:
-        return ended
-    return replace(ended, events=(wave_cancelled(job, stopped), *ended.events))
+    still_open = job.open_steps if job.state is JobState.RUNNING else range(0)
+    return complete(replace(job, stopped_early=True), waves, note=stopped, cancels=still_open, now=now)

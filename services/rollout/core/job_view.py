@@ -128,6 +128,13 @@ def _shown_spec(spec: JobSpec) -> JsonObject:
     return cast(JsonObject, shown)
 
 
+def _staleness(found: JobProgress, wave: Wave) -> int:
+    """Return how many steps older than the weights that it trains the revision is that sampled a wave."""
+    before = [one for one in found.waves if one.step < wave.step]
+    trained = [one.step for one in before if one.revision and one.revision.digest == wave.sampled]
+    return wave.step - 1 - max(trained, default=0)
+
+
 def _step(found: JobProgress, wave: Wave) -> JsonObject:
     """Return one step; MinT's own fields override the trainer's metrics of equal names."""
     of_file: JsonObject = {}
@@ -140,6 +147,7 @@ def _step(found: JobProgress, wave: Wave) -> JsonObject:
         "state": wave.state.value,
         "sampled": wave.sampled,
         "sampled_number": wave.sampled_number,
+        "staleness": _staleness(found, wave),
         "revision": msgspec.to_builtins(wave.revision),
         "requested_at": wave.requested_at,
         "completed_at": wave.completed_at,

@@ -1,6 +1,6 @@
 """Transactions that change a job."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,17 +43,20 @@ class Commits:
         *,
         job_id: JobId,
         cause: str,
-        prompts: Claim | None,
+        prompts: Mapping[int, Claim] | None = None,
         details: WaveDetails | None = None,
     ) -> None:
-        """Apply an event to a job. A cause that was committed before has no effect."""
+        """Apply an event to a job. A cause that was committed before has no effect.
+
+        ``prompts`` are those of the steps that it requests. Raises Unavailable as `advance` does.
+        """
         details = details or WaveDetails()
         with suppress(AlreadyHandled):
             async with self.ledger.transaction(cause) as transaction:
                 job = await self.jobs.lock(transaction.connection, job_id)
                 now, waves = self.clock.now(), await self._waves_after(transaction.connection, job, fact)
                 moved = advance(
-                    job, fact, cause=cause, prompts=prompts, waves=waves, fault=details.fault, now=now
+                    job, fact, cause=cause, prompts=prompts or {}, waves=waves, fault=details.fault, now=now
                 )
                 await self.write(transaction, fact, moved, counts=details.counts)
 
@@ -74,9 +77,11 @@ class Commits:
         """Return a job's waves after an event that may end it; none for another one."""
         if not needs_waves(job, fact):
             return []
-        *before, last = await self.jobs.waves_of(job.job_id, within=connection)
-        ended = fold(last, fact, now=self.clock.now())
-        return before if ended is None else [*before, ended]
+        waves = await self.jobs.waves_of(job.job_id, within=connection)
+        now = self.clock.now()
+        return [
+            (fold(wave, fact, now=now) or wave) if wave.wave_id == fact.wave_id else wave for wave in waves
+        ]
 
     async def cancel(self, job_id: JobId) -> None:
         """Cancel a job for its user. No effect after its end."""
@@ -84,11 +89,11 @@ class Commits:
         await self._change(job_id, how, cause=f"cancel:{job_id}")
 
     async def pause(self, job: Job) -> None:
-        """Stop a job after its open wave. Raises InvalidField after its end."""
+        """Stop a job after its open waves. Raises InvalidField after its end."""
         await self._change(job.job_id, pause, cause=f"pause:{job.job_id}:{job.controls}")
 
-    async def resume(self, job: Job, prompts: Claim | None) -> None:
-        """Let a job go on, with the prompts of its next step. Raises InvalidField, Unavailable."""
+    async def resume(self, job: Job, prompts: Mapping[int, Claim]) -> None:
+        """Let a job go on, with the prompts of its next steps. Raises InvalidField, Unavailable."""
         cause = f"resume:{job.job_id}:{job.controls}"
         await self._change(job.job_id, partial(resume, prompts=prompts, cause=cause), cause=cause)
 

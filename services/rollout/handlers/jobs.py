@@ -6,7 +6,7 @@ event that caused them.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -36,11 +36,11 @@ from services.rollout.core.job import (
     begin,
     finish,
     is_measured,
-    next_step,
+    next_steps,
     open_job,
     waits_for,
 )
-from services.rollout.core.job_control import resumed_step
+from services.rollout.core.job_control import resumed_steps
 from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Commits, WaveDetails
@@ -56,7 +56,7 @@ _REPEATED_SECONDS = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
     revision: RevisionRef | None
-    prompts: Claim
+    prompts: dict[int, Claim]
 
 
 class TurnLostError(Exception):
@@ -126,7 +126,7 @@ class JobHandlers:
         """Return a job's start parameters, or why it cannot start."""
         try:
             revision = await self.policies.latest(job.tenant_id, job.policy_id)
-            return _Start(revision=revision, prompts=await self._store_prompts(job, 1))
+            return _Start(revision=revision, prompts=await self._drawn(job, job.due_steps))
         except MintError as error:
             if error.retryable:
                 raise
@@ -141,18 +141,17 @@ class JobHandlers:
 
     async def resume(self, job: Job) -> None:
         """Continue a paused job. Raises InvalidField after its end, and errors of unavailable parts."""
-        step = resumed_step(job)
-        await self.commits.resume(job, None if step is None else await self._store_prompts(job, step))
+        await self.commits.resume(job, await self._drawn(job, resumed_steps(job)))
         await self.start_next(job.policy_id)
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
-        """Request the next wave at the published revision, or finish the job after its last step."""
+        """Request the next waves at the published revision, or finish the job after its last step."""
         job = await self._managed(event.job_id)
         if job is None or await self.commits.ledger.is_known(event.id):
             return ()
-        step, prompts, fault = next_step(job, event), None, None
+        steps, prompts, fault = next_steps(job, event), None, None
         try:
-            prompts = None if step is None else await self._store_prompts(job, step)
+            prompts = await self._drawn(job, steps)
         except MintError as error:
             fault = fault_of(error, job.spec.data)
             if fault is None:
@@ -181,7 +180,7 @@ class JobHandlers:
         """Fail the job with the registry's or the trainer's reason."""
         job = await self._managed(event.job_id)
         if job is not None:
-            await self.commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
+            await self.commits.commit(event, job_id=job.job_id, cause=event.id)
         return ()
 
     async def on_job_given_up(self, event: JobSubmitted, decision: Bury) -> None:
@@ -196,7 +195,7 @@ class JobHandlers:
     ) -> None:
         """Fail the job whose next event cannot be handled."""
         job = await self._managed(event.job_id)
-        if job is not None and job.wave_id == event.wave_id:
+        if job is not None and waits_for(job, event):
             await self.commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
 
     async def _managed(self, job_id: JobId | None) -> Job | None:
@@ -205,6 +204,10 @@ class JobHandlers:
             return None if job_id is None else await self.commits.jobs.job(job_id)
         except NotFound:
             return None
+
+    async def _drawn(self, job: Job, steps: Iterable[int]) -> dict[int, Claim]:
+        """Store the prompts of some steps."""
+        return {step: await self._store_prompts(job, step) for step in steps}
 
     async def _store_prompts(self, job: Job, step: int) -> Claim:
         """Store the prompts or rows of a step: the same bytes under the same key every time.

@@ -50,7 +50,8 @@ class Watchdog:
         before = now - self.stall_seconds
         for job in await jobs.claim_stalled(before=before, waiting_since=waiting_since, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
-            await self.commits.ledger.repeat(job.cause)
+            for cause in (*job.earlier_causes, job.cause):
+                await self.commits.ledger.repeat(cause)
             metrics.JOBS_REVIVED.inc()
 
     async def start(self) -> None:

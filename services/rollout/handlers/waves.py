@@ -88,12 +88,12 @@ class WaveHandlers:
         done = await self._while_job_runs(job.job_id, self._in_turn(event))
         if done is not None:
             fact, details = done
-            await self.commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, details=details)
+            await self.commits.commit(fact, job_id=job.job_id, cause=event.id, details=details)
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
         fact = self._cancelled(event, decision.reason)
-        await self.commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
+        await self.commits.commit(fact, job_id=event.job_id, cause=event.id)
 
     async def _in_turn(
         self, event: WaveRequested

@@ -69,10 +69,11 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     pulls: bool = False
 
 
-class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
+class WaveExport(msgspec.Struct, frozen=True, tag="wave_export", omit_defaults=True):
     """Export the weights as the revision that a wave led to; ``measured`` are its passes and its step.
 
-    ``cause`` is the id of the wave's event.
+    ``cause`` is the id of the wave's event. ``is_stale``: earlier weights than the pass's sampled the wave,
+    so its ratios say nothing of how well sampler and trainer agree.
     """
 
     wave_id: WaveId
@@ -80,6 +81,7 @@ class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
     cause: EventId
     learning_rate: float
     measured: tuple[int, ...]
+    is_stale: bool = False
 
 
 LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
@@ -204,10 +206,20 @@ def is_elsewhere(latest: Digest | None, wave: WaveCompleted) -> bool:
 
     So it is after an export that was rejected or belongs to a job that was cancelled, and when a revision was
     uploaded or restored since: a job begins at the policy's newest published revision, and so does its
-    training. A wave without a revision, which the bare base answered, says so in a job's first step only.
+    training. A wave without a revision, which the bare base answered, says so in a job's first step only. So
+    does every wave of a job whose sampling runs ahead: its later ones continue from the step before,
+    whichever of the job's revisions sampled them.
     """
     sampled = wave.revision.digest if wave.revision else None
+    if wave.spec.staleness and wave.step > 1:
+        return False
     return sampled != latest and (sampled is not None or wave.step == 1)
+
+
+def is_stale(latest: Digest | None, wave: WaveCompleted) -> bool:
+    """Return whether a wave was sampled by an earlier revision of its job than the latest."""
+    sampled = wave.revision.digest if wave.revision else None
+    return bool(wave.spec.staleness) and wave.step > 1 and sampled != latest
 
 
 def plan_wave(
@@ -260,6 +272,7 @@ def plan_wave(
             cause=wave.id,
             learning_rate=learning_rate,
             measured=tuple(range(begin, first_seq + len(operations))),
+            is_stale=is_stale(latest, wave),
         )
     )
     return NewWave(
@@ -308,6 +321,8 @@ def adam_step(*, learning_rate: float, clip_norm: float) -> Step:
     )
 
 
+AGREEMENT = ("ratio_max_error", "sampler_kl")
+"""The metrics that say how well sampler and trainer agree, where the weights are the same."""
 PASS_SECONDS = ("step_seconds", "valid_seconds")
 """The metrics that say how long a wave's passes took: the one with the step, and the one that measures."""
 
@@ -323,6 +338,8 @@ def export_metrics(
             passed.update((name.partition(":")[0], value) for name, value in result.metrics.items())
         elif isinstance(result, Stepped):
             grad_norm = result.metrics["grad_norm:mean"]
+    if export.is_stale:
+        passed = {name: value for name, value in passed.items() if name not in AGREEMENT}
     return {
         "loss": passed.pop("loss", 0.0),
         "grad_norm": grad_norm,

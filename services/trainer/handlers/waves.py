@@ -36,6 +36,8 @@ MAX_WAVE_READS = 3
 """Maximum ends of the process while a wave's records are read, before its job fails."""
 
 _log = logging.getLogger(__name__)
+_EARLY_SECONDS = 25.0
+"""Time that a wave waits here for those of its job before it; then it is delivered again."""
 _LOOK_SECONDS = 1.0
 """Interval at which a wave that waits for another one checks that the lease is still held."""
 
@@ -52,12 +54,23 @@ class WaveIntake:
 
     async def on_wave_completed(self, wave: WaveCompleted) -> Sequence[Event]:
         """Append a wave to its policy's log, or say why that is impossible."""
+        await self._near_turn(wave)
         async with self._turns.setdefault(wave.policy_id, asyncio.Lock()):
             try:
                 await self._take_in(wave)
             except (TrainingRefused, PolicyTaken) as refusal:
                 await self._fail(wave, code=refusal.code, reason=str(refusal))
         return ()
+
+    async def _near_turn(self, wave: WaveCompleted) -> None:
+        """Wait a while for the waves before, where sampling runs ahead: they may be completed later."""
+        clock, end = self._parts.clock, self._parts.clock.monotonic() + _EARLY_SECONDS
+        while wave.spec.staleness and clock.monotonic() < end:
+            if wave.step <= await self._parts.store.taken_step(wave.job_id) + 1:
+                return
+            if await self._is_taken_in(wave):
+                return
+            await clock.sleep(_EARLY_SECONDS / 100)
 
     async def _take_in(self, wave: WaveCompleted) -> None:
         if await self._is_taken_in(wave):

@@ -1,9 +1,12 @@
 """The chain of a job, under duplicates, late facts and every order."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.errors import Unavailable
 from mint_common.events import JobFinished, RevisionPublished, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
 from services.rollout.core.job import (
@@ -12,11 +15,11 @@ from services.rollout.core.job import (
     JobState,
     advance,
     begin,
-    next_step,
+    next_steps,
     open_job,
     wave_id_of,
 )
-from services.rollout.core.job_control import stop
+from services.rollout.core.job_control import pause, resume, resumed_steps, stop
 from tests.testing.factories import BASE, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
 
@@ -53,17 +56,19 @@ def cancelled(step: int) -> WaveCancelled:
 
 
 def step_job(job: Job, fact: Fact, *, now: float = 1.0) -> tuple[Job, tuple[object, ...]]:
-    step = next_step(job, fact)
-    claim = None if step is None else make_claim(f"waves/{step}.prompts")
-    moved = advance(job, fact, cause=f"cause of {fact.id}", prompts=claim, now=now)
+    steps = next_steps(job, fact)
+    claims = {step: make_claim(f"waves/{step}.prompts") for step in steps}
+    moved = advance(job, fact, cause=f"cause of {fact.id}", prompts=claims, now=now)
     requested = [event.step for event in moved.events if isinstance(event, WaveRequested)]
-    assert requested == ([] if step is None else [step])
+    assert requested == list(steps)
     return moved.job, moved.events
 
 
-def begun() -> tuple[Job, tuple[object, ...]]:
-    waiting = open_job(submitted(steps=STEPS), now=0.0)
-    moved = begin(waiting, make_claim("waves/1.prompts"), revision=None, cause="start", now=0.0)
+def begun(staleness: int = 0) -> tuple[Job, tuple[object, ...]]:
+    event = submitted(steps=STEPS)
+    waiting = open_job(replace(event, spec=replace(event.spec, staleness=staleness)), now=0.0)
+    claims = {step: make_claim(f"waves/{step}.prompts") for step in waiting.due_steps}
+    moved = begin(waiting, claims, revision=None, cause="start", now=0.0)
     return moved.job, moved.events
 
 
@@ -101,7 +106,7 @@ def test_a_job_waits_on_the_cause_of_its_last_events() -> None:
 def test_a_job_of_a_policy_with_revisions_begins_at_the_newest() -> None:
     newest = revision_of(wave_id_of(JobId("job_before"), 9), 9)
     waiting = open_job(submitted(), now=0.0)
-    moved = begin(waiting, make_claim("p"), revision=newest, cause="start", now=0.0)
+    moved = begin(waiting, {1: make_claim("p")}, revision=newest, cause="start", now=0.0)
     job, (wave,) = moved.job, moved.events
     assert isinstance(wave, WaveRequested)
     assert wave.revision == newest
@@ -153,29 +158,81 @@ FACTS: tuple[Fact, ...] = (
 )
 
 
-@given(facts=st.lists(st.sampled_from(FACTS), max_size=40))
-def test_no_order_and_no_duplicate_breaks_the_chain(facts: list[Fact]) -> None:
-    job, events = begun()
+windows = st.integers(0, STEPS)
+
+
+def handled(job: Job, fact: Fact) -> tuple[Job, tuple[object, ...]]:
+    """Return the job after a delivery; one that comes too early is delivered again later."""
+    try:
+        return step_job(job, fact)
+    except Unavailable:
+        return job, ()
+
+
+@given(facts=st.lists(st.sampled_from(FACTS), max_size=40), staleness=windows)
+def test_no_order_and_no_duplicate_breaks_the_chain(facts: list[Fact], staleness: int) -> None:
+    """At every commit the samples that are open or waiting to be trained are within the bound."""
+    job, events = begun(staleness)
     seen = [*events]
     for fact in facts:
         before = job
-        job, events = step_job(job, fact)
+        job, events = handled(job, fact)
         seen += events
         if before.state is not JobState.RUNNING:
             assert (job, events) == (before, ())
         assert before.steps_done <= job.steps_done <= before.steps_done + 1
+        assert job.requested <= job.steps_done + staleness + 1
     waves = [event for event in seen if isinstance(event, WaveRequested)]
     assert [wave.step for wave in waves] == list(range(1, len(waves) + 1))
-    assert all(wave.revision == published(wave.step - 1).revision for wave in waves[1:])
+    for wave in waves:
+        sampled = max(0, wave.step - 1 - staleness)
+        assert wave.revision == (published(sampled).revision if sampled else None)
     ends = [event for event in seen if isinstance(event, JobFinished)]
     assert len(ends) == (job.state is not JobState.RUNNING)
-    assert len(waves) == min(job.steps_done + 1, STEPS)
+    assert len(waves) == min(job.steps_done + staleness + 1, STEPS)
+    if job.state is JobState.FAILED:  # nothing that it asked for goes on
+        over = {event.wave_id for event in seen if isinstance(event, WaveCancelled)}
+        still_open = {wave_id_of(JOB, step) for step in range(job.step, job.requested + 1)}
+        failed_elsewhere = {rejected(2).wave_id, training_failed(3).wave_id}
+        assert still_open - over <= failed_elsewhere
 
 
-@given(facts=st.permutations([fact for fact in FACTS if isinstance(fact, WaveCompleted | RevisionPublished)]))
-def test_repeating_everything_often_enough_always_finishes_the_job(facts: list[Fact]) -> None:
-    job, _ = begun()
+@given(
+    facts=st.permutations([fact for fact in FACTS if isinstance(fact, WaveCompleted | RevisionPublished)]),
+    staleness=windows,
+)
+def test_repeating_everything_often_enough_always_finishes_the_job(facts: list[Fact], staleness: int) -> None:
+    job, _ = begun(staleness)
     for _ in range(STEPS):
         for fact in facts:
-            job, _ = step_job(job, fact)
+            job, _ = handled(job, fact)
     assert job.state is JobState.SUCCEEDED
+
+
+def test_cancelling_ends_every_wave_that_runs_ahead() -> None:
+    job, events = begun(staleness=2)
+    assert [event.step for event in events if isinstance(event, WaveRequested)] == [1, 2, 3]
+    job, _ = step_job(job, published(1))
+    *waves, _ = stop(job, "cancelled", "enough", now=5.0).events
+    assert [wave.wave_id for wave in waves if isinstance(wave, WaveCancelled)] == [
+        wave_id_of(JOB, 2),
+        wave_id_of(JOB, 3),
+    ]
+
+
+def test_a_job_that_pauses_takes_its_open_steps_and_then_catches_up() -> None:
+    event = submitted(steps=9)
+    waiting = open_job(replace(event, spec=replace(event.spec, staleness=1)), now=0.0)
+    claims = {step: make_claim(f"waves/{step}.prompts") for step in range(1, 10)}
+    job = begin(waiting, claims, revision=None, cause="start", now=0.0).job
+    job = pause(job, now=1.0).job
+    steps = []
+    for step in (1, 2):
+        moved = advance(job, published(step), cause=str(step), prompts=claims, now=2.0)
+        job = moved.job
+        assert moved.events == ()
+        steps.append((job.state, job.steps_done))
+    assert steps == [(JobState.RUNNING, 1), (JobState.PAUSED, 2)]
+    resumed = resume(job, claims, cause="go on", now=3.0)
+    assert [event.step for event in resumed.events if isinstance(event, WaveRequested)] == [3, 4]
+    assert list(resumed_steps(job)) == [3, 4]

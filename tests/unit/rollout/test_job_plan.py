@@ -92,7 +92,10 @@ def test_what_an_algorithm_does_not_have_is_refused_by_name(wishes, field):
         ("group_size", 257),
         ("max_new_tokens", 0),
         ("max_new_tokens", 512),
-        ("temperature", 0.7),
+        ("temperature", 0.05),
+        ("temperature", 2.5),
+        ("staleness", -1),
+        ("staleness", 9),
         ("temperature", math.nan),
         ("learning_rate", 0.0),
         ("learning_rate", 1.5),
@@ -109,6 +112,14 @@ def test_a_number_out_of_bounds_is_refused_by_name(field, value):
     with pytest.raises(InvalidField) as refused:
         plan_job(_request(**{field: value}), Algorithms(), defaults=DEFAULTS, max_context=512)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(("algorithm", "group_size"), [("sft", 1), ("dpo", 4)])
+def test_sampling_ahead_is_of_algorithms_that_correct_their_sampler(algorithm, group_size):
+    request = _request(algorithm=algorithm, group_size=group_size, staleness=1)
+    with pytest.raises(InvalidField, match=algorithm) as refused:
+        plan_job(request, Algorithms(), defaults={}, max_context=512)
+    assert refused.value.field == "staleness"
 
 
 def test_a_step_of_more_sampled_tokens_than_fit_in_memory_is_refused_with_its_fields():

@@ -126,7 +126,7 @@ async def test_a_pause_that_is_taken_back_while_a_job_starts_does_not_undo_later
     async def pause_and_resume() -> None:
         rig.policies.at_question = None
         await pause(rig)
-        await rig.commits.resume(await rig.jobs.job(JOB), None)
+        await rig.commits.resume(await rig.jobs.job(JOB), {})
 
     rig.policies.at_question = pause_and_resume
     await rig.begin(submitted())
@@ -141,7 +141,7 @@ async def test_a_job_that_stops_while_it_is_resumed_is_resumed_by_the_next_try(r
     await pause(rig)
     await complete(rig, wave)
     await train(rig, wave)
-    with pytest.raises(Unavailable, match="the job has stopped just now"):
+    with pytest.raises(Unavailable, match="the job has moved on just now"):
         await rig.of_jobs.resume(read)
     (wave,) = await resume(rig)
     assert wave.step == 2

@@ -205,6 +205,19 @@ def test_the_dtypes_of_trainer_and_samplers_decide_what_becomes_of_a_mismatch(
     assert choice.against(samplers) == rule
 
 
+def test_a_wave_that_an_earlier_revision_of_its_job_sampled_continues_from_the_latest() -> None:
+    """Read as other weights, it would throw the newer steps away."""
+    ahead = replace(WAVE, step=3, revision=ref(ONE), spec=replace(WAVE.spec, staleness=2))
+    *_, export = operations = [*planned(ahead, latest=TWO).operations.values()]
+    assert not any(isinstance(one, LoadRevision) for one in operations)
+    assert isinstance(export, WaveExport)
+    assert export.is_stale
+    passed = Passed(logprobs=(), metrics={"ratio_max_error:max": 0.5, "sampler_kl:mean": 0.2})
+    assert {"ratio_max_error", "sampler_kl"}.isdisjoint(export_metrics(export, [passed], export_seconds=0.5))
+    first = replace(ahead, step=1)
+    assert isinstance(planned(first, latest=TWO).operations[0], LoadRevision)
+
+
 def test_algorithm_and_mismatch_are_numbers_of_the_pass() -> None:
     band = planned(mismatch="band").operations[0]
     assert isinstance(band, WavePass)

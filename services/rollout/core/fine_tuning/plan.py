@@ -22,6 +22,7 @@ from services.rollout.core.fine_tuning.evaluations import plan_evaluation, train
 from services.rollout.core.fine_tuning.methods import algorithm_of_job, check_supported
 from services.rollout.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
 from services.rollout.core.fine_tuning.refusals import GRADER_FIELD, grader_refused
+from services.rollout.core.job_plan import check_staleness
 from services.rollout.core.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
@@ -73,6 +74,8 @@ def plan_fine_tuning(
     asked = asked_for(body, algorithm)
     rows = trained_rows(body, training.rows, repeats=files.training.repeats or 0)
     numbers = choose_numbers(asked, extras, algorithm, rows=rows, max_context=max_context)
+    is_sampled = algorithm.samples_rows
+    check_staleness("mint.staleness", extras.staleness, algorithm, is_sampled=is_sampled)
     settings = body.method.reinforcement if body.method else None
     grader = None if settings is None else _read_grader(settings)
     spec = JobSpec(
@@ -90,6 +93,7 @@ def plan_fine_tuning(
         schedule=extras.schedule or algorithm.schedule,
         warmup_steps=extras.warmup_steps,
         optimizer=extras.optimizer,
+        staleness=extras.staleness,
         data=JobData(
             training=training,
             epochs=numbers.epochs,
