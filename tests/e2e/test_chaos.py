@@ -1,6 +1,8 @@
 """kill -9 of any one part in the middle of a job: the job finishes and no revision is lost or doubled."""
 
 import json
+import random
+import time
 from typing import Any
 
 import pytest
@@ -32,14 +34,35 @@ def test_job_survives_kill_9(stack: RunningStack, parts: tuple[str, ...]) -> Non
     assert job["state"] == "succeeded", job["reason"]
     found = {part: stack.parts()[part]["restarts"] - before for part, before in restarts.items()}
     assert found == dict.fromkeys(parts, 1)
-    _assert_one_line_of_revisions(stack, policy, job)
+    _assert_one_line_of_revisions(stack, policy, job, steps=STEPS)
 
 
-def _assert_one_line_of_revisions(stack: RunningStack, policy: str, job: Any) -> None:
+@pytest.mark.slow
+def test_a_job_whose_sampling_runs_ahead_survives_kills_at_random_points(stack: RunningStack) -> None:
+    """20 kills of six parts: each step is trained once, in order, within the bound of staleness."""
+    steps, staleness, chance = 10, 2, random.Random(31)
+    parts = ["registry", "rollout", "loader-tiny", "trainer-tiny", "nats", "postgres"]
+    stack.make_policy("kill-ahead")
+    size = {"prompts_per_step": 4, "group_size": 8, "max_new_tokens": 64}
+    job_id = stack.submit("kill-ahead", steps=steps, staleness=staleness, **size)
+    for kill in range(20):
+        job = stack.wait_for_step(job_id, kill * steps // 24)
+        assert job["state"] == "running", job["reason"]
+        time.sleep(chance.uniform(0, 2))
+        stack.wait_until_ready()
+        stack.kill(chance.choice(parts))
+    job = stack.wait_for_end(job_id)
+    stack.wait_until_ready()
+    assert job["state"] == "succeeded", job["reason"]
+    assert all(step["staleness"] <= staleness for step in job["steps"])
+    _assert_one_line_of_revisions(stack, "kill-ahead", job, steps=steps)
+
+
+def _assert_one_line_of_revisions(stack: RunningStack, policy: str, job: Any, *, steps: int) -> None:
     revisions = stack.get(f"/policies/{policy}/revisions")
     trained = [step["revision"]["digest"] for step in job["steps"]]
     distinct = list(dict.fromkeys(trained))
-    assert len(trained) == STEPS
+    assert len(trained) == steps
     by_number = sorted(revisions, key=lambda revision: revision["number"])
     assert [revision["digest"] for revision in by_number] == distinct
     assert [revision["number"] for revision in by_number] == list(range(1, len(distinct) + 1))
@@ -110,4 +133,4 @@ def test_wiped_bus_heals(stack: RunningStack) -> None:
     job = stack.wait_for_end(job_id)
 
     assert job["state"] == "succeeded", job["reason"]
-    _assert_one_line_of_revisions(stack, "wiped", job)
+    _assert_one_line_of_revisions(stack, "wiped", job, steps=STEPS)
