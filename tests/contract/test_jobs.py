@@ -17,8 +17,10 @@ from mint_common.runtime.postgres import open_pool
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
-from services.rollout.core.job import Job, JobState, begin, finish, open_job, wave_id_of
+from services.rollout.core.job import Job, JobState, open_job, wave_id_of
+from services.rollout.core.job_end import finish
 from services.rollout.core.job_scores import scoring_run
+from services.rollout.core.job_steps import begin
 from services.rollout.core.progress import Progress
 from services.rollout.core.quotas import JobUsage
 from services.rollout.core.wave import Wave, WaveCounts, WaveState, fold
@@ -52,7 +54,7 @@ async def store(shared_database: str) -> AsyncIterator[Store]:
 
 def make_job(job_id: JobId = JOB, *, now: float = 100.0) -> Job:
     waiting = open_job(submitted(job_id=job_id), now=now)
-    return begin(waiting, make_claim("p"), revision=None, cause="start", now=now).job
+    return begin(waiting, {1: make_claim("p")}, revision=None, cause="start", now=now).job
 
 
 def waiting_job(job_id: str, *, policy: str = POLICY, now: float = 100.0) -> Job:
@@ -61,7 +63,7 @@ def waiting_job(job_id: str, *, policy: str = POLICY, now: float = 100.0) -> Job
 
 def make_wave(step: int = 1, *, job_id: JobId = JOB) -> Wave:
     waiting = open_job(submitted(job_id=job_id), now=1.0)
-    (event,) = begin(waiting, make_claim("p"), revision=None, cause="start", now=1.0).events
+    (event,) = begin(waiting, {1: make_claim("p")}, revision=None, cause="start", now=1.0).events
     assert isinstance(event, WaveRequested)
     event = replace(event, wave_id=wave_id_of(job_id, step), step=step)
     wave = fold(None, event, now=1.0)
@@ -294,7 +296,7 @@ def measured_job() -> Job:
     )
     plan = replace(EVALUATION, metric="valid_reward_mean")
     waiting = replace(open_job(on_file(file, evaluation=plan), now=1.0), job_id=JobId("job_measured"))
-    return begin(waiting, make_claim("p"), revision=None, cause="s", now=1.0).job
+    return begin(waiting, {1: make_claim("p")}, revision=None, cause="s", now=1.0).job
 
 
 async def test_jobs_that_runs_measure_are_told_until_they_end(store: Store) -> None:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField
-from services.rollout.core.job import Advance, Job, JobState, finish, request_waves
+from services.rollout.core.job import Advance, Job, JobState
+from services.rollout.core.job_end import finish
+from services.rollout.core.job_steps import request_waves
 
 
 def stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:

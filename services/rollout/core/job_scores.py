@@ -10,15 +10,9 @@ from dataclasses import replace
 from mint_common.authority import Authority, Caller
 from mint_common.ids import derive_id
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
-from services.rollout.core.job import (
-    Advance,
-    Job,
-    JobState,
-    complete,
-    early_stop,
-    is_unscored,
-)
+from services.rollout.core.job import Advance, Job, JobState, is_unscored
 from services.rollout.core.job_control import is_over
+from services.rollout.core.job_end import complete, early_stop
 from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import Wave
 

@@ -5,7 +5,7 @@ A step has no signal when all answers to each of its prompts had the same reward
 and the adapter does not change. Rewards are those of `Task.reward`; a reference answer gets 1.0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
@@ -20,6 +20,9 @@ MANY_IDLE = 0.5
 
 MAX_WINDOW = 10
 """Waves over which rewards are averaged: a quarter of the job's, but not more than these."""
+
+MAX_IDLE_STEPS, MAX_IDLE_GROUPS = 10, 128
+"""Steps and prompts in a row without a signal, at which a job ends."""
 
 LOST_SHARE = 0.5
 """A collapse loses at least this share of the best reward."""
@@ -48,7 +51,28 @@ def judge(spec: JobSpec, waves: Sequence[Wave]) -> JobEnd:
 
 def is_idle(wave: Wave) -> bool:
     """Return whether a step trained on nothing, by the trainer's count."""
-    return wave.metrics.get("trained_tokens") == 0
+    return has_no_signal(wave.metrics)
+
+
+def has_no_signal(metrics: Mapping[str, float]) -> bool:
+    """Return whether a step with these metrics trained on nothing."""
+    return metrics.get("trained_tokens") == 0
+
+
+def idle_stop(spec: JobSpec, *, steps_done: int, idle_steps: int) -> JobEnd | None:
+    """Return the end of a job whose newest ``idle_steps`` had no signal, None if it goes on.
+
+    Rewards that were equal `MAX_IDLE_GROUPS` times in a row stay so: a task that the policy never solves, or
+    always.
+    """
+    groups = idle_steps * spec.prompts_per_step
+    if not spec.is_sampled or idle_steps < MAX_IDLE_STEPS or groups < MAX_IDLE_GROUPS:
+        return None
+    reason = (
+        f"no learning signal: in the last {idle_steps} steps all answers to each of {groups} prompts had the"
+        " same reward"
+    )
+    return JobEnd(outcome="failed" if idle_steps == steps_done else "succeeded", reason=reason)
 
 
 def _no_signal(idle: Sequence[Wave], waves: Sequence[Wave]) -> str:

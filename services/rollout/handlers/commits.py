@@ -15,9 +15,10 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.fault import JobFault
-from services.rollout.core.job import Advance, Fact, Job, advance, needs_waves
+from services.rollout.core.job import Advance, Fact, Job
 from services.rollout.core.job_control import pause, resume, stop
 from services.rollout.core.job_scores import on_score, scored_wave
+from services.rollout.core.job_steps import advance, needs_waves
 from services.rollout.core.wave import Wave, WaveCounts, fold, wave_id_in
 
 

@@ -30,17 +30,10 @@ from services.rollout import metrics
 from services.rollout.adapters.peers import RegistryRecords
 from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
-from services.rollout.core.job import (
-    Advance,
-    Job,
-    begin,
-    finish,
-    is_measured,
-    next_steps,
-    open_job,
-    waits_for,
-)
+from services.rollout.core.job import Advance, Job, is_measured, open_job
 from services.rollout.core.job_control import resumed_steps
+from services.rollout.core.job_end import finish
+from services.rollout.core.job_steps import begin, next_steps, waits_for
 from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Commits, WaveDetails

@@ -28,7 +28,7 @@ from mint_common.runtime.retries import Bury
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
 from services.rollout.core.fault import fault_of, internal_reason
-from services.rollout.core.job import wave_cancelled
+from services.rollout.core.job_end import wave_cancelled
 from services.rollout.core.sampling import completed
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.commits import Commits, WaveDetails

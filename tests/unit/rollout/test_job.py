@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 from mint_common.errors import Unavailable
 from mint_common.events import JobFinished, RevisionPublished, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
-from services.rollout.core.job import (
-    Fact,
-    Job,
-    JobState,
-    advance,
-    begin,
-    next_steps,
-    open_job,
-    wave_id_of,
-)
+from services.rollout.core.job import Fact, Job, JobState, open_job, wave_id_of
 from services.rollout.core.job_control import pause, resume, resumed_steps, stop
+from services.rollout.core.job_steps import advance, begin, next_steps
 from tests.testing.factories import BASE, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
 
@@ -236,3 +228,29 @@ def test_a_job_that_pauses_takes_its_open_steps_and_then_catches_up() -> None:
     resumed = resume(job, claims, cause="go on", now=3.0)
     assert [event.step for event in resumed.events if isinstance(event, WaveRequested)] == [3, 4]
     assert list(resumed_steps(job)) == [3, 4]
+
+
+def idle(step: int) -> RevisionPublished:
+    return replace(published(step), metrics={"trained_tokens": 0.0})
+
+
+@pytest.mark.parametrize(("learnt", "outcome"), [(0, JobState.FAILED), (1, JobState.SUCCEEDED)])
+def test_a_job_ends_when_nothing_has_a_signal_any_more(learnt: int, outcome: JobState) -> None:
+    """Instead of sampling on: after 10 steps and 128 prompts whose answers all had the same reward."""
+    event = submitted(steps=1000, prompts_per_step=8)
+    waiting = open_job(replace(event, spec=replace(event.spec, staleness=1)), now=0.0)
+    claims = {step: make_claim(f"waves/{step}.prompts") for step in range(1, 100)}
+    job = begin(waiting, claims, revision=None, cause="start", now=0.0).job
+    events: tuple[object, ...] = ()
+    while job.state is JobState.RUNNING:
+        fact = (published if job.steps_done < learnt else idle)(job.step)
+        moved = advance(job, fact, cause=fact.id, prompts=claims, now=1.0)
+        job, events = moved.job, moved.events
+    assert (job.state, job.steps_done, job.stopped_early) == (outcome, learnt + 16, True)
+    assert job.reason.startswith(
+        "no learning signal: in the last 16 steps all answers to each of 128 prompts"
+    )
+    assert (job.result is not None) == (outcome is JobState.SUCCEEDED)
+    ahead, end = events
+    assert isinstance(ahead, WaveCancelled)
+    assert isinstance(end, JobFinished)
