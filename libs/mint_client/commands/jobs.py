@@ -1,5 +1,6 @@
 """`mint task`, `mint job`: tasks to train on, and training jobs."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from mint_client.commands.options import JsonOption, LimitOption, PolicyArgument
 from mint_client.core.columns import FIELD, JOB, TASK
 from mint_client.core.job_curves import curves_csv, scalars_of
 from mint_client.core.job_times import step_size, step_time_of, time_in_words
+from mint_client.core.job_trace import trace_of
 from mint_client.core.jobs import (
     JobNow,
     headline,
@@ -209,6 +211,25 @@ def export_job(
         typer.echo(curves_csv(found["steps"]), nl=False)
 
 
+def trace_job(
+    api: PublicApi,
+    job: JobArgument,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write the trace.")
+    ] = Path("trace.json"),
+) -> None:
+    """Write the times of a job's steps as a trace for https://ui.perfetto.dev or chrome://tracing.
+
+    It shows when each step was sampled, waited for the one before, and was trained.
+
+    Example: mint job trace job_znqp7ciroqvnfq3s22wrsratcm -o trace.json
+    """
+    found = api.get(path_of("jobs", job))
+    out.expanduser().write_text(json.dumps(trace_of(found)))
+    typer.echo(f"{len(found['steps'])} steps in {out}: open it at https://ui.perfetto.dev", err=True)
+
+
 def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
     if watch:
         _watch(api, answer["job_id"])
@@ -266,4 +287,5 @@ job_app = group(
     resume_job,
     cancel_job,
     export_job,
+    trace_job,
 )
