@@ -35,7 +35,7 @@ LOADER = (
 )
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
-BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
+BENCHES = (*LOADER, "fleet", "fleet_rollout", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training", "soak", "imports", "startup")
 LOADS = ("all", "steps")
 ROWS = {

@@ -117,6 +117,7 @@ BENCHES = (
     ("beside_jobs", "A chat beside small jobs on the same machine", "make bench-loader"),
     ("eviction", "Eviction of adapters", "make bench-loader"),
     ("fleet", "A fleet of engines (simulated time, real decisions)", "python -m benches fleet"),
+    ("fleet_rollout", "Sampling ahead on a fleet (simulated time)", "python -m benches fleet_rollout"),
     ("catalog", "A million policies", "make bench-catalog"),
     ("trainer", "Batched steps, swaps, snapshots", "make bench-trainer"),
     ("dtypes", "A bfloat16 base", "make bench-trainer"),

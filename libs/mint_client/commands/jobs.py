@@ -215,9 +215,9 @@ def trace_job(
     api: PublicApi,
     job: JobArgument,
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write the trace.")
-    ] = Path("trace.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File of the trace.")] = Path(
+        "trace.json"
+    ),
 ) -> None:
     """Write the times of a job's steps as a trace for https://ui.perfetto.dev or chrome://tracing.
 
