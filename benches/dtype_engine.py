@@ -146,8 +146,7 @@ def _kl(base: ResidentBase, state: TrainingState, answers: Sequence[Row]) -> flo
     work = PassWork(lora=state.lora, step=0, lines=lines, loss=None, backward=False, is_sampled=True)
     (result,) = run_passes(base, [work], max_tokens=base.microbatch_tokens)
     assert isinstance(result, PassResult)
-    assert result.sampler_kl is not None
-    return result.sampler_kl
+    return result.ratios.sampler_kl
 
 
 async def _compare_exports(

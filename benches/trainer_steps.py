@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mint_common.events import LoraSpec
+from mint_common.events import LoraSpec, PolicyGradient
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import (
     TrainingState,
@@ -14,12 +14,13 @@ from services.trainer.adapters.states.training_state import (
 )
 from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms.grpo import GRPO
+from services.trainer.core.algorithms.policy_gradient import token_loss
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import adam_step
 
 ADAM = adam_step(learning_rate=1e-3, clip_norm=1.0)
+_GRPO = token_loss(PolicyGradient())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def step_policies(base: ResidentBase, works: Sequence[Work], *, max_tokens: int)
         PolicyPass(
             lora=work.state.lora,
             step=work.state.step,
-            work=WaveBatch(loss=GRPO, config={"kl_coefficient": 0.0}, batch=work.batch, is_sampled=True),
+            work=WaveBatch(loss=_GRPO, config={"kl_coefficient": 0.0}, batch=work.batch, is_sampled=True),
         )
         for work in works
     ]

@@ -30,6 +30,8 @@ from mint_common.events import (
     JobFile,
     JobSpec,
     LoraSpec,
+    Overlong,
+    PolicyGradient,
     Retention,
 )
 from mint_common.events.codec import encode
@@ -37,17 +39,26 @@ from tests.testing.factories import EXAMPLES
 
 PAGE = ROOT / "docs/reference/events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"
-_PLAIN = {"str": "text", "int": "integer", "float": "number", "NoneType": "null", "Any": "any JSON"}
+_PLAIN = {
+    "str": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "NoneType": "null",
+    "Any": "any JSON",
+}
 _PARTS = (
     Claim,
     RevisionRef,
     LoraSpec,
     JobSpec,
+    PolicyGradient,
+    Overlong,
+    EnvironmentSpec,
     JobData,
     JobFile,
     EvaluationPlan,
     EarlyStopping,
-    EnvironmentSpec,
     Retention,
 )
 WIDTH = 110

@@ -6,13 +6,14 @@ own packages by import path. An entry is data without torch, so that every servi
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from mint_common.datasets.formats import Method
 from mint_common.errors import MintError, SettingInvalid
 from mint_common.events.job import EvaluationMetric, LearningRateSchedule
+from mint_common.events.policy_gradient import BOUNDS, PolicyGradient, PolicyLoss
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ class AlgorithmUnknown(MintError):
 class Algorithm:
     """A managed algorithm; a job names it by ``name``. Raises ValueError for inconsistent fields.
 
-    ``training`` is the import path of its `TrainingAlgorithm` in the trainer, ``package.module:NAME``.
+    ``training`` is the import path of its `TrainingAlgorithm` in the trainer, ``package.module:NAME``; with a
+    ``gradient``, of its `GradientTraining`.
     ``rows`` are the rows of files that it trains on: those of ``rft`` are prompts whose answers are sampled
     and graded, all others have answers. ``task_answers`` are its training data in a job on a task: sampled
     answers or the task's reference answers; None: it accepts no task. ``corrects_sampler``: the loss weighs
@@ -42,6 +44,9 @@ class Algorithm:
     ``pull`` names the hyperparameter that pulls the policy to its base; its default is ``default_pull``.
     ``learning_rate`` and ``schedule`` are recommended for files. ``metrics`` can compare the revisions of a
     job on a file; the first is the default.
+
+    ``gradient`` are the defaults of a policy gradient, which a job may change. Unless ``fixes_loss``, its
+    loss is the default of synchronous jobs only, see `services.rollout.core.gradient_plan`.
     """
 
     name: str
@@ -54,12 +59,16 @@ class Algorithm:
     corrects_sampler: bool = False
     pull: Literal["kl_coefficient", "beta"] = "kl_coefficient"
     default_pull: float = 0.0
+    gradient: PolicyGradient | None = None
+    fixes_loss: bool = True
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"an algorithm's name is like {_NAME.pattern}, found {self.name!r}")
         if not self.metrics or self.samples_rows != ("valid_reward_mean" in self.metrics):
             raise ValueError(f"{self.name}: rows of rft are compared by valid_reward_mean, others by a loss")
+        if self.gradient is not None and not self.corrects_sampler:
+            raise ValueError(f"{self.name}: a policy gradient reads the sampler's probabilities")
 
     @property
     def method(self) -> str:
@@ -78,17 +87,37 @@ class Algorithm:
 
 
 _BY_LOSS: tuple[EvaluationMetric, ...] = ("valid_loss", "valid_mean_token_accuracy")
-BUILT_IN = (
-    Algorithm(
-        name="grpo",
-        training="services.trainer.core.algorithms.grpo:TRAINING",
+
+
+def _policy_gradient(name: str, gradient: PolicyGradient, *, fixes_loss: bool = True) -> Algorithm:
+    return Algorithm(
+        name=name,
+        training="services.trainer.core.algorithms.policy_gradient:TRAINING",
         rows="rft",
         task_answers="sampled",
         corrects_sampler=True,
         learning_rate=4e-5,  # tinker-cookbook's
         schedule="constant",
         metrics=("valid_reward_mean",),
-    ),
+        gradient=gradient,
+        fixes_loss=fixes_loss,
+    )
+
+
+def _bounded(loss: PolicyLoss, gradient: PolicyGradient) -> PolicyGradient:
+    low, high = BOUNDS[loss]
+    return replace(gradient, loss=loss, clip_low=low, clip_high=high)
+
+
+_CENTRED = PolicyGradient(advantage="centre")
+BUILT_IN = (
+    _policy_gradient("grpo", PolicyGradient(), fixes_loss=False),
+    _policy_gradient("dr-grpo", replace(_CENTRED, aggregation="constant"), fixes_loss=False),
+    _policy_gradient("rloo", PolicyGradient(advantage="rloo"), fixes_loss=False),
+    _policy_gradient("dapo", PolicyGradient(loss="clip", clip_low=0.8, clip_high=1.28)),
+    _policy_gradient("gspo", _bounded("gspo", PolicyGradient(aggregation="sequence_mean"))),
+    _policy_gradient("cispo", _bounded("cispo", PolicyGradient())),
+    _policy_gradient("dppo", _bounded("dppo", _CENTRED)),
     Algorithm(
         name="sft",
         training="services.trainer.core.algorithms.sft:TRAINING",

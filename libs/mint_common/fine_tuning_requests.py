@@ -21,7 +21,7 @@ from mint_common.algorithms import Algorithms, OpenaiMethod, one_of, own_methods
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
-from mint_common.job_requests import JobRequest
+from mint_common.job_requests import GradientBody, JobRequest
 
 MAX_STEPS = 10_000
 """Maximum steps of a job, of ``warmup_steps`` and between two evaluations."""
@@ -155,8 +155,9 @@ class MintFields(Body):
     """What OpenAI's API has no word for. ``rank``, ``alpha`` and ``targets`` are of a new policy.
 
     ``learning_rate`` takes the place of a multiplier. ``beta`` is KTO's. ``max_new_tokens`` bounds a
-    sampled answer of reinforcement, ``staleness`` the steps that its sampling may run ahead of training.
-    ``optimizer``: ``reset`` drops the moments of earlier training.
+    sampled answer of reinforcement, ``staleness`` the steps that its sampling may run ahead of training;
+    ``gradient`` changes parts of its policy gradient. ``optimizer``: ``reset`` drops the moments of earlier
+    training.
     """
 
     method: OwnMethod | None = None
@@ -171,6 +172,7 @@ class MintFields(Body):
     on_long: OnLong = "refuse"
     max_new_tokens: StrictInt | None = None
     staleness: StrictInt = 0
+    gradient: GradientBody | None = None
     evaluation: JobEvaluationBody | None = None
     promote: PromotionBody | None = None
 

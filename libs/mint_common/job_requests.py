@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from mint_common.algorithms import Algorithms, one_of, task_algorithms
 from mint_common.catalog_requests import Label, PolicyName
 from mint_common.datasets import OnLong
 from mint_common.events import OptimizerStart
+from mint_common.events.policy_gradient import AdvantageRule, KlPlace, PolicyLoss, TokenAggregation
 from mint_common.examples import body_config
 from mint_common.json_types import JsonObject
 from mint_common.names import LATEST
@@ -25,13 +26,48 @@ _EXAMPLE: JsonObject = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlongBody:
+    """DAPO's treatment of long answers.
+
+    A reward falls by up to ``factor`` over the last ``buffer`` tokens of ``max_new_tokens``; ``mask`` leaves
+    answers that were cut off out of the loss.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    buffer: StrictInt = 0
+    factor: StrictFloat = 1.0
+    mask: StrictBool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientBody:
+    """Changes of the algorithm's policy gradient; fields left out keep the algorithm's own.
+
+    ``advantage`` is the rule of a group's advantages, ``loss`` the bound of the ratio of policy and sampler,
+    with ``clip_low`` and ``clip_high``; another ``loss`` comes with its own bounds. ``aggregation`` is a
+    step's mean, ``kl`` the place of the KL to the base.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    advantage: AdvantageRule | None = None
+    loss: PolicyLoss | None = None
+    aggregation: TokenAggregation | None = None
+    clip_low: StrictFloat | None = None
+    clip_high: StrictFloat | None = None
+    kl: KlPlace | None = None
+    overlong: OverlongBody | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
     """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
 
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
     ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
-    is at most two steps old.
+    is at most two steps old. ``gradient`` changes parts of a policy gradient.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -53,6 +89,7 @@ class JobRequest:
     seed: StrictInt | None = None
     optimizer: OptimizerStart = "keep"
     staleness: StrictInt = 0
+    gradient: GradientBody | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

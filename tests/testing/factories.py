@@ -20,6 +20,7 @@ from mint_common.events import (
     LoraSpec,
     PolicyChanged,
     PolicyCreated,
+    PolicyGradient,
     PolicyParked,
     PolicyRemoved,
     Retention,
@@ -72,6 +73,7 @@ SPEC = JobSpec(
     kl_coefficient=0.0,
     clip_norm=1.0,
     seed=1,
+    gradient=PolicyGradient(),
 )
 
 

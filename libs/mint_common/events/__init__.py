@@ -24,6 +24,7 @@ from mint_common.events.job import (
     OptimizerStart,
 )
 from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, PolicyRemoved, Retention
+from mint_common.events.policy_gradient import Overlong, PolicyGradient
 from mint_common.events.revision import (
     AliasMoved,
     AliasRemoved,

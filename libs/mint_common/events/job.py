@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from mint_common.claims import Claim
 from mint_common.datasets.formats import Format
 from mint_common.events.event import Event
+from mint_common.events.policy_gradient import PolicyGradient
 from mint_common.ids import Digest, JobId, PolicyId
 
 
@@ -124,7 +125,8 @@ class JobSpec:
     resets the moments of the policy's earlier training. With an ``environment``, ``task`` is empty and a step
     runs ``group_size`` episodes of each of ``prompts_per_step`` of its tasks. A step trains on samples of a
     revision that is at most ``staleness`` steps older than the weights it changes; at 0 sampling and training
-    alternate.
+    alternate. ``gradient`` is the complete one of a policy-gradient algorithm, None for other algorithms; in
+    jobs of earlier versions None is the algorithm's own.
     """
 
     algorithm: str
@@ -144,6 +146,7 @@ class JobSpec:
     optimizer: OptimizerStart = "keep"
     environment: EnvironmentSpec | None = None
     staleness: int = 0
+    gradient: PolicyGradient | None = None
 
     @property
     def is_sampled(self) -> bool:

@@ -74,7 +74,6 @@ def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
     schemas = http.openapi()["components"]["schemas"]
     schemas["JobRequest"]["properties"]["algorithm"].update(one_of(task_algorithms(algorithms)))
     method, _ = schemas["MintFields"]["properties"]["method"]["anyOf"]
-    del method["const"]
     method.update(one_of(own_methods(algorithms)))
 
 

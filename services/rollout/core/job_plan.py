@@ -1,6 +1,7 @@
 """The plan of a managed job: the user's settings over the task's defaults, completely checked."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from mint_common.algorithms import Algorithm, Algorithms, task_algorithms
@@ -15,6 +16,7 @@ from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
 from mint_common.job_requests import JobRequest
 from mint_common.lora import MAX_SEED
+from services.rollout.core.gradient_plan import plan_gradient
 
 MAX_BETA = 100
 MAX_STALENESS = 8
@@ -51,7 +53,7 @@ def plan_job(
     check_staleness("staleness", spec.staleness, algorithm, is_sampled=is_sampled)
     _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
     _check_training(spec)
-    return spec
+    return replace(spec, gradient=plan_gradient(request.gradient, algorithm, spec, field="gradient"))
 
 
 def check_sampled(
@@ -79,7 +81,7 @@ def check_staleness(field: str, staleness: int, algorithm: Algorithm, *, is_samp
 def _task_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
     found = task_algorithms(algorithms)
     if name not in found:
-        raise InvalidField(field="algorithm", problem=f"must be {' or '.join(found)}, got {name[:64]!r}")
+        raise InvalidField(field="algorithm", problem=f"must be one of {', '.join(found)}, got {name[:64]!r}")
     return algorithms.named(name)
 
 

@@ -1,10 +1,11 @@
 """Training data of one optimizer step, built from a rollout record."""
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from mint_common.events.policy_gradient import AdvantageRule, Overlong, PolicyGradient
 from mint_common.records import (
     Group,
     Sample,
@@ -15,9 +16,19 @@ from mint_common.records import (
     trained_count,
     trained_ranges,
 )
+from services.trainer.core.advantages import group_advantages, overlong_punishment
 
-STD_EPSILON = 1e-4
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardedEpisode:
+    """An episode of a policy gradient: numbered within its group, its reward, and its trained tokens."""
+
+    group: int
+    number: int
+    reward: float
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +38,7 @@ class Row:
     With ``trained``, [start, end) ranges of ``tokens``, only on those. ``logprobs`` are the sampler's, one
     per token (none for tokens not sampled); ``advantage`` weighs every token of the row. Wanted answers of a
     comparison have advantage 1, the others -1, and ``pair`` numbers each kind within the batch: two rows of
-    one number are a pair. ``weight`` is that of a row's tokens in a cross entropy, once they are compared.
+    one number are a pair. ``weight`` is that of a row's tokens, None: 1.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
     computed at ``temperature``, as the sampler's were.
     """
@@ -42,6 +53,7 @@ class Row:
     prompt_experts: bytes = b""
     experts: bytes = b""
     temperature: float = 1.0
+    episode: RewardedEpisode | None = None
 
     @property
     def length(self) -> int:
@@ -67,7 +79,8 @@ class Batch:
     ``total_tokens`` counts the trained tokens of every row of the wave, including skipped ones: the
     loss is their mean, so that a wave with little signal has little weight. ``probe`` compares a step
     without ``rows`` with the sampler. ``mismatched`` are prompts with other rows'
-    answers, which KTO compares too.
+    answers, which KTO compares too. ``episodes`` counts those of a policy gradient's wave, skipped ones too,
+    each with ``max_new_tokens`` at most.
     """
 
     rows: tuple[Row, ...]
@@ -76,27 +89,108 @@ class Batch:
     skipped_groups: int
     reward_mean: float
     mismatched: tuple[Row, ...] = ()
+    episodes: int = 0
+    max_new_tokens: int = 1
 
 
-def build_grpo_batch(record: WaveRecord, *, pulls: bool = False) -> Batch:
+def build_grpo_batch(
+    record: WaveRecord,
+    gradient: PolicyGradient = PolicyGradient(),  # noqa: B008  # frozen
+    *,
+    max_new_tokens: int = 1,
+    pulls: bool = False,
+) -> Batch:
     """Return the rows of the groups whose rewards differ, with their advantages.
 
     Where a KL term ``pulls`` to the base, those of the other groups too, with advantage 0: it acts on all
-    tokens that it is divided by.
+    tokens that it is divided by. Answers that were cut off count in their group's rewards; if they are masked
+    they have no rows, and are not counted.
     """
     rows: list[Row] = []
-    skipped = 0
-    for group in record.groups:
-        rewards = episode_rewards(group)
-        advantages = group_advantages(list(rewards.values()))
+    skipped, trained = 0, list[RewardedEpisode]()
+    for number, group in enumerate(record.groups):
+        episodes = _episodes(group, number, gradient.overlong, max_new_tokens=max_new_tokens)
+        advantages = group_advantages([one.reward for one in episodes], gradient.advantage)
         skipped += advantages is None
-        if advantages is None and pulls:
-            advantages = (0.0,) * len(rewards)
-        if advantages is not None:
-            of_episode = dict(zip(rewards, advantages, strict=True))
-            of_samples = [of_episode[episode_of(*numbered)] for numbered in enumerate(group.samples)]
-            rows += _rows(group, of_samples, record.logprobs_temperature)
-    return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
+        weighed = dict(zip(episodes, advantages or [0.0] * len(episodes), strict=True))
+        if gradient.overlong.mask:
+            weighed = {
+                one: weight for one, weight in weighed.items() if not _is_cut(group, one, max_new_tokens)
+            }
+        trained += [one for one in weighed if one.tokens]
+        if advantages is not None or pulls:
+            by_sequence = gradient.aggregation == "sequence_mean"
+            rows += _episode_rows(group, weighed, record.logprobs_temperature, by_sequence=by_sequence)
+    return replace(
+        _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped),
+        total_tokens=sum(one.tokens for one in trained),
+        episodes=len(trained),
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def rewarded_rows(
+    moved: Iterable[tuple[Row, float]], *, coefficient: float, rule: AdvantageRule
+) -> list[Row]:
+    """Return rows of a policy gradient whose advantages are those of rewards less a KL to the base.
+
+    ``moved`` are rows with their sums of (policy's - base's) log-probability, k1 of Schulman's estimators
+    (joschu.net/blog/kl-approx.html), which an episode's segments add up: r_i - coefficient sum_t k1_t, as in
+    Ouyang et al. 2022 (arXiv 2203.02155), eq. 2.
+    """
+    found = list(moved)
+    rewards: dict[int, dict[int, float]] = {}
+    for row, kl in found:
+        assert row.episode is not None, "a row of a policy gradient"
+        of_group = rewards.setdefault(row.episode.group, {})
+        before = of_group.get(row.episode.number, row.episode.reward)
+        of_group[row.episode.number] = before - coefficient * kl
+    advantages = {
+        group: dict(zip(own, group_advantages(list(own.values()), rule) or [0.0] * len(own), strict=True))
+        for group, own in rewards.items()
+    }
+    return [
+        replace(row, advantage=advantages[row.episode.group][row.episode.number])
+        for row, _ in found
+        if row.episode is not None
+    ]
+
+
+def _episodes(group: Group, number: int, overlong: Overlong, *, max_new_tokens: int) -> list[RewardedEpisode]:
+    lengths: Counter[int] = Counter()
+    for index, sample in enumerate(group.samples):
+        lengths[episode_of(index, sample)] += trained_count(sample.tokens, sample.trained)
+    return [
+        RewardedEpisode(
+            group=number,
+            number=one,
+            reward=reward + overlong_punishment(lengths[one], overlong, max_new_tokens=max_new_tokens),
+            tokens=lengths[one],
+        )
+        for one, reward in episode_rewards(group).items()
+    ]
+
+
+def _is_cut(group: Group, episode: RewardedEpisode, max_new_tokens: int) -> bool:
+    """Return whether an episode ended at a limit; a single answer did if it has as many tokens as it may."""
+    if group.episodes:
+        return group.episodes[episode.number].outcome == "truncated"
+    return episode.tokens >= max_new_tokens
+
+
+def _episode_rows(
+    group: Group, weighed: Mapping[RewardedEpisode, float], temperature: float, *, by_sequence: bool
+) -> Iterator[Row]:
+    """Yield the rows of some episodes with their advantages; ``by_sequence``: each episode weighs as much."""
+    numbered = {one.number: one for one in weighed}
+    for index, sample in enumerate(group.samples):
+        episode = numbered.get(episode_of(index, sample))
+        if episode is not None and sample.tokens:
+            yield replace(
+                _sampled_row(group, sample, weighed[episode], temperature),
+                episode=episode,
+                weight=1 / episode.tokens if by_sequence else None,
+            )
 
 
 def build_sft_batch(record: WaveRecord) -> Batch:
@@ -159,19 +253,6 @@ def _mismatched(rows: Sequence[Row]) -> Iterator[Row]:
             yield Row(prompt=row.prompt, tokens=tokens, logprobs=(), advantage=0.0, trained=trained)
 
 
-def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:
-    """Return the advantages of one group, or None when every reward is the same and nothing can be learnt.
-
-    GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2: A_i = (r_i - mean(r)) / (std(r) + eps), where
-    ``std`` is the sample standard deviation (n - 1), as in TRL.
-    """
-    if len(rewards) < 2 or min(rewards) == max(rewards):
-        return None
-    mean = statistics.fmean(rewards)
-    scale = statistics.stdev(rewards) + STD_EPSILON
-    return tuple((reward - mean) / scale for reward in rewards)
-
-
 def _answers(record: WaveRecord) -> list[tuple[Group, Sample]]:
     """Return the samples that have a token, each with its group."""
     return [(group, sample) for group in record.groups for sample in group.samples if sample.tokens]
@@ -190,21 +271,18 @@ def _row(group: Group, sample: Sample, *, advantage: float) -> Row:
 
 def _probe(record: WaveRecord) -> tuple[Row, ...]:
     group = record.groups[0]
-    return tuple(_rows(group, [0.0] * len(group.samples), record.logprobs_temperature))
+    temperature = record.logprobs_temperature
+    return tuple(_sampled_row(group, one, 0.0, temperature) for one in group.samples if one.tokens)
 
 
-def _rows(group: Group, advantages: Sequence[float], temperature: float) -> list[Row]:
-    return [
-        replace(
-            _row(group, sample, advantage=advantage),
-            logprobs=sample.logprobs,
-            prompt_experts=group.prompt_experts,
-            experts=sample.experts,
-            temperature=temperature,
-        )
-        for sample, advantage in zip(group.samples, advantages, strict=True)
-        if sample.tokens
-    ]
+def _sampled_row(group: Group, sample: Sample, advantage: float, temperature: float) -> Row:
+    return replace(
+        _row(group, sample, advantage=advantage),
+        logprobs=sample.logprobs,
+        prompt_experts=group.prompt_experts,
+        experts=sample.experts,
+        temperature=temperature,
+    )
 
 
 def _batch(record: WaveRecord, rows: list[Row], *, probe: tuple[Row, ...], skipped_groups: int) -> Batch:

@@ -38,6 +38,20 @@ class WaveBatch:
         return self.backward and bool(self.batch.rows)
 
     @property
+    def divisor(self) -> float:
+        """Return what the sum over the tokens is divided by, whatever lines a pass computes together."""
+        batch = self.batch
+        match self.loss.aggregation:
+            case "token_mean":
+                return float(max(1, batch.total_tokens))
+            case "sequence_mean":
+                return float(max(1, batch.episodes))
+            case "constant":
+                return float(max(1, batch.episodes) * batch.max_new_tokens)
+            case _:
+                return 1.0
+
+    @property
     def tokens(self) -> int:
         """Return how many tokens the model reads."""
         rows = self.batch.rows or self.batch.probe

@@ -17,7 +17,7 @@ import msgspec
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, Unavailable
-from mint_common.events import JobSpec, LoraSpec, WaveCompleted
+from mint_common.events import JobSpec, LoraSpec, PolicyGradient, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
     LAST_SEQ,
@@ -57,8 +57,8 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
 
     A record in which nothing can be learnt is only compared with its sampler. ``pulls``: see
-    `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. For the other two see
-    `WaveBatch`.
+    `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. ``gradient`` and
+    ``max_new_tokens`` are the job's. For the other two see `WaveBatch`.
     """
 
     record: Claim
@@ -67,6 +67,8 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     backward: bool = True
     is_file: bool = False
     pulls: bool = False
+    gradient: PolicyGradient | None = None
+    max_new_tokens: int = 1
 
 
 class WaveExport(msgspec.Struct, frozen=True, tag="wave_export", omit_defaults=True):
@@ -251,6 +253,8 @@ def plan_wave(
             config=config,
             is_file=is_file,
             pulls=pulls,
+            gradient=spec.gradient,
+            max_new_tokens=spec.max_new_tokens,
         )
     )
     if can_learn:

@@ -25,8 +25,9 @@ def test_a_stack_adds_algorithms_by_import_path() -> None:
     algorithms = open_algorithms([PATH])
     assert list(algorithms) == [*BUILT_IN, IPO]
     assert algorithms.named("ipo") is IPO
-    assert own_methods(algorithms) == ["kto", "ipo"]
-    assert task_algorithms(algorithms) == ["grpo", "sft", "dpo"]
+    gradients = ["dr-grpo", "rloo", "dapo", "gspo", "cispo", "dppo"]
+    assert own_methods(algorithms) == [*gradients, "kto", "ipo"]
+    assert task_algorithms(algorithms) == ["grpo", *gradients, "sft", "dpo"]
     with pytest.raises(AlgorithmUnknown, match="'ipo' is neither built in nor named"):
         Algorithms().named("ipo")
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.core.advantages import group_advantages
 from services.trainer.core.batch import (
     Row,
     build_dpo_batch,
     build_grpo_batch,
     build_sft_batch,
-    group_advantages,
 )
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows

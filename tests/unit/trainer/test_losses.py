@@ -15,9 +15,7 @@ from torch import Tensor
 from mint_common.algorithms import BUILT_IN
 from mint_common.training import LossName
 from services.trainer.core.algorithms.dpo import DPO, dpo
-from services.trainer.core.algorithms.grpo import GRPO as GRPO_LOSS
 from services.trainer.core.algorithms.kto import KTO, kto
-from services.trainer.core.batch import STD_EPSILON, group_advantages
 from services.trainer.core.losses.cross_entropy import cross_entropy
 from services.trainer.core.losses.gspo import gspo
 from services.trainer.core.losses.loss import Comparison, SequenceInputs, TokenInputs, TokenLoss
@@ -30,9 +28,9 @@ from services.trainer.core.losses.mismatch import (
 from services.trainer.core.losses.ppo import ppo
 from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.losses.tokens import (
+    RatioSums,
     kl_to_base,
     ratio_max_error,
-    sampler_kl,
     sequence_sums,
     token_hits,
     token_logprobs,
@@ -42,11 +40,9 @@ from tests.unit.trainer.managed import MANAGED
 logprob = st.floats(-8.0, -0.0625, width=32)
 token = st.tuples(logprob, logprob, st.floats(-3.0, 3.0, width=32))
 tokens = st.lists(token, min_size=1, max_size=20)
-rewards = st.lists(st.floats(-5.0, 5.0, width=32), min_size=2, max_size=16)
 Rows = list[tuple[float, float, float]]
 """Of each token: the policy's log-probability, the sampler's, the advantage or weight."""
 CLIP = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.25}
-GRPO = {"kl_coefficient": 0.0}
 REFERENCES: Mapping[str, tuple[dict[str, float], Callable[[float, float, float], float]]] = {
     "cross_entropy": ({}, lambda p, _q, w: -p * w),
     "importance_sampling": ({}, lambda p, q, a: -math.exp(p - q) * a),
@@ -55,10 +51,8 @@ REFERENCES: Mapping[str, tuple[dict[str, float], Callable[[float, float, float],
     "dro": ({"beta": 0.7}, lambda p, q, a: -(p * a - 0.5 * 0.7 * (p - q) ** 2)),
     # One token a sequence: the ratio of a sequence is the token's.
     "gspo": (CLIP, lambda p, q, a: -min(math.exp(p - q) * a, clipped(math.exp(p - q)) * a)),
-    "grpo": (GRPO, lambda p, q, a: -math.exp(p - q) * a),
 }
 """Each token loss's numbers and its term for one token, in float64."""
-TOKEN_LOSSES = {**PASS_LOSSES, "grpo": GRPO_LOSS}
 
 
 def inputs_of(
@@ -92,9 +86,10 @@ def total_matches(found: Tensor, terms: Sequence[float]) -> None:
 
 
 def test_every_token_loss_has_a_reference() -> None:
-    assert set(REFERENCES) == set(TOKEN_LOSSES)
-    managed = [MANAGED.named(one.name).training.loss for one in BUILT_IN]
-    assert all(loss in TOKEN_LOSSES.values() for loss in managed if isinstance(loss, TokenLoss))
+    """Policy gradients have theirs in test_policy_gradients.py."""
+    assert set(REFERENCES) == set(PASS_LOSSES)
+    managed = [MANAGED.named(one.name).training.loss for one in BUILT_IN if one.gradient is None]
+    assert all(loss in PASS_LOSSES.values() for loss in managed if isinstance(loss, TokenLoss))
 
 
 def test_clients_may_name_what_the_protocol_names() -> None:
@@ -105,7 +100,7 @@ def test_clients_may_name_what_the_protocol_names() -> None:
 @given(rows=tokens)
 def test_a_loss_is_the_sum_of_its_reference(name: str, rows: Rows) -> None:
     config, reference = REFERENCES[name]
-    loss = TOKEN_LOSSES[name]
+    loss = PASS_LOSSES[name]
     assert isinstance(loss, TokenLoss)
     assert set(config) <= {*loss.needed_config, *loss.optional_config}
     total_matches(loss.formula(inputs_of(rows, config)), [reference(*row) for row in rows])
@@ -185,7 +180,7 @@ def test_gspo_has_one_ratio_a_sequence(sequences: list[tuple[Rows, bool]]) -> No
 def test_on_fresh_rollouts_every_loss_has_the_gradient_of_reinforce(name: str, rows: Rows) -> None:
     fresh = [(p, p, a) for p, _, a in rows]
     inputs = inputs_of(fresh, REFERENCES[name][0])
-    loss = TOKEN_LOSSES[name]
+    loss = PASS_LOSSES[name]
     assert isinstance(loss, TokenLoss)
     loss.formula(inputs).backward()
     assert torch.allclose(inputs.logprobs_T.grad, -columns(fresh)[2], atol=1e-5)
@@ -198,42 +193,27 @@ def test_bounds_of_a_clip_may_differ_by_token() -> None:
 
 
 @given(tokens)
-def test_grpo_adds_the_k3_estimate_of_the_kl(rows: Rows) -> None:
-    p, q, a = zip(*rows, strict=True)
-    loss = TOKEN_LOSSES["grpo"]
-    assert isinstance(loss, TokenLoss)
-    inputs = inputs_of(rows, {"kl_coefficient": 0.3})
-    assert loss.reads_base(inputs.config)
-    base = TokenInputs(
-        logprobs_T=inputs.logprobs_T,
-        sequences=inputs.sequences,
-        config=inputs.config,
-        base_T=torch.tensor(q),
-    )
-    kl = [math.exp(qt - pt) - (qt - pt) - 1 for pt, qt in zip(p, q, strict=True)]
-    terms = [-math.exp(pt - qt) * at for pt, qt, at in zip(p, q, a, strict=True)]
-    total_matches(loss.formula(base), [*terms, *(0.3 * term for term in kl)])
-    assert loss.measures(base)["kl:mean"] == pytest.approx(math.fsum(kl), rel=1e-4, abs=1e-4)
-
-
-@given(tokens)
 def test_kl_is_k3_and_never_negative(rows: Rows) -> None:
     p, b, _ = columns(rows)
     terms = [math.exp(bt - pt) - (bt - pt) - 1 for pt, bt, _ in rows]
     found = kl_to_base(p, b)
-    total_matches(found, terms)
-    assert float(found) >= -1e-5
+    total_matches(found.sum(), terms)
+    assert float(found.min()) >= -1e-5
 
 
 def test_kl_of_equal_policies_is_zero() -> None:
     p = torch.tensor([-1.0, -3.0])
-    assert float(kl_to_base(p, p)) == 0.0
+    assert float(kl_to_base(p, p).sum()) == 0.0
 
 
 def test_the_divergence_of_the_sampler_is_estimated_from_its_own_tokens() -> None:
     trained, sampled = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.0, -2.5, -2.9])
     expected = sum(math.exp(d) - d - 1 for d in (0.0, 0.5, -0.1))
-    assert sampler_kl(trained, sampled) == pytest.approx(expected, rel=1e-5)
+    found = RatioSums().added(trained[:1], sampled[:1]).added(trained[1:], sampled[1:])
+    assert found.sampler_kl == pytest.approx(expected / 3, rel=1e-5)
+    ratios = [1.0, math.exp(0.5), math.exp(-0.1)]
+    effective = sum(ratios) ** 2 / (3 * sum(ratio**2 for ratio in ratios))
+    assert (found.highest, found.effective_share) == pytest.approx((ratios[1], effective), rel=1e-5)
 
 
 def test_ratio_error_is_the_largest_distance_from_one() -> None:
@@ -322,67 +302,3 @@ def test_out_of_route_counts_what_the_own_router_would_not_take() -> None:
     recorded = torch.tensor([[[0, 3], [1, 2]], [[0, 1], [1, 2]]])
     chosen = torch.tensor([[[3, 0], [2, 1]], [[0, 2], [3, 0]]])
     assert out_of_route(chosen, recorded).tolist() == [0.0, 0.75]
-
-
-@given(rewards)
-def test_advantages_have_mean_zero_and_keep_the_order(values: list[float]) -> None:
-    advantages = group_advantages(values)
-    if min(values) == max(values):
-        assert advantages is None
-        return
-    assert advantages is not None
-    assert math.fsum(advantages) == pytest.approx(0.0, abs=1e-6)
-    by_reward = [a for _, a in sorted(zip(values, advantages, strict=True))]
-    assert by_reward == sorted(by_reward)
-    scale = statistics.stdev(values)
-    assert statistics.stdev(advantages) == pytest.approx(scale / (scale + STD_EPSILON), rel=1e-6)
-
-
-@given(rewards, st.permutations(range(16)))
-def test_advantages_follow_their_samples(values: list[float], order: list[int]) -> None:
-    order = [index for index in order if index < len(values)]
-    straight, shuffled = group_advantages(values), group_advantages([values[index] for index in order])
-    if straight is None:
-        assert shuffled is None
-    else:
-        assert shuffled == pytest.approx([straight[index] for index in order], abs=1e-9)
-
-
-@pytest.mark.parametrize("values", [[1.0], [0.1] * 7, []])
-def test_a_group_that_teaches_nothing_has_no_advantages(values: list[float]) -> None:
-    assert group_advantages(values) is None
-
-
-@given(tokens)
-def test_truncated_grpo_bounds_the_weight_and_keeps_the_gradient(rows: Rows) -> None:
-    inputs = inputs_of(rows, {"truncated_at": 2.0})
-    loss = grpo_formula(inputs)
-    weights = [min(math.exp(pt - qt), 2.0) for pt, qt, _ in rows]
-    total_matches(loss, [-w * pt * at for w, (pt, _, at) in zip(weights, rows, strict=True)])
-    loss.backward()
-    expected = torch.tensor([-w * at for w, (_, _, at) in zip(weights, rows, strict=True)])
-    assert torch.allclose(inputs.logprobs_T.grad, expected, rtol=1e-5, atol=1e-5)
-
-
-@given(tokens)
-def test_a_token_of_grpo_counts_inside_the_band(rows: Rows) -> None:
-    if any(min(abs(math.exp(p - q) - 0.5), abs(math.exp(p - q) - 5.0)) < 1e-4 for p, q, _ in rows):
-        return
-    inputs = inputs_of(rows, {"band_low": 0.5, "band_high": 5.0})
-    loss = grpo_formula(inputs)
-    counted = [0.5 < math.exp(p - q) < 5.0 for p, q, _ in rows]
-    ratios = [math.exp(p - q) if counts else 1.0 for counts, (p, q, _) in zip(counted, rows, strict=True)]
-    total_matches(loss, [-r * a * c for r, c, (_, _, a) in zip(ratios, counted, rows, strict=True)])
-    grpo = TOKEN_LOSSES["grpo"]
-    assert isinstance(grpo, TokenLoss)
-    assert grpo.measures(inputs) == {"distrusted_tokens:sum": counted.count(False)}
-    loss.backward()
-    assert [bool(slope) for slope in inputs.logprobs_T.grad] == [
-        counts and row[2] != 0 for counts, row in zip(counted, rows, strict=True)
-    ]
-
-
-def grpo_formula(inputs: TokenInputs) -> Tensor:
-    loss = TOKEN_LOSSES["grpo"]
-    assert isinstance(loss, TokenLoss)
-    return loss.formula(inputs)

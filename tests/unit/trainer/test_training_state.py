@@ -12,7 +12,8 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
-from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
+from services.trainer.core.advantages import group_advantages
+from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch
 from services.trainer.core.mismatch_rules import BAND, Mismatch
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
@@ -153,8 +154,9 @@ def test_the_kl_term_is_the_mean_over_every_token_of_the_wave(
         for sample, advantage in zip(group.samples, advantages, strict=True):
             row = Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=(), advantage=0.0)
             lp = row_logprobs(twin, row)
-            difference = row_logprobs(bare, row).detach() - lp
-            pull = pull + (difference.exp() - difference - 1).sum() / total
+            moved = lp - row_logprobs(bare, row).detach()
+            k2, k3 = moved**2 / 2, (-moved).exp() - 1 + moved
+            pull = pull + (k3.detach() + k2 - k2.detach()).sum() / total  # k3's value, k2's gradient
             ratio = torch.exp(lp - torch.tensor(sample.logprobs))
             inside = (ratio >= BAND[0]) & (ratio <= BAND[1]) if mismatch == "band" else ratio > 0
             gain = gain + (ratio * advantage)[inside].sum() / total

@@ -31,7 +31,7 @@ def algorithm_of_job(body: FineTuningBody, algorithms: Algorithms) -> Algorithm:
 def _own_algorithm(name: str, algorithms: Algorithms) -> Algorithm:
     own = own_methods(algorithms)
     if name not in own:
-        raise InvalidField(field="mint.method", problem=f"must be {' or '.join(own)}, got {name[:64]!r}")
+        raise InvalidField(field="mint.method", problem=f"must be one of {', '.join(own)}, got {name[:64]!r}")
     return algorithms.named(name)
 
 

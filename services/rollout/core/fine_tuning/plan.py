@@ -4,7 +4,7 @@ Pure. A job has ``ceil((rows - floor(rows x holdout)) x n_epochs / batch_size)``
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -22,6 +22,7 @@ from services.rollout.core.fine_tuning.evaluations import plan_evaluation, train
 from services.rollout.core.fine_tuning.methods import algorithm_of_job, check_supported
 from services.rollout.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
 from services.rollout.core.fine_tuning.refusals import GRADER_FIELD, grader_refused
+from services.rollout.core.gradient_plan import plan_gradient
 from services.rollout.core.job_plan import check_staleness
 from services.rollout.core.job_warnings import rate_warning
 
@@ -102,6 +103,7 @@ def plan_fine_tuning(
             evaluation=plan_evaluation(body, asked, algorithm, validation, steps=numbers.steps),
         ),
     )
+    spec = replace(spec, gradient=plan_gradient(extras.gradient, algorithm, spec, field="mint.gradient"))
     return JobPlan(
         spec=spec,
         algorithm=algorithm,

@@ -18,7 +18,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, LineTokens
 from services.trainer.core.losses.loss import Config, SequenceInputs, TokenInputs, TokenLoss
-from services.trainer.core.losses.tokens import ratio_max_error, sampler_kl
+from services.trainer.core.losses.tokens import RatioSums, ratio_max_error
 from services.trainer.core.microbatches import Cuttable
 from services.trainer.core.refusals import NotFinite
 
@@ -72,14 +72,13 @@ class LineScores:
 class PassResult:
     """The result of a pass. ``measures`` are named ``name:reduction``, ``scores`` are those of its lines.
 
-    ``sampler_kl`` is the estimated KL divergence of the sampler from the policy, per token, for sampled
-    answers.
+    ``ratios`` are those of sampled answers; none otherwise.
     """
 
     loss: float
     measures: dict[str, float]
     scores: list[LineScores]
-    sampler_kl: float | None = None
+    ratios: RatioSums = field(default_factory=RatioSums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +115,16 @@ class PassSum:
         self._loss = 0.0
         self._scores: list[LineScores | None] = [None] * len(work.lines)
         self._measures = {"ratio_error:max": 0.0} if work.is_sampled else {}
-        self._sampler_kl, self._sampled_tokens = 0.0, 0
+        self._ratios = RatioSums()
         if work.loss is not None:
             self._measure(work.loss.measures(_no_tokens(work.config)))
 
     def saved(self) -> Callable[[], None]:
         """Return what restores the present sums. Scores are written again with their lines."""
-        state = self.refusal, self._loss, dict(self._measures), self._sampler_kl, self._sampled_tokens
+        state = self.refusal, self._loss, dict(self._measures), self._ratios
 
         def restore() -> None:
-            self.refusal, self._loss, measures, self._sampler_kl, self._sampled_tokens = state
+            self.refusal, self._loss, measures, self._ratios = state
             self._measures = dict(measures)
 
         return restore
@@ -147,8 +146,7 @@ class PassSum:
         if self.work.is_sampled:
             sampled_T = tokens.needed("logprobs")
             self._measure({"ratio_error:max": ratio_max_error(logprobs_T.detach(), sampled_T)})
-            self._sampler_kl += sampler_kl(logprobs_T.detach(), sampled_T)
-            self._sampled_tokens += len(sampled_T)
+            self._ratios = self._ratios.added(logprobs_T.detach(), sampled_T)
         if self.work.counts_hits and scored.hit_T is not None:
             judged_T = tokens.needed("advantages") > 0
             self._measure({"hits:sum": float((scored.hit_T * judged_T).sum())})
@@ -187,12 +185,8 @@ class PassSum:
     def result(self) -> PassResult | NotFinite:
         """Return the result of the pass."""
         scores = [one for one in self._scores if one is not None]
-        tokens = self._sampled_tokens
         return self.refusal or PassResult(
-            loss=self._loss,
-            measures=self._measures,
-            scores=scores,
-            sampler_kl=self._sampler_kl / tokens if tokens else None,
+            loss=self._loss, measures=self._measures, scores=scores, ratios=self._ratios
         )
 
 

@@ -7,13 +7,15 @@ without rows is compared with its sampler only.
 import math
 from collections.abc import Sequence
 
+from mint_common.events.policy_gradient import AdvantageRule
 from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.preferences import MovedAnswer, moved_answers, weigh_answers
-from services.trainer.core.batch import Row
+from services.trainer.core.batch import Row, rewarded_rows
 from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.loss import PreferenceLoss, TokenLoss
+from services.trainer.core.losses.tokens import RatioSums
 from services.trainer.core.packing import PackedSequence, behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
 from services.trainer.core.wave_batch import VALIDATION_METRICS, WaveBatch
@@ -31,12 +33,14 @@ class WaveRows:
         loss = work.loss
         answers = (*self._rows, *work.batch.mismatched)
         self._preferences = loss if isinstance(loss, PreferenceLoss) and answers else None
-        compared = answers if self._preferences else work.batch.probe
-        self._compared = self._lines(compared)
+        has_kl = isinstance(loss, TokenLoss) and bool(work.config.get("kl_coefficient")) and bool(self._rows)
+        self._kl_rule = loss.rewards_kl if isinstance(loss, TokenLoss) and has_kl else None
+        compares_all = self._preferences is not None or self._kl_rule is not None
+        self._compared = self._lines(answers if compares_all else work.batch.probe)
         self._answers: list[MovedAnswer] = []
         self._found: dict[str, float] = {}
         self._measures: dict[str, float] = {}
-        self._sampler_kl: float | None = None
+        self._ratios = RatioSums()
 
     def comparison(self) -> PassWork:
         """Return the scores to compute first: compared answers, or the probe of a batch without rows."""
@@ -46,7 +50,7 @@ class WaveRows:
             lines=self._compared,
             loss=None,
             backward=False,
-            reads_base=self._preferences is not None,
+            reads_base=self._preferences is not None or self._kl_rule is not None,
             is_sampled=self._work.is_sampled,
             counts_hits=self._work.is_file,
         )
@@ -55,7 +59,9 @@ class WaveRows:
         """Store the scores, and weigh answers by them."""
         assert isinstance(scored, PassResult), "without a loss nothing is refused"
         self._measures.update(scored.measures)
-        self._sampler_kl = scored.sampler_kl
+        self._ratios = scored.ratios
+        if self._kl_rule is not None:
+            self._rows, self._found = self._rewarded(self._kl_rule, scored)
         if self._preferences is not None:
             self._answers = list(moved_answers(self._compared, scored))
             if self._work.backward:
@@ -67,14 +73,13 @@ class WaveRows:
         """Return the pass that gives the gradient; answers that are only measured have been scored."""
         loss = self._work.loss
         token_loss = loss if isinstance(loss, TokenLoss) else CROSS_ENTROPY
-        is_mean = loss.aggregation == "token_mean"
         return PassWork(
             lora=self._lora,
             step=self._step,
             lines=[] if self._preferences and not self._work.backward else self._lines(self._rows),
             loss=token_loss,
             config=self._work.config,
-            divisor=float(max(1, self._work.batch.total_tokens)) if is_mean else 1.0,
+            divisor=self._work.divisor,
             reads_base=token_loss.reads_base(self._work.config),
             is_sampled="logprobs" in token_loss.needed,
             counts_hits=self._work.is_file and self._preferences is None,
@@ -84,13 +89,15 @@ class WaveRows:
     def passed(self, result: PassResult) -> Passed | NotFinite:
         """Return the metrics of the pass, without its log-probabilities.
 
-        ``kl`` is there only if the loss has that term, ``ratio_max_error`` only for sampled answers, the
-        routes' metrics only for recorded routes, ``distrusted_tokens`` only with a band.
+        ``kl`` is there only with a coefficient, ``ratio_max_error`` and others of the ratios only for sampled
+        answers, ``masked_share`` only for policy gradients: the share of the trained tokens on which the
+        loss's bound acts. The routes' metrics are there only for recorded routes, ``distrusted_tokens`` only
+        with a band.
         """
         for name, value in result.measures.items():
             self._measures[name] = max(value, self._measures.get(name, value))
         measures = dict(self._measures)
-        ratio_error = measures.pop("ratio_error:max", 0.0)
+        ratio_error, bounded = measures.pop("ratio_error:max", 0.0), measures.pop("bounded:sum", None)
         routed, unrouted, off_route, hits, judged = (
             measures.pop(f"{name}:sum", 0.0) for name in ("routed", "unrouted", "off_route", "hits", "judged")
         )
@@ -108,13 +115,21 @@ class WaveRows:
         }
         if self._work.is_sampled:
             metrics["ratio_max_error:max"] = ratio_error
-            found_kl = (result.sampler_kl, self._sampler_kl)
-            metrics["sampler_kl:mean"] = next((kl for kl in found_kl if kl is not None), 0.0)
+            metrics |= _ratio_metrics(result.ratios if result.ratios.tokens else self._ratios)
+        if bounded is not None:
+            metrics["masked_share:mean"] = bounded / max(1, result.ratios.tokens)
         metrics.update(measures)
         if routed or unrouted:
             metrics["out_of_route_ratio:mean"] = off_route / max(1.0, routed)
             metrics["unrouted_tokens:sum"] = unrouted
         return Passed(logprobs=(), metrics=metrics | accuracy)
+
+    def _rewarded(self, rule: AdvantageRule, scored: PassResult) -> tuple[list[Row], dict[str, float]]:
+        """Return the rows with advantages of rewards less the KL to the base, and that KL, a token."""
+        moved = [(row, float(kl)) for row, kl in moved_answers(self._compared, scored)]
+        coefficient = self._work.config["kl_coefficient"]
+        kl = sum(of_row for _, of_row in moved) / max(1, self._work.batch.total_tokens)
+        return rewarded_rows(moved, coefficient=coefficient, rule=rule), {"kl:mean": kl}
 
     def _measured(self, loss: float, accuracy: dict[str, float]) -> Passed | NotFinite:
         """Return the metrics of a measuring pass: `VALIDATION_METRICS`.
@@ -135,3 +150,11 @@ class WaveRows:
         if self._work.is_file and self._max_length:
             rows = behind_shared_beginning(rows)
         return sorted(pack_rows(rows, policy=0, max_length=self._max_length), key=lambda line: -line.length)
+
+
+def _ratio_metrics(ratios: RatioSums) -> dict[str, float]:
+    return {
+        "sampler_kl:mean": ratios.sampler_kl,
+        "ratio_max:max": ratios.highest,
+        "effective_sample_share:mean": ratios.effective_share,
+    }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mint_common.algorithms import Algorithm, Algorithms, import_object
+from mint_common.events import PolicyGradient
 from mint_common.records import WaveRecord
 from services.trainer.core.batch import Batch
 from services.trainer.core.losses.loss import Config, Loss, TokenLoss
@@ -32,6 +33,16 @@ class TrainingAlgorithm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradientTraining:
+    """The training of algorithms with a `PolicyGradient`.
+
+    ``build`` makes it for a job's gradient, whose answers have at most a number of tokens.
+    """
+
+    build: Callable[[PolicyGradient, int], TrainingAlgorithm]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedAlgorithm:
     """An algorithm: its description and its training."""
 
@@ -48,8 +59,11 @@ class ManagedAlgorithm:
         return self.described.corrects_sampler or (self._may_be_sampled and has_some)
 
     def pulls(self, config: Config) -> bool:
-        """Return whether the loss has a term that acts on every row."""
-        return isinstance(self.training.loss, TokenLoss) and self.training.loss.reads_base(config)
+        """Return whether the base acts on every row."""
+        loss = self.training.loss
+        if not isinstance(loss, TokenLoss):
+            return False
+        return loss.reads_base(config) or (loss.rewards_kl is not None and bool(config["kl_coefficient"]))
 
     def build_batch(self, record: WaveRecord, *, pulls: bool = False) -> Batch:
         """Return the training batch; ``pulls``: the loss has a term for every row."""
@@ -76,11 +90,23 @@ class ManagedAlgorithms:
 
     def __init__(self, algorithms: Algorithms) -> None:
         self._described = algorithms
-        self._managed = {
-            one.name: ManagedAlgorithm(described=one, training=import_object(one.training, TrainingAlgorithm))
-            for one in algorithms
+        self._fixed = {
+            one.name: import_object(one.training, TrainingAlgorithm) for one in algorithms if not one.gradient
+        }
+        self._gradients = {
+            one.name: import_object(one.training, GradientTraining) for one in algorithms if one.gradient
         }
 
-    def named(self, name: str) -> ManagedAlgorithm:
-        """Return an algorithm. Raises AlgorithmUnknown."""
-        return self._managed[self._described.named(name).name]
+    def named(
+        self, name: str, gradient: PolicyGradient | None = None, *, max_new_tokens: int = 1
+    ) -> ManagedAlgorithm:
+        """Return an algorithm, by default with its own gradient. Raises AlgorithmUnknown.
+
+        ``max_new_tokens`` is the most that an answer may have.
+        """
+        described = self._described.named(name)
+        own = gradient or described.gradient
+        if own is None or described.gradient is None:
+            return ManagedAlgorithm(described=described, training=self._fixed[name])
+        training = self._gradients[name].build(own, max_new_tokens)
+        return ManagedAlgorithm(described=described, training=training)

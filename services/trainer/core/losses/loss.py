@@ -13,8 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Aggregation = Literal["sum", "token_mean", "pair_mean", "answer_mean"]
-"""Divisor of a managed step's sum: none, the trained tokens of its wave, its pairs, or its answers."""
+from mint_common.events.policy_gradient import AdvantageRule
+
+Aggregation = Literal["sum", "token_mean", "sequence_mean", "constant", "pair_mean", "answer_mean"]
+"""Divisor of a managed step's sum: none, the trained tokens of its wave, its episodes (whose tokens have
+weights then), its episodes times the most tokens that one may have, its pairs, or its answers."""
 
 Config = Mapping[str, float]
 _NONE = np.zeros(0, np.float32)
@@ -58,7 +61,7 @@ class TokenInputs:
 
     def numbers_T(self) -> Tensor:  # noqa: N802  # as above
         """Return the number of the sequence of each token, int64."""
-        counts = torch.tensor([one.targets for one in self.sequences])
+        counts = torch.tensor([one.targets for one in self.sequences], dtype=torch.int64)
         return torch.repeat_interleave(counts).to(self.logprobs_T.device)
 
     def _beside(self, values: npt.NDArray[np.float32]) -> Tensor:
@@ -78,7 +81,8 @@ class TokenLoss(Loss):
 
     ``needed`` and ``optional`` are its inputs besides the targets, the ``_config`` ones its numbers.
     ``measures`` are further numbers, named ``name:reduction``: ``sum``, or ``mean`` for those divided like
-    the loss. ``is_wide``: positions may have several targets.
+    the loss. ``is_wide``: positions may have several targets. With ``rewards_kl`` the KL to the base acts on
+    rewards, from which advantages are computed by this rule before the pass.
     """
 
     formula: Callable[[TokenInputs], Tensor]
@@ -89,6 +93,7 @@ class TokenLoss(Loss):
     measures: Callable[[TokenInputs], dict[str, float]] = lambda _tokens: {}
     reads_base: Callable[[Config], bool] = lambda _config: False
     is_wide: bool = False
+    rewards_kl: AdvantageRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

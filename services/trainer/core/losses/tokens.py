@@ -4,6 +4,8 @@ K = targets of a position, where there are several.
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
@@ -35,27 +37,67 @@ def token_hits(logits_TV: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_to_base(logprobs_T: Tensor, base_T: Tensor) -> Tensor:
-    """Return the k3 estimate of KL(policy || base), sum_t exp(b_t - p_t) - (b_t - p_t) - 1.
+    """Return for each token the k3 estimate of KL(policy || base), with the gradient of k2.
 
-    Non-negative per token and unbiased for samples of the policy: Schulman 2020, "Approximating KL
-    divergence" (joschu.net/blog/kl-approx.html); GRPO eq. 4. ``base_T`` comes of the same model with the
-    adapter switched off, and carries no gradient.
+    With d = lp - base, k3 = exp(-d) - 1 + d is non-negative and unbiased for samples of the policy: Schulman
+    2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html); GRPO eq. 4. Its own gradient is that
+    of KL(base || policy); the gradient of k2 = d^2 / 2, d grad(lp), is that of KL(policy || base): Tang and
+    Munos 2025 (arXiv 2506.09477), and verl's ``k3+``. ``base_T`` comes of the same model with the adapter
+    switched off, and carries no gradient.
     """
-    difference_T = base_T - logprobs_T
-    return (torch.exp(difference_T) - difference_T - 1).sum()
+    moved_T = logprobs_T - base_T
+    k2_T = moved_T**2 / 2
+    return _k3(moved_T.detach()) + (k2_T - k2_T.detach())
+
+
+def _k3(moved_T: Tensor) -> Tensor:
+    return torch.exp(-moved_T) + moved_T - 1
 
 
 def ratio_max_error(logprobs_T: Tensor, sampled_T: Tensor) -> float:
     """Return max_t |exp(logp_t - logq_t) - 1|: how far trainer and sampler disagree about the same tokens."""
-    return float(torch.expm1(logprobs_T - sampled_T).abs().max())
+    return float(torch.expm1(log_ratio(logprobs_T, sampled_T)).abs().max())
 
 
-def sampler_kl(logprobs_T: Tensor, sampled_T: Tensor) -> float:
-    """Return the k3 estimate of KL(sampler || trainer), summed over the sampler's own tokens.
+def log_ratio(logprobs_T: Tensor, sampled_T: Tensor) -> Tensor:
+    """Return logp_t - logq_t, at most 80 so that its exponential is finite."""
+    return (logprobs_T - sampled_T).clamp(max=80.0)
 
-    sum_t exp(p_t - q_t) - (p_t - q_t) - 1: see `kl_to_base`.
-    """
-    return float(kl_to_base(sampled_T.double(), logprobs_T.double()))  # near 0 float32 has no digits left
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioSums:
+    """Sums over sampled tokens of their ratios r_t = exp(logp_t - logq_t), in float64."""
+
+    tokens: int = 0
+    kl: float = 0.0
+    ratio: float = 0.0
+    squared: float = 0.0
+    highest: float = 0.0
+
+    @property
+    def sampler_kl(self) -> float:
+        """Return the k3 estimate of KL(sampler || trainer) per token: sum_t r_t - 1 - log(r_t)."""
+        return self.kl / max(1, self.tokens)
+
+    @property
+    def effective_share(self) -> float:
+        """Return the effective sample size as a share of the tokens: (sum_t r_t)^2 / (n sum_t r_t^2).
+
+        Kong 1992, "A note on importance sampling using standardized weights"; 1 on fresh rollouts.
+        """
+        return self.ratio**2 / (self.tokens * self.squared) if self.squared else 1.0
+
+    def added(self, logprobs_T: Tensor, sampled_T: Tensor) -> "RatioSums":
+        """Return the sums with those of further tokens."""
+        moved_T = log_ratio(logprobs_T.double(), sampled_T.double())  # near 0 float32 has no digits left
+        ratio_T = torch.exp(moved_T)
+        return RatioSums(
+            tokens=self.tokens + len(moved_T),
+            kl=self.kl + float(_k3(-moved_T).sum()),
+            ratio=self.ratio + float(ratio_T.sum()),
+            squared=self.squared + float((ratio_T**2).sum()),
+            highest=max(self.highest, float(ratio_T.max())) if len(moved_T) else self.highest,
+        )
 
 
 def sequence_sums(values_T: Tensor, sequence_T: Tensor, *, count: int) -> Tensor:

@@ -340,8 +340,8 @@ def test_a_stack_s_own_algorithm_is_a_method_with_its_defaults() -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "problem"),
     [
-        ({"mint": {"method": "cpo"}}, "mint.method", "must be kto or ipo or own_grpo, got 'cpo'"),
-        ({"mint": {"method": "dpo"}}, "mint.method", "must be kto or ipo or own_grpo, got 'dpo'"),
+        ({"mint": {"method": "cpo"}}, "mint.method", "dppo, kto, ipo, own_grpo, got 'cpo'"),
+        ({"mint": {"method": "dpo"}}, "mint.method", "dppo, kto, ipo, own_grpo, got 'dpo'"),
         ({"mint": {"method": "own_grpo"}}, "method.reinforcement", "is missing: it has the grader"),
         (
             {"mint": {"method": "ipo"}, "method": GRADED},
