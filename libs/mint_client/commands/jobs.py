@@ -11,8 +11,15 @@ from rich.console import Console
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.tensorboard import write_tensorboard
 from mint_client.commands.api import Listing, group
-from mint_client.commands.options import JsonOption, LimitOption, PolicyArgument, ResetOptimizerOption
+from mint_client.commands.options import (
+    GradientOption,
+    JsonOption,
+    LimitOption,
+    PolicyArgument,
+    ResetOptimizerOption,
+)
 from mint_client.core.columns import FIELD, JOB, TASK
+from mint_client.core.gradients import gradient_of
 from mint_client.core.job_curves import curves_csv, scalars_of
 from mint_client.core.job_times import step_size, step_time_of, time_in_words
 from mint_client.core.job_trace import trace_of
@@ -78,18 +85,21 @@ def create_job(  # arguments of a command
     steps: Annotated[int | None, typer.Option(metavar="N", help="Number of optimizer steps.")] = None,
     prompts: Annotated[int | None, typer.Option(metavar="N", help="Prompts per step.")] = None,
     group_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Answers per prompt (grpo, dpo).")
+        int | None, typer.Option(metavar="N", help="Answers per prompt, if they are sampled.")
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Maximum tokens of an answer.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="Adam's.")] = None,
-    kl: Annotated[float | None, typer.Option(metavar="WEIGHT", help="KL penalty to the base (grpo).")] = None,
+    kl: Annotated[
+        float | None, typer.Option(metavar="WEIGHT", help="KL penalty to the base, of policy gradients.")
+    ] = None,
     beta: Annotated[float | None, typer.Option(metavar="WEIGHT", help="DPO's beta.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of prompts and samples.")] = None,
     staleness: Annotated[
         int | None, typer.Option(metavar="N", help="Steps that sampling may run ahead of training (0 to 8).")
     ] = None,
+    gradient: GradientOption = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
     as_json: JsonOption = False,
@@ -110,6 +120,7 @@ def create_job(  # arguments of a command
         "beta": beta,
         "seed": seed,
         "staleness": staleness,
+        "gradient": gradient_of(gradient or ()),
         "optimizer": "reset" if reset_optimizer else None,
     }
     body = {"policy": policy, "task": task, "algorithm": algorithm}

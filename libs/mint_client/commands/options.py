@@ -32,6 +32,14 @@ ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, recorde
 ResetOptimizerOption = Annotated[
     bool, typer.Option("--reset-optimizer", help="Start without the optimizer moments of earlier jobs.")
 ]
+GradientOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PART=VALUE",
+        help="Part of a policy gradient, such as loss=dppo or overlong.buffer=64; may be given several times"
+        " (docs/guides/algorithms.md).",
+    ),
+]
 LimitOption = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Maximum number of rows.")]
 AfterOption = Annotated[str | None, typer.Option(metavar="LAST", help="Last item of the previous page.")]
 

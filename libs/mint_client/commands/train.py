@@ -16,7 +16,7 @@ from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.row_files import send_rows
 from mint_client.commands.api import api_command
 from mint_client.commands.jobs import estimated_time, watch_job
-from mint_client.commands.options import ResetOptimizerOption
+from mint_client.commands.options import GradientOption, ResetOptimizerOption
 from mint_client.commands.sources import (
     MapOption,
     SourceArgument,
@@ -26,6 +26,7 @@ from mint_client.commands.sources import (
     without_problems,
 )
 from mint_client.core.columns import FIELD
+from mint_client.core.gradients import gradient_of
 from mint_client.core.jobs import JobNow, read_job
 from mint_client.core.refusals import RowsRefusedError
 from mint_client.core.training import (
@@ -108,6 +109,7 @@ def train(  # arguments of a command
             "--drop-long", help="Drop rows that are longer than the context instead of refusing the file."
         ),
     ] = False,
+    gradient: GradientOption = None,
     reset_optimizer: ResetOptimizerOption = False,
     promote: Annotated[
         str, typer.Option(metavar="ALIAS", help="Point this alias at the result, if it succeeds.")
@@ -146,6 +148,7 @@ def train(  # arguments of a command
             drop_long=drop_long,
             reset_optimizer=reset_optimizer,
             promote=promote,
+            gradient=gradient_of(gradient or ()),
         )
         wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))
         print_understood(Console(stderr=True), rows)

@@ -43,6 +43,7 @@ class Wishes:
     drop_long: bool = False
     reset_optimizer: bool = False
     promote: str = ""
+    gradient: Json = None
 
 
 def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | None) -> Json:
@@ -63,6 +64,7 @@ def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | No
         "on_long": "drop" if wishes.drop_long else None,
         "optimizer": "reset" if wishes.reset_optimizer else None,
         "evaluation": _present({"holdout": wishes.holdout, "every": wishes.every}) or None,
+        "gradient": wishes.gradient,
         "promote": {"alias": wishes.promote} if wishes.promote else None,
     }
     return _present({**body, "mint": _present(extras)})
