@@ -117,7 +117,7 @@ class Driver:
             if seq in self._live:
                 continue
             if isinstance(operation, WavePass) and operation.record in records:
-                algorithm = self._term.algorithms.named(operation.algorithm)
+                algorithm = self._term.algorithms.of(operation)
                 self._batches[seq] = with_batch(algorithm, operation, records[operation.record])
             self._idle.clear()
             self._live[seq] = operation

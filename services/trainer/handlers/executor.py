@@ -180,9 +180,7 @@ class Executor:
         """Return a wave's pass with what its record holds. Raises RecordInvalid, Unreadable."""
         record = await read_record(self._term.blobs, operation.record)
         try:
-            algorithm = self._term.algorithms.named(
-                operation.algorithm, operation.gradient, max_new_tokens=operation.max_new_tokens
-            )
+            algorithm = self._term.algorithms.of(operation)
         except AlgorithmUnknown as error:
             raise Unreadable(what="the pass of a wave", problem=str(error)) from error
         build = partial(algorithm.build_batch, record, pulls=operation.pulls)

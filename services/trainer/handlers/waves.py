@@ -82,9 +82,7 @@ class WaveIntake:
         check_turn(session, wave, taken_step=await self._parts.store.taken_step(wave.job_id))
         check_fits(wave.lora, self._parts.policies.facts)
         check_layout(self._parts.policies.layout, wave.lora, self._parts.policies.facts)
-        algorithm = self._parts.algorithms.named(
-            wave.spec.algorithm, wave.spec.gradient, max_new_tokens=wave.spec.max_new_tokens
-        )
+        algorithm = self._parts.algorithms.of(wave.spec)
         problem = f"the trainer ended {MAX_WAVE_READS} times while it was read"
         refusal = RecordInvalid(where=wave.record.uri, problem=problem)
         async with self._parts.reads.counted(wave.wave_id, limit=MAX_WAVE_READS, refusal=refusal):

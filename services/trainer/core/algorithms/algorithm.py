@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mint_common.algorithms import Algorithm, Algorithms, import_object
-from mint_common.events import PolicyGradient
+from mint_common.events import JobSpec, PolicyGradient
 from mint_common.records import WaveRecord
 from services.trainer.core.batch import Batch
 from services.trainer.core.losses.loss import Config, Loss, TokenLoss
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.wave_batch import WaveBatch
+from services.trainer.core.wave_operations import WavePass
 
 
 def beta(pull: float, _mismatch: Mismatch) -> dict[str, float]:
@@ -96,6 +97,10 @@ class ManagedAlgorithms:
         self._gradients = {
             one.name: import_object(one.training, GradientTraining) for one in algorithms if one.gradient
         }
+
+    def of(self, job: JobSpec | WavePass) -> ManagedAlgorithm:
+        """Return the algorithm of a job, or of a pass of its waves. Raises AlgorithmUnknown."""
+        return self.named(job.algorithm, job.gradient, max_new_tokens=job.max_new_tokens)
 
     def named(
         self, name: str, gradient: PolicyGradient | None = None, *, max_new_tokens: int = 1
