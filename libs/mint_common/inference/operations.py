@@ -22,6 +22,7 @@ class ApiOperation(StrEnum):
     CHAT_TOKENS = "chat_tokens", "/v1/chat/completions/tokens"
     CHAT_BATCH = "chat_batch", "/v1/chat/completions/batch"
     RENDER_CHAT = "render_chat", "/v1/chat/completions/render"
+    READ_CHAT = "read_chat", "/v1/chat/completions/derender"
     COMPLETION = "completion", "/v1/completions"
     RESPONSE = "response", "/v1/responses"
     MESSAGE = "message", "/v1/messages"
@@ -69,6 +70,7 @@ _CHATS = {
 _ANTHROPIC = {ApiOperation.MESSAGE, ApiOperation.COUNT_TOKENS}
 _WITHOUT_ENGINE = {
     ApiOperation.RENDER_CHAT,
+    ApiOperation.READ_CHAT,
     ApiOperation.COUNT_TOKENS,
     ApiOperation.TOKENIZE,
     ApiOperation.DETOKENIZE,

@@ -41,7 +41,7 @@ def models() -> Mapping[ApiOperation, Sequence[Any]]:
     )
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-    from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import DerenderChatRequest, GenerateRequest
     from vllm.entrypoints.serve.tokenize.protocol import (
         DetokenizeRequest,
         TokenizeChatRequest,
@@ -53,6 +53,7 @@ def models() -> Mapping[ApiOperation, Sequence[Any]]:
         ApiOperation.CHAT_TOKENS: (ChatCompletionRequest,),
         ApiOperation.CHAT_BATCH: (BatchChatCompletionRequest,),
         ApiOperation.RENDER_CHAT: (ChatCompletionRequest,),
+        ApiOperation.READ_CHAT: (DerenderChatRequest,),
         ApiOperation.COMPLETION: (CompletionRequest,),
         ApiOperation.RESPONSE: (ResponsesRequest,),
         ApiOperation.MESSAGE: (AnthropicMessagesRequest,),

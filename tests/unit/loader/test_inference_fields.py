@@ -35,6 +35,7 @@ def smallest(operation: ApiOperation) -> dict[str, Any]:
         ApiOperation.TOKENIZE: ("prompt",),
         ApiOperation.DETOKENIZE: ("tokens",),
         ApiOperation.TOKENIZER_INFO: (),
+        ApiOperation.READ_CHAT: (),
     }
     body = {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
     return body | ({"messages": [NEEDED["messages"]]} if operation is ApiOperation.CHAT_BATCH else {})

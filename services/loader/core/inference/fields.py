@@ -213,11 +213,20 @@ _TOKENIZE: FieldRules = {
     **_OWN_TEMPLATE,
     **_NO_MEDIA,
 }
+_READ_CHAT: FieldRules = {
+    **_MODEL,
+    **accepted("generate_response chat_request", dict, max_bytes=None),
+    **accepted("prompt_token_ids", contents.Tokens, max_bytes=None),
+    **accepted("prompt_tokens", TokenCount),
+    **refused("stream", "an answer comes whole", False),
+}
+"""Fields of the services' own requests, which no public route takes."""
 FIELDS: Mapping[ApiOperation, FieldRules] = {
     ApiOperation.CHAT: _CHAT,
     ApiOperation.CHAT_TOKENS: {**_CHAT, **_TOKEN_PROMPT},
     ApiOperation.CHAT_BATCH: _BATCH,
     ApiOperation.RENDER_CHAT: _CHAT,
+    ApiOperation.READ_CHAT: _READ_CHAT,
     ApiOperation.COMPLETION: _COMPLETION,
     ApiOperation.RESPONSE: _RESPONSE,
     ApiOperation.MESSAGE: _MESSAGE,

@@ -45,9 +45,12 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.entrypoints.scale_out.derender.serving import ServingDerender
     from vllm.entrypoints.scale_out.render.serving import ServingRender
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import DerenderChatRequest
     from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
     from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+    from vllm.renderers.online_derenderer import OnlineDerenderer
     from vllm.renderers.online_renderer import OnlineRenderer
 
     path = llm.model_config.model
@@ -67,6 +70,7 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
     renderer = OnlineRenderer(
         llm.model_config, tokenizing_short_texts_at_once(llm.renderer), **template, **parsers
     )
+    reader = OnlineDerenderer(llm.model_config, llm.renderer, **template, **parsers)
     both: dict[str, Any] = {"online_renderer": renderer, "enable_prompt_tokens_details": True}
     chat = OpenAIServingChat(llm, models, "assistant", **both, **template, **parsers)
     batch = OpenAIServingChatBatch(llm, models, "assistant", **both, **template, **parsers)
@@ -94,6 +98,9 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
         ApiOperation.CHAT_BATCH: asks(BatchChatCompletionRequest, batch, "create_batch_chat_completion"),
         ApiOperation.RENDER_CHAT: asks(
             ChatCompletionRequest, ServingRender(models, renderer), "render_chat_request"
+        ),
+        ApiOperation.READ_CHAT: asks(
+            DerenderChatRequest, ServingDerender(models, reader), "derender_chat_response"
         ),
         ApiOperation.COMPLETION: asks(CompletionRequest, completion, "create_completion"),
         ApiOperation.RESPONSE: asks(ResponsesRequest, responses, "create_responses"),
