@@ -39,7 +39,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
-from mint_common.runtime.service import run_service
+from mint_common.runtime.service import run_service, serve_socket
 from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
@@ -51,6 +51,7 @@ from services.rollout.adapters.files_postgres import PostgresFiles
 from services.rollout.adapters.handover_postgres import PostgresHandover
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.adapters.peers import RegistryRecords, Trainers
 from services.rollout.adapters.rows_check import RowsCheckProcess
 from services.rollout.adapters.spool import open_spool
@@ -58,6 +59,7 @@ from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
+from services.rollout.core.environment import Environments
 from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
@@ -68,37 +70,34 @@ from services.rollout.handlers.file_job_requests import FileJobMaker
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.file_uploads import UploadKeeper
-from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.handlers.first_rows import FirstRows
-from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.promotions import Promotions
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_job_requests import TaskJobMaker
-from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.context import TenantParts
+from services.rollout.http.door import door_http
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
+from services.rollout.waves_app import (
+    JUDGE_SECONDS,
+    MAX_ERROR_SHARE,
+    REQUESTS_IN_FLIGHT,
+    open_waves,
+)
 
 SCHEMA = "rollout"
 WAVES = "rollout-waves"
 """The subscription to requests for waves."""
-MAX_ERROR_SHARE = 0.5
-"""Share of samples without a reward, above which a wave or run fails: few rewards say little of a policy."""
-JUDGE_SECONDS = 300.0
-"""Time that a question waits for engines that are full or away before its sample gets no reward."""
-WAVES_IN_HAND, REQUESTS_IN_FLIGHT = 8, 32
-"""Waves that are sampled at a time, and prompts of a tenant that wait for an engine: engines have queues of
-their own, and enough waits in them to keep them busy."""
 DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
@@ -114,6 +113,7 @@ COMPARED_AT_ONCE = 2
 SWEEP_SECONDS = 450.0
 """Interval of the sweeps: files, uploads, copies, old runs, and promotions whose event was lost."""
 Work = Callable[[], Awaitable[None]]
+_NO_ENVIRONMENTS = NoEnvironments()
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -126,7 +126,9 @@ class RolloutApp:
 
 
 @asynccontextmanager
-async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
+async def open_rollout(
+    settings: RolloutSettings, environments: Environments = _NO_ENVIRONMENTS
+) -> AsyncIterator[RolloutApp]:
     """Connect and assemble; leaving closes everything in the opposite order."""
     algorithms = open_algorithms(settings.algorithms.custom)
     metrics.begin_algorithms(algorithms)
@@ -163,8 +165,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
-        sampler, trainers = EngineSampler(engines), Trainers(directory)
-        registry = RegistryRecords(catalog)
+        sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
         rows = FileRows(files)
         runs, jobs, ledger = PostgresEvaluationRuns(pool), PostgresJobs(pool), PostgresLedger(pool, clock)
@@ -173,40 +174,25 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             commits=commits,
             blobs=blobs,
             tasks=tasks,
+            environments=environments,
             rows=rows,
             policies=registry,
             scores=registry,
             draws=event_gate(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
-        requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT)
-        of_waves = WaveHandlers(
-            commits=commits,
+        opening_waves = open_waves(
+            commits,
             blobs=blobs,
-            tasks=TaskWaves(
-                blobs=blobs,
-                tasks=tasks,
-                sampler=sampler,
-                requests=requests,
-                algorithms=algorithms,
-                max_faults=MAX_ERROR_SHARE,
-            ),
-            files=FileWaves(
-                blobs=blobs,
-                rows=rows,
-                renderer=RowRenderer(trainers=trainers, requests=requests),
-                samples=GradedSamples(
-                    sampler=sampler,
-                    graders=graders,
-                    requests=requests,
-                    clock=clock,
-                    limits=GradingLimits(max_faults=MAX_ERROR_SHARE, unanswered_seconds=JUDGE_SECONDS / 2),
-                ),
-                sampler=sampler,
-                algorithms=algorithms,
-            ),
-            turns=event_gate(WAVES_IN_HAND, what="the turns of one tenant's waves"),
-            pulse_seconds=stall_seconds / 4,
+            tasks=tasks,
+            rows=rows,
+            environments=environments,
+            trainers=trainers,
+            graders=graders,
+            engines=engines,
+            algorithms=algorithms,
+            stall_seconds=stall_seconds,
         )
+        of_waves, door = await stack.enter_async_context(opening_waves)
         run_requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT // 4)
         evaluations = EvaluationHandler(
             runs=runs,
@@ -275,6 +261,7 @@ async def open_rollout(settings: RolloutSettings) -> AsyncIterator[RolloutApp]:
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
             partial(engines.follow, bus),
+            partial(serve_socket, door_http(door), door.socket),
             *tenant_work(parts, bus, eraser, copies=files),
         )
         yield RolloutApp(http=http, background=background)

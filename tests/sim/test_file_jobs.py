@@ -24,6 +24,7 @@ from mint_common.ids import BaseName
 from mint_common.records import decode_record
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.app import WAVES, dispatch
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
@@ -97,6 +98,7 @@ class World:
                 commits=commits,
                 policies=Policies(),
                 scores=self.scores,
+                environments=NoEnvironments(),
                 draws=event_gate(8, what="draws"),
                 **shared,
             )

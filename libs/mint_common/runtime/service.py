@@ -16,11 +16,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from mint_common import telemetry
 from mint_common.errors import MintError, SettingInvalid, Unavailable
@@ -121,6 +123,28 @@ class _Server(uvicorn.Server):
         # The sockets are closed before the base class first waits, so before anybody sees the event.
         self.stopped_accepting.set()
         await super().shutdown(sockets)
+
+
+async def serve_socket(app: ASGIApp, path: Path) -> None:
+    """Serve an application at a unix socket until cancelled; processes of every user can connect to it."""
+    config = uvicorn.Config(
+        app,
+        uds=str(path),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+    server = _Server(config)
+    try:
+        await server.serve()
+    except asyncio.CancelledError:
+        server.force_exit = True
+        await server.shutdown()
+        raise
 
 
 async def _serve(server: _Server, listener: socket.socket) -> None:

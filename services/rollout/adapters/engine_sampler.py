@@ -69,6 +69,7 @@ def _sample_request(request: GroupRequest, prompt: tuple[int, ...]) -> SampleReq
             temperature=request.temperature,
             seed=request.seed,
             n=request.n,
+            stop_tokens=request.stop_tokens,
         ),
         logprobs_mode=request.logprobs_mode,
         texts=True,
@@ -82,4 +83,10 @@ def _completion(sequence: SampledSequence) -> Completion:
     if len(tokens) != len(logprobs) or not tokens:
         problem = f"{len(tokens)} tokens came with {len(logprobs)} log-probabilities"
         raise EngineFailed(problem=problem)
-    return Completion(text=sequence.text, tokens=tokens, logprobs=logprobs, routes=sequence.routes)
+    return Completion(
+        text=sequence.text,
+        tokens=tokens,
+        logprobs=logprobs,
+        routes=sequence.routes,
+        reason=sequence.reason,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mint_common.algorithms import Algorithm
 from mint_common.claims import Claim, RevisionRef
@@ -18,7 +19,8 @@ class GroupRequest:
     """Request ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
 
     The prompt is a text, or ``prompt_tokens`` if it is rendered already. ``logprobs_mode`` selects their
-    log-probabilities, ``routes`` requests the experts of their tokens.
+    log-probabilities, ``routes`` requests the experts of their tokens. A completion ends with the base's stop
+    token or one of ``stop_tokens``.
     """
 
     request_id: str
@@ -33,19 +35,22 @@ class GroupRequest:
     logprobs_mode: LogprobsMode
     routes: bool
     prompt_tokens: tuple[int, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One completion: its token ids, stop token included, with the sampler's own log-probabilities.
 
-    ``routes`` has the experts of the prompt's tokens, then of its own but the last; empty: not recorded.
+    ``routes`` has the experts of the prompt's tokens, then of its own but the last; empty: not recorded. One
+    that ends for its ``length`` has no stop token.
     """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     routes: bytes = b""
+    reason: Literal["stop", "length"] = "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +171,13 @@ def reference_group(
     return Group(prompt_tokens=prompt_tokens, samples=(sample,))
 
 
-def record_of(wave: WaveRequested, algorithm: Algorithm, groups: Sequence[Group]) -> WaveRecord:
-    """Return the record of a wave; `check_revision` has passed for each of its samples."""
+def record_of(wave: WaveRequested, mode: LogprobsMode, groups: Sequence[Group]) -> WaveRecord:
+    """Return the record of a wave; `check_revision` has passed for each of its samples.
+
+    ``mode`` is that of their log-probabilities.
+    """
     digest = wave.revision.digest if wave.revision else None
-    temperature = logprobs_temperature(logprobs_mode(algorithm), wave.spec.temperature)
+    temperature = logprobs_temperature(mode, wave.spec.temperature)
     return WaveRecord(
         wave_id=wave.wave_id, revision=digest, groups=tuple(groups), logprobs_temperature=temperature
     )

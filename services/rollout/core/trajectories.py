@@ -67,15 +67,19 @@ def segments_of(calls: Sequence[ModelCall]) -> tuple[Segment, ...]:
     context. Any other call, such as a retry, a branch or a conversation of its own, begins a segment whose
     whole prompt is context.
     """
-    found: list[Segment] = []
+    found: tuple[Segment, ...] = ()
     for call in calls:
-        begins = [i for i, each in enumerate(found) if call.prompt[: len(each.tokens)] == each.tokens]
-        if begins:
-            index = max(begins, key=lambda i: len(found[i].tokens))
-            found[index] = _continued(found[index], call)
-        else:
-            found.append(_continued(Segment(tokens=(), logprobs=(), trained=()), call))
-    return tuple(found)
+        found = with_call(found, call)
+    return found
+
+
+def with_call(segments: tuple[Segment, ...], call: ModelCall) -> tuple[Segment, ...]:
+    """Return the segments of an episode after one more call, as `segments_of`."""
+    begins = [at for at, each in enumerate(segments) if call.prompt[: len(each.tokens)] == each.tokens]
+    if not begins:
+        return (*segments, _continued(Segment(tokens=(), logprobs=(), trained=()), call))
+    at = max(begins, key=lambda at: len(segments[at].tokens))
+    return (*segments[:at], _continued(segments[at], call), *segments[at + 1 :])
 
 
 def _continued(segment: Segment, call: ModelCall) -> Segment:

@@ -28,17 +28,20 @@ class WaveState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveCounts:
-    """Row counts of a wave of a job on a file.
+    """Counts of a wave.
 
     ``dropped_rows`` were longer than the context; ``trained_tokens`` are those that a loss uses;
     ``grader_errors`` are samples without a reward, by the kind of error. ``validation_rows`` is how many rows
-    measure the wave's revision.
+    measure the wave's revision. ``episodes`` are those of an environment by outcome, and ``dropped_groups``
+    had too few with a reward.
     """
 
     dropped_rows: int = 0
     trained_tokens: int = 0
     grader_errors: dict[str, int] = field(default_factory=dict)
     validation_rows: int = 0
+    episodes: dict[str, int] = field(default_factory=dict)
+    dropped_groups: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.datasets import RenderedRow, RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, WaveRequested
+from mint_common.generation import LogprobsMode
 from mint_common.ids import JobId
 from mint_common.records import Group, WaveRecord, decode_rows
 from services.rollout.adapters.engine_sampler import EngineSampler
@@ -16,7 +17,7 @@ from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_groups import groups_of, prompt_of, trained_tokens
-from services.rollout.core.sampling import plan_samples, record_of
+from services.rollout.core.sampling import logprobs_mode, plan_samples, record_of
 from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.file_rows import FileRows
@@ -70,10 +71,13 @@ class FileWaves:
             validation_rows=validation.rows if validation else 0,
         )
         return FileWave(
-            record=record_of(event, self.algorithms.named(event.spec.algorithm), groups),
+            record=record_of(event, self._mode(event), groups),
             validation=validation.claim if validation else None,
             counts=counts,
         )
+
+    def _mode(self, event: WaveRequested) -> LogprobsMode:
+        return logprobs_mode(self.algorithms.named(event.spec.algorithm))
 
     async def _render_step(
         self,
@@ -128,7 +132,7 @@ class FileWaves:
             trained_tokens=trained_tokens(groups),
             grader_errors=error_counts([fault for one in graded for fault in one.faults]),
         )
-        return FileWave(record=record_of(event, algorithm, groups), validation=None, counts=counts)
+        return FileWave(record=record_of(event, self._mode(event), groups), validation=None, counts=counts)
 
     async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
         """Return the validation record of the wave's step: the same bytes at each such step.

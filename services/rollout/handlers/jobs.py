@@ -22,12 +22,13 @@ from mint_common.events import (
     TrainingFailed,
 )
 from mint_common.ids import JobId, PolicyId
-from mint_common.records import encode_blob
+from mint_common.records import Prompt, encode_blob
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.adapters.peers import RegistryRecords
+from services.rollout.core.environment import Environments
 from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import Advance, Job, is_measured, open_job
@@ -63,6 +64,7 @@ class JobHandlers:
     commits: Commits
     blobs: Blobs
     tasks: Tasks
+    environments: Environments
     rows: FileRows
     policies: RegistryRecords
     scores: RegistryRecords
@@ -222,6 +224,13 @@ class JobHandlers:
         if spec.data is not None:
             return await self.blobs.put(key, encode_blob(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
+        if spec.environment is not None:
+            split = spec.environment.split
+            drawn = await self.environments.draw(
+                spec.environment, split, spec.prompts_per_step, seed, tenant_id=job.tenant_id
+            )
+            prompts = [Prompt(text=task.key, reference="", entry=task.entry) for task in drawn]
+            return await self.blobs.put(key, encode_blob(prompts))
         prompts = await self.tasks.draw(
             spec.task, "train", spec.prompts_per_step, seed, tenant_id=job.tenant_id
         )

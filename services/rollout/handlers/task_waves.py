@@ -13,6 +13,7 @@ from services.rollout.core.grading import error_counts, graded_group
 from services.rollout.core.sampling import (
     GroupRequest,
     check_revision,
+    logprobs_mode,
     plan_samples,
     record_of,
     reference_group,
@@ -50,7 +51,7 @@ class TaskWaves:
             groups = await all_of(self._sample(scores, request, prompt) for request, prompt in pairs)
         else:
             groups = await all_of(self._reference(scores, event, prompt) for prompt in prompts)
-        record = record_of(event, algorithm, [group for group in groups if group is not None])
+        record = record_of(event, logprobs_mode(algorithm), [group for group in groups if group is not None])
         return record, WaveCounts(grader_errors=error_counts(scores.faults))
 
     async def _sample(self, scores: TaskScores, request: GroupRequest, prompt: Prompt) -> Group | None:

@@ -32,6 +32,7 @@ from services.rollout.core.job_end import wave_cancelled
 from services.rollout.core.sampling import completed
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.commits import Commits, WaveDetails
+from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
@@ -49,6 +50,7 @@ class WaveHandlers:
     blobs: Blobs
     tasks: TaskWaves
     files: FileWaves
+    environments: EnvironmentWaves
     turns: FairGate
     pulse_seconds: float
     _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -138,6 +140,9 @@ class WaveHandlers:
 
     async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts]:
         """Return the record, the validation record, and the counts of the wave."""
+        if event.spec.environment is not None:
+            record, counts = await self.environments.complete(event, event.spec.environment)
+            return record, None, counts
         if event.spec.data is not None:
             done = await self.files.complete(event, event.spec.data)
             return done.record, done.validation, done.counts

@@ -13,20 +13,28 @@ from typing import TypeVar
 from examples.ipo.algorithm import ALGORITHM as IPO
 from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.blobs.port import Blobs
+from mint_common.client.directory import EngineDirectory
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.events.codec import decode
 from mint_common.ids import JobId
+from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.graders.runner import GraderRunner
+from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.adapters.peers import Trainers
 from services.rollout.app import WAVES
+from services.rollout.core.environment import Environments
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
+from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.model_door import ModelDoor
+from services.rollout.handlers.open_episode import DoorParts
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
 from services.rollout.handlers.tenant_turns import event_gate
@@ -64,6 +72,7 @@ def _folder() -> Path:
     return path
 
 
+NO_ENVIRONMENTS = NoEnvironments()
 ALGORITHMS = Algorithms([*BUILT_IN, IPO])
 
 
@@ -76,6 +85,7 @@ def wave_handlers(
     rendering: Trainers,
     graders: GraderRunner,
     sampler: EngineSampler,
+    environments: Environments = NO_ENVIRONMENTS,
 ) -> WaveHandlers:
     """Return the handlers of waves as the service composes them, two waves and two requests at a time."""
     clock = commits.clock
@@ -101,6 +111,21 @@ def wave_handlers(
             sampler=sampler,
             algorithms=ALGORITHMS,
         ),
+        environments=EnvironmentWaves(
+            blobs=blobs,
+            environments=environments,
+            door=ModelDoor(
+                parts=DoorParts(
+                    sampler=sampler,
+                    chat=EngineChat(EngineDirectory([], token="")),
+                    requests=requests,
+                    clock=clock,
+                ),
+                socket=Path("none"),
+            ),
+            turns=FairGate(4, limit=3),
+            max_faults=0.25,
+        ),
         turns=event_gate(2, what="waves"),
         pulse_seconds=STALL_SECONDS / 4,
     )
@@ -118,6 +143,7 @@ class Rig:
     scores: ScoreBoard = field(default_factory=ScoreBoard)
     rendering: Trainers = field(default_factory=NoRendering)
     graders: GraderRunner = field(default_factory=graders)
+    environments: Environments = NO_ENVIRONMENTS
     jobs: MemoryJobs = field(default_factory=MemoryJobs)
     bus: MemoryBus | None = None
     ledger: MemoryLedger = field(init=False)
@@ -131,6 +157,7 @@ class Rig:
             commits=self.commits,
             blobs=self.blobs,
             tasks=self.tasks,
+            environments=self.environments,
             rows=rows,
             policies=self.policies,
             scores=self.scores,
@@ -144,6 +171,7 @@ class Rig:
             rendering=self.rendering,
             graders=self.graders,
             sampler=self.engine,
+            environments=self.environments,
         )
         self.watchdog = Watchdog(
             commits=self.commits,

@@ -1,0 +1,93 @@
+"""The engines' chat templates and tokenizers: messages to tokens, and sampled tokens to messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from mint_common.client.directory import EngineDirectory
+from mint_common.generation import CallFacts
+from mint_common.ids import BaseName, TenantId, new_id
+from mint_common.inference.operations import ApiOperation
+
+
+class EngineChat:
+    """Renders and reads with the parts of a base's engine that answer chat.
+
+    Raises InvalidField for what a template does not take, Overloaded and Unavailable, which are retryable,
+    and other MintErrors.
+    """
+
+    def __init__(self, engines: EngineDirectory) -> None:
+        self._engines = engines
+
+    async def render(
+        self,
+        base: BaseName,
+        messages: Sequence[dict[str, Any]],  # JSON
+        template: dict[str, Any],  # JSON
+        *,
+        generates: bool,
+        tenant_id: TenantId,
+    ) -> tuple[int, ...]:
+        """Return the tokens of a conversation, and with ``generates`` the beginning of an answer.
+
+        ``template`` has the other fields of a chat request that the template reads.
+        """
+        body = {"messages": messages, "add_generation_prompt": generates, "max_tokens": 1, **template}
+        found = await self._ask(base, ApiOperation.RENDER_CHAT, body, tenant_id)
+        return tuple(msgspec.json.decode(found, type=_Rendered).token_ids)
+
+    async def read(
+        self,
+        base: BaseName,
+        request: dict[str, Any],  # JSON
+        *,
+        tenant_id: TenantId,
+    ) -> dict[str, Any]:
+        """Return the choice that sampled tokens are: a message, and log-probabilities with texts."""
+        found = await self._ask(base, ApiOperation.READ_CHAT, request, tenant_id)
+        (choice,) = msgspec.json.decode(found, type=_Read).choices
+        return choice
+
+    async def tokenize(
+        self,
+        base: BaseName,
+        request: dict[str, Any],  # JSON
+        *,
+        tenant_id: TenantId,
+    ) -> bytes:
+        """Return vLLM's answer to a request of `/tokenize`."""
+        return await self._ask(base, ApiOperation.TOKENIZE, request, tenant_id)
+
+    async def text(self, base: BaseName, tokens: Sequence[int], *, tenant_id: TenantId) -> str:
+        """Return the text of tokens, special ones too."""
+        found = await self._ask(base, ApiOperation.DETOKENIZE, {"tokens": tokens}, tenant_id)
+        return msgspec.json.decode(found, type=_Text).prompt
+
+    async def _ask(
+        self,
+        base: BaseName,
+        operation: ApiOperation,
+        request: dict[str, Any],  # JSON
+        tenant_id: TenantId,
+    ) -> bytes:
+        facts = CallFacts(model=base, request_id=new_id("chat"), tenant_id=tenant_id, revision=None)
+        body = msgspec.json.encode({**request, "model": base})
+        relayed = await self._engines.serve(base, operation, body, facts)
+        try:
+            return await relayed.whole()
+        finally:
+            relayed.close()
+
+
+class _Rendered(msgspec.Struct):
+    token_ids: list[int]
+
+
+class _Read(msgspec.Struct):
+    choices: list[dict[str, Any]]  # JSON
+
+
+class _Text(msgspec.Struct):
+    prompt: str

@@ -1,0 +1,136 @@
+"""Conversations that continue without encoding again what was sampled.
+
+The prompt of a later turn is the turn before, token by token, and a bridge: what the base's template puts
+behind the stop token and around the new messages. It is the difference of two renderings of a conversation
+whose answer is a dummy, so that no sampled text is ever encoded (the method of verifiers' and TRL's token
+clients).
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.rollout.core.door.requests import Json
+
+_BRIDGED = frozenset({"tool", "user", "function"})
+"""Roles of the messages after an answer that a bridge can render; others may change what came before."""
+_DUMMY = "x"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """An answered chat request: a digest of each message with the answer's, and all of its tokens.
+
+    ``setting`` is the digest of the other fields that the template reads. ``tool_calls`` are the answer's.
+    """
+
+    messages: tuple[bytes, ...]
+    setting: bytes
+    tokens: "array[int]"
+    is_cut: bool
+    tool_calls: tuple[Json, ...]
+
+
+def turn_of(
+    messages: Sequence[Json],
+    answer: Json,
+    template: Json,
+    tokens: Sequence[int],
+    *,
+    is_cut: bool,
+) -> Turn:
+    """Return the turn that answered messages; ``is_cut``: its completion has no stop token."""
+    return Turn(
+        messages=tuple(message_digest(each) for each in (*messages, answer)),
+        setting=_digest(template),
+        tokens=array("i", tokens),
+        is_cut=is_cut,
+        tool_calls=tuple(answer.get("tool_calls") or ()),
+    )
+
+
+def continued_turn(turns: Sequence[Turn], messages: Sequence[Json], template: Json) -> Turn | None:
+    """Return the longest turn that messages repeat exactly and continue with a tail to bridge, if any."""
+    digests, setting = tuple(message_digest(each) for each in messages), _digest(template)
+    found = [
+        turn
+        for turn in turns
+        if turn.setting == setting
+        and len(turn.messages) < len(digests)
+        and digests[: len(turn.messages)] == turn.messages
+        and all(each.get("role") in _BRIDGED for each in messages[len(turn.messages) :])
+    ]
+    return max(found, key=lambda turn: len(turn.messages), default=None)
+
+
+def dummy_messages(turn: Turn) -> list[Json]:
+    """Return a conversation whose answer stands for a turn's: it makes the same tool calls."""
+    answer: Json = {"role": "assistant", "content": _DUMMY}
+    if turn.tool_calls:
+        answer["tool_calls"] = list(turn.tool_calls)
+    return [{"role": "user", "content": _DUMMY}, answer]
+
+
+def bridged(turn: Turn, base: Sequence[int], full: Sequence[int], *, stop: int) -> tuple[int, ...] | None:
+    """Return the prompt that continues a turn; None if the template changes what stands before the tail.
+
+    ``base`` renders the dummy conversation, ``full`` the same with the tail and the beginning of the next
+    answer; ``stop`` is the base's stop token. A completion that was cut off gets it where the template has
+    one.
+    """
+    if tuple(full[: len(base)]) != tuple(base):
+        return None
+    last = max((at for at, token in enumerate(base) if token == stop), default=len(base) - 1)
+    begin = last if turn.is_cut and base[last] == stop else last + 1
+    return (*turn.tokens, *full[begin:])
+
+
+def rendered(messages: Sequence[Json]) -> list[Json]:
+    """Return messages as templates read them: many fail on an answer without a text."""
+    return [
+        {**each, "content": ""} if each.get("role") == "assistant" and each.get("content") is None else each
+        for each in messages
+    ]
+
+
+def message_digest(message: Json) -> bytes:
+    """Return a digest of what a message says: equal for the forms in which clients repeat an answer."""
+    calls = [
+        {
+            "id": each.get("id"),
+            "name": (each.get("function") or {}).get("name"),
+            "arguments": _arguments((each.get("function") or {}).get("arguments")),
+        }
+        for each in message.get("tool_calls") or ()
+        if isinstance(each, dict)
+    ]
+    return _digest(
+        {
+            "role": message.get("role"),
+            "content": _text(message.get("content")),
+            "calls": calls,
+            "tool_call_id": message.get("tool_call_id"),
+            "name": message.get("name"),
+        }
+    )
+
+
+def _text(content: object) -> object:
+    """Return a content as one text, if it has texts alone."""
+    if isinstance(content, list) and all(isinstance(each, dict) and "text" in each for each in content):
+        return "".join(str(each["text"]) for each in content)
+    return content or ""
+
+
+def _arguments(arguments: object) -> object:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _digest(value: object) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,40 @@
+"""The open episodes of this process, each at an address that nobody else can name."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mint_common.errors import NotFound
+from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms, OpenEpisode
+
+PREFIX = "/e/"
+_TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDoor:
+    """Opens episodes; their calls arrive at the unix socket ``socket``."""
+
+    parts: DoorParts
+    socket: Path
+    _episodes: dict[str, OpenEpisode] = field(default_factory=dict, init=False)
+
+    @contextmanager
+    def opened(self, terms: EpisodeTerms) -> Iterator[tuple[str, OpenEpisode]]:
+        """Return the path of an episode at the socket, and the episode, which the end of the block ends."""
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        episode = self._episodes[token] = OpenEpisode(terms=terms, parts=self.parts)
+        try:
+            yield f"{PREFIX}{token}", episode
+        finally:
+            del self._episodes[token]
+            episode.end()
+
+    def episode(self, token: str) -> OpenEpisode:
+        """Return the open episode of a token. Raises NotFound."""
+        found = self._episodes.get(token)
+        if found is None:
+            raise NotFound(kind="open episode", name="of this address")
+        return found
