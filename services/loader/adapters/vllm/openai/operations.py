@@ -88,6 +88,11 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
             public = {name: value for name, value in told.model_dump().items() if not _is_path(name)}
             return type(told)(**public)
 
+    class ChatReader(ServingDerender):  # type: ignore[misc]  # vllm has no types
+        async def read(self, request: Any, _raw_request: None) -> Any:
+            """Return the message that sampled tokens are."""
+            return await self.derender_chat_response(request)
+
     def asks(kind: Any, serving: Any, name: str, *, has_nulls: bool = True) -> ServingMethod:
         return ServingMethod(request=TypeAdapter(kind), serving=serving, name=name, has_nulls=has_nulls)
 
@@ -99,9 +104,7 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
         ApiOperation.RENDER_CHAT: asks(
             ChatCompletionRequest, ServingRender(models, renderer), "render_chat_request"
         ),
-        ApiOperation.READ_CHAT: asks(
-            DerenderChatRequest, ServingDerender(models, reader), "derender_chat_response"
-        ),
+        ApiOperation.READ_CHAT: asks(DerenderChatRequest, ChatReader(models, reader), "read"),
         ApiOperation.COMPLETION: asks(CompletionRequest, completion, "create_completion"),
         ApiOperation.RESPONSE: asks(ResponsesRequest, responses, "create_responses"),
         ApiOperation.MESSAGE: asks(AnthropicMessagesRequest, messages, "create_messages", has_nulls=False),
