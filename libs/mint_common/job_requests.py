@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt
 from mint_common.algorithms import Algorithms, one_of, task_algorithms
 from mint_common.catalog_requests import Label, PolicyName
 from mint_common.datasets import OnLong
-from mint_common.events import OptimizerStart
+from mint_common.events import EnvironmentKind, OptimizerStart
 from mint_common.events.policy_gradient import AdvantageRule, KlPlace, PolicyLoss, TokenAggregation
 from mint_common.examples import body_config
 from mint_common.json_types import JsonObject
@@ -61,9 +61,29 @@ class GradientBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentBody:
+    """The installed environment that a job trains in, with its own ``args``.
+
+    An episode has at most ``max_turns`` model calls and ``episode_seconds``. A group with fewer than
+    ``min_group`` rewards is not trained on; left out, that is three quarters of ``group_size``.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    kind: EnvironmentKind
+    id: Label
+    args: dict[str, Any] = field(default_factory=dict)  # JSON
+    split: Label = "train"
+    max_turns: StrictInt = 8
+    episode_seconds: float = 300.0
+    min_group: StrictInt | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
     """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
 
+    The job is on a ``task`` or in an environment, ``env``: exactly one of them.
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
     ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
@@ -75,7 +95,8 @@ class JobRequest:
     )
 
     policy: PolicyName
-    task: str
+    task: str | None = None
+    env: EnvironmentBody | None = None
     algorithm: TaskAlgorithm = "grpo"
     steps: StrictInt | None = None
     prompts_per_step: StrictInt | None = None

@@ -43,6 +43,7 @@ from mint_common.runtime.service import run_service, serve_socket
 from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
+from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -76,6 +77,7 @@ from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.promotions import Promotions
+from services.rollout.handlers.rollouts import Rollouts
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_job_requests import TaskJobMaker
 from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
@@ -327,7 +329,9 @@ async def open_tenant_parts(
         yield TenantParts(
             of_jobs=of_jobs,
             admission=admission,
-            on_tasks=TaskJobMaker(admission=admission, tasks=tasks, sampler=sampler),
+            on_tasks=TaskJobMaker(
+                admission=admission, tasks=tasks, environments=of_jobs.environments, sampler=sampler
+            ),
             on_files=FileJobMaker(
                 admission=admission,
                 keeper=keeper,
@@ -345,6 +349,12 @@ async def open_tenant_parts(
                 keeper=keeper,
                 graders=trials,
                 trainers=trainers,
+            ),
+            rollouts=Rollouts(
+                jobs=admission.store,
+                blobs=of_jobs.blobs,
+                chat=EngineChat(admission.engines),
+                reading=FairGate(COMPARED_AT_ONCE, limit=1),
             ),
             trials=trials,
             trainers=trainers,

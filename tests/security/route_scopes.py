@@ -38,6 +38,7 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/jobs/{job}/cancel": "train",
     "POST /mint/v1/jobs/{job}/pause": "train",
     "POST /mint/v1/jobs/{job}/resume": "train",
+    "GET /mint/v1/jobs/{job}/rollouts": "read",
     "GET /mint/v1/keys": "admin",
     "POST /mint/v1/keys": "admin",
     "DELETE /mint/v1/keys/{key}": "admin",

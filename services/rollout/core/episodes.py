@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mint_common.bounds import MAX_SAMPLED_TOKENS
 from mint_common.errors import TaskFailed
 from mint_common.records import Episode, Group, Outcome
 from services.rollout.core.environment import EpisodeReport
@@ -69,15 +70,24 @@ def failed(outcome: Outcome, error: str, facts: EpisodeFacts) -> Trajectory:
 
 @dataclass(slots=True, kw_only=True)
 class EpisodeBudget:
-    """Counts a wave's episodes by outcome; at most ``max_share`` of its ``total`` may have no reward."""
+    """Counts a wave's episodes by outcome; at most ``max_share`` of its ``total`` may have no reward.
+
+    ``tokens`` counts those of their segments, contexts too, which this process and the trainer hold.
+    """
 
     environment: str
     total: int
     max_share: float
     outcomes: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
 
-    def count(self, episode: Episode) -> None:
-        """Count an episode. Raises TaskFailed as soon as too many have failed."""
+    def count(self, trajectory: Trajectory) -> None:
+        """Count an episode. Raises TaskFailed as soon as too many have failed, or have too many tokens."""
+        episode = trajectory.episode
+        self.tokens += sum(len(segment.tokens) for segment in trajectory.segments)
+        if self.tokens > MAX_SAMPLED_TOKENS:
+            problem = f"the episodes of a step have more than {MAX_SAMPLED_TOKENS:,} tokens"
+            raise TaskFailed(task=self.environment, problem=problem)
         self.outcomes[episode.outcome] += 1
         lost = self.outcomes["env_error"] + self.outcomes["infra_error"]
         if episode.reward is None and (lost > self.max_share * self.total or lost >= self.total):

@@ -16,6 +16,7 @@ from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
 from mint_common.job_requests import JobRequest
 from mint_common.lora import MAX_SEED
+from services.rollout.core.environment_plan import plan_environment
 from services.rollout.core.gradient_plan import plan_gradient
 
 MAX_BETA = 100
@@ -37,7 +38,7 @@ def plan_job(
     recommended = defaults if is_sampled else {}
     spec = JobSpec(
         algorithm=request.algorithm,
-        task=request.task,
+        task=request.task or "",
         steps=_choose(request.steps, defaults, "steps", 30),
         prompts_per_step=_choose(request.prompts_per_step, defaults, "prompts_per_step", 8),
         group_size=_choose(request.group_size, recommended, "group_size", 8 if is_sampled else 1),
@@ -51,6 +52,8 @@ def plan_job(
         staleness=request.staleness,
     )
     check_staleness("staleness", spec.staleness, algorithm, is_sampled=is_sampled)
+    if request.env is not None:
+        spec = replace(spec, environment=plan_environment(request.env, algorithm, spec))
     _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
     _check_training(spec)
     return replace(spec, gradient=plan_gradient(request.gradient, algorithm, spec, field="gradient"))

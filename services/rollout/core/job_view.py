@@ -137,9 +137,11 @@ def _staleness(found: JobProgress, wave: Wave) -> int:
 
 def _step(found: JobProgress, wave: Wave) -> JsonObject:
     """Return one step; MinT's own fields override the trainer's metrics of equal names."""
-    of_file: JsonObject = {}
+    of_kind: JsonObject = {}
+    if found.job.spec.environment is not None:
+        of_kind = {"episodes": wave.counts.episodes, "dropped_groups": wave.counts.dropped_groups}
     if found.job.spec.data is not None:
-        of_file = {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
+        of_kind = {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
     return {
         **_measured_at(found.job, wave),
         "step": wave.step,
@@ -154,5 +156,5 @@ def _step(found: JobProgress, wave: Wave) -> JsonObject:
         "published_at": wave.published_at,
         "scored_at": wave.scored_at,
         "grader_errors": wave.counts.grader_errors,
-        **of_file,
+        **of_kind,
     }

@@ -23,6 +23,8 @@ MAX_WINDOW = 10
 
 MAX_IDLE_STEPS, MAX_IDLE_GROUPS = 10, 128
 """Steps and prompts in a row without a signal, at which a job ends."""
+MAX_IDLE_ENVIRONMENT_STEPS = 3
+"""The same steps of a job in an environment, whose episodes are dear."""
 
 LOST_SHARE = 0.5
 """A collapse loses at least this share of the best reward."""
@@ -66,7 +68,10 @@ def idle_stop(spec: JobSpec, *, steps_done: int, idle_steps: int) -> JobEnd | No
     always.
     """
     groups = idle_steps * spec.prompts_per_step
-    if not spec.is_sampled or idle_steps < MAX_IDLE_STEPS or groups < MAX_IDLE_GROUPS:
+    steps, prompts = MAX_IDLE_STEPS, MAX_IDLE_GROUPS
+    if spec.environment is not None:
+        steps, prompts = MAX_IDLE_ENVIRONMENT_STEPS, 0
+    if not spec.is_sampled or idle_steps < steps or groups < prompts:
         return None
     reason = (
         f"no learning signal: in the last {idle_steps} steps all answers to each of {groups} prompts had the"

@@ -141,7 +141,7 @@ class _Episodes:
             told = {"episode_id": terms[0].episode_id, "attempt": attempt, "problem": ran.problem}
             log.warning("episode repeated", extra=told)
         for trajectory, _ in ran.trajectories:
-            self.budget.count(trajectory.episode)
+            self.budget.count(trajectory)
         return ran.trajectories
 
     async def _attempt(self, task: EnvironmentTask, terms: Sequence[EpisodeTerms]) -> "_Attempt":

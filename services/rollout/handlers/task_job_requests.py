@@ -1,18 +1,21 @@
-"""A request for a job on a task becomes a job.
+"""A request for a job on a task, or in an environment, becomes a job.
 
 Invariant: all that can be wrong with the request is found before anything is made.
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from mint_common.errors import MintError
-from mint_common.events import JobSpec, JobSubmitted
+from mint_common.errors import InvalidField, MintError
+from mint_common.events import EnvironmentSpec, JobSpec, JobSubmitted
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.job_requests import JobRequest
 from mint_common.lora import check_served, check_trainable
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.core.environment import Environments
+from services.rollout.core.environment_plan import environment_defaults
 from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled, plan_job
 from services.rollout.core.job_warnings import TaskLengths, job_warnings, task_change_warnings
@@ -27,10 +30,11 @@ MEASURE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskJobMaker:
-    """Makes jobs on tasks."""
+    """Makes jobs on tasks and in environments."""
 
     admission: JobAdmission
     tasks: Tasks
+    environments: Environments
     sampler: EngineSampler
 
     async def make(self, tenant_id: TenantId, body: JobRequest, *, cause: str) -> Job:
@@ -44,17 +48,18 @@ class TaskJobMaker:
             return earlier
         await admission.check_quotas(tenant_id)
         policy = await admission.registry.get_policy(tenant_id, body.policy)
-        task = await self.tasks.describe(body.task)
+        recommended = await self._recommended(body)
         base = await admission.registry.get_base(policy.base)
         check_trainable(base, field="policy")
         check_served(base, field="policy")  # its engines read a task's texts as tokens
         await check_started(admission.trainers, base.name, field="policy")
-        spec = plan_job(
-            body, admission.algorithms, defaults=asdict(task.defaults), max_context=base.max_context
-        )
+        defaults = recommended or environment_defaults(max_context=base.max_context)
+        spec = plan_job(body, admission.algorithms, defaults=defaults, max_context=base.max_context)
+        if spec.environment is not None:
+            await self._check_environment(spec.environment, tenant_id)
         check_sampled(spec, await admission.limits(policy.base))
         warnings = job_warnings(spec, await self._lengths(spec, policy.base), max_context=base.max_context)
-        if policy.latest is not None:
+        if policy.latest is not None and spec.task:
             before = await admission.jobs.last_task(tenant_id, policy.policy_id)
             warnings += task_change_warnings(spec, before, policy=policy.name, number=policy.latest.number)
         event = JobSubmitted(
@@ -67,8 +72,21 @@ class TaskJobMaker:
         )
         return await admission.jobs.submit(event, cause=cause, policy=policy.name, warnings=warnings)
 
+    async def _recommended(self, body: JobRequest) -> Mapping[str, float] | None:
+        """Return the recipe of a request's task; None for an environment. Raises InvalidField, NotFound."""
+        if (body.task is None) == (body.env is None):
+            raise InvalidField(field="task", problem="give exactly one of `task` and `env`")
+        return None if body.task is None else asdict((await self.tasks.describe(body.task)).defaults)
+
+    async def _check_environment(self, environment: EnvironmentSpec, tenant_id: TenantId) -> None:
+        found = await self.environments.describe(environment, environment.split, tenant_id=tenant_id)
+        if found.tasks == 0:
+            raise InvalidField(field="env.split", problem=f"{environment.split[:64]!r} has no tasks")
+
     async def _lengths(self, spec: JobSpec, base: BaseName) -> TaskLengths | None:
         """Return how long the job's first prompts are, or None when that is not known in time."""
+        if not spec.task:
+            return None
         n = min(spec.prompts_per_step, MEASURED_PROMPTS)
         with suppress(MintError, TimeoutError):
             async with asyncio.timeout(MEASURE_SECONDS):

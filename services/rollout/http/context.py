@@ -23,6 +23,7 @@ from services.rollout.handlers.file_uploads import UploadKeeper
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.rollouts import Rollouts
 from services.rollout.handlers.task_job_requests import TaskJobMaker
 
 
@@ -41,6 +42,7 @@ class TenantParts:
     uploads: UploadKeeper
     runs: PostgresEvaluationRuns
     evaluations: EvaluationMaker
+    rollouts: Rollouts
     trials: GraderRunner
     trainers: TrainerDirectory
     previewing: TenantBudget

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
+from pydantic import BaseModel, Field
 
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
@@ -26,6 +27,14 @@ submissions = APIRouter(route_class=BodyRoute)
 _GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 
 
+class RolloutQuery(BaseModel):
+    """The group of a step to show, and one of its episodes or all."""
+
+    step: Annotated[int, Field(ge=1)]
+    group: Annotated[int, Field(ge=0)] = 0
+    episode: Annotated[int | None, Field(ge=0)] = None
+
+
 @submissions.post("/internal/tenants/{tenant_id}/jobs", status_code=202)
 async def submit_job(
     tenant_id: Tenant, body: Annotated[JobBody, Body()], caller: CallerDep, parts: PartsDep, cause: Cause
@@ -36,6 +45,15 @@ async def submit_job(
     else:
         job = await parts.on_tasks.make(tenant_id, body, cause=cause)
     return job_view(JobProgress(job=job, progress=Progress()))
+
+
+@submissions.get("/internal/tenants/{tenant_id}/jobs/{job_id}/rollouts")
+async def show_rollouts(
+    tenant_id: Tenant, job_id: str, asked: Annotated[RolloutQuery, Query()], parts: PartsDep
+) -> JsonObject:
+    """Return the stored episodes of a group of a step, or one of them."""
+    job = await _own(parts.jobs, tenant_id, job_id)
+    return await parts.rollouts.show(job, step=asked.step, group=asked.group, episode=asked.episode)
 
 
 @submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/work")

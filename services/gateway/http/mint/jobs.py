@@ -39,7 +39,7 @@ JobPath = Annotated[str, Path(alias="job")]
 async def submit_job(
     _body: Annotated[JobBody, Body(title="Body")], jobs: TrainJobs, cause: CauseDep
 ) -> Response:
-    """Submit a job on a task, or on a file with the body of `POST /v1/fine_tuning/jobs`.
+    """Submit a job on a task, in an environment, or on a file with the body of `POST /v1/fine_tuning/jobs`.
 
     The same Idempotency-Key and body is the same job, however often it is sent.
     """
@@ -56,6 +56,22 @@ async def list_jobs(jobs: ReadJobs, _limit: Limit = 100) -> Response:
 async def get_job(_job: JobPath, jobs: ReadJobs) -> Response:
     """Return a job with its steps; it is ``submitted`` while earlier jobs of its policy run."""
     return await jobs.forward(query=())
+
+
+@router.get("/{job}/rollouts", response_model=JsonObject)
+async def get_rollouts(
+    _job: JobPath,
+    jobs: ReadJobs,
+    _step: Annotated[int, Query(alias="step", ge=1)],
+    _group: Annotated[int, Query(alias="group", ge=0)] = 0,
+    _episode: Annotated[int | None, Query(alias="episode", ge=0)] = None,
+) -> Response:
+    """Return what a step was trained on: the episodes of a group, or one of them.
+
+    Each has its reward, scores, outcome and segments: sampled texts with their log-probabilities, and the
+    context between.
+    """
+    return await jobs.forward(is_long=True)
 
 
 @router.post("/{job}/cancel", response_model=JsonObject)

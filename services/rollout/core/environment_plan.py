@@ -1,0 +1,76 @@
+"""The plan of a job's environment: the user's settings, completely checked."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from mint_common.algorithms import Algorithm
+from mint_common.bounds import check_between, check_positive, check_sampled_tokens
+from mint_common.errors import InvalidField
+from mint_common.events import EnvironmentSpec, JobSpec
+from mint_common.job_requests import EnvironmentBody
+
+MAX_TURNS = 256
+MAX_EPISODE_SECONDS = 3600.0
+MAX_EPISODES = 4096
+"""Maximum episodes of a step."""
+MAX_ARGS_BYTES = 16 << 10
+MAX_ARGS_DEPTH = 16
+VIABLE_SHARE = 0.75
+"""Share of a group that must have a reward, as tinker-cookbook's `MinViableGroup`."""
+DEFAULT_TOKENS = 256
+"""Tokens of an answer where a job says nothing; at most a quarter of the base's context."""
+
+
+def environment_defaults(*, max_context: int) -> Mapping[str, float]:
+    """Return the recipe of a job in an environment, which recommends none itself."""
+    return {"max_new_tokens": max(1, min(DEFAULT_TOKENS, max_context // 4))}
+
+
+def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec) -> EnvironmentSpec:
+    """Return the environment of a job with these other settings. Raises InvalidField naming the field."""
+    if not (algorithm.samples_tasks and algorithm.corrects_sampler):
+        problem = f"{algorithm.name} does not train on episodes, which several answers make"
+        raise InvalidField(field="algorithm", problem=problem)
+    check_between("env.max_turns", body.max_turns, 1, MAX_TURNS)
+    check_positive("env.episode_seconds", body.episode_seconds, MAX_EPISODE_SECONDS)
+    min_group = math.ceil(VIABLE_SHARE * spec.group_size) if body.min_group is None else body.min_group
+    check_between("env.min_group", min_group, 1, max(1, spec.group_size))
+    episodes = spec.prompts_per_step * spec.group_size
+    if episodes > MAX_EPISODES:
+        problem = f"{episodes} episodes a step, the limit is {MAX_EPISODES}: lower it or group_size"
+        raise InvalidField(field="prompts_per_step", problem=problem)
+    check_sampled_tokens(
+        ("prompts_per_step", spec.prompts_per_step),
+        ("group_size", spec.group_size),
+        ("max_new_tokens x env.max_turns", spec.max_new_tokens * body.max_turns),
+    )
+    return EnvironmentSpec(
+        kind=body.kind,
+        id=body.id,
+        args=_checked(body.args),
+        split=body.split,
+        max_turns=body.max_turns,
+        episode_seconds=body.episode_seconds,
+        min_group=min_group,
+    )
+
+
+def _checked(args: dict[str, object]) -> dict[str, object]:
+    """Check that arguments are JSON of a size and depth to keep. Raises InvalidField."""
+    waiting: list[tuple[object, int]] = [(args, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > MAX_ARGS_DEPTH:
+            raise InvalidField(field="env.args", problem=f"nests deeper than {MAX_ARGS_DEPTH} levels")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting += [(each, depth + 1) for each in inner]
+    try:
+        text = json.dumps(args, allow_nan=False)
+    except ValueError as error:
+        raise InvalidField(field="env.args", problem="has a number that is not finite") from error
+    if len(text) > MAX_ARGS_BYTES:
+        raise InvalidField(field="env.args", problem=f"may have {MAX_ARGS_BYTES} bytes at most")
+    if "\\u0000" in text:
+        raise InvalidField(field="env.args", problem="must not contain a null character")
+    return args

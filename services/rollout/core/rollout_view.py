@@ -1,0 +1,128 @@
+"""The stored episodes of a step, as MinT's API shows them. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import msgspec
+
+from mint_common.errors import InvalidField, NotFound
+from mint_common.json_types import JsonObject
+from mint_common.records import Episode, Group, Sample, WaveRecord, episode_of, trained_ranges
+from services.rollout.core.wave import Wave
+
+MAX_SHOWN = 64 << 10
+"""Maximum tokens of an answer: each has a log-probability and a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPart:
+    """Neighbouring tokens of a segment: ``sampled`` and trained on, or the ``context`` between.
+
+    ``logprobs`` are the sampler's; a context has none.
+    """
+
+    kind: Literal["context", "sampled"]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownGroup:
+    """A group of a record, or one of its episodes: the segments of each, by the episode's index."""
+
+    group: Group
+    segments: dict[int, list[list[ShownPart]]]
+
+    @property
+    def parts(self) -> list[tuple[int, ...]]:
+        """Return the tokens of all texts to show, the prompt first, then in order."""
+        own = [part.tokens for each in self.segments.values() for parts in each for part in parts]
+        return [self.group.prompt_tokens, *own]
+
+
+def shown_group(record: WaveRecord, *, group: int, episode: int | None) -> ShownGroup:
+    """Return a group of a record. Raises InvalidField for what it does not have, and when it is too large."""
+    if not 0 <= group < len(record.groups):
+        problem = f"the step has groups 0 to {len(record.groups) - 1}"
+        raise InvalidField(field="group", problem=problem)
+    found, segments = record.groups[group], dict[int, list[list[ShownPart]]]()
+    for index, sample in enumerate(found.samples):
+        if episode is None or episode_of(index, sample) == episode:
+            segments.setdefault(episode_of(index, sample), []).append(list(_parts(sample)))
+    known = len(found.episodes) or len(found.samples)
+    if episode is not None and not 0 <= episode < known:
+        raise InvalidField(field="episode", problem=f"the group has episodes 0 to {known - 1}")
+    shown = ShownGroup(group=found, segments=segments)
+    count = sum(map(len, shown.parts))
+    if count > MAX_SHOWN and episode is None:
+        problem = f"the group has {count} tokens, more than {MAX_SHOWN}: name one of its {known} episodes"
+        raise InvalidField(field="episode", problem=problem)
+    return shown
+
+
+def _parts(sample: Sample) -> Iterator[ShownPart]:
+    begin = 0
+    for start, end in trained_ranges(sample.tokens, sample.trained):
+        if start > begin:
+            yield ShownPart(kind="context", tokens=sample.tokens[begin:start], logprobs=())
+        yield ShownPart(kind="sampled", tokens=sample.tokens[start:end], logprobs=sample.logprobs[start:end])
+        begin = end
+    if begin < len(sample.tokens):
+        yield ShownPart(kind="context", tokens=sample.tokens[begin:], logprobs=())
+
+
+def step_wave(waves: Sequence[Wave], step: int) -> Wave:
+    """Return the wave of a step that has a record. Raises NotFound."""
+    found = next((wave for wave in waves if wave.step == step and wave.record is not None), None)
+    if found is None:
+        raise NotFound(kind="recorded step", name=str(step))
+    return found
+
+
+def rollouts_view(
+    wave: Wave, record: WaveRecord, shown: ShownGroup, texts: Sequence[str | None], *, group: int
+) -> JsonObject:
+    """Return a group with its episodes; ``texts`` are those of `ShownGroup.parts`, None where unknown."""
+    prompt, *rest = texts
+    of_parts = iter(rest)
+    episodes = [
+        {
+            "episode": index,
+            **_outcome(shown.group, index),
+            "segments": [[_part(part, next(of_parts)) for part in parts] for parts in segments],
+        }
+        for index, segments in shown.segments.items()
+    ]
+    lost = [
+        {"episode": index, **_outcome(shown.group, index), "segments": []}
+        for index, each in enumerate(shown.group.episodes)
+        if each.reward is None
+    ]
+    return {
+        "step": wave.step,
+        "wave_id": wave.wave_id,
+        "revision": record.revision,
+        "revision_number": wave.sampled_number,
+        "logprobs_temperature": record.logprobs_temperature,
+        "groups": len(record.groups),
+        "group": group,
+        "prompt": {"text": prompt, "tokens": list(shown.group.prompt_tokens)},
+        "episodes": [*episodes, *lost],
+    }
+
+
+def _outcome(group: Group, index: int) -> JsonObject:
+    """Return an episode's fields; those of a sample of a task or file are its reward's alone."""
+    if group.episodes:
+        episode = group.episodes[index]
+    else:
+        episode = Episode(outcome="ok", reward=group.samples[index].reward)
+    return asdict(episode)
+
+
+def _part(part: ShownPart, text: str | None) -> JsonObject:
+    shown: JsonObject = {"kind": part.kind, "text": text, "tokens": list(part.tokens)}
+    if part.logprobs:
+        shown["logprobs"] = msgspec.to_builtins(part.logprobs)
+    return shown

@@ -1,0 +1,56 @@
+"""The stored episodes of a job's steps, read for its tenant."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mint_common.blobs.port import Blobs
+from mint_common.errors import BlobMissing, MintError, NotFound
+from mint_common.json_types import JsonObject
+from mint_common.records import decode_record
+from mint_common.runtime.fair_gate import FairGate
+from services.rollout.adapters.engine_chat import EngineChat
+from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.core.job import Job
+from services.rollout.core.rollout_view import rollouts_view, shown_group, step_wave
+from services.rollout.handlers.engine_requests import all_of
+
+TEXTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """Reads records; ``reading`` admits readers, as a record is held whole while it is read."""
+
+    jobs: PostgresJobs
+    blobs: Blobs
+    chat: EngineChat
+    reading: FairGate
+
+    async def show(self, job: Job, *, step: int, group: int, episode: int | None) -> JsonObject:
+        """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField."""
+        wave = step_wave(await self.jobs.waves_of(job.job_id), step)
+        assert wave.record is not None
+        async with self.reading.turn(job.tenant_id):
+            try:
+                data = await self.blobs.get(wave.record)
+            except BlobMissing as error:
+                raise NotFound(kind="recorded step", name=str(step)) from error
+            record = await asyncio.to_thread(decode_record, data)
+            del data
+            shown = shown_group(record, group=group, episode=episode)
+            texts = await self._texts(job, shown.parts)
+            return rollouts_view(wave, record, shown, texts, group=group)
+
+    async def _texts(self, job: Job, parts: Sequence[tuple[int, ...]]) -> list[str | None]:
+        """Return the text of each part; None of all while no engine of the base answers."""
+        turns = asyncio.Semaphore(TEXTS_AT_ONCE)
+
+        async def text(tokens: tuple[int, ...]) -> str | None:
+            async with turns:
+                return await self.chat.text(job.base, tokens, tenant_id=job.tenant_id) if tokens else ""
+
+        try:
+            return await all_of(text(each) for each in parts)
+        except MintError:
+            return [None] * len(parts)
