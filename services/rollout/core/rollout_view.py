@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import msgspec
-
 from mint_common.errors import InvalidField, NotFound
 from mint_common.json_types import JsonObject
 from mint_common.records import Episode, Group, Sample, WaveRecord, episode_of, trained_ranges
@@ -29,9 +27,10 @@ class ShownPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownGroup:
-    """A group of a record, or one of its episodes: the segments of each, by the episode's index."""
+    """A group of a record: the segments of its episodes, or of ``episode`` alone, by the episode's index."""
 
     group: Group
+    episode: int | None
     segments: dict[int, list[list[ShownPart]]]
 
     @property
@@ -53,7 +52,7 @@ def shown_group(record: WaveRecord, *, group: int, episode: int | None) -> Shown
     known = len(found.episodes) or len(found.samples)
     if episode is not None and not 0 <= episode < known:
         raise InvalidField(field="episode", problem=f"the group has episodes 0 to {known - 1}")
-    shown = ShownGroup(group=found, segments=segments)
+    shown = ShownGroup(group=found, episode=episode, segments=segments)
     count = sum(map(len, shown.parts))
     if count > MAX_SHOWN and episode is None:
         problem = f"the group has {count} tokens, more than {MAX_SHOWN}: name one of its {known} episodes"
@@ -97,7 +96,7 @@ def rollouts_view(
     lost = [
         {"episode": index, **_outcome(shown.group, index), "segments": []}
         for index, each in enumerate(shown.group.episodes)
-        if each.reward is None
+        if each.reward is None and shown.episode in (None, index)
     ]
     return {
         "step": wave.step,
@@ -124,5 +123,5 @@ def _outcome(group: Group, index: int) -> JsonObject:
 def _part(part: ShownPart, text: str | None) -> JsonObject:
     shown: JsonObject = {"kind": part.kind, "text": text, "tokens": list(part.tokens)}
     if part.logprobs:
-        shown["logprobs"] = msgspec.to_builtins(part.logprobs)
+        shown["logprobs"] = list(part.logprobs)
     return shown

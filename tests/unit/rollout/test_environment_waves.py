@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -20,7 +20,7 @@ from services.rollout.core.environment import (
 )
 from services.rollout.handlers.model_door import ModelDoor
 from tests.unit.rollout.rig import Rig
-from tests.unit.rollout.world import ScriptedEngine, submitted, tokens_of
+from tests.unit.rollout.world import ScriptedEngine, published, submitted, tokens_of
 
 COUNTER = EnvironmentSpec(
     kind="skyrl",
@@ -241,3 +241,18 @@ async def test_a_call_beyond_the_limit_of_turns_is_refused_and_the_episode_trunc
     rig = rig_of(Greedy(turns=4))
     _, record = await completed(rig, await begin(rig))
     assert {(e.outcome, e.turns) for g in record.groups for e in g.episodes} == {("truncated", 3)}
+
+
+@pytest.mark.parametrize(("trained", "ends"), [((0, 0, 0), "failed"), ((9, 0, 0, 0), "succeeded")])
+async def test_a_job_without_a_signal_in_three_steps_ends(trained: Sequence[int], ends: str) -> None:
+    rig = rig_of(CountingEnvironment(lambda *_: EpisodeReport(reward=1.0)))
+    wave = await begin(rig, steps=8)
+    for step, tokens in enumerate(trained, start=1):
+        await completed(rig, wave)
+        assert (await rig.state_of())[0] == "running"
+        fact = replace(published(step), metrics={"trained_tokens": float(tokens)})
+        await rig.of_jobs.on_revision_published(fact)
+        wave = next((each for each in await rig.led_to(fact) if isinstance(each, WaveRequested)), wave)
+    state, reason = await rig.state_of()
+    assert state == ends
+    assert "no learning signal: all rewards of each group were equal in 3 steps in a row" in reason

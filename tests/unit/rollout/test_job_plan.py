@@ -1,5 +1,6 @@
 """A job request becomes a complete job, or an error that names the field."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.errors import InvalidField
+from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import JobRequest
+from mint_common.job_requests import EnvironmentBody, JobRequest
+from services.rollout.core.environment_plan import environment_defaults
 from services.rollout.core.job_plan import MAX_LEARNING_RATE, check_sampled, plan_job
 
 DEFAULTS = {
@@ -185,3 +188,45 @@ def test_a_stack_s_own_algorithm_takes_tasks_if_it_says_so() -> None:
     for name in ("kto", "own", ""):
         with pytest.raises(InvalidField, match=f"dppo, sft, dpo, got '{name}'"):
             plan_job(_request(algorithm=name), Algorithms(), defaults=DEFAULTS, max_context=512)
+
+
+ENV = EnvironmentBody(kind="verifiers", id="sums", args={"digits": 3})
+
+
+def _in_environment(env: EnvironmentBody = ENV, **wishes) -> JobSpec:
+    request = replace(JobRequest(policy="p", env=env), **wishes)
+    return plan_job(request, Algorithms(), defaults=environment_defaults(max_context=256), max_context=256)
+
+
+def test_a_job_in_an_environment_has_its_own_defaults_and_any_temperature():
+    spec = _in_environment(temperature=0.7, group_size=6)
+    assert spec.environment is not None
+    assert (spec.task, spec.max_new_tokens, spec.temperature) == ("", 64, 0.7)
+    assert (spec.environment.split, spec.environment.max_turns, spec.environment.min_group) == ("train", 8, 5)
+
+
+@pytest.mark.parametrize(
+    ("env", "wishes", "field"),
+    [
+        ({"max_turns": 0}, {}, "env.max_turns"),
+        ({"max_turns": 257}, {}, "env.max_turns"),
+        ({"episode_seconds": math.nan}, {}, "env.episode_seconds"),
+        ({"episode_seconds": 0.0}, {}, "env.episode_seconds"),
+        ({"min_group": 9}, {}, "env.min_group"),
+        ({"min_group": 0}, {}, "env.min_group"),
+        ({"args": {"a": "\x00"}}, {}, "env.args"),
+        ({"args": {"a": math.inf}}, {}, "env.args"),
+        ({"args": {"a": "x" * 20_000}}, {}, "env.args"),
+        ({"args": {"a": json.loads("[" * 60 + "]" * 60)}}, {}, "env.args"),
+        ({}, {"temperature": 0.0}, "temperature"),
+        ({}, {"temperature": 2.5}, "temperature"),
+        ({}, {"algorithm": "sft"}, "algorithm"),
+        ({}, {"algorithm": "dpo"}, "algorithm"),
+        ({}, {"prompts_per_step": 1024, "group_size": 256}, "prompts_per_step"),
+        ({"max_turns": 256}, {"prompts_per_step": 64, "group_size": 32}, "prompts_per_step"),
+    ],
+)
+def test_a_wrong_environment_is_refused_by_its_field(env, wishes, field):
+    with pytest.raises(InvalidField) as refused:
+        _in_environment(replace(ENV, **env), **wishes)
+    assert refused.value.field == field
