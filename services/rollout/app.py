@@ -43,6 +43,7 @@ from mint_common.runtime.service import run_service, serve_socket
 from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
+from services.rollout.adapters.door_socket import open_door_socket
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.erasures_postgres import PostgresErasures
@@ -82,6 +83,12 @@ from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_job_requests import TaskJobMaker
 from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
 from services.rollout.handlers.watchdog import Watchdog
+from services.rollout.handlers.wave_parts import (
+    JUDGE_SECONDS,
+    MAX_ERROR_SHARE,
+    REQUESTS_IN_FLIGHT,
+    make_waves,
+)
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.context import TenantParts
 from services.rollout.http.door import door_http
@@ -90,12 +97,6 @@ from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
-from services.rollout.waves_app import (
-    JUDGE_SECONDS,
-    MAX_ERROR_SHARE,
-    REQUESTS_IN_FLIGHT,
-    open_waves,
-)
 
 SCHEMA = "rollout"
 WAVES = "rollout-waves"
@@ -182,7 +183,7 @@ async def open_rollout(
             scores=registry,
             draws=event_gate(DRAWS_IN_HAND, what="the draws of one tenant's prompts"),
         )
-        opening_waves = open_waves(
+        of_waves, door = make_waves(
             commits,
             blobs=blobs,
             tasks=tasks,
@@ -190,11 +191,12 @@ async def open_rollout(
             environments=environments,
             trainers=trainers,
             graders=graders,
-            engines=engines,
+            sampler=sampler,
+            chat=EngineChat(engines),
             algorithms=algorithms,
+            socket=await stack.enter_async_context(open_door_socket()),
             stall_seconds=stall_seconds,
         )
-        of_waves, door = await stack.enter_async_context(opening_waves)
         run_requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT // 4)
         evaluations = EvaluationHandler(
             runs=runs,
