@@ -33,6 +33,7 @@ from mint_client.core.jobs import (
     tiers_of,
     waiting_notes,
 )
+from mint_client.core.rollouts import rollout_lines
 from mint_client.core.tables import field_rows
 from mint_client.views.job import JobView, follow_job
 from mint_client.views.terminal import print_json, print_rows
@@ -43,6 +44,10 @@ _ALGORITHMS = ", ".join(task_algorithms(Algorithms()))
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
+OptionalTaskArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="TASK", help="A task (mint task list), or --env.", show_default=False),
+]
 WatchOption = Annotated[
     bool, typer.Option("--watch", help="Show the steps until the job ends. Ctrl-C does not stop the job.")
 ]
@@ -77,8 +82,21 @@ def show_task(api: PublicApi, task: TaskArgument) -> Listing:
 def create_job(  # arguments of a command
     api: PublicApi,
     policy: PolicyArgument,
-    task: TaskArgument,
+    task: OptionalTaskArgument = None,
     *,
+    env: Annotated[
+        str | None,
+        typer.Option(metavar="KIND:ID", help="An installed environment, in place of a task."),
+    ] = None,
+    env_args: Annotated[
+        str, typer.Option(metavar="JSON", help="Arguments of the environment: a JSON object.")
+    ] = "{}",
+    max_turns: Annotated[
+        int | None, typer.Option(metavar="N", help="Maximum model calls of an episode.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="Sampling temperature; a task has 1.")
+    ] = None,
     algorithm: Annotated[
         str, typer.Option(metavar="NAME", help=f"{_ALGORITHMS}, or one of the stack's own.")
     ] = "grpo",
@@ -104,7 +122,7 @@ def create_job(  # arguments of a command
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a policy on a task. Options that are not given take the values that the task recommends.
+    """Train a policy on a task, whose own values options not given take, or in an environment.
 
     Jobs of one policy run one after another, each from the policy's latest revision.
 
@@ -115,6 +133,9 @@ def create_job(  # arguments of a command
         "prompts_per_step": prompts,
         "group_size": group_size,
         "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "task": task,
+        "env": None if env is None else _environment(env, env_args, max_turns),
         "learning_rate": learning_rate,
         "kl_coefficient": kl,
         "beta": beta,
@@ -123,13 +144,26 @@ def create_job(  # arguments of a command
         "gradient": gradient_of(gradient or ()),
         "optimizer": "reset" if reset_optimizer else None,
     }
-    body = {"policy": policy, "task": task, "algorithm": algorithm}
+    body = {"policy": policy, "algorithm": algorithm}
     made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
     for warning in made["warnings"]:
         typer.echo(f"mint: {warning}", err=True)
     job = read_job(made)
     typer.echo(f"time: {estimated_time(api, job, row_tokens=None)}", err=True)
     _show(api, made, watch=watch, as_json=as_json)
+
+
+def _environment(env: str, args: str, max_turns: int | None) -> Json:
+    """Return the environment of a job's request. Raises BadParameter."""
+    kind, colon, name = env.partition(":")
+    if not (kind and colon and name):
+        raise typer.BadParameter(f"{env!r} is not KIND:ID, such as verifiers:sums", param_hint="--env")
+    try:
+        read = json.loads(args)
+    except ValueError as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--env-args") from error
+    made: Json = {"kind": kind, "id": name, "args": read}
+    return made if max_turns is None else {**made, "max_turns": max_turns}
 
 
 def estimated_time(api: PublicApi, job: JobNow, *, row_tokens: float | None) -> str:
@@ -241,6 +275,25 @@ def trace_job(
     typer.echo(f"{len(found['steps'])} steps in {out}: open it at https://ui.perfetto.dev", err=True)
 
 
+def rollouts_of_job(
+    api: PublicApi,
+    job: JobArgument,
+    *,
+    step: Annotated[int, typer.Option(metavar="N", min=1, help="A finished step.")] = 1,
+    prompt: Annotated[int, typer.Option(metavar="N", min=0, help="One of the step's prompts.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a step was trained on: the answers or episodes of one of its prompts, with their rewards.
+
+    Example: mint job rollouts job_znqp7ciroqvnfq3s22wrsratcm --step 3
+    """
+    found = api.get(path_of("jobs", job, "rollouts"), {"step": step, "group": prompt})
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n".join(rollout_lines(found)))
+
+
 def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
     if watch:
         _watch(api, answer["job_id"])
@@ -290,7 +343,7 @@ def _ending(job: JobNow) -> str:
 
 task_app = group("List or show the tasks that policies can be trained on.", list_tasks, show_task)
 job_app = group(
-    "Create, watch, list, pause, cancel or export jobs.",
+    "Create, watch, list, pause, cancel or export jobs, or read their rollouts.",
     create_job,
     list_jobs,
     show_job,
@@ -299,4 +352,5 @@ job_app = group(
     cancel_job,
     export_job,
     trace_job,
+    rollouts_of_job,
 )

@@ -91,8 +91,16 @@ class DataNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentNow:
+    """The environment of a job."""
+
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """A job's requested settings; ``data`` is None when it trains on a task."""
+    """A job's requested settings; ``data`` and ``environment`` are None when it trains on a task."""
 
     task: str = ""
     algorithm: str = "grpo"
@@ -104,6 +112,7 @@ class JobSettings:
     schedule: str = "constant"
     warmup_steps: int = 0
     data: DataNow | None = None
+    environment: EnvironmentNow | None = None
 
     @property
     def is_sampled(self) -> bool:
@@ -176,7 +185,9 @@ class JobNow:
 
     @property
     def source(self) -> str:
-        """Return its training data: a task, or a file."""
+        """Return its training data: a task, an environment, or a file."""
+        if self.spec.environment is not None:
+            return f"{self.spec.environment.kind}:{self.spec.environment.id}"
         return self.spec.task if self.spec.data is None else self.spec.data.training.filename
 
     @property

@@ -21,6 +21,10 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.service import serve_socket
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.core.door.answers import message_of, reading_request
+from services.rollout.core.door.conversation import turn_of
+from services.rollout.core.door.requests import read_chat
+from services.rollout.core.trajectories import ModelCall
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms, OpenEpisode
@@ -42,6 +46,8 @@ TERMS = EpisodeTerms(
     seed=3,
 )
 IN_FLIGHT = 8
+_NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": _NUMBERS}}]
 USER = {"role": "user", "content": "1 2 3 "}
 
 
@@ -255,3 +261,29 @@ async def test_the_end_of_an_episode_ends_the_calls_that_wait_for_an_engine(open
     never.set()
     await asyncio.gather(*others)
     assert episode.segments == ()
+
+
+async def test_tool_calls_are_read_and_their_results_continue_the_tokens(opened: OpenDoor) -> None:
+    chat, base, tenant = opened.door.parts.chat, TERMS.base, TERMS.tenant_id
+    text = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    asked = {"prompt": text, "add_special_tokens": False}
+    found = json.loads(await chat.tokenize(base, asked, tenant_id=tenant))["tokens"]
+    call = ModelCall(prompt=(5, 6), completion=(*found, 2), logprobs=(-1.0,) * (len(found) + 1), text=text)
+    request = read_chat(json.dumps({"model": "policy", "messages": [USER], "tools": TOOLS}).encode())
+    message = message_of(call, await chat.read(base, reading_request(call, request), tenant_id=tenant))
+    (made,) = message["tool_calls"]
+    assert (made["function"]["name"], json.loads(made["function"]["arguments"])) == ("add", {"a": 1, "b": 2})
+    with opened.episode() as (path, episode):
+        turn = turn_of([USER], message, request.template, call.tokens, is_cut=False)
+        episode._answered.append(turn)
+        async with opened.openai(path) as client:
+            tail: Any = {"role": "tool", "tool_call_id": made["id"], "content": "3"}
+            answer = await client.chat.completions.create(
+                model="policy",
+                messages=[USER, message, tail],  # type: ignore[list-item]  # as the client repeats them
+                tools=TOOLS,  # type: ignore[arg-type]
+                extra_body={"return_token_ids": True},
+            )
+        prompt = tuple(answer.model_dump()["prompt_token_ids"])
+        assert prompt[: len(call.tokens)] == call.tokens
+        assert len(prompt) > len(call.tokens)
