@@ -102,9 +102,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin, in the place of another connection if there are too many."""
         super().connection_made(transport)
         # Linux ends a connection whose peer reads nothing; asyncio would wait for it, closing or not.
-        transport.get_extra_info("socket").setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * self.bounds.unread_seconds)
-        )
+        peer = transport.get_extra_info("socket")
+        if peer.family != socket.AF_UNIX:
+            peer.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * self.bounds.unread_seconds)
+            )
         self.idle[self] = None
         self._close_after(self.timeout_keep_alive)
         if len(self.connections) > self.bounds.connections:

@@ -39,6 +39,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CUT_SECONDS = 2
 # Longer than the 5 s after which our own clients drop an idle connection: they must not race with us.
 _KEEP_ALIVE_SECONDS = 30
+_SOCKET_CONNECTIONS = 2048
 
 
 def run_main(shape: type[S], run: Callable[[S], Coroutine[Any, Any, None]], *, service: str) -> int:
@@ -130,6 +131,7 @@ async def serve_socket(app: ASGIApp, path: Path) -> None:
     config = uvicorn.Config(
         app,
         uds=str(path),
+        http=protocol_of(ConnectionBounds(connections=_SOCKET_CONNECTIONS)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -131,9 +131,10 @@ class _Episodes:
     ) -> list[tuple[Trajectory, str]]:
         """Return the trajectories of episodes that one call runs, each with its sampler's dtype.
 
-        A failure of MinT's own parts is no result: all of them run again.
+        A failure of MinT's own parts is no result: all of them run again, once an engine answers.
         """
         for attempt in range(1, ATTEMPTS + 1):
+            await self._parts.door.until_answered(self._event.base, tenant_id=self._event.tenant_id)
             async with self._parts.turns.turn(self._event.tenant_id):
                 ran = await self._attempt(task, terms)
             if not ran.problem or attempt == ATTEMPTS:
@@ -183,6 +184,8 @@ def _attempt_of(
     episodes: Sequence[OpenEpisode], result: Sequence[EpisodeReport] | EnvironmentFault, *, seconds: float
 ) -> _Attempt:
     """Return what an attempt led to; a worker's fault is MinT's own if a call of the model had one."""
+    for each in episodes:
+        each.note_unanswered()
     faults = [str(each.fault) for each in episodes if each.fault is not None]
     if isinstance(result, EnvironmentFault):
         if not faults and result.whose == "infrastructure":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint_common.errors import NotFound
+from mint_common.ids import BaseName, TenantId
 from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms, OpenEpisode
 
 PREFIX = "/e/"
@@ -31,6 +32,10 @@ class ModelDoor:
         finally:
             del self._episodes[token]
             episode.end()
+
+    async def until_answered(self, base: BaseName, *, tenant_id: TenantId) -> None:
+        """Wait until an engine of a base answers. Raises as `EngineRequests.retried`."""
+        await self.parts.requests.retried(tenant_id, lambda: self.parts.sampler.max_context(base))
 
     def episode(self, token: str) -> OpenEpisode:
         """Return the open episode of a token. Raises NotFound."""

@@ -98,12 +98,19 @@ class OpenEpisode:
     model_seconds: float = 0.0
     _answered: list[Turn] = field(default_factory=list)
     _open: int = 0
+    _open_since: float = 0.0
     _deadline: float | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self) -> None:
         """End the episode: what it still waits for is given up."""
         self._ended.set()
+
+    def note_unanswered(self) -> None:
+        """Note a fault of MinT's own if a call is open, and calls took most of the episode's time."""
+        open_seconds = self.parts.clock.monotonic() - self._open_since if self._open else 0.0
+        if self._open and self.model_seconds + open_seconds >= self.terms.seconds / 2:
+            self.fault = Unavailable(what="the model", problem="most of an episode's time went by without it")
 
     async def chat(self, request: ChatRequest) -> Json:
         """Return a chat completion."""
@@ -158,7 +165,7 @@ class OpenEpisode:
             base = dummy_messages(turn)
             tail = request.messages[len(turn.messages) :]
             begin = await self._render(base, request, generates=False)
-            full = await self._render([*base, *tail], request, generates=True)
+            full = await self._render([*base, *rendered(tail)], request, generates=True)
             found = bridged(turn, begin, full, stop=await self._stop_token())
             if found is not None:
                 return found
@@ -254,6 +261,7 @@ class OpenEpisode:
             raise
         assert self._deadline is not None
         working, ended = asyncio.ensure_future(work), asyncio.ensure_future(self._ended.wait())
+        self._open_since = self._open_since if self._open else began
         self._open += 1
         try:
             await asyncio.wait(
@@ -263,12 +271,16 @@ class OpenEpisode:
                 return self._result_of(working)
             if self._ended.is_set():
                 raise NotFound(kind="open episode", name="of this address")
-            self.fault = Unavailable(what="the model", problem="no answer within the episode's time")
-            raise self.fault
+            self.note_unanswered()
+            raise self.fault or InvalidField(field="episode_seconds", problem=self._too_late)
         finally:
             self._open -= 1
             self.model_seconds += self.parts.clock.monotonic() - began
             await cancel_all(working, ended)
+
+    @property
+    def _too_late(self) -> str:
+        return f"its {self.terms.seconds:g} s are over"
 
     def _result_of(self, working: "asyncio.Future[T]") -> T:
         """Return a call's result; an error of our own is a fault of ours too."""
@@ -282,8 +294,7 @@ class OpenEpisode:
         if self._deadline is None:
             self._deadline = now + self.terms.seconds
         if now >= self._deadline:
-            problem = f"its {self.terms.seconds:g} s are over"
-            raise InvalidField(field="episode_seconds", problem=problem)
+            raise InvalidField(field="episode_seconds", problem=self._too_late)
         if self._open >= MAX_OPEN:
             raise InvalidField(field="body", problem=f"the episode has {MAX_OPEN} open calls: wait for one")
         if self.calls > OTHER_CALLS * (self.terms.max_turns + 1):

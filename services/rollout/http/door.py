@@ -18,6 +18,7 @@ from mint_common.api_errors import error_body, error_status
 from mint_common.errors import MintError, Overloaded
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import check_text, read_body
+from mint_common.runtime.slow_clients import paced
 from mint_common.tenant_budget import TenantBudget
 from services.rollout.core.door.answers import chat_events
 from services.rollout.core.door.requests import Json, read_chat, read_tokens
@@ -105,7 +106,9 @@ class _Bodies:
     async def body(self, request: Request) -> bytes:
         """Return the body. Raises BodyTooLarge, Overloaded, ClientGone."""
         try:
-            body = await read_body(request.receive, request.headers, limit=MAX_BODY_BYTES, hold=self._hold)
+            body = await read_body(
+                paced(request.receive), request.headers, limit=MAX_BODY_BYTES, hold=self._hold
+            )
         except Overloaded as error:
             self._episode.fault = error
             raise

@@ -4,11 +4,13 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -18,7 +20,7 @@ from mint_common.records import WaveRecord, decode_record, trained_ranges
 from services.standalone.adapters.launch import free_port
 from tests.processes import ROOT, SERVICES, ServiceProcess
 
-pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(900)]
 
 KEY = "tml-default-of-the-tests"
 JOB_SECONDS = 240.0
@@ -29,9 +31,18 @@ TEMPLATE = (
 """Roles, and a text behind the stop token, as ChatML has them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RealServices:
+    """The running services, and a client of their public API."""
+
+    client: httpx.AsyncClient
+    processes: Mapping[str, ServiceProcess]
+    blobs: LocalBlobs
+
+
 @pytest.fixture
-async def client(tmp_path: Path, nats_url: str, database: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the services; return a client of the public API."""
+async def services(tmp_path: Path, nats_url: str, database: str) -> AsyncIterator[RealServices]:
+    """Run the services."""
     ports = {name: str(free_port()) for name in SERVICES}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     (tmp_path / "template.jinja").write_text(TEMPLATE)
@@ -53,21 +64,22 @@ async def client(tmp_path: Path, nats_url: str, database: str) -> AsyncIterator[
         "MINT_LOADER_CHAT_TEMPLATE": str(tmp_path / "template.jinja"),
         **{f"MINT_{name.upper()}_HTTP_PORT": port for name, port in ports.items()},
     }
+    launch = (str(Path(__file__).with_name("environment_service.py")),)
+    processes = {
+        name: ServiceProcess(
+            name, environ, tmp_path / f"{name}.log", ("-m",) if name != "rollout" else launch
+        )
+        for name in ("registry", "loader", "trainer", "rollout", "gateway")
+    }
     async with AsyncExitStack() as stack:
-        for name in ("registry", "loader", "trainer", "rollout", "gateway"):
-            own = (
-                {"launch": (str(Path(__file__).with_name("environment_service.py")),)}
-                if name == "rollout"
-                else {}
-            )
-            process = ServiceProcess(name, environ, tmp_path / f"{name}.log", **own)
+        for process in processes.values():
             await stack.enter_async_context(process.running())
         headers = {"authorization": f"Bearer {KEY}"}
-        yield await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"{urls['gateway']}/mint/v1", headers=headers, timeout=60, trust_env=False
-            )
+        opening = httpx.AsyncClient(
+            base_url=f"{urls['gateway']}/mint/v1", headers=headers, timeout=60, trust_env=False
         )
+        client = await stack.enter_async_context(opening)
+        yield RealServices(client=client, processes=processes, blobs=LocalBlobs(tmp_path / "blobs"))
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int) -> Any:
@@ -82,10 +94,26 @@ async def get(client: httpx.AsyncClient, path: str, **query: int) -> Any:
     return answer.json()
 
 
+async def ended(services: RealServices, job_id: str, *, seen: Path, kills: int) -> Any:
+    """Return a job after its end; its engine is killed as often while its episodes run."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while (job := await get(services.client, f"/jobs/{job_id}"))["state"] in {"submitted", "running"}:
+        assert time.monotonic() < deadline, job
+        if kills and seen.exists() and job["step"] < 2:
+            loader, kills = services.processes["loader"], kills - 1
+            await asyncio.to_thread(loader.kill)
+            await asyncio.sleep(2)
+            await asyncio.to_thread(loader.start)
+        await asyncio.sleep(0.3)
+    assert not kills
+    return job
+
+
+@pytest.mark.parametrize("kills", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_a_grpo_job_trains_on_what_the_door_recorded(
-    client: httpx.AsyncClient, tmp_path: Path, database: str
+    services: RealServices, tmp_path: Path, database: str, kills: int
 ) -> None:
-    seen = tmp_path / "seen.jsonl"
+    client, seen = services.client, tmp_path / "seen.jsonl"
     env = {"kind": "http", "id": "letters", "args": {"log": str(seen)}, "max_turns": 2, "episode_seconds": 60}
     await post(client, "/policies", {"name": "agent", "base": "tiny", "lora": {"rank": 4, "alpha": 8}}, 201)
     body = {
@@ -108,19 +136,17 @@ async def test_a_grpo_job_trains_on_what_the_door_recorded(
     ):
         await post(client, "/jobs", {**body, **wrong}, status)
     job_id = (await post(client, "/jobs", body, 202))["job_id"]
-    deadline = time.monotonic() + JOB_SECONDS
-    while (job := await get(client, f"/jobs/{job_id}"))["state"] in {"submitted", "running"}:
-        assert time.monotonic() < deadline, job
-        await asyncio.sleep(0.3)
+    job = await ended(services, job_id, seen=seen, kills=kills)
     assert (job["state"], len(job["steps"])) == ("succeeded", 3), job["reason"]
     assert job["spec"]["environment"]["min_group"] == 3
     for step in job["steps"]:
         assert step["ratio_max_error"] <= 1e-3, step
+        assert set(step["episodes"]) <= {"ok", "truncated"}
         assert sum(step["episodes"].values()) == 8
 
     told = [json.loads(line) for line in seen.read_text().splitlines()]
     assert len(told) == 24
-    records = await recorded(client, tmp_path, database)
+    records = await recorded(services, database)
     segments = Counter(
         (group.prompt_tokens + sample.tokens, sample.reward)
         for record in records
@@ -148,15 +174,12 @@ async def test_a_grpo_job_trains_on_what_the_door_recorded(
     assert (await client.get(f"/jobs/{job_id}/rollouts", params={"step": 1, "group": 9})).status_code == 422
 
 
-async def recorded(client: httpx.AsyncClient, folder: Path, database: str) -> list[WaveRecord]:
+async def recorded(services: RealServices, database: str) -> list[WaveRecord]:
     """Return the records of all steps, as the trainer has read them."""
-    import asyncpg
-
     connection = await asyncpg.connect(database)
     rows = await connection.fetch("SELECT record FROM rollout.waves ORDER BY step")
     await connection.close()
-    blobs = LocalBlobs(folder / "blobs")
-    found = [decode_record(await blobs.get(Claim(**json.loads(row["record"])))) for row in rows]
+    found = [decode_record(await services.blobs.get(Claim(**json.loads(row["record"])))) for row in rows]
     for record in found:
         for group in record.groups:
             for sample in group.samples:

@@ -1,12 +1,13 @@
 """Waves of jobs on environments: records from recorded calls, failures that are never rewards."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mint_common.errors import InvalidField, NonFiniteOutput, Overloaded
+from mint_common.errors import InvalidField, NonFiniteOutput, NotFound, Overloaded
 from mint_common.events import EnvironmentSpec, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import TenantId
 from mint_common.records import WaveRecord, decode_prompts, decode_record
@@ -18,7 +19,10 @@ from services.rollout.core.environment import (
     EpisodeCall,
     EpisodeReport,
 )
+from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.handlers.model_door import ModelDoor
+from services.rollout.handlers.open_episode import EpisodeTerms
+from tests.testing.factories import BASE, TENANT
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import ScriptedEngine, published, submitted, tokens_of
 
@@ -256,3 +260,38 @@ async def test_a_job_without_a_signal_in_three_steps_ends(trained: Sequence[int]
     state, reason = await rig.state_of()
     assert state == ends
     assert "no learning signal: all rewards of each group were equal in 3 steps in a row" in reason
+
+
+class SilentEngine(ScriptedEngine):
+    """An engine that never answers."""
+
+    async def sample(self, request: GroupRequest) -> SampledGroup:
+        """Wait."""
+        await asyncio.Event().wait()
+        raise AssertionError(request)
+
+
+@pytest.mark.parametrize(("seconds", "is_ours"), [(1.0, False), (16.0, True)])
+async def test_a_call_that_waits_for_most_of_an_episode_is_no_fault_of_the_environment(
+    *, seconds: float, is_ours: bool
+) -> None:
+    rig = Rig(engine=SilentEngine())
+    terms = EpisodeTerms(
+        episode_id="ep",
+        tenant_id=TENANT,
+        base=BASE,
+        revision=None,
+        model="policy",
+        temperature=1.0,
+        max_new_tokens=4,
+        max_turns=2,
+        seconds=30.0,
+        seed=1,
+    )
+    with rig.of_waves.environments.door.opened(terms) as (_, episode):
+        asking = asyncio.create_task(episode.generate(TokensRequest(token_ids=(5,))))
+        await rig.clock.advance(seconds)
+        episode.note_unanswered()
+        assert (episode.fault is not None) == is_ours
+    with pytest.raises(NotFound):
+        await asking

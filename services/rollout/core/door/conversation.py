@@ -88,11 +88,9 @@ def bridged(turn: Turn, base: Sequence[int], full: Sequence[int], *, stop: int) 
 
 
 def rendered(messages: Sequence[Json]) -> list[Json]:
-    """Return messages as templates read them: many fail on an answer without a text."""
-    return [
-        {**each, "content": ""} if each.get("role") == "assistant" and each.get("content") is None else each
-        for each in messages
-    ]
+    """Return messages as templates read them: without nulls, and with a text in each answer."""
+    plain = [{name: value for name, value in each.items() if value is not None} for each in messages]
+    return [{"content": "", **each} if each.get("role") == "assistant" else each for each in plain]
 
 
 def message_digest(message: Json) -> bytes:
