@@ -40,6 +40,7 @@ MAY_BLOCK = {
     ("builder/child.py", "end"),  # it waits for a process that was killed, 0.2 s at most
     ("builder/child.py", "start"),  # a fork, which asyncio's own would leak when cancelled
     ("workers/process.py", "_spawn"),  # the same
+    ("environments/process.py", "_spawn"),  # the same
     ("builder/disk_cache.py", "_set_aside"),  # a rename that must precede the first await
     ("runtime/migration.py", "read_migrations"),  # at the start, before anything is served
     ("blobs/s3.py", "<lambda>"),  # the opening of a local file that is sent

@@ -1,0 +1,42 @@
+"""The environments that `mint env add` installed: folders below one, each with a manifest."""
+
+from pathlib import Path
+
+from mint_common.errors import InvalidField, NotFound
+from mint_common.events import EnvironmentKind
+from mint_common.names import is_name
+from mint_common.near import near_names
+from services.rollout.core.installed_environment import (
+    MANIFEST,
+    VENV,
+    InstalledEnvironment,
+    read_manifest,
+)
+
+
+def list_environments(folder: Path) -> list[InstalledEnvironment]:
+    """Return every complete installation below a folder, by name; one with a broken manifest is left out."""
+    files = [file for file in sorted(folder.glob(f"*/{MANIFEST}")) if file.parent.name[0] != "."]
+    return [manifest for file in files if (manifest := _read(file)) is not None]
+
+
+def find_environment(folder: Path | None, kind: EnvironmentKind, name: str) -> InstalledEnvironment:
+    """Return an installed environment. Raises NotFound with near names, InvalidField for another kind."""
+    manifest = None
+    if folder is not None and is_name(name):
+        manifest = _read(folder / name / MANIFEST)
+    if manifest is None or folder is None or not (folder / name / VENV / "bin/python").exists():
+        names = [] if folder is None else [each.name for each in list_environments(folder)]
+        near = near_names(name[:100], names, limit=5) or names[:5]
+        raise NotFound(kind="environment", name=name[:100], near=", ".join(near))
+    if manifest.kind != kind:
+        problem = f"environment {name!r} is of kind {manifest.kind!r}, not {kind!r}"
+        raise InvalidField(field="environment.kind", problem=problem)
+    return manifest
+
+
+def _read(file: Path) -> InstalledEnvironment | None:
+    try:
+        return read_manifest(file.read_bytes())
+    except (OSError, ValueError):
+        return None

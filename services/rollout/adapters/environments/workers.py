@@ -1,0 +1,213 @@
+"""Installed environments, run by workers; see `services.rollout.core.environment.Environments`."""
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mint_common.errors import InvalidField, TaskFailed
+from mint_common.events import EnvironmentSpec
+from mint_common.ids import TenantId
+from mint_common.runtime.fair_gate import FairGate
+from mint_common.waiting import cancel_all
+from services.rollout.adapters.environments.installed import find_environment
+from services.rollout.adapters.environments.pool import (
+    CallExpired,
+    EnvironmentEnded,
+    EnvironmentLimits,
+    EnvironmentPool,
+)
+from services.rollout.adapters.environments.process import (
+    Confinement,
+    EnvironmentRefused,
+    EnvironmentWorker,
+    start_environment_worker,
+)
+from services.rollout.adapters.workers.process import WorkerEndedError
+from services.rollout.core.environment import (
+    EnvironmentFault,
+    EnvironmentInfo,
+    EnvironmentTask,
+    EpisodeCall,
+    EpisodeReport,
+)
+from services.rollout.core.environment_answers import read_info, read_reports, read_tasks
+from services.rollout.core.installed_environment import InstalledEnvironment
+
+_TEND_SECONDS = 1.0
+_MAX_DESCRIBED = 256
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentHost:
+    """Where environments are installed and how they run.
+
+    Their clients find the model on the unix socket ``door``. Describing, loading and drawing may take
+    ``call_seconds``.
+    """
+
+    folder: Path | None
+    door: str
+    limits: EnvironmentLimits
+    is_confined: bool
+    call_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """The pool of one installation, and the turns of tenants at it."""
+
+    pool: EnvironmentPool
+    turns: FairGate
+
+
+class WorkerEnvironments:
+    """Environments whose code runs in worker processes; those of one installation share its workers."""
+
+    def __init__(self, host: EnvironmentHost) -> None:
+        self._host = host
+        self._running: dict[str, _Running] = {}
+        self._described: OrderedDict[str, EnvironmentInfo] = OrderedDict()
+
+    async def describe(
+        self, environment: EnvironmentSpec, split: str, *, tenant_id: TenantId
+    ) -> EnvironmentInfo:
+        """Describe an environment with its arguments, once for each set."""
+        installed = await self._installed(environment)
+        key = json.dumps([installed.sha256, installed.name, environment.args, split], sort_keys=True)
+        if key not in self._described:
+            call = {"do": "describe", "args": environment.args, "split": split}
+            try:
+                answer = await self._ask(environment, call, tenant_id=tenant_id)
+                self._described[key] = read_info(answer)
+            except EnvironmentRefused as error:
+                field = {"args": "args", "split": "split"}.get(error.of, "id")
+                raise InvalidField(field=f"environment.{field}", problem=str(error)) from error
+            except (
+                CallExpired,
+                EnvironmentEnded,
+                WorkerEndedError,
+                TimeoutError,
+                OSError,
+                ValueError,
+            ) as error:
+                raise InvalidField(field="environment.id", problem=_unusable(error)) from error
+            if len(self._described) > _MAX_DESCRIBED:
+                self._described.popitem(last=False)
+        return self._described[key]
+
+    async def draw(
+        self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
+    ) -> list[EnvironmentTask]:
+        """Draw tasks."""
+        call = {"do": "draw", "args": environment.args, "split": split, "n": n, "seed": seed}
+        try:
+            return read_tasks(await self._ask(environment, call, tenant_id=tenant_id), n=n)
+        except (EnvironmentRefused, CallExpired, EnvironmentEnded, ValueError) as error:
+            raise TaskFailed(task=environment.id, problem=str(error)) from error
+        except (WorkerEndedError, TimeoutError, OSError) as error:
+            raise TaskFailed(task=environment.id, problem=_unusable(error)) from error
+
+    async def run(
+        self,
+        environment: EnvironmentSpec,
+        task: EnvironmentTask,
+        episodes: Sequence[EpisodeCall],
+        *,
+        tenant_id: TenantId,
+    ) -> list[EpisodeReport]:
+        """Run episodes; their time begins when a worker takes them."""
+        call = {
+            "do": "run",
+            "args": environment.args,
+            "entry": task.entry,
+            "episodes": [_told(each) for each in episodes],
+        }
+        ids = [each.episode_id for each in episodes]
+        seconds = environment.episode_seconds
+        try:
+            answer = await self._ask(environment, call, tenant_id=tenant_id, seconds=seconds, ids=ids)
+            return read_reports(answer, episodes=len(episodes))
+        except EnvironmentRefused as error:
+            return [EpisodeReport(reward=None, error=str(error)) for _ in episodes]
+        except EnvironmentEnded as error:
+            raise EnvironmentFault(
+                str(error), whose="environment" if error.is_guilty else "infrastructure"
+            ) from error
+        except (CallExpired, ValueError) as error:
+            raise EnvironmentFault(str(error), whose="environment") from error
+        except (WorkerEndedError, TimeoutError, OSError) as error:
+            raise EnvironmentFault(_unusable(error), whose="infrastructure") from error
+
+    async def _ask(
+        self,
+        environment: EnvironmentSpec,
+        call: Mapping[str, Any],
+        *,
+        tenant_id: TenantId,
+        seconds: float | None = None,
+        ids: Sequence[str] = (),
+    ) -> Any:  # JSON
+        running = self._pool(await self._installed(environment))
+        async with running.turns.turn(tenant_id):
+            return await running.pool.call(call, seconds=seconds or self._host.call_seconds, ids=ids)
+
+    async def _installed(self, environment: EnvironmentSpec) -> InstalledEnvironment:
+        return await asyncio.to_thread(find_environment, self._host.folder, environment.kind, environment.id)
+
+    def _pool(self, installed: InstalledEnvironment) -> _Running:
+        """Return the workers of an installation; one that was made anew has other workers."""
+        host = self._host
+        assert host.folder is not None
+        place = host.folder / installed.name
+        key = f"{installed.name} {installed.sha256}"
+
+        async def start() -> EnvironmentWorker:
+            limits = Confinement(memory_bytes=host.limits.memory_bytes, is_confined=host.is_confined)
+            return await start_environment_worker(installed, place, limits, door=host.door)
+
+        if key not in self._running:
+            self._running[key] = _Running(
+                pool=EnvironmentPool(start, host.limits, name=installed.name),
+                turns=FairGate(host.limits.workers * host.limits.calls),
+            )
+        return self._running[key]
+
+    async def tend(self) -> None:
+        """Look after the workers until cancelled, then end them."""
+        try:
+            while True:
+                await asyncio.sleep(_TEND_SECONDS)
+                for running in list(self._running.values()):
+                    await running.pool.tend()
+        finally:
+            for running in self._running.values():
+                await running.pool.close()
+
+
+def _told(episode: EpisodeCall) -> dict[str, object]:
+    return {name: value for name, value in asdict(episode).items() if name != "socket"}
+
+
+def _unusable(error: Exception) -> str:
+    return f"its worker does not run here: {error}" if str(error) else "its worker does not become ready"
+
+
+@asynccontextmanager
+async def open_environments(host: EnvironmentHost) -> AsyncIterator[WorkerEnvironments]:
+    """Run the workers of environments within the block; each starts when it is first needed."""
+    environments = WorkerEnvironments(host)
+    if not host.is_confined:
+        _log.warning("environments run unconfined: their code reads what this user may read")
+    tending = asyncio.create_task(environments.tend())
+    try:
+        yield environments
+    finally:
+        await cancel_all(tending)

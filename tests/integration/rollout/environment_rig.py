@@ -1,0 +1,94 @@
+"""An installed environment of tests, and a model that repeats what it is asked."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+
+from mint_common.events import EnvironmentSpec
+from services.rollout.core.environment import EpisodeCall
+from services.rollout.core.installed_environment import MANIFEST, VENV, InstalledEnvironment
+
+PACKAGES = Path(__file__).parent / "environments"
+
+
+def install_deeds(folder: Path) -> None:
+    """Install the environment ``deeds`` below a folder, without an index."""
+    place = folder / "deeds"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / VENV], check=True)
+    (site,) = place.glob(f"{VENV}/lib/python*/site-packages")
+    shutil.copytree(PACKAGES, site, dirs_exist_ok=True)
+    manifest = InstalledEnvironment(
+        kind="verifiers",
+        name="deeds",
+        package="deeds",
+        requirement="deeds==1",
+        entry="",
+        python="3",
+        versions=("deeds==1",),
+        sha256="0" * 64,
+    )
+    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+
+
+def deeds(deed: str = "", *, seconds: float = 20.0, **args: Any) -> EnvironmentSpec:
+    """Return the settings of an environment that does a deed."""
+    return EnvironmentSpec(
+        kind="verifiers",
+        id="deeds",
+        args={"deed": deed, **args},
+        split="train",
+        max_turns=3,
+        episode_seconds=seconds,
+        min_group=1,
+    )
+
+
+def episode(name: str, door: str) -> EpisodeCall:
+    """Return an episode whose token is its name."""
+    return EpisodeCall(
+        episode_id=name,
+        path=f"/e/{name}",
+        socket=door,
+        model="m",
+        temperature=0.7,
+        max_new_tokens=8,
+        max_turns=3,
+        seed=1,
+    )
+
+
+@asynccontextmanager
+async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
+    """Answer OpenAI's API on a unix socket; yield the requests: token and body."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+    http = FastAPI()
+
+    @http.post("/e/{token}/v1/chat/completions")
+    async def answer(token: str, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        asked.append((token, body))
+        message = {"role": "assistant", "content": body["messages"][-1]["content"]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        told = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
+        return {**told, "usage": usage, "choices": [choice]}
+
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    server = uvicorn.Server(uvicorn.Config(http, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield asked
+    finally:
+        server.should_exit = True
+        await serving
