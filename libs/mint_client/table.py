@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "migrate": (_STACK + "migrate:migrate", "Migrate a service's tables."),
     "demo": (_STACK + "demo:demo", "Train, serve, promote and roll back in minutes."),
     "base": (_STACK + "base:base_app", "Add, list, show or remove base models."),
+    "env": (_STACK + "env:env_app", "Add, list or remove environments to train in."),
     "adapter": (_STACK + "adapter:adapter_app", "Check, merge, pack or unpack adapter folders."),
     "adapters": (_CLIENT + "adapters:adapters_app", "List, pin, load or evict revisions on engines."),
     "policy": (_CLIENT + "policies:policy_app", "List, show, create, import, change or remove policies."),

@@ -1,5 +1,7 @@
 """Settings of the rollout service, read once from the environment."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from mint_common.ids import TenantId
@@ -37,6 +39,26 @@ class TaskSettings(Block):
     )
 
 
+class EnvironmentSettings(Block):
+    """The processes that run environments which `mint env add` installed."""
+
+    environments_dir: Path | None = Field(
+        None, description="folder of installed environments; `mint up` sets it to that of the stack"
+    )
+    environment_workers: int = Field(2, ge=1, description="maximum processes of one environment")
+    environment_episodes: int = Field(
+        64, ge=1, le=1024, description="episodes that one process of an environment runs at a time"
+    )
+    environment_memory_bytes: int = Field(
+        4 << 30, ge=256 << 20, description="maximum memory of one such process with those that it starts"
+    )
+    environments_confined: bool = Field(
+        default=True,
+        description="refuse to run an environment where the kernel allows no namespaces; off: its code then"
+        " reads what the service's user may read, and reaches its network",
+    )
+
+
 class QuotaSettings(Block):
     """Quotas of a tenant's jobs; a submission beyond them is refused with 422."""
 
@@ -64,6 +86,7 @@ class RolloutSettings(ServiceSettings):
     algorithms: AlgorithmSettings
     waves: WaveSettings
     tasks: TaskSettings
+    environments: EnvironmentSettings
     quotas: QuotaSettings
     erasure: ErasureSettings
     graders: GraderSettings

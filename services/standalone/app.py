@@ -151,6 +151,7 @@ async def _plan_stack(
         folder.secrets(),
         ports=ports,
         cache_folder=str(folder.cache),
+        environments_folder=str(folder.environments),
         overrides=settings.overrides,
         services=services,
         has_wandb=any(each.to is TrackerKind.WANDB for each in trackers),

@@ -47,6 +47,14 @@ ALIAS = (
     Column(title="moved by", path="moved_by", kind="list", drop=3),
     Column(title="digest", path="revision.digest", kind="digest", drop=5),
 )
+ENVIRONMENT = (
+    Column(title="environment", path="name"),
+    Column(title="kind", path="kind"),
+    Column(title="package", path="requirement"),
+    Column(title="python", path="python", drop=2),
+    Column(title="packages", path="packages", kind="number", drop=1),
+    Column(title="sha256", path="sha256", kind="digest", drop=3),
+)
 FILE = (
     Column(title="file", path="id"),
     Column(title="name", path="filename"),

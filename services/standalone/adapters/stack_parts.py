@@ -44,6 +44,7 @@ def read_parts(
         StackSecrets(internal_token="-" * 32, api_key="-" * 32),  # no part can start with it
         ports=dict.fromkeys(port_names(places), 1),
         cache_folder="/none",
+        environments_folder="/none",
         overrides=overrides,
     )
     check_settings(services)

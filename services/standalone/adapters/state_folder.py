@@ -5,6 +5,7 @@ run.json    parts of the running stack   internal_token  what services show each
 lock        pid of the supervisor        log/            one file per part
 bases/      base models                  blobs/          adapters, rollout records
 postgres/   nats/                        cache/          staged adapters
+envs/       installed environments
 
 Everything is the owner's alone: folders 0700, files 0600. When root starts the stack, the folder's group is
 the id that Postgres and NATS run as, which may pass the folder (0710) and owns theirs.
@@ -38,6 +39,7 @@ class StateFolder(StackFolder):
         super().__init__(root=root)
         self.logs, self.bases = root / "log", root / "bases"
         self.blobs, self.cache = root / "blobs", root / "cache"
+        self.environments = root / "envs"
 
     def create(self) -> None:
         """Create the folder and the subfolders that `mint up` needs. Raises FolderUnusableError."""

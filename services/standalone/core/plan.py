@@ -120,6 +120,7 @@ def plan_services(
     *,
     ports: Mapping[str, int],
     cache_folder: str,
+    environments_folder: str,
     overrides: Mapping[str, str],
     services: Collection[str] = SERVICES,
     has_wandb: bool = False,
@@ -138,11 +139,12 @@ def plan_services(
         tokenizers = {"MINT_GATEWAY_TOKENIZERS": folders}
     recorded = has_wandb and "MINT_ROLLOUT_WANDB_TENANTS" not in overrides
     tenants = {"MINT_ROLLOUT_WANDB_TENANTS": OWN_TENANT} if recorded else {}
+    environments = {"MINT_ROLLOUT_ENVIRONMENTS_DIR": environments_folder}
     called = tuple(part.name for part in of_bases)
     planned = [
         ServicePart(name="registry", service="registry", needs=addresses.embedded, env=bootstrap),
         *of_bases,
-        ServicePart(name="rollout", service="rollout", needs=("registry",), env=tenants),
+        ServicePart(name="rollout", service="rollout", needs=("registry",), env={**tenants, **environments}),
         ServicePart(
             name="gateway", service="gateway", needs=("registry", "rollout"), calls=called, env=tokenizers
         ),

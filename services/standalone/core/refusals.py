@@ -47,6 +47,14 @@ class HubUnreachableError(MintError):
     """The hub at {endpoint} cannot be reached, or the download broke ({problem}). Complete files are kept: try again, set HF_ENDPOINT to another hub, or name a folder of the model's files."""  # noqa: E501  # the docstring is the message
 
 
+class EnvironmentNotInstalledError(MintError):
+    """The environment {name!r} is not installed, and nothing is left of it: {problem}"""
+
+
+class UvMissingError(MintError):
+    """`uv` installs environments, and is not there: put it on PATH (https://docs.astral.sh/uv)."""
+
+
 class NoRoomError(MintError):
     """{what} needs {need}, and {place} has {free}. {advice}"""
 

@@ -42,6 +42,7 @@ def plan(
         StackSecrets(internal_token="t", api_key="tml-k"),
         ports={name: 9000 + index for index, name in enumerate(port_names(bases))},
         cache_folder="/c",
+        environments_folder="/e",
         overrides=overrides or {},
         services=services,
     )

@@ -14,19 +14,13 @@ from services.rollout.core.installed_environment import (
 )
 
 
-def list_environments(folder: Path) -> list[InstalledEnvironment]:
-    """Return every complete installation below a folder, by name; one with a broken manifest is left out."""
-    files = [file for file in sorted(folder.glob(f"*/{MANIFEST}")) if file.parent.name[0] != "."]
-    return [manifest for file in files if (manifest := _read(file)) is not None]
-
-
 def find_environment(folder: Path | None, kind: EnvironmentKind, name: str) -> InstalledEnvironment:
     """Return an installed environment. Raises NotFound with near names, InvalidField for another kind."""
     manifest = None
     if folder is not None and is_name(name):
         manifest = _read(folder / name / MANIFEST)
     if manifest is None or folder is None or not (folder / name / VENV / "bin/python").exists():
-        names = [] if folder is None else [each.name for each in list_environments(folder)]
+        names = [] if folder is None else sorted(file.parent.name for file in folder.glob(f"*/{MANIFEST}"))
         near = near_names(name[:100], names, limit=5) or names[:5]
         raise NotFound(kind="environment", name=name[:100], near=", ".join(near))
     if manifest.kind != kind:

@@ -83,7 +83,7 @@ class WorkerEnvironments:
         installed = await self._installed(environment)
         key = json.dumps([installed.sha256, installed.name, environment.args, split], sort_keys=True)
         if key not in self._described:
-            call = {"do": "describe", "args": environment.args, "split": split}
+            call = {"do": "describe", "split": split}
             try:
                 answer = await self._ask(environment, call, tenant_id=tenant_id)
                 self._described[key] = read_info(answer)
@@ -107,7 +107,7 @@ class WorkerEnvironments:
         self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
     ) -> list[EnvironmentTask]:
         """Draw tasks."""
-        call = {"do": "draw", "args": environment.args, "split": split, "n": n, "seed": seed}
+        call = {"do": "draw", "split": split, "n": n, "seed": seed}
         try:
             return read_tasks(await self._ask(environment, call, tenant_id=tenant_id), n=n)
         except (EnvironmentRefused, CallExpired, EnvironmentEnded, ValueError) as error:
@@ -126,7 +126,6 @@ class WorkerEnvironments:
         """Run episodes; their time begins when a worker takes them."""
         call = {
             "do": "run",
-            "args": environment.args,
             "entry": task.entry,
             "episodes": [_told(each) for each in episodes],
         }
@@ -157,6 +156,7 @@ class WorkerEnvironments:
     ) -> Any:  # JSON
         running = self._pool(await self._installed(environment))
         async with running.turns.turn(tenant_id):
+            call = {**call, "args": environment.args, "max_turns": environment.max_turns}
             return await running.pool.call(call, seconds=seconds or self._host.call_seconds, ids=ids)
 
     async def _installed(self, environment: EnvironmentSpec) -> InstalledEnvironment:

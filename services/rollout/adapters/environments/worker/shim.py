@@ -18,10 +18,11 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -37,16 +38,47 @@ Message = dict[str, Any]  # JSON
 
 
 def main() -> None:
-    """Answer calls until MinT ends or kills this process."""
+    """Answer calls until MinT ends or kills this process.
+
+    The main thread loads environments, one after the other: their packages may set handlers of signals.
+    """
+    loads = LoadingThread()
+    threading.Thread(target=_answer_calls, args=(loads,), daemon=True).start()
+    loads.run()
+
+
+class LoadingThread(Executor):
+    """The thread that calls `run`, as an executor."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Call a function once those before it have returned."""
+        future: Future[Any] = Future()
+        self._queue.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def run(self) -> None:
+        """Call what is submitted, for ever."""
+        while True:
+            future, function = self._queue.get()
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001  # told to who submitted it
+                future.set_exception(error)
+
+
+def _answer_calls(loads: LoadingThread) -> None:
     with suppress(EOFError, ConnectionError, asyncio.IncompleteReadError):
-        asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+        asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1])), loads))
     os._exit(0)  # a normal exit waits for threads of the environment
 
 
-async def _serve(connection: socket.socket) -> None:
+async def _serve(connection: socket.socket, loads: LoadingThread) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
     setup = await _receive(reader)
-    worker = Worker(setup, kind_of(Path(__file__).parent, setup["kind"]))
+    worker = Worker(setup, kind_of(Path(__file__).parent, setup["kind"]), loads)
     forwarder = await asyncio.start_server(lambda r, w: _forward(setup["door"], r, w), "127.0.0.1", 0)
     worker.port = forwarder.sockets[0].getsockname()[1]
     answering: set[asyncio.Task[None]] = set()
@@ -100,11 +132,12 @@ def kind_of(folder: Path, name: str) -> ModuleType:
 class Worker:
     """Runs the functions of a kind; one environment for each set of arguments, the newest few of them."""
 
-    def __init__(self, setup: Message, kind: ModuleType) -> None:
+    def __init__(self, setup: Message, kind: ModuleType, loads: Executor) -> None:
         self.port = 0
         self._setup = setup
         self._kind = kind
         self._threads = ThreadPoolExecutor(_THREADS)
+        self._loads = loads
         self._loaded: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         self._running: dict[int, Callable[[], None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -125,7 +158,7 @@ class Worker:
             stop()
 
     async def _answer(self, call: Message) -> Any:  # JSON
-        environment = await self._environment(call["args"])
+        environment = await self._environment(call["args"], call["max_turns"])
         if call["do"] != "run":
             tasks = await self._in_thread("split", self._kind.tasks, environment, call["split"])
             if call["do"] == "draw":
@@ -168,12 +201,12 @@ class Worker:
         root = f"http://127.0.0.1:{self.port}{episode['path']}"
         return {**episode, "root_url": root, "base_url": f"{root}/v1"}
 
-    async def _environment(self, args: Message) -> Any:
-        """Return the environment with some arguments, loaded once."""
-        key = json.dumps(args, sort_keys=True)
+    async def _environment(self, args: Message, turns: int) -> Any:
+        """Return the environment with some arguments and most turns, loaded once."""
+        key = json.dumps([args, turns], sort_keys=True)
         if key not in self._loaded:
             loading: asyncio.Future[Any] = asyncio.ensure_future(
-                self._in_thread("args", self._kind.load, self._setup, args)
+                self._in_thread("args", self._kind.load, self._setup, args, turns, executor=self._loads)
             )
             self._loaded[key] = loading
             if len(self._loaded) > _LOADED:
@@ -187,7 +220,9 @@ class Worker:
                 del self._loaded[key]
             raise
 
-    async def _in_thread(self, of: str, function: Callable[..., Any], *given: Any) -> Any:
+    async def _in_thread(
+        self, of: str, function: Callable[..., Any], *given: Any, executor: Executor | None = None
+    ) -> Any:
         """Call a function of the kind; ``of`` says whose fault its exceptions are."""
 
         def called() -> Any:
@@ -197,7 +232,7 @@ class Worker:
                 error.of = of  # type: ignore[attr-defined]  # read by `answer`
                 raise
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, called)
+        return await asyncio.get_running_loop().run_in_executor(executor or self._threads, called)
 
 
 def draw(tasks: Sequence[Any] | None, n: int, seed: int) -> list[Message]:

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 
 class _Loaded(NamedTuple):
-    """An environment's name in the registry of skyrl_gym, its configuration, and rows by split."""
+    """A name in the registry of skyrl_gym, its configuration, rows by split, and most turns."""
 
     name: str
     config: dict[str, Any]
     rows: dict[str, list[Any]]
+    turns: int
 
 
-def load(setup: dict[str, Any], args: dict[str, Any]) -> _Loaded:
+def load(setup: dict[str, Any], args: dict[str, Any], turns: int) -> _Loaded:
     """Return the environment that ``args`` name: env_class, env_config, and rows (a list, or one per split).
 
     An entry, MODULE:NAME, is called with the other arguments and returns the rows.
@@ -37,7 +38,7 @@ def load(setup: dict[str, Any], args: dict[str, Any]) -> _Loaded:
     for row in (row for part in by_split.values() for row in part):
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), list):
             raise TypeError("each row has a prompt, a list of messages")
-    return _Loaded(name, config, by_split)
+    return _Loaded(name, config, by_split, turns)
 
 
 def about(environment: _Loaded) -> tuple[str, bool]:
@@ -57,12 +58,12 @@ def run(environment: _Loaded, row: dict[str, Any], episodes: list[dict[str, Any]
     import skyrl_gym
 
     (episode,) = episodes
-    extras = {**row, "max_turns": episode["max_turns"], "extra_info": row.get("extra_info") or {}}
+    extras = {**row, "max_turns": environment.turns, "extra_info": row.get("extra_info") or {}}
     env = skyrl_gym.make(environment.name, env_config=environment.config, extras=extras)
     try:
         messages, _ = env.init(row["prompt"])
         reward, done, turns = 0.0, False, 0
-        while not done and turns < episode["max_turns"]:
+        while not done and turns < environment.turns:
             text = _answer(messages, episode)
             stepped = env.step(text)
             action = stepped.get("postprocessed_action") or text

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 
-def load(setup: dict[str, Any], args: dict[str, Any]) -> Any:
+def load(setup: dict[str, Any], args: dict[str, Any], turns: int) -> Any:
     """Return an environment: what the entry returns, of an installation without one what its id names."""
     import verifiers
 
@@ -18,6 +18,8 @@ def load(setup: dict[str, Any], args: dict[str, Any]) -> Any:
         environment = verifiers.load_environment(setup["package"], **args)
     if not isinstance(environment, verifiers.Environment):
         raise TypeError(f"{type(environment).__name__} is no verifiers.Environment")
+    if not 0 < getattr(environment, "max_turns", turns) <= turns:
+        environment.max_turns = turns
     return environment
 
 
@@ -39,9 +41,6 @@ def tasks(environment: Any, split: str) -> Sequence[Any]:
 
 async def run(environment: Any, row: Any, episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run episodes of a row, each with a model of its own; of several the rubric scores them together."""
-    turns = episodes[0]["max_turns"]
-    if not 0 < getattr(environment, "max_turns", turns) <= turns:
-        environment.max_turns = turns
     states = await asyncio.gather(*(_rolled_out(environment, row, episode) for episode in episodes))
     rubric, scores = environment.rubric, environment.score_rollouts
     if len(states) > 1 or getattr(environment, "requires_group_rollouts", False):
