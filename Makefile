@@ -14,6 +14,8 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 SDK := tests/e2e/test_sdk_matrix.py tests/e2e/test_tinker_sdk.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/test_openapi.py
 
+PACKAGES := tests/environments
+
 FAMILIES := tests/e2e/test_families_stack.py
 
 # Engines of these run kernels through an interpreter.
@@ -68,11 +70,15 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(FAMILIES) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(PACKAGES) $(FAMILIES) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow $(SDK)
+
+.PHONY: test-env
+test-env: .venv/.installed ## Install packages of environments and run episodes of each, unmodified (5 minutes; fetches them)
+	$(PYTEST) -m slow $(PACKAGES)
 
 test-clients: .venv/.installed ## Drive people's clients, unmodified, against running stacks (20 minutes the first time; Node's need npm)
 	$(PYTEST) tests/e2e/test_openai_client.py tests/e2e/test_anthropic_client.py $(CLIENTS)

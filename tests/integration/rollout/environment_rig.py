@@ -85,6 +85,7 @@ async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]
 
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
+    path.chmod(0o666)
     server = uvicorn.Server(uvicorn.Config(http, lifespan="off", log_config=None))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:

@@ -26,6 +26,7 @@ _MAX_CALLS = 5000
 _IDLE_SECONDS = 600.0
 _MAX_SUSPECTS = 10_000
 _GROWTH_BYTES = 256 << 20
+_MAX_PROCESSES = 512
 _FIRST_PROCESSES, _GROWTH_PROCESSES = 64, 64
 """Processes that an environment may start for itself, and that episodes may leave before it is replaced."""
 
@@ -186,6 +187,8 @@ class EnvironmentPool:
         used_bytes, processes = await asyncio.to_thread(worker.usage, most_bytes=most)
         if used_bytes > most:
             worker.kill(f"its processes took more than {most >> 20} MiB")
+        if processes > _MAX_PROCESSES:
+            worker.kill(f"it started more than {_MAX_PROCESSES} processes")
         first_bytes, first_processes = held.first_use
         if worker.calls_done and not worker.calls:
             held.first_use = (min(first_bytes, used_bytes), min(first_processes, processes))

@@ -34,7 +34,7 @@ _SYSTEM_FILES = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _TEMPORARY_BYTES, _SHARED_MEMORY_BYTES = 256 << 20, 64 << 20
 _FILE_BYTES = 256 << 20
-_PROCESSES, _DESCRIPTORS = 512, 4096
+_PROCESSES, _DESCRIPTORS = 1024, 4096
 _WHOLE_MAP, _CONTAINER_MAP = 1 << 31, 1 << 16
 """Ids of a user namespace: of the machine, and of a container that has its own."""
 

@@ -1,0 +1,91 @@
+"""Packages of environments, unmodified: installed by `mint env add`, their episodes run against a door."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mint_client.cli import app
+from mint_common.events import EnvironmentKind, EnvironmentSpec
+from mint_common.ids import TenantId
+from services.rollout.adapters.environments.pool import EnvironmentLimits
+from services.rollout.adapters.environments.workers import EnvironmentHost, open_environments
+from services.rollout.core.environment import EpisodeReport
+from tests.integration.rollout.environment_rig import episode, open_door
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TENANT = TenantId("ten_a")
+Added = Callable[..., Path]
+
+
+@pytest.fixture
+def added(tmp_path: Path) -> Added:
+    """Installs environments into a state folder, and returns the folder of environments."""
+
+    def add(*arguments: str) -> Path:
+        result = CliRunner().invoke(app, ["env", "add", *arguments, "--dir", str(tmp_path)])
+        assert result.exit_code == 0, result.exception
+        return tmp_path / "envs"
+
+    return add
+
+
+async def episodes_of(
+    folder: Path, kind: EnvironmentKind, name: str, args: dict[str, Any], door: Path
+) -> tuple[list[EpisodeReport], list[tuple[str, dict[str, Any]]]]:
+    """Run an episode of each of two tasks; return the reports, and the requests at the door."""
+    spec = EnvironmentSpec(
+        kind=kind, id=name, args=args, split="train", max_turns=3, episode_seconds=60.0, min_group=1
+    )
+    host = EnvironmentHost(
+        folder=folder,
+        door=str(door),
+        limits=EnvironmentLimits(workers=1, calls=16, memory_bytes=4 << 30),
+        is_confined=True,
+        call_seconds=300.0,
+    )
+    async with open_door(door) as asked, open_environments(host) as environments:
+        info = await environments.describe(spec, "train", tenant_id=TENANT)
+        assert info.tasks is None or info.tasks >= 2
+        tasks = await environments.draw(spec, "train", 2, 7, tenant_id=TENANT)
+        reports = []
+        for number, task in enumerate(tasks):
+            call = episode(f"e{number}", str(door))
+            reports += await environments.run(spec, task, [call], tenant_id=TENANT)
+    return reports, asked
+
+
+async def test_verifiers_first_interface_scores_what_the_model_said(added: Added, tmp_path: Path) -> None:
+    entry = "verifiers.envs.integrations.reasoninggym_env:ReasoningGymEnv"
+    pin = ("--with", "renderers==0.1.10")  # newer ones lack a class that 0.3.1 imports
+    folder = added("verifiers", "verifiers[rg]==0.3.1", *pin, "--entry", entry, "--name", "sums")
+    args = {"gym": "chain_sum", "num_train_examples": 4, "num_eval_examples": 2}
+    reports, asked = await episodes_of(folder, "verifiers", "sums", args, tmp_path / "door")
+    assert [report.error for report in reports] == ["", ""]
+    assert [set(report.scores) for report in reports] == [
+        {"check_answer_reward_func", "format_reward_func"}
+    ] * 2
+    assert [token for token, _ in asked] == ["e0", "e1"]
+    assert all("arithmetic" in json.dumps(body["messages"]) for _, body in asked)
+
+
+async def test_skyrl_gym_gets_each_turn_and_sums_their_rewards(added: Added, tmp_path: Path) -> None:
+    folder = added("skyrl", "skyrl-gym==0.4.0")
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"#### {said}"}],
+            "reward_spec": {"method": "rule", "ground_truth": "6"},
+        }
+        for said in (6, 7)  # the door repeats it
+    ]
+    args = {"env_class": "gsm8k_multi_turn", "rows": rows}
+    reports, asked = await episodes_of(folder, "skyrl", "skyrl-gym", args, tmp_path / "door")
+    right, wrong = sorted(reports, key=lambda report: report.reward or 0.0, reverse=True)
+    assert (right.reward, right.scores, right.stop) == (1.0, {"steps": 1.0}, "done")
+    assert wrong.scores == {"steps": 3.0}, "its own limit is the job's"
+    assert wrong.reward == pytest.approx(0.2 / 3)
+    assert len(asked) == 4
