@@ -1,6 +1,7 @@
 """Packages of environments, unmodified: installed by `mint env add`, their episodes run against a door."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ async def episodes_of(
         tasks = await environments.draw(spec, "train", 2, 7, tenant_id=TENANT)
         reports = []
         for number, task in enumerate(tasks):
-            call = episode(f"e{number}", str(door))
-            reports += await environments.run(spec, task, [call], tenant_id=TENANT)
+            names = [f"e{number}a", f"e{number}b"] if info.by_group else [f"e{number}"]
+            calls = [episode(name, str(door)) for name in names]
+            reports += await environments.run(spec, task, calls, tenant_id=TENANT)
     return reports, asked
 
 
@@ -89,3 +91,19 @@ async def test_skyrl_gym_gets_each_turn_and_sums_their_rewards(added: Added, tmp
     assert wrong.scores == {"steps": 3.0}, "its own limit is the job's"
     assert wrong.reward == pytest.approx(0.2 / 3)
     assert len(asked) == 4
+
+
+async def test_tinkers_groups_get_tokens_and_are_rewarded_together(added: Added, tmp_path: Path) -> None:
+    wheels = os.environ.get("PIP_FIND_LINKS")  # a CPU build of torch spares 3 GB
+    small = ("--with", "torch==2.13.0+cpu") if wheels else ()
+    folder = added(
+        "tinker", str(Path(__file__).parent / "tinker_add"), *small, "--entry", "tinker_add:groups"
+    )
+    reports, asked = await episodes_of(folder, "tinker", "tinker-add", {"n": 2}, tmp_path / "door")
+    assert [report.reward for report in reports] == [6.0, 7.0, 6.0, 7.0], (
+        "two turns of three tokens, and a place"
+    )
+    assert reports[1].scores == {"place": 1.0}
+    first, second = [body for token, body in asked if token == "e0a"]
+    assert second["token_ids"][: len(first["token_ids"]) + 3] == [*first["token_ids"], 7, 8, 10]
+    assert first["sampling_params"]["stop_token_ids"] == [10]

@@ -83,6 +83,15 @@ async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]
         told = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
         return {**told, "usage": usage, "choices": [choice]}
 
+    @http.post("/e/{token}/inference/v1/generate")
+    async def generate(token: str, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        asked.append((token, body))
+        ids = [7, 8, 10]
+        content = [{"token": f"token_id:{each}", "logprob": -0.5} for each in ids]
+        choice = {"index": 0, "token_ids": ids, "finish_reason": "stop", "logprobs": {"content": content}}
+        return {"request_id": "g", "choices": [choice]}
+
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     path.chmod(0o666)

@@ -114,6 +114,7 @@ async def test_a_group_is_run_in_one_call_and_rewarded_together(rig: Rig) -> Non
         ({"id": "../deeds"}, "train", "deeds"),
         ({"kind": "skyrl"}, "train", "environment.kind"),
         ({"args": {"wrong": 1}}, "train", "environment.args"),
+        ({"args": {"deed": "x" * (17 << 20)}}, "train", "environment.args.*limit"),
         ({}, "nowhere", "environment.split"),
     ],
 )
@@ -221,3 +222,33 @@ async def test_processes_are_bounded_in_number_and_in_memory_together(folder: Pa
 async def test_an_environment_that_cannot_be_confined_runs_where_the_operator_allows_it(folder: Path) -> None:
     async with opened(folder, is_confined=False) as loose:
         assert (await loose.run(deeds(), 1)).reward == 1.0
+
+
+async def test_an_environment_that_was_removed_is_a_fault_of_itself(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "deeds").symlink_to(folder / "deeds")
+    async with opened(tmp_path) as rig:
+        assert (await rig.run(deeds(), 1)).reward == 1.0
+        (tmp_path / "deeds").unlink()
+        with pytest.raises(EnvironmentFault, match="No environment") as fault:
+            await rig.run(deeds(), 1)
+        assert fault.value.whose == "environment"
+
+
+async def test_many_episodes_wait_for_a_few_places_and_tenants_take_turns(folder: Path) -> None:
+    ended: list[str] = []
+    async with opened(folder, EnvironmentLimits(workers=2, calls=2, memory_bytes=1 << 30)) as rig:
+
+        async def run(tenant: str, number: int) -> None:
+            (task,) = await rig.environments.draw(deeds(), "train", 1, number, tenant_id=TenantId(tenant))
+            call = episode(f"{tenant}{number}", rig.door)
+            await rig.environments.run(deeds(), task, [call], tenant_id=TenantId(tenant))
+            ended.append(tenant)
+
+        await rig.run(deeds(), 1)
+        async with asyncio.TaskGroup() as group:
+            for number in range(60):
+                group.create_task(run("ten_many", number))
+            for number in range(5):
+                group.create_task(run("ten_few", number))
+    assert len(ended) == 65
+    assert "ten_few" not in ended[45:], "few do not wait for many"

@@ -87,8 +87,13 @@ class EnvironmentWorker:
         if self.ended.is_set():
             answer.set_exception(WorkerEndedError(self.problem))
             return number, answer
+        data = json.dumps({"id": number, **call}).encode()
+        if len(data) > MAX_FRAME_BYTES:
+            problem = f"a call has {len(data)} bytes, the limit is {MAX_FRAME_BYTES}"
+            answer.set_exception(EnvironmentRefused(problem, "args"))
+            return number, answer
         self._calls[number] = answer
-        self._writer.write(frame(json.dumps({"id": number, **call}).encode()))
+        self._writer.write(frame(data))
         return number, answer
 
     def cancel(self, number: int) -> None:

@@ -1,6 +1,7 @@
 """Installed environments, run by workers; see `services.rollout.core.environment.Environments`."""
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_common.errors import InvalidField, TaskFailed
+from mint_common.errors import InvalidField, MintError, TaskFailed
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
@@ -57,7 +58,7 @@ class EnvironmentHost:
     door: str
     limits: EnvironmentLimits
     is_confined: bool
-    call_seconds: float
+    call_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ class WorkerEnvironments:
     ) -> EnvironmentInfo:
         """Describe an environment with its arguments, once for each set."""
         installed = await self._installed(environment)
-        key = json.dumps([installed.sha256, installed.name, environment.args, split], sort_keys=True)
+        asked = [installed.sha256, installed.name, environment.args, environment.max_turns, split]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         if key not in self._described:
             call = {"do": "describe", "split": split}
             try:
@@ -110,7 +112,7 @@ class WorkerEnvironments:
         call = {"do": "draw", "split": split, "n": n, "seed": seed}
         try:
             return read_tasks(await self._ask(environment, call, tenant_id=tenant_id), n=n)
-        except (EnvironmentRefused, CallExpired, EnvironmentEnded, ValueError) as error:
+        except (EnvironmentRefused, CallExpired, EnvironmentEnded, MintError, ValueError) as error:
             raise TaskFailed(task=environment.id, problem=str(error)) from error
         except (WorkerEndedError, TimeoutError, OSError) as error:
             raise TaskFailed(task=environment.id, problem=_unusable(error)) from error
@@ -140,7 +142,7 @@ class WorkerEnvironments:
             raise EnvironmentFault(
                 str(error), whose="environment" if error.is_guilty else "infrastructure"
             ) from error
-        except (CallExpired, ValueError) as error:
+        except (CallExpired, MintError, ValueError) as error:
             raise EnvironmentFault(str(error), whose="environment") from error
         except (WorkerEndedError, TimeoutError, OSError) as error:
             raise EnvironmentFault(_unusable(error), whose="infrastructure") from error
