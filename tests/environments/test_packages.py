@@ -107,3 +107,16 @@ async def test_tinkers_groups_get_tokens_and_are_rewarded_together(added: Added,
     first, second = [body for token, body in asked if token == "e0a"]
     assert second["token_ids"][: len(first["token_ids"]) + 3] == [*first["token_ids"], 7, 8, 10]
     assert first["sampling_params"]["stop_token_ids"] == [10]
+
+
+async def test_openenv_gets_actions_of_its_schema_and_sums_their_rewards(
+    added: Added, tmp_path: Path
+) -> None:
+    source = str(Path(__file__).parent / "openenv_add")
+    folder = added("openenv", source, "--entry", "openenv_add:app")
+    reports, asked = await episodes_of(folder, "openenv", "openenv-add", {}, tmp_path / "door")
+    assert [report.error for report in reports] == ["", ""]
+    told = [(report.reward, report.scores, report.stop) for report in reports]
+    assert told == [(1.0, {"turns": 1.0, "refused_actions": 0.0}, "done")] * 2, "the question has its answer"
+    (message,) = asked[0][1]["messages"]
+    assert '"reason"' in message["content"], "the model is told the schema of actions"

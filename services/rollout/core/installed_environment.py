@@ -10,7 +10,7 @@ from mint_common.names import NAME_PATTERN
 
 MANIFEST = "environment.json"
 VENV = ".venv"
-INSTALLED_KINDS = ("verifiers", "skyrl", "tinker")
+INSTALLED_KINDS = ("verifiers", "skyrl", "tinker", "openenv")
 """Kinds that have an adapter in `services/rollout/adapters/environments/worker`."""
 
 

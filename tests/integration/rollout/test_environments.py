@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -24,6 +26,7 @@ from services.rollout.adapters.environments.workers import (
 )
 from services.rollout.core.environment import EnvironmentFault, EnvironmentTask, EpisodeReport
 from tests.integration.rollout.environment_rig import deeds, episode, install_deeds, open_door
+from tests.processes import until_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -206,9 +209,9 @@ async def test_code_that_hangs_ends_its_worker_and_others_repeat_theirs(rig: Rig
 
 
 async def test_processes_are_bounded_in_number_and_in_memory_together(folder: Path) -> None:
-    limits = EnvironmentLimits(workers=1, calls=16, memory_bytes=600 << 20)
+    limits = EnvironmentLimits(workers=1, calls=16, memory_bytes=300 << 20)
     async with opened(folder, limits) as small:
-        with pytest.raises(EnvironmentFault, match="more than 600 MiB") as fault:
+        with pytest.raises(EnvironmentFault, match="more than 300 MiB") as fault:
             await small.run(deeds("grow"), 0, "grow")
         assert fault.value.whose == "environment"
         with contextlib.suppress(EnvironmentFault):  # as soon as they are counted
@@ -252,3 +255,39 @@ async def test_many_episodes_wait_for_a_few_places_and_tenants_take_turns(folder
                 group.create_task(run("ten_few", number))
     assert len(ended) == 65
     assert "ten_few" not in ended[45:], "few do not wait for many"
+
+
+_SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from services.rollout.adapters.environments.pool import EnvironmentLimits
+from services.rollout.adapters.environments.workers import EnvironmentHost, open_environments
+from tests.integration.rollout.environment_rig import deeds, open_door
+
+async def main() -> None:
+    folder, door = map(Path, sys.argv[1:])
+    limits = EnvironmentLimits(workers=1, calls=4, memory_bytes=1 << 30)
+    host = EnvironmentHost(folder=folder, door=str(door), limits=limits, is_confined=True)
+    async with open_door(door), open_environments(host) as environments:
+        await environments.describe(deeds(), "train", tenant_id="ten_a")
+        print("ready", flush=True)
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_service_leaves_no_worker(folder: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SERVICE, str(folder), str(tmp_path / "door")),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+    )
+    assert service.stdout is not None
+    assert await service.stdout.readline() == b"ready\n"
+    workers = psutil.Process(service.pid).children(recursive=True)
+    assert len(workers) == 2, "a launcher and its worker"
+    service.kill()
+    await service.wait()
+    await until_ended(workers)

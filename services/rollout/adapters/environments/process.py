@@ -197,14 +197,16 @@ def _bytes_of(process: psutil.Process, *, is_shared_once: bool) -> int:
 
 
 async def start_environment_worker(
-    environment: InstalledEnvironment, folder: Path, confinement: Confinement, *, door: str
+    environment: InstalledEnvironment, folder: Path, confinement: Confinement, *, door: str, homes: Path
 ) -> EnvironmentWorker:
     """Start a worker of an environment in ``folder``, whose clients find the model through ``door``.
+
+    It has a folder of its own below ``homes`` until it ends.
 
     Raises WorkerEndedError, TimeoutError, OSError. The event loop's thread starts it: its death signal is
     bound to the thread that started it.
     """
-    plan, errors = await asyncio.to_thread(_prepare, folder, confinement, door)
+    plan, errors = await asyncio.to_thread(_prepare, folder, confinement, door, homes)
     home = plan["folder"]
     try:
         process, connection = _spawn(plan, errors)
@@ -227,7 +229,9 @@ async def start_environment_worker(
     return worker
 
 
-def _prepare(folder: Path, confinement: Confinement, door: str) -> tuple[dict[str, Any], IO[bytes]]:
+def _prepare(
+    folder: Path, confinement: Confinement, door: str, homes: Path
+) -> tuple[dict[str, Any], IO[bytes]]:
     """Return the plan of `launch`, with a folder of the worker's own, and a file for what it writes."""
     venv = folder / VENV
     python = venv / "bin/python"
@@ -238,7 +242,7 @@ def _prepare(folder: Path, confinement: Confinement, door: str) -> tuple[dict[st
         "shim": str(_WORKER / "shim.py"),
         "parent": os.getpid(),
         "read": [str(venv), str(python.resolve().parents[1]), str(_WORKER), door],
-        "folder": tempfile.mkdtemp(prefix="mint-environment-"),
+        "folder": tempfile.mkdtemp(dir=homes),
         "memory_bytes": confinement.memory_bytes,
         "network": False,
         "confined": confinement.is_confined,

@@ -15,6 +15,7 @@ from mint_common.errors import InvalidField, MintError, TaskFailed
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
+from mint_common.runtime.held_folder import hold_folder
 from mint_common.waiting import cancel_all
 from services.rollout.adapters.environments.installed import find_environment
 from services.rollout.adapters.environments.pool import (
@@ -72,8 +73,9 @@ class _Running:
 class WorkerEnvironments:
     """Environments whose code runs in worker processes; those of one installation share its workers."""
 
-    def __init__(self, host: EnvironmentHost) -> None:
+    def __init__(self, host: EnvironmentHost, homes: Path) -> None:
         self._host = host
+        self._homes = homes
         self._running: dict[str, _Running] = {}
         self._described: OrderedDict[str, EnvironmentInfo] = OrderedDict()
 
@@ -173,7 +175,7 @@ class WorkerEnvironments:
 
         async def start() -> EnvironmentWorker:
             limits = Confinement(memory_bytes=host.limits.memory_bytes, is_confined=host.is_confined)
-            return await start_environment_worker(installed, place, limits, door=host.door)
+            return await start_environment_worker(installed, place, limits, door=host.door, homes=self._homes)
 
         if key not in self._running:
             self._running[key] = _Running(
@@ -205,7 +207,8 @@ def _unusable(error: Exception) -> str:
 @asynccontextmanager
 async def open_environments(host: EnvironmentHost) -> AsyncIterator[WorkerEnvironments]:
     """Run the workers of environments within the block; each starts when it is first needed."""
-    environments = WorkerEnvironments(host)
+    homes = await asyncio.to_thread(hold_folder, "mint-environments-")
+    environments = WorkerEnvironments(host, homes.path)
     if not host.is_confined:
         _log.warning("environments run unconfined: their code reads what this user may read")
     tending = asyncio.create_task(environments.tend())
@@ -213,3 +216,4 @@ async def open_environments(host: EnvironmentHost) -> AsyncIterator[WorkerEnviro
         yield environments
     finally:
         await cancel_all(tending)
+        await asyncio.to_thread(homes.remove)

@@ -16,6 +16,8 @@ import socket
 import struct
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -174,7 +176,7 @@ class Worker:
             stopped = threading.Event()
             self._running[number] = stopped.set
             for episode in episodes:
-                episode["stopped"] = stopped.is_set
+                episode["ask"] = partial(_ask, episode, stopped)
             try:
                 return await self._in_thread("environment", self._kind.run, environment, entry, episodes)
             finally:
@@ -197,9 +199,10 @@ class Worker:
         self._loop.call_soon_threadsafe(task.cancel)
 
     def _with_address(self, episode: Message) -> Message:
-        """Return an episode with the address of its model instead of its path on the socket."""
+        """Return an episode with the addresses of its model, and a function that asks it."""
         root = f"http://127.0.0.1:{self.port}{episode['path']}"
-        return {**episode, "root_url": root, "base_url": f"{root}/v1"}
+        told = {**episode, "root_url": root, "base_url": f"{root}/v1"}
+        return {**told, "ask": partial(_ask, told, threading.Event())}
 
     async def _environment(self, args: Message, turns: int) -> Any:
         """Return the environment with some arguments and most turns, loaded once."""
@@ -265,6 +268,29 @@ def _told(error: BaseException) -> str:
         trace = trace.tb_next
     place = "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
     return f"{type(error).__name__}: {error}"[: _MAX_ERROR - 200] + place[:200]
+
+
+def _ask(episode: Message, stopped: threading.Event, messages: list[Any]) -> str:
+    """Return the model's answer to messages, in a thread. Raises OSError, TimeoutError after `cancel`."""
+    if stopped.is_set():
+        raise TimeoutError("the episode was stopped")
+    asked = {
+        "model": episode["model"],
+        "messages": messages,
+        "temperature": episode["temperature"],
+        "max_tokens": episode["max_new_tokens"],
+    }
+    request = urllib.request.Request(  # noqa: S310  # the worker's own forwarder
+        f"{episode['base_url']}/chat/completions",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json", "Authorization": "Bearer episode"},
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return json.load(answer)["choices"][0]["message"]["content"] or ""
+    except urllib.error.HTTPError as error:
+        with error:
+            raise OSError(f"{error.code}: {error.read(_MAX_ERROR).decode(errors='replace')}") from None
 
 
 async def _forward(door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

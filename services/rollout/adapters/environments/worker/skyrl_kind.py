@@ -1,8 +1,6 @@
 """Environments of `skyrl_gym`: they take texts and answer with messages; the loop is here."""
 
 import importlib
-import json
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +62,7 @@ def run(environment: _Loaded, row: dict[str, Any], episodes: list[dict[str, Any]
         messages, _ = env.init(row["prompt"])
         reward, done, turns = 0.0, False, 0
         while not done and turns < environment.turns:
-            text = _answer(messages, episode)
+            text = episode["ask"](messages)
             stepped = env.step(text)
             action = stepped.get("postprocessed_action") or text
             messages = [*messages, {"role": "assistant", "content": action}, *stepped["observations"]]
@@ -74,21 +72,3 @@ def run(environment: _Loaded, row: dict[str, Any], episodes: list[dict[str, Any]
         env.close()
     stop = "done" if done else "max_turns"
     return [{"reward": reward, "scores": metrics, "stop": stop, "is_truncated": not done}]
-
-
-def _answer(messages: list[Any], episode: dict[str, Any]) -> str:
-    if episode["stopped"]():
-        raise TimeoutError("the episode was stopped")
-    asked = {
-        "model": episode["model"],
-        "messages": messages,
-        "temperature": episode["temperature"],
-        "max_tokens": episode["max_new_tokens"],
-    }
-    request = urllib.request.Request(  # noqa: S310  # the worker's own forwarder
-        f"{episode['base_url']}/chat/completions",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json", "Authorization": "Bearer episode"},
-    )
-    with urllib.request.urlopen(request) as answer:  # noqa: S310
-        return json.load(answer)["choices"][0]["message"]["content"] or ""
