@@ -46,6 +46,7 @@ from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClo
 from services.rollout.adapters.door_socket import open_door_socket
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.adapters.environments.workers import host_of, open_environments
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.file_uploads_postgres import PostgresFileUploads
@@ -53,7 +54,6 @@ from services.rollout.adapters.files_postgres import PostgresFiles
 from services.rollout.adapters.handover_postgres import PostgresHandover
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.adapters.peers import RegistryRecords, Trainers
 from services.rollout.adapters.rows_check import RowsCheckProcess
 from services.rollout.adapters.spool import open_spool
@@ -116,7 +116,6 @@ COMPARED_AT_ONCE = 2
 SWEEP_SECONDS = 450.0
 """Interval of the sweeps: files, uploads, copies, old runs, and promotions whose event was lost."""
 Work = Callable[[], Awaitable[None]]
-_NO_ENVIRONMENTS = NoEnvironments()
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -130,9 +129,12 @@ class RolloutApp:
 
 @asynccontextmanager
 async def open_rollout(
-    settings: RolloutSettings, environments: Environments = _NO_ENVIRONMENTS
+    settings: RolloutSettings, environments: Environments | None = None
 ) -> AsyncIterator[RolloutApp]:
-    """Connect and assemble; leaving closes everything in the opposite order."""
+    """Connect and assemble, with other ``environments`` than the installed ones where they are given.
+
+    Leaving closes everything in the opposite order.
+    """
     algorithms = open_algorithms(settings.algorithms.custom)
     metrics.begin_algorithms(algorithms)
     async with AsyncExitStack() as stack:
@@ -167,6 +169,10 @@ async def open_rollout(
         judge = EngineJudge(engines, catalog.resolve, clock, limit_seconds=JUDGE_SECONDS)
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
+        door_socket = await stack.enter_async_context(open_door_socket())
+        environments = environments or await stack.enter_async_context(
+            open_environments(host_of(settings.environments, door_socket))
+        )
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
@@ -194,7 +200,7 @@ async def open_rollout(
             sampler=sampler,
             chat=EngineChat(engines),
             algorithms=algorithms,
-            socket=await stack.enter_async_context(open_door_socket()),
+            socket=door_socket,
             stall_seconds=stall_seconds,
         )
         run_requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT // 4)

@@ -40,6 +40,7 @@ from services.rollout.core.environment import (
 )
 from services.rollout.core.environment_answers import read_info, read_reports, read_tasks
 from services.rollout.core.installed_environment import InstalledEnvironment
+from services.rollout.settings import EnvironmentSettings
 
 _TEND_SECONDS = 1.0
 _MAX_DESCRIBED = 256
@@ -60,6 +61,20 @@ class EnvironmentHost:
     limits: EnvironmentLimits
     is_confined: bool
     call_seconds: float = 120.0
+
+
+def host_of(settings: EnvironmentSettings, door: Path) -> EnvironmentHost:
+    """Return the host that settings describe; ``door`` is the model door's socket."""
+    return EnvironmentHost(
+        folder=settings.environments_dir,
+        door=str(door),
+        limits=EnvironmentLimits(
+            workers=settings.environment_workers,
+            calls=settings.environment_episodes,
+            memory_bytes=settings.environment_memory_bytes,
+        ),
+        is_confined=settings.environments_confined,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
