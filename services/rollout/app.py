@@ -18,16 +18,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.events import (
-    JobFinished,
-    JobSubmitted,
-    PolicyRemoved,
-    RevisionPublished,
-    RevisionRejected,
-    TrainingFailed,
-    WaveRequested,
-)
-from mint_common.runtime.clock import Clock
+from mint_common.events import JobFinished, PolicyRemoved
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
@@ -64,6 +55,7 @@ from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.core.environment import Environments
 from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.dispatching import WAVES, dispatch
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.erasure import Eraser
 from services.rollout.handlers.evaluation_requests import EvaluationMaker
@@ -81,7 +73,7 @@ from services.rollout.handlers.promotions import Promotions
 from services.rollout.handlers.rollouts import Rollouts
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_job_requests import TaskJobMaker
-from services.rollout.handlers.tenant_turns import deliveries_of, event_gate
+from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.wave_parts import (
     JUDGE_SECONDS,
@@ -89,7 +81,6 @@ from services.rollout.handlers.wave_parts import (
     REQUESTS_IN_FLIGHT,
     make_waves,
 )
-from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.http.context import TenantParts
 from services.rollout.http.door import door_http
 from services.rollout.http.jobs import job_routes
@@ -99,8 +90,6 @@ from services.rollout.ports import Tasks
 from services.rollout.settings import QuotaSettings, RolloutSettings
 
 SCHEMA = "rollout"
-WAVES = "rollout-waves"
-"""The subscription to requests for waves."""
 DRAWS_IN_HAND = 8
 """Steps whose prompts are drawn at a time; workers of tasks and copies of files bound them further."""
 KEEP_RUN_DAYS = 400
@@ -169,9 +158,9 @@ async def open_rollout(
         judge = EngineJudge(engines, catalog.resolve, clock, limit_seconds=JUDGE_SECONDS)
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
-        door_socket = await stack.enter_async_context(open_door_socket())
+        socket = await stack.enter_async_context(open_door_socket())
         environments = environments or await stack.enter_async_context(
-            open_environments(host_of(settings.environments, door_socket))
+            open_environments(host_of(settings.environments, socket))
         )
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
@@ -200,7 +189,7 @@ async def open_rollout(
             sampler=sampler,
             chat=EngineChat(engines),
             algorithms=algorithms,
-            socket=door_socket,
+            socket=socket,
             stall_seconds=stall_seconds,
         )
         run_requests = EngineRequests(clock, in_flight=REQUESTS_IN_FLIGHT // 4)
@@ -275,30 +264,6 @@ async def open_rollout(
             *tenant_work(parts, bus, eraser, copies=files),
         )
         yield RolloutApp(http=http, background=background)
-
-
-def dispatch(
-    of_jobs: JobHandlers, of_waves: WaveHandlers, bus: Bus, clock: Clock
-) -> tuple[Dispatcher, Dispatcher]:
-    """Return the dispatchers of short and of long work, so that a wave never delays another job.
-
-    A tenant's draws of prompts leave half of the short ones to other tenants' events.
-
-    They have no ledger: a duplicate ends here and does not repeat its effects. The watchdog repeats the event
-    that a job waits for; if every duplicate did, each repetition would follow its job to the end.
-    """
-    short = Dispatcher(
-        bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=deliveries_of(of_jobs.draws)
-    )
-    short.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
-    short.on(JobFinished, of_jobs.on_job_finished)
-    short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
-    short.on(RevisionRejected, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
-    short.on(TrainingFailed, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
-    taken = deliveries_of(of_waves.turns)
-    work = Dispatcher(bus=bus, ledger=None, durable=WAVES, clock=clock, concurrency=taken)
-    work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
-    return short, work
 
 
 @asynccontextmanager

@@ -25,8 +25,8 @@ from mint_common.records import decode_record
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.no_environments import NoEnvironments
-from services.rollout.app import WAVES, dispatch
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.dispatching import WAVES, dispatch
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.tenant_turns import event_gate

@@ -79,7 +79,12 @@ class TaskJobMaker:
         return None if body.task is None else asdict((await self.tasks.describe(body.task)).defaults)
 
     async def _check_environment(self, environment: EnvironmentSpec, tenant_id: TenantId) -> None:
-        found = await self.environments.describe(environment, environment.split, tenant_id=tenant_id)
+        """Check that an environment takes these arguments. Raises NotFound, InvalidField."""
+        try:
+            found = await self.environments.describe(environment, environment.split, tenant_id=tenant_id)
+        except InvalidField as error:
+            field = str(error.field).replace("environment.", "env.", 1)
+            raise InvalidField(field=field, problem=str(error.problem)) from error
         if found.tasks == 0:
             raise InvalidField(field="env.split", problem=f"{environment.split[:64]!r} has no tasks")
 

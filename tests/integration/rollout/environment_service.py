@@ -39,7 +39,7 @@ class LetterGame:
         if environment.id != "letters":
             raise NotFound(kind="environment", name=environment.id)
         if set(environment.args) != {"log"}:
-            raise InvalidField(field="env.args", problem="takes log alone")
+            raise InvalidField(field="environment.args", problem="takes log alone")
         return EnvironmentInfo(description="letters", tasks=None)
 
     async def draw(

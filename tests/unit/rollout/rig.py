@@ -24,9 +24,9 @@ from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.adapters.peers import Trainers
-from services.rollout.app import WAVES
 from services.rollout.core.environment import Environments
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.dispatching import WAVES
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.file_rows import FileRows

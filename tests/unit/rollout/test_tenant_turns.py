@@ -9,8 +9,8 @@ from mint_common.events import WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.records import Prompt
 from mint_common.runtime.dispatch import publish_event
-from services.rollout.app import dispatch
 from services.rollout.core.task import Split
+from services.rollout.handlers.dispatching import dispatch
 from tests.testing.bus_memory import MemoryBus
 from tests.testing.factories import TENANT
 from tests.testing.ledger_memory import MemoryLedger, MemoryTransaction

@@ -15,9 +15,9 @@ from mint_common.events.codec import decode
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.retries import Bury
-from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
+from services.rollout.handlers.dispatching import dispatch
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.waves import WaveHandlers
