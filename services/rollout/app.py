@@ -118,9 +118,9 @@ class RolloutApp:
 
 @asynccontextmanager
 async def open_rollout(
-    settings: RolloutSettings, environments: Environments | None = None
+    settings: RolloutSettings, others: Environments | None = None
 ) -> AsyncIterator[RolloutApp]:
-    """Connect and assemble, with other ``environments`` than the installed ones where they are given.
+    """Connect and assemble, with ``others`` in place of the installed environments where they are given.
 
     Leaving closes everything in the opposite order.
     """
@@ -159,9 +159,10 @@ async def open_rollout(
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
         socket = await stack.enter_async_context(open_door_socket())
-        environments = environments or await stack.enter_async_context(
-            open_environments(host_of(settings.environments, socket))
-        )
+        environments = others
+        if environments is None:
+            host = host_of(settings.environments, socket)
+            environments = await stack.enter_async_context(open_environments(host))
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
