@@ -15,7 +15,7 @@ def group_advantages(rewards: Sequence[float], rule: AdvantageRule = "std") -> t
 
     - std: (r_i - m) / (std(r) + eps), GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2; ``std`` is
       the sample standard deviation (n - 1), as in TRL.
-    - centre: r_i - m, Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783), section 3.1.
+    - centre: r_i - m, Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
     - rloo: G / (G - 1) (r_i - m), the reward minus the others' mean, Ahmadian et al. 2024 (arXiv 2402.14740).
     - maxrl: (r_i - m) / m for rewards of at least 0 (arXiv 2602.02710); None also if m is not above 0.
     """

@@ -57,8 +57,8 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
 
     A record in which nothing can be learnt is only compared with its sampler. ``pulls``: see
-    `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. ``gradient`` and
-    ``max_new_tokens`` are the job's. For the other two see `WaveBatch`.
+    `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. ``gradient`` is
+    the job's, with its ``max_new_tokens``. For the other two see `WaveBatch`.
     """
 
     record: Claim
@@ -254,7 +254,7 @@ def plan_wave(
             is_file=is_file,
             pulls=pulls,
             gradient=spec.gradient,
-            max_new_tokens=spec.max_new_tokens,
+            max_new_tokens=spec.max_new_tokens if spec.gradient else 1,
         )
     )
     if can_learn:

@@ -8,7 +8,7 @@ import pytest
 from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
 from mint_common.errors import AlreadyHandled, Unavailable
-from mint_common.events import JobSpec, LoraSpec, WaveCompleted
+from mint_common.events import JobSpec, LoraSpec, PolicyGradient, WaveCompleted
 from mint_common.events.job import JobData, JobFile
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Passed, Stepped
@@ -81,7 +81,7 @@ def planned(
     can_learn: bool = True,
     mismatch: Mismatch = "none",
 ) -> NewWave:
-    algorithm = MANAGED.named(wave.spec.algorithm)
+    algorithm = MANAGED.of(wave.spec)
     config = algorithm.training.config(wave.spec.kl_coefficient, mismatch)
     return plan_wave(
         wave,
@@ -176,6 +176,16 @@ def test_a_wave_of_a_task_is_stored_as_before_there_were_files() -> None:
     assert planned().stored()[0].payload.data == msgspec.msgpack.encode(old)
     rewarded = planned(replace(WAVE, spec=replace(WAVE.spec, data=DATA)))
     assert rewarded.operations == planned().operations, "sampled answers have no accuracy"
+
+
+def test_a_pass_has_the_gradient_of_its_job() -> None:
+    gradient = PolicyGradient(loss="dppo", clip_low=0.1, clip_high=0.2)
+    wave = planned(replace(WAVE, spec=replace(WAVE.spec, gradient=gradient)))
+    first = wave.operations[0]
+    assert isinstance(first, WavePass)
+    assert (first.gradient, first.max_new_tokens) == (gradient, WAVE.spec.max_new_tokens)
+    assert first.config == {"kl_coefficient": 0.0, "clip_low": 0.1, "clip_high": 0.2, "sampler_pull": 1e-3}
+    assert msgspec.msgpack.decode(wave.stored()[0].payload.data, type=WavePass) == first
 
 
 def test_a_wave_in_which_nothing_can_be_learnt_has_no_step() -> None:

@@ -64,7 +64,7 @@ Surrogate = Callable[[Ratios], tuple[Tensor, Tensor]]
 
 
 def unbounded(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = r, importance sampling: Schulman et al. 2017 (arXiv 1707.06347), eq. 6.
+    """Return g = r, importance sampling: Schulman et al. 2017 (arXiv 1707.06347), eq. 6.
 
     With ``truncated_at`` C: g = sg(min(r, C)) lp, `truncated_weights`.
     """
@@ -78,7 +78,7 @@ def unbounded(ratios: Ratios) -> tuple[Tensor, Tensor]:
 
 
 def clip(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """min(r A, clip(r, low, high) A) = g A: Schulman et al. 2017 (arXiv 1707.06347), eq. 7.
+    """Return g so that g A = min(r A, clip(r, low, high) A): Schulman et al. 2017 (arXiv 1707.06347), eq. 7.
 
     The bounds apart are DAPO's clip-higher, Yu et al. 2025 (arXiv 2503.14476), section 3.1.
     """
@@ -86,7 +86,7 @@ def clip(ratios: Ratios) -> tuple[Tensor, Tensor]:
 
 
 def gspo(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """The same of r = s exp(lp - sg(lp)), s = exp(mean(lp - q)) of the sequence.
+    """Return `clip` of r = s exp(lp - sg(lp)), s = exp(mean(lp - q)) of the sequence.
 
     GSPO-token of Zheng et al. 2025 (arXiv 2507.18071), eq. 13 and 14.
     """
@@ -101,17 +101,17 @@ def _clipped(ratio_T: Tensor, ratios: Ratios) -> tuple[Tensor, Tensor]:
 
 
 def cispo(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = sg(clip(r, low, high)) lp: MiniMax-M1, Chen et al. 2025 (arXiv 2506.13585), eq. 4."""
+    """Return g = sg(clip(r, low, high)) lp: MiniMax-M1, Chen et al. 2025 (arXiv 2506.13585), eq. 4."""
     ratio_T = ratios.ratio_T().detach()
     weights_T = ratio_T.clamp(ratios.low, ratios.high)
     return weights_T * ratios.trained_T, weights_T != ratio_T
 
 
 def dppo(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = r, or 0 where A > 0 and p - p_q > high, or A < 0 and p_q - p > low; p = exp(lp), p_q = exp(q).
+    """Return g = r, or 0 where A > 0 and p - p_q > high, or A < 0 and p_q - p > low.
 
-    DPPO with the binary total variation (arXiv 2602.04879), as prime-rl has it. With ``truncated_at``:
-    `unbounded`'s of what is kept.
+    p = exp(lp) and p_q = exp(q): DPPO with the binary total variation (arXiv 2602.04879), as prime-rl has it.
+    With ``truncated_at``, `unbounded` of what is kept.
     """
     rise_T = torch.exp(ratios.trained_T.detach()) - torch.exp(ratios.sampled_T)
     too_high_T = (ratios.advantages_T > 0) & (rise_T > ratios.high)
@@ -127,13 +127,13 @@ def dppo(ratios: Ratios) -> tuple[Tensor, Tensor]:
 
 
 def tis(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = sg(min(r, high)) lp: truncated importance sampling, `truncated_weights`."""
+    """Return g = sg(min(r, high)) lp: truncated importance sampling, `truncated_weights`."""
     weights_T = truncated_weights(ratios.trained_T, ratios.sampled_T, cap=ratios.high)
     return weights_T * ratios.trained_T, weights_T >= ratios.high
 
 
 def mis(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = sg(r) lp inside [low, high], 0 outside: masked importance sampling, `trusted_band`'s weight.
+    """Return g = sg(r) lp inside [low, high], 0 outside: masked importance sampling.
 
     The mask of a token, verl's ``token_k1`` rejection and TRL's ``token_mask``.
     """
@@ -143,7 +143,7 @@ def mis(ratios: Ratios) -> tuple[Tensor, Tensor]:
 
 
 def geo_rs(ratios: Ratios) -> tuple[Tensor, Tensor]:
-    """g = sg(min(r, 2)) lp in sequences whose exp(mean(lp - q)) is inside [low, high], 0 in others.
+    """Return g = sg(min(r, 2)) lp in sequences whose exp(mean(lp - q)) is inside [low, high], 0 in others.
 
     Geometric rejection with truncated tokens, verl's ``bypass_pg_geo_rs_token_tis``
     (docs/algo/rollout_corr_math.md, 3.3.3).
