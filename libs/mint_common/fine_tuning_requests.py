@@ -51,6 +51,7 @@ BatchSize = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_BATCH)] | None, _A
 Multiplier = Annotated[Annotated[StrictFloat, Field(gt=0, le=1e6)] | None, _AUTO_FLOAT]
 OwnMethod = Annotated[str, Field(json_schema_extra=one_of(own_methods(Algorithms())))]
 Beta = Annotated[Annotated[StrictFloat, Field(gt=0, le=2)] | None, _AUTO_FLOAT]
+KlCoefficient = Annotated[StrictFloat, Field(ge=0, le=100)] | None
 ComputeMultiplier = Annotated[Annotated[StrictFloat, Field(gt=1e-5, le=10)] | None, _AUTO_FLOAT]
 EvalInterval = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] | None, _AUTO_INT]
 EvalSamples = Annotated[Annotated[StrictInt, Field(ge=1, le=1000)] | None, _AUTO_INT]
@@ -156,8 +157,8 @@ class MintFields(Body):
 
     ``learning_rate`` takes the place of a multiplier. ``beta`` is KTO's. ``max_new_tokens`` bounds a
     sampled answer of reinforcement, ``staleness`` the steps that its sampling may run ahead of training;
-    ``gradient`` changes parts of its policy gradient. ``optimizer``: ``reset`` drops the moments of earlier
-    training.
+    ``kl_coefficient`` weighs the KL to the base, ``gradient`` changes parts of its policy gradient.
+    ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
     method: OwnMethod | None = None
@@ -172,6 +173,7 @@ class MintFields(Body):
     on_long: OnLong = "refuse"
     max_new_tokens: StrictInt | None = None
     staleness: StrictInt = 0
+    kl_coefficient: KlCoefficient = None
     gradient: GradientBody | None = None
     evaluation: JobEvaluationBody | None = None
     promote: PromotionBody | None = None

@@ -30,6 +30,8 @@ def plan_gradient(
     wish = wish or GradientBody()
     loss = wish.loss or (STALE_LOSS if spec.staleness and not algorithm.fixes_loss else own.loss)
     check_stale_loss(loss, staleness=spec.staleness, field=f"{field}.loss")
+    if wish.kl is not None and not spec.kl_coefficient:
+        raise InvalidField(field=f"{field}.kl", problem="has no effect: kl_coefficient is 0")
     usual = (own.clip_low, own.clip_high) if loss == own.loss else BOUNDS[loss]
     low, high = (
         _bound(name, value, default, loss=loss, field=field)
@@ -79,4 +81,6 @@ def _overlong(wish: OverlongBody, spec: JobSpec, *, field: str) -> Overlong:
         raise InvalidField(field=f"{field}.overlong.buffer", problem=problem)
     check_between(f"{field}.overlong.buffer", wish.buffer, 0, spec.max_new_tokens)
     check_between(f"{field}.overlong.factor", wish.factor, 0.0, MAX_FACTOR)
+    if wish.factor != 1.0 and not wish.buffer:
+        raise InvalidField(field=f"{field}.overlong.factor", problem="has no effect without a buffer")
     return Overlong(buffer=wish.buffer, factor=wish.factor, mask=wish.mask)

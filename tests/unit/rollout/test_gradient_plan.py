@@ -36,7 +36,8 @@ def test_a_job_has_its_algorithms_whole_gradient(name: str) -> None:
 
 def test_what_a_job_names_replaces_the_algorithms_own() -> None:
     overlong = OverlongBody(buffer=8, factor=0.5, mask=True)
-    found = planned("dapo", clip_high=1.5, advantage="maxrl", kl="reward", overlong=overlong)
+    pulled = replace(SPEC, kl_coefficient=0.1)
+    found = planned("dapo", pulled, clip_high=1.5, advantage="maxrl", kl="reward", overlong=overlong)
     assert found == PolicyGradient(
         advantage="maxrl",
         loss="clip",
@@ -68,6 +69,8 @@ def test_another_loss_comes_with_its_own_bounds(loss: PolicyLoss) -> None:
         ("grpo", {"overlong": OverlongBody(buffer=33)}, "gradient.overlong.buffer"),
         ("grpo", {"overlong": OverlongBody(buffer=-1)}, "gradient.overlong.buffer"),
         ("grpo", {"overlong": OverlongBody(factor=math.inf)}, "gradient.overlong.factor"),
+        ("grpo", {"overlong": OverlongBody(factor=2.0)}, "gradient.overlong.factor"),
+        ("grpo", {"kl": "reward"}, "gradient.kl"),
         ("sft", {}, "gradient"),
         ("dpo", {"loss": "clip"}, "gradient"),
     ],

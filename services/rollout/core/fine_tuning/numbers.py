@@ -39,7 +39,7 @@ class AskedNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """The numbers of a job, complete. ``rows`` are drawn once an epoch; ``pull`` is a beta, or 0.
+    """The numbers of a job, complete. ``rows`` are drawn once an epoch; ``pull`` is a beta or a KL's weight.
 
     ``compute_multiplier`` is None for methods that sample nothing.
     """
@@ -140,6 +140,11 @@ def _pull(asked: AskedNumbers, extras: MintFields, algorithm: Algorithm) -> floa
     if asked.dpo.beta is not None and extras.beta is not None:
         raise InvalidField(field="mint.beta", problem=f"is {asked.where}.beta, which is there too")
     wish = asked.dpo.beta if extras.beta is None else extras.beta
+    if extras.kl_coefficient is not None:
+        if algorithm.gradient is None:
+            problem = f"is not of {algorithm.method}, which has no policy gradient"
+            raise InvalidField(field="mint.kl_coefficient", problem=problem)
+        wish = extras.kl_coefficient
     return algorithm.default_pull if wish is None else wish
 
 

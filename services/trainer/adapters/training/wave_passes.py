@@ -33,8 +33,8 @@ class WaveRows:
         loss = work.loss
         answers = (*self._rows, *work.batch.mismatched)
         self._preferences = loss if isinstance(loss, PreferenceLoss) and answers else None
-        has_kl = isinstance(loss, TokenLoss) and bool(work.config.get("kl_coefficient")) and bool(self._rows)
-        self._kl_rule = loss.rewards_kl if isinstance(loss, TokenLoss) and has_kl else None
+        has_kl = bool(self._rows and work.config.get("kl_coefficient"))
+        self._kl_rule = loss.rewards_kl if has_kl and isinstance(loss, TokenLoss) else None
         compares_all = self._preferences is not None or self._kl_rule is not None
         self._compared = self._lines(answers if compares_all else work.batch.probe)
         self._answers: list[MovedAnswer] = []

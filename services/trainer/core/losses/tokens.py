@@ -85,7 +85,7 @@ class RatioSums:
 
         Kong 1992, "A note on importance sampling using standardized weights"; 1 on fresh rollouts.
         """
-        return self.ratio**2 / (self.tokens * self.squared) if self.squared else 1.0
+        return self.ratio**2 / (self.tokens * self.squared) if self.squared else 0.0
 
     def added(self, logprobs_T: Tensor, sampled_T: Tensor) -> "RatioSums":
         """Return the sums with those of further tokens."""

@@ -332,9 +332,14 @@ def test_a_job_on_graded_rows_may_change_its_policy_gradient() -> None:
     with pytest.raises(InvalidField, match="is not a bound") as refused:
         plan(body(mint={"gradient": {"clip_low": 0.5}}, method=GRADED), files=files)
     assert refused.value.field == "mint.gradient.clip_low"
-    with pytest.raises(InvalidField, match="is not of sft") as refused:
-        plan(body(mint={"gradient": {}}))
-    assert refused.value.field == "mint.gradient"
+    pulled = plan(
+        body(mint={"kl_coefficient": 0.1, "gradient": {"kl": "reward"}}, method=GRADED), files=files
+    )
+    assert (pulled.spec.kl_coefficient, pulled.spec.gradient) == (0.1, PolicyGradient(kl="reward"))
+    for name, wish in (("gradient", {}), ("kl_coefficient", 0.1)):
+        with pytest.raises(InvalidField, match="has no policy gradient") as refused:
+            plan(body(mint={name: wish}))
+        assert refused.value.field == f"mint.{name}"
 
 
 def test_a_stack_s_own_algorithm_is_a_method_with_its_defaults() -> None:
