@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClo
 from services.rollout.adapters.door_socket import open_door_socket
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
-from services.rollout.adapters.environments.workers import host_of, open_environments
+from services.rollout.adapters.environments.workers import open_installed_environments
 from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.file_uploads_postgres import PostgresFileUploads
@@ -159,10 +159,9 @@ async def open_rollout(
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
         socket = await stack.enter_async_context(open_door_socket())
-        environments = others
-        if environments is None:
-            host = host_of(settings.environments, socket)
-            environments = await stack.enter_async_context(open_environments(host))
+        environments = await stack.enter_async_context(
+            nullcontext(others) if others else open_installed_environments(settings.environments, socket)
+        )
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)

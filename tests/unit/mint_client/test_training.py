@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mint_client.core.gradients import gradient_of
 from mint_client.core.job_times import step_size, step_time_of, time_in_words
 from mint_client.core.jobs import JobNow, headline, read_job, step_columns, step_rows
 from mint_client.core.tables import cells, fitting
@@ -29,7 +28,6 @@ from mint_client.views.job import JobView
 from mint_common.datasets import Format
 from mint_common.datasets.check import check_file
 from mint_common.datasets.repeats import shared_rows
-from mint_common.errors import InvalidField
 
 EXAMPLES = Path(__file__).parents[3] / "examples/reverse"
 DIGEST = "sha256:" + "a" * 64
@@ -380,23 +378,3 @@ def test_a_promotion_is_in_the_plan_and_what_came_of_it_is_told() -> None:
         "alias prod was pointed at it",
         "alias prod was not moved: it is frozen",
     ]
-
-
-def test_parts_of_a_gradient_are_words() -> None:
-    words = ["loss=clip", "clip_high=1.3", "overlong.buffer=64", "overlong.mask=true"]
-    gradient = gradient_of(words)
-    assert gradient == {"loss": "clip", "clip_high": 1.3, "overlong": {"buffer": 64, "mask": True}}
-    wishes = Wishes(method="rft", own_method="dapo", grader={"type": "x"}, gradient=gradient)
-    body = job_body(wishes, model="smollm2", training_file="file-a", suffix=None)
-    assert body["method"] == {
-        "type": "reinforcement",
-        "reinforcement": {"hyperparameters": {}, "grader": {"type": "x"}},
-    }
-    assert body["mint"] == {"method": "dapo", "gradient": gradient}
-    assert gradient_of([]) is None
-
-
-@pytest.mark.parametrize("words", [["loss"], ["=1"], ["overlong=1", "overlong.mask=true"]])
-def test_a_part_of_a_gradient_that_is_no_word_is_refused(words: list[str]) -> None:
-    with pytest.raises(InvalidField, match="--gradient"):
-        gradient_of(words)

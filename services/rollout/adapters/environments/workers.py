@@ -6,7 +6,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from services.rollout.adapters.workers.process import WorkerEndedError
 from services.rollout.core.environment import (
     EnvironmentFault,
     EnvironmentInfo,
+    Environments,
     EnvironmentTask,
     EpisodeCall,
     EpisodeReport,
@@ -61,20 +62,6 @@ class EnvironmentHost:
     limits: EnvironmentLimits
     is_confined: bool
     call_seconds: float = 120.0
-
-
-def host_of(settings: EnvironmentSettings, door: Path) -> EnvironmentHost:
-    """Return the host that settings describe; ``door`` is the model door's socket."""
-    return EnvironmentHost(
-        folder=settings.environments_dir,
-        door=str(door),
-        limits=EnvironmentLimits(
-            workers=settings.environment_workers,
-            calls=settings.environment_episodes,
-            memory_bytes=settings.environment_memory_bytes,
-        ),
-        is_confined=settings.environments_confined,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,3 +219,22 @@ async def open_environments(host: EnvironmentHost) -> AsyncIterator[WorkerEnviro
     finally:
         await cancel_all(tending)
         await asyncio.to_thread(homes.remove)
+
+
+def open_installed_environments(
+    settings: EnvironmentSettings, door: Path
+) -> AbstractAsyncContextManager[Environments]:
+    """Return `open_environments` as settings describe it; ``door`` is the model door's socket."""
+    limits = EnvironmentLimits(
+        workers=settings.environment_workers,
+        calls=settings.environment_episodes,
+        memory_bytes=settings.environment_memory_bytes,
+    )
+    return open_environments(
+        EnvironmentHost(
+            folder=settings.environments_dir,
+            door=str(door),
+            limits=limits,
+            is_confined=settings.environments_confined,
+        )
+    )
