@@ -56,8 +56,11 @@ class LetterGame:
         *,
         tenant_id: TenantId,
     ) -> list[EpisodeReport]:
-        """Run episodes of two turns."""
-        return [await self._run(environment, task, call) for call in episodes]
+        """Run episodes of two turns; to an environment, what a call raises is an error of its own."""
+        try:
+            return [await self._run(environment, task, call) for call in episodes]
+        except openai.APIError as error:
+            return [EpisodeReport(reward=None, error=str(error)) for _ in episodes]
 
     async def _run(
         self, environment: EnvironmentSpec, task: EnvironmentTask, call: EpisodeCall

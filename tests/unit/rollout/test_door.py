@@ -14,6 +14,7 @@ from services.rollout.core.door.conversation import (
     continued_turn,
     dummy_messages,
     message_digest,
+    rendered,
     turn_of,
 )
 from services.rollout.core.door.requests import ChatRequest, read_chat, read_tokens
@@ -22,6 +23,22 @@ from services.rollout.core.trajectories import ModelCall
 STOP = 2
 USER: dict[str, Any] = {"role": "user", "content": "What is 12 + 30?"}
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}]
+NAMES = st.sampled_from(
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "id",
+        "text",
+        "type",
+        "tools",
+        "stop",
+        "n",
+    ]
+)
 SAID = st.text(alphabet="abcx ", min_size=1, max_size=6)
 
 
@@ -65,6 +82,43 @@ def test_what_would_change_the_distribution_or_is_wrong_is_refused_by_its_name(
     with pytest.raises(InvalidField) as caught:
         read_chat(body(**{field: value}))
     assert caught.value.field == field
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"role": ["user"]}, "messages[0].role"),
+        ({"content": "a"}, "messages[0].role"),
+        ({"role": "user", "content": 3}, "messages[0].content"),
+        ({"role": "assistant", "tool_calls": [{"function": "add"}]}, "messages[0].tool_calls[0].function"),
+        ({"role": "assistant", "tool_calls": "add"}, "messages[0].tool_calls"),
+    ],
+)
+def test_a_message_of_another_form_is_refused_by_its_place(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        read_chat(json.dumps({"model": "policy", "messages": [wrong]}).encode())
+    assert caught.value.field == field
+
+
+@given(
+    st.lists(st.dictionaries(NAMES, JSON, max_size=5).map(lambda each: {"role": "tool", **each}), max_size=3),
+    st.dictionaries(NAMES, JSON),
+)
+def test_any_json_is_read_or_refused_by_its_field(messages: list[Any], more: dict[str, Any]) -> None:
+    try:
+        read = read_chat(json.dumps({**more, "messages": messages}).encode())
+    except InvalidField:
+        return
+    turn = turn_of(read.messages, {"role": "assistant", "content": ""}, read.template, [1], is_cut=False)
+    assert continued_turn([turn], [*read.messages, {"role": "assistant", "content": ""}, USER], read.template)
+    assert len(rendered(read.messages)) == len(read.messages)
 
 
 def test_values_that_change_nothing_and_the_jobs_own_settings_pass() -> None:

@@ -30,7 +30,7 @@ def reading_request(call: ModelCall, request: ChatRequest) -> Json:
     }
     return {
         "model": request.model,
-        "generate_response": {"request_id": "", "choices": [choice]},
+        "generate_response": {"request_id": "", "prompt_token_ids": call.prompt, "choices": [choice]},
         "chat_request": {
             "model": request.model,
             "messages": [{"role": "user", "content": ""}],

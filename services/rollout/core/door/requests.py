@@ -81,6 +81,26 @@ Json = dict[str, Any]
 Messages = Annotated[list[Json], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
 
+class _Function(msgspec.Struct, frozen=True):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _ToolCall(msgspec.Struct, frozen=True):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """The parts of a message that tell it from others; the base's template reads and checks the rest."""
+
+    role: str
+    content: str | list[Json] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
 class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
@@ -144,6 +164,7 @@ def read_chat(body: bytes, *, needs_tokens: bool = False) -> ChatRequest:
     for name in check_fields(read, _CHAT, is_large=len(body) > VALUE_BYTES):
         del read[name]
     found: ChatRequest = convert_json(read, ChatRequest)
+    convert_json(found.messages, list[_Message], field="messages")
     if needs_tokens and not found.tokens:
         raise InvalidField(field="tokens", problem="must have at least one token")
     if not needs_tokens and found.tokens is not None:
