@@ -122,9 +122,10 @@ def create_job(  # arguments of a command
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a policy on a task, whose own values options not given take, or in an environment.
+    """Train a policy on a task or in an environment.
 
-    Jobs of one policy run one after another, each from the policy's latest revision.
+    Options that are not given take the values that the task recommends. Jobs of one policy run one after
+    another, each from the policy's latest revision.
 
     Example: mint job create counter progression --steps 30 --watch
     """
