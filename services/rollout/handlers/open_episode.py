@@ -161,15 +161,18 @@ class OpenEpisode:
     async def _prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """Return the prompt of messages: continuing what they repeat, or rendered as a whole."""
         turn = continued_turn(self._answered, request.messages, request.template)
-        if turn is not None:
-            base = dummy_messages(turn)
-            tail = request.messages[len(turn.messages) :]
+        prompt = None if turn is None else await self._continued(turn, request)
+        return prompt or await self._render(rendered(request.messages), request, generates=True)
+
+    async def _continued(self, turn: Turn, request: ChatRequest) -> tuple[int, ...] | None:
+        """Return the prompt that continues a turn; None if the base's template cannot."""
+        base, tail = dummy_messages(turn), rendered(request.messages[len(turn.messages) :])
+        try:
             begin = await self._render(base, request, generates=False)
-            full = await self._render([*base, *rendered(tail)], request, generates=True)
-            found = bridged(turn, begin, full, stop=await self._stop_token())
-            if found is not None:
-                return found
-        return await self._render(rendered(request.messages), request, generates=True)
+            full = await self._render([*base, *tail], request, generates=True)
+        except InvalidField:  # it takes no such conversation
+            return None
+        return bridged(turn, begin, full, stop=await self._stop_token())
 
     async def _render(
         self, messages: list[Json], request: ChatRequest, *, generates: bool
@@ -203,7 +206,7 @@ class OpenEpisode:
             text=done.text,
         )
         self.segments, self.dtype = with_call(self.segments, call), sampled.dtype
-        self.at_limit |= done.reason == "length"
+        self.at_limit |= len(done.tokens) >= min(room, self.terms.max_new_tokens) and done.reason == "length"
         return call, asked.request_id
 
     def _request(
