@@ -10,8 +10,8 @@ from mint_common.names import NAME_PATTERN
 
 MANIFEST = "environment.json"
 VENV = ".venv"
-INSTALLED_KINDS = ("verifiers", "skyrl", "tinker", "openenv")
-"""Kinds that have an adapter in `services/rollout/adapters/environments/worker`."""
+INSTALLED_KINDS = ("verifiers", "tinker", "openenv", "skyrl", "http")
+"""Kinds that `mint env add` takes; each but http has a file in `adapters/environments/worker`."""
 
 
 class InstalledEnvironment(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class InstalledEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``package`` is the distribution's name; ``entry``, MODULE:NAME, is what makes an environment of the
     arguments, where it is not the package's own function. ``versions`` is the sorted freeze of the
-    installation and ``sha256`` its digest. ``network``: its code may use the network.
+    installation and ``sha256`` its digest. One of kind ``http`` has no installation, but a ``url``.
     """
 
     kind: EnvironmentKind
@@ -30,7 +30,7 @@ class InstalledEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     versions: tuple[str, ...]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    network: bool = False
+    url: str = ""
 
 
 def read_manifest(data: bytes) -> InstalledEnvironment:

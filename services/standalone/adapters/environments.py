@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -53,6 +54,8 @@ def add_environment(folder: Path, wish: EnvironmentWish) -> InstalledEnvironment
 
     Raises InvalidField, AlreadyExists, UvMissingError, and EnvironmentNotInstalledError with uv's reason.
     """
+    if wish.kind == "http":
+        return _add_url(folder, wish)
     package, requirement = _package(wish.requirement)
     name = wish.name or usual_name(package)
     _check(wish, name)
@@ -84,6 +87,30 @@ def add_environment(folder: Path, wish: EnvironmentWish) -> InstalledEnvironment
             sha256=hashlib.sha256("\n".join(sorted(frozen)).encode()).hexdigest(),
         )
         _make_readable(venv)
+        (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+def _add_url(folder: Path, wish: EnvironmentWish) -> InstalledEnvironment:
+    """Note the URL of an environment that installs nothing."""
+    _check(wish, wish.name)
+    url = urlsplit(wish.requirement)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise InvalidField(field="PACKAGE", problem=f"{wish.requirement[:100]!r} is no http or https URL")
+    if (folder / wish.name).exists():
+        raise AlreadyExists(kind="environment", name=wish.name)
+    manifest = InstalledEnvironment(
+        kind="http",
+        name=wish.name,
+        package="",
+        requirement=wish.requirement,
+        entry="",
+        python="",
+        versions=(),
+        sha256=hashlib.sha256(wish.requirement.encode()).hexdigest(),
+        url=wish.requirement,
+    )
+    with new_folder(folder / wish.name, mode=0o700) as draft:
         (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest
 

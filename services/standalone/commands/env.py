@@ -34,7 +34,8 @@ def add(
         str,
         typer.Argument(
             metavar="PACKAGE",
-            help="PACKAGE==VERSION, with extras if any; or a wheel; or a folder with pyproject.toml.",
+            help="PACKAGE==VERSION, with extras if any; or a wheel; or a folder with pyproject.toml. "
+            "Of kind http: the URL that rewards answers; it needs a --name.",
         ),
     ],
     others: Annotated[

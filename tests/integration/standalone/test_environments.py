@@ -69,6 +69,8 @@ def test_an_installation_is_its_own_and_its_manifest_names_every_version(wheel: 
         (("verifiers", "verifiers"), InvalidField, "no PACKAGE==VERSION"),
         (("gymnasium", "verifiers==0.3.1"), InvalidField, "none of verifiers"),
         (("verifiers", "a==1", "--name", "../b"), InvalidField, "does not match"),
+        (("http", "https://judge.example/score"), InvalidField, "does not match"),
+        (("http", "file:///etc/passwd", "--name", "judge"), InvalidField, "no http or https URL"),
         (("verifiers", "a==1", "--entry", "os.system"), InvalidField, "MODULE:NAME"),
         (("verifiers", "a==1", "--with", "--editable=."), InvalidField, "--with"),
     ],
@@ -86,3 +88,11 @@ def test_what_cannot_be_installed_is_refused_and_leaves_nothing(
 def test_only_what_is_installed_is_removed(tmp_path: Path) -> None:
     for name in ("nothing", "..", "../bases"):
         assert isinstance(mint("rm", name, folder=tmp_path).exception, NotFound)
+
+
+def test_a_reward_url_is_noted_and_nothing_is_installed(tmp_path: Path) -> None:
+    url = "https://judge.example/score"
+    assert mint("add", "http", url, "--name", "judge", folder=tmp_path).exit_code == 0
+    (made,) = listed(tmp_path)
+    assert (made["kind"], made["name"], made["url"], made["versions"]) == ("http", "judge", url, [])
+    assert [path.name for path in (tmp_path / "envs/judge").iterdir()] == ["environment.json"]

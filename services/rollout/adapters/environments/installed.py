@@ -19,7 +19,7 @@ def find_environment(folder: Path | None, kind: EnvironmentKind, name: str) -> I
     manifest = None
     if folder is not None and is_name(name):
         manifest = _read(folder / name / MANIFEST)
-    if manifest is None or folder is None or not (folder / name / VENV / "bin/python").exists():
+    if manifest is None or folder is None or not _is_complete(folder / name, manifest):
         names = [] if folder is None else sorted(file.parent.name for file in folder.glob(f"*/{MANIFEST}"))
         near = near_names(name[:100], names, limit=5) or names[:5]
         raise NotFound(kind="environment", name=name[:100], near=", ".join(near))
@@ -27,6 +27,10 @@ def find_environment(folder: Path | None, kind: EnvironmentKind, name: str) -> I
         problem = f"environment {name!r} is of kind {manifest.kind!r}, not {kind!r}"
         raise InvalidField(field="environment.kind", problem=problem)
     return manifest
+
+
+def _is_complete(place: Path, manifest: InstalledEnvironment) -> bool:
+    return bool(manifest.url) or (place / VENV / "bin/python").exists()
 
 
 def _read(file: Path) -> InstalledEnvironment | None:

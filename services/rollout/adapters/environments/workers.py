@@ -30,6 +30,7 @@ from services.rollout.adapters.environments.process import (
     EnvironmentWorker,
     start_environment_worker,
 )
+from services.rollout.adapters.environments.reward_url import RewardUrls
 from services.rollout.adapters.workers.process import WorkerEndedError
 from services.rollout.core.environment import (
     EnvironmentFault,
@@ -73,11 +74,12 @@ class _Running:
 
 
 class WorkerEnvironments:
-    """Environments whose code runs in worker processes; those of one installation share its workers."""
+    """Environments whose code runs in workers, which those of one installation share; and reward URLs."""
 
     def __init__(self, host: EnvironmentHost, homes: Path) -> None:
         self._host = host
         self._homes = homes
+        self._urls = RewardUrls()
         self._running: dict[str, _Running] = {}
         self._described: OrderedDict[str, EnvironmentInfo] = OrderedDict()
 
@@ -86,6 +88,8 @@ class WorkerEnvironments:
     ) -> EnvironmentInfo:
         """Describe an environment with its arguments, once for each set."""
         installed = await self._installed(environment)
+        if installed.url:
+            return self._urls.describe(environment)
         asked = [installed.sha256, installed.name, environment.args, environment.max_turns, split]
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         if key not in self._described:
@@ -113,6 +117,8 @@ class WorkerEnvironments:
         self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
     ) -> list[EnvironmentTask]:
         """Draw tasks."""
+        if environment.kind == "http":
+            return self._urls.draw(environment, n, seed)
         call = {"do": "draw", "split": split, "n": n, "seed": seed}
         try:
             return read_tasks(await self._ask(environment, call, tenant_id=tenant_id), n=n)
@@ -130,6 +136,8 @@ class WorkerEnvironments:
         tenant_id: TenantId,
     ) -> list[EpisodeReport]:
         """Run episodes; their time begins when a worker takes them."""
+        if environment.kind == "http":
+            return [await self._run_url(environment, task, each) for each in episodes]
         call = {
             "do": "run",
             "entry": task.entry,
@@ -150,6 +158,15 @@ class WorkerEnvironments:
             raise EnvironmentFault(str(error), whose="environment") from error
         except (WorkerEndedError, TimeoutError, OSError) as error:
             raise EnvironmentFault(_unusable(error), whose="infrastructure") from error
+
+    async def _run_url(
+        self, environment: EnvironmentSpec, task: EnvironmentTask, episode: EpisodeCall
+    ) -> EpisodeReport:
+        try:
+            url = (await self._installed(environment)).url
+        except MintError as error:
+            raise EnvironmentFault(str(error), whose="environment") from error
+        return await self._urls.run(environment, url, task.entry, episode)
 
     async def _ask(
         self,
