@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -291,3 +292,32 @@ async def test_a_killed_service_leaves_no_worker(folder: Path, tmp_path: Path) -
     service.kill()
     await service.wait()
     await until_ended(workers)
+
+
+async def test_a_description_does_not_wait_for_episodes(folder: Path) -> None:
+    async with opened(folder, EnvironmentLimits(workers=1, calls=2, memory_bytes=1 << 30)) as rig:
+        waiting = [asyncio.create_task(rig.run(deeds("wait"), 1, f"w{n}")) for n in range(4)]
+        async with asyncio.timeout(10):
+            await rig.environments.describe(deeds(), "train", tenant_id=TENANT)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None, reason="unshare makes the system that refuses namespaces"
+)
+async def test_an_environment_is_refused_where_nothing_can_be_confined(folder: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    service = await asyncio.create_subprocess_exec(
+        *("unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"),
+        *(sys.executable, "-c", _SERVICE, str(folder), str(tmp_path / "door")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+    )
+    told, errors = await service.communicate()
+    assert told == b""
+    assert b"InvalidField: Field 'environment.id': its worker does not run here" in errors
+    assert b"unshare of a user namespace: No space left on device" in errors

@@ -21,6 +21,8 @@ _GRACE_SECONDS = 2.0
 """Time that a cancelled call has to end before its worker is killed."""
 _SPREAD = 8
 """Calls that each worker has before another one starts."""
+_SHORT_CALLS = 8
+"""Descriptions and draws that a worker has beside as many episodes as it may have."""
 _MAX_CALLS = 5000
 """Calls after which a worker is replaced."""
 _IDLE_SECONDS = 600.0
@@ -88,7 +90,8 @@ class EnvironmentPool:
         WorkerEndedError when no worker starts. Cancelling ends the call.
         """
         if not any(name in self._suspects for name in ids):
-            return await self._call_in(await self._take(), call, seconds, ids)
+            room = self._limits.calls if ids else self._limits.calls + _SHORT_CALLS
+            return await self._call_in(await self._take(room), call, seconds, ids)
         async with self._one_alone:
             answer = await self._call_in(await self._take_alone(), call, seconds, ids)
         for name in ids:
@@ -132,8 +135,8 @@ class EnvironmentPool:
         while len(self._suspects) > _MAX_SUSPECTS:
             self._suspects.popitem(last=False)
 
-    async def _take(self) -> _Held:
-        """Return a worker with room, the one with the fewest calls; start one if all have many."""
+    async def _take(self, room: int) -> _Held:
+        """Return the worker with the fewest calls, fewer than ``room``; start one if all have many."""
         while True:
             if self._needs_another():
                 async with self._starting:
@@ -141,7 +144,7 @@ class EnvironmentPool:
                         self._held.append(_Held(await self._start()))
                 await self._wake()
             found = min(self._usable(), key=lambda each: each.worker.calls, default=None)
-            if found is not None and found.worker.calls < self._limits.calls:
+            if found is not None and found.worker.calls < room:
                 return found
             async with self._room:
                 await self._room.wait()

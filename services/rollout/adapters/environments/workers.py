@@ -144,9 +144,8 @@ class WorkerEnvironments:
             "episodes": [_told(each) for each in episodes],
         }
         ids = [each.episode_id for each in episodes]
-        seconds = environment.episode_seconds
         try:
-            answer = await self._ask(environment, call, tenant_id=tenant_id, seconds=seconds, ids=ids)
+            answer = await self._ask(environment, call, tenant_id=tenant_id, ids=ids)
             return read_reports(answer, episodes=len(episodes))
         except EnvironmentRefused as error:
             return [EpisodeReport(reward=None, error=str(error)) for _ in episodes]
@@ -174,13 +173,14 @@ class WorkerEnvironments:
         call: Mapping[str, Any],
         *,
         tenant_id: TenantId,
-        seconds: float | None = None,
         ids: Sequence[str] = (),
     ) -> Any:  # JSON
         running = self._pool(await self._installed(environment))
+        call = {**call, "args": environment.args, "max_turns": environment.max_turns}
+        if not ids:  # it does not wait for episodes
+            return await running.pool.call(call, seconds=self._host.call_seconds)
         async with running.turns.turn(tenant_id):
-            call = {**call, "args": environment.args, "max_turns": environment.max_turns}
-            return await running.pool.call(call, seconds=seconds or self._host.call_seconds, ids=ids)
+            return await running.pool.call(call, seconds=environment.episode_seconds, ids=ids)
 
     async def _installed(self, environment: EnvironmentSpec) -> InstalledEnvironment:
         return await asyncio.to_thread(find_environment, self._host.folder, environment.kind, environment.id)
