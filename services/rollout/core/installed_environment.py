@@ -19,7 +19,8 @@ class InstalledEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``package`` is the distribution's name; ``entry``, MODULE:NAME, is what makes an environment of the
     arguments, where it is not the package's own function. ``versions`` is the sorted freeze of the
-    installation and ``sha256`` its digest. One of kind ``http`` has no installation, but a ``url``.
+    installation and ``sha256`` its digest. ``network``: its code
+    may use this machine's network. One of kind ``http`` has no installation, but a ``url``.
     """
 
     kind: EnvironmentKind
@@ -30,6 +31,7 @@ class InstalledEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     versions: tuple[str, ...]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    network: bool = False
     url: str = ""
 
 

@@ -47,6 +47,7 @@ class EnvironmentWish:
     python: str
     entry: str
     others: Sequence[str]
+    network: bool
 
 
 def add_environment(folder: Path, wish: EnvironmentWish) -> InstalledEnvironment:
@@ -85,6 +86,7 @@ def add_environment(folder: Path, wish: EnvironmentWish) -> InstalledEnvironment
             python=_python_version(venv),
             versions=tuple(sorted(frozen)),
             sha256=hashlib.sha256("\n".join(sorted(frozen)).encode()).hexdigest(),
+            network=wish.network,
         )
         _make_readable(venv)
         (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))

@@ -57,6 +57,14 @@ def add(
             "load_environment of the package's module.",
         ),
     ] = "",
+    network: Annotated[
+        bool,
+        typer.Option(
+            "--network",
+            help="Let its code use this machine's network, such as a hub of data sets. It then reaches the "
+            "stack's own servers too.",
+        ),
+    ] = False,
     folder: FolderOption = None,
 ) -> None:
     """Install an environment's package, with all that it needs, in a venv of its own.
@@ -69,7 +77,13 @@ def add(
     state.create()
     began = time.monotonic()
     wish = EnvironmentWish(
-        kind=kind, requirement=package, name=name, python=python, entry=entry, others=others or ()
+        kind=kind,
+        requirement=package,
+        name=name,
+        python=python,
+        entry=entry,
+        others=others or (),
+        network=network,
     )
     made = add_environment(state.environments, wish)
     typer.echo(

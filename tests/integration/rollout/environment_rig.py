@@ -21,7 +21,7 @@ from services.rollout.core.installed_environment import MANIFEST, VENV, Installe
 PACKAGES = Path(__file__).parent / "environments"
 
 
-def install_deeds(folder: Path) -> None:
+def install_deeds(folder: Path, *, network: bool = False) -> None:
     """Install the environment ``deeds`` below a folder, without an index."""
     place = folder / "deeds"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / VENV], check=True)
@@ -36,6 +36,7 @@ def install_deeds(folder: Path) -> None:
         python="3",
         versions=("deeds==1",),
         sha256="0" * 64,
+        network=network,
     )
     (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
 

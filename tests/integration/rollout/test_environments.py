@@ -178,6 +178,16 @@ async def test_the_hosts_loopback_is_out_of_reach(rig: Rig) -> None:
         assert (await rig.run(deeds("connect", port=port), 0)).reward == 1.0
 
 
+async def test_an_environment_with_the_network_reaches_it_and_no_process(tmp_path: Path) -> None:
+    install_deeds(tmp_path, network=True)
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+    async with server, opened(tmp_path) as rig:
+        port = server.sockets[0].getsockname()[1]
+        assert (await rig.run(deeds("connect", port=port), 0)).reward == -1.0
+        search = deeds("search", secrets=[f"/proc/{os.getpid()}/environ"])
+        assert (await rig.run(search, 0)).reward == 0.0
+
+
 async def test_an_episode_that_waits_too_long_ends_alone(rig: Rig) -> None:
     spec = deeds("wait", seconds=1.0, of_rows=1)
     late, good = await asyncio.gather(rig.run(spec, 0, "late"), rig.run(spec, 1), return_exceptions=True)

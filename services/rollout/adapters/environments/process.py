@@ -206,7 +206,7 @@ async def start_environment_worker(
     Raises WorkerEndedError, TimeoutError, OSError. The event loop's thread starts it: its death signal is
     bound to the thread that started it.
     """
-    plan, errors = await asyncio.to_thread(_prepare, folder, confinement, door, homes)
+    plan, errors = await asyncio.to_thread(_prepare, environment, folder, confinement, door, homes)
     home = plan["folder"]
     try:
         process, connection = _spawn(plan, errors)
@@ -230,7 +230,7 @@ async def start_environment_worker(
 
 
 def _prepare(
-    folder: Path, confinement: Confinement, door: str, homes: Path
+    environment: InstalledEnvironment, folder: Path, confinement: Confinement, door: str, homes: Path
 ) -> tuple[dict[str, Any], IO[bytes]]:
     """Return the plan of `launch`, with a folder of the worker's own, and a file for what it writes."""
     venv = folder / VENV
@@ -244,7 +244,7 @@ def _prepare(
         "read": [str(venv), str(python.resolve().parents[1]), str(_WORKER), door],
         "folder": tempfile.mkdtemp(dir=homes),
         "memory_bytes": confinement.memory_bytes,
-        "network": False,
+        "network": environment.network,
         "confined": confinement.is_confined,
     }
     return plan, tempfile.TemporaryFile()
