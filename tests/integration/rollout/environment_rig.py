@@ -21,10 +21,10 @@ from services.rollout.core.installed_environment import MANIFEST, VENV, Installe
 PACKAGES = Path(__file__).parent / "environments"
 
 
-def install_deeds(folder: Path, *, network: bool = False) -> None:
+def install_deeds(folder: Path, *, network: bool = False, python: str = sys.executable) -> None:
     """Install the environment ``deeds`` below a folder, without an index."""
     place = folder / "deeds"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / VENV], check=True)
+    subprocess.run([python, "-m", "venv", "--without-pip", place / VENV], check=True)
     (site,) = place.glob(f"{VENV}/lib/python*/site-packages")
     shutil.copytree(PACKAGES, site, dirs_exist_ok=True)
     manifest = InstalledEnvironment(

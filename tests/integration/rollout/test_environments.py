@@ -331,3 +331,12 @@ async def test_an_environment_is_refused_where_nothing_can_be_confined(folder: P
     assert told == b""
     assert b"InvalidField: Field 'environment.id': its worker does not run here" in errors
     assert b"unshare of a user namespace: No space left on device" in errors
+
+
+async def test_a_python_behind_links_is_found(tmp_path: Path) -> None:
+    named = tmp_path / "python-3"
+    named.symlink_to(sys.base_prefix)
+    install_deeds(tmp_path, python=str(named / "bin/python3"))
+    assert str(named) in (tmp_path / "deeds/.venv/pyvenv.cfg").read_text()
+    async with opened(tmp_path) as rig:
+        assert (await rig.run(deeds(), 1)).reward == 1.0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -241,13 +242,25 @@ def _prepare(
         "python": str(python),
         "shim": str(_WORKER / "shim.py"),
         "parent": os.getpid(),
-        "read": [str(venv), str(python.resolve().parents[1]), str(_WORKER), door],
+        "read": [str(venv), *map(str, _installation(venv)), str(_WORKER), door],
         "folder": tempfile.mkdtemp(dir=homes),
         "memory_bytes": confinement.memory_bytes,
         "network": environment.network,
         "confined": confinement.is_confined,
     }
     return plan, tempfile.TemporaryFile()
+
+
+def _installation(venv: Path) -> list[Path]:
+    """Return where the Python of a venv is installed: its folders, and the links on the way to it."""
+    python = venv / "bin/python"
+    links = []
+    while python.is_symlink():
+        python = python.parent / python.readlink()
+        links.append(python)
+    home = re.search(r"^home *= *(.+)$", (venv / "pyvenv.cfg").read_text(), re.MULTILINE)
+    folders = [python.resolve().parents[1], *([Path(home.group(1)).parent] if home else [])]
+    return [*(each for each in folders if any(each.glob("lib/python3*"))), *links]
 
 
 def _spawn(plan: Mapping[str, Any], errors: IO[bytes]) -> "tuple[subprocess.Popen[bytes], socket.socket]":

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -70,8 +71,9 @@ def _connections() -> Any:
 
 def _report(state: Any) -> dict[str, Any]:
     """Return the report of an ended episode. With an error its state has reward 0, which is none."""
+    metrics = state.get("metrics") or {}
     told: dict[str, Any] = {
-        "scores": {name: float(value) for name, value in (state.get("metrics") or {}).items()},
+        "scores": {name: float(value) for name, value in metrics.items() if _is_number(value)},
         "stop": str(state.get("stop_condition") or ""),
         "is_truncated": bool(state.get("is_truncated")),
     }
@@ -79,3 +81,7 @@ def _report(state: Any) -> dict[str, Any]:
         cause = getattr(error, "__cause__", None)
         return {**told, "error": f"{type(error).__name__}: {error}" + (f" from {cause!r}" if cause else "")}
     return {**told, "reward": float(state["reward"])}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
