@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -339,4 +340,19 @@ async def test_a_python_behind_links_is_found(tmp_path: Path) -> None:
     install_deeds(tmp_path, python=str(named / "bin/python3"))
     assert str(named) in (tmp_path / "deeds/.venv/pyvenv.cfg").read_text()
     async with opened(tmp_path) as rig:
+        assert (await rig.run(deeds(), 1)).reward == 1.0
+
+
+async def test_a_worker_that_leaks_is_replaced_between_episodes(folder: Path) -> None:
+    async with opened(folder) as rig:
+        assert (await rig.run(deeds(), 1)).reward == 1.0
+        (running,) = rig.environments._running.values()
+        held = running.pool._held
+        first = held[0]
+        async with asyncio.timeout(20):
+            while first.first_use[0] == math.inf:  # until what it needs is known
+                await asyncio.sleep(0.1)
+            assert (await rig.run(deeds("leak"), 0)).reward == 1.0
+            while first in held:
+                await asyncio.sleep(0.1)
         assert (await rig.run(deeds(), 1)).reward == 1.0

@@ -193,7 +193,7 @@ class EnvironmentPool:
         if processes > _MAX_PROCESSES:
             worker.kill(f"it started more than {_MAX_PROCESSES} processes")
         first_bytes, first_processes = held.first_use
-        if worker.calls_done and not worker.calls:
+        if worker.calls_done and (not worker.calls or first_bytes == math.inf):
             held.first_use = (min(first_bytes, used_bytes), min(first_processes, processes))
         is_grown = used_bytes > first_bytes + max(_GROWTH_BYTES, most / 4)
         is_grown |= processes > min(first_processes, _FIRST_PROCESSES) + _GROWTH_PROCESSES

@@ -10,6 +10,8 @@ from typing import Any
 
 from verifiers import Environment
 
+LEAKED: list[bytearray] = []
+
 
 class Deeds(Environment):
     """Rewards an answer that repeats the row; the row's number selects those that do the deed."""
@@ -44,6 +46,10 @@ class Deeds(Environment):
 
     def do_allocate(self) -> float:
         return float(len(bytearray(8 << 30)))
+
+    def do_leak(self) -> float:
+        LEAKED.append(bytearray(b"x" * (300 << 20)))
+        return 1.0
 
     def do_write(self) -> float:
         for _ in range(1 << 10):

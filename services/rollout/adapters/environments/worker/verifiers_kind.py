@@ -12,6 +12,8 @@ def load(setup: dict[str, Any], args: dict[str, Any], turns: int) -> Any:
     """Return an environment: what the entry returns, of an installation without one what its id names."""
     import verifiers
 
+    if not hasattr(verifiers, "load_environment"):
+        raise TypeError("this version of verifiers has another interface: install one of 0.1 to 0.3")
     if setup["entry"]:
         module, _, name = setup["entry"].partition(":")
         environment = getattr(importlib.import_module(module), name)(**args)
