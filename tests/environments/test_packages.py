@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ Added = Callable[..., Path]
 
 
 @pytest.fixture
-def added(tmp_path: Path) -> Added:
+def added(tmp_path: Path) -> Iterator[Added]:
     """Installs environments into a state folder, and returns the folder of environments."""
 
     def add(*arguments: str) -> Path:
@@ -32,7 +33,8 @@ def added(tmp_path: Path) -> Added:
         assert result.exit_code == 0, result.exception
         return tmp_path / "envs"
 
-    return add
+    yield add
+    shutil.rmtree(tmp_path / "envs")  # a gigabyte
 
 
 async def episodes_of(
