@@ -57,7 +57,8 @@ def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor)
         low_PNR = torch.bmm(x_PNI, a_PIR) * mix.scale_P[:, None, None]
         return torch.baddbmm(y_PNO, low_PNR, b_PRO)
     # No `grouped_mm`: CUDA's has no kernel for float32 and waits for the device in its place.
-    parts = zip(y_XO.split(mix.counts), x_XI.split(mix.counts), mix.scale_P, a_PIR, b_PRO, strict=True)
+    counts = mix.counts if policies > 1 else (len(x_XI),)  # one policy has every token of a pass
+    parts = zip(y_XO.split(counts), x_XI.split(counts), mix.scale_P, a_PIR, b_PRO, strict=True)
     updated = [
         torch.addmm(y_NO, torch.mm(x_NI, a_IR) * scale, b_RO) for y_NO, x_NI, scale, a_IR, b_RO in parts
     ]
