@@ -152,6 +152,10 @@ bench-jobs: .venv/.installed ## Run the benchmarks of jobs on files: training ag
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff
 
+.PHONY: bench-rollout
+bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead: slow episodes, and a simulated fleet
+	$(BENCH) rollout fleet_rollout
+
 bench-policies: .venv/.installed ## Run the benchmark of three policies at once
 	$(BENCH) policies
 

@@ -35,7 +35,8 @@ LOADER = (
 )
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
-BENCHES = (*LOADER, "fleet", "fleet_rollout", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
+ROLLOUT = ("rollout", "fleet_rollout")
+BENCHES = (*LOADER, "fleet", *ROLLOUT, "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training", "soak", "imports", "startup")
 LOADS = ("all", "steps")
 ROWS = {
