@@ -42,6 +42,7 @@ from services.standalone.adapters.readiness import probe
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_MAX_STOP_STRINGS", "16")  # read when a test first imports vLLM's requests
 
 # How long an example takes says more of what else the machine does; pytest's own time-out still holds.
 hypothesis.settings.register_profile("mint", deadline=None)

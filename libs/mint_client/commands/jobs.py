@@ -280,7 +280,9 @@ def rollouts_of_job(
     api: PublicApi,
     job: JobArgument,
     *,
-    step: Annotated[int, typer.Option(metavar="N", min=1, help="A finished step.")] = 1,
+    step: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="A sampled step, by default the newest.")
+    ] = None,
     prompt: Annotated[int, typer.Option(metavar="N", min=0, help="One of the step's prompts.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -288,7 +290,8 @@ def rollouts_of_job(
 
     Example: mint job rollouts job_znqp7ciroqvnfq3s22wrsratcm --step 3
     """
-    found = api.get(path_of("jobs", job, "rollouts"), {"step": step, "group": prompt})
+    asked = {"group": prompt} if step is None else {"step": step, "group": prompt}
+    found = api.get(path_of("jobs", job, "rollouts"), asked)
     if as_json:
         print_json(found)
     else:

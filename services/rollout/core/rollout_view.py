@@ -71,12 +71,12 @@ def _parts(sample: Sample) -> Iterator[ShownPart]:
         yield ShownPart(kind="context", tokens=sample.tokens[begin:], logprobs=())
 
 
-def step_wave(waves: Sequence[Wave], step: int) -> Wave:
-    """Return the wave of a step that has a record. Raises NotFound."""
-    found = next((wave for wave in waves if wave.step == step and wave.record is not None), None)
-    if found is None:
-        raise NotFound(kind="recorded step", name=str(step))
-    return found
+def step_wave(waves: Sequence[Wave], step: int | None) -> Wave:
+    """Return the wave of a step that has a record, by default of the newest. Raises NotFound."""
+    found = [wave for wave in waves if wave.record is not None and step in (None, wave.step)]
+    if not found:
+        raise NotFound(kind="recorded step", name="latest" if step is None else str(step))
+    return found[-1]
 
 
 def rollouts_view(

@@ -27,7 +27,7 @@ class Rollouts:
     chat: EngineChat
     reading: FairGate
 
-    async def show(self, job: Job, *, step: int, group: int, episode: int | None) -> JsonObject:
+    async def show(self, job: Job, *, step: int | None, group: int, episode: int | None) -> JsonObject:
         """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField."""
         wave = step_wave(await self.jobs.waves_of(job.job_id), step)
         assert wave.record is not None
@@ -35,7 +35,7 @@ class Rollouts:
             try:
                 data = await self.blobs.get(wave.record)
             except BlobMissing as error:
-                raise NotFound(kind="recorded step", name=str(step)) from error
+                raise NotFound(kind="recorded step", name=str(wave.step)) from error
             record = await asyncio.to_thread(decode_record, data)
             del data
             shown = shown_group(record, group=group, episode=episode)

@@ -28,9 +28,9 @@ _GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 
 
 class RolloutQuery(BaseModel):
-    """The group of a step to show, and one of its episodes or all."""
+    """The group of a step, the newest by default, to show, and one of its episodes or all."""
 
-    step: Annotated[int, Field(ge=1)]
+    step: Annotated[int | None, Field(ge=1)] = None
     group: Annotated[int, Field(ge=0)] = 0
     episode: Annotated[int | None, Field(ge=0)] = None
 

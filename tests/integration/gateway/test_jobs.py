@@ -145,7 +145,7 @@ def test_one_request_sent_at_once_from_everywhere_is_one_job(stack, mint):
         ({"beta": 0.1}, "beta"),
         ({"algorithm": "dpo", "beta": 0}, "beta"),
         ({"max_new_tokens": 100_000}, "max_new_tokens"),
-        ({"temperature": 0.5}, "temperature"),
+        ({"temperature": 2.5}, "temperature"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"learning_rate": 0.2}, "learning_rate"),
         ({"learning_rate": "fast"}, "learning_rate"),

@@ -109,7 +109,8 @@ async def ended(services: RealServices, job_id: str, *, seen: Path, kills: int) 
     return job
 
 
-@pytest.mark.parametrize("kills", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # `tests/e2e/test_environment.py` has a job of one turn
+@pytest.mark.parametrize("kills", [0, 1])
 async def test_a_grpo_job_trains_on_what_the_door_recorded(
     services: RealServices, tmp_path: Path, database: str, kills: int
 ) -> None:

@@ -24,12 +24,18 @@ from services.trainer.core.losses.loss import TokenInputs, TokenLoss
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.wave_batch import WaveBatch
 
-with warnings.catch_warnings(action="ignore"):  # TRL's about a newer vLLM, which nothing here uses
-    from trl import GRPOTrainer
-    from trl.rewards import get_soft_overlong_punishment
-
 pytestmark = pytest.mark.integration
 MANAGED = ManagedAlgorithms(Algorithms())
+
+
+def trl() -> tuple[Any, Any]:
+    """Return TRL's trainer and its punishment of long answers; they import vLLM, so not while collecting."""
+    with warnings.catch_warnings(action="ignore"):  # about a newer vLLM, which nothing here uses
+        from trl import GRPOTrainer
+        from trl.rewards import get_soft_overlong_punishment
+    return GRPOTrainer, get_soft_overlong_punishment
+
+
 LONGEST = 9
 UNCLIPPED = 1e9
 THEIRS: dict[str, dict[str, Any]] = {
@@ -114,7 +120,7 @@ def theirs(
         "old_per_token_logps": padded([list(row.logprobs) for row in rows]),
         "num_items_in_batch": mask_BT.sum(),
     }
-    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
+    loss = trl()[0]._compute_loss(trainer, None, inputs)
     loss.backward()
     assert logprobs_BT.grad is not None
     return float(loss.detach()), logprobs_BT.grad[mask_BT > 0].tolist()
@@ -145,7 +151,7 @@ def test_the_sequence_mean_of_clipped_tokens_is_trl_s_grpo() -> None:
 
 
 def test_long_answers_are_punished_as_trl_does_it() -> None:
-    punish = get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)
+    punish = trl()[1](max_completion_len=100, soft_punish_cache=20)
     lengths = (1, 79, 80, 81, 95, 100)
     expected = punish(completion_ids=[[1] * length for length in lengths])
     found = [overlong_punishment(length, Overlong(buffer=20), max_new_tokens=100) for length in lengths]

@@ -62,11 +62,11 @@ async def get_job(_job: JobPath, jobs: ReadJobs) -> Response:
 async def get_rollouts(
     _job: JobPath,
     jobs: ReadJobs,
-    _step: Annotated[int, Query(alias="step", ge=1)],
+    _step: Annotated[int | None, Query(alias="step", ge=1)] = None,
     _group: Annotated[int, Query(alias="group", ge=0)] = 0,
     _episode: Annotated[int | None, Query(alias="episode", ge=0)] = None,
 ) -> Response:
-    """Return what a step was trained on: the episodes of a group, or one of them.
+    """Return what a step was trained on, by default the newest: the episodes of a group, or one of them.
 
     Each has its reward, scores, outcome and segments: sampled texts with their log-probabilities, and the
     context between.

@@ -1,0 +1,78 @@
+"""A job in an environment on a running stack: a reward URL that an operator adds, and a tenant trains on."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from e2e.stack import RunningStack, mint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+WORDS = ("abc", "bcd", "cde", "def", "efg", "fgh")
+ROWS = [{"prompt": [{"role": "user", "content": f"f {word}="}], "reference": word} for word in WORDS]
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Rewards the share of a reference's letters that an answer begins with."""
+
+    def do_POST(self) -> None:
+        items = json.loads(self.rfile.read(int(self.headers["content-length"])))["items"]
+        told = json.dumps({"rewards": [_reward(item) for item in items]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+def _reward(item: dict[str, str]) -> float:
+    pairs = zip(item["completion"], item["reference"], strict=False)
+    return sum(said == meant for said, meant in pairs) / len(item["reference"])
+
+
+@pytest.fixture
+def judge(stack: RunningStack) -> Iterator[str]:
+    """The name of an environment whose rewards a server of ours gives."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/score"
+    added = mint("env", "add", "http", url, "--name", "judge", "--dir", stack.folder)
+    assert added.returncode == 0, added.stderr
+    yield "judge"
+    assert mint("env", "rm", "judge", "--dir", stack.folder).returncode == 0
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_job_trains_on_the_rewards_of_a_url(stack: RunningStack, judge: str) -> None:
+    stack.make_policy("judged")
+    env = {"kind": "http", "id": judge, "args": {"rows": ROWS}}
+    size = {"steps": 3, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6}
+    spec = {"policy": "judged", "env": env, "temperature": 0.8, "staleness": 1, **size}
+    job_id = stack.post("/jobs", spec, status=202)["job_id"]
+    job = stack.wait_for_end(job_id)
+    assert job["state"] == "succeeded", job["reason"]
+    assert job["steps"][0]["ratio_max_error"] < 1e-3
+    shown = stack.get(f"/jobs/{job_id}/rollouts?step=2")
+    assert {each["outcome"] for each in shown["episodes"]} <= {"ok", "truncated"}
+    assert len(shown["episodes"]) == 4
+    word = shown["prompt"]["text"].removeprefix("f ").removesuffix("=")
+    for episode in shown["episodes"]:
+        (parts,) = episode["segments"]
+        said = "".join(part["text"] or "" for part in parts if part["kind"] == "sampled")
+        assert episode["reward"] == pytest.approx(_reward({"completion": said, "reference": word}), abs=0.34)
+
+
+def test_a_job_in_an_environment_that_is_not_there_is_refused(stack: RunningStack) -> None:
+    stack.make_policy("nowhere")
+    for env, field in (
+        ({"kind": "http", "id": "nobody", "args": {"rows": ROWS}}, "nobody"),
+        ({"kind": "http", "id": "x", "args": {}, "max_turns": 0}, "env.max_turns"),
+    ):
+        answer = stack.http.post("/mint/v1/jobs", json={"policy": "nowhere", "env": env})
+        assert answer.status_code in {404, 422}, answer.text
+        assert field in answer.text
