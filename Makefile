@@ -77,7 +77,7 @@ test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and 
 	$(PYTEST) -m slow $(SDK)
 
 .PHONY: test-env
-test-env: .venv/.installed ## Install packages of environments and run episodes of each, unmodified (5 minutes; fetches them)
+test-env: .venv/.installed ## Install packages of environments and run episodes of each, unmodified (15 minutes; fetches them)
 	$(PYTEST) -m slow $(PACKAGES)
 
 test-clients: .venv/.installed ## Drive people's clients, unmodified, against running stacks (20 minutes the first time; Node's need npm)
