@@ -159,15 +159,16 @@ async def open_trainer(
         )
         lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
         operations = Operations(parts, lease, is_broken=ranks.is_lost)
-        waves = WaveIntake(parts, operations, _mismatch(settings, policies.rules, setup.placement))
+        mismatch = _mismatch(settings, policies.rules, setup.placement)
+        waves = WaveIntake(parts, operations, mismatch, max_early=2 * settings.batch_policies)
         dispatcher = Dispatcher(
             bus=bus,
             ledger=parts.ledger,
             durable=f"trainer-{base}",
             clock=clock,
             ack_wait_seconds=_ACK_WAIT_SECONDS,
-            # As many again are read while the operations of others are computed, and twice as many wait for
-            # the wave before, where sampling runs ahead.
+            # As many again are read while the operations of others are computed, and ``max_early`` wait for
+            # the waves before them, where sampling runs ahead.
             concurrency=4 * settings.batch_policies,
         )
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)

@@ -17,6 +17,7 @@ from mint_common.events import Event, TrainingFailed, WaveCancelled, WaveComplet
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
 from mint_common.runtime.retries import Bury
+from mint_common.tenant_budget import TenantBudget
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
@@ -43,14 +44,17 @@ _LOOK_SECONDS = 1.0
 
 
 class WaveIntake:
-    """Handlers of one base's trainer."""
+    """Handlers of one base's trainer, of whose deliveries ``max_early`` may wait for earlier waves."""
 
-    def __init__(self, parts: OperationParts, operations: Operations, mismatch: MismatchChoice) -> None:
+    def __init__(
+        self, parts: OperationParts, operations: Operations, mismatch: MismatchChoice, *, max_early: int
+    ) -> None:
         self._parts = parts
         self._operations = operations
         self._mismatch = mismatch
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
+        self._early = TenantBudget(what="the waves that wait for earlier ones", total=max_early)
 
     async def on_wave_completed(self, wave: WaveCompleted) -> Sequence[Event]:
         """Append a wave to its policy's log, or say why that is impossible."""
@@ -63,14 +67,21 @@ class WaveIntake:
         return ()
 
     async def _near_turn(self, wave: WaveCompleted) -> None:
-        """Wait a while for the waves before, where sampling runs ahead: they may be completed later."""
-        clock, end = self._parts.clock, self._parts.clock.monotonic() + _EARLY_SECONDS
-        while wave.spec.staleness and clock.monotonic() < end:
-            if wave.step <= await self._parts.store.taken_step(wave.job_id) + 1:
-                return
-            if await self._is_taken_in(wave):
-                return
-            await clock.sleep(_EARLY_SECONDS / 100)
+        """Wait a while for the waves before, where sampling runs ahead: they may be completed later.
+
+        Raises Overloaded when too many wait: the others' deliveries are for waves whose turn it is.
+        """
+        if not wave.spec.staleness or await self._is_near(wave):
+            return
+        with self._early.counted(wave.tenant_id):
+            clock, end = self._parts.clock, self._parts.clock.monotonic() + _EARLY_SECONDS
+            while clock.monotonic() < end and not await self._is_near(wave):
+                await clock.sleep(_EARLY_SECONDS / 100)
+
+    async def _is_near(self, wave: WaveCompleted) -> bool:
+        """Return whether a wave's predecessor was accepted, or the wave itself."""
+        taken_step = await self._parts.store.taken_step(wave.job_id)
+        return wave.step <= taken_step + 1 or await self._is_taken_in(wave)
 
     async def _take_in(self, wave: WaveCompleted) -> None:
         if await self._is_taken_in(wave):

@@ -327,3 +327,19 @@ async def test_a_cancelled_computation_is_done_again(stage: Stage, monkeypatch: 
         await stage.publish(await stage.wave(1))
         (first,) = await stage.exported(1)
     assert (cancelled, first.step) == ([True], 1)
+
+
+async def test_waves_that_come_before_their_turn_hold_up_no_other_policy(stage: Stage) -> None:
+    """Each would wait for its predecessor; more than all that the trainer takes in at a time."""
+    ahead = replace(SPEC, staleness=2)
+    async with stage.trainer(batch_policies=2):
+        for number in range(24):
+            await stage.publish(await stage.wave(2, policy=f"policy_{number}", spec=ahead))
+        await asyncio.sleep(1)  # they are in hand
+        await stage.publish(await stage.wave(1, policy="policy_due"))
+        async with asyncio.timeout(12):
+            (exported,) = await stage.exported(1)
+        assert exported.policy_id == "policy_due"
+        await stage.publish(await stage.wave(1, policy="policy_3", spec=ahead))
+        later = await stage.exported(3)
+    assert [event.policy_id for event in later[1:]] == ["policy_3", "policy_3"]
