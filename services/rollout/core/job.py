@@ -106,7 +106,9 @@ class Job:
 
     @property
     def open_steps(self) -> range:
-        """Return the steps with an open wave, of a job that runs."""
+        """Return the steps with an open wave; only a job that runs has any."""
+        if self.state is not JobState.RUNNING:
+            return range(0)
         # A version without ``requested`` may have advanced the job.
         last = min(max(self.requested, self.step), self.spec.steps)
         return range(self.step, last + 1)
@@ -123,7 +125,7 @@ class Job:
     def open_step(self, wave_id: WaveId | None) -> int | None:
         """Return the step of an open wave, None for another wave."""
         steps = (step for step in self.open_steps if wave_id_of(self.job_id, step) == wave_id)
-        return next(steps, None) if self.state is JobState.RUNNING else None
+        return next(steps, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,7 @@ def stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now:
     """
     if is_over(job):
         return Advance(job=job)
-    still_open = job.open_steps if job.state is JobState.RUNNING else range(0)
-    return finish(job, outcome, reason, cancels=still_open, now=now)
+    return finish(job, outcome, reason, cancels=job.open_steps, now=now)
 
 
 def pause(job: Job, *, now: float) -> Advance:

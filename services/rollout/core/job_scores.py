@@ -10,7 +10,7 @@ from dataclasses import replace
 from mint_common.authority import Authority, Caller
 from mint_common.ids import derive_id
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
-from services.rollout.core.job import Advance, Job, JobState, is_unscored
+from services.rollout.core.job import Advance, Job, is_unscored
 from services.rollout.core.job_control import is_over
 from services.rollout.core.job_end import complete, early_stop
 from services.rollout.core.validation import is_evaluated, measured_file
@@ -85,5 +85,4 @@ def on_score(job: Job, waves: Sequence[Wave], *, now: float) -> Advance:
     stopped = early_stop(job, waves)
     if not stopped:
         return Advance(job=job)
-    still_open = job.open_steps if job.state is JobState.RUNNING else range(0)
-    return complete(replace(job, stopped_early=True), waves, note=stopped, cancels=still_open, now=now)
+    return complete(replace(job, stopped_early=True), waves, note=stopped, cancels=job.open_steps, now=now)
