@@ -11,6 +11,9 @@ from typing import Literal, Protocol
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import TenantId
 
+MAX_REWARD = 1e6
+"""Maximum absolute reward of an episode: the advantages of larger ones lose their digits in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentInfo:

@@ -5,9 +5,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from services.rollout.core.environment import EnvironmentInfo, EnvironmentTask, EpisodeReport
+from services.rollout.core.environment import MAX_REWARD, EnvironmentInfo, EnvironmentTask, EpisodeReport
 
-MAX_REWARD = 1e6
 MAX_ENTRY_CHARACTERS = 1 << 20
 MAX_TEXT, MAX_SCORES, MAX_SCORE_NAME = 4000, 256, 200
 

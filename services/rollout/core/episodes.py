@@ -8,21 +8,19 @@ from dataclasses import dataclass, field
 from mint_common.bounds import MAX_SAMPLED_TOKENS
 from mint_common.errors import TaskFailed
 from mint_common.records import Episode, Group, Outcome
-from services.rollout.core.environment import EpisodeReport
+from services.rollout.core.environment import MAX_REWARD, EpisodeReport
 from services.rollout.core.fault import storable
 from services.rollout.core.trajectories import Segment, Trajectory, group_of
 
 ATTEMPTS = 3
 """Attempts at an episode that a failure of MinT's own parts ends; each has the same id and seeds."""
-MAX_REWARD = 1e6
-"""Largest absolute reward: the advantages of larger ones lose their digits in float32."""
 MAX_SCORES = 64
 _SHOWN = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeFacts:
-    """What the model door knows of an attempt at an episode."""
+    """The record of an attempt at an episode by the model door."""
 
     segments: tuple[Segment, ...]
     turns: int

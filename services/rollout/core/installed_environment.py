@@ -1,7 +1,7 @@
-"""What `mint env add` leaves of an environment: a folder of its name, with an installation and this file."""
+"""The manifest of an environment that `mint env add` installed: a file in the installation's folder."""
 
 import re
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 
@@ -10,7 +10,7 @@ from mint_common.names import NAME_PATTERN
 
 MANIFEST = "environment.json"
 VENV = ".venv"
-INSTALLED_KINDS = ("verifiers", "tinker", "openenv", "skyrl", "http")
+INSTALLED_KINDS: tuple[EnvironmentKind, ...] = get_args(EnvironmentKind)
 """Kinds that `mint env add` takes; each but http has a file in `adapters/environments/worker`."""
 
 
