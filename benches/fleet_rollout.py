@@ -1,4 +1,4 @@
-"""How much of a fleet do jobs use whose sampling runs ahead of training? Simulated time, real decisions.
+"""Utilisation of a fleet by jobs whose sampling runs ahead of training, in simulated time.
 
 The seeds, facts and failures of `tests/sim/rollouts.py`; only what MinT decides differs between the rows.
 """

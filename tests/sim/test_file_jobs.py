@@ -24,7 +24,6 @@ from mint_common.ids import BaseName
 from mint_common.records import decode_record
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.dispatching import WAVES, dispatch
 from services.rollout.handlers.file_rows import FileRows
@@ -38,6 +37,7 @@ from tests.testing.crashes import Life, MortalBus, MortalLedger, live_and_die
 from tests.testing.ledger_memory import MemoryLedger, MemoryRelay
 from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
+from tests.unit.rollout.no_environments import NoEnvironments
 from tests.unit.rollout.rig import wave_handlers
 from tests.unit.rollout.world import LocalTasks, Policies, ScoreBoard, ScriptedEngine, graders, published
 

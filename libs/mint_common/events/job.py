@@ -91,8 +91,8 @@ class JobData:
     evaluation: EvaluationPlan | None
 
 
-EnvironmentKind = Literal["verifiers", "openenv", "nemogym", "tinker", "skyrl", "http", "session"]
-"""The interface of an environment: a package's, a reward URL, or an agent that comes by itself."""
+EnvironmentKind = Literal["verifiers", "tinker", "openenv", "skyrl", "http"]
+"""The interface of an environment: a package's, or a reward URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The open episodes of this process, each at an address that nobody else can name."""
+"""The open episodes of this process, each at an address with a random token."""
 
 import secrets
 from collections.abc import Iterator

@@ -52,7 +52,7 @@ OTHER_CALLS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeTerms:
-    """What an episode may do: ``max_turns`` model calls, within ``seconds`` of the first.
+    """The limits of an episode: ``max_turns`` model calls, within ``seconds`` of the first.
 
     ``revision`` None is the bare base. A seed of each call derives from ``seed``, equal at each attempt.
     """

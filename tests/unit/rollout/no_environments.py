@@ -1,4 +1,4 @@
-"""A stack without environments: a job that names one is refused."""
+"""Environments of tests that need none: a job that names one is refused."""
 
 from typing import NoReturn
 

@@ -22,7 +22,6 @@ from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.local_rows import LocalRows
-from services.rollout.adapters.no_environments import NoEnvironments
 from services.rollout.adapters.peers import Trainers
 from services.rollout.core.environment import Environments
 from services.rollout.handlers.commits import Commits
@@ -47,6 +46,7 @@ from tests.testing.clock import ManualClock
 from tests.testing.factories import JOB
 from tests.testing.ledger_memory import MemoryLedger
 from tests.unit.rollout.memory_jobs import MemoryJobs
+from tests.unit.rollout.no_environments import NoEnvironments
 from tests.unit.rollout.world import (
     LocalTasks,
     NoRendering,

@@ -186,7 +186,7 @@ class WorkerEnvironments:
         return await asyncio.to_thread(find_environment, self._host.folder, environment.kind, environment.id)
 
     def _pool(self, installed: InstalledEnvironment) -> _Running:
-        """Return the workers of an installation; one that was made anew has other workers."""
+        """Return the workers of an installation; a later installation of the same name has its own."""
         host = self._host
         assert host.folder is not None
         place = host.folder / installed.name

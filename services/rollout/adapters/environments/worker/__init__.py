@@ -1,1 +1,1 @@
-"""What runs in an environment's processes. A file imports the standard library and its kind's package."""
+"""The code of an environment's processes: the standard library and the package of its kind, nothing else."""

@@ -104,7 +104,7 @@ def _is_text(schema: dict[str, Any]) -> bool:
 
 
 def _told(schema: dict[str, Any]) -> str:
-    """Return what the model is told of its actions; one text needs no words."""
+    """Return the first message's instruction about actions; empty for an action of one text."""
     return "" if _is_text(schema) else f"Answer with an action, a JSON object: {json.dumps(_fields(schema))}"
 
 
