@@ -1,6 +1,7 @@
 """`mint up` on a folder: what it tells, what it refuses, and that nothing of it survives a kill -9."""
 
 import asyncio
+import contextlib
 
 import httpx
 import psutil
@@ -31,12 +32,11 @@ def test_a_stack_answers_and_refuses_a_second_one(stack: RunningStack) -> None:
 
 
 def test_its_parts_listen_on_loopback_alone(stack: RunningStack) -> None:
-    listening = [
-        connection.laddr.ip
-        for process in psutil.Process(stack.process.pid).children(recursive=True)
-        for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = []
+    for process in psutil.Process(stack.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child may end between the two calls
+            sockets = process.net_connections(kind="tcp")
+            listening += [socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]
     assert len(listening) >= len({"postgres", "nats", "registry", "trainer", "loader", "rollout", "gateway"})
     assert set(listening) == {"127.0.0.1"}
 
