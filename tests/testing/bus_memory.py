@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from mint_common.bus.port import Delivery, Message, PlacedMessage, Start
-from mint_common.errors import EventsExpired, Unavailable
+from mint_common.errors import EventInvalid, EventsExpired, Unavailable
 from mint_common.events.subjects import covers
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
@@ -51,6 +51,18 @@ class MemoryBus:
         for subjects, queue in self._watchers:
             if _matches_any(subjects, message.subject):
                 queue.put_nowait(message)
+
+    async def publish_in_order(self, messages: Sequence[Message]) -> list[EventInvalid | None]:
+        """Store messages; return for each why it is refused, or None."""
+        refusals: list[EventInvalid | None] = []
+        for message in messages:
+            try:
+                await self.publish(message)
+            except EventInvalid as error:
+                refusals.append(error)
+            else:
+                refusals.append(None)
+        return refusals
 
     @asynccontextmanager
     async def subscribe(

@@ -31,6 +31,8 @@ from mint_common.waiting import raise_if_cancelled
 PUBLISH_SECONDS = 10.0
 ACK_SECONDS = 2.5
 """Time limit for the server to store a message; a message sent into a dying connection costs it once."""
+MAX_IN_FLIGHT = 64
+"""Maximum messages sent before the first of them is acknowledged. A cluster writes them to disk together."""
 MAX_UNANSWERED = 10_000
 
 
@@ -60,30 +62,49 @@ class NatsBus:
         Tries again for a while, which the id makes harmless; then raises Unavailable. Raises EventInvalid for
         a message that the server never takes.
         """
+        (refusal,) = await self.publish_in_order([message])
+        if refusal is not None:
+            raise refusal
+
+    async def publish_in_order(self, messages: Sequence[Message]) -> list[EventInvalid | None]:
+        """Publish with up to `MAX_IN_FLIGHT` unacknowledged, and wait until all are on the server's disk.
+
+        After a failure, it and all that were sent after it are sent again. Another order is possible only
+        when a cluster elects a leader: the old one may refuse a message, and the new one take the next.
+        """
+        refusals: list[EventInvalid | None] = []
         problem: BaseException | None = None
+        clock = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                while True:
-                    try:
-                        await self._publish(message)
-                    except nats.errors.MaxPayloadError as error:
-                        raise EventInvalid(type=message.subject, problem="too large for the bus") from error
-                    except TROUBLE as error:
-                        raise_if_cancelled()
-                        problem = error
-                        await asyncio.sleep(RETRY_SECONDS)
-                    else:
-                        return
+            async with asyncio.timeout(PUBLISH_SECONDS) as limit:
+                while len(refusals) < len(messages):
+                    sent = messages[len(refusals) : len(refusals) + MAX_IN_FLIGHT]
+                    outcomes = await asyncio.gather(*map(self._publish, sent), return_exceptions=True)
+                    raise_if_cancelled()
+                    for outcome in outcomes:
+                        if outcome is None or isinstance(outcome, EventInvalid):
+                            refusals.append(outcome)
+                            limit.reschedule(clock.time() + PUBLISH_SECONDS)
+                        elif isinstance(outcome, TROUBLE):
+                            problem = outcome
+                            await asyncio.sleep(RETRY_SECONDS)
+                            break
+                        else:
+                            raise outcome
         except TimeoutError as error:
             raise unavailable(problem or error) from error
+        return refusals
 
     async def _publish(self, message: Message) -> None:
+        """Publish once. Raises what nats-py raises, and EventInvalid for a message that is too large."""
         jetstream = await self._connection.jetstream()
         headers = {**message.headers, Header.MSG_ID.value: message.id}
         try:
             await jetstream.publish(
                 message.subject, message.data, timeout=ACK_SECONDS, stream=STREAM, headers=headers
             )
+        except nats.errors.MaxPayloadError as error:
+            raise EventInvalid(type=message.subject, problem="too large for the bus") from error
         except nats.js.errors.NoStreamResponseError:
             await self._connection.ensure_stream()
             raise

@@ -23,6 +23,8 @@ from mint_common.waiting import raise_if_cancelled
 
 CONNECT_SECONDS = 15.0
 """Time that an operation waits for the server to return before it raises Unavailable."""
+PING_SECONDS = 2
+"""Interval of pings. A silent link is given up after three of them, and the client takes another server."""
 REQUEST_SECONDS = 5.0
 RETRY_SECONDS = 0.25
 DEDUPE_SECONDS = 120.0
@@ -129,7 +131,8 @@ class NatsConnection:
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RETRY_SECONDS,
                 connect_timeout=2,
-                ping_interval=10,
+                ping_interval=PING_SECONDS,
+                max_outstanding_pings=2,
                 error_cb=_log_trouble,
                 reconnected_cb=self._reconnected,
             )

@@ -2,7 +2,7 @@
 
 Promises of every adapter (checked by `tests/contract/test_bus.py`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
-  deduplication window is dropped silently.
+  deduplication window is dropped silently. `publish_in_order` does the same for many.
 - A durable subscription delivers every message published to its subjects since it was created, also while no
   subscriber was connected. Before them it delivers the messages that the bus still stores (a week), unless it
   was created to start with new ones. A message is delivered again until it is acked or rejected.
@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from mint_common.errors import EventInvalid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,14 @@ class Bus(Protocol):
     """A connection to the bus; safe for concurrent use. Raises Unavailable when the bus stays away."""
 
     async def publish(self, message: Message) -> None:
-        """Store a message durably."""
+        """Store a message durably. Raises EventInvalid for a message that the bus never takes."""
+        ...
+
+    async def publish_in_order(self, messages: Sequence[Message]) -> list[EventInvalid | None]:
+        """Store messages durably, in order. Returns for each why the bus never takes it, or None.
+
+        When it raises Unavailable, some are stored; publishing all of them again is harmless.
+        """
         ...
 
     def subscribe(

@@ -17,6 +17,7 @@ import msgspec
 from mint_common.errors import NotFound, SettingInvalid, Unavailable
 from mint_common.runtime.migration import migrate
 from mint_common.runtime.postgres_errors import translating_errors
+from mint_common.runtime.postgres_hosts import HostChoice
 from mint_common.settings import DSN_FORM
 
 __all__ = ["Row", "from_row", "migrate", "open_pool", "refusing_login", "translating_errors"]
@@ -27,8 +28,19 @@ Row = asyncpg.Record | Mapping[str, Any]  # Any: columns of all kinds
 START_SECONDS = 30.0
 """Time that `open_pool` waits for a server that is starting."""
 CONNECT_SECONDS = 5.0
+"""Time limit of a connection to one server."""
 COMMAND_SECONDS = 30.0
 """Time limit of one statement, waits for locks included."""
+LOST_CLIENT = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "8000",
+}
+"""Settings by which the server ends a session within 11 s of a cut link, and releases its locks.
+
+Keepalives do not run while an answer is unacknowledged: `tcp_user_timeout` (milliseconds) covers that.
+"""
 _YEAR_2000_MICROSECONDS = 946_684_800 * 10**6
 """Origin of Postgres's timestamps, in microseconds since the epoch."""
 _REFUSALS = (
@@ -54,6 +66,7 @@ async def open_pool(
     when the server is down; wrap calls through `acquire` in `translating_errors`. A released connection is
     reset, which is a round trip to the server; without ``resets`` its users must leave no state
     in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
+    Several hosts of ``dsn`` are a primary and its standbys: connections go to the one that takes writes.
     Raises Unavailable, and SettingInvalid when ``dsn`` is invalid or the server refuses the login.
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
@@ -69,11 +82,13 @@ async def open_pool(
                     loop=None,
                     init=_prepare_connection,
                     reset=None if resets else _leave,
+                    connect=HostChoice(dsn).connect,
                     connection_class=asyncpg.Connection,
                     record_class=asyncpg.Record,
                     server_settings={
                         "search_path": schema,
                         "application_name": f"mint-{schema}",
+                        **LOST_CLIENT,
                         **(settings or {}),
                     },
                     timeout=CONNECT_SECONDS,

@@ -17,7 +17,7 @@ import asyncpg
 from prometheus_client import Counter, Gauge
 
 from mint_common.bus.port import Bus, Message
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import message_id
 from mint_common.runtime.periodic import prune_rows, run_periodically
@@ -48,7 +48,11 @@ _BACKLOG = """
     SELECT count(*) AS events, extract(epoch FROM now() - min(due_at))::float8 AS oldest_seconds
     FROM (SELECT due_at FROM mint_outbox WHERE published_at IS NULL ORDER BY id LIMIT $1) AS waiting
 """
-_MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
+_MARK = """
+    UPDATE mint_outbox SET published_at = now(), refusal = published.refusal
+    FROM unnest($1::bigint[], $2::integer[], $3::text[]) AS published (id, repeats, refusal)
+    WHERE mint_outbox.id = published.id AND mint_outbox.repeats = published.repeats
+"""
 _OLD_EVENT = "published_at < now() - make_interval(days => $1)"
 _OLD_ANSWER = "answered_at < now() - make_interval(days => $1)"
 # A cause is remembered while its events are kept, so that it can be answered by repeating them.
@@ -130,8 +134,7 @@ class OutboxRelay:
             while True:
                 wake.clear()
                 while rows := await _pending(connection):
-                    for row in rows:
-                        await self._publish(connection, row)
+                    await self._publish(connection, rows)
                     await self._measure(connection)
                 await self._measure(connection)
                 await wait_for_event(wake, clock=self._clock, seconds=POLL_SECONDS)
@@ -151,18 +154,16 @@ class OutboxRelay:
         since = self._oldest_since
         return 0.0 if since is None else self._clock.monotonic() - since
 
-    async def _publish(self, connection: PostgresConnection, row: _Row) -> None:
-        refusal = None
-        try:
-            await self._bus.publish(row.message)
-        except Unavailable:
-            raise
-        except MintError as error:
-            # It can never be published, and must not block the rows after it.
-            refusal = str(error)
-            _log.exception("bus refused an event", extra={"message_id": row.message.id})
-        _published.labels("published" if refusal is None else "refused").inc()
-        await connection.execute(_MARK, row.id, row.repeats, refusal)
+    async def _publish(self, connection: PostgresConnection, rows: Sequence[_Row]) -> None:
+        refusals = await self._bus.publish_in_order([row.message for row in rows])
+        for row, refusal in zip(rows, refusals, strict=True):
+            if refusal is not None:  # it can never be published, and must not block the rows after it
+                _log.error(
+                    "bus refused an event", extra={"message_id": row.message.id, "problem": str(refusal)}
+                )
+            _published.labels("published" if refusal is None else "refused").inc()
+        reasons = [None if refusal is None else str(refusal) for refusal in refusals]
+        await connection.execute(_MARK, [row.id for row in rows], [row.repeats for row in rows], reasons)
 
     @asynccontextmanager
     async def _listening(self, wake: asyncio.Event) -> AsyncIterator[PostgresConnection]:
