@@ -156,6 +156,10 @@ bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against 
 bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead: slow episodes, and a simulated fleet
 	$(BENCH) rollout fleet_rollout
 
+.PHONY: bench-fleet
+bench-fleet: .venv/.installed ## Run the benchmarks of a fleet: relays to one NATS server and to three, and the simulated fleet
+	$(BENCH) fleet_bus fleet
+
 bench-policies: .venv/.installed ## Run the benchmark of three policies at once
 	$(BENCH) policies
 

@@ -6,22 +6,17 @@ import gc
 import itertools
 import os
 import random
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import botocore.exceptions
 import botocore.session
-import httpx
 import hypothesis
-import psutil
 import pytest
 from blocking import SUITES, blocking_calls_fail
 from clients.recording import pytest_runtest_makereport  # noqa: F401  # a hook of pytest's
@@ -34,11 +29,7 @@ from spreading import (  # noqa: F401  # hooks of pytest's
     pytest_xdist_make_scheduler,
 )
 
-from services.standalone.adapters.launch import Launch, free_port
-from services.standalone.adapters.nats import nats_launch
-from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
-from services.standalone.adapters.privileges import child_setup
-from services.standalone.adapters.readiness import probe
+from tests.own_servers import READY_SECONDS, RunningServer, make_nats, make_postgres
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -47,8 +38,6 @@ os.environ.setdefault("VLLM_MAX_STOP_STRINGS", "16")  # read when a test first i
 # How long an example takes says more of what else the machine does; pytest's own time-out still holds.
 hypothesis.settings.register_profile("mint", deadline=None)
 hypothesis.settings.load_profile("mint")
-
-READY_SECONDS = 180.0
 
 _WHOLE_STACK = pytest.StashKey[RunningStack]()
 
@@ -79,72 +68,6 @@ def _stop_whole_stack(config: pytest.Config) -> None:
         running.stop()
 
 
-class RunningServer:
-    """A server process that a test may kill and start again at the same address."""
-
-    def __init__(self, launch: Launch, address: str, log: Path) -> None:
-        self.launch = launch
-        self.address = address
-        self.log = log
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start and wait until it is ready."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.launch.argv,
-                env={**os.environ, **self.launch.env},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=self.launch.folder,
-                preexec_fn=child_setup(self.launch.run_as, parent=None),  # noqa: PLW1509  # one capability stays
-            )
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._is_ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.launch.name} did not start:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        """Send SIGKILL to the server and all that it started, and reap.
-
-        Postgres' backends lead sessions of their own: killed with the postmaster alone, they answer on for a
-        moment.
-        """
-        assert self.process is not None
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            family = []
-        os.killpg(self.process.pid, signal.SIGKILL)
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        self.process.wait()
-        psutil.wait_procs(family, timeout=10)
-
-    def stop(self) -> None:
-        """Ask to stop, then insist."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(self.launch.stop_signal)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def _is_ready(self) -> bool:
-        """Ask in a thread of its own: the test that waits may run an event loop."""
-
-        async def ask() -> bool:
-            async with httpx.AsyncClient(trust_env=False, verify=False) as http:
-                return await probe(self.launch, http)
-
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, ask()).result()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Server:
     """Where the S3 server is and how to sign in."""
@@ -153,22 +76,6 @@ class S3Server:
     access_key: str
     secret_key: str
     bucket: str
-
-
-def make_postgres(folder: Path) -> RunningServer:
-    """Prepare a Postgres server (not started)."""
-    port = free_port()
-    prepare_postgres(folder)
-    launch = postgres_launch(folder, port)
-    # Only a power cut loses what is not flushed; a killed server does not.
-    launch = replace(launch, argv=(*launch.argv, "-c", "fsync=off"))
-    return RunningServer(launch, launch.ready_dsn, folder / "log")
-
-
-def make_nats(folder: Path) -> RunningServer:
-    """Prepare a NATS server (not started)."""
-    launch = nats_launch(folder, free_port())
-    return RunningServer(launch, launch.ready_bus, folder / "log")
 
 
 def _running(server: RunningServer) -> Iterator[RunningServer]:

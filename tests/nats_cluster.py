@@ -6,14 +6,14 @@ from pathlib import Path
 
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.nats import nats_launch
-from tests.conftest import RunningServer
+from tests.own_servers import RunningServer
 
 TOKEN = "cluster"
 
 
-def make_cluster(folder: Path, size: int = 3) -> list[RunningServer]:
+def make_cluster(folder: Path) -> list[RunningServer]:
     """Prepare the servers (not started)."""
-    ports = [(free_port(), free_port()) for _ in range(size)]
+    ports = [(free_port(), free_port()) for _ in range(3)]
     routes = json.dumps([f"nats://127.0.0.1:{route}" for _, route in ports])
     servers = []
     for number, (port, route) in enumerate(ports):

@@ -19,7 +19,7 @@ from services.standalone.adapters.backup import dump_database
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
-from tests.conftest import RunningServer, make_postgres
+from tests.own_servers import RunningServer, make_postgres
 from tests.processes import ServiceProcess
 
 ROOT = Path(__file__).parents[2]

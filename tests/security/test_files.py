@@ -23,7 +23,7 @@ from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
 from services.standalone.adapters.server_user import IDS, hand_over, server_user
 from services.standalone.adapters.state_folder import StateFolder
-from tests.conftest import RunningServer
+from tests.own_servers import RunningServer
 from tests.processes import ROOT, SERVICES
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts servers as somebody else")

@@ -12,8 +12,8 @@ from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplin
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.app import PRUNE_SECONDS, SCHEMA, prune
 from services.gateway.core.idempotency import KEPT_SECONDS, keyed_request
-from tests.conftest import RunningServer
 from tests.integration.runtime.servers import restart_postgres
+from tests.own_servers import RunningServer
 from tests.testing.clock import ManualClock
 
 pytestmark = pytest.mark.integration

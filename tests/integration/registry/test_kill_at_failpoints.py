@@ -31,8 +31,8 @@ from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.aliases import Mover
-from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live
+from tests.own_servers import RunningServer, make_nats
 from tests.testing.adapters import make_adapter, tar_of
 from tests.testing.crashes import Life
 

@@ -6,7 +6,7 @@ import asyncpg
 
 from mint_common.errors import Unavailable
 from mint_common.runtime.postgres import migrate, open_pool, translating_errors
-from tests.conftest import RunningServer
+from tests.own_servers import RunningServer
 
 PACKAGE = "mint_common.runtime.migrations"
 

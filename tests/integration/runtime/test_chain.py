@@ -13,8 +13,8 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
-from tests.conftest import RunningServer
 from tests.integration.runtime.servers import make_pool, restart_postgres
+from tests.own_servers import RunningServer
 from tests.testing.factories import EXAMPLES
 
 pytestmark = pytest.mark.integration

@@ -19,8 +19,8 @@ from mint_common.runtime.postgres_hosts import one_host_each
 from mint_common.runtime.relay import OutboxRelay
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.privileges import child_setup
-from tests.conftest import RunningServer
 from tests.integration.runtime.servers import make_pool
+from tests.own_servers import RunningServer
 from tests.testing.bus_memory import MemoryBus
 from tests.testing.factories import EXAMPLES
 

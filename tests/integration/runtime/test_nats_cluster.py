@@ -11,8 +11,8 @@ from contract.bus_messages import message, take_and_ack
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.errors import Unavailable
 from mint_common.events.subjects import STREAM
-from tests.conftest import RunningServer
 from tests.nats_cluster import make_cluster
+from tests.own_servers import RunningServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

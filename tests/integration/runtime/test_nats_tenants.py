@@ -17,7 +17,7 @@ from mint_common.bus.port import Message
 from mint_common.ids import new_id
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_binary
-from tests.conftest import RunningServer
+from tests.own_servers import RunningServer
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool, translating_errors
-from tests.conftest import RunningServer
 from tests.integration.runtime.servers import PACKAGE, make_pool, restart_postgres
+from tests.own_servers import RunningServer
 from tests.testing.bus_memory import MemoryBus
 from tests.testing.factories import EXAMPLES
 

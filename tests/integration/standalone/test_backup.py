@@ -17,8 +17,8 @@ from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.backup import DatabaseInUse, back_up
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
-from tests.conftest import RunningServer
 from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, running, settings_of
+from tests.own_servers import RunningServer
 
 pytestmark = pytest.mark.integration
 POLICIES = 3

@@ -15,8 +15,8 @@ import pytest
 import tinker
 
 from services.standalone.adapters.launch import free_port
-from tests.conftest import RunningServer, make_nats
 from tests.integration.tenants import api_client, make_tenant_key
+from tests.own_servers import RunningServer, make_nats
 from tests.processes import ServiceProcess
 
 TOKEN = "internal"  # the tests' own secret
