@@ -16,6 +16,8 @@ CLIENTS := tests/e2e/test_clients.py tests/e2e/test_other_clients.py tests/e2e/t
 
 PACKAGES := tests/environments
 
+HOSTS := tests/fleet
+
 FAMILIES := tests/e2e/test_families_stack.py
 
 # Engines of these run kernels through an interpreter.
@@ -70,7 +72,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(PACKAGES) $(FAMILIES) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(PACKAGES) $(FAMILIES) $(HOSTS) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -90,6 +92,10 @@ test-families: .venv/.installed ## Train and serve a tiny model of each family i
 .PHONY: test-trackers
 test-trackers: .venv/.installed ## Record jobs at MLflow, trackio, TensorBoard and W&B offline through kills; their own clients read them (5 minutes; fetches them once)
 	$(PYTEST) tests/trackers
+
+.PHONY: test-fleet
+test-fleet: .venv/.installed ## Cut the links of hosts: Postgres' locks, a NATS cluster (2 minutes; root and network namespaces)
+	$(PYTEST) -m slow $(HOSTS)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

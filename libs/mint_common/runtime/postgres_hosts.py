@@ -37,7 +37,7 @@ class HostChoice:
         """Connect; ``options`` are `asyncpg.connect`'s. Raises what it raises for the last server."""
         for dsn in tuple(self._dsns):
             try:
-                connection = await asyncpg.connect(dsn, **options)
+                connection: asyncpg.Connection[Any] = await asyncpg.connect(dsn, **options)
             except _ELSEWHERE:
                 if dsn == self._dsns[-1]:
                     raise
@@ -64,7 +64,8 @@ def one_host_each(dsn: str) -> list[str]:
 
 def _notice_a_cut_link(connection: "asyncpg.Connection[Any]") -> None:
     """End a connection whose server has vanished before the time limit of its statement."""
-    link = connection._transport.get_extra_info("socket")  # noqa: SLF001  # asyncpg has no other way to it
+    # asyncpg has no other way to its socket.
+    link = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
     if link is None or link.family == socket.AF_UNIX:
         return
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

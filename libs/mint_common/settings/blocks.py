@@ -6,7 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-DSN_FORM = "must be postgresql://user:password@host:port/database, the password percent-encoded"
+DSN_FORM = (
+    "must be postgresql://user:password@host:port/database (several: host:port,host:port),"
+    " the password percent-encoded"
+)
 """Error about a connection string. It never shows the string, which holds the password."""
 
 
@@ -31,7 +34,11 @@ class PostgresSettings(Block):
     """Address of the database."""
 
     dsn: str = Field(
-        min_length=1, repr=False, description="Postgres connection string; each service owns a schema"
+        min_length=1,
+        repr=False,
+        description=(
+            "Postgres connection string; each service owns a schema. Several hosts: the one that takes writes"
+        ),
     )
 
     @field_validator("dsn")
