@@ -43,10 +43,10 @@ async def connect_nats(url: str, *, name: str, replicas: int = 1) -> "NatsBus":
     """
     connection = NatsConnection(url, name=name, replicas=replicas)
     try:
-        await connection.ensure_stream()
-    except (*TROUBLE, Unavailable) as error:
+        await connection.through_elections(connection.ensure_stream)
+    except Unavailable:
         await connection.close()
-        raise unavailable(error) from error
+        raise
     return NatsBus(connection)
 
 
@@ -135,10 +135,7 @@ class NatsBus:
             inactive_threshold=KEEP_SECONDS,
         )
         deliveries = NatsDeliveries(self._connection, config, batch=batch)
-        try:
-            await deliveries.open()
-        except TROUBLE as error:
-            raise unavailable(error) from error
+        await self._connection.through_elections(deliveries.open)
         try:
             yield deliveries
         finally:
@@ -177,10 +174,7 @@ class NatsBus:
     async def replay(self, *, subjects: Sequence[str], after: str | None) -> AsyncIterator[NatsReplay]:
         """Read after a place."""
         replay = NatsReplay(self._connection, subjects)
-        try:
-            await replay.start(after)
-        except TROUBLE as error:
-            raise unavailable(error) from error
+        await self._connection.through_elections(lambda: replay.start(after))
         try:
             yield replay
         finally:

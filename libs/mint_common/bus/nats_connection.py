@@ -7,8 +7,9 @@ restarts); a new client then replaces the old one.
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import nats
 import nats.errors
@@ -21,6 +22,8 @@ from mint_common.errors import Unavailable, plain_problem
 from mint_common.events.subjects import STREAM, STREAM_SUBJECTS, grown
 from mint_common.waiting import raise_if_cancelled
 
+T = TypeVar("T")
+
 CONNECT_SECONDS = 15.0
 """Time that an operation waits for the server to return before it raises Unavailable."""
 PING_SECONDS = 2
@@ -32,6 +35,14 @@ KEEP_SECONDS = timedelta(days=7).total_seconds()
 
 TROUBLE = (nats.errors.Error, OSError, TimeoutError)
 """Errors that nats-py raises while the server, the stream or a consumer is away."""
+
+_NO_ANSWER = (
+    TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServiceUnavailableError,
+)
+"""Errors of a server without a leader, as during an election."""
 
 _BETWEEN = re.compile(r",(?=\s*[a-z]+://)")
 """A password may have commas, too."""
@@ -65,6 +76,22 @@ class NatsConnection:
     async def jetstream(self) -> JetStreamContext:
         """Return the JetStream API of a connected client. Raises Unavailable."""
         return (await self.client()).jetstream(timeout=REQUEST_SECONDS)
+
+    async def through_elections(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to a repeatable question, asked again for `CONNECT_SECONDS` while nobody leads.
+
+        Raises Unavailable, also for other errors of nats-py.
+        """
+        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+        while True:
+            try:
+                return await ask()
+            except TROUBLE as error:
+                raise_if_cancelled()
+                is_over = asyncio.get_running_loop().time() > deadline
+                if is_over or not isinstance(error, _NO_ANSWER):
+                    raise unavailable(error) from error
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def ensure_stream(self) -> None:
         """Create the stream or update it; an operator's limits stay, and more replicas than configured."""

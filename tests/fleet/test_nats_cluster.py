@@ -14,7 +14,7 @@ from mint_common.events.subjects import STREAM
 from tests.nats_cluster import make_cluster
 from tests.own_servers import RunningServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
