@@ -226,10 +226,8 @@ def environment(stack: RunningStack) -> dict[str, str]:
     return {**os.environ, **own, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": stack.api_key}
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["supervised", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dpo", "reinforcement"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["supervised", "dpo", "reinforcement"])
 def test_the_example_runs_as_it_stands(stack: RunningStack, method: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "finetune.py"), method],

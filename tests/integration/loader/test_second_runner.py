@@ -12,11 +12,9 @@ from tests.testing.second_runner import ROOT, second_runner_environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(2400)]
 
-IN_EVERY_RUN = (
-    ("test_lora_kernels.py", "test_parity.py::test_base_and_two_adapters_in_one_batch_agree_with_peft"),
-    ("experts/test_routes.py",),
-)
-"""A dense base and one with experts: two starts of an engine, and kernels without one."""
+DENSE = ("test_lora_kernels.py", "test_parity.py::test_base_and_two_adapters_in_one_batch_agree_with_peft")
+EXPERTS = ("experts/test_routes.py",)
+"""A start of an engine each; every run of the tests has one of them."""
 FILES = (
     "test_parity.py",
     "test_samples.py",
@@ -46,7 +44,9 @@ def run(*tests: str) -> None:
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize("tests", IN_EVERY_RUN, ids=["dense", "experts"])
+@pytest.mark.parametrize(
+    "tests", [pytest.param(DENSE, marks=pytest.mark.slow, id="dense"), pytest.param(EXPERTS, id="experts")]
+)
 def test_kernels_mixed_adapters_and_routes(tests: tuple[str, ...]) -> None:
     run(*tests)
 

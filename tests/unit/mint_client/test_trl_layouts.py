@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from mint_client.core.conversion import Conversion
 
 CHILD = """
@@ -35,6 +37,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow  # TRL takes 20 s to import
 def test_rows_are_converted_as_trl_does() -> None:
     ours = [Conversion({}, is_strict=False).convert(1, row) for _, row in ROWS]
     done = subprocess.run(
