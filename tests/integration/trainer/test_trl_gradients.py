@@ -69,13 +69,19 @@ def record(seed: int, *, drift: float) -> tuple[WaveRecord, dict[tuple[int, ...]
     return WaveRecord(wave_id=WaveId("wave"), revision=None, groups=tuple(groups)), policy
 
 
-def ours(work: WaveBatch, policy: dict[tuple[int, ...], list[float]]) -> tuple[float, list[float]]:
+Policy = dict[tuple[int, ...], list[float]]
+
+
+def ours(work: WaveBatch, policy: Policy, base: Policy | None = None) -> tuple[float, list[float]]:
     """Return the loss of a wave, and its gradient for each token."""
     line = PackedSequence(policy=0, rows=work.batch.rows)
     logprobs = [lp for row in work.batch.rows for lp in policy[row.tokens]]
     logprobs_T = torch.tensor(logprobs, dtype=torch.float64, requires_grad=True)
     assert isinstance(work.loss, TokenLoss)
-    inputs = TokenInputs(logprobs_T=logprobs_T, sequences=line.sequences(), config=work.config)
+    base_T = None
+    if base is not None:
+        base_T = torch.tensor([lp for row in work.batch.rows for lp in base[row.tokens]], dtype=torch.float64)
+    inputs = TokenInputs(logprobs_T=logprobs_T, sequences=line.sequences(), config=work.config, base_T=base_T)
     loss = work.loss.formula(inputs) / work.divisor
     loss.backward()
     assert logprobs_T.grad is not None
@@ -83,7 +89,7 @@ def ours(work: WaveBatch, policy: dict[tuple[int, ...], list[float]]) -> tuple[f
 
 
 def theirs(
-    work: WaveBatch, policy: dict[tuple[int, ...], list[float]], settings: dict[str, Any]
+    work: WaveBatch, policy: Policy, settings: dict[str, Any], base: Policy | None = None
 ) -> tuple[float, list[float]]:
     """Return the same of TRL's loss, on the same rows and advantages."""
     rows = work.batch.rows
@@ -93,17 +99,16 @@ def theirs(
         return torch.tensor([[*one, *[0.0] * (LONGEST - len(one))] for one in columns], dtype=torch.float64)
 
     logprobs_BT = padded([policy[row.tokens] for row in rows]).requires_grad_()
-    options = {"importance_sampling_level": "token", **settings}
+    options = {"importance_sampling_level": "token", "beta": 0.0, **settings}
     trainer = SimpleNamespace(
         **options,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs_BT, torch.zeros_like(mask_BT), None),
         accelerator=SimpleNamespace(num_processes=1, reduce=lambda x, **_: x, gather=lambda x: x),
         model=SimpleNamespace(training=True),
         _metrics={"train": defaultdict(list)},
         current_gradient_accumulation_steps=1,
         max_completion_length=LONGEST,
-        beta=0.0,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         use_vllm=False,
@@ -120,6 +125,8 @@ def theirs(
         "old_per_token_logps": padded([list(row.logprobs) for row in rows]),
         "num_items_in_batch": mask_BT.sum(),
     }
+    if base is not None:
+        inputs["ref_per_token_logps"] = padded([base[row.tokens] for row in rows])
     loss = trl()[0]._compute_loss(trainer, None, inputs)
     loss.backward()
     assert logprobs_BT.grad is not None
@@ -148,6 +155,23 @@ def test_the_sequence_mean_of_clipped_tokens_is_trl_s_grpo() -> None:
     expected, expected_slopes = theirs(work, policy, settings)
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-7)
     assert slopes == pytest.approx(expected_slopes, rel=1e-5, abs=1e-7)
+
+
+def test_a_kl_to_the_base_is_trl_s_on_samples_of_older_weights() -> None:
+    """As its ``use_bias_correction_kl`` has it, by default; no ratio of the samples is above our limit."""
+    rng = random.Random(7)
+    for seed in range(5):
+        wave, policy = record(seed, drift=0.2)
+        base = {tokens: [lp - rng.gauss(0.0, 0.5) for lp in own] for tokens, own in policy.items()}
+        own = PolicyGradient(loss="clip", clip_low=0.8, clip_high=1.2)
+        algorithm = MANAGED.named("grpo", own, max_new_tokens=LONGEST)
+        config = algorithm.training.config(0.3, "none")
+        work = algorithm.wave_batch(algorithm.build_batch(wave, pulls=algorithm.pulls(config)), config)
+        settings = {"loss_type": "dapo", "epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.3}
+        expected, expected_slopes = theirs(work, policy, settings, base)
+        value, slopes = ours(work, policy, base)
+        assert value == pytest.approx(expected, rel=1e-5, abs=1e-7)
+        assert slopes == pytest.approx(expected_slopes, rel=1e-5, abs=1e-7)
 
 
 def test_long_answers_are_punished_as_trl_does_it() -> None:

@@ -189,17 +189,75 @@ def test_the_kl_term_has_the_value_of_k3_and_the_gradient_of_k2(loss: PolicyLoss
     assert slopes == pytest.approx([0.3 * d for d in moved])
 
 
-def test_the_kl_term_pulls_along_the_gradient_of_the_divergence_itself() -> None:
-    """Its mean over all tokens of a small vocabulary, each with its probability, is KL(policy || base)'s."""
-    logits = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+SAMPLERS = {"fresh": [0.3, -1.0, 0.8], "stale": [0.1, -0.7, 0.6]}
+"""Logits of samplers, of which the first is the policy; the other's ratios are below the limit."""
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_kl_term_pulls_along_the_slope_of_the_divergence_itself(loss: PolicyLoss, sampler: str) -> None:
+    """Its mean over a small vocabulary, with the sampler's probabilities, is that of KL(policy || base).
+
+    The slope is by central differences; the value is the divergence itself.
+    """
+    logits = torch.tensor(SAMPLERS["fresh"], dtype=torch.float64)
     base = torch.log_softmax(torch.tensor([-0.5, 0.4, 0.1], dtype=torch.float64), 0)
-    policy = torch.log_softmax(logits, 0)
-    (exact,) = torch.autograd.grad((policy.exp() * (policy - base)).sum(), logits, retain_graph=True)
-    tokens = [[(float(p), float(p), 0.0)] for p in policy.tolist()]
-    _, slopes, _ = computed(gradient_of("is"), tokens, base=base.tolist(), kl=1.0)
-    weights = policy.detach().exp() * torch.tensor(slopes, dtype=torch.float64)
-    (estimated,) = torch.autograd.grad((policy * weights).sum(), logits)
-    assert torch.allclose(estimated, exact, atol=1e-12)
+    sampled = torch.log_softmax(torch.tensor(SAMPLERS[sampler], dtype=torch.float64), 0)
+
+    def divergence(at: torch.Tensor) -> float:
+        policy = torch.log_softmax(at, 0)
+        return float((policy.exp() * (policy - base)).sum())
+
+    leaf = logits.clone().requires_grad_()
+    policy = torch.log_softmax(leaf, 0)
+    pulled = [
+        computed(gradient_of(loss), [[(p, q, 0.0)]], base=[b], kl=kl)
+        for kl in (1.0, 0.0)
+        for p, q, b in zip(policy.tolist(), sampled.tolist(), base.tolist(), strict=True)
+    ]
+    pairs = list(zip(pulled[:3], pulled[3:], strict=True))
+    values = torch.tensor([with_kl[0] - without[0] for with_kl, without in pairs], dtype=torch.float64)
+    slopes = torch.tensor([with_kl[1][0] - without[1][0] for with_kl, without in pairs], dtype=torch.float64)
+    share = sampled.exp()
+    (estimated,) = torch.autograd.grad((policy * share * slopes).sum(), leaf)
+    step, expected = 1e-5, []
+    for at in range(3):
+        moved = torch.zeros(3, dtype=torch.float64)
+        moved[at] = step
+        expected.append((divergence(logits + moved) - divergence(logits - moved)) / (2 * step))
+    assert estimated.tolist() == pytest.approx(expected, abs=1e-9)
+    assert float((share * values).sum()) == pytest.approx(divergence(logits), abs=1e-12)
+
+
+@pytest.mark.parametrize("mismatch", ["none", "truncated", "band"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_kl_of_a_stale_token_has_the_weight_computed_by_hand(
+    loss: PolicyLoss, mismatch: Mismatch
+) -> None:
+    """Ratios 2/3, 1.5, and 8, which is cut to 2, or is 1 where the token does not count at all."""
+    ratios, moved = [2 / 3, 1.5, 8.0], [0.5, -1.0, 0.25]
+    tokens = [(-1.0, -1.0 - math.log(ratio), 0.0) for ratio in ratios]
+    found = [
+        computed(gradient_of(loss), [tokens], base=[-1.0 - d for d in moved], kl=kl, mismatch=mismatch)
+        for kl in (0.3, 0.0)
+    ]
+    weights = [2 / 3, 1.5, 1.0 if mismatch == "band" else 2.0]
+    pulled = [with_kl - without for with_kl, without in zip(found[0][1], found[1][1], strict=True)]
+    assert pulled == pytest.approx([0.3 * w * d for w, d in zip(weights, moved, strict=True)])
+    value = math.fsum(w * (math.exp(-d) - 1 + d) for w, d in zip(weights, moved, strict=True))
+    assert found[0][0] - found[1][0] == pytest.approx(0.3 * value)
+
+
+def test_the_kl_gradient_is_trls_differentiated_product_of_ratio_and_k3() -> None:
+    """As TRL 1.16 has it (`use_bias_correction_kl`), below the limit of the ratio."""
+    p = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64, requires_grad=True)
+    q, base = torch.tensor([-1.2, -1.8, -0.9]).double(), torch.tensor([-1.5, -1.0, -0.7]).double()
+    kl = (torch.exp(base - p) - (base - p) - 1) * torch.exp(p - q)
+    kl.sum().backward()
+    tokens = [(*pair, 0.0) for pair in zip(p.tolist(), q.tolist(), strict=True)]
+    value, slopes, _ = computed(gradient_of("clip"), [tokens], base=base.tolist(), kl=1.0)
+    assert slopes == pytest.approx(p.grad.tolist(), rel=1e-12)
+    assert value == pytest.approx(float(kl.sum().detach()), rel=1e-12)
 
 
 tokens_of = st.lists(st.tuples(st.floats(-8, -0.06), st.floats(-8, -0.06), st.floats(-3, 3)), min_size=1)

@@ -12,7 +12,7 @@ from services.trainer.core.algorithms.algorithm import GradientTraining, Trainin
 from services.trainer.core.algorithms.surrogates import SURROGATES, Ratios
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.losses.loss import Config, TokenInputs, TokenLoss
-from services.trainer.core.losses.mismatch import trusted_band
+from services.trainer.core.losses.mismatch import truncated_weights, trusted_band
 from services.trainer.core.losses.tokens import kl_to_base
 from services.trainer.core.mismatch_rules import BAND, TRUNCATED_AT, Mismatch
 
@@ -36,13 +36,17 @@ def token_loss(gradient: PolicyGradient) -> TokenLoss:
 
 
 def policy_gradient(gradient: PolicyGradient, tokens: TokenInputs) -> Tensor:
-    """Return -sum_t w_t g_t A_t + kl_coefficient sum_t w_t KL_t(policy || base), with group-relative A_t.
+    """Return -sum_t w_t g_t A_t + kl_coefficient sum_t w_t v_t KL_t(policy || base), with group-relative A_t.
 
     Shao et al. 2024 (arXiv 2402.03300), with g_t of `surrogates`. The weights w_t are 1, or 1 over the tokens
     of a token's episode: then the mean over episodes is GRPO's own; the mean over a step's tokens is DAPO's
     (Yu et al. 2025, arXiv 2503.14476), a constant divisor Dr. GRPO's (Liu et al. 2025, arXiv 2503.20783).
     ``sampler_pull`` adds its multiple of sum_t w_t (lp_t - q_t)^2. Tokens outside the band, and those without
     a usable route, have no part but in the KL to the base, as the mean is over every token.
+
+    v_t = sg(min(r_t, ``kl_truncated_at``)) corrects the KL for tokens that the policy did not sample: without
+    the limit sum_t r_t k3_t is DeepSeek-V3.2's unbiased estimate (arXiv 2512.02556), whose gradient
+    r_t d_t grad(lp_t) this has too. It is 1 for tokens that do not count, and without the number.
     """
     ratios, weights_T = _ratios(tokens), tokens.optional("weights", missing=1.0)
     gained_T, _ = SURROGATES[gradient.loss](ratios)
@@ -50,7 +54,7 @@ def policy_gradient(gradient: PolicyGradient, tokens: TokenInputs) -> Tensor:
     if pull := tokens.config.get("sampler_pull", 0.0):
         loss = loss + pull * _sum((ratios.trained_T - ratios.sampled_T) ** 2, weights_T)
     if gradient.kl == "loss" and _has_kl(tokens.config):
-        loss = loss + tokens.config["kl_coefficient"] * _kl(tokens)
+        loss = loss + tokens.config["kl_coefficient"] * _kl(tokens, ratios)
     return loss
 
 
@@ -88,19 +92,23 @@ def _sum(values_T: Tensor, weights_T: Tensor | None) -> Tensor:
     return (values_T if weights_T is None else values_T * weights_T).sum()
 
 
-def _kl(tokens: TokenInputs) -> Tensor:
+def _kl(tokens: TokenInputs, ratios: Ratios) -> Tensor:
     assert tokens.base_T is not None, "reads_base"
-    return _sum(kl_to_base(tokens.logprobs_T, tokens.base_T), tokens.optional("weights", missing=1.0))
+    kl_T = kl_to_base(tokens.logprobs_T, tokens.base_T)
+    if (cap := tokens.config.get("kl_truncated_at")) is not None:
+        kl_T = truncated_weights(ratios.trained_T, ratios.sampled_T, cap=cap) * kl_T
+    return _sum(kl_T, tokens.optional("weights", missing=1.0))
 
 
 def _measures(gradient: PolicyGradient, tokens: TokenInputs) -> dict[str, float]:
-    _, acts_T = SURROGATES[gradient.loss](_ratios(replace(tokens, logprobs_T=tokens.logprobs_T.detach())))
+    ratios = _ratios(replace(tokens, logprobs_T=tokens.logprobs_T.detach()))
+    _, acts_T = SURROGATES[gradient.loss](ratios)
     measures = {"bounded:sum": float(acts_T.sum())}
     if "band_low" in tokens.config:
         in_band_T = _in_band(tokens, tokens.needed("logprobs"))
         measures["distrusted_tokens:sum"] = float((1 - in_band_T).sum())
     if gradient.kl == "loss" and _has_kl(tokens.config):
-        measures["kl:mean"] = float(_kl(tokens).detach())
+        measures["kl:mean"] = float(_kl(tokens, ratios).detach())
     return measures
 
 
@@ -110,6 +118,7 @@ def _has_kl(config: Config) -> bool:
 
 _CONFIG = (
     "kl_coefficient",
+    "kl_truncated_at",
     "truncated_at",
     "band_low",
     "band_high",
@@ -128,6 +137,7 @@ def _config(gradient: PolicyGradient, kl_coefficient: float, mismatch: Mismatch)
     bounds = {"clip_low": gradient.clip_low, "clip_high": gradient.clip_high}
     return {
         "kl_coefficient": kl_coefficient,
+        **({"kl_truncated_at": TRUNCATED_AT} if kl_coefficient and gradient.kl == "loss" else {}),
         **rules[mismatch],
         **{name: bound for name, bound in bounds.items() if bound is not None},
         **({"sampler_pull": SAMPLER_PULL} if gradient.loss == "dppo" else {}),
