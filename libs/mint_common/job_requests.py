@@ -46,7 +46,8 @@ class GradientBody:
 
     ``advantage`` is the rule of a group's advantages, ``loss`` the bound of the ratio of policy and sampler,
     with ``clip_low`` and ``clip_high``; another ``loss`` comes with its own bounds. ``aggregation`` is a
-    step's mean, ``kl`` the place of the KL to the base.
+    step's mean, ``kl`` the place of the KL to the base. The samples of a step are trained on ``epochs``
+    times, each time in ``minibatches`` optimizer steps.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
@@ -58,6 +59,8 @@ class GradientBody:
     clip_high: StrictFloat | None = None
     kl: KlPlace | None = None
     overlong: OverlongBody | None = None
+    epochs: StrictInt | None = None
+    minibatches: StrictInt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

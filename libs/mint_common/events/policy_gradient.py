@@ -54,6 +54,8 @@ class PolicyGradient:
 
     The bounds are of the ratio of policy and sampler, of a sequence's mean ratio for gspo and geo-rs, and of
     the fall and the rise of a token's probability for dppo. None: the loss has no such bound.
+    A wave is trained on ``epochs`` times, each time in ``minibatches`` optimizer steps of a part of its
+    groups each; the sampler's probabilities stay those of the wave (PPO, arXiv 1707.06347, algorithm 1).
     """
 
     advantage: AdvantageRule = "std"
@@ -63,3 +65,10 @@ class PolicyGradient:
     clip_high: float | None = None
     kl: KlPlace = "loss"
     overlong: Overlong = field(default_factory=Overlong)
+    epochs: int = 1
+    minibatches: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Return the most optimizer steps that a wave has."""
+        return self.epochs * self.minibatches

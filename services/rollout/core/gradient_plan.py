@@ -8,7 +8,10 @@ from mint_common.events.policy_gradient import BOUNDS, PolicyLoss
 from mint_common.job_requests import GradientBody, OverlongBody
 
 STALE_LOSS: PolicyLoss = "dppo"
-"""Default loss of jobs that sample ahead, unless their algorithm has one (arXiv 2602.04879)."""
+"""Default loss of jobs that train on samples of older weights, unless their algorithm has one (arXiv
+2602.04879)."""
+MAX_EPOCHS, MAX_UPDATES = 16, 64
+"""Maximum epochs and optimizer steps of a wave: what is learnt from the same samples wears off."""
 MAX_RATIO = 1e4
 MAX_FACTOR = 1e3
 
@@ -18,7 +21,7 @@ def plan_gradient(
 ) -> PolicyGradient | None:
     """Return a job's complete gradient, None for an algorithm without one; ``field`` is its place.
 
-    Raises InvalidField, also for a loss that cannot train on samples of older revisions.
+    Raises InvalidField, also for a loss that cannot train on samples of older weights.
     """
     own = algorithm.gradient
     if own is None:
@@ -28,8 +31,10 @@ def plan_gradient(
             )
         return None
     wish = wish or GradientBody()
-    loss = wish.loss or (STALE_LOSS if spec.staleness and not algorithm.fixes_loss else own.loss)
-    check_stale_loss(loss, staleness=spec.staleness, field=f"{field}.loss")
+    epochs, minibatches = _updates(wish, own, spec, field=field)
+    is_stale = spec.staleness > 0 or epochs * minibatches > 1
+    loss = wish.loss or (STALE_LOSS if is_stale and not algorithm.fixes_loss else own.loss)
+    check_stale_loss(loss, staleness=spec.staleness, updates=epochs * minibatches, field=f"{field}.loss")
     if wish.kl is not None and not spec.kl_coefficient:
         raise InvalidField(field=f"{field}.kl", problem="has no effect: kl_coefficient is 0")
     usual = (own.clip_low, own.clip_high) if loss == own.loss else BOUNDS[loss]
@@ -47,20 +52,37 @@ def plan_gradient(
         clip_high=high,
         kl=wish.kl or own.kl,
         overlong=own.overlong if wish.overlong is None else _overlong(wish.overlong, spec, field=field),
+        epochs=epochs,
+        minibatches=minibatches,
     )
 
 
-def check_stale_loss(loss: PolicyLoss, *, staleness: int, field: str) -> None:
-    """Refuse unclipped importance sampling of older revisions' samples. Raises InvalidField.
+def check_stale_loss(loss: PolicyLoss, *, staleness: int, updates: int, field: str) -> None:
+    """Refuse unclipped importance sampling of samples that older weights answered. Raises InvalidField.
 
+    They are those of older revisions, and all but the first of a wave's ``updates``, its optimizer steps.
     Its weights have no bound, and few tokens decide a step.
     """
-    if staleness and loss == "is":
-        others = ", ".join(name for name in BOUNDS if name != "is")
-        problem = (
-            f"is does not bound the ratios of samples that are {staleness} steps old: use one of {others}"
-        )
-        raise InvalidField(field=field, problem=problem)
+    if loss != "is" or (not staleness and updates == 1):
+        return
+    others = ", ".join(name for name in BOUNDS if name != "is")
+    samples = f"samples that are {staleness} steps old"
+    if not staleness:
+        samples = f"the same samples in {updates} optimizer steps"
+    problem = f"is does not bound the ratios of {samples}: use one of {others}"
+    raise InvalidField(field=field, problem=problem)
+
+
+def _updates(wish: GradientBody, own: PolicyGradient, spec: JobSpec, *, field: str) -> tuple[int, int]:
+    """Return the epochs and the minibatches of a wave. Raises InvalidField."""
+    epochs = own.epochs if wish.epochs is None else wish.epochs
+    minibatches = own.minibatches if wish.minibatches is None else wish.minibatches
+    check_between(f"{field}.epochs", epochs, 1, MAX_EPOCHS)
+    check_between(f"{field}.minibatches", minibatches, 1, min(spec.prompts_per_step, MAX_UPDATES))
+    if epochs * minibatches > MAX_UPDATES:
+        problem = f"times epochs is {epochs * minibatches}: at most {MAX_UPDATES} optimizer steps a wave"
+        raise InvalidField(field=f"{field}.minibatches", problem=problem)
+    return epochs, minibatches
 
 
 def _bound(

@@ -32,6 +32,16 @@ class RewardedEpisode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedGroup:
+    """Counts of a policy gradient's group: its trained episodes, and the trained tokens of these."""
+
+    number: int
+    episodes: int
+    tokens: int
+    is_skipped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One sequence: the loss is computed on ``tokens``, which continue ``prompt``.
 
@@ -80,7 +90,7 @@ class Batch:
     loss is their mean, so that a wave with little signal has little weight. ``probe`` compares a step
     without ``rows`` with the sampler. ``mismatched`` are prompts with other rows'
     answers, which KTO compares too. ``episodes`` counts those of a policy gradient's wave, skipped ones too,
-    each with ``max_new_tokens`` at most.
+    each with ``max_new_tokens`` at most; ``groups`` has the counts of each of its groups.
     """
 
     rows: tuple[Row, ...]
@@ -91,6 +101,7 @@ class Batch:
     mismatched: tuple[Row, ...] = ()
     episodes: int = 0
     max_new_tokens: int = 1
+    groups: tuple[TrainedGroup, ...] = ()
 
 
 def build_grpo_batch(
@@ -107,25 +118,39 @@ def build_grpo_batch(
     they have no rows, and are not counted.
     """
     rows: list[Row] = []
-    skipped, trained = 0, list[RewardedEpisode]()
+    groups: list[TrainedGroup] = []
     for number, group in enumerate(record.groups):
         episodes = _episodes(group, number, gradient.overlong, max_new_tokens=max_new_tokens)
         advantages = group_advantages([one.reward for one in episodes], gradient.advantage)
-        skipped += advantages is None
         weighed = dict(zip(episodes, advantages or [0.0] * len(episodes), strict=True))
         if gradient.overlong.mask:
             weighed = {
                 one: weight for one, weight in weighed.items() if not _is_cut(group, one, max_new_tokens)
             }
-        trained += [one for one in weighed if one.tokens]
+        trained = [one for one in weighed if one.tokens]
+        groups.append(
+            TrainedGroup(
+                number=number,
+                episodes=len(trained),
+                tokens=sum(one.tokens for one in trained),
+                is_skipped=advantages is None,
+            )
+        )
         if advantages is not None or pulls:
             by_sequence = gradient.aggregation == "sequence_mean"
             rows += _episode_rows(group, weighed, record.logprobs_temperature, by_sequence=by_sequence)
+    batch = _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=0)
+    return with_groups(replace(batch, max_new_tokens=max_new_tokens), groups)
+
+
+def with_groups(batch: Batch, groups: Sequence[TrainedGroup]) -> Batch:
+    """Return a policy gradient's batch with the counts of some groups."""
     return replace(
-        _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped),
-        total_tokens=sum(one.tokens for one in trained),
-        episodes=len(trained),
-        max_new_tokens=max_new_tokens,
+        batch,
+        groups=tuple(groups),
+        total_tokens=sum(one.tokens for one in groups),
+        episodes=sum(one.episodes for one in groups),
+        skipped_groups=sum(one.is_skipped for one in groups),
     )
 
 

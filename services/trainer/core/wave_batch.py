@@ -22,7 +22,7 @@ class WaveBatch:
     Without ``backward`` the rows are measured only. ``is_file``: they are a file's, answers included; then
     the pass measures a mean token accuracy, the share of the trained tokens of the better answers that the
     policy finds likeliest. ``is_sampled``: the rows have their sampler's log-probabilities, which are
-    compared with the policy's.
+    compared with the policy's. ``is_later``: a step of the same wave is taken before it.
     """
 
     loss: Loss
@@ -31,6 +31,7 @@ class WaveBatch:
     backward: bool = True
     is_file: bool = False
     is_sampled: bool
+    is_later: bool = False
 
     @property
     def adds_gradient(self) -> bool:

@@ -1,6 +1,7 @@
 """A managed job's wave as operations of its policy's log: a pass over its record, a step, an export.
 
-A wave whose step is validated has another, measuring pass after it.
+A wave with several epochs or minibatches has a pass and a step for each of them, in turn; one whose step is
+validated has another, measuring pass after it.
 
 The translation is a pure function of the event, the policy's session and the trainer's rule for mismatch. A
 wave sampled with other weights than the session's begins with loading them; one without
@@ -11,7 +12,8 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
+from statistics import fmean
 
 import msgspec
 
@@ -58,7 +60,8 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
 
     A record in which nothing can be learnt is only compared with its sampler. ``pulls``: see
     `ManagedAlgorithm`; a pass that an earlier version logged has no such rows. ``gradient`` is
-    the job's, with its ``max_new_tokens``. For the other two see `WaveBatch`.
+    the job's, with its ``max_new_tokens``. It is on the ``minibatch`` of that number, of ``minibatches``, in
+    an ``epoch``, all counted from 0. For the other two see `WaveBatch`.
     """
 
     record: Claim
@@ -69,13 +72,16 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True)
     pulls: bool = False
     gradient: PolicyGradient | None = None
     max_new_tokens: int = 1
+    epoch: int = 0
+    minibatch: int = 0
+    minibatches: int = 1
 
 
 class WaveExport(msgspec.Struct, frozen=True, tag="wave_export", omit_defaults=True):
-    """Export the weights as the revision that a wave led to; ``measured`` are its passes and its step.
+    """Export the weights as the revision that a wave led to; ``measured`` are its passes and its steps.
 
     ``cause`` is the id of the wave's event. ``is_stale``: earlier weights than the pass's sampled the wave,
-    so its ratios say nothing of how well sampler and trainer agree.
+    so its ratios say nothing of how well sampler and trainer agree. It was trained on ``epochs`` times.
     """
 
     wave_id: WaveId
@@ -84,6 +90,7 @@ class WaveExport(msgspec.Struct, frozen=True, tag="wave_export", omit_defaults=T
     learning_rate: float
     measured: tuple[int, ...]
     is_stale: bool = False
+    epochs: int = 1
 
 
 LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
@@ -111,10 +118,16 @@ def rest_of_wave(operations: Mapping[int, LoggedOperation | StoredOperation], se
     return behind[: len(rest) + 1] if len(rest) < len(behind) else []
 
 
-def pass_of(operations: Mapping[int, object], wave_id: WaveId) -> int | None:
-    """Return the number of a wave's first pass, None if the wave is not among the operations."""
+def passes_of(operations: Mapping[int, object], wave_id: WaveId) -> list[int]:
+    """Return the numbers of a wave's passes that are among the operations."""
     exports = [one for one in operations.values() if isinstance(one, WaveExport) and one.wave_id == wave_id]
-    return exports[0].measured[0] if exports else None
+    measured = exports[0].measured if exports else ()
+    return [seq for seq in measured if isinstance(operations.get(seq), WavePass)]
+
+
+def has_stepped(export: WaveExport, seq: int) -> bool:
+    """Return whether a step of a wave comes before one of its operations: first a pass, then its step."""
+    return seq > export.measured[0] + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +245,13 @@ def plan_wave(
     can_learn: bool,
     config: dict[str, float],
     pulls: bool,
+    minibatches: int = 1,
     now: float,
 ) -> NewWave:
     """Return a wave's operations, numbered from ``first_seq``; ``latest`` is the policy's last export.
 
-    ``can_learn`` says whether the record has rows to train on; ``config`` and ``pulls``: see `WavePass`.
+    ``can_learn`` says whether the record has rows to train on, which are cut into ``minibatches``;
+    ``config`` and ``pulls``: see `WavePass`.
     """
     spec = wave.spec
     learning_rate = learning_rate_at(spec, wave.step)
@@ -245,20 +260,21 @@ def plan_wave(
     if resets_moments or is_elsewhere(latest, wave):
         operations.append(LoadRevision(revision=wave.revision, resets_moments=resets_moments))
     begin = first_seq + len(operations)
-    is_file = spec.data is not None and not spec.is_sampled
-    operations.append(
-        WavePass(
-            record=wave.record,
-            algorithm=spec.algorithm,
-            config=config,
-            is_file=is_file,
-            pulls=pulls,
-            gradient=spec.gradient,
-            max_new_tokens=spec.max_new_tokens if spec.gradient else 1,
-        )
+    epochs = spec.gradient.epochs if spec.gradient and can_learn else 1
+    whole = WavePass(
+        record=wave.record,
+        algorithm=spec.algorithm,
+        config=config,
+        is_file=spec.data is not None and not spec.is_sampled,
+        pulls=pulls,
+        gradient=spec.gradient,
+        max_new_tokens=spec.max_new_tokens if spec.gradient else 1,
+        minibatches=minibatches,
     )
-    if can_learn:
-        operations.append(adam_step(learning_rate=learning_rate, clip_norm=spec.clip_norm))
+    for epoch, minibatch in product(range(epochs), range(minibatches)):
+        operations.append(msgspec.structs.replace(whole, epoch=epoch, minibatch=minibatch))
+        if can_learn:
+            operations.append(adam_step(learning_rate=learning_rate, clip_norm=spec.clip_norm))
     if wave.validation is not None:
         operations.append(
             WavePass(
@@ -277,6 +293,7 @@ def plan_wave(
             learning_rate=learning_rate,
             measured=tuple(range(begin, first_seq + len(operations))),
             is_stale=is_stale(latest, wave),
+            epochs=epochs,
         )
     )
     return NewWave(
@@ -334,20 +351,41 @@ PASS_SECONDS = ("step_seconds", "valid_seconds")
 def export_metrics(
     export: WaveExport, results: Sequence[Result], *, export_seconds: float
 ) -> dict[str, float]:
-    """Return a step's metrics as its revision has them, given the results of its passes and its step."""
-    passed: dict[str, float] = {}
-    grad_norm = 0.0
-    for result in results:
-        if isinstance(result, Passed):
-            passed.update((name.partition(":")[0], value) for name, value in result.metrics.items())
-        elif isinstance(result, Stepped):
-            grad_norm = result.metrics["grad_norm:mean"]
+    """Return a step's metrics as its revision has them, given the results of its passes and its steps.
+
+    Of several passes, sums of tokens and groups are those of one epoch, and seconds those of all; `AGREEMENT`
+    is the first one's, whose weights sampled the wave.
+    """
+    passed = _merged([one.metrics for one in results if isinstance(one, Passed)], epochs=export.epochs)
+    norms = [one.metrics["grad_norm:mean"] for one in results if isinstance(one, Stepped)]
     if export.is_stale:
         passed = {name: value for name, value in passed.items() if name not in AGREEMENT}
     return {
         "loss": passed.pop("loss", 0.0),
-        "grad_norm": grad_norm,
+        "grad_norm": fmean(norms) if norms else 0.0,
         "learning_rate": export.learning_rate,
         **passed,
         "seconds": sum(passed.get(name, 0.0) for name in PASS_SECONDS) + export_seconds,
     }
+
+
+def _merged(passes: Sequence[Mapping[str, float]], *, epochs: int) -> dict[str, float]:
+    """Return the metrics of several passes by name, each reduced as its name says."""
+    found: dict[str, list[float]] = {}
+    for metrics in passes:
+        for name, value in metrics.items():
+            found.setdefault(name, []).append(value)
+    return {name.partition(":")[0]: _reduced(name, values, epochs) for name, values in found.items()}
+
+
+def _reduced(name: str, values: Sequence[float], epochs: int) -> float:
+    name, _, reduction = name.partition(":")
+    if name in AGREEMENT:
+        return values[0]
+    match reduction:
+        case "sum":
+            return sum(values) / (1 if name in PASS_SECONDS else epochs)
+        case "max":
+            return max(values)
+        case _:
+            return fmean(values)

@@ -50,6 +50,7 @@ from services.trainer.core.wave_operations import (
     WaveExport,
     changes_state,
     export_metrics,
+    has_stepped,
 )
 from services.trainer.handlers.lease_term import (
     INLINE_BYTES,
@@ -266,8 +267,8 @@ class Committer:
             code=refused.error.code,
             reason=str(refused.error),
         )
-        first, lineage = refused.operations[0].operation, None
-        if isinstance(first, StoredOperation) or not changes_state(first):
+        first, seq, lineage = refused.operations[0].operation, refused.operations[0].seq, None
+        if isinstance(first, StoredOperation) or not changes_state(first) or has_stepped(export, seq):
             # The step before was taken.
             lineage = ExportLineage(digest=UNEXPORTED, parent=session.digest)
         finished[-1] = replace(finished[-1], refuses=export.wave_id, lineage=lineage)

@@ -30,7 +30,7 @@ from services.trainer.core.wave_operations import (
     WavePass,
     changes_state,
     is_full_reset,
-    pass_of,
+    passes_of,
     rest_of_wave,
 )
 from services.trainer.handlers.attempts import Attempts
@@ -117,8 +117,7 @@ class Driver:
             if seq in self._live:
                 continue
             if isinstance(operation, WavePass) and operation.record in records:
-                algorithm = self._term.algorithms.of(operation)
-                self._batches[seq] = with_batch(algorithm, operation, records[operation.record])
+                self._batches[seq] = with_batch(self._term.algorithms, operation, records[operation.record])
             self._idle.clear()
             self._live[seq] = operation
             self._committer.note_trace(seq)
@@ -138,8 +137,8 @@ class Driver:
         self._advance()
 
     def stop_wave(self, wave_id: WaveId, error: MintError) -> None:
-        """Refuse a wave whose pass is with the scheduler and not done."""
-        if (seq := pass_of(self._live, wave_id)) is not None:
+        """Refuse a wave with a pass that is with the scheduler and not done."""
+        for seq in passes_of(self._live, wave_id):
             self._under_way.stop(seq, error)
 
     def held_by(self, seq: int) -> int | None:
@@ -199,8 +198,7 @@ class Driver:
     def _next_moment(self) -> float | None:
         moments = [self._turns.release_at, self._end_due()]
         if self._is_at_rest:
-            moments.append(self._snapshot_due)
-            moments.append(self.parking.retry_at if self._turns else None)
+            moments += [self._snapshot_due, self.parking.retry_at if self._turns else None]
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -245,6 +243,8 @@ class Driver:
         if self.attempts.is_apart(seq) or self.attempts.is_due(seq, work):
             return False
         match work:
+            case WaveBatch() if work.is_later:
+                return not self._under_way  # the wave may end with the step before
             case Pass() | Step() | WaveBatch():
                 return True
             case WaveExport():

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -30,9 +30,10 @@ from mint_common.training import (
     Save,
     Step,
 )
-from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
+from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.attempts import MAX_READS
 from services.trainer.core.batch import Batch
+from services.trainer.core.minibatches import minibatch
 from services.trainer.core.operations import (
     ExecutionFailed,
     ExportLineage,
@@ -184,7 +185,7 @@ class Executor:
         except AlgorithmUnknown as error:
             raise Unreadable(what="the pass of a wave", problem=str(error)) from error
         build = partial(algorithm.build_batch, record, pulls=operation.pulls)
-        return with_batch(algorithm, operation, await beside(operation.record, build))
+        return with_batch(self._term.algorithms, operation, await beside(operation.record, build))
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
         """Queue a computation: a pass, a step, or a wave's export."""
@@ -314,11 +315,13 @@ class Executor:
             raise CheckpointLost(uri=claim.uri, problem=str(error)) from error
 
 
-def with_batch(algorithm: ManagedAlgorithm, operation: WavePass, batch: Batch) -> WaveBatch:
-    """Return a wave's pass with what its record holds."""
-    return algorithm.wave_batch(
-        batch, operation.config, backward=operation.backward, is_file=operation.is_file
+def with_batch(algorithms: ManagedAlgorithms, operation: WavePass, batch: Batch) -> WaveBatch:
+    """Return a wave's pass with what its record holds. Raises AlgorithmUnknown."""
+    part = minibatch(batch, operation.minibatch, count=operation.minibatches)
+    work = algorithms.of(operation).wave_batch(
+        part, operation.config, backward=operation.backward, is_file=operation.is_file
     )
+    return replace(work, is_later=operation.epoch > 0 or operation.minibatch > 0)
 
 
 async def beside(record: Claim, work: Callable[[], T]) -> T:

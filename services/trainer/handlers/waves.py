@@ -23,6 +23,7 @@ from services.trainer import metrics
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithm
 from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import check_fits, check_layout
+from services.trainer.core.minibatches import minibatch_count
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
@@ -103,6 +104,7 @@ class WaveIntake:
             pulls = algorithm.pulls(config)
             batch = await beside(wave.record, lambda: algorithm.build_batch(record, pulls=pulls))
             records = {wave.record: batch, **await self._validation(wave, algorithm)}
+        gradient = wave.spec.gradient
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,
@@ -110,6 +112,7 @@ class WaveIntake:
             can_learn=bool(batch.rows),
             config=config,
             pulls=pulls,
+            minibatches=minibatch_count(batch, asked=gradient.minibatches if gradient else 1),
             now=self._parts.clock.now(),
         )
         await drivers.append(planned, intake_of(wave.wave_id), records=records)

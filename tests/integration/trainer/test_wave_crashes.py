@@ -10,7 +10,7 @@ import pytest
 
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.events import Event, PolicyGradient, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.records import WaveRecord
 from services.standalone.adapters.launch import free_port
 from tests.processes import ServiceProcess
@@ -26,6 +26,15 @@ WAVES = 7
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 152))]
 
 
+REUSING = PolicyGradient(epochs=2, minibatches=2)
+
+
+def wild_at_last(record: WaveRecord) -> WaveRecord:
+    """Return a record of which only the last group cannot be trained on."""
+    spoilt = wild(replace(record, groups=record.groups[::-1]))
+    return replace(spoilt, groups=spoilt.groups[::-1])
+
+
 def outcome_of(stage: Stage, wave: WaveCompleted) -> RevisionExported | TrainingFailed | None:
     """Return what came of a wave, once it did."""
     for event in stage.seen:
@@ -37,8 +46,9 @@ def outcome_of(stage: Stage, wave: WaveCompleted) -> RevisionExported | Training
 async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExported | TrainingFailed]:
     """Train some waves as a job does, each at the revision that the one before it led to.
 
-    One teaches nothing, one is refused, and the job after that begins at an older revision. Some are of
-    files, with ranges of trained tokens, and validated.
+    One teaches nothing, one is refused after a step on a part of it, and the job after that begins at an
+    older revision. Some are of files, with ranges of trained tokens, and validated; the others may be trained
+    on several times, in parts.
     """
     rng = random.Random(seed)
     algorithms = [rng.choice(("grpo", "sft", "dpo")) for _ in range(WAVES)]
@@ -55,7 +65,7 @@ async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExporte
         is_file = number in {1, 3, 6}
 
         def change(record: WaveRecord, *, number: int = number, is_file: bool = is_file) -> WaveRecord:
-            return wild(record) if number == 4 else masked(record) if is_file else record
+            return wild_at_last(record) if number == 4 else masked(record) if is_file else record
 
         wave = await stage.wave(
             step,
@@ -71,7 +81,10 @@ async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExporte
         algorithm = "grpo" if number in {2, 4} else algorithms[number]
         if is_file and algorithm == "grpo":
             algorithm = "kto"
-        wave = replace(wave, spec=replace(wave.spec, algorithm=algorithm, kl_coefficient=0.1))
+        gradient = REUSING if algorithm == "grpo" and number != 2 else None
+        wave = replace(
+            wave, spec=replace(wave.spec, algorithm=algorithm, kl_coefficient=0.1, gradient=gradient)
+        )
         await stage.publish(wave)
         async with asyncio.timeout(120), stage.news:
             await stage.news.wait_for(lambda wave=wave: outcome_of(stage, wave) is not None)

@@ -71,6 +71,12 @@ def test_another_loss_comes_with_its_own_bounds(loss: PolicyLoss) -> None:
         ("grpo", {"overlong": OverlongBody(factor=math.inf)}, "gradient.overlong.factor"),
         ("grpo", {"overlong": OverlongBody(factor=2.0)}, "gradient.overlong.factor"),
         ("grpo", {"kl": "reward"}, "gradient.kl"),
+        ("dapo", {"epochs": 0}, "gradient.epochs"),
+        ("dapo", {"epochs": 17}, "gradient.epochs"),
+        ("dapo", {"minibatches": 0}, "gradient.minibatches"),
+        ("dapo", {"minibatches": 9}, "gradient.minibatches"),
+        ("dapo", {"epochs": 16, "minibatches": 5}, "gradient.minibatches"),
+        ("sft", {"epochs": 2}, "gradient"),
         ("sft", {}, "gradient"),
         ("dpo", {"loss": "clip"}, "gradient"),
     ],
@@ -104,3 +110,22 @@ def test_samples_of_older_revisions_are_trained_on_with_a_bound(name: str) -> No
     with pytest.raises(InvalidField, match=r"2 steps old: use one of clip, .*dppo") as refused:
         planned(name, stale, loss="is")
     assert refused.value.field == "gradient.loss"
+
+
+@pytest.mark.parametrize("wishes", [{"epochs": 2}, {"minibatches": 4}, {"epochs": 3, "minibatches": 2}])
+@pytest.mark.parametrize("name", PRESETS)
+def test_samples_of_several_steps_are_trained_on_with_a_bound(name: str, wishes: dict[str, int]) -> None:
+    algorithm = ALGORITHMS.named(name)
+    assert algorithm.gradient is not None
+    found = planned(name, **wishes)
+    assert found.loss == (algorithm.gradient.loss if algorithm.fixes_loss else "dppo")
+    assert {name: getattr(found, name) for name in wishes} == wishes
+    assert planned(name, loss="clip", **wishes).loss == "clip"
+    steps = found.epochs * found.minibatches
+    with pytest.raises(InvalidField, match=f"the same samples in {steps} optimizer steps: use") as refused:
+        planned(name, loss="is", **wishes)
+    assert refused.value.field == "gradient.loss"
+
+
+def test_one_step_a_wave_may_be_named() -> None:
+    assert planned("grpo", epochs=1, minibatches=1) == planned("grpo")

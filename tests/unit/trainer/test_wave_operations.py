@@ -24,7 +24,9 @@ from services.trainer.core.wave_operations import (
     changes_state,
     check_turn,
     export_metrics,
+    has_stepped,
     is_elsewhere,
+    passes_of,
     plan_wave,
 )
 from tests.unit.trainer.managed import MANAGED
@@ -79,6 +81,7 @@ def planned(
     latest: Digest | None = None,
     first_seq: int = 0,
     can_learn: bool = True,
+    minibatches: int = 1,
     mismatch: Mismatch = "none",
 ) -> NewWave:
     algorithm = MANAGED.of(wave.spec)
@@ -88,6 +91,7 @@ def planned(
         latest=latest,
         first_seq=first_seq,
         can_learn=can_learn,
+        minibatches=minibatches,
         config=config,
         pulls=algorithm.pulls(config),
         now=7.0,
@@ -186,6 +190,48 @@ def test_a_pass_has_the_gradient_of_its_job() -> None:
     assert (first.gradient, first.max_new_tokens) == (gradient, WAVE.spec.max_new_tokens)
     assert first.config == {"kl_coefficient": 0.0, "clip_low": 0.1, "clip_high": 0.2, "sampler_pull": 1e-3}
     assert msgspec.msgpack.decode(wave.stored()[0].payload.data, type=WavePass) == first
+
+
+REUSING = PolicyGradient(loss="clip", clip_low=0.8, clip_high=1.2, epochs=2, minibatches=3)
+
+
+def test_epochs_and_minibatches_are_a_pass_and_a_step_each_before_one_export() -> None:
+    reusing = replace(WAVE, spec=replace(WAVE.spec, gradient=REUSING))
+    *steps, export = planned(reusing, minibatches=2).operations.values()
+    assert [(one.epoch, one.minibatch, one.minibatches) for one in steps[::2]] == [
+        (epoch, number, 2) for epoch in (0, 1) for number in (0, 1)
+    ]
+    assert steps[1::2] == [adam_step(learning_rate=2e-3, clip_norm=1.0)] * 4
+    assert (export.measured, export.epochs) == (tuple(range(8)), 2)
+    probed = [*planned(reusing, can_learn=False).operations.values()]
+    assert [type(one) for one in probed] == [WavePass, WaveExport]
+    assert [has_stepped(export, seq) for seq in range(4)] == [False, False, True, True]
+    assert passes_of(planned(reusing, minibatches=2).operations, WAVE.wave_id) == [0, 2, 4, 6]
+
+
+def test_metrics_of_several_passes_are_reduced_as_their_names_say() -> None:
+    *_, export = planned(replace(WAVE, spec=replace(WAVE.spec, gradient=REUSING))).operations.values()
+    assert isinstance(export, WaveExport)
+    passes = [
+        Passed(
+            logprobs=(),
+            metrics={
+                "loss:mean": number,
+                "tokens:sum": 10.0,
+                "ratio_max:max": number,
+                "step_seconds:sum": 0.5,
+                "ratio_max_error:max": number,
+                "sampler_kl:mean": number,
+            },
+        )
+        for number in (1.0, 4.0, 2.0, 3.0)
+    ]
+    steps = [Stepped(step=n, metrics={"grad_norm:mean": float(n), "learning_rate:mean": 0.1}) for n in (1, 2)]
+    told = export_metrics(export, [*passes, *steps], export_seconds=0.25)
+    expected = {"loss": 2.5, "tokens": 20.0, "ratio_max": 4.0, "step_seconds": 2.0, "grad_norm": 1.5}
+    assert {name: told[name] for name in expected} == expected
+    assert (told["ratio_max_error"], told["sampler_kl"]) == (1.0, 1.0), "of the weights that sampled"
+    assert told["seconds"] == 2.25
 
 
 def test_a_wave_in_which_nothing_can_be_learnt_has_no_step() -> None:
