@@ -68,14 +68,15 @@ def failed(outcome: Outcome, error: str, facts: EpisodeFacts) -> Trajectory:
 
 @dataclass(slots=True, kw_only=True)
 class EpisodeBudget:
-    """Counts a wave's episodes by outcome; at most ``max_share`` of its ``total`` may have no reward.
+    """Counts the episodes of a wave or run by outcome; at most ``max_share`` of ``total`` may have no reward.
 
-    ``tokens`` counts those of their segments, contexts too, which this process and the trainer hold.
+    ``tokens`` counts those of their segments, contexts too: at most ``max_tokens``, where they are all held.
     """
 
     environment: str
     total: int
     max_share: float
+    max_tokens: float = MAX_SAMPLED_TOKENS
     outcomes: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
 
@@ -83,13 +84,13 @@ class EpisodeBudget:
         """Count an episode. Raises TaskFailed as soon as too many have failed, or have too many tokens."""
         episode = trajectory.episode
         self.tokens += sum(len(segment.tokens) for segment in trajectory.segments)
-        if self.tokens > MAX_SAMPLED_TOKENS:
-            problem = f"the episodes of a step have more than {MAX_SAMPLED_TOKENS:,} tokens"
+        if self.tokens > self.max_tokens:
+            problem = f"the episodes of a step have more than {self.max_tokens:,} tokens"
             raise TaskFailed(task=self.environment, problem=problem)
         self.outcomes[episode.outcome] += 1
         lost = self.outcomes["env_error"] + self.outcomes["infra_error"]
         if episode.reward is None and (lost > self.max_share * self.total or lost >= self.total):
-            problem = f"{lost} of {self.total} episodes of a step ended without a reward, such as: "
+            problem = f"{lost} of {self.total} episodes ended without a reward, such as: "
             raise TaskFailed(task=self.environment, problem=problem + episode.error)
 
 

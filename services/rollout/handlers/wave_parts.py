@@ -13,6 +13,7 @@ from services.rollout.core.environment import Environments
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.environment_waves import EnvironmentWaves
+from services.rollout.handlers.episode_runs import EpisodeRunner
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
@@ -27,7 +28,7 @@ from services.rollout.ports import Tasks
 MAX_ERROR_SHARE = 0.5
 """Share of samples without a reward, above which a wave or run fails: few rewards say little of a policy."""
 MAX_FAILED_EPISODES = 0.1
-"""Share of a wave's episodes that may end without a reward."""
+"""Share of the episodes of a wave or run that may end without a reward."""
 JUDGE_SECONDS = 300.0
 """Time that a question waits for engines that are full or away before its sample gets no reward."""
 WAVES_IN_HAND, REQUESTS_IN_FLIGHT = 8, 32
@@ -89,9 +90,11 @@ def make_waves(
         ),
         environments=EnvironmentWaves(
             blobs=blobs,
-            environments=environments,
-            door=door,
-            turns=FairGate(EPISODES_IN_HAND, limit=EPISODES_IN_HAND * 3 // 4),
+            episodes=EpisodeRunner(
+                environments=environments,
+                door=door,
+                turns=FairGate(EPISODES_IN_HAND, limit=EPISODES_IN_HAND * 3 // 4),
+            ),
             max_faults=MAX_FAILED_EPISODES,
         ),
         turns=event_gate(WAVES_IN_HAND, what="the turns of one tenant's waves"),

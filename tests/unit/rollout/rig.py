@@ -28,6 +28,7 @@ from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.dispatching import WAVES
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.environment_waves import EnvironmentWaves
+from services.rollout.handlers.episode_runs import EpisodeRunner
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
@@ -113,17 +114,19 @@ def wave_handlers(
         ),
         environments=EnvironmentWaves(
             blobs=blobs,
-            environments=environments,
-            door=ModelDoor(
-                parts=DoorParts(
-                    sampler=sampler,
-                    chat=EngineChat(EngineDirectory([], token="")),
-                    requests=requests,
-                    clock=clock,
+            episodes=EpisodeRunner(
+                environments=environments,
+                door=ModelDoor(
+                    parts=DoorParts(
+                        sampler=sampler,
+                        chat=EngineChat(EngineDirectory([], token="")),
+                        requests=requests,
+                        clock=clock,
+                    ),
+                    socket=Path("none"),
                 ),
-                socket=Path("none"),
+                turns=FairGate(4, limit=3),
             ),
-            turns=FairGate(4, limit=3),
             max_faults=0.25,
         ),
         turns=event_gate(2, what="waves"),

@@ -94,7 +94,7 @@ class CountingEnvironment:
 
 def rig_of(environment: CountingEnvironment, **engine: object) -> Rig:
     rig = Rig(environments=environment, engine=ScriptedEngine(answer=lambda _, seed: str(seed % 2), **engine))
-    environment.door = rig.of_waves.environments.door
+    environment.door = rig.of_waves.environments.episodes.door
     return rig
 
 
@@ -288,7 +288,7 @@ async def test_a_call_that_waits_for_most_of_an_episode_is_no_fault_of_the_envir
         seconds=30.0,
         seed=1,
     )
-    with rig.of_waves.environments.door.opened(terms) as (_, episode):
+    with rig.of_waves.environments.episodes.door.opened(terms) as (_, episode):
         asking = asyncio.create_task(episode.generate(TokensRequest(token_ids=(5,))))
         await rig.clock.advance(seconds)
         episode.note_unanswered()
