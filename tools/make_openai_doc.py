@@ -67,7 +67,7 @@ If `max_tokens` cuts a call off, `finish_reason` is `length`, and the text, whol
 | `smollm2` | the base |
 | `copier` | the policy: its alias `prod` if there is one, else its latest revision |
 | `copier@prod`, `copier@12`, `copier@sha256:...` | an alias, a revision by number or digest |
-| `copier@latest`, `copier@best` | the newest revision, the one with the highest reward; or that alias |
+| `copier@latest`, `copier@best` | the newest revision, the best by scores or rewards; or that alias |
 | `tinker://RUN/sampler_weights/NAME`, `mint://...` | a sampler checkpoint of the Tinker API |
 | `BASE;PATH` | the same; 400 unless the checkpoint is of that base |
 

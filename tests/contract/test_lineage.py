@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from contract.catalog_rig import NOW, Store, add_policy, export_of
+from contract.catalog_rig import NOW, TENANT, Store, add_policy, export_of
 
 from mint_common.catalog import EvaluationRecord
 from mint_common.errors import NotFound
 from mint_common.ids import Digest, EvaluationId
 from services.registry.core.lineage import MAX_NODES, Reach, lineage_of
+from services.registry.core.names import parse_model
 
 pytestmark = pytest.mark.integration
 
@@ -134,6 +135,36 @@ async def test_the_best_revision_is_the_one_whose_samples_got_the_highest_reward
     assert (await store.catalog.revision(policy.policy_id, 2)).reward == 0.6
     listed = await store.catalog.revisions(policy.policy_id, limit=9, after=0)
     assert [revision.reward for revision in listed] == [0.2, 0.6, 0.4, None, None]
+    await store.catalog.set_state(policy, 2, "retired")
+    assert (await store.catalog.best(policy.policy_id)).number == 3
+
+
+async def test_scores_of_a_job_beside_its_training_say_which_revision_is_best(store: Store) -> None:
+    policy = await add_policy(store)
+    digests: list[Digest | None] = [None]
+    for seed, reward in enumerate((0.9, 0.2, 0.6), start=1):
+        metrics = {"reward_mean": reward, "ratio_max_error": 0.0}
+        digests.append(await _publish(store, policy, seed, digests[-1], metrics=metrics))
+    scored = [("job:1", 1, 0.9), ("job:2", 1, 0.4), ("job:2", 3, 0.5), ("job:2", 2, 0.5), ("mine", 1, 1.0)]
+    for place, (suite, number, value) in enumerate(scored):
+        digest = digests[number]
+        assert digest is not None
+        evaluation = EvaluationRecord(
+            evaluation_id=EvaluationId(f"eval_{place}"),
+            digest=digest,
+            number=number,
+            suite=suite,
+            metric="valid_reward_mean",
+            value=value,
+            n=9,
+            actor=suite,
+            created_at=NOW,
+        )
+        await store.evaluations.add(policy, evaluation)
+    best = await store.catalog.best(policy.policy_id)
+    assert (best.number, best.reward) == (2, 0.6)
+    named = await store.catalog.resolve(TENANT, parse_model("p@best"))
+    assert named.revision == best.ref
     await store.catalog.set_state(policy, 2, "retired")
     assert (await store.catalog.best(policy.policy_id)).number == 3
 

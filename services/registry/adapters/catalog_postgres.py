@@ -33,6 +33,7 @@ from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.names import BEST, LATEST, is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from services.registry.adapters.best_statements import BEST_NUMBERS, BEST_REVISION, REWARD
 from services.registry.adapters.exports_postgres import FOUND, publish_export, store_verdict
 from services.registry.adapters.near_names_postgres import with_near_names
 from services.registry.adapters.policies_postgres import (
@@ -79,33 +80,17 @@ _POINTED = "(SELECT number FROM live_aliases WHERE policy_id = policy.policy_id 
 _NEWEST = """(SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
              AND state = '{state}' ORDER BY number DESC LIMIT 1)"""
 _PUBLISHED, _QUARANTINED = _NEWEST.format(state="published"), _NEWEST.format(state="quarantined")
-# A revision that was trained on samples has the mean reward of these, which its parent gave.
-_REWARD = """(
-    SELECT avg((child.metrics ->> 'reward_mean')::float8) FROM revisions child
-    WHERE child.policy_id = revisions.policy_id AND child.parent = revisions.digest
-        AND child.metrics ? 'reward_mean' AND child.metrics ? 'ratio_max_error'
-) AS reward"""
 _REVISIONS = f"""
-    SELECT *, {_REWARD} FROM revisions
+    SELECT *, {REWARD} FROM revisions
     WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
         AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
     ORDER BY number LIMIT $3
 """  # noqa: S608  # a constant
-_BEST = """
-    SELECT {columns} FROM revisions JOIN (
-        SELECT parent, avg((metrics ->> 'reward_mean')::float8) AS reward, max(number) AS last
-        FROM revisions WHERE policy_id = {policy} AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
-        GROUP BY parent
-    ) AS sampled ON revisions.digest = sampled.parent
-    WHERE policy_id = {policy} AND state = 'published' AND fault IS NULL
-    ORDER BY reward DESC, last DESC LIMIT 1
-"""
-_BEST_REVISION = _BEST.format(columns="revisions.*, reward", policy="$1")
 _ALIAS = f"number = {_POINTED}"
 _DEFAULT = f"number = coalesce({_POINTED}, {_PUBLISHED}, {_QUARANTINED})"
 _BY_KEYWORD = {
     LATEST: f"number = coalesce({_POINTED}, {_PUBLISHED})",
-    BEST: f"number = coalesce({_POINTED}, ({_BEST.format(columns='number', policy='policy.policy_id')}))",
+    BEST: f"number = coalesce({_POINTED}, {BEST_NUMBERS})",
 }
 # A revision has one parent, so its descendants are a tree. Only parents that name each other make a cycle:
 # such a line ends at the revision itself, or at the distance that was asked for.
@@ -228,8 +213,15 @@ class PostgresCatalog:
         return await _find_revision(self._pool, policy_id, key)
 
     async def best(self, policy_id: PolicyId) -> RevisionRecord:
-        """Return the published one whose training samples got the highest mean reward. Raises NotFound."""
-        row = await self._pool.fetchrow(_BEST_REVISION, policy_id)
+        """Return the best published one. Raises NotFound.
+
+        It has the highest ``valid_reward_mean`` of the newest job that scored its revisions so; if none did,
+        its training samples got the highest mean reward.
+        """
+        for query in BEST_REVISION:
+            row = await self._pool.fetchrow(query, policy_id)
+            if row is not None:
+                break
         return read_revision(found(row, "revision", BEST), RevisionRecord)
 
     async def revisions(
@@ -390,7 +382,7 @@ async def _find_revision(
     """Return a revision by number or digest. Raises NotFound."""
     column = "number" if isinstance(key, int) else "digest"
     row = await database.fetchrow(
-        f"SELECT *, {_REWARD} FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # constants
+        f"SELECT *, {REWARD} FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # constants
         policy_id,
         key,
     )
