@@ -21,7 +21,7 @@ from mint_common.algorithms import Algorithms, OpenaiMethod, one_of, own_methods
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
-from mint_common.job_requests import GradientBody, JobRequest
+from mint_common.job_requests import EarlyStoppingBody, GradientBody, JobRequest
 
 MAX_STEPS = 10_000
 """Maximum steps of a job, of ``warmup_steps`` and between two evaluations."""
@@ -114,14 +114,6 @@ class Method(Body):
     supervised: Supervised | None = None
     dpo: Dpo | None = None
     reinforcement: Reinforcement | None = None
-
-
-class EarlyStoppingBody(Body):
-    """End the job after ``patience`` evaluations that are not better than the best by ``min_delta``."""
-
-    patience: Annotated[StrictInt, Field(ge=1, le=1000)] = 2
-    min_delta: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 0.0
-    warmup: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
 
 
 class JobEvaluationBody(Body):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from mint_common.algorithms import Algorithms, one_of, task_algorithms
-from mint_common.catalog_requests import Label, PolicyName
+from mint_common.catalog_requests import Body, Label, PolicyName
 from mint_common.datasets import OnLong
 from mint_common.events import EnvironmentKind, OptimizerStart
 from mint_common.events.policy_gradient import AdvantageRule, KlPlace, PolicyLoss, TokenAggregation
@@ -83,10 +83,49 @@ class EnvironmentBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedEnvironmentBody:
+    """The installed environment that revisions are scored in, one episode to each task of a ``split``.
+
+    ``args`` are its own. An episode has at most ``max_turns`` model calls and ``episode_seconds``.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    kind: EnvironmentKind
+    id: Label
+    args: dict[str, Any] = field(default_factory=dict)  # JSON
+    split: Label = "eval"
+    max_turns: StrictInt = 8
+    episode_seconds: float = 300.0
+
+
+class EarlyStoppingBody(Body):
+    """End the job after ``patience`` evaluations that are not better than the best by ``min_delta``."""
+
+    patience: Annotated[StrictInt, Field(ge=1, le=1000)] = 2
+    min_delta: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 0.0
+    warmup: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
+
+
+class EpisodeEvaluationBody(Body):
+    """How revisions of a job in an environment are evaluated: episodes of ``n`` tasks of a ``split``.
+
+    Every ``every`` steps and after the last one. The job ends with the best revision, or with the last one.
+    """
+
+    every: StrictInt | None = None
+    n: StrictInt | None = None
+    split: Label = "eval"
+    keep: Literal["best", "last"] = "best"
+    early_stopping: EarlyStoppingBody | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
     """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
 
-    The job is on a ``task`` or in an environment, ``env``: exactly one of them.
+    The job is on a ``task`` or in an environment, ``env``: exactly one of them. ``evaluation`` measures the
+    revisions of the latter while it runs.
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
     ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
@@ -100,6 +139,7 @@ class JobRequest:
     policy: PolicyName
     task: str | None = None
     env: EnvironmentBody | None = None
+    evaluation: EpisodeEvaluationBody | None = None
     algorithm: TaskAlgorithm = "grpo"
     steps: StrictInt | None = None
     prompts_per_step: StrictInt | None = None
@@ -118,17 +158,19 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What revisions are asked: ``n`` held-out prompts of a ``task``, or ``n`` rows of a ``file``.
+    """What revisions are asked: ``n`` prompts of a ``task``, tasks of ``env``, or rows of a ``file``.
 
     Answers to rows of format reward are rewarded by a ``grader`` of OpenAI's; without one the loss of the
     answers is measured that rows of another format have. The same questions and ``seed`` are the same prompts
-    for every revision. ``n`` is 64 prompts of a task or all rows of a file, ``max_new_tokens`` the task's own
+    for every revision. ``n`` is 64 prompts or tasks, or all rows of a file, ``max_new_tokens`` the task's own
     or 256, ``suite`` the task or ``file:<id>``, unless they are given; with a grader it is
-    ``file:<id>:<hash>``, because scores of two graders do not compare. Temperature 0 is greedy. ``on_long``
-    says what becomes of a row that does not fit the context.
+    ``file:<id>:<hash>``, because scores of two graders do not compare, and so of two settings of an
+    environment: ``env:<kind>:<id>:<hash>``. Temperature 0 is greedy. ``on_long`` says what becomes of a row
+    that does not fit the context.
     """
 
     task: str | None = None
+    env: EvaluatedEnvironmentBody | None = None
     file: Label | None = None
     grader: dict[str, Any] | None = None  # JSON
     suite: Label | None = None

@@ -57,6 +57,7 @@ from services.rollout.core.quotas import JobQuotas
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.dispatching import WAVES, dispatch
 from services.rollout.handlers.engine_requests import EngineRequests
+from services.rollout.handlers.episode_scores import EpisodeScores
 from services.rollout.handlers.erasure import Eraser
 from services.rollout.handlers.evaluation_requests import EvaluationMaker
 from services.rollout.handlers.evaluations import EvaluationHandler
@@ -204,6 +205,9 @@ async def open_rollout(
                 graders=graders,
                 requests=run_requests,
             ),
+            episodes=EpisodeScores(
+                episodes=of_waves.environments.episodes, max_faults=of_waves.environments.max_faults
+            ),
             scores=registry,
             requests=run_requests,
             clock=clock,
@@ -319,6 +323,7 @@ async def open_tenant_parts(
                 admission=admission,
                 runs=runs,
                 tasks=tasks,
+                environments=of_jobs.environments,
                 keeper=keeper,
                 graders=trials,
                 trainers=trainers,

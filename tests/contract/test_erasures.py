@@ -259,21 +259,21 @@ async def test_answers_of_runs_over_a_deleted_file_go_also_of_those_that_end_lat
     foreign = await world.run("evr_foreign", FILE, tenant=OTHER)
     answers = rows([1.0, 0.0])
     for run in (ended, other, foreign):
-        await world.runs.finish(scored(run, answers, now=1.0), answers)
-    await world.runs.finish(failed(bad, "the grader failed: secret", now=1.0), answers)
+        await world.runs.finish(scored(run, answers, now=1.0), answers.rows)
+    await world.runs.finish(failed(bad, "the grader failed: secret", now=1.0), answers.rows)
     why = "a.jsonl (file-1) was deleted before the run had read it"
     await world.runs.finish(failed(unread, why, now=1.0), ())
     await world.runs.finish(failed(quoting, f"the grader failed: secret {why}", now=1.0), ())
     await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     kept = [await world.runs.rows(run.run_id, after=0, limit=9) for run in (ended, bad, other, foreign)]
-    assert kept == [[], [], answers, answers]
+    assert kept == [[], [], answers.rows, answers.rows]
     assert (await world.runs.run(TENANT, "evr_failed")).reason == ERASED_REASON
     assert (await world.runs.run(TENANT, "evr_quoting")).reason == ERASED_REASON
     assert (await world.runs.run(TENANT, "evr_unread")).reason == why
     assert (await world.runs.run(TENANT, "evr_ended")).value == 0.5
     await world.clock.advance(FILES_KEPT_SECONDS - 1)
-    await world.runs.finish(scored(still, answers, now=2.0), answers)
+    await world.runs.finish(scored(still, answers, now=2.0), answers.rows)
     await world.eraser.erase()
     assert await world.runs.rows("evr_open", after=0, limit=9) == []
     await world.clock.advance(2.0)

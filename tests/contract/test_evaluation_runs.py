@@ -17,11 +17,19 @@ from mint_common.runtime.edge import create_http
 from services.rollout.adapters import evaluation_runs_postgres
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
-from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState, ScoredRow, scored
+from services.rollout.core.evaluation import (
+    EvaluationData,
+    EvaluationRun,
+    RunState,
+    ScoredRow,
+    ScoredRows,
+    scored,
+)
 from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
 from services.rollout.http import evaluations
 from tests.testing.factories import EXACT, TENANT
+from tests.unit.rollout.test_environment_waves import COUNTER
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import submitted
 
@@ -52,18 +60,29 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Postgre
     data = EvaluationData(file=file, holdout=0.25, grader=EXACT, on_long="drop")
     run = replace(RUN, task="", policy_id=None, revision=None, data=data, suite="file:file-1")
     assert await store.add([run], max_open=1) == [run]
-    found = [*rows([1.0, None, 0.25]), ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]
-    ended = scored(run, found, dropped=2, now=3.0)
+    found = [*rows([1.0, None, 0.25]).rows, ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]
+    ended = scored(run, ScoredRows(rows=found, dropped=2), now=3.0)
     await store.finish(ended, found)
     assert await store.run(run.tenant_id, run.run_id) == ended
     assert await store.rows(run.run_id, after=0, limit=9) == found
     assert await store.rows(run.run_id, after=1, limit=2) == found[1:3]
     # One that has ended does not change.
-    await store.finish(replace(ended, value=0.0), rows([0.0]))
+    await store.finish(replace(ended, value=0.0), rows([0.0]).rows)
     assert await store.run(run.tenant_id, run.run_id) == ended
     assert await store.runs_of(run.tenant_id, limit=9) == [replace(ended, data=replace(data, grader=None))]
     with pytest.raises(NotFound):
         await store.run(OTHER, run.run_id)
+
+
+async def test_a_run_in_an_environment_is_read_back_equal(store: PostgresEvaluationRuns) -> None:
+    run = replace(RUN, task="", environment=replace(COUNTER, args={"level": [1, "a"]}))
+    assert await store.add([run], max_open=1) == [run]
+    counted = replace(rows([1.0, None]), episodes={"ok": 1, "env_error": 1})
+    ended = scored(run, counted, now=3.0)
+    assert (ended.episodes, ended.grader_errors) == ({"ok": 1, "env_error": 1}, {})
+    await store.finish(ended, counted.rows)
+    assert await store.run(run.tenant_id, run.run_id) == ended
+    assert await store.runs_of(run.tenant_id, limit=9) == [ended]
 
 
 async def test_open_runs_are_bounded_where_that_is_asked(store: PostgresEvaluationRuns) -> None:
@@ -118,7 +137,7 @@ async def test_a_tenant_s_runs_leave_places_to_others(store: PostgresEvaluationR
     found = [await claimed(store, now=100.0) for _ in range(4)]
     assert found == ["evr_1", "evr_2", "evr_other", None]
     # One that ends, or shows no progress, gives its place to the next.
-    await store.finish(scored(named("evr_2", created_at=2), rows([1.0]), now=101.0), rows([1.0]))
+    await store.finish(scored(named("evr_2", created_at=2), rows([1.0]), now=101.0), rows([1.0]).rows)
     assert await claimed(store, now=101.0) == "evr_3"
     assert await store.touch("evr_3", scored=1, now=125.0)
     assert [await claimed(store, now=125.0) for _ in range(3)] == ["evr_1", "evr_other", None]
@@ -150,7 +169,7 @@ async def test_the_newest_runs_keep_their_rows(
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 2)
     for n, tenant in enumerate((RUN.tenant_id, OTHER, RUN.tenant_id, RUN.tenant_id), start=1):
         (run,) = await store.add([named(f"evr_{n}", tenant)], max_open=None)
-        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
+        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]).rows)
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
@@ -172,6 +191,6 @@ async def test_runs_of_jobs_take_no_rows_of_others(
     signer = signer_of(open_job(submitted(), now=1.0))
     for n, caller in enumerate((RUN.caller, signer, signer), start=1):
         (run,) = await store.add([replace(named(f"evr_{n}"), caller=caller)], max_open=None)
-        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
+        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]).rows)
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 4)]
     assert kept == [True, False, True]

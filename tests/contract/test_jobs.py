@@ -28,6 +28,7 @@ from services.rollout.handlers.commits import Commits
 from tests.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from tests.unit.rollout.file_jobs import EVALUATION, on_file
 from tests.unit.rollout.memory_jobs import progress_of
+from tests.unit.rollout.test_environment_waves import COUNTER
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import history, published, submitted
 
@@ -308,6 +309,11 @@ async def test_jobs_that_runs_measure_are_told_until_they_end(store: Store) -> N
     for cause, state, count in (("paused", JobState.PAUSED, 1), ("over", JobState.FAILED, 0)):
         await store.save(cause, replace(found, state=state))
         assert len(await store.jobs.scored_by_runs()) == count
+    plan = replace(EVALUATION, holdout=0.0, split="eval", metric="valid_reward_mean")
+    spec = replace(make_job().spec, task="", environment=replace(COUNTER, evaluation=plan))
+    there = replace(make_job(), job_id=JobId("job_there"), policy_id=PolicyId("pol_there"), spec=spec)
+    await store.save("there", there)
+    assert await store.jobs.scored_by_runs() == [there]
 
 
 async def test_a_change_of_a_job_takes_no_second_connection(shared_database: str, store: Store) -> None:

@@ -67,6 +67,47 @@ def test_a_job_trains_on_the_rewards_of_a_url(stack: RunningStack, judge: str) -
         assert episode["reward"] == pytest.approx(_reward({"completion": said, "reference": word}), abs=0.34)
 
 
+def test_a_job_is_scored_in_its_environment_and_a_run_scores_any_revision(
+    stack: RunningStack, judge: str
+) -> None:
+    stack.make_policy("scored")
+    env = {"kind": "http", "id": judge, "args": {"rows": ROWS}}
+    size = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6}
+    spec = {"policy": "scored", "env": env, "temperature": 0.8, "evaluation": {"every": 2, "n": 6}, **size}
+    job = stack.wait_for_end(stack.post("/jobs", spec, status=202)["job_id"])
+    assert job["state"] == "succeeded", job["reason"]
+    scores = {step["revision"]["number"]: step.get("valid_reward_mean") for step in job["steps"]}
+    measured = {number: value for number, value in scores.items() if value is not None}
+    assert list(measured) == [2, 4]
+    best = max(measured, key=lambda number: (measured[number], -number))
+    assert job["best"]["number"] == job["result"]["number"] == best
+    assert stack.get("/policies/scored/revisions/best")["number"] == best
+    recorded = stack.get("/policies/scored/evaluations")
+    assert {(each["number"], each["value"]) for each in recorded} == set(measured.items())
+
+    said = mint(
+        *("eval", "run", "scored@best", "--env", f"http:{judge}", "--env-args", json.dumps({"rows": ROWS})),
+        *("--n", "6", "--json", "--dir", stack.folder),
+    )
+    assert said.returncode == 0, said.stderr
+    run = json.loads(said.stdout)
+    assert (run["state"], run["scored"], run["revision"]["number"]) == ("succeeded", 6, best)
+    assert sum(run["episodes"].values()) == 6
+    assert set(run["episodes"]) <= {"ok", "truncated"}
+    assert run["suite"].startswith(f"env:http:{judge}:")
+    rows = stack.get(f"/evaluations/run/{run['run_id']}/rows")
+    assert run["value"] == pytest.approx(sum(row["score"] for row in rows) / 6)
+    for wrong, field in (
+        ({"env": {**env, "id": "nobody"}}, "nobody"),
+        ({"env": {**env, "args": {}}}, "env.args"),
+        ({"env": {**env, "max_turns": 0}}, "env.max_turns"),
+        ({"env": env, "task": "progression"}, "task"),
+    ):
+        answer = stack.http.post("/mint/v1/evaluations/run", json={"policy": "scored", **wrong})
+        assert answer.status_code in {404, 422}, answer.text
+        assert field in answer.text
+
+
 def test_a_job_in_an_environment_that_is_not_there_is_refused(stack: RunningStack) -> None:
     stack.make_policy("nowhere")
     for env, field in (

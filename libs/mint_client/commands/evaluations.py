@@ -11,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.commands.api import Listing, group
+from mint_client.commands.environments import (
+    EnvArgsOption,
+    EnvOption,
+    MaxTurnsOption,
+    SplitOption,
+    environment_of,
+)
 from mint_client.commands.names import resolve_revision
 from mint_client.commands.options import AfterOption, LimitOption, PolicyArgument
 from mint_client.commands.spelling import NamedRevisionArgument, split_name
@@ -42,11 +49,13 @@ GraderOption = Annotated[
 ]
 SuiteOption = Annotated[
     str | None,
-    typer.Option(metavar="SUITE", help="Suite of the score. Default: the task, or the file and grader."),
+    typer.Option(
+        metavar="SUITE", help="Suite of the score. Default: the task, environment, or file and grader."
+    ),
 ]
 CountOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Number of prompts. Default: 64 for a task, all rows for a file."),
+    typer.Option(metavar="N", min=1, help="Number of prompts or tasks. Default: 64, or all rows of a file."),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the prompts.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
@@ -63,6 +72,10 @@ def run_evaluation(
     name: ScoredArgument,
     task: TaskOption = None,
     *,
+    env: EnvOption = None,
+    env_args: EnvArgsOption = "{}",
+    split: SplitOption = None,
+    max_turns: MaxTurnsOption = None,
     file: FileOption = None,
     grader: GraderOption = None,
     suite: SuiteOption = None,
@@ -71,18 +84,20 @@ def run_evaluation(
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
 ) -> Listing:
-    """Score a revision or a base on a task or on the rows of a file.
+    """Score a revision or a base on a task, in an environment, or on the rows of a file.
 
-    A task uses its held-out prompts. The score of a revision is recorded, and promotion rules act on it. Its
-    suite is the task or file; its metric is reward, or valid_loss for a file without a grader. The score of a
-    base is not recorded. Ctrl-C stops waiting, not the run; `mint eval cancel` stops the run.
+    A task uses its held-out prompts, an environment the tasks of a split, one episode each. The score of a
+    revision is recorded, and promotion rules act on it. Its suite is the task, environment or file; its
+    metric is reward, or valid_loss for a file without a grader. The score of a base is not recorded. Ctrl-C
+    stops waiting, not the run; `mint eval cancel` stops the run.
 
     Example: mint eval run counter@prod progression --n 256
     """
-    asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
+    environment = environment_of(env, env_args, max_turns, split=split)
+    asked = _questions(api, task, file, grader, env=environment, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/run", {**_scored(api, name), **asked, **sampling})
-    (run,) = _ended(api, [name], [begun], on=str(task or file))
+    (run,) = _ended(api, [name], [begun], on=str(task or env or file))
     return Listing(answer=run, columns=EVALUATION_RUN)
 
 
@@ -94,6 +109,10 @@ def compare_evaluations(
     ],
     task: TaskOption = None,
     *,
+    env: EnvOption = None,
+    env_args: EnvArgsOption = "{}",
+    split: SplitOption = None,
+    max_turns: MaxTurnsOption = None,
     file: FileOption = None,
     grader: GraderOption = None,
     suite: SuiteOption = None,
@@ -109,10 +128,11 @@ def compare_evaluations(
 
     Example: mint eval compare counter@7 counter@prod progression --n 256
     """
-    asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
+    environment = environment_of(env, env_args, max_turns, split=split)
+    asked = _questions(api, task, file, grader, env=environment, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/compare", {"model": model, "baseline": baseline, **asked, **sampling})
-    _ended(api, [model, baseline], [begun["run"], begun["baseline"]], on=str(task or file))
+    _ended(api, [model, baseline], [begun["run"], begun["baseline"]], on=str(task or env or file))
     runs = {side: begun[side]["run_id"] for side in ("run", "baseline")}
     found = api.get("/evaluations/compare", runs)
     named = {**found, "model": model, "against": baseline}

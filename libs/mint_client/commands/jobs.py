@@ -11,6 +11,7 @@ from rich.console import Console
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.tensorboard import write_tensorboard
 from mint_client.commands.api import Listing, group
+from mint_client.commands.environments import EnvArgsOption, EnvOption, MaxTurnsOption, environment_of
 from mint_client.commands.options import (
     GradientOption,
     JsonOption,
@@ -84,15 +85,18 @@ def create_job(  # arguments of a command
     policy: PolicyArgument,
     task: OptionalTaskArgument = None,
     *,
-    env: Annotated[
-        str | None,
-        typer.Option(metavar="KIND:ID", help="An installed environment, in place of a task."),
+    env: EnvOption = None,
+    env_args: EnvArgsOption = "{}",
+    max_turns: MaxTurnsOption = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Score revisions in the environment every N steps, and the last one."),
     ] = None,
-    env_args: Annotated[
-        str, typer.Option(metavar="JSON", help="Arguments of the environment: a JSON object.")
-    ] = "{}",
-    max_turns: Annotated[
-        int | None, typer.Option(metavar="N", help="Maximum model calls of an episode.")
+    eval_tasks: Annotated[
+        int | None, typer.Option(metavar="N", help="Tasks of such a score. Default: 64.")
+    ] = None,
+    eval_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of such tasks. Default: eval.")
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(metavar="T", help="Sampling temperature; a task has 1.")
@@ -125,7 +129,7 @@ def create_job(  # arguments of a command
     """Train a policy on a task or in an environment.
 
     Options that are not given take the values that the task recommends. Jobs of one policy run one after
-    another, each from the policy's latest revision.
+    another, each from the policy's latest revision. With --eval-every, the best revision is the result.
 
     Example: mint job create counter progression --steps 30 --watch
     """
@@ -136,7 +140,8 @@ def create_job(  # arguments of a command
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "task": task,
-        "env": None if env is None else _environment(env, env_args, max_turns),
+        "env": environment_of(env, env_args, max_turns),
+        "evaluation": _evaluation({"every": eval_every, "n": eval_tasks, "split": eval_split}),
         "learning_rate": learning_rate,
         "kl_coefficient": kl,
         "beta": beta,
@@ -154,17 +159,9 @@ def create_job(  # arguments of a command
     _show(api, made, watch=watch, as_json=as_json)
 
 
-def _environment(env: str, args: str, max_turns: int | None) -> Json:
-    """Return the environment of a job's request. Raises BadParameter."""
-    kind, colon, name = env.partition(":")
-    if not (kind and colon and name):
-        raise typer.BadParameter(f"{env!r} is not KIND:ID, such as verifiers:sums", param_hint="--env")
-    try:
-        read = json.loads(args)
-    except ValueError as error:
-        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--env-args") from error
-    made: Json = {"kind": kind, "id": name, "args": read}
-    return made if max_turns is None else {**made, "max_turns": max_turns}
+def _evaluation(wishes: Json) -> Json | None:
+    """Return how revisions are evaluated; None unless it is asked for."""
+    return {name: wish for name, wish in wishes.items() if wish is not None} or None
 
 
 def estimated_time(api: PublicApi, job: JobNow, *, row_tokens: float | None) -> str:

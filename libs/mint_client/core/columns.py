@@ -199,6 +199,7 @@ STEP = (
     Column(title="digest", path="digest", kind="digest", drop=3),
     Column(title="tier", path="tier", kind="state", drop=2),
 )
+MEASURED_STEP = (*STEP[:3], Column(title="valid reward", path="valid_reward_mean", kind="score"), *STEP[3:])
 FILE_STEP = (
     Column(title="step", path="step"),
     Column(title="epoch", path="epoch", kind="epoch", drop=5),

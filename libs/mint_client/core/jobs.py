@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 
-from mint_client.core.columns import FILE_STEP, STEP, Column
+from mint_client.core.columns import FILE_STEP, MEASURED_STEP, STEP, Column
 from mint_client.core.tables import counted
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -92,10 +92,11 @@ class DataNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentNow:
-    """The environment of a job."""
+    """The environment of a job, and how revisions are measured there, if they are."""
 
     kind: str
     id: str
+    evaluation: EvaluationNow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +193,9 @@ class JobNow:
 
     @property
     def metric(self) -> str:
-        """Return the metric that compares the revisions of a job on a file; empty: none."""
-        evaluation = None if self.spec.data is None else self.spec.data.evaluation
+        """Return the metric that compares the job's revisions; empty: none."""
+        measured = self.spec.data or self.spec.environment
+        evaluation = None if measured is None else measured.evaluation
         return "" if evaluation is None else evaluation.metric
 
     def score_of(self, number: int) -> float | None:
@@ -203,8 +205,10 @@ class JobNow:
 
     @property
     def validation_rows(self) -> int:
-        """Return how many rows measure a revision; 0: none."""
-        data = self.spec.data
+        """Return how many rows or tasks measure a revision; 0: none."""
+        data, environment = self.spec.data, self.spec.environment
+        if environment is not None and environment.evaluation is not None:
+            return environment.evaluation.rows
         found = None if data is None else data.evaluation
         if data is None or found is None:
             return 0
@@ -286,13 +290,15 @@ def is_scored(step: StepNow) -> bool:
 
 def step_columns(job: JobNow) -> tuple[Column, ...]:
     """Return the columns of a job's steps."""
-    return STEP if job.spec.data is None else FILE_STEP
+    if job.spec.data is not None:
+        return FILE_STEP
+    return MEASURED_STEP if job.metric else STEP
 
 
 def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -> list[dict[str, object]]:
     """Return the rows of some steps of a job."""
     if job.spec.data is None:
-        return [step_row(step, tiers) for step in steps]
+        return [{**step_row(step, tiers), "valid_reward_mean": step.valid_reward_mean} for step in steps]
     return [_file_step_row(step, tiers, is_sampled=job.spec.is_sampled) for step in steps]
 
 

@@ -146,7 +146,8 @@ def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
     reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
     number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
     sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
-    return f"{sampled}  revision {number:>3}  {short}  {row['tier']}"
+    scored = "" if step.valid_reward_mean is None else f"  valid reward {step.valid_reward_mean:.2f}"
+    return f"{sampled}  revision {number:>3}  {short}  {row['tier']}{scored}"
 
 
 def _file_line(job: JobNow, step: StepNow, *, only: str = "") -> str:

@@ -61,8 +61,9 @@ class EarlyStopping:
 class EvaluationPlan:
     """Evaluate after every ``every`` steps and after the last one, on at most ``rows`` rows.
 
-    The rows are those of ``file``, or a ``holdout`` share of the training file, selected by their hashes.
-    ``keep`` selects the job's result: the best revision by ``metric``, or the last.
+    The rows are those of ``file``, or a ``holdout`` share of the training file, selected by their hashes; of
+    a job in an environment they are tasks of its ``split``. ``keep`` selects the job's result: the best
+    revision by ``metric``, or the last.
     """
 
     every: int
@@ -72,6 +73,7 @@ class EvaluationPlan:
     metric: EvaluationMetric
     keep: Literal["best", "last"]
     early_stopping: EarlyStopping | None
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ class EnvironmentSpec:
     """The environment of a job: ``id`` names one that `mint env add` installed, ``args`` are its own.
 
     An episode has at most ``max_turns`` model calls and ``episode_seconds``. A group with fewer than
-    ``min_group`` episodes without an error is not trained on.
+    ``min_group`` episodes without an error is not trained on. ``evaluation`` measures the job's revisions.
     """
 
     kind: EnvironmentKind
@@ -110,6 +112,7 @@ class EnvironmentSpec:
     max_turns: int
     episode_seconds: float
     min_group: int
+    evaluation: EvaluationPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +155,12 @@ class JobSpec:
     def is_sampled(self) -> bool:
         """Return whether a step samples answers, several to each prompt, and does not read them."""
         return self.group_size > 1
+
+    @property
+    def evaluation(self) -> EvaluationPlan | None:
+        """Return how the job's revisions are measured, if they are."""
+        measured = self.data or self.environment
+        return None if measured is None else measured.evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ _TOUCH = """
 """
 _FINISH = """
     UPDATE evaluation_runs SET state = $2, reason = $3, scored = $4, value = $5, stderr = $6,
-        finished_at = $7, grader_errors = $8, dropped = $9
+        finished_at = $7, grader_errors = $8, dropped = $9, episodes = $10
     WHERE run_id = $1 AND state = 'running'
 """
 _ADD_ROW = """
@@ -143,7 +143,7 @@ class PostgresEvaluationRuns:
         The rows of a tenant's older runs are forgotten.
         """
         ended = (run.state.value, run.reason, run.scored, run.value, run.stderr, run.finished_at)
-        counts = (dict(run.grader_errors), run.dropped)
+        counts = (dict(run.grader_errors), run.dropped, dict(run.episodes))
         is_of_job = run.caller.authority.key_id.startswith("job:")
         async with acquired(self._pool) as connection, connection.transaction():
             if await connection.execute(_FINISH, run.run_id, *ended, *counts) != "UPDATE 1":

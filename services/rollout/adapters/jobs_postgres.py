@@ -38,7 +38,10 @@ _UNSCORED = f"""
 """
 _SCORED_BY_RUNS = f"""
     {SELECT_JOB} WHERE state IN ('running', 'paused') AND (spec ->> 'group_size')::int > 1
-    AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
+    AND (
+        jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
+        OR jsonb_typeof(spec -> 'environment' -> 'evaluation') = 'object'
+    )
 """
 # A job's progress is no older than its steps.
 _USAGE = """

@@ -1,14 +1,16 @@
-"""The plan of a job's environment: the user's settings, completely checked."""
+"""The plan of an environment to train or to score in: the user's settings, completely checked."""
 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
 
 from mint_common.algorithms import Algorithm
 from mint_common.bounds import check_between, check_positive, check_sampled_tokens
 from mint_common.errors import InvalidField
-from mint_common.events import EnvironmentSpec, JobSpec
-from mint_common.job_requests import EnvironmentBody
+from mint_common.events import EarlyStopping, EnvironmentSpec, EvaluationPlan, JobSpec
+from mint_common.job_requests import EnvironmentBody, EpisodeEvaluationBody, EvaluatedEnvironmentBody
 
 MAX_TURNS = 256
 MAX_EPISODE_SECONDS = 3600.0
@@ -27,13 +29,18 @@ def environment_defaults(*, max_context: int) -> Mapping[str, float]:
     return {"max_new_tokens": max(1, min(DEFAULT_TOKENS, max_context // 4))}
 
 
+EVALUATIONS = 10
+"""About how often a job is evaluated unless its request says."""
+EVALUATED_TASKS, MAX_EVALUATED_TASKS = 64, 1000
+"""Tasks of an evaluation unless its request says, and at most."""
+
+
 def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec) -> EnvironmentSpec:
     """Return the environment of a job with these other settings. Raises InvalidField naming the field."""
     if not (algorithm.samples_tasks and algorithm.corrects_sampler):
         problem = f"{algorithm.name} does not train on episodes, which several answers make"
         raise InvalidField(field="algorithm", problem=problem)
-    check_between("env.max_turns", body.max_turns, 1, MAX_TURNS)
-    check_positive("env.episode_seconds", body.episode_seconds, MAX_EPISODE_SECONDS)
+    found = _plan(body)
     min_group = math.ceil(VIABLE_SHARE * spec.group_size) if body.min_group is None else body.min_group
     check_between("env.min_group", min_group, 1, max(1, spec.group_size))
     episodes = spec.prompts_per_step * spec.group_size
@@ -45,6 +52,51 @@ def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec)
         ("group_size", spec.group_size),
         ("max_new_tokens x env.max_turns", spec.max_new_tokens * body.max_turns),
     )
+    return replace(found, min_group=min_group)
+
+
+def plan_job_evaluation(body: EpisodeEvaluationBody, *, steps: int) -> EvaluationPlan:
+    """Return how the revisions of a job in an environment are measured. Raises InvalidField."""
+    every = max(1, round(steps / EVALUATIONS)) if body.every is None else body.every
+    n = EVALUATED_TASKS if body.n is None else body.n
+    check_between("evaluation.every", every, 1, steps)
+    check_between("evaluation.n", n, 1, MAX_EVALUATED_TASKS)
+    stopping = body.early_stopping
+    return EvaluationPlan(
+        every=every,
+        rows=n,
+        file=None,
+        holdout=0.0,
+        metric="valid_reward_mean",
+        keep=body.keep,
+        early_stopping=None
+        if stopping is None
+        else EarlyStopping(patience=stopping.patience, min_delta=stopping.min_delta, warmup=stopping.warmup),
+        split=body.split,
+    )
+
+
+def plan_scored_environment(body: EvaluatedEnvironmentBody) -> EnvironmentSpec:
+    """Return the environment of an evaluation run. Raises InvalidField naming the field."""
+    return _plan(body)
+
+
+def evaluated_in(environment: EnvironmentSpec, plan: EvaluationPlan) -> EnvironmentSpec:
+    """Return the environment that measures the revisions of a job, given the job's own."""
+    return replace(environment, split=plan.split, min_group=1, evaluation=None)
+
+
+def suite_of_environment(environment: EnvironmentSpec) -> str:
+    """Return the suite of an environment's scores, the same for equal settings."""
+    asked = [environment.args, environment.split, environment.max_turns]
+    content = json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
+    return f"env:{environment.kind}:{environment.id}:{sha256(content).hexdigest()[:8]}"
+
+
+def _plan(body: EnvironmentBody | EvaluatedEnvironmentBody) -> EnvironmentSpec:
+    """Return an environment; one score of each of its tasks is enough."""
+    check_between("env.max_turns", body.max_turns, 1, MAX_TURNS)
+    check_positive("env.episode_seconds", body.episode_seconds, MAX_EPISODE_SECONDS)
     return EnvironmentSpec(
         kind=body.kind,
         id=body.id,
@@ -52,7 +104,7 @@ def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec)
         split=body.split,
         max_turns=body.max_turns,
         episode_seconds=body.episode_seconds,
-        min_group=min_group,
+        min_group=1,
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation runs: a revision is scored on its answers to a task's held-out prompts or to a file's rows."""
+"""Evaluation runs: a revision is scored on a task's held-out prompts, a file's rows, or in an environment."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,13 @@ from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
 from mint_common.datasets import OnLong
 from mint_common.errors import BlobMissing, MintError
-from mint_common.events import JobFile
+from mint_common.events import EnvironmentSpec, JobFile
 from mint_common.graders import Grade, GraderFault
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id
 from services.rollout.core.fault import storable
 from services.rollout.core.sampling import GroupRequest
 from services.rollout.core.task import derive_seed
+from services.rollout.core.trajectories import Trajectory
 
 REWARD = "reward"
 """The metric of a run whose answers are rewarded: the mean reward."""
@@ -58,10 +59,11 @@ class EvaluationRun:
 
     ``revision`` None is the bare base, which has no ``policy_id`` and whose score is only in the run. Other
     scores are recorded as ``metric`` of ``suite``, with the author ``caller``. With ``data`` the prompts are
-    rows of a file and ``task`` is empty. ``scored`` rows have a score, ``value`` is their mean by weight and
-    ``stderr`` its standard error. ``grader_errors`` counts the answers without a reward, by kind, and
-    ``dropped`` the rows dropped as too long. ``progress_at`` is the time of the last progress, 0 before the
-    first.
+    rows of a file and ``task`` is empty; with an ``environment`` they are tasks of its split, one episode
+    each. ``scored`` rows have a score, ``value`` is their mean by weight and ``stderr`` its standard error.
+    ``grader_errors`` counts the answers without a reward, by kind, ``episodes`` those of an environment by
+    outcome, and ``dropped`` the rows dropped as too long. ``progress_at`` is the time of the last progress, 0
+    before the first.
     """
 
     run_id: str
@@ -89,6 +91,8 @@ class EvaluationRun:
     dropped: int = 0
     progress_at: float = 0.0
     finished_at: float | None = None
+    environment: EnvironmentSpec | None = None
+    episodes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class ScoredRow:
     """One row: ``row`` is the line of the file, or the number of the task's prompt; both count from 1.
 
     ``weight`` is its weight in a mean: 1, for a loss its trained tokens. Without a ``score`` its
-    grader failed, and ``fault`` and ``message`` explain it. Texts are `kept`.
+    grader or episode failed, and ``fault`` and ``message`` explain it. Texts are `kept`.
     """
 
     row: int
@@ -105,6 +109,15 @@ class ScoredRow:
     weight: float = 1.0
     fault: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredRows:
+    """The rows of a run; ``dropped`` were too long, ``episodes`` are those of an environment by outcome."""
+
+    rows: Sequence[ScoredRow] = ()
+    dropped: int = 0
+    episodes: Mapping[str, int] = field(default_factory=dict)
 
 
 def kept(text: str) -> str:
@@ -118,6 +131,14 @@ def graded_row(row: int, text: str, grade: Grade | GraderFault) -> ScoredRow:
         fault, message = grade.kind, kept(grade.message)
         return ScoredRow(row=row, score=None, answer=kept(text), fault=fault, message=message)
     return ScoredRow(row=row, score=grade.reward, answer=kept(text))
+
+
+def episode_row(row: int, trajectory: Trajectory) -> ScoredRow:
+    """Return the row of an episode; a failure, of whichever part, is no score."""
+    episode, answer = trajectory.episode, kept("\n".join(each.text for each in trajectory.segments))
+    if episode.reward is None:
+        return ScoredRow(row=row, score=None, answer="", fault=episode.outcome, message=kept(episode.error))
+    return ScoredRow(row=row, score=episode.reward, answer=answer)
 
 
 def prompts_seed(run: EvaluationRun) -> int:
@@ -156,27 +177,28 @@ def plan_reading(run: EvaluationRun, line: int, example: int, tokens: tuple[int,
     return replace(request, request_id=name, max_new_tokens=1, temperature=0.0)
 
 
-def scored(
-    run: EvaluationRun, rows: Sequence[ScoredRow], *, dropped: int = 0, error_share: float = 1.0, now: float
-) -> EvaluationRun:
+def scored(run: EvaluationRun, found: ScoredRows, *, error_share: float = 1.0, now: float) -> EvaluationRun:
     """Return the run with its score; a single score has no standard error.
 
     Fails the run when no row has a score, a grader failed on more than ``error_share`` of them, or the loss
     of any row is not finite: a mean without it would be better than the revision.
     """
+    rows = found.rows
     faults = [row for row in rows if row.score is None]
     if faults and run.metric == LOSS:
         problem = (
             f"the loss of {len(faults)} of {len(rows)} rows is not finite; the first is row {faults[0].row}"
         )
-        return failed(replace(run, dropped=dropped), problem, now=now)
+        return failed(replace(run, dropped=found.dropped), problem, now=now)
+    of_grader = {} if run.environment else dict(Counter(row.fault for row in faults))
     counted = replace(
-        run, grader_errors=dict(Counter(row.fault for row in faults)), dropped=dropped, finished_at=now
+        run, grader_errors=of_grader, episodes=found.episodes, dropped=found.dropped, finished_at=now
     )
     scores = [(row.score, row.weight) for row in rows if row.score is not None]
     if faults and (not scores or len(faults) > error_share * len(rows)):
         first = faults[0]
-        problem = f"the grader failed on {len(faults)} of {len(rows)} answers; row {first.row}: {first.fault}"
+        what = "the environment failed" if run.environment else "the grader failed"
+        problem = f"{what} on {len(faults)} of {len(rows)} answers; row {first.row}: {first.fault}"
         return failed(counted, f"{problem}: {first.message}", now=now)
     if not scores:
         return failed(counted, "no row is left to be scored: all are too long", now=now)

@@ -1,4 +1,4 @@
-"""The plan of an evaluation run: prompts of a task or rows of a file, completely checked."""
+"""The plan of an evaluation run: prompts of a task, rows of a file, or episodes, completely checked."""
 
 import json
 from collections.abc import Mapping
@@ -8,8 +8,13 @@ from typing import Any
 from mint_common.bounds import check_between
 from mint_common.datasets import FORMATS, Format
 from mint_common.errors import InvalidField
-from mint_common.job_requests import Questions
+from mint_common.job_requests import EvaluatedEnvironmentBody, Questions
 from mint_common.lora import MAX_SEED
+from services.rollout.core.environment_plan import (
+    environment_defaults,
+    plan_scored_environment,
+    suite_of_environment,
+)
 from services.rollout.core.evaluation import LOSS, REWARD, EvaluationData
 from services.rollout.core.files.records import FileRecord, job_file
 
@@ -25,11 +30,12 @@ RunPart = dict[str, Any]
 
 
 def check_questions(asked: Questions) -> None:
-    """Refuse questions of which neither or both are given. Raises InvalidField."""
-    if (asked.task is None) == (asked.file is None):
-        raise InvalidField(field="task", problem="give a task or a file: one of both")
-    if asked.task is not None and asked.grader is not None:
-        raise InvalidField(field="grader", problem="goes with a file: a task has rewards of its own")
+    """Refuse questions of none or several kinds. Raises InvalidField."""
+    if sum(each is not None for each in (asked.task, asked.file, asked.env)) != 1:
+        raise InvalidField(field="task", problem="give exactly one of `task`, `file` and `env`")
+    if asked.file is None and asked.grader is not None:
+        what = "a task" if asked.env is None else "an environment"
+        raise InvalidField(field="grader", problem=f"goes with a file: {what} has rewards of its own")
     if asked.file is not None and asked.grader is None:
         for field in ("temperature", "max_new_tokens"):
             if getattr(asked, field):
@@ -41,6 +47,15 @@ def plan_task(asked: Questions, defaults: Mapping[str, float], *, max_context: i
     tokens = int(defaults.get("max_new_tokens", TASK_TOKENS))
     n = TASK_PROMPTS if asked.n is None else asked.n
     return {"task": asked.task, "data": None, **_plan(asked, str(asked.task), n, tokens, max_context)}
+
+
+def plan_episodes(asked: Questions, body: EvaluatedEnvironmentBody, *, max_context: int) -> RunPart:
+    """Return the run's part about an environment. Raises InvalidField."""
+    environment = plan_scored_environment(body)
+    tokens = int(environment_defaults(max_context=max_context)["max_new_tokens"])
+    n = TASK_PROMPTS if asked.n is None else asked.n
+    part = _plan(asked, suite_of_environment(environment), n, tokens, max_context)
+    return {"task": "", "data": None, "environment": environment, **part}
 
 
 def plan_file(asked: Questions, file: FileRecord, *, max_context: int) -> RunPart:
@@ -83,7 +98,7 @@ def _plan(asked: Questions, suite: str, n: int, tokens: int, max_context: int) -
     check_between("max_new_tokens", wanted, 1, max_context - 1)
     return {
         "suite": suite if asked.suite is None else asked.suite,
-        "metric": LOSS if asked.task is None and asked.grader is None else REWARD,
+        "metric": REWARD if asked.file is None or asked.grader is not None else LOSS,
         "n": n,
         "seed": asked.seed,
         "temperature": asked.temperature,

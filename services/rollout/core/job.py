@@ -97,7 +97,7 @@ class Job:
     @property
     def plan(self) -> EvaluationPlan | None:
         """Return how its revisions are measured, if they are."""
-        return None if self.spec.data is None else self.spec.data.evaluation
+        return self.spec.evaluation
 
     @property
     def step(self) -> int:

@@ -12,11 +12,11 @@ from mint_common.bounds import (
     check_sampled_tokens,
 )
 from mint_common.errors import InvalidField
-from mint_common.events import JobSpec
+from mint_common.events import EnvironmentSpec, JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import JobRequest
+from mint_common.job_requests import EpisodeEvaluationBody, JobRequest
 from mint_common.lora import MAX_SEED
-from services.rollout.core.environment_plan import plan_environment
+from services.rollout.core.environment_plan import plan_environment, plan_job_evaluation
 from services.rollout.core.gradient_plan import plan_gradient
 
 MAX_BETA = 100
@@ -56,7 +56,17 @@ def plan_job(
         spec = replace(spec, environment=plan_environment(request.env, algorithm, spec))
     _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
     _check_training(spec)
+    if request.evaluation is not None:
+        spec = replace(spec, environment=_evaluated(spec, request.evaluation))
     return replace(spec, gradient=plan_gradient(request.gradient, algorithm, spec, field="gradient"))
+
+
+def _evaluated(spec: JobSpec, body: EpisodeEvaluationBody) -> EnvironmentSpec:
+    """Return the job's environment with how its revisions are measured there. Raises InvalidField."""
+    if spec.environment is None:
+        problem = "goes with `env`: score the revisions of a job on a task with an evaluation run"
+        raise InvalidField(field="evaluation", problem=problem)
+    return replace(spec.environment, evaluation=plan_job_evaluation(body, steps=spec.steps))
 
 
 def check_sampled(

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mint_common.authority import Authority, Caller
+from mint_common.events import EvaluationPlan, JobData
 from mint_common.ids import derive_id
+from services.rollout.core.environment_plan import evaluated_in
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
 from services.rollout.core.job import Advance, Job, is_unscored
 from services.rollout.core.job_control import is_over
@@ -36,14 +38,9 @@ def measured_steps(job: Job) -> list[int]:
 
 
 def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
-    """Return the run that measures a wave's revision: one answer to each validation row, graded."""
-    spec, data, plan = job.spec, job.spec.data, job.plan
-    assert data is not None, job
+    """Return the run that measures a wave's revision: an answer to each row, graded, or episodes."""
+    spec, plan = job.spec, job.plan
     assert plan is not None, job
-    measured = measured_file(data, plan)
-    rows = EvaluationData(
-        file=measured.file, holdout=measured.holdout, grader=data.grader, on_long=data.on_long
-    )
     return EvaluationRun(
         run_id=derive_id("evr", job.job_id, wave.step),
         tenant_id=job.tenant_id,
@@ -54,13 +51,21 @@ def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
         task="",
         suite=suite_of(job),
         metric="valid_reward_mean",
-        data=rows,
+        data=None if spec.data is None else _rows(spec.data, plan),
+        environment=None if spec.environment is None else evaluated_in(spec.environment, plan),
         n=plan.rows,
         seed=spec.seed,
         temperature=spec.temperature,
         max_new_tokens=spec.max_new_tokens,
         caller=signer_of(job),
         created_at=now,
+    )
+
+
+def _rows(data: JobData, plan: EvaluationPlan) -> EvaluationData:
+    measured = measured_file(data, plan)
+    return EvaluationData(
+        file=measured.file, holdout=measured.holdout, grader=data.grader, on_long=data.on_long
     )
 
 

@@ -1,7 +1,7 @@
 """A request for evaluation runs becomes runs: all that can be wrong with it is found before they are stored.
 
-The registry gets a run's mean as an evaluation of the suite that is the task or the file, signed by the key
-that asked. A bare base's score stays in its run.
+The registry gets a run's mean as an evaluation of the suite that is the task, the file or the environment,
+signed by the key that asked. A bare base's score stays in its run.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,9 +19,17 @@ from mint_common.names import BEST, LATEST, number_or_digest
 from mint_common.near import near_names
 from mint_common.runtime.graders.runner import GraderRunner
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
+from services.rollout.core.environment import Environments
 from services.rollout.core.evaluation import EvaluationRun
-from services.rollout.core.evaluation_plan import RunPart, check_questions, plan_file, plan_task
+from services.rollout.core.evaluation_plan import (
+    RunPart,
+    check_questions,
+    plan_episodes,
+    plan_file,
+    plan_task,
+)
 from services.rollout.core.files.records import IdPrefix, check_id
+from services.rollout.handlers.environment_checks import check_environment
 from services.rollout.handlers.files import FileKeeper
 from services.rollout.handlers.graders import checked_grader
 from services.rollout.handlers.job_admission import JobAdmission
@@ -38,6 +46,7 @@ class EvaluationMaker:
     admission: JobAdmission
     runs: PostgresEvaluationRuns
     tasks: Tasks
+    environments: Environments
     keeper: FileKeeper
     graders: GraderRunner
     trainers: TrainerDirectory
@@ -82,6 +91,13 @@ class EvaluationMaker:
         for each in facts:
             check_served(each, field="policy" if getattr(asked, "policy", None) else "model")
         max_context = min(each.max_context for each in facts)
+        if asked.env is not None:
+            part = plan_episodes(asked, asked.env, max_context=max_context)
+            splits = [(asked.env.split, "env.split")]
+            await check_environment(
+                self.environments, part["environment"], splits, tenant_id=caller.tenant_id
+            )
+            return part
         if asked.file is None:
             task = await self.tasks.describe(str(asked.task))
             return plan_task(asked, asdict(task.defaults), max_context=max_context)

@@ -9,7 +9,7 @@ cancelled ends within a second. An error of ours fails the run that met it, and 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mint_common.errors import MintError, Unavailable, trace_of
@@ -23,6 +23,7 @@ from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,
     ScoredRow,
+    ScoredRows,
     failed,
     graded_row,
     plan_answer,
@@ -33,6 +34,7 @@ from services.rollout.core.evaluation import (
 from services.rollout.core.fault import internal_reason
 from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
+from services.rollout.handlers.episode_scores import EpisodeScores
 from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.task_scores import TaskScores
 from services.rollout.ports import Tasks
@@ -58,6 +60,7 @@ class EvaluationHandler:
     tasks: Tasks
     sampler: EngineSampler
     files: FileScores
+    episodes: EpisodeScores
     scores: RegistryRecords
     requests: EngineRequests
     clock: Clock
@@ -102,27 +105,26 @@ class EvaluationHandler:
         log.info("evaluation run ended", extra={"run_id": run.run_id})
         return True
 
-    async def _carry_out(self, run: EvaluationRun) -> tuple[EvaluationRun, Sequence[ScoredRow]]:
+    async def _carry_out(self, run: EvaluationRun) -> tuple[EvaluationRun, ScoredRows]:
         """Return the run as it ended, with its rows."""
-        rows: Sequence[ScoredRow] = ()
+        found = ScoredRows()
         try:
-            rows, dropped = await self._rows(run)
-            now = self.clock.now()
-            ended = scored(run, rows, dropped=dropped, error_share=self.error_share, now=now)
+            found = await self._rows(run)
+            ended = scored(run, found, error_share=self.error_share, now=self.clock.now())
             if ended.state is RunState.SUCCEEDED and ended.revision is not None:
                 await self.scores.record(ended)
         except MintError as error:
             if error.retryable:
                 raise
-            return failed(run, reason_of(run, error), now=self.clock.now()), rows
+            return failed(run, reason_of(run, error), now=self.clock.now()), found
         except Exception as error:  # noqa: BLE001  (a run that ended the service would be claimed again)
-            return self._failed(run, error), ()
-        return ended, rows
+            return self._failed(run, error), ScoredRows()
+        return ended, found
 
-    async def _finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
+    async def _finish(self, run: EvaluationRun, found: ScoredRows) -> None:
         """Store how a run ended; one that cannot be stored has failed."""
         try:
-            await self.runs.finish(run, rows)
+            await self.runs.finish(run, found.rows)
         except MintError:
             raise
         except Exception as error:  # noqa: BLE001  (as above)
@@ -132,14 +134,17 @@ class EvaluationHandler:
         log.error("evaluation run failed", extra={"run_id": run.run_id, "error": trace_of(error)})
         return failed(run, internal_reason(error), now=self.clock.now())
 
-    async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:
-        """Return the scored rows, and how many were left out."""
+    async def _rows(self, run: EvaluationRun) -> ScoredRows:
+        """Return the scored rows."""
 
         def note() -> None:
             self._scored[run.run_id] += 1
 
         if run.data is not None:
-            return await self.files.rows(run, run.data, note)
+            scored_rows, dropped = await self.files.rows(run, run.data, note)
+            return ScoredRows(rows=scored_rows, dropped=dropped)
+        if run.environment is not None:
+            return await self.episodes.rows(run, run.environment, note)
         prompts = await self.tasks.draw(
             run.task, "heldout", run.n, prompts_seed(run), tenant_id=run.tenant_id
         )
@@ -150,7 +155,7 @@ class EvaluationHandler:
         for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
             block = enumerate(prompts[begin : begin + PROMPTS_AT_ONCE], start=begin)
             rows += await all_of(self._row(run, scores, place, prompt, note) for place, prompt in block)
-        return rows, 0
+        return ScoredRows(rows=rows)
 
     async def _row(
         self,

@@ -19,6 +19,7 @@ from services.rollout.core.environment_plan import environment_defaults
 from services.rollout.core.job import Job
 from services.rollout.core.job_plan import check_sampled, plan_job
 from services.rollout.core.job_warnings import TaskLengths, job_warnings, task_change_warnings
+from services.rollout.handlers.environment_checks import check_environment
 from services.rollout.handlers.job_admission import JobAdmission, check_started
 from services.rollout.handlers.lengths import token_lengths
 from services.rollout.ports import Tasks
@@ -80,13 +81,10 @@ class TaskJobMaker:
 
     async def _check_environment(self, environment: EnvironmentSpec, tenant_id: TenantId) -> None:
         """Check that an environment takes these arguments. Raises NotFound, InvalidField."""
-        try:
-            found = await self.environments.describe(environment, environment.split, tenant_id=tenant_id)
-        except InvalidField as error:
-            field = str(error.field).replace("environment.", "env.", 1)
-            raise InvalidField(field=field, problem=str(error.problem)) from error
-        if found.tasks == 0:
-            raise InvalidField(field="env.split", problem=f"{environment.split[:64]!r} has no tasks")
+        splits = [(environment.split, "env.split")]
+        if environment.evaluation is not None:
+            splits.append((environment.evaluation.split, "evaluation.split"))
+        await check_environment(self.environments, environment, splits, tenant_id=tenant_id)
 
     async def _lengths(self, spec: JobSpec, base: BaseName) -> TaskLengths | None:
         """Return how long the job's first prompts are, or None when that is not known in time."""

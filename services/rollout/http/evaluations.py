@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query
 
 from mint_common.errors import InvalidField
+from mint_common.events import EnvironmentSpec
 from mint_common.job_requests import CompareBody, EvaluationRunBody
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
@@ -44,7 +45,7 @@ async def list_runs(
 ) -> list[JsonObject]:
     """List the tenant's newest runs."""
     found = await parts.runs.runs_of(tenant_id, limit=limit)
-    return [{name: value for name, value in _view(run).items() if name != "grader"} for run in found]
+    return [_listed(run) for run in found]
 
 
 @router.get("/run/{run_id}")
@@ -102,8 +103,16 @@ async def _rows(
     return [msgspec.to_builtins(row) for row in found]
 
 
+def _listed(run: EvaluationRun) -> JsonObject:
+    """Return a run without what may be large: its grader, and the arguments of its environment."""
+    shown = {name: value for name, value in _view(run).items() if name != "grader"}
+    if run.environment is not None:
+        shown["env"] = _environment(run.environment) | {"args": None}
+    return shown
+
+
 def _view(run: EvaluationRun) -> JsonObject:
-    hidden = {"tenant_id", "caller", "progress_at", "revision", "data"}
+    hidden = {"tenant_id", "caller", "progress_at", "revision", "data", "environment"}
     shown = {name: value for name, value in msgspec.to_builtins(run).items() if name not in hidden}
     revision, data = run.revision, run.data
     return {
@@ -111,4 +120,10 @@ def _view(run: EvaluationRun) -> JsonObject:
         "revision": None if revision is None else {"number": revision.number, "digest": revision.digest},
         "file": None if data is None else {"file_id": data.file.file_id, "filename": data.file.filename},
         "grader": None if data is None else data.grader,
+        "env": None if run.environment is None else _environment(run.environment),
     }
+
+
+def _environment(spec: EnvironmentSpec) -> JsonObject:
+    shown = msgspec.to_builtins(spec)
+    return {name: value for name, value in shown.items() if name not in ("min_group", "evaluation")}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer import BadParameter
 
-from mint_client.commands.jobs import _environment
+from mint_client.commands.environments import environment_of
 from mint_client.core.jobs import read_job
 from mint_client.core.rollouts import rollout_lines
 from tests.unit.mint_client.test_jobs import JOB
@@ -46,8 +46,8 @@ def test_each_episode_shows_what_was_sampled_and_what_came_between() -> None:
 def test_a_job_in_an_environment_is_named_by_it() -> None:
     spec = {"task": "", "steps": 6, "environment": {"kind": "verifiers", "id": "sums", "args": {}}}
     assert read_job({**JOB, "spec": spec}).source == "verifiers:sums"
-    made = _environment("verifiers:sums", '{"digits": 3}', None)
+    made = environment_of("verifiers:sums", '{"digits": 3}', None)
     assert made == {"kind": "verifiers", "id": "sums", "args": {"digits": 3}}
     for env, args in (("sums", "{}"), ("verifiers:sums", "{")):
         with pytest.raises(BadParameter):
-            _environment(env, args, None)
+            environment_of(env, args, None)

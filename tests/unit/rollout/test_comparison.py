@@ -36,17 +36,17 @@ def test_rows_are_paired_by_their_number() -> None:
 )
 def test_runs_without_a_row_in_common_are_not_compared(mine, theirs, field) -> None:
     with pytest.raises(InvalidField) as refused:
-        compare(rows(mine), rows(theirs), metric=REWARD, seed=0, shown=9)
+        compare(rows(mine).rows, rows(theirs).rows, metric=REWARD, seed=0, shown=9)
     assert refused.value.field == field
 
 
 def test_a_single_row_has_no_interval() -> None:
-    found = compare(rows([1.0]), rows([0.0]), metric=REWARD, seed=0, shown=9)
+    found = compare(rows([1.0]).rows, rows([0.0]).rows, metric=REWARD, seed=0, shown=9)
     assert (found.n, found.difference, found.interval) == (1, 1.0, None)
 
 
 def test_losses_that_differ_by_rounding_are_the_same() -> None:
-    mine, theirs = rows([1.0, 1.0, 1.0]), rows([1.0 + SAME_LOSS / 2, 1.0 - SAME_LOSS / 2, 1.1])
+    mine, theirs = rows([1.0, 1.0, 1.0]).rows, rows([1.0 + SAME_LOSS / 2, 1.0 - SAME_LOSS / 2, 1.1]).rows
     found = compare(mine, theirs, metric=LOSS, seed=0, shown=9)
     assert (found.wins, found.losses, found.ties) == (1, 0, 2)
     found = compare(mine, theirs, metric=REWARD, seed=0, shown=9)
@@ -57,7 +57,7 @@ def test_losses_that_differ_by_rounding_are_the_same() -> None:
 @given(SCORES, st.randoms(use_true_random=False), st.integers(0, 2**31 - 1))
 def test_a_comparison_turned_round_has_the_signs_changed(scores, random, seed) -> None:
     others = [random.choice(scores) for _ in scores]
-    one, other = rows(scores), rows(others)
+    one, other = rows(scores).rows, rows(others).rows
     ahead, behind = (
         compare(*sides, metric=REWARD, seed=seed, shown=99) for sides in ((one, other), (other, one))
     )

@@ -16,6 +16,7 @@ from services.rollout.core.evaluation import (
     EvaluationRun,
     RunState,
     ScoredRow,
+    ScoredRows,
     kept,
     plan_answer,
     scored,
@@ -46,8 +47,9 @@ def row(number: int, score: float | None) -> ScoredRow:
     return ScoredRow(row=number, score=score, answer="a", **fault)
 
 
-def rows(scores: Sequence[float | None]) -> list[ScoredRow]:
-    return [row(number, score) for number, score in enumerate(scores, start=1)]
+def rows(scores: Sequence[float | None], *, dropped: int = 0) -> ScoredRows:
+    found = [row(number, score) for number, score in enumerate(scores, start=1)]
+    return ScoredRows(rows=found, dropped=dropped)
 
 
 @given(hits=st.lists(st.booleans(), min_size=2, max_size=200))
@@ -65,7 +67,7 @@ def test_a_single_reward_has_no_standard_error() -> None:
 
 
 def test_answers_that_a_grader_fails_on_are_counted_and_are_no_rewards() -> None:
-    run = scored(RUN, rows([1.0] * 18 + [0.0, None, None]), dropped=3, error_share=0.1, now=2.0)
+    run = scored(RUN, rows([1.0] * 18 + [0.0, None, None], dropped=3), error_share=0.1, now=2.0)
     assert (run.state, run.scored, run.value) == (RunState.SUCCEEDED, 19, pytest.approx(18 / 19))
     assert (run.grader_errors, run.dropped) == ({"other_error": 2}, 3)
 
@@ -79,13 +81,14 @@ def test_too_many_grader_errors_fail_the_run_with_one_of_them() -> None:
 
 
 def test_a_loss_that_is_not_finite_fails_the_run() -> None:
-    run = scored(replace(RUN, metric=LOSS), rows([1.0] * 9 + [None]), dropped=1, error_share=0.5, now=2.0)
+    found = rows([1.0] * 9 + [None], dropped=1)
+    run = scored(replace(RUN, metric=LOSS), found, error_share=0.5, now=2.0)
     assert (run.state, run.value, run.dropped, run.grader_errors) == (RunState.FAILED, None, 1, {})
     assert run.reason == "the loss of 1 of 10 rows is not finite; the first is row 10"
 
 
 def test_a_run_without_rows_fails() -> None:
-    run = scored(RUN, [], dropped=4, now=2.0)
+    run = scored(RUN, ScoredRows(dropped=4), now=2.0)
     assert (run.state, run.dropped, run.value) == (RunState.FAILED, 4, None)
 
 

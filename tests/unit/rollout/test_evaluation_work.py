@@ -64,6 +64,7 @@ async def carry_out(runs: WaitingRuns, tasks: LocalTasks, *, count: int) -> None
         tasks=tasks,
         sampler=ScriptedEngine(),  # type: ignore[arg-type]  # no run here reads a row's loss
         files=None,  # type: ignore[arg-type]  # no run here is of a file
+        episodes=None,  # type: ignore[arg-type]  # nor in an environment
         scores=None,  # type: ignore[arg-type]  # nothing is recorded of the bare base
         requests=EngineRequests(clock, in_flight=4),
         clock=clock,

@@ -12,7 +12,7 @@ from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import EnvironmentBody, JobRequest
+from mint_common.job_requests import EarlyStoppingBody, EnvironmentBody, EpisodeEvaluationBody, JobRequest
 from services.rollout.core.environment_plan import environment_defaults
 from services.rollout.core.job_plan import MAX_LEARNING_RATE, check_sampled, plan_job
 
@@ -224,9 +224,28 @@ def test_a_job_in_an_environment_has_its_own_defaults_and_any_temperature():
         ({}, {"algorithm": "dpo"}, "algorithm"),
         ({}, {"prompts_per_step": 1024, "group_size": 256}, "prompts_per_step"),
         ({"max_turns": 256}, {"prompts_per_step": 64, "group_size": 32}, "prompts_per_step"),
+        ({}, {"steps": 4, "evaluation": EpisodeEvaluationBody(every=5)}, "evaluation.every"),
+        ({}, {"evaluation": EpisodeEvaluationBody(every=0)}, "evaluation.every"),
+        ({}, {"evaluation": EpisodeEvaluationBody(n=1001)}, "evaluation.n"),
     ],
 )
 def test_a_wrong_environment_is_refused_by_its_field(env, wishes, field):
     with pytest.raises(InvalidField) as refused:
         _in_environment(replace(ENV, **env), **wishes)
     assert refused.value.field == field
+
+
+def test_a_job_in_an_environment_may_be_measured_there():
+    assert _in_environment().evaluation is None
+    stopping = EarlyStoppingBody(patience=3)
+    spec = _in_environment(steps=40, evaluation=EpisodeEvaluationBody(early_stopping=stopping))
+    plan = spec.evaluation
+    assert plan is not None
+    assert (plan.every, plan.rows, plan.split, plan.metric) == (4, 64, "eval", "valid_reward_mean")
+    assert plan.early_stopping is not None
+    assert plan.early_stopping.patience == 3
+    with pytest.raises(InvalidField) as refused:
+        plan_job(
+            _request(evaluation=EpisodeEvaluationBody()), Algorithms(), defaults=DEFAULTS, max_context=512
+        )
+    assert refused.value.field == "evaluation"
