@@ -19,7 +19,7 @@ from mint_client.commands.options import (
     PolicyArgument,
     ResetOptimizerOption,
 )
-from mint_client.core.columns import FIELD, JOB, TASK
+from mint_client.core.columns import FIELD, JOB, STALENESS, TASK
 from mint_client.core.gradients import gradient_of
 from mint_client.core.job_curves import curves_csv, scalars_of
 from mint_client.core.job_times import step_size, step_time_of, time_in_words
@@ -28,7 +28,9 @@ from mint_client.core.jobs import (
     JobNow,
     headline,
     job_row,
+    phase_line,
     read_job,
+    staleness_rows,
     step_columns,
     step_rows,
     tiers_of,
@@ -304,6 +306,10 @@ def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
         job = read_job(answer)
         tiers = tiers_of(api.get("/adapters"))
         print_rows(step_rows(job, job.steps, tiers), step_columns(job), nothing="no step yet")
+        if rows := staleness_rows(job):
+            print_rows(rows, STALENESS, nothing="")
+        if line := phase_line(job):
+            typer.echo(line)
 
 
 def _tell(answer: Json, *, as_json: bool) -> None:

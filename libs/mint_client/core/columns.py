@@ -199,6 +199,14 @@ STEP = (
     Column(title="digest", path="digest", kind="digest", drop=3),
     Column(title="tier", path="tier", kind="state", drop=2),
 )
+STALENESS = (
+    Column(title="steps behind", path="staleness"),
+    Column(title="steps", path="steps"),
+    Column(title="tokens", path="tokens"),
+    Column(title="effective share", path="effective_sample_share", kind="score"),
+    Column(title="KL", path="kl", kind="rate"),
+    Column(title="masked share", path="masked_share", kind="score"),
+)
 MEASURED_STEP = (*STEP[:3], Column(title="valid reward", path="valid_reward_mean", kind="score"), *STEP[3:])
 FILE_STEP = (
     Column(title="step", path="step"),

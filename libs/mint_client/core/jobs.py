@@ -26,8 +26,8 @@ class StepNow:
     The answers of revision ``sampled_number`` (None: of the base) had the mean reward ``reward_mean``, and
     training on them gave ``revision``. ``ratio_max_error`` is the largest distance of an importance ratio
     from 1, ``sampler_kl`` the divergence of the sampler from the trainer, a token. ``seconds`` are the
-    trainer's, export included; the wave was sampled from ``requested_at`` to ``completed_at``, in seconds
-    since the epoch.
+    trainer's, export included, ``phase_seconds`` those of all phases; the wave was sampled from
+    ``requested_at`` to ``completed_at``, in seconds since the epoch.
 
     The fields from ``learning_rate`` on are of jobs on files: ``valid_*`` of the step's revision on the
     validation rows, at evaluated steps; ``grader_errors`` by kind; rows that were too long and left out.
@@ -41,6 +41,7 @@ class StepNow:
     ratio_max_error: float | None = None
     sampler_kl: float | None = None
     seconds: float | None = None
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
     requested_at: float | None = None
     completed_at: float | None = None
     learning_rate: float | None = None
@@ -54,6 +55,18 @@ class StepNow:
     valid_reward_margin: float | None = None
     grader_errors: Mapping[str, int] = field(default_factory=dict)
     dropped_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalenessNow:
+    """The trained samples of one staleness: steps, tokens, and what their age costs; see the job's steps."""
+
+    staleness: int
+    steps: int
+    tokens: int
+    kl: float | None = None
+    effective_sample_share: float | None = None
+    masked_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +182,7 @@ class JobNow:
     started_at: float | None = None
     finished_at: float | None = None
     steps: tuple[StepNow, ...] = ()
+    by_staleness: tuple[StalenessNow, ...] = ()
     result: Ref | None = None
     stopped_early: bool = False
     trained_tokens: int | None = None
@@ -279,6 +293,21 @@ def _score(best: BestNow, ties: int) -> str:
 def _left_out(job: JobNow) -> dict[str, int]:
     errors = sum(sum(step.grader_errors.values()) for step in job.steps)
     return {"grader errors": errors, "rows too long": sum(step.dropped_rows for step in job.steps)}
+
+
+def phase_line(job: JobNow) -> str:
+    """Return the mean seconds of the phases of a job's ended steps, a line; empty without any."""
+    ended = [step.phase_seconds for step in job.steps if "training" in step.phase_seconds]
+    if not ended:
+        return ""
+    means = {name: sum(each[name] for each in ended) / len(ended) for name in ended[0]}
+    return "a step took " + ", ".join(f"{seconds:.1f} s {name}" for name, seconds in means.items())
+
+
+def staleness_rows(job: JobNow) -> list[dict[str, object]]:
+    """Return the rows of a job's samples by staleness; none unless some were stale."""
+    is_stale = any(row.staleness for row in job.by_staleness)
+    return [asdict(row) for row in job.by_staleness] if is_stale else []
 
 
 def is_scored(step: StepNow) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mint_client.core.tables import counted
+
 _UNKNOWN = "(no engine of the base answers: texts are not known now)"
 
 
@@ -10,6 +12,8 @@ def rollout_lines(found: Mapping[str, Any]) -> Iterator[str]:  # JSON
     """Yield a group: its prompt, and each episode with what was sampled (``<``) and its context (``>``)."""
     number = found["revision_number"]
     sampled_at = "the base" if number is None else f"revision {number}"
+    if behind := found.get("staleness"):
+        sampled_at += f", {counted(behind, 'step')} behind the weights that it trains"
     yield f"step {found['step']}, prompt {found['group']} of {found['groups']}, sampled at {sampled_at}"
     yield from _text(">", found["prompt"]["text"])
     for episode in found["episodes"]:

@@ -12,6 +12,7 @@ from mint_common.json_types import JsonObject
 from services.rollout.core.job import Job, JobState
 from services.rollout.core.job_control import is_over
 from services.rollout.core.progress import Progress
+from services.rollout.core.staleness import by_staleness, phase_seconds, staleness_of
 from services.rollout.core.wave import Wave
 
 METRICS: Mapping[str, str] = {
@@ -82,6 +83,8 @@ def policy_name(job: Job) -> str:
 def job_view(found: JobProgress) -> JsonObject:
     """Return a job as MinT's API shows it, with the steps of the given waves."""
     job, progress = found.job, found.progress
+    lags = staleness_of(found.waves)
+    rows = by_staleness(found.waves) if job.spec.is_sampled else []
     return {
         "job_id": job.job_id,
         "policy_id": job.policy_id,
@@ -105,7 +108,8 @@ def job_view(found: JobProgress) -> JsonObject:
         "created_at": job.created_at,
         "started_at": progress.started_at,
         "finished_at": job.finished_at,
-        "steps": [_step(found, wave) for wave in found.waves],
+        "by_staleness": [asdict(row) for row in rows],
+        "steps": [_step(found, wave, lags[wave.step]) for wave in found.waves],
     }
 
 
@@ -128,20 +132,15 @@ def _shown_spec(spec: JobSpec) -> JsonObject:
     return cast(JsonObject, shown)
 
 
-def _staleness(found: JobProgress, wave: Wave) -> int:
-    """Return how many steps older than the weights that it trains the revision is that sampled a wave."""
-    before = [one for one in found.waves if one.step < wave.step]
-    trained = [one.step for one in before if one.revision and one.revision.digest == wave.sampled]
-    return wave.step - 1 - max(trained, default=0)
-
-
-def _step(found: JobProgress, wave: Wave) -> JsonObject:
+def _step(found: JobProgress, wave: Wave, lag: int) -> JsonObject:
     """Return one step; MinT's own fields override the trainer's metrics of equal names."""
     of_kind: JsonObject = {}
+    if found.job.spec.is_sampled:
+        of_kind["staleness_tokens"] = {str(lag): wave.counts.trained_tokens} if wave.completed_at else {}
     if found.job.spec.environment is not None:
-        of_kind = {"episodes": wave.counts.episodes, "dropped_groups": wave.counts.dropped_groups}
+        of_kind |= {"episodes": wave.counts.episodes, "dropped_groups": wave.counts.dropped_groups}
     if found.job.spec.data is not None:
-        of_kind = {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
+        of_kind |= {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
     return {
         **_measured_at(found.job, wave),
         "step": wave.step,
@@ -149,7 +148,8 @@ def _step(found: JobProgress, wave: Wave) -> JsonObject:
         "state": wave.state.value,
         "sampled": wave.sampled,
         "sampled_number": wave.sampled_number,
-        "staleness": _staleness(found, wave),
+        "staleness": lag,
+        "phase_seconds": phase_seconds(wave),
         "revision": msgspec.to_builtins(wave.revision),
         "requested_at": wave.requested_at,
         "completed_at": wave.completed_at,

@@ -80,9 +80,18 @@ def step_wave(waves: Sequence[Wave], step: int | None) -> Wave:
 
 
 def rollouts_view(
-    wave: Wave, record: WaveRecord, shown: ShownGroup, texts: Sequence[str | None], *, group: int
+    wave: Wave,
+    record: WaveRecord,
+    shown: ShownGroup,
+    texts: Sequence[str | None],
+    *,
+    group: int,
+    staleness: int = 0,
 ) -> JsonObject:
-    """Return a group with its episodes; ``texts`` are those of `ShownGroup.parts`, None where unknown."""
+    """Return a group with its episodes; ``texts`` are those of `ShownGroup.parts`, None where unknown.
+
+    ``staleness`` is that of the wave's samples.
+    """
     prompt, *rest = texts
     of_parts = iter(rest)
     episodes = [
@@ -103,6 +112,7 @@ def rollouts_view(
         "wave_id": wave.wave_id,
         "revision": record.revision,
         "revision_number": wave.sampled_number,
+        "staleness": staleness,
         "logprobs_temperature": record.logprobs_temperature,
         "groups": len(record.groups),
         "group": group,

@@ -13,6 +13,7 @@ from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job
 from services.rollout.core.rollout_view import rollouts_view, shown_group, step_wave
+from services.rollout.core.staleness import staleness_of
 from services.rollout.handlers.engine_requests import all_of
 
 TEXTS_AT_ONCE = 8
@@ -29,7 +30,8 @@ class Rollouts:
 
     async def show(self, job: Job, *, step: int | None, group: int, episode: int | None) -> JsonObject:
         """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField."""
-        wave = step_wave(await self.jobs.waves_of(job.job_id), step)
+        waves = await self.jobs.waves_of(job.job_id)
+        wave, lags = step_wave(waves, step), staleness_of(waves)
         assert wave.record is not None
         async with self.reading.turn(job.tenant_id):
             try:
@@ -40,7 +42,7 @@ class Rollouts:
             del data
             shown = shown_group(record, group=group, episode=episode)
             texts = await self._texts(job, shown.parts)
-            return rollouts_view(wave, record, shown, texts, group=group)
+            return rollouts_view(wave, record, shown, texts, group=group, staleness=lags[wave.step])
 
     async def _texts(self, job: Job, parts: Sequence[tuple[int, ...]]) -> list[str | None]:
         """Return the text of each part; None of all while no engine of the base answers."""

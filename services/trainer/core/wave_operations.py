@@ -343,7 +343,10 @@ def adam_step(*, learning_rate: float, clip_norm: float) -> Step:
 
 
 AGREEMENT = ("ratio_max_error", "sampler_kl")
-"""The metrics that say how well sampler and trainer agree, where the weights are the same."""
+"""The metrics that say how well sampler and trainer agree, where the weights are the same.
+
+Of stale samples, ``lag_kl`` is what ``sampler_kl`` is of fresh ones: how far the policy has moved since.
+"""
 PASS_SECONDS = ("step_seconds", "valid_seconds")
 """The metrics that say how long a wave's passes took: the one with the step, and the one that measures."""
 
@@ -359,7 +362,8 @@ def export_metrics(
     passed = _merged([one.metrics for one in results if isinstance(one, Passed)], epochs=export.epochs)
     norms = [one.metrics["grad_norm:mean"] for one in results if isinstance(one, Stepped)]
     if export.is_stale:
-        passed = {name: value for name, value in passed.items() if name not in AGREEMENT}
+        lag = {"lag_kl": passed["sampler_kl"]} if "sampler_kl" in passed else {}
+        passed = {**{name: value for name, value in passed.items() if name not in AGREEMENT}, **lag}
     return {
         "loss": passed.pop("loss", 0.0),
         "grad_norm": fmean(norms) if norms else 0.0,

@@ -6,8 +6,10 @@ from mint_client.core.jobs import (
     duration,
     headline,
     job_row,
+    phase_line,
     read_job,
     seconds_left,
+    staleness_rows,
     step_row,
     tiers_of,
     waiting_notes,
@@ -62,6 +64,19 @@ def test_a_listed_job_says_its_step_and_its_time() -> None:
     row = job_row(JOB, now=1030.0)
     assert (row["policy"], row["step"], row["took"]) == ("counter", "2/6", "20 s")
     assert job_row({**JOB, "started_at": None}, now=1030.0)["took"] is None
+
+
+def test_the_age_of_samples_is_shown_where_some_are_stale_and_the_phases_of_ended_steps() -> None:
+    fresh = {"staleness": 0, "steps": 3, "tokens": 64, "kl": 1e-4, "effective_sample_share": 1.0}
+    stale = {**fresh, "staleness": 2, "masked_share": 0.25}
+    assert staleness_rows(read_job({**JOB, "by_staleness": [fresh]})) == []
+    shown = staleness_rows(read_job({**JOB, "by_staleness": [fresh, stale]}))
+    assert [(row["staleness"], row["masked_share"]) for row in shown] == [(0, None), (2, 0.25)]
+    assert phase_line(read_job(JOB)) == ""
+    phases = [{"sampling": 1.0, "waiting": 0.5, "training": 2.0}, {"sampling": 3.0}]
+    steps = [{**published(n, 0.1), "phase_seconds": each} for n, each in enumerate(phases, start=1)]
+    told = "a step took 1.0 s sampling, 0.5 s waiting, 2.0 s training"
+    assert phase_line(read_job({**JOB, "steps": steps})) == told
 
 
 def test_a_step_shows_where_its_revision_is() -> None:

@@ -149,7 +149,7 @@ async def test_a_job_shows_its_steps(client: httpx.AsyncClient, rig: Rig) -> Non
     assert second["sampled"] == published(1).revision.digest
     assert second["sampled_number"] == 1
     bare = (await client.get(f"{JOBS}/{JOB}", params={"steps": "false"})).json()
-    assert bare == {**job, "steps": []}
+    assert bare == {**job, "steps": [], "by_staleness": []}
     assert (await client.get(JOBS)).json() == [bare]
     await rig.let_pass(rig.of_waves.on_wave_requested((await rig.led_to(published(1)))[0]))
     best = (await client.get(f"{JOBS}/{JOB}")).json()["best"]

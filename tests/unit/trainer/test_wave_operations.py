@@ -269,7 +269,9 @@ def test_a_wave_that_an_earlier_revision_of_its_job_sampled_continues_from_the_l
     assert isinstance(export, WaveExport)
     assert export.is_stale
     passed = Passed(logprobs=(), metrics={"ratio_max_error:max": 0.5, "sampler_kl:mean": 0.2})
-    assert {"ratio_max_error", "sampler_kl"}.isdisjoint(export_metrics(export, [passed], export_seconds=0.5))
+    metrics = export_metrics(export, [passed], export_seconds=0.5)
+    assert {"ratio_max_error", "sampler_kl"}.isdisjoint(metrics)
+    assert metrics["lag_kl"] == 0.2
     first = replace(ahead, step=1)
     assert isinstance(planned(first, latest=TWO).operations[0], LoadRevision)
 
