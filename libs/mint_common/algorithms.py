@@ -41,7 +41,8 @@ class Algorithm:
     each sampled token by the policy's probability over the sampler's, so samples include the sampler's
     probabilities and routes.
 
-    ``pull`` names the hyperparameter that pulls the policy to its base; its default is ``default_pull``.
+    ``pull`` names the hyperparameter that pulls the policy to its base, None: nothing does; its default is
+    ``default_pull``.
     ``learning_rate`` and ``schedule`` are recommended for files. ``metrics`` can compare the revisions of a
     job on a file; the first is the default.
 
@@ -57,7 +58,7 @@ class Algorithm:
     schedule: LearningRateSchedule = "linear"
     task_answers: Literal["sampled", "reference"] | None = None
     corrects_sampler: bool = False
-    pull: Literal["kl_coefficient", "beta"] = "kl_coefficient"
+    pull: Literal["kl_coefficient", "beta"] | None = "kl_coefficient"
     default_pull: float = 0.0
     gradient: PolicyGradient | None = None
     fixes_loss: bool = True
@@ -123,6 +124,7 @@ BUILT_IN = (
         training="services.trainer.core.algorithms.sft:TRAINING",
         rows="sft",
         task_answers="reference",
+        pull=None,
         learning_rate=2e-4,  # as those below: ten times that of TRL's trainer of whole models
         metrics=_BY_LOSS,
     ),

@@ -70,6 +70,7 @@ def _sample_request(request: GroupRequest, prompt: tuple[int, ...]) -> SampleReq
             seed=request.seed,
             n=request.n,
             stop_tokens=request.stop_tokens,
+            stop=request.stops,
         ),
         logprobs_mode=request.logprobs_mode,
         texts=True,

@@ -82,13 +82,16 @@ class Environments(Protocol):
     async def describe(
         self, environment: EnvironmentSpec, split: str, *, tenant_id: TenantId
     ) -> EnvironmentInfo:
-        """Return a description. Raises NotFound for an unknown one, InvalidField for wrong arguments."""
+        """Return a description.
+
+        Raises NotFound for an unknown one, InvalidField for wrong arguments, and Overloaded.
+        """
         ...
 
     async def draw(
         self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
     ) -> list[EnvironmentTask]:
-        """Return ``n`` tasks of a split: the same for the same seed. Raises TaskFailed."""
+        """Return ``n`` tasks of a split: the same for the same seed. Raises TaskFailed, Overloaded."""
         ...
 
     async def run(

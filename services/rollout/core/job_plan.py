@@ -102,8 +102,14 @@ def _choose_pull(request: JobRequest, algorithm: Algorithm, defaults: Mapping[st
     """Return the pull to the base; no task recommends a beta."""
     if algorithm.pull != "beta":
         if request.beta is not None:
-            problem = f"is not of {algorithm.name}, which pulls to the base by kl_coefficient"
+            pulls = (
+                "has no pull to the base" if algorithm.pull is None else "pulls to the base by kl_coefficient"
+            )
+            problem = f"is not of {algorithm.name}, which {pulls}"
             raise InvalidField(field="beta", problem=problem)
+        if request.kl_coefficient and algorithm.pull is None:
+            problem = f"must be 0 for {algorithm.name}, which has no pull to the base"
+            raise InvalidField(field="kl_coefficient", problem=problem)
         return _choose(request.kl_coefficient, defaults, "kl_coefficient", algorithm.default_pull)
     if request.kl_coefficient is not None:
         raise InvalidField(field="kl_coefficient", problem=f"is not of {algorithm.name}: name beta")

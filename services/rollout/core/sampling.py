@@ -20,7 +20,7 @@ class GroupRequest:
 
     The prompt is a text, or ``prompt_tokens`` if it is rendered already. ``logprobs_mode`` selects their
     log-probabilities, ``routes`` requests the experts of their tokens. A completion ends with the base's stop
-    token or one of ``stop_tokens``.
+    token or one of ``stop_tokens``, or with the token that completes one of ``stops`` in its text.
     """
 
     request_id: str
@@ -36,6 +36,7 @@ class GroupRequest:
     routes: bool
     prompt_tokens: tuple[int, ...] = ()
     stop_tokens: tuple[int, ...] = ()
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

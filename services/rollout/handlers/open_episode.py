@@ -9,7 +9,7 @@ Invariants:
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from mint_common.claims import RevisionRef
@@ -154,7 +154,7 @@ class OpenEpisode:
     async def _generate(self, request: TokensRequest) -> Json:
         given = request.sampling_params
         call, name = await self._sample(
-            request.token_ids, given.max_tokens, given.stop_token_ids, within="token_ids"
+            request.token_ids, given.max_tokens, given.stop_token_ids, within="token_ids", stops=given.stops
         )
         return tokens_answer(request, call, name=name)
 
@@ -185,7 +185,13 @@ class OpenEpisode:
         )
 
     async def _sample(
-        self, prompt: tuple[int, ...], limit: int | None, stop_tokens: list[int] | None, *, within: str
+        self,
+        prompt: tuple[int, ...],
+        limit: int | None,
+        stop_tokens: list[int] | None,
+        *,
+        within: str,
+        stops: tuple[str, ...] = (),
     ) -> tuple[ModelCall, str]:
         """Return a recorded call and its name. Raises InvalidField at the end of a limit, ContextExceeded."""
         max_context = await self._max_context()
@@ -193,7 +199,7 @@ class OpenEpisode:
         if room < 1:
             self.at_limit = True
             raise ContextExceeded(field=within, found=len(prompt), max_context=max_context)
-        asked = self._request(prompt, min(room, limit or room), stop_tokens)
+        asked = replace(self._request(prompt, min(room, limit or room), stop_tokens), stops=stops)
         sampled = await self._asked(lambda: self.parts.sampler.sample(asked))
         (done,) = sampled.completions
         with self._noted():

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import InvalidField, NotFound, Overloaded
 from mint_common.ids import TenantId
 from services.rollout.adapters.environments.pool import EnvironmentLimits
 from services.rollout.adapters.environments.workers import (
@@ -253,10 +253,11 @@ async def test_many_episodes_wait_for_a_few_places_and_tenants_take_turns(folder
     ended: list[str] = []
     async with opened(folder, EnvironmentLimits(workers=2, calls=2, memory_bytes=1 << 30)) as rig:
 
+        tasks = await rig.environments.draw(deeds(), "train", 60, 1, tenant_id=TENANT)
+
         async def run(tenant: str, number: int) -> None:
-            (task,) = await rig.environments.draw(deeds(), "train", 1, number, tenant_id=TenantId(tenant))
             call = episode(f"{tenant}{number}", rig.door)
-            await rig.environments.run(deeds(), task, [call], tenant_id=TenantId(tenant))
+            await rig.environments.run(deeds(), tasks[number], [call], tenant_id=TenantId(tenant))
             ended.append(tenant)
 
         await rig.run(deeds(), 1)
@@ -313,6 +314,25 @@ async def test_a_description_does_not_wait_for_episodes(folder: Path) -> None:
         for each in waiting:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_tenant_that_describes_much_waits_for_itself(folder: Path) -> None:
+    async with opened(folder) as rig:
+        await rig.environments.describe(deeds(), "train", tenant_id=TENANT)
+        many = [deeds("slow_to_load", seconds=20.0, port=n) for n in range(40)]
+        asked = [
+            asyncio.create_task(rig.environments.describe(each, "train", tenant_id=TENANT)) for each in many
+        ]
+        await asyncio.sleep(0.2)
+        refused = [each for each in asked if each.done()]
+        assert len(refused) == 40 - 32
+        assert all(isinstance(each.exception(), Overloaded) for each in refused)
+        async with asyncio.timeout(8):
+            await rig.environments.draw(deeds(), "train", 2, 1, tenant_id=TenantId("ten_b"))
+            await rig.environments.describe(deeds(port=7), "train", tenant_id=TenantId("ten_b"))
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 @pytest.mark.skipif(

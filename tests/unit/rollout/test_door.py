@@ -128,6 +128,14 @@ def test_values_that_change_nothing_and_the_jobs_own_settings_pass() -> None:
     assert read.limit == 7
     tokens = {"token_ids": [5, 6], "sampling_params": {"temperature": 0.5, "logprobs": 1, "max_tokens": 3}}
     assert read_tokens(json.dumps(tokens).encode()).sampling_params.max_tokens == 3
+    for said, stops in (("a", ("a",)), (["a", "b"], ("a", "b")), (None, ()), ([], ())):
+        tokens["sampling_params"]["stop"] = said
+        assert read_tokens(json.dumps(tokens).encode()).sampling_params.stops == stops
+    tokens["sampling_params"]["stop"] = ["a"] * 17
+    with pytest.raises(InvalidField) as long:
+        read_tokens(json.dumps(tokens).encode())
+    assert long.value.field.startswith("sampling_params.stop")
+    del tokens["sampling_params"]["stop"]
     tokens["sampling_params"] = {"top_p": 0.5}
     with pytest.raises(InvalidField, match=r"sampling_params\.top_p"):
         read_tokens(json.dumps(tokens).encode())

@@ -54,6 +54,17 @@ def test_sft_has_groups_of_one_whatever_the_recipe_says():
     assert refused.value.field == "group_size"
 
 
+def test_sft_has_no_pull_to_the_base():
+    for said, spec in ((None, DEFAULTS), (0.0, {**DEFAULTS, "kl_coefficient": 0.5})):
+        request = _request(algorithm="sft", kl_coefficient=said)
+        assert plan_job(request, Algorithms(), defaults=spec, max_context=512).kl_coefficient == 0.0
+    with pytest.raises(InvalidField, match="must be 0 for sft") as refused:
+        plan_job(
+            _request(algorithm="sft", kl_coefficient=0.1), Algorithms(), defaults=DEFAULTS, max_context=512
+        )
+    assert refused.value.field == "kl_coefficient"
+
+
 def test_dpo_has_a_beta_in_place_of_a_kl_coefficient():
     recipe = {**DEFAULTS, "kl_coefficient": 0.5}
     spec = plan_job(_request(algorithm="dpo"), Algorithms(), defaults=recipe, max_context=512)

@@ -21,7 +21,7 @@ _GRACE_SECONDS = 2.0
 """Time that a cancelled call has to end before its worker is killed."""
 _SPREAD = 8
 """Calls that each worker has before another one starts."""
-_SHORT_CALLS = 8
+SHORT_CALLS = 8
 """Descriptions and draws that a worker has beside as many episodes as it may have."""
 _MAX_CALLS = 5000
 """Calls after which a worker is replaced."""
@@ -90,7 +90,7 @@ class EnvironmentPool:
         WorkerEndedError when no worker starts. Cancelling ends the call.
         """
         if not any(name in self._suspects for name in ids):
-            room = self._limits.calls if ids else self._limits.calls + _SHORT_CALLS
+            room = self._limits.calls if ids else self._limits.calls + SHORT_CALLS
             return await self._call_in(await self._take(room), call, seconds, ids)
         async with self._one_alone:
             answer = await self._call_in(await self._take_alone(), call, seconds, ids)

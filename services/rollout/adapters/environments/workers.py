@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_common.errors import InvalidField, MintError, TaskFailed
+from mint_common.errors import InvalidField, MintError, Overloaded, TaskFailed
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.runtime.held_folder import hold_folder
+from mint_common.tenant_budget import TenantBudget
 from mint_common.waiting import cancel_all
 from services.rollout.adapters.environments.installed import find_environment
 from services.rollout.adapters.environments.pool import (
+    SHORT_CALLS,
     CallExpired,
     EnvironmentEnded,
     EnvironmentLimits,
@@ -46,6 +48,8 @@ from services.rollout.settings import EnvironmentSettings
 
 _TEND_SECONDS = 1.0
 _MAX_DESCRIBED = 256
+_SHORT_CALLERS = 32
+"""Descriptions and draws of a tenant that wait or run in an environment."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +71,15 @@ class EnvironmentHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """The pool of one installation, and the turns of tenants at it."""
+    """The pool of one installation, and the turns of tenants at it: of episodes, and of other calls.
+
+    A worker loads an environment with new arguments at a time, so a tenant has as many other calls as there
+    are workers.
+    """
 
     pool: EnvironmentPool
     turns: FairGate
+    short_turns: FairGate
 
 
 class WorkerEnvironments:
@@ -116,12 +125,14 @@ class WorkerEnvironments:
     async def draw(
         self, environment: EnvironmentSpec, split: str, n: int, seed: int, *, tenant_id: TenantId
     ) -> list[EnvironmentTask]:
-        """Draw tasks."""
+        """Draw tasks. Raises Overloaded when the tenant's other calls wait too."""
         if environment.kind == "http":
             return self._urls.draw(environment, n, seed)
         call = {"do": "draw", "split": split, "n": n, "seed": seed}
         try:
             return read_tasks(await self._ask(environment, call, tenant_id=tenant_id), n=n)
+        except Overloaded:
+            raise
         except (EnvironmentRefused, CallExpired, EnvironmentEnded, MintError, ValueError) as error:
             raise TaskFailed(task=environment.id, problem=str(error)) from error
         except (WorkerEndedError, TimeoutError, OSError) as error:
@@ -178,7 +189,8 @@ class WorkerEnvironments:
         running = self._pool(await self._installed(environment))
         call = {**call, "args": environment.args, "max_turns": environment.max_turns}
         if not ids:  # it does not wait for episodes
-            return await running.pool.call(call, seconds=self._host.call_seconds)
+            async with running.short_turns.turn(tenant_id):
+                return await running.pool.call(call, seconds=self._host.call_seconds)
         async with running.turns.turn(tenant_id):
             return await running.pool.call(call, seconds=environment.episode_seconds, ids=ids)
 
@@ -200,6 +212,11 @@ class WorkerEnvironments:
             self._running[key] = _Running(
                 pool=EnvironmentPool(start, host.limits, name=installed.name),
                 turns=FairGate(host.limits.workers * host.limits.calls),
+                short_turns=FairGate(
+                    SHORT_CALLS * host.limits.workers,
+                    limit=host.limits.workers,
+                    callers=TenantBudget(what="your tenant's calls of the environment", limit=_SHORT_CALLERS),
+                ),
             )
         return self._running[key]
 

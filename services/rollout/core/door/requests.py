@@ -14,6 +14,7 @@ from mint_common.inference.body import read_body
 from mint_common.inference.fields import (
     VALUE_BYTES,
     FieldRules,
+    Stops,
     StopTokens,
     Token,
     TokenCount,
@@ -70,7 +71,7 @@ _GENERATE: FieldRules = {
 }
 _GENERATE_SAMPLING: FieldRules = {
     **_SAMPLING,
-    **accepted("logprobs routed_experts_prompt_start"),
+    **accepted("logprobs routed_experts_prompt_start stop"),
     **refused("logprobs_mode", "those at the job's temperature are given", "processed"),
     **refused("return_routed_experts", "the routes are not recorded", False),
     **ignored("output_kind stream_interval extra_args", "the answer comes whole"),
@@ -146,7 +147,13 @@ class ChatRequest(msgspec.Struct, frozen=True):
 class _SamplingParams(msgspec.Struct, frozen=True):
     max_tokens: TokenCount | None = None
     stop_token_ids: StopTokens | None = None
+    stop: Stops | None = None
     logprobs: TokenCount | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Return the texts at which sampling ends; the answer has the tokens of the text too."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class TokensRequest(msgspec.Struct, frozen=True):

@@ -116,4 +116,6 @@ class Deeds(Environment):
 def load_environment(
     deed: str = "", secrets: tuple[str, ...] = (), port: int = 0, of_rows: int = 1 << 30
 ) -> Environment:
+    if deed == "slow_to_load":
+        time.sleep(2)
     return Deeds(deed, secrets=tuple(secrets), port=port, of_rows=of_rows)
