@@ -24,7 +24,7 @@ PARTS = ("gateway", "registry", "rollout", "engineDefaults", "trainerDefaults")
 DECIDED = {
     "registry": ("bootstrap_key",),
     "trainer": ("base_dir", "ranks"),
-    "rollout": (),
+    "rollout": ("environments_dir",),
     "loader": ("engine_id", "base_dir", "cache_dir", "executor"),
     "gateway": ("tokenizers",),
 }

@@ -17,6 +17,9 @@ MATRIX = {
             "gpus", networkPolicy__enabled=False, podDisruptionBudgets=False, migrations=False, test=False
         )
     ),
+    "environments": Case(
+        values=example("small", rollout__environments={"claim": "envs", "namespaces": True})
+    ),
     "every part placed": Case(
         values=example(
             "small",

@@ -186,10 +186,12 @@ def test_pods_fit_the_restricted_standard_and_write_only_where_they_must(answer:
         assert security["runAsNonRoot"] is True
         assert security["runAsUser"] > 0
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        confines = "MINT_ROLLOUT_ENVIRONMENTS_DIR" in {one["name"] for one in container.get("env", [])}
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
+            **({"seccompProfile": {"type": "Unconfined"}} if confines else {}),
         }
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
         assert all(
@@ -202,6 +204,34 @@ def test_pods_fit_the_restricted_standard_and_write_only_where_they_must(answer:
         assert writable <= WRITABLE
         assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
         assert all("hostPort" not in port for port in container.get("ports", []))
+
+
+def test_rollout_reads_environments_from_a_claim_and_confines_them_only_if_asked() -> None:
+    claims = [{"claim": "envs"}, {"claim": "envs", "namespaces": True}, {"namespaces": True}, {}]
+    cases = [Case(values=example("small", rollout__environments=each)) for each in claims]
+    read, confined, wrong, none = render(cases)
+    assert "rollout.environments.namespaces: without a claim" in wrong.error
+    for answer, has_claim, is_unconfined in (
+        (read, True, False),
+        (confined, True, True),
+        (none, False, False),
+    ):
+        (pods,) = [each for each in pods_of(answer.objects) if each.service == "rollout"]
+        mounts = {mount["name"]: mount for mount in container_of(pods)["volumeMounts"]}
+        assert ("environments" in mounts) == has_claim
+        assert ("seccompProfile" in container_of(pods)["securityContext"]) == is_unconfined
+        profile = "container.apparmor.security.beta.kubernetes.io/rollout"
+        assert pods.template["metadata"].get("annotations", {}).get(profile) == (
+            "unconfined" if is_unconfined else None
+        )
+        assert ("MINT_ROLLOUT_ENVIRONMENTS_DIR" in environment_of(pods)) == has_claim
+        if has_claim:
+            mounted = mounts["environments"]
+            assert mounted["readOnly"]
+            folder = environment_of(pods)["MINT_ROLLOUT_ENVIRONMENTS_DIR"]
+            assert folder == f"{mounted['mountPath']}/envs"
+            (volume,) = [one for one in pods.spec["volumes"] if one["name"] == "environments"]
+            assert volume["persistentVolumeClaim"] == {"claimName": "envs", "readOnly": True}
 
 
 def test_mounts_are_of_volumes_and_claims_that_are_there(answer: Answer) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -14,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import pytest_asyncio
 
@@ -28,7 +26,6 @@ from services.rollout.adapters.environments.workers import (
 )
 from services.rollout.core.environment import EnvironmentFault, EnvironmentTask, EpisodeReport
 from tests.integration.rollout.environment_rig import deeds, episode, install_deeds, open_door
-from tests.processes import until_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -252,7 +249,6 @@ async def test_an_environment_that_was_removed_is_a_fault_of_itself(folder: Path
 async def test_many_episodes_wait_for_a_few_places_and_tenants_take_turns(folder: Path) -> None:
     ended: list[str] = []
     async with opened(folder, EnvironmentLimits(workers=2, calls=2, memory_bytes=1 << 30)) as rig:
-
         tasks = await rig.environments.draw(deeds(), "train", 60, 1, tenant_id=TENANT)
 
         async def run(tenant: str, number: int) -> None:
@@ -268,42 +264,6 @@ async def test_many_episodes_wait_for_a_few_places_and_tenants_take_turns(folder
                 group.create_task(run("ten_few", number))
     assert len(ended) == 65
     assert "ten_few" not in ended[45:], "few do not wait for many"
-
-
-_SERVICE = """
-import asyncio, sys
-from pathlib import Path
-from services.rollout.adapters.environments.pool import EnvironmentLimits
-from services.rollout.adapters.environments.workers import EnvironmentHost, open_environments
-from tests.integration.rollout.environment_rig import deeds, open_door
-
-async def main() -> None:
-    folder, door = map(Path, sys.argv[1:])
-    limits = EnvironmentLimits(workers=1, calls=4, memory_bytes=1 << 30)
-    host = EnvironmentHost(folder=folder, door=str(door), limits=limits, is_confined=True)
-    async with open_door(door), open_environments(host) as environments:
-        await environments.describe(deeds(), "train", tenant_id="ten_a")
-        print("ready", flush=True)
-        await asyncio.sleep(3600)
-
-asyncio.run(main())
-"""
-
-
-async def test_a_killed_service_leaves_no_worker(folder: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    service = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _SERVICE, str(folder), str(tmp_path / "door")),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
-    )
-    assert service.stdout is not None
-    assert await service.stdout.readline() == b"ready\n"
-    workers = psutil.Process(service.pid).children(recursive=True)
-    assert len(workers) == 2, "a launcher and its worker"
-    service.kill()
-    await service.wait()
-    await until_ended(workers)
 
 
 async def test_a_description_does_not_wait_for_episodes(folder: Path) -> None:
@@ -333,25 +293,6 @@ async def test_a_tenant_that_describes_much_waits_for_itself(folder: Path) -> No
         for each in asked:
             each.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
-
-
-@pytest.mark.skipif(
-    shutil.which("unshare") is None, reason="unshare makes the system that refuses namespaces"
-)
-async def test_an_environment_is_refused_where_nothing_can_be_confined(folder: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
-    service = await asyncio.create_subprocess_exec(
-        *("unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"),
-        *(sys.executable, "-c", _SERVICE, str(folder), str(tmp_path / "door")),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
-    )
-    told, errors = await service.communicate()
-    assert told == b""
-    assert b"InvalidField: Field 'environment.id': its worker does not run here" in errors
-    assert b"unshare of a user namespace: No space left on device" in errors
 
 
 async def test_a_python_behind_links_is_found(tmp_path: Path) -> None:

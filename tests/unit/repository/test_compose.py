@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mint_client.cli import app
 from mint_common.errors import AlreadyExists
 from mint_common.settings import read_settings
+from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.compose_files import make_compose_files
 from services.standalone.core.stack_file import MAX_SHARED
 from services.standalone.settings import READ_BY
@@ -121,6 +122,23 @@ def test_secrets_are_files_and_each_service_has_its_own(compose: Mapping[str, An
         assert not [
             each for each in given if each.endswith(("TOKEN", "PASSWORD", "SECRET_KEY", "DSN", "API_KEY"))
         ]
+
+
+def test_rollout_has_environments_that_mint_env_installs_there(compose: Mapping[str, Any]) -> None:
+    rollout = compose["services"]["rollout"]
+    (volume,) = rollout["volumes"]
+    name, folder = volume.split(":")
+    assert name in compose["volumes"]
+    environments = StateFolder(root=Path(folder)).environments
+    assert rollout["environment"]["MINT_ROLLOUT_ENVIRONMENTS_DIR"] == str(environments)
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    assert f"-m 0700 {folder}" in dockerfile, "a new volume has the folder's owner"
+    stage = dockerfile.partition("FROM runtime AS tasks\n")[2].partition("\nFROM ")[0]
+    assert "/bin/uv /opt/mint/.venv/bin/uv" in stage
+    assert f"UV_CACHE_DIR={folder}/" in stage, "links from the cache are of one file system"
+    commands = re.findall(r"rollout mint env .*", OPERATIONS.read_text())
+    assert commands
+    assert all(command.endswith(f" --dir {folder}") for command in commands)
 
 
 def test_mint_compose_init_sets_all_that_compose_asks_for(compose: Mapping[str, Any]) -> None:

@@ -54,6 +54,10 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 {{- if eq .service "gateway" }}
 - {name: MINT_PEERS_ROLLOUT_URL, value: "http://{{ $fullname }}-rollout:{{ include "mint.port" "rollout" }}"}
 - {name: MINT_GATEWAY_TOKENIZERS, value: {{ include "mint.tokenizers" .root | quote }}}
+{{- else if eq .service "rollout" }}
+{{- if .values.environments.claim }}
+- {name: MINT_ROLLOUT_ENVIRONMENTS_DIR, value: /var/lib/mint/envs}
+{{- end }}
 {{- else if eq .service "trainer" }}
 - {name: MINT_TRAINER_BASE_DIR, value: {{ .base.path | quote }}}
 {{- if eq (int .values.nodes) 1 }}

@@ -30,13 +30,19 @@ The template of a part's pods. Argument: dict root service values image, and
 {{- $names := dict "root" .root "service" .service "base" .baseLabel "engine" .engine -}}
 {{- $isHeavy := has .service (list "loader" "trainer") -}}
 {{- $isWorker := and (eq .service "loader") (default false .follower) -}}
+{{- $environments := dig "environments" dict .values -}}
+{{- $annotations := deepCopy (.values.podAnnotations | default dict) -}}
+{{- if $environments.namespaces }}
+{{- /* Before Kubernetes 1.30 there is no field for it; later versions make it of this. */}}
+{{- $_ := set $annotations "container.apparmor.security.beta.kubernetes.io/rollout" "unconfined" }}
+{{- end }}
 metadata:
   labels:
     {{- include "mint.podLabels" $names | nindent 4 }}
     {{- with .values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with .values.podAnnotations }}
+  {{- with $annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -101,8 +107,15 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       {{- include "mint.containerSecurity" . | nindent 6 }}
+        {{- if $environments.namespaces }}
+        # The profiles of container runtimes refuse the namespaces that confine environments.
+        seccompProfile: {type: Unconfined}
+        {{- end }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
+        {{- if $environments.claim }}
+        - {name: environments, mountPath: /var/lib/mint, readOnly: true}
+        {{- end }}
         {{- if not $isWorker }}
         - {name: secrets, mountPath: /run/secrets/mint, readOnly: true}
         {{- end }}
@@ -122,6 +135,10 @@ spec:
       {{- else }}
       emptyDir: {}
       {{- end }}
+    {{- with $environments.claim }}
+    - name: environments
+      persistentVolumeClaim: {claimName: {{ . | quote }}, readOnly: true}
+    {{- end }}
     {{- if not $isWorker }}
     - name: secrets
       projected:
