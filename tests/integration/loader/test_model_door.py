@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from mint_common.client.directory import EngineDirectory
 from mint_common.generation import SampleRequest, Sampling, float32s, int32s
-from mint_common.ids import BaseName, TenantId
+from mint_common.ids import BaseName, TenantId, derive_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.service import serve_socket
 from services.rollout.adapters.engine_chat import EngineChat
@@ -24,7 +24,8 @@ from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.core.door.answers import message_of, reading_request
 from services.rollout.core.door.conversation import turn_of
 from services.rollout.core.door.requests import read_chat
-from services.rollout.core.trajectories import ModelCall
+from services.rollout.core.sampling import GroupRequest, SampledGroup
+from services.rollout.core.trajectories import ModelCall, Segment
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms, OpenEpisode
@@ -82,7 +83,7 @@ class OpenDoor:
 async def opened(rig: Rig) -> AsyncIterator[OpenDoor]:
     """Return a door in front of the engine."""
     engines = EngineDirectory([rig.url], token=TOKEN)
-    sampler, clock = EngineSampler(engines), SystemClock()
+    sampler, clock = NotedSampler(engines), SystemClock()
     with TemporaryDirectory() as folder:
         parts = DoorParts(
             sampler=sampler,
@@ -193,6 +194,99 @@ async def test_token_clients_get_and_give_ids(opened: OpenDoor) -> None:
         (segment,) = episode.segments
         assert segment.tokens == (*tokens, *answer["choices"][0]["token_ids"])
         assert len(segment.trained) == 2
+
+
+async def test_a_stop_text_ends_token_clients_answers_behind_it(opened: OpenDoor) -> None:
+    prompt = await opened.sampler.tokenize(TERMS.base, "f abcdefgh=")
+
+    async def asked(**params: Any) -> tuple[Any, Segment]:
+        with opened.episode(max_new_tokens=24) as (path, episode):
+            async with opened.http(path) as client:
+                body = {"token_ids": prompt, "sampling_params": {"max_tokens": 24, **params}}
+                answer = await client.post("/inference/v1/generate", json=body)
+                assert answer.status_code == 200, answer.text
+            (segment,) = episode.segments
+        (choice,) = answer.json()["choices"]
+        assert tuple(choice["token_ids"]) == segment.tokens[len(prompt) :]
+        return choice, segment
+
+    whole, segment = await asked()
+    assert len(whole["token_ids"]) > 4
+    stop = segment.text[1:3]
+    assert len(stop) == 2
+    for said in (stop, ["unheard of", stop]):
+        cut, short = await asked(stop=said)
+        size = len(cut["token_ids"])
+        assert cut["finish_reason"] == "stop"
+        assert cut["token_ids"] == whole["token_ids"][:size]
+        assert size < len(whole["token_ids"])
+        assert short.logprobs == pytest.approx(segment.logprobs[: len(prompt) + size])
+    with opened.episode() as (path, episode):
+        async with opened.http(path) as client:
+            body = {"token_ids": [40], "sampling_params": {"stop": ["a", ""]}}
+            assert (await client.post("/inference/v1/generate", json=body)).status_code == 400
+        assert episode.fault is None
+
+
+class NotedSampler(EngineSampler):
+    """Notes what the engine is asked and answers, by request."""
+
+    def __init__(self, engines: EngineDirectory) -> None:
+        super().__init__(engines)
+        self.noted: dict[str, tuple[int, ...]] = {}
+
+    async def sample(self, request: GroupRequest) -> SampledGroup:
+        """Sample."""
+        found = await super().sample(request)
+        self.noted[request.request_id] = request.prompt_tokens + found.completions[0].tokens
+        return found
+
+
+@pytest.mark.slow
+async def test_two_hundred_episodes_of_two_to_four_turns_are_what_the_engine_read_and_sampled(
+    opened: OpenDoor,
+) -> None:
+    sampler = opened.sampler
+    assert isinstance(sampler, NotedSampler)
+    alike = asyncio.Semaphore(IN_FLIGHT)
+
+    async def run(number: int) -> None:
+        terms = {"seed": number, "temperature": (0.7, 1.0)[number % 2], "episode_id": f"ep_many_{number}"}
+        turns = 2 + number % 3
+        async with alike:
+            with opened.episode(**terms) as (path, episode):
+                async with opened.openai(path) as client:
+                    messages: list[Any] = [{"role": "user", "content": f"{number} {number + 1} "}]
+                    for turn in range(turns):
+                        answer = await client.chat.completions.create(model="policy", messages=messages)
+                        said = answer.choices[0].message.model_dump(exclude_none=True)
+                        messages += [said, {"role": "user", "content": f" {turn} {number % 7}"}]
+            calls = [derive_id("req", terms["episode_id"], turn) for turn in range(1, turns + 1)]
+            (segment,) = episode.segments
+            assert segment.tokens == sampler.noted[calls[-1]]
+            assert [end for _, end in segment.trained] == [len(sampler.noted[each]) for each in calls]
+            if number % 20 == 1:  # of temperature 1: the engine reads the same tokens as it sampled them
+                asked = GroupRequest(
+                    request_id=f"read_{number}",
+                    tenant_id=TERMS.tenant_id,
+                    base=TERMS.base,
+                    revision=None,
+                    prompt="",
+                    prompt_tokens=segment.tokens,
+                    n=1,
+                    max_new_tokens=1,
+                    temperature=0.0,
+                    seed=0,
+                    logprobs_mode="raw",
+                    routes=False,
+                )
+                read = (await sampler.read(asked)).logprobs
+                own = [at for start, end in segment.trained for at in range(start, end)]
+                assert [read[at] for at in own] == pytest.approx(
+                    [segment.logprobs[at] for at in own], abs=1e-3
+                )
+
+    await asyncio.gather(*(run(number) for number in range(200)))
 
 
 async def test_a_changed_history_opens_a_segment(opened: OpenDoor) -> None:
