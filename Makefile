@@ -159,8 +159,8 @@ bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against 
 	$(BENCH) handoff
 
 .PHONY: bench-rollout
-bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead: slow episodes, and a simulated fleet
-	$(BENCH) rollout fleet_rollout
+bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead and of the costs of episodes
+	$(BENCH) rollout fleet_rollout episodes
 
 .PHONY: bench-fleet
 bench-fleet: .venv/.installed ## Run the benchmarks of a fleet: relays to one NATS server and to three, and the simulated fleet

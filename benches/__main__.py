@@ -35,7 +35,7 @@ LOADER = (
 )
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
-ROLLOUT = ("rollout", "fleet_rollout")
+ROLLOUT = ("rollout", "fleet_rollout", "episodes")
 FLEET = ("fleet_bus",)
 BENCHES = (*LOADER, "fleet", *FLEET, *ROLLOUT, "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training", "soak", "imports", "startup")

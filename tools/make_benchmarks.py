@@ -119,6 +119,7 @@ BENCHES = (
     ("fleet", "A fleet of engines (simulated time, real decisions)", "python -m benches fleet"),
     ("fleet_rollout", "Sampling ahead on a fleet (simulated time)", "make bench-rollout"),
     ("rollout", "Sampling ahead where episodes are slow", "make bench-rollout"),
+    ("episodes", "What an episode costs rollout", "make bench-rollout"),
     ("catalog", "A million policies", "make bench-catalog"),
     ("trainer", "Batched steps, swaps, snapshots", "make bench-trainer"),
     ("dtypes", "A bfloat16 base", "make bench-trainer"),
