@@ -1,5 +1,6 @@
 """Packages of environments, unmodified, as a user trains in them: added, then a job of three steps each."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def test_a_job_trains_in_an_unmodified_package(stack: RunningStack, kind: str) -
     for step in job["steps"]:
         assert step["ratio_max_error"] < 5e-3
         _check_rollouts(stack.get(f"/jobs/{job_id}/rollouts?step={step['step']}"), step)
+    _check_evaluation(stack, kind, {**env, "split": "eval"})
+
+
+def _check_evaluation(stack: RunningStack, policy: str, env: dict[str, Any]) -> None:
+    """Check that a run scores the newest revision by the environment's own rewards, the same each time."""
+    values = []
+    for _ in range(2):
+        asked = {"policy": policy, "env": env, "n": 4, "max_new_tokens": 24}
+        run = stack.post("/evaluations/run", asked, status=202)
+        while (run := stack.get(f"/evaluations/run/{run['run_id']}"))["state"] == "running":
+            time.sleep(0.5)
+        assert (run["state"], run["scored"]) == ("succeeded", 4), run["reason"]
+        assert set(run["episodes"]) <= {"ok", "truncated"}
+        rows = stack.get(f"/evaluations/run/{run['run_id']}/rows")
+        assert run["value"] == pytest.approx(sum(row["score"] for row in rows) / 4)
+        values.append([(row["score"], row["answer"]) for row in rows])
+    assert values[0] == values[1]
 
 
 def _check_rollouts(shown: Any, step: dict[str, Any]) -> None:
