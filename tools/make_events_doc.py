@@ -22,6 +22,7 @@ from generated_page import ROOT, generate
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
     EVENT_TYPES,
+    DynamicSampling,
     EarlyStopping,
     EnvironmentSpec,
     EvaluationPlan,
@@ -55,6 +56,7 @@ _PARTS = (
     PolicyGradient,
     Overlong,
     EnvironmentSpec,
+    DynamicSampling,
     JobData,
     JobFile,
     EvaluationPlan,

@@ -21,7 +21,7 @@ from mint_common.algorithms import Algorithms, OpenaiMethod, one_of, own_methods
 from mint_common.catalog_requests import Body
 from mint_common.datasets import MAX_BATCH, MAX_EPOCHS, OnLong
 from mint_common.events import EvaluationMetric, LearningRateSchedule, OptimizerStart
-from mint_common.job_requests import EarlyStoppingBody, GradientBody, JobRequest
+from mint_common.job_requests import DynamicSamplingBody, EarlyStoppingBody, GradientBody, JobRequest
 
 MAX_STEPS = 10_000
 """Maximum steps of a job, of ``warmup_steps`` and between two evaluations."""
@@ -149,7 +149,8 @@ class MintFields(Body):
 
     ``learning_rate`` takes the place of a multiplier. ``beta`` is KTO's. ``max_new_tokens`` bounds a
     sampled answer of reinforcement, ``staleness`` the steps that its sampling may run ahead of training;
-    ``kl_coefficient`` weighs the KL to the base, ``gradient`` changes parts of its policy gradient.
+    ``kl_coefficient`` weighs the KL to the base, ``gradient`` changes parts of its policy gradient,
+    ``dynamic_sampling`` replaces rows whose answers all got the same reward by further ones.
     ``optimizer``: ``reset`` drops the moments of earlier training.
     """
 
@@ -167,6 +168,7 @@ class MintFields(Body):
     staleness: StrictInt = 0
     kl_coefficient: KlCoefficient = None
     gradient: GradientBody | None = None
+    dynamic_sampling: DynamicSamplingBody | None = None
     evaluation: JobEvaluationBody | None = None
     promote: PromotionBody | None = None
 

@@ -64,6 +64,18 @@ class GradientBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicSamplingBody:
+    """Sampling of further prompts in place of those whose answers all had the same reward (DAPO).
+
+    A step samples at most ``max_extra`` x ``prompts_per_step`` further ones, then trains on what there is.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    max_extra: StrictInt = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentBody:
     """The installed environment that a job trains in, with its own ``args``.
 
@@ -129,7 +141,8 @@ class JobRequest:
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
     ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
-    is at most two steps old. ``gradient`` changes parts of a policy gradient.
+    is at most two steps old. ``gradient`` changes parts of a policy gradient. With ``dynamic_sampling``
+    further prompts are sampled in place of those that teach nothing.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -154,6 +167,7 @@ class JobRequest:
     optimizer: OptimizerStart = "keep"
     staleness: StrictInt = 0
     gradient: GradientBody | None = None
+    dynamic_sampling: DynamicSamplingBody | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

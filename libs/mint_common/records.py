@@ -91,17 +91,27 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedGroup:
+    """A group that another one took the place of: all of its ``episodes`` had the same reward."""
+
+    reward: float
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaveRecord:
     """All groups of a wave. ``revision`` is the digest that answered; None is the bare base.
 
     The samples' log-probabilities are those of softmax(logits / ``logprobs_temperature``): 1.0 is the model's
-    own, another value that of processed log-probabilities.
+    own, another value that of processed log-probabilities. ``replaced`` are groups that dynamic sampling left
+    out.
     """
 
     wave_id: WaveId
     revision: Digest | None
     groups: tuple[Group, ...]
     logprobs_temperature: float = 1.0
+    replaced: tuple[ReplacedGroup, ...] = ()
 
 
 def episode_of(index: int, sample: Sample) -> int:
@@ -115,8 +125,14 @@ def episode_rewards(group: Group) -> dict[int, float]:
 
 
 def reward_mean(record: WaveRecord) -> float:
-    """Return the mean reward of a record's episodes that have samples."""
-    return fmean(reward for group in record.groups for reward in episode_rewards(group).values())
+    """Return the mean reward of a record's episodes that have samples, and of those that were replaced."""
+    kept = [reward for group in record.groups for reward in episode_rewards(group).values()]
+    return fmean([*kept, *(one.reward for one in record.replaced for _ in range(one.episodes))])
+
+
+def rewards_differ(group: Group) -> bool:
+    """Return whether a group teaches a preference: its episodes do not all have the same reward."""
+    return len(set(episode_rewards(group).values())) > 1
 
 
 def trained_ranges(tokens: Sequence[int], trained: Ranges) -> Ranges:

@@ -123,6 +123,12 @@ def create_job(  # arguments of a command
     staleness: Annotated[
         int | None, typer.Option(metavar="N", help="Steps that sampling may run ahead of training (0 to 8).")
     ] = None,
+    dynamic_sampling: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Rounds of further prompts, for those whose answers all had the same reward."
+        ),
+    ] = None,
     gradient: GradientOption = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
@@ -149,6 +155,7 @@ def create_job(  # arguments of a command
         "beta": beta,
         "seed": seed,
         "staleness": staleness,
+        "dynamic_sampling": None if dynamic_sampling is None else {"max_extra": dynamic_sampling},
         "gradient": gradient_of(gradient or ()),
         "optimizer": "reset" if reset_optimizer else None,
     }

@@ -116,6 +116,17 @@ class EnvironmentSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicSampling:
+    """Sample further prompts in place of those whose answers all had the same reward.
+
+    A step has at most ``max_extra`` rounds of them, each of as many prompts as are to be replaced: at most
+    ``max_extra`` x ``prompts_per_step``. DAPO, Yu et al. 2025 (arXiv 2503.14476), section 3.2.
+    """
+
+    max_extra: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """All settings of a managed job; no service adds defaults later.
 
@@ -129,7 +140,7 @@ class JobSpec:
     runs ``group_size`` episodes of each of ``prompts_per_step`` of its tasks. A step trains on samples of a
     revision that is at most ``staleness`` steps older than the weights it changes; at 0 sampling and training
     alternate. ``gradient`` is the complete one of a policy-gradient algorithm, None for other algorithms; in
-    jobs of earlier versions None is the algorithm's own.
+    jobs of earlier versions None is the algorithm's own. ``dynamic_sampling``: see there; None is off.
     """
 
     algorithm: str
@@ -150,6 +161,7 @@ class JobSpec:
     environment: EnvironmentSpec | None = None
     staleness: int = 0
     gradient: PolicyGradient | None = None
+    dynamic_sampling: DynamicSampling | None = None
 
     @property
     def is_sampled(self) -> bool:

@@ -71,6 +71,7 @@ class EpisodeBudget:
     """Counts the episodes of a wave or run by outcome; at most ``max_share`` of ``total`` may have no reward.
 
     ``tokens`` counts those of their segments, contexts too: at most ``max_tokens``, where they are all held.
+    The ``total`` may grow.
     """
 
     environment: str
@@ -92,6 +93,11 @@ class EpisodeBudget:
         if episode.reward is None and (lost > self.max_share * self.total or lost >= self.total):
             problem = f"{lost} of {self.total} episodes ended without a reward, such as: "
             raise TaskFailed(task=self.environment, problem=problem + episode.error)
+
+
+def held_tokens(groups: Sequence[Group]) -> int:
+    """Return the tokens of the segments of some groups, contexts too."""
+    return sum(len(group.prompt_tokens) + len(one.tokens) for group in groups for one in group.samples)
 
 
 def trained_group(trajectories: Sequence[Trajectory], *, min_group: int, dtype: str) -> Group | None:

@@ -12,9 +12,9 @@ from mint_common.bounds import (
     check_sampled_tokens,
 )
 from mint_common.errors import InvalidField
-from mint_common.events import EnvironmentSpec, JobSpec
+from mint_common.events import DynamicSampling, EnvironmentSpec, JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import EpisodeEvaluationBody, JobRequest
+from mint_common.job_requests import DynamicSamplingBody, EpisodeEvaluationBody, JobRequest
 from mint_common.lora import MAX_SEED
 from services.rollout.core.environment_plan import plan_environment, plan_job_evaluation
 from services.rollout.core.gradient_plan import plan_gradient
@@ -22,6 +22,8 @@ from services.rollout.core.gradient_plan import plan_gradient
 MAX_BETA = 100
 MAX_STALENESS = 8
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 2.0
+MAX_EXTRA = 10
+"""Maximum rounds of further prompts of a step, verl's ``max_num_gen_batches``."""
 
 MAX_LEARNING_RATE = 0.1
 """AdamW moves each weight by about the rate a step, and LoRA's weights are of the order of 0.01 to 1."""
@@ -52,6 +54,8 @@ def plan_job(
         staleness=request.staleness,
     )
     check_staleness("staleness", spec.staleness, algorithm, is_sampled=is_sampled)
+    dynamic = plan_dynamic(request.dynamic_sampling, is_sampled=is_sampled, field="dynamic_sampling")
+    spec = replace(spec, dynamic_sampling=dynamic)
     if request.env is not None:
         spec = replace(spec, environment=plan_environment(request.env, algorithm, spec))
     _check_sampling(spec, is_sampled=is_sampled, max_context=max_context)
@@ -89,6 +93,16 @@ def check_staleness(field: str, staleness: int, algorithm: Algorithm, *, is_samp
     if staleness and not (is_sampled and algorithm.corrects_sampler):
         problem = f"is of algorithms that weigh samples by who sampled them, which {algorithm.name} is not"
         raise InvalidField(field=field, problem=problem)
+
+
+def plan_dynamic(wish: DynamicSamplingBody | None, *, is_sampled: bool, field: str) -> DynamicSampling | None:
+    """Return a job's dynamic sampling, None: it has none. Raises InvalidField."""
+    if wish is None:
+        return None
+    if not is_sampled:
+        raise InvalidField(field=field, problem="is of algorithms that sample several answers to a prompt")
+    check_between(f"{field}.max_extra", wish.max_extra, 1, MAX_EXTRA)
+    return DynamicSampling(max_extra=wish.max_extra)
 
 
 def _task_algorithm(name: str, algorithms: Algorithms) -> Algorithm:

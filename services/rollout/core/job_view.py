@@ -141,6 +141,8 @@ def _step(found: JobProgress, wave: Wave, lag: int) -> JsonObject:
         of_kind |= {"episodes": wave.counts.episodes, "dropped_groups": wave.counts.dropped_groups}
     if found.job.spec.data is not None:
         of_kind |= {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
+    if found.job.spec.dynamic_sampling is not None:
+        of_kind["replaced_groups"] = wave.counts.replaced_groups
     return {
         **_measured_at(found.job, wave),
         "step": wave.step,

@@ -65,13 +65,14 @@ def idle_stop(spec: JobSpec, *, steps_done: int, idle_steps: int) -> JobEnd | No
     """Return the end of a job whose newest ``idle_steps`` had no signal, None if it goes on.
 
     Rewards that were equal `MAX_IDLE_GROUPS` times in a row stay so: a task that the policy never solves, or
-    always.
+    always. A round of dynamic sampling counts as a step: one without a signal has had all of its rounds.
     """
-    groups = idle_steps * spec.prompts_per_step
+    rounds = idle_steps * (1 + (spec.dynamic_sampling.max_extra if spec.dynamic_sampling else 0))
+    groups = rounds * spec.prompts_per_step
     steps, prompts = MAX_IDLE_STEPS, MAX_IDLE_GROUPS
     if spec.environment is not None:
         steps, prompts = MAX_IDLE_ENVIRONMENT_STEPS, 0
-    if not spec.is_sampled or idle_steps < steps or groups < prompts:
+    if not spec.is_sampled or rounds < steps or groups < prompts:
         return None
     reason = (
         f"no learning signal: in the last {idle_steps} steps all answers to each of {groups} prompts had the"

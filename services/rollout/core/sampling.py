@@ -10,7 +10,7 @@ from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import WaveCompleted, WaveRequested
 from mint_common.generation import LogprobsMode, logprobs_temperature
 from mint_common.ids import BaseName, Digest, TenantId, derive_id
-from mint_common.records import Group, Prompt, Sample, WaveRecord, reward_mean
+from mint_common.records import Group, Prompt, ReplacedGroup, Sample, WaveRecord, reward_mean
 from services.rollout.core.task import derive_seed
 
 
@@ -73,9 +73,13 @@ class ReadSequence:
 
 
 def plan_samples(
-    wave: WaveRequested, algorithm: Algorithm, prompts: Sequence[Prompt | tuple[int, ...]]
+    wave: WaveRequested,
+    algorithm: Algorithm,
+    prompts: Sequence[Prompt | tuple[int, ...]],
+    *,
+    begin: int = 0,
 ) -> list[GroupRequest]:
-    """Return one request for each prompt, given as a task's or as tokens."""
+    """Return one request for each prompt, given as a task's or as tokens, numbered from ``begin``."""
     spec = wave.spec
     return [
         GroupRequest(
@@ -92,7 +96,7 @@ def plan_samples(
             logprobs_mode=logprobs_mode(algorithm),
             routes=algorithm.corrects_sampler,
         )
-        for index, prompt in enumerate(prompts)
+        for index, prompt in enumerate(prompts, begin)
     ]
 
 
@@ -172,7 +176,13 @@ def reference_group(
     return Group(prompt_tokens=prompt_tokens, samples=(sample,))
 
 
-def record_of(wave: WaveRequested, mode: LogprobsMode, groups: Sequence[Group]) -> WaveRecord:
+def record_of(
+    wave: WaveRequested,
+    mode: LogprobsMode,
+    groups: Sequence[Group],
+    *,
+    replaced: Sequence[ReplacedGroup] = (),
+) -> WaveRecord:
     """Return the record of a wave; `check_revision` has passed for each of its samples.
 
     ``mode`` is that of their log-probabilities.
@@ -180,7 +190,11 @@ def record_of(wave: WaveRequested, mode: LogprobsMode, groups: Sequence[Group]) 
     digest = wave.revision.digest if wave.revision else None
     temperature = logprobs_temperature(mode, wave.spec.temperature)
     return WaveRecord(
-        wave_id=wave.wave_id, revision=digest, groups=tuple(groups), logprobs_temperature=temperature
+        wave_id=wave.wave_id,
+        revision=digest,
+        groups=tuple(groups),
+        logprobs_temperature=temperature,
+        replaced=tuple(replaced),
     )
 
 

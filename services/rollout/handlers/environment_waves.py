@@ -8,13 +8,15 @@ from mint_common.errors import TaskFailed
 from mint_common.events import EnvironmentSpec, WaveRequested
 from mint_common.ids import derive_id
 from mint_common.records import Group, WaveRecord, decode_prompts
+from services.rollout.core.dynamic_groups import FurtherDraw, StepGroups
 from services.rollout.core.environment import EnvironmentTask
-from services.rollout.core.episodes import EpisodeBudget, trained_group
+from services.rollout.core.episodes import EpisodeBudget, held_tokens, trained_group
 from services.rollout.core.row_groups import trained_tokens
 from services.rollout.core.sampling import record_of
 from services.rollout.core.task import derive_seed
 from services.rollout.core.trajectories import Trajectory
 from services.rollout.core.wave import WaveCounts
+from services.rollout.handlers.dynamic_waves import with_further_groups
 from services.rollout.handlers.engine_requests import all_of
 from services.rollout.handlers.episode_runs import MODEL, EpisodeRunner
 from services.rollout.handlers.open_episode import EpisodeTerms
@@ -41,16 +43,29 @@ class EnvironmentWaves:
             environment, environment.split, tenant_id=event.tenant_id
         )
         wave = _Episodes(self, event, environment, by_group=found.by_group, tasks=len(tasks))
-        groups = await all_of(wave.group(index, task) for index, task in enumerate(tasks))
-        kept = [group for group in groups if group is not None]
-        if not kept:
+
+        async def further(draw: FurtherDraw, step: StepGroups) -> list[Group | None]:
+            more = await self.episodes.environments.draw(
+                environment,
+                environment.split,
+                draw.count,
+                draw.seed(event.spec, event.step),
+                tenant_id=event.tenant_id,
+            )
+            wave.budget.tokens = held_tokens(step.kept)
+            wave.budget.total += len(more) * event.spec.group_size
+            return await wave.groups(more, begin=draw.begin)
+
+        step = await with_further_groups(event.spec, await wave.groups(tasks, begin=0), further)
+        if not step.kept:
             problem = f"no group of the step has {environment.min_group} episodes with a reward"
             raise TaskFailed(task=environment.id, problem=problem)
-        record = record_of(event, "processed", kept)
+        record = record_of(event, "processed", step.kept, replaced=step.replaced)
         counts = WaveCounts(
-            trained_tokens=trained_tokens(kept),
+            trained_tokens=trained_tokens(step.kept),
             episodes=dict(wave.budget.outcomes),
-            dropped_groups=len(groups) - len(kept),
+            dropped_groups=step.failed,
+            replaced_groups=len(step.replaced),
         )
         return record, counts
 
@@ -77,8 +92,14 @@ class _Episodes:
             max_share=parts.max_faults,
         )
 
-    async def group(self, task_index: int, task: EnvironmentTask) -> Group | None:
-        """Return the group of one task; None if too few of its episodes have a reward."""
+    async def groups(self, tasks: Sequence[EnvironmentTask], *, begin: int) -> list[Group | None]:
+        """Return the group of each task, None if too few of its episodes have a reward.
+
+        The tasks are numbered from ``begin`` within the wave.
+        """
+        return await all_of(self._group(index, task) for index, task in enumerate(tasks, begin))
+
+    async def _group(self, task_index: int, task: EnvironmentTask) -> Group | None:
         size = self._event.spec.group_size
         together = [range(size)] if self._by_group else [range(at, at + 1) for at in range(size)]
         ran = await all_of(self._together(task, self._terms(task_index, each)) for each in together)

@@ -9,9 +9,11 @@ from mint_common.claims import Claim
 from mint_common.datasets import RenderedRow, RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, WaveRequested
 from mint_common.generation import LogprobsMode
+from mint_common.graders import GraderFault
 from mint_common.ids import JobId
 from mint_common.records import Group, WaveRecord, decode_rows
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.core.dynamic_groups import FurtherDraw, StepGroups
 from services.rollout.core.fault import RowSource
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
@@ -20,6 +22,7 @@ from services.rollout.core.row_groups import groups_of, prompt_of, trained_token
 from services.rollout.core.sampling import logprobs_mode, plan_samples, record_of
 from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import WaveCounts
+from services.rollout.handlers.dynamic_waves import with_further_groups
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.graded_samples import GradedSamples
 from services.rollout.handlers.record_blobs import store_record
@@ -122,17 +125,40 @@ class FileWaves:
         context = await self.sampler.max_context(event.base)
         longest = max(1, context - event.spec.max_new_tokens)
         rendered, rows = await self._render_step(event, data, rows, longest)
-        lines = {row.line: row.data for row in rows}
-        algorithm = self.algorithms.named(event.spec.algorithm)
-        requests = plan_samples(event, algorithm, [prompt_of(row) for row in rendered.rows])
-        graded = await self.samples.of(data, requests, [lines[row.line] for row in rendered.rows])
-        groups = [one.group for one in graded if one.group is not None]
+        algorithm, dropped, faults = self.algorithms.named(event.spec.algorithm), 0, list[GraderFault]()
+
+        async def sample(rendered: Rendered, rows: Sequence[RowLine], *, begin: int) -> list[Group | None]:
+            nonlocal dropped
+            lines = {row.line: row.data for row in rows}
+            dropped += rendered.dropped
+            requests = plan_samples(event, algorithm, [prompt_of(row) for row in rendered.rows], begin=begin)
+            graded = await self.samples.of(
+                data,
+                requests,
+                [lines[row.line] for row in rendered.rows],
+                earlier=begin * event.spec.group_size,
+            )
+            faults.extend(fault for one in graded for fault in one.faults)
+            return [one.group for one in graded]
+
+        async def further(draw: FurtherDraw, _: StepGroups) -> list[Group | None]:
+            # Those of a step after the last: further rows of the same order.
+            after = event.step + draw.round * event.spec.steps
+            more = (await self.rows.of_step(event.spec, data, after))[: draw.count]
+            bounds = step_bounds(data)
+            return await sample(
+                await self._render(event, data, more, bounds, max_tokens=longest), more, begin=draw.begin
+            )
+
+        step = await with_further_groups(event.spec, await sample(rendered, rows, begin=0), further)
         counts = WaveCounts(
-            dropped_rows=rendered.dropped,
-            trained_tokens=trained_tokens(groups),
-            grader_errors=error_counts([fault for one in graded for fault in one.faults]),
+            dropped_rows=dropped,
+            trained_tokens=trained_tokens(step.kept),
+            grader_errors=error_counts(faults),
+            replaced_groups=len(step.replaced),
         )
-        return FileWave(record=record_of(event, self._mode(event), groups), validation=None, counts=counts)
+        record = record_of(event, self._mode(event), step.kept, replaced=step.replaced)
+        return FileWave(record=record, validation=None, counts=counts)
 
     async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
         """Return the validation record of the wave's step: the same bytes at each such step.

@@ -47,14 +47,19 @@ class GradedSamples:
     limits: GradingLimits
 
     async def of(
-        self, data: JobData, requests: Sequence[GroupRequest], lines: Sequence[bytes]
+        self,
+        data: JobData,
+        requests: Sequence[GroupRequest],
+        lines: Sequence[bytes],
+        *,
+        earlier: int = 0,
     ) -> list[GradedGroup]:
         """Return the answers to each request, whose prompt is that of the row in its line.
 
-        Raises DataRefused on too many faults.
+        Raises DataRefused on too many faults; ``earlier`` samples of the same step were graded before.
         """
         spec = read_grader(data.grader)
-        total = sum(request.n for request in requests)
+        total = earlier + sum(request.n for request in requests)
         grading = _Grading(self.graders, spec, self.clock, limits=self.limits, total=total)
         pairs = zip(requests, lines, strict=True)
         return await all_of(self._group(grading, request, line) for request, line in pairs)

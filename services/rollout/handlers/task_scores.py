@@ -12,7 +12,7 @@ from services.rollout.ports import Tasks
 
 
 class TaskScores:
-    """The scores of one wave or run, of ``total`` answers.
+    """The scores of one wave or run, of ``total`` answers, which may grow.
 
     It fails as soon as the verifier has failed on more than ``max_faults``, a share of all answers.
     """
@@ -23,7 +23,7 @@ class TaskScores:
         self._tasks = tasks
         self._task = task
         self._tenant_id = tenant_id
-        self._total = total
+        self.total = total
         self._max_faults = max_faults
         self.faults: list[GraderFault] = []
 
@@ -50,6 +50,6 @@ class TaskScores:
         return await self._tasks.score(self._task, answers, tenant_id=self._tenant_id)
 
     def _check(self) -> None:
-        excess = fault_excess(self.faults, total=self._total, max_share=self._max_faults)
+        excess = fault_excess(self.faults, total=self.total, max_share=self._max_faults)
         if excess is not None:
             raise TaskFailed(task=self._task, problem=f"no reward for {excess.share}: {excess.example}")

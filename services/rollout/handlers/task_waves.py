@@ -1,14 +1,16 @@
 """Waves of jobs on tasks: prompts answered by the engines, or by their references, and scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mint_common.algorithms import Algorithms
+from mint_common.algorithms import Algorithm, Algorithms
 from mint_common.blobs.port import Blobs
 from mint_common.events import WaveRequested
 from mint_common.graders import GraderFault
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.core.dynamic_groups import FurtherDraw, StepGroups, step_groups
 from services.rollout.core.grading import error_counts, graded_group
 from services.rollout.core.sampling import (
     GroupRequest,
@@ -19,6 +21,7 @@ from services.rollout.core.sampling import (
     reference_group,
 )
 from services.rollout.core.wave import WaveCounts
+from services.rollout.handlers.dynamic_waves import with_further_groups
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.task_scores import TaskScores
 from services.rollout.ports import Tasks
@@ -47,12 +50,31 @@ class TaskWaves:
             max_faults=self.max_faults,
         )
         if event.spec.is_sampled:
-            pairs = zip(plan_samples(event, algorithm, prompts), prompts, strict=True)
-            groups = await all_of(self._sample(scores, request, prompt) for request, prompt in pairs)
+            step = await self._sampled(event, algorithm, scores, prompts)
         else:
-            groups = await all_of(self._reference(scores, event, prompt) for prompt in prompts)
-        record = record_of(event, logprobs_mode(algorithm), [group for group in groups if group is not None])
-        return record, WaveCounts(grader_errors=error_counts(scores.faults))
+            step = step_groups(await all_of(self._reference(scores, event, prompt) for prompt in prompts))
+        record = record_of(event, logprobs_mode(algorithm), step.kept, replaced=step.replaced)
+        return record, WaveCounts(
+            grader_errors=error_counts(scores.faults), replaced_groups=len(step.replaced)
+        )
+
+    async def _sampled(
+        self, event: WaveRequested, algorithm: Algorithm, scores: TaskScores, prompts: Sequence[Prompt]
+    ) -> StepGroups:
+        async def sample(prompts: Sequence[Prompt], *, begin: int) -> list[Group | None]:
+            requests = plan_samples(event, algorithm, prompts, begin=begin)
+            pairs = zip(requests, prompts, strict=True)
+            return await all_of(self._sample(scores, request, prompt) for request, prompt in pairs)
+
+        async def further(draw: FurtherDraw, _: StepGroups) -> list[Group | None]:
+            seed = draw.seed(event.spec, event.step)
+            drawn = await self.tasks.draw(
+                event.spec.task, "train", draw.count, seed, tenant_id=event.tenant_id
+            )
+            scores.total += len(drawn) * event.spec.group_size
+            return await sample(drawn, begin=draw.begin)
+
+        return await with_further_groups(event.spec, await sample(prompts, begin=0), further)
 
     async def _sample(self, scores: TaskScores, request: GroupRequest, prompt: Prompt) -> Group | None:
         sampled = await self.requests.retried(request.tenant_id, lambda: self.sampler.sample(request))

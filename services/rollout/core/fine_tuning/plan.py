@@ -23,7 +23,7 @@ from services.rollout.core.fine_tuning.methods import algorithm_of_job, check_su
 from services.rollout.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
 from services.rollout.core.fine_tuning.refusals import GRADER_FIELD, grader_refused
 from services.rollout.core.gradient_plan import plan_gradient
-from services.rollout.core.job_plan import check_staleness
+from services.rollout.core.job_plan import check_staleness, plan_dynamic
 from services.rollout.core.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
@@ -95,6 +95,9 @@ def plan_fine_tuning(
         warmup_steps=extras.warmup_steps,
         optimizer=extras.optimizer,
         staleness=extras.staleness,
+        dynamic_sampling=plan_dynamic(
+            extras.dynamic_sampling, is_sampled=is_sampled, field="mint.dynamic_sampling"
+        ),
         data=JobData(
             training=training,
             epochs=numbers.epochs,
