@@ -44,7 +44,8 @@ class TrainerSettings(ServiceSettings):
     checkpointing: Checkpointing = Field(
         "auto",
         description="compute layers again in the backward pass: less memory, a quarter more time."
-        " auto: on a GPU that cannot hold the activations of a whole context",
+        " auto: on a GPU that cannot hold the activations of a whole context, and on a CPU for a sequence"
+        " whose activations take more than 1 GiB",
     )
     threads: int = Field(1, ge=1, description="torch threads of a step; more than the idle cores is slower")
     resident_policies: int = Field(

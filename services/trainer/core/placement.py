@@ -16,8 +16,8 @@ class Placement:
 
     LoRA weights, their gradients, AdamW's moments and the logits are float32 for every ``dtype`` of the base.
     ``checkpointing``: recompute layers in the backward pass instead of storing the forward pass's
-    activations; auto: if the activations of a whole context would not fit the GPU. ``memory_share`` limits
-    this process's memory on a shared GPU.
+    activations; auto: if the activations of a whole context would not fit the GPU, and of long lines on a
+    CPU. ``memory_share`` limits this process's memory on a shared GPU.
     """
 
     dtype: BaseDType = "float32"

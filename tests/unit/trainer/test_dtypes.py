@@ -140,6 +140,37 @@ def test_layers_computed_again_give_the_same_bits(
         assert torch.equal(kept, recomputed)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Qwen3Moe"])
+def test_only_a_long_line_is_computed_again_on_a_cpu_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    facts = describe_family(name, tmp_path)
+    rows = sampled_rows(make_family(name), layers=len(facts.experts)) if facts.experts else rows_of(0, 3)
+    (line,) = pack_rows(rows[:1], policy=0, max_length=0)
+    found = {}
+    for kept_tokens in (None, line.length, line.length - 1):
+        base = load(tmp_path, facts, torch.float32)
+        if kept_tokens is not None:
+            base.checkpoint_long_lines()
+            base.kept_tokens = kept_tokens
+        policy = with_random_b(new_lora(facts, everything(facts)), std=0.05)
+        kept = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            scored = base.score([line], [policy])
+        scored.logprobs_T.sum().backward()
+        found[kept_tokens] = (scored.logprobs_T.detach(), policy.leaf.grad, kept)
+    whole, short, long = found.values()
+    assert torch.equal(whole[0], short[0])
+    assert torch.equal(whole[1], short[1])
+    assert torch.equal(whole[0], long[0])
+    assert torch.equal(whole[1], long[1])
+    assert long[2] < short[2] / 2 == whole[2] / 2
+
+
 def test_only_layers_that_learn_are_kept_small(tmp_path: Path) -> None:
     """What autograd keeps for the backward pass shrinks by more than half."""
     facts = describe_family("Llama", tmp_path)

@@ -18,18 +18,23 @@ from services.trainer.adapters.lora.modules import LoraLinear, applied
 from services.trainer.adapters.model.routing import RoutedGate, replayed
 
 
-def checkpoint_layers(layers: nn.ModuleList) -> None:
-    """Compute each layer twice where gradients are wanted; nothing is drawn, so both are bitwise equal."""
+def checkpoint_layers(layers: nn.ModuleList, is_due: Callable[[], bool]) -> None:
+    """Compute each layer twice where gradients are wanted and it is due in the present pass.
+
+    Nothing is drawn, so both are bitwise equal.
+    """
     for layer in layers:
-        layer.forward = _checkpointed(layer)
+        layer.forward = _checkpointed(layer, is_due)
 
 
-def _checkpointed(layer: nn.Module) -> Callable[..., Any]:  # a layer's own arguments and results
+def _checkpointed(
+    layer: nn.Module, is_due: Callable[[], bool]
+) -> Callable[..., Any]:  # a layer's own arguments and results
     compute = layer.forward
 
     @wraps(compute)
     def forward(*args: Any, **kwargs: Any) -> Any:  # as above
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and is_due()):
             return compute(*args, **kwargs)
         return checkpoint(
             compute,

@@ -40,7 +40,14 @@ from services.trainer.adapters.model.routing import (
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.adapters.model.target_scores import TargetScores
 from services.trainer.core.lines import Line, LineTokens, widest
-from services.trainer.core.microbatches import TokenNumbers, fitting_targets, fitting_tokens, token_numbers
+from services.trainer.core.microbatches import (
+    LOGITS_COPIES,
+    TokenNumbers,
+    fitting_targets,
+    fitting_tokens,
+    longest_kept,
+    token_numbers,
+)
 from services.trainer.core.placement import ON_CPU, Placement, recomputes
 
 _PROBE_TOLERANCE = 1e-3
@@ -56,7 +63,10 @@ class ResidentBase:
         self.device: torch.device = model.device
         self.replays_routes = True
         self.recomputes = False
-        """Whether layers are computed again in the backward pass."""
+        """Whether layers are computed again in every backward pass."""
+        self.kept_tokens: int | None = None
+        """Most tokens of a pass whose layers are not computed again; None: however many."""
+        self._is_long = False
         self._model = model.requires_grad_(requires_grad=False).eval()
         choose_attention(model)
         decoder = find_decoder(model)
@@ -111,8 +121,14 @@ class ResidentBase:
 
     def checkpoint_layers(self) -> None:
         """Compute layers again in the backward pass from now on."""
-        checkpoint_layers(self.layers)
+        checkpoint_layers(self.layers, lambda: True)
         self.recomputes = True
+
+    def checkpoint_long_lines(self) -> None:
+        """Compute layers again from now on in the pass of a line whose activations take much memory."""
+        kept_bytes = self.token_numbers.kept_bytes(self.dtype.itemsize, recomputed=False)
+        self.kept_tokens = longest_kept(kept_bytes)
+        checkpoint_layers(self.layers, lambda: self._is_long)
 
     def score(
         self,
@@ -133,8 +149,13 @@ class ResidentBase:
             counts = groupby(line.policy for line in read)
             mix = [(policies[number], len(list(group)) * longest) for number, group in counts]
             mixed = applied(self.slots, plan_mix(mix))
+        is_alone = len(lines) == 1 and self.kept_tokens is not None
+        self._is_long = is_alone and longest > (self.kept_tokens or 0)
         with mixed, replayed(self._gates, replay):
-            logprobs_T, hit_T = self.target_scores(laid, chunks or self.chunks_of(len(laid.targets)))
+            # In a long line the logits, of which several copies are alive, have to be few as well.
+            copies = LOGITS_COPIES if self._is_long else 1
+            chunks = chunks or self.chunks_of(copies * len(laid.targets))
+            logprobs_T, hit_T = self.target_scores(laid, chunks)
         scored = TokenScores(logprobs_T=logprobs_T, hit_T=hit_T if laid.counts_hits else None)
         if replay is None:
             return scored
@@ -234,6 +255,8 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     model = load_model(folder, dtype=getattr(torch, placement.dtype))
     base = ResidentBase(model.to(device), facts)
     base.choose_checkpointing(placement)
+    if placement.checkpointing == "auto" and placement.device_type == "cpu":
+        base.checkpoint_long_lines()
     return base
 
 
