@@ -38,7 +38,7 @@ JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 ROLLOUT = ("rollout", "fleet_rollout", "episodes")
 FLEET = ("fleet_bus",)
 BENCHES = (*LOADER, "fleet", *FLEET, *ROLLOUT, "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
-SHOWS = ("paper_training", "soak", "imports", "startup")
+SHOWS = ("paper_training", "soak", "imports", "startup", "long_episodes")
 LOADS = ("all", "steps")
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
