@@ -59,7 +59,8 @@ class Episode:
 
     An episode with an error has neither a reward nor samples. ``scores`` are the environment's own numbers by
     name; ``seconds`` are those of its phases, ``model`` and ``environment``; ``turns`` counts its model
-    calls. ``stop`` is the environment's reason for its end, ``error`` that of a failure.
+    calls. ``stop`` is the environment's reason for its end, ``error`` that of a failure. ``left_out`` counts
+    its segments without a sample: they begin with another token than most segments of their group.
     """
 
     outcome: Outcome
@@ -69,6 +70,7 @@ class Episode:
     turns: int = 1
     stop: str = ""
     error: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,8 @@ def _outcome(episode: Mapping[str, Any]) -> str:
         return f"{episode['outcome']}: {episode['error']}"
     scores = "".join(f", {name} {value:g}" for name, value in sorted(episode["scores"].items()))
     cut = ", cut off at a limit" if episode["outcome"] == "truncated" else ""
-    return f"reward {episode['reward']:g}{scores}{cut}"
+    left_out = f", {count} of its segments not trained on" if (count := episode.get("left_out")) else ""
+    return f"reward {episode['reward']:g}{scores}{cut}{left_out}"
 
 
 def _text(mark: str, text: str | None) -> Iterator[str]:

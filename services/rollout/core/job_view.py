@@ -138,7 +138,12 @@ def _step(found: JobProgress, wave: Wave, lag: int) -> JsonObject:
     if found.job.spec.is_sampled:
         of_kind["staleness_tokens"] = {str(lag): wave.counts.trained_tokens} if wave.completed_at else {}
     if found.job.spec.environment is not None:
-        of_kind |= {"episodes": wave.counts.episodes, "dropped_groups": wave.counts.dropped_groups}
+        counts = wave.counts
+        of_kind |= {
+            "episodes": counts.episodes,
+            "dropped_groups": counts.dropped_groups,
+            "left_out_segments": counts.left_out_segments,
+        }
     if found.job.spec.data is not None:
         of_kind |= {"epoch": found.epoch(wave), "dropped_rows": wave.counts.dropped_rows}
     if found.job.spec.dynamic_sampling is not None:

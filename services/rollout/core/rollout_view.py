@@ -104,8 +104,8 @@ def rollouts_view(
     ]
     lost = [
         {"episode": index, **_outcome(shown.group, index), "segments": []}
-        for index, each in enumerate(shown.group.episodes)
-        if each.reward is None and shown.episode in (None, index)
+        for index in range(len(shown.group.episodes))
+        if index not in shown.segments and shown.episode in (None, index)
     ]
     return {
         "step": wave.step,

@@ -8,7 +8,7 @@ Invariants:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
@@ -97,7 +97,7 @@ def group_of(trajectories: Sequence[Trajectory], *, dtype: str) -> Group | None:
     """Return the group of one task's episodes; None if none of them has a segment.
 
     The prompt of a group is the longest common beginning of its segments, without a sampled token. It has at
-    least one token: segments that begin with another token than most do are left out.
+    least one token: segments that begin with another token than most do are left out, and counted.
     """
     first = _most_frequent([s.tokens[0] for each in trajectories for s in each.segments])
     kept = [
@@ -113,7 +113,10 @@ def group_of(trajectories: Sequence[Trajectory], *, dtype: str) -> Group | None:
         prompt_tokens=prompt,
         samples=tuple(_sample(one, len(prompt), index, episode) for index, one, episode in kept),
         sampler_dtype=dtype,
-        episodes=tuple(each.episode for each in trajectories),
+        episodes=tuple(
+            replace(each.episode, left_out=sum(s.tokens[0] != first for s in each.segments))
+            for each in trajectories
+        ),
     )
 
 

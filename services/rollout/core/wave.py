@@ -33,8 +33,9 @@ class WaveCounts:
     ``dropped_rows`` were longer than the context; ``trained_tokens`` are those that a loss uses;
     ``grader_errors`` are samples without a reward, by the kind of error. ``validation_rows`` is how many rows
     measure the wave's revision. ``episodes`` are those of an environment by outcome, and ``dropped_groups``
-    had too few with a reward. Dynamic sampling left out ``replaced_groups``, whose answers all had the same
-    reward, one for each further group that it sampled.
+    had too few with a reward. ``left_out_segments`` of episodes are not trained on: see `Episode`. Dynamic
+    sampling left out ``replaced_groups``, whose answers all had the same reward, one for each further group
+    that it sampled.
     """
 
     dropped_rows: int = 0
@@ -44,6 +45,7 @@ class WaveCounts:
     episodes: dict[str, int] = field(default_factory=dict)
     dropped_groups: int = 0
     replaced_groups: int = 0
+    left_out_segments: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

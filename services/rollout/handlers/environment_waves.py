@@ -66,6 +66,7 @@ class EnvironmentWaves:
             episodes=dict(wave.budget.outcomes),
             dropped_groups=step.failed,
             replaced_groups=len(step.replaced),
+            left_out_segments=sum(each.left_out for group in step.kept for each in group.episodes),
         )
         return record, counts
 

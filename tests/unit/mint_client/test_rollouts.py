@@ -17,6 +17,7 @@ def part(kind: str, text: str | None) -> dict[str, Any]:
 
 def test_each_episode_shows_what_was_sampled_and_what_came_between() -> None:
     good = {"episode": 0, "reward": 0.5, "outcome": "truncated", "scores": {"sum": 2.0}, "error": ""}
+    good["left_out"] = 1
     bad = {"episode": 1, "reward": None, "outcome": "env_error", "scores": {}, "error": "it raised"}
     turns = [part("sampled", "a\nb"), part("context", "more"), part("sampled", None)]
     found = {
@@ -31,7 +32,7 @@ def test_each_episode_shows_what_was_sampled_and_what_came_between() -> None:
         "step 2, prompt 0 of 4, sampled at revision 1",
         "  > say",
         "",
-        "episode 0: reward 0.5, sum 2, cut off at a limit",
+        "episode 0: reward 0.5, sum 2, cut off at a limit, 1 of its segments not trained on",
         "  < a",
         "  < b",
         "  > more",

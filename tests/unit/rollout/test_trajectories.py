@@ -103,10 +103,12 @@ def test_a_single_turn_group_is_the_same_as_one_of_plain_samples() -> None:
     ]
 
 
-def test_a_segment_that_shares_no_first_token_is_left_out() -> None:
+def test_a_segment_that_shares_no_first_token_is_left_out_and_counted() -> None:
     common = Segment(tokens=(1, 2), logprobs=(0.0, -1.0), trained=((1, 2),))
     other = Segment(tokens=(5, 2), logprobs=(0.0, -1.0), trained=((1, 2),))
-    group = group_of([Trajectory(episode=OK, segments=(common, other, common))], dtype="")
+    alone = Trajectory(episode=OK, segments=(other,))
+    group = group_of([Trajectory(episode=OK, segments=(common, other, common)), alone], dtype="")
     assert group is not None
     assert len(group.samples) == 2
+    assert [each.left_out for each in group.episodes] == [1, 1]
     assert group_of([Trajectory(episode=OK, segments=())], dtype="") is None
