@@ -36,6 +36,13 @@ class UploadClosed(MintError):
     http_status = 422
 
 
+class EpisodeOver(MintError):
+    """Episode {name!r} is not open: its job or time is over, or its service restarted. Claim another one."""
+
+    code = "episode_over"
+    http_status = 404
+
+
 class JobRefused(InvalidField):
     """{problem}"""
 

@@ -77,16 +77,18 @@ class DynamicSamplingBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentBody:
-    """The installed environment that a job trains in, with its own ``args``.
+    """The environment that a job trains in, with its own ``args``.
 
-    An episode has at most ``max_turns`` model calls and ``episode_seconds``. A group with fewer than
-    ``min_group`` rewards is not trained on; left out, that is three quarters of ``group_size``.
+    ``id`` is the name of an installed one. Of kind ``session`` nothing is installed: agents anywhere claim
+    the episodes and are told ``args``; ``id`` is a label that may be left out. An episode has at most
+    ``max_turns`` model calls and ``episode_seconds``. A group with fewer than ``min_group`` rewards is not
+    trained on; left out, that is three quarters of ``group_size``.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
 
     kind: EnvironmentKind
-    id: Label
+    id: Label = ""
     args: dict[str, Any] = field(default_factory=dict)  # JSON
     split: Label = "train"
     max_turns: StrictInt = 8
@@ -130,6 +132,35 @@ class EpisodeEvaluationBody(Body):
     split: Label = "eval"
     keep: Literal["best", "last"] = "best"
     early_stopping: EarlyStoppingBody | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimBody:
+    """How many episodes an agent claims, at least one if any is free within ``wait_seconds``."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"n": 4, "wait_seconds": 20})
+
+    n: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardBody:
+    """What an agent says of its episode: a ``reward``, or an ``error`` in place of it.
+
+    ``scores`` are numbers of its own by name, ``stop`` is why the episode ended, and ``is_truncated`` says
+    that it ended at a limit.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"reward": 1.0, "scores": {"format": 0.5}})
+
+    reward: StrictFloat | StrictInt | None = None
+    scores: Annotated[dict[Label, StrictFloat | StrictInt], Field(max_length=64)] = field(
+        default_factory=dict
+    )
+    error: Annotated[str, Field(max_length=4000)] = ""
+    stop: Annotated[str, Field(max_length=500)] = ""
+    is_truncated: StrictBool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueu
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.episode_keys import EpisodeKeys
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
@@ -99,6 +100,8 @@ SHORT_REQUESTS, TENANT_SHORT_REQUESTS = 256, 32
 """Maximum short requests to another service at a time, and per tenant: fewer than the connections to it."""
 TENANT_TRIALS = 256
 """Maximum long requests of a tenant to rollout at a time: submissions, trials of graders, uploads."""
+TENANT_AGENT_REQUESTS = 512
+"""Maximum open claims and model calls of a tenant's agents: two for each episode that they may have."""
 TENANT_LONG_REQUESTS = 72
 """Maximum long requests of a tenant to the registry at a time: as many as it accepts."""
 TENANT_STREAMS = 64
@@ -154,6 +157,9 @@ async def run(settings: GatewaySettings) -> None:
         parts.jobs = JobParts(
             rollout=RolloutClient(rollout, handover),
             limits=_forward_limits("your tenant's submissions and trials", TENANT_TRIALS),
+            of_agents=_forward_limits("your tenant's calls of agents", TENANT_AGENT_REQUESTS),
+            episode_keys=EpisodeKeys(secret=settings.internal.token.encode()),
+            public_url=settings.public_url,
             arriving=TenantBudget(what="your tenant's uploads of files", limit=TENANT_ARRIVING),
             downloads=catalog.downloads,
         )

@@ -33,6 +33,7 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service, serve_socket
 from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
+from services.rollout.adapters.agent_waves_postgres import RENEW_SECONDS, PostgresAgentWaves
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
 from services.rollout.adapters.door_socket import open_door_socket
 from services.rollout.adapters.engine_chat import EngineChat
@@ -47,6 +48,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.peers import RegistryRecords, Trainers
 from services.rollout.adapters.rows_check import RowsCheckProcess
+from services.rollout.adapters.siblings import Siblings, own_url
 from services.rollout.adapters.spool import open_spool
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
@@ -54,9 +56,12 @@ from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.core.environment import Environments
 from services.rollout.core.quotas import JobQuotas
+from services.rollout.handlers.agent_calls import AgentCalls
+from services.rollout.handlers.agents import Agents
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.dispatching import WAVES, dispatch
 from services.rollout.handlers.engine_requests import EngineRequests
+from services.rollout.handlers.environments_by_kind import EnvironmentsByKind
 from services.rollout.handlers.episode_scores import EpisodeScores
 from services.rollout.handlers.erasure import Eraser
 from services.rollout.handlers.evaluation_requests import EvaluationMaker
@@ -70,6 +75,7 @@ from services.rollout.handlers.first_rows import FirstRows
 from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.promotions import Promotions
 from services.rollout.handlers.rollouts import Rollouts
 from services.rollout.handlers.row_rendering import RowRenderer
@@ -83,7 +89,7 @@ from services.rollout.handlers.wave_parts import (
     make_waves,
 )
 from services.rollout.http.context import TenantParts
-from services.rollout.http.door import door_http
+from services.rollout.http.door import DoorCalls, door_http
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
@@ -160,20 +166,20 @@ async def open_rollout(
         graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
 
         socket = await stack.enter_async_context(open_door_socket())
-        environments = await stack.enter_async_context(
+        installed = await stack.enter_async_context(
             nullcontext(others) if others else open_installed_environments(settings.environments, socket)
         )
         waves, stall_seconds = settings.waves, settings.waves.stall_seconds
         sampler, trainers, registry = EngineSampler(engines), Trainers(directory), RegistryRecords(catalog)
         files = LocalRows(blobs, folder.path, limit_bytes=waves.file_copies_bytes)
-        rows = FileRows(files)
+        rows, agents = FileRows(files), Agents(clock)
         runs, jobs, ledger = PostgresEvaluationRuns(pool), PostgresJobs(pool), PostgresLedger(pool, clock)
         commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
         of_jobs = JobHandlers(
             commits=commits,
             blobs=blobs,
             tasks=tasks,
-            environments=environments,
+            environments=EnvironmentsByKind(installed, agents),
             rows=rows,
             policies=registry,
             scores=registry,
@@ -184,7 +190,7 @@ async def open_rollout(
             blobs=blobs,
             tasks=tasks,
             rows=rows,
-            environments=environments,
+            environments=EnvironmentsByKind(installed, agents),
             trainers=trainers,
             graders=graders,
             sampler=sampler,
@@ -239,7 +245,13 @@ async def open_rollout(
             clock=clock,
         )
         opening = open_tenant_parts(
-            settings, admission, of_jobs, trainers=directory, tasks=callers_tasks, sampler=sampler
+            settings,
+            admission,
+            of_jobs,
+            (agents, door),
+            trainers=directory,
+            tasks=callers_tasks,
+            sampler=sampler,
         )
         parts = await stack.enter_async_context(opening)
         http = create_http(
@@ -264,7 +276,7 @@ async def open_rollout(
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
             partial(engines.follow, bus),
-            partial(serve_socket, door_http(door), door.socket),
+            partial(serve_socket, door_http(door, parts.door_calls), door.socket),
             *tenant_work(parts, bus, eraser, copies=files),
         )
         yield RolloutApp(http=http, background=background)
@@ -275,12 +287,14 @@ async def open_tenant_parts(
     settings: RolloutSettings,
     admission: JobAdmission,
     of_jobs: JobHandlers,
+    episodes: tuple[Agents, ModelDoor],
     *,
     trainers: TrainerDirectory,
     tasks: Tasks,
     sampler: EngineSampler,
 ) -> AsyncIterator[TenantParts]:
     """Assemble what tenants' routes call; leaving removes the spool and ends the trials of graders."""
+    agents, door = episodes
     catalog, clock = admission.registry, admission.clock
     async with AsyncExitStack() as stack:
         # Of their own: each file that is stored holds a connection, which a step of a job would wait for.
@@ -303,6 +317,9 @@ async def open_tenant_parts(
         judge = EngineJudge(admission.engines, catalog.resolve, clock, limit_seconds=TRIAL_SECONDS)
         # Sandboxes of their own: a trial does not wait for the samples of jobs.
         trials = await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout"))
+        siblings = Siblings(token=settings.internal.token)
+        stack.push_async_callback(siblings.close)
+        url = own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url)
         yield TenantParts(
             of_jobs=of_jobs,
             admission=admission,
@@ -339,6 +356,15 @@ async def open_tenant_parts(
             previewing=previewing,
             comparing=FairGate(COMPARED_AT_ONCE, limit=1),
             handover=PostgresHandover(pool, clock),
+            agents=AgentCalls(
+                agents=agents,
+                door=door,
+                jobs=admission.store,
+                waves=PostgresAgentWaves(pool, clock, url=url),
+                siblings=siblings,
+                clock=clock,
+            ),
+            door_calls=DoorCalls(),
         )
 
 
@@ -358,6 +384,9 @@ def tenant_work(parts: TenantParts, bus: Bus, eraser: Eraser, *, copies: LocalRo
     }
     return [
         ended.run,
+        partial(
+            run_periodically, parts.agents.publish, name="agents", every_seconds=RENEW_SECONDS, clock=clock
+        ),
         *(
             partial(run_periodically, sweep, name=name, every_seconds=SWEEP_SECONDS, clock=clock)
             for name, sweep in sweeps.items()

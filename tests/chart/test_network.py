@@ -43,6 +43,14 @@ def test_services_reach_whom_they_call_and_nobody_else(rendered: Mapping[str, An
         assert reached == CALLS
 
 
+def test_processes_of_rollout_hand_calls_of_agents_to_each_other(rendered: Mapping[str, Answer]) -> None:
+    policies = of_kind(rendered["small"].objects, "NetworkPolicy")
+    for service, pods in endpoints(rendered["small"]).items():
+        if service in PORTS:
+            reached = allows(policies, pods, pods, PORTS[service], home=NAMESPACE)
+            assert reached == (service == "rollout"), service
+
+
 def test_metrics_are_read_from_the_monitoring_namespace(rendered: Mapping[str, Answer]) -> None:
     policies = of_kind(rendered["small"].objects, "NetworkPolicy")
     for called, port in PORTS.items():

@@ -19,6 +19,7 @@ from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.episode_keys import EpisodeKeys
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer, TakenKey
 from services.gateway.http.mint.context import ForwardLimits
 from services.gateway.http.public import build_http
@@ -193,7 +194,8 @@ def make_rig() -> Rig:
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = TenantBudget(what="requests", limit=4)
     gateway.streams = TenantBudget(what="event streams", limit=2)
-    gateway.limits = forward_limits()
+    gateway.limits = gateway.of_agents = forward_limits()
+    gateway.episode_keys = EpisodeKeys(secret=b"secret")
     gateway.arriving = TenantBudget(what="files", limit=4)
     gateway.downloads = TenantBudget(what="downloads", limit=2)
     gateway.bodies = TenantBudget(total=64 << 20, share=1, first_fits=False)

@@ -27,6 +27,7 @@ _PLACED = "it is named by its place in a session's log, which holds one operatio
 _SETS = "it sets what it says, and makes nothing: the last request that was sent counts"
 _GONE = "what it removes stays removed: a repeat is answered 404 where the first answer was lost"
 _READS = "it changes nothing that outlasts its answer"
+_CALLED = "it samples once more: that is trained on too, as a branch of the conversation"
 _SECRET = "it takes no Idempotency-Key: its answer holds a secret, which is never stored"
 
 OTHERWISE: Mapping[str, str] = {
@@ -53,6 +54,12 @@ OTHERWISE: Mapping[str, str] = {
     "POST /mint/v1/jobs/{job}/cancel": "a job that has ended stays as it is",
     "POST /mint/v1/jobs/{job}/pause": _SETS,
     "POST /mint/v1/jobs/{job}/resume": _SETS,
+    "POST /mint/v1/jobs/{job}/episodes": "it hands out others; those of a lost answer come again in time",
+    "POST /mint/v1/episodes/{episode}/reward": "an episode has one reward: the same again has no effect",
+    "POST /mint/v1/episodes/{episode}/v1/chat/completions": _CALLED,
+    "POST /mint/v1/episodes/{episode}/v1/chat/completions/tokens": _CALLED,
+    "POST /mint/v1/episodes/{episode}/inference/v1/generate": _CALLED,
+    "POST /mint/v1/episodes/{episode}/tokenize": _READS,
     "POST /mint/v1/adapters/{digest}/prewarm": _SETS,
     "POST /mint/v1/adapters/{digest}/{change}": _SETS,
     "POST /mint/v1/files/{file}/preview": _READS,

@@ -8,7 +8,11 @@ import typer
 from mint_client.adapters.public_api import Json
 
 EnvOption = Annotated[
-    str | None, typer.Option(metavar="KIND:ID", help="An installed environment, in place of a task.")
+    str | None,
+    typer.Option(
+        metavar="KIND:ID",
+        help="An installed environment in place of a task; `session`: agents that claim episodes.",
+    ),
 ]
 EnvArgsOption = Annotated[
     str, typer.Option(metavar="JSON", help="Arguments of the environment: a JSON object.")
@@ -26,9 +30,11 @@ def environment_of(
     if env is None:
         _check_unused({"--env-args": args != "{}", "--max-turns": max_turns, "--split": split})
         return None
-    kind, colon, name = env.partition(":")
-    if not (kind and colon and name):
-        raise typer.BadParameter(f"{env!r} is not KIND:ID, such as verifiers:sums", param_hint="--env")
+    kind, _, name = env.partition(":")
+    if not kind or not (name or env == "session"):
+        raise typer.BadParameter(
+            f"{env!r} is neither KIND:ID, such as verifiers:sums, nor session", param_hint="--env"
+        )
     try:
         read = json.loads(args)
     except ValueError as error:
@@ -36,7 +42,7 @@ def environment_of(
     wishes = {"max_turns": max_turns, "split": split}
     return {
         "kind": kind,
-        "id": name,
+        **({"id": name} if name else {}),
         "args": read,
         **{key: wish for key, wish in wishes.items() if wish is not None},
     }

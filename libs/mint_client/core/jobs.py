@@ -111,6 +111,11 @@ class EnvironmentNow:
     id: str
     evaluation: EvaluationNow | None = None
 
+    @property
+    def source(self) -> str:
+        """Return it as ``--env`` has it."""
+        return self.kind if self.id == self.kind else f"{self.kind}:{self.id}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
@@ -202,7 +207,7 @@ class JobNow:
     def source(self) -> str:
         """Return its training data: a task, an environment, or a file."""
         if self.spec.environment is not None:
-            return f"{self.spec.environment.kind}:{self.spec.environment.id}"
+            return self.spec.environment.source
         return self.spec.task if self.spec.data is None else self.spec.data.training.filename
 
     @property

@@ -93,13 +93,15 @@ class JobData:
     evaluation: EvaluationPlan | None
 
 
-EnvironmentKind = Literal["verifiers", "tinker", "openenv", "skyrl", "http"]
-"""The interface of an environment: a package's, or a reward URL."""
+EnvironmentKind = Literal["verifiers", "tinker", "openenv", "skyrl", "http", "session"]
+"""The interface of an environment: a package's, a reward URL, or agents elsewhere that claim episodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentSpec:
     """The environment of a job: ``id`` names one that `mint env add` installed, ``args`` are its own.
+
+    Of kind session nothing is installed: ``id`` is a label, and agents get ``args`` with their episodes.
 
     An episode has at most ``max_turns`` model calls and ``episode_seconds``. A group with fewer than
     ``min_group`` episodes without an error is not trained on. ``evaluation`` measures the job's revisions.
@@ -113,6 +115,11 @@ class EnvironmentSpec:
     episode_seconds: float
     min_group: int
     evaluation: EvaluationPlan | None = None
+
+    @property
+    def is_session(self) -> bool:
+        """Return whether agents elsewhere run its episodes."""
+        return self.kind == "session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,12 @@ class RolloutClient:
         path = path_of("internal", *parts)
         return await self._http.forward(method, path, query=query, body=body, headers=sent, is_long=is_long)
 
+    async def call(self, method: str, parts: Sequence[str], caller: Caller, body: bytes) -> Relayed:
+        """Send a request, and return the answer once it has begun; the caller closes it."""
+        self._handover.check_done()
+        path = path_of("internal", *parts)
+        return await self._http.relay(path, body, caller_headers(caller, None), method=method)
+
     async def download(self, parts: Sequence[str], caller: Caller) -> Relayed:
         """Return stored bytes once they begin to arrive; the caller closes them."""
         self._handover.check_done()

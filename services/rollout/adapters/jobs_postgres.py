@@ -7,6 +7,7 @@ import asyncpg
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
+from services.rollout.adapters.agent_waves_postgres import LOST_SECONDS
 from services.rollout.core.job import Job
 from services.rollout.core.progress import BestMeasured, BestRevision, Progress
 from services.rollout.core.quotas import JobUsage
@@ -32,6 +33,10 @@ _CLAIM_STALLED = f"""
     )
     RETURNING {columns_of(Job)}
 """  # noqa: S608  # as above
+_AWAITED = """
+    SELECT DISTINCT ON (job_id) job_id, waits_for FROM agent_waves
+    WHERE job_id = ANY ($1) AND seen_at > extract(epoch FROM now()) - $2 ORDER BY job_id, waits_for
+"""
 _UNSCORED = f"""
     {_WAVE} WHERE job_id = $1 AND step = ANY ($2)
     AND jsonb_typeof(revision) = 'object' AND scored_at IS NULL ORDER BY step
@@ -141,6 +146,12 @@ class PostgresJobs:
             job_id = sums.pop("job_id")
             found[job_id] = Progress(**sums, best=best.get(job_id))
         return found
+
+    async def awaited(self, jobs: Sequence[Job]) -> Mapping[JobId, str]:
+        """Return what jobs wait for whose episodes agents run: nothing while an agent is at work."""
+        names = [job.job_id for job in jobs if job.is_for_agents]
+        found = await self._pool.fetch(_AWAITED, names, LOST_SECONDS) if names else ()
+        return {JobId(row["job_id"]): row["waits_for"] for row in found}
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
         """Return a job's waves of these steps that have a revision but no score yet, by step."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mint_common.events import EnvironmentSpec
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, TenantId, WaveId
 
 MAX_REWARD = 1e6
 """Maximum absolute reward of an episode: the advantages of larger ones lose their digits in float32."""
@@ -37,11 +37,31 @@ class EnvironmentTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodePlace:
+    """The place of an episode in its job.
+
+    ``group`` counts the tasks of a step and ``sample`` the ``group_size`` episodes of one task, from 0.
+    ``index`` counts the tasks of all steps, ``seed`` is a number of the task's own: the episodes of a group
+    have the same.
+    """
+
+    job_id: JobId
+    wave_id: WaveId
+    step: int
+    group: int
+    sample: int
+    group_size: int
+    index: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeCall:
     """One episode to run.
 
     The model answers at ``http://localhost<path>/v1`` on the unix socket ``socket``, as OpenAI's API does;
-    ``model`` is its name there. ``episode_id`` is the same at each attempt.
+    ``model`` is its name there. ``episode_id`` is the same at each attempt. Only jobs
+    have a ``place``.
     """
 
     episode_id: str
@@ -52,6 +72,7 @@ class EpisodeCall:
     max_new_tokens: int
     max_turns: int
     seed: int
+    place: EpisodePlace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +80,7 @@ class EpisodeReport:
     """An environment's report of an episode.
 
     ``reward`` is None with an ``error``. ``is_truncated``: it ended at a limit of turns or tokens.
+    ``seconds`` is how long it ran, None: since it was handed over.
     """
 
     reward: float | None
@@ -66,6 +88,7 @@ class EpisodeReport:
     stop: str = ""
     is_truncated: bool = False
     error: str = ""
+    seconds: float | None = None
 
 
 class EnvironmentFault(Exception):

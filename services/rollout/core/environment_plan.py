@@ -18,6 +18,10 @@ MAX_EPISODES = 4096
 """Maximum episodes of a step."""
 MAX_ARGS_BYTES = 16 << 10
 MAX_ARGS_DEPTH = 16
+_NOT_SCORED = (
+    "agents run episodes of training alone: ask the revision as any model, and post the score to"
+    " /mint/v1/policies/{policy}/evaluations"
+)
 VIABLE_SHARE = 0.75
 """Share of a group that must have a reward, as tinker-cookbook's `MinViableGroup`."""
 DEFAULT_TOKENS = 256
@@ -40,6 +44,7 @@ def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec)
     if not (algorithm.samples_tasks and algorithm.corrects_sampler):
         problem = f"{algorithm.name} does not train on episodes, which several answers make"
         raise InvalidField(field="algorithm", problem=problem)
+    _check_kind(body)
     found = _plan(body)
     min_group = math.ceil(VIABLE_SHARE * spec.group_size) if body.min_group is None else body.min_group
     check_between("env.min_group", min_group, 1, max(1, spec.group_size))
@@ -78,6 +83,8 @@ def plan_job_evaluation(body: EpisodeEvaluationBody, *, steps: int) -> Evaluatio
 
 def plan_scored_environment(body: EvaluatedEnvironmentBody) -> EnvironmentSpec:
     """Return the environment of an evaluation run. Raises InvalidField naming the field."""
+    if body.kind == "session":
+        raise InvalidField(field="env.kind", problem=_NOT_SCORED)
     return _plan(body)
 
 
@@ -99,13 +106,30 @@ def _plan(body: EnvironmentBody | EvaluatedEnvironmentBody) -> EnvironmentSpec:
     check_positive("env.episode_seconds", body.episode_seconds, MAX_EPISODE_SECONDS)
     return EnvironmentSpec(
         kind=body.kind,
-        id=body.id,
+        id=body.id or body.kind,
         args=_checked(body.args),
         split=body.split,
         max_turns=body.max_turns,
         episode_seconds=body.episode_seconds,
         min_group=1,
     )
+
+
+def check_scored(environment: EnvironmentSpec) -> None:
+    """Check that revisions can be scored in a job's environment. Raises InvalidField."""
+    if environment.is_session:
+        raise InvalidField(field="evaluation", problem=_NOT_SCORED)
+
+
+def _check_kind(body: EnvironmentBody) -> None:
+    """Check what a kind needs. Raises InvalidField."""
+    if body.kind == "session":
+        if body.split != "train":
+            problem = "agents choose their own tasks, so there are no splits: tell them one in args"
+            raise InvalidField(field="env.split", problem=problem)
+    elif not body.id:
+        problem = f"is required: the name of an environment of kind {body.kind} (mint env list)"
+        raise InvalidField(field="env.id", problem=problem)
 
 
 def _checked(args: dict[str, object]) -> dict[str, object]:

@@ -10,7 +10,9 @@ from mint_common.names import NAME_PATTERN
 
 MANIFEST = "environment.json"
 VENV = ".venv"
-INSTALLED_KINDS: tuple[EnvironmentKind, ...] = get_args(EnvironmentKind)
+INSTALLED_KINDS: tuple[EnvironmentKind, ...] = tuple(
+    kind for kind in get_args(EnvironmentKind) if kind != "session"
+)
 """Kinds that `mint env add` takes; each but http has a file in `adapters/environments/worker`."""
 
 

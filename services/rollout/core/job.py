@@ -100,6 +100,11 @@ class Job:
         return self.spec.evaluation
 
     @property
+    def is_for_agents(self) -> bool:
+        """Return whether agents elsewhere run its episodes."""
+        return self.spec.environment is not None and self.spec.environment.is_session
+
+    @property
     def step(self) -> int:
         """Return the step that is published next."""
         return self.steps_done + 1

@@ -16,7 +16,7 @@ from mint_common.events import DynamicSampling, EnvironmentSpec, JobSpec
 from mint_common.generation import EngineLimits
 from mint_common.job_requests import DynamicSamplingBody, EpisodeEvaluationBody, JobRequest
 from mint_common.lora import MAX_SEED
-from services.rollout.core.environment_plan import plan_environment, plan_job_evaluation
+from services.rollout.core.environment_plan import check_scored, plan_environment, plan_job_evaluation
 from services.rollout.core.gradient_plan import plan_gradient
 
 MAX_BETA = 100
@@ -70,6 +70,7 @@ def _evaluated(spec: JobSpec, body: EpisodeEvaluationBody) -> EnvironmentSpec:
     if spec.environment is None:
         problem = "goes with `env`: score the revisions of a job on a task with an evaluation run"
         raise InvalidField(field="evaluation", problem=problem)
+    check_scored(spec.environment)
     return replace(spec.environment, evaluation=plan_job_evaluation(body, steps=spec.steps))
 
 

@@ -9,7 +9,7 @@ from mint_common.events import EnvironmentSpec, WaveRequested
 from mint_common.ids import derive_id
 from mint_common.records import Group, WaveRecord, decode_prompts
 from services.rollout.core.dynamic_groups import FurtherDraw, StepGroups
-from services.rollout.core.environment import EnvironmentTask
+from services.rollout.core.environment import EnvironmentTask, EpisodePlace
 from services.rollout.core.episodes import EpisodeBudget, held_tokens, trained_group
 from services.rollout.core.row_groups import trained_tokens
 from services.rollout.core.sampling import record_of
@@ -122,9 +122,23 @@ class _Episodes:
                 max_turns=environment.max_turns,
                 seconds=environment.episode_seconds,
                 seed=derive_seed(spec.seed, "episode", event.step, task_index, sample),
+                place=self._place(task_index, sample),
             )
             for sample in samples
         ]
+
+    def _place(self, task_index: int, sample: int) -> EpisodePlace:
+        event, spec = self._event, self._event.spec
+        return EpisodePlace(
+            job_id=event.job_id,
+            wave_id=event.wave_id,
+            step=event.step,
+            group=task_index,
+            sample=sample,
+            group_size=spec.group_size,
+            index=(event.step - 1) * spec.prompts_per_step + task_index,
+            seed=derive_seed(spec.seed, "group", event.step, task_index),
+        )
 
     async def _together(
         self, task: EnvironmentTask, terms: Sequence[EpisodeTerms]

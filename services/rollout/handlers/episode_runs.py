@@ -5,7 +5,7 @@ Invariant: a failure of MinT's own parts is no result. Such episodes run again w
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 from mint_common.events import EnvironmentSpec
@@ -31,7 +31,10 @@ MODEL = "policy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeRunner:
-    """Runs episodes, of waves and of evaluation runs; ``turns`` admits them."""
+    """Runs episodes, of waves and of evaluation runs.
+
+    ``turns`` admits them, except those that agents elsewhere run, which may wait for long.
+    """
 
     environments: Environments
     door: ModelDoor
@@ -47,7 +50,7 @@ class EpisodeRunner:
         first = terms[0]
         for attempt in range(1, ATTEMPTS + 1):
             await self.door.until_answered(first.base, tenant_id=first.tenant_id)
-            async with self.turns.turn(first.tenant_id):
+            async with nullcontext() if environment.is_session else self.turns.turn(first.tenant_id):
                 ran = await self._attempt(environment, task, terms)
             if not ran.problem or attempt == ATTEMPTS:
                 break
@@ -73,6 +76,7 @@ class EpisodeRunner:
 
     def _call(self, terms: EpisodeTerms, path: str) -> EpisodeCall:
         return EpisodeCall(
+            place=terms.place,
             episode_id=terms.episode_id,
             path=path,
             socket=str(self.door.socket),
@@ -107,7 +111,7 @@ def _attempt_of(
         ran = [failed(outcome, problem, _facts(each, seconds)) for each in episodes]
     else:
         ran = [
-            ended(report, _facts(each, seconds))
+            ended(report, _facts(each, seconds if report.seconds is None else report.seconds))
             if each.fault is None
             else failed("infra_error", str(each.fault), _facts(each, seconds))
             for report, each in zip(result, episodes, strict=True)

@@ -37,6 +37,7 @@ from services.rollout.core.door.conversation import (
     turn_of,
 )
 from services.rollout.core.door.requests import ChatRequest, Json, TokensRequest
+from services.rollout.core.environment import EpisodePlace
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.core.task import derive_seed
 from services.rollout.core.trajectories import ModelCall, Segment, with_call
@@ -67,6 +68,7 @@ class EpisodeTerms:
     max_turns: int
     seconds: float
     seed: int
+    place: EpisodePlace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,8 @@ JUDGE_SECONDS = 300.0
 WAVES_IN_HAND, REQUESTS_IN_FLIGHT = 8, 32
 """Waves that are sampled at a time, and prompts of a tenant that wait for an engine: engines have queues of
 their own, and enough waits in them to keep them busy."""
+AGENT_WAVES_IN_HAND = 256
+"""Waves whose episodes agents elsewhere run, at a time; a tenant has a quarter of them at most."""
 EPISODES_IN_HAND = 256
 """Episodes of environments that run at a time; a tenant has three quarters of them at most."""
 
@@ -98,6 +100,7 @@ def make_waves(
             max_faults=MAX_FAILED_EPISODES,
         ),
         turns=event_gate(WAVES_IN_HAND, what="the turns of one tenant's waves"),
+        agent_turns=FairGate(AGENT_WAVES_IN_HAND, limit=AGENT_WAVES_IN_HAND // 4),
         pulse_seconds=stall_seconds / 4,
     )
     return handlers, door

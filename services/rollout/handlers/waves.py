@@ -6,13 +6,17 @@ Invariants:
   other failure, an error of ours too, cancels the wave.
 - A process works on one copy of a wave at a time, and on none of one that is recorded.
 - The record's key has its digest: a wave that is worked on twice at once has one committed record.
-- A tenant's waves leave turns to other tenants'.
+- A tenant's waves leave turns to other tenants'. A wave that waits for agents elsewhere holds no turn of the
+  others and no message: its job's last event, which the watchdog repeats, brings it back after a crash.
 - A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
 """
 
 import asyncio
+import itertools
 import logging
+import random
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,7 +28,7 @@ from mint_common.ids import JobId, WaveId
 from mint_common.records import WaveRecord
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.fair_gate import FairGate
-from mint_common.runtime.retries import Bury
+from mint_common.runtime.retries import Bury, decide
 from mint_common.waiting import cancel_all
 from services.rollout import metrics
 from services.rollout.core.fault import fault_of, internal_reason
@@ -41,10 +45,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_ATTEMPTS = 20
+"""Attempts at a wave that waits for agents, if they end with another failure than an outage."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveHandlers:
-    """Handlers of events about waves. A wave at work records progress every ``pulse_seconds``."""
+    """Handlers of events about waves. A wave at work records progress every ``pulse_seconds``.
+
+    ``agent_turns`` are those of the waves whose episodes agents elsewhere run.
+    """
 
     commits: Commits
     blobs: Blobs
@@ -52,9 +62,11 @@ class WaveHandlers:
     files: FileWaves
     environments: EnvironmentWaves
     turns: FairGate
+    agent_turns: FairGate
     pulse_seconds: float
     _draining: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _in_hand: set[WaveId] = field(default_factory=set, init=False)
+    _apart: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def run(self, work: Dispatcher) -> None:
         """Run the dispatcher of these handlers; when cancelled, make them give their messages back first."""
@@ -66,6 +78,8 @@ class WaveHandlers:
             running.cancel()
             await running
             raise
+        finally:
+            await cancel_all(*self._apart)
 
     def drain(self) -> None:
         """Give back the messages of all running waves, and of those that start from now on."""
@@ -76,12 +90,47 @@ class WaveHandlers:
         if event.wave_id in self._in_hand:
             return ()  # a repetition: the copy in hand comes again if this process ends
         self._in_hand.add(event.wave_id)
+        if _is_for_agents(event):
+            task = asyncio.create_task(self._apart_from_its_message(event))
+            self._apart.add(task)
+            task.add_done_callback(self._apart.discard)
+            return ()
         try:
-            if not await self.commits.ledger.is_known(event.id):
-                await self._work_on(event)
+            await self._once(event)
         finally:
             self._in_hand.discard(event.wave_id)
         return ()
+
+    async def _once(self, event: WaveRequested) -> None:
+        if not await self.commits.ledger.is_known(event.id):
+            await self._work_on(event)
+
+    async def _apart_from_its_message(self, event: WaveRequested) -> None:
+        """Work on a wave, with as many attempts as dispatch gives others."""
+        try:
+            for attempt in itertools.count(1):
+                delay_seconds = await self._attempted(event, attempt)
+                if delay_seconds is None:
+                    return
+                await self.commits.clock.sleep(delay_seconds)
+        finally:
+            self._in_hand.discard(event.wave_id)
+
+    async def _attempted(self, event: WaveRequested, attempt: int) -> float | None:
+        """Work on a wave; return when to try again, None: not again."""
+        try:
+            await self._once(event)
+        except Exception as error:  # noqa: BLE001  (as dispatch, which is done with this wave)
+            if self._draining.is_set():
+                return None
+            told = {"wave_id": event.wave_id, "attempt": attempt, "error": trace_of(error)}
+            log.warning("wave failed", extra=told)
+            decision = decide(error, attempt=attempt, max_attempts=MAX_ATTEMPTS, jitter=random.random())
+            if not isinstance(decision, Bury):
+                return decision.delay_seconds
+            with suppress(Unavailable):  # the watchdog repeats the event
+                await self.on_wave_given_up(event, decision)
+        return None
 
     async def _work_on(self, event: WaveRequested) -> None:
         job = await self.commits.jobs.job(event.job_id)
@@ -100,7 +149,8 @@ class WaveHandlers:
     async def _in_turn(
         self, event: WaveRequested
     ) -> tuple[WaveCompleted | WaveCancelled, WaveDetails] | None:
-        async with self.turns.turn(event.tenant_id):
+        turns = self.agent_turns if _is_for_agents(event) else self.turns
+        async with turns.turn(event.tenant_id):
             if await self.commits.ledger.is_known(event.id):
                 return None  # another process was faster
             return await self._complete(event)
@@ -191,3 +241,8 @@ class WaveHandlers:
             except Unavailable as error:
                 log.info("progress not recorded", extra={"reason": str(error)})
             await self.commits.clock.sleep(self.pulse_seconds)
+
+
+def _is_for_agents(event: WaveRequested) -> bool:
+    """Return whether agents elsewhere run a wave's episodes."""
+    return event.spec.environment is not None and event.spec.environment.is_session

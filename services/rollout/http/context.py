@@ -17,6 +17,7 @@ from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluatio
 from services.rollout.adapters.handover_postgres import PostgresHandover
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
+from services.rollout.handlers.agent_calls import AgentCalls
 from services.rollout.handlers.evaluation_requests import EvaluationMaker
 from services.rollout.handlers.file_job_requests import FileJobMaker
 from services.rollout.handlers.file_uploads import UploadKeeper
@@ -25,6 +26,7 @@ from services.rollout.handlers.job_admission import JobAdmission
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.rollouts import Rollouts
 from services.rollout.handlers.task_job_requests import TaskJobMaker
+from services.rollout.http.door import DoorCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class TenantParts:
     previewing: TenantBudget
     comparing: FairGate
     handover: PostgresHandover
+    agents: AgentCalls
+    door_calls: DoorCalls
 
     @property
     def jobs(self) -> PostgresJobs:

@@ -1,12 +1,12 @@
 """The routes of the model door: what an agent calls, as OpenAI's API and vLLM's token server have it.
 
-They are on a unix socket of their own, apart from the service's routes: code that others wrote reaches
-nothing else there, and there only its own episode.
+Those of installed environments are on a unix socket of their own, apart from the service's routes: code that
+others wrote reaches nothing else there, and there only its own episode. Agents elsewhere come by the gateway.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 from starlette.applications import Starlette
@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mint_common.api_errors import error_body, error_status
-from mint_common.errors import MintError, Overloaded
+from mint_common.errors import MintError, NotFound, Overloaded
+from mint_common.ids import TenantId
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import check_text, read_body
 from mint_common.runtime.slow_clients import paced
@@ -33,94 +34,121 @@ BODIES_BYTES = 256 << 20
 log = logging.getLogger(__name__)
 
 
-def door_http(door: ModelDoor) -> Starlette:
-    """Return the application of the socket."""
-    bodies = TenantBudget(what="the room for requests of episodes", total=BODIES_BYTES)
+class DoorCalls:
+    """Answers the calls of open episodes, whose bodies share one room."""
 
-    async def models(request: Request) -> Response:
-        return _json(await _episode(request).models())
+    def __init__(self) -> None:
+        self._room = TenantBudget(what="the room for requests of episodes", total=BODIES_BYTES)
 
-    async def chat(request: Request) -> Response:
-        return await _chat(request, needs_tokens=False)
+    async def answer(self, call: str, request: Request, episode: OpenEpisode) -> Response:
+        """Answer a request of one of `CALLS`, METHOD PATH. Raises NotFound for another, and MintErrors."""
+        answer = _ANSWERS.get(call)
+        if answer is None:
+            raise NotFound(kind="route of an episode", name=call[:100], near=", ".join(CALLS))
+        return await answer(self, request, episode)
 
-    async def chat_tokens(request: Request) -> Response:
-        return await _chat(request, needs_tokens=True)
+    @contextmanager
+    def held(self, tenant_id: TenantId) -> Iterator["HeldBody"]:
+        """Return the room for one body."""
+        held = HeldBody(tenant_id, self._room)
+        try:
+            yield held
+        finally:
+            self._room.take(tenant_id, -held.size)
 
-    async def _chat(request: Request, *, needs_tokens: bool) -> Response:
-        episode = _episode(request)
-        with _held(episode) as held:
-            asked = read_chat(await held.body(request), needs_tokens=needs_tokens)
-            async with cancelled_on_disconnect(request):
-                answer = await episode.chat(asked)
+    async def models(self, _request: Request, episode: OpenEpisode) -> Response:
+        """Answer with the list of models."""
+        return _json(await episode.models())
+
+    async def chat(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer a conversation."""
+        return await self._chat(request, episode, needs_tokens=False)
+
+    async def chat_tokens(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer a conversation whose prompt is given as tokens."""
+        return await self._chat(request, episode, needs_tokens=True)
+
+    async def _chat(self, request: Request, episode: OpenEpisode, *, needs_tokens: bool) -> Response:
+        async with self._read(request, episode) as body:
+            asked = read_chat(body, needs_tokens=needs_tokens)
+            answer = await episode.chat(asked)
         if not asked.stream:
             return _json(answer)
         with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         events = b"".join(chat_events(answer, with_usage=with_usage))
         return Response(events, media_type="text/event-stream")
 
-    async def generate(request: Request) -> Response:
-        episode = _episode(request)
-        with _held(episode) as held:
-            asked = read_tokens(await held.body(request))
+    async def generate(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer a prompt of tokens."""
+        async with self._read(request, episode) as body:
+            return _json(await episode.generate(read_tokens(body)))
+
+    async def tokenize(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer with tokens."""
+        async with self._read(request, episode) as body:
+            return Response(await episode.tokenize(body), media_type="application/json")
+
+    @asynccontextmanager
+    async def _read(self, request: Request, episode: OpenEpisode) -> AsyncIterator[bytes]:
+        """Yield the body, and cancel the block when the client goes away."""
+        with self.held(episode.terms.tenant_id) as held:
+            try:
+                body = await held.body(request)
+            except Overloaded as error:
+                episode.fault = error
+                raise
             async with cancelled_on_disconnect(request):
-                return _json(await episode.generate(asked))
+                yield body
 
-    async def tokenize(request: Request) -> Response:
-        episode = _episode(request)
-        with _held(episode) as held:
-            body = await held.body(request)
-            async with cancelled_on_disconnect(request):
-                return Response(await episode.tokenize(body), media_type="application/json")
 
-    def _episode(request: Request) -> OpenEpisode:
-        return door.episode(request.path_params["token"])
+Answer = Callable[[DoorCalls, Request, OpenEpisode], Awaitable[Response]]
 
-    @contextmanager
-    def _held(episode: OpenEpisode) -> Iterator[_Bodies]:
-        held = _Bodies(episode, bodies)
-        try:
-            yield held
-        finally:
-            bodies.take(episode.terms.tenant_id, -held.size)
+_ANSWERS: Mapping[str, Answer] = {
+    "GET /v1/models": DoorCalls.models,
+    "POST /v1/chat/completions": DoorCalls.chat,
+    "POST /v1/chat/completions/tokens": DoorCalls.chat_tokens,
+    "POST /tokenize": DoorCalls.tokenize,
+    "POST /v1/tokenize": DoorCalls.tokenize,
+    "POST /inference/v1/generate": DoorCalls.generate,
+}
+CALLS = tuple(_ANSWERS)
+"""What an episode may ask, METHOD PATH below its address."""
 
-    own = f"{PREFIX}{{token}}"
-    routes = [
-        Route(f"{own}/v1/models", models, methods=["GET"]),
-        Route(f"{own}/v1/chat/completions", chat, methods=["POST"]),
-        Route(f"{own}/v1/chat/completions/tokens", chat_tokens, methods=["POST"]),
-        Route(f"{own}/tokenize", tokenize, methods=["POST"]),
-        Route(f"{own}/v1/tokenize", tokenize, methods=["POST"]),
-        Route(f"{own}/inference/v1/generate", generate, methods=["POST"]),
-    ]
+
+def door_http(door: ModelDoor, calls: DoorCalls) -> Starlette:
+    """Return the application of the socket."""
+
+    async def answer(request: Request) -> Response:
+        token, path = request.path_params["token"], request.url.path
+        call = path.removeprefix(f"{PREFIX}{token}")
+        return await calls.answer(f"{request.method} {call}", request, door.episode(token))
+
+    routes = []
+    for each in CALLS:
+        method, path = each.split(" ")
+        routes.append(Route(f"{PREFIX}{{token}}{path}", answer, methods=[method]))
     return Starlette(routes=routes, exception_handlers={MintError: _answer_error, Exception: _answer_bug})
 
 
-class _Bodies:
+class HeldBody:
     """The bytes that one request holds of the room for all."""
 
-    def __init__(self, episode: OpenEpisode, room: TenantBudget) -> None:
-        self._episode = episode
+    def __init__(self, tenant_id: TenantId, room: TenantBudget) -> None:
+        self._tenant_id = tenant_id
         self._room = room
         self.size = 0
 
     async def body(self, request: Request) -> bytes:
         """Return the body. Raises BodyTooLarge, Overloaded, ClientGone."""
-        try:
-            body = await read_body(
-                paced(request.receive), request.headers, limit=MAX_BODY_BYTES, hold=self._hold
-            )
-        except Overloaded as error:
-            self._episode.fault = error
-            raise
+        body = await read_body(paced(request.receive), request.headers, limit=MAX_BODY_BYTES, hold=self._hold)
         if body is None:
             raise ClientGone
         check_text(body, request.headers)
         return body
 
     def _hold(self, size: int) -> None:
-        tenant = self._episode.terms.tenant_id
-        self._room.check(tenant, size)
-        self._room.take(tenant, size)
+        self._room.check(self._tenant_id, size)
+        self._room.take(self._tenant_id, size)
         self.size += size
 
 

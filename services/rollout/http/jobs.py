@@ -1,6 +1,6 @@
 """Routes about a tenant's jobs, on tasks and on files. A job of another tenant does not exist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
-from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.ids import BaseName, JobId, PolicyId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
@@ -52,7 +52,7 @@ async def show_rollouts(
     tenant_id: Tenant, job_id: str, asked: Annotated[RolloutQuery, Query()], parts: PartsDep
 ) -> JsonObject:
     """Return the stored episodes of a group of a step, or one of them."""
-    job = await _own(parts.jobs, tenant_id, job_id)
+    job = await own_job(parts.jobs, tenant_id, job_id)
     return await parts.rollouts.show(job, step=asked.step, group=asked.group, episode=asked.episode)
 
 
@@ -76,22 +76,22 @@ def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:
 
     @router.get("/{job_id}")
     async def show_job(tenant_id: Tenant, job_id: str, steps: bool = True) -> JsonObject:  # noqa: FBT001, FBT002  # a query
-        own = await _own(jobs, tenant_id, job_id)
+        own = await own_job(jobs, tenant_id, job_id)
         return job_view(await job_progress(jobs, own, trainers, steps=steps))
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: Tenant, job_id: str) -> JsonObject:
-        await commits.cancel((await _own(jobs, tenant_id, job_id)).job_id)
+        await commits.cancel((await own_job(jobs, tenant_id, job_id)).job_id)
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/pause")
     async def pause_job(tenant_id: Tenant, job_id: str) -> JsonObject:
-        await commits.pause(await _own(jobs, tenant_id, job_id))
+        await commits.pause(await own_job(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     @router.post("/{job_id}/resume")
     async def resume_job(tenant_id: Tenant, job_id: str) -> JsonObject:
-        await handlers.resume(await _own(jobs, tenant_id, job_id))
+        await handlers.resume(await own_job(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id, steps=False)
 
     return router
@@ -102,15 +102,21 @@ async def in_progress(
 ) -> list[JobProgress]:
     """Return how far jobs are and what they wait for, in their order, without their waves."""
     progress = await store.progress_of(jobs)
-    reasons = await bases_not_started(trainers, {job.base for job in jobs if job.state in _GOES_ON})
+    going = [job for job in jobs if job.state in _GOES_ON]
+    reasons = await bases_not_started(trainers, {job.base for job in going})
+    awaited = await store.awaited(going)
     return [
         JobProgress(
             job=job,
             progress=progress[job.job_id],
-            waits_for=reasons.get(job.base, "") if job.state in _GOES_ON else "",
+            waits_for=_waits_for(job, reasons, awaited) if job.state in _GOES_ON else "",
         )
         for job in jobs
     ]
+
+
+def _waits_for(job: Job, bases: Mapping[BaseName, str], awaited: Mapping[JobId, str]) -> str:
+    return bases.get(job.base, "") or awaited.get(job.job_id, "")
 
 
 async def job_progress(
@@ -122,7 +128,7 @@ async def job_progress(
     return replace(found, waves=waves)
 
 
-async def _own(jobs: PostgresJobs, tenant_id: TenantId, name: str) -> Job:
+async def own_job(jobs: PostgresJobs, tenant_id: TenantId, name: str) -> Job:
     """Return the job that a name means, also with OpenAI's prefix. Raises NotFound."""
     job = await jobs.job(job_id_of(name) if name.startswith(JOB_PREFIX) else JobId(name))
     if job.tenant_id != tenant_id:

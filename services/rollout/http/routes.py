@@ -1,6 +1,6 @@
 """All routes about what tenants own."""
 
-from services.rollout.http import evaluations, files, fine_tuning, handover, uploads
+from services.rollout.http import agents, evaluations, files, fine_tuning, handover, uploads
 from services.rollout.http.jobs import submissions
 
 TENANT_ROUTERS = (
@@ -11,4 +11,5 @@ TENANT_ROUTERS = (
     uploads.router,
     evaluations.router,
     handover.router,
+    agents.router,
 )

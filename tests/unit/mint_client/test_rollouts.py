@@ -47,8 +47,12 @@ def test_each_episode_shows_what_was_sampled_and_what_came_between() -> None:
 def test_a_job_in_an_environment_is_named_by_it() -> None:
     spec = {"task": "", "steps": 6, "environment": {"kind": "verifiers", "id": "sums", "args": {}}}
     assert read_job({**JOB, "spec": spec}).source == "verifiers:sums"
+    agents = {**spec, "environment": {"kind": "session", "id": "session"}}
+    assert read_job({**JOB, "spec": agents}).source == "session"
+    assert environment_of("session", "{}", 4) == {"kind": "session", "args": {}, "max_turns": 4}
+    assert environment_of("session:browser", "{}", None) == {"kind": "session", "id": "browser", "args": {}}
     made = environment_of("verifiers:sums", '{"digits": 3}', None)
     assert made == {"kind": "verifiers", "id": "sums", "args": {"digits": 3}}
-    for env, args in (("sums", "{}"), ("verifiers:sums", "{")):
+    for env, args in (("sums", "{}"), ("verifiers:", "{}"), (":sums", "{}"), ("verifiers:sums", "{")):
         with pytest.raises(BadParameter):
             environment_of(env, args, None)

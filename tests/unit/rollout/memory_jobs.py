@@ -51,6 +51,10 @@ class MemoryJobs:
         """Return how far each of these jobs is."""
         return {job.job_id: progress_of(job, await self.waves_of(job.job_id)) for job in jobs}
 
+    async def awaited(self, jobs: Sequence[Job]) -> Mapping[JobId, str]:
+        """Return nothing: no process of agents is known here."""
+        return {}
+
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
         """Return a job's waves of these steps without a score, by step."""
         found = [wave for wave in await self.waves_of(job_id) if wave.step in steps]

@@ -130,6 +130,7 @@ def wave_handlers(
             max_faults=0.25,
         ),
         turns=event_gate(2, what="waves"),
+        agent_turns=FairGate(4, limit=3),
         pulse_seconds=STALL_SECONDS / 4,
     )
 

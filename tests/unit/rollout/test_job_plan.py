@@ -216,9 +216,17 @@ def test_a_job_in_an_environment_has_its_own_defaults_and_any_temperature():
     assert (spec.environment.split, spec.environment.max_turns, spec.environment.min_group) == ("train", 8, 5)
 
 
+def test_a_session_needs_no_name():
+    spec = _in_environment(EnvironmentBody(kind="session", args={"level": 2}))
+    assert spec.environment is not None
+    assert (spec.environment.id, spec.environment.args) == ("session", {"level": 2})
+
+
 @pytest.mark.parametrize(
     ("env", "wishes", "field"),
     [
+        ({"id": ""}, {}, "env.id"),
+        ({"kind": "session", "split": "eval"}, {}, "env.split"),
         ({"max_turns": 0}, {}, "env.max_turns"),
         ({"max_turns": 257}, {}, "env.max_turns"),
         ({"episode_seconds": math.nan}, {}, "env.episode_seconds"),

@@ -49,7 +49,9 @@ def test_an_episode_is_its_segments_with_what_was_sampled_and_the_context_betwee
         {"kind": "sampled", "text": "7 8", "tokens": [7, 8], "logprobs": [-2.0, -3.0]},
     ]
     alone = Group(prompt_tokens=(1,), samples=(sample(0),), episodes=(GOOD, replace(GOOD, left_out=1)))
-    told = [(each["reward"], each["left_out"], len(each["segments"])) for each in view(record(alone))["episodes"]]
+    told = [
+        (each["reward"], each["left_out"], len(each["segments"])) for each in view(record(alone))["episodes"]
+    ]
     assert told == [(1.0, 0, 1), (1.0, 1, 0)]
     for wanted in (1, 2):
         (one,) = view(record(group), episode=wanted)["episodes"]

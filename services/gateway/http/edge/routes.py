@@ -81,12 +81,16 @@ class GatewayRoute(APIRoute):
         carry_out = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            caller = request.state.caller = await authenticated(request, afresh=self.asks_afresh)
+            caller = request.state.caller = await self.caller_of(request)
             answered(request).enter_context(EDGE.of(request).in_hand.counted(caller.tenant_id))
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
 
         return handle
+
+    async def caller_of(self, request: Request) -> Caller:
+        """Return the caller of a request's key. Raises Unauthorized."""
+        return await authenticated(request, afresh=self.asks_afresh)
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request whose key is verified."""

@@ -18,6 +18,7 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
+from services.gateway.core.episode_keys import EpisodeKeys
 from services.gateway.http.edge.context import StatePart
 
 
@@ -61,10 +62,17 @@ class CatalogParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobParts:
-    """Rollout, which owns jobs and files. ``arriving`` limits a tenant's concurrent bodies of files."""
+    """Rollout, which owns jobs and files. ``arriving`` limits a tenant's concurrent bodies of files.
+
+    ``of_agents`` limits a tenant's agents. ``public_url`` is the address of the gateway for clients, empty if
+    it is that of each request.
+    """
 
     rollout: RolloutClient
     limits: ForwardLimits
+    of_agents: ForwardLimits
+    episode_keys: EpisodeKeys
+    public_url: str
     arriving: TenantBudget
     downloads: TenantBudget
 

@@ -80,6 +80,18 @@ class Forwarding:
             )
         return Response(content, status, media_type="application/json" if content else None)
 
+    async def relay(self) -> Response:
+        """Return rollout's answer with its media type, which may be a stream's. Raises as `forward`."""
+        with self.limits.long.counted(self.caller.tenant_id):
+            owner = cast(RolloutClient, self.owner)
+            relayed = await owner.call(
+                self.request.method, (*self.root, *self._names()), self.caller, await self.request.body()
+            )
+            try:
+                return Response(await relayed.whole(), media_type=relayed.headers["content-type"])
+            finally:
+                relayed.close()
+
     async def forward_form(self, stream: AsyncIterable[bytes]) -> Response:
         """Forward a form as a stream."""
         said = self.request.headers

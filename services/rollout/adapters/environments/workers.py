@@ -233,7 +233,7 @@ class WorkerEnvironments:
 
 
 def _told(episode: EpisodeCall) -> dict[str, object]:
-    return {name: value for name, value in asdict(episode).items() if name != "socket"}
+    return {name: value for name, value in asdict(episode).items() if name not in {"socket", "place"}}
 
 
 def _unusable(error: Exception) -> str:

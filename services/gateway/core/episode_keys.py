@@ -1,0 +1,64 @@
+"""Keys of single episodes, which an agent has in place of a key of its tenant while it runs one.
+
+A key names its tenant and its episode, and a signature over both, so that it is checked without a look-up. It
+opens the model calls of that episode and nothing else; the episode's end is its end.
+"""
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+import msgspec
+
+from mint_common.authority import Authority, Caller
+from mint_common.errors import Unauthorized
+from mint_common.ids import TenantId
+
+PREFIX = "mint-episode-"
+
+
+class _Named(msgspec.Struct, frozen=True):
+    tenant_id: TenantId
+    episode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeKeys:
+    """Makes and reads keys with a secret shared by all gateways."""
+
+    secret: bytes
+
+    def make(self, tenant_id: TenantId, episode: str) -> str:
+        """Return the key of an episode."""
+        body = msgspec.json.encode(_Named(tenant_id=tenant_id, episode=episode))
+        return f"{PREFIX}{_encode(body)}.{_encode(self._signature(body))}"
+
+    def caller_of(self, key: str, *, episode: str) -> Caller:
+        """Return the caller whose key this is. Raises Unauthorized unless it is this episode's."""
+        body, _, signature = key.removeprefix(PREFIX).partition(".")
+        try:
+            raw, proof = _decode(body), _decode(signature)
+        except ValueError:
+            raw, proof = b"", b""
+        if not hmac.compare_digest(proof, self._signature(raw)):
+            raise Unauthorized(problem="This key of an episode is not known: claim the episode again.")
+        named = msgspec.json.decode(raw, type=_Named)
+        if named.episode != episode:
+            problem = f"This key is of episode {named.episode}: send each episode's own `api_key`."
+            raise Unauthorized(problem=problem)
+        authority = Authority(tenant_id=named.tenant_id, key_id=episode, scopes=frozenset({"train"}))
+        return Caller(authority=authority, name=episode)
+
+    def _signature(self, body: bytes) -> bytes:
+        return hmac.digest(self.secret, b"mint episode\0" + body, hashlib.sha256)
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    if not text.isascii():
+        raise ValueError("no base64")
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
