@@ -21,6 +21,7 @@ from tests.integration.rollout.environment_rig import episode, open_door
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TENANT = TenantId("ten_a")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 Added = Callable[..., Path]
 
 
@@ -75,6 +76,20 @@ async def test_verifiers_first_interface_scores_what_the_model_said(added: Added
     ] * 2
     assert [token for token, _ in asked] == ["e0", "e1"]
     assert all("arithmetic" in json.dumps(body["messages"]) for _, body in asked)
+
+
+async def test_the_example_with_a_tool_calls_it_and_is_rewarded_for_its_answer(
+    added: Added, tmp_path: Path
+) -> None:
+    folder = added("verifiers", str(EXAMPLES / "tool_agent"))
+    reports, asked = await episodes_of(folder, "verifiers", "tool-agent", {"n": 4}, tmp_path / "door")
+    assert [(report.reward, report.error) for report in reports] == [(1.0, "")] * 2
+    assert all(report.scores["calculate_calls"] == 1.0 for report in reports)
+    question, answered = [body["messages"] for token, body in asked if token == "e0"]
+    assert [each["role"] for each in question] == ["system", "user"]
+    assert [each["role"] for each in answered[2:]] == ["assistant", "tool"]
+    a, _, b = question[1]["content"].removeprefix("What is ").removesuffix("?").split()
+    assert answered[-1]["content"] == str(int(a) * int(b))
 
 
 async def test_skyrl_gym_gets_each_turn_and_sums_their_rewards(added: Added, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ OTHERWISE: Mapping[str, str] = {
     "POST /mint/v1/episodes/{episode}/reward": "an episode has one reward: the same again has no effect",
     "POST /mint/v1/episodes/{episode}/v1/chat/completions": _CALLED,
     "POST /mint/v1/episodes/{episode}/v1/chat/completions/tokens": _CALLED,
+    "POST /mint/v1/episodes/{episode}/v1/responses": _CALLED,
+    "POST /mint/v1/episodes/{episode}/v1/messages": _CALLED,
     "POST /mint/v1/episodes/{episode}/inference/v1/generate": _CALLED,
     "POST /mint/v1/episodes/{episode}/tokenize": _READS,
     "POST /mint/v1/adapters/{digest}/prewarm": _SETS,

@@ -25,6 +25,8 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/episodes/{episode}/v1/models": "train",
     "POST /mint/v1/episodes/{episode}/v1/chat/completions": "train",
     "POST /mint/v1/episodes/{episode}/v1/chat/completions/tokens": "train",
+    "POST /mint/v1/episodes/{episode}/v1/responses": "train",
+    "POST /mint/v1/episodes/{episode}/v1/messages": "train",
     "POST /mint/v1/episodes/{episode}/inference/v1/generate": "train",
     "POST /mint/v1/episodes/{episode}/tokenize": "train",
     "GET /mint/v1/evaluations/compare": "train",

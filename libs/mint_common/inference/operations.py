@@ -27,6 +27,10 @@ class ApiOperation(StrEnum):
     RESPONSE = "response", "/v1/responses"
     MESSAGE = "message", "/v1/messages"
     COUNT_TOKENS = "count_tokens", "/v1/messages/count_tokens"
+    PREPARE_RESPONSE = "prepare_response", "/v1/responses/prepare"
+    REPLAY_RESPONSE = "replay_response", "/v1/responses/replay"
+    PREPARE_MESSAGE = "prepare_message", "/v1/messages/prepare"
+    REPLAY_MESSAGE = "replay_message", "/v1/messages/replay"
     TOKENIZE = "tokenize", "/tokenize"
     DETOKENIZE = "detokenize", "/detokenize"
     TOKENIZER_INFO = "tokenizer_info", "/tokenizer_info"
@@ -67,10 +71,14 @@ _CHATS = {
     ApiOperation.CHAT_BATCH,
     ApiOperation.RENDER_CHAT,
 }
-_ANTHROPIC = {ApiOperation.MESSAGE, ApiOperation.COUNT_TOKENS}
+_ANTHROPIC = {ApiOperation.MESSAGE, ApiOperation.COUNT_TOKENS, ApiOperation.PREPARE_MESSAGE}
 _WITHOUT_ENGINE = {
     ApiOperation.RENDER_CHAT,
     ApiOperation.READ_CHAT,
+    ApiOperation.PREPARE_RESPONSE,
+    ApiOperation.REPLAY_RESPONSE,
+    ApiOperation.PREPARE_MESSAGE,
+    ApiOperation.REPLAY_MESSAGE,
     ApiOperation.COUNT_TOKENS,
     ApiOperation.TOKENIZE,
     ApiOperation.DETOKENIZE,

@@ -107,6 +107,7 @@ def build_http(*, ready: Callable[[], bool], trusts_traces: bool = False) -> Fas
         *routers,
         generating.anthropic_router,
         episodes.calls,
+        episodes.anthropic_calls,
         server.open_router,
         downloads.open_router,
         reference.router,

@@ -9,6 +9,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.generation import CallFacts
 from mint_common.ids import BaseName, TenantId, new_id
 from mint_common.inference.operations import ApiOperation
+from services.rollout.core.door.other_apis import Prepared, Replayed
 
 
 class EngineChat:
@@ -50,6 +51,30 @@ class EngineChat:
         (choice,) = msgspec.json.decode(found, type=_Read).choices
         return choice
 
+    async def prepare(
+        self,
+        base: BaseName,
+        operation: ApiOperation,
+        request: dict[str, Any],  # JSON
+        *,
+        tenant_id: TenantId,
+    ) -> Prepared:
+        """Return a request of another API as one of chat."""
+        return msgspec.json.decode(await self._ask(base, operation, request, tenant_id), type=Prepared)
+
+    async def replay(
+        self,
+        base: BaseName,
+        operation: ApiOperation,
+        request: dict[str, Any],  # JSON
+        *,
+        model: str,
+        tenant_id: TenantId,
+    ) -> Replayed:
+        """Return sampled tokens as an answer of another API, which says that ``model`` answered."""
+        found = await self._ask(base, operation, request, tenant_id, model=model)
+        return msgspec.json.decode(found, type=Replayed)
+
     async def tokenize(
         self,
         base: BaseName,
@@ -71,9 +96,12 @@ class EngineChat:
         operation: ApiOperation,
         request: dict[str, Any],  # JSON
         tenant_id: TenantId,
+        *,
+        model: str = "",
     ) -> bytes:
-        facts = CallFacts(model=base, request_id=new_id("chat"), tenant_id=tenant_id, revision=None)
-        body = msgspec.json.encode({**request, "model": base})
+        named = model or base
+        facts = CallFacts(model=named, request_id=new_id("chat"), tenant_id=tenant_id, revision=None)
+        body = msgspec.json.encode({**request, "model": named})
         relayed = await self._engines.serve(base, operation, body, facts)
         try:
             return await relayed.whole()

@@ -36,6 +36,14 @@ from services.rollout.core.door.conversation import (
     rendered,
     turn_of,
 )
+from services.rollout.core.door.other_apis import (
+    OtherRequest,
+    Prepared,
+    Replayed,
+    answered_body,
+    chat_of,
+    replay_of,
+)
 from services.rollout.core.door.requests import ChatRequest, Json, TokensRequest
 from services.rollout.core.environment import EpisodePlace
 from services.rollout.core.sampling import GroupRequest, check_revision
@@ -118,6 +126,10 @@ class OpenEpisode:
         """Return a chat completion."""
         return await self._bounded(self._chat(request))
 
+    async def other(self, request: OtherRequest) -> Replayed:
+        """Return an answer of another API."""
+        return await self._bounded(self._other(request))
+
     async def generate(self, request: TokensRequest) -> Json:
         """Return the tokens that continue a prompt."""
         return await self._bounded(self._generate(request))
@@ -145,13 +157,40 @@ class OpenEpisode:
             )
         )
         message = message_of(call, read)
-        stop = await self._stop_token()
-        turn = turn_of(
-            request.messages, message, request.template, call.tokens, is_cut=call.completion[-1] != stop
-        )
-        self._answered.append(turn)
+        await self._remember([*request.messages, message], request.template, call)
         created = int(self.parts.clock.now())
         return chat_answer(request, call, message, read.get("logprobs"), name=name, created=created)
+
+    async def _other(self, request: OtherRequest) -> Replayed:
+        """Sample as for chat; what the next turn repeats is the answer as its API has it."""
+        chat = chat_of(await self._prepared(request, request.body))
+        call, _ = await self._sample(
+            await self._prompt(chat), chat.limit, None, within=request.api.conversation
+        )
+        whole = await self._replayed(request, call, stream=False)
+        assert whole.answer is not None
+        after = await self._prepared(request, answered_body(request, whole.answer))
+        await self._remember(after.messages, chat.template, call)
+        return await self._replayed(request, call, stream=True) if request.stream else whole
+
+    async def _prepared(self, request: OtherRequest, body: Json) -> Prepared:
+        own, api = self.terms, request.api
+        return await self._asked(
+            lambda: self.parts.chat.prepare(own.base, api.prepare, body, tenant_id=own.tenant_id)
+        )
+
+    async def _replayed(self, request: OtherRequest, call: ModelCall, *, stream: bool) -> Replayed:
+        own, body = self.terms, replay_of(request, call, stream=stream)
+        return await self._asked(
+            lambda: self.parts.chat.replay(
+                own.base, request.api.replay, body, model=own.model, tenant_id=own.tenant_id
+            )
+        )
+
+    async def _remember(self, messages: list[Json], template: Json, call: ModelCall) -> None:
+        """Remember a conversation whose last message is the answer that was sampled."""
+        is_cut = call.completion[-1] != await self._stop_token()
+        self._answered.append(turn_of(messages, template, call.tokens, is_cut=is_cut))
 
     async def _generate(self, request: TokensRequest) -> Json:
         given = request.sampling_params
@@ -168,7 +207,8 @@ class OpenEpisode:
 
     async def _continued(self, turn: Turn, request: ChatRequest) -> tuple[int, ...] | None:
         """Return the prompt that continues a turn; None if the base's template cannot."""
-        base, tail = dummy_messages(turn), rendered(request.messages[len(turn.messages) :])
+        count = len(turn.messages)
+        base, tail = dummy_messages(request.messages[count - 1]), rendered(request.messages[count:])
         try:
             begin = await self._render(base, request, generates=False)
             full = await self._render([*base, *tail], request, generates=True)

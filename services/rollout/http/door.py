@@ -22,6 +22,7 @@ from mint_common.runtime.edge_body import check_text, read_body
 from mint_common.runtime.slow_clients import paced
 from mint_common.tenant_budget import TenantBudget
 from services.rollout.core.door.answers import chat_events
+from services.rollout.core.door.other_apis import MESSAGES, RESPONSES, OtherApi, read_other
 from services.rollout.core.door.requests import Json, read_chat, read_tokens
 from services.rollout.handlers.model_door import PREFIX, ModelDoor
 from services.rollout.handlers.open_episode import OpenEpisode
@@ -78,6 +79,22 @@ class DoorCalls:
         events = b"".join(chat_events(answer, with_usage=with_usage))
         return Response(events, media_type="text/event-stream")
 
+    async def response(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer an input of OpenAI's Responses."""
+        return await self._other(request, episode, RESPONSES)
+
+    async def message(self, request: Request, episode: OpenEpisode) -> Response:
+        """Answer a conversation of Anthropic's Messages."""
+        return await self._other(request, episode, MESSAGES)
+
+    async def _other(self, request: Request, episode: OpenEpisode, api: OtherApi) -> Response:
+        async with self._read(request, episode) as body:
+            asked = read_other(api, body)
+            found = await episode.other(asked)
+        if asked.stream:
+            return Response(found.events, media_type="text/event-stream")
+        return _json(found.answer or {})
+
     async def generate(self, request: Request, episode: OpenEpisode) -> Response:
         """Answer a prompt of tokens."""
         async with self._read(request, episode) as body:
@@ -107,12 +124,14 @@ _ANSWERS: Mapping[str, Answer] = {
     "GET /v1/models": DoorCalls.models,
     "POST /v1/chat/completions": DoorCalls.chat,
     "POST /v1/chat/completions/tokens": DoorCalls.chat_tokens,
+    "POST /v1/responses": DoorCalls.response,
+    "POST /v1/messages": DoorCalls.message,
     "POST /tokenize": DoorCalls.tokenize,
     "POST /v1/tokenize": DoorCalls.tokenize,
     "POST /inference/v1/generate": DoorCalls.generate,
 }
 CALLS = tuple(_ANSWERS)
-"""What an episode may ask, METHOD PATH below its address."""
+"""Requests that an episode may make, METHOD PATH below its address."""
 
 
 def door_http(door: ModelDoor, calls: DoorCalls) -> Starlette:
@@ -156,10 +175,11 @@ def _json(answer: Json) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def _answer_error(_request: Request, error: Exception) -> Response:
-    """Answer in OpenAI's shape; its clients repeat nothing, since engines have been asked again already."""
+def _answer_error(request: Request, error: Exception) -> Response:
+    """Answer in the API's shape; its clients repeat nothing, since engines have been asked again already."""
     assert isinstance(error, MintError)
-    body = msgspec.json.encode(error_body(error))
+    is_anthropic = request.url.path.endswith("/v1/messages")
+    body = msgspec.json.encode(error_body(error, api="anthropic" if is_anthropic else "openai"))
     headers = {"x-should-retry": "false"}
     return Response(body, error_status(error), headers=headers, media_type="application/json")
 

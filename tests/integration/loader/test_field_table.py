@@ -13,6 +13,7 @@ from anthropic.types import message_count_tokens_params, message_create_params
 from mint_common.inference.fields import FieldRules
 from mint_common.inference.operations import ApiOperation
 from services.gateway.core.openai.token_generation import GENERATE, SAMPLING_PARAMS
+from services.loader.adapters.vllm.openai.replay import replayed
 from services.loader.core.inference.contents import RepetitionDetection, StructuredOutputs
 from services.loader.core.inference.fields import FIELDS, NEVER_IN_TEMPLATES
 
@@ -54,6 +55,10 @@ def models() -> Mapping[ApiOperation, Sequence[Any]]:
         ApiOperation.CHAT_BATCH: (BatchChatCompletionRequest,),
         ApiOperation.RENDER_CHAT: (ChatCompletionRequest,),
         ApiOperation.READ_CHAT: (DerenderChatRequest,),
+        ApiOperation.PREPARE_RESPONSE: (ResponsesRequest,),
+        ApiOperation.REPLAY_RESPONSE: (replayed(ResponsesRequest),),
+        ApiOperation.PREPARE_MESSAGE: (AnthropicMessagesRequest,),
+        ApiOperation.REPLAY_MESSAGE: (replayed(AnthropicMessagesRequest),),
         ApiOperation.COMPLETION: (CompletionRequest,),
         ApiOperation.RESPONSE: (ResponsesRequest,),
         ApiOperation.MESSAGE: (AnthropicMessagesRequest,),

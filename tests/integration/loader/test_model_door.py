@@ -29,7 +29,7 @@ from services.rollout.core.trajectories import ModelCall, Segment
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms, OpenEpisode
-from services.rollout.http.door import MAX_BODY_BYTES, door_http
+from services.rollout.http.door import MAX_BODY_BYTES, DoorCalls, door_http
 from tests.integration.loader.conftest import TOKEN, Rig
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -92,7 +92,7 @@ async def opened(rig: Rig) -> AsyncIterator[OpenDoor]:
             clock=clock,
         )
         door = ModelDoor(parts=parts, socket=Path(folder) / "socket")
-        serving = asyncio.create_task(serve_socket(door_http(door), door.socket))
+        serving = asyncio.create_task(serve_socket(door_http(door, DoorCalls()), door.socket))
         while not door.socket.exists():
             await asyncio.sleep(0.01)
         yield OpenDoor(door=door, sampler=sampler)
@@ -371,7 +371,7 @@ async def test_tool_calls_are_read_and_their_results_continue_the_tokens(opened:
     (made,) = message["tool_calls"]
     assert (made["function"]["name"], json.loads(made["function"]["arguments"])) == ("add", {"a": 1, "b": 2})
     with opened.episode() as (path, episode):
-        turn = turn_of([USER], message, request.template, call.tokens, is_cut=False)
+        turn = turn_of([USER, message], request.template, call.tokens, is_cut=False)
         episode._answered.append(turn)
         async with opened.openai(path) as client:
             tail: Any = {"role": "tool", "tool_call_id": made["id"], "content": "3"}

@@ -1,6 +1,7 @@
 """An installed environment of tests, and a model that repeats what it is asked."""
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from mint_common.events import EnvironmentSpec
-from services.rollout.core.environment import EpisodeCall
+from mint_common.ids import JobId, WaveId
+from services.rollout.core.environment import EpisodeCall, EpisodePlace
 from services.rollout.core.installed_environment import MANIFEST, VENV, InstalledEnvironment
 
 PACKAGES = Path(__file__).parent / "environments"
@@ -56,7 +58,18 @@ def deeds(deed: str = "", *, seconds: float = 20.0, **args: Any) -> EnvironmentS
 
 def episode(name: str, door: str) -> EpisodeCall:
     """Return an episode whose token is its name."""
+    place = EpisodePlace(
+        job_id=JobId("job"),
+        wave_id=WaveId("wave"),
+        step=1,
+        group=0,
+        sample=0,
+        group_size=1,
+        index=0,
+        seed=1,
+    )
     return EpisodeCall(
+        place=place,
         episode_id=name,
         path=f"/e/{name}",
         socket=door,
@@ -68,9 +81,25 @@ def episode(name: str, door: str) -> EpisodeCall:
     )
 
 
+def _asking(tool: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
+    """Return a call of a tool that has what a question asks for as its one argument."""
+    function = tool["function"]
+    (argument,) = function["parameters"]["properties"]
+    asked = question["content"].removeprefix("What is ").removesuffix("?")
+    call = {"name": function["name"], "arguments": json.dumps({argument: asked})}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c1", "type": "function", "function": call}],
+    }
+
+
 @asynccontextmanager
 async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
-    """Answer OpenAI's API on a unix socket; yield the requests: token and body."""
+    """Answer OpenAI's API on a unix socket; yield the requests: token and body.
+
+    The model repeats the last message; of a question with tools it asks the first one.
+    """
     asked: list[tuple[str, dict[str, Any]]] = []
     http = FastAPI()
 
@@ -78,8 +107,11 @@ async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]
     async def answer(token: str, request: Request) -> dict[str, Any]:
         body = await request.json()
         asked.append((token, body))
-        message = {"role": "assistant", "content": body["messages"][-1]["content"]}
+        last = body["messages"][-1]
+        message = {"role": "assistant", "content": last["content"]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        if body.get("tools") and last["role"] == "user":
+            choice = {"index": 0, "message": _asking(body["tools"][0], last), "finish_reason": "tool_calls"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         told = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
         return {**told, "usage": usage, "choices": [choice]}

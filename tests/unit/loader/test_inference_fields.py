@@ -36,6 +36,10 @@ def smallest(operation: ApiOperation) -> dict[str, Any]:
         ApiOperation.DETOKENIZE: ("tokens",),
         ApiOperation.TOKENIZER_INFO: (),
         ApiOperation.READ_CHAT: (),
+        ApiOperation.PREPARE_RESPONSE: ("input",),
+        ApiOperation.PREPARE_MESSAGE: ("messages", "max_tokens"),
+        ApiOperation.REPLAY_RESPONSE: (),
+        ApiOperation.REPLAY_MESSAGE: (),
     }
     body = {name: NEEDED[name] for name in ("model", *needed.get(operation, ("messages",)))}
     return body | ({"messages": [NEEDED["messages"]]} if operation is ApiOperation.CHAT_BATCH else {})

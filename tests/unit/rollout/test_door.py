@@ -13,7 +13,7 @@ from services.rollout.core.door.conversation import (
     bridged,
     continued_turn,
     dummy_messages,
-    message_digest,
+    message_digests,
     rendered,
     turn_of,
 )
@@ -39,6 +39,7 @@ NAMES = st.sampled_from(
         "n",
     ]
 )
+ANSWER = {"role": "assistant", "content": "42"}
 SAID = st.text(alphabet="abcx ", min_size=1, max_size=6)
 
 
@@ -116,7 +117,7 @@ def test_any_json_is_read_or_refused_by_its_field(messages: list[Any], more: dic
         read = read_chat(json.dumps({**more, "messages": messages}).encode())
     except InvalidField:
         return
-    turn = turn_of(read.messages, {"role": "assistant", "content": ""}, read.template, [1], is_cut=False)
+    turn = turn_of([*read.messages, {"role": "assistant", "content": ""}], read.template, [1], is_cut=False)
     assert continued_turn([turn], [*read.messages, {"role": "assistant", "content": ""}, USER], read.template)
     assert len(rendered(read.messages)) == len(read.messages)
 
@@ -153,17 +154,17 @@ def test_a_bridge_continues_what_was_sampled_and_renders_the_rest(
     answer, tail = messages[-1], [{"role": "user", "content": new}]
     sampled = [ord(letter) for letter in answer["content"]] + ([] if is_cut else [STOP])
     prompt = render(messages[:-1], generates=True)
-    turn = turn_of(messages[:-1], answer, {}, [*prompt, *sampled], is_cut=is_cut)
+    turn = turn_of([*messages[:-1], answer], {}, [*prompt, *sampled], is_cut=is_cut)
     assert continued_turn([turn], [*messages, *tail], {}) is turn
-    dummy = dummy_messages(turn)
+    dummy = dummy_messages(answer)
     base, full = render(dummy, generates=False), render([*dummy, *tail], generates=True)
     # With one token a character, the whole rendering is what the bridge has to give.
     assert bridged(turn, base, full, stop=STOP) == tuple(render([*messages, *tail], generates=True))
 
 
 def test_tokens_that_no_encoder_gives_stay_as_they_were_sampled() -> None:
-    turn = turn_of([USER], {"role": "assistant", "content": "42"}, {}, [9, 9, 777, STOP], is_cut=False)
-    dummy = dummy_messages(turn)
+    turn = turn_of([USER, ANSWER], {}, [9, 9, 777, STOP], is_cut=False)
+    dummy = dummy_messages(ANSWER)
     tail = [{"role": "user", "content": "why"}]
     base, full = render(dummy, generates=False), render([*dummy, *tail], generates=True)
     found = bridged(turn, base, full, stop=STOP)
@@ -173,13 +174,13 @@ def test_tokens_that_no_encoder_gives_stay_as_they_were_sampled() -> None:
 
 
 def test_a_template_that_changes_what_came_before_has_no_bridge() -> None:
-    turn = turn_of([USER], {"role": "assistant", "content": "42"}, {}, [9], is_cut=False)
+    turn = turn_of([USER, ANSWER], {}, [9], is_cut=False)
     assert bridged(turn, [1, 2, 3], [1, 5, 3, 4], stop=STOP) is None
 
 
 def test_only_an_exact_history_with_the_same_tools_is_continued() -> None:
     answer = {"role": "assistant", "content": "42"}
-    turn = turn_of([USER], answer, {"tools": [1]}, [9], is_cut=False)
+    turn = turn_of([USER, answer], {"tools": [1]}, [9], is_cut=False)
     tail = {"role": "user", "content": "why"}
     assert continued_turn([turn], [USER, answer, tail], {"tools": [1]}) is turn
     for messages, template in (
@@ -194,13 +195,25 @@ def test_only_an_exact_history_with_the_same_tools_is_continued() -> None:
 
 def test_the_forms_in_which_clients_repeat_an_answer_are_one() -> None:
     calls = [{**CALLS[0], "function": {"name": "add", "arguments": '{"b":2,"a":1}'}, "index": 0}]
-    first = message_digest({"role": "assistant", "content": None, "tool_calls": CALLS})
-    assert first == message_digest(
-        {"role": "assistant", "content": "", "tool_calls": calls, "refusal": None, "audio": None}
+    (first,) = message_digests([{"role": "assistant", "content": None, "tool_calls": CALLS}])
+    assert (first,) == message_digests(
+        [{"role": "assistant", "content": "", "tool_calls": calls, "refusal": None, "audio": None}]
     )
     parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "12 + 30?"}]
-    assert message_digest(USER) == message_digest({"role": "user", "content": parts})
-    assert first != message_digest({"role": "assistant", "content": ""})
+    assert message_digests([USER]) == message_digests([{"role": "user", "content": parts}])
+    assert (first,) != message_digests([{"role": "assistant", "content": ""}])
+
+
+def test_a_call_is_named_by_its_place_and_its_result_by_the_call() -> None:
+    def conversation(first: str, second: str, *answered: str) -> list[dict[str, Any]]:
+        calls = [{"id": name, "function": {"name": "add", "arguments": "{}"}} for name in (first, second)]
+        results = [{"role": "tool", "tool_call_id": name, "content": "3"} for name in answered]
+        return [USER, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+
+    said = message_digests(conversation("a", "b", "a", "b"))
+    assert said == message_digests(conversation("x", "y", "x", "y"))
+    assert said != message_digests(conversation("x", "y", "y", "x"))
+    assert said != message_digests(conversation("x", "y", "x", "z"))
 
 
 def test_a_stream_says_what_the_whole_answer_says() -> None:

@@ -44,6 +44,13 @@ class EpisodeRoute(GatewayRoute):
         return JOBS.of(request).episode_keys.caller_of(key, episode=request.path_params["episode"])
 
 
+class AnthropicEpisodeRoute(EpisodeRoute):
+    """The same, with errors in the shape of Anthropic's API."""
+
+    api = "anthropic"
+
+
+anthropic_calls = APIRouter(prefix=ADDRESS, tags=["agents"], route_class=AnthropicEpisodeRoute)
 calls = APIRouter(prefix=ADDRESS, tags=["agents"], route_class=EpisodeRoute)
 
 
@@ -107,6 +114,20 @@ async def chat_in_episode(_episode: EpisodePath, request: Request, jobs: TrainJo
 )
 async def chat_with_tokens_in_episode(_episode: EpisodePath, request: Request, jobs: TrainJobs) -> Response:
     """Answer a conversation of an episode whose prompt is `tokens`."""
+    return await _answered(request, jobs)
+
+
+@calls.post("/v1/responses", response_model=JsonObject, openapi_extra=_asked(input="2 4 6 8"))
+async def respond_in_episode(_episode: EpisodePath, request: Request, jobs: TrainJobs) -> Response:
+    """Answer an input of an episode, as OpenAI's Responses do; what is sampled is trained on."""
+    return await _answered(request, jobs)
+
+
+@anthropic_calls.post(
+    "/v1/messages", response_model=JsonObject, openapi_extra=_asked(messages=_MESSAGES, max_tokens=8)
+)
+async def send_message_in_episode(_episode: EpisodePath, request: Request, jobs: TrainJobs) -> Response:
+    """Answer a conversation of an episode, as Anthropic's Messages do; what is sampled is trained on."""
     return await _answered(request, jobs)
 
 

@@ -220,13 +220,24 @@ _READ_CHAT: FieldRules = {
     **accepted("prompt_tokens", TokenCount),
     **refused("stream", "an answer comes whole", False),
 }
-"""Fields of the services' own requests, which no public route takes."""
+_REPLAY: FieldRules = {
+    **_MODEL,
+    **accepted("request", dict, max_bytes=None),
+    **accepted("prompt_token_ids token_ids", contents.Tokens, max_bytes=None),
+    **accepted("logprobs", list[float], max_bytes=None),
+    **accepted("finish_reason", str),
+}
+"""Fields of the services' own requests, which no public route takes; a replayed one was prepared before."""
 FIELDS: Mapping[ApiOperation, FieldRules] = {
     ApiOperation.CHAT: _CHAT,
     ApiOperation.CHAT_TOKENS: {**_CHAT, **_TOKEN_PROMPT},
     ApiOperation.CHAT_BATCH: _BATCH,
     ApiOperation.RENDER_CHAT: _CHAT,
     ApiOperation.READ_CHAT: _READ_CHAT,
+    ApiOperation.PREPARE_RESPONSE: _RESPONSE,
+    ApiOperation.REPLAY_RESPONSE: _REPLAY,
+    ApiOperation.PREPARE_MESSAGE: _MESSAGE,
+    ApiOperation.REPLAY_MESSAGE: _REPLAY,
     ApiOperation.COMPLETION: _COMPLETION,
     ApiOperation.RESPONSE: _RESPONSE,
     ApiOperation.MESSAGE: _MESSAGE,

@@ -9,7 +9,7 @@ clients).
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.rollout.core.door.requests import Json
@@ -23,37 +23,28 @@ _DUMMY = "x"
 class Turn:
     """An answered chat request: a digest of each message with the answer's, and all of its tokens.
 
-    ``setting`` is the digest of the other fields that the template reads. ``tool_calls`` are the answer's.
+    ``setting`` is the digest of the other fields that the template reads.
     """
 
     messages: tuple[bytes, ...]
     setting: bytes
     tokens: "array[int]"
     is_cut: bool
-    tool_calls: tuple[Json, ...]
 
 
-def turn_of(
-    messages: Sequence[Json],
-    answer: Json,
-    template: Json,
-    tokens: Sequence[int],
-    *,
-    is_cut: bool,
-) -> Turn:
-    """Return the turn that answered messages; ``is_cut``: its completion has no stop token."""
+def turn_of(messages: Sequence[Json], template: Json, tokens: Sequence[int], *, is_cut: bool) -> Turn:
+    """Return the turn whose last message is the answer; ``is_cut``: its completion has no stop token."""
     return Turn(
-        messages=tuple(message_digest(each) for each in (*messages, answer)),
+        messages=message_digests(messages),
         setting=_digest(template),
         tokens=array("i", tokens),
         is_cut=is_cut,
-        tool_calls=tuple(answer.get("tool_calls") or ()),
     )
 
 
 def continued_turn(turns: Sequence[Turn], messages: Sequence[Json], template: Json) -> Turn | None:
     """Return the longest turn that messages repeat exactly and continue with a tail to bridge, if any."""
-    digests, setting = tuple(message_digest(each) for each in messages), _digest(template)
+    digests, setting = message_digests(messages), _digest(template)
     found = [
         turn
         for turn in turns
@@ -65,11 +56,11 @@ def continued_turn(turns: Sequence[Turn], messages: Sequence[Json], template: Js
     return max(found, key=lambda turn: len(turn.messages), default=None)
 
 
-def dummy_messages(turn: Turn) -> list[Json]:
-    """Return a conversation whose answer stands for a turn's: it makes the same tool calls."""
+def dummy_messages(answered: Json) -> list[Json]:
+    """Return a conversation whose answer stands for another one: it makes the same tool calls."""
     answer: Json = {"role": "assistant", "content": _DUMMY}
-    if turn.tool_calls:
-        answer["tool_calls"] = list(turn.tool_calls)
+    if calls := answered.get("tool_calls"):
+        answer["tool_calls"] = list(calls)
     return [{"role": "user", "content": _DUMMY}, answer]
 
 
@@ -93,11 +84,23 @@ def rendered(messages: Sequence[Json]) -> list[Json]:
     return [{"content": "", **each} if each.get("role") == "assistant" else each for each in plain]
 
 
-def message_digest(message: Json) -> bytes:
-    """Return a digest of what a message says: equal for the forms in which clients repeat an answer."""
+def message_digests(messages: Sequence[Json]) -> tuple[bytes, ...]:
+    """Return a digest of what each message says: equal for the forms in which clients repeat an answer.
+
+    A tool call is named by its place, since its id is no sampled text: each form of an answer has its own.
+    """
+    ids: list[object] = [
+        call.get("id") for each in messages for call in each.get("tool_calls") or () if isinstance(call, dict)
+    ]
+    places = {name: place for place, name in reversed(list(enumerate(ids))) if isinstance(name, str)}
+    return tuple(_message_digest(each, places) for each in messages)
+
+
+def _message_digest(message: Json, places: Mapping[str, int]) -> bytes:
+    answered = message.get("tool_call_id")
     calls = [
         {
-            "id": each.get("id"),
+            "id": _place(each.get("id"), places),
             "name": (each.get("function") or {}).get("name"),
             "arguments": _arguments((each.get("function") or {}).get("arguments")),
         }
@@ -109,10 +112,14 @@ def message_digest(message: Json) -> bytes:
             "role": message.get("role"),
             "content": _text(message.get("content")),
             "calls": calls,
-            "tool_call_id": message.get("tool_call_id"),
+            "tool_call_id": _place(answered, places),
             "name": message.get("name"),
         }
     )
+
+
+def _place(name: object, places: Mapping[str, int]) -> object:
+    return places.get(name, name) if isinstance(name, str) else name
 
 
 def _text(content: object) -> object:

@@ -29,9 +29,7 @@ MAX_MESSAGES = 4096
 
 _OWN = "an episode samples the policy's own distribution, which is what is trained"
 _JOBS = "the job's own is used"
-_SAMPLING: FieldRules = {
-    **accepted("stop_token_ids max_tokens"),
-    **accepted("skip_special_tokens spaces_between_special_tokens detokenize return_tokens_as_token_ids"),
+SAME_DISTRIBUTION: FieldRules = {
     **ignored("temperature", _JOBS),
     **ignored("seed", "each call has its own, the same at each attempt of the episode"),
     **refused("top_p repetition_penalty length_penalty n best_of", _OWN, 1),
@@ -41,14 +39,20 @@ _SAMPLING: FieldRules = {
     **refused("structured_outputs repetition_detection thinking_token_budget prompt_logprobs", _OWN),
     **refused("ignore_eos include_stop_str_in_output use_beam_search watermarking", _OWN, False),
 }
-_SERVING = ignored(
+"""The fields of all APIs that would change what is sampled."""
+_SAMPLING: FieldRules = {
+    **SAME_DISTRIBUTION,
+    **accepted("stop_token_ids max_tokens"),
+    **accepted("skip_special_tokens spaces_between_special_tokens detokenize return_tokens_as_token_ids"),
+}
+SERVING = ignored(
     "cache_salt priority user safety_identifier metadata store service_tier prompt_cache_key"
     " prompt_cache_retention prediction verbosity request_id",
     "no answer depends on it",
 )
 _CHAT: FieldRules = {
     **_SAMPLING,
-    **_SERVING,
+    **SERVING,
     **accepted("model messages tools chat_template_kwargs reasoning_effort", max_bytes=None),
     **accepted("tokens", max_bytes=None),
     **accepted("max_completion_tokens stream stream_options logprobs return_token_ids"),
@@ -62,7 +66,7 @@ _CHAT: FieldRules = {
     **refused("modalities", "answers are text", ["text"]),
 }
 _GENERATE: FieldRules = {
-    **_SERVING,
+    **SERVING,
     **accepted("model token_ids", max_bytes=None),
     **accepted("sampling_params return_token_ids stream_options token_offsets reasoning_ended"),
     **refused("stream", "an answer comes whole", False),
