@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -37,8 +38,9 @@ MESSAGE_TOOLS: Any = [{"name": "add", "input_schema": TOOLS[0]["function"]["para
 @asynccontextmanager
 async def anthropics(opened: OpenDoor, path: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """Return Anthropic's client of an episode."""
-    async with opened.http(path) as http:
-        address = f"http://localhost{path}"
+    address = f"http://localhost{path}"
+    transport = httpx2.AsyncHTTPTransport(uds=str(opened.door.socket))
+    async with httpx2.AsyncClient(transport=transport, base_url=address) as http:
         yield anthropic.AsyncAnthropic(base_url=address, api_key="none", http_client=http, max_retries=0)
 
 
