@@ -42,7 +42,9 @@ class AgentCalls:
         """Return the job as it is, and episodes of it: some as soon as any are free, none after a time."""
         deadline = self.clock.monotonic() + body.wait_seconds
         while True:
-            found = await self.claim_here(job, body.n) or await self._claim_elsewhere(job, body.n)
+            found: list[JsonObject] = []
+            if not is_over(job):  # the process with its episodes may not know yet
+                found = await self.claim_here(job, body.n) or await self._claim_elsewhere(job, body.n)
             left = deadline - self.clock.monotonic()
             if found or is_over(job) or left <= 0:
                 return job, found
