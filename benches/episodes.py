@@ -45,7 +45,7 @@ from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.episode_runs import MODEL, EpisodeRunner
 from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts, EpisodeTerms
-from services.rollout.http.door import door_http
+from services.rollout.http.door import DoorCalls, door_http
 from tests.integration.rollout.environment_rig import deeds, install_deeds
 
 EPISODES, ROUNDS, PROCESSES = 1024, 7, 3
@@ -189,7 +189,7 @@ async def _door() -> AsyncIterator[tuple[ModelDoor, _Engine]]:
         door = ModelDoor(
             parts=DoorParts(sampler=engine, chat=_Chat(), requests=requests, clock=clock), socket=socket
         )
-        serving = asyncio.create_task(serve_socket(door_http(door), socket))
+        serving = asyncio.create_task(serve_socket(door_http(door, DoorCalls()), socket))
         while not socket.is_socket():  # noqa: ASYNC110  # nothing tells it
             await asyncio.sleep(0.01)
         try:

@@ -44,14 +44,27 @@ def test_the_example_agent_trains_a_job(stack: RunningStack) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stderr
     job = stack.wait_for_end(job_id)
-    assert (job["state"], len(job["steps"])) == ("succeeded", 2), job["reason"]
-    assert ran.stdout.startswith("succeeded")
-    for step in job["steps"]:
-        assert sum(step["episodes"].values()) == 8
-        assert step["ratio_max_error"] < 1e-3
+    assert len(job["steps"]) == 2
+    # The letters of this small base may earn every episode of a group the same.
+    assert job["state"] == "succeeded" or job["reason"].startswith("nothing was trained")
+    assert ran.stdout.startswith(job["state"])
+    assert [sum(step["episodes"].values()) for step in job["steps"]] == [8, 8]
     shown = stack.get(f"/jobs/{job_id}/rollouts?step=1")
     assert len(shown["episodes"]) == 4
     assert "Say " in shown["prompt"]["text"]
+
+
+def test_a_job_trains_on_what_its_agents_sampled_and_how_they_rewarded_it(stack: RunningStack) -> None:
+    job_id = submit(stack, "rewarded")
+    while not (claimed := claim(stack, job_id, n=8))["is_ended"]:
+        for episode in claimed["episodes"]:
+            with openai.OpenAI(base_url=episode["base_url"], api_key=episode["api_key"]) as client:
+                client.chat.completions.create(model=episode["model"], messages=[USER])
+            stack.post(f"/episodes/{episode['episode']}/reward", {"reward": float(episode["sample"] % 2)})
+    job = stack.wait_for_end(job_id)
+    assert (job["state"], job["reward"]) == ("succeeded", 0.5), job["reason"]
+    (step,) = job["steps"]
+    assert step["ratio_max_error"] < 1e-3
 
 
 def test_an_episode_is_called_by_the_clients_of_both_vendors_and_rewarded_once(stack: RunningStack) -> None:

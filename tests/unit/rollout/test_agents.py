@@ -49,7 +49,7 @@ class World:
     @property
     def door(self) -> ModelDoor:
         """Return the model door."""
-        return self.rig.of_waves.environments.door
+        return self.rig.of_waves.environments.episodes.door
 
     async def begin(self, **changes: object) -> WaveRequested:
         """Submit a job, and hand its first wave to the handler, which returns at once."""
