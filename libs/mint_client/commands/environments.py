@@ -8,6 +8,9 @@ import typer
 from mint_client.adapters.public_api import Json
 
 EnvOption = Annotated[
+    str | None, typer.Option(metavar="KIND:ID", help="An installed environment, in place of a task.")
+]
+JobEnvOption = Annotated[
     str | None,
     typer.Option(
         metavar="KIND:ID",

@@ -11,7 +11,7 @@ from rich.console import Console
 from mint_client.adapters.public_api import Json, PublicApi, path_of
 from mint_client.adapters.tensorboard import write_tensorboard
 from mint_client.commands.api import Listing, group
-from mint_client.commands.environments import EnvArgsOption, EnvOption, MaxTurnsOption, environment_of
+from mint_client.commands.environments import EnvArgsOption, JobEnvOption, MaxTurnsOption, environment_of
 from mint_client.commands.options import (
     GradientOption,
     JsonOption,
@@ -87,7 +87,7 @@ def create_job(  # arguments of a command
     policy: PolicyArgument,
     task: OptionalTaskArgument = None,
     *,
-    env: EnvOption = None,
+    env: JobEnvOption = None,
     env_args: EnvArgsOption = "{}",
     max_turns: MaxTurnsOption = None,
     eval_every: Annotated[
