@@ -33,7 +33,7 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service, serve_socket
 from mint_common.tenant_budget import TenantBudget
 from services.rollout import metrics
-from services.rollout.adapters.agent_waves_postgres import RENEW_SECONDS, PostgresAgentWaves
+from services.rollout.adapters.agent_waves_postgres import PostgresAgentWaves
 from services.rollout.adapters.database_clock import FOLLOW_SECONDS, DatabaseClock
 from services.rollout.adapters.door_socket import open_door_socket
 from services.rollout.adapters.engine_chat import EngineChat
@@ -94,7 +94,7 @@ from services.rollout.http.jobs import job_routes
 from services.rollout.http.routes import TENANT_ROUTERS
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Tasks
-from services.rollout.settings import QuotaSettings, RolloutSettings
+from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
 DRAWS_IN_HAND = 8
@@ -238,7 +238,9 @@ async def open_rollout(
             registry=catalog,
             jobs=PostgresTenantJobs(pool, ledger, clock),
             store=jobs,
-            quotas=_quotas(settings.quotas),
+            quotas=JobQuotas(
+                open_jobs=TENANT_JOBS, trainer_seconds=settings.quotas.trainer_seconds_per_day or math.inf
+            ),
             trainers=directory,
             engines=engines,
             algorithms=algorithms,
@@ -384,18 +386,12 @@ def tenant_work(parts: TenantParts, bus: Bus, eraser: Eraser, *, copies: LocalRo
     }
     return [
         ended.run,
-        partial(
-            run_periodically, parts.agents.publish, name="agents", every_seconds=RENEW_SECONDS, clock=clock
-        ),
+        parts.agents.run,
         *(
             partial(run_periodically, sweep, name=name, every_seconds=SWEEP_SECONDS, clock=clock)
             for name, sweep in sweeps.items()
         ),
     ]
-
-
-def _quotas(settings: QuotaSettings) -> JobQuotas:
-    return JobQuotas(open_jobs=TENANT_JOBS, trainer_seconds=settings.trainer_seconds_per_day or math.inf)
 
 
 async def run(settings: RolloutSettings) -> None:

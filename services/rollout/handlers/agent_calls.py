@@ -9,7 +9,8 @@ from mint_common.job_errors import EpisodeOver
 from mint_common.job_requests import ClaimBody, RewardBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.clock import Clock
-from services.rollout.adapters.agent_waves_postgres import PostgresAgentWaves
+from mint_common.runtime.periodic import run_periodically
+from services.rollout.adapters.agent_waves_postgres import RENEW_SECONDS, PostgresAgentWaves
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.siblings import Siblings
 from services.rollout.core.agents import claim_view, report_of, wave_of
@@ -34,8 +35,11 @@ class AgentCalls:
     siblings: Siblings
     clock: Clock
 
-    async def publish(self) -> None:
-        """Tell the other processes which waves are here."""
+    async def run(self) -> None:
+        """Tell the other processes which waves are here, until cancelled."""
+        await run_periodically(self._publish, name="agents", every_seconds=RENEW_SECONDS, clock=self.clock)
+
+    async def _publish(self) -> None:
         await self.waves.set_all(self.agents.waves())
 
     async def claim(self, job: Job, body: ClaimBody) -> tuple[Job, list[JsonObject]]:

@@ -12,8 +12,14 @@ from mint_common.algorithms import BUILT_IN, Algorithms
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import EarlyStoppingBody, EnvironmentBody, EpisodeEvaluationBody, JobRequest
-from services.rollout.core.environment_plan import environment_defaults
+from mint_common.job_requests import (
+    EarlyStoppingBody,
+    EnvironmentBody,
+    EpisodeEvaluationBody,
+    EvaluatedEnvironmentBody,
+    JobRequest,
+)
+from services.rollout.core.environment_plan import environment_defaults, plan_scored_environment
 from services.rollout.core.job_plan import MAX_LEARNING_RATE, check_sampled, plan_job
 
 DEFAULTS = {
@@ -214,6 +220,15 @@ def test_a_job_in_an_environment_has_its_own_defaults_and_any_temperature():
     assert spec.environment is not None
     assert (spec.task, spec.max_new_tokens, spec.temperature) == ("", 64, 0.7)
     assert (spec.environment.split, spec.environment.max_turns, spec.environment.min_group) == ("train", 8, 5)
+
+
+def test_agents_are_not_scored_in():
+    with pytest.raises(InvalidField) as refused:
+        _in_environment(EnvironmentBody(kind="session"), evaluation=EpisodeEvaluationBody())
+    assert refused.value.field == "evaluation"
+    with pytest.raises(InvalidField) as refused:
+        plan_scored_environment(EvaluatedEnvironmentBody(kind="session", id="s"))
+    assert refused.value.field == "env.kind"
 
 
 def test_a_session_needs_no_name():
