@@ -16,8 +16,9 @@ from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
+from mint_common.client.members import FleetWatch
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
@@ -176,6 +177,7 @@ async def run(settings: GatewaySettings) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
             partial(catalog.engines.follow, bus),
+            FleetWatch(catalog.registry, catalog.engines, catalog.trainers, clock).run,
             partial(catalog.resolver.follow, bus),
             partial(exports.follow, bus),
             partial(catalog.resolver.ask_for_loads, bus),

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 from fastapi import FastAPI
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
+from mint_common.client.members import Announcement, first_beat, member_state, own_name, own_url
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
@@ -78,6 +80,7 @@ class Loader:
     dispatcher: Dispatcher
     prewarms: Prewarms
     registration: BaseRegistration
+    announcement: Announcement
     watch: EngineWatch
     working_set: WorkingSetSaver
 
@@ -126,7 +129,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
     async with AsyncExitStack() as stack:
         engine, builder = await stack.enter_async_context(opens(settings, facts, clock))
 
-        engine_id = EngineId(settings.engine_id)
+        engine_id = EngineId(settings.engine_id or own_name())
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package="services.loader.adapters.migrations")
@@ -225,6 +228,18 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             dispatcher=dispatcher,
             prewarms=prewarms,
             registration=registration,
+            announcement=Announcement(
+                RegistryClient(registry),
+                first_beat(
+                    "loader",
+                    member_id=engine_id,
+                    url=own_url(settings, towards=settings.peers.registry_url),
+                    base=facts.name,
+                    epoch=identity.epoch,
+                ),
+                state=partial(member_state, http, registration),
+                clock=clock,
+            ),
             watch=watch,
             working_set=working_set,
         )
@@ -243,7 +258,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.watch.reconcile,
             loader.working_set.run,
         ]
-        answering = [loader.tiers.run, loader.watch.watch]
+        answering = [loader.tiers.run, loader.watch.watch, loader.announcement.run]
         await run_service(loader.http, settings, background, answering=answering)
 
 

@@ -5,16 +5,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mint_common.settings import RegistryPeer, ServiceSettings
+from mint_common.settings import MemberSettings, RegistryPeer
 
 
-class LoaderSettings(ServiceSettings):
+class LoaderSettings(MemberSettings):
     """A loader owns one engine of one base."""
 
     peers: RegistryPeer
     engine_id: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
-        description="name of this engine, the same at every start",
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$",
+        description="name of this engine, the same at every start; empty: the host's name",
     )
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
     cache_dir: Path = Field(description="folder for adapter files; emptied of nothing but old adapters")

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 from fastapi import FastAPI
@@ -12,12 +13,14 @@ from fastapi import FastAPI
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExported, WaveCancelled
+from mint_common.members import FORGET_SECONDS
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
@@ -26,6 +29,7 @@ from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.members_postgres import PostgresMembers
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.handlers.bootstrap import bootstrap
 from services.registry.handlers.collector import Collector
@@ -37,7 +41,7 @@ from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.scratch import PREFIX, Scratch
 from services.registry.handlers.store_identity import StoreIdentity
 from services.registry.handlers.uploads import UploadHandler
-from services.registry.http import accounts, aliases, bases, policies, revisions
+from services.registry.http import accounts, aliases, bases, members, policies, revisions
 from services.registry.http.context import Registry
 from services.registry.settings import RegistrySettings
 
@@ -59,6 +63,7 @@ class RegistryApp:
     relay: OutboxRelay
     reconciler: Reconciler | None
     rules: RuleHandler
+    members: PostgresMembers
 
 
 @asynccontextmanager
@@ -110,6 +115,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
                 clock=clock,
                 grace_seconds=settings.collection_grace_seconds,
             ),
+            members=PostgresMembers(lookup_pool),
             clock=clock,
         )
         if settings.bootstrap_key:
@@ -153,7 +159,14 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         )
         http.state.parts = registry
         http.state.ledger = ledger
-        in_order = (policies, accounts, revisions, aliases, bases)  # what is asked most often comes first
+        in_order = (
+            policies,
+            accounts,
+            revisions,
+            aliases,
+            members,
+            bases,
+        )  # what is asked most often comes first
         include_routes(http.router, *(module.router for module in in_order))
         reconciler = None
         if settings.reconcile_bytes_per_second:
@@ -165,6 +178,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             relay=OutboxRelay(pool, bus, clock),
             reconciler=reconciler,
             rules=rules,
+            members=registry.members,
         )
 
 
@@ -176,7 +190,18 @@ async def open_quick_pool(dsn: str, *, max_size: int = 12) -> asyncpg.Pool:
 async def run(settings: RegistrySettings) -> None:
     """Serve until stopped."""
     async with open_registry(settings) as registry:
-        background = [registry.dispatcher.run, registry.relay.run, registry.rules.run]
+        background: list[Callable[[], Awaitable[None]]] = [
+            registry.dispatcher.run,
+            registry.relay.run,
+            registry.rules.run,
+            partial(
+                run_periodically,
+                registry.members.forget,
+                name="forget members",
+                every_seconds=FORGET_SECONDS / 4,
+                clock=SystemClock(),
+            ),
+        ]
         if registry.reconciler is not None:
             background.append(registry.reconciler.run)
         await run_service(registry.http, settings, background)

@@ -16,8 +16,9 @@ from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
+from mint_common.client.members import FleetWatch
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.events import JobFinished, PolicyRemoved
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
@@ -278,6 +279,7 @@ async def open_rollout(
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
             partial(engines.follow, bus),
+            FleetWatch(catalog, engines, directory, clock).run,
             partial(serve_socket, door_http(door, parts.door_calls), door.socket),
             *tenant_work(parts, bus, eraser, copies=files),
         )

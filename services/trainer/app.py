@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import asyncpg
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
+from mint_common.client.members import Announcement, first_beat, member_state, own_name, own_url
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import MintError
 from mint_common.events import PolicyRemoved, WaveCancelled, WaveCompleted
@@ -82,6 +84,7 @@ class Trainer:
     relay: OutboxRelay
     operations: Operations
     registration: BaseRegistration
+    announcement: Announcement
     ranks: RankGroup
 
     async def train(self) -> None:
@@ -190,6 +193,17 @@ async def open_trainer(
             relay=OutboxRelay(locking_pool, bus, clock),
             operations=operations,
             registration=registration,
+            announcement=Announcement(
+                RegistryClient(registry),
+                first_beat(
+                    "trainer",
+                    member_id=f"{own_name()}:{settings.http_port}",
+                    url=own_url(settings, towards=settings.peers.registry_url),
+                    base=base,
+                ),
+                state=partial(member_state, http, registration),
+                clock=clock,
+            ),
             ranks=ranks,
         )
 
@@ -235,7 +249,8 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
         background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
-        await run_service(trainer.http, settings, [*background, _tidy_memory])
+        answering = [trainer.announcement.run]
+        await run_service(trainer.http, settings, [*background, _tidy_memory], answering=answering)
 
 
 async def _tidy_memory() -> None:

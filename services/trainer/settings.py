@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mint_common.adapters_format.names import DENSE, FUSED, PACKED
 from mint_common.errors import SettingInvalid
-from mint_common.settings import AlgorithmSettings, RegistryPeer, ServiceSettings
+from mint_common.settings import AlgorithmSettings, MemberSettings, RegistryPeer
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.placement import BaseDType, Checkpointing
 from services.trainer.core.ranks import ProcessRank, Sharding
@@ -17,7 +17,7 @@ ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
 LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft-3d": FUSED}
 
 
-class TrainerSettings(ServiceSettings):
+class TrainerSettings(MemberSettings):
     """A trainer has one base; ``MINT_TRAINER_BASE_DIR`` names its folder."""
 
     peers: RegistryPeer

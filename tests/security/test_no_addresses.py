@@ -12,7 +12,7 @@ from mint_common.authority import Authority, Caller
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import MAX_TEXT, NotFound
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.resolver import CachedResolver

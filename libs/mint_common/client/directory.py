@@ -1,4 +1,4 @@
-"""The engines of a fixed list of loaders, and the choice among them.
+"""The engines of a fleet, and the choice among them.
 
 Invariants:
 - A loader that stopped answering gets no requests until it has answered again.
@@ -19,7 +19,9 @@ from typing import TypeVar
 
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
+from mint_common.client.adapter_news import NEWS, news_of
 from mint_common.client.engine import EngineClient
+from mint_common.client.engine_clients import EngineClients
 from mint_common.client.engine_errors import is_away, is_for_next, lost_engine, retry_in_seconds
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
@@ -29,14 +31,10 @@ from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key
 from mint_common.errors import (
     EngineDied,
     EngineRestarting,
-    EventInvalid,
     MintError,
     Stopping,
     Unavailable,
 )
-from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
-from mint_common.events.codec import decode
-from mint_common.events.subjects import subjects_of
 from mint_common.generation import (
     AdapterStatus,
     CallFacts,
@@ -47,16 +45,16 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, Digest, TenantId
 from mint_common.inference.operations import ApiOperation
+from mint_common.members import Member
 from mint_common.waiting import cancel_all
 
 T = TypeVar("T")
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
-_ANSWER_SECONDS = 5.0  # a loader that stays silent longer is left out of a list
+_ANSWER_SECONDS = 5.0  # a silent loader is then left out of a list
 _LOST_SECONDS = 180.0  # one that is away longer is not told to come back
 _MAX_ADAPTERS = 4096
-_NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
 
 
 class EngineDirectory:
@@ -79,19 +77,13 @@ class EngineDirectory:
         """Connect later; the times are those of `InternalHttp`."""
         self._check_served = check_served
         self._served_at: dict[BaseName, float] = {}
-        self._clients = {
-            url: EngineClient(
-                InternalHttp(
-                    url,
-                    token=token,
-                    peer="an engine",
-                    lost=lost_engine,
-                    timeout_seconds=timeout_seconds,
-                    ask_seconds=ask_seconds,
-                )
-            )
-            for url in urls
-        }
+
+        def make(url: str) -> EngineClient:
+            times = {"timeout_seconds": timeout_seconds, "ask_seconds": ask_seconds}
+            return EngineClient(InternalHttp(url, token=token, peer="an engine", lost=lost_engine, **times))
+
+        self._fleet = EngineClients(urls, make)
+        self._clients = self._fleet.by_url
         self._known: dict[str, EngineInfo] = {}
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._doubted: dict[str, asyncio.Task[None]] = {}
@@ -101,7 +93,27 @@ class EngineDirectory:
         self._reported: dict[str, int] = {}
         self._asked_at = -_REASK_SECONDS
         self._meeting: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._stale = {url: asyncio.Event() for url in self._clients}
+        self._following: asyncio.TaskGroup | None = None
+        self._corrections: dict[str, asyncio.Task[None]] = {}
+
+    def follow_members(self, members: Sequence[Member]) -> None:
+        """Use the fleet's members beside the fixed list; who is silent, starts or drains is chosen last."""
+        added, left = self._fleet.follow(members)
+        for url in added:
+            self._stale[url] = asyncio.Event()
+            self._follow_engine(url)
+        for url, client in left.items():
+            self._forget(url)
+            del self._stale[url]
+            for tasks in (self._corrections, self._meeting, self._doubted):
+                if task := tasks.pop(url, None):
+                    task.cancel()
+            self._closing.add(closing := asyncio.create_task(client.aclose()))
+            closing.add_done_callback(self._closing.discard)
+        if added:
+            self._ask_unknown()
 
     def clients(self) -> list[EngineClient]:
         """Return a client of every loader, whether or not it answers."""
@@ -112,7 +124,7 @@ class EngineDirectory:
         self._ask_unknown()
         if self._meeting:
             await asyncio.wait(self._meeting.values(), timeout=_ANSWER_SECONDS)
-        return [self._known[url] for url in self._clients if url in self._known]
+        return [self._known[url] for url in self._clients if self._is_served_at(url)]
 
     def restarting(self) -> list[tuple[EngineInfo, int]]:
         """Return the engines that have just stopped answering, and in how many seconds to ask each again."""
@@ -202,9 +214,12 @@ class EngineDirectory:
         raise await self._no_engine(base)
 
     async def _opened(self, url: str, call: Callable[[EngineClient], Awaitable[T]]) -> T:
+        client = self._clients.get(url)
+        if client is None:
+            raise EngineRestarting(retry_after_seconds=1)  # it has left the fleet since it was chosen
         self._open[url] += 1
         try:
-            return await call(self._clients[url])
+            return await call(client)
         except BaseException as error:
             self._ended(url, error)
             raise
@@ -231,27 +246,27 @@ class EngineDirectory:
 
     def believe(self, client: EngineClient, status: AdapterStatus) -> None:
         """Record where an adapter is from an engine's answer, before its event arrives."""
-        for url, known in self._clients.items():
-            info = self._known.get(url)
-            if known is client and info is not None and status.readiness == "ready":
-                self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
+        info = self._known.get(self._fleet.url_of(client) or "")
+        if info is not None and status.readiness == "ready":
+            self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
     def note_failure(self, client: EngineClient, error: Unavailable) -> None:
         """Note that an engine did not answer; it is queried again before its next use."""
-        for url, known in self._clients.items():
-            if known is client:
-                self._note_failure(url, error)
+        if (url := self._fleet.url_of(client)) is not None:
+            self._note_failure(url, error)
 
     async def follow(self, bus: Bus) -> None:
         """Track until cancelled where adapters are: from events, and periodically from the engines."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(follow_bus(bus, _NEWS, self._learn))
+            tasks.create_task(follow_bus(bus, NEWS, self._learn))
+            self._following = tasks
             for url in self._clients:
-                tasks.create_task(self._correct(url))
+                self._follow_engine(url)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await cancel_all(*self._meeting.values(), *self._doubted.values())
+        await asyncio.gather(*self._closing)
         for client in self._clients.values():
             await client.aclose()
 
@@ -270,7 +285,7 @@ class EngineDirectory:
         if not options:
             raise await self._no_engine(base)
         ordered = [option.name for option in order_engines(options, digest or "")]
-        return sorted(ordered, key=lambda url: url in self._doubted)
+        return sorted(ordered, key=lambda url: url in self._doubted or self._fleet.is_last_choice(url))
 
     async def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
@@ -296,7 +311,15 @@ class EngineDirectory:
         return Option(name=url, nearness=nearness, load=load)
 
     def _serving(self, base: BaseName) -> list[str]:
-        return [url for url, info in self._known.items() if info.base == base]
+        return [url for url, info in self._known.items() if info.base == base and self._is_served_at(url)]
+
+    def _is_served_at(self, url: str) -> bool:
+        info = self._known.get(url)
+        return info is not None and not self._fleet.is_alias(url, info.engine_id)
+
+    def _follow_engine(self, url: str) -> None:
+        if self._following is not None:
+            self._corrections[url] = self._following.create_task(self._correct(url))
 
     def _ask_unknown(self) -> None:
         self._asked_at = time.monotonic()
@@ -310,7 +333,7 @@ class EngineDirectory:
         except MintError:
             return  # it does not answer, or is of a version that does not say
         finally:
-            del self._meeting[url]
+            self._meeting.pop(url, None)
         self._lost.pop(url, None)
         if url not in self._known:
             self._known[url] = info
@@ -332,7 +355,7 @@ class EngineDirectory:
             if is_away(error):
                 self._forget(url)
         finally:
-            del self._doubted[url]
+            self._doubted.pop(url, None)
 
     def _forget(self, url: str) -> None:
         self._reported.pop(url, None)
@@ -342,20 +365,8 @@ class EngineDirectory:
             self._residency.forget(info.engine_id)
 
     def _learn(self, message: Message) -> None:
-        try:
-            event = decode(message.data)[1]
-        except EventInvalid:
-            return  # of a version that this process does not know
-        match event:
-            case AdapterLoaded():
-                nearness = NEARNESS[event.tier]
-            case AdapterEvicted():
-                nearness = Nearness.STORED
-            case AdapterFailed():
-                nearness = Nearness.ABSENT
-            case _:
-                return
-        if not self._residency.note(event.engine_id, event.epoch, event.digest, nearness):
+        news = news_of(message)
+        if news is not None and not self._residency.note(*news):
             for stale in self._stale.values():
                 stale.set()
 

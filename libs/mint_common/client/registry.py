@@ -27,6 +27,7 @@ from mint_common.errors import MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, pack_digests
 from mint_common.lora import check_served
+from mint_common.members import Beat, Member
 from mint_common.runtime.clock import Clock
 
 _MAX_DIGESTS = 10_000
@@ -88,6 +89,21 @@ class RegistryClient:
     async def list_bases(self) -> list[BaseFacts]:
         """Return all bases by name."""
         return self._read(await self._http.get("/internal/bases"), list[BaseFacts])
+
+    async def beat(self, beat: Beat) -> None:
+        """Renew a member's row. Raises MemberReplaced."""
+        path = path_of("internal", "members", beat.kind, beat.member_id)
+        said = msgspec.to_builtins(beat)
+        del said["kind"], said["member_id"]
+        await self._http.put(path, said)
+
+    async def leave(self, beat: Beat) -> None:
+        """Remove the row of a member that ends. Idempotent."""
+        await self._http.delete(path_of("internal", "members", beat.kind, beat.member_id, beat.epoch))
+
+    async def members(self) -> list[Member]:
+        """Return the engines and trainers that have been heard of lately."""
+        return self._read(await self._http.get("/internal/members"), list[Member])
 
     async def create_policy(
         self,

@@ -1,7 +1,5 @@
-"""Clients of trainers: one trainer's operations, sessions and checkpoints, and which trainer has a base."""
+"""Client of one trainer: operations, sessions and checkpoints."""
 
-import asyncio
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -10,8 +8,7 @@ from mint_common.claims import Claim
 from mint_common.client.http import MSGPACK, InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
-from mint_common.errors import MintError, Unavailable
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId, WaveId
+from mint_common.ids import Digest, PolicyId, TenantId, WaveId
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
@@ -22,11 +19,8 @@ from mint_common.training import (
     Submission,
     TrainerInfo,
 )
-from mint_common.waiting import cancel_all
 
 _OPERATIONS = "/internal/operations"
-_REASK_SECONDS = 2.0
-_ANSWER_SECONDS = 5.0  # a trainer that stays silent longer is left out
 
 
 class TrainerClient:
@@ -164,88 +158,6 @@ class TrainerClient:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._http.close()
-
-
-class TrainerDirectory:
-    """The trainers of a fixed list of addresses, by base: the one that holds the base's lease.
-
-    A trainer's base never changes. While there are more addresses than bases, all are queried again: at
-    most once in two seconds, and after a quiet time before the next answer is used.
-    """
-
-    def __init__(self, urls: Sequence[str], *, token: str) -> None:
-        self._clients = [TrainerClient(InternalHttp(url, token=token, peer="a trainer")) for url in urls]
-        self._by_base: dict[BaseName, TrainerClient] = {}
-        self._answered: set[TrainerClient] = set()
-        self._asking: set[asyncio.Task[None]] = set()
-        self._confirmed: set[BaseName] = set()  # by who has the lease, since all were asked last
-        self._told_at = float("-inf")
-
-    async def find(self, base: BaseName) -> TrainerClient:
-        """Return the trainer of a base. Raises Unavailable when none that answers has it."""
-        age = time.monotonic() - self._told_at
-        if age >= (2 * _REASK_SECONDS if base in self._by_base else _REASK_SECONDS):
-            await self._hear_of(base)
-        elif age >= _REASK_SECONDS:
-            self._ask_all()
-        if base not in self._by_base:
-            raise Unavailable(what=f"a trainer of {base}", problem="none of the trainers has this base")
-        return self._by_base[base]
-
-    async def other_bases(self, base: BaseName) -> list[BaseName]:
-        """Return the bases of all trainers if each has answered once and none has this base, else none."""
-        if base not in self._by_base:
-            await self._hear_of(base)
-        may_have_it = base in self._by_base or len(self._answered) < len(self._clients)
-        return [] if may_have_it else sorted(self._by_base)
-
-    async def bases(self) -> list[BaseName]:
-        """Return the bases that can be trained now."""
-        await self._hear_of(None)
-        return sorted(self._by_base)
-
-    async def digests(self) -> set[Digest]:
-        """Return the exports that sessions go on from. Raises Unavailable unless every trainer answers."""
-        found = await asyncio.gather(*(client.digests() for client in self._clients))
-        return set[Digest]().union(*found)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await cancel_all(*self._asking)
-        for client in self._clients:
-            await client.aclose()
-
-    async def _hear_of(self, base: BaseName | None) -> None:
-        """Return when the holder of a base's lease has answered, or every trainer has or timed out."""
-        self._ask_all()
-        while self._asking and base not in self._confirmed:
-            await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
-
-    def _ask_all(self) -> None:
-        """Query all trainers, unless a query is running or each address has its own base."""
-        if self._asking or len(self._by_base) == len(self._clients):
-            return
-        self._confirmed.clear()
-        self._asking = {asyncio.create_task(self._ask(client)) for client in self._clients}
-        for task in self._asking:
-            task.add_done_callback(self._on_told)
-
-    def _on_told(self, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
-        if not self._asking:
-            self._told_at = time.monotonic()
-
-    async def _ask(self, client: TrainerClient) -> None:
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                info = await client.describe()
-        except (MintError, TimeoutError):
-            return
-        self._answered.add(client)
-        if info.has_lease:
-            self._confirmed.add(info.base)
-        if info.has_lease or info.base not in self._by_base:
-            self._by_base[info.base] = client
 
 
 def _path(ref: CheckpointRef, *more: str) -> str:

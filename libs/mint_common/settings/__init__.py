@@ -15,6 +15,7 @@ from mint_common.settings.blocks import (
     GraderSettings,
     HttpSettings,
     InternalSettings,
+    MemberSettings,
     NatsSettings,
     PeerSettings,
     PostgresSettings,

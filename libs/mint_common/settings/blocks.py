@@ -119,8 +119,12 @@ class RegistryPeer(Block):
 class BasePeers(RegistryPeer):
     """Addresses of the registry, the trainers and the loaders."""
 
-    trainer_urls: tuple[str, ...] = Field((), description="addresses of the trainers")
-    loader_urls: tuple[str, ...] = Field((), description="addresses of the loaders")
+    trainer_urls: tuple[str, ...] = Field(
+        (), description="addresses of trainers; those that announce themselves need not be listed"
+    )
+    loader_urls: tuple[str, ...] = Field(
+        (), description="addresses of loaders; those that announce themselves need not be listed"
+    )
 
 
 class PeerSettings(BasePeers):
@@ -171,6 +175,16 @@ class ServiceSettings(Block):
     http: HttpSettings
     http_host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     http_port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
+
+
+class MemberSettings(ServiceSettings):
+    """Settings of a service that announces itself to the registry."""
+
+    advertise_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/]+)?$",
+        description="address at which other services reach this one; empty: its own, towards the registry",
+    )
 
 
 SHARED: Mapping[str, type[Block]] = {

@@ -5,7 +5,7 @@ from contextlib import suppress
 from mint_common.catalog import Resolution
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import (
     InvalidField,
     NotFound,

@@ -7,7 +7,8 @@ restart.
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
-from mint_common.client.trainer import TrainerClient, TrainerDirectory
+from mint_common.client.trainer import TrainerClient
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import MintError, NotFound
 from mint_common.events import RevisionRejected
 from mint_common.ids import TenantId

@@ -16,6 +16,7 @@ from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.members_postgres import PostgresMembers
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
@@ -42,6 +43,7 @@ class Registry:
     diffs: DiffHandler
     uploads: UploadHandler
     collector: Collector
+    members: PostgresMembers
     clock: Clock
 
 

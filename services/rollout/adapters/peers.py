@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.ids import BaseName, PolicyId, TenantId
 from services.rollout.core.erasure import EndedJob

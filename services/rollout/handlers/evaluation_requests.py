@@ -10,7 +10,7 @@ from mint_common.authority import Caller
 from mint_common.catalog import PolicyRecord, Resolution
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, derive_id
 from mint_common.job_requests import CompareBody, EvaluationRunBody, Questions

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.datasets import Problem, RenderRequest
 from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, TenantId

@@ -9,7 +9,7 @@ from mint_common.algorithms import Algorithms
 from mint_common.bounds import DAY_SECONDS
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.generation import EngineLimits
 from mint_common.ids import BaseName, TenantId

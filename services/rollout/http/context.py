@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Path, Request
 
 from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, Caller, read_caller
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate

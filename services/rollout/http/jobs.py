@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from contract.schemas import empty_schema
 
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, NotFound, Overloaded, TaskFailed, TaskLeftOut
 from mint_common.graders import Grade, GraderFault
 from mint_common.ids import TenantId

@@ -18,12 +18,16 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import RevisionRecord
+from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
+from mint_common.client.members import FleetWatch
 from mint_common.client.registry import RegistryClient
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import TenantId
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.nats import nats_url
@@ -52,6 +56,7 @@ class Fleet:
     bus: Bus
     blobs: LocalBlobs
     facts: BaseFacts
+    token: str
     kill: Any
 
     async def publish(self, policy: str, seed: int) -> RevisionRecord:
@@ -150,6 +155,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             bus=bus,
             blobs=LocalBlobs(folder.blobs),
             facts=read_base_facts(BASE_DIR),
+            token=token,
             kill=kill,
         )
         yield fleet
@@ -255,3 +261,33 @@ async def _leave_on(fleet: Fleet, digest: str, name: str) -> None:
     for other, engine in fleet.engines.items():
         if other != name and other in await fleet.holders(digest):
             await engine.change(digest, "evict", tenant_id=fleet.tenant_id)
+
+
+async def test_engines_are_found_without_a_list_of_addresses(fleet: Fleet) -> None:
+    engines, trainers = EngineDirectory([], token=fleet.token), TrainerDirectory([], token=fleet.token)
+    watch = asyncio.create_task(FleetWatch(fleet.registry, engines, trainers, SystemClock()).run())
+
+    async def known(count: int) -> bool:
+        return len(await engines.engines()) == count
+
+    await until(lambda: known(2))
+    members = await fleet.registry.members()
+    assert [(each.member_id, each.takes_requests) for each in members] == [
+        ("engine-tiny", True),
+        ("engine-tiny-2", True),
+    ]
+    (before,) = (each for each in members if each.member_id == "engine-tiny-2")
+    assert (await engines.limits(fleet.facts.name)).max_context > 0
+    await fleet.kill("tiny-2")  # the supervisor starts it again
+
+    async def is_back() -> bool:
+        found = {each.member_id: each for each in await fleet.registry.members()}
+        return found["engine-tiny-2"].takes_requests and found["engine-tiny-2"].epoch != before.epoch
+
+    assert (await engines.find(fleet.facts.name)) in engines.clients()
+    await until(is_back)
+    await until(lambda: known(2))
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    await engines.aclose()
+    await trainers.aclose()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from mint_common.client.trainer import TrainerClient, TrainerDirectory
+from mint_common.client.trainer import TrainerClient
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, PolicyId

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from mint_common.client import trainer
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client import trainer_directory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.ids import BaseName
 from mint_common.training import TrainerInfo
@@ -62,34 +62,38 @@ def spare() -> TrainerInfo:
 
 
 async def test_after_a_quiet_time_the_first_request_goes_to_who_has_the_lease_now(monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "_ANSWER_SECONDS", 1e6)  # the silent one is waited for, if at all, for good
+    monkeypatch.setattr(
+        trainer_directory, "_ANSWER_SECONDS", 1e6
+    )  # a silent one is waited for, if at all, for good
     first, second = Answering(holder()), Answering(spare())
     async with directory_of(first, second) as directory:
-        assert await directory.find(TINY) is directory._clients[0]
+        assert await directory.find(TINY) is next(iter(directory._clients.values()))
         await directory._hear_of(None)
         first.info, second.info, before = None, holder(), second.asked
         directory._told_at = float("-inf")
         async with asyncio.timeout(30):
-            assert await directory.find(TINY) is directory._clients[1]
-            assert await directory.find(TINY) is directory._clients[1]
+            assert await directory.find(TINY) is list(directory._clients.values())[1]
+            assert await directory.find(TINY) is list(directory._clients.values())[1]
         assert second.asked == before + 1, "while the silent one is waited for, nobody is asked again"
 
 
 async def test_an_unknown_base_is_asked_for_once_in_a_while(monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "_ANSWER_SECONDS", 3.0)  # the silent one is waited for so long, once
-    monkeypatch.setattr(trainer, "_REASK_SECONDS", 1e6)
+    monkeypatch.setattr(
+        trainer_directory, "_ANSWER_SECONDS", 3.0
+    )  # the silent one is waited for so long, once
+    monkeypatch.setattr(trainer_directory, "_REASK_SECONDS", 1e6)
     known, silent = Answering(holder()), Answering(None)
     async with directory_of(known, silent) as directory:
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await directory.find(BaseName("other"))
         assert (known.asked, silent.asked) == (1, 1)
-        assert await directory.find(TINY) is directory._clients[0]
+        assert await directory.find(TINY) is next(iter(directory._clients.values()))
 
 
 async def test_other_bases_are_named_once_each_trainer_has_answered(monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "_ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(trainer, "_REASK_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_directory, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(trainer_directory, "_REASK_SECONDS", 0.0)
     known, silent = Answering(holder()), Answering(None)
     async with directory_of(known, silent) as directory:
         assert await directory.other_bases(TINY) == []
@@ -117,7 +121,7 @@ async def test_a_silent_trainer_holds_no_look_at_jobs(monkeypatch) -> None:
 async def test_of_trainers_of_an_older_version_one_is_found_and_a_holder_goes_before_them() -> None:
     older = Answering({"base": "tiny"})
     async with directory_of(older) as directory:
-        assert await directory.find(TINY) is directory._clients[0]
+        assert await directory.find(TINY) is next(iter(directory._clients.values()))
     async with directory_of(Answering(holder()), older) as directory:
         await directory._hear_of(None)
-        assert await directory.find(TINY) is directory._clients[0]
+        assert await directory.find(TINY) is next(iter(directory._clients.values()))

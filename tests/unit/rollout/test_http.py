@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from mint_common.bounds import DAY_SECONDS
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.lora import MAX_SEED
 from mint_common.quotas import QuotaExceeded

@@ -8,7 +8,7 @@ from fastapi import Depends
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock

@@ -1,0 +1,140 @@
+"""Engines and trainers that come and go: requests follow, and what is silent is chosen last."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from unit.client.test_directory import answers, listening
+
+from mint_common.client.directory import EngineDirectory
+from mint_common.client.members import Announcement, first_beat, own_name, own_url
+from mint_common.client.trainer_directory import TrainerDirectory
+from mint_common.errors import MemberReplaced, Unavailable
+from mint_common.members import LEASE_SECONDS, Beat, Member
+from mint_common.runtime.clock import SystemClock
+from services.loader.settings import LoaderSettings
+from tests.testing.factories import BASE, ENGINE_INFO
+
+
+def member(url: str, *, name: str = "engine-1", **changes: object) -> Member:
+    known = Member(
+        kind="loader", member_id=name, epoch="run-1", url=url, base=BASE, state="ready", silent_seconds=0.0
+    )
+    return replace(known, **changes)
+
+
+def named(name: str) -> dict[str, object]:
+    return {**answers(), "/internal/engine": replace(ENGINE_INFO, engine_id=name)}
+
+
+async def test_an_engine_that_announces_itself_is_found_and_one_that_left_is_not() -> None:
+    async with listening(named("one")) as one:
+        directory = EngineDirectory([], token="t")
+        with pytest.raises(Unavailable):
+            await directory.find(BASE)
+        directory.follow_members([member(one, name="one")])
+        async with asyncio.timeout(10):
+            assert (await directory.find(BASE)) is directory.clients()[0]
+        directory.follow_members([])
+        assert directory.clients() == []
+        with pytest.raises(Unavailable):
+            await directory.find(BASE)
+        await directory.aclose()
+
+
+@pytest.mark.parametrize("change", [{"state": "draining"}, {"silent_seconds": LEASE_SECONDS + 1}])
+async def test_a_member_that_drains_or_is_silent_is_chosen_last(change: dict[str, object]) -> None:
+    async with listening(named("one")) as one, listening(named("two")) as two:
+        directory = EngineDirectory([], token="t")
+        both = [member(one, name="one"), member(two, name="two")]
+        directory.follow_members(both)
+        assert len(await directory.engines()) == 2
+        for last, first in ((0, two), (1, one)):
+            changed = [
+                replace(each, **change) if number == last else each for number, each in enumerate(both)
+            ]
+            directory.follow_members(changed)
+            for digest in ("", *(f"sha256:{number}" for number in range(5))):
+                assert (await directory._order(BASE, digest))[0] == first
+        await directory.aclose()
+
+
+async def test_an_engine_that_is_on_the_list_and_announces_itself_is_one() -> None:
+    """A service's name in compose leads to any of its replicas: only their own addresses are used then."""
+    async with listening(named("one")) as shared_name, listening(named("one")) as own:
+        directory = EngineDirectory([shared_name], token="t")
+        assert len(await directory.engines()) == 1
+        directory.follow_members([member(own, name="one")])
+        async with asyncio.timeout(10):
+            while await directory._order(BASE, None) != [own]:
+                await asyncio.sleep(0.02)
+        assert len(await directory.engines()) == 1
+        await directory.aclose()
+
+
+async def test_trainers_come_and_go() -> None:
+    directory = TrainerDirectory(["http://127.0.0.1:1"], token="t")
+    directory.follow_members([member("http://127.0.0.1:2"), member("http://127.0.0.1:3")])
+    assert sorted(directory._clients) == [f"http://127.0.0.1:{number}" for number in (1, 2, 3)]
+    directory.follow_members([member("http://127.0.0.1:3")])
+    assert sorted(directory._clients) == ["http://127.0.0.1:1", "http://127.0.0.1:3"]
+    await directory.aclose()
+
+
+class Beats:
+    """A registry that hears beats."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+        self.left: list[str] = []
+        self.problem: Exception | None = None
+
+    async def beat(self, beat: Beat) -> None:
+        self.states.append(beat.state)
+        if self.problem:
+            raise self.problem
+
+    async def leave(self, beat: Beat) -> None:
+        self.left.append(beat.epoch)
+
+
+async def test_a_change_of_state_is_said_at_once_and_an_end_too() -> None:
+    registry, state = Beats(), ["starting"]
+    said = first_beat("loader", member_id="one", url="http://a:1", base=BASE)
+    announcement = Announcement(registry, said, state=lambda: state[-1], clock=SystemClock())  # type: ignore[arg-type]  # beats and leave alone
+    running = asyncio.create_task(announcement.run())
+    async with asyncio.timeout(1.5):  # less than the next beat
+        for each in ("ready", "draining"):
+            state.append(each)
+            while each not in registry.states:
+                await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert registry.left == [said.epoch]
+
+
+async def test_an_outage_ends_no_announcement_but_another_process_of_its_name_does() -> None:
+    registry = Beats()
+    registry.problem = Unavailable(what="the registry", problem="away")
+    said = first_beat("loader", member_id="one", url="http://a:1", base=BASE)
+    state = ["starting"]
+    announcement = Announcement(registry, said, state=lambda: state[-1], clock=SystemClock())  # type: ignore[arg-type]  # as above
+    running = asyncio.create_task(announcement.run())
+    async with asyncio.timeout(1.5):
+        while not registry.states:
+            await asyncio.sleep(0.01)
+        registry.problem = MemberReplaced(kind="loader", name="one")
+        state.append("ready")
+        with pytest.raises(MemberReplaced):
+            await running
+
+
+def test_a_service_says_the_address_at_which_others_reach_it() -> None:
+    def url(**settings: object) -> str:
+        return own_url(LoaderSettings.model_construct(**settings), towards="http://127.0.0.1:8101")
+
+    assert url(advertise_url="http://engine-1:80", http_host="0.0.0.0", http_port=1) == "http://engine-1:80"
+    assert url(advertise_url="", http_host="10.1.2.3", http_port=8104) == "http://10.1.2.3:8104"
+    assert url(advertise_url="", http_host="0.0.0.0", http_port=8104) == "http://127.0.0.1:8104"
+    assert url(advertise_url="", http_host="fd00::1", http_port=8104) == "http://[fd00::1]:8104"
+    assert own_name()
