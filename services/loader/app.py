@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
-from mint_common.client.members import Announcement, first_beat, member_state, own_name, own_url
+from mint_common.client.members import Announcement, first_beat, member_state
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
@@ -26,6 +26,7 @@ from mint_common.runtime.captured_output import captured_output
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.own_address import own_name, own_url
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader import metrics
@@ -233,7 +234,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
                 first_beat(
                     "loader",
                     member_id=engine_id,
-                    url=own_url(settings, towards=settings.peers.registry_url),
+                    url=settings.advertise_url
+                    or own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url),
                     base=facts.name,
                     epoch=identity.epoch,
                 ),

@@ -28,6 +28,7 @@ from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.own_address import own_url
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -49,7 +50,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.peers import RegistryRecords, Trainers
 from services.rollout.adapters.rows_check import RowsCheckProcess
-from services.rollout.adapters.siblings import Siblings, own_url
+from services.rollout.adapters.siblings import Siblings
 from services.rollout.adapters.spool import open_spool
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
@@ -324,6 +325,7 @@ async def open_tenant_parts(
         siblings = Siblings(token=settings.internal.token)
         stack.push_async_callback(siblings.close)
         url = own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url)
+        agent_waves = PostgresAgentWaves(pool, clock, url=url)
         yield TenantParts(
             of_jobs=of_jobs,
             admission=admission,
@@ -364,7 +366,7 @@ async def open_tenant_parts(
                 agents=agents,
                 door=door,
                 jobs=admission.store,
-                waves=PostgresAgentWaves(pool, clock, url=url),
+                waves=agent_waves,
                 siblings=siblings,
                 clock=clock,
             ),

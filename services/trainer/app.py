@@ -16,7 +16,7 @@ from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
-from mint_common.client.members import Announcement, first_beat, member_state, own_name, own_url
+from mint_common.client.members import Announcement, first_beat, member_state
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import MintError
 from mint_common.events import PolicyRemoved, WaveCancelled, WaveCompleted
@@ -26,6 +26,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.own_address import own_name, own_url
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -198,7 +199,8 @@ async def open_trainer(
                 first_beat(
                     "trainer",
                     member_id=f"{own_name()}:{settings.http_port}",
-                    url=own_url(settings, towards=settings.peers.registry_url),
+                    url=settings.advertise_url
+                    or own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url),
                     base=base,
                 ),
                 state=partial(member_state, http, registration),

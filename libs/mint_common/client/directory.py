@@ -116,8 +116,9 @@ class EngineDirectory:
             self._ask_unknown()
 
     def clients(self) -> list[EngineClient]:
-        """Return a client of every loader, whether or not it answers."""
-        return list(self._clients.values())
+        """Return a client of every loader, once each, whether or not it answers."""
+        known = self._known
+        return [each for url, each in self._clients.items() if url not in known or self._is_served_at(url)]
 
     async def engines(self) -> list[EngineInfo]:
         """Return every engine that answers now or did when last asked."""

@@ -2,30 +2,25 @@
 
 import asyncio
 import logging
-import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
-from mint_common.errors import MemberReplaced, MintError, Unavailable
+from mint_common.errors import MemberReplaced, MintError
 from mint_common.ids import BaseName, new_id
 from mint_common.members import BEAT_SECONDS, Beat, MemberKind, MemberState
 from mint_common.runtime.clock import Clock
-from mint_common.settings import MemberSettings
 from mint_common.waiting import raise_if_cancelled
 
 LOOK_SECONDS = 0.1
 """Interval at which a member looks whether its state has changed."""
 FOLLOW_SECONDS = 1.0
 LEAVE_SECONDS = 2.0
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not listened on
 
 _log = logging.getLogger(__name__)
 
@@ -110,42 +105,8 @@ def first_beat(
     )
 
 
-def own_name() -> str:
-    """Return this host's name as a member's: unique where each process has a host or a container."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:62]
-    return name if name[:1].isalnum() else f"host{name}"[:62]
-
-
-def own_url(settings: MemberSettings, *, towards: str) -> str:
-    """Return the address at which others reach a service.
-
-    Without a setting, one that listens on every address is reached at that from which it reaches ``towards``,
-    a URL. Raises Unavailable when that has no address.
-    """
-    if settings.advertise_url:
-        return settings.advertise_url
-    host = settings.http_host
-    if host in _EVERY_ADDRESS:
-        host = _address_towards(towards)
-    return f"http://[{host}]:{settings.http_port}" if ":" in host else f"http://{host}:{settings.http_port}"
-
-
 def member_state(http: FastAPI, registration: BaseRegistration) -> MemberState:
     """Return the state of a service's process."""
     if http.state.in_hand.is_draining:
         return "draining"
     return "ready" if registration.is_done else "starting"
-
-
-def _address_towards(url: str) -> str:
-    """Return this machine's address on the way to a URL. Nothing is sent. Raises Unavailable."""
-    parts = urlsplit(url)
-    try:
-        (family, kind, _, _, address), *_ = socket.getaddrinfo(
-            parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM
-        )
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise Unavailable(what=f"the way to {parts.hostname}", problem=str(error)) from error

@@ -17,8 +17,9 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import WaveRequested
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.own_address import own_url
 from services.rollout.adapters.agent_waves_postgres import PostgresAgentWaves
-from services.rollout.adapters.siblings import Siblings, own_url
+from services.rollout.adapters.siblings import Siblings
 from services.rollout.handlers.agent_calls import AgentCalls
 from services.rollout.handlers.agents import Agents
 from services.rollout.http import agents as routes

@@ -7,12 +7,11 @@ import pytest
 from unit.client.test_directory import answers, listening
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.client.members import Announcement, first_beat, own_name, own_url
+from mint_common.client.members import Announcement, first_beat
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import MemberReplaced, Unavailable
 from mint_common.members import LEASE_SECONDS, Beat, Member
 from mint_common.runtime.clock import SystemClock
-from services.loader.settings import LoaderSettings
 from tests.testing.factories import BASE, ENGINE_INFO
 
 
@@ -127,14 +126,3 @@ async def test_an_outage_ends_no_announcement_but_another_process_of_its_name_do
         state.append("ready")
         with pytest.raises(MemberReplaced):
             await running
-
-
-def test_a_service_says_the_address_at_which_others_reach_it() -> None:
-    def url(**settings: object) -> str:
-        return own_url(LoaderSettings.model_construct(**settings), towards="http://127.0.0.1:8101")
-
-    assert url(advertise_url="http://engine-1:80", http_host="0.0.0.0", http_port=1) == "http://engine-1:80"
-    assert url(advertise_url="", http_host="10.1.2.3", http_port=8104) == "http://10.1.2.3:8104"
-    assert url(advertise_url="", http_host="0.0.0.0", http_port=8104) == "http://127.0.0.1:8104"
-    assert url(advertise_url="", http_host="fd00::1", http_port=8104) == "http://[fd00::1]:8104"
-    assert own_name()

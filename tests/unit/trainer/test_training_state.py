@@ -14,7 +14,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.advantages import group_advantages
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch
-from services.trainer.core.mismatch_rules import BAND, Mismatch
+from services.trainer.core.mismatch_rules import BAND, TRUNCATED_AT, Mismatch
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
 from tests.unit.trainer.managed import MANAGED
@@ -156,9 +156,12 @@ def test_the_kl_term_is_the_mean_over_every_token_of_the_wave(
             lp = row_logprobs(twin, row)
             moved = lp - row_logprobs(bare, row).detach()
             k2, k3 = moved**2 / 2, (-moved).exp() - 1 + moved
-            pull = pull + (k3.detach() + k2 - k2.detach()).sum() / total  # k3's value, k2's gradient
             ratio = torch.exp(lp - torch.tensor(sample.logprobs))
             inside = (ratio >= BAND[0]) & (ratio <= BAND[1]) if mismatch == "band" else ratio > 0
+            # Other weights sampled the record; outside a band the ratio is not to be trusted.
+            weight = torch.where(inside, ratio.detach().clamp(max=TRUNCATED_AT), 1.0)
+            # k3's value, k2's gradient
+            pull = pull + (weight * (k3.detach() + k2 - k2.detach())).sum() / total
             gain = gain + (ratio * advantage)[inside].sum() / total
     loss = 0.3 * pull - gain
     loss.backward()
