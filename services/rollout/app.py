@@ -249,13 +249,7 @@ async def open_rollout(
             clock=clock,
         )
         opening = open_tenant_parts(
-            settings,
-            admission,
-            of_jobs,
-            (agents, door),
-            trainers=directory,
-            tasks=callers_tasks,
-            sampler=sampler,
+            settings, admission, of_jobs, (agents, door), tasks=callers_tasks, sampler=sampler
         )
         parts = await stack.enter_async_context(opening)
         http = create_http(
@@ -294,13 +288,12 @@ async def open_tenant_parts(
     of_jobs: JobHandlers,
     episodes: tuple[Agents, ModelDoor],
     *,
-    trainers: TrainerDirectory,
     tasks: Tasks,
     sampler: EngineSampler,
 ) -> AsyncIterator[TenantParts]:
     """Assemble what tenants' routes call; leaving removes the spool and ends the trials of graders."""
     agents, door = episodes
-    catalog, clock = admission.registry, admission.clock
+    catalog, trainers, clock = admission.registry, admission.trainers, admission.clock
     async with AsyncExitStack() as stack:
         # Of their own: each file that is stored holds a connection, which a step of a job would wait for.
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
