@@ -175,13 +175,6 @@ class PreconditionFailed(MintError):
     http_status = 412
 
 
-class MemberReplaced(MintError):
-    """Another {kind} named {name!r} started later: give each process of a fleet a name of its own."""
-
-    code = "member_replaced"
-    http_status = 412
-
-
 class AdapterPinned(PreconditionFailed):
     """Adapter {digest} is pinned: unpin it first."""
 

@@ -7,6 +7,7 @@ requests; the row stays for `FORGET_SECONDS`, as its host may only be cut off.
 from dataclasses import dataclass
 from typing import Literal
 
+from mint_common.errors import MintError
 from mint_common.ids import BaseName
 
 MemberKind = Literal["loader", "trainer"]
@@ -16,6 +17,13 @@ BEAT_SECONDS = 2.0
 LEASE_SECONDS = 10.0
 FORGET_SECONDS = 3600.0
 """Time after which a silent member counts as gone, for a collection of unused bytes too."""
+
+
+class MemberReplaced(MintError):
+    """Another {kind} named {name!r} started later: give each process of a fleet a name of its own."""
+
+    code = "member_replaced"
+    http_status = 412
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

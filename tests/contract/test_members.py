@@ -7,9 +7,8 @@ import asyncpg
 import pytest
 from contract.schemas import empty_schema
 
-from mint_common.errors import MemberReplaced
 from mint_common.ids import BaseName
-from mint_common.members import FORGET_SECONDS, LEASE_SECONDS, Beat
+from mint_common.members import FORGET_SECONDS, LEASE_SECONDS, Beat, MemberReplaced
 from services.registry.adapters.members_postgres import PostgresMembers
 
 pytestmark = pytest.mark.integration

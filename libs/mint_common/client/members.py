@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
-from mint_common.errors import MemberReplaced, MintError
+from mint_common.errors import MintError
 from mint_common.ids import BaseName, new_id
-from mint_common.members import BEAT_SECONDS, Beat, MemberKind, MemberState
+from mint_common.members import BEAT_SECONDS, Beat, MemberKind, MemberReplaced, MemberState
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
 

@@ -2,8 +2,7 @@
 
 import asyncpg
 
-from mint_common.errors import MemberReplaced
-from mint_common.members import FORGET_SECONDS, LEASE_SECONDS, Beat, Member, MemberKind
+from mint_common.members import FORGET_SECONDS, LEASE_SECONDS, Beat, Member, MemberKind, MemberReplaced
 from mint_common.runtime.postgres import from_row
 
 # A row of another process is replaced by a later start at any time, and by an earlier one once it is silent.

@@ -9,8 +9,8 @@ from unit.client.test_directory import answers, listening
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.members import Announcement, first_beat
 from mint_common.client.trainer_directory import TrainerDirectory
-from mint_common.errors import MemberReplaced, Unavailable
-from mint_common.members import LEASE_SECONDS, Beat, Member
+from mint_common.errors import Unavailable
+from mint_common.members import LEASE_SECONDS, Beat, Member, MemberReplaced
 from mint_common.runtime.clock import SystemClock
 from tests.testing.factories import BASE, ENGINE_INFO
 
