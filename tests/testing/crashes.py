@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from mint_common.bus.port import Bus, Delivery, Message, Start
+from mint_common.errors import EventInvalid
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from tests.testing.clock import ManualClock
 
@@ -48,6 +49,12 @@ class MortalBus:
         self._life.pass_point("before publish")
         await self._bus.publish(message)
         self._life.pass_point("after publish")
+
+    async def publish_in_order(self, messages: Sequence[Message]) -> list[EventInvalid | None]:
+        """Publish; the process may die before, between and after."""
+        for message in messages:
+            await self.publish(message)
+        return [None] * len(messages)
 
     @asynccontextmanager
     async def subscribe(

@@ -83,6 +83,7 @@ def world(stack, counter) -> Iterator[World]:
             "run": _ended_run(mint),
             "digest": counter.latest.digest,
             "change": "pin",
+            "episode": "episode_of_nobody",
             "file": file,
             "fine_tuning_job": tuned,
             "upload": upload,

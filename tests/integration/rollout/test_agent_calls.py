@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from contract.schemas import empty_schema
 
-from mint_common.client.trainer import TrainerDirectory
+from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.events import WaveRequested
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
