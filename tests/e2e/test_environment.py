@@ -70,11 +70,11 @@ def test_a_job_trains_on_the_rewards_of_a_url(stack: RunningStack, judge: str) -
 def test_a_job_is_scored_in_its_environment_and_a_run_scores_any_revision(
     stack: RunningStack, judge: str
 ) -> None:
-    stack.make_policy("judged")
+    stack.make_policy("rated")
     env = {"kind": "http", "id": judge, "args": {"rows": ROWS}}
     size = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6}
     spec = {
-        "policy": "judged",
+        "policy": "rated",
         "env": env,
         "temperature": 0.8,
         "evaluation": {"every": 2, "n": 6},
@@ -87,12 +87,12 @@ def test_a_job_is_scored_in_its_environment_and_a_run_scores_any_revision(
     assert list(measured) == [2, 4]
     best = max(measured, key=lambda number: (measured[number], -number))
     assert job["best"]["number"] == job["result"]["number"] == best
-    assert stack.get("/policies/judged/revisions/best")["number"] == best
-    recorded = stack.get("/policies/judged/evaluations")
+    assert stack.get("/policies/rated/revisions/best")["number"] == best
+    recorded = stack.get("/policies/rated/evaluations")
     assert {(each["number"], each["value"]) for each in recorded} == set(measured.items())
 
     said = mint(
-        *("eval", "run", "judged@best", "--env", f"http:{judge}", "--env-args", json.dumps({"rows": ROWS})),
+        *("eval", "run", "rated@best", "--env", f"http:{judge}", "--env-args", json.dumps({"rows": ROWS})),
         *("--n", "6", "--json", "--dir", stack.folder),
     )
     assert said.returncode == 0, said.stderr
@@ -109,7 +109,7 @@ def test_a_job_is_scored_in_its_environment_and_a_run_scores_any_revision(
         ({"env": {**env, "max_turns": 0}}, "env.max_turns"),
         ({"env": env, "task": "progression"}, "task"),
     ):
-        answer = stack.http.post("/mint/v1/evaluations/run", json={"policy": "judged", **wrong})
+        answer = stack.http.post("/mint/v1/evaluations/run", json={"policy": "rated", **wrong})
         assert answer.status_code in {404, 422}, answer.text
         assert field in answer.text
 

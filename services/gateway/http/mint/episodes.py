@@ -5,7 +5,7 @@ episode's address, with the episode's own key, as OpenAI's and Anthropic's clien
 """
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
@@ -16,7 +16,7 @@ from mint_common.job_requests import ClaimBody, RewardBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.episode_keys import PREFIX
-from services.gateway.http.edge.context import authenticated, key_in
+from services.gateway.http.edge.context import key_in
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.mint.context import JOBS
 from services.gateway.http.mint.forwarding import Forwarding, TrainJobs
@@ -24,13 +24,20 @@ from services.gateway.http.mint.jobs import JobPath
 
 ADDRESS = "/mint/v1/episodes/{episode}"
 
-router = APIRouter(prefix="/mint/v1", tags=["agents"], route_class=GatewayRoute)
 
 EpisodePath = Annotated[str, Path(alias="episode")]
 _MESSAGES = [{"role": "user", "content": "2 4 6 8"}]
 
 
-class EpisodeRoute(GatewayRoute):
+class AgentRoute(GatewayRoute):
+    """A route of agents. A key that was revoked a moment ago claims, samples and rewards nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: FastAPI's
+        super().__init__(*args, **kwargs)
+        self.asks_afresh |= self.methods != {"GET"}
+
+
+class EpisodeRoute(AgentRoute):
     """A model call of an episode: its key is the episode's own, or one of its tenant with scope train."""
 
     api: ClassVar[Api] = "openai"
@@ -40,7 +47,7 @@ class EpisodeRoute(GatewayRoute):
         """Return the caller. Raises Unauthorized."""
         key = key_in(request.headers)
         if not key.startswith(PREFIX):
-            return await authenticated(request)
+            return await super().caller_of(request)
         return JOBS.of(request).episode_keys.caller_of(key, episode=request.path_params["episode"])
 
 
@@ -50,6 +57,7 @@ class AnthropicEpisodeRoute(EpisodeRoute):
     api = "anthropic"
 
 
+router = APIRouter(prefix="/mint/v1", tags=["agents"], route_class=AgentRoute)
 anthropic_calls = APIRouter(prefix=ADDRESS, tags=["agents"], route_class=AnthropicEpisodeRoute)
 calls = APIRouter(prefix=ADDRESS, tags=["agents"], route_class=EpisodeRoute)
 
