@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_common.inference.operations import ApiOperation
-from services.loader.adapters.vllm.openai.replay import Replay, replayed
+from services.loader.adapters.vllm.openai.replay import ServingReplay, replayed
 from services.loader.adapters.vllm.openai.tools import Renderers
 from services.loader.adapters.vllm.tokenizing import tokenizing_short_texts_at_once
 from services.loader.core.parsing import AUTO, FORCED, Parsing
@@ -106,11 +106,15 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Renderers, Mapping[Api
             ChatCompletionRequest, ServingRender(models, renderer), "render_chat_request"
         ),
         ApiOperation.READ_CHAT: asks(DerenderChatRequest, ChatReader(models, reader), "read"),
-        ApiOperation.PREPARE_RESPONSE: asks(ResponsesRequest, Replay(responses), "prepare_response"),
-        ApiOperation.REPLAY_RESPONSE: asks(replayed(ResponsesRequest), Replay(responses), "replay_response"),
-        ApiOperation.PREPARE_MESSAGE: asks(AnthropicMessagesRequest, Replay(messages), "prepare_message"),
+        ApiOperation.PREPARE_RESPONSE: asks(ResponsesRequest, ServingReplay(responses), "prepare_response"),
+        ApiOperation.REPLAY_RESPONSE: asks(
+            replayed(ResponsesRequest), ServingReplay(responses), "replay_response"
+        ),
+        ApiOperation.PREPARE_MESSAGE: asks(
+            AnthropicMessagesRequest, ServingReplay(messages), "prepare_message"
+        ),
         ApiOperation.REPLAY_MESSAGE: asks(
-            replayed(AnthropicMessagesRequest), Replay(messages), "replay_message", has_nulls=False
+            replayed(AnthropicMessagesRequest), ServingReplay(messages), "replay_message", has_nulls=False
         ),
         ApiOperation.COMPLETION: asks(CompletionRequest, completion, "create_completion"),
         ApiOperation.RESPONSE: asks(ResponsesRequest, responses, "create_responses"),

@@ -30,7 +30,7 @@ def replayed(kind: Any) -> Any:
     )
 
 
-class Replay:
+class ServingReplay:
     """A serving object of vLLM's around given tokens. Any, here and below: vllm has no types."""
 
     def __init__(self, serving: Any) -> None:
