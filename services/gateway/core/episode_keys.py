@@ -4,9 +4,6 @@ A key names its tenant and its episode, and a signature over both, so that it is
 opens the model calls of that episode and nothing else; the episode's end is its end.
 """
 
-import base64
-import hashlib
-import hmac
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +11,7 @@ import msgspec
 from mint_common.authority import Authority, Caller
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
+from services.gateway.core.signed_text import Signature
 
 PREFIX = "mint-episode-"
 
@@ -31,34 +29,21 @@ class EpisodeKeys:
 
     def make(self, tenant_id: TenantId, episode: str) -> str:
         """Return the key of an episode."""
-        body = msgspec.json.encode(_Named(tenant_id=tenant_id, episode=episode))
-        return f"{PREFIX}{_encode(body)}.{_encode(self._signature(body))}"
+        content = msgspec.json.encode(_Named(tenant_id=tenant_id, episode=episode))
+        return PREFIX + self._signature.sign(content)
 
     def caller_of(self, key: str, *, episode: str) -> Caller:
         """Return the caller whose key this is. Raises Unauthorized unless it is this episode's."""
-        body, _, signature = key.removeprefix(PREFIX).partition(".")
-        try:
-            raw, proof = _decode(body), _decode(signature)
-        except ValueError:
-            raw, proof = b"", b""
-        if not hmac.compare_digest(proof, self._signature(raw)):
+        content = self._signature.read(key.removeprefix(PREFIX))
+        if content is None:
             raise Unauthorized(problem="This key of an episode is not known: claim the episode again.")
-        named = msgspec.json.decode(raw, type=_Named)
+        named = msgspec.json.decode(content, type=_Named)
         if named.episode != episode:
             problem = f"This key is of episode {named.episode}: send each episode's own `api_key`."
             raise Unauthorized(problem=problem)
         authority = Authority(tenant_id=named.tenant_id, key_id=episode, scopes=frozenset({"train"}))
         return Caller(authority=authority, name=episode)
 
-    def _signature(self, body: bytes) -> bytes:
-        return hmac.digest(self.secret, b"mint episode\0" + body, hashlib.sha256)
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    if not text.isascii():
-        raise ValueError("no base64")
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    @property
+    def _signature(self) -> Signature:
+        return Signature(secret=self.secret, purpose=b"mint episode")
