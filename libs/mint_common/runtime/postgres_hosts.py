@@ -35,11 +35,12 @@ class HostChoice:
         self, *_: object, **options: Any
     ) -> "asyncpg.Connection[Any]":  # Any: asyncpg's options
         """Connect; ``options`` are `asyncpg.connect`'s. Raises what it raises for the last server."""
-        for dsn in tuple(self._dsns):
+        tried = tuple(self._dsns)  # another connection may change the order meanwhile
+        for dsn in tried:
             try:
                 connection: asyncpg.Connection[Any] = await asyncpg.connect(dsn, **options)
             except _ELSEWHERE:
-                if dsn == self._dsns[-1]:
+                if dsn == tried[-1]:
                     raise
             else:
                 self._dsns.sort(key=lambda each: each != dsn)

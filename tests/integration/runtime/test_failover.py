@@ -15,7 +15,7 @@ from mint_common.runtime import postgres
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
-from mint_common.runtime.postgres_hosts import one_host_each
+from mint_common.runtime.postgres_hosts import HostChoice, one_host_each
 from mint_common.runtime.relay import OutboxRelay
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.privileges import child_setup
@@ -149,6 +149,19 @@ async def test_a_silent_host_does_not_use_up_the_time_of_the_next(
             pass
         assert time.monotonic() - began < 0.4  # new connections begin with the host that answered
         await pool.close()
+
+
+async def test_a_connection_that_is_still_trying_goes_on_to_the_host_that_another_has_found(
+    database: str,
+) -> None:
+    start, _, hosts = database.rpartition("@")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        choice = HostChoice(f"{start}@127.0.0.1:{silent.getsockname()[1]},{hosts}")
+        first = asyncio.create_task(choice.connect(timeout=1.0))
+        await asyncio.sleep(0.4)
+        second = asyncio.create_task(choice.connect(timeout=1.0))  # fails at the silent one after the first
+        for connection in await asyncio.gather(first, second):
+            await connection.close()
 
 
 def test_a_dsn_of_several_hosts_wants_the_one_that_takes_writes() -> None:
