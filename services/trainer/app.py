@@ -26,7 +26,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.own_address import own_name, own_url
+from mint_common.runtime.own_address import member_name, own_url
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -143,6 +143,9 @@ async def open_trainer(
             ready=lambda: registration.is_done,
             max_body_bytes=_MAX_BODY_BYTES,
         )
+        url = settings.advertise_url or own_url(
+            settings.http_host, settings.http_port, towards=settings.peers.registry_url
+        )
         store = PostgresOperations(pool, base=base)
         parts = OperationParts(
             policies=policies,
@@ -198,9 +201,8 @@ async def open_trainer(
                 RegistryClient(registry),
                 first_beat(
                     "trainer",
-                    member_id=f"{own_name()}:{settings.http_port}",
-                    url=settings.advertise_url
-                    or own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url),
+                    member_id=member_name(url),
+                    url=url,
                     base=base,
                 ),
                 state=partial(member_state, http, registration),

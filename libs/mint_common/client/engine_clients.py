@@ -15,10 +15,12 @@ class EngineClients:
         self._make = make
         self._seeds = frozenset(seeds)
         self._members: dict[str, Member] = {}
+        self._names: frozenset[str] = frozenset()
 
     def follow(self, members: Sequence[Member]) -> tuple[set[str], dict[str, EngineClient]]:
         """Take the fleet's members as they are now; return the new addresses, and clients that have none."""
         self._members = {member.url: member for member in members}
+        self._names = frozenset(member.member_id for member in members)
         wanted = self._seeds | self._members.keys()
         left = {url: self.by_url.pop(url) for url in self.by_url.keys() - wanted}
         added = set(wanted - self.by_url.keys())
@@ -34,8 +36,7 @@ class EngineClients:
 
         A name of several hosts, as that of a compose service, leads to any of them.
         """
-        names = {member.member_id for member in self._members.values()}
-        return url not in self._members and engine_id in names
+        return url not in self._members and engine_id in self._names
 
     def is_last_choice(self, url: str) -> bool:
         """Return whether a member is silent, or says that it does not take requests."""

@@ -35,6 +35,7 @@ class Announcement:
         self._beat = beat
         self._state = state
         self._clock = clock
+        self._is_heard = True
 
     async def run(self) -> None:
         """Announce until cancelled, then leave. Raises MemberReplaced when another process has its name."""
@@ -55,14 +56,18 @@ class Announcement:
             raise
         except MintError as error:  # also of a registry of an older version
             raise_if_cancelled()
-            _log.info("not announced", extra={"problem": str(error)})
+            if self._is_heard:
+                _log.info("not announced", extra={"problem": str(error)})
+            self._is_heard = False
+        else:
+            self._is_heard = True
 
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._registry.leave(self._beat)
         except (MintError, TimeoutError) as error:
-            _log.info("left without a word", extra={"problem": str(error)})
+            _log.info("row not removed", extra={"problem": str(error)})
 
 
 class FleetWatch:

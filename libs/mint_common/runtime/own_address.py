@@ -15,6 +15,11 @@ def own_name() -> str:
     return name if name[:1].isalnum() else f"host{name}"[:62]
 
 
+def member_name(url: str) -> str:
+    """Return a name for the service at an address: hosts of equal names differ by their addresses."""
+    return f"{own_name()}:{re.sub(r'[^A-Za-z0-9.:-]', '', urlsplit(url).netloc)}"
+
+
 def own_url(host: str, port: int, *, towards: str) -> str:
     """Return the address at which others reach a service that listens on ``host`` and ``port``.
 
