@@ -1,4 +1,4 @@
-"""What an episode costs rollout itself, in time, and in memory while it is open; the engine answers at once.
+"""Cost of an episode in rollout: its time, and its memory while it is open. A stub engine answers at once.
 
 The model door, its socket and the workers are rollout's own. Agents and environment do next to nothing.
 """

@@ -1,4 +1,4 @@
-"""How many committed events a second does a relay publish, to one NATS server and to a cluster of three?
+"""Committed events that a relay publishes per second, to one NATS server and to a cluster of three.
 
 Real servers on loopback, every message on disk before it is acknowledged. The events wait in a real outbox.
 The alternative publishes one event after another.

@@ -79,8 +79,8 @@ class DynamicSamplingBody:
 class EnvironmentBody:
     """The environment that a job trains in, with its own ``args``.
 
-    ``id`` is the name of an installed one. Of kind ``session`` nothing is installed: agents anywhere claim
-    the episodes and are told ``args``; ``id`` is a label that may be left out. An episode has at most
+    ``id`` is the name of an installed one. Kind ``session`` needs no installation: agents anywhere claim
+    the episodes and receive ``args``; ``id`` is an optional label. An episode has at most
     ``max_turns`` model calls and ``episode_seconds``. A group with fewer than ``min_group`` rewards is not
     trained on; left out, that is three quarters of ``group_size``.
     """
@@ -114,7 +114,7 @@ class EvaluatedEnvironmentBody:
 
 
 class EarlyStoppingBody(Body):
-    """End the job after ``patience`` evaluations that are not better than the best by ``min_delta``."""
+    """Early stopping after ``patience`` evaluations that do not improve the best by ``min_delta``."""
 
     patience: Annotated[StrictInt, Field(ge=1, le=1000)] = 2
     min_delta: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 0.0
@@ -136,7 +136,7 @@ class EpisodeEvaluationBody(Body):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimBody:
-    """How many episodes an agent claims, at least one if any is free within ``wait_seconds``."""
+    """A claim of up to ``n`` episodes; it waits up to ``wait_seconds`` until one is free."""
 
     __pydantic_config__: ClassVar[JsonObject] = body_config({"n": 4, "wait_seconds": 20})
 
@@ -146,7 +146,7 @@ class ClaimBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardBody:
-    """What an agent says of its episode: a ``reward``, or an ``error`` in place of it.
+    """An agent's report of an episode: a ``reward``, or an ``error`` instead.
 
     ``scores`` are numbers of its own by name, ``stop`` is why the episode ended, and ``is_truncated`` says
     that it ended at a limit.

@@ -78,9 +78,9 @@ class NatsConnection:
         return (await self.client()).jetstream(timeout=REQUEST_SECONDS)
 
     async def through_elections(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer to a repeatable question, asked again for `CONNECT_SECONDS` while nobody leads.
+        """Call ``ask`` and return its result; retry for `CONNECT_SECONDS` while the cluster has no leader.
 
-        Raises Unavailable, also for other errors of nats-py.
+        ``ask`` must be safe to repeat. Raises Unavailable, also for other errors of nats-py.
         """
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""What events say of where adapters are."""
+"""Events about adapters on engines, as entries of a `ResidencyMap`."""
 
 from mint_common.bus.port import Message
 from mint_common.client.routing import NEARNESS, Nearness
