@@ -91,7 +91,7 @@ class ResidencyMap:
             self._remember(run, digest, NEARNESS[place])
 
     def note(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
-        """Believe that an adapter is this near now; False when its run is not known, which must be asked."""
+        """Note how near an adapter is now; return False when the run is unknown and must be asked."""
         run = self._runs.get(engine_id)
         if run is None or run.epoch != epoch:
             return False
@@ -101,7 +101,7 @@ class ResidencyMap:
         return True
 
     def forget(self, engine_id: EngineId) -> None:
-        """Believe nothing of an engine: it has not answered."""
+        """Forget what is known of an engine that has not answered."""
         self._runs.pop(engine_id, None)
 
     def _remember(self, run: _Run, digest: Digest, nearness: Nearness) -> None:

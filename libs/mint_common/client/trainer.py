@@ -83,7 +83,7 @@ class TrainerClient:
         return self._read(answer, dict[PolicyId, PolicySummary])
 
     async def resume(self, resumption: Resumption) -> Outcome:
-        """Let a policy go on from a revision, and return what came of it; Pending after a while.
+        """Let a policy go on from a revision, and return the result; Pending while it is not done.
 
         Idempotent: see `Resumption`. Raises NotFound when it has no training session,
         SessionClosed.

@@ -44,7 +44,7 @@ _PARTS = f"it is of numbers, graders, + - * / ^, {', '.join(_FUNCTIONS)}"
 _WRITTEN = re.compile(
     r"(?:\s++|[^\W\d]\w*+|(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?![\w.])|[-+*/^(),])*+"
 )
-"""Blanks, names, numbers that end before a name, and signs: of all else the parser may warn on stderr."""
+"""Allowed parts of a formula: blanks, names, numbers, signs. The parser may warn of others on stderr."""
 
 
 class FormulaFault(Exception):

@@ -37,7 +37,7 @@ def retry_headers(error: MintError) -> dict[str, str]:
 
 
 def is_no_object(error: RequestValidationError) -> bool:
-    """Return whether a body is not a JSON object, or has another media type."""
+    """Return whether an error says that the body is not a JSON object or has another media type."""
     first = error.errors()[0]
     return first["loc"] == ("body",) and first["type"] in {"dataclass_type", "model_attributes_type"}
 

@@ -94,9 +94,10 @@ class Asked:
 class Execution:
     """An engine's resolved execution settings.
 
-    ``kv_cache_bytes`` None: vLLM sizes the KV cache by what ``gpu_memory_utilization`` leaves free; that one
-    None: vLLM's own default. ``has_arena``: adapters are in one memory that devices read from.
-    ``engine_args``: further arguments of vLLM's. The defaults are the CPU's.
+    ``kv_cache_bytes`` is the KV cache's size; with None, vLLM takes the share ``gpu_memory_utilization`` of
+    the device's memory, and its own default share if that is None too. With ``has_arena``, adapters are in
+    one memory region that devices read from. ``engine_args`` are further arguments for vLLM. The defaults
+    are for a CPU.
     """
 
     dtype: Dtype = "float32"

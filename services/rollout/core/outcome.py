@@ -19,12 +19,12 @@ MANY_IDLE = 0.5
 """Share of steps without a signal from which a success mentions them."""
 
 MAX_WINDOW = 10
-"""Waves over which rewards are averaged: a quarter of the job's, but not more than these."""
+"""Maximum waves over which rewards are averaged; it is a quarter of the job's waves if that is less."""
 
 MAX_IDLE_STEPS, MAX_IDLE_GROUPS = 10, 128
-"""Steps and prompts in a row without a signal, at which a job ends."""
+"""Consecutive steps and prompts without a learning signal after which a job ends."""
 MAX_IDLE_ENVIRONMENT_STEPS = 3
-"""The same steps of a job in an environment, whose episodes are dear."""
+"""Consecutive steps without a signal after which a job in an environment ends: its episodes are costly."""
 
 LOST_SHARE = 0.5
 """A collapse loses at least this share of the best reward."""

@@ -43,7 +43,7 @@ class FileRows:
         return await self._bounded(measured.file, rows, validation_bounds(measured))
 
     async def measured(self, measured: MeasuredFile, *, seed: int, most: int) -> RowNumbers:
-        """Return at most so many rows to measure on."""
+        """Return the numbers of the rows for measuring, at most ``most`` of them."""
         rows, held = await self._split(measured.file, measured.holdout, measured.source)
         chosen = held if measured.holdout else rows
         return await asyncio.to_thread(validation_rows, chosen, seed=seed, most=most)

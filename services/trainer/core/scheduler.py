@@ -106,7 +106,7 @@ class Schedule:
         return plan, _left(self.waiting, served, operations)
 
     def ran(self, operation: Operation, *, tokens: int, is_done: bool) -> "Schedule":
-        """Return the schedule after a run of so many tokens of an operation, its last if ``done``.
+        """Return the schedule after a run of ``tokens`` of an operation, its last run if ``is_done``.
 
         Operations that arrived meanwhile go before its next run.
         """

@@ -40,7 +40,7 @@ from services.trainer.core.operations import NewOperation, Packed, StoredOperati
 from services.trainer.core.refusals import WaveForeign
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
-"""AdamW's, of managed jobs."""
+"""AdamW's coefficients in managed jobs."""
 
 
 class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision", omit_defaults=True):

@@ -76,7 +76,7 @@ class Attempts:
     async def reading(self, seq: int, operation: object) -> AsyncIterator[None]:
         """Count a read of an operation and a restore of its policy until they end, unless the ranks are lost.
 
-        Not of one that has just arrived and is small, nor where there is nothing to read or restore.
+        A small operation that has just arrived is not counted, nor one that needs no read and no restore.
         """
         one, reading = (self._policy_id, seq), self._term.reading
         is_unread = isinstance(operation, StoredOperation)

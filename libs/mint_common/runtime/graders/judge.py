@@ -54,7 +54,7 @@ class JudgeAnswer:
 
 
 MakeQuestion = Callable[[], Awaitable[Question]]
-"""A question that is long, while those before it wait, is better made late."""
+"""Makes a question when its turn comes: long ones would fill the memory while they wait."""
 
 
 class Judge(Protocol):

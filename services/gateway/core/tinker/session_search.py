@@ -41,7 +41,7 @@ class SearchOwner(msgspec.Struct, frozen=True):
 
 
 class SearchBody(msgspec.Struct, frozen=True):
-    """A search: every condition must hold, but an id or a name is enough when both are given."""
+    """A search: every condition must hold; of an id and a name, one is enough."""
 
     session_id: str | None = None
     project_ids: list[str] | None = None

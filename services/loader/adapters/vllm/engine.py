@@ -37,7 +37,7 @@ from services.loader.ports import Admission, AnswerHead, ApiCall, LoadedAdapter,
 
 _BUILDERS = 3
 _MAX_UNMAPPED = 64
-"""Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
+"""Maximum adapters laid out but not mapped: each holds a file descriptor of the builder."""
 _MAX_SHAPES = 64
 _MAX_LEAVING = 8
 _LEAVING_BYTES = 4 << 20

@@ -69,7 +69,7 @@ class WorkerExtension:
     def mint_activate(
         self, number: int, victim: int | None, slice_ms: float, memory: Memory | None, leaving: list[int]
     ) -> Reply:
-        """Copy an adapter, or some of it, into a slot; map it before if it is only laid out."""
+        """Copy an adapter, or a part of it, into a slot. One that is only laid out is mapped first."""
         adapters = self._mint_adapters()
         adapters.drop(leaving)
         return adapters.activate(number, victim, slice_ms, memory)
