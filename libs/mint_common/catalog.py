@@ -113,9 +113,10 @@ class PolicyFilter:
 
     All ``labels`` must be present with these values. The time of creation is at least ``created_after`` and
     less than ``created_before``; a list with either is in order of creation, any other by name.
-    ``has_revision`` selects policies with, or without, a published revision.
+    ``has_revision`` selects policies with, or without, a published revision. Names begin with ``prefix``.
     """
 
+    prefix: str = ""
     base: str | None = None
     has_revision: bool | None = None
     labels: tuple[tuple[str, str], ...] = ()

@@ -77,6 +77,7 @@ class LongPageQuery(PageQuery):
 class PolicyQuery(PageQuery):
     """Filter of policies; all given fields must match."""
 
+    prefix: TextCursor = None
     base: TextCursor = None
     has_revision: bool | None = None
     labels: Annotated[str | None, Field(max_length=5000, examples=["team=search,stage=prod"])] = None

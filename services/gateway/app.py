@@ -42,6 +42,7 @@ from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
+from services.gateway.core.browser_sessions import BrowserSessions
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.episode_keys import EpisodeKeys
 from services.gateway.core.resolutions import ResolutionCache
@@ -50,6 +51,9 @@ from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
+from services.gateway.http.console.api import PublicApi
+from services.gateway.http.console.context import ConsoleParts
+from services.gateway.http.console.rendering import Pages
 from services.gateway.http.edge.context import EdgeParts
 from services.gateway.http.edge.cors import allow_origins
 from services.gateway.http.mint.context import CatalogParts, EventParts, ForwardLimits, JobParts, WebhookParts
@@ -164,6 +168,9 @@ async def run(settings: GatewaySettings) -> None:
             arriving=TenantBudget(what="your tenant's uploads of files", limit=TENANT_ARRIVING),
             downloads=catalog.downloads,
         )
+        console = PublicApi(http)
+        stack.push_async_callback(console.close)
+        parts.console = ConsoleParts(pages=Pages(), api=console, address=settings.public_url)
         streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
         parts.events = EventParts(log=bus, streams=streams, clock=clock)
         parts.webhooks, intake, courier = _open_webhooks(settings, pool, bus, clock, stack)
@@ -238,6 +245,7 @@ def _edge(
     return EdgeParts(
         clock=clock,
         keys=KeyChecks(catalog.registry, KeyMemory(ttl_seconds=KEY_SECONDS, capacity=KEYS), clock),
+        sessions=BrowserSessions(secret=settings.internal.token.encode()),
         requests=requests,
         in_hand=TenantBudget(what="your tenant's open requests", limit=TENANT_REQUESTS),
         admission=LoopGate(free=TURN_REQUESTS),

@@ -14,6 +14,22 @@ from mint_common.algorithms import Algorithms, one_of, own_methods, task_algorit
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
+from services.gateway.http.console import assets
+from services.gateway.http.console.pages import (
+    changes,
+    evaluations,
+    others,
+    overview,
+    playground,
+    signing_in,
+)
+from services.gateway.http.console.pages import jobs as job_pages
+from services.gateway.http.console.pages import (
+    policies as policy_pages,
+)
+from services.gateway.http.console.pages import (
+    residency as residency_pages,
+)
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.openapi import complete_operations
@@ -69,6 +85,19 @@ ROUTES = (
     fine_tuning_jobs,
 )
 """Routes in the order of matching: the most frequent first."""
+CONSOLE = (
+    signing_in,
+    overview,
+    policy_pages,
+    job_pages,
+    evaluations,
+    residency_pages,
+    playground,
+    others,
+    changes,
+    assets,
+)
+"""Pages of the console, which are not in the schema."""
 
 
 def name_algorithms(http: FastAPI, algorithms: Algorithms) -> None:
@@ -111,6 +140,7 @@ def build_http(*, ready: Callable[[], bool], trusts_traces: bool = False) -> Fas
         server.open_router,
         downloads.open_router,
         reference.router,
+        *(pages.router for pages in CONSOLE),
     )
     check_routes(http)
     # As FastAPI's documentation does; its file is read here, not on the event loop.

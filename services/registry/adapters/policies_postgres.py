@@ -4,7 +4,7 @@ Each order and filter of a list has its own index, so that a page costs the same
 policies are selected before their newest revisions are looked up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import asyncpg
 import msgspec
@@ -120,6 +120,10 @@ def retention_row(policy: PolicyRecord) -> dict[str, int]:
     return {name: kept for name, kept in row.items() if kept is not None}
 
 
+_AFTER_NAMES = "~"
+"""A character that sorts behind all characters of a policy's name."""
+
+
 async def list_policies(
     pool: asyncpg.Pool, tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str | None
 ) -> Sequence[PolicyRecord]:
@@ -131,6 +135,12 @@ async def list_policies(
             raise InvalidField(field="after", problem=f"the tenant has no policy {after!r}")
     query, arguments = list_query(tenant_id, wanted, limit=limit, after=after or "", created_at=created_at)
     return [policy_of(row) for row in await pool.fetch(query, *arguments)]
+
+
+def _with_prefix(column: str, prefix: str, given: Callable[[object], str]) -> list[str]:
+    """Return the conditions for names that begin with a prefix, as a range of the index of names."""
+    last = prefix + _AFTER_NAMES
+    return [f"{column} >= {given(prefix)}", f"{column} < {given(last)}"] if prefix else []
 
 
 def list_query(
@@ -155,7 +165,8 @@ def list_query(
         where = [f"first.tenant_id = $1 AND first.label = {given(label)} AND first.value = {given(value)}"]
     for label, value in wanted.labels[len(leading) :]:
         where.append(_LABELLED.replace("${label}", given(label)).replace("${value}", given(value)))
-    where.append("removed_at IS NULL")
+    name = "first.name" if leading else "policies.name"
+    where += ["removed_at IS NULL", *_with_prefix(name, wanted.prefix, given)]
     if wanted.base is not None:
         where.append(f"base = {given(wanted.base)}")
     if wanted.has_revision is not None:

@@ -57,6 +57,7 @@ async def list_policies(
 ) -> Sequence[PolicyRecord]:
     """Return policies by name, or by time when a time selects them."""
     wanted = PolicyFilter(
+        prefix=query.prefix or "",
         base=query.base,
         has_revision=query.has_revision,
         labels=() if query.labels is None else parse_labels(query.labels),

@@ -15,6 +15,7 @@ from mint_common.runtime.fair_gate import LoopGate
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.key_checks import KeyChecks
 from services.gateway.adapters.requests_postgres import PostgresRequests
+from services.gateway.core.browser_sessions import COOKIE, FORM_HEADER, BrowserSessions
 from services.gateway.core.callers import choose_key
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class EdgeParts:
 
     clock: Clock
     keys: KeyChecks
+    sessions: BrowserSessions
     requests: PostgresRequests
     in_hand: TenantBudget
     admission: LoopGate
@@ -68,10 +70,27 @@ async def authenticate(
 
 
 async def authenticated(request: Request, *, afresh: bool = False) -> Caller:
-    """Return the caller of a request's key; as `KeyChecks.caller_of`."""
+    """Return the caller of a request's key; as `KeyChecks.caller_of`. Raises Forbidden: see `sent_key`."""
+    return await caller_of_key(request, sent_key(request), afresh=afresh)
+
+
+async def caller_of_key(request: Request, key: str, *, afresh: bool = False) -> Caller:
+    """Return the caller of a key that a request sent; as `KeyChecks.caller_of`."""
     address = request.client.host if request.client else ""
-    checks = EDGE.of(request).keys
-    return await checks.caller_of(key_in(request.headers), address=address, afresh=afresh)
+    return await EDGE.of(request).keys.caller_of(key, address=address, afresh=afresh)
+
+
+def sent_key(request: Request) -> str:
+    """Return the key in a request's headers, else that of its browser session.
+
+    Raises Unauthorized; Forbidden when a session changes something without its form token.
+    """
+    headers, cookie = request.headers, request.cookies.get(COOKIE)
+    if cookie is None or "authorization" in headers or "x-api-key" in headers:
+        return key_in(headers)
+    edge = EDGE.of(request)
+    edge.sessions.check_form(request.method, cookie, headers.get(FORM_HEADER, ""))
+    return edge.sessions.key_of(cookie, now=edge.clock.now())
 
 
 def key_in(headers: Headers) -> str:

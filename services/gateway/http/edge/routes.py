@@ -34,10 +34,14 @@ OPEN_PATHS = frozenset(
         "/openapi.json",
         "/docs",
         "/docs/redoc.js",
+        "/",
+        "/console/signin",
+        "/console/signout",
+        "/console/static/{name:path}",
         "/api/v1/downloads/{ticket}/{name}",
     }
 )
-"""Routes without a key. The ticket of a download is signed."""
+"""Routes without a key. The ticket of a download is signed; the console's check keys and show no data."""
 
 ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
 """Scopes whose routes show and change keys, tenants and secrets; they refuse a revoked key at once."""

@@ -44,8 +44,8 @@ async def create_policy(_body: PolicyRequest, catalog: TrainCatalog) -> Response
 async def list_policies(_query: Annotated[PolicyQuery, Query()], catalog: ReadCatalog) -> Response:
     """List the tenant's policies by name; ``after`` is the last name of the previous page.
 
-    ``base``, ``labels``, ``has_revision`` and the times, in seconds since the epoch, are filters that must
-    all match. With a time the list is in order of creation.
+    ``prefix`` (of the name), ``base``, ``labels``, ``has_revision`` and the times, in seconds since the
+    epoch, are filters that must all match. With a time the list is in order of creation.
     """
     return await catalog.forward()
 

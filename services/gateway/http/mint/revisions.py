@@ -6,7 +6,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord, UploadedRevision
+from mint_common.catalog import (
+    EvaluationRecord,
+    Lineage,
+    OwnedRevision,
+    RevisionDiff,
+    RevisionRecord,
+    UploadedRevision,
+)
 from mint_common.catalog_requests import (
     DiffQuery,
     EvaluationBody,
@@ -15,9 +22,9 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
-from mint_common.errors import InvalidField, RevisionLostError, Unavailable, error_from_payload
+from mint_common.errors import InvalidField, NotFound, RevisionLostError, Unavailable, error_from_payload
 from mint_common.generation import REVISION_HEADER
-from mint_common.ids import Digest, TenantId
+from mint_common.ids import Digest, TenantId, is_digest
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import StreamDep, include_routes
 from mint_common.runtime.slow_clients import BodyTooSlow
@@ -34,7 +41,20 @@ from services.gateway.http.mint.forwarding import PolicyPath, ReadCatalog, Revis
 FILES_HEADER = "x-mint-sha256"
 _PREFIX = "/mint/v1/policies/{policy}"
 _revisions = APIRouter(prefix=f"{_PREFIX}/revisions", tags=["policies"], route_class=RecordedRoute)
+_owned = APIRouter(prefix="/mint/v1/revisions", tags=["policies"], route_class=RecordedRoute)
 _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], route_class=RecordedRoute)
+
+
+@_owned.get("/{digest}")
+async def find_revision(digest: str, caller: ReadCaller, parts: CatalogDep) -> list[OwnedRevision]:
+    """Return the tenant's revisions with a digest, such as an answer's `x-mint-revision`, and their policies.
+
+    Two policies may have equal weights.
+    """
+    found = await parts.registry.find_owned(caller.tenant_id, [Digest(digest)]) if is_digest(digest) else []
+    if not found:
+        raise NotFound(kind="revision", name=digest)
+    return found
 
 
 @_revisions.get("", response_model=list[RevisionRecord])
@@ -270,4 +290,4 @@ async def list_evaluations(
 
 
 router = APIRouter()
-include_routes(router, _revisions, _evaluations)
+include_routes(router, _revisions, _owned, _evaluations)

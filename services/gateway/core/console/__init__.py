@@ -1,0 +1,1 @@
+"""What the console computes of the API's answers. Pure."""

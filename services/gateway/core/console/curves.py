@@ -1,0 +1,111 @@
+"""Series of a job's steps for charts, and their points where no script draws them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mint_common.json_types import JsonObject
+
+WIDTH, HEIGHT, MARGIN = 600, 140, 6
+"""Size of a drawn curve, in its own units."""
+CURVES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "reward": ("Reward", ("reward_mean", "valid_reward_mean")),
+    "loss": ("Loss", ("loss", "valid_loss")),
+    "accuracy": ("Token accuracy", ("mean_token_accuracy", "valid_mean_token_accuracy")),
+    "kl": ("KL", ("kl_mean", "kl", "lag_kl")),
+    "ratio": ("Largest ratio error", ("ratio_max_error",)),
+    "staleness": ("Staleness, revisions", ("staleness",)),
+    "masked": ("Masked share", ("masked_share",)),
+    "tokens": ("Trained tokens", ("trained_tokens",)),
+}
+"""Charts of a job: the title and the fields of a step that may be there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One chart: the step of each point, and the values of each of its series, None where unknown."""
+
+    name: str
+    title: str
+    steps: tuple[int, ...]
+    series: Mapping[str, tuple[float | None, ...]]
+
+    def data(self) -> JsonObject:
+        """Return what the chart's script draws."""
+        return {
+            "name": self.name,
+            "labels": list(self.series),
+            "columns": [list(self.steps), *(list(values) for values in self.series.values())],
+        }
+
+    def points(self, label: str) -> str:
+        """Return the points of a series for an SVG polyline of `WIDTH` times `HEIGHT`."""
+        known = [
+            (step, value)
+            for step, value in zip(self.steps, self.series[label], strict=True)
+            if value is not None
+        ]
+        every = [value for values in self.series.values() for value in values if value is not None]
+        if not known:
+            return ""
+        low, high = min(every), max(every)
+        first, last = self.steps[0], self.steps[-1]
+        return " ".join(
+            f"{_place(step, first, last, WIDTH):.1f},{HEIGHT - _place(value, low, high, HEIGHT):.1f}"
+            for step, value in known
+        )
+
+
+def curves_of(steps: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Return the charts of a job's steps: those with a value."""
+    numbers = tuple(int(step["step"]) for step in steps)
+    found = []
+    for name, (title, fields) in CURVES.items():
+        series = {field: tuple(_finite(step.get(field)) for step in steps) for field in fields}
+        known = {field: values for field, values in series.items() if _is_known(values)}
+        if known:
+            found.append(Curve(name=name, title=title, steps=numbers, series=known))
+    return found
+
+
+def joined(curves: Mapping[str, Iterable[Curve]]) -> list[Curve]:
+    """Return the charts of several jobs over one axis of steps; a series is named ``<job> <field>``."""
+    by_name: dict[str, list[tuple[str, Curve]]] = {}
+    for job, own in curves.items():
+        for curve in own:
+            by_name.setdefault(curve.name, []).append((job, curve))
+    found = []
+    for name, members in by_name.items():
+        steps = tuple(sorted({step for _, curve in members for step in curve.steps}))
+        series = {
+            f"{job} {label}": tuple(map(dict(zip(curve.steps, values, strict=True)).get, steps))
+            for job, curve in members
+            for label, values in curve.series.items()
+        }
+        found.append(Curve(name=name, title=members[0][1].title, steps=steps, series=series))
+    return found
+
+
+def phases_of(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each phase over all steps."""
+    total: dict[str, float] = {}
+    for step in steps:
+        for phase, seconds in (step.get("phase_seconds") or {}).items():
+            if isinstance(seconds, int | float):
+                total[phase] = total.get(phase, 0.0) + seconds
+    return total
+
+
+def _finite(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]  # a number
+
+
+def _is_known(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _place(value: float, low: float, high: float, size: int) -> float:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return MARGIN + share * (size - 2 * MARGIN)

@@ -1,0 +1,70 @@
+"""What a page of the console is given: the person who looks, the API under their key, and how to show it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from mint_common.authority import Caller
+from services.gateway.core.browser_sessions import COOKIE
+from services.gateway.http.console.api import Answer, PublicApi, path_of
+from services.gateway.http.console.rendering import Pages
+from services.gateway.http.edge.context import EDGE, StatePart, caller_of, sent_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleParts:
+    """The pages' templates, and the API that they show. ``address`` of the stack is for shown commands."""
+
+    pages: Pages
+    api: PublicApi
+    address: str
+
+
+CONSOLE: StatePart[ConsoleParts] = StatePart("console")
+
+
+class Visit:
+    """One request of a person for a page."""
+
+    def __init__(self, request: Request, caller: Caller, parts: ConsoleParts) -> None:
+        self.request = request
+        self.caller = caller
+        self._parts = parts
+        self._key = sent_key(request)
+
+    async def get(self, *path: object, **query: object) -> Answer:
+        """Return what the API answers: ``path`` are the parts of the resource's path."""
+        return await self._parts.api.get(self._key, path_of(*path), **query)
+
+    async def send(self, method: str, *path: object, body: object = None, **query: object) -> Answer:
+        """Send a change to the API."""
+        return await self._parts.api.send(self._key, method, path_of(*path), body=body, query=query)
+
+    @property
+    def form_token(self) -> str:
+        """Return the token that this session's forms carry; empty for a request with a key of its own."""
+        cookie = self.request.cookies.get(COOKIE)
+        return "" if cookie is None else EDGE.of(self.request).sessions.form_token(cookie)
+
+    @property
+    def address(self) -> str:
+        """Return the address of the stack for shown commands."""
+        return (self._parts.address or str(self.request.base_url)).rstrip("/")
+
+    @property
+    def pages(self) -> Pages:
+        """Return what renders pages."""
+        return self._parts.pages
+
+
+async def visit_of(
+    request: Request,
+    caller: Annotated[Caller, Depends(caller_of)],
+    parts: Annotated[ConsoleParts, Depends(CONSOLE)],
+) -> Visit:
+    """Return the visit of a request."""
+    return Visit(request, caller, parts)
+
+
+VisitDep = Annotated[Visit, Depends(visit_of)]

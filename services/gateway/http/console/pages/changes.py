@@ -1,0 +1,171 @@
+"""Changes that a person makes at a page: each is one request of the public API."""
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
+
+from services.gateway.http.console.api import Answer, path_of
+from services.gateway.http.console.context import Visit, VisitDep
+from services.gateway.http.console.pages import policies
+from services.gateway.http.console.route import ConsoleRoute, form_of
+from services.gateway.http.edge.context import AdminCaller, TrainCaller
+
+router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
+
+
+def back_to(*path: object, said: str) -> Response:
+    """Return the way to a page that says what was done."""
+    return RedirectResponse(f"{path_of(*path)}?said={said}", status_code=303)
+
+
+def refused(visit: Visit, answer: Answer, *path: object) -> Response:
+    """Return a page with what the API refused, and the way back."""
+    return visit.pages.show(visit, "not_done.html", status=answer.status, answer=answer, back=path_of(*path))
+
+
+@router.post("/console/policies/{policy}/aliases")
+async def place_alias(policy: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Point an alias at a revision, at its first time or again."""
+    form = form_of(visit)
+    return await _move(visit, policy, form.get("alias", "").strip(), form)
+
+
+@router.post("/console/policies/{policy}/aliases/{alias}/move")
+async def move_alias(policy: str, alias: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Point an alias at another revision, unless it has been moved since the page was shown."""
+    return await _move(visit, policy, alias, form_of(visit))
+
+
+async def _move(visit: Visit, policy: str, alias: str, form: Mapping[str, str]) -> Response:
+    revision = form.get("revision", "").strip()
+    body = {
+        "revision": int(revision) if revision.isdecimal() else revision,
+        "expected": form.get("expected"),
+        "reason": form.get("reason", ""),
+    }
+    answer = await visit.send("PUT", "mint", "v1", "policies", policy, "aliases", alias or " ", body=body)
+    if answer.is_ok:
+        return back_to("console", "policies", policy, "aliases", alias, said="moved")
+    return await _shown_again(visit, policy, alias, form, answer)
+
+
+@router.post("/console/policies/{policy}/aliases/{alias}/rollback")
+async def roll_back(policy: str, alias: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Roll an alias back, unless it has been moved since the page was shown."""
+    form = form_of(visit)
+    body = {"expected": form.get("expected"), "reason": form.get("reason", "")}
+    place = ("mint", "v1", "policies", policy, "aliases", alias, "rollback")
+    answer = await visit.send("POST", *place, body=body)
+    if answer.is_ok:
+        return back_to("console", "policies", policy, "aliases", alias, said="rolled-back")
+    return await _shown_again(visit, policy, alias, form, answer)
+
+
+async def _shown_again(
+    visit: Visit, policy: str, alias: str, form: Mapping[str, str], answer: Answer
+) -> Response:
+    """Return the alias's page as it is now, with what was typed and why it was refused."""
+    place = ("mint", "v1", "policies", policy, "aliases", alias or " ")
+    found = await visit.get(*place)
+    if not found.is_ok:
+        return refused(visit, answer, "console", "policies", policy)
+    history = await visit.get(*place, "history", limit=policies.MOVES)
+    return visit.pages.show(
+        visit,
+        "alias.html",
+        section="policies",
+        status=answer.status,
+        policy=policy,
+        alias=found.data,
+        history=history,
+        typed=form,
+        refused=answer,
+    )
+
+
+@router.post("/console/policies/{policy}/aliases/{alias}/protect")
+async def protect(policy: str, alias: str, _caller: AdminCaller, visit: VisitDep) -> Response:
+    """Allow only admin keys to move an alias, or allow others again."""
+    wished = form_of(visit).get("protected") == "true"
+    place = ("mint", "v1", "policies", policy, "aliases", alias, "protect")
+    answer = await visit.send("POST", *place, body={"protected": wished})
+    here = ("console", "policies", policy, "aliases", alias)
+    return (
+        back_to(*here, said="protected" if wished else "unprotected")
+        if answer.is_ok
+        else refused(visit, answer, *here)
+    )
+
+
+@router.post("/console/policies/{policy}/aliases/{alias}/freeze")
+async def freeze(policy: str, alias: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Stop rules from moving an alias, or let them again."""
+    wished = form_of(visit).get("frozen") == "true"
+    place = ("mint", "v1", "policies", policy, "aliases", alias, "freeze")
+    answer = await visit.send("POST", *place, body={"frozen": wished})
+    here = ("console", "policies", policy, "aliases", alias)
+    return (
+        back_to(*here, said="frozen" if wished else "unfrozen")
+        if answer.is_ok
+        else refused(visit, answer, *here)
+    )
+
+
+@router.post("/console/policies/{policy}/revisions/{revision}/{change}")
+async def change_revision(
+    policy: str, revision: str, change: str, _caller: TrainCaller, visit: VisitDep
+) -> Response:
+    """Retire or restore a revision."""
+    here = ("console", "policies", policy, "revisions", revision)
+    answer = await visit.send("POST", "mint", "v1", "policies", policy, "revisions", revision, change)
+    done = {"retire": "retired", "restore": "restored"}.get(change, "changed")
+    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+
+
+@router.post("/console/jobs/{job}/{change}")
+async def change_job(job: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Cancel, pause or resume a job."""
+    here = ("console", "jobs", job)
+    answer = await visit.send("POST", "mint", "v1", "jobs", job, change)
+    done = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}.get(change, "changed")
+    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+
+
+@router.post("/console/evaluations/{run}/cancel")
+async def cancel_run(run: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Cancel an evaluation run."""
+    here = ("console", "evaluations", run)
+    answer = await visit.send("POST", "mint", "v1", "evaluations", "run", run, "cancel")
+    return back_to(*here, said="changed") if answer.is_ok else refused(visit, answer, *here)
+
+
+@router.post("/console/residency/{digest}/{change}")
+async def change_residency(digest: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+    """Load, pin, unpin or evict a revision."""
+    here = ("console", "residency")
+    answer = await visit.send("POST", "mint", "v1", "adapters", digest, change)
+    done = {"pin": "pinned", "unpin": "unpinned", "evict": "evicted", "prewarm": "loaded"}.get(
+        change, "changed"
+    )
+    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+
+
+@router.post("/console/webhooks/{webhook}/deliveries/{delivery}/replay")
+async def replay(webhook: str, delivery: str, _caller: AdminCaller, visit: VisitDep) -> Response:
+    """Send a delivery again."""
+    here = ("console", "webhooks", webhook)
+    place = ("mint", "v1", "webhooks", webhook, "deliveries", delivery, "replay")
+    answer = await visit.send("POST", *place)
+    return back_to(*here, said="replayed") if answer.is_ok else refused(visit, answer, *here)
+
+
+@router.post("/console/keys/{key}/revoke")
+async def revoke(key: str, _caller: AdminCaller, visit: VisitDep) -> Response:
+    """Revoke a key."""
+    answer = await visit.send("DELETE", "mint", "v1", "keys", key)
+    return (
+        back_to("console", "keys", said="revoked")
+        if answer.is_ok
+        else refused(visit, answer, "console", "keys")
+    )

@@ -1,0 +1,33 @@
+"""``/console/evaluations``: runs over prompts, and their rows."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from services.gateway.http.console.context import VisitDep
+from services.gateway.http.console.route import ConsoleRoute
+from services.gateway.http.edge.context import ReadCaller
+
+router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
+
+LISTED, ROWS = 100, 50
+"""Runs of the list, rows of a run's page."""
+
+
+@router.get("/console/evaluations")
+async def runs(_caller: ReadCaller, visit: VisitDep) -> Response:
+    """Show the newest runs."""
+    found = await visit.get("mint", "v1", "evaluations", "run", limit=LISTED)
+    return visit.pages.show(visit, "evaluations.html", section="evaluations", found=found)
+
+
+@router.get("/console/evaluations/{run}")
+async def run(run: str, _caller: ReadCaller, visit: VisitDep) -> Response:
+    """Show a run and its first rows."""
+    place = ("mint", "v1", "evaluations", "run", run)
+    found, rows = await asyncio.gather(visit.get(*place), visit.get(*place, "rows", limit=ROWS))
+    if not found.is_ok:
+        return visit.pages.show(
+            visit, "missing.html", section="evaluations", status=found.status, found=found
+        )
+    return visit.pages.show(visit, "evaluation.html", section="evaluations", run=found.data, rows=rows)

@@ -1,0 +1,89 @@
+"""``/console/jobs``: managed jobs, their curves, and what their steps were trained on."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from services.gateway.core.console.curves import curves_of, joined, phases_of
+from services.gateway.http.console.context import VisitDep
+from services.gateway.http.console.route import ConsoleRoute
+from services.gateway.http.edge.context import ReadCaller
+
+router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
+
+LISTED, COMPARED, LAST_STEPS = 100, 8, 20
+"""Jobs of the list, jobs of a comparison, steps of a job's table."""
+
+
+@router.get("/console/jobs")
+async def jobs(
+    _caller: ReadCaller,
+    visit: VisitDep,
+    state: Annotated[str, Query(max_length=20)] = "",
+    policy: Annotated[str, Query(max_length=200)] = "",
+) -> Response:
+    """Show the newest jobs, of one policy or in one state if asked."""
+    found = await visit.get("mint", "v1", "jobs", limit=LISTED)
+    listed = [
+        job
+        for job in (found.data if found.is_ok else [])
+        if state in {"", job["state"]} and policy in {"", job["policy"]}
+    ]
+    return visit.pages.show(
+        visit, "jobs.html", section="jobs", found=found, jobs=listed, state=state, policy=policy
+    )
+
+
+@router.get("/console/jobs/compare")
+async def compare(
+    _caller: ReadCaller, visit: VisitDep, job: Annotated[list[str] | None, Query(max_length=COMPARED)] = None
+) -> Response:
+    """Show the curves of several jobs over one axis of steps."""
+    chosen = list(dict.fromkeys(job or []))
+    answers = await asyncio.gather(*(visit.get("mint", "v1", "jobs", each) for each in chosen))
+    found = [answer.data for answer in answers if answer.is_ok]
+    curves = joined({each["job_id"]: curves_of(each["steps"]) for each in found})
+    missing = [name for name, answer in zip(chosen, answers, strict=True) if not answer.is_ok]
+    return visit.pages.show(visit, "compare.html", section="jobs", jobs=found, curves=curves, missing=missing)
+
+
+@router.get("/console/jobs/{job}")
+async def job(job: str, _caller: ReadCaller, visit: VisitDep) -> Response:
+    """Show one job."""
+    found = await visit.get("mint", "v1", "jobs", job)
+    if not found.is_ok:
+        return visit.pages.show(visit, "missing.html", section="jobs", status=found.status, found=found)
+    steps = found.data["steps"]
+    is_part = "hx-request" in visit.request.headers
+    return visit.pages.show(
+        visit,
+        "job_progress.html" if is_part else "job.html",
+        section="jobs",
+        job=found.data,
+        curves=curves_of(steps),
+        phases=phases_of(steps),
+        last=steps[-LAST_STEPS:][::-1],
+    )
+
+
+@router.get("/console/jobs/{job}/rollouts")
+async def rollouts(
+    job: str,
+    _caller: ReadCaller,
+    visit: VisitDep,
+    step: Annotated[int | None, Query(ge=1)] = None,
+    group: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """Show the episodes that a group of a step has, token by token."""
+    found = await visit.get("mint", "v1", "jobs", job, "rollouts", step=step, group=group)
+    return visit.pages.show(
+        visit,
+        "rollouts.html",
+        section="jobs",
+        status=200 if found.is_ok else found.status,
+        job=job,
+        found=found,
+        step=step,
+        group=group,
+    )

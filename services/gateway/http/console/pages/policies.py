@@ -1,0 +1,116 @@
+"""``/console/policies``: policies, their revisions and aliases."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from services.gateway.http.console.context import VisitDep
+from services.gateway.http.console.route import ConsoleRoute
+from services.gateway.http.edge.context import ReadCaller
+
+router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
+
+PAGE, REVISIONS, MOVES = 50, 50, 50
+"""Policies of a page, revisions of a policy's page, moves of an alias's."""
+
+Text = Annotated[str, Query(max_length=200)]
+
+
+@router.get("/console/policies")
+async def policies(  # FastAPI passes them by name
+    _caller: ReadCaller,
+    visit: VisitDep,
+    after: Text = "",
+    base: Text = "",
+    labels: Annotated[str, Query(max_length=5000)] = "",
+    name: Text = "",
+) -> Response:
+    """Show a page of policies that match the filters of the address."""
+    filters = {"base": base, "labels": labels}
+    found, bases = await asyncio.gather(
+        visit.get("mint", "v1", "policies", limit=PAGE, after=after, prefix=name, **filters),
+        visit.get("mint", "v1", "bases"),
+    )
+    return visit.pages.show(
+        visit,
+        "policies.html",
+        section="policies",
+        found=found,
+        bases=bases,
+        filters={**filters, "name": name},
+        page=PAGE,
+    )
+
+
+@router.get("/console/policies/{policy}")
+async def policy(
+    policy: str, _caller: ReadCaller, visit: VisitDep, after: Annotated[int | None, Query(ge=0)] = None
+) -> Response:
+    """Show one policy."""
+    place = ("mint", "v1", "policies", policy)
+    found = await visit.get(*place)
+    if not found.is_ok:
+        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+    revisions, aliases, scores, rules = await asyncio.gather(
+        visit.get(*place, "revisions", limit=REVISIONS, after=after),
+        visit.get(*place, "aliases"),
+        visit.get(*place, "evaluations", limit=200),
+        visit.get(*place, "rules"),
+    )
+    return visit.pages.show(
+        visit,
+        "policy.html",
+        section="policies",
+        policy=found.data,
+        revisions=revisions,
+        aliases=aliases,
+        scores=scores,
+        rules=rules,
+        page=REVISIONS,
+    )
+
+
+@router.get("/console/policies/{policy}/revisions/{revision}")
+async def revision(
+    policy: str, revision: str, _caller: ReadCaller, visit: VisitDep, against: Text = ""
+) -> Response:
+    """Show one revision: its lineage, and how it differs from its parent or another one."""
+    place = ("mint", "v1", "policies", policy, "revisions", revision)
+    found = await visit.get(*place)
+    if not found.is_ok:
+        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+    lineage, diff = await asyncio.gather(
+        visit.get(*place, "lineage", ancestors=20, descendants=5),
+        visit.get(*place, "diff", against=against),
+    )
+    return visit.pages.show(
+        visit,
+        "revision.html",
+        section="policies",
+        policy=policy,
+        revision=found.data,
+        lineage=lineage,
+        diff=diff,
+        against=against,
+    )
+
+
+@router.get("/console/policies/{policy}/aliases/{alias}")
+async def alias(policy: str, alias: str, _caller: ReadCaller, visit: VisitDep) -> Response:
+    """Show an alias and its moves, newest first."""
+    place = ("mint", "v1", "policies", policy, "aliases", alias)
+    found = await visit.get(*place)
+    if not found.is_ok:
+        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+    history = await visit.get(*place, "history", limit=MOVES)
+    return visit.pages.show(
+        visit,
+        "alias.html",
+        section="policies",
+        policy=policy,
+        alias=found.data,
+        history=history,
+        typed={},
+        refused=None,
+    )

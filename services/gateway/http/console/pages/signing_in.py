@@ -1,0 +1,81 @@
+"""``/`` and ``/console/signin``: an API key becomes a browser's session, and ends as one."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from mint_common.errors import MintError, Unauthorized
+from mint_common.runtime.disconnect import ClientGone
+from mint_common.runtime.edge_body import read_body
+from mint_common.runtime.slow_clients import paced
+from services.gateway.core.browser_sessions import COOKIE, SESSION_SECONDS
+from services.gateway.http.console.context import CONSOLE
+from services.gateway.http.console.route import read_form
+from services.gateway.http.edge.context import EDGE, caller_of_key
+
+router = APIRouter(include_in_schema=False)
+
+HOME = "/console"
+MAX_BYTES = 8 << 10
+"""Maximum size of the form, in bytes."""
+
+Next = Annotated[str, Query(max_length=2000)]
+
+
+def own_page(address: str) -> str:
+    """Return the page of the console that an address names; its first page for any other address."""
+    is_own = address == HOME or address.startswith((f"{HOME}/", f"{HOME}?"))
+    return address if is_own and not any(each in address for each in "\\\r\n\t") else HOME
+
+
+@router.get("/")
+async def home() -> Response:
+    """Send a browser to the console."""
+    return RedirectResponse(HOME, status_code=307)
+
+
+@router.get("/console/signin")
+async def sign_in_page(request: Request, next: Next = HOME) -> Response:  # noqa: A002  # the query's name
+    """Show the form for a key."""
+    return CONSOLE.of(request).pages.plain("signin.html", back=own_page(next), problem="")
+
+
+@router.post("/console/signin")
+async def sign_in(request: Request) -> Response:
+    """Check a key and begin its session."""
+    body = await read_body(paced(request.receive), request.headers, limit=MAX_BYTES)
+    if body is None:
+        raise ClientGone
+    form = read_form(body)
+    key, back = form.get("key", "").strip(), own_page(form.get("next", HOME))
+    pages = CONSOLE.of(request).pages
+    try:
+        if not key:
+            raise Unauthorized(problem="Enter an API key, such as the one that `mint up` printed.")
+        await caller_of_key(request, key)
+    except MintError as error:
+        return pages.plain("signin.html", status=error.http_status, back=back, problem=str(error))
+    edge = EDGE.of(request)
+    answer = RedirectResponse(back, status_code=303)
+    answer.set_cookie(
+        COOKIE,
+        edge.sessions.seal(key, now=edge.clock.now()),
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="lax",
+        secure=_is_secure(request),
+    )
+    return answer
+
+
+@router.post("/console/signout")
+async def sign_out(request: Request) -> Response:
+    """End the session of this browser."""
+    answer = RedirectResponse("/console/signin", status_code=303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request))
+    return answer
+
+
+def _is_secure(request: Request) -> bool:
+    return request.url.scheme == "https" or CONSOLE.of(request).address.startswith("https:")
