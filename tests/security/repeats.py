@@ -30,6 +30,8 @@ _READS = "it changes nothing that outlasts its answer"
 _CALLED = "it samples once more: that is trained on too, as a branch of the conversation"
 _SECRET = "it takes no Idempotency-Key: its answer holds a secret, which is never stored"
 
+_PAGE = "a person sends it by a form, as one request of the API's route; moves carry the expected revision"
+
 OTHERWISE: Mapping[str, str] = {
     "POST /mint/v1/policies/{policy}/revisions": "equal weights are one revision, however often they come",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/resume": _DERIVED,
@@ -126,5 +128,19 @@ OTHERWISE: Mapping[str, str] = {
     "DELETE /api/v1/training_runs/{model_id}/checkpoints/{checkpoint_id:path}/publish": _SETS,
     "PUT /api/v1/training_runs/{model_id}/checkpoints/{checkpoint_id:path}/ttl": _SETS,
     "DELETE /api/v1/training_runs/{model_id}/checkpoints/{checkpoint_id:path}": _GONE,
+    "POST /console/playground": _PAGE,
+    "POST /console/policies/{policy}/aliases": _PAGE,
+    "POST /console/policies/{policy}/aliases/{alias}/move": _PAGE,
+    "POST /console/policies/{policy}/aliases/{alias}/rollback": _PAGE,
+    "POST /console/policies/{policy}/aliases/{alias}/protect": _PAGE,
+    "POST /console/policies/{policy}/aliases/{alias}/freeze": _PAGE,
+    "POST /console/policies/{policy}/revisions/{revision}/{change}": _PAGE,
+    "POST /console/jobs/{job}/{change}": _PAGE,
+    "POST /console/evaluations/{run}/cancel": _PAGE,
+    "POST /console/residency/{digest}/{change}": _PAGE,
+    "POST /console/webhooks/{webhook}/deliveries/{delivery}/replay": _PAGE,
+    "POST /console/keys/{key}/revoke": _PAGE,
+    "POST /console/signin": _READS,
+    "POST /console/signout": _READS,
 }
 """Why the others need no answer that is kept with the change."""

@@ -77,6 +77,7 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/policies/{policy}/revisions/{revision}/restore": "train",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/resume": "train",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/retire": "train",
+    "GET /mint/v1/revisions/{digest}": "read",
     "GET /mint/v1/policies/{policy}/rules": "read",
     "POST /mint/v1/policies/{policy}/rules": "admin",
     "DELETE /mint/v1/policies/{policy}/rules/{rule}": "admin",
@@ -189,4 +190,39 @@ TINKER: Mapping[str, Scope] = {
 }
 """What each route of the Tinker API takes, which the schema leaves out."""
 
-NEEDS: Mapping[str, Scope] = {**REST, **TINKER}
+CONSOLE: Mapping[str, Scope] = {
+    "GET /console": "read",
+    "GET /console/policies": "read",
+    "GET /console/policies/{policy}": "read",
+    "GET /console/policies/{policy}/revisions/{revision}": "read",
+    "GET /console/policies/{policy}/aliases/{alias}": "read",
+    "GET /console/jobs": "read",
+    "GET /console/jobs/compare": "read",
+    "GET /console/jobs/{job}": "read",
+    "GET /console/jobs/{job}/rollouts": "read",
+    "GET /console/evaluations": "read",
+    "GET /console/evaluations/{run}": "read",
+    "GET /console/residency": "read",
+    "GET /console/playground": "infer",
+    "POST /console/playground": "infer",
+    "GET /console/files": "read",
+    "GET /console/events": "read",
+    "GET /console/find": "read",
+    "GET /console/webhooks": "admin",
+    "GET /console/webhooks/{webhook}": "admin",
+    "GET /console/keys": "admin",
+    "POST /console/policies/{policy}/aliases": "train",
+    "POST /console/policies/{policy}/aliases/{alias}/move": "train",
+    "POST /console/policies/{policy}/aliases/{alias}/rollback": "train",
+    "POST /console/policies/{policy}/aliases/{alias}/protect": "admin",
+    "POST /console/policies/{policy}/aliases/{alias}/freeze": "admin",
+    "POST /console/policies/{policy}/revisions/{revision}/{change}": "train",
+    "POST /console/jobs/{job}/{change}": "train",
+    "POST /console/evaluations/{run}/cancel": "train",
+    "POST /console/residency/{digest}/{change}": "train",
+    "POST /console/webhooks/{webhook}/deliveries/{delivery}/replay": "admin",
+    "POST /console/keys/{key}/revoke": "admin",
+}
+"""What each page takes; what it shows and changes is asked of the routes above, with the same key."""
+
+NEEDS: Mapping[str, Scope] = {**REST, **TINKER, **CONSOLE}

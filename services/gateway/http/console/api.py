@@ -90,7 +90,6 @@ def read_answer(response: httpx.Response) -> Answer:
     told = error if isinstance(error, dict) else {}
     return Answer(
         status=response.status_code,
-        data=told,
         problem=str(told.get("message") or f"The API answered {response.status_code}."),
         field=str(told.get("field") or told.get("param") or ""),
     )

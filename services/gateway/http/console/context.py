@@ -6,10 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from mint_common.authority import Caller
-from services.gateway.core.browser_sessions import COOKIE
 from services.gateway.http.console.api import Answer, PublicApi, path_of
 from services.gateway.http.console.rendering import Pages
-from services.gateway.http.edge.context import EDGE, StatePart, caller_of, sent_key
+from services.gateway.http.edge.context import EDGE, StatePart, caller_of, key_of, session_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,7 @@ class Visit:
         self.request = request
         self.caller = caller
         self._parts = parts
-        self._key = sent_key(request)
+        self._key = key_of(request)
 
     async def get(self, *path: object, **query: object) -> Answer:
         """Return what the API answers: ``path`` are the parts of the resource's path."""
@@ -44,7 +43,7 @@ class Visit:
     @property
     def form_token(self) -> str:
         """Return the token that this session's forms carry; empty for a request with a key of its own."""
-        cookie = self.request.cookies.get(COOKIE)
+        cookie = session_of(self.request)
         return "" if cookie is None else EDGE.of(self.request).sessions.form_token(cookie)
 
     @property

@@ -9,9 +9,9 @@ from fastapi.responses import RedirectResponse
 from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, Unauthorized
 from mint_common.runtime.edge_routes import Handler
-from services.gateway.core.browser_sessions import COOKIE, FORM_FIELD, FORM_HEADER
+from services.gateway.core.browser_sessions import FORM_FIELD, FORM_HEADER
 from services.gateway.http.console.context import CONSOLE, Visit
-from services.gateway.http.edge.context import EDGE, authenticated, caller_of_key, key_in
+from services.gateway.http.edge.context import EDGE, caller_of_key, key_of, session_of
 from services.gateway.http.edge.routes import GatewayRoute
 
 MAX_FORM_BYTES, MAX_FIELDS = 256 << 10, 100
@@ -25,11 +25,8 @@ class ConsoleRoute(GatewayRoute):
 
     async def caller_of(self, request: Request) -> Caller:
         """Return the caller. Raises Unauthorized."""
-        cookie = request.cookies.get(COOKIE)
-        if cookie is None or self.methods == {"GET"}:
-            return await authenticated(request, afresh=self.asks_afresh)
-        edge = EDGE.of(request)
-        return await caller_of_key(request, edge.sessions.key_of(cookie, now=edge.clock.now()), afresh=True)
+        is_change = self.methods != {"GET"}
+        return await caller_of_key(request, key_of(request), afresh=self.asks_afresh or is_change)
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request whose form has its session's token."""
@@ -46,8 +43,12 @@ class ConsoleRoute(GatewayRoute):
             try:
                 return await carry_out(request)
             except Unauthorized:
+                if not _is_browser(request):
+                    raise
                 return _sign_in_first(request)
             except Forbidden as error:
+                if not _is_browser(request):
+                    raise
                 pages = CONSOLE.of(request).pages
                 return pages.plain("refused.html", status=403, problem=str(error))
 
@@ -65,13 +66,15 @@ def read_form(body: bytes) -> dict[str, str]:
 
 async def _checked_form(request: Request) -> dict[str, str]:
     form = read_form(await request.body())
-    cookie = request.cookies.get(COOKIE)
+    cookie = session_of(request)
     token = form.pop(FORM_FIELD, "") or request.headers.get(FORM_HEADER, "")
-    if cookie is None:
-        key_in(request.headers)  # a key of its own is no browser's
-    else:
+    if cookie is not None:
         EDGE.of(request).sessions.check_form(request.method, cookie, token)
     return form
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") or "hx-request" in request.headers
 
 
 def _sign_in_first(request: Request) -> Response:

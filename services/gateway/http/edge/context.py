@@ -85,11 +85,26 @@ def sent_key(request: Request) -> str:
 
     Raises Unauthorized; Forbidden when a session changes something without its form token.
     """
-    headers, cookie = request.headers, request.cookies.get(COOKIE)
-    if cookie is None or "authorization" in headers or "x-api-key" in headers:
-        return key_in(headers)
-    edge = EDGE.of(request)
-    edge.sessions.check_form(request.method, cookie, headers.get(FORM_HEADER, ""))
+    cookie = session_of(request)
+    if cookie is not None:
+        EDGE.of(request).sessions.check_form(request.method, cookie, request.headers.get(FORM_HEADER, ""))
+    return key_of(request)
+
+
+def session_of(request: Request) -> str | None:
+    """Return the session that speaks for a request: None when it has a key in its headers."""
+    headers = request.headers
+    return None if "authorization" in headers or "x-api-key" in headers else request.cookies.get(COOKIE)
+
+
+def key_of(request: Request) -> str:
+    """Return the key of a request whose form token, if it needs one, is checked elsewhere.
+
+    Raises Unauthorized.
+    """
+    cookie, edge = session_of(request), EDGE.of(request)
+    if cookie is None:
+        return key_in(request.headers)
     return edge.sessions.key_of(cookie, now=edge.clock.now())
 
 

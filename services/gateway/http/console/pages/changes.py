@@ -99,7 +99,7 @@ async def protect(policy: str, alias: str, _caller: AdminCaller, visit: VisitDep
 
 
 @router.post("/console/policies/{policy}/aliases/{alias}/freeze")
-async def freeze(policy: str, alias: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+async def freeze(policy: str, alias: str, _caller: AdminCaller, visit: VisitDep) -> Response:
     """Stop rules from moving an alias, or let them again."""
     wished = form_of(visit).get("frozen") == "true"
     place = ("mint", "v1", "policies", policy, "aliases", alias, "freeze")
