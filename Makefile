@@ -72,7 +72,7 @@ tests-at:
 	$(PYTEST) $(SPREAD) -m "not slow" $(TESTS) --deselect tests/unit/repository/test_constraints.py
 
 test-slow: .venv/.installed ## Run the slow tests that have no target of their own (WORKERS=3)
-	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(PACKAGES) $(FAMILIES) $(HOSTS) $(ALONE) $(SECOND) tests/compose tests/chart tests/docs tests/trackers tests/seams)
+	$(PYTEST) $(SPREAD) -m slow $(addprefix --ignore=,$(SDK) $(CLIENTS) $(PACKAGES) $(FAMILIES) $(HOSTS) $(ALONE) $(SECOND) tests/compose tests/chart tests/console tests/docs tests/trackers tests/seams)
 	$(PYTEST) -m slow $(ALONE)
 
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
@@ -92,6 +92,11 @@ test-families: .venv/.installed ## Train and serve a tiny model of each family i
 .PHONY: test-trackers
 test-trackers: .venv/.installed ## Record jobs at MLflow, trackio, TensorBoard and W&B offline through kills; their own clients read them (5 minutes; fetches them once)
 	$(PYTEST) tests/trackers
+
+.PHONY: test-console
+test-console: .venv/.installed ## Look at the console in Chromium: every page, live steps, races, axe, screenshots (5 minutes; fetches Playwright once)
+	@$(BIN)/python -m pip install -q "playwright==1.65.2" "axe-playwright-python==0.1.8"
+	$(PYTEST) tests/console
 
 .PHONY: test-fleet
 test-fleet: .venv/.installed ## Cut the links of hosts: Postgres' locks, a NATS cluster (2 minutes; root and network namespaces)

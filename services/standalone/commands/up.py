@@ -170,6 +170,7 @@ def _welcome(view: PartsView, state: StateFolder, stack: Stack, bases: list[Base
     up = ", ".join(base.name for base in bases if base.name not in starting)
     lines = [
         f"\nMinT is up: {stack.gateway_url} with {up}",
+        f"  the console: {stack.gateway_url}/console",
         *([f"  still loading: {', '.join(starting)}"] if starting else []),
         *not_started(_known_bases(state, stack), bases),
         f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n",

@@ -29,7 +29,7 @@ SAID: Mapping[str, str] = {
 }
 """Sentences of changes that were carried out, by the name that a page's address carries."""
 NONE = "\N{EN DASH}"
-"""What stands for a value that is not there."""
+"""Text for a value that is not there."""
 _UNLIKELY = (-0.25, -0.75, -1.5, -3.0)
 """Mean log-probabilities, in nats, below which a text is coloured as less likely."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

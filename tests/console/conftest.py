@@ -1,0 +1,67 @@
+"""A stack with a running job, and Chromium in front of it."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.stack import RunningStack, start_stack
+
+playwright = pytest.importorskip("playwright.sync_api", reason="`make test-console` installs Playwright")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+STEPS = 40
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark these tests as slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    """`mint up` on the base tiny."""
+    with tempfile.TemporaryDirectory(prefix="mint-console-", ignore_cleanup_errors=True) as name:
+        running = start_stack(Path(name) / "stack")
+        yield running
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def job(stack: RunningStack) -> str:
+    """A job that has made two revisions and goes on."""
+    stack.make_policy("shown")
+    job_id = stack.submit("shown", steps=STEPS, prompts_per_step=4, group_size=4)
+    stack.wait_for_step(job_id, 2)
+    return job_id
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """Debian's Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(stack: RunningStack, chromium: object) -> Iterator[object]:
+    """A page of a browser that has signed in; errors of scripts and of the policy fail the test."""
+    context = chromium.new_context(base_url=f"http://127.0.0.1:{stack.port}", locale="en-GB")
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda said: said.type == "error" and problems.append(said.text))
+    opened.goto("/console")
+    opened.get_by_label("API key").fill(stack.api_key)
+    opened.get_by_role("button", name="Sign in").click()
+    opened.wait_for_url("**/console")
+    opened.problems = problems
+    yield opened
+    context.close()
