@@ -103,7 +103,8 @@ def test_the_playground_streams_answers_next_to_each_other(page, job):
     page.get_by_label("Tokens").fill("8")
     page.get_by_role("button", name="Ask").click()
     page.wait_for_function(
-        "[...document.querySelectorAll('#answers .hint')].filter(e => e.textContent.startsWith('First token')).length === 3",
+        "[...document.querySelectorAll('#answers .hint')]"
+        ".filter(e => e.textContent.startsWith('First token')).length === 3",
         timeout=60_000,
     )
     page.locator("#answers a").nth(2).click()

@@ -201,6 +201,20 @@ async def test_a_tenant_sees_its_own_jobs_newest_first(store: Store) -> None:
     assert await store.jobs.jobs_of(TenantId("ten_none"), limit=9) == []
 
 
+async def test_jobs_are_paged_by_state_and_policy(store: Store) -> None:
+    jobs = [make_job(JobId(f"job_{number}"), now=float(number // 2)) for number in range(6)]
+    for job in jobs:
+        await store.save(f"c{job.job_id}", replace(job, policy="named" if job.job_id != "job_3" else "other"))
+    seen, after = [], None
+    while page := await store.jobs.jobs_of(TENANT, limit=2, policy="named", after=after):
+        seen += [job.job_id for job in page]
+        after = page[-1]
+    assert seen == ["job_4", "job_5", "job_2", "job_0", "job_1"]
+    assert len(await store.jobs.jobs_of(TENANT, limit=9, policy=jobs[0].policy_id)) == 6
+    assert len(await store.jobs.jobs_of(TENANT, limit=9, state=jobs[0].state.value)) == 6
+    assert await store.jobs.jobs_of(TENANT, limit=9, state="failed") == []
+
+
 async def test_a_sign_of_life_never_goes_back_and_only_running_jobs_give_one(store: Store) -> None:
     await store.save("c1", make_job(now=100.0))
     assert await store.jobs.touch(JOB, now=150.0)

@@ -62,7 +62,13 @@ _USAGE = """
 _LISTED = ", ".join(name for name in Job.__slots__ if name != "spec")
 LISTED_JOBS = f"SELECT {_LISTED}, jsonb_set(spec, '{{data,grader}}', 'null', false) AS spec FROM jobs"  # noqa: S608  # names of our own fields
 """Jobs without their graders, which may be large."""
-_JOBS = f"{LISTED_JOBS} WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2"
+_JOBS = f"""
+    {LISTED_JOBS} WHERE tenant_id = $1
+        AND ($3::text IS NULL OR state = $3)
+        AND ($4::text IS NULL OR $4 IN (policy, policy_id))
+        AND ($5::float8 IS NULL OR created_at < $5 OR (created_at = $5 AND job_id > $6))
+    ORDER BY created_at DESC, job_id LIMIT $2
+"""
 _PROGRESS = """
     SELECT job_id, count(revision) AS step, min(requested_at) AS started_at,
         (array_agg(reward_mean ORDER BY step DESC) FILTER (WHERE reward_mean IS NOT NULL))[1] AS reward,
@@ -120,9 +126,22 @@ class PostgresJobs:
         row = await self._pool.fetchrow(f"{SELECT_JOB} WHERE job_id = $1", job_id)
         return found_record(row, Job, kind="job", name=job_id)
 
-    async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
-        """Return a tenant's newest jobs, newest first, without their graders, which may be large."""
-        return [from_row(row, Job) for row in await self._pool.fetch(_JOBS, tenant_id, limit)]
+    async def jobs_of(
+        self,
+        tenant_id: TenantId,
+        *,
+        limit: int,
+        state: str | None = None,
+        policy: str | None = None,
+        after: Job | None = None,
+    ) -> list[Job]:
+        """Return a tenant's newest jobs, newest first, without their graders, which may be large.
+
+        Those in a ``state``, of a ``policy`` (name or id), and older than the job ``after``, where given.
+        """
+        place = (None, None) if after is None else (after.created_at, after.job_id)
+        rows = await self._pool.fetch(_JOBS, tenant_id, limit, state, policy, *place)
+        return [from_row(row, Job) for row in rows]
 
     async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
         """Return a job's waves by step, read ``within`` an open transaction where one is given."""

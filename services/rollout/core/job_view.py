@@ -80,8 +80,8 @@ def policy_name(job: Job) -> str:
     return job.policy or job.policy_id
 
 
-def job_view(found: JobProgress) -> JsonObject:
-    """Return a job as MinT's API shows it, with the steps of the given waves."""
+def job_view(found: JobProgress, *, after_step: int = 0) -> JsonObject:
+    """Return a job as MinT's API shows it, with the steps of the given waves that come after one."""
     job, progress = found.job, found.progress
     lags = staleness_of(found.waves)
     rows = by_staleness(found.waves) if job.spec.is_sampled else []
@@ -109,7 +109,7 @@ def job_view(found: JobProgress) -> JsonObject:
         "started_at": progress.started_at,
         "finished_at": job.finished_at,
         "by_staleness": [asdict(row) for row in rows],
-        "steps": [_step(found, wave, lags[wave.step]) for wave in found.waves],
+        "steps": [_step(found, wave, lags[wave.step]) for wave in found.waves if wave.step > after_step],
     }
 
 

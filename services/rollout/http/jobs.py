@@ -35,6 +35,15 @@ class RolloutQuery(BaseModel):
     episode: Annotated[int | None, Field(ge=0)] = None
 
 
+class JobsQuery(BaseModel):
+    """A page of jobs in a state, of a policy; ``after`` is the last job of the page before."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
+    state: JobState | None = None
+    policy: Annotated[str | None, Field(max_length=200)] = None
+    after: Annotated[str | None, Field(max_length=200)] = None
+
+
 @submissions.post("/internal/tenants/{tenant_id}/jobs", status_code=202)
 async def submit_job(
     tenant_id: Tenant, body: Annotated[JobBody, Body()], caller: CallerDep, parts: PartsDep, cause: Cause
@@ -68,16 +77,22 @@ def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs", route_class=BodyRoute)
 
     @router.get("")
-    async def list_jobs(
-        tenant_id: Tenant, limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100
-    ) -> list[JsonObject]:
-        found = await in_progress(jobs, await jobs.jobs_of(tenant_id, limit=limit), trainers)
-        return [job_view(each) for each in found]
+    async def list_jobs(tenant_id: Tenant, page: Annotated[JobsQuery, Query()]) -> list[JsonObject]:
+        after = None if page.after is None else await own_job(jobs, tenant_id, page.after)
+        listed = await jobs.jobs_of(
+            tenant_id, limit=page.limit, state=page.state, policy=page.policy, after=after
+        )
+        return [job_view(each) for each in await in_progress(jobs, listed, trainers)]
 
     @router.get("/{job_id}")
-    async def show_job(tenant_id: Tenant, job_id: str, steps: bool = True) -> JsonObject:  # noqa: FBT001, FBT002  # a query
+    async def show_job(
+        tenant_id: Tenant,
+        job_id: str,
+        steps: bool = True,  # noqa: FBT001, FBT002  # a query
+        after_step: Annotated[int, Query(ge=0)] = 0,
+    ) -> JsonObject:
         own = await own_job(jobs, tenant_id, job_id)
-        return job_view(await job_progress(jobs, own, trainers, steps=steps))
+        return job_view(await job_progress(jobs, own, trainers, steps=steps), after_step=after_step)
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: Tenant, job_id: str) -> JsonObject:

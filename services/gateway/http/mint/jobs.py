@@ -1,6 +1,6 @@
 """``/mint/v1/jobs``: managed training jobs, on tasks and on files; rollout owns them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +31,7 @@ def _without_kind(problem: dict[str, Any]) -> dict[str, Any]:  # pydantic's own
 
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=JobsRoute)
 
+JobStateName = Literal["submitted", "running", "paused", "succeeded", "failed", "cancelled"]
 Limit = Annotated[int, Query(alias="limit", ge=1, le=1000)]
 JobPath = Annotated[str, Path(alias="job")]
 
@@ -47,15 +48,29 @@ async def submit_job(
 
 
 @router.get("", response_model=list[JsonObject])
-async def list_jobs(jobs: ReadJobs, _limit: Limit = 100) -> Response:
-    """List the tenant's newest jobs, newest first, without their steps and graders."""
+async def list_jobs(
+    jobs: ReadJobs,
+    _limit: Limit = 100,
+    _state: Annotated[JobStateName | None, Query(alias="state")] = None,
+    _policy: Annotated[str | None, Query(alias="policy", max_length=200)] = None,
+    _after: Annotated[str | None, Query(alias="after", max_length=200)] = None,
+) -> Response:
+    """List the tenant's newest jobs, newest first, without their steps and graders.
+
+    ``state`` and ``policy`` (its name or id) are filters; ``after`` is the last job of the previous page.
+    """
     return await jobs.forward()
 
 
 @router.get("/{job}", response_model=JsonObject)
-async def get_job(_job: JobPath, jobs: ReadJobs) -> Response:
-    """Return a job with its steps; it is ``submitted`` while earlier jobs of its policy run."""
-    return await jobs.forward(query=())
+async def get_job(
+    _job: JobPath, jobs: ReadJobs, after_step: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
+) -> Response:
+    """Return a job with its steps after ``after_step``, by default all.
+
+    It is ``submitted`` while earlier jobs of its policy run.
+    """
+    return await jobs.forward(query=[("after_step", str(after_step))])
 
 
 @router.get("/{job}/rollouts", response_model=JsonObject)

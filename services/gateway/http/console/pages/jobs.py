@@ -16,23 +16,21 @@ LISTED, COMPARED, LAST_STEPS = 100, 8, 20
 """Jobs of the list, jobs of a comparison, steps of a job's table."""
 
 
+Text = Annotated[str, Query(max_length=200)]
+
+
 @router.get("/console/jobs")
 async def jobs(
     _caller: ReadCaller,
     visit: VisitDep,
-    state: Annotated[str, Query(max_length=20)] = "",
-    policy: Annotated[str, Query(max_length=200)] = "",
+    state: Text = "",
+    policy: Text = "",
+    after: Text = "",
 ) -> Response:
-    """Show the newest jobs, of one policy or in one state if asked."""
-    found = await visit.get("mint", "v1", "jobs", limit=LISTED)
-    listed = [
-        job
-        for job in (found.data if found.is_ok else [])
-        if state in {"", job["state"]} and policy in {"", job["policy"]}
-    ]
-    return visit.pages.show(
-        visit, "jobs.html", section="jobs", found=found, jobs=listed, state=state, policy=policy
-    )
+    """Show a page of the newest jobs, of one policy or in one state if asked."""
+    filters = {"state": state, "policy": policy}
+    found = await visit.get("mint", "v1", "jobs", limit=LISTED, after=after, **filters)
+    return visit.pages.show(visit, "jobs.html", section="jobs", found=found, filters=filters, page=LISTED)
 
 
 @router.get("/console/jobs/compare")
