@@ -93,6 +93,16 @@ async def test_open_runs_are_bounded_where_that_is_asked(store: PostgresEvaluati
     await store.add([named("evr_3", OTHER)], max_open=1)
 
 
+async def test_runs_are_paged_newest_first(store: PostgresEvaluationRuns) -> None:
+    runs = [named(f"evr_{number}", created_at=float(number // 2)) for number in range(5)]
+    await store.add(runs, max_open=None)
+    seen, after = [], None
+    while page := await store.runs_of(RUN.tenant_id, limit=2, after=after):
+        seen += [run.run_id for run in page]
+        after = page[-1]
+    assert seen == ["evr_4", "evr_2", "evr_3", "evr_0", "evr_1"]
+
+
 async def test_open_runs_of_jobs_take_no_place_of_the_tenant_s_own(store: PostgresEvaluationRuns) -> None:
     authority = replace(RUN.caller.authority, key_id="job:job_1")
     of_job = replace(named("evr_1"), caller=replace(RUN.caller, authority=authority))

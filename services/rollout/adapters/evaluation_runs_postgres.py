@@ -60,7 +60,8 @@ _CANCEL = """
 _LISTED = ", ".join(name for name in EvaluationRun.__slots__ if name != "data")
 _RUNS = f"""
     SELECT {_LISTED}, jsonb_set(data, '{{grader}}', 'null', false) AS data FROM evaluation_runs
-    WHERE tenant_id = $1 ORDER BY created_at DESC, run_id LIMIT $2
+    WHERE tenant_id = $1 AND ($3::float8 IS NULL OR created_at < $3 OR (created_at = $3 AND run_id > $4))
+    ORDER BY created_at DESC, run_id LIMIT $2
 """  # noqa: S608  # names of our own fields
 _STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
@@ -112,9 +113,16 @@ class PostgresEvaluationRuns:
         row = await self._pool.fetchrow(_RUN, tenant_id, run_id)
         return found_record(row, EvaluationRun, kind="evaluation run", name=run_id)
 
-    async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
-        """Return a tenant's newest runs, newest first, without their graders, which may be large."""
-        return [from_row(row, EvaluationRun) for row in await self._pool.fetch(_RUNS, tenant_id, limit)]
+    async def runs_of(
+        self, tenant_id: TenantId, *, limit: int, after: EvaluationRun | None = None
+    ) -> list[EvaluationRun]:
+        """Return a tenant's newest runs, older than ``after`` if given, newest first, without their graders.
+
+        Graders may be large.
+        """
+        place = (None, None) if after is None else (after.created_at, after.run_id)
+        rows = await self._pool.fetch(_RUNS, tenant_id, limit, *place)
+        return [from_row(row, EvaluationRun) for row in rows]
 
     async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
         """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""

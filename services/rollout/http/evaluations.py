@@ -41,10 +41,14 @@ async def begin_comparison(body: CompareBody, caller: CallerDep, parts: PartsDep
 
 @router.get("/run")
 async def list_runs(
-    tenant_id: Tenant, parts: PartsDep, limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100
+    tenant_id: Tenant,
+    parts: PartsDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
+    after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> list[JsonObject]:
-    """List the tenant's newest runs."""
-    found = await parts.runs.runs_of(tenant_id, limit=limit)
+    """List the tenant's newest runs; ``after`` is the last one of the previous page."""
+    last = None if after is None else await parts.runs.run(tenant_id, after)
+    found = await parts.runs.runs_of(tenant_id, limit=limit, after=last)
     return [_listed(run) for run in found]
 
 

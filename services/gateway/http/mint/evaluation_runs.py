@@ -48,8 +48,15 @@ async def get_comparison(
 
 
 @router.get("/run", response_model=list[JsonObject])
-async def list_runs(runs: ReadJobs, _limit: Limit = 100) -> Response:
-    """List the tenant's newest runs, newest first, without their graders."""
+async def list_runs(
+    runs: ReadJobs,
+    _limit: Limit = 100,
+    _after: Annotated[str | None, Query(alias="after", max_length=200)] = None,
+) -> Response:
+    """List the tenant's newest runs, newest first, without their graders.
+
+    ``after`` is the last run of the previous page.
+    """
     return await runs.forward()
 
 

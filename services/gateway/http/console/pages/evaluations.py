@@ -1,8 +1,9 @@
 """``/console/evaluations``: runs over prompts, and their rows."""
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from services.gateway.http.console.context import VisitDep
 from services.gateway.http.console.route import ConsoleRoute
@@ -15,10 +16,12 @@ LISTED, ROWS = 100, 50
 
 
 @router.get("/console/evaluations")
-async def runs(_caller: ReadCaller, visit: VisitDep) -> Response:
-    """Show the newest runs."""
-    found = await visit.get("mint", "v1", "evaluations", "run", limit=LISTED)
-    return visit.pages.show(visit, "evaluations.html", section="evaluations", found=found)
+async def runs(
+    _caller: ReadCaller, visit: VisitDep, after: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
+    """Show a page of the newest runs."""
+    found = await visit.get("mint", "v1", "evaluations", "run", limit=LISTED, after=after)
+    return visit.pages.show(visit, "evaluations.html", section="evaluations", found=found, page=LISTED)
 
 
 @router.get("/console/evaluations/{run}")
