@@ -171,6 +171,10 @@ bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead and of t
 bench-fleet: .venv/.installed ## Run the benchmarks of a fleet: relays to one NATS server and to three, and the simulated fleet
 	$(BENCH) fleet_bus fleet
 
+.PHONY: bench-console
+bench-console: .venv/.installed ## Time the console's pages over a stack with 100,000 policies, and 50 viewers of a job (POLICIES=1000000: more)
+	$(BENCH) console $(if $(POLICIES),--policies $(POLICIES))
+
 bench-policies: .venv/.installed ## Run the benchmark of three policies at once
 	$(BENCH) policies
 

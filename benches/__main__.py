@@ -37,7 +37,20 @@ TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 ROLLOUT = ("rollout", "fleet_rollout", "episodes")
 FLEET = ("fleet_bus",)
-BENCHES = (*LOADER, "fleet", *FLEET, *ROLLOUT, "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
+CONSOLE = ("console",)
+BENCHES = (
+    *LOADER,
+    "fleet",
+    *FLEET,
+    *CONSOLE,
+    *ROLLOUT,
+    "catalog",
+    *TRAINER,
+    "handoff",
+    "policies",
+    "tinker",
+    *JOBS,
+)
 SHOWS = ("paper_training", "soak", "imports", "startup", "long_episodes")
 LOADS = ("all", "steps")
 ROWS = {
@@ -83,7 +96,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
     parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on")
-    parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
+    parser.add_argument(
+        "--policies",
+        type=int,
+        help="the size of bench catalog, a million by default, or of bench console, 100,000",
+    )
     parser.add_argument("--adapters", type=int, help="how many bench imports imports, 10,000 by default")
     parser.add_argument("--minutes", type=float, help="how long bench soak applies its load, 60 by default")
     parser.add_argument(

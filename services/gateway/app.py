@@ -54,6 +54,7 @@ from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.console.api import PublicApi
 from services.gateway.http.console.context import ConsoleParts
 from services.gateway.http.console.rendering import Pages
+from services.gateway.http.console.shared import SharedParts
 from services.gateway.http.edge.context import EdgeParts
 from services.gateway.http.edge.cors import allow_origins
 from services.gateway.http.mint.context import CatalogParts, EventParts, ForwardLimits, JobParts, WebhookParts
@@ -170,7 +171,9 @@ async def run(settings: GatewaySettings) -> None:
         )
         console = PublicApi(http)
         stack.push_async_callback(console.close)
-        parts.console = ConsoleParts(pages=Pages(), api=console, address=settings.public_url)
+        parts.console = ConsoleParts(
+            pages=Pages(), api=console, shared=SharedParts(clock), address=settings.public_url
+        )
         streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
         parts.events = EventParts(log=bus, streams=streams, clock=clock)
         parts.webhooks, intake, courier = _open_webhooks(settings, pool, bus, clock, stack)

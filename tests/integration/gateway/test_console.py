@@ -226,6 +226,14 @@ def test_signing_out_ends_the_session_of_the_browser(stack):
         assert client.get("/console").status_code == 303
 
 
+def test_another_site_s_form_signs_nobody_in_or_out(stack):
+    for path in ("signin", "signout"):
+        headers = {"sec-fetch-site": "cross-site", "accept": "text/html"}
+        answer = httpx.post(f"{stack.url}/console/{path}", data={"key": stack.key}, headers=headers)
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+
+
 def test_static_files_are_small_and_kept(stack):
     assert ASSETS.sent_bytes <= 150_000
     answer = httpx.get(f"{stack.url}{ASSETS.address('console.css')}", headers={"accept-encoding": "gzip"})

@@ -9,6 +9,8 @@ from mint_common.json_types import JsonObject
 
 WIDTH, HEIGHT, MARGIN = 600, 140, 6
 """Size of a drawn curve, in its own units."""
+MAX_POINTS = 1000
+"""Maximum points of a curve; of more steps every n-th is drawn, and the last."""
 CURVES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "reward": ("Reward", ("reward_mean", "valid_reward_mean")),
     "loss": ("Loss", ("loss", "valid_loss")),
@@ -58,7 +60,9 @@ class Curve:
 
 
 def curves_of(steps: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Return the charts of a job's steps: those with a value."""
+    """Return the charts of a job's steps: those with a value, of `MAX_POINTS` steps or fewer."""
+    stride = -(-len(steps) // MAX_POINTS) or 1
+    steps = [*steps[:-1:stride], *steps[-1:]]
     numbers = tuple(int(step["step"]) for step in steps)
     found = []
     for name, (title, fields) in CURVES.items():

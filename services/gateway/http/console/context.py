@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from mint_common.authority import Caller
 from services.gateway.http.console.api import Answer, PublicApi, path_of
 from services.gateway.http.console.rendering import Pages
+from services.gateway.http.console.shared import SharedParts
 from services.gateway.http.edge.context import EDGE, StatePart, caller_of, key_of, session_of
 
 
@@ -17,6 +18,7 @@ class ConsoleParts:
 
     pages: Pages
     api: PublicApi
+    shared: SharedParts
     address: str
 
 
@@ -50,6 +52,11 @@ class Visit:
     def address(self) -> str:
         """Return the address of the stack for shown commands."""
         return (self._parts.address or str(self.request.base_url)).rstrip("/")
+
+    @property
+    def shared(self) -> SharedParts:
+        """Return the parts of pages that people of this tenant share."""
+        return self._parts.shared
 
     @property
     def pages(self) -> Pages:

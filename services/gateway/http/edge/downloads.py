@@ -22,7 +22,9 @@ class Download(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/octet-stream",
     ) -> None:
-        super().__init__(content, headers=headers, media_type=media_type)
+        # A browser's session reads downloads too: bytes of users are never taken for a page.
+        safe = {**(headers or {}), "x-content-type-options": "nosniff"}
+        super().__init__(content, headers=safe, media_type=media_type)
         self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

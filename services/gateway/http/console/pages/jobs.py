@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.gateway.core.console.curves import curves_of, joined, phases_of
-from services.gateway.http.console.context import VisitDep
+from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
 
@@ -48,15 +48,22 @@ async def compare(
 
 @router.get("/console/jobs/{job}")
 async def job(job: str, _caller: ReadCaller, visit: VisitDep) -> Response:
-    """Show one job."""
+    """Show one job; to a script that follows it, the part of the page that changes."""
+    if "hx-request" not in visit.request.headers:
+        return await _shown(job, visit, "job.html")
+    return await visit.shared.part(
+        visit.caller.tenant_id, job, lambda: _shown(job, visit, "job_progress.html")
+    )
+
+
+async def _shown(job: str, visit: Visit, template: str) -> Response:
     found = await visit.get("mint", "v1", "jobs", job)
     if not found.is_ok:
         return visit.pages.show(visit, "missing.html", section="jobs", status=found.status, found=found)
     steps = found.data["steps"]
-    is_part = "hx-request" in visit.request.headers
     return visit.pages.show(
         visit,
-        "job_progress.html" if is_part else "job.html",
+        template,
         section="jobs",
         job=found.data,
         curves=curves_of(steps),

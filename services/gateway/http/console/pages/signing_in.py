@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from mint_common.errors import MintError, Unauthorized
+from mint_common.errors import Forbidden, MintError, Unauthorized
 from mint_common.runtime.disconnect import ClientGone
 from mint_common.runtime.edge_body import read_body
 from mint_common.runtime.slow_clients import paced
@@ -43,7 +43,8 @@ async def sign_in_page(request: Request, next: Next = HOME) -> Response:  # noqa
 
 @router.post("/console/signin")
 async def sign_in(request: Request) -> Response:
-    """Check a key and begin its session."""
+    """Check a key and begin its session. Raises Forbidden for a form of another site."""
+    _check_site(request)
     body = await read_body(paced(request.receive), request.headers, limit=MAX_BYTES)
     if body is None:
         raise ClientGone
@@ -71,10 +72,17 @@ async def sign_in(request: Request) -> Response:
 
 @router.post("/console/signout")
 async def sign_out(request: Request) -> Response:
-    """End the session of this browser."""
+    """End the session of this browser. Raises Forbidden for a form of another site."""
+    _check_site(request)
     answer = RedirectResponse("/console/signin", status_code=303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request))
     return answer
+
+
+def _check_site(request: Request) -> None:
+    """Refuse what another site's page sends: it could sign a person in with a key that is not theirs."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise Forbidden(problem="This form is not of this console: open /console and sign in there.")
 
 
 def _is_secure(request: Request) -> bool:
