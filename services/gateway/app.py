@@ -51,7 +51,7 @@ from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http.console.api import PublicApi
+from services.gateway.http.console.api import OwnApi
 from services.gateway.http.console.context import ConsoleParts
 from services.gateway.http.console.rendering import Pages
 from services.gateway.http.console.shared import SharedParts
@@ -169,10 +169,10 @@ async def run(settings: GatewaySettings) -> None:
             arriving=TenantBudget(what="your tenant's uploads of files", limit=TENANT_ARRIVING),
             downloads=catalog.downloads,
         )
-        console = PublicApi(http)
+        console = OwnApi(http)
         stack.push_async_callback(console.close)
         parts.console = ConsoleParts(
-            pages=Pages(), api=console, shared=SharedParts(clock), address=settings.public_url
+            pages=Pages(clock), api=console, shared=SharedParts(clock), address=settings.public_url
         )
         streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
         parts.events = EventParts(log=bus, streams=streams, clock=clock)

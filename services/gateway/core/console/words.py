@@ -1,7 +1,6 @@
 """Numbers, times and states as the console's pages write them."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -84,11 +83,11 @@ def moment(seconds: Any) -> str:  # Any: of JSON
     return datetime.fromtimestamp(float(seconds), tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def ago(seconds: Any) -> str:  # Any: of JSON
+def ago(seconds: Any, now: float) -> str:  # Any: of JSON
     """Return how long ago a time is."""
     if seconds is None:
         return NONE
-    past = time.time() - float(seconds)
+    past = now - float(seconds)
     return f"in {span(-past)}" if past < -1 else "now" if past < 1 else f"{span(past)} ago"
 
 
@@ -113,7 +112,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "size": size,
     "span": span,
     "moment": moment,
-    "ago": ago,
     "short": short,
     "mean": mean,
     "likelihood": likelihood,

@@ -18,7 +18,7 @@ ASK_SECONDS, ACT_SECONDS = 5.0, 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ApiAnswer:
     """An answer of the API: its JSON, or the ``problem`` in its place, with the ``field`` that it names."""
 
     status: int
@@ -37,7 +37,7 @@ def path_of(*parts: object) -> str:
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
-class PublicApi:
+class OwnApi:
     """Calls the routes of an application."""
 
     def __init__(self, app: FastAPI) -> None:
@@ -48,7 +48,7 @@ class PublicApi:
         """Close the client."""
         await self._http.aclose()
 
-    async def get(self, key: str, path: str, **query: object) -> Answer:
+    async def get(self, key: str, path: str, **query: object) -> ApiAnswer:
         """Return what a route answers to a key; parameters that are None or empty are not sent."""
         return await self.send(key, "GET", path, query=query)
 
@@ -60,7 +60,7 @@ class PublicApi:
         *,
         body: object = None,
         query: Mapping[str, object] | None = None,
-    ) -> Answer:
+    ) -> ApiAnswer:
         """Send a request, and return its answer, whatever it is."""
         given = {
             name: str(value).lower() if isinstance(value, bool) else str(value)
@@ -74,21 +74,21 @@ class PublicApi:
                 response = await self._http.request(method, path, params=given, json=body, headers=headers)
         except TimeoutError:
             problem = f"No answer within {seconds:g} seconds: the part that knows is busy or away."
-            return Answer(status=504, problem=problem)
+            return ApiAnswer(status=504, problem=problem)
         return read_answer(response)
 
 
-def read_answer(response: httpx.Response) -> Answer:
+def read_answer(response: httpx.Response) -> ApiAnswer:
     """Return an answer of the API; of a refusal its message, in the shape of MinT's API or of OpenAI's."""
     try:
         data = response.json() if response.content else None
     except ValueError:
         data = None
     if response.is_success:
-        return Answer(status=response.status_code, data=data)
+        return ApiAnswer(status=response.status_code, data=data)
     error = data.get("error") if isinstance(data, dict) else None
     told = error if isinstance(error, dict) else {}
-    return Answer(
+    return ApiAnswer(
         status=response.status_code,
         problem=str(told.get("message") or f"The API answered {response.status_code}."),
         field=str(told.get("field") or told.get("param") or ""),

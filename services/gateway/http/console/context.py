@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from mint_common.authority import Caller
-from services.gateway.http.console.api import Answer, PublicApi, path_of
+from services.gateway.http.console.api import ApiAnswer, OwnApi, path_of
 from services.gateway.http.console.rendering import Pages
 from services.gateway.http.console.shared import SharedParts
 from services.gateway.http.edge.context import EDGE, StatePart, caller_of, key_of, session_of
@@ -17,7 +17,7 @@ class ConsoleParts:
     """The pages' templates, and the API that they show. ``address`` of the stack is for shown commands."""
 
     pages: Pages
-    api: PublicApi
+    api: OwnApi
     shared: SharedParts
     address: str
 
@@ -34,11 +34,11 @@ class Visit:
         self._parts = parts
         self._key = key_of(request)
 
-    async def get(self, *path: object, **query: object) -> Answer:
+    async def get(self, *path: object, **query: object) -> ApiAnswer:
         """Return what the API answers: ``path`` are the parts of the resource's path."""
         return await self._parts.api.get(self._key, path_of(*path), **query)
 
-    async def send(self, method: str, *path: object, body: object = None, **query: object) -> Answer:
+    async def send(self, method: str, *path: object, body: object = None, **query: object) -> ApiAnswer:
         """Send a change to the API."""
         return await self._parts.api.send(self._key, method, path_of(*path), body=body, query=query)
 

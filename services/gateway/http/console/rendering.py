@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from fastapi.responses import HTMLResponse
 
-from services.gateway.core.console.words import FILTERS, SAID
+from mint_common.runtime.clock import Clock
+from services.gateway.core.console.words import FILTERS, SAID, ago
 from services.gateway.http.console.assets import ASSETS
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ NAVIGATION = (
 class Pages:
     """Renders templates; every value in them is escaped."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         folder = str(files("services.gateway.http.console") / "templates")
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folder),
@@ -50,6 +51,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(FILTERS)
+        self._templates.filters["ago"] = lambda seconds: ago(seconds, clock.now())
         self._templates.globals["asset"] = ASSETS.address
 
     def plain(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

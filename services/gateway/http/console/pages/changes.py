@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
-from services.gateway.http.console.api import Answer, path_of
+from services.gateway.http.console.api import ApiAnswer, path_of
 from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.pages import policies
 from services.gateway.http.console.route import ConsoleRoute, form_of
@@ -19,7 +19,7 @@ def back_to(*path: object, said: str) -> Response:
     return RedirectResponse(f"{path_of(*path)}?said={said}", status_code=303)
 
 
-def refused(visit: Visit, answer: Answer, *path: object) -> Response:
+def refused(visit: Visit, answer: ApiAnswer, *path: object) -> Response:
     """Return a page with what the API refused, and the way back."""
     return visit.pages.show(visit, "not_done.html", status=answer.status, answer=answer, back=path_of(*path))
 
@@ -63,7 +63,7 @@ async def roll_back(policy: str, alias: str, _caller: TrainCaller, visit: VisitD
 
 
 async def _shown_again(
-    visit: Visit, policy: str, alias: str, form: Mapping[str, str], answer: Answer
+    visit: Visit, policy: str, alias: str, form: Mapping[str, str], answer: ApiAnswer
 ) -> Response:
     """Return the alias's page as it is now, with what was typed and why it was refused."""
     place = ("mint", "v1", "policies", policy, "aliases", alias or " ")
