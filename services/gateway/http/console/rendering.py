@@ -33,7 +33,7 @@ NAVIGATION = (
     ("events", "/console/events", "Events", "read"),
     ("find", "/console/find", "Find", "read"),
     ("webhooks", "/console/webhooks", "Webhooks", "admin"),
-    ("keys", "/console/keys", "Keys and audit", "admin"),
+    ("keys", "/console/keys", "Keys", "admin"),
 )
 """The sections: name, address, title, scope."""
 

@@ -52,6 +52,9 @@ async def policy(
     found = await visit.get(*place)
     if not found.is_ok:
         return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+    newest = found.data["latest"]
+    if after is None:
+        after = max(0, newest["number"] - REVISIONS) if newest else 0
     revisions, aliases, scores, rules = await asyncio.gather(
         visit.get(*place, "revisions", limit=REVISIONS, after=after),
         visit.get(*place, "aliases"),
@@ -67,6 +70,7 @@ async def policy(
         aliases=aliases,
         scores=scores,
         rules=rules,
+        after=after,
         page=REVISIONS,
     )
 

@@ -5,15 +5,16 @@ const zooms = new Map();
 function draw(place) {
   const { name, labels, columns } = JSON.parse(place.dataset.chart);
   if (columns[0].length < 2 || !window.uPlot) return;
+  const brief = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(Number(value.toPrecision(4))));
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
   const options = {
     width: Math.max(240, place.clientWidth),
     height: 180,
     scales: { x: { time: false } },
-    axes: [axis, { ...axis, size: 62 }],
+    axes: [axis, { ...axis, size: 66, values: (_, ticks) => ticks.map(brief) }],
     series: [
       { label: "step" },
-      ...labels.map((label, at) => ({ label, stroke: colour(`--c${at % 8}`), width: 2, spanGaps: true, points: { size: 5 } })),
+      ...labels.map((label, at) => ({ label, stroke: colour(`--c${at % 8}`), width: 2, spanGaps: true, value: (_, value) => brief(value), points: { size: 5 } })),
     ],
     hooks: {
       setSelect: [(plot) => plot.select.width > 0 && zooms.set(name, [plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")])],
