@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query
 
+from mint_common.catalog_requests import TextCursor
 from mint_common.errors import InvalidField
 from mint_common.events import EnvironmentSpec
 from mint_common.job_requests import CompareBody, EvaluationRunBody
@@ -44,7 +45,7 @@ async def list_runs(
     tenant_id: Tenant,
     parts: PartsDep,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
-    after: Annotated[str | None, Query(max_length=200)] = None,
+    after: Annotated[TextCursor, Query()] = None,
 ) -> list[JsonObject]:
     """List the tenant's newest runs; ``after`` is the last one of the previous page."""
     last = None if after is None else await parts.runs.run(tenant_id, after)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
+from mint_common.catalog_requests import TextCursor
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
@@ -40,8 +41,8 @@ class JobsQuery(BaseModel):
 
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
     state: JobState | None = None
-    policy: Annotated[str | None, Field(max_length=200)] = None
-    after: Annotated[str | None, Field(max_length=200)] = None
+    policy: TextCursor = None
+    after: TextCursor = None
 
 
 @submissions.post("/internal/tenants/{tenant_id}/jobs", status_code=202)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from mint_common.catalog_requests import Label
+from mint_common.catalog_requests import Label, TextCursor
 from mint_common.job_requests import CompareBody, EvaluationRunBody
 from mint_common.json_types import JsonObject
 from services.gateway.http.edge.recording import CauseDep, RecordedRoute, creates
@@ -51,7 +51,7 @@ async def get_comparison(
 async def list_runs(
     runs: ReadJobs,
     _limit: Limit = 100,
-    _after: Annotated[str | None, Query(alias="after", max_length=200)] = None,
+    _after: Annotated[TextCursor, Query(alias="after")] = None,
 ) -> Response:
     """List the tenant's newest runs, newest first, without their graders.
 

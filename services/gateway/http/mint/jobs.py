@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from mint_common.authority import Caller
+from mint_common.catalog_requests import TextCursor
 from mint_common.fine_tuning_requests import JOB_KINDS, JobBody
 from mint_common.json_types import JsonObject
 from mint_common.runtime.edge_routes import Handler
@@ -52,8 +53,8 @@ async def list_jobs(
     jobs: ReadJobs,
     _limit: Limit = 100,
     _state: Annotated[JobStateName | None, Query(alias="state")] = None,
-    _policy: Annotated[str | None, Query(alias="policy", max_length=200)] = None,
-    _after: Annotated[str | None, Query(alias="after", max_length=200)] = None,
+    _policy: Annotated[TextCursor, Query(alias="policy")] = None,
+    _after: Annotated[TextCursor, Query(alias="after")] = None,
 ) -> Response:
     """List the tenant's newest jobs, newest first, without their steps and graders.
 
