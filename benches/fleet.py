@@ -24,6 +24,7 @@ ENGINES = (10, 12, 15, 20, 28, 36, 55, 72)
 PER_EXPERT_ENGINES = (44, 55, 72, 90, 110, 140)
 PAPER_WARM, PAPER_COLD, PAPER_BURST = 36, 55, 72
 MANY, NAMES, PER_ENGINE_RATE, MANY_SECONDS = 200, 1_000_000, 2.0, 40.0
+PUBLISHED, HOMES = 4000, 2
 
 
 def run() -> Report:
@@ -36,6 +37,7 @@ def run() -> Report:
     began = time.perf_counter()
     fleet = many_engines()
     simulated = time.perf_counter() - began
+    published = publications()
     answered = [request for request in fleet.requests if not request.refused]
     floor = DISTINCT / WAVE_SECONDS / _capacity(PAPER)
     rows = [
@@ -99,6 +101,26 @@ def run() -> Report:
             limit=_best_share(),
             how="of the same requests, those that found their adapter in a slot or in host memory of the "
             "engine that they were sent to; the limit is the share of the names that fit all host memory",
+        ),
+        make_row(
+            "fleet_prewarms_per_publication",
+            [published.prewarms / PUBLISHED],
+            unit="loads",
+            goal=float(HOMES),
+            better="lower",
+            limit=1.0,
+            how=f"loads ahead of need that a new revision causes in a fleet of {MANY} engines, one killed"
+            f" every 10 s: {HOMES} homes; every engine would load it without homes",
+        ),
+        make_row(
+            "fleet_prewarmed_share",
+            [_share(published.requests, "slot", "host")],
+            unit="ratio",
+            goal=0.99,
+            better="higher",
+            limit=1.0,
+            how=f"of the first requests for those {PUBLISHED:,} revisions, 2 to 10 s after their publication,"
+            " those that found the adapter in memory",
         ),
         make_row(
             "simulated_requests_per_second",
@@ -182,6 +204,21 @@ def many_engines() -> Fleet:
     fleet.submit(poisson(names, rng, per_second=rate, seconds=MANY_SECONDS, tenants=500))
     fleet.fail_engines(rng, every_seconds=10.0, down_seconds=20.0, until=MANY_SECONDS)
     fleet.world.run(MANY_SECONDS)
+    while fleet.open_requests and fleet.world.now < 600:
+        fleet.world.run(fleet.world.now + 5)
+    return fleet
+
+
+def publications() -> Fleet:
+    """Publish revisions in a fleet whose engines fail, and ask for each of them once."""
+    rng = random.Random(11)
+    fleet = Fleet(model=PAPER, count=MANY, homes=HOMES)
+    for number in range(PUBLISHED):
+        at, tenant_id = rng.uniform(0, MANY_SECONDS), TenantId(f"tenant-{number % 20}")
+        fleet.publish(name_digest(number), tenant_id, at=at)
+        asked_at = at + rng.uniform(2.0, 10.0)
+        fleet.submit([Request(tenant_id=tenant_id, digest=name_digest(number), tokens=64, at=asked_at)])
+    fleet.fail_engines(rng, every_seconds=10.0, down_seconds=20.0, until=MANY_SECONDS)
     while fleet.open_requests and fleet.world.now < 600:
         fleet.world.run(fleet.world.now + 5)
     return fleet

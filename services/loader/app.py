@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
-from mint_common.client.members import Announcement, first_beat, member_state
+from mint_common.client.members import Announcement, MembersWatch, first_beat, member_state
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
@@ -50,6 +50,7 @@ from services.loader.core.residency import Capacity
 from services.loader.handlers.engine_watch import EngineWatch
 from services.loader.handlers.events import Handlers
 from services.loader.handlers.generation import Serving, warm_up
+from services.loader.handlers.homes import Homes
 from services.loader.handlers.loads import LoadLimits
 from services.loader.handlers.prewarms import Prewarms
 from services.loader.handlers.quarantining import Quarantined
@@ -82,6 +83,7 @@ class Loader:
     prewarms: Prewarms
     registration: BaseRegistration
     announcement: Announcement
+    members: MembersWatch
     watch: EngineWatch
     working_set: WorkingSetSaver
 
@@ -214,7 +216,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)
         prewarms = Prewarms(tiers, clock)
-        handlers = Handlers(prewarms, quarantined)
+        homes = Homes(engine_id, facts.name, count=settings.prewarm_homes, is_in_use=tiers.is_in_use)
+        handlers = Handlers(prewarms, quarantined, homes)
         # What a new engine is to hold is for its requests to say, and not for last week's events.
         dispatcher = Dispatcher(bus=bus, ledger=None, durable=f"loader-{engine_id}", clock=clock, start="new")
         dispatcher.on(RevisionPublished, handlers.on_revision_published, base=facts.name)
@@ -242,6 +245,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
                 state=partial(member_state, http, registration),
                 clock=clock,
             ),
+            members=MembersWatch(RegistryClient(registry), homes.follow_members, clock),
             watch=watch,
             working_set=working_set,
         )
@@ -257,6 +261,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.dispatcher.run,
             loader.prewarms.run,
             loader.registration.run,
+            loader.members.run,
             loader.watch.reconcile,
             loader.working_set.run,
         ]

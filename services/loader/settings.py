@@ -101,6 +101,12 @@ class LoaderSettings(MemberSettings):
     host_bytes: int = Field(2 << 30, ge=1, description="maximum bytes of adapter weights in host memory")
     disk_bytes: int = Field(8 << 30, ge=1, description="maximum bytes of adapter weights in the disk cache")
     queue_depth: int = Field(64, ge=1, description="maximum loads that wait; one more is refused with 429")
+    prewarm_homes: int = Field(
+        2,
+        ge=1,
+        description="number of engines of the base that load a new revision before its first request; engines"
+        " whose requests use the policy's previous revision do so as well",
+    )
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
     stall_share: float = Field(
         0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"

@@ -309,7 +309,7 @@ class EngineDirectory:
         nearness = self._residency.nearness(engine_id, digest) if digest else Nearness.ABSENT
         # What others have open there counts as well; it was true a moment ago.
         load = max(self._open[url], self._reported.get(url, 0))
-        return Option(name=url, nearness=nearness, load=load)
+        return Option(name=url, engine_id=engine_id, nearness=nearness, load=load)
 
     def _serving(self, base: BaseName) -> list[str]:
         return [url for url, info in self._known.items() if info.base == base and self._is_served_at(url)]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fastapi import FastAPI
@@ -13,7 +13,7 @@ from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import MintError
 from mint_common.ids import BaseName, new_id
-from mint_common.members import BEAT_SECONDS, Beat, MemberKind, MemberReplaced, MemberState
+from mint_common.members import BEAT_SECONDS, Beat, Member, MemberKind, MemberReplaced, MemberState
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
 
@@ -70,15 +70,14 @@ class Announcement:
             _log.info("row not removed", extra={"problem": str(error)})
 
 
-class FleetWatch:
-    """Keeps the directories of engines and trainers to the members that the registry knows."""
+class MembersWatch:
+    """Tells ``hear`` of the fleet's members, again and again."""
 
     def __init__(
-        self, registry: RegistryClient, engines: EngineDirectory, trainers: TrainerDirectory, clock: Clock
+        self, registry: RegistryClient, hear: Callable[[Sequence[Member]], None], clock: Clock
     ) -> None:
         self._registry = registry
-        self._engines = engines
-        self._trainers = trainers
+        self._hear = hear
         self._clock = clock
 
     async def run(self) -> None:
@@ -90,9 +89,21 @@ class FleetWatch:
                 raise_if_cancelled()
                 _log.debug("members not known", extra={"problem": str(error)})
             else:
-                self._engines.follow_members([each for each in members if each.kind == "loader"])
-                self._trainers.follow_members([each for each in members if each.kind == "trainer"])
+                self._hear(members)
             await self._clock.sleep(FOLLOW_SECONDS)
+
+
+class FleetWatch(MembersWatch):
+    """Keeps the directories of engines and trainers to the members that the registry knows."""
+
+    def __init__(
+        self, registry: RegistryClient, engines: EngineDirectory, trainers: TrainerDirectory, clock: Clock
+    ) -> None:
+        def hear(members: Sequence[Member]) -> None:
+            engines.follow_members([each for each in members if each.kind == "loader"])
+            trainers.follow_members([each for each in members if each.kind == "trainer"])
+
+        super().__init__(registry, hear, clock)
 
 
 def first_beat(

@@ -5,13 +5,13 @@ A router's knowledge of adapters may be outdated: it chooses an engine, and the 
 Knowledge of an ended run of an engine (its epoch) is dropped, and what is remembered is bounded.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from mint_common.generation import Place
+from mint_common.homes import weight_of
 from mint_common.ids import Digest, EngineId
 
 HOT_LOAD = 16
@@ -32,9 +32,13 @@ NEARNESS = {"stored": Nearness.STORED, "host": Nearness.HOST, "slot": Nearness.S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One engine that serves the base; ``load`` counts the requests that are open on it."""
+    """One engine that serves the base; ``load`` counts the requests that are open on it.
+
+    ``name`` tells the options apart; ``engine_id`` is the engine's own name, by which homes are found.
+    """
 
     name: str
+    engine_id: str = ""
     nearness: Nearness = Nearness.ABSENT
     load: int = 0
 
@@ -43,8 +47,9 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
     """Return the engines in the order in which to try them; ``key`` is the digest ("": the bare base).
 
     The nearest comes first; among equally near ones the digest decides, so that an unloaded adapter always
-    goes to the same engine. A hot engine comes after all others: it has ``hot_load`` open requests, and twice
-    as many as the idlest. The bare base goes to the idlest, because it is equally near everywhere.
+    goes to its first home (`mint_common.homes`). A hot engine comes after all others: it has ``hot_load``
+    open requests, and twice as many as the idlest. The bare base goes to the idlest, because it is equally
+    near everywhere.
     """
     candidates = list(options)
     if len(candidates) == 1:
@@ -54,15 +59,10 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
     def rank(option: Option) -> tuple[bool, int, int, bytes, int]:
         is_hot = option.load >= hot_load and option.load > 2 * idlest
         first_load = option.load if not key or is_hot else 0
-        weight = _weight(option.name, key)
+        weight = weight_of(option.engine_id or option.name, key)
         return is_hot, -option.nearness, first_load, bytes(255 - byte for byte in weight), option.load
 
     return sorted(candidates, key=rank)
-
-
-def _weight(name: str, key: str) -> bytes:
-    """Rendezvous hashing: each key ranks the engines in its own order, and losing one moves only its own."""
-    return hashlib.sha256(f"{name}\n{key}".encode()).digest()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Events that make the loader load ahead of need, under the cold queue.
+"""Events that make the loader load ahead of need, under the cold queue, what it is a home of.
 
 No handler waits for a load: however many prewarms wait, a restored revision runs again at once.
 """
@@ -9,6 +9,7 @@ from mint_common.claims import RevisionRef
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.events.event import Event
 from services.loader.core.cold_queue import Priority
+from services.loader.handlers.homes import Homes
 from services.loader.handlers.prewarms import Prewarm, Prewarms
 from services.loader.handlers.quarantining import Quarantined
 
@@ -22,8 +23,9 @@ _PRIORITIES = {
 class Handlers:
     """Prewarms published, promoted and requested revisions."""
 
-    def __init__(self, prewarms: Prewarms, quarantined: Quarantined) -> None:
+    def __init__(self, prewarms: Prewarms, quarantined: Quarantined, homes: Homes) -> None:
         self._prewarms = prewarms
+        self._homes = homes
         self._quarantined = quarantined
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
@@ -61,6 +63,8 @@ class Handlers:
         order: int,
         priority: Priority = Priority.PREWARM,
     ) -> None:
+        if not self._homes.is_home(revision.digest, name=name):
+            return
         self._prewarms.put(
             Prewarm(
                 revision=revision,

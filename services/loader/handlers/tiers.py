@@ -31,6 +31,10 @@ from services.loader.handlers.statuses import Statuses
 from services.loader.ports import Engine, LoadedAdapter, Staging
 
 
+RECENT_SECONDS = 60.0
+"""Time since its last request for which an adapter counts as in use."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierLimits:
     """Limits of resident adapters, of waiting loads, and of activation time."""
@@ -116,6 +120,13 @@ class Tiers:
         """Return whether a request for an adapter would run at once."""
         resident = self.resident_set.residency.get(digest)
         return resident is not None and resident.in_slot
+
+    def is_in_use(self, digest: Digest) -> bool:
+        """Return whether requests use an adapter, or did in the last `RECENT_SECONDS`."""
+        held = self.resident_set.held.get(digest)
+        uses = self.resident_set.uses.of_load(digest, held.adapter.number) if held else {}
+        since = self._clock.now() - RECENT_SECONDS
+        return any(use.uses and (use.in_flight or use.last_used_at >= since) for use in uses.values())
 
     def tier(self, digest: Digest) -> str:
         """Return where an adapter is now: stored, host or slot."""

@@ -21,11 +21,12 @@ from mint_common.catalog import RevisionRecord
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
-from mint_common.client.members import FleetWatch
+from mint_common.client.members import FOLLOW_SECONDS, FleetWatch
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.events import RevisionExported
+from mint_common.homes import engines_at_home, homes_of
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
@@ -119,11 +120,12 @@ async def until(question: Any) -> Any:
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+async def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
     overrides = {
         "MINT_LOADER_SLOTS": "2",
         "MINT_LOADER_HOST_CAPACITY": "4",
         "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
+        **getattr(request, "param", {}),
     }
     settings = read_standalone_settings({**os.environ, **overrides})
     folder = StateFolder(root=tmp_path / "state")
@@ -291,3 +293,32 @@ async def test_engines_are_found_without_a_list_of_addresses(fleet: Fleet) -> No
     await asyncio.gather(watch, return_exceptions=True)
     await engines.aclose()
     await trainers.aclose()
+
+
+ONE_HOME = {"MINT_LOADER_PREWARM_HOMES": "1", "MINT_LOADER_HOST_CAPACITY": "16"}
+
+
+@pytest.mark.parametrize("fleet", [ONE_HOME], indirect=True)
+async def test_a_revision_is_loaded_ahead_by_its_homes_alone(fleet: Fleet) -> None:
+    async def both_are_ready() -> bool:
+        return len(engines_at_home(await fleet.registry.members(), fleet.facts.name)) == 2
+
+    await until(both_are_ready)
+    await asyncio.sleep(2 * FOLLOW_SECONDS)  # each engine has read so as well
+    engines = engines_at_home(await fleet.registry.members(), fleet.facts.name)
+    names = {f"engine-{name}": name for name in fleet.engines}
+    expected = {}
+    for seed in range(1, 9):
+        digest = (await fleet.publish("counter", seed)).digest
+        expected[digest] = {names[home] for home in homes_of(digest, engines, count=1)}
+
+        async def is_held(digest: str = digest) -> bool:
+            return bool(await fleet.holders(digest))
+
+        await until(is_held)
+    await asyncio.sleep(1.0)
+    assert {digest: await fleet.holders(digest) for digest in expected} == expected
+    assert {name for homes in expected.values() for name in homes} == set(fleet.engines)
+    answer = await fleet.complete("counter@8")
+    assert answer.status_code == 200, answer.text
+    assert await fleet.holders(digest) == expected[digest], "the request went to the home"

@@ -2,9 +2,11 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from mint_common.ids import Digest
+from mint_common.errors import Overloaded
+from mint_common.ids import Digest, TenantId
 from services.loader.core.cold_queue import ColdQueue, Priority, QueuedLoad
 from services.loader.core.residency import Capacity, Residency, State
 from services.loader.core.slot_plan import WaitingAdapter, next_drain_seconds, plan_slots
@@ -106,6 +108,24 @@ class SimEngine:
     def restart(self) -> None:
         """Come back empty."""
         self.alive = True
+
+    def prewarm(self, digest: Digest, tenant_id: TenantId) -> None:
+        """Load an adapter ahead of need, if there is a place for the load."""
+        if self.residency.get(digest) is not None or not self.alive:
+            return
+        with suppress(Overloaded):
+            admission = self.queue.ask(
+                digest,
+                Priority.PREWARM,
+                tenant_id=tenant_id,
+                size_bytes=self.model.adapter_bytes,
+                load_seconds=self.load_seconds,
+            )
+            self.queue = admission.queue
+            self.waiting.setdefault(digest, [])
+            if admission.shed is not None:
+                self._refuse(admission.shed)
+            self._start_loads()
 
     def arrive(self, request: Request) -> None:
         """Take a request; refuse it with Overloaded when its load has no place."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
 from mint_common.errors import Overloaded
 from mint_common.generation import AdapterStatus
-from mint_common.ids import Digest, EngineId
+from mint_common.homes import homes_of
+from mint_common.ids import Digest, EngineId, TenantId
 from tests.sim.fleet.engine import SimEngine
 from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.world import World
@@ -26,10 +27,12 @@ class Fleet:
     model: Model
     count: int
     hot_load: int = 16
+    homes: int = 2
     world: World = field(default_factory=World)
     engines: dict[str, SimEngine] = field(init=False)
     residency: ResidencyMap = field(default_factory=ResidencyMap)
     requests: list[Request] = field(default_factory=list)
+    prewarms: int = 0
 
     def __post_init__(self) -> None:
         """Make the engines."""
@@ -46,6 +49,16 @@ class Fleet:
         for request in requests:
             self.requests.append(request)
             self.world.after(request.at - self.world.now, self._route, request)
+
+    def publish(self, digest: Digest, tenant_id: TenantId, *, at: float) -> None:
+        """Have each engine hear of a new revision, and those that are its homes load it."""
+        self.world.after(at - self.world.now, self._hear_of, digest, tenant_id)
+
+    def _hear_of(self, digest: Digest, tenant_id: TenantId) -> None:
+        alive = [EngineId(engine.name) for engine in self.engines.values() if engine.alive]
+        for name in homes_of(digest, alive, count=self.homes):
+            self.prewarms += 1
+            self.engines[name].prewarm(digest, tenant_id)
 
     def fail_engines(
         self, rng: random.Random, *, every_seconds: float, down_seconds: float, until: float

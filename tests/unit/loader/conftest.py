@@ -19,6 +19,7 @@ from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.handlers.generation import Serving
+from services.loader.handlers.homes import Homes
 from services.loader.handlers.loads import LoadLimits
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
@@ -143,6 +144,10 @@ class Bench:
             dtype="float32",
             work=OpenWork(max_requests=64, max_sequences=64, max_tokens=1 << 12),
         )
+
+    def homes(self, *, count: int = 2) -> Homes:
+        """Return whose home the engine is; it knows no others yet."""
+        return Homes(EngineId("e"), self.facts.name, count=count, is_in_use=self.tiers.is_in_use)
 
     def kinds(self) -> list[str]:
         """Return the types of what was announced."""

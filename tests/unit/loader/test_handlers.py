@@ -8,9 +8,12 @@ from typing import Any
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
-from mint_common.ids import PolicyId, TenantId
+from mint_common.homes import homes_of
+from mint_common.ids import EngineId, PolicyId, TenantId
+from mint_common.members import Member
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from services.loader.handlers.events import Handlers
+from services.loader.handlers.homes import Homes
 from services.loader.handlers.prewarms import Prewarms
 from tests.testing.adapters import make_base_facts
 from tests.testing.bus_memory import MemoryBus
@@ -54,11 +57,11 @@ def wanted(revision: RevisionRef) -> AdapterWanted:
 
 
 @asynccontextmanager
-async def running(bench: Any, *, at_once: int = 2) -> AsyncIterator[Handlers]:
+async def running(bench: Any, *, at_once: int = 2, homes: Homes | None = None) -> AsyncIterator[Handlers]:
     prewarms = Prewarms(bench.tiers, bench.clock, at_once=at_once)
     work = asyncio.create_task(prewarms.run())
     try:
-        yield Handlers(prewarms, bench.quarantined)
+        yield Handlers(prewarms, bench.quarantined, homes or bench.homes())
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
@@ -89,7 +92,7 @@ async def test_of_a_week_of_publications_the_newest_of_each_policy_is_loaded(mak
     old = [await bench.revision(seed) for seed in range(6)]
     bus = MemoryBus(bench.clock)
     prewarms = Prewarms(bench.tiers, bench.clock, at_once=8)
-    handlers = Handlers(prewarms, bench.quarantined)
+    handlers = Handlers(prewarms, bench.quarantined, bench.homes())
 
     def dispatcher(durable: str) -> Dispatcher:
         made = Dispatcher(bus=bus, ledger=None, durable=durable, clock=bench.clock, start="new")
@@ -160,3 +163,62 @@ async def test_a_prewarm_that_finds_no_room_is_tried_again_unless_a_newer_came(m
         await bench.clock.advance(2.0)
         await until(lambda: bench.tiers.status(third.digest).readiness == "ready")
     assert bench.engine.loads == [first.digest, third.digest]
+
+
+def fleet(*names: str) -> list[Member]:
+    return [
+        Member(
+            kind="loader",
+            member_id=name,
+            epoch="run",
+            url=f"http://{name}:1",
+            base=BASE,
+            state="ready",
+            silent_seconds=0.0,
+        )
+        for name in names
+    ]
+
+
+async def test_an_engine_loads_ahead_what_it_is_a_home_of(make_bench: Make) -> None:
+    bench = await make_bench(host=16, slots=16, depth=64)
+    revisions = [await bench.revision(seed) for seed in range(12)]
+    homes = bench.homes(count=1)
+    homes.follow_members(fleet("e", "other"))
+    own = {each.digest for each in revisions if homes_of(each.digest, ["e", "other"], count=1) == ("e",)}
+    assert 0 < len(own) < len(revisions)
+    async with running(bench, homes=homes) as handlers:
+        for number, revision in enumerate(revisions):
+            event = replace(published(revision), policy_id=PolicyId(f"p{number}"))
+            await handlers.on_revision_published(event)
+        await until(lambda: {each for each in own if bench.tiers.tier(each) == "slot"} == own)
+        await asyncio.sleep(0.01)
+    assert set(bench.engine.loads) == own
+
+
+async def test_an_engine_whose_requests_use_a_revision_is_a_home_of_the_next_one(make_bench: Make) -> None:
+    bench = await make_bench(host=16, slots=16, depth=64)
+    others = [f"other-{number}" for number in range(50)]
+    found = [await bench.revision(seed) for seed in range(12)]
+    engines = [EngineId("e"), *map(EngineId, others)]
+    first, second, third = [each for each in found if "e" not in homes_of(each.digest, engines, count=1)][:3]
+    homes = bench.homes(count=1)
+    homes.follow_members(fleet(*others))
+    async with running(bench, homes=homes) as handlers:
+        await handlers.on_revision_published(published(first))
+        async with bench.tiers.hold(first, tenant_id=TENANT, cause="req"):  # it spilled over to this engine
+            pass
+        await handlers.on_revision_published(published(second))
+        await until(lambda: bench.tiers.tier(second.digest) == "slot")
+        await handlers.on_revision_published(published(third))  # the second one was loaded and not used
+        await asyncio.sleep(0.01)
+    assert bench.engine.loads == [first.digest, second.digest]
+
+
+async def test_until_the_members_are_known_an_engine_is_a_home_of_all(make_bench: Make) -> None:
+    bench = await make_bench()
+    homes = bench.homes(count=1)
+    revisions = [await bench.revision(seed) for seed in range(12)]
+    assert all(homes.is_home(each.digest, name=each.number) for each in revisions)
+    homes.follow_members([])  # it starts: its own row may not be there yet
+    assert all(homes.is_home(each.digest, name=each.number) for each in revisions)

@@ -123,7 +123,7 @@ async def test_a_revision_in_use_again_runs_again_and_is_told_again(make_bench: 
     engine = Poisoned(poison={bad.digest})
     serving, handlers = (
         bench.serving(engine),
-        Handlers(Prewarms(bench.tiers, bench.clock, at_once=1), bench.quarantined),
+        Handlers(Prewarms(bench.tiers, bench.clock, at_once=1), bench.quarantined, bench.homes()),
     )
     with pytest.raises(NonFiniteOutput):
         await serving.sample(sampling(bad))
