@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from benches.report import Report, make_row, percentile
+from mint_common.client.prefixes import PrefixMap
 from mint_common.ids import TenantId
+from tests.sim.fleet.conversations import Talk, converse, hit_ratio, imbalance
 from tests.sim.fleet.fleet import Fleet
 from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.traffic import Zipf, name_digest, poisson
@@ -25,6 +27,15 @@ PER_EXPERT_ENGINES = (44, 55, 72, 90, 110, 140)
 PAPER_WARM, PAPER_COLD, PAPER_BURST = 36, 55, 72
 MANY, NAMES, PER_ENGINE_RATE, MANY_SECONDS = 200, 1_000_000, 2.0, 40.0
 PUBLISHED, HOMES = 4000, 2
+TALKED = Model(
+    host=256,
+    sequences=64,
+    layout_seconds=0.03,
+    prefill_seconds=0.05,
+    prompt_token_seconds=0.0002,
+    kv_tokens=200_000,
+)
+TALKERS = 4
 
 
 def run() -> Report:
@@ -38,6 +49,8 @@ def run() -> Report:
     fleet = many_engines()
     simulated = time.perf_counter() - began
     published = publications()
+    by_prefix, by_adapter, alone = talks()
+    one_engine = hit_ratio(alone)
     answered = [request for request in fleet.requests if not request.refused]
     floor = DISTINCT / WAVE_SECONDS / _capacity(PAPER)
     rows = [
@@ -121,6 +134,28 @@ def run() -> Report:
             limit=1.0,
             how=f"of the first requests for those {PUBLISHED:,} revisions, 2 to 10 s after their publication,"
             " those that found the adapter in memory",
+        ),
+        make_row(
+            "prefix_hit_ratio",
+            [hit_ratio(by_prefix) / one_engine],
+            unit="ratio",
+            goal=0.9,
+            better="higher",
+            limit=1.0,
+            how="64 policies, 8 conversations each, growing from 576 to 1,728 tokens, over"
+            f" {TALKERS} engines of {TALKED.kv_tokens:,} tokens of KV cache: the part of the prompts that was"
+            f" in the prefix caches, over that of one engine with all of the memory ({one_engine:.2f});"
+            f" {hit_ratio(by_adapter) / one_engine:.2f} if the adapter alone decides",
+        ),
+        make_row(
+            "prefix_load_imbalance",
+            [imbalance(by_prefix)],
+            unit="ratio",
+            goal=1.3,
+            better="lower",
+            limit=1.0,
+            how="tokens of the busiest of those engines over their mean;"
+            f" {imbalance(by_adapter):.2f} if the adapter alone decides",
         ),
         make_row(
             "simulated_requests_per_second",
@@ -222,6 +257,16 @@ def publications() -> Fleet:
     while fleet.open_requests and fleet.world.now < 600:
         fleet.world.run(fleet.world.now + 5)
     return fleet
+
+
+def talks() -> tuple[Fleet, Fleet, Fleet]:
+    """Hold the same conversations: routed by prompt and load, by adapter alone, and with one engine."""
+    whole = replace(TALKED, kv_tokens=TALKERS * TALKED.kv_tokens, sequences=TALKERS * TALKED.sequences)
+    by_prefix = Fleet(model=TALKED, count=TALKERS, prefixes=PrefixMap(secret=b"bench"))
+    fleets = by_prefix, Fleet(model=TALKED, count=TALKERS), Fleet(model=whole, count=1)
+    for fleet in fleets:
+        converse(fleet, Talk(pause_seconds=0.5, begin_within_seconds=2.0), random.Random(13))
+    return fleets
 
 
 def _capacity(model: Model) -> float:

@@ -236,3 +236,13 @@ class EngineLoad:
     in_host: int
     host_bytes: int
     host_bytes_capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport(EngineLoad):
+    """Load of an engine as services see it; ``tokens`` are the most that its open requests may come to.
+
+    0 of a version that does not say.
+    """
+
+    tokens: int = 0

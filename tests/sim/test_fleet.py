@@ -2,12 +2,15 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from mint_common.client.prefixes import PrefixMap
 from mint_common.client.routing import Nearness, ResidencyMap
 from mint_common.ids import EngineId, TenantId
 from services.loader.core.residency import State
+from tests.sim.fleet.conversations import Talk, converse, hit_ratio, imbalance
 from tests.sim.fleet.engine import SimEngine
 from tests.sim.fleet.fleet import MAX_RETRIES, RETRY_SECONDS, Fleet
 from tests.sim.fleet.model import Model, Request
@@ -167,3 +170,43 @@ def test_nothing_grows_with_the_names_ever_seen() -> None:
         sizes.append(kept + sum(size_of(engine) for engine in fleet.engines.values()))
     assert len({request.digest for request in fleet.requests}) > 1000
     assert sizes[-1] <= sizes[0]
+
+
+TALK = Talk(
+    policies=16,
+    of_policy=8,
+    turns=6,
+    instructions=64,
+    asked=32,
+    answered=32,
+    pause_seconds=0.1,
+    begin_within_seconds=1.0,
+)
+TALKED = replace(SMALL, slots=16, host=32, prompt_token_seconds=0.0002, kv_tokens=20_000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_conversations_find_what_was_read_and_no_engine_has_much_more_than_its_share(seed: int) -> None:
+    def talked(model: Model, count: int, prefixes: PrefixMap | None = None) -> Fleet:
+        fleet = Fleet(model=model, count=count, prefixes=prefixes)
+        converse(fleet, TALK, random.Random(seed))
+        assert all(request.done_at is not None for request in fleet.requests)
+        return fleet
+
+    by_prefix = talked(TALKED, 4, PrefixMap(secret=b"test"))
+    alone = talked(replace(TALKED, kv_tokens=80_000, sequences=64), 1)
+    assert hit_ratio(by_prefix) >= 0.9 * hit_ratio(alone)
+    assert imbalance(by_prefix) <= 1.3
+
+
+def test_a_publication_is_loaded_by_its_homes_and_found_there() -> None:
+    fleet = Fleet(model=SMALL, count=8, homes=2)
+    for number in range(40):
+        fleet.publish(name_digest(number), TenantId("t"), at=0.2 * number)
+        at = 0.2 * number + 1.0
+        request = Request(tenant_id=TenantId("t"), digest=name_digest(number), tokens=4, at=at)
+        fleet.submit([request])
+    settle(fleet)
+    assert fleet.prewarms == 2 * 40
+    assert {request.found for request in fleet.requests} <= {"host", "slot"}
+    assert all(engine.loads < 40 for engine in fleet.engines.values())

@@ -11,7 +11,6 @@ Invariants:
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,13 +19,14 @@ from typing import TypeVar
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.client.adapter_news import NEWS, news_of
+from mint_common.client.choice import EngineChoice, RoutedRequest
 from mint_common.client.engine import EngineClient
 from mint_common.client.engine_clients import EngineClients
 from mint_common.client.engine_errors import is_away, is_for_next, lost_engine, retry_in_seconds
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
-from mint_common.client.routing import NEARNESS, Nearness, Option, ResidencyMap, order_engines
+from mint_common.client.routing import NEARNESS, Nearness
 from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
 from mint_common.errors import (
     EngineDied,
@@ -55,6 +55,7 @@ _CORRECT_SECONDS = 3.0
 _ANSWER_SECONDS = 5.0  # a silent loader is then left out of a list
 _LOST_SECONDS = 180.0  # one that is away longer is not told to come back
 _MAX_ADAPTERS = 4096
+_UNROUTED = RoutedRequest()
 
 
 class EngineDirectory:
@@ -88,9 +89,7 @@ class EngineDirectory:
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._doubted: dict[str, asyncio.Task[None]] = {}
         self._suspects = Suspects()
-        self._residency = ResidencyMap()
-        self._open: Counter[str] = Counter()
-        self._reported: dict[str, int] = {}
+        self._choice = EngineChoice()
         self._asked_at = -_REASK_SECONDS
         self._meeting: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -147,7 +146,7 @@ class EngineDirectory:
         known.
         """
         if not self._serving(base):
-            await self._order(base, None)
+            await self._order(base)
         engines = [self._known[url] for url in self._serving(base)]
         return EngineLimits(
             max_context=min(engine.max_context for engine in engines),
@@ -156,33 +155,36 @@ class EngineDirectory:
 
     async def describe(self, base: BaseName) -> EngineInfo:
         """Return the description of one engine of a base. Raises Unavailable."""
-        return self._known[(await self._order(base, None))[0]]
+        return self._known[(await self._order(base))[0]]
 
     async def find(self, base: BaseName, *, digest: Digest | None = None) -> EngineClient:
         """Return the engine of a base that a request for this digest would go to now.
 
         Raises Unavailable when none answers.
         """
-        return self._clients[(await self._order(base, digest))[0]]
+        return self._clients[(await self._order(base, RoutedRequest(digest=digest)))[0]]
 
-    async def serve(self, base: BaseName, operation: ApiOperation, body: bytes, facts: CallFacts) -> Relayed:
+    async def serve(
+        self, base: BaseName, operation: ApiOperation, body: bytes, facts: CallFacts, *, max_tokens: int = 256
+    ) -> Relayed:
         """Let an engine of the base answer a request of an inference API; as `EngineClient.serve`.
 
+        ``max_tokens`` is what its answers may have in all, for the choice of the engine.
         An engine that does not answer or is full passes the request on to the next one, if there is one; one
         that fails on it still answers, and raises PeerFailed. One that dies while it runs it raises
         EngineDied; `Suspects` handles its repeats.
         """
-        digest = facts.revision.digest if facts.revision else None
-        content = operation.encode(), (digest or "").encode(), body
+        routed = self._choice.of_call(base, operation, body, facts, tokens=max_tokens)
+        content = operation.encode(), (routed.digest or "").encode(), body
         key = partial(request_key, facts.tenant_id, base, *content)
         guard = self._guard(facts.tenant_id, base, key)
         async with guard.running():
             url, relayed = await self._first(
-                base, digest, lambda engine: engine.serve(operation, body, facts)
+                base, routed, lambda engine: engine.serve(operation, body, facts)
             )
-        relayed.at_end(partial(self._ended, url))
+        relayed.at_end(partial(self._ended, url, routed))
         relayed.at_end(lambda error: guard.end(error, is_whole=relayed.is_whole))
-        self._note_served(url, digest)
+        self._note_served(url, routed, routed.digest)
         return relayed
 
     async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
@@ -190,43 +192,45 @@ class EngineDirectory:
 
         The request passes on to the next engine as in `serve`.
         """
-        digest = request.revision.digest if request.revision else None
+        routed = self._choice.of_sample(base, request)
         key = partial(sample_key, base, request)
         guard = self._guard(request.tenant_id, base, key)
         async with guard.running():
-            url, sampled = await self._first(base, digest, lambda engine: engine.sample(request))
+            url, sampled = await self._first(base, routed, lambda engine: engine.sample(request))
         guard.end(None, is_whole=True)
-        self._ended(url, None)
-        self._note_served(url, sampled.revision)
+        self._ended(url, routed, None)
+        self._note_served(url, routed, sampled.revision)
         return sampled
 
     async def _first(
-        self, base: BaseName, digest: Digest | None, call: Callable[[EngineClient], Awaitable[T]]
+        self, base: BaseName, routed: RoutedRequest, call: Callable[[EngineClient], Awaitable[T]]
     ) -> tuple[str, T]:
         """Call engines in their order; return the first one that can and its answer, which is open on it."""
-        urls = await self._order(base, digest)
+        urls = await self._order(base, routed)
         for url in urls:
             try:
-                return url, await self._opened(url, call)
+                return url, await self._opened(url, routed, call)
             except MintError as error:
                 is_last = url == urls[-1] and not isinstance(error, EngineRestarting)
                 if is_last or not is_for_next(error):
                     raise
         raise await self._no_engine(base)
 
-    async def _opened(self, url: str, call: Callable[[EngineClient], Awaitable[T]]) -> T:
+    async def _opened(
+        self, url: str, routed: RoutedRequest, call: Callable[[EngineClient], Awaitable[T]]
+    ) -> T:
         client = self._clients.get(url)
         if client is None:
             raise EngineRestarting(retry_after_seconds=1)  # it has left the fleet since it was chosen
-        self._open[url] += 1
+        self._choice.begin(url, routed)
         try:
             return await call(client)
         except BaseException as error:
-            self._ended(url, error)
+            self._ended(url, routed, error)
             raise
 
-    def _ended(self, url: str, error: BaseException | None) -> None:
-        self._open[url] -= 1
+    def _ended(self, url: str, routed: RoutedRequest, error: BaseException | None) -> None:
+        self._choice.end(url, routed)
         self._note_failure(url, error)
 
     def _guard(self, tenant_id: TenantId, base: BaseName, key: Callable[[], RequestKey]) -> Guard:
@@ -243,13 +247,13 @@ class EngineDirectory:
     def holds(self, base: BaseName, digest: Digest) -> bool:
         """Return whether an engine of the base is believed to have an adapter in memory."""
         engine_ids = (info.engine_id for info in self._known.values() if info.base == base)
-        return any(self._residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
+        return any(self._choice.residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
 
     def believe(self, client: EngineClient, status: AdapterStatus) -> None:
         """Record where an adapter is from an engine's answer, before its event arrives."""
         info = self._known.get(self._fleet.url_of(client) or "")
         if info is not None and status.readiness == "ready":
-            self._residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
+            self._choice.residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
     def note_failure(self, client: EngineClient, error: Unavailable) -> None:
         """Note that an engine did not answer; it is queried again before its next use."""
@@ -271,21 +275,19 @@ class EngineDirectory:
         for client in self._clients.values():
             await client.aclose()
 
-    def _note_served(self, url: str, digest: Digest | None) -> None:
-        """Record an adapter that answers as in a slot: its event may arrive later."""
-        info = self._known.get(url)
-        if digest is not None and info is not None:
-            self._residency.note(info.engine_id, info.epoch, digest, Nearness.SLOT)
+    def _note_served(self, url: str, routed: RoutedRequest, digest: Digest | None) -> None:
+        if (info := self._known.get(url)) is not None:
+            self._choice.note_served(info, routed, digest)
 
-    async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
+    async def _order(self, base: BaseName, routed: RoutedRequest = _UNROUTED) -> list[str]:
         if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
             self._ask_unknown()
         while not self._serving(base) and self._meeting:
             await asyncio.wait(self._meeting.values(), return_when=asyncio.FIRST_COMPLETED)
-        options = [self._option(url, digest) for url in self._serving(base)]
-        if not options:
+        serving = {url: self._known[url] for url in self._serving(base)}
+        if not serving:
             raise await self._no_engine(base)
-        ordered = [option.name for option in order_engines(options, digest or "")]
+        ordered = self._choice.order(serving, routed)
         return sorted(ordered, key=lambda url: url in self._doubted or self._fleet.is_last_choice(url))
 
     async def _no_engine(self, base: BaseName) -> Unavailable:
@@ -303,13 +305,6 @@ class EngineDirectory:
         with suppress(Unavailable):
             await self._check_served(base)
         self._served_at[base] = now  # while engines are away, not each of their requests asks
-
-    def _option(self, url: str, digest: Digest | None) -> Option:
-        engine_id = self._known[url].engine_id
-        nearness = self._residency.nearness(engine_id, digest) if digest else Nearness.ABSENT
-        # What others have open there counts as well; it was true a moment ago.
-        load = max(self._open[url], self._reported.get(url, 0))
-        return Option(name=url, engine_id=engine_id, nearness=nearness, load=load)
 
     def _serving(self, base: BaseName) -> list[str]:
         return [url for url, info in self._known.items() if info.base == base and self._is_served_at(url)]
@@ -339,7 +334,7 @@ class EngineDirectory:
         if url not in self._known:
             self._known[url] = info
             # Its answer is recorded at once; its other adapters are queried soon.
-            self._residency.correct(info.engine_id, info.epoch, ())
+            self._choice.residency.correct(info.engine_id, info.epoch, ())
             self._stale[url].set()
 
     def _note_failure(self, url: str, error: BaseException | None) -> None:
@@ -359,15 +354,14 @@ class EngineDirectory:
             self._doubted.pop(url, None)
 
     def _forget(self, url: str) -> None:
-        self._reported.pop(url, None)
         info = self._known.pop(url, None)
+        self._choice.forget(url, info)
         if info is not None:
             self._lost[url] = info, time.monotonic()
-            self._residency.forget(info.engine_id)
 
     def _learn(self, message: Message) -> None:
         news = news_of(message)
-        if news is not None and not self._residency.note(*news):
+        if news is not None and not self._choice.residency.note(*news):
             for stale in self._stale.values():
                 stale.set()
 
@@ -395,6 +389,6 @@ class EngineDirectory:
             return  # else of a version that does not say: it is routed to without
         self._known[url] = info
         self._lost.pop(url, None)
-        self._reported[url] = load.requests
+        self._choice.report(url, load)
         # The map drops its oldest entries, so the closest must be added last.
-        self._residency.correct(info.engine_id, info.epoch, reversed(places.items()))
+        self._choice.residency.correct(info.engine_id, info.epoch, reversed(places.items()))

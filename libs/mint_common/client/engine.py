@@ -14,7 +14,7 @@ from mint_common.generation import (
     AdapterStatus,
     CallFacts,
     EngineInfo,
-    EngineLoad,
+    EngineReport,
     Place,
     Sampled,
     SampleRequest,
@@ -90,9 +90,9 @@ class EngineClient:
         path = path_of("internal", "adapters", digest)
         return self._read(await self._http.get(path, {"tenant_id": tenant_id}), AdapterStatus)
 
-    async def load(self) -> EngineLoad:
+    async def load(self) -> EngineReport:
         """Return how busy the engine is now."""
-        return self._read(await self._http.get("/internal/load"), EngineLoad)
+        return self._read(await self._http.get("/internal/load"), EngineReport)
 
     async def change(self, digest: Digest, change: ResidencyChange, *, tenant_id: TenantId) -> AdapterStatus:
         """Pin an adapter that a tenant uses, unpin it, or evict it for the tenant. Idempotent.

@@ -1,4 +1,4 @@
-"""Choose an engine: the one nearest to the adapter, the same one for the same digest, unless it is hot.
+"""Choose an engine: the one nearest to the adapter, then to the prompt, then the idlest, unless it is hot.
 
 Pure: the same options give the same order in every process, so that all gateways agree without talking.
 A router's knowledge of adapters may be outdated: it chooses an engine, and the engine itself decides.
@@ -15,6 +15,11 @@ from mint_common.homes import weight_of
 from mint_common.ids import Digest, EngineId
 
 HOT_LOAD = 16
+BUSY_LOAD = 4
+"""Open requests below which an engine is never said to have more than its share."""
+MAX_SHARE = 1.3
+"""Open tokens of an engine, over the mean of its base's engines, above which it loses ties: consistent
+hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
 MAX_PER_ENGINE = 8192
 
 
@@ -32,35 +37,49 @@ NEARNESS = {"stored": Nearness.STORED, "host": Nearness.HOST, "slot": Nearness.S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One engine that serves the base; ``load`` counts the requests that are open on it.
+    """One engine that serves the base; ``load`` and ``tokens`` count the requests that are open on it.
 
     ``name`` tells the options apart; ``engine_id`` is the engine's own name, by which homes are found.
+    ``known_bytes`` is how much of the prompt the engine has read before.
     """
 
     name: str
     engine_id: str = ""
     nearness: Nearness = Nearness.ABSENT
     load: int = 0
+    tokens: int = 0
+    known_bytes: int = 0
 
 
 def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LOAD) -> Sequence[Option]:
     """Return the engines in the order in which to try them; ``key`` is the digest ("": the bare base).
 
     The nearest comes first; among equally near ones the digest decides, so that an unloaded adapter always
-    goes to its first home (`mint_common.homes`). A hot engine comes after all others: it has ``hot_load``
-    open requests, and twice as many as the idlest. The bare base goes to the idlest, because it is equally
-    near everywhere.
+    goes to its first home (`mint_common.homes`). The bare base is equally near everywhere.
+
+    Of the engines that have the adapter in memory, the one that knows most of the prompt comes first, and one
+    with more than its share of the open tokens last: reading a prompt again, or filling a slot, costs less
+    than a load. If nothing else decides, the bare base goes to the idlest.
+
+    A hot engine comes after all others: it has ``hot_load`` open requests, and twice as many as the idlest.
     """
     candidates = list(options)
     if len(candidates) == 1:
         return candidates
     idlest = min((option.load for option in candidates), default=0)
 
-    def rank(option: Option) -> tuple[bool, int, int, bytes, int]:
+    share = MAX_SHARE * sum(option.tokens for option in candidates) / max(1, len(candidates))
+
+    def rank(option: Option) -> tuple[object, ...]:
         is_hot = option.load >= hot_load and option.load > 2 * idlest
-        first_load = option.load if not key or is_hot else 0
+        in_memory = not key or option.nearness >= Nearness.HOST
+        has_more = in_memory and option.load >= BUSY_LOAD and option.tokens > share
+        known_bytes = option.known_bytes if in_memory else 0
+        open_work = (option.tokens, option.load) if not key or is_hot else ()
         weight = weight_of(option.engine_id or option.name, key)
-        return is_hot, -option.nearness, first_load, bytes(255 - byte for byte in weight), option.load
+        near = min(option.nearness, Nearness.HOST), -has_more, known_bytes, option.nearness
+        descending = (-each for each in near)
+        return is_hot, *descending, open_work, bytes(255 - byte for byte in weight), option.load
 
     return sorted(candidates, key=rank)
 

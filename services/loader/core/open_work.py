@@ -31,6 +31,11 @@ class OpenWork:
         """Return how many requests are open."""
         return self._requests.held
 
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens the open requests may come to, prompts included."""
+        return self._tokens.held
+
     def request(self, tenant: str) -> AbstractContextManager[None]:
         """Count a request in, and out in the end. Raises Overloaded."""
         return self._requests.counted(tenant)

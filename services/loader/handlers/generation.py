@@ -65,6 +65,11 @@ class Serving:
         """Return how many requests are open, waiting ones included."""
         return self._work.requests
 
+    @property
+    def open_tokens(self) -> int:
+        """Return how many tokens the open requests may come to, prompts included."""
+        return self._work.tokens
+
     async def serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
         """Yield the head of an answer, then its bytes; a failure after the head as an event of its API.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterPinned, NotFound, PreconditionFailed
-from mint_common.generation import AdapterStatus, EngineLoad, Place
+from mint_common.generation import AdapterStatus, EngineReport, Place
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
@@ -29,7 +29,6 @@ from services.loader.handlers.resident_set import ResidentSet
 from services.loader.handlers.slots import SlotLimits, Slots
 from services.loader.handlers.statuses import Statuses
 from services.loader.ports import Engine, LoadedAdapter, Staging
-
 
 RECENT_SECONDS = 60.0
 """Time since its last request for which an adapter counts as in use."""
@@ -216,11 +215,12 @@ class Tiers:
             for tenant_id, use in self.resident_set.uses.of_load(digest, held.adapter.number).items()
         ]
 
-    def load(self, *, requests: int) -> EngineLoad:
-        """Return how busy the engine is; ``requests`` are those that generate."""
+    def load(self, *, requests: int, tokens: int) -> EngineReport:
+        """Return how busy the engine is; ``requests`` and their ``tokens`` are those that are open."""
         residency, queue = self.resident_set.residency, self._loads.queue
-        return EngineLoad(
+        return EngineReport(
             requests=requests,
+            tokens=tokens,
             loads_waiting=len(queue.waiting),
             loads_running=len(queue.running),
             in_slots=residency.slots_used,

@@ -207,7 +207,7 @@ async def test_a_busy_slot_makes_way_on_a_real_engine(make_rig: Callable[..., Aw
     revisions = [await rig.revision(seed) for seed in range(111, 117)]
     answers = await asyncio.gather(*(answer(rig, each) for each in revisions * 10))
     assert [served for served, _ in answers] == [each.digest for each in revisions * 10]
-    assert rig.tiers.load(requests=0).in_slots == 2
+    assert rig.tiers.load(requests=0, tokens=0).in_slots == 2
 
 
 async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any) -> None:

@@ -12,6 +12,7 @@ from services.loader.core.residency import Capacity, Residency, State
 from services.loader.core.slot_plan import WaitingAdapter, next_drain_seconds, plan_slots
 from services.loader.core.stall_budget import StallBudget
 from tests.sim.fleet.model import Model, Request
+from tests.sim.fleet.prefix_cache import PrefixCache
 from tests.sim.fleet.world import World
 
 _MEASURED_LOADS = 32
@@ -90,12 +91,18 @@ class SimEngine:
         self._activating = False
         self._step_planned = False
         self._blocked: list[tuple[QueuedLoad, float]] = []
+        self._cache = PrefixCache(model.kv_tokens)
         self.running = 0
 
     @property
     def open_requests(self) -> int:
         """Return how many requests wait or run here."""
         return len(self.flying)
+
+    @property
+    def open_tokens(self) -> int:
+        """Return how many tokens those come to."""
+        return sum(request.prompt_tokens + request.tokens for request in self.flying)
 
     def crash(self) -> None:
         """Lose everything but the disk; whoever waited or ran is told."""
@@ -223,8 +230,11 @@ class SimEngine:
         self.running += 1
         model = self.model
         crowd = max(1.0, self.running / model.sequences)
-        request.first_at = self._world.now + model.prefill_seconds * crowd
-        seconds = (model.prefill_seconds + request.tokens * model.token_seconds) * crowd
+        request.cached_tokens = self._cache.read(request) if request.prompt else 0
+        new_tokens = request.prompt_tokens - request.cached_tokens
+        prefill_seconds = model.prefill_seconds + new_tokens * model.prompt_token_seconds
+        request.first_at = self._world.now + prefill_seconds * crowd
+        seconds = (prefill_seconds + request.tokens * model.token_seconds) * crowd
         self._later(seconds, self._end, request)
 
     def _end(self, request: Request) -> None:
@@ -236,6 +246,8 @@ class SimEngine:
             self._retry_blocked()
         if self.lines:
             self._plan_step(0.0)
+        if request.then is not None:
+            request.then(request)
 
     def _retry_blocked(self) -> None:
         blocked, self._blocked = self._blocked, []

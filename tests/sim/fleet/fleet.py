@@ -1,14 +1,15 @@
 """Many engines behind one router that knows only what it has heard."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mint_common.client.prefixes import Beginnings, EngineRun, PrefixMap
 from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
 from mint_common.errors import Overloaded
 from mint_common.generation import AdapterStatus
 from mint_common.homes import homes_of
-from mint_common.ids import Digest, EngineId, TenantId
+from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from tests.sim.fleet.engine import SimEngine
 from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.world import World
@@ -18,6 +19,7 @@ ROUTES = 3
 """How many engines a refused request is tried on: the routing looks no further."""
 RETRY_SECONDS = 1.0
 MAX_RETRIES = 20
+BASE = BaseName("simulated")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class Fleet:
     count: int
     hot_load: int = 16
     homes: int = 2
+    prefixes: PrefixMap | None = None
     world: World = field(default_factory=World)
     engines: dict[str, SimEngine] = field(init=False)
     residency: ResidencyMap = field(default_factory=ResidencyMap)
@@ -77,7 +80,9 @@ class Fleet:
 
     def _route(self, request: Request) -> None:
         alive = [engine for engine in self.engines.values() if engine.alive]
-        options = [self._option(engine, request.digest) for engine in alive]
+        prompt = self._beginnings(request)
+        known = self.prefixes.known_bytes(prompt) if self.prefixes and prompt else {}
+        options = [self._option(engine, request.digest, known) for engine in alive]
         for option in order_engines(options, request.digest, hot_load=self.hot_load)[:ROUTES]:
             engine = self.engines[option.name]
             try:
@@ -85,12 +90,25 @@ class Fleet:
             except Overloaded:
                 continue
             request.tried.append(engine.name)
+            if self.prefixes is not None and prompt is not None:
+                self.prefixes.note(prompt, _run(engine))
             return
         self._again(request)
 
-    def _option(self, engine: SimEngine, digest: Digest) -> Option:
+    def _beginnings(self, request: Request) -> Beginnings | None:
+        if self.prefixes is None or not request.prompt:
+            return None
+        return self.prefixes.beginnings(request.tenant_id, BASE, request.digest, request.prompt)
+
+    def _option(self, engine: SimEngine, digest: Digest, known: Mapping[EngineRun, int]) -> Option:
         nearness = self.residency.nearness(EngineId(engine.name), digest)
-        return Option(name=engine.name, nearness=nearness, load=engine.open_requests)
+        return Option(
+            name=engine.name,
+            nearness=nearness,
+            load=engine.open_requests,
+            tokens=engine.open_tokens if self.prefixes is not None else 0,
+            known_bytes=known.get(_run(engine), 0),
+        )
 
     def _failed(self, request: Request) -> None:
         request.first_at = None
@@ -128,3 +146,7 @@ class Fleet:
             self.residency.correct(EngineId(name), str(engine.epoch), nothing)
 
         self.world.after(down_seconds, back)
+
+
+def _run(engine: SimEngine) -> EngineRun:
+    return f"{engine.name}/{engine.epoch}"

@@ -1,8 +1,11 @@
 """What the simulation is told: the speed of an engine, its limits, and the requests."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mint_common.ids import Digest, TenantId
+
+TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,6 +13,8 @@ class Model:
     """One engine: sizes, limits and speeds. The defaults are 30B-A3B at rank 1, packed, on four GPUs.
 
     ``token_seconds`` is one step with few sequences; a step grows with the sequences that run.
+    ``prompt_token_seconds`` is added to ``prefill_seconds`` for each token of a prompt that is not among the
+    ``kv_tokens`` of the prefix cache.
     """
 
     slots: int = 64
@@ -23,6 +28,8 @@ class Model:
     activate_seconds: float = 0.005
     token_seconds: float = 0.008
     prefill_seconds: float = 0.3
+    prompt_token_seconds: float = 0.0
+    kv_tokens: int = 0
     queue_depth: int = 256
     tenant_depth: int = 128
     load_workers: int = 2
@@ -34,7 +41,11 @@ class Model:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Request:
-    """One request and what became of it; times are seconds, None what has not happened."""
+    """One request and what became of it; times are seconds, None what has not happened.
+
+    ``prompt`` has four bytes a token, of which ``cached_tokens`` were in the engine's prefix cache; ``then``
+    is called once it is answered.
+    """
 
     tenant_id: TenantId
     digest: Digest
@@ -46,6 +57,14 @@ class Request:
     done_at: float | None = None
     refused: bool = False
     retries: int = 0
+    prompt: bytes = b""
+    cached_tokens: int = 0
+    then: Callable[["Request"], None] | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Return the length of the prompt."""
+        return len(self.prompt) // TOKEN_BYTES
 
     @property
     def first_seconds(self) -> float:

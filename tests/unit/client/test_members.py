@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from unit.client.test_directory import answers, listening
 
+from mint_common.client.choice import RoutedRequest
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.members import Announcement, first_beat
 from mint_common.client.trainer_directory import TrainerDirectory
@@ -54,7 +55,7 @@ async def test_a_member_that_drains_or_is_silent_is_chosen_last(change: dict[str
             ]
             directory.follow_members(changed)
             for digest in ("", *(f"sha256:{number}" for number in range(5))):
-                assert (await directory._order(BASE, digest))[0] == first
+                assert (await directory._order(BASE, RoutedRequest(digest=digest)))[0] == first
         await directory.aclose()
 
 
@@ -65,7 +66,7 @@ async def test_an_engine_that_is_on_the_list_and_announces_itself_is_one() -> No
         assert len(await directory.engines()) == 1
         directory.follow_members([member(own, name="one")])
         async with asyncio.timeout(10):
-            while await directory._order(BASE, None) != [own]:
+            while await directory._order(BASE) != [own]:
                 await asyncio.sleep(0.02)
         assert len(await directory.engines()) == 1
         await directory.aclose()

@@ -1,11 +1,12 @@
 """The choice of an engine: nearest first, stable by digest, away from what is hot."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.client.routing import Nearness, Option, order_engines
+from mint_common.client.routing import BUSY_LOAD, MAX_SHARE, Nearness, Option, order_engines
 
 NAMES = [f"http://10.0.0.{number}:1" for number in range(12)]
 KEYS = [f"sha256:{number:064x}" for number in range(600)]
@@ -80,3 +81,40 @@ def test_when_all_are_busy_nothing_spills() -> None:
 def test_the_bare_base_goes_to_the_idlest() -> None:
     engines = [Option(name="a", load=3), Option(name="b", load=1), Option(name="c", load=2)]
     assert [option.name for option in order_engines(engines, "")] == ["b", "c", "a"]
+
+
+def test_of_engines_with_the_adapter_in_memory_the_one_that_knows_the_prompt_answers() -> None:
+    knows = Option(name="knows", nearness=Nearness.HOST, known_bytes=512, load=3, tokens=3000)
+    others = [Option(name="slot", nearness=Nearness.SLOT), Option(name="knows-less", nearness=Nearness.SLOT)]
+    assert order_engines([*others, knows], KEYS[0])[0] is knows
+    absent = Option(name="absent", known_bytes=10_000)
+    assert order_engines([*others, knows, absent], KEYS[0])[0] is knows, "a load costs more"
+    base = [Option(name="idle"), Option(name="knows", known_bytes=512, load=3, tokens=300)]
+    assert order_engines(base, "")[0].name == "knows"
+
+
+def test_an_engine_with_more_than_its_share_of_the_tokens_loses_ties_alone() -> None:
+    more = Option(name="more", nearness=Nearness.SLOT, known_bytes=4096, load=8, tokens=14_000)
+    equal = Option(name="equal", nearness=Nearness.HOST, load=6, tokens=8000)
+    assert [each.name for each in order_engines([more, equal], KEYS[0])] == ["more", "equal"]
+    fuller = Option(name="more", nearness=Nearness.SLOT, known_bytes=4096, load=8, tokens=15_000)
+    assert [each.name for each in order_engines([fuller, equal], KEYS[0])] == ["equal", "more"]
+    far = Option(name="far", nearness=Nearness.STORED)
+    assert [each.name for each in order_engines([fuller, far], KEYS[0])] == ["more", "far"]
+
+
+def test_a_nearly_idle_engine_never_has_more_than_its_share() -> None:
+    only = Option(name="only", nearness=Nearness.SLOT, known_bytes=4096, load=3, tokens=90_000)
+    assert order_engines([only, *quiet(3)], KEYS[0])[0] is only
+
+
+@given(options, st.sampled_from(KEYS))
+def test_bounded_loads_the_first_engine_in_memory_is_within_its_share_unless_all_near_ones_exceed_it(
+    engines, key
+) -> None:
+    engines = [replace(each, tokens=1000 * each.load, known_bytes=100 * each.load) for each in engines]
+    first = order_engines(engines, key, hot_load=10**9)[0]
+    limit = MAX_SHARE * sum(each.tokens for each in engines) / len(engines)
+    in_memory = [each for each in engines if each.nearness >= Nearness.HOST]
+    if any(each.tokens <= limit for each in in_memory):
+        assert first.tokens <= max(limit, 1000 * BUSY_LOAD)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from mint_common.catalog import OwnedRevision
@@ -33,7 +33,8 @@ class AdapterEntry(AdapterStatus):
 
 def describe_engine(info: EngineInfo, load: EngineLoad | None) -> EngineEntry:
     """Return an engine's entry."""
-    return EngineEntry(**asdict(info) | {"load": load})
+    shown = load and EngineLoad(**{each.name: getattr(load, each.name) for each in fields(EngineLoad)})
+    return EngineEntry(**asdict(info) | {"load": shown})
 
 
 def describe_restarting(info: EngineInfo, retry_after_seconds: int) -> EngineEntry:

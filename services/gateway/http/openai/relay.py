@@ -78,7 +78,9 @@ async def relay(request: Request, caller: Caller) -> Response:
         revision=target.revision if operation.generates else None,
     )
     async with cancelled_on_disconnect(request):
-        answer = await catalog.engines.serve(target.base, operation, await request.body(), facts)
+        answer = await catalog.engines.serve(
+            target.base, operation, await request.body(), facts, max_tokens=asked.choices * new_tokens
+        )
         answered(request).callback(answer.close)
         if operation.generates:
             check_answers(answer.headers.get(REVISION_HEADER, "nothing"), target)

@@ -1,0 +1,107 @@
+"""What the choice of an engine goes by: where adapters are, who has read which prompt, and who is busy."""
+
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mint_common.client.prefixes import READ_BYTES, Beginnings, PrefixMap, run_of
+from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
+from mint_common.generation import CallFacts, EngineInfo, EngineReport, SampleRequest
+from mint_common.ids import BaseName, Digest
+from mint_common.inference.operations import ApiOperation
+from mint_common.inference.prompts import prompt_of_body, prompt_of_tokens
+
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedRequest:
+    """A request as the choice of its engine sees it; ``tokens`` are the most that it may come to."""
+
+    digest: Digest | None = None
+    beginnings: Beginnings | None = None
+    tokens: int = 0
+
+
+class EngineChoice:
+    """Knows engines by their addresses. To what an engine reported it adds what this process opened since."""
+
+    def __init__(self) -> None:
+        self.residency = ResidencyMap()
+        self._prefixes = PrefixMap(secret=secrets.token_bytes(16))
+        self._open: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._reported: dict[str, tuple[EngineReport, int]] = {}
+
+    def of_call(
+        self, base: BaseName, operation: ApiOperation, body: bytes, facts: CallFacts, *, tokens: int
+    ) -> RoutedRequest:
+        """Return a request of an inference API; ``tokens`` are those that its answers may have."""
+        digest = facts.revision.digest if facts.revision else None
+        beginnings = None
+        if operation.generates:
+            prompt = prompt_of_body(body)
+            beginnings = self._prefixes.beginnings(facts.tenant_id, base, digest, prompt)
+        return RoutedRequest(
+            digest=digest, beginnings=beginnings, tokens=tokens + len(body) // _BYTES_PER_TOKEN
+        )
+
+    def of_sample(self, base: BaseName, request: SampleRequest) -> RoutedRequest:
+        """Return a request for a sample."""
+        digest = request.revision.digest if request.revision else None
+        prompt = prompt_of_tokens(request.tokens, max_bytes=READ_BYTES)
+        tokens = request.sampling.n * (len(request.tokens) + request.sampling.max_new_tokens)
+        beginnings = self._prefixes.beginnings(request.tenant_id, base, digest, prompt)
+        return RoutedRequest(digest=digest, beginnings=beginnings, tokens=tokens)
+
+    def order(self, engines: Mapping[str, EngineInfo], request: RoutedRequest) -> list[str]:
+        """Return the addresses of engines in the order in which to try them."""
+        known = self._prefixes.known_bytes(request.beginnings) if request.beginnings else {}
+        options = [
+            self._option(url, info, request.digest, known.get(run_of(info), 0) if known else 0)
+            for url, info in engines.items()
+        ]
+        return [option.name for option in order_engines(options, request.digest or "")]
+
+    def begin(self, url: str, request: RoutedRequest) -> None:
+        """Count a request that is open on an engine."""
+        self._open[url] += 1
+        self._tokens[url] += request.tokens
+
+    def end(self, url: str, request: RoutedRequest) -> None:
+        """Count a request out."""
+        self._open[url] -= 1
+        self._tokens[url] -= request.tokens
+
+    def note_served(self, info: EngineInfo, request: RoutedRequest, digest: Digest | None) -> None:
+        """Record the prompt as read, and an adapter that answers as in a slot: its event may come later."""
+        if digest is not None:
+            self.residency.note(info.engine_id, info.epoch, digest, Nearness.SLOT)
+        if request.beginnings is not None:
+            self._prefixes.note(request.beginnings, run_of(info))
+
+    def report(self, url: str, report: EngineReport) -> None:
+        """Record how busy an engine says it is."""
+        self._reported[url] = report, self._tokens[url]
+
+    def forget(self, url: str, info: EngineInfo | None) -> None:
+        """Believe nothing of an engine: it has not answered."""
+        self._reported.pop(url, None)
+        if info is not None:
+            self.residency.forget(info.engine_id)
+
+    def _option(self, url: str, info: EngineInfo, digest: Digest | None, known_bytes: int) -> Option:
+        nearness = self.residency.nearness(info.engine_id, digest) if digest else Nearness.ABSENT
+        requests, tokens = self._open[url], self._tokens[url]
+        if url in self._reported:  # with what others have open there; it was true a moment ago
+            report, counted = self._reported[url]
+            requests, tokens = max(requests, report.requests), max(0, report.tokens + tokens - counted)
+        return Option(
+            name=url,
+            engine_id=info.engine_id,
+            nearness=nearness,
+            load=requests,
+            tokens=tokens,
+            known_bytes=known_bytes,
+        )
