@@ -22,7 +22,7 @@ from mint_common.client.adapter_news import NEWS, news_of
 from mint_common.client.choice import EngineChoice, RoutedRequest
 from mint_common.client.engine import EngineClient
 from mint_common.client.engine_clients import EngineClients
-from mint_common.client.engine_errors import is_away, is_for_next, lost_engine, retry_in_seconds
+from mint_common.client.engine_errors import Tries, is_away, is_for_next, lost_engine, retry_in_seconds
 from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
@@ -205,15 +205,18 @@ class EngineDirectory:
     async def _first(
         self, base: BaseName, routed: RoutedRequest, call: Callable[[EngineClient], Awaitable[T]]
     ) -> tuple[str, T]:
-        """Call engines in their order; return the first one that can and its answer, which is open on it."""
-        urls = await self._order(base, routed)
+        """Call engines in order, within `Tries`; return the first that can, and its answer, open on it."""
+        urls, tries = await self._order(base, routed), Tries()
         for url in urls:
             try:
                 return url, await self._opened(url, routed, call)
             except MintError as error:
-                is_last = url == urls[-1] and not isinstance(error, EngineRestarting)
-                if is_last or not is_for_next(error):
+                tries = tries.after(error)
+                is_last = url == urls[-1] or tries.are_spent
+                if (is_last and not isinstance(error, EngineRestarting)) or not is_for_next(error):
                     raise
+            if tries.are_spent:
+                break
         raise await self._no_engine(base)
 
     async def _opened(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import msgspec
@@ -10,8 +10,8 @@ import pytest
 
 from mint_common.adapters_format.refusal import AdapterUnreadable
 from mint_common.client.directory import EngineDirectory
-from mint_common.client.engine_errors import retry_in_seconds
-from mint_common.errors import EngineRestarting, MintError, PeerFailed, Unavailable
+from mint_common.client.engine_errors import MAX_REFUSALS, MAX_SILENT, retry_in_seconds
+from mint_common.errors import EngineRestarting, MintError, Overloaded, PeerFailed, Unavailable
 from mint_common.generation import RESTART_SECONDS, CallFacts, EngineLoad, SampleRequest, Sampling
 from mint_common.ids import TenantId, new_id
 from mint_common.inference.operations import ApiOperation
@@ -159,4 +159,34 @@ async def test_an_adapter_that_an_older_loader_cannot_read_is_asked_of_the_next(
             await directory.sample(BASE, sample_request())
         assert asked.count("/internal/sample") == 2
         assert directory._doubted == {}, "it answers, and serves others"
+        await directory.aclose()
+
+
+async def test_a_request_is_tried_on_a_bounded_number_of_engines() -> None:
+    async with AsyncExitStack() as stack:
+        asked: list[str] = []
+        full = Overloaded(what="the engine", depth=1, retry_after_seconds=1)
+        refusing = answers() | {"/internal/sample": full}
+        urls = [await stack.enter_async_context(listening(refusing, asked)) for _ in range(6)]
+        directory = EngineDirectory(urls, token="t")
+        assert len(await directory.engines()) == 6
+        with pytest.raises(Overloaded):
+            await directory.sample(BASE, sample_request())
+        assert asked.count("/internal/sample") == MAX_REFUSALS < 6
+        await directory.aclose()
+
+
+async def test_engines_that_do_not_answer_use_up_tries_of_their_own() -> None:
+    """A rack that is gone must not fail requests that the rest can answer."""
+    async with AsyncExitStack() as stack:
+        restarting = EngineRestarting(retry_after_seconds=1)
+        gone = answers() | {"/internal/sample": restarting}
+        urls = [await stack.enter_async_context(listening(gone)) for _ in range(MAX_SILENT - 1)]
+        full = answers() | {"/internal/sample": Overloaded(what="it", depth=1, retry_after_seconds=1)}
+        urls.append(await stack.enter_async_context(listening(full)))
+        directory = EngineDirectory(urls, token="t")
+        assert len(await directory.engines()) == MAX_SILENT
+        with pytest.raises(Overloaded):
+            await directory.sample(BASE, sample_request())
+        assert len(directory.restarting()) == MAX_SILENT - 1
         await directory.aclose()
