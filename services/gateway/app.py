@@ -187,7 +187,7 @@ async def run(settings: GatewaySettings) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
             partial(catalog.engines.follow, bus),
-            FleetWatch(catalog.registry, catalog.engines, catalog.trainers, clock).run,
+            *FleetWatch(catalog.registry, catalog.engines, catalog.trainers, clock).work(bus),
             partial(catalog.resolver.follow, bus),
             partial(exports.follow, bus),
             partial(catalog.resolver.ask_for_loads, bus),

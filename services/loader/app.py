@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +83,7 @@ class Loader:
     prewarms: Prewarms
     registration: BaseRegistration
     announcement: Announcement
-    members: MembersWatch
+    members: Sequence[Callable[[], Awaitable[None]]]
     watch: EngineWatch
     working_set: WorkingSetSaver
 
@@ -245,7 +245,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
                 state=partial(member_state, http, registration),
                 clock=clock,
             ),
-            members=MembersWatch(RegistryClient(registry), homes.follow_members, clock),
+            members=MembersWatch(RegistryClient(registry), homes.follow_members, clock).work(bus),
             watch=watch,
             working_set=working_set,
         )
@@ -261,7 +261,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.dispatcher.run,
             loader.prewarms.run,
             loader.registration.run,
-            loader.members.run,
+            *loader.members,
             loader.watch.reconcile,
             loader.working_set.run,
         ]

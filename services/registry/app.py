@@ -49,6 +49,8 @@ SCHEMA = "registry"
 LOOKUP_CONNECTIONS = 4
 """Connections reserved for look-ups of keys and names, which every gateway request waits for; long lists
 cannot take them."""
+SILENT_SECONDS = 1.0
+"""Interval at which it looks for members whose lease has ended."""
 ACK_WAIT_SECONDS = 5.0
 """Time after which messages of a killed registry are delivered again; a check that takes longer renews
 it."""
@@ -115,7 +117,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
                 clock=clock,
                 grace_seconds=settings.collection_grace_seconds,
             ),
-            members=PostgresMembers(lookup_pool),
+            members=PostgresMembers(lookup_pool, ledger),
             clock=clock,
         )
         if settings.bootstrap_key:
@@ -194,6 +196,13 @@ async def run(settings: RegistrySettings) -> None:
             registry.dispatcher.run,
             registry.relay.run,
             registry.rules.run,
+            partial(
+                run_periodically,
+                registry.members.tell_silent,
+                name="tell of silent members",
+                every_seconds=SILENT_SECONDS,
+                clock=SystemClock(),
+            ),
             partial(
                 run_periodically,
                 registry.members.forget,

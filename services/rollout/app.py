@@ -274,7 +274,7 @@ async def open_rollout(
             JobScores(commits=commits, runs=runs).run,
             eraser.run,
             partial(engines.follow, bus),
-            FleetWatch(catalog, engines, directory, clock).run,
+            *FleetWatch(catalog, engines, directory, clock).work(bus),
             partial(serve_socket, door_http(door, parts.door_calls), door.socket),
             *tenant_work(parts, bus, eraser, copies=files),
         )

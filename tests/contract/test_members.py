@@ -1,5 +1,6 @@
 """Members of a fleet: a row is of the process that started last, and is forgotten after a long silence."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -7,8 +8,12 @@ import asyncpg
 import pytest
 from contract.schemas import empty_schema
 
+from mint_common.events import MemberChanged
+from mint_common.events.codec import decode
 from mint_common.ids import BaseName
 from mint_common.members import FORGET_SECONDS, LEASE_SECONDS, Beat, MemberReplaced
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.registry.adapters.members_postgres import PostgresMembers
 
 pytestmark = pytest.mark.integration
@@ -34,7 +39,15 @@ async def pool(shared_database: str) -> AsyncIterator[asyncpg.Pool]:
 
 @pytest.fixture
 def members(pool: asyncpg.Pool) -> PostgresMembers:
-    return PostgresMembers(pool)
+    return PostgresMembers(pool, PostgresLedger(pool, SystemClock()))
+
+
+async def told(pool: asyncpg.Pool) -> list[tuple[str, str]]:
+    """Return what `member.changed` has told, in order: epochs and states."""
+    rows = await pool.fetch("SELECT data FROM mint_outbox ORDER BY id")
+    events = [decode(row["data"])[1] for row in rows]
+    assert all(isinstance(event, MemberChanged) for event in events)
+    return [(event.epoch, event.state) for event in events if isinstance(event, MemberChanged)]
 
 
 async def test_a_member_renews_its_row_and_leaves(members: PostgresMembers) -> None:
@@ -80,3 +93,37 @@ async def test_a_silent_member_stays_known_for_an_hour(members: PostgresMembers,
     assert await members.members() == []
     await members.forget()
     assert await pool.fetchval("SELECT count(*) FROM members") == 0
+
+
+async def test_each_change_of_a_member_is_told_once(members: PostgresMembers, pool: asyncpg.Pool) -> None:
+    ready = replace(FIRST, state="ready")
+    for beat in (FIRST, FIRST, ready, ready, replace(ready, state="draining"), SECOND, SECOND):
+        await members.beat(beat)
+    with pytest.raises(MemberReplaced):
+        await members.beat(FIRST)
+    expected = [("first", "starting"), ("first", "ready"), ("first", "draining"), ("second", "starting")]
+    assert await told(pool) == expected
+    moved = replace(SECOND, url="http://10.0.0.3:8104")
+    await members.beat(moved)
+    assert await told(pool) == [*expected, ("second", "starting")]
+    await members.leave("loader", "engine-1", "first")
+    for _ in range(2):
+        await members.leave("loader", "engine-1", "second")
+    assert await told(pool) == [*expected, ("second", "starting"), ("second", "gone")]
+
+
+async def test_the_end_of_a_lease_is_told_once_and_so_is_the_return(
+    members: PostgresMembers, pool: asyncpg.Pool
+) -> None:
+    other = replace(SECOND, member_id="engine-2")
+    await members.beat(other)
+    await members.beat(FIRST)
+    await members.tell_silent()
+    await pool.execute(SILENT + " WHERE member_id = 'engine-1'", LEASE_SECONDS + 1)
+    registries = [PostgresMembers(pool, PostgresLedger(pool, SystemClock())) for _ in range(3)]
+    await asyncio.gather(*(each.tell_silent() for each in registries))
+    await members.tell_silent()
+    await members.beat(FIRST)
+    expected = [("second", "starting"), ("first", "starting"), ("first", "silent"), ("first", "starting")]
+    assert await told(pool) == expected
+    assert all(each.is_alive for each in await members.members())

@@ -18,6 +18,7 @@ from mint_common.events import (
     JobSpec,
     JobSubmitted,
     LoraSpec,
+    MemberChanged,
     PolicyChanged,
     PolicyCreated,
     PolicyGradient,
@@ -37,6 +38,7 @@ from mint_common.events import (
     WaveCompleted,
     WaveRequested,
 )
+from mint_common.events.member import NO_TENANT
 from mint_common.generation import AdapterStatus, EngineInfo
 from mint_common.ids import (
     BaseName,
@@ -220,6 +222,16 @@ _EVENTS: tuple[Event, ...] = (
     AdapterEvicted(**_ON_ENGINE, sequence=8),
     AdapterNonFinite(**_ON_ENGINE, sequence=9),
     AdapterFailed(**_ON_ENGINE, sequence=9, code="blob_missing", reason="No blob at 'revisions/x'."),
+    MemberChanged(
+        tenant_id=NO_TENANT,
+        base=BASE,
+        change_id="change_1",
+        kind="loader",
+        member_id="engine-1",
+        epoch="run-1",
+        url="http://10.0.0.7:8104",
+        state="ready",
+    ),
 )
 
 ENGINE_INFO = EngineInfo(

@@ -16,7 +16,7 @@ import typer
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.commands.api import api_command
 from mint_common.errors import NotFound, Unavailable
-from mint_common.events import EVENT_TYPES
+from mint_common.events import TENANTS_EVENT_TYPES
 from mint_common.new_folder import replace_file
 
 SHOWN = ("alias", "step", "tier", "engine_id", "suite", "metric", "value", "outcome", "job_id", "reason")
@@ -44,7 +44,7 @@ class EventFilter:
 
 def check_types(types: Collection[str]) -> None:
     """Raise NotFound, with suggestions, for a text that is neither a type of event nor its noun."""
-    whole = {event_type.type for event_type in EVENT_TYPES}
+    whole = {event_type.type for event_type in TENANTS_EVENT_TYPES}
     known = sorted(whole | {name.partition(".")[0] for name in whole})
     for name in types:
         if name not in known:

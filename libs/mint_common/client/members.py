@@ -3,23 +3,30 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from fastapi import FastAPI
 
+from mint_common.bus.following import follow_bus
+from mint_common.bus.port import Bus
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import BaseRegistration, RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import MintError
+from mint_common.events import MemberChanged
+from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, new_id
 from mint_common.members import BEAT_SECONDS, Beat, Member, MemberKind, MemberReplaced, MemberState
 from mint_common.runtime.clock import Clock
-from mint_common.waiting import raise_if_cancelled
+from mint_common.waiting import raise_if_cancelled, wait_for_event
 
 LOOK_SECONDS = 0.1
 """Interval at which a member looks whether its state has changed."""
 FOLLOW_SECONDS = 1.0
+TOGETHER_SECONDS = 0.1
+"""Least time between two reads: many members may change at once."""
 LEAVE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -71,7 +78,7 @@ class Announcement:
 
 
 class MembersWatch:
-    """Tells ``hear`` of the fleet's members, again and again."""
+    """Tells ``hear`` of the fleet's members: every `FOLLOW_SECONDS`, and when one has changed."""
 
     def __init__(
         self, registry: RegistryClient, hear: Callable[[Sequence[Member]], None], clock: Clock
@@ -79,6 +86,15 @@ class MembersWatch:
         self._registry = registry
         self._hear = hear
         self._clock = clock
+        self._changed = asyncio.Event()
+
+    def work(self, bus: Bus) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Return what a service runs in its background."""
+        return self.run, partial(self.follow, bus)
+
+    async def follow(self, bus: Bus) -> None:
+        """Read the members at once when one has changed, until cancelled."""
+        await follow_bus(bus, (subjects_of(MemberChanged),), lambda _: self._changed.set())
 
     async def run(self) -> None:
         """Follow until cancelled. While the registry is away, the members known last stay."""
@@ -90,7 +106,9 @@ class MembersWatch:
                 _log.debug("members not known", extra={"problem": str(error)})
             else:
                 self._hear(members)
-            await self._clock.sleep(FOLLOW_SECONDS)
+            await self._clock.sleep(TOGETHER_SECONDS)
+            await wait_for_event(self._changed, clock=self._clock, seconds=FOLLOW_SECONDS - TOGETHER_SECONDS)
+            self._changed.clear()
 
 
 class FleetWatch(MembersWatch):

@@ -24,6 +24,7 @@ from mint_common.events.job import (
     LoraSpec,
     OptimizerStart,
 )
+from mint_common.events.member import MemberChanged
 from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, PolicyRemoved, Retention
 from mint_common.events.policy_gradient import Overlong, PolicyGradient
 from mint_common.events.revision import (
@@ -68,4 +69,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     AdapterEvicted,
     AdapterNonFinite,
     AdapterFailed,
+    MemberChanged,
 )
+TENANTS_EVENT_TYPES = tuple(each for each in EVENT_TYPES if each is not MemberChanged)
+"""Types of events about a tenant's work, which it may ask for."""

@@ -14,7 +14,7 @@ import msgspec
 
 from mint_common.bus.port import Bus, Delivery
 from mint_common.errors import Unavailable
-from mint_common.events import EVENT_TYPES
+from mint_common.events import TENANTS_EVENT_TYPES
 from mint_common.events.codec import Envelope
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
@@ -36,7 +36,7 @@ from services.gateway.core.webhooks.retries import (
 from services.gateway.core.webhooks.signature import signed_headers
 
 DURABLE = "gateway-webhooks"
-SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
+SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in TENANTS_EVENT_TYPES)
 AGAIN_SECONDS = 1.0
 """Interval of polls of the queue, for deliveries of other gateways and after outages."""
 TURN_DELIVERIES = 8

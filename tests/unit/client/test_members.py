@@ -1,6 +1,7 @@
 """Engines and trainers that come and go: requests follow, and what is silent is chosen last."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,20 @@ from unit.client.test_directory import answers, listening
 
 from mint_common.client.choice import RoutedRequest
 from mint_common.client.directory import EngineDirectory
-from mint_common.client.members import Announcement, first_beat
+from mint_common.client.members import (
+    FOLLOW_SECONDS,
+    TOGETHER_SECONDS,
+    Announcement,
+    MembersWatch,
+    first_beat,
+)
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import Unavailable
 from mint_common.members import LEASE_SECONDS, Beat, Member, MemberReplaced
 from mint_common.runtime.clock import SystemClock
-from tests.testing.factories import BASE, ENGINE_INFO
+from mint_common.runtime.dispatch import publish_event
+from tests.testing.bus_memory import MemoryBus
+from tests.testing.factories import BASE, ENGINE_INFO, EXAMPLES
 
 
 def member(url: str, *, name: str = "engine-1", **changes: object) -> Member:
@@ -127,3 +136,34 @@ async def test_an_outage_ends_no_announcement_but_another_process_of_its_name_do
         state.append("ready")
         with pytest.raises(MemberReplaced):
             await running
+
+
+class Rows:
+    """A registry that lists members."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def members(self) -> list[Member]:
+        self.reads += 1
+        return [member("http://a:1")]
+
+
+async def test_a_change_of_a_member_is_read_at_once_and_many_together() -> None:
+    rows, bus, heard = Rows(), MemoryBus(SystemClock()), list[int]()
+    watch = MembersWatch(rows, lambda members: heard.append(len(members)), SystemClock())  # type: ignore[arg-type]  # the list alone
+    work = [asyncio.ensure_future(each()) for each in watch.work(bus)]
+    await asyncio.sleep(TOGETHER_SECONDS + 0.05)
+    assert heard == [1]
+    began = time.monotonic()
+    for number in range(50):
+        event = replace(EXAMPLES["member.changed"], change_id=str(number))
+        await publish_event(bus, event, cause="test", now=0.0)
+    while len(heard) < 2:
+        await asyncio.sleep(0.005)
+    assert time.monotonic() - began < FOLLOW_SECONDS / 2
+    await asyncio.sleep(0.3 * FOLLOW_SECONDS)
+    assert rows.reads <= 4
+    for each in work:
+        each.cancel()
+    await asyncio.gather(*work, return_exceptions=True)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from mint_common.errors import InvalidField
-from mint_common.events import EVENT_TYPES
+from mint_common.events import TENANTS_EVENT_TYPES
 from mint_common.examples import body_config
 from mint_common.ids import new_id
 from mint_common.json_types import JsonObject
@@ -32,7 +32,7 @@ TENANT_WEBHOOKS = 20
 """Maximum webhooks of a tenant: each is sent every event of its types."""
 OVERLAP_SECONDS = 86_400.0
 """Time after a rotation in which the former secret still signs."""
-_TYPES = tuple(event_type.type for event_type in EVENT_TYPES)
+_TYPES = tuple(event_type.type for event_type in TENANTS_EVENT_TYPES)
 
 Url = Annotated[str, Field(examples=["https://ci.example.com/hooks/mint"])]
 Types = Annotated[tuple[str, ...], Field(max_length=100, examples=[["revision.published", "alias.moved"]])]
