@@ -59,15 +59,15 @@ def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str
 def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
     """Return engines with their use and capacity; "?" where an engine did not report.
 
-    One that restarts shows that, and its expected return.
+    One that restarts shows that, and its expected return; one that does not answer shows that.
     """
-    return [
-        {**engine, "used": _used(engine, engine["load"]), "away": _back_in(engine["retry_after_seconds"])}
-        for engine in engines
-    ]
+    return [{**engine, "used": _used(engine, engine["load"]), "away": _away(engine)} for engine in engines]
 
 
-def _back_in(seconds: int | None) -> str:
+def _away(engine: Any) -> str:
+    if engine.get("state") == "silent":
+        return "does not answer"
+    seconds = engine["retry_after_seconds"]
     return "" if seconds is None else f"restarts, back in {seconds} s"
 
 
@@ -99,7 +99,7 @@ def restart_notes(engines: Sequence[Row]) -> list[str]:
     return [
         f"{engine['engine_id']} {engine['away']}: what it held is loaded again then"
         for engine in engines
-        if engine["away"]
+        if engine["retry_after_seconds"] is not None
     ]
 
 

@@ -12,7 +12,6 @@ Invariants:
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +26,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
 from mint_common.client.routing import NEARNESS, Nearness
+from mint_common.client.served_bases import ServedBases
 from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
 from mint_common.errors import (
     EngineDied,
@@ -76,8 +76,7 @@ class EngineDirectory:
         check_served: Callable[[BaseName], Awaitable[None]] | None = None,
     ) -> None:
         """Connect later; the times are those of `InternalHttp`."""
-        self._check_served = check_served
-        self._served_at: dict[BaseName, float] = {}
+        self._served_bases = ServedBases(check_served)
 
         def make(url: str) -> EngineClient:
             times = {"timeout_seconds": timeout_seconds, "ask_seconds": ask_seconds}
@@ -252,9 +251,13 @@ class EngineDirectory:
         engine_ids = (info.engine_id for info in self._known.values() if info.base == base)
         return any(self._choice.residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
 
+    def known(self, client: EngineClient) -> EngineInfo | None:
+        """Return what an engine said of itself last."""
+        return self._known.get(self._fleet.url_of(client) or "")
+
     def believe(self, client: EngineClient, status: AdapterStatus) -> None:
         """Record where an adapter is from an engine's answer, before its event arrives."""
-        info = self._known.get(self._fleet.url_of(client) or "")
+        info = self.known(client)
         if info is not None and status.readiness == "ready":
             self._choice.residency.note(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
@@ -297,17 +300,8 @@ class EngineDirectory:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
         if back_in:
             return EngineRestarting(retry_after_seconds=min(back_in))
-        await self._ask_served(base)
+        await self._served_bases.check(base)
         return Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
-
-    async def _ask_served(self, base: BaseName) -> None:
-        """Raise InvalidField for a base that is not served, as known by the registry, if that answers."""
-        now = time.monotonic()
-        if self._check_served is None or now - self._served_at.get(base, -_REASK_SECONDS) < _REASK_SECONDS:
-            return
-        with suppress(Unavailable):
-            await self._check_served(base)
-        self._served_at[base] = now  # while engines are away, not each of their requests asks
 
     def _serving(self, base: BaseName) -> list[str]:
         return [url for url, info in self._known.items() if info.base == base and self._is_served_at(url)]

@@ -144,6 +144,8 @@ class ScriptedLoader:
         self.poison: set[Digest] = set()
         self.may_load = threading.Event()
         self.may_load.set()
+        self.may_report = threading.Event()
+        self.may_report.set()
         self.load = EngineLoad(
             requests=0,
             loads_waiting=0,
@@ -188,6 +190,8 @@ class ScriptedLoader:
 
         @http.get("/internal/load")
         async def load() -> dict[str, object]:
+            while not self.may_report.is_set():
+                await asyncio.sleep(0.01)
             return asdict(self.load)
 
         @http.post("/internal/prewarm")

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from mint_common.ids import Digest
+from services.gateway.http.mint.residency import ANSWER_SECONDS
 from tests.integration.gateway.scripted_loader import ready_status
 
 pytestmark = pytest.mark.integration
@@ -153,6 +154,22 @@ def test_an_unknown_digest_is_not_found(stack, change, digest):
     with stack.client() as mint:
         answer = mint.post(f"/adapters/{digest}/{change}")
     assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "revision")
+
+
+def test_a_list_of_engines_does_not_wait_for_one_that_does_not_answer(stack):
+    stack.loader.may_report.clear()
+    try:
+        with stack.client() as mint:
+            began = time.monotonic()
+            (engine,) = mint.get("/engines").json()
+            assert time.monotonic() - began < 2 * ANSWER_SECONDS
+        assert (engine["engine_id"], engine["state"], engine["load"]) == ("scripted", "silent", None)
+        assert engine["retry_after_seconds"] is None
+    finally:
+        stack.loader.may_report.set()
+    with stack.client() as mint:
+        (engine,) = mint.get("/engines").json()
+    assert engine["state"] == "serving"
 
 
 def test_an_engine_that_restarts_is_told_as_such_and_when_to_try_again(stack, counter):

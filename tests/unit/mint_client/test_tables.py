@@ -67,6 +67,9 @@ def test_an_engine_shows_how_full_it_is() -> None:
     assert cells(busy, ENGINE) == ("e", "", "tiny", "5", "3/4", "9/16", "64/2048", "2", "7")
     assert cells(silent, ENGINE) == ("e", "", "tiny", *"??????")
     assert cells(restarting, ENGINE)[:2] == ("e", "restarts, back in 12 s")
+    (vanished,) = engine_rows([{**ENGINE_ROW, "load": None, "state": "silent"}])
+    assert cells(vanished, ENGINE)[:2] == ("e", "does not answer")
+    assert restart_notes([vanished]) == []
 
 
 def test_an_adapter_shows_its_state_its_use_and_its_position_in_the_queue() -> None:

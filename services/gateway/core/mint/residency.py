@@ -14,11 +14,11 @@ from mint_common.ids import Digest, EngineId
 class EngineEntry(EngineInfo):
     """An engine and its load by all tenants or one; ``load`` None is unknown.
 
-    A ``restarting`` engine is expected back in ``retry_after_seconds``.
+    A ``restarting`` engine is expected back in ``retry_after_seconds``; a ``silent`` one does not answer.
     """
 
     load: EngineLoad | None
-    state: Literal["serving", "restarting"] = "serving"
+    state: Literal["serving", "silent", "restarting"] = "serving"
     retry_after_seconds: int | None = None
 
 
@@ -35,6 +35,11 @@ def describe_engine(info: EngineInfo, load: EngineLoad | None) -> EngineEntry:
     """Return an engine's entry."""
     shown = load and EngineLoad(**{each.name: getattr(load, each.name) for each in fields(EngineLoad)})
     return EngineEntry(**asdict(info) | {"load": shown})
+
+
+def describe_silent(info: EngineInfo) -> EngineEntry:
+    """Return the entry of an engine that does not answer."""
+    return EngineEntry(**asdict(info), load=None, state="silent")
 
 
 def describe_restarting(info: EngineInfo, retry_after_seconds: int) -> EngineEntry:

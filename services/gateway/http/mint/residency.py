@@ -8,7 +8,6 @@ the totals.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter
@@ -17,7 +16,7 @@ from mint_common.catalog import OwnedRevision
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient, ResidencyChange
 from mint_common.errors import EngineRestarting, MintError, NotFound, Unavailable
-from mint_common.generation import AdapterStatus
+from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.mint.residency import (
     AdapterEntry,
@@ -25,6 +24,7 @@ from services.gateway.core.mint.residency import (
     describe_engine,
     describe_residency,
     describe_restarting,
+    describe_silent,
     load_of_tenant,
 )
 from services.gateway.http.edge.context import ReadCaller, TrainCaller
@@ -35,6 +35,9 @@ router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRo
 
 NEAREST = 4096
 """Maximum adapters listed per engine: all in slots and host memory, then those on disk."""
+
+ANSWER_SECONDS = 2.0
+"""Time that a list of engines waits for each of them."""
 
 T = TypeVar("T")
 
@@ -50,10 +53,12 @@ class _Resident:
 async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntry]:
     """List the engines and their load: by your tenant, or by all tenants for an operator.
 
-    An engine that has just ended is `restarting` and expected back in `retry_after_seconds`.
+    An engine that has just ended is `restarting` and expected back in `retry_after_seconds`. One that does
+    not answer within 2 s is `silent`: its host may have vanished.
     """
     engines, tenant_id = parts.engines, None if caller.authority.may("operator") else caller.tenant_id
-    serving = await _of_each(engines, partial(_describe, tenant_id))
+    asked = [_entry(engines, tenant_id, client) for client in engines.clients()]
+    serving = [each for each in await asyncio.gather(*asked) if each is not None]
     known = {entry.engine_id for entry in serving}
     away = [(info, seconds) for info, seconds in engines.restarting() if info.engine_id not in known]
     return [*serving, *(describe_restarting(info, seconds) for info, seconds in away)]
@@ -124,10 +129,27 @@ async def _residents(parts: CatalogParts, tenant_id: TenantId) -> list[_Resident
     return await _of_each(parts.engines, resident)
 
 
+async def _entry(
+    engines: EngineDirectory, tenant_id: TenantId | None, client: EngineClient
+) -> EngineEntry | None:
+    """Return an engine's entry; None for one that has ended, or has never answered."""
+    known = engines.known(client)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await _describe(tenant_id, client)
+    except Unavailable as error:
+        engines.note_failure(client, error)
+        return None
+    except TimeoutError:
+        problem = f"no answer within {ANSWER_SECONDS:g} s"
+        engines.note_failure(client, Unavailable(what="an engine", problem=problem))
+        return describe_silent(known) if known else None
+
+
 async def _describe(tenant_id: TenantId | None, client: EngineClient) -> EngineEntry:
     info = await client.describe()
     try:
-        load = await client.load()
+        load: EngineLoad = await client.load()
         if tenant_id is not None:
             load = load_of_tenant(await client.adapters(tenant_id=tenant_id, limit=NEAREST), whole=load)
         return describe_engine(info, load)
