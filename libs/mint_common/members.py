@@ -1,4 +1,4 @@
-"""Members of a fleet: the engines and trainers that say of themselves that they are there.
+"""Members of a fleet: engines, trainers and gateways that say of themselves that they are there.
 
 A member renews its row at the registry every `BEAT_SECONDS`. After `LEASE_SECONDS` without a beat it gets no
 requests; the row stays for `FORGET_SECONDS`, as its host may only be cut off.
@@ -10,11 +10,12 @@ from typing import Literal
 from mint_common.errors import MintError
 from mint_common.ids import BaseName
 
-MemberKind = Literal["loader", "trainer"]
+MemberKind = Literal["loader", "trainer", "gateway"]
 MemberState = Literal["starting", "ready", "draining"]
 
 BEAT_SECONDS = 2.0
 LEASE_SECONDS = 10.0
+NO_BASE = BaseName("-")
 FORGET_SECONDS = 3600.0
 """Time after which a silent member counts as gone, for a collection of unused bytes too."""
 
@@ -29,6 +30,7 @@ class MemberReplaced(MintError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """What a member says of itself. ``epoch`` is of its process, which began at ``started_at`` (Unix time).
+    A gateway's base is `NO_BASE`.
 
     ``member_id`` is its name among those of its kind, the same at every start; ``url`` is where others reach
     its internal HTTP.

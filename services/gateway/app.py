@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import asyncpg
+from fastapi import FastAPI
 
 from mint_common.algorithms import open_algorithms
 from mint_common.blobs.open import open_blobs
@@ -16,12 +17,16 @@ from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
-from mint_common.client.members import FleetWatch
+from mint_common.client.members import Announcement, FleetWatch, first_beat
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer_directory import TrainerDirectory
+from mint_common.errors import Unavailable
+from mint_common.ids import new_id
 from mint_common.line_budget import LineBudget
+from mint_common.members import BEAT_SECONDS, NO_BASE, MemberState
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.fair_gate import FairGate, LoopGate
+from mint_common.runtime.own_address import member_name, own_url
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -29,6 +34,7 @@ from mint_common.runtime.service import run_service
 from mint_common.tenant_budget import TenantBudget
 from services.gateway.adapters.handover import Handover
 from services.gateway.adapters.key_checks import KeyChecks
+from services.gateway.adapters.other_gateways import OtherGateways
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
@@ -47,7 +53,7 @@ from services.gateway.core.callers import KeyMemory
 from services.gateway.core.episode_keys import EpisodeKeys
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
-from services.gateway.core.tinker.ids import SAMPLE_PREFIX
+from services.gateway.core.tinker.ids import SAMPLE_PREFIX, gateway_tag
 from services.gateway.core.tinker.sample_queue import SampleBudgets
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
@@ -157,7 +163,10 @@ async def run(settings: GatewaySettings) -> None:
         parts = http.state
         parts.catalog = catalog = _open_catalog(settings, runs, blobs, clock, stack)
         exports = ExportDecisions(catalog.registry, clock)
-        parts.tinker = tinker = _tinker(settings, pool, runs, catalog, exports, clock)
+        epoch = new_id("epoch")
+        others = OtherGateways(tag=gateway_tag(epoch))
+        stack.push_async_callback(others.close)
+        parts.tinker = tinker = _tinker(settings, pool, runs, catalog, exports, others, clock)
         parts.edge = _edge(settings, catalog, requests, clock)
         parts.inference = _inference(settings)
         parts.jobs = JobParts(
@@ -187,7 +196,9 @@ async def run(settings: GatewaySettings) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
             partial(catalog.engines.follow, bus),
-            *FleetWatch(catalog.registry, catalog.engines, catalog.trainers, clock).work(bus),
+            *FleetWatch(
+                catalog.registry, catalog.engines, catalog.trainers, clock, others.follow_members
+            ).work(bus),
             partial(catalog.resolver.follow, bus),
             partial(exports.follow, bus),
             partial(catalog.resolver.ask_for_loads, bus),
@@ -197,7 +208,28 @@ async def run(settings: GatewaySettings) -> None:
             tinker.samples.run,
             partial(handover.run, clock),
         ]
-        await run_service(http, settings, background)
+        announce = partial(_announce, settings, catalog.registry, http, epoch, clock)
+        await run_service(http, settings, background, answering=[announce])
+
+
+async def _announce(
+    settings: GatewaySettings, registry: RegistryClient, http: FastAPI, epoch: str, clock: Clock
+) -> None:
+    """Tell the others until cancelled where this gateway is, which has the samples that it took in."""
+    url = settings.advertise_url
+    if not url and settings.http_port == 0:
+        return  # of tests: nobody knows the port
+    while not url:
+        try:
+            url = own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url)
+        except Unavailable:
+            await clock.sleep(BEAT_SECONDS)
+    said = first_beat("gateway", member_id=member_name(url), url=url, base=NO_BASE, epoch=epoch)
+
+    def state() -> MemberState:
+        return "draining" if http.state.in_hand.is_draining else "ready"
+
+    await Announcement(registry, said, state=state, clock=clock).run()
 
 
 def _internal(
@@ -281,11 +313,12 @@ def _tinker(  # noqa: PLR0917  # each has a type of its own
     runs: PostgresTinkerRuns,
     catalog: CatalogParts,
     exports: ExportDecisions,
+    others: OtherGateways,
     clock: Clock,
 ) -> Tinker:
     sessions = PostgresSamplingSessions(pool, clock)
     of_keys, of_tenants = _sample_budgets(1), _sample_budgets(TENANT_KEYS)
-    samples = EngineSamples(catalog.engines, clock, of_keys=of_keys, of_tenants=of_tenants)
+    samples = EngineSamples(catalog.engines, clock, of_keys=of_keys, of_tenants=of_tenants, tag=others.tag)
     training = TrainingFutures(runs, catalog.trainers, exports, sessions, clock)
     return Tinker(
         clock=clock,
@@ -294,6 +327,7 @@ def _tinker(  # noqa: PLR0917  # each has a type of its own
         max_answer_bytes=settings.max_answer_bytes,
         runs=runs,
         samples=samples,
+        other_gateways=others,
         sampling_sessions=sessions,
         checkpoints=TrainedCheckpoints(runs, catalog.trainers, catalog.registry),
         futures={"op:": training, SAMPLE_PREFIX: samples},

@@ -4,12 +4,12 @@ import re
 
 from pydantic import Field, field_validator
 
-from mint_common.settings import AlgorithmSettings, PeerSettings, ServiceSettings
+from mint_common.settings import AlgorithmSettings, MemberSettings, PeerSettings
 
 _ORIGIN = re.compile(r"\*|(https://(?!.*:443$)|http://(?!.*:80$))([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d+)?")
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(MemberSettings):
     """Settings of the gateway from the environment."""
 
     peers: PeerSettings

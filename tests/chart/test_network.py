@@ -43,12 +43,13 @@ def test_services_reach_whom_they_call_and_nobody_else(rendered: Mapping[str, An
         assert reached == CALLS
 
 
-def test_processes_of_rollout_hand_calls_of_agents_to_each_other(rendered: Mapping[str, Answer]) -> None:
+def test_processes_of_rollout_and_of_the_gateway_reach_each_other(rendered: Mapping[str, Answer]) -> None:
+    """They pass calls of agents on, and polls of samples."""
     policies = of_kind(rendered["small"].objects, "NetworkPolicy")
     for service, pods in endpoints(rendered["small"]).items():
         if service in PORTS:
             reached = allows(policies, pods, pods, PORTS[service], home=NAMESPACE)
-            assert reached == (service == "rollout"), service
+            assert reached == (service in {"rollout", "gateway"}), service
 
 
 def test_metrics_are_read_from_the_monitoring_namespace(rendered: Mapping[str, Answer]) -> None:

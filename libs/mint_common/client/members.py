@@ -115,11 +115,20 @@ class FleetWatch(MembersWatch):
     """Keeps the directories of engines and trainers to the members that the registry knows."""
 
     def __init__(
-        self, registry: RegistryClient, engines: EngineDirectory, trainers: TrainerDirectory, clock: Clock
+        self,
+        registry: RegistryClient,
+        engines: EngineDirectory,
+        trainers: TrainerDirectory,
+        clock: Clock,
+        *others: Callable[[Sequence[Member]], None],
     ) -> None:
+        """``others`` hear of all members."""
+
         def hear(members: Sequence[Member]) -> None:
             engines.follow_members([each for each in members if each.kind == "loader"])
             trainers.follow_members([each for each in members if each.kind == "trainer"])
+            for other in others:
+                other(members)
 
         super().__init__(registry, hear, clock)
 

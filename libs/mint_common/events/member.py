@@ -1,4 +1,4 @@
-"""Members of the fleet: engines and trainers that announce themselves to the registry."""
+"""Members of the fleet: engines, trainers and gateways that announce themselves to the registry."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,16 +12,16 @@ NO_TENANT = TenantId("-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberChanged(Event):
-    """An engine or a trainer joined the fleet, changed its state or its address, fell silent, or left.
+    """An engine, a trainer or a gateway joined, changed its state or its address, fell silent, or left.
 
-    ``base`` is the one that it has, and ``tenant_id`` is ``-``. The registry's list of members is the truth.
+    ``base`` is the one that it has, or ``-``, and ``tenant_id`` is ``-``. The registry's list is the truth.
     """
 
     type: ClassVar[str] = "member.changed"
     key: ClassVar[tuple[str, ...]] = ("change_id",)
 
     change_id: str
-    kind: Literal["loader", "trainer"]
+    kind: Literal["loader", "trainer", "gateway"]
     member_id: str
     epoch: str
     url: str

@@ -99,9 +99,12 @@ class EngineSamples:
         of_keys: SampleBudgets,
         of_tenants: SampleBudgets,
         kept_bytes: int = KEPT_BYTES,
+        tag: str = "",
     ) -> None:
+        """``tag`` names this process in the ids that it gives: another gateway passes polls on to it."""
         self._engines = engines
         self._clock = clock
+        self._suffix = f".{tag}" if tag else ""
         self._of_keys = of_keys
         self._of_tenants = of_tenants
         self._samples: dict[str, _Sample] = {}
@@ -130,12 +133,12 @@ class EngineSamples:
             if known.order.plan != order.plan:
                 plan = order.plan
                 raise SampleConflict(seq_id=plan.seq_id, sampling_session_id=plan.sampling_session_id)
-            return request_id
+            return request_id + self._suffix
         self._count_in(order)
         self._samples[request_id] = _Sample(order=order, polled_at=self._clock.monotonic())
         self._queue(order.base).push(order.tenant_id, order.key, request_id, order.seats)
         self._start(order.base)
-        return request_id
+        return request_id + self._suffix
 
     async def outcome(
         self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
@@ -144,7 +147,7 @@ class EngineSamples:
 
         Raises FutureGone for a sample that is unknown, expired or another tenant's.
         """
-        sample = self._samples.get(request_id)
+        sample = self._samples.get(request_id.partition(".")[0])
         if sample is None or sample.order.tenant_id != tenant_id:
             raise FutureGone(request_id=request_id[:100])
         sample.pollers += 1

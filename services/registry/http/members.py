@@ -25,7 +25,7 @@ class BeatBody(Body):
     epoch: Label
     started_at: Annotated[float, Field(ge=0)]
     url: Annotated[str, StringConstraints(max_length=300, pattern=r"^https?://[^\s/]+$")]
-    base: Annotated[str, StringConstraints(pattern=BASE_NAME_PATTERN)]
+    base: Annotated[str, StringConstraints(pattern=rf"^-$|{BASE_NAME_PATTERN}")]
     state: MemberState
 
 

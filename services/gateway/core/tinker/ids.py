@@ -18,7 +18,7 @@ from services.gateway.core.tinker.futures import FutureGone
 MAX_SEQ = LAST_SEQ
 """Sequence numbers are int32 on the wire."""
 SAMPLE_PREFIX = "smp_"
-"""Prefix of the request ids of samples."""
+"""Prefix of the request ids of samples. After a dot follows the tag of the gateway that has the sample."""
 
 CheckpointKind = Literal["training", "sampler"]
 FutureKind = Literal[
@@ -87,6 +87,16 @@ def unnumbered_seq(key: str) -> int:
     """Return the sequence number of an operation that has an idempotency key and no number: 63 bits."""
     digest = hashlib.sha256(key.encode()).digest()
     return UNNUMBERED + (int.from_bytes(digest[:8], "big") >> 2)
+
+
+def gateway_tag(epoch: str) -> str:
+    """Return the tag of a gateway's process, whose memory has its samples; ``epoch`` is the process's own."""
+    return epoch.rpartition("_")[2][:10]
+
+
+def tag_of_request(request_id: str) -> str:
+    """Return the tag of the gateway that has a sample, or ""."""
+    return request_id.partition(".")[2] if request_id.startswith(SAMPLE_PREFIX) else ""
 
 
 def check_session_id(text: str) -> str:

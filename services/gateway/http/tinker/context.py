@@ -10,6 +10,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from mint_common.line_budget import LineBudget
 from mint_common.runtime.clock import Clock
+from services.gateway.adapters.other_gateways import OtherGateways
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.tinker_checkpoints import TrainedCheckpoints
 from services.gateway.adapters.tinker_operations import TrainingFutures
@@ -39,6 +40,7 @@ class Tinker:
     signer: TicketSigner
     public_url: str
     samples: EngineSamples
+    other_gateways: OtherGateways
     sampling_sessions: PostgresSamplingSessions
     checkpoints: TrainedCheckpoints
 

@@ -1,6 +1,7 @@
 """``retrieve_future``: the outcome of a request that was answered with a future, by long poll.
 
-Invariants: a poll ends before its client's timeout; a disconnected client's poll ends at once.
+Invariants: a poll ends before its client's timeout; a disconnected client's poll ends at once; any gateway
+answers for a sample, which the gateway has that took it in.
 """
 
 import msgspec
@@ -44,6 +45,10 @@ async def retrieve_future(request: Request, body: BodyDep, caller: ReadCaller, t
     )
     if source is None:
         raise FutureGone(request_id=request_id[:100])
+    if tinker.other_gateways.is_elsewhere(request_id):
+        async with cancelled_on_disconnect(request):
+            found = await tinker.other_gateways.poll(request_id, body, request.headers)
+        return Response(found.body, status_code=found.status, headers=dict(found.headers))
     async with cancelled_on_disconnect(request):
         state = await source.outcome(
             request_id,
