@@ -303,7 +303,8 @@ def test_addresses_of_peers_are_those_of_services(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("scaling", [False, True])
-def test_callers_know_every_engine_that_there_may_be(scaling: bool) -> None:
+def test_callers_have_one_seed_of_a_group_however_many_engines_it_has(scaling: bool) -> None:
+    """Engines announce themselves under their pods' names, so scaling restarts no caller."""
     most = {"replicas": 3, "scaling": {"enabled": scaling, "minReplicas": 1, "maxReplicas": 5}}
     values = example(
         "small", bases__tiny__engines={"cpu": most}, observability={"prometheusUrl": "http://prometheus"}
@@ -312,7 +313,10 @@ def test_callers_know_every_engine_that_there_may_be(scaling: bool) -> None:
     for pods in of_services(answer):
         if pods.service in {"gateway", "rollout"}:
             urls = environment_of(pods)["MINT_PEERS_LOADER_URLS"].split(",")
-            assert urls == [
-                f"http://mint-loader-tiny-cpu-{number}.mint-loader-tiny-cpu:8104"
-                for number in range(5 if scaling else 3)
-            ]
+            assert urls == ["http://mint-loader-tiny-cpu-0.mint-loader-tiny-cpu:8104"]
+        elif pods.service == "loader":
+            (own_name,) = (
+                each for each in container_of(pods)["env"] if each["name"] == "MINT_LOADER_ENGINE_ID"
+            )
+            assert own_name["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+            assert "MINT_LOADER_ADVERTISE_URL" not in environment_of(pods), "it is the pod's own address"

@@ -29,8 +29,6 @@ def make_compose_files(
         "MINT_PORT": str(port),
         "COMPOSE_PROFILES": ",".join([computes_on, *(["observability"] if observability else [])]),
     }
-    if computes_on == "gpu":
-        values["MINT_LOADER_URLS"] = "http://loader:8104"
     if observability:
         values["MINT_OTLP_ENDPOINT"] = "http://collector:4318"
     return ComposeFiles(

@@ -104,8 +104,9 @@ def test_engines_share_nothing_but_the_base(compose: Mapping[str, Any]) -> None:
     ids = {engine["environment"]["MINT_LOADER_ENGINE_ID"] for engine in engines}
     writable = {volume for engine in engines for volume in engine["volumes"] if not volume.endswith(":ro")}
     assert len(ids) == len(writable) == 2
-    urls = _substitute(compose["services"]["gateway"]["environment"]["MINT_PEERS_LOADER_URLS"])
-    assert urls == "http://loader:8104,http://loader-2:8104"
+    known = compose["services"]["gateway"]["environment"]
+    assert _substitute(known["MINT_PEERS_LOADER_URLS"]) == "", "they announce themselves"
+    assert "MINT_PEERS_TRAINER_URLS" not in known
 
 
 def test_secrets_are_files_and_each_service_has_its_own(compose: Mapping[str, Any]) -> None:

@@ -1,5 +1,5 @@
 {{/*
-Every engine group as YAML, by its name among objects: base, engine, values (with the defaults), and most engines.
+Every engine group as YAML, by its name among objects: base, engine and values (with the defaults).
 The Service of a set has the set's name; that of a LeaderWorkerSet is made by its controller.
 */}}
 {{- define "mint.engines" -}}
@@ -7,10 +7,9 @@ The Service of a set has the set's name; that of a LeaderWorkerSet is made by it
 {{- range $base, $of := .Values.bases }}
 {{- range $engine, $own := $of.engines }}
 {{- $values := include "mint.partValues" (list $root.Values.engineDefaults $own $of.dtype) | fromYaml }}
-{{- $most := $values.scaling.enabled | ternary $values.scaling.maxReplicas $values.replicas | int }}
 {{- $name := include "mint.name" (dict "root" $root "part" (printf "loader-%s-%s" (replace "_" "-" $base) $engine)) }}
 {{ $name }}:
-{{- dict "base" $base "engine" $engine "values" $values "most" $most | toYaml | nindent 2 }}
+{{- dict "base" $base "engine" $engine "values" $values | toYaml | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -28,13 +27,14 @@ The Service of a set has the set's name; that of a LeaderWorkerSet is made by it
 {{- end }}
 {{- end -}}
 
-{{/* The addresses of all engines, those too that scaling may add, with commas between. */}}
+{{/*
+The address of each group's first engine, with commas between. Engines announce themselves; during an upgrade one of a
+version that does not is found by it: the first one of a set is replaced last.
+*/}}
 {{- define "mint.loaderUrls" -}}
 {{- $urls := list -}}
 {{- range $name, $part := include "mint.engines" . | fromYaml -}}
-{{- range $number := until (int $part.most) -}}
-{{- $urls = append $urls (printf "http://%s-%d.%s:%s" $name $number $name (include "mint.port" "loader")) -}}
-{{- end -}}
+{{- $urls = append $urls (printf "http://%s-0.%s:%s" $name $name (include "mint.port" "loader")) -}}
 {{- end -}}
 {{- join "," $urls -}}
 {{- end -}}
