@@ -319,10 +319,24 @@ Outcome = Pending | Done | Refused
 
 
 class TrainerInfo(msgspec.Struct, frozen=True):
-    """A trainer; without ``has_lease`` it is a spare of its base, or of a version without the field."""
+    """A trainer; without ``has_lease`` it waits for its base, or is of a version without the field."""
 
     base: BaseName
     has_lease: bool = False
+
+
+class PoolTrainer(msgspec.Struct, frozen=True, kw_only=True):
+    """A trainer of a base's pool: ``held`` policies are at work on it, and ``room`` can be stepped together.
+
+    ``policies`` are the asking tenant's among them, by id. One that is ``is_draining`` takes no others.
+    """
+
+    base: BaseName
+    trainer_id: str
+    held: int
+    room: int
+    is_draining: bool
+    policies: tuple[PolicyId, ...]
 
 
 class Resumption(msgspec.Struct, frozen=True):

@@ -34,13 +34,13 @@ from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.group import RankGroup, open_group
-from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.merging import FOLDER_PREFIX, MergingProcesses
 from services.trainer.adapters.model.placing import compute_deterministically, place
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.stored_states import BlobStates
+from services.trainer.adapters.trainer_pool_postgres import TrainerPool
 from services.trainer.adapters.training.freed_memory import give_memory_back
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.layer_rules import LayerRules
@@ -51,10 +51,14 @@ from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.counted_reads import CountedReads
 from services.trainer.handlers.lease_term import OperationParts, OperationSettings
 from services.trainer.handlers.operations import Operations
+from services.trainer.handlers.pool_events import PoolEvents
+from services.trainer.handlers.pool_peers import PoolPeers
+from services.trainer.handlers.terms import Terms
 from services.trainer.handlers.waves import WaveIntake
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import merging as merging_routes
 from services.trainer.http import operations as operation_routes
+from services.trainer.http import pool as pool_routes
 from services.trainer.http import rendering as rendering_routes
 from services.trainer.http import sessions as session_routes
 from services.trainer.settings import LAYOUTS, TrainerSettings
@@ -84,6 +88,7 @@ class Trainer:
     dispatcher: Dispatcher
     relay: OutboxRelay
     operations: Operations
+    terms: Terms
     registration: BaseRegistration
     announcement: Announcement
     ranks: RankGroup
@@ -94,8 +99,8 @@ class Trainer:
         await self.take_waves()
 
     async def take_waves(self) -> None:
-        """Take waves in while this process holds the lease: a spare would only give them back."""
-        await self.operations.while_held(self.dispatcher.run)
+        """Take waves in while this process is in the pool: else it would only give them back."""
+        await self.terms.while_held(self.dispatcher.run)
 
 
 @asynccontextmanager
@@ -164,10 +169,20 @@ async def open_trainer(
                 tenant_seconds=settings.tenant_seconds_per_day,
             ),
         )
-        lease = PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock)
-        operations = Operations(parts, lease, is_broken=ranks.is_lost)
+        pool_of_trainers = TrainerPool(
+            locking_pool,
+            base=base,
+            url=url,
+            room=min(settings.batch_policies, settings.resident_policies),
+            ttl_seconds=settings.lease_seconds,
+            clock=clock,
+        )
+        peers = PoolPeers(token=settings.internal.token)
+        stack.push_async_callback(peers.aclose)
+        terms = Terms(parts, pool_of_trainers, peers, is_broken=ranks.is_lost)
+        operations = Operations(parts, terms)
         mismatch = _mismatch(settings, policies.rules, setup.placement)
-        waves = WaveIntake(parts, operations, mismatch, max_early=2 * settings.batch_policies)
+        waves = WaveIntake(parts, terms, mismatch, max_early=2 * settings.batch_policies)
         dispatcher = Dispatcher(
             bus=bus,
             ledger=parts.ledger,
@@ -178,11 +193,14 @@ async def open_trainer(
             # the waves before them, where sampling runs ahead.
             concurrency=4 * settings.batch_policies,
         )
-        dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
-        dispatcher.on(WaveCancelled, waves.on_wave_cancelled, base=base)
-        dispatcher.on(PolicyRemoved, operations.on_policy_removed, base=base)
+        events = PoolEvents(terms, clock)
+        on_wave = events.on(WaveCompleted, waves.on_wave_completed, opens=True)
+        dispatcher.on(WaveCompleted, on_wave, base=base, given_up=waves.on_wave_given_up)
+        dispatcher.on(WaveCancelled, events.on(WaveCancelled, waves.on_wave_cancelled), base=base)
+        dispatcher.on(PolicyRemoved, events.on(PolicyRemoved, operations.on_policy_removed), base=base)
         session_routes.add_routes(http, parts)
         operation_routes.add_routes(http, operations)
+        pool_routes.add_routes(http, operations, events)
         rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)
         stack.callback(rendering.close)
         rendering_routes.add_routes(http, rendering)
@@ -196,6 +214,7 @@ async def open_trainer(
             dispatcher=dispatcher,
             relay=OutboxRelay(locking_pool, bus, clock),
             operations=operations,
+            terms=terms,
             registration=registration,
             announcement=Announcement(
                 RegistryClient(registry),
@@ -252,7 +271,13 @@ async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     """Serve until stopped, as rank 0."""
     async with open_trainer(settings, process) as trainer:
         operations = trainer.operations
-        background = [trainer.train, trainer.relay.run, operations.run, operations.prune, trainer.ranks.watch]
+        background = [
+            trainer.train,
+            trainer.relay.run,
+            trainer.terms.run,
+            operations.prune,
+            trainer.ranks.watch,
+        ]
         answering = [trainer.announcement.run]
         await run_service(trainer.http, settings, [*background, _tidy_memory], answering=answering)
 

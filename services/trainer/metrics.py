@@ -8,7 +8,7 @@ from mint_common.telemetry.series import begin
 from services.trainer.core.wave_operations import LoggedOperation
 
 LEASE_HELD = Gauge(
-    "mint_trainer_lease_held", "1 while this trainer holds the lease of its base, 0 in a spare"
+    "mint_trainer_lease_held", "1 while this trainer is in the pool of its base, 0 while it waits"
 )
 OPERATIONS = Counter(
     "mint_trainer_operations", "Operations by kind and outcome: done, refused", ["kind", "outcome"]

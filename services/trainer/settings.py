@@ -91,7 +91,7 @@ class TrainerSettings(MemberSettings):
     lease_seconds: float = Field(
         10.0,
         ge=5,
-        description="another trainer of the base takes over when this one has been silent for so long",
+        description="the other trainers of the base take over when this one has been silent for so long",
     )
     merges: int = Field(
         4,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from contract.training_rig import CLAIM, NOW, TOKEN, A, B, Store, done, filled, new, open_store
+from contract.training_rig import CLAIM, HOLDER, NOW, A, B, Store, done, filled, new, open_store
 
 from mint_common.errors import NotFound
 from mint_common.ids import PolicyId
@@ -28,8 +28,8 @@ async def seqs(store: Store, policy_id: PolicyId = A) -> list[int]:
 async def trained(store: Store, count: int, *, covered: int) -> None:
     """Store some operations, finished at `NOW` + their number; a snapshot covers the first ones."""
     await filled(store, count)
-    await store.operations.finish(TOKEN, [done(seq) for seq in range(count)])
-    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=covered, claim=CLAIM))
+    await store.operations.finish(HOLDER, [done(seq) for seq in range(count)])
+    await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=covered, claim=CLAIM))
 
 
 async def forget_results(store: Store) -> None:
@@ -47,7 +47,7 @@ async def test_operations_of_an_open_session_stay_while_anything_needs_them(stor
     assert await seqs(store) == [3, 4, 5], "a replay begins after the snapshot"
     replayed = await store.operations.executed_after(A, 3)
     assert [one.seq for one in replayed] == [3, 4, 5]
-    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=6, claim=CLAIM))
+    await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=6, claim=CLAIM))
     await store.operations.prune(before=NOW + 99)
     assert await seqs(store) == [5], "the newest says which number comes next"
     session = await store.operations.session(A)
@@ -60,28 +60,28 @@ async def test_an_operation_whose_row_is_deleted_is_not_executed_again(store: St
     await forget_results(store)
     await store.operations.prune(before=NOW + 99)
     assert await seqs(store) == [3]
-    assert await store.operations.add(TOKEN, [new(1), new(0), new(2, payload="other"), new(4)]) == [
+    assert await store.operations.add(HOLDER, [new(1), new(0), new(2, payload="other"), new(4)]) == [
         False,
         False,
         False,
         True,
     ]
     assert await store.operations.check(new(1)) is False
-    assert [one.seq for one in await store.operations.unfinished()] == [4]
+    assert [one.seq for one in await store.operations.unfinished([A, B])] == [4]
     with pytest.raises(NotFound):
         await store.operations.result(A, 1)
 
 
 async def test_what_waits_stays_and_so_does_what_has_no_number(store: Store) -> None:
     await filled(store, 5)
-    await store.operations.add(TOKEN, [new(UNNUMBERED + 7)])
+    await store.operations.add(HOLDER, [new(UNNUMBERED + 7)])
     finished = [done(0), done(2, 2), done(3, 3), done(UNNUMBERED + 7, 4)]
-    await store.operations.finish(TOKEN, [replace(one, finished_at=NOW) for one in finished])
-    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=4, claim=CLAIM))
+    await store.operations.finish(HOLDER, [replace(one, finished_at=NOW) for one in finished])
+    await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=4, claim=CLAIM))
     await forget_results(store)
     await store.operations.prune(before=NOW + 99)
     assert await seqs(store) == [1, 3, 4, UNNUMBERED + 7]
-    await store.operations.finish(TOKEN, [done(1, 5)])
+    await store.operations.finish(HOLDER, [done(1, 5)])
     assert await store.operations.result(A, 1) is not None
 
 

@@ -21,7 +21,7 @@ async def test_reads_are_counted_until_one_ends(store: Store) -> None:
     for seq in (0, 0, 1):
         await store.operations.begin_read(A, seq)
     await store.operations.end_read(A, 1)
-    assert [one.reads for one in await store.operations.unfinished()] == [2, 0]
+    assert [one.reads for one in await store.operations.unfinished([A])] == [2, 0]
 
 
 async def test_reads_of_waves_are_counted_until_one_ends(store: Store) -> None:

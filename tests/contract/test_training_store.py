@@ -8,11 +8,13 @@ import pytest
 from contract.training_rig import (
     BASE,
     CLAIM,
+    EARLIER,
+    HOLDER,
+    LATER,
     LORA,
     NOW,
     OTHER,
     TENANT,
-    TOKEN,
     A,
     B,
     Store,
@@ -76,21 +78,21 @@ def ref(name: str, policy_id: PolicyId = A) -> CheckpointRef:
 
 async def test_an_operation_is_stored_once(store: Store) -> None:
     await filled(store, 3)
-    outcomes = await store.operations.add(TOKEN, [new(1), new(3), new(2, payload="other"), new(0)])
+    outcomes = await store.operations.add(HOLDER, [new(1), new(3), new(2, payload="other"), new(0)])
     assert outcomes[:2] == [False, True]
     assert isinstance(outcomes[2], OperationConflict)
     assert outcomes[3] is False
-    assert [one.seq for one in await store.operations.unfinished()] == [0, 1, 2, 3]
+    assert [one.seq for one in await store.operations.unfinished([A, B])] == [0, 1, 2, 3]
 
 
 async def test_of_operations_that_come_together_for_one_place_the_first_has_it(store: Store) -> None:
     await filled(store, 1)
     outcomes = await store.operations.add(
-        TOKEN, [new(1, tenant_id=OTHER), new(1), new(1, payload="other"), new(1), new(2)]
+        HOLDER, [new(1, tenant_id=OTHER), new(1), new(1, payload="other"), new(1), new(2)]
     )
     kinds = [type(one) if isinstance(one, MintError) else one for one in outcomes]
     assert kinds == [NotFound, True, OperationConflict, False, True]
-    stored = await store.operations.unfinished()
+    stored = await store.operations.unfinished([A, B])
     assert [one.payload.data for one in stored[1:]] == [b"operation 1", b"operation 2"]
 
 
@@ -98,9 +100,9 @@ async def test_what_its_client_did_not_number_is_found_in_the_order_of_arrival(s
     await filled(store, 2)
     number = UNNUMBERED + 9
     for at, seq in enumerate((number, 2), 1):
-        await store.operations.add(TOKEN, [replace(new(seq), submitted_at=NOW + at)])
-    assert [one.seq for one in await store.operations.unfinished()] == [0, 1, number, 2]
-    await store.operations.finish(TOKEN, [done(0), done(number, 2)])
+        await store.operations.add(HOLDER, [replace(new(seq), submitted_at=NOW + at)])
+    assert [one.seq for one in await store.operations.unfinished([A, B])] == [0, 1, number, 2]
+    await store.operations.finish(HOLDER, [done(0), done(number, 2)])
     session = await store.operations.session(A)
     assert session is not None
     assert session.next_seq == 1
@@ -108,9 +110,9 @@ async def test_what_its_client_did_not_number_is_found_in_the_order_of_arrival(s
 
 async def test_an_operation_needs_a_session_of_its_tenant_that_is_open(store: Store) -> None:
     await filled(store, 1)
-    await store.operations.finish(TOKEN, [replace(done(0), closes=True)])
+    await store.operations.finish(HOLDER, [replace(done(0), closes=True)])
     outcomes = await store.operations.add(
-        TOKEN, [new(1, tenant_id=OTHER), new(1, policy_id=B), new(1), new(0), new(0, tenant_id=OTHER)]
+        HOLDER, [new(1, tenant_id=OTHER), new(1, policy_id=B), new(1), new(0), new(0, tenant_id=OTHER)]
     )
     kinds = [type(one) if isinstance(one, MintError) else one for one in outcomes]
     assert kinds == [NotFound, NotFound, SessionClosed, False, NotFound]
@@ -121,13 +123,13 @@ async def test_results_move_the_session_on(store: Store) -> None:
     await filled_b(store)
     assert await store.operations.result(A, 1) is None
     finished = [done(0), done(2, 2, step=1), done(0, policy_id=B), done(1, 3, step=2)]
-    assert await store.operations.finish(TOKEN, finished) == []
+    assert await store.operations.finish(HOLDER, finished) == []
     assert await store.operations.result(A, 1) == Packed(data=b"result 1")
     session = await store.operations.session(A)
     assert session is not None
     assert (session.step, session.position, session.next_seq, session.lora) == (2, 3, 3, LORA)
     assert (session.last_operation_at, session.snapshot) == (NOW + 1, None)
-    assert [(one.policy_id, one.seq) for one in await store.operations.unfinished()] == [(A, 3)]
+    assert [(one.policy_id, one.seq) for one in await store.operations.unfinished([A, B])] == [(A, 3)]
     assert (await store.operations.payload(A, 3)).data == b"operation 3"
     with pytest.raises(NotFound):
         await store.operations.result(A, 9)
@@ -137,8 +139,8 @@ async def test_what_waits_is_read_without_its_bytes_but_for_small_ones(store: St
     await filled(store, 1)
     claim = msgspec.msgpack.encode(Claim(uri="training/a", sha256="0" * 64, size_bytes=1 << 24))
     large, claimed = Packed(data=bytes(200_000)), Packed(data=claim, is_claim=True)
-    await store.operations.add(TOKEN, [replace(new(1), payload=large), replace(new(2), payload=claimed)])
-    small, whole, blob = await store.operations.unfinished()
+    await store.operations.add(HOLDER, [replace(new(1), payload=large), replace(new(2), payload=claimed)])
+    small, whole, blob = await store.operations.unfinished([A, B])
     assert (small.payload, small.size_bytes) == (Packed(data=b"operation 0"), len("operation 0"))
     assert (whole.payload, whole.size_bytes) == (None, 200_000)
     assert (blob.payload, blob.size_bytes) == (claimed, 1 << 24)
@@ -146,13 +148,13 @@ async def test_what_waits_is_read_without_its_bytes_but_for_small_ones(store: St
 
 
 async def filled_b(store: Store) -> None:
-    assert await store.operations.add(TOKEN, [new(0, policy_id=B)]) == [True]
+    assert await store.operations.add(HOLDER, [new(0, policy_id=B)]) == [True]
 
 
 async def test_what_was_executed_is_replayed_in_the_order_of_execution(store: Store) -> None:
     await filled(store, 4)
     refused = replace(done(3, 2), is_refused=True)
-    await store.operations.finish(TOKEN, [done(0), refused, done(1, 3), done(2, 4)])
+    await store.operations.finish(HOLDER, [done(0), refused, done(1, 3), done(2, 4)])
     replayed = await store.operations.executed_after(A, 1)
     assert replayed == [
         StoredOperation(
@@ -170,19 +172,17 @@ async def test_what_was_executed_is_replayed_in_the_order_of_execution(store: St
 
 async def test_a_fenced_trainer_commits_nothing(store: Store) -> None:
     await filled(store, 2)
-    await store.operations.finish(TOKEN, [done(0)])
-    await store.fence(TOKEN + 1)
+    await store.operations.finish(HOLDER, [done(0)])
+    await store.fence(LATER)
+    for arrived in (new(2), new(0, policy_id=B)):
+        with pytest.raises(Fenced):
+            await store.operations.add(HOLDER, [arrived])
+    for finished in (done(1), replace(done(1), checkpoint=record("one"))):
+        with pytest.raises(Fenced):
+            await store.operations.finish(HOLDER, [finished])
     with pytest.raises(Fenced):
-        await store.operations.add(TOKEN, [new(2)])
-    with pytest.raises(Fenced):
-        await store.operations.add(TOKEN, [new(0, policy_id=B)])
-    with pytest.raises(Fenced):
-        await store.operations.finish(TOKEN, [done(1)])
-    with pytest.raises(Fenced):
-        await store.operations.finish(TOKEN, [replace(done(1), checkpoint=record("one"))])
-    with pytest.raises(Fenced):
-        await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=1, claim=CLAIM))
-    assert [one.seq for one in await store.operations.unfinished()] == [1]
+        await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=1, claim=CLAIM))
+    assert [one.seq for one in await store.operations.unfinished([A, B])] == [1]
     assert await store.operations.session(B) is None
     session = await store.operations.session(A)
     assert session is not None
@@ -194,16 +194,16 @@ async def test_a_fenced_trainer_commits_nothing(store: Store) -> None:
 async def test_a_snapshot_forgets_the_payloads_that_it_covers(store: Store) -> None:
     big = Packed(data=msgspec.msgpack.encode(make_claim("training/policy_a/big")), is_claim=True)
     await filled(store, 1)
-    await store.operations.add(TOKEN, [replace(new(1), payload=big), new(2), new(3)])
-    await store.operations.finish(TOKEN, [done(seq) for seq in range(4)])
+    await store.operations.add(HOLDER, [replace(new(1), payload=big), new(2), new(3)])
+    await store.operations.finish(HOLDER, [done(seq) for seq in range(4)])
     first, second = make_claim("first"), make_claim("second")
-    unused = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=3, claim=first))
+    unused = await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=3, claim=first))
     assert unused == [make_claim("training/policy_a/big")]
     assert [one.seq for one in await store.operations.executed_after(A, 0)] == [3]
     # One that comes late is of no use any more.
-    late = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=2, claim=second))
+    late = await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=2, claim=second))
     assert late == [second]
-    unused = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=4, claim=second))
+    unused = await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=4, claim=second))
     assert unused == [first]
     session = await store.operations.session(A)
     assert session is not None
@@ -212,12 +212,12 @@ async def test_a_snapshot_forgets_the_payloads_that_it_covers(store: Store) -> N
 
 async def test_a_close_gives_snapshot_and_payloads_back(store: Store) -> None:
     await filled(store, 3)
-    await store.operations.finish(TOKEN, [done(0), done(1)])
-    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=2, claim=CLAIM))
-    assert await store.operations.finish(TOKEN, [replace(done(2), closes=True)]) == [CLAIM]
+    await store.operations.finish(HOLDER, [done(0), done(1)])
+    await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=A, position=2, claim=CLAIM))
+    assert await store.operations.finish(HOLDER, [replace(done(2), closes=True)]) == [CLAIM]
     assert await store.operations.executed_after(A, 0) == []
     late = Snapshot(policy_id=A, position=3, claim=make_claim("late"))
-    assert await store.operations.put_snapshot(TOKEN, late) == [late.claim], "it was copied meanwhile"
+    assert await store.operations.put_snapshot(HOLDER, late) == [late.claim], "it was copied meanwhile"
     session = await store.operations.session(A)
     assert session is not None
     assert (session.snapshot, session.closed_at) == (None, NOW + 2)
@@ -225,20 +225,20 @@ async def test_a_close_gives_snapshot_and_payloads_back(store: Store) -> None:
 
 async def test_a_taken_name_undoes_the_whole_commit(store: Store) -> None:
     await filled(store, 3)
-    await store.operations.finish(TOKEN, [done(0), replace(done(1), checkpoint=record("one"))])
+    await store.operations.finish(HOLDER, [done(0), replace(done(1), checkpoint=record("one"))])
     with pytest.raises(AlreadyExists):
-        await store.operations.finish(TOKEN, [replace(done(2), checkpoint=record("one"))])
+        await store.operations.finish(HOLDER, [replace(done(2), checkpoint=record("one"))])
     assert await store.operations.result(A, 2) is None
     other = make_claim("other")
     replacing = replace(done(2), checkpoint=record("one", claim=other), replaces=True)
-    assert await store.operations.finish(TOKEN, [replacing]) == [CLAIM]
+    assert await store.operations.finish(HOLDER, [replacing]) == [CLAIM]
     assert (await store.rows.get(ref("one"), now=NOW)).claim == other
 
 
 async def test_an_export_moves_the_lineage(store: Store) -> None:
     await filled(store, 1)
     lineage = ExportLineage(digest=Digest("sha256:b"), parent=Digest("sha256:a"))
-    await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage)])
+    await store.operations.finish(HOLDER, [replace(done(0), lineage=lineage)])
     session = await store.operations.session(A)
     assert session is not None
     assert (session.digest, session.parent) == (lineage.digest, lineage.parent)
@@ -249,35 +249,35 @@ async def test_revisions_are_held_by_open_sessions_and_by_checkpoints(store: Sto
     digests = [Digest(f"sha256:{name}") for name in "abc"]
     lineage = ExportLineage(digest=digests[1], parent=digests[0])
     named = record("one", kind="sampler", revision=digests[2], expires_at=NOW + 5)
-    await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage), done(1)])
-    await store.operations.finish(TOKEN, [replace(done(2), checkpoint=named)])
+    await store.operations.finish(HOLDER, [replace(done(0), lineage=lineage), done(1)])
+    await store.operations.finish(HOLDER, [replace(done(2), checkpoint=named)])
     assert await store.operations.held_revisions(now=NOW) == digests
     assert await store.operations.held_revisions(now=NOW, after=digests[0], limit=1) == digests[1:2]
     assert sorted(await store.operations.held_revisions(now=NOW + 5)) == digests[:2]
-    await store.operations.add(TOKEN, [new(3)])
-    await store.operations.finish(TOKEN, [replace(done(3), closes=True)])
+    await store.operations.add(HOLDER, [new(3)])
+    await store.operations.finish(HOLDER, [replace(done(3), closes=True)])
     assert await store.operations.held_revisions(now=NOW) == [digests[2]]
 
 
 async def test_old_results_are_forgotten_but_their_operations_known(store: Store) -> None:
     big = Packed(data=msgspec.msgpack.encode(CLAIM), is_claim=True)
     await filled(store, 3)
-    await store.operations.finish(TOKEN, [done(0), replace(done(1), result=big), done(2)])
+    await store.operations.finish(HOLDER, [done(0), replace(done(1), result=big), done(2)])
     assert await store.operations.forget_results(before=NOW + 2, limit=10) == (2, [CLAIM])
     for seq in (0, 1):
         with pytest.raises(NotFound):
             await store.operations.result(A, seq)
     assert await store.operations.result(A, 2) is not None
-    assert await store.operations.add(TOKEN, [new(1)]) == [False]
+    assert await store.operations.add(HOLDER, [new(1)]) == [False]
 
 
 async def test_operations_go_with_a_session_that_was_closed_long_ago(store: Store) -> None:
     await filled(store, 3)
-    await store.operations.finish(TOKEN, [done(0), done(1)])
+    await store.operations.finish(HOLDER, [done(0), done(1)])
     await store.operations.forget_results(before=NOW + 9, limit=10)
     await store.operations.prune(before=NOW + 99)
-    assert await store.operations.add(TOKEN, [new(1)]) == [False], "the session is open"
-    await store.operations.finish(TOKEN, [replace(done(2), closes=True)])
+    assert await store.operations.add(HOLDER, [new(1)]) == [False], "the session is open"
+    await store.operations.finish(HOLDER, [replace(done(2), closes=True)])
     await store.operations.prune(before=NOW - 99)
     assert await count(store) == 3
     await store.operations.prune(before=NOW + 99)
@@ -297,11 +297,11 @@ async def put(store: Store, *records: CheckpointRecord) -> None:
     session = await store.operations.session(A)
     if session is None:
         await filled(store, 1)
-        await store.operations.finish(TOKEN, [done(0)])
+        await store.operations.finish(HOLDER, [done(0)])
     taken = session.next_seq if session else 1
     for seq, one in enumerate(records, taken):
-        await store.operations.add(TOKEN, [new(seq)])
-        await store.operations.finish(TOKEN, [replace(done(seq), checkpoint=one)])
+        await store.operations.add(HOLDER, [new(seq)])
+        await store.operations.finish(HOLDER, [replace(done(seq), checkpoint=one)])
 
 
 async def test_a_column_of_a_later_version_gets_its_default(store: Store) -> None:
@@ -388,13 +388,13 @@ async def test_a_checkpoint_is_published_and_withdrawn(store: Store) -> None:
 
 async def test_attempts_are_counted_until_an_operation_is_finished(store: Store) -> None:
     await filled(store, 3)
-    await store.operations.count_attempts(TOKEN, [(A, 1), (A, 2)])
-    await store.operations.count_attempts(TOKEN, [(A, 1)])
+    await store.operations.count_attempts(HOLDER, [(A, 1), (A, 2)])
+    await store.operations.count_attempts(HOLDER, [(A, 1)])
     await store.operations.take_back_attempts([(A, 2), (A, 2)])
-    assert [one.attempts for one in await store.operations.unfinished()] == [0, 2, 0]
+    assert [one.attempts for one in await store.operations.unfinished([A, B])] == [0, 2, 0]
     with pytest.raises(Fenced):
-        await store.operations.count_attempts(TOKEN - 1, [(A, 1)])
-    await store.operations.finish(TOKEN, [done(0), done(1)])
-    await store.operations.count_attempts(TOKEN, [(A, 1)])
+        await store.operations.count_attempts(EARLIER, [(A, 1)])
+    await store.operations.finish(HOLDER, [done(0), done(1)])
+    await store.operations.count_attempts(HOLDER, [(A, 1)])
     (one, two) = await store.operations.executed_after(A, 0)
     assert (one.seq, two.seq) == (0, 1)

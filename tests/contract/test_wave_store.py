@@ -9,11 +9,12 @@ import pytest
 from contract.training_rig import (
     BASE,
     CLAIM,
+    EARLIER,
+    HOLDER,
     LORA,
     NOW,
     OTHER,
     TENANT,
-    TOKEN,
     A,
     B,
     Store,
@@ -29,6 +30,7 @@ from mint_common.runtime.postgres import open_pool
 from mint_common.training import PolicyTaken
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import Fenced, Packed, Snapshot
+from services.trainer.core.pool import Holder
 from services.trainer.core.wave_operations import NewWave, plan_wave
 from tests.testing.factories import EXAMPLES
 
@@ -58,14 +60,14 @@ def wave(number: int, *, first_seq: int = 0, policy_id: PolicyId = B) -> NewWave
     )
 
 
-async def append(store: Store, new_wave: NewWave, *, token: int = TOKEN) -> None:
+async def append(store: Store, new_wave: NewWave, *, holder: Holder = HOLDER) -> None:
     async with store.pool.acquire() as connection, connection.transaction():
-        await store.operations.add_within(connection, token, new_wave)
+        await store.operations.add_within(connection, holder, new_wave)
 
 
 async def test_a_wave_is_stored_whole_and_its_session_with_the_first(store: Store) -> None:
     await append(store, wave(1))
-    await store.operations.finish(TOKEN, [done(seq, policy_id=B, step=1) for seq in range(3)])
+    await store.operations.finish(HOLDER, [done(seq, policy_id=B, step=1) for seq in range(3)])
     await append(store, wave(2, first_seq=3))
     session = await store.operations.session(B)
     assert session is not None
@@ -73,7 +75,7 @@ async def test_a_wave_is_stored_whole_and_its_session_with_the_first(store: Stor
     assert await store.operations.managed_sessions() == [session]
     assert await store.operations.taken_step(JobId("job_1")) == 2
     assert await store.operations.taken_step(JobId("job_2")) == 0
-    assert [one.seq for one in await store.operations.unfinished(B)] == [3, 4, 5]
+    assert [one.seq for one in await store.operations.unfinished([B], is_managed=True)] == [3, 4, 5]
     with pytest.raises(NotFound):  # what it comes to is told by events, not to clients
         await store.operations.result(B, 1)
 
@@ -81,11 +83,11 @@ async def test_a_wave_is_stored_whole_and_its_session_with_the_first(store: Stor
 async def test_what_goes_wrong_with_a_wave_stores_nothing_of_it(store: Store) -> None:
     await append(store, wave(1))
     with pytest.raises(Fenced):
-        await append(store, wave(2, first_seq=3), token=TOKEN - 1)
+        await append(store, wave(2, first_seq=3), holder=EARLIER)
     with pytest.raises(Unavailable):  # its numbers are another wave's
         await append(store, wave(2, first_seq=2))
     assert await store.operations.taken_step(JobId("job_1")) == 1
-    assert len(await store.operations.unfinished(B)) == 3
+    assert len(await store.operations.unfinished([B], is_managed=True)) == 3
 
 
 async def test_clients_and_managed_jobs_refuse_each_other_s_policies(store: Store) -> None:
@@ -93,10 +95,10 @@ async def test_clients_and_managed_jobs_refuse_each_other_s_policies(store: Stor
     with pytest.raises(PolicyTaken, match="by operations"):
         await append(store, wave(1, policy_id=A))
     assert await store.operations.taken_step(JobId("job_1")) == 0
-    assert await store.operations.unfinished(A) == []
+    assert await store.operations.unfinished([A], is_managed=True) == []
     await append(store, wave(1))
     outcomes = await store.operations.add(
-        TOKEN, [new(0, policy_id=B), new(9, policy_id=B), new(0, policy_id=B, tenant_id=OTHER)]
+        HOLDER, [new(0, policy_id=B), new(9, policy_id=B), new(0, policy_id=B, tenant_id=OTHER)]
     )
     assert [type(one) for one in outcomes] == [PolicyTaken, PolicyTaken, NotFound]
 
@@ -106,32 +108,32 @@ async def test_a_refused_wave_gives_its_step_back(store: Store) -> None:
     refused = [replace(done(seq, policy_id=B), is_refused=True) for seq in range(3)]
     refused[-1] = replace(refused[-1], refuses=WaveId("wave_1"))
     async with store.pool.acquire() as connection, connection.transaction():
-        await store.operations.finish_within(connection, TOKEN, refused)
+        await store.operations.finish_within(connection, HOLDER, refused)
     assert await store.operations.taken_step(JobId("job_1")) == 0
-    assert await store.operations.unfinished(B) == []
+    assert await store.operations.unfinished([B], is_managed=True) == []
 
 
 async def test_a_wave_s_passes_are_needed_until_a_snapshot_covers_them(store: Store) -> None:
     await append(store, wave(1))
     (waiting,) = await store.operations.needed_passes(B)
     assert waiting == wave(1).stored()[0].payload
-    await store.operations.finish(TOKEN, [done(seq, policy_id=B) for seq in (0, 1, 2)])
+    await store.operations.finish(HOLDER, [done(seq, policy_id=B) for seq in (0, 1, 2)])
     await append(store, wave(2, first_seq=3))
     refused = [replace(done(seq, policy_id=B), is_refused=True) for seq in (3, 4, 5)]
-    await store.operations.finish(TOKEN, refused)
+    await store.operations.finish(HOLDER, refused)
     assert await store.operations.needed_passes(B) == [waiting]
     assert await store.operations.needed_passes(A) == []
-    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=B, position=3, claim=CLAIM))
+    await store.operations.put_snapshot(HOLDER, Snapshot(policy_id=B, position=3, claim=CLAIM))
     assert await store.operations.needed_passes(B) == []
 
 
 async def test_results_of_a_wave_are_there_for_its_export(store: Store) -> None:
     await append(store, wave(1))
-    await store.operations.finish(TOKEN, [done(seq, policy_id=B) for seq in (0, 1)])
+    await store.operations.finish(HOLDER, [done(seq, policy_id=B) for seq in (0, 1)])
     assert await store.operations.forget_results(before=NOW + 9, limit=10) == (0, [])
     expected = [Packed(data=b"result 0"), Packed(data=b"result 1")]
     assert await store.operations.results(B, (0, 1)) == expected
-    await store.operations.finish(TOKEN, [done(2, policy_id=B)])
+    await store.operations.finish(HOLDER, [done(2, policy_id=B)])
     await store.operations.forget_results(before=NOW + 9, limit=10)
     assert await store.operations.results(B, (0, 1)) == []
 

@@ -13,13 +13,15 @@ from mint_common.training import Open
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import FinishedOperation, NewOperation, Packed
+from services.trainer.core.pool import Holder
 from tests.testing.factories import make_claim
 
 A, B = PolicyId("policy_a"), PolicyId("policy_b")
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = BaseName("tiny")
 LORA = LoraSpec(rank=8, alpha=16.0, targets=("q_proj",), seed=0)
-NOW, TOKEN = 1_700_000_000.0, 3
+NOW = 1_700_000_000.0
+EARLIER, HOLDER, LATER = (Holder(pool=pool, member=pool) for pool in (2, 3, 4))
 CLAIM = make_claim("training/policy_a/one")
 
 
@@ -31,23 +33,23 @@ class Store:
     rows: PostgresCheckpointRows
     pool: asyncpg.Pool
 
-    async def fence(self, token: int) -> None:
-        """Make a token the newest."""
+    async def fence(self, holder: Holder) -> None:
+        """Give a trainer's pool the lease."""
         await self.pool.execute(
             "INSERT INTO leases (base, token) VALUES ($1, $2) ON CONFLICT (base) DO UPDATE SET token = $2",
             BASE,
-            token,
+            holder.pool,
         )
 
 
 @asynccontextmanager
 async def open_store(dsn: str) -> AsyncIterator[Store]:
-    """Open an empty store whose newest token is `TOKEN`."""
+    """Open an empty store whose pool is that of `HOLDER`."""
     async with empty_schema(dsn, "trainer") as pool:
         made = Store(
             operations=PostgresOperations(pool, base=BASE), rows=PostgresCheckpointRows(pool), pool=pool
         )
-        await made.fence(TOKEN)
+        await made.fence(HOLDER)
         yield made
 
 
@@ -83,4 +85,4 @@ def done(seq: int, position: int = 0, *, policy_id: PolicyId = A, step: int = 0)
 
 async def filled(store: Store, count: int) -> None:
     """Open a session and store some operations."""
-    assert await store.operations.add(TOKEN, [new(seq) for seq in range(count)]) == [True] * count
+    assert await store.operations.add(HOLDER, [new(seq) for seq in range(count)]) == [True] * count

@@ -8,6 +8,7 @@ from mint_common.claims import Claim
 from mint_common.client.http import MSGPACK, InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
+from mint_common.errors import AlreadyHandled
 from mint_common.ids import Digest, PolicyId, TenantId, WaveId
 from mint_common.training import (
     CheckpointRecord,
@@ -15,6 +16,7 @@ from mint_common.training import (
     MergeRequest,
     Outcome,
     PolicySummary,
+    PoolTrainer,
     Resumption,
     Submission,
     TrainerInfo,
@@ -34,6 +36,11 @@ class TrainerClient:
         """Return which base it trains on, and whether it does now."""
         return self._read(await self._http.exchange("GET", "/internal/base"), TrainerInfo)
 
+    async def pool(self, tenant_id: TenantId) -> list[PoolTrainer]:
+        """Return the trainers of its base, with which of a tenant's policies are at work on each."""
+        answer = await self._http.exchange("GET", "/internal/pool", params={"tenant_id": tenant_id})
+        return self._read(answer, list[PoolTrainer])
+
     async def render(self, request: RenderRequest) -> Rendering:
         """Return rows rendered as token ids. Raises InvalidField, Overloaded."""
         body = msgspec.msgpack.encode(request)
@@ -48,7 +55,7 @@ class TrainerClient:
         body = msgspec.msgpack.encode(MergeRequest(tenant_id=tenant_id, manifest=manifest, begin=begin))
         return await self._http.relay("/internal/merged", body, {"content-type": MSGPACK})
 
-    async def submit(self, submission: Submission) -> None:
+    async def submit(self, submission: Submission, *, is_sent_on: bool = False) -> None:
         """Return when the operation is durable. Idempotent.
 
         Raises InvalidField if a check fails (nothing is stored then), OperationConflict when another
@@ -56,24 +63,31 @@ class TrainerClient:
         PolicyTaken when managed jobs train the policy, Overloaded when too many of the tenant's operations
         wait.
         """
-        await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
+        body = msgspec.msgpack.encode(submission)
+        await self._http.exchange("POST", _OPERATIONS, body, _sent_on(is_sent_on=is_sent_on))
 
-    async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
+    async def skip(
+        self, policy_id: PolicyId, tenant_id: TenantId, seq: int, *, is_sent_on: bool = False
+    ) -> None:
         """Report that the operation of a number was refused, so that later ones do not wait for it.
 
         It is a hint: if the trainer's process loses it, they wait their bounded time.
         """
         path = path_of("internal", "operations", policy_id, seq, "skip")
-        await self._http.exchange("POST", path, params={"tenant_id": tenant_id})
+        params = {"tenant_id": tenant_id, **_sent_on(is_sent_on=is_sent_on)}
+        await self._http.exchange("POST", path, params=params)
 
     async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
         """Emit ``revision.exported`` again, so that the registry repeats its verdict. Idempotent."""
         await self._http.exchange("POST", path_of("internal", "operations", policy_id, seq, "repeat"))
 
-    async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> Outcome:
+    async def outcome(
+        self, policy_id: PolicyId, seq: int, *, wait_seconds: float, is_sent_on: bool = False
+    ) -> Outcome:
         """Return an operation's outcome, Pending if it is not finished in time. Raises NotFound."""
         path = path_of("internal", "operations", policy_id, seq)
-        answer = await self._http.exchange("GET", path, params={"wait_seconds": wait_seconds})
+        params = {"wait_seconds": wait_seconds, **_sent_on(is_sent_on=is_sent_on)}
+        answer = await self._http.exchange("GET", path, params=params)
         return self._read(answer, Outcome)  # type: ignore[arg-type]  # mypy does not accept a union as a type
 
     async def summaries(self, policies: Sequence[PolicyId]) -> dict[PolicyId, PolicySummary]:
@@ -82,14 +96,15 @@ class TrainerClient:
         answer = await self._http.exchange("POST", "/internal/training/summaries", body)
         return self._read(answer, dict[PolicyId, PolicySummary])
 
-    async def resume(self, resumption: Resumption) -> Outcome:
+    async def resume(self, resumption: Resumption, *, is_sent_on: bool = False) -> Outcome:
         """Let a policy go on from a revision, and return the result; Pending while it is not done.
 
         Idempotent: see `Resumption`. Raises NotFound when it has no training session,
         SessionClosed.
         """
         body = msgspec.msgpack.encode(resumption)
-        answer = await self._http.exchange("POST", "/internal/training/resume", body)
+        params = _sent_on(is_sent_on=is_sent_on)
+        answer = await self._http.exchange("POST", "/internal/training/resume", body, params)
         return self._read(answer, Outcome)  # type: ignore[arg-type]  # mypy does not accept a union as a type
 
     async def digests(self) -> frozenset[Digest]:
@@ -104,15 +119,25 @@ class TrainerClient:
             held.update(page)
             after = page[-1]
 
-    async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
+    async def release_records(
+        self, policy_id: PolicyId, waves: Sequence[WaveId], *, is_sent_on: bool = False
+    ) -> frozenset[str]:
         """Return the keys of the records that a policy's training may still read. Idempotent.
 
         ``waves`` belong to ended jobs: those not accepted yet never will be, so no other record
         of ended jobs is needed later. If a record is needed, the trainer starts a snapshot that covers it.
         """
         path = path_of("internal", "training", policy_id, "records", "release")
-        answer = await self._http.exchange("POST", path, msgspec.msgpack.encode(waves))
+        body, params = msgspec.msgpack.encode(waves), _sent_on(is_sent_on=is_sent_on)
+        answer = await self._http.exchange("POST", path, body, params)
         return self._read(answer, frozenset[str])
+
+    async def take_in(self, event: bytes) -> None:
+        """Have an encoded event handled by the trainer, which holds its policy. Raises AlreadyHandled."""
+        answer = await self._http.exchange("POST", "/internal/pool/events", event)
+        cause = self._read(answer, str | None)  # type: ignore[arg-type]  # as of `outcome`
+        if cause is not None:
+            raise AlreadyHandled(cause=cause)
 
     async def checkpoints(
         self,
@@ -158,6 +183,11 @@ class TrainerClient:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._http.close()
+
+
+def _sent_on(*, is_sent_on: bool) -> dict[str, bool | None]:
+    """Return the parameter of what one trainer of a pool sends on to another, else none."""
+    return {"is_sent_on": is_sent_on or None}
 
 
 def _path(ref: CheckpointRef, *more: str) -> str:

@@ -16,7 +16,9 @@ _ANSWER_SECONDS = 5.0  # a trainer that stays silent longer is left out
 
 
 class TrainerDirectory:
-    """The trainers of a list of addresses and of the fleet, by base: the one that holds the base's lease.
+    """The trainers of a list of addresses and of the fleet, by base: one that trains it now.
+
+    Any trainer of a pool sends on what is of a policy that another one holds.
 
     A trainer's base never changes. While there are more addresses than bases, all are queried again: at
     most once in two seconds, and after a quiet time before the next answer is used.
@@ -30,7 +32,7 @@ class TrainerDirectory:
         self._answered: set[TrainerClient] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._confirmed: set[BaseName] = set()  # by who has the lease, since all were asked last
+        self._confirmed: set[BaseName] = set()  # by who trains it now, since all were asked last
         self._told_at = float("-inf")
 
     def follow_members(self, members: Sequence[Member]) -> None:
@@ -69,6 +71,10 @@ class TrainerDirectory:
         await self._hear_of(None)
         return sorted(self._by_base)
 
+    def known_bases(self) -> list[BaseName]:
+        """Return the bases whose trainers have answered, without asking."""
+        return sorted(self._by_base)
+
     async def digests(self) -> set[Digest]:
         """Return the exports that sessions go on from. Raises Unavailable unless every trainer answers."""
         found = await asyncio.gather(*(client.digests() for client in self._clients.values()))
@@ -85,7 +91,7 @@ class TrainerDirectory:
         return TrainerClient(InternalHttp(url, token=self._token, peer="a trainer"))
 
     async def _hear_of(self, base: BaseName | None) -> None:
-        """Return when the holder of a base's lease has answered, or every trainer has or timed out."""
+        """Return when a trainer that trains the base has answered, or every trainer has or timed out."""
         self._ask_all()
         while self._asking and base not in self._confirmed:
             await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +119,8 @@ class TrainerDirectory:
         if client not in self._clients.values():
             return  # it has left meanwhile
         self._answered.add(client)
+        # Of a pool's trainers the first to answer, while that is so.
+        if info.base not in self._by_base or (info.has_lease and info.base not in self._confirmed):
+            self._by_base[info.base] = client
         if info.has_lease:
             self._confirmed.add(info.base)
-        if info.has_lease or info.base not in self._by_base:
-            self._by_base[info.base] = client

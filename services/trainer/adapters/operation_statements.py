@@ -3,16 +3,23 @@
 from mint_common.training import UNNUMBERED
 
 FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
+FENCED_POLICY = f"""
+    WITH fence AS ({FENCE})
+    SELECT policy_id FROM fence, training WHERE policy_id = $3 AND holder = $4 FOR NO KEY UPDATE OF training
+"""  # noqa: S608  # constants
 ADD = f"""
-    WITH fence AS ({FENCE}), added AS (
+    WITH fence AS ({FENCE}), held AS (
+        SELECT policy_id, training.tenant_id, forgotten_seq FROM fence, training
+        WHERE policy_id = ANY($3::text[]) AND holder = $12 AND closed_at IS NULL AND is_managed = $11
+        FOR KEY SHARE OF training
+    ), added AS (
         INSERT INTO operations
             (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
-        SELECT one.* FROM fence, unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
+        SELECT one.* FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
             $8::bytea[], $9::boolean[], $10::double precision[])
             AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
-        JOIN training USING (policy_id)
-        WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL AND is_managed = $11
-            AND one.seq >= training.forgotten_seq
+        JOIN held USING (policy_id)
+        WHERE held.tenant_id = one.tenant_id AND one.seq >= held.forgotten_seq
         ON CONFLICT DO NOTHING RETURNING policy_id, seq, tenant_id
     )
     SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
@@ -25,15 +32,21 @@ WHY_NOT = """
 """
 OPEN = """
     INSERT INTO training
-        (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at, is_managed)
-    VALUES ($1, $2, $3, $4, $5, $6, $6, $7) ON CONFLICT DO NOTHING
+        (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at, is_managed, holder)
+    VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8) ON CONFLICT DO NOTHING
 """
+# All or nothing: the policies of the results are held here, each of them, or nothing is done.
 FINISH = f"""
-    WITH fence AS ({FENCE}), done AS (
+    WITH fence AS ({FENCE}), held AS (
+        SELECT policy_id FROM fence, training WHERE policy_id = ANY($10::text[]) AND holder = $15
+        FOR NO KEY UPDATE OF training
+    ), complete AS (
+        SELECT 1 FROM held HAVING count(*) = cardinality($10::text[])
+    ), done AS (
         UPDATE operations SET position = one.position, is_refused = one.is_refused, result = one.result,
             result_is_claim = one.result_is_claim, finished_at = one.finished_at
-        FROM fence, unnest($3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bytea[], $8::boolean[],
-            $9::double precision[])
+        FROM complete, unnest($3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bytea[],
+            $8::boolean[], $9::double precision[])
             AS one (policy_id, seq, position, is_refused, result, result_is_claim, finished_at)
         WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
             AND operations.finished_at IS NULL
@@ -45,20 +58,23 @@ FINISH = f"""
                 SELECT sum(seconds) FROM unnest($3::text[], $14::double precision[])
                     AS spent (policy_id, seconds) WHERE spent.policy_id = one.policy_id
             )
-        FROM fence, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
+        FROM complete, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
             AS one (policy_id, step, position, at)
         WHERE training.policy_id = one.policy_id
     )
-    SELECT (SELECT count(*) FROM done) AS done, (SELECT count(*) FROM fence) AS fences
+    SELECT (SELECT count(*) FROM done) AS done, (SELECT count(*) FROM complete) AS fences
 """  # noqa: S608  # constants
 COUNT_ATTEMPTS = f"""
-    WITH fence AS ({FENCE}), counted AS (
+    WITH fence AS ({FENCE}), held AS (
+        SELECT policy_id FROM fence, training WHERE policy_id = ANY($3::text[]) AND holder = $5
+        FOR KEY SHARE OF training
+    ), counted AS (
         UPDATE operations SET attempts = attempts + 1
-        FROM fence, unnest($3::text[], $4::bigint[]) AS one (policy_id, seq)
+        FROM unnest($3::text[], $4::bigint[]) AS one (policy_id, seq) JOIN held USING (policy_id)
         WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
             AND operations.finished_at IS NULL
     )
-    SELECT count(*) FROM fence
+    SELECT (SELECT count(*) FROM held) = (SELECT count(DISTINCT policy) FROM unnest($3::text[]) AS policy)
 """  # noqa: S608  # constants
 TAKE_BACK_ATTEMPTS = """
     UPDATE operations SET attempts = GREATEST(attempts - 1, 0)
@@ -189,8 +205,9 @@ UNFINISHED = """
     SELECT policy_id, seq, operations.tenant_id, payload_is_claim, attempts, reads,
         octet_length(payload) AS size_bytes,
         CASE WHEN payload_is_claim OR octet_length(payload) <= $3 THEN payload END AS payload
-    FROM operations JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL
-        AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq
+    FROM operations JOIN training USING (policy_id)
+    WHERE policy_id = ANY($1::text[]) AND base = $2 AND finished_at IS NULL AND (is_managed OR NOT $4)
+    ORDER BY policy_id, submitted_at, seq
 """
 EXECUTED_AFTER = """
     SELECT policy_id, seq, tenant_id, payload, payload_is_claim, position, is_refused

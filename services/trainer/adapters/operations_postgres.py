@@ -1,7 +1,7 @@
 """Operations and their sessions in Postgres, in the schema ``trainer``.
 
-Invariant: a write for a holder of the lease also checks the lease's row in its transaction, which
-a take-over must wait for: a fenced trainer commits nothing.
+Invariant: a write for a trainer also checks, in its transaction, that the pool has the base's lease and the
+trainer the policies. A take-over waits for such a transaction: a fenced trainer commits nothing.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from services.trainer.core.operations import (
     TrainingSession,
     writer_of,
 )
+from services.trainer.core.pool import Holder, NotHeld
 from services.trainer.core.wave_operations import NewWave
 
 _SMALL_BYTES = 4096
@@ -39,8 +40,8 @@ _SMALL_BYTES = 4096
 class PostgresOperations:
     """Sessions and the operations that drive them. Reads see committed rows only.
 
-    Writes for a holder of the lease raise Fenced when the token is no longer the newest; the transaction
-    checks this.
+    Writes for a holder raise Fenced when another pool has the lease, or another trainer a policy of them;
+    the transaction checks this.
     """
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, base: BaseName) -> None:
@@ -48,7 +49,7 @@ class PostgresOperations:
         self._base = base
 
     async def add(
-        self, token: int, operations: Sequence[NewOperation], *, is_managed: bool = False
+        self, holder: Holder, operations: Sequence[NewOperation], *, is_managed: bool = False
     ) -> list[bool | MintError]:
         """Store operations of clients' sessions, or of managed ones, durable when this returns.
 
@@ -56,19 +57,19 @@ class PostgresOperations:
 
         A repetition is not an error and changes nothing, also when its operation's row is deleted.
         OperationConflict: another operation has its number;
-        NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
+        NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken; NotHeld.
         """
         plain = [one for one in operations if one.opens is None]
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
             if one.opens is not None:
-                outcomes[id(one)] = await self._open(token, one)
+                outcomes[id(one)] = await self._open(holder, one)
         if plain:
             async with acquired(self._pool) as connection:
-                outcomes |= await self._add(connection, token, plain, is_managed=is_managed)
+                outcomes |= await self._add(connection, holder, plain, is_managed=is_managed)
         return [outcomes[id(one)] for one in operations]
 
-    async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
+    async def _open(self, holder: Holder, operation: NewOperation) -> bool | MintError:
         assert operation.opens is not None
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(
@@ -80,10 +81,11 @@ class PostgresOperations:
                 operation.opens.metadata,
                 operation.submitted_at,
                 False,
+                holder.member,
             )
-            return (await self._add(connection, token, [operation]))[id(operation)]
+            return (await self._add(connection, holder, [operation]))[id(operation)]
 
-    async def add_within(self, connection: PostgresConnection, token: int, wave: NewWave) -> None:
+    async def add_within(self, connection: PostgresConnection, holder: Holder, wave: NewWave) -> None:
         """Store the operations of a wave in a transaction of the ledger; its policy's session with the first.
 
         Raises PolicyTaken when a client trains the policy, Unavailable when the numbers are taken.
@@ -97,8 +99,9 @@ class PostgresOperations:
             {},
             wave.submitted_at,
             True,
+            holder.member,
         )
-        outcomes = await self._add(connection, token, wave.stored(), is_managed=True)
+        outcomes = await self._add(connection, holder, wave.stored(), is_managed=True)
         for outcome in outcomes.values():
             if isinstance(outcome, MintError) and not isinstance(outcome, OperationConflict):
                 raise outcome
@@ -111,7 +114,7 @@ class PostgresOperations:
     async def _add(
         self,
         connection: PostgresConnection,
-        token: int,
+        holder: Holder,
         operations: Sequence[NewOperation],
         *,
         is_managed: bool = False,
@@ -122,7 +125,7 @@ class PostgresOperations:
         row = await connection.fetchrow(
             statements.ADD,
             self._base,
-            token,
+            holder.pool,
             [one.policy_id for one in sent],
             [one.seq for one in sent],
             [one.tenant_id for one in sent],
@@ -132,6 +135,7 @@ class PostgresOperations:
             [one.payload.is_claim for one in sent],
             [one.submitted_at for one in sent],
             is_managed,
+            holder.member,
         )
         assert row is not None
         if not row["fences"]:
@@ -140,7 +144,9 @@ class PostgresOperations:
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
             is_new = firsts[_key(one)] is one and _key(one) in added
-            outcomes[id(one)] = is_new or await self._why_not(connection, one, is_managed=is_managed)
+            why_not = is_new or await self._why_not(connection, one, is_managed=is_managed)
+            is_elsewhere = why_not is True and not is_new
+            outcomes[id(one)] = NotHeld(policy_id=one.policy_id) if is_elsewhere else why_not
         return outcomes
 
     async def _why_not(
@@ -204,12 +210,15 @@ class PostgresOperations:
         row = await self._pool.fetchrow(query, policy_id, self._base)
         return None if row is None else from_row(row, TrainingSession)
 
-    async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
-        """Return the operations that wait, of one managed policy or all of the base's, by arrival.
+    async def unfinished(
+        self, policies: Sequence[PolicyId], *, is_managed: bool = False
+    ) -> list[StoredOperation]:
+        """Return the operations of policies that wait, by arrival; ``is_managed``: of managed ones only.
 
         They come without their payloads, but for small ones.
         """
-        rows = await self._pool.fetch(statements.UNFINISHED, self._base, managed, _SMALL_BYTES)
+        values = list(policies), self._base, _SMALL_BYTES, is_managed
+        rows = await self._pool.fetch(statements.UNFINISHED, *values)
         return [stored_operation(row) for row in rows]
 
     async def payload(self, policy_id: PolicyId, seq: int) -> Packed:
@@ -231,33 +240,33 @@ class PostgresOperations:
         rows = await self._pool.fetch(statements.NEEDED_PASSES, policy_id)
         return [Packed(data=row["payload"], is_claim=row["payload_is_claim"]) for row in rows]
 
-    async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
+    async def finish(self, holder: Holder, finished: Sequence[FinishedOperation]) -> list[Claim]:
         """Commit results of operations, all or nothing; return claims that are unused now.
 
         AlreadyExists: a checkpoint's name is taken.
         """
         async with acquired(self._pool) as connection:
             if not any(one.has_more for one in finished):
-                await self._finish(connection, token, finished)
+                await self._finish(connection, holder, finished)
                 return []
             async with connection.transaction():
-                return await self.finish_within(connection, token, finished)
+                return await self.finish_within(connection, holder, finished)
 
     async def finish_within(
-        self, connection: PostgresConnection, token: int, finished: Sequence[FinishedOperation]
+        self, connection: PostgresConnection, holder: Holder, finished: Sequence[FinishedOperation]
     ) -> list[Claim]:
         """Commit with a transaction of the ledger."""
-        await self._finish(connection, token, finished)
+        await self._finish(connection, holder, finished)
         return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
     async def _finish(
-        self, connection: PostgresConnection, token: int, finished: Sequence[FinishedOperation]
+        self, connection: PostgresConnection, holder: Holder, finished: Sequence[FinishedOperation]
     ) -> None:
         last = {one.policy_id: one for one in finished}.values()
         row = await connection.fetchrow(
             statements.FINISH,
             self._base,
-            token,
+            holder.pool,
             [one.policy_id for one in finished],
             [one.seq for one in finished],
             [one.position for one in finished],
@@ -270,6 +279,7 @@ class PostgresOperations:
             [one.position for one in last],
             [one.finished_at for one in last],
             [one.seconds for one in finished],
+            holder.member,
         )
         assert row is not None
         if not row["fences"]:
@@ -297,10 +307,11 @@ class PostgresOperations:
         covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
         return [*claims_of(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
-    async def count_attempts(self, token: int, operations: Sequence[tuple[PolicyId, int]]) -> None:
+    async def count_attempts(self, holder: Holder, operations: Sequence[tuple[PolicyId, int]]) -> None:
         """Count one more attempt of operations that wait; durable when this returns."""
         policies, seqs = [policy_id for policy_id, _ in operations], [seq for _, seq in operations]
-        if not await self._pool.fetchval(statements.COUNT_ATTEMPTS, self._base, token, policies, seqs):
+        values = self._base, holder.pool, policies, seqs, holder.member
+        if not await self._pool.fetchval(statements.COUNT_ATTEMPTS, *values):
             raise Fenced(base=self._base)
 
     async def take_back_attempts(self, operations: Sequence[tuple[PolicyId, int]]) -> None:
@@ -329,10 +340,11 @@ class PostgresOperations:
         """Forget the reads of a wave's records or a policy's state."""
         await self._pool.execute("DELETE FROM wave_reads WHERE wave_id = $1", name)
 
-    async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
+    async def put_snapshot(self, holder: Holder, snapshot: Snapshot) -> list[Claim]:
         """Make a newer snapshot the session's, delete the payloads that it covers; return unused blobs."""
         async with acquired(self._pool) as connection, connection.transaction():
-            if await connection.fetchval(statements.FENCE, self._base, token) is None:
+            values = self._base, holder.pool, snapshot.policy_id, holder.member
+            if await connection.fetchval(statements.FENCED_POLICY, *values) is None:
                 raise Fenced(base=self._base)
             return await self._put_snapshot(connection, snapshot)
 

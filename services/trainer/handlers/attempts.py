@@ -105,7 +105,7 @@ class Attempts:
         """Note an attempt in the operation's row. Raises Fenced, Unavailable."""
         one = (self._policy_id, seq)
         if one not in self._term.noted:
-            await self._term.store.count_attempts(self._term.token, [one])
+            await self._term.store.count_attempts(self._term.holder, [one])
             self._term.noted.add(one)
 
     async def noted(self, seq: int, work: Callable[[], Awaitable[T]]) -> T:

@@ -56,7 +56,7 @@ class CommitQueue:
             if not (finished and committer.is_waiting):
                 del self._waiting[committer]
         if taken:
-            await self._term.store.finish(self._term.token, [one for _, part in taken for one in part])
+            await self._term.store.finish(self._term.holder, [one for _, part in taken for one in part])
         for committer, finished in taken:
             committer.tell(finished)
 

@@ -282,11 +282,11 @@ class Committer:
         term = self._term
         try:
             async with term.ledger.transaction(cause) as transaction:
-                unused = await term.store.finish_within(transaction.connection, term.token, finished)
+                unused = await term.store.finish_within(transaction.connection, term.holder, finished)
                 await transaction.emit(event)
         except AlreadyHandled:
             # Its job was failed when the wave was taken in, as it seemed: there is nothing more to tell.
-            unused = await term.store.finish(term.token, finished)
+            unused = await term.store.finish(term.holder, finished)
         await term.discard(unused)
         self.tell(finished)
 
@@ -341,7 +341,7 @@ class Committer:
         )
 
     async def _finish(self, finished: FinishedOperation) -> None:
-        await self._term.discard(await self._term.store.finish(self._term.token, [finished]))
+        await self._term.discard(await self._term.store.finish(self._term.holder, [finished]))
         self.tell([finished])
 
     async def _store(self, state: bytes, kind: str, number: int) -> Claim:
@@ -353,7 +353,7 @@ class Committer:
         claim = await self._store(state, "snapshots", position)
         metrics.SNAPSHOT_BYTES.inc(claim.size_bytes)
         snapshot = Snapshot(policy_id=self.session.policy_id, position=position, claim=claim)
-        await self._term.discard(await self._term.store.put_snapshot(self._term.token, snapshot))
+        await self._term.discard(await self._term.store.put_snapshot(self._term.holder, snapshot))
         self.covered = max(self.covered, position)
 
     def tell(self, finished: Sequence[FinishedOperation]) -> None:

@@ -18,13 +18,13 @@ from mint_common.ids import WaveId
 from mint_common.training import Loaded, Opened, Pass, Passed, Result, SessionClosed, Step, Stepped
 from mint_common.waiting import wait_for_event
 from services.trainer.core.batch import Batch
+from services.trainer.core.following import is_new_start, may_follow
 from services.trainer.core.operations import NotResident, StoredOperation, TrainingSession
 from services.trainer.core.policy_work import StateExport
 from services.trainer.core.ranks import RankLost
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.wave_batch import WaveBatch
 from services.trainer.core.wave_operations import (
-    LoadRevision,
     LoggedOperation,
     WaveExport,
     WavePass,
@@ -47,7 +47,8 @@ from services.trainer.handlers.under_way import UnderWay
 class Driver:
     """Drives one policy while the term lasts, until its session is closed or has nothing to do for a while.
 
-    ``is_ended`` says that it takes no more operations. Its tasks belong to ``group``.
+    ``is_ended`` says that it takes no more operations, ``is_leaving`` that another trainer goes on with what
+    waits. Its tasks belong to ``group``.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Driver:
         self.tenant_id = session.tenant_id
         self.is_managed = session.is_managed
         self.is_ended = False
+        self.is_leaving = False
         self._term = term
         self._group = group
         self._commits = commits
@@ -86,14 +88,14 @@ class Driver:
         self._sleeps_until: float | None = None
         self._position = session.position
         self._step = session.step
-        self._is_closed = session.closed_at is not None
+        self.is_closed = session.closed_at is not None
         self._worked_at = term.clock.monotonic()
         self._snapshots = Snapshots(term, self._committer, self._executor, group, on_done=self._on_snapshot)
 
     @property
-    def waiting(self) -> int:
-        """Return how many operations wait or are under way here."""
-        return len(self._live)
+    def waiting(self) -> list[int]:
+        """Return the numbers of the operations that wait or are under way here."""
+        return list(self._live)
 
     def knows(self, seq: int) -> bool:
         """Return whether an operation waits or is under way here."""
@@ -148,9 +150,15 @@ class Driver:
     def cover(self) -> None:
         """Ensure that a snapshot covers all that was executed, also when nothing more arrives."""
         is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
-        if not (is_busy or self._is_closed or self._snapshots.is_covering or self.parking.retry_at):
+        if not (is_busy or self.is_closed or self._snapshots.is_covering or self.parking.retry_at):
             self._is_working = True
             begin_task(self._group, self._cover())
+
+    def leave(self) -> None:
+        """End when what is under way is committed and a snapshot covers it; begin nothing more."""
+        self.is_leaving = not self.is_closed
+        self._snapshots.is_urgent = self.is_leaving
+        self._advance()
 
     async def _cover(self) -> None:
         with suppress(CheckpointLost, RankLost):
@@ -175,7 +183,9 @@ class Driver:
     def _advance(self) -> None:
         """Begin all that can begin now."""
         released = self._turns.release()
-        if self.parking.parked and self._turns.bring_forward(self._is_new_start, released):
+        if self.parking.parked and self._turns.bring_forward(
+            lambda seq: is_new_start(self._live[seq]), released
+        ):
             self.parking.end()
         is_snapshot_due = self._is_past(self._snapshot_due)
         if is_snapshot_due and self._is_at_rest:
@@ -184,10 +194,6 @@ class Driver:
         if self._is_at_rest or not is_snapshot_due:
             self._begin_due()
         self._wake()
-
-    def _is_new_start(self, seq: int) -> bool:
-        operation = self._live[seq]
-        return isinstance(operation, LoadRevision) and operation.anew
 
     def _wake(self) -> None:
         """Let `run` look again if something becomes due before it would."""
@@ -207,7 +213,7 @@ class Driver:
 
     @property
     def _snapshot_due(self) -> float | None:
-        return None if self._is_closed else self._snapshots.due
+        return None if self.is_closed else self._snapshots.due
 
     def _is_past(self, moment: float | None) -> bool:
         return moment is not None and moment <= self._term.clock.monotonic()
@@ -217,16 +223,18 @@ class Driver:
 
         State in memory goes into a snapshot before; other state was committed, and is recomputed from that.
         """
-        if self._live or self._snapshots.is_copying or self._is_working:
+        if self._snapshots.is_copying or self._is_working or (self._live and not self.is_leaving):
             return None
-        if self._is_closed:
+        if self.is_closed:
             return self._worked_at
-        if not self._snapshots.is_covering and self._term.policies.has(self.policy_id):
-            return None
-        return self._worked_at + self._term.settings.idle_seconds
+        is_whole = self._committer.committed == self._position and not self._under_way
+        idle_seconds = 0.0 if self.is_leaving else self._term.settings.idle_seconds
+        return self._worked_at + idle_seconds if is_whole and self._snapshots.is_stored else None
 
     def _begin_due(self) -> None:
-        while self._turns and not (self._is_working or self._under_way.is_void or self.parking.retry_at):
+        while self._turns and not (
+            self.is_leaving or self._is_working or self._under_way.is_void or self.parking.retry_at
+        ):
             if self._can_compute(self._turns.first):
                 self._compute(self._turns.take())
             elif self._under_way:
@@ -237,21 +245,13 @@ class Driver:
 
     def _can_compute(self, seq: int) -> bool:
         """Return whether an operation can go to the scheduler after the running ones."""
-        if self._is_closed or not self._term.policies.has(self.policy_id):
+        if self.is_closed or not self._term.policies.has(self.policy_id):
             return False
         work = self._batches.get(seq) or self._live[seq]
         if self.attempts.is_apart(seq) or self.attempts.is_due(seq, work):
             return False
-        match work:
-            case WaveBatch() if work.is_later:
-                return not self._under_way  # the wave may end with the step before
-            case Pass() | Step() | WaveBatch():
-                return True
-            case WaveExport():
-                # What it comes after may be an export that is not committed yet.
-                return bool(self._under_way) and self._committer.committed == self._position
-            case _:
-                return False
+        is_committed = self._committer.committed == self._position
+        return may_follow(work, is_under_way=bool(self._under_way), is_committed=is_committed)
 
     def _compute(self, seq: int) -> None:
         work = self._batches.pop(seq, None) or self._live[seq]
@@ -287,7 +287,7 @@ class Driver:
 
     async def _work_on(self, seq: int) -> object:
         """Return the result of an operation; None: it can be computed now, or its policy is parked."""
-        if self._is_closed:
+        if self.is_closed:
             raise SessionClosed(policy_id=self.policy_id)
         self.attempts.check(seq)
         if self.attempts.is_apart(seq):
@@ -350,7 +350,7 @@ class Driver:
             self._step = result.step
         executed = self._executed_as(seq, result, kept)
         if executed.closes:
-            self._is_closed = True
+            self.is_closed, self.is_leaving = True, False
             self._term.policies.forget(self.policy_id)  # also what a failed open had put into memory
         self._committer.put(executed)
 

@@ -23,6 +23,7 @@ from services.trainer.adapters.policies.resident_policies import ResidentPolicie
 from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.algorithms.algorithm import ManagedAlgorithms
 from services.trainer.core.operations import Packed, TrainingSession, check_readable
+from services.trainer.core.pool import Holder
 from services.trainer.handlers.backlog import Backlog
 from services.trainer.handlers.counted_reads import CountedReads
 
@@ -135,19 +136,19 @@ class OperationParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTerm(OperationParts):
-    """A time during which this process holds the lease; ``token`` fences its commits.
+    """A time during which this process is a trainer of the base's pool; ``holder`` fences its commits.
 
     An operation that is computed alone holds ``apart``: see `handlers/attempts.py`.
     """
 
-    token: int
+    holder: Holder
     apart: asyncio.Lock = field(default_factory=asyncio.Lock)
     backlog: Backlog = field(default_factory=Backlog)
 
     @classmethod
-    def begun(cls, parts: OperationParts, token: int) -> "LeaseTerm":
-        """Return the term of a token."""
-        return cls(token=token, **{each.name: getattr(parts, each.name) for each in fields(OperationParts)})
+    def begun(cls, parts: OperationParts, holder: Holder) -> "LeaseTerm":
+        """Return the term of a membership."""
+        return cls(holder=holder, **{each.name: getattr(parts, each.name) for each in fields(OperationParts)})
 
 
 def begin_task(group: asyncio.TaskGroup, work: Coroutine[object, object, None]) -> None:

@@ -4,10 +4,14 @@ A key is removed when two scans in a row find no row that names it: a blob store
 the second. Only keys of policies with a session here are checked.
 """
 
+import logging
 from collections.abc import Sequence
 
+from mint_common.errors import Unavailable
 from services.trainer.core.operations import STATE_PREFIX, StateKey, read_state_key
 from services.trainer.handlers.lease_term import LeaseTerm
+
+_log = logging.getLogger(__name__)
 
 WALK_SECONDS = 3600.0
 _TOGETHER = 500
@@ -45,3 +49,16 @@ class Orphans:
         found.update(orphans[: max(0, _MAX_SEEN - len(found))])
         await self._term.clock.sleep(_PAUSE_SECONDS)
         return len(old)
+
+
+async def collect_orphans(term: LeaseTerm) -> None:
+    """Remove blobs that no row names, now and then, until cancelled."""
+    orphans = Orphans(term)
+    while True:
+        await term.clock.sleep(WALK_SECONDS)
+        try:
+            removed = await orphans.walk()
+        except Unavailable as error:
+            _log.warning("orphans not collected", extra={"problem": str(error)})
+        else:
+            _log.info("orphans collected", extra={"removed": removed})

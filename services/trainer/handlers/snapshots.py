@@ -28,6 +28,8 @@ class Snapshots:
         self.changed = committer.session.position
         """The position after the last operation that may have changed the state."""
         self.is_copying = False
+        self.is_urgent = False
+        """Whether the next one is due at once."""
         self._term = term
         self._committer = committer
         self._executor = executor
@@ -42,13 +44,19 @@ class Snapshots:
         return self.changed <= self._committer.covered
 
     @property
+    def is_stored(self) -> bool:
+        """Return whether what is in memory is stored, or nothing is."""
+        return self.is_covering or not self._term.policies.has(self._committer.session.policy_id)
+
+    @property
     def due(self) -> float | None:
         """Return when the next one is due; None while nothing needs one, or the state is not in memory."""
         is_resident = self._term.policies.has(self._committer.session.policy_id)
         if self.is_copying or self.is_covering or not is_resident:
             return None
         wait = retry_seconds(self._failures) if self._failures else 0.0
-        return self._begun_at + max(self._term.settings.snapshot_seconds, wait)
+        interval = 0.0 if self.is_urgent else self._term.settings.snapshot_seconds
+        return self._begun_at + max(interval, wait)
 
     def begin(self, position: int) -> None:
         """Begin a snapshot of the state after a position; training continues meanwhile."""

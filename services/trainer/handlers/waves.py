@@ -32,7 +32,7 @@ from services.trainer.core.wave_operations import check_turn, intake_of, plan_wa
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.lease_term import OperationParts
-from services.trainer.handlers.operations import Operations
+from services.trainer.handlers.terms import Terms
 
 MAX_WAVE_READS = 3
 """Maximum ends of the process while a wave's records are read, before its job fails."""
@@ -41,17 +41,17 @@ _log = logging.getLogger(__name__)
 _EARLY_SECONDS = 25.0
 """Time that a wave waits here for those of its job before it; then it is delivered again."""
 _LOOK_SECONDS = 1.0
-"""Interval at which a wave that waits for another one checks that the lease is still held."""
+"""Interval at which a wave that waits for another one checks that its term goes on."""
 
 
 class WaveIntake:
     """Handlers of one base's trainer, of whose deliveries ``max_early`` may wait for earlier waves."""
 
     def __init__(
-        self, parts: OperationParts, operations: Operations, mismatch: MismatchChoice, *, max_early: int
+        self, parts: OperationParts, terms: Terms, mismatch: MismatchChoice, *, max_early: int
     ) -> None:
         self._parts = parts
-        self._operations = operations
+        self._terms = terms
         self._mismatch = mismatch
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
@@ -115,7 +115,7 @@ class WaveIntake:
             minibatches=minibatch_count(batch, asked=gradient.minibatches if gradient else 1),
             now=self._parts.clock.now(),
         )
-        await drivers.append(planned, intake_of(wave.wave_id), records=records)
+        await drivers.append(planned, intake_of(wave.wave_id), records=records, opens=session is None)
 
     async def _is_taken_in(self, wave: WaveCompleted) -> bool:
         """Return whether a wave was accepted, or released: its record may be gone then."""
@@ -124,7 +124,7 @@ class WaveIntake:
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until a policy has no waiting operations. Raises Unavailable."""
         while True:
-            drivers = await self._operations.drivers()
+            drivers = await self._terms.drivers()
             if await drivers.settle(policy_id, seconds=_LOOK_SECONDS):
                 return drivers
 
@@ -153,7 +153,7 @@ class WaveIntake:
         with suppress(AlreadyHandled):
             async with self._parts.ledger.transaction(intake_of(wave.wave_id)):
                 return ()
-        drivers = await self._operations.drivers()
+        drivers = await self._terms.drivers()
         if driver := drivers.find(wave.policy_id):
             driver.stop_wave(wave.wave_id, WaveStopped(wave_id=wave.wave_id))
         return ()

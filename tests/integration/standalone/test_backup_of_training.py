@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from contract.training_rig import BASE, TOKEN, A, new, open_store
+from contract.training_rig import BASE, HOLDER, A, new, open_store
 
 from mint_client.core.refusals import LocalFailureError
 from mint_common.blobs.localfs import LocalBlobs
@@ -40,7 +40,7 @@ class Trained:
         claim = await blobs.put(_key(A, self.position), _state(self.position))
         async with _operations(self.dsn) as operations:
             snapshot = Snapshot(policy_id=A, position=self.position, claim=claim)
-            for unused in await operations.put_snapshot(TOKEN, snapshot):
+            for unused in await operations.put_snapshot(HOLDER, snapshot):
                 await blobs.delete(unused.uri)
 
     def run(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -72,7 +72,7 @@ async def trained(database: str, tmp_path: Path) -> AsyncIterator[Trained]:
     payload = await LocalBlobs(made.folder).put("training/payload", b"a pass")
     waiting = replace(new(1), payload=Packed(data=msgspec.msgpack.encode(payload), is_claim=True))
     async with open_store(database) as store:
-        assert await store.operations.add(TOKEN, [new(0), waiting]) == [True, True]
+        assert await store.operations.add(HOLDER, [new(0), waiting]) == [True, True]
         await made.replace_state()
     yield made
     made.threads.shutdown()
@@ -93,7 +93,7 @@ async def _check_restored(trained: Trained, target: Path, restored: Path) -> int
         assert session is not None
         assert session.snapshot is not None
         assert await blobs.get(session.snapshot) == _state(session.snapshot_position)
-        waiting = [each.payload for each in await operations.unfinished(None) if each.payload.is_claim]
+        waiting = [each.payload for each in await operations.unfinished([A]) if each.payload.is_claim]
         payloads = [await blobs.get(msgspec.msgpack.decode(each.data, type=Claim)) for each in waiting]
         assert payloads == [b"a pass"]
         return session.snapshot_position

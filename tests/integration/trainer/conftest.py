@@ -230,7 +230,7 @@ class Stage:
         limits = OperationSettings(**constants)  # type: ignore[arg-type]  # the test's
         settings = self.settings.model_copy(update=changes)
         async with open_trainer(settings, limits=limits) as trainer:
-            runs = (trainer.take_waves, trainer.relay.run, trainer.operations.run)
+            runs = (trainer.take_waves, trainer.relay.run, trainer.terms.run)
             work = [asyncio.ensure_future(run()) for run in runs]
             try:
                 yield trainer

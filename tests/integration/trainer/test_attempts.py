@@ -21,13 +21,14 @@ from mint_common.training import (
     Save,
     Saved,
 )
-from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import resident_policies
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies
+from services.trainer.adapters.trainer_pool_postgres import TrainerPool
 from services.trainer.app import Trainer
 from services.trainer.core.operations import StoredOperation
-from services.trainer.handlers import operations
+from services.trainer.core.pool import Holder
+from services.trainer.handlers import terms
 from services.trainer.handlers.lease_term import OperationParts
 
 from .conftest import Stage
@@ -71,19 +72,19 @@ async def test_ends_of_terms_are_no_ends_of_the_process(
         return carry_out_run(base, tiers, tasks, *more, **options)
 
     monkeypatch.setattr(resident_policies, "carry_out_run", held)
-    renew, take_back = PostgresLease.renew, PostgresOperations.take_back_attempts
+    renew, take_back = TrainerPool.renew, PostgresOperations.take_back_attempts
 
-    async def renewed(self: PostgresLease, token: int) -> None:
+    async def renewed(self: TrainerPool, holder: Holder) -> None:
         if is_away:
             raise Unavailable(what="the database", problem="gone")
-        await renew(self, token)
+        await renew(self, holder)
 
     async def taken_back(self: PostgresOperations, noted: Any) -> None:
         if is_away:
             raise Unavailable(what="the database", problem="gone")
         await take_back(self, noted)
 
-    monkeypatch.setattr(PostgresLease, "renew", renewed)
+    monkeypatch.setattr(TrainerPool, "renew", renewed)
     monkeypatch.setattr(PostgresOperations, "take_back_attempts", taken_back)
     async with stage.trainer() as trainer, serving(trainer) as client:
         run = Run(client, A)
@@ -107,7 +108,7 @@ async def test_what_waits_for_the_store_is_not_blamed_for_kills(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     troubles = spoil_blobs(monkeypatch)
-    monkeypatch.setattr(operations, "forget_attempts", killed)
+    monkeypatch.setattr(terms, "forget_attempts", killed)
     async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
         run = Run(client, A)
         await run.open()
@@ -143,7 +144,7 @@ async def test_what_waits_for_a_slow_store_holds_up_nothing_else_that_is_apart(
             await run.open()
             await run.do(make_pass(1))
         saving = await slow.send(SAVE)
-        drivers = await trainer.operations.drivers()
+        drivers = await trainer.terms.drivers()
         for run in (slow, quick):
             driver = drivers.find(run.policy_id)
             assert driver is not None
@@ -170,7 +171,7 @@ async def test_a_step_that_is_refused_leaves_no_gradient_in_memory(stage: Stage)
             await run.open()
             for operation in (make_pass(1), ADAM, make_pass(2)):
                 await run.do(operation)
-            driver = (await trainer.operations.drivers()).find(policy_id)
+            driver = (await trainer.terms.drivers()).find(policy_id)
             assert driver is not None
             driver.attempts.found(
                 StoredOperation(policy_id=policy_id, seq=4, tenant_id=TENANT, payload=None, attempts=2)

@@ -10,7 +10,6 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import NotFound
 from mint_common.events import Event, PolicyParked, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.postgres import open_pool
 from mint_common.training import (
     CheckpointRef,
@@ -27,10 +26,10 @@ from mint_common.training import (
     SessionClosed,
     Stepped,
 )
-from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.policies.tasks import PolicyTask
-from services.trainer.handlers import operations
+from services.trainer.handlers import orphans as orphan_walks
 from services.trainer.handlers.waves import WaveIntake
+from tests.testing.older_trainer import hold_as_before
 
 from .conftest import Stage, ref
 from .faulty import Troubles, spoil_blobs, spoil_computing
@@ -65,8 +64,8 @@ async def reason(run: Run, seq: int) -> str:
 
 
 async def terms(stage: Stage) -> int:
-    """Return how many terms of the lease have begun."""
-    (row,) = await stage.rows("SELECT token FROM trainer.leases")
+    """Return how many terms have begun."""
+    (row,) = await stage.rows("SELECT max(token) AS token FROM trainer.trainers")
     return int(row["token"])
 
 
@@ -256,7 +255,7 @@ async def test_a_policy_leaves_memory_when_nothing_more_arrives(stage: Stage, la
                 await asyncio.sleep(0.1)
 
 
-async def test_a_trainer_without_the_lease_takes_no_waves(
+async def test_a_trainer_takes_no_waves_while_one_of_the_version_before_has_the_lease(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[object] = []
@@ -268,10 +267,9 @@ async def test_a_trainer_without_the_lease_takes_no_waves(
 
     monkeypatch.setattr(WaveIntake, "on_wave_completed", recorded)
     pool = await open_pool(stage.settings.postgres.dsn, schema="trainer")
-    lease = PostgresLease(pool, base=BaseName("tiny"), ttl_seconds=10.0, clock=SystemClock())
     async with stage.trainer() as trainer:
-        await trainer.operations.began()
-        holding = asyncio.create_task(hold(lease))
+        await trainer.terms.began()
+        holding = asyncio.create_task(hold_as_before(pool, BaseName("tiny")))
         await stage.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON database = pg_database.oid"
             " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
@@ -286,14 +284,6 @@ async def test_a_trainer_without_the_lease_takes_no_waves(
         await stage.exported(1)
         assert taken
     await pool.close()
-
-
-async def hold(lease: PostgresLease) -> None:
-    """Take the lease, and hold it until cancelled."""
-    async with lease.held() as token:
-        while True:
-            await lease.renew(token)
-            await asyncio.sleep(0.5)
 
 
 async def test_what_is_refused_leaves_no_payload(stage: Stage) -> None:
@@ -324,7 +314,7 @@ async def test_what_a_crash_left_is_collected_by_the_second_walk(
     elsewhere = ["training/policy_of_others/results/2", f"training/{A}/notes/2"]
     for key in (*orphans, *elsewhere):
         await stage.blobs.put(key, b"left")
-    monkeypatch.setattr(operations, "WALK_SECONDS", 0.5)
+    monkeypatch.setattr(orphan_walks, "WALK_SECONDS", 0.5)
     async with stage.trainer(**waits), asyncio.timeout(30):
         while not {one async for one in stage.blobs.list(f"training/{A}/")}.isdisjoint(orphans):
             await asyncio.sleep(0.1)

@@ -40,8 +40,8 @@ async def test_what_waits_of_a_tenant_is_bounded_in_bytes_and_read_in_its_turn_a
         other = Run(client, B, tenant_id=TenantId("other"))
         await other.open()
         assert isinstance(await other.do(works[3]), Passed)
-        assert trainer.operations._drivers is not None
-        driver = trainer.operations._drivers.find(A)
+        assert trainer.terms.current is not None
+        driver = trainer.terms.current.find(A)
         assert driver is not None
         kept = [driver._live[seq] for seq in sent]
         assert [isinstance(one, StoredOperation) for one in kept] == [False, True, True]
@@ -85,6 +85,6 @@ async def test_a_cancelled_wave_ends_between_two_runs_of_its_pass_and_is_refused
         next_one = (await stage.expect(3))[2]
         assert isinstance(next_one, RevisionExported)
         assert (next_one.step, next_one.parent) == (2, first.digest)
-        assert trainer.operations._drivers is not None
-        driver = trainer.operations._drivers.find(policy)
+        assert trainer.terms.current is not None
+        driver = trainer.terms.current.find(policy)
         assert driver is None or not driver.waiting

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from mint_common.client.trainer import TrainerClient
-from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, PolicyId
@@ -29,7 +28,6 @@ from mint_common.training import (
     Submission,
 )
 from services.standalone.adapters.launch import free_port
-from services.trainer.core.operations import Fenced
 
 from .conftest import LORA, Stage
 from .killing import MortalTrainer
@@ -165,65 +163,3 @@ def _is_export(outcome: Outcome) -> bool:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_kill_9_changes_no_bit(stage: Stage, seed: int) -> None:
     await crash_and_compare(stage, seed)
-
-
-async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> None:
-    """Two trainers of one base: the first freezes, the second goes on, and the first wakes up too late."""
-    calm_id, frozen_id = PolicyId("policy_calm"), PolicyId("policy_frozen")
-    script, half = make_script(7, frozen_id), 8
-    async with stage.trainer() as trainer, serving(trainer) as client:
-        calm = told(await train(client, make_script(7, calm_id), calm_id))
-    mortals = [
-        MortalTrainer(
-            stage.settings.model_copy(
-                update={
-                    "lease_seconds": 5.0,
-                    "http_port": free_port(),
-                }
-            )
-        )
-        for _ in range(2)
-    ]
-    first, second = mortals
-    clients = [mortal.client() for mortal in mortals]
-    directory = TrainerDirectory([second.url, first.url], token="secret")
-
-    async def submit_to_the_found(seq: int) -> None:
-        """Submit an operation to the trainer that has the lease, once it is known."""
-        is_submitted = False
-        while not is_submitted:
-            try:
-                trainer = await directory.find(BaseName("tiny"))
-                async with asyncio.timeout(5):  # a frozen one never answers
-                    await trainer.submit(Submission(frozen_id, TENANT, seq, script[seq]))
-            except (Unavailable, Fenced, TimeoutError):
-                await asyncio.sleep(0.1)
-            else:
-                is_submitted = True
-
-    try:
-        async with asyncio.timeout(200):
-            await first.start()
-            before = await train(clients[0], script[:half], frozen_id)
-            await second.start()
-            with pytest.raises(Unavailable):
-                await clients[1].submit(Submission(frozen_id, TENANT, half, script[half]))
-            # It is sent, and then its trainer freezes with it under way.
-            await submit_to_the_found(half)
-            first.freeze()
-            await submit_to_the_found(half + 1)
-            after = await train(clients[1], script, frozen_id)
-            assert after[:half] == before
-            first.thaw()
-            # Whether it has heard of its successor yet, or is told so by the row that it wanted to add.
-            with pytest.raises((Unavailable, Fenced)):
-                await clients[0].submit(Submission(frozen_id, TENANT, len(script), ADAM))
-            again = [await clients[1].outcome(frozen_id, seq, wait_seconds=5) for seq in range(len(script))]
-    finally:
-        await directory.aclose()
-        for client in clients:
-            await client.aclose()
-        for mortal in mortals:
-            mortal.kill()
-    assert again == after
-    assert told(after) == calm

@@ -38,7 +38,7 @@ async def test_records_go_when_they_are_covered_and_the_policy_goes_on_bitwise(s
         assert needed == {wave.record.uri for wave in waves}
     # Nothing of the policy waits: what covers the records is that one asks for them.
     async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
-        await trainer.operations.began()
+        await trainer.terms.began()
         await until_released(client)
         for wave in waves:
             await stage.blobs.delete(wave.record.uri)
@@ -64,7 +64,7 @@ async def test_a_restore_to_cover_records_is_counted_while_it_runs(
         await stage.exported(1)
     monkeypatch.setattr(Executor, "_restore", restored)
     async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
-        await trainer.operations.began()
+        await trainer.terms.began()
         await client.release_records(A, [])
         async with asyncio.timeout(60):
             await began.wait()
@@ -80,7 +80,7 @@ async def test_a_policy_that_ends_its_trainer_when_restored_to_be_covered_is_par
         (first,) = await stage.exported(1)
     await stage.rows("INSERT INTO trainer.wave_reads VALUES ($1, $2, 0)", A, MAX_READS)
     async with stage.trainer(snapshot_seconds=0) as trainer, serving(trainer) as client:
-        await trainer.operations.began()
+        await trainer.terms.began()
         async with asyncio.timeout(60):
             while len(stage.seen) < 2:
                 assert await client.release_records(A, []) == {wave.record.uri}

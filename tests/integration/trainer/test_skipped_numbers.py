@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 def _driven(trainer: Trainer) -> list[PolicyId]:
-    drivers = trainer.operations._drivers
+    drivers = trainer.terms.current
     assert drivers is not None
     return list(drivers._by_policy)
 
@@ -47,7 +47,7 @@ async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing
         serving(trainer) as client,
     ):
         run.client = client
-        await trainer.operations.drivers()
+        await trainer.terms.drivers()
         await client.skip(A, TENANT, run.seq)
         run.seq += 1
         assert _driven(trainer) == [A]
