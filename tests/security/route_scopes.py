@@ -90,6 +90,7 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/tenants": "operator",
     "POST /mint/v1/tenants": "operator",
     "POST /mint/v1/tenants/{tenant}/keys": "operator",
+    "GET /mint/v1/trainers": "read",
     "GET /mint/v1/whoami": "read",
     "GET /mint/v1/webhooks": "admin",
     "POST /mint/v1/webhooks": "admin",

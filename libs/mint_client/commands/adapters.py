@@ -1,4 +1,4 @@
-"""`mint adapters`: where revisions are on the engines; `mint top`: the same, live."""
+"""`mint adapters`: where revisions are on the engines; `mint top`: the same and the trainers, live."""
 
 import time
 from collections.abc import Sequence
@@ -13,10 +13,17 @@ from mint_client.commands.api import Listing, add_command, api_command, open_api
 from mint_client.commands.names import digest_of
 from mint_client.commands.options import JsonOption, StackOption
 from mint_client.commands.spelling import NamedRevisionArgument, split_name
-from mint_client.core.columns import ADAPTER, ENGINE
-from mint_client.core.tables import Row, adapter_rows, engine_rows, restart_notes, with_restarting
+from mint_client.core.columns import ADAPTER, ENGINE, TRAINER
+from mint_client.core.tables import (
+    Row,
+    adapter_rows,
+    engine_rows,
+    restart_notes,
+    trainer_rows,
+    with_restarting,
+)
 from mint_client.views.terminal import make_table, print_json, print_rows
-from mint_common.errors import Unavailable
+from mint_common.errors import NotFound, Unavailable
 
 MAX_ROWS = 40
 NOTHING = "none of your revisions is on an engine"
@@ -47,6 +54,16 @@ def _residency(api: PublicApi, earlier: Sequence[Row]) -> tuple[list[Row], list[
     """Return the rows of adapters and of engines; ``earlier`` are the adapters of the look before."""
     engines = engine_rows(api.get("/engines"))
     return with_restarting(adapter_rows(api.get("/adapters"), now=time.time()), earlier, engines), engines
+
+
+def _at_work(api: PublicApi) -> list[Row]:
+    """Return the rows of trainers; none from a gateway of a version without them."""
+    try:
+        trainers = api.get("/trainers")
+    except NotFound:
+        return []
+    is_named = any(trainer["policies"] for trainer in trainers)
+    return trainer_rows(trainers, api.get("/policies") if is_named else [])
 
 
 def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
@@ -106,21 +123,24 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show engines, their load and your revisions on them, live until Ctrl-C.
+    """Show engines and trainers, and your revisions and policies on them, live until Ctrl-C.
 
     Example: mint top --interval 2
     """
     console = Console()
     if as_json:
         adapters, engines = _residency(api, ())
-        print_json({"engines": engines, "adapters": adapters})
+        print_json({"engines": engines, "trainers": _at_work(api), "adapters": adapters})
     elif not console.is_terminal:
         adapters, engines = _residency(api, ())
         print_rows(engines, ENGINE, nothing="no engine answers")
         typer.echo("")
+        print_rows(_at_work(api), TRAINER, nothing="no trainer answers")
+        typer.echo("")
         print_rows(adapters, ADAPTER, nothing=NOTHING)
     elif once:
-        console.print(_tables(*_residency(api, ()), console, max_rows=MAX_ROWS))
+        adapters, engines = _residency(api, ())
+        console.print(_tables(adapters, engines, _at_work(api), console, max_rows=MAX_ROWS))
     else:
         _watch(api, console, interval)
 
@@ -131,21 +151,32 @@ def _watch(api: PublicApi, console: Console, interval: float) -> None:
         while True:
             try:
                 adapters, engines = _residency(api, adapters)
-                shown: Group | str = _tables(adapters, engines, console, max_rows=console.height)
+                rows = _at_work(api)
+                shown: Group | str = _tables(adapters, engines, rows, console, max_rows=console.height)
             except Unavailable as error:
                 shown = str(error)
             live.update(shown, refresh=True)
             time.sleep(interval)
 
 
-def _tables(adapters: Sequence[Row], engines: Sequence[Row], console: Console, *, max_rows: int) -> Group:
-    """Return two tables of at most ``max_rows`` lines together, and how many adapters these leave out."""
-    room = max_rows - len(engines) - 3
+def _tables(
+    adapters: Sequence[Row],
+    engines: Sequence[Row],
+    trainers: Sequence[Row],
+    console: Console,
+    *,
+    max_rows: int,
+) -> Group:
+    """Return tables of at most ``max_rows`` lines together, and how many adapters these leave out."""
+    room = max_rows - len(engines) - 3 - (len(trainers) + 2 if trainers else 0)
     shown = adapters if len(adapters) <= room else adapters[: max(1, room - 1)]
     left_out = len(adapters) - len(shown)
+    at_work = [make_table(trainers, TRAINER, width=console.width)] if trainers else []
     return Group(
         make_table(engines, ENGINE, width=console.width),
         "",
+        *at_work,
+        *([""] if trainers else []),
         make_table(shown, ADAPTER, width=console.width) if adapters else NOTHING,
         *([f"and {left_out} more: mint adapters lists all"] if left_out else []),
     )

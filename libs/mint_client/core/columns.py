@@ -292,6 +292,13 @@ ENGINE = (
     Column(title="loading", path="load.loads_running", kind="known", drop=2),
     Column(title="queued", path="load.loads_waiting", kind="known", drop=2),
 )
+TRAINER = (
+    Column(title="trainer", path="trainer_id"),
+    Column(title="state", path="state", kind="state", drop=2),
+    Column(title="base", path="base", drop=1),
+    Column(title="policies", path="full", drop=3),
+    Column(title="yours", path="names", kind="list"),
+)
 ADAPTER = (
     Column(title="revision", path="revision"),
     Column(title="engine", path="engine_id", drop=4),

@@ -64,6 +64,19 @@ def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
     return [{**engine, "used": _used(engine, engine["load"]), "away": _away(engine)} for engine in engines]
 
 
+def trainer_rows(trainers: Sequence[Any], policies: Sequence[Any]) -> list[Row]:  # the gateway's JSON
+    """Return trainers with the names of the policies at work there, and how many are of how many together."""
+    names = {policy["policy_id"]: policy["name"] for policy in policies}
+    return [
+        {
+            **trainer,
+            "full": f"{trainer['held']}/{trainer['room']}",
+            "names": [names.get(policy_id, policy_id) for policy_id in trainer["policies"]],
+        }
+        for trainer in trainers
+    ]
+
+
 def _away(engine: Any) -> str:
     if engine.get("state") == "silent":
         return "does not answer"

@@ -52,6 +52,7 @@ from services.gateway.http.mint import (
     residency,
     revisions,
     tasks,
+    trainers,
     webhooks,
 )
 from services.gateway.http.openai import generating, models, server, token_generation
@@ -74,6 +75,7 @@ ROUTES = (
     jobs,
     episodes,
     residency,
+    trainers,
     events,
     webhooks,
     models,

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from mint_client.core.columns import ADAPTER, CHANGE, ENGINE, EVALUATION, FIELD, REVISION, RULE, Column
+from mint_client.core.columns import (
+    ADAPTER,
+    CHANGE,
+    ENGINE,
+    EVALUATION,
+    FIELD,
+    REVISION,
+    RULE,
+    TRAINER,
+    Column,
+)
 from mint_client.core.score_rows import rule_rows, scored_rows, seeded_rows
 from mint_client.core.tables import (
     Row,
@@ -17,6 +27,7 @@ from mint_client.core.tables import (
     fitting,
     page_hint,
     restart_notes,
+    trainer_rows,
     with_restarting,
 )
 from mint_client.views.terminal import make_table
@@ -70,6 +81,19 @@ def test_an_engine_shows_how_full_it_is() -> None:
     (vanished,) = engine_rows([{**ENGINE_ROW, "load": None, "state": "silent"}])
     assert cells(vanished, ENGINE)[:2] == ("e", "does not answer")
     assert restart_notes([vanished]) == []
+
+
+def test_a_trainer_shows_the_policies_that_it_holds() -> None:
+    trainer = {
+        "trainer_id": "host:1",
+        "base": "tiny",
+        "state": "draining",
+        "held": 3,
+        "room": 8,
+        "policies": ["policy_1", "policy_2"],
+    }
+    (row,) = trainer_rows([trainer], [{"policy_id": "policy_1", "name": "counter"}])
+    assert cells(row, TRAINER) == ("host:1", "draining", "tiny", "3/8", "counter, policy_2")
 
 
 def test_an_adapter_shows_its_state_its_use_and_its_position_in_the_queue() -> None:
