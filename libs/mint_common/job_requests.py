@@ -122,13 +122,14 @@ class EarlyStoppingBody(Body):
 
 
 class EpisodeEvaluationBody(Body):
-    """How revisions of a job in an environment are evaluated: episodes of ``n`` tasks of a ``split``.
+    """How revisions of a job in an environment are evaluated: ``samples`` episodes of ``n`` tasks of a split.
 
     Every ``every`` steps and after the last one. The job ends with the best revision, or with the last one.
     """
 
     every: StrictInt | None = None
     n: StrictInt | None = None
+    samples: StrictInt = 1
     split: Label = "eval"
     keep: Literal["best", "last"] = "best"
     early_stopping: EarlyStoppingBody | None = None
@@ -210,8 +211,8 @@ class Questions:
     for every revision. ``n`` is 64 prompts or tasks, or all rows of a file, ``max_new_tokens`` the task's own
     or 256, ``suite`` the task or ``file:<id>``, unless they are given; with a grader it is
     ``file:<id>:<hash>``, because scores of two graders do not compare, and so of two settings of an
-    environment: ``env:<kind>:<id>:<hash>``. Temperature 0 is greedy. ``on_long`` says what becomes of a row
-    that does not fit the context.
+    environment: ``env:<kind>:<id>:<hash>``. Each task of ``env`` has ``samples`` episodes, and their mean is
+    its score. Temperature 0 is greedy. ``on_long`` says what becomes of a row that does not fit the context.
     """
 
     task: str | None = None
@@ -220,6 +221,7 @@ class Questions:
     grader: dict[str, Any] | None = None  # JSON
     suite: Label | None = None
     n: StrictInt | None = None
+    samples: StrictInt = 1
     seed: StrictInt = 0
     temperature: StrictFloat = 0.0
     max_new_tokens: StrictInt | None = None

@@ -57,6 +57,10 @@ CountOption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Number of prompts or tasks. Default: 64, or all rows of a file."),
 ]
+SamplesOption = Annotated[
+    int,
+    typer.Option(metavar="N", help="Episodes of each task of an environment; a task's score is their mean."),
+]
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of the prompts.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 TokensOption = Annotated[
@@ -80,14 +84,15 @@ def run_evaluation(
     grader: GraderOption = None,
     suite: SuiteOption = None,
     n: CountOption = None,
+    samples: SamplesOption = 1,
     seed: SeedOption = 0,
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
 ) -> Listing:
     """Score a revision or a base on a task, in an environment, or on the rows of a file.
 
-    A task uses its held-out prompts, an environment the tasks of a split, one episode each. The score of a
-    revision is recorded, and promotion rules act on it. Its suite is the task, environment or file; its
+    A task uses its held-out prompts, an environment the tasks of a split, --samples episodes each. The score
+    of a revision is recorded, and promotion rules act on it. Its suite is the task, environment or file; its
     metric is reward, or valid_loss for a file without a grader. The score of a base is not recorded. Ctrl-C
     stops waiting, not the run; `mint eval cancel` stops the run.
 
@@ -95,7 +100,7 @@ def run_evaluation(
     """
     environment = environment_of(env, env_args, max_turns, split=split)
     asked = _questions(api, task, file, grader, env=environment, suite=suite, n=n, seed=seed)
-    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "samples": samples}
     begun = api.post("/evaluations/run", {**_scored(api, name), **asked, **sampling})
     (run,) = _ended(api, [name], [begun], on=str(task or env or file))
     return Listing(answer=run, columns=EVALUATION_RUN)
@@ -117,6 +122,7 @@ def compare_evaluations(
     grader: GraderOption = None,
     suite: SuiteOption = None,
     n: CountOption = None,
+    samples: SamplesOption = 1,
     seed: SeedOption = 0,
     temperature: TemperatureOption = 0.0,
     max_new_tokens: TokensOption = None,
@@ -130,7 +136,7 @@ def compare_evaluations(
     """
     environment = environment_of(env, env_args, max_turns, split=split)
     asked = _questions(api, task, file, grader, env=environment, suite=suite, n=n, seed=seed)
-    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "samples": samples}
     begun = api.post("/evaluations/compare", {"model": model, "baseline": baseline, **asked, **sampling})
     _ended(api, [model, baseline], [begun["run"], begun["baseline"]], on=str(task or env or file))
     runs = {side: begun[side]["run_id"] for side in ("run", "baseline")}

@@ -97,6 +97,9 @@ def create_job(  # arguments of a command
     eval_tasks: Annotated[
         int | None, typer.Option(metavar="N", help="Tasks of such a score. Default: 64.")
     ] = None,
+    eval_samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Episodes of each such task. Default: 1.")
+    ] = None,
     eval_split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split of such tasks. Default: eval.")
     ] = None,
@@ -149,7 +152,9 @@ def create_job(  # arguments of a command
         "temperature": temperature,
         "task": task,
         "env": environment_of(env, env_args, max_turns),
-        "evaluation": _evaluation({"every": eval_every, "n": eval_tasks, "split": eval_split}),
+        "evaluation": _evaluation(
+            {"every": eval_every, "n": eval_tasks, "samples": eval_samples, "split": eval_split}
+        ),
         "learning_rate": learning_rate,
         "kl_coefficient": kl,
         "beta": beta,

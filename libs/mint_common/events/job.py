@@ -62,8 +62,8 @@ class EvaluationPlan:
     """Evaluate after every ``every`` steps and after the last one, on at most ``rows`` rows.
 
     The rows are those of ``file``, or a ``holdout`` share of the training file, selected by their hashes; of
-    a job in an environment they are tasks of its ``split``. ``keep`` selects the job's result: the best
-    revision by ``metric``, or the last.
+    a job in an environment they are tasks of its ``split``, each with ``samples`` episodes. ``keep`` selects
+    the job's result: the best revision by ``metric``, or the last.
     """
 
     every: int
@@ -74,6 +74,7 @@ class EvaluationPlan:
     keep: Literal["best", "last"]
     early_stopping: EarlyStopping | None
     split: str = ""
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

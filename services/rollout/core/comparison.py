@@ -69,14 +69,15 @@ def check_comparable(run: EvaluationRun, baseline: EvaluationRun) -> None:
         raise InvalidField(field="baseline", problem="is of another base: losses are by token, and so differ")
 
 
-_ASKED = ("task", "env", "file", "grader", "metric", "n", "seed", "temperature", "max_new_tokens")
+_ASKED = ("task", "env", "samples", "file", "grader", "metric", "n", "seed", "temperature", "max_new_tokens")
 
 
 def _asked(run: EvaluationRun) -> tuple[object, ...]:
     data = run.data
     rows = None if data is None else (data.file.content.sha256, data.holdout)
     sampling = run.temperature, run.max_new_tokens
-    return run.task, run.environment, rows, data and data.grader, run.metric, run.n, run.seed, *sampling
+    asked = run.task, run.environment, run.samples, rows, data and data.grader
+    return *asked, run.metric, run.n, run.seed, *sampling
 
 
 def compare(

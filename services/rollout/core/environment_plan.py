@@ -37,6 +37,8 @@ EVALUATIONS = 10
 """About how often a job is evaluated unless its request says."""
 EVALUATED_TASKS, MAX_EVALUATED_TASKS = 64, 1000
 """Tasks of an evaluation unless its request says, and at most."""
+MAX_SAMPLES, MAX_EVALUATED_EPISODES = 64, 16_384
+"""Maximum episodes of a task, and of all tasks of an evaluation."""
 
 
 def plan_environment(body: EnvironmentBody, algorithm: Algorithm, spec: JobSpec) -> EnvironmentSpec:
@@ -66,6 +68,7 @@ def plan_job_evaluation(body: EpisodeEvaluationBody, *, steps: int) -> Evaluatio
     n = EVALUATED_TASKS if body.n is None else body.n
     check_between("evaluation.every", every, 1, steps)
     check_between("evaluation.n", n, 1, MAX_EVALUATED_TASKS)
+    check_samples("evaluation.samples", body.samples, n=n)
     stopping = body.early_stopping
     return EvaluationPlan(
         every=every,
@@ -78,7 +81,16 @@ def plan_job_evaluation(body: EpisodeEvaluationBody, *, steps: int) -> Evaluatio
         if stopping is None
         else EarlyStopping(patience=stopping.patience, min_delta=stopping.min_delta, warmup=stopping.warmup),
         split=body.split,
+        samples=body.samples,
     )
+
+
+def check_samples(field: str, samples: int, *, n: int) -> None:
+    """Check the episodes of each of ``n`` tasks. Raises InvalidField."""
+    check_between(field, samples, 1, MAX_SAMPLES)
+    if n * samples > MAX_EVALUATED_EPISODES:
+        problem = f"makes {n * samples} episodes, the limit is {MAX_EVALUATED_EPISODES}: lower it or n"
+        raise InvalidField(field=field, problem=problem)
 
 
 def plan_scored_environment(body: EvaluatedEnvironmentBody) -> EnvironmentSpec:
@@ -101,7 +113,7 @@ def suite_of_environment(environment: EnvironmentSpec) -> str:
 
 
 def _plan(body: EnvironmentBody | EvaluatedEnvironmentBody) -> EnvironmentSpec:
-    """Return an environment; one score of each of its tasks is enough."""
+    """Return an environment; one score of a group is enough."""
     check_between("env.max_turns", body.max_turns, 1, MAX_TURNS)
     check_positive("env.episode_seconds", body.episode_seconds, MAX_EPISODE_SECONDS)
     return EnvironmentSpec(

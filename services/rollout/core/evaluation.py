@@ -55,12 +55,13 @@ class EvaluationData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRun:
-    """A run after its last change: at most ``n`` prompts, one answer each.
+    """A run after its last change: at most ``n`` prompts, one answer each unless they are tasks.
 
     ``revision`` None is the bare base, which has no ``policy_id`` and whose score is only in the run. Other
     scores are recorded as ``metric`` of ``suite``, with the author ``caller``. With ``data`` the prompts are
-    rows of a file and ``task`` is empty; with an ``environment`` they are tasks of its split, one episode
-    each. ``scored`` rows have a score, ``value`` is their mean by weight and ``stderr`` its standard error.
+    rows of a file and ``task`` is empty; with an ``environment`` they are tasks of its split, ``samples``
+    episodes each. ``scored`` rows have a score, ``value`` is their mean by weight, ``stderr`` its standard
+    error.
     ``grader_errors`` counts the answers without a reward, by kind, ``episodes`` those of an environment by
     outcome, and ``dropped`` the rows dropped as too long. ``progress_at`` is the time of the last progress, 0
     before the first.
@@ -93,6 +94,7 @@ class EvaluationRun:
     finished_at: float | None = None
     environment: EnvironmentSpec | None = None
     episodes: Mapping[str, int] = field(default_factory=dict)
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +135,24 @@ def graded_row(row: int, text: str, grade: Grade | GraderFault) -> ScoredRow:
     return ScoredRow(row=row, score=grade.reward, answer=kept(text))
 
 
-def episode_row(row: int, trajectory: Trajectory) -> ScoredRow:
-    """Return the row of an episode; a failure, of whichever part, is no score."""
-    episode, answer = trajectory.episode, kept("\n".join(each.text for each in trajectory.segments))
-    if episode.reward is None:
-        return ScoredRow(row=row, score=None, answer="", fault=episode.outcome, message=kept(episode.error))
-    return ScoredRow(row=row, score=episode.reward, answer=answer)
+def task_row(row: int, trajectories: Sequence[Trajectory]) -> ScoredRow:
+    """Return the row of a task: the mean reward of its episodes, and the answer of the first that has one.
+
+    An episode that failed, of whichever part, has none; if all did, so has the task.
+    """
+    ended = [each for each in trajectories if each.episode.reward is not None]
+    if not ended:
+        lost = trajectories[0].episode
+        return ScoredRow(row=row, score=None, answer="", fault=lost.outcome, message=kept(lost.error))
+    rewards = [each.episode.reward for each in ended if each.episode.reward is not None]
+    answer = kept("\n".join(each.text for each in ended[0].segments))
+    return ScoredRow(row=row, score=fsum(rewards) / len(rewards), answer=answer)
+
+
+def episode_seed(run: EvaluationRun, place: int, sample: int) -> int:
+    """Return the seed of an episode of the task at ``place``, the same in every run with the run's."""
+    names = ("answer", place) if sample == 0 else ("answer", place, sample)
+    return derive_seed(run.seed, *names)
 
 
 def prompts_seed(run: EvaluationRun) -> int:

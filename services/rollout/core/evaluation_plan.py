@@ -11,6 +11,7 @@ from mint_common.errors import InvalidField
 from mint_common.job_requests import EvaluatedEnvironmentBody, Questions
 from mint_common.lora import MAX_SEED
 from services.rollout.core.environment_plan import (
+    check_samples,
     environment_defaults,
     plan_scored_environment,
     suite_of_environment,
@@ -33,6 +34,8 @@ def check_questions(asked: Questions) -> None:
     """Refuse questions of none or several kinds. Raises InvalidField."""
     if sum(each is not None for each in (asked.task, asked.file, asked.env)) != 1:
         raise InvalidField(field="task", problem="give exactly one of `task`, `file` and `env`")
+    if asked.env is None and asked.samples != 1:
+        raise InvalidField(field="samples", problem="goes with env: prompts and rows have one answer each")
     if asked.file is None and asked.grader is not None:
         what = "a task" if asked.env is None else "an environment"
         raise InvalidField(field="grader", problem=f"goes with a file: {what} has rewards of its own")
@@ -55,7 +58,8 @@ def plan_episodes(asked: Questions, body: EvaluatedEnvironmentBody, *, max_conte
     tokens = int(environment_defaults(max_context=max_context)["max_new_tokens"])
     n = TASK_PROMPTS if asked.n is None else asked.n
     part = _plan(asked, suite_of_environment(environment), n, tokens, max_context)
-    return {"task": "", "data": None, "environment": environment, **part}
+    check_samples("samples", asked.samples, n=n)
+    return {"task": "", "data": None, "environment": environment, "samples": asked.samples, **part}
 
 
 def plan_file(asked: Questions, file: FileRecord, *, max_context: int) -> RunPart:

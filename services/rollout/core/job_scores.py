@@ -54,6 +54,7 @@ def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
         data=None if spec.data is None else _rows(spec.data, plan),
         environment=None if spec.environment is None else evaluated_in(spec.environment, plan),
         n=plan.rows,
+        samples=plan.samples,
         seed=spec.seed,
         temperature=spec.temperature,
         max_new_tokens=spec.max_new_tokens,

@@ -1,18 +1,25 @@
-"""Score revisions in environments: one episode to each task, run as those of training are.
+"""Score revisions in environments: episodes of each task, run as those of training are.
 
 Invariant: an episode that failed, by its environment or by MinT's own parts, has no score and is counted.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import derive_id
 from services.rollout.core.environment import EnvironmentTask
 from services.rollout.core.episodes import EpisodeBudget
-from services.rollout.core.evaluation import EvaluationRun, ScoredRow, ScoredRows, episode_row, prompts_seed
-from services.rollout.core.task import derive_seed
+from services.rollout.core.evaluation import (
+    EvaluationRun,
+    ScoredRow,
+    ScoredRows,
+    episode_seed,
+    prompts_seed,
+    task_row,
+)
+from services.rollout.core.trajectories import Trajectory
 from services.rollout.handlers.engine_requests import all_of
 from services.rollout.handlers.episode_runs import MODEL, EpisodeRunner
 from services.rollout.handlers.open_episode import EpisodeTerms
@@ -34,35 +41,44 @@ class EpisodeScores:
     async def rows(
         self, run: EvaluationRun, environment: EnvironmentSpec, note: Callable[[], None]
     ) -> ScoredRows:
-        """Return the scored rows, by task. Calls ``note`` after each episode."""
-        tasks = await self.episodes.environments.draw(
+        """Return the scored rows, by task. Calls ``note`` after each task."""
+        environments = self.episodes.environments
+        found = await environments.describe(environment, environment.split, tenant_id=run.tenant_id)
+        tasks = await environments.draw(
             environment, environment.split, run.n, prompts_seed(run), tenant_id=run.tenant_id
         )
         budget = EpisodeBudget(
             environment=environment.id,
-            total=len(tasks),
+            total=len(tasks) * run.samples,
             max_share=self.max_faults,
-            max_tokens=float("inf"),  # only a row of each episode is held
+            max_tokens=float("inf"),  # only a row of each task is held
         )
-        turns = asyncio.Semaphore(EPISODES_AT_ONCE)
+        together = run.samples if found.by_group else 1
+        turns = asyncio.Semaphore(max(1, EPISODES_AT_ONCE // together))
+
+        async def ran(task: EnvironmentTask, terms: Sequence[EpisodeTerms]) -> list[Trajectory]:
+            async with turns:
+                ended = [each for each, _ in await self.episodes.run(environment, task, terms)]
+            for trajectory in ended:
+                budget.count(trajectory)
+            return ended
 
         async def scored(place: int, task: EnvironmentTask) -> ScoredRow:
-            async with turns:
-                ((trajectory, _),) = await self.episodes.run(
-                    environment, task, [_terms(run, environment, place)]
-                )
-            budget.count(trajectory)
+            terms = [_terms(run, environment, place, sample) for sample in range(run.samples)]
+            parts = [terms[at : at + together] for at in range(0, len(terms), together)]
+            ended = await all_of(ran(task, part) for part in parts)
             note()
-            return episode_row(place + 1, trajectory)
+            return task_row(place + 1, [each for part in ended for each in part])
 
         rows = await all_of(scored(place, task) for place, task in enumerate(tasks))
         return ScoredRows(rows=rows, episodes=dict(budget.outcomes))
 
 
-def _terms(run: EvaluationRun, environment: EnvironmentSpec, place: int) -> EpisodeTerms:
-    """Return the terms of the episode of a task, which has the same seed in every run with the run's."""
+def _terms(run: EvaluationRun, environment: EnvironmentSpec, place: int, sample: int) -> EpisodeTerms:
+    """Return the terms of an episode of a task."""
+    names = (place,) if sample == 0 else (place, sample)
     return EpisodeTerms(
-        episode_id=derive_id("ep", run.run_id, place),
+        episode_id=derive_id("ep", run.run_id, *names),
         tenant_id=run.tenant_id,
         base=run.base,
         revision=run.revision,
@@ -71,5 +87,5 @@ def _terms(run: EvaluationRun, environment: EnvironmentSpec, place: int) -> Epis
         max_new_tokens=run.max_new_tokens,
         max_turns=environment.max_turns,
         seconds=environment.episode_seconds,
-        seed=derive_seed(run.seed, "answer", place),
+        seed=episode_seed(run, place, sample),
     )

@@ -44,6 +44,7 @@ PLAN = EvaluationPlan(
     keep="best",
     early_stopping=None,
     split="eval",
+    samples=2,
 )
 
 
@@ -96,6 +97,34 @@ async def test_each_task_has_one_episode_and_its_reward_is_the_score() -> None:
     assert (again.value, same) == (run.value, rows)
 
 
+@pytest.mark.parametrize("by_group", [False, True])
+async def test_a_tasks_score_is_the_mean_of_its_episodes_and_the_error_is_over_tasks(by_group: bool) -> None:
+    environment = CountingEnvironment(by_group=by_group)
+    run, rows = await carried_out(rig_of(environment), replace(RUN_THERE, samples=3))
+    assert (run.state, run.scored, run.episodes) == (RunState.SUCCEEDED, 20, {"ok": 60})
+    assert len(environment.ran) == 60
+    assert len(environment.firsts) == (20 if by_group else 60), "those of a group are run in one call"
+    scores = [row.score for row in rows]
+    assert {round(3 * score) for score in scores} == {0, 1, 2, 3}
+    assert run.value == pytest.approx(sum(scores) / 20)
+    spread = sum((score - run.value) ** 2 for score in scores)
+    assert run.stderr == pytest.approx((spread / 19 / 20) ** 0.5)
+    _, singles = await carried_out(rig_of(CountingEnvironment()))
+    assert [row.answer for row in rows] == [row.answer for row in singles], "the first episode is the same"
+
+
+async def test_a_task_is_scored_by_those_of_its_episodes_that_have_a_reward() -> None:
+    def judge(call: EpisodeCall, text: str) -> EpisodeReport:
+        at = list(environment.ran).index(call.episode_id)
+        return EpisodeReport(reward=None, error="no") if at == 1 else EpisodeReport(reward=1.0)
+
+    environment = CountingEnvironment(judge, by_group=True)
+    run, rows = await carried_out(rig_of(environment), replace(RUN_THERE, samples=3))
+    assert run.episodes == {"ok": 59, "env_error": 1}
+    assert run.scored == 20
+    assert {row.score for row in rows} == {1.0}, "an error is no reward of 0"
+
+
 async def test_failures_are_counted_apart_and_are_no_scores() -> None:
     def judge(call: EpisodeCall, text: str) -> EpisodeReport:
         at = list(environment.ran).index(call.episode_id)
@@ -141,8 +170,20 @@ def test_equal_settings_have_one_suite_and_others_another() -> None:
 
 
 @pytest.mark.parametrize(
+    ("samples", "n", "problem"), [(0, 4, "samples"), (65, 4, "samples"), (17, 1000, "17000 episodes")]
+)
+def test_episodes_of_a_run_are_bounded(samples: int, n: int, problem: str) -> None:
+    body = EvaluatedEnvironmentBody(kind="http", id="x")
+    with pytest.raises(InvalidField, match=problem) as refused:
+        plan_episodes(Questions(env=body, samples=samples, n=n), body, max_context=64)
+    assert refused.value.field == "samples"
+    assert plan_episodes(Questions(env=body, samples=16, n=1000), body, max_context=64)["samples"] == 16
+
+
+@pytest.mark.parametrize(
     ("asked", "field"),
     [
+        ({"task": "mode:copy", "env": None, "samples": 2}, "samples"),
         ({"task": "mode:copy"}, "task"),
         ({"file": "file-1"}, "task"),
         ({"env": None}, "task"),
@@ -159,6 +200,8 @@ def test_questions_are_of_one_kind(asked: dict[str, Any], field: str) -> None:
 
 def test_runs_in_other_environments_do_not_compare() -> None:
     check_comparable(RUN_THERE, replace(RUN_THERE, run_id="evr_2"))
+    with pytest.raises(InvalidField, match="samples is not that of run"):
+        check_comparable(RUN_THERE, replace(RUN_THERE, samples=2))
     with pytest.raises(InvalidField, match="env is not that of run"):
         check_comparable(RUN_THERE, replace(RUN_THERE, environment=replace(EVAL, args={"a": 1})))
 
@@ -178,6 +221,7 @@ async def test_a_job_is_measured_in_a_split_and_ends_with_its_best_revision() ->
     assert [run.revision for run in runs] == [published(step).revision for step in (2, 4)]
     for run in runs:
         assert (run.environment, run.n, run.data, run.suite) == (EVAL, 5, None, f"job:{JOB}")
+        assert run.samples == 2
     assert await rig.state_of() == ("running", "")
     for number, value in ((2, 0.75), (4, 0.5)):
         rig.runs.end(number, value)

@@ -261,6 +261,7 @@ def test_a_session_needs_no_name():
         ({}, {"steps": 4, "evaluation": EpisodeEvaluationBody(every=5)}, "evaluation.every"),
         ({}, {"evaluation": EpisodeEvaluationBody(every=0)}, "evaluation.every"),
         ({}, {"evaluation": EpisodeEvaluationBody(n=1001)}, "evaluation.n"),
+        ({}, {"evaluation": EpisodeEvaluationBody(n=1000, samples=17)}, "evaluation.samples"),
     ],
 )
 def test_a_wrong_environment_is_refused_by_its_field(env, wishes, field):

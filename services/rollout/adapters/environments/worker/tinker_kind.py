@@ -62,7 +62,8 @@ async def run(
     try:
         envs = await builder.make_envs()
         if len(envs) != len(episodes):
-            raise ValueError(f"the builder makes groups of {len(envs)}, and the job's are of {len(episodes)}")
+            size = f"the builder makes groups of {len(envs)}, not of {len(episodes)}"
+            raise ValueError(f"{size}: set group_size of the job, or samples of the evaluation, to it")
         rollouts = [
             do_single_rollout(_completer(each), env) for each, env in zip(episodes, envs, strict=True)
         ]
