@@ -22,6 +22,7 @@ from generated_page import ROOT, generate
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
     EVENT_TYPES,
+    DifficultySampling,
     DynamicSampling,
     EarlyStopping,
     EnvironmentSpec,
@@ -56,6 +57,7 @@ _PARTS = (
     PolicyGradient,
     Overlong,
     EnvironmentSpec,
+    DifficultySampling,
     DynamicSampling,
     JobData,
     JobFile,

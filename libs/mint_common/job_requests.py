@@ -64,6 +64,15 @@ class GradientBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DifficultyBody:
+    """Drawing of tasks by their last rewards: equal ones of a whole group weigh ``least``, others 1."""
+
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
+
+    least: StrictFloat = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicSamplingBody:
     """Sampling of further prompts in place of those whose answers all had the same reward (DAPO).
 
@@ -174,7 +183,8 @@ class JobRequest:
     ``optimizer``: ``reset`` drops the moments of earlier training. ``staleness`` is the number of steps that
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
     is at most two steps old. ``gradient`` changes parts of a policy gradient. With ``dynamic_sampling``
-    further prompts are sampled in place of those that teach nothing.
+    further prompts are sampled in place of those that teach nothing; with ``difficulty`` tasks of ``env``
+    that taught nothing are drawn less often.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -200,6 +210,7 @@ class JobRequest:
     staleness: StrictInt = 0
     gradient: GradientBody | None = None
     dynamic_sampling: DynamicSamplingBody | None = None
+    difficulty: DifficultyBody | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

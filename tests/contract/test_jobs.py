@@ -108,6 +108,8 @@ async def test_waves_without_a_score_are_those_that_have_a_revision(store: Store
         waves.append(wave if step == 4 else fold(wave, published(step), now=2.0))
     waves[0] = replace(waves[0], scored_at=3.0)
     await store.save("c1", make_job(), *waves)
+    assert await store.jobs.waves_in(JOB, range(2, 4)) == waves[1:3]
+    assert await store.jobs.waves_in(JOB, range(3, 3)) == []
     assert await store.jobs.unscored_waves(JOB, [1, 2, 4]) == [waves[1]]
     assert await store.jobs.unscored_waves(JOB, [4, 3, 2]) == waves[1:3]
     assert await store.jobs.unscored_waves(JobId("job_none"), [1, 2]) == []

@@ -132,6 +132,13 @@ def create_job(  # arguments of a command
             metavar="N", help="Rounds of further prompts, for those whose answers all had the same reward."
         ),
     ] = None,
+    difficulty: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Weight of an environment's tasks whose answers last had equal rewards (0.05 to 1).",
+        ),
+    ] = None,
     gradient: GradientOption = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
@@ -161,6 +168,7 @@ def create_job(  # arguments of a command
         "seed": seed,
         "staleness": staleness,
         "dynamic_sampling": None if dynamic_sampling is None else {"max_extra": dynamic_sampling},
+        "difficulty": None if difficulty is None else {"least": difficulty},
         "gradient": gradient_of(gradient or ()),
         "optimizer": "reset" if reset_optimizer else None,
     }

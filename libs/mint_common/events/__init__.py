@@ -9,6 +9,7 @@ from mint_common.events.adapter import (
 )
 from mint_common.events.event import Event
 from mint_common.events.job import (
+    DifficultySampling,
     DynamicSampling,
     EarlyStopping,
     EnvironmentKind,

@@ -135,6 +135,16 @@ class DynamicSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DifficultySampling:
+    """Draw tasks of an environment less often whose episodes all had the same reward when they last ran.
+
+    Such a task has the weight ``least``, from 0.05 to 1, every other one 1.
+    """
+
+    least: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """All settings of a managed job; no service adds defaults later.
 
@@ -148,7 +158,8 @@ class JobSpec:
     runs ``group_size`` episodes of each of ``prompts_per_step`` of its tasks. A step trains on samples of a
     revision that is at most ``staleness`` steps older than the weights it changes; at 0 sampling and training
     alternate. ``gradient`` is the complete one of a policy-gradient algorithm, None for other algorithms; in
-    jobs of earlier versions None is the algorithm's own. ``dynamic_sampling``: see there; None is off.
+    jobs of earlier versions None is the algorithm's own. ``dynamic_sampling`` and ``difficulty``: see there;
+    None is off.
     """
 
     algorithm: str
@@ -170,6 +181,7 @@ class JobSpec:
     staleness: int = 0
     gradient: PolicyGradient | None = None
     dynamic_sampling: DynamicSampling | None = None
+    difficulty: DifficultySampling | None = None
 
     @property
     def is_sampled(self) -> bool:

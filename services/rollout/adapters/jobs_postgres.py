@@ -149,6 +149,12 @@ class PostgresJobs:
         rows = await asked.fetch(f"{_WAVE} WHERE job_id = $1 ORDER BY step", job_id)
         return [from_row(row, Wave) for row in rows]
 
+    async def waves_in(self, job_id: JobId, steps: range) -> list[Wave]:
+        """Return a job's waves of a range of steps, by step."""
+        between = f"{_WAVE} WHERE job_id = $1 AND step >= $2 AND step < $3 ORDER BY step"
+        rows = await self._pool.fetch(between, job_id, steps.start, steps.stop)
+        return [from_row(row, Wave) for row in rows]
+
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
         """Return how far each of these jobs is: sums and the best of its waves, which stay in Postgres."""
         plans = {job.job_id: job.plan.metric for job in jobs if job.plan}

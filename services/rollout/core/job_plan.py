@@ -12,9 +12,9 @@ from mint_common.bounds import (
     check_sampled_tokens,
 )
 from mint_common.errors import InvalidField
-from mint_common.events import DynamicSampling, EnvironmentSpec, JobSpec
+from mint_common.events import DifficultySampling, DynamicSampling, EnvironmentSpec, JobSpec
 from mint_common.generation import EngineLimits
-from mint_common.job_requests import DynamicSamplingBody, EpisodeEvaluationBody, JobRequest
+from mint_common.job_requests import DifficultyBody, DynamicSamplingBody, EpisodeEvaluationBody, JobRequest
 from mint_common.lora import MAX_SEED
 from services.rollout.core.environment_plan import check_scored, plan_environment, plan_job_evaluation
 from services.rollout.core.gradient_plan import plan_gradient
@@ -22,6 +22,7 @@ from services.rollout.core.gradient_plan import plan_gradient
 MAX_BETA = 100
 MAX_STALENESS = 8
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 2.0
+MIN_WEIGHT = 0.05
 MAX_EXTRA = 10
 """Maximum rounds of further prompts of a step, verl's ``max_num_gen_batches``."""
 
@@ -62,6 +63,8 @@ def plan_job(
     _check_training(spec)
     if request.evaluation is not None:
         spec = replace(spec, environment=_evaluated(spec, request.evaluation))
+    if request.difficulty is not None:
+        spec = replace(spec, difficulty=_difficulty(spec, request.difficulty))
     return replace(spec, gradient=plan_gradient(request.gradient, algorithm, spec, field="gradient"))
 
 
@@ -72,6 +75,15 @@ def _evaluated(spec: JobSpec, body: EpisodeEvaluationBody) -> EnvironmentSpec:
         raise InvalidField(field="evaluation", problem=problem)
     check_scored(spec.environment)
     return replace(spec.environment, evaluation=plan_job_evaluation(body, steps=spec.steps))
+
+
+def _difficulty(spec: JobSpec, body: DifficultyBody) -> DifficultySampling:
+    """Return how tasks are drawn by their last rewards. Raises InvalidField."""
+    if spec.environment is None or spec.environment.is_session:
+        problem = "goes with an installed `env`: its tasks come again; those of a task or of agents do not"
+        raise InvalidField(field="difficulty", problem=problem)
+    check_between("difficulty.least", body.least, MIN_WEIGHT, 1.0)
+    return DifficultySampling(least=body.least)
 
 
 def check_sampled(

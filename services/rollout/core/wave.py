@@ -35,7 +35,7 @@ class WaveCounts:
     measure the wave's revision. ``episodes`` are those of an environment by outcome, and ``dropped_groups``
     had too few with a reward. ``left_out_segments`` of episodes are not trained on: see `Episode`. Dynamic
     sampling left out ``replaced_groups``, whose answers all had the same reward, one for each further group
-    that it sampled.
+    that it sampled. ``differing`` says by task whether its rewards differed, in jobs that draw tasks by it.
     """
 
     dropped_rows: int = 0
@@ -46,6 +46,7 @@ class WaveCounts:
     dropped_groups: int = 0
     replaced_groups: int = 0
     left_out_segments: int = 0
+    differing: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

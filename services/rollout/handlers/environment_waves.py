@@ -8,6 +8,7 @@ from mint_common.errors import TaskFailed
 from mint_common.events import EnvironmentSpec, WaveRequested
 from mint_common.ids import derive_id
 from mint_common.records import Group, WaveRecord, decode_prompts
+from services.rollout.core.difficulty import outcomes_of
 from services.rollout.core.dynamic_groups import FurtherDraw, StepGroups
 from services.rollout.core.environment import EnvironmentTask, EpisodePlace
 from services.rollout.core.episodes import EpisodeBudget, held_tokens, trained_group
@@ -67,6 +68,7 @@ class EnvironmentWaves:
             dropped_groups=step.failed,
             replaced_groups=len(step.replaced),
             left_out_segments=sum(each.left_out for group in step.kept for each in group.episodes),
+            differing=wave.differing if event.spec.difficulty else {},
         )
         return record, counts
 
@@ -87,6 +89,7 @@ class _Episodes:
         self._event = event
         self._environment = environment
         self._by_group = by_group
+        self.differing: dict[str, bool] = {}
         self.budget = EpisodeBudget(
             environment=environment.id,
             total=tasks * event.spec.group_size,
@@ -98,7 +101,9 @@ class _Episodes:
 
         The tasks are numbered from ``begin`` within the wave.
         """
-        return await all_of(self._group(index, task) for index, task in enumerate(tasks, begin))
+        groups = await all_of(self._group(index, task) for index, task in enumerate(tasks, begin))
+        self.differing |= outcomes_of(tasks, groups)
+        return groups
 
     async def _group(self, task_index: int, task: EnvironmentTask) -> Group | None:
         size = self._event.spec.group_size

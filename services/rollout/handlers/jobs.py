@@ -14,6 +14,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded
 from mint_common.events import (
+    EnvironmentSpec,
     Event,
     JobFinished,
     JobSubmitted,
@@ -28,7 +29,8 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.adapters.peers import RegistryRecords
-from services.rollout.core.environment import Environments
+from services.rollout.core.difficulty import candidates_of, chosen, remembered, remembered_steps
+from services.rollout.core.environment import Environments, EnvironmentTask
 from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import Advance, Job, is_measured, open_job
@@ -225,13 +227,27 @@ class JobHandlers:
             return await self.blobs.put(key, encode_blob(await self.rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
         if spec.environment is not None:
-            split = spec.environment.split
-            drawn = await self.environments.draw(
-                spec.environment, split, spec.prompts_per_step, seed, tenant_id=job.tenant_id
-            )
+            drawn = await self._environment_tasks(job, spec.environment, step, seed)
             prompts = [Prompt(text=task.key, reference="", entry=task.entry) for task in drawn]
             return await self.blobs.put(key, encode_blob(prompts))
         prompts = await self.tasks.draw(
             spec.task, "train", spec.prompts_per_step, seed, tenant_id=job.tenant_id
         )
         return await self.blobs.put(key, encode_blob(prompts))
+
+    async def _environment_tasks(
+        self, job: Job, environment: EnvironmentSpec, step: int, seed: int
+    ) -> list[EnvironmentTask]:
+        spec, n = job.spec, job.spec.prompts_per_step
+        drawn = await self.environments.draw(
+            environment,
+            environment.split,
+            candidates_of(n, spec.difficulty),
+            seed,
+            tenant_id=job.tenant_id,
+        )
+        if spec.difficulty is None:
+            return drawn
+        waves = await self.commits.jobs.waves_in(job.job_id, remembered_steps(step, staleness=spec.staleness))
+        outcomes = remembered([wave.counts for wave in waves])
+        return chosen(drawn, outcomes, spec.difficulty, n=n, seed=seed)

@@ -57,7 +57,7 @@ class TaskJobMaker:
         defaults = recommended or environment_defaults(max_context=base.max_context)
         spec = plan_job(body, admission.algorithms, defaults=defaults, max_context=base.max_context)
         if spec.environment is not None:
-            await self._check_environment(spec.environment, tenant_id)
+            await self._check_environment(spec.environment, tenant_id, has_difficulty=bool(spec.difficulty))
         check_sampled(spec, await admission.limits(policy.base))
         warnings = job_warnings(spec, await self._lengths(spec, policy.base), max_context=base.max_context)
         if policy.latest is not None and spec.task:
@@ -79,12 +79,19 @@ class TaskJobMaker:
             raise InvalidField(field="task", problem="give exactly one of `task` and `env`")
         return None if body.task is None else asdict((await self.tasks.describe(body.task)).defaults)
 
-    async def _check_environment(self, environment: EnvironmentSpec, tenant_id: TenantId) -> None:
+    async def _check_environment(
+        self, environment: EnvironmentSpec, tenant_id: TenantId, *, has_difficulty: bool
+    ) -> None:
         """Check that an environment takes these arguments. Raises NotFound, InvalidField."""
         splits = [(environment.split, "env.split")]
         if environment.evaluation is not None:
             splits.append((environment.evaluation.split, "evaluation.split"))
         await check_environment(self.environments, environment, splits, tenant_id=tenant_id)
+        if has_difficulty:
+            found = await self.environments.describe(environment, environment.split, tenant_id=tenant_id)
+            if found.tasks is None:
+                problem = "has no effect: the environment's tasks are seeds, and none comes again"
+                raise InvalidField(field="difficulty", problem=problem)
 
     async def _lengths(self, spec: JobSpec, base: BaseName) -> TaskLengths | None:
         """Return how long the job's first prompts are, or None when that is not known in time."""

@@ -47,6 +47,10 @@ class MemoryJobs:
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
 
+    async def waves_in(self, job_id: JobId, steps: range) -> list[Wave]:
+        """Return a job's waves of a range of steps, by step."""
+        return [wave for wave in await self.waves_of(job_id) if wave.step in steps]
+
     async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
         """Return how far each of these jobs is."""
         return {job.job_id: progress_of(job, await self.waves_of(job.job_id)) for job in jobs}
