@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mint_client.cli import app
+from mint_common.errors import InvalidField
 from mint_common.events import EnvironmentKind, EnvironmentSpec
 from mint_common.ids import TenantId
 from services.rollout.adapters.environments.pool import EnvironmentLimits
@@ -38,21 +39,30 @@ def added(tmp_path: Path) -> Iterator[Added]:
     shutil.rmtree(tmp_path / "envs")  # a gigabyte
 
 
-async def episodes_of(
-    folder: Path, kind: EnvironmentKind, name: str, args: dict[str, Any], door: Path
-) -> tuple[list[EpisodeReport], list[tuple[str, dict[str, Any]]]]:
-    """Run an episode of each of two tasks; return the reports, and the requests at the door."""
-    spec = EnvironmentSpec(
+def spec_of(kind: EnvironmentKind, name: str, args: dict[str, Any]) -> EnvironmentSpec:
+    """Return the settings of an environment."""
+    return EnvironmentSpec(
         kind=kind, id=name, args=args, split="train", max_turns=3, episode_seconds=60.0, min_group=1
     )
-    host = EnvironmentHost(
+
+
+def host_of(folder: Path, door: Path) -> EnvironmentHost:
+    """Return how environments run: confined, with a door."""
+    return EnvironmentHost(
         folder=folder,
         door=str(door),
         limits=EnvironmentLimits(workers=1, calls=16, memory_bytes=4 << 30),
         is_confined=True,
         call_seconds=300.0,
     )
-    async with open_door(door) as asked, open_environments(host) as environments:
+
+
+async def episodes_of(
+    folder: Path, kind: EnvironmentKind, name: str, args: dict[str, Any], door: Path
+) -> tuple[list[EpisodeReport], list[tuple[str, dict[str, Any]]]]:
+    """Run an episode of each of two tasks; return the reports, and the requests at the door."""
+    spec = spec_of(kind, name, args)
+    async with open_door(door) as asked, open_environments(host_of(folder, door)) as environments:
         info = await environments.describe(spec, "train", tenant_id=TENANT)
         assert info.tasks is None or info.tasks >= 2
         tasks = await environments.draw(spec, "train", 2, 7, tenant_id=TENANT)
@@ -62,6 +72,15 @@ async def episodes_of(
             calls = [episode(name, str(door)) for name in names]
             reports += await environments.run(spec, task, calls, tenant_id=TENANT)
     return reports, asked
+
+
+async def check_refusals(folder: Path, name: str, wrong: dict[str, dict[str, Any]], door: Path) -> None:
+    """Check that a description with each of some wrong arguments is refused with the sentence beside them."""
+    async with open_door(door), open_environments(host_of(folder, door)) as environments:
+        for problem, args in wrong.items():
+            with pytest.raises(InvalidField, match=problem) as refused:
+                await environments.describe(spec_of("verifiers", name, args), "train", tenant_id=TENANT)
+            assert refused.value.field == "environment.args"
 
 
 async def test_verifiers_first_interface_scores_what_the_model_said(added: Added, tmp_path: Path) -> None:
@@ -76,6 +95,42 @@ async def test_verifiers_first_interface_scores_what_the_model_said(added: Added
     ] * 2
     assert [token for token, _ in asked] == ["e0", "e1"]
     assert all("arithmetic" in json.dumps(body["messages"]) for _, body in asked)
+
+
+async def test_verifiers_second_interface_scores_what_the_model_said(added: Added, tmp_path: Path) -> None:
+    folder = added("verifiers", str(Path(__file__).parent / "verifiers_add"))
+    args: dict[str, Any] = {"taskset": {"n": 4}, "splits": {"eval": {"taskset": {"begin": 100, "n": 2}}}}
+    reports, asked = await episodes_of(folder, "verifiers", "verifiers-add", args, tmp_path / "door")
+    assert [(report.error, report.stop) for report in reports] == [("", "agent_completed")] * 2
+    for report, (_, body) in zip(reports, asked, strict=True):
+        question = body["messages"][-1]["content"]
+        assert report.scores == {
+            "right": 0.0,
+            "short": pytest.approx(0.1 / (1 + len(question))),
+            "turns": 1.0,
+        }
+        assert report.reward == pytest.approx(report.scores["short"]), "the weighted sum of its rewards"
+    assert [(token, body["model"], body["max_tokens"]) for token, body in asked] == [
+        ("e0", "m", 8),
+        ("e1", "m", 8),
+    ]
+    with_tool = {"taskset": {"n": 4, "task": {"with_tool": True}}}
+    reports, asked = await episodes_of(folder, "verifiers", "verifiers-add", with_tool, tmp_path / "door2")
+    assert [report.error for report in reports] == ["", ""]
+    assert [(report.scores["right"], report.scores["turns"]) for report in reports] == [(1.0, 2.0)] * 2
+    _, answered = [body["messages"] for token, body in asked if token == "e0"]
+    assert [each["role"] for each in answered] == ["user", "assistant", "tool"]
+    await check_refusals(
+        folder,
+        "verifiers-add",
+        {
+            "Extra inputs": {"taskset": {"m": 4}},
+            "choose null": {"agent": {"harness": {"id": "bash"}}},
+            "not found": {"taskset": {"id": "nothing"}},
+            "none of train, eval": {"splits": {"other": {}}},
+        },
+        tmp_path / "door3",
+    )
 
 
 async def test_the_example_with_a_tool_calls_it_and_is_rewarded_for_its_answer(

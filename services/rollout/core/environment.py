@@ -20,12 +20,14 @@ class EnvironmentInfo:
     """An environment with its arguments.
 
     ``tasks`` counts the tasks of a split, None if they have no end. ``by_group``: a group's episodes run in
-    one call, as they are rewarded together.
+    one call, as they are rewarded together. A worker may have ``at_once`` episodes at a time, None: as many
+    as of any environment.
     """
 
     description: str
     tasks: int | None
     by_group: bool = False
+    at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

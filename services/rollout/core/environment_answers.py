@@ -18,6 +18,7 @@ class _Info(msgspec.Struct, frozen=True):
     description: _Text
     tasks: Annotated[int, msgspec.Meta(ge=0)] | None
     by_group: bool
+    at_once: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -39,7 +40,12 @@ A = TypeVar("A")
 def read_info(answer: Any) -> EnvironmentInfo:  # JSON
     """Return a description. Raises ValueError."""
     found = _read(answer, _Info)
-    return EnvironmentInfo(description=found.description, tasks=found.tasks, by_group=found.by_group)
+    return EnvironmentInfo(
+        description=found.description,
+        tasks=found.tasks,
+        by_group=found.by_group,
+        at_once=found.at_once,
+    )
 
 
 def read_tasks(answer: Any, *, n: int) -> list[EnvironmentTask]:  # JSON

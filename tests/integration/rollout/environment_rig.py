@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from mint_common.events import EnvironmentSpec
 from mint_common.ids import JobId, WaveId
+from services.rollout.core.door.answers import chat_events
 from services.rollout.core.environment import EpisodeCall, EpisodePlace
 from services.rollout.core.installed_environment import MANIFEST, VENV, InstalledEnvironment
 
@@ -103,18 +104,22 @@ async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]
     asked: list[tuple[str, dict[str, Any]]] = []
     http = FastAPI()
 
-    @http.post("/e/{token}/v1/chat/completions")
-    async def answer(token: str, request: Request) -> dict[str, Any]:
+    @http.post("/e/{token}/v1/chat/completions", response_model=None)
+    async def answer(token: str, request: Request) -> dict[str, Any] | Response:
         body = await request.json()
         asked.append((token, body))
         last = body["messages"][-1]
         message = {"role": "assistant", "content": last["content"]}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         if body.get("tools") and last["role"] == "user":
-            choice = {"index": 0, "message": _asking(body["tools"][0], last), "finish_reason": "tool_calls"}
+            choice |= {"message": _asking(body["tools"][0], last), "finish_reason": "tool_calls"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         told = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
-        return {**told, "usage": usage, "choices": [choice]}
+        whole = {**told, "usage": usage, "choices": [choice]}
+        if not body.get("stream"):
+            return whole
+        events = b"".join(chat_events(whole, with_usage=True))
+        return Response(events, media_type="text/event-stream")
 
     @http.post("/e/{token}/inference/v1/generate")
     async def generate(token: str, request: Request) -> dict[str, Any]:

@@ -83,15 +83,18 @@ class EnvironmentPool:
         self._suspects: OrderedDict[str, None] = OrderedDict()
         self._settling: set[asyncio.Task[None]] = set()
 
-    async def call(self, call: Mapping[str, Any], *, seconds: float, ids: Sequence[str] = ()) -> Any:  # JSON
+    async def call(
+        self, call: Mapping[str, Any], *, seconds: float, ids: Sequence[str] = (), room: int | None = None
+    ) -> Any:  # JSON
         """Return the answer to a call.
 
-        ``ids`` name its episodes. Raises EnvironmentRefused, CallExpired, EnvironmentEnded,
-        WorkerEndedError when no worker starts. Cancelling ends the call.
+        ``ids`` name its episodes, which a worker takes that has fewer than ``room`` calls. Raises
+        EnvironmentRefused, CallExpired, EnvironmentEnded, WorkerEndedError when no worker starts. Cancelling
+        ends the call.
         """
         if not any(name in self._suspects for name in ids):
-            room = self._limits.calls if ids else self._limits.calls + SHORT_CALLS
-            return await self._call_in(await self._take(room), call, seconds, ids)
+            most = self._limits.calls if ids else self._limits.calls + SHORT_CALLS
+            return await self._call_in(await self._take(room or most), call, seconds, ids)
         async with self._one_alone:
             answer = await self._call_in(await self._take_alone(), call, seconds, ids)
         for name in ids:
@@ -138,9 +141,9 @@ class EnvironmentPool:
     async def _take(self, room: int) -> _Held:
         """Return the worker with the fewest calls, fewer than ``room``; start one if all have many."""
         while True:
-            if self._needs_another():
+            if self._needs_another(room):
                 async with self._starting:
-                    if self._needs_another():
+                    if self._needs_another(room):
                         self._held.append(_Held(await self._start()))
                 await self._wake()
             found = min(self._usable(), key=lambda each: each.worker.calls, default=None)
@@ -152,9 +155,9 @@ class EnvironmentPool:
     def _usable(self) -> list[_Held]:
         return [each for each in self._held if not each.is_retiring and not each.worker.ended.is_set()]
 
-    def _needs_another(self) -> bool:
+    def _needs_another(self, room: int) -> bool:
         usable = self._usable()
-        enough = min(_SPREAD, self._limits.calls)
+        enough = min(_SPREAD, self._limits.calls, room)
         return len(usable) < self._limits.workers and all(each.worker.calls >= enough for each in usable)
 
     async def _take_alone(self) -> _Held:

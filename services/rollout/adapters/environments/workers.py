@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,18 @@ class EnvironmentHost:
 class _Running:
     """The pool of one installation, and the turns of tenants at it: of episodes, and of other calls.
 
-    A worker loads an environment with new arguments at a time, so a tenant has as many other calls as there
-    are workers.
+    Episodes that need more of a worker have turns of their own. A worker loads an environment with new
+    arguments at a time, so a tenant has as many other calls as there are workers.
     """
 
     pool: EnvironmentPool
-    turns: FairGate
+    workers: int
     short_turns: FairGate
+    turns_by_room: dict[int, FairGate] = field(default_factory=dict)
+
+    def turns(self, room: int) -> FairGate:
+        """Return the turns of episodes that run with fewer than ``room`` others in a worker."""
+        return self.turns_by_room.setdefault(room, FairGate(self.workers * room))
 
 
 class WorkerEnvironments:
@@ -99,8 +104,7 @@ class WorkerEnvironments:
         installed = await self._installed(environment)
         if installed.url:
             return self._urls.describe(environment)
-        asked = [installed.sha256, installed.name, environment.args, environment.max_turns, split]
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        key = _described_key(installed, environment, split)
         if key not in self._described:
             call = {"do": "describe", "split": split}
             try:
@@ -186,13 +190,17 @@ class WorkerEnvironments:
         tenant_id: TenantId,
         ids: Sequence[str] = (),
     ) -> Any:  # JSON
-        running = self._pool(await self._installed(environment))
+        installed = await self._installed(environment)
+        running = self._pool(installed)
         call = {**call, "args": environment.args, "max_turns": environment.max_turns}
         if not ids:  # it does not wait for episodes
             async with running.short_turns.turn(tenant_id):
                 return await running.pool.call(call, seconds=self._host.call_seconds)
-        async with running.turns.turn(tenant_id):
-            return await running.pool.call(call, seconds=environment.episode_seconds, ids=ids)
+        described = self._described.get(_described_key(installed, environment, environment.split))
+        most = self._host.limits.calls
+        room = most if described is None or described.at_once is None else min(most, described.at_once)
+        async with running.turns(room).turn(tenant_id):
+            return await running.pool.call(call, seconds=environment.episode_seconds, ids=ids, room=room)
 
     async def _installed(self, environment: EnvironmentSpec) -> InstalledEnvironment:
         return await asyncio.to_thread(find_environment, self._host.folder, environment.kind, environment.id)
@@ -211,7 +219,7 @@ class WorkerEnvironments:
         if key not in self._running:
             self._running[key] = _Running(
                 pool=EnvironmentPool(start, host.limits, name=installed.name),
-                turns=FairGate(host.limits.workers * host.limits.calls),
+                workers=host.limits.workers,
                 short_turns=FairGate(
                     SHORT_CALLS * host.limits.workers,
                     limit=host.limits.workers,
@@ -230,6 +238,11 @@ class WorkerEnvironments:
         finally:
             for running in self._running.values():
                 await running.pool.close()
+
+
+def _described_key(installed: InstalledEnvironment, environment: EnvironmentSpec, split: str) -> str:
+    asked = [installed.sha256, installed.name, environment.args, environment.max_turns, split]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _told(episode: EpisodeCall) -> dict[str, object]:

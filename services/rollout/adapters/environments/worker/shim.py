@@ -122,7 +122,16 @@ def _frame(message: Message) -> bytes:
 
 
 def kind_of(folder: Path, name: str) -> ModuleType:
-    """Return the module of a kind of environment: its functions load, about, tasks and run."""
+    """Return the module of a kind of environment: its functions load, about, tasks and run.
+
+    Its function ``kind``, if any, names the kind that the installed version of its package is of.
+    """
+    module = _module_of(folder, name)
+    found: str = module.kind() if hasattr(module, "kind") else name
+    return module if found == name else _module_of(folder, found)
+
+
+def _module_of(folder: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"mint_kind_{name}", folder / f"{name}_kind.py")
     assert spec is not None
     assert spec.loader is not None
@@ -166,8 +175,13 @@ class Worker:
             if call["do"] == "draw":
                 return await self._in_thread("environment", draw, tasks, call["n"], call["seed"])
             description, by_group = self._kind.about(environment)
-            count = None if tasks is None else len(tasks)
-            return {"description": description, "tasks": count, "by_group": by_group}
+            at_once = self._kind.at_once(environment) if hasattr(self._kind, "at_once") else None
+            return {
+                "description": description,
+                "tasks": None if tasks is None else len(tasks),
+                "by_group": by_group,
+                "at_once": at_once,
+            }
         episodes = [self._with_address(each) for each in call["episodes"]]
         return await self._run(call["id"], environment, json.loads(call["entry"]), episodes)
 

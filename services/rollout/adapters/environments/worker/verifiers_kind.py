@@ -2,18 +2,28 @@
 
 import asyncio
 import importlib
+import importlib.metadata
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
+
+
+def kind() -> str:
+    """Return the kind of the installed version: from 0.4 it is another, which has no `load_environment`."""
+    try:
+        version = importlib.metadata.version("verifiers")
+    except importlib.metadata.PackageNotFoundError:
+        return "verifiers"
+    numbers = tuple(int(each) for each in re.findall(r"\d+", version)[:2])
+    return "verifiers" if numbers < (0, 4) else "verifiers_v1"
 
 
 def load(setup: dict[str, Any], args: dict[str, Any], turns: int) -> Any:
     """Return an environment: what the entry returns, of an installation without one what its id names."""
     import verifiers
 
-    if not hasattr(verifiers, "load_environment"):
-        raise TypeError("this version of verifiers has another interface: install one of 0.1 to 0.3")
     if setup["entry"]:
         module, _, name = setup["entry"].partition(":")
         environment = getattr(importlib.import_module(module), name)(**args)
