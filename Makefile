@@ -95,8 +95,8 @@ test-trackers: .venv/.installed ## Record jobs at MLflow, trackio, TensorBoard a
 
 .PHONY: test-console
 test-console: .venv/.installed ## Look at the console in Chromium: every page, live steps, races, axe, screenshots (5 minutes; fetches Playwright once)
-	@$(BIN)/python -m pip install -q "playwright==1.65.2" "axe-playwright-python==0.1.8"
-	$(PYTEST) tests/console
+	@test -d out/playwright || $(BIN)/python -m pip install -q --target out/playwright "playwright==1.65.2" "axe-playwright-python==0.1.8"
+	PYTHONPATH=out/playwright $(PYTEST) tests/console
 
 .PHONY: test-fleet
 test-fleet: .venv/.installed ## Cut the links of hosts: Postgres' locks, a NATS cluster (2 minutes; root and network namespaces)

@@ -15,7 +15,7 @@ from mint_common.runtime.clock import SystemClock
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.trainer_pool_postgres import TrainerPool
 from services.trainer.core.operations import Fenced, Snapshot
-from services.trainer.core.pool import Holder, Holding, NotHeld
+from services.trainer.core.pool import Holder, NotHeld, PolicyHolding
 from tests.testing.older_trainer import hold_as_before
 
 pytestmark = pytest.mark.integration
@@ -114,7 +114,7 @@ async def test_a_policy_is_held_by_one_trainer(pool: asyncpg.Pool, operations: P
     async with two(pool) as (first, second):
         assert await first.pool.holding(A) is None
         assert await operations.add(first.holder, [new(0), new(1)]) == [True, True]
-        assert await first.pool.holding(A) == Holding(holder=first.holder.member)
+        assert await first.pool.holding(A) == PolicyHolding(holder=first.holder.member)
         assert await second.pool.take(second.holder, [A]) == []
         (refusal, known) = await operations.add(second.holder, [new(2), new(1)])
         assert isinstance(refusal, NotHeld)
@@ -127,7 +127,7 @@ async def test_a_policy_is_held_by_one_trainer(pool: asyncpg.Pool, operations: P
             await operations.count_attempts(second.holder, [(A, 0)])
         await operations.finish(first.holder, [done(0)])
         await first.pool.rest(first.holder, A)
-        assert await second.pool.holding(A) == Holding(holder=first.holder.member, is_resting=True)
+        assert await second.pool.holding(A) == PolicyHolding(holder=first.holder.member, is_resting=True)
         assert [member.held for member in await second.pool.members(second.holder)] == [0, 0]
         assert await second.pool.take(second.holder, [A]) == []
         assert await first.pool.take(first.holder, [A]) == [A]

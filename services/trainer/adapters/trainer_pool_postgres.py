@@ -19,7 +19,7 @@ from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.trainer.adapters.operation_statements import FENCE
 from services.trainer.core.operations import Fenced
-from services.trainer.core.pool import Holder, Holding, PoolMember
+from services.trainer.core.pool import Holder, PolicyHolding, PoolMember
 
 POLL_SECONDS = 0.2
 
@@ -169,10 +169,10 @@ class TrainerPool:
         rows = await self._pool.fetch(_AT_WORK, [member.token for member in members], tenant_id)
         return {row["policy_id"]: row["holder"] for row in rows}
 
-    async def holding(self, policy_id: PolicyId) -> Holding | None:
+    async def holding(self, policy_id: PolicyId) -> PolicyHolding | None:
         """Return who holds a policy; None: it has no session over this base."""
         row = await self._pool.fetchrow(_HOLDING, policy_id, self._base)
-        return None if row is None else from_row(row, Holding)
+        return None if row is None else from_row(row, PolicyHolding)
 
     async def take(self, holder: Holder, policies: Collection[PolicyId]) -> list[PolicyId]:
         """Take policies that nobody holds, or that are held here, to work; return which are taken, in order.

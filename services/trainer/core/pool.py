@@ -53,7 +53,7 @@ class PoolMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
+class PolicyHolding:
     """Who holds a policy: the token of a pool member, which may be gone. None: nobody does.
 
     ``is_resting``: nothing of it waits there, and its state is stored.
@@ -74,7 +74,7 @@ def choose_trainer(members: Sequence[PoolMember]) -> PoolMember:
 
 
 def place_policy(
-    holding: Holding | None, members: Sequence[PoolMember], *, me: int, is_sent_on: bool = False
+    holding: PolicyHolding | None, members: Sequence[PoolMember], *, me: int, is_sent_on: bool = False
 ) -> PoolMember:
     """Return the living trainer where a policy's next operation is taken in.
 

@@ -8,7 +8,7 @@ import pytest
 
 from mint_common.ids import PolicyId
 from services.trainer.core.pool import (
-    Holding,
+    PolicyHolding,
     PoolMember,
     choose_trainer,
     is_overfull,
@@ -45,25 +45,25 @@ def test_trainers_are_filled_one_after_the_other(members: Sequence[PoolMember], 
     ("holding", "members", "place"),
     [
         (None, [member(1, 2), member(2)], 2),
-        (Holding(holder=None), [member(1), member(2)], 1),
-        (Holding(holder=7), [member(1), member(2)], 1),  # gone
-        (Holding(holder=2), [member(1), member(2, 9)], 2),  # at work: it stays, whatever else is free
-        (Holding(holder=2), [member(1), member(2, is_draining=True)], 2),
-        (Holding(holder=1), [member(1, 9), member(2)], 1),
-        (Holding(holder=2, is_resting=True), [member(1), member(2, 2)], 2),  # its holder decides
+        (PolicyHolding(holder=None), [member(1), member(2)], 1),
+        (PolicyHolding(holder=7), [member(1), member(2)], 1),  # gone
+        (PolicyHolding(holder=2), [member(1), member(2, 9)], 2),  # at work: it stays, whatever else is free
+        (PolicyHolding(holder=2), [member(1), member(2, is_draining=True)], 2),
+        (PolicyHolding(holder=1), [member(1, 9), member(2)], 1),
+        (PolicyHolding(holder=2, is_resting=True), [member(1), member(2, 2)], 2),  # its holder decides
         (
-            Holding(holder=1, is_resting=True),
+            PolicyHolding(holder=1, is_resting=True),
             [member(1, 1), member(2)],
             1,
         ),  # its state may be in memory there
-        (Holding(holder=1, is_resting=True), [member(1, 2), member(2)], 2),
-        (Holding(holder=1, is_resting=True), [member(1, 2), member(2, 2)], 1),
-        (Holding(holder=1, is_resting=True), [member(1, is_draining=True), member(2, 9)], 2),
-        (Holding(holder=1, is_resting=True), [member(1, is_draining=True)], 1),
+        (PolicyHolding(holder=1, is_resting=True), [member(1, 2), member(2)], 2),
+        (PolicyHolding(holder=1, is_resting=True), [member(1, 2), member(2, 2)], 1),
+        (PolicyHolding(holder=1, is_resting=True), [member(1, is_draining=True), member(2, 9)], 2),
+        (PolicyHolding(holder=1, is_resting=True), [member(1, is_draining=True)], 1),
     ],
 )
 def test_a_policy_moves_at_rest_only(
-    holding: Holding | None, members: Sequence[PoolMember], place: int
+    holding: PolicyHolding | None, members: Sequence[PoolMember], place: int
 ) -> None:
     assert place_policy(holding, members, me=1).token == place
 
@@ -79,8 +79,8 @@ def test_a_policy_without_work_leaves_a_trainer_beyond_its_room_while_another_ha
 def test_a_chosen_trainer_sends_nothing_on() -> None:
     members = [member(1, 9), member(2)]
     assert place_policy(None, members, me=1, is_sent_on=True).token == 1
-    assert place_policy(Holding(holder=1, is_resting=True), members, me=1, is_sent_on=True).token == 1
-    assert place_policy(Holding(holder=2), members, me=1, is_sent_on=True).token == 2
+    assert place_policy(PolicyHolding(holder=1, is_resting=True), members, me=1, is_sent_on=True).token == 1
+    assert place_policy(PolicyHolding(holder=2), members, me=1, is_sent_on=True).token == 2
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -168,7 +168,7 @@ class Schedule:
             return
         row = self.rows[policy]
         if policy not in via.held:
-            holding = Holding(holder=row.holder, is_resting=row.is_resting)
+            holding = PolicyHolding(holder=row.holder, is_resting=row.is_resting)
             chosen = place_policy(holding, self.listed(), me=via.token, is_sent_on=is_sent_on)
             if chosen.token != via.token:
                 if row.holder == via.token:
