@@ -1,4 +1,4 @@
-"""What the choice of an engine goes by: where adapters are, who has read which prompt, and who is busy."""
+"""Order of engines for a request: by resident adapters, cached prompt prefixes and open work."""
 
 import secrets
 from collections import Counter
@@ -35,24 +35,36 @@ class EngineChoice:
         self._reported: dict[str, tuple[EngineReport, int]] = {}
 
     def of_call(
-        self, base: BaseName, operation: ApiOperation, body: bytes, facts: CallFacts, *, tokens: int
+        self,
+        base: BaseName,
+        operation: ApiOperation,
+        body: bytes,
+        facts: CallFacts,
+        *,
+        tokens: int,
+        is_choice: bool,
     ) -> RoutedRequest:
-        """Return a request of an inference API; ``tokens`` are those that its answers may have."""
+        """Return a request of an inference API; ``tokens`` are those that its answers may have.
+
+        Its prompt is read only if there ``is_choice``: several engines serve the base.
+        """
         digest = facts.revision.digest if facts.revision else None
         beginnings = None
-        if operation.generates:
+        if is_choice and operation.generates:
             prompt = prompt_of_body(body)
             beginnings = self._prefixes.beginnings(facts.tenant_id, base, digest, prompt)
         return RoutedRequest(
             digest=digest, beginnings=beginnings, tokens=tokens + len(body) // _BYTES_PER_TOKEN
         )
 
-    def of_sample(self, base: BaseName, request: SampleRequest) -> RoutedRequest:
-        """Return a request for a sample."""
+    def of_sample(self, base: BaseName, request: SampleRequest, *, is_choice: bool) -> RoutedRequest:
+        """Return a request for a sample; as `of_call`."""
         digest = request.revision.digest if request.revision else None
-        prompt = prompt_of_tokens(request.tokens, max_bytes=READ_BYTES)
         tokens = request.sampling.n * (len(request.tokens) + request.sampling.max_new_tokens)
-        beginnings = self._prefixes.beginnings(request.tenant_id, base, digest, prompt)
+        beginnings = None
+        if is_choice:
+            prompt = prompt_of_tokens(request.tokens, max_bytes=READ_BYTES)
+            beginnings = self._prefixes.beginnings(request.tenant_id, base, digest, prompt)
         return RoutedRequest(digest=digest, beginnings=beginnings, tokens=tokens)
 
     def order(self, engines: Mapping[str, EngineInfo], request: RoutedRequest) -> list[str]:

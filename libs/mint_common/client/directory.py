@@ -173,7 +173,8 @@ class EngineDirectory:
         that fails on it still answers, and raises PeerFailed. One that dies while it runs it raises
         EngineDied; `Suspects` handles its repeats.
         """
-        routed = self._choice.of_call(base, operation, body, facts, tokens=max_tokens)
+        is_choice = len(self._serving(base)) > 1
+        routed = self._choice.of_call(base, operation, body, facts, tokens=max_tokens, is_choice=is_choice)
         content = operation.encode(), (routed.digest or "").encode(), body
         key = partial(request_key, facts.tenant_id, base, *content)
         guard = self._guard(facts.tenant_id, base, key)
@@ -191,7 +192,7 @@ class EngineDirectory:
 
         The request passes on to the next engine as in `serve`.
         """
-        routed = self._choice.of_sample(base, request)
+        routed = self._choice.of_sample(base, request, is_choice=len(self._serving(base)) > 1)
         key = partial(sample_key, base, request)
         guard = self._guard(request.tenant_id, base, key)
         async with guard.running():
