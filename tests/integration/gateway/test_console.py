@@ -147,6 +147,29 @@ def test_two_tabs_race_for_an_alias_and_the_later_one_hears_what_happened(person
     assert bad.status_code in {404, 412, 422}
 
 
+def test_each_button_is_one_change_and_says_what_was_done_or_why_not(stack, person):
+    with stack.client() as mint:
+        mint.put("/policies/counter/aliases/pressed", json={"revision": 1})
+        key = mint.post("/keys", json={"name": "to-revoke", "scopes": ["read"]}).json()["key_id"]
+    token = token_of(person.get("/console/policies/counter"))
+    alias, revision = "/console/policies/counter/aliases/pressed", "/console/policies/counter/revisions/3"
+    for path, form, place in (
+        (f"{alias}/freeze", {"frozen": "true"}, f"{alias}?said=frozen"),
+        (f"{alias}/freeze", {"frozen": "false"}, f"{alias}?said=unfrozen"),
+        (f"{alias}/protect", {"protected": "true"}, f"{alias}?said=protected"),
+        (f"{revision}/retire", {}, f"{revision}?said=retired"),
+        (f"{revision}/restore", {}, f"{revision}?said=restored"),
+        (f"/console/keys/{key}/revoke", {}, "/console/keys?said=revoked"),
+    ):
+        answer = person.post(path, data={"form_token": token, **form})
+        assert (answer.status_code, answer.headers.get("location")) == (303, place)
+        assert 'class="said"' in person.get(place).text
+    assert person.get("/mint/v1/policies/counter/aliases/pressed").json()["protected"] is True
+    refused = person.post("/console/jobs/job_none/cancel", data={"form_token": token})
+    assert refused.status_code == 404
+    assert "Nothing was changed" in refused.text
+
+
 def test_what_is_another_tenant_s_is_not_there(stack, counter):
     with browser(stack, key=stack.other_key) as client:
         for page in ("/console/policies/counter", "/console/policies/counter/revisions/1"):

@@ -1,9 +1,9 @@
-"""What a page of the console is given: the person who looks, the API under their key, and how to show it."""
+"""Context of a console page: its visitor, the API with the visitor's key, and the templates."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
 from mint_common.authority import Caller
 from services.gateway.http.console.api import ApiAnswer, OwnApi, path_of
@@ -41,6 +41,10 @@ class Visit:
     async def send(self, method: str, *path: object, body: object = None, **query: object) -> ApiAnswer:
         """Send a change to the API."""
         return await self._parts.api.send(self._key, method, path_of(*path), body=body, query=query)
+
+    def missing(self, answer: ApiAnswer, section: str) -> Response:
+        """Return the page that says why something is not shown."""
+        return self.pages.show(self, "missing.html", section=section, status=answer.status, found=answer)
 
     @property
     def form_token(self) -> str:

@@ -55,7 +55,7 @@ class Pages:
         self._templates.globals["asset"] = ASSETS.address
 
     def plain(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-        """Return a page for nobody in particular."""
+        """Return a page that needs no session."""
         return self._answer(template, status, values)
 
     def show(

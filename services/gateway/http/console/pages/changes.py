@@ -1,6 +1,6 @@
 """Changes that a person makes at a page: each is one request of the public API."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
@@ -12,6 +12,19 @@ from services.gateway.http.console.route import ConsoleRoute, form_of
 from services.gateway.http.edge.context import AdminCaller, TrainCaller
 
 router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
+
+DONE: Mapping[str, str] = {
+    "retire": "retired",
+    "restore": "restored",
+    "cancel": "cancelled",
+    "pause": "paused",
+    "resume": "resumed",
+    "pin": "pinned",
+    "unpin": "unpinned",
+    "evict": "evicted",
+    "prewarm": "loaded",
+}
+"""Name of the sentence that a page shows after a change, by the change."""
 
 
 def back_to(*path: object, said: str) -> Response:
@@ -87,29 +100,20 @@ async def _shown_again(
 @router.post("/console/policies/{policy}/aliases/{alias}/protect")
 async def protect(policy: str, alias: str, _caller: AdminCaller, visit: VisitDep) -> Response:
     """Allow only admin keys to move an alias, or allow others again."""
-    wished = form_of(visit).get("protected") == "true"
-    place = ("mint", "v1", "policies", policy, "aliases", alias, "protect")
-    answer = await visit.send("POST", *place, body={"protected": wished})
-    here = ("console", "policies", policy, "aliases", alias)
-    return (
-        back_to(*here, said="protected" if wished else "unprotected")
-        if answer.is_ok
-        else refused(visit, answer, *here)
-    )
+    return await _guard(visit, policy, alias, "protect", "protected")
 
 
 @router.post("/console/policies/{policy}/aliases/{alias}/freeze")
 async def freeze(policy: str, alias: str, _caller: AdminCaller, visit: VisitDep) -> Response:
     """Stop rules from moving an alias, or let them again."""
-    wished = form_of(visit).get("frozen") == "true"
-    place = ("mint", "v1", "policies", policy, "aliases", alias, "freeze")
-    answer = await visit.send("POST", *place, body={"frozen": wished})
-    here = ("console", "policies", policy, "aliases", alias)
-    return (
-        back_to(*here, said="frozen" if wished else "unfrozen")
-        if answer.is_ok
-        else refused(visit, answer, *here)
-    )
+    return await _guard(visit, policy, alias, "freeze", "frozen")
+
+
+async def _guard(visit: Visit, policy: str, alias: str, change: str, field: str) -> Response:
+    wished = form_of(visit).get(field) == "true"
+    here = ("policies", policy, "aliases", alias)
+    said = field if wished else f"un{field}"
+    return await _change(visit, "POST", *here, change, body={field: wished}, here=here, said=said)
 
 
 @router.post("/console/policies/{policy}/revisions/{revision}/{change}")
@@ -117,55 +121,49 @@ async def change_revision(
     policy: str, revision: str, change: str, _caller: TrainCaller, visit: VisitDep
 ) -> Response:
     """Retire or restore a revision."""
-    here = ("console", "policies", policy, "revisions", revision)
-    answer = await visit.send("POST", "mint", "v1", "policies", policy, "revisions", revision, change)
-    done = {"retire": "retired", "restore": "restored"}.get(change, "changed")
-    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+    here = ("policies", policy, "revisions", revision)
+    return await _change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
 
 
 @router.post("/console/jobs/{job}/{change}")
 async def change_job(job: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Cancel, pause or resume a job."""
-    here = ("console", "jobs", job)
-    answer = await visit.send("POST", "mint", "v1", "jobs", job, change)
-    done = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}.get(change, "changed")
-    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+    here = ("jobs", job)
+    return await _change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
 
 
 @router.post("/console/evaluations/{run}/cancel")
 async def cancel_run(run: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Cancel an evaluation run."""
-    here = ("console", "evaluations", run)
-    answer = await visit.send("POST", "mint", "v1", "evaluations", "run", run, "cancel")
-    return back_to(*here, said="changed") if answer.is_ok else refused(visit, answer, *here)
+    place, here = ("evaluations", "run", run, "cancel"), ("evaluations", run)
+    return await _change(visit, "POST", *place, here=here, said="changed")
 
 
 @router.post("/console/residency/{digest}/{change}")
 async def change_residency(digest: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Load, pin, unpin or evict a revision."""
-    here = ("console", "residency")
-    answer = await visit.send("POST", "mint", "v1", "adapters", digest, change)
-    done = {"pin": "pinned", "unpin": "unpinned", "evict": "evicted", "prewarm": "loaded"}.get(
-        change, "changed"
-    )
-    return back_to(*here, said=done) if answer.is_ok else refused(visit, answer, *here)
+    place, here = ("adapters", digest, change), ("residency",)
+    return await _change(visit, "POST", *place, here=here, said=DONE.get(change, "changed"))
 
 
 @router.post("/console/webhooks/{webhook}/deliveries/{delivery}/replay")
 async def replay(webhook: str, delivery: str, _caller: AdminCaller, visit: VisitDep) -> Response:
     """Send a delivery again."""
-    here = ("console", "webhooks", webhook)
-    place = ("mint", "v1", "webhooks", webhook, "deliveries", delivery, "replay")
-    answer = await visit.send("POST", *place)
-    return back_to(*here, said="replayed") if answer.is_ok else refused(visit, answer, *here)
+    here = ("webhooks", webhook)
+    return await _change(visit, "POST", *here, "deliveries", delivery, "replay", here=here, said="replayed")
 
 
 @router.post("/console/keys/{key}/revoke")
 async def revoke(key: str, _caller: AdminCaller, visit: VisitDep) -> Response:
     """Revoke a key."""
-    answer = await visit.send("DELETE", "mint", "v1", "keys", key)
-    return (
-        back_to("console", "keys", said="revoked")
-        if answer.is_ok
-        else refused(visit, answer, "console", "keys")
-    )
+    return await _change(visit, "DELETE", "keys", key, here=("keys",), said="revoked")
+
+
+async def _change(
+    visit: Visit, method: str, *place: str, here: Sequence[str], said: str, body: object = None
+) -> Response:
+    """Send a change to ``place`` below ``/mint/v1``; return the way back to ``here``, or the refusal."""
+    answer = await visit.send(method, "mint", "v1", *place, body=body)
+    if answer.is_ok:
+        return back_to("console", *here, said=said)
+    return refused(visit, answer, "console", *here)

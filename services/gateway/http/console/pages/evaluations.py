@@ -30,7 +30,5 @@ async def run(run: str, _caller: ReadCaller, visit: VisitDep) -> Response:
     place = ("mint", "v1", "evaluations", "run", run)
     found, rows = await asyncio.gather(visit.get(*place), visit.get(*place, "rows", limit=ROWS))
     if not found.is_ok:
-        return visit.pages.show(
-            visit, "missing.html", section="evaluations", status=found.status, found=found
-        )
+        return visit.missing(found, "evaluations")
     return visit.pages.show(visit, "evaluation.html", section="evaluations", run=found.data, rows=rows)

@@ -59,7 +59,7 @@ async def job(job: str, _caller: ReadCaller, visit: VisitDep) -> Response:
 async def _shown(job: str, visit: Visit, template: str) -> Response:
     found = await visit.get("mint", "v1", "jobs", job)
     if not found.is_ok:
-        return visit.pages.show(visit, "missing.html", section="jobs", status=found.status, found=found)
+        return visit.missing(found, "jobs")
     steps = found.data["steps"]
     return visit.pages.show(
         visit,

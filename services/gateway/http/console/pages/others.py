@@ -61,7 +61,7 @@ async def webhook(webhook: str, _caller: AdminCaller, visit: VisitDep) -> Respon
     place = ("mint", "v1", "webhooks", webhook)
     found, deliveries = await asyncio.gather(visit.get(*place), visit.get(*place, "deliveries", limit=LISTED))
     if not found.is_ok:
-        return visit.pages.show(visit, "missing.html", section="webhooks", status=found.status, found=found)
+        return visit.missing(found, "webhooks")
     return visit.pages.show(
         visit, "webhook.html", section="webhooks", webhook=found.data, deliveries=deliveries
     )

@@ -51,7 +51,7 @@ async def policy(
     place = ("mint", "v1", "policies", policy)
     found = await visit.get(*place)
     if not found.is_ok:
-        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+        return visit.missing(found, "policies")
     newest = found.data["latest"]
     if after is None:
         after = max(0, newest["number"] - REVISIONS) if newest else 0
@@ -83,7 +83,7 @@ async def revision(
     place = ("mint", "v1", "policies", policy, "revisions", revision)
     found = await visit.get(*place)
     if not found.is_ok:
-        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+        return visit.missing(found, "policies")
     lineage, diff = await asyncio.gather(
         visit.get(*place, "lineage", ancestors=20, descendants=5),
         visit.get(*place, "diff", against=against),
@@ -106,7 +106,7 @@ async def alias(policy: str, alias: str, _caller: ReadCaller, visit: VisitDep) -
     place = ("mint", "v1", "policies", policy, "aliases", alias)
     found = await visit.get(*place)
     if not found.is_ok:
-        return visit.pages.show(visit, "missing.html", section="policies", status=found.status, found=found)
+        return visit.missing(found, "policies")
     history = await visit.get(*place, "history", limit=MOVES)
     return visit.pages.show(
         visit,
