@@ -1,4 +1,4 @@
-"""What do the console's pages cost: time at many policies, bytes, and fifty people who follow one job?
+"""Measures the console's pages: time at many policies, bytes, and the CPU of fifty viewers of one job.
 
 Everything is real: a whole stack over the base tiny, a job that makes revisions, and policies as rows.
 """

@@ -1,4 +1,4 @@
-"""What a second trainer of a base adds: eight policies over two trainers against one, a core each.
+"""Measures a second trainer of a base: eight policies over two trainers against one, a core each.
 
 The second trainer joins while the policies train; the first lets some go. This process is their clients, all
 of which ask the first trainer.

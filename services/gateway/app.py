@@ -218,7 +218,7 @@ async def _announce(
     """Tell the others until cancelled where this gateway is, which has the samples that it took in."""
     url = settings.advertise_url
     if not url and settings.http_port == 0:
-        return  # of tests: nobody knows the port
+        return  # tests bind any free port, which is not known here
     while not url:
         try:
             url = own_url(settings.http_host, settings.http_port, towards=settings.peers.registry_url)

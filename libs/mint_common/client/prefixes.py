@@ -55,7 +55,7 @@ class PrefixMap:
     """Engines by the beginnings of prompts; the least recently read of a tenant is forgotten first."""
 
     def __init__(self, *, secret: bytes, max_bytes: int = MAX_BYTES) -> None:
-        """``secret`` is of this process: nobody can make prompts whose hashes are equal."""
+        """``secret`` keys the hashes, so that clients cannot construct prompts that collide."""
         self._secret = secret
         self._most = max_bytes // ENTRY_BYTES
         self._size = 0

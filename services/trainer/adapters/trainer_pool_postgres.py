@@ -3,8 +3,8 @@
 Invariants: the pool's trainers hold the base's lease together: its row names the pool's token, and each has a
 shared advisory lock on base and token, which keeps trainers of a version without pools out. A trainer's row
 goes when its process has ended, which its own advisory lock shows at once, or after a long silence. A policy
-is taken only from nobody or from a trainer without a row, and under a row lock that waits for every commit of
-the trainer before.
+is taken only if it has no holder or its holder has no row, and under a row lock that waits for every commit
+of the trainer before.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence

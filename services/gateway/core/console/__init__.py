@@ -1,1 +1,1 @@
-"""What the console computes of the API's answers. Pure."""
+"""Curves, advice and texts computed from the API's answers for the console. Pure."""

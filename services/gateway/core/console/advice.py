@@ -1,4 +1,4 @@
-"""What a person should look at now, in plain words, with what to do."""
+"""Advice on engines and jobs that need attention: a sentence, an action, a page."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
