@@ -148,11 +148,12 @@ def test_two_tabs_race_for_an_alias_and_the_later_one_hears_what_happened(person
 
 
 def test_each_button_is_one_change_and_says_what_was_done_or_why_not(stack, person):
+    stack.make_policy("buttons", revisions=2)
     with stack.client() as mint:
-        mint.put("/policies/counter/aliases/pressed", json={"revision": 1})
+        mint.put("/policies/buttons/aliases/pressed", json={"revision": 1})
         key = mint.post("/keys", json={"name": "to-revoke", "scopes": ["read"]}).json()["key_id"]
-    token = token_of(person.get("/console/policies/counter"))
-    alias, revision = "/console/policies/counter/aliases/pressed", "/console/policies/counter/revisions/3"
+    token = token_of(person.get("/console/policies/buttons"))
+    alias, revision = "/console/policies/buttons/aliases/pressed", "/console/policies/buttons/revisions/2"
     for path, form, place in (
         (f"{alias}/freeze", {"frozen": "true"}, f"{alias}?said=frozen"),
         (f"{alias}/freeze", {"frozen": "false"}, f"{alias}?said=unfrozen"),
@@ -164,7 +165,7 @@ def test_each_button_is_one_change_and_says_what_was_done_or_why_not(stack, pers
         answer = person.post(path, data={"form_token": token, **form})
         assert (answer.status_code, answer.headers.get("location")) == (303, place)
         assert 'class="said"' in person.get(place).text
-    assert person.get("/mint/v1/policies/counter/aliases/pressed").json()["protected"] is True
+    assert person.get("/mint/v1/policies/buttons/aliases/pressed").json()["protected"] is True
     refused = person.post("/console/jobs/job_none/cancel", data={"form_token": token})
     assert refused.status_code == 404
     assert "Nothing was changed" in refused.text
