@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from e2e.stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASK, STEPS, PROMPTS = "mode:copy", 15, 64
 

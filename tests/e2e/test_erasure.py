@@ -14,7 +14,7 @@ from e2e.stack import RunningStack
 
 from services.standalone.adapters.postgres import postgres_dsn
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECRET = "kqzjxvwy"
 FAILING = {

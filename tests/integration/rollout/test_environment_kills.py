@@ -54,7 +54,7 @@ def service(tmp_path: Path, nats_url: str, database: str, neighbours: Neighbours
     return replace(made, launch=(str(Path(__file__).with_name("token_service.py")),))
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
 async def test_a_rollout_killed_amid_episodes_trains_no_group_twice(
     nats_url: str, service: ServiceProcess, neighbours: Neighbours, tmp_path: Path, staleness: int
 ) -> None:

@@ -61,6 +61,7 @@ def spread(environ: dict[str, str]) -> dict[str, str]:
     return {**environ, "MINT_TRAINER_RANKS": "2", "MINT_TRAINER_SHARDING": "fsdp"}
 
 
+@pytest.mark.slow
 async def test_a_rank_killed_in_a_step_ends_the_trainer_and_the_step_is_done_again(
     stage: Stage, environ: dict[str, str], spread: dict[str, str], tmp_path: Path
 ) -> None:
