@@ -93,7 +93,7 @@ def place_policy(
 
 
 def is_overfull(members: Sequence[PoolMember], *, me: int) -> bool:
-    """Return whether a policy without work should leave this trainer: it is beyond its room, another is not.
+    """Return whether a policy should leave this trainer: it is beyond its room, another is not.
 
     Each such move leaves the pool with fewer policies beyond their trainers' room, so the moves end.
     """

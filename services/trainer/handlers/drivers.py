@@ -150,11 +150,15 @@ class Drivers:
             await self._term.clock.sleep(_LOOK_SECONDS)
 
     async def let_one_go(self) -> None:
-        """Let a policy without work go to another trainer, if this one has more than its room."""
-        idle = [driver for driver in self._by_policy.values() if not (driver.waiting or driver.is_closed)]
-        is_leaving = any(driver.is_leaving for driver in self._by_policy.values())
-        if idle and not is_leaving and await self.held.is_overfull() and not idle[0].waiting:
-            idle[0].leave()
+        """Let a policy go to another trainer, if this one has more than its room: the one that waits least.
+
+        What is under way of it is committed first, and a snapshot covers it.
+        """
+        if any(driver.is_leaving for driver in self._by_policy.values()) or not await self.held.is_overfull():
+            return
+        open_ones = [driver for driver in self._by_policy.values() if not driver.is_closed]
+        if open_ones:
+            min(open_ones, key=lambda driver: len(driver.waiting)).leave()
 
     async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
         outcomes = await self._term.store.add(self._term.holder, [new for new, _ in items])

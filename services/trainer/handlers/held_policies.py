@@ -111,7 +111,7 @@ class HeldPolicies:
                 await self._take(plan_taking(waiting, members, me=self._term.holder.member))
 
     async def is_overfull(self) -> bool:
-        """Return whether a policy without work should be let go to a trainer with room."""
+        """Return whether a policy should be let go to a trainer with room."""
         return is_overfull(await self._members(), me=self._term.holder.member)
 
     def open(self, policy_id: PolicyId) -> None:

@@ -170,6 +170,26 @@ async def test_kill_9_of_a_trainer_of_two_changes_no_bit(stage: Stage, seed: int
     assert training.result() == expected
 
 
+async def test_a_trainer_that_joins_a_busy_pool_gets_its_part(stage: Stage) -> None:
+    seeds = [21, 22, 23, 24]
+    expected = await calm(stage, seeds)
+    async with two_trainers(stage) as two:
+        two.trainers[1].kill()
+        async with asyncio.timeout(60):
+            while len(await stage.rows("SELECT FROM trainer.trainers")) == 2:
+                await asyncio.sleep(0.05)
+        training = asyncio.ensure_future(train_all(two, seeds))
+        while len(await stage.rows("SELECT FROM trainer.training WHERE policy_id = ANY($1)", POLICIES)) < 4:
+            await asyncio.sleep(0.02)
+        await two.trainers[1].start()
+        holders = set[int | None]()
+        while not training.done():
+            holders |= {row["holder"] for row in await stage.rows(HOLDERS)}
+            await asyncio.sleep(0.05)
+        assert training.result() == expected
+        assert len(holders - {None}) == 2, "the second one has trained as well"
+
+
 async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> None:
     seeds = [5, 6]
     expected = await calm(stage, seeds)
