@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from benches.fleet_choice import measure
 from benches.report import Report, make_row, percentile
 from mint_common.client.prefixes import PrefixMap
 from mint_common.ids import TenantId
@@ -165,6 +166,7 @@ def run() -> Report:
             better="higher",
             how="speed of the simulation itself, on one core",
         ),
+        *measure(),
     ]
 
     def draw(figure: Any) -> None:  # Any: matplotlib is untyped

@@ -2,17 +2,32 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from mint_common.client.prefixes import READ_BYTES, Beginnings, PrefixMap, run_of
+from mint_common.client.prefixes import READ_BYTES, Beginnings, EngineRun, PrefixMap, engine_of, run_of
 from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
+from mint_common.client.serving import ServingEngines
 from mint_common.generation import CallFacts, EngineInfo, EngineReport, SampleRequest
-from mint_common.ids import BaseName, Digest
+from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.prompts import prompt_of_body, prompt_of_tokens
 
 _BYTES_PER_TOKEN = 4
+MANY_ENGINES = 16
+"""Number of engines of a base up to which all of them are compared for each request."""
+SOME_HOLDERS, SOME_ENGINES = 4, 2
+"""Of more engines: how many are compared that have the adapter; how many of its homes, and of the others."""
+T = TypeVar("T")
+
+
+def _some(items: Sequence[T], count: int, turn: int) -> Sequence[T]:
+    """Return at most ``count`` items, others for the next turn."""
+    if len(items) <= count:
+        return items
+    begin = turn * count % len(items)
+    return (*items[begin : begin + count], *items[: max(0, begin + count - len(items))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +48,7 @@ class EngineChoice:
         self._open: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
         self._reported: dict[str, tuple[EngineReport, int]] = {}
+        self._turn = 0
 
     def of_call(
         self,
@@ -67,14 +83,38 @@ class EngineChoice:
             beginnings = self._prefixes.beginnings(request.tenant_id, base, digest, prompt)
         return RoutedRequest(digest=digest, beginnings=beginnings, tokens=tokens)
 
-    def order(self, engines: Mapping[str, EngineInfo], request: RoutedRequest) -> list[str]:
-        """Return the addresses of engines in the order in which to try them."""
+    def order(self, engines: ServingEngines, request: RoutedRequest) -> list[str]:
+        """Return the addresses of engines in the order in which to try them; of many, those worth trying."""
         known = self._prefixes.known_bytes(request.beginnings) if request.beginnings else {}
-        options = [
-            self._option(url, info, request.digest, known.get(run_of(info), 0) if known else 0)
-            for url, info in engines.items()
-        ]
-        return [option.name for option in order_engines(options, request.digest or "")]
+        held = self.residency.holders(request.digest) if request.digest else {}
+
+        def option(url: str) -> Option:
+            info = engines.infos[url]
+            known_bytes = known.get(run_of(info), 0) if known else 0
+            return self._option(url, info, held.get(info.engine_id, Nearness.ABSENT), known_bytes)
+
+        if len(engines.urls) <= MANY_ENGINES:
+            options = [option(url) for url in engines.urls]
+        else:
+            near = self._near(engines, held, known)
+            options = [option(url) for url in near]
+            if request.digest and not any(each.is_ready for each in options):
+                homes = map(engines.url_of, engines.homes.first(request.digest, SOME_ENGINES))
+                options += [option(url) for url in homes if url is not None and url not in near]
+        return [each.name for each in order_engines(options, request.digest or "")]
+
+    def _near(
+        self, engines: ServingEngines, held: Mapping[EngineId, Nearness], known: Mapping[EngineRun, int]
+    ) -> Sequence[str]:
+        """Return engines that have the adapter or read the prompt, and some that are just next.
+
+        Of many alike it is others each time, so that each of them gets its part of a hot adapter's requests.
+        """
+        self._turn += 1
+        engine_ids = [*map(engine_of, known), *_some(tuple(held), SOME_HOLDERS, self._turn)]
+        urls = map(engines.url_of, engine_ids)
+        others = _some(engines.urls, SOME_ENGINES, self._turn)
+        return list(dict.fromkeys([*(url for url in urls if url is not None), *others]))
 
     def begin(self, url: str, request: RoutedRequest) -> None:
         """Count a request that is open on an engine."""
@@ -103,8 +143,7 @@ class EngineChoice:
         if info is not None:
             self.residency.forget(info.engine_id)
 
-    def _option(self, url: str, info: EngineInfo, digest: Digest | None, known_bytes: int) -> Option:
-        nearness = self.residency.nearness(info.engine_id, digest) if digest else Nearness.ABSENT
+    def _option(self, url: str, info: EngineInfo, nearness: Nearness, known_bytes: int) -> Option:
         requests, tokens = self._open[url], self._tokens[url]
         if url in self._reported:  # with what others have open there; it was true a moment ago
             report, counted = self._reported[url]

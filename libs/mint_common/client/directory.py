@@ -27,6 +27,7 @@ from mint_common.client.peer_watch import ASK_SECONDS
 from mint_common.client.relayed import Relayed
 from mint_common.client.routing import NEARNESS, Nearness
 from mint_common.client.served_bases import ServedBases
+from mint_common.client.serving import KnownEngines, ServingEngines
 from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
 from mint_common.errors import (
     EngineDied,
@@ -84,7 +85,7 @@ class EngineDirectory:
 
         self._fleet = EngineClients(urls, make)
         self._clients = self._fleet.by_url
-        self._known: dict[str, EngineInfo] = {}
+        self._known = KnownEngines(self._fleet.is_alias)
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._doubted: dict[str, asyncio.Task[None]] = {}
         self._suspects = Suspects()
@@ -99,6 +100,7 @@ class EngineDirectory:
     def follow_members(self, members: Sequence[Member]) -> None:
         """Use the fleet's members beside the fixed list; who is silent, starts or drains is chosen last."""
         added, left = self._fleet.follow(members)
+        self._known.members_changed()
         for url in added:
             self._stale[url] = asyncio.Event()
             self._follow_engine(url)
@@ -116,14 +118,16 @@ class EngineDirectory:
     def clients(self) -> list[EngineClient]:
         """Return a client of every loader, once each, whether or not it answers."""
         known = self._known
-        return [each for url, each in self._clients.items() if url not in known or self._is_served_at(url)]
+        return [
+            each for url, each in self._clients.items() if url not in known.by_url or known.is_served_at(url)
+        ]
 
     async def engines(self) -> list[EngineInfo]:
         """Return every engine that answers now or did when last asked."""
         self._ask_unknown()
         if self._meeting:
             await asyncio.wait(self._meeting.values(), timeout=_ANSWER_SECONDS)
-        return [self._known[url] for url in self._clients if self._is_served_at(url)]
+        return [self._known.by_url[url] for url in self._clients if self._known.is_served_at(url)]
 
     def restarting(self) -> list[tuple[EngineInfo, int]]:
         """Return the engines that have just stopped answering, and in how many seconds to ask each again."""
@@ -137,16 +141,16 @@ class EngineDirectory:
 
     def contexts(self) -> Mapping[BaseName, int]:
         """Return the context of each base that a known engine serves, the least of its engines'."""
-        engines = sorted(self._known.values(), key=lambda engine: -engine.max_context)
+        engines = sorted(self._known.by_url.values(), key=lambda engine: -engine.max_context)
         return {engine.base: engine.max_context for engine in engines}
 
     async def limits(self, base: BaseName) -> EngineLimits:
         """Return the limits that every known engine of a base accepts. Raises Unavailable while none is
         known.
         """
-        if not self._serving(base):
+        if not self._serving(base).urls:
             await self._order(base)
-        engines = [self._known[url] for url in self._serving(base)]
+        engines = self._serving(base).infos.values()
         return EngineLimits(
             max_context=min(engine.max_context for engine in engines),
             max_completions=min(engine.max_completions for engine in engines),
@@ -154,7 +158,7 @@ class EngineDirectory:
 
     async def describe(self, base: BaseName) -> EngineInfo:
         """Return the description of one engine of a base. Raises Unavailable."""
-        return self._known[(await self._order(base))[0]]
+        return self._known.by_url[(await self._order(base))[0]]
 
     async def find(self, base: BaseName, *, digest: Digest | None = None) -> EngineClient:
         """Return the engine of a base that a request for this digest would go to now.
@@ -173,7 +177,7 @@ class EngineDirectory:
         that fails on it still answers, and raises PeerFailed. One that dies while it runs it raises
         EngineDied; `Suspects` handles its repeats.
         """
-        is_choice = len(self._serving(base)) > 1
+        is_choice = len(self._serving(base).urls) > 1
         routed = self._choice.of_call(base, operation, body, facts, tokens=max_tokens, is_choice=is_choice)
         content = operation.encode(), (routed.digest or "").encode(), body
         key = partial(request_key, facts.tenant_id, base, *content)
@@ -192,7 +196,7 @@ class EngineDirectory:
 
         The request passes on to the next engine as in `serve`.
         """
-        routed = self._choice.of_sample(base, request, is_choice=len(self._serving(base)) > 1)
+        routed = self._choice.of_sample(base, request, is_choice=len(self._serving(base).urls) > 1)
         key = partial(sample_key, base, request)
         guard = self._guard(request.tenant_id, base, key)
         async with guard.running():
@@ -244,17 +248,20 @@ class EngineDirectory:
         """Return whether an engine of a base has just died, or may have."""
         if time.monotonic() - self._asked_at >= _REASK_SECONDS:
             self._ask_unknown()
-        doubted = (self._known[url] for url in self._doubted if url in self._known)
+        doubted = (self._known.by_url[url] for url in self._doubted if url in self._known.by_url)
         return any(info.base == base for info in (*doubted, *(info for info, _ in self.restarting())))
 
     def holds(self, base: BaseName, digest: Digest) -> bool:
         """Return whether an engine of the base is believed to have an adapter in memory."""
-        engine_ids = (info.engine_id for info in self._known.values() if info.base == base)
-        return any(self._choice.residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
+        serving, held = self._serving(base), self._choice.residency.holders(digest)
+        return any(
+            near >= Nearness.HOST and serving.url_of(engine_id) is not None
+            for engine_id, near in held.items()
+        )
 
     def known(self, client: EngineClient) -> EngineInfo | None:
         """Return what an engine said of itself last."""
-        return self._known.get(self._fleet.url_of(client) or "")
+        return self._known.by_url.get(self._fleet.url_of(client) or "")
 
     def believe(self, client: EngineClient, status: AdapterStatus) -> None:
         """Record where an adapter is from an engine's answer, before its event arrives."""
@@ -283,16 +290,16 @@ class EngineDirectory:
             await client.aclose()
 
     def _note_served(self, url: str, routed: RoutedRequest, digest: Digest | None) -> None:
-        if (info := self._known.get(url)) is not None:
+        if (info := self._known.by_url.get(url)) is not None:
             self._choice.note_served(info, routed, digest)
 
     async def _order(self, base: BaseName, routed: RoutedRequest = _UNROUTED) -> list[str]:
-        if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
+        if not self._serving(base).urls or time.monotonic() - self._asked_at >= _REASK_SECONDS:
             self._ask_unknown()
-        while not self._serving(base) and self._meeting:
+        while not self._serving(base).urls and self._meeting:
             await asyncio.wait(self._meeting.values(), return_when=asyncio.FIRST_COMPLETED)
-        serving = {url: self._known[url] for url in self._serving(base)}
-        if not serving:
+        serving = self._serving(base)
+        if not serving.urls:
             raise await self._no_engine(base)
         ordered = self._choice.order(serving, routed)
         return sorted(ordered, key=lambda url: url in self._doubted or self._fleet.is_last_choice(url))
@@ -304,12 +311,8 @@ class EngineDirectory:
         await self._served_bases.check(base)
         return Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
 
-    def _serving(self, base: BaseName) -> list[str]:
-        return [url for url, info in self._known.items() if info.base == base and self._is_served_at(url)]
-
-    def _is_served_at(self, url: str) -> bool:
-        info = self._known.get(url)
-        return info is not None and not self._fleet.is_alias(url, info.engine_id)
+    def _serving(self, base: BaseName) -> ServingEngines:
+        return self._known.serving(base)
 
     def _follow_engine(self, url: str) -> None:
         if self._following is not None:
@@ -318,7 +321,7 @@ class EngineDirectory:
     def _ask_unknown(self) -> None:
         self._asked_at = time.monotonic()
         for url in self._clients:
-            if url not in self._known and url not in self._meeting:
+            if url not in self._known.by_url and url not in self._meeting:
                 self._meeting[url] = asyncio.create_task(self._meet(url))
 
     async def _meet(self, url: str) -> None:
@@ -329,8 +332,8 @@ class EngineDirectory:
         finally:
             self._meeting.pop(url, None)
         self._lost.pop(url, None)
-        if url not in self._known:
-            self._known[url] = info
+        if url not in self._known.by_url:
+            self._known.learn(url, info)
             # Its answer is recorded at once; its other adapters are queried soon.
             self._choice.residency.correct(info.engine_id, info.epoch, ())
             self._stale[url].set()
@@ -339,7 +342,9 @@ class EngineDirectory:
         """Leave out an engine that says itself that it ends; after another failure, ask it."""
         if isinstance(error, EngineRestarting | Stopping):
             self._forget(url)
-        elif (isinstance(error, EngineDied) or is_away(error)) and url in self._known.keys() - self._doubted:
+        elif (
+            isinstance(error, EngineDied) or is_away(error)
+        ) and url in self._known.by_url.keys() - self._doubted:
             self._doubted[url] = asyncio.create_task(self._check(url))
 
     async def _check(self, url: str) -> None:
@@ -352,7 +357,7 @@ class EngineDirectory:
             self._doubted.pop(url, None)
 
     def _forget(self, url: str) -> None:
-        info = self._known.pop(url, None)
+        info = self._known.forget(url)
         self._choice.forget(url, info)
         if info is not None:
             self._lost[url] = info, time.monotonic()
@@ -385,7 +390,7 @@ class EngineDirectory:
             if is_away(error):
                 self._forget(url)
             return  # else of a version that does not say: it is routed to without
-        self._known[url] = info
+        self._known.learn(url, info)
         self._lost.pop(url, None)
         self._choice.report(url, load)
         # The map drops its oldest entries, so the closest must be added last.

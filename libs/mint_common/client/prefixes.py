@@ -13,7 +13,7 @@ from itertools import pairwise
 from sys import intern
 
 from mint_common.generation import EngineInfo
-from mint_common.ids import BaseName, Digest, TenantId
+from mint_common.ids import BaseName, Digest, EngineId, TenantId
 
 BLOCK_BYTES = 256
 """Least length of a beginning that counts, about four blocks of vLLM's cache."""
@@ -41,6 +41,11 @@ def lengths_of(size_bytes: int) -> list[int]:
 def run_of(info: EngineInfo) -> EngineRun:
     """Return the name of an engine's present run."""
     return intern(f"{info.engine_id}/{info.epoch}")
+
+
+def engine_of(run: EngineRun) -> EngineId:
+    """Return the engine of a run."""
+    return EngineId(run.rpartition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ Knowledge of an ended run of an engine (its epoch) is dropped, and what is remem
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 
 from mint_common.generation import Place
 from mint_common.homes import weight_of
@@ -21,6 +22,7 @@ MAX_SHARE = 1.3
 """Open tokens of an engine, over the mean of its base's engines, above which it loses ties: consistent
 hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
 MAX_PER_ENGINE = 8192
+_NOWHERE: Mapping[EngineId, "Nearness"] = MappingProxyType({})
 
 
 class Nearness(IntEnum):
@@ -50,6 +52,11 @@ class Option:
     tokens: int = 0
     known_bytes: int = 0
 
+    @property
+    def is_ready(self) -> bool:
+        """Return whether it has the adapter in memory and is not hot."""
+        return self.nearness >= Nearness.HOST and self.load < HOT_LOAD
+
 
 def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LOAD) -> Sequence[Option]:
     """Return the engines in the order in which to try them; ``key`` is the digest ("": the bare base).
@@ -76,18 +83,18 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
         has_more = in_memory and option.load >= BUSY_LOAD and option.tokens > share
         known_bytes = option.known_bytes if in_memory else 0
         open_work = (option.tokens, option.load) if not key or is_hot else ()
-        weight = weight_of(option.engine_id or option.name, key)
-        near = min(option.nearness, Nearness.HOST), -has_more, known_bytes, option.nearness
-        descending = (-each for each in near)
-        return is_hot, *descending, open_work, bytes(255 - byte for byte in weight), option.load
+        near, weight = option.nearness, weight_of(option.engine_id or option.name, key)
+        tier = -min(near, Nearness.HOST)
+        return is_hot, tier, has_more, -known_bytes, -near, open_work, -weight, option.load
 
     return sorted(candidates, key=rank)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
+    engine_id: EngineId
     epoch: str
-    near: OrderedDict[Digest, Nearness] = field(default_factory=OrderedDict)
+    held: OrderedDict[Digest, None] = field(default_factory=OrderedDict)
 
 
 class ResidencyMap:
@@ -96,16 +103,20 @@ class ResidencyMap:
     def __init__(self, *, max_per_engine: int = MAX_PER_ENGINE) -> None:
         self._most = max_per_engine
         self._runs: dict[EngineId, _Run] = {}
+        self._holders: dict[Digest, dict[EngineId, Nearness]] = {}
+
+    def holders(self, digest: Digest) -> Mapping[EngineId, Nearness]:
+        """Return the engines that are believed to have an adapter, and how near it is to each."""
+        return self._holders.get(digest, _NOWHERE)
 
     def nearness(self, engine_id: EngineId, digest: Digest) -> Nearness:
         """Return how near an adapter is believed to be."""
-        run = self._runs.get(engine_id)
-        return run.near.get(digest, Nearness.ABSENT) if run else Nearness.ABSENT
+        return self.holders(digest).get(engine_id, Nearness.ABSENT)
 
     def correct(self, engine_id: EngineId, epoch: str, places: Iterable[tuple[Digest, Place]]) -> None:
         """Replace all that is known of an engine by its own answer."""
-        run = _Run(epoch=epoch)
-        self._runs[engine_id] = run
+        self.forget(engine_id)
+        self._runs[engine_id] = run = _Run(engine_id=engine_id, epoch=epoch)
         for digest, place in places:
             self._remember(run, digest, NEARNESS[place])
 
@@ -114,17 +125,28 @@ class ResidencyMap:
         run = self._runs.get(engine_id)
         if run is None or run.epoch != epoch:
             return False
-        run.near.pop(digest, None)
         if nearness is not Nearness.ABSENT:
             self._remember(run, digest, nearness)
+        elif digest in run.held:
+            del run.held[digest]
+            self._drop(engine_id, digest)
         return True
 
     def forget(self, engine_id: EngineId) -> None:
         """Forget what is known of an engine that has not answered."""
-        self._runs.pop(engine_id, None)
+        run = self._runs.pop(engine_id, None)
+        for digest in run.held if run else ():
+            self._drop(engine_id, digest)
 
     def _remember(self, run: _Run, digest: Digest, nearness: Nearness) -> None:
-        run.near[digest] = nearness
-        run.near.move_to_end(digest)
-        if len(run.near) > self._most:
-            run.near.popitem(last=False)
+        run.held[digest] = None
+        run.held.move_to_end(digest)
+        self._holders.setdefault(digest, {})[run.engine_id] = nearness
+        if len(run.held) > self._most:
+            self._drop(run.engine_id, run.held.popitem(last=False)[0])
+
+    def _drop(self, engine_id: EngineId, digest: Digest) -> None:
+        holders = self._holders[digest]
+        del holders[engine_id]
+        if not holders:
+            del self._holders[digest]

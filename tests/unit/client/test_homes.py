@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from unit.client.test_members import member
 
 from mint_common.client.routing import Option, order_engines
-from mint_common.homes import engines_at_home, homes_of
+from mint_common.homes import Rendezvous, engines_at_home, homes_of, weight_of
 from mint_common.ids import Digest, EngineId
 from mint_common.members import LEASE_SECONDS
 from tests.testing.factories import BASE
@@ -50,6 +50,16 @@ def test_a_request_for_an_unloaded_adapter_goes_to_its_first_home(known, digest)
     options = [Option(name=f"http://10.0.0.1:{at}", engine_id=each) for at, each in enumerate(known)]
     ordered = [option.engine_id for option in order_engines(options, digest)]
     assert ordered == list(homes_of(digest, known, count=len(known)))
+
+
+@given(engines, digests, counts)
+def test_weights_together_are_those_of_one_engine_each(known, digest, count) -> None:
+    ranked = sorted(known, key=lambda each: -weight_of(each, digest))
+    assert Rendezvous(known).first(digest, count) == tuple(ranked[:count])
+
+
+def test_without_engines_there_are_no_homes() -> None:
+    assert Rendezvous([]).first("sha256:0", 2) == ()
 
 
 def test_engines_have_equal_shares_and_only_a_lost_one_s_share_moves() -> None:
