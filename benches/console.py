@@ -165,7 +165,9 @@ async def _step(browser: httpx.AsyncClient, job: str) -> int:
 
 async def _view(stack: BenchStack, job: str) -> None:
     """Do what the page's script does: wait for an event of the job, then read the part that changes."""
-    async with _signed_in(stack) as browser, browser.stream("GET", "/mint/v1/events") as events:
+    types = {"type": ["revision.exported", "wave.cancelled", "training.failed", "job.finished"]}
+    events_of = ("GET", "/mint/v1/events")
+    async with _signed_in(stack) as browser, browser.stream(*events_of, params=types) as events:
         reading: asyncio.Task[httpx.Response] | None = None
         async for line in events.aiter_lines():
             if line.startswith("data:") and job in line and (reading is None or reading.done()):
@@ -173,7 +175,7 @@ async def _view(stack: BenchStack, job: str) -> None:
 
 
 async def _part(browser: httpx.AsyncClient, job: str) -> httpx.Response:
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     return await browser.get(f"/console/jobs/{job}", headers={"hx-request": "true"})
 
 

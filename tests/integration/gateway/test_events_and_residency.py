@@ -56,6 +56,43 @@ def test_events_of_others_do_not_arrive(stack, counter):
     assert not any("hidden" in line for line in found)
 
 
+def test_a_stream_has_the_types_that_are_asked_for(stack, counter):
+    opened, found = threading.Event(), []
+    address = f"{stack.url}/mint/v1/events?type=revision.retired&type=revision.restored"
+    headers = {"authorization": f"Bearer {stack.key}"}
+    stack.make_policy("typed", revisions=1)
+
+    def read() -> None:
+        with httpx.stream("GET", address, headers=headers, timeout=20) as answer:
+            for line in answer.iter_lines():
+                opened.set()
+                found.append(line)
+                if line == "event: revision.restored":
+                    return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert opened.wait(20)
+    with stack.client() as mint:
+        mint.put("/policies/typed/aliases/seen", json={"revision": 1}).raise_for_status()
+        mint.delete("/policies/typed/aliases/seen").raise_for_status()
+        for change in ("retire", "restore"):
+            mint.post(f"/policies/typed/revisions/1/{change}").raise_for_status()
+    reader.join(20)
+    assert [line for line in found if line.startswith("event: ")] == [
+        "event: revision.retired",
+        "event: revision.restored",
+    ]
+
+
+def test_a_type_that_no_event_has_is_refused_with_those_that_there_are(stack):
+    with stack.client() as mint:
+        refused = mint.get("/events", params={"type": "revision.retired>"})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["field"] == "type"
+    assert "alias.moved" in refused.json()["error"]["message"]
+
+
 def _own_event(stack, other: httpx.Client) -> None:
     other.post("/policies", json={"name": "theirs", "base": "tiny", "lora": {"rank": 2}}).raise_for_status()
     body = {"policy": "theirs", "task": "mode:copy", "steps": 1, "prompts_per_step": 1, "group_size": 2}

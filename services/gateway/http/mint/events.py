@@ -20,6 +20,7 @@ from mint_common.runtime.clock import Clock
 from services.gateway.http.edge.context import HeldDep, ReadCaller, authenticated
 from services.gateway.http.edge.routes import GatewayRoute
 from services.gateway.http.mint.context import EventsDep
+from services.gateway.http.mint.event_types import check_event_types
 
 router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=GatewayRoute)
 
@@ -56,16 +57,20 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     held: HeldDep,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[str | None, Query(max_length=200)] = None,
+    event_types: Annotated[list[str] | None, Query(alias="type", max_length=20)] = None,
 ) -> Response:
     """Stream events: ``id`` is a position in the log, ``event`` the type, ``data`` the envelope.
+
+    Each ``type`` names a type of events; without any, events of all types come.
 
     Without Last-Event-ID (or ``after``, for clients that cannot send it) the stream begins now, and its first
     frame tells the position. With it, the stream begins after that position. 410 if the log no longer has
     that position: read the current state, then connect again without it.
     """
+    check_event_types("type", event_types or ())
     held.enter_context(parts.streams.counted(caller.tenant_id))
     # A base's name may have dots, so it can span several tokens of a subject.
-    subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
+    subjects = [f"mint.{each}.{subject_token(caller.tenant_id)}.>" for each in set(event_types or ("*.*",))]
     opening = parts.log.replay(subjects=subjects, after=last_event_id or after)
     events = await held.enter_async_context(opening)
     headers = {"cache-control": "no-cache"}

@@ -11,8 +11,6 @@ from typing import Annotated, ClassVar, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from mint_common.errors import InvalidField
-from mint_common.events import TENANTS_EVENT_TYPES
 from mint_common.examples import body_config
 from mint_common.ids import new_id
 from mint_common.json_types import JsonObject
@@ -23,6 +21,7 @@ from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
 from services.gateway.http.edge.context import AdminCaller, LimitQuery
 from services.gateway.http.edge.recording import RecordedRoute, SecretRoute, creates
 from services.gateway.http.mint.context import WebhooksDep
+from services.gateway.http.mint.event_types import check_event_types
 
 _PREFIX = "/mint/v1/webhooks"
 _plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
@@ -32,7 +31,6 @@ TENANT_WEBHOOKS = 20
 """Maximum webhooks of a tenant: each is sent every event of its types."""
 OVERLAP_SECONDS = 86_400.0
 """Time after a rotation in which the former secret still signs."""
-_TYPES = tuple(event_type.type for event_type in TENANTS_EVENT_TYPES)
 
 Url = Annotated[str, Field(examples=["https://ci.example.com/hooks/mint"])]
 Types = Annotated[tuple[str, ...], Field(max_length=100, examples=[["revision.published", "alias.moved"]])]
@@ -187,10 +185,7 @@ async def replay_delivery(
 
 def _check(url: str, event_types: tuple[str, ...], *, allow_private: bool) -> None:
     check_url(url, allow_private=allow_private)
-    unknown = [name for name in event_types if name not in _TYPES]
-    if unknown:
-        problem = f"{unknown[0]!r} is not an event type: they are {', '.join(_TYPES)}"
-        raise InvalidField(field="event_types", problem=problem)
+    check_event_types("event_types", event_types)
 
 
 router = APIRouter()

@@ -2,8 +2,9 @@
 const told = document.getElementById("live");
 const rows = document.querySelector("[data-live-events]");
 const job = document.querySelector("[data-live-job]")?.dataset.liveJob;
-const MOST = 500, SOONEST = 1000, LATEST = 30000;
-let cursor = "", wait = SOONEST, asked = 0;
+const MOST = 500, SOONEST = 1000, LATEST = 30000, CALM = 300, OFTEN = 1000;
+const STEPS = ["revision.exported", "wave.cancelled", "training.failed", "job.finished"];
+let cursor = "", wait = SOONEST, asked = 0, shown = 0;
 
 function note(envelope) {
   if (rows) {
@@ -16,13 +17,18 @@ function note(envelope) {
 }
 
 function refresh() {
-  clearTimeout(asked);
-  asked = setTimeout(() => document.body.dispatchEvent(new CustomEvent("mint:step")), 300);
+  if (asked) return;
+  asked = setTimeout(() => {
+    asked = 0;
+    shown = Date.now();
+    document.body.dispatchEvent(new CustomEvent("mint:step"));
+  }, Math.max(CALM, OFTEN - (Date.now() - shown)));
 }
 
 async function read() {
-  const address = "/mint/v1/events" + (cursor ? `?after=${encodeURIComponent(cursor)}` : "");
-  const answer = await fetch(address, { headers: { accept: "text/event-stream" } });
+  const query = new URLSearchParams(job ? STEPS.map((type) => ["type", type]) : []);
+  if (cursor) query.set("after", cursor);
+  const answer = await fetch(`/mint/v1/events?${query}`, { headers: { accept: "text/event-stream" } });
   if (answer.status === 410) { cursor = ""; refresh(); throw new Error("the place is no longer stored"); }
   if (answer.status === 401) { location.reload(); return; }
   if (!answer.ok) throw new Error(`status ${answer.status}`);
