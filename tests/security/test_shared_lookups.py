@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Never
 
 import pytest
 from contract.catalog_rig import OTHER, TENANT, Store, add_policy, export_of
@@ -12,9 +13,9 @@ from fastapi import FastAPI
 from security.gateway_rig import Rig, make_rig
 from security.raw_http import serving
 
-from mint_common.catalog import RevisionDiff
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.errors import NotFound
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.edge_routes import include_routes
@@ -33,7 +34,7 @@ NOW = 1_700_000_000.0
 class EndlessDiffs(DiffHandler):
     """Compares adapters of any size."""
 
-    async def _diff(self, *_: object) -> RevisionDiff:
+    async def _compare(self, *_: object) -> Never:
         return await asyncio.get_running_loop().create_future()
 
 
@@ -133,15 +134,19 @@ async def test_comparisons_of_tenants_take_turns():
     begun, ends = list[str](), asyncio.Event()
 
     class Recorded(DiffHandler):
-        async def _diff(self, policy, *_):
+        async def _compare(self, policy, *_):
             begun.append(policy.tenant_id)
             await ends.wait()
+            raise NotFound(kind="adapter", name="a")
 
     diffs = Recorded(catalog=None, evaluations=None, blobs=None)
     asked = [TENANT] * TENANT_DIFFS + [OTHER]
-    tasks = [asyncio.create_task(diffs.diff(SimpleNamespace(tenant_id=each), None, None)) for each in asked]
+    revision = SimpleNamespace(digest="sha256:0", fault=None)
+    tasks = [
+        asyncio.create_task(diffs.diff(SimpleNamespace(tenant_id=each), revision, revision)) for each in asked
+    ]
     await asyncio.sleep(0)
     ends.set()
-    await asyncio.gather(*tasks)
+    assert {type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)} == {NotFound}
     assert begun[:2] == [TENANT, OTHER]
     assert Counter(begun) == {TENANT: TENANT_DIFFS, OTHER: 1}

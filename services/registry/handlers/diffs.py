@@ -5,14 +5,15 @@ end; one module of each adapter is in memory.
 """
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mint_common.adapters_format import Manifest, stage_adapter
-from mint_common.adapters_format.norms import compare_adapters
+from mint_common.adapters_format.norms import ModuleChange, compare_adapters
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
+from mint_common.ids import Digest, TenantId
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
 from services.registry.adapters.catalog_postgres import PostgresCatalog
@@ -22,6 +23,13 @@ from services.registry.handlers.scratch import TEMPORARY, Scratch
 
 TENANT_DIFFS = 8
 """Comparisons of a tenant that wait or run: each may take a minute, and holds a connection of its gateway."""
+
+MAX_MODULES = 50_000
+"""Maximum modules of the cached comparisons, some 300 bytes each."""
+
+_Pair = tuple[TenantId, Digest, Digest]
+_Compared = tuple[tuple[Manifest, Manifest], tuple[ModuleChange, ...]]
+"""What no later event changes: two manifests, and the modules of their adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,36 +41,48 @@ class DiffHandler:
     blobs: Blobs
     scratch: Scratch = TEMPORARY
     _turns: FairGate = field(default_factory=lambda: FairGate(1, callers=_callers()), init=False)
+    _cached: "OrderedDict[_Pair, _Compared]" = field(default_factory=OrderedDict, init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
         """Compare two revisions. Raises RevisionLostError, BlobMissing, BlobCorrupt, Overloaded."""
-        async with self._turns.turn(policy.tenant_id):
-            return await self._diff(policy, before, after)
-
-    async def _diff(
-        self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord
-    ) -> RevisionDiff:
-        facts = await self.catalog.base(policy.base)
+        for each in (before, after):
+            if each.fault is not None:
+                raise RevisionLostError(name=policy.name, number=each.number, fault=each.fault)
+        pair = policy.tenant_id, before.digest, after.digest
+        compared = self._cached.get(pair)
+        if compared is None:
+            async with self._turns.turn(policy.tenant_id):
+                compared = await self._compare(policy, before, after)
+        self._cache(pair, compared)
+        manifests, modules = compared
         scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
-        async with self.scratch.folder("diff-") as scratch:
-            manifests = [
-                await self._stage(policy, each, scratch / name)
-                for each, name in ((before, "before"), (after, "after"))
-            ]
-            modules = await asyncio.to_thread(compare_adapters, facts, scratch / "before", scratch / "after")
         return RevisionDiff(
             before=before,
             after=after,
             config=changed_config(*manifests),
             metrics=changed_numbers(training_numbers(before), training_numbers(after)),
             scores=changed_numbers(*map(scores_by_name, scores)),
-            modules=tuple(modules),
+            modules=modules,
         )
 
-    async def _stage(self, policy: PolicyRecord, revision: RevisionRecord, folder: Path) -> Manifest:
-        if revision.fault is not None:
-            raise RevisionLostError(name=policy.name, number=revision.number, fault=revision.fault)
-        return await stage_adapter(self.blobs, revision.manifest, folder)
+    async def _compare(
+        self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord
+    ) -> _Compared:
+        facts = await self.catalog.base(policy.base)
+        async with self.scratch.folder("diff-") as scratch:
+            manifests = (
+                await stage_adapter(self.blobs, before.manifest, scratch / "before"),
+                await stage_adapter(self.blobs, after.manifest, scratch / "after"),
+            )
+            modules = await asyncio.to_thread(compare_adapters, facts, scratch / "before", scratch / "after")
+        return manifests, tuple(modules)
+
+    def _cache(self, pair: _Pair, compared: _Compared) -> None:
+        """Cache a comparison as the latest, and drop those that were asked for longest ago."""
+        self._cached.pop(pair, None)
+        self._cached[pair] = compared
+        while len(self._cached) > 1 and sum(len(each) for _, each in self._cached.values()) > MAX_MODULES:
+            self._cached.popitem(last=False)
 
 
 def _callers() -> TenantBudget:

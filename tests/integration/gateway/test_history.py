@@ -58,6 +58,10 @@ def test_a_revision_is_compared_with_its_parent_or_with_any_other(stack, mint):
     assert {module["module"] for module in found["modules"]} == set(stack.facts.modules)
     for module in found["modules"]:
         assert min(module["before"], module["after"], module["change"]) > 0
+    mint.post("/policies/traced/evaluations", json={**score, "value": 0.75}).raise_for_status()
+    again = mint.get("/policies/traced/revisions/2/diff").json()
+    assert {"name": "held-out/accuracy", "before": None, "after": 0.75} in again["scores"]
+    assert (again["modules"], again["config"]) == (found["modules"], found["config"])
     itself = mint.get("/policies/traced/revisions/2/diff", params={"against": "2"}).json()
     assert itself["config"] == []
     assert all(module["change"] == pytest.approx(0, abs=1e-5) for module in itself["modules"])
