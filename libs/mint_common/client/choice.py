@@ -18,7 +18,7 @@ _BYTES_PER_TOKEN = 4
 MANY_ENGINES = 16
 """Number of engines of a base up to which all of them are compared for each request."""
 SOME_HOLDERS, SOME_ENGINES = 4, 2
-"""Of more engines: how many are compared that have the adapter; how many of its homes, and of the others."""
+"""Engines compared where there are more: those that have the adapter; its homes, and as many others."""
 T = TypeVar("T")
 
 
