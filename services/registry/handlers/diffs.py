@@ -29,7 +29,7 @@ MAX_MODULES = 50_000
 
 _Pair = tuple[TenantId, Digest, Digest]
 _Compared = tuple[tuple[Manifest, Manifest], tuple[ModuleChange, ...]]
-"""What no later event changes: two manifests, and the modules of their adapters."""
+"""Two manifests, and the modules of their adapters: no later event changes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
