@@ -35,6 +35,7 @@ from mint_common.events import (
     Overlong,
     PolicyGradient,
     Retention,
+    Teacher,
 )
 from mint_common.events.codec import encode
 from tests.testing.factories import EXAMPLES
@@ -57,6 +58,7 @@ _PARTS = (
     PolicyGradient,
     Overlong,
     EnvironmentSpec,
+    Teacher,
     DifficultySampling,
     DynamicSampling,
     JobData,

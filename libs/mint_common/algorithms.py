@@ -82,6 +82,11 @@ class Algorithm:
         return self.rows == "rft"
 
     @property
+    def has_teacher(self) -> bool:
+        """Return whether it learns from a teacher, which a job names, instead of from rewards."""
+        return self.gradient is not None and self.gradient.advantage == "teacher"
+
+    @property
     def samples_tasks(self) -> bool:
         """Return whether a job on a task samples answers to its prompts."""
         return self.task_answers == "sampled"
@@ -119,6 +124,7 @@ BUILT_IN = (
     _policy_gradient("gspo", _bounded("gspo", PolicyGradient(aggregation="sequence_mean"))),
     _policy_gradient("cispo", _bounded("cispo", PolicyGradient())),
     _policy_gradient("dppo", _bounded("dppo", _CENTRED)),
+    _policy_gradient("opd", _bounded("dppo", PolicyGradient(advantage="teacher"))),
     Algorithm(
         name="sft",
         training="services.trainer.core.algorithms.sft:TRAINING",
@@ -175,8 +181,9 @@ def task_algorithms(algorithms: Algorithms) -> list[str]:
 
 
 def own_methods(algorithms: Algorithms) -> list[str]:
-    """Return the names of the methods that OpenAI's API does not have."""
-    return [one.name for one in algorithms if one.method == one.name and one.name not in OPENAI_METHODS]
+    """Return the names of the methods of jobs on files that OpenAI's API does not have."""
+    own = [one for one in algorithms if one.method == one.name and not one.has_teacher]
+    return [one.name for one in own if one.name not in OPENAI_METHODS]
 
 
 def one_of(names: Sequence[str]) -> dict[str, Any]:  # a JSON schema

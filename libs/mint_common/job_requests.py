@@ -184,7 +184,8 @@ class JobRequest:
     sampling may run ahead of training, 0 by default: at 2, the samples of a step come from a revision that
     is at most two steps old. ``gradient`` changes parts of a policy gradient. With ``dynamic_sampling``
     further prompts are sampled in place of those that teach nothing; with ``difficulty`` tasks of ``env``
-    that taught nothing are drawn less often.
+    that taught nothing are drawn less often. A ``teacher`` is of algorithm ``opd``: a revision of the same
+    base, or the base itself.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -211,6 +212,7 @@ class JobRequest:
     gradient: GradientBody | None = None
     dynamic_sampling: DynamicSamplingBody | None = None
     difficulty: DifficultyBody | None = None
+    teacher: Label | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

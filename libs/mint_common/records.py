@@ -36,7 +36,8 @@ class Sample:
     ``logprobs`` is empty for a reference answer, which was not sampled (SFT). ``experts`` is the route of
     every token but the last, which no model reads: see `Group.prompt_experts`. ``trained`` has the
     [start, end) ranges of ``tokens`` that a loss falls on, in order and apart; empty: all of them. Tokens
-    outside them were not sampled here, and their log-probabilities are 0. ``episode`` is the index of its
+    outside them were not sampled here, and their log-probabilities are 0. ``teacher`` has a teacher's
+    log-probability of each token, where the job has one. ``episode`` is the index of its
     episode among `Group.episodes`, of which it is one segment; None: the sample is an episode of its own.
     """
 
@@ -47,6 +48,7 @@ class Sample:
     experts: bytes = b""
     trained: Ranges = ()
     episode: int | None = None
+    teacher: tuple[float, ...] = ()
 
 
 Outcome = Literal["ok", "truncated", "env_error", "infra_error"]

@@ -9,7 +9,7 @@ from contract.schemas import empty_schema
 
 from mint_common.datasets import Format
 from mint_common.errors import NotFound
-from mint_common.events import JobFile, WaveRequested
+from mint_common.events import JobFile, Teacher, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -99,6 +99,24 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
         assert await store.jobs.lock(transaction.connection, JOB) == finished
         assert await store.jobs.wave(waves[0].wave_id, within=transaction.connection) == waves[0]
         assert await store.jobs.wave(wave_id_of(JOB, 9), within=transaction.connection) is None
+
+
+async def test_teachers_are_those_of_open_jobs(store: Store) -> None:
+    digests = []
+    for number in (1, 2, 3):
+        revision = published(number).revision
+        digests.append(revision.digest)
+        teacher = Teacher(name=f"t@{number}", revision=revision)
+        spec = replace(make_job().spec, teacher=teacher)
+        ended = {"state": JobState.SUCCEEDED, "finished_at": 5.0} if number == 3 else {}
+        job = replace(make_job(), job_id=JobId(f"job_{number}"), spec=spec, **ended)
+        await store.save(f"c{number}", job)
+    base = replace(make_job(), spec=replace(make_job().spec, teacher=Teacher(name="tiny", revision=None)))
+    await store.save("c9", base)
+    first, second = sorted(digests[:2])
+    assert await store.jobs.teachers(after="", limit=9) == [first, second]
+    assert await store.jobs.teachers(after=first, limit=9) == [second]
+    assert await store.jobs.teachers(after="", limit=1) == [first]
 
 
 async def test_waves_without_a_score_are_those_that_have_a_revision(store: Store) -> None:

@@ -139,6 +139,12 @@ def create_job(  # arguments of a command
             help="Weight of an environment's tasks whose answers last had equal rewards (0.05 to 1).",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Teacher of algorithm opd: POLICY@REV of the same base, or the base."
+        ),
+    ] = None,
     gradient: GradientOption = None,
     reset_optimizer: ResetOptimizerOption = False,
     watch: WatchOption = False,
@@ -169,6 +175,7 @@ def create_job(  # arguments of a command
         "staleness": staleness,
         "dynamic_sampling": None if dynamic_sampling is None else {"max_extra": dynamic_sampling},
         "difficulty": None if difficulty is None else {"least": difficulty},
+        "teacher": teacher,
         "gradient": gradient_of(gradient or ()),
         "optimizer": "reset" if reset_optimizer else None,
     }

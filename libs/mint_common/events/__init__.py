@@ -24,6 +24,7 @@ from mint_common.events.job import (
     LearningRateSchedule,
     LoraSpec,
     OptimizerStart,
+    Teacher,
 )
 from mint_common.events.member import MemberChanged
 from mint_common.events.policy import PolicyChanged, PolicyCreated, PolicyParked, PolicyRemoved, Retention

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from mint_common.claims import Claim
+from mint_common.claims import Claim, RevisionRef
 from mint_common.datasets.formats import Format
 from mint_common.events.event import Event
 from mint_common.events.policy_gradient import PolicyGradient
@@ -135,6 +135,18 @@ class DynamicSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """The model that a policy is distilled from, ``name`` as the job's request has it.
+
+    It is a ``revision`` of the same base, of any policy of the tenant's; None: the base itself. A revision is
+    kept while the job is open.
+    """
+
+    name: str
+    revision: RevisionRef | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DifficultySampling:
     """Draw tasks of an environment less often whose episodes all had the same reward when they last ran.
 
@@ -159,7 +171,7 @@ class JobSpec:
     revision that is at most ``staleness`` steps older than the weights it changes; at 0 sampling and training
     alternate. ``gradient`` is the complete one of a policy-gradient algorithm, None for other algorithms; in
     jobs of earlier versions None is the algorithm's own. ``dynamic_sampling`` and ``difficulty``: see there;
-    None is off.
+    None is off. Jobs of algorithm ``opd`` have a ``teacher``.
     """
 
     algorithm: str
@@ -182,6 +194,7 @@ class JobSpec:
     gradient: PolicyGradient | None = None
     dynamic_sampling: DynamicSampling | None = None
     difficulty: DifficultySampling | None = None
+    teacher: Teacher | None = None
 
     @property
     def is_sampled(self) -> bool:

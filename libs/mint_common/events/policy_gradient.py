@@ -8,6 +8,10 @@ AdvantageRule = Literal["std", "centre", "rloo", "maxrl"]
 """Advantages of a group's rewards R with mean m, of G episodes: (R - m) / std, R - m, G / (G - 1) (R - m), or
 (R - m) / m."""
 
+AdvantageSource = AdvantageRule | Literal["teacher"]
+"""Source of advantages: a rule of rewards, or a teacher, its log-probability of each sampled token less the
+policy's."""
+
 PolicyLoss = Literal["is", "clip", "gspo", "cispo", "dppo", "tis", "mis", "geo-rs"]
 """Bound of the ratio of policy and sampler: none, PPO's clip, GSPO's of whole sequences, CISPO's clipped
 weight, DPPO's mask by probabilities, a truncated weight, a masked one, or rejected sequences."""
@@ -58,7 +62,7 @@ class PolicyGradient:
     groups each; the sampler's probabilities stay those of the wave (PPO, arXiv 1707.06347, algorithm 1).
     """
 
-    advantage: AdvantageRule = "std"
+    advantage: AdvantageSource = "std"
     loss: PolicyLoss = "is"
     aggregation: TokenAggregation = "token_mean"
     clip_low: float | None = None

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from mint_common.authority import Caller, caller_headers
 from mint_common.client.http import InternalHttp, path_of
 from mint_common.client.relayed import Relayed
+from mint_common.ids import Digest
 from services.gateway.adapters.handover import Handover
 
 
@@ -32,6 +33,15 @@ class RolloutClient:
         sent = {**(headers or {}), **caller_headers(caller, cause)}
         path = path_of("internal", *parts)
         return await self._http.forward(method, path, query=query, body=body, headers=sent, is_long=is_long)
+
+    async def held(self) -> set[Digest]:
+        """Return the revisions that open jobs learn from, as teachers."""
+        found: set[Digest] = set()
+        after = ""
+        while page := self._http.read(await self._http.get("/internal/held", {"after": after}), list[Digest]):
+            found.update(page)
+            after = page[-1]
+        return found
 
     async def call(self, method: str, parts: Sequence[str], caller: Caller, body: bytes) -> Relayed:
         """Send a request, and return the answer once it has begun; the caller closes it."""

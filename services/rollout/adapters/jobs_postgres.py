@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from mint_common.ids import JobId, PolicyId, TenantId, WaveId
+from mint_common.ids import Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.adapters.agent_waves_postgres import LOST_SECONDS
@@ -91,6 +91,14 @@ _BEST_MEASURED = """
         USING (job_id)
     WHERE revision IS NOT NULL AND jsonb_typeof(metrics -> metric) = 'number'
     ORDER BY job_id, sign * (metrics ->> metric)::double precision DESC, step
+"""
+
+
+_TEACHERS = """
+    SELECT digest FROM (
+        SELECT DISTINCT spec #>> '{teacher,revision,digest}' AS digest FROM jobs
+        WHERE state IN ('submitted', 'running', 'paused')
+    ) AS teachers WHERE digest > $1 ORDER BY digest LIMIT $2
 """
 
 
@@ -187,6 +195,10 @@ class PostgresJobs:
         asked = within or self._pool
         row = await asked.fetchrow(f"{_WAVE} WHERE wave_id = $1", wave_id)
         return None if row is None else from_row(row, Wave)
+
+    async def teachers(self, *, after: str, limit: int) -> list[Digest]:
+        """Return the revisions that are teachers of jobs which have not ended, by digest."""
+        return [Digest(row["digest"]) for row in await self._pool.fetch(_TEACHERS, after, limit)]
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
         """Return the first waiting job of a policy, or None while another one runs, or is paused midway."""

@@ -37,6 +37,8 @@ def plan_gradient(
     check_stale_loss(loss, staleness=spec.staleness, updates=epochs * minibatches, field=f"{field}.loss")
     if wish.kl is not None and not spec.kl_coefficient:
         raise InvalidField(field=f"{field}.kl", problem="has no effect: kl_coefficient is 0")
+    if algorithm.has_teacher:
+        _check_no_rewards(wish, algorithm, field=field)
     usual = (own.clip_low, own.clip_high) if loss == own.loss else BOUNDS[loss]
     low, high = (
         _bound(name, value, default, loss=loss, field=field)
@@ -55,6 +57,19 @@ def plan_gradient(
         epochs=epochs,
         minibatches=minibatches,
     )
+
+
+def _check_no_rewards(wish: GradientBody, algorithm: Algorithm, *, field: str) -> None:
+    """Refuse what acts on rewards, which a teacher replaces. Raises InvalidField."""
+    acts = {
+        "advantage": wish.advantage is not None,
+        "kl": wish.kl == "reward",
+        "overlong.buffer": wish.overlong is not None and wish.overlong.buffer > 0,
+    }
+    for name, is_given in acts.items():
+        if is_given:
+            problem = f"has no effect: {algorithm.name} learns from a teacher, not from rewards"
+            raise InvalidField(field=f"{field}.{name}", problem=problem)
 
 
 def check_stale_loss(loss: PolicyLoss, *, staleness: int, updates: int, field: str) -> None:

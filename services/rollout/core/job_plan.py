@@ -54,6 +54,7 @@ def plan_job(
         optimizer=request.optimizer,
         staleness=request.staleness,
     )
+    _check_teacher(request, algorithm)
     check_staleness("staleness", spec.staleness, algorithm, is_sampled=is_sampled)
     dynamic = plan_dynamic(request.dynamic_sampling, is_sampled=is_sampled, field="dynamic_sampling")
     spec = replace(spec, dynamic_sampling=dynamic)
@@ -75,6 +76,23 @@ def _evaluated(spec: JobSpec, body: EpisodeEvaluationBody) -> EnvironmentSpec:
         raise InvalidField(field="evaluation", problem=problem)
     check_scored(spec.environment)
     return replace(spec.environment, evaluation=plan_job_evaluation(body, steps=spec.steps))
+
+
+def _check_teacher(request: JobRequest, algorithm: Algorithm) -> None:
+    """Check that a teacher is named for ``opd`` alone, and nothing acts on rewards. Raises InvalidField."""
+    if not algorithm.has_teacher:
+        if request.teacher is not None:
+            raise InvalidField(field="teacher", problem=f"is of algorithm opd, not of {algorithm.name}")
+        return
+    if request.teacher is None:
+        problem = "is missing: POLICY@REVISION of the same base, or the base's name"
+        raise InvalidField(field="teacher", problem=problem)
+    if request.temperature not in (None, 1.0):
+        problem = "must be 1.0: the teacher's probabilities are its own, without a temperature"
+        raise InvalidField(field="temperature", problem=problem)
+    for field in ("dynamic_sampling", "difficulty"):
+        if getattr(request, field) is not None:
+            raise InvalidField(field=field, problem="has no effect: opd learns nothing from rewards")
 
 
 def _difficulty(spec: JobSpec, body: DifficultyBody) -> DifficultySampling:

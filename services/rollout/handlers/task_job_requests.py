@@ -6,10 +6,10 @@ Invariant: all that can be wrong with the request is found before anything is ma
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from mint_common.errors import InvalidField, MintError
-from mint_common.events import EnvironmentSpec, JobSpec, JobSubmitted
+from mint_common.errors import InvalidField, MintError, NotFound
+from mint_common.events import EnvironmentSpec, JobSpec, JobSubmitted, Teacher
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.job_requests import JobRequest
 from mint_common.lora import check_served, check_trainable
@@ -58,6 +58,8 @@ class TaskJobMaker:
         spec = plan_job(body, admission.algorithms, defaults=defaults, max_context=base.max_context)
         if spec.environment is not None:
             await self._check_environment(spec.environment, tenant_id, has_difficulty=bool(spec.difficulty))
+        if body.teacher is not None:
+            spec = replace(spec, teacher=await self._teacher(tenant_id, body.teacher, policy.base))
         check_sampled(spec, await admission.limits(policy.base))
         warnings = job_warnings(spec, await self._lengths(spec, policy.base), max_context=base.max_context)
         if policy.latest is not None and spec.task:
@@ -78,6 +80,17 @@ class TaskJobMaker:
         if (body.task is None) == (body.env is None):
             raise InvalidField(field="task", problem="give exactly one of `task` and `env`")
         return None if body.task is None else asdict((await self.tasks.describe(body.task)).defaults)
+
+    async def _teacher(self, tenant_id: TenantId, name: str, base: BaseName) -> Teacher:
+        """Return the teacher of a name, at its revision of now. Raises InvalidField."""
+        try:
+            found = await self.admission.registry.resolve(tenant_id, name)
+        except NotFound as error:
+            raise InvalidField(field="teacher", problem=str(error)) from error
+        if found.base != base:
+            problem = f"{name} is of base {found.base}, and the policy of {base}"
+            raise InvalidField(field="teacher", problem=problem)
+        return Teacher(name=name, revision=found.revision)
 
     async def _check_environment(
         self, environment: EnvironmentSpec, tenant_id: TenantId, *, has_difficulty: bool

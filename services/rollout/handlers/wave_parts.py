@@ -21,6 +21,7 @@ from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
+from services.rollout.handlers.teacher_scores import TeacherScores
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.waves import WaveHandlers
 from services.rollout.ports import Tasks
@@ -99,6 +100,7 @@ def make_waves(
             ),
             max_faults=MAX_FAILED_EPISODES,
         ),
+        teachers=TeacherScores(sampler=sampler, requests=requests),
         turns=event_gate(WAVES_IN_HAND, what="the turns of one tenant's waves"),
         agent_turns=FairGate(AGENT_WAVES_IN_HAND, limit=AGENT_WAVES_IN_HAND // 4),
         pulse_seconds=stall_seconds / 4,

@@ -40,6 +40,7 @@ from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.task_waves import TaskWaves
+from services.rollout.handlers.teacher_scores import TeacherScores
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class WaveHandlers:
     tasks: TaskWaves
     files: FileWaves
     environments: EnvironmentWaves
+    teachers: TeacherScores
     turns: FairGate
     agent_turns: FairGate
     pulse_seconds: float
@@ -165,6 +167,7 @@ class WaveHandlers:
         names = {"job_id": event.job_id, "wave_id": event.wave_id}
         try:
             record, validation, counts = await self._record(event)
+            record = await self.teachers.added(event, record)
             claim = await store_record(
                 self.blobs,
                 record,

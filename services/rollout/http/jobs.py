@@ -11,7 +11,7 @@ from mint_common.catalog_requests import TextCursor
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.fine_tuning_requests import FineTuningBody, JobBody
-from mint_common.ids import BaseName, JobId, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
@@ -25,6 +25,8 @@ from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.http.context import CallerDep, Cause, PartsDep, Tenant
 
 submissions = APIRouter(route_class=BodyRoute)
+MAX_HELD = 10_000
+"""Digests of a page."""
 _GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 
 
@@ -70,6 +72,14 @@ async def show_rollouts(
 async def show_work(tenant_id: Tenant, policy_id: str, parts: PartsDep) -> Sequence[str]:
     """Return unfinished jobs and evaluation runs of a policy."""
     return await parts.tenant_jobs.work_of(tenant_id, PolicyId(policy_id))
+
+
+@submissions.get("/internal/held")
+async def list_held(
+    parts: PartsDep, after: str = "", limit: Annotated[int, Query(ge=1, le=MAX_HELD)] = MAX_HELD
+) -> list[Digest]:
+    """Return the revisions that open jobs learn from, which collection leaves, by digest."""
+    return await parts.jobs.teachers(after=after, limit=limit)
 
 
 def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mint_common.events.policy_gradient import AdvantageRule, Overlong, PolicyGradient
+from mint_common.events.policy_gradient import AdvantageRule, AdvantageSource, Overlong, PolicyGradient
 from mint_common.records import (
     Group,
     Sample,
@@ -50,7 +50,8 @@ class Row:
     comparison have advantage 1, the others -1, and ``pair`` numbers each kind within the batch: two rows of
     one number are a pair. ``weight`` is that of a row's tokens, None: 1.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
-    computed at ``temperature``, as the sampler's were.
+    computed at ``temperature``, as the sampler's were. ``teacher`` are a teacher's log-probabilities, one per
+    token.
     """
 
     prompt: tuple[int, ...]
@@ -64,6 +65,7 @@ class Row:
     experts: bytes = b""
     temperature: float = 1.0
     episode: RewardedEpisode | None = None
+    teacher: tuple[float, ...] = ()
 
     @property
     def length(self) -> int:
@@ -113,15 +115,15 @@ def build_grpo_batch(
 ) -> Batch:
     """Return the rows of the groups whose rewards differ, with their advantages.
 
-    Where a KL term ``pulls`` to the base, those of the other groups too, with advantage 0: it acts on all
-    tokens that it is divided by. Answers that were cut off count in their group's rewards; if they are masked
-    they have no rows, and are not counted.
+    Where advantages come from a teacher, those of every group. Where a KL term ``pulls`` to the base, those
+    of the other groups too, with advantage 0: it acts on all tokens that it is divided by. Answers that were
+    cut off count in their group's rewards; if they are masked they have no rows, and are not counted.
     """
     rows: list[Row] = []
     groups: list[TrainedGroup] = []
     for number, group in enumerate(record.groups):
         episodes = _episodes(group, number, gradient.overlong, max_new_tokens=max_new_tokens)
-        advantages = group_advantages([one.reward for one in episodes], gradient.advantage)
+        advantages = _advantages([one.reward for one in episodes], gradient.advantage)
         weighed = dict(zip(episodes, advantages or [0.0] * len(episodes), strict=True))
         if gradient.overlong.mask:
             weighed = {
@@ -141,6 +143,11 @@ def build_grpo_batch(
             rows += _episode_rows(group, weighed, record.logprobs_temperature, by_sequence=by_sequence)
     batch = _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=0)
     return with_groups(replace(batch, max_new_tokens=max_new_tokens), groups)
+
+
+def _advantages(rewards: Sequence[float], source: AdvantageSource) -> tuple[float, ...] | None:
+    """Return the advantages of a group, 0 where those of its tokens come from a teacher."""
+    return (0.0,) * len(rewards) if source == "teacher" else group_advantages(rewards, source)
 
 
 def with_groups(batch: Batch, groups: Sequence[TrainedGroup]) -> Batch:
@@ -307,6 +314,7 @@ def _sampled_row(group: Group, sample: Sample, advantage: float, temperature: fl
         prompt_experts=group.prompt_experts,
         experts=sample.experts,
         temperature=temperature,
+        teacher=sample.teacher,
     )
 
 

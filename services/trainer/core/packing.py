@@ -89,6 +89,8 @@ def _inputs(row: Row) -> SequenceInputs:
     arrays = {"advantages": np.full(count, row.advantage, np.float32)}
     if row.logprobs:
         arrays["logprobs"] = np.array(row.picked(row.logprobs), np.float32)
+    if row.teacher:
+        arrays["teacher"] = np.array(row.picked(row.teacher), np.float32)
     if row.weight is not None:
         arrays["weights"] = np.full(count, row.weight, np.float32)
     return SequenceInputs(targets=count, arrays=arrays)

@@ -1,6 +1,7 @@
 """Is a rollout record fit to train on? Checked in full before any of it reaches the model."""
 
 import math
+from collections.abc import Sequence
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, WaveId
@@ -30,7 +31,9 @@ def validation_batch(algorithm: ManagedAlgorithm, record: WaveRecord, facts: Bas
     return batch
 
 
-def check_record(record: WaveRecord, facts: BaseFacts, *, needs_logprobs: bool) -> None:
+def check_record(
+    record: WaveRecord, facts: BaseFacts, *, needs_logprobs: bool, needs_teacher: bool = False
+) -> None:
     """Raise RecordInvalid, naming the first group and sample that is wrong."""
     temperature = record.logprobs_temperature
     if not (math.isfinite(temperature) and temperature > 0):
@@ -46,26 +49,31 @@ def check_record(record: WaveRecord, facts: BaseFacts, *, needs_logprobs: bool) 
         _check_routes(group, facts, where=where)
         for sample_index, sample in enumerate(group.samples):
             here = f"{where}.samples[{sample_index}]"
-            _check_sample(sample, facts, where=here, needs_logprobs=needs_logprobs)
+            _check_sample(sample, facts, where=here)
+            if needs_logprobs:
+                _check_logprobs(sample.logprobs, sample, where=f"{here}.logprobs")
+            if needs_teacher:
+                _check_logprobs(sample.teacher, sample, where=f"{here}.teacher")
             length = len(group.prompt_tokens) + len(sample.tokens)
             if length > facts.max_context:
                 problem = f"{length} tokens, the base reads {facts.max_context}"
                 raise RecordInvalid(where=here, problem=problem)
 
 
-def _check_sample(sample: Sample, facts: BaseFacts, *, where: str, needs_logprobs: bool) -> None:
+def _check_sample(sample: Sample, facts: BaseFacts, *, where: str) -> None:
     _check_tokens(sample.tokens, facts, where=f"{where}.tokens")
     _check_trained(sample, where=f"{where}.trained")
     if not math.isfinite(sample.reward):
         raise RecordInvalid(where=f"{where}.reward", problem=f"{sample.reward} is not finite")
-    if not needs_logprobs:
-        return
-    if len(sample.logprobs) != len(sample.tokens):
-        problem = f"{len(sample.logprobs)} log-probabilities for {len(sample.tokens)} tokens"
-        raise RecordInvalid(where=f"{where}.logprobs", problem=problem)
-    for logprob in sample.logprobs:
+
+
+def _check_logprobs(logprobs: Sequence[float], sample: Sample, *, where: str) -> None:
+    if len(logprobs) != len(sample.tokens):
+        problem = f"{len(logprobs)} log-probabilities for {len(sample.tokens)} tokens"
+        raise RecordInvalid(where=where, problem=problem)
+    for logprob in logprobs:
         if not math.isfinite(logprob):
-            raise RecordInvalid(where=f"{where}.logprobs", problem=f"{logprob} is not finite")
+            raise RecordInvalid(where=where, problem=f"{logprob} is not finite")
 
 
 def _check_trained(sample: Sample, *, where: str) -> None:

@@ -134,7 +134,11 @@ class WaveIntake:
         check_origin(record, wave_id=wave.wave_id, revision=revision)
         needs_logprobs = algorithm.needs_logprobs(record)
         facts = self._parts.policies.facts
-        await beside(wave.record, lambda: check_record(record, facts, needs_logprobs=needs_logprobs))
+        has_teacher = algorithm.described.has_teacher
+        await beside(
+            wave.record,
+            lambda: check_record(record, facts, needs_logprobs=needs_logprobs, needs_teacher=has_teacher),
+        )
         return record
 
     async def _validation(self, wave: WaveCompleted, algorithm: ManagedAlgorithm) -> dict[Claim, Batch]:

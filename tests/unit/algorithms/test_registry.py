@@ -27,7 +27,7 @@ def test_a_stack_adds_algorithms_by_import_path() -> None:
     assert algorithms.named("ipo") is IPO
     gradients = ["dr-grpo", "rloo", "dapo", "gspo", "cispo", "dppo"]
     assert own_methods(algorithms) == [*gradients, "kto", "ipo"]
-    assert task_algorithms(algorithms) == ["grpo", *gradients, "sft", "dpo"]
+    assert task_algorithms(algorithms) == ["grpo", *gradients, "opd", "sft", "dpo"]
     with pytest.raises(AlgorithmUnknown, match="'ipo' is neither built in nor named"):
         Algorithms().named("ipo")
 

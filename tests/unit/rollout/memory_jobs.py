@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from mint_common.errors import NotFound
 from mint_common.events import EvaluationMetric
-from mint_common.ids import JobId, PolicyId, TenantId, WaveId
+from mint_common.ids import Digest, JobId, PolicyId, TenantId, WaveId
 from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.progress import BestMeasured, Progress, best_revision
@@ -76,6 +76,12 @@ class MemoryJobs:
     async def wave(self, wave_id: WaveId, *, within: MemoryConnection | None = None) -> Wave | None:
         """Return one wave."""
         return self._waves.get(wave_id)
+
+    async def teachers(self, *, after: str, limit: int) -> list[Digest]:
+        """Return the teachers of jobs that have not ended."""
+        of_jobs = [job.spec.teacher for job in self._jobs.values() if not is_over(job)]
+        held = {each.revision.digest for each in of_jobs if each is not None and each.revision is not None}
+        return [digest for digest in sorted(held) if digest > after][:limit]
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
         """Return the first waiting job of a policy."""

@@ -37,6 +37,7 @@ from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import DoorParts
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.task_waves import TaskWaves
+from services.rollout.handlers.teacher_scores import TeacherScores
 from services.rollout.handlers.tenant_turns import event_gate
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers
@@ -129,6 +130,7 @@ def wave_handlers(
             ),
             max_faults=0.25,
         ),
+        teachers=TeacherScores(sampler=sampler, requests=requests),
         turns=event_gate(2, what="waves"),
         agent_turns=FairGate(4, limit=3),
         pulse_seconds=STALL_SECONDS / 4,

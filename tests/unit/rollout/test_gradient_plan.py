@@ -28,7 +28,8 @@ def planned(name: str, spec: JobSpec = SPEC, **wishes: Any) -> PolicyGradient:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_job_has_its_algorithms_whole_gradient(name: str) -> None:
-    request = JobRequest(policy="p", task="t", algorithm=name)
+    teacher = "base" if ALGORITHMS.named(name).has_teacher else None
+    request = JobRequest(policy="p", task="t", algorithm=name, teacher=teacher)
     spec = plan_job(request, ALGORITHMS, defaults={}, max_context=512)
     assert spec.gradient == ALGORITHMS.named(name).gradient
     assert planned(name) == spec.gradient

@@ -203,7 +203,7 @@ def test_a_stack_s_own_algorithm_takes_tasks_if_it_says_so() -> None:
     )
     assert (spec.algorithm, spec.kl_coefficient, spec.group_size) == ("own", 0.7, 16)
     for name in ("kto", "own", ""):
-        with pytest.raises(InvalidField, match=f"dppo, sft, dpo, got '{name}'"):
+        with pytest.raises(InvalidField, match=f"dppo, opd, sft, dpo, got '{name}'"):
             plan_job(_request(algorithm=name), Algorithms(), defaults=DEFAULTS, max_context=512)
 
 

@@ -308,6 +308,7 @@ def test_each_preset_is_the_one_that_its_authors_train_with() -> None:
         "gspo": ("std", "gspo", "sequence_mean", 1 - 3e-4, 1 + 4e-4),
         "cispo": ("std", "cispo", "token_mean", 0.0, 5.0),
         "dppo": ("centre", "dppo", "token_mean", 0.2, 0.2),
+        "opd": ("teacher", "dppo", "token_mean", 0.2, 0.2),
     }
     assert {name for name in found if not next(one for one in BUILT_IN if one.name == name).fixes_loss} == {
         "grpo",

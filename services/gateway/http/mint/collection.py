@@ -13,7 +13,7 @@ from mint_common.client.engine import EngineClient
 from mint_common.ids import Digest
 from services.gateway.http.edge.context import OperatorCaller
 from services.gateway.http.edge.recording import RecordedRoute
-from services.gateway.http.mint.context import CatalogDep
+from services.gateway.http.mint.context import CatalogDep, JobsDep
 from services.gateway.http.tinker.context import TinkerDep
 
 router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedRoute)
@@ -32,16 +32,19 @@ class CollectionBody(BaseModel):
 
 @router.post("/gc")
 async def collect(
-    body: CollectionBody, _caller: OperatorCaller, parts: CatalogDep, tinker: TinkerDep
+    body: CollectionBody, _caller: OperatorCaller, parts: CatalogDep, jobs: JobsDep, tinker: TinkerDep
 ) -> CollectionReport:
     """Retire revisions outside their retention, and remove bytes of revisions retired long ago and bytes
     without a row.
 
     Never removed are the current and previous target of an alias, revisions that an engine holds, the newest
-    revision of a policy, sampler checkpoints, the state that a training session resumes from, and revisions
-    that the sampler of a live client uses. Needs an operator's key. 503 while an engine or a trainer is down.
+    revision of a policy, sampler checkpoints, the state that a training session resumes from, teachers of
+    open jobs, and revisions that the sampler of a live client uses. Needs an operator's key. 503 while an
+    engine or a trainer is down.
     """
-    used = await parts.trainers.digests() | await tinker.sampling_sessions.digests()
+    used = (
+        await parts.trainers.digests() | await jobs.rollout.held() | await tinker.sampling_sessions.digests()
+    )
     for base in await tinker.runs.all_bases():
         await parts.trainers.find(base)  # an engine that has ended cannot report what it holds
     for digests in await asyncio.gather(*(_held(client) for client in parts.engines.clients())):

@@ -26,12 +26,14 @@ def token_loss(gradient: PolicyGradient) -> TokenLoss:
     return TokenLoss(
         aggregation=gradient.aggregation,
         needed=("logprobs", "advantages"),
-        optional=("weights",),
+        optional=("weights", "teacher"),
         optional_config=_CONFIG,
         formula=partial(policy_gradient, gradient),
         measures=partial(_measures, gradient),
         reads_base=reads_base,
-        rewards_kl=gradient.advantage if gradient.kl == "reward" else None,
+        rewards_kl=gradient.advantage
+        if gradient.kl == "reward" and gradient.advantage != "teacher"
+        else None,
     )
 
 
@@ -43,6 +45,10 @@ def policy_gradient(gradient: PolicyGradient, tokens: TokenInputs) -> Tensor:
     (Yu et al. 2025, arXiv 2503.14476), a constant divisor Dr. GRPO's (Liu et al. 2025, arXiv 2503.20783).
     ``sampler_pull`` adds its multiple of sum_t w_t (lp_t - q_t)^2. Tokens outside the band, and those without
     a usable route, have no part but in the KL to the base, as the mean is over every token.
+
+    With a teacher, A_t = log-probability of the teacher - sg(lp_t): then sum_t r_t A_t has the gradient of
+    -KL(policy || teacher) on the policy's own samples, on-policy distillation (Agarwal et al. 2023,
+    arXiv 2306.13649; token by token as prime-rl's ``opd`` and tinker-cookbook's distillation have it).
 
     v_t = sg(min(r_t, ``kl_truncated_at``)) corrects the KL for tokens that the policy did not sample: without
     the limit sum_t r_t k3_t is DeepSeek-V3.2's unbiased estimate (arXiv 2512.02556), whose gradient
@@ -61,6 +67,9 @@ def policy_gradient(gradient: PolicyGradient, tokens: TokenInputs) -> Tensor:
 def _ratios(tokens: TokenInputs) -> Ratios:
     sampled_T, advantages_T = tokens.needed("logprobs"), tokens.needed("advantages")
     counted_T, trained_T = _counted(tokens, sampled_T), tokens.logprobs_T
+    teacher_T = tokens.optional("teacher", missing=0.0)
+    if teacher_T is not None:
+        advantages_T = teacher_T - trained_T.detach()
     if counted_T is not None:
         # What does not count has ratio 1, whatever it is, and so neither loss nor gradient.
         trained_T = torch.where(counted_T > 0, trained_T, sampled_T)
@@ -107,6 +116,10 @@ def _measures(gradient: PolicyGradient, tokens: TokenInputs) -> dict[str, float]
     if "band_low" in tokens.config:
         in_band_T = _in_band(tokens, tokens.needed("logprobs"))
         measures["distrusted_tokens:sum"] = float((1 - in_band_T).sum())
+    teacher_T = tokens.optional("teacher", missing=0.0)
+    if teacher_T is not None:
+        away_T = tokens.logprobs_T.detach() - teacher_T
+        measures["teacher_kl:mean"] = float(_sum(away_T, tokens.optional("weights", missing=1.0)))
     if gradient.kl == "loss" and _has_kl(tokens.config):
         measures["kl:mean"] = float(_kl(tokens, ratios).detach())
     return measures
