@@ -239,10 +239,26 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheUse:
+    """Use of an engine's KV cache after its last step: the ``share`` of the blocks in use, from 0 to 1.
+
+    Sequences run or wait for a seat or for blocks. ``preemptions`` counts since the engine's start the
+    sequences that lost their blocks to others.
+    """
+
+    share: float
+    running: int
+    waiting: int
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport(EngineLoad):
     """Load of an engine as services see it; ``tokens`` are the most that its open requests may come to.
 
-    0 of a version that does not say.
+    0 of a version that does not say. ``cache`` is None of an engine that does not say, or before its first
+    step.
     """
 
     tokens: int = 0
+    cache: CacheUse | None = None

@@ -150,7 +150,10 @@ def _add_engine(http: FastAPI, serving: Serving, tiers: Tiers, info: EngineInfo)
     @http.get("/internal/load")
     async def load() -> object:
         """Return how busy the engine is."""
-        return msgspec.to_builtins(tiers.load(requests=serving.open_requests, tokens=serving.open_tokens))
+        report = tiers.load(
+            requests=serving.open_requests, tokens=serving.open_tokens, cache=serving.cache_use
+        )
+        return msgspec.to_builtins(report)
 
 
 def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:

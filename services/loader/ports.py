@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mint_common.claims import RevisionRef
 from mint_common.generation import (
+    CacheUse,
     CallFacts,
     Likeliest,
     SampledSequence,
@@ -158,6 +159,11 @@ class Engine(Protocol):
     @property
     def eos_token_id(self) -> int:
         """Return the token that ends a completion."""
+        ...
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """Return the use of the KV cache after the last step; None if the engine does not say."""
         ...
 
     @property

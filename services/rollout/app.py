@@ -270,6 +270,7 @@ async def open_rollout(
             short.run,
             partial(of_waves.run, work),
             watchdog.run,
+            of_waves.environments.episodes.turns.run,
             evaluations.run,
             JobScores(commits=commits, runs=runs).run,
             eraser.run,

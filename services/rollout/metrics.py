@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import get_args
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from mint_common.algorithms import BUILT_IN, Algorithm
 from mint_common.graders.grade import Fault
@@ -23,6 +23,11 @@ JOBS = Counter(
 JOBS_REVIVED = Counter(
     "mint_rollout_jobs_revived_total",
     "Times that the last events of a job without progress were published again",
+)
+EPISODE_LIMIT = Gauge(
+    "mint_rollout_episode_limit",
+    "Episodes of environments that may run at a time, by base: fewer while its engines' KV caches are full",
+    ["base"],
 )
 REWARD_MEAN = Histogram(
     "mint_rollout_reward_mean",

@@ -9,7 +9,7 @@ from typing import TypeVar
 from mint_common.client.prefixes import READ_BYTES, Beginnings, EngineRun, PrefixMap, engine_of, run_of
 from mint_common.client.routing import Nearness, Option, ResidencyMap, order_engines
 from mint_common.client.serving import ServingEngines
-from mint_common.generation import CallFacts, EngineInfo, EngineReport, SampleRequest
+from mint_common.generation import CacheUse, CallFacts, EngineInfo, EngineReport, SampleRequest
 from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.inference.operations import ApiOperation
 from mint_common.inference.prompts import prompt_of_body, prompt_of_tokens
@@ -137,6 +137,10 @@ class EngineChoice:
         """Record how busy an engine says it is."""
         self._reported[url] = report, self._tokens[url]
 
+    def cache_use(self, url: str) -> CacheUse | None:
+        """Return the use of an engine's KV cache as it said last; None if it did not."""
+        return self._reported[url][0].cache if url in self._reported else None
+
     def forget(self, url: str, info: EngineInfo | None) -> None:
         """Believe nothing of an engine: it has not answered."""
         self._reported.pop(url, None)
@@ -144,10 +148,11 @@ class EngineChoice:
             self.residency.forget(info.engine_id)
 
     def _option(self, url: str, info: EngineInfo, nearness: Nearness, known_bytes: int) -> Option:
-        requests, tokens = self._open[url], self._tokens[url]
+        requests, tokens, kv_share = self._open[url], self._tokens[url], 0.0
         if url in self._reported:  # with what others have open there; it was true a moment ago
             report, counted = self._reported[url]
             requests, tokens = max(requests, report.requests), max(0, report.tokens + tokens - counted)
+            kv_share = report.cache.share if report.cache else 0.0
         return Option(
             name=url,
             engine_id=info.engine_id,
@@ -155,4 +160,5 @@ class EngineChoice:
             load=requests,
             tokens=tokens,
             known_bytes=known_bytes,
+            kv_share=kv_share,
         )

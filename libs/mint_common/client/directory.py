@@ -29,22 +29,17 @@ from mint_common.client.routing import NEARNESS, Nearness
 from mint_common.client.served_bases import ServedBases
 from mint_common.client.serving import KnownEngines, ServingEngines
 from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
-from mint_common.errors import (
-    EngineDied,
-    EngineRestarting,
-    MintError,
-    Stopping,
-    Unavailable,
-)
+from mint_common.errors import EngineDied, EngineRestarting, MintError, Stopping, Unavailable
 from mint_common.generation import (
     AdapterStatus,
+    CacheUse,
     CallFacts,
     EngineInfo,
     EngineLimits,
     Sampled,
     SampleRequest,
 )
-from mint_common.ids import BaseName, Digest, TenantId
+from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from mint_common.inference.operations import ApiOperation
 from mint_common.members import Member
 from mint_common.waiting import cancel_all
@@ -143,6 +138,11 @@ class EngineDirectory:
         """Return the context of each base that a known engine serves, the least of its engines'."""
         engines = sorted(self._known.by_url.values(), key=lambda engine: -engine.max_context)
         return {engine.base: engine.max_context for engine in engines}
+
+    def cache_uses(self, base: BaseName) -> dict[EngineId, CacheUse | None]:
+        """Return the use of the KV cache of each engine of a base that answers, None if it does not say."""
+        infos = self._serving(base).infos
+        return {info.engine_id: self._choice.cache_use(url) for url, info in infos.items()}
 
     async def limits(self, base: BaseName) -> EngineLimits:
         """Return the limits that every known engine of a base accepts. Raises Unavailable while none is

@@ -21,6 +21,8 @@ BUSY_LOAD = 4
 MAX_SHARE = 1.3
 """Open tokens of an engine, over the mean of its base's engines, above which it loses ties: consistent
 hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
+FILLING, FULL = 0.75, 0.9
+"""Shares of an engine's KV blocks from which a new sequence soon waits, or pushes others out."""
 MAX_PER_ENGINE = 8192
 _NOWHERE: Mapping[EngineId, "Nearness"] = MappingProxyType({})
 
@@ -42,7 +44,8 @@ class Option:
     """One engine that serves the base; ``load`` and ``tokens`` count the requests that are open on it.
 
     ``name`` tells the options apart; ``engine_id`` is the engine's own name, by which homes are found.
-    ``known_bytes`` is how much of the prompt the engine has read before.
+    ``known_bytes`` is how much of the prompt the engine has read before, ``kv_share`` the share of its KV
+    blocks in use.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Option:
     load: int = 0
     tokens: int = 0
     known_bytes: int = 0
+    kv_share: float = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -66,7 +70,9 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
 
     Of the engines that have the adapter in memory, the one that knows most of the prompt comes first, and one
     with more than its share of the open tokens last: reading a prompt again, or filling a slot, costs less
-    than a load. If nothing else decides, the bare base goes to the idlest.
+    than a load. Among equals the one with more KV cache free comes first, by the steps `FILLING` and `FULL`:
+    a sequence that fits must not wait behind a full cache. If nothing else decides, the bare base goes to the
+    idlest.
 
     A hot engine comes after all others: it has ``hot_load`` open requests, and twice as many as the idlest.
     """
@@ -85,9 +91,15 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
         open_work = (option.tokens, option.load) if not key or is_hot else ()
         near, weight = option.nearness, weight_of(option.engine_id or option.name, key)
         tier = -min(near, Nearness.HOST)
-        return is_hot, tier, has_more, -known_bytes, -near, open_work, -weight, option.load
+        filled = _filled(option.kv_share) if in_memory else 0
+        return is_hot, tier, has_more, -known_bytes, -near, filled, open_work, -weight, option.load
 
     return sorted(candidates, key=rank)
+
+
+def _filled(kv_share: float) -> int:
+    """Return how full a KV cache is, in steps: the order changes with them alone, not with each report."""
+    return (kv_share >= FILLING) + (kv_share >= FULL)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -62,6 +62,21 @@ class FairGate:
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(seats=seats, limit=limit)
         self.callers = TenantBudget() if callers is None else callers
 
+    @property
+    def seated(self) -> int:
+        """Return how many callers have a seat."""
+        return self._queue.seated
+
+    @property
+    def waiting(self) -> int:
+        """Return how many callers wait."""
+        return len(self._queue)
+
+    def resize(self, seats: int, *, limit: float = math.inf) -> None:
+        """Change the number of seats; who has one keeps it, so that fewer are free for a while."""
+        self._queue.seats, self._queue.limit = seats, limit
+        self._admit()
+
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:
         """Wait for a seat, and hold it for the block. Raises Overloaded when ``callers`` are too many."""

@@ -9,11 +9,13 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from mint_common.api_errors import error_event
 from mint_common.errors import EngineDied, MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
+    CacheUse,
     Sampled,
     SampleRequest,
     Sampling,
@@ -69,6 +71,14 @@ class Serving:
     def open_tokens(self) -> int:
         """Return how many tokens the open requests may come to, prompts included."""
         return self._work.tokens
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """Return the use of the engine's KV cache: nothing while nothing is open, as no step follows then."""
+        use = self._engine.cache_use
+        if use is None or self._work.requests:
+            return use
+        return replace(use, share=0.0, running=0, waiting=0)
 
     async def serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
         """Yield the head of an answer, then its bytes; a failure after the head as an event of its API.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterPinned, NotFound, PreconditionFailed
-from mint_common.generation import AdapterStatus, EngineReport, Place
+from mint_common.generation import AdapterStatus, CacheUse, EngineReport, Place
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
@@ -215,12 +215,13 @@ class Tiers:
             for tenant_id, use in self.resident_set.uses.of_load(digest, held.adapter.number).items()
         ]
 
-    def load(self, *, requests: int, tokens: int) -> EngineReport:
+    def load(self, *, requests: int, tokens: int, cache: CacheUse | None) -> EngineReport:
         """Return how busy the engine is; ``requests`` and their ``tokens`` are those that are open."""
         residency, queue = self.resident_set.residency, self._loads.queue
         return EngineReport(
             requests=requests,
             tokens=tokens,
+            cache=cache,
             loads_waiting=len(queue.waiting),
             loads_running=len(queue.running),
             in_slots=residency.slots_used,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import EngineFailed
-from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
-from mint_common.ids import BaseName, TenantId
+from mint_common.generation import CacheUse, SampledSequence, SampleRequest, Sampling, float32s, int32s
+from mint_common.ids import BaseName, EngineId, TenantId
 from services.rollout.core.sampling import Completion, GroupRequest, ReadSequence, SampledGroup
 
 
@@ -41,6 +41,10 @@ class EngineSampler:
             problem = f"{len(asked.tokens)} tokens came with {len(logprobs)} log-probabilities"
             raise EngineFailed(problem=problem)
         return ReadSequence(revision=found.revision, logprobs=logprobs)
+
+    def cache_uses(self, base: BaseName) -> dict[EngineId, CacheUse | None]:
+        """Return the use of the KV cache of each engine of a base, as it said last."""
+        return self._engines.cache_uses(base)
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
         """Return the token ids of a text, with the tokens that the tokenizer puts before every text."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from mint_common.events import EnvironmentSpec
 from mint_common.records import Outcome
-from mint_common.runtime.fair_gate import FairGate
 from services.rollout.core.environment import (
     EnvironmentFault,
     Environments,
@@ -20,6 +19,7 @@ from services.rollout.core.environment import (
 )
 from services.rollout.core.episodes import ATTEMPTS, EpisodeFacts, ended, failed
 from services.rollout.core.trajectories import Trajectory
+from services.rollout.handlers.episode_turns import EpisodeTurns
 from services.rollout.handlers.model_door import ModelDoor
 from services.rollout.handlers.open_episode import EpisodeTerms, OpenEpisode
 
@@ -38,7 +38,7 @@ class EpisodeRunner:
 
     environments: Environments
     door: ModelDoor
-    turns: FairGate
+    turns: EpisodeTurns
 
     async def run(
         self, environment: EnvironmentSpec, task: EnvironmentTask, terms: Sequence[EpisodeTerms]
@@ -50,7 +50,8 @@ class EpisodeRunner:
         first = terms[0]
         for attempt in range(1, ATTEMPTS + 1):
             await self.door.until_answered(first.base, tenant_id=first.tenant_id)
-            async with nullcontext() if environment.is_session else self.turns.turn(first.tenant_id):
+            turn = nullcontext() if environment.is_session else self.turns.turn(first.base, first.tenant_id)
+            async with turn:
                 ran = await self._attempt(environment, task, terms)
             if not ran.problem or attempt == ATTEMPTS:
                 break

@@ -14,6 +14,7 @@ from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.episode_runs import EpisodeRunner
+from services.rollout.handlers.episode_turns import EpisodeTurns
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
@@ -38,7 +39,8 @@ their own, and enough waits in them to keep them busy."""
 AGENT_WAVES_IN_HAND = 256
 """Waves whose episodes agents elsewhere run, at a time; a tenant has a quarter of them at most."""
 EPISODES_IN_HAND = 256
-"""Episodes of environments that run at a time; a tenant has three quarters of them at most."""
+"""Episodes of environments that run at a time, fewer of a base whose engines' KV caches are full; a tenant
+has three quarters of them at most."""
 
 
 def make_waves(
@@ -96,7 +98,7 @@ def make_waves(
             episodes=EpisodeRunner(
                 environments=environments,
                 door=door,
-                turns=FairGate(EPISODES_IN_HAND, limit=EPISODES_IN_HAND * 3 // 4),
+                turns=EpisodeTurns(sampler.cache_uses, clock, episodes=EPISODES_IN_HAND),
             ),
             max_faults=MAX_FAILED_EPISODES,
         ),

@@ -185,7 +185,9 @@ async def shared_engine(
     """Run the builder and vLLM, as a loader does."""
     async with quietly(open_engine(engine_settings, facts, SystemClock())) as (engine, builder):
         options = {"base": facts.name, "parsing": Parsing(tool_parser="hermes")}
-        counted = CountedEngine(engine._llm, builder, compile_seconds=COMPILE_SECONDS, **options)
+        counted = CountedEngine(
+            engine._llm, builder, compile_seconds=COMPILE_SECONDS, latest=engine._latest, **options
+        )
         yield counted
         counted._serving.close()  # its own; the engine itself is closed as what was opened
         counted._llm = None

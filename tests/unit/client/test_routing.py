@@ -118,3 +118,31 @@ def test_bounded_loads_the_first_engine_in_memory_is_within_its_share_unless_all
     in_memory = [each for each in engines if each.nearness >= Nearness.HOST]
     if any(each.tokens <= limit for each in in_memory):
         assert first.tokens <= max(limit, 1000 * BUSY_LOAD)
+
+
+def test_of_engines_with_the_adapter_in_memory_one_whose_cache_has_room_comes_first() -> None:
+    full = Option(name="full", nearness=Nearness.SLOT, kv_share=0.95, load=1)
+    filling = Option(name="filling", nearness=Nearness.SLOT, kv_share=0.8, load=2)
+    roomy = Option(name="roomy", nearness=Nearness.SLOT, kv_share=0.3, load=3)
+    for key in (*KEYS[:20], ""):
+        ordered = [option.name for option in order_engines([full, filling, roomy], key)]
+        assert ordered == ["roomy", "filling", "full"]
+
+
+def test_a_full_cache_moves_no_load_of_an_adapter_and_no_known_prompt() -> None:
+    for key in KEYS[:20]:
+        engines = quiet(4)
+        first = order_engines(engines, key)[0]
+        filled = [replace(each, kv_share=0.95 if each is first else 0.1) for each in engines]
+        assert order_engines(filled, key)[0].name == first.name
+    read = Option(name="read", nearness=Nearness.SLOT, known_bytes=100, kv_share=0.95)
+    assert order_engines([Option(name="new", nearness=Nearness.SLOT), read], KEYS[0])[0] is read
+
+
+@given(options, st.sampled_from(KEYS), st.floats(0, 0.7), st.floats(0, 0.7))
+def test_small_changes_of_roomy_caches_change_no_order(engines, key, one, other) -> None:
+    names = [
+        [each.name for each in order_engines([replace(e, kv_share=share) for e in engines], key)]
+        for share in (one, other)
+    ]
+    assert names[0] == names[1]

@@ -29,6 +29,7 @@ from services.rollout.handlers.dispatching import WAVES
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.environment_waves import EnvironmentWaves
 from services.rollout.handlers.episode_runs import EpisodeRunner
+from services.rollout.handlers.episode_turns import EpisodeTurns
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
@@ -126,7 +127,7 @@ def wave_handlers(
                     ),
                     socket=Path("none"),
                 ),
-                turns=FairGate(4, limit=3),
+                turns=EpisodeTurns(lambda _: {}, clock, episodes=4),
             ),
             max_faults=0.25,
         ),

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mint_common.errors import AdapterInvalid, EngineFailed, Unavailable
-from mint_common.generation import SampleRequest
+from mint_common.generation import CacheUse, SampleRequest
 from mint_common.ids import TenantId
 from mint_common.runtime.fair_gate import LoopGate
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
 from services.loader.adapters.vllm.engine_errors import check_lives, dead_engine, translated
+from services.loader.adapters.vllm.engine_stats import LatestUse
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.serving import VllmServing
 from services.loader.adapters.vllm.routes import noted_routes, returned_routes
@@ -62,6 +63,7 @@ class VllmEngine:
         base: str = "base",
         parsing: Parsing | None = None,
         dtype: str = "float32",
+        latest: LatestUse | None = None,
     ) -> None:
         """``no_routes`` says why routes are missing; ``routed_layers`` which layers have experts.
 
@@ -70,6 +72,7 @@ class VllmEngine:
         ``sends_bytes``: workers may be on other machines, where nothing of this one can be mapped.
         """
         self._sends_bytes = sends_bytes
+        self._latest = latest or LatestUse()
         self.no_routes = no_routes
         self.dtype = dtype
         self.no_processed = no_processed
@@ -286,6 +289,11 @@ class VllmEngine:
     def eos_token_id(self) -> int:
         """Return the tokenizer's end-of-sequence token."""
         return int(self._tokenizer.eos_token_id)
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """Return the use of the KV cache after the last step."""
+        return self._latest.use
 
     @property
     def dead(self) -> bool:

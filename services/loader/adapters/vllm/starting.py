@@ -21,7 +21,7 @@ from mint_common.errors import SettingInvalid, Unavailable
 from mint_common.inference.fields import MAX_STOPS
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.engine_stats import stat_logger
+from services.loader.adapters.vllm.engine_stats import LatestUse, stat_logger
 from services.loader.adapters.vllm.output_acks import ACKS_VARIABLE, OutputAcks
 from services.loader.adapters.vllm_plugin import PLUGIN, RESERVED, register
 from services.loader.core.execution import (
@@ -156,7 +156,8 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     # In no argument of vLLM's: those name its folder of compiled graphs, and each start has another pipe.
     os.environ[ACKS_VARIABLE] = taken.path
     vllm_config, source, no_routes = _with_routes(_checked(config, engine_arguments(config)), config)
-    loggers = [stat_logger()] if config.stats else None
+    latest = LatestUse()
+    loggers = [stat_logger(latest)] if config.stats else None
     llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True, stat_loggers=loggers)
     taken.watch(llm.output_processor)
     _log.info("engine starts", extra=dataclasses.asdict(how) | {"routes": str(source)})
@@ -173,6 +174,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         parsing=config.parsing,
         dtype=how.dtype,
         compile_seconds=config.compile_seconds,
+        latest=latest,
     )
 
 
