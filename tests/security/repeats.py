@@ -140,6 +140,12 @@ OTHERWISE: Mapping[str, str] = {
     "POST /console/residency/{digest}/{change}": _PAGE,
     "POST /console/webhooks/{webhook}/deliveries/{delivery}/replay": _PAGE,
     "POST /console/keys/{key}/revoke": _PAGE,
+    "POST /console/keys": _SECRET,
+    "POST /console/keys/{key}/rotate": _SECRET,
+    "POST /console/webhooks": _SECRET,
+    "POST /console/webhooks/{webhook}/rotate": _SECRET,
+    "POST /console/webhooks/{webhook}/state": _PAGE,
+    "POST /console/webhooks/{webhook}/remove": _PAGE,
     "POST /console/signin": _READS,
     "POST /console/signout": _READS,
 }

@@ -223,6 +223,12 @@ CONSOLE: Mapping[str, Scope] = {
     "POST /console/residency/{digest}/{change}": "train",
     "POST /console/webhooks/{webhook}/deliveries/{delivery}/replay": "admin",
     "POST /console/keys/{key}/revoke": "admin",
+    "POST /console/keys": "admin",
+    "POST /console/keys/{key}/rotate": "admin",
+    "POST /console/webhooks": "admin",
+    "POST /console/webhooks/{webhook}/rotate": "admin",
+    "POST /console/webhooks/{webhook}/state": "admin",
+    "POST /console/webhooks/{webhook}/remove": "admin",
 }
 """What each page takes; what it shows and changes is asked of the routes above, with the same key."""
 

@@ -24,12 +24,10 @@ from services.gateway.http.console.pages import (
     signing_in,
 )
 from services.gateway.http.console.pages import jobs as job_pages
-from services.gateway.http.console.pages import (
-    policies as policy_pages,
-)
-from services.gateway.http.console.pages import (
-    residency as residency_pages,
-)
+from services.gateway.http.console.pages import keys as key_pages
+from services.gateway.http.console.pages import policies as policy_pages
+from services.gateway.http.console.pages import residency as residency_pages
+from services.gateway.http.console.pages import webhooks as webhook_pages
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.openapi import complete_operations
@@ -96,6 +94,8 @@ CONSOLE = (
     residency_pages,
     playground,
     others,
+    webhook_pages,
+    key_pages,
     changes,
     assets,
 )

@@ -25,6 +25,8 @@ SAID: Mapping[str, str] = {
     "loaded": "The revision is loaded.",
     "replayed": "The delivery is sent again.",
     "revoked": "The key is revoked.",
+    "activated": "The webhook is sent events again, and those that waited.",
+    "hook-paused": "The webhook's events wait until it is activated.",
 }
 """Sentences of changes that were carried out, by the name that a page's address carries."""
 NONE = "\N{EN DASH}"

@@ -32,7 +32,7 @@ def back_to(*path: object, said: str) -> Response:
     return RedirectResponse(f"{path_of(*path)}?said={said}", status_code=303)
 
 
-def refused(visit: Visit, answer: ApiAnswer, *path: object) -> Response:
+def refused_page(visit: Visit, answer: ApiAnswer, *path: object) -> Response:
     """Return a page with what the API refused, and the way back."""
     return visit.pages.show(visit, "not_done.html", status=answer.status, answer=answer, back=path_of(*path))
 
@@ -82,7 +82,7 @@ async def _shown_again(
     place = ("mint", "v1", "policies", policy, "aliases", alias or " ")
     found = await visit.get(*place)
     if not found.is_ok:
-        return refused(visit, answer, "console", "policies", policy)
+        return refused_page(visit, answer, "console", "policies", policy)
     history = await visit.get(*place, "history", limit=policies.MOVES)
     return visit.pages.show(
         visit,
@@ -113,7 +113,7 @@ async def _guard(visit: Visit, policy: str, alias: str, change: str, field: str)
     wished = form_of(visit).get(field) == "true"
     here = ("policies", policy, "aliases", alias)
     said = field if wished else f"un{field}"
-    return await _change(visit, "POST", *here, change, body={field: wished}, here=here, said=said)
+    return await send_change(visit, "POST", *here, change, body={field: wished}, here=here, said=said)
 
 
 @router.post("/console/policies/{policy}/revisions/{revision}/{change}")
@@ -122,48 +122,35 @@ async def change_revision(
 ) -> Response:
     """Retire or restore a revision."""
     here = ("policies", policy, "revisions", revision)
-    return await _change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
 
 
 @router.post("/console/jobs/{job}/{change}")
 async def change_job(job: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Cancel, pause or resume a job."""
     here = ("jobs", job)
-    return await _change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
 
 
 @router.post("/console/evaluations/{run}/cancel")
 async def cancel_run(run: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Cancel an evaluation run."""
     place, here = ("evaluations", "run", run, "cancel"), ("evaluations", run)
-    return await _change(visit, "POST", *place, here=here, said="changed")
+    return await send_change(visit, "POST", *place, here=here, said="changed")
 
 
 @router.post("/console/residency/{digest}/{change}")
 async def change_residency(digest: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Load, pin, unpin or evict a revision."""
     place, here = ("adapters", digest, change), ("residency",)
-    return await _change(visit, "POST", *place, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *place, here=here, said=DONE.get(change, "changed"))
 
 
-@router.post("/console/webhooks/{webhook}/deliveries/{delivery}/replay")
-async def replay(webhook: str, delivery: str, _caller: AdminCaller, visit: VisitDep) -> Response:
-    """Send a delivery again."""
-    here = ("webhooks", webhook)
-    return await _change(visit, "POST", *here, "deliveries", delivery, "replay", here=here, said="replayed")
-
-
-@router.post("/console/keys/{key}/revoke")
-async def revoke(key: str, _caller: AdminCaller, visit: VisitDep) -> Response:
-    """Revoke a key."""
-    return await _change(visit, "DELETE", "keys", key, here=("keys",), said="revoked")
-
-
-async def _change(
+async def send_change(
     visit: Visit, method: str, *place: str, here: Sequence[str], said: str, body: object = None
 ) -> Response:
     """Send a change to ``place`` below ``/mint/v1``; return the way back to ``here``, or the refusal."""
     answer = await visit.send(method, "mint", "v1", *place, body=body)
     if answer.is_ok:
         return back_to("console", *here, said=said)
-    return refused(visit, answer, "console", *here)
+    return refused_page(visit, answer, "console", *here)

@@ -1,4 +1,4 @@
-"""Pages of one list each: files, events, webhooks, keys with the audit log, and the finder of answers."""
+"""Pages of one list each: files, events, and the finder of answers."""
 
 import asyncio
 from typing import Annotated
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from services.gateway.core.console.finding import digest_in
 from services.gateway.http.console.context import VisitDep
 from services.gateway.http.console.route import ConsoleRoute
-from services.gateway.http.edge.context import AdminCaller, ReadCaller
+from services.gateway.http.edge.context import ReadCaller
 
 router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
@@ -46,33 +46,3 @@ async def find(
         )
         moves = list(zip(policies, aliases, strict=True))
     return visit.pages.show(visit, "find.html", section="find", q=q, digest=digest, found=found, moves=moves)
-
-
-@router.get("/console/webhooks")
-async def webhooks(_caller: AdminCaller, visit: VisitDep) -> Response:
-    """Show the tenant's webhooks."""
-    found = await visit.get("mint", "v1", "webhooks")
-    return visit.pages.show(visit, "webhooks.html", section="webhooks", found=found)
-
-
-@router.get("/console/webhooks/{webhook}")
-async def webhook(webhook: str, _caller: AdminCaller, visit: VisitDep) -> Response:
-    """Show a webhook and its newest deliveries."""
-    place = ("mint", "v1", "webhooks", webhook)
-    found, deliveries = await asyncio.gather(visit.get(*place), visit.get(*place, "deliveries", limit=LISTED))
-    if not found.is_ok:
-        return visit.missing(found, "webhooks")
-    return visit.pages.show(
-        visit, "webhook.html", section="webhooks", webhook=found.data, deliveries=deliveries
-    )
-
-
-@router.get("/console/keys")
-async def keys(
-    _caller: AdminCaller, visit: VisitDep, before: Annotated[int | None, Query(ge=0)] = None
-) -> Response:
-    """Show the tenant's keys and its newest changes."""
-    found, audit = await asyncio.gather(
-        visit.get("mint", "v1", "keys"), visit.get("mint", "v1", "audit", limit=LISTED, before=before)
-    )
-    return visit.pages.show(visit, "keys.html", section="keys", found=found, audit=audit)
