@@ -27,6 +27,7 @@ from services.gateway.http.console.pages import jobs as job_pages
 from services.gateway.http.console.pages import keys as key_pages
 from services.gateway.http.console.pages import policies as policy_pages
 from services.gateway.http.console.pages import residency as residency_pages
+from services.gateway.http.console.pages import rules as rule_pages
 from services.gateway.http.console.pages import webhooks as webhook_pages
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
@@ -50,6 +51,7 @@ from services.gateway.http.mint import (
     residency,
     revisions,
     tasks,
+    timeline,
     trainers,
     webhooks,
 )
@@ -66,6 +68,7 @@ ROUTES = (
     collection,
     audit,
     policies,
+    timeline,
     revisions,
     aliases,
     tasks,
@@ -89,6 +92,7 @@ CONSOLE = (
     signing_in,
     overview,
     policy_pages,
+    rule_pages,
     job_pages,
     evaluations,
     residency_pages,

@@ -18,6 +18,7 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.members_postgres import PostgresMembers
 from services.registry.adapters.rules_postgres import PostgresRules
+from services.registry.adapters.timeline_postgres import PostgresTimeline
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.uploads import UploadHandler
@@ -40,6 +41,7 @@ class Registry:
     aliases: PostgresAliases
     evaluations: PostgresEvaluations
     rules: PostgresRules
+    timeline: PostgresTimeline
     diffs: DiffHandler
     uploads: UploadHandler
     collector: Collector

@@ -12,6 +12,7 @@ from mint_common.ids import PolicyId, new_id
 from mint_common.lora import plan_lora
 from mint_common.names import check_policy_name
 from mint_common.runtime.edge_repeats import CauseHeader, RepeatableRoute
+from mint_common.timeline import TimelineEntry, TimelineQuery, read_place
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
 from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, Tenant, find_base
@@ -79,6 +80,15 @@ async def list_names(
 async def get_policy(policy: PolicyDep) -> PolicyRecord:
     """Return a policy."""
     return policy
+
+
+@router.get("/policies/{policy}/timeline")
+async def list_timeline(
+    policy: PolicyDep, page: Annotated[TimelineQuery, Query()], registry: RegistryDep
+) -> Sequence[TimelineEntry]:
+    """Return a policy's moves, exports and scores, newest first."""
+    own, before = (policy.tenant_id, policy.policy_id), read_place(page.before)
+    return await registry.timeline.entries(*own, limit=page.limit, before=before)
 
 
 @router.patch("/policies/{policy}")

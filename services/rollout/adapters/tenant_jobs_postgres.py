@@ -16,7 +16,9 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
+from mint_common.timeline import TimelineEntry, TimelinePlace
 from services.rollout.adapters.jobs_postgres import LISTED_JOBS, SELECT_JOB
+from services.rollout.adapters.timeline_postgres import job_entries
 from services.rollout.core.fine_tuning.file_uses import job_files
 from services.rollout.core.fine_tuning.records import FineTuning
 from services.rollout.core.fine_tuning.refusals import file_not_found
@@ -163,6 +165,12 @@ class PostgresTenantJobs:
         for row in await self._pool.fetch(_NUMBERS, jobs):
             found[row["job_id"]].append(row["number"])
         return found
+
+    async def timeline(
+        self, tenant_id: TenantId, policy_id: PolicyId, *, limit: int, before: TimelinePlace
+    ) -> Sequence[TimelineEntry]:
+        """Return when a policy's jobs were submitted and how they ended, below a place, newest first."""
+        return await job_entries(self._pool, tenant_id, policy_id, limit=limit, before=before)
 
     async def promoting(self) -> Sequence[Job]:
         """Return the ended jobs of all tenants whose promotion is open."""

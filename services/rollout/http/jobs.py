@@ -15,6 +15,7 @@ from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
 from mint_common.runtime.edge_routes import BodyRoute
+from mint_common.timeline import TimelineEntry, TimelineQuery, read_place
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.fine_tuning.names import JOB_PREFIX, job_id_of
 from services.rollout.core.job import Job, JobState
@@ -80,6 +81,16 @@ async def list_held(
 ) -> list[Digest]:
     """Return the revisions that open jobs learn from, which collection leaves, by digest."""
     return await parts.jobs.teachers(after=after, limit=limit)
+
+
+@submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/timeline")
+async def list_timeline(
+    tenant_id: Tenant, policy_id: str, page: Annotated[TimelineQuery, Query()], parts: PartsDep
+) -> Sequence[TimelineEntry]:
+    """Return when a policy's jobs were submitted and how they ended, newest first."""
+    return await parts.tenant_jobs.timeline(
+        tenant_id, PolicyId(policy_id), limit=page.limit, before=read_place(page.before)
+    )
 
 
 def job_routes(handlers: JobHandlers, trainers: TrainerDirectory) -> APIRouter:

@@ -13,6 +13,8 @@ router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 PAGE, REVISIONS, MOVES = 50, 50, 50
 """Policies of a page, revisions of a policy's page, moves of an alias's."""
+EVENTS, TIMELINE = 20, 100
+"""Events of a policy's page, and of its timeline's."""
 
 Text = Annotated[str, Query(max_length=200)]
 
@@ -55,11 +57,11 @@ async def policy(
     newest = found.data["latest"]
     if after is None:
         after = max(0, newest["number"] - REVISIONS) if newest else 0
-    revisions, aliases, scores, rules = await asyncio.gather(
+    revisions, aliases, scores, timeline = await asyncio.gather(
         visit.get(*place, "revisions", limit=REVISIONS, after=after),
         visit.get(*place, "aliases"),
         visit.get(*place, "evaluations", limit=200),
-        visit.get(*place, "rules"),
+        visit.get(*place, "timeline", limit=EVENTS),
     )
     return visit.pages.show(
         visit,
@@ -69,9 +71,32 @@ async def policy(
         revisions=revisions,
         aliases=aliases,
         scores=scores,
-        rules=rules,
+        timeline=timeline,
         after=after,
         page=REVISIONS,
+    )
+
+
+@router.get("/console/policies/{policy}/timeline")
+async def timeline(
+    policy: str,
+    _caller: ReadCaller,
+    visit: VisitDep,
+    before: Annotated[str, Query(max_length=300)] = "",
+) -> Response:
+    """Show what happened to a policy, newest first."""
+    place = ("mint", "v1", "policies", policy, "timeline")
+    found = await visit.get(*place, limit=TIMELINE, before=before)
+    if not found.is_ok:
+        return visit.missing(found, "policies")
+    return visit.pages.show(
+        visit,
+        "timeline.html",
+        section="policies",
+        policy=policy,
+        found=found,
+        before=before,
+        page=TIMELINE,
     )
 
 

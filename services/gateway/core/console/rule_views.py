@@ -1,0 +1,31 @@
+"""What promotion rules did, found in a policy's timeline."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mint_common.names import RULE_ACTOR
+
+SHOWN = 10
+"""Newest moves of a rule, and newest scores that it looks at."""
+Rules = Sequence[Mapping[str, Any]]
+Events = Sequence[Mapping[str, Any]]
+
+
+def decisions_of(rules: Rules, events: Events) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the newest moves by each rule, newest first."""
+    moves = [event for event in events if event["kind"] == "alias.moved"]
+    return {
+        rule["rule_id"]: [move for move in moves if move["actor"] == f"{RULE_ACTOR}{rule['rule_id']}"][:SHOWN]
+        for rule in rules
+    }
+
+
+def scores_for(rules: Rules, events: Events) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the newest scores in each rule's suite and metric, newest first."""
+    scores = [event for event in events if event["kind"] == "evaluation.recorded"]
+    return {
+        rule["rule_id"]: [
+            score for score in scores if score["subject"] == f"{rule['suite']}/{rule['metric']}"
+        ][:SHOWN]
+        for rule in rules
+    }

@@ -1,0 +1,39 @@
+"""``/mint/v1/policies/{policy}/timeline``: what happened to a policy, as the registry and rollout know it."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query
+
+from mint_common.timeline import TimelineEntry, TimelineQuery, merge_timelines
+from services.gateway.http.edge.context import ReadCaller
+from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.mint.context import CatalogDep, JobsDep
+from services.gateway.http.mint.forwarding import PolicyPath
+
+router = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
+
+
+@router.get("/{policy}/timeline")
+async def list_timeline(
+    policy: PolicyPath,
+    page: Annotated[TimelineQuery, Query()],
+    caller: ReadCaller,
+    parts: CatalogDep,
+    jobs: JobsDep,
+) -> list[TimelineEntry]:
+    """List what happened to a policy, newest first: moves of its aliases, exports, scores and jobs.
+
+    ``before`` is the ``place`` of the last entry of the previous page.
+    """
+    query = [(name, str(value)) for name, value in page.model_dump(exclude_none=True).items()]
+    async with parts.limits.short.turn(caller.tenant_id):
+        found = await parts.registry.get_policy(caller.tenant_id, policy)
+        names = ("tenants", caller.tenant_id, "policies", found.policy_id, "timeline")
+        answers = await asyncio.gather(
+            parts.registry.forward("GET", names, caller, query=query),
+            jobs.rollout.forward("GET", names, caller, query=query),
+        )
+    pages = [msgspec.json.decode(content, type=list[TimelineEntry]) for _, content in answers]
+    return merge_timelines(pages, limit=page.limit)

@@ -1,0 +1,90 @@
+"""What the console tells of a whole policy or tenant: its history, what it uses, what is lost."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.integration.gateway.console_rig import HOSTILE, browser
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def person(stack, counter) -> Iterator[httpx.Client]:
+    with browser(stack) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def timed(stack):
+    """Make a policy with moves, a removed alias, scores, a rule that moved an alias, and an ended job."""
+    stack.make_policy("timed", revisions=2)
+    with stack.client() as mint:
+        here = "/policies/timed"
+        rule = {"suite": HOSTILE, "metric": "accuracy", "at_least": 0.5, "alias": "ruled"}
+        made = mint.post(f"{here}/rules", json=rule).raise_for_status().json()
+        mint.put(f"{here}/aliases/old", json={"revision": 1, "reason": HOSTILE}).raise_for_status()
+        mint.put(f"{here}/aliases/old", json={"revision": 2}).raise_for_status()
+        mint.delete(f"{here}/aliases/old").raise_for_status()
+        score = {"revision": 2, "suite": HOSTILE, "metric": "accuracy", "value": 0.75, "n": 4}
+        mint.post(f"{here}/evaluations", json=score).raise_for_status()
+        job = {"policy": "timed", "task": "mode:copy", "steps": 2, "prompts_per_step": 1, "group_size": 2}
+        job_id = mint.post("/jobs", json=job).raise_for_status().json()["job_id"]
+        mint.post(f"/jobs/{job_id}/cancel").raise_for_status()
+        deadline = time.monotonic() + 60
+        while mint.get(f"{here}/aliases/ruled").status_code == 404:
+            assert time.monotonic() < deadline, "the rule moved nothing"
+            time.sleep(0.1)
+    return made["rule_id"], job_id
+
+
+def test_a_policy_has_one_history_which_pages_cut_anywhere(stack, timed):
+    rule_id, job_id = timed
+    with stack.client() as mint:
+        whole = mint.get("/policies/timed/timeline").json()
+        assert sorted(entry["kind"] for entry in whole) == [
+            "alias.moved",
+            "alias.moved",
+            "alias.moved",
+            "alias.removed",
+            "evaluation.recorded",
+            "job.finished",
+            "job.submitted",
+            "revision.published",
+            "revision.published",
+        ]
+        assert [entry["at"] for entry in whole] == sorted((entry["at"] for entry in whole), reverse=True)
+        assert f"rule:{rule_id}" in [entry["actor"] for entry in whole]
+        ended = next(entry for entry in whole if entry["kind"] == "job.finished")
+        assert (ended["subject"], ended["reason"]) == (job_id, "cancelled")
+        for size in (1, 2, 4, 8, 9, 10):
+            paged, before = [], {}
+            while page := mint.get("/policies/timed/timeline", params={"limit": size, **before}).json():
+                assert len(page) <= size
+                paged += page
+                before = {"before": page[-1]["place"]}
+            assert paged == whole
+        for bad in ("x", "1-", "9" * 16, f"{'9' * 16}-" + "a" * 400, "1764670000000000-\x00"):
+            refused = mint.get("/policies/timed/timeline", params={"before": bad})
+            assert (refused.status_code, refused.json()["error"]["field"]) == (422, "before")
+        assert mint.get("/policies/none/timeline").status_code == 404
+    with stack.client(key=stack.other_key) as other:
+        assert other.get("/policies/timed/timeline").status_code == 404
+
+
+def test_a_history_is_shown_at_its_policy_and_whole(person, timed):
+    rule_id, job_id = timed
+    for page in ("/console/policies/timed", "/console/policies/timed/timeline"):
+        text = person.get(page).text
+        assert f'href="/console/jobs/{job_id}"' in text
+        assert "scores 0.75 in &lt;script&gt;" in text
+        assert "<script>alert(1)" not in text
+    assert person.get("/console/policies/timed/timeline?before=x").status_code == 422
+    rules = person.get("/console/policies/timed/rules").text
+    assert rule_id in rules
+    assert "Newest scores it looks at" in rules
+    assert rules.count('revisions/2">@2</a>') == 1
+    assert "<script>alert(1)" not in rules
+    assert person.get("/console/policies/none/rules").status_code == 404
