@@ -183,6 +183,24 @@ class OwnedRevision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultyRevision:
+    """A revision that nobody retired and no name resolves to: it is quarantined, or has a ``fault``.
+
+    ``place`` continues the list; ``aliases`` point at the revision.
+    """
+
+    place: str
+    policy: str
+    base: BaseName
+    number: int
+    digest: Digest
+    state: RevisionState
+    fault: Fault | None
+    created_at: float
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasMove:
     """One row of an alias's history: from ``previous`` (None: it did not exist) to ``digest``.
 

@@ -95,6 +95,13 @@ class RevisionQuery(BaseModel):
     created_before: Moment = None
 
 
+class FaultyQuery(BaseModel):
+    """A page of revisions that cannot be served; ``after`` is the last place of the page before."""
+
+    limit: Limit = 100
+    after: Annotated[str | None, Field(max_length=120, pattern=r"^[A-Za-z0-9_-]{1,100}@[0-9]{1,9}$")] = None
+
+
 class HistoryQuery(BaseModel):
     """Page of an alias's moves; ``before`` is the last sequence of the previous page."""
 

@@ -1,6 +1,38 @@
-"""Quotas: how much of something a tenant may have."""
+"""Quotas: how much of something a tenant may have, and has."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
 
 from mint_common.errors import MintError
+
+QuotaName = Literal[
+    "policies",
+    "keys",
+    "adapters",
+    "adapter_bytes",
+    "open_jobs",
+    "job_seconds",
+    "client_seconds",
+    "sessions",
+    "webhooks",
+]
+"""What is counted. ``job_seconds``: trainer seconds that the steps of jobs took in the last 24 hours;
+``client_seconds``: those that passes and steps of Tinker's clients took since midnight UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaUse:
+    """How much a tenant has of something, and may have; ``limit`` is null without one."""
+
+    name: QuotaName
+    used: float
+    limit: float | None
+
+
+def quota_use(name: QuotaName, used: float, *, limit: float) -> QuotaUse:
+    """Return the use of a quota; a limit of 0 or infinity is none."""
+    return QuotaUse(name=name, used=used, limit=limit if limit and math.isfinite(limit) else None)
 
 
 class QuotaExceeded(MintError):

@@ -29,6 +29,7 @@ from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.faulty_postgres import PostgresFaulty
 from services.registry.adapters.members_postgres import PostgresMembers
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.adapters.timeline_postgres import PostgresTimeline
@@ -104,6 +105,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             evaluations=evaluations,
             rules=PostgresRules(quick_pool, ledger),
             timeline=PostgresTimeline(quick_pool),
+            faulty=PostgresFaulty(quick_pool),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs, scratch=scratch),
             uploads=UploadHandler(
                 catalog=catalog,

@@ -92,6 +92,8 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/tenants": "operator",
     "POST /mint/v1/tenants/{tenant}/keys": "operator",
     "GET /mint/v1/trainers": "read",
+    "GET /mint/v1/revisions/faulty": "read",
+    "GET /mint/v1/usage": "read",
     "GET /mint/v1/whoami": "read",
     "GET /mint/v1/webhooks": "admin",
     "POST /mint/v1/webhooks": "admin",
@@ -194,6 +196,7 @@ TINKER: Mapping[str, Scope] = {
 
 CONSOLE: Mapping[str, Scope] = {
     "GET /console": "read",
+    "GET /console/faulty": "read",
     "GET /console/policies": "read",
     "GET /console/policies/{policy}": "read",
     "GET /console/policies/{policy}/revisions/{revision}": "read",

@@ -10,6 +10,7 @@ from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import AlreadyHandled
 from mint_common.ids import Digest, PolicyId, TenantId, WaveId
+from mint_common.quotas import QuotaUse
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
@@ -95,6 +96,11 @@ class TrainerClient:
         body = msgspec.msgpack.encode(policies)
         answer = await self._http.exchange("POST", "/internal/training/summaries", body)
         return self._read(answer, dict[PolicyId, PolicySummary])
+
+    async def usage(self, tenant_id: TenantId) -> QuotaUse:
+        """Return what a tenant's clients use of all trainers, and may use."""
+        answer = await self._http.exchange("GET", "/internal/usage", params={"tenant_id": tenant_id})
+        return self._read(answer, QuotaUse)
 
     async def resume(self, resumption: Resumption, *, is_sent_on: bool = False) -> Outcome:
         """Let a policy go on from a revision, and return the result; Pending while it is not done.

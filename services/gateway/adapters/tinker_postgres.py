@@ -66,6 +66,10 @@ class PostgresTinkerRuns:
         )
         await self._pool.execute(_ADD_SESSION, *values_of(session))
 
+    async def count_sessions(self, tenant_id: TenantId) -> int:
+        """Return the number of a tenant's sessions, at most `TENANT_SESSIONS`."""
+        return int(await self._pool.fetchval(_COUNT, tenant_id, TENANT_SESSIONS, ""))
+
     async def session(self, session_id: str) -> ClientSession | None:
         """Return a session of any tenant."""
         row = await self._pool.fetchrow("SELECT * FROM tinker_sessions WHERE session_id = $1", session_id)

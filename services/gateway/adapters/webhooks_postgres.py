@@ -20,6 +20,7 @@ from services.gateway.core.webhooks.retries import ACTIVE_AGAIN_SECONDS
 
 _WEBHOOK, _DELIVERY = columns_of(Webhook), columns_of(DeliveryRecord)
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
+_COUNT = "SELECT count(*) FROM webhooks WHERE tenant_id = $1"
 _ADD = insert_of("webhooks", Webhook, "secret")
 # From $4 on these are the fields of `WebhookChange`. Activation resets the failures, and shortens the rest.
 _CHANGE = f"""
@@ -60,13 +61,15 @@ class PostgresWebhooks:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
+    async def count(self, tenant_id: TenantId) -> int:
+        """Return the number of a tenant's webhooks."""
+        return int(await self._pool.fetchval(_COUNT, tenant_id))
+
     async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
         """Store a new webhook. Raises QuotaExceeded if its tenant already has ``at_most``."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LOCK_TENANT, webhook.tenant_id)
-            count = await connection.fetchval(
-                "SELECT count(*) FROM webhooks WHERE tenant_id = $1", webhook.tenant_id
-            )
+            count = await connection.fetchval(_COUNT, webhook.tenant_id)
             check_quota(count, limit=at_most, what="webhooks", remedy="remove one first")
             await connection.execute(_ADD, *values_of(webhook), secret)
 

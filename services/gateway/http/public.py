@@ -53,6 +53,7 @@ from services.gateway.http.mint import (
     tasks,
     timeline,
     trainers,
+    usage,
     webhooks,
 )
 from services.gateway.http.openai import generating, models, server, token_generation
@@ -77,6 +78,7 @@ ROUTES = (
     episodes,
     residency,
     trainers,
+    usage,
     events,
     webhooks,
     models,

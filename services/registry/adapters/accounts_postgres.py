@@ -10,9 +10,10 @@ from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.names import MAX_LIMIT
+from mint_common.quotas import QuotaUse
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import acquired
-from services.registry.adapters.quotas_postgres import check_room
+from services.registry.adapters.quotas_postgres import check_room, read_usage
 from services.registry.adapters.rows import found
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 from services.registry.core.quotas import UNBOUNDED, CatalogQuotas
@@ -141,6 +142,10 @@ class PostgresAccounts:
         """Return tenants by name."""
         query = "SELECT * FROM tenants WHERE name > $1 ORDER BY name LIMIT $2"
         return [from_row(row, TenantRecord) for row in await self._pool.fetch(query, after or "", limit)]
+
+    async def usage(self, tenant_id: TenantId) -> Sequence[QuotaUse]:
+        """Return what a tenant has in the catalog, and may have. Raises NotFound."""
+        return await read_usage(self._pool, tenant_id, self._quotas)
 
     async def _refuse(self, tenant_id: TenantId, key_id: str, by: Authority) -> NoReturn:
         """Raise the reason why a statement changed no key."""

@@ -6,6 +6,7 @@ import asyncpg
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
+from mint_common.quotas import QuotaUse
 from mint_common.runtime.postgres import from_row
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.core.quotas import CatalogQuotas, Kind
@@ -44,8 +45,24 @@ async def check_usage(
     _check(await pool.fetchrow(_USAGE, tenant_id), tenant_id, quotas, *kinds)
 
 
+async def read_usage(
+    pool: "asyncpg.Pool[asyncpg.Record]", tenant_id: TenantId, quotas: CatalogQuotas
+) -> list[QuotaUse]:
+    """Return what a tenant has and may have. Raises NotFound for an unknown tenant."""
+    usage, limits = _read(await pool.fetchrow(_USAGE, tenant_id), tenant_id, quotas)
+    return limits.uses(usage)
+
+
 def _check(row: asyncpg.Record | None, tenant_id: TenantId, quotas: CatalogQuotas, *kinds: Kind) -> None:
+    usage, limits = _read(row, tenant_id, quotas)
+    limits.check(usage, *kinds)
+
+
+def _read(
+    row: asyncpg.Record | None, tenant_id: TenantId, quotas: CatalogQuotas
+) -> tuple[CatalogQuotas, CatalogQuotas]:
+    """Return a tenant's use and its limits."""
     if row is None:
         raise NotFound(kind="tenant", name=tenant_id)
     usage = from_row({name: row[name] or 0 for name in asdict(quotas)}, CatalogQuotas)
-    quotas.with_own(row["quotas"]).check(usage, *kinds)
+    return usage, quotas.with_own(row["quotas"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mint_common.adapters_format import Manifest
-from mint_common.quotas import check_quota
+from mint_common.quotas import QuotaUse, check_quota, quota_use
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,10 @@ class CatalogQuotas:
             limit, (what, remedy) = getattr(self, kind), _SAID[kind]
             if limit:
                 check_quota(getattr(usage, kind), limit=limit, what=what, remedy=remedy)
+
+    def uses(self, usage: "CatalogQuotas") -> list[QuotaUse]:
+        """Return a tenant's use beside these limits."""
+        return [quota_use(kind, getattr(usage, kind), limit=getattr(self, kind)) for kind in _SAID]
 
 
 UNBOUNDED = CatalogQuotas()

@@ -10,6 +10,7 @@ from mint_common.catalog import IssuedKey, KeyOwner, KeyRecord, TenantRecord
 from mint_common.catalog_requests import Body, KeyBody, Label, LongPageQuery, PageQuery, TenantBody
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId, derive_id, new_id
+from mint_common.quotas import QuotaUse
 from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.keys import KEY_PREFIX, KEY_UNKNOWN, hash_key, stored_key
 from services.registry.http.context import CallerDep, RegistryDep, Tenant
@@ -48,6 +49,12 @@ async def create_tenant(body: TenantBody, registry: RegistryDep) -> TenantRecord
 async def list_tenants(page: Annotated[PageQuery, Query()], registry: RegistryDep) -> Sequence[TenantRecord]:
     """Return tenants by name."""
     return await registry.accounts.tenants(limit=page.limit, after=page.after)
+
+
+@router.get("/tenants/{tenant_id}/usage")
+async def get_usage(tenant_id: Tenant, registry: RegistryDep) -> Sequence[QuotaUse]:
+    """Return what a tenant has in the catalog, and may have."""
+    return await registry.accounts.usage(tenant_id)
 
 
 @router.post("/tenants/{tenant_id}/keys", status_code=201)

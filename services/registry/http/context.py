@@ -16,6 +16,7 @@ from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.faulty_postgres import PostgresFaulty
 from services.registry.adapters.members_postgres import PostgresMembers
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.adapters.timeline_postgres import PostgresTimeline
@@ -42,6 +43,7 @@ class Registry:
     evaluations: PostgresEvaluations
     rules: PostgresRules
     timeline: PostgresTimeline
+    faulty: PostgresFaulty
     diffs: DiffHandler
     uploads: UploadHandler
     collector: Collector

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mint_common.catalog import (
     EvaluationRecord,
+    FaultyRevision,
     Lineage,
     OwnedRevision,
     PolicyRecord,
@@ -22,6 +23,7 @@ from mint_common.catalog_requests import (
     DiffQuery,
     DigestText,
     EvaluationBody,
+    FaultyQuery,
     LineageQuery,
     PageQuery,
     RevisionQuery,
@@ -58,6 +60,14 @@ class DigestsBody(Body):
 async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep) -> Sequence[OwnedRevision]:
     """Return the tenant's revisions among these digests."""
     return await registry.catalog.owned(tenant_id, body.digests)
+
+
+@router.get("/revisions/faulty")
+async def list_faulty(
+    tenant_id: Tenant, page: Annotated[FaultyQuery, Query()], registry: RegistryDep
+) -> Sequence[FaultyRevision]:
+    """Return the tenant's revisions that nobody retired and that cannot be served."""
+    return await registry.faulty.page(tenant_id, limit=page.limit, after=page.after)
 
 
 @router.get("/policies/{policy}/revisions")

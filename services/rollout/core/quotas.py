@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mint_common.quotas import check_quota
+from mint_common.quotas import QuotaUse, check_quota, quota_use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +34,10 @@ class JobQuotas:
             what="seconds of training in 24 hours",
             remedy="submit it later",
         )
+
+    def uses(self, usage: JobUsage) -> list[QuotaUse]:
+        """Return a tenant's use beside these limits."""
+        return [
+            quota_use("open_jobs", usage.open_jobs, limit=self.open_jobs),
+            quota_use("job_seconds", usage.trainer_seconds, limit=self.trainer_seconds),
+        ]

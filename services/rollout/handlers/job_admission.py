@@ -13,10 +13,11 @@ from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import InvalidField, Unavailable
 from mint_common.generation import EngineLimits
 from mint_common.ids import BaseName, TenantId
+from mint_common.quotas import QuotaUse
 from mint_common.runtime.clock import Clock
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tenant_jobs_postgres import PostgresTenantJobs
-from services.rollout.core.quotas import JobQuotas
+from services.rollout.core.quotas import JobQuotas, JobUsage
 
 LIMITS_SECONDS = 5.0
 """Time that a request waits for the limits of engines."""
@@ -39,7 +40,14 @@ class JobAdmission:
 
     async def check_quotas(self, tenant_id: TenantId) -> None:
         """Refuse another job of a tenant at its quota. Raises QuotaExceeded."""
-        self.quotas.check(await self.store.usage(tenant_id, since=self.clock.now() - DAY_SECONDS))
+        self.quotas.check(await self._usage(tenant_id))
+
+    async def uses(self, tenant_id: TenantId) -> Sequence[QuotaUse]:
+        """Return what a tenant's jobs use, and may use."""
+        return self.quotas.uses(await self._usage(tenant_id))
+
+    async def _usage(self, tenant_id: TenantId) -> JobUsage:
+        return await self.store.usage(tenant_id, since=self.clock.now() - DAY_SECONDS)
 
     async def limits(self, base: BaseName) -> EngineLimits | None:
         """Return what every known engine of a base takes; None while none answers."""

@@ -14,6 +14,7 @@ from mint_common.fine_tuning_requests import FineTuningBody, JobBody
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.json_types import JsonObject
 from mint_common.names import MAX_LIMIT
+from mint_common.quotas import QuotaUse
 from mint_common.runtime.edge_routes import BodyRoute
 from mint_common.timeline import TimelineEntry, TimelineQuery, read_place
 from services.rollout.adapters.jobs_postgres import PostgresJobs
@@ -81,6 +82,12 @@ async def list_held(
 ) -> list[Digest]:
     """Return the revisions that open jobs learn from, which collection leaves, by digest."""
     return await parts.jobs.teachers(after=after, limit=limit)
+
+
+@submissions.get("/internal/tenants/{tenant_id}/usage")
+async def show_usage(tenant_id: Tenant, parts: PartsDep) -> Sequence[QuotaUse]:
+    """Return what a tenant's jobs use, and may use."""
+    return await parts.admission.uses(tenant_id)
 
 
 @submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/timeline")

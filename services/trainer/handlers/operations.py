@@ -17,7 +17,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded
 from mint_common.events import Event, PolicyRemoved
 from mint_common.ids import PolicyId, TenantId, WaveId
-from mint_common.quotas import check_quota
+from mint_common.quotas import QuotaUse, check_quota, quota_use
 from mint_common.runtime.periodic import run_periodically
 from mint_common.training import (
     Distill,
@@ -125,6 +125,11 @@ class Operations:
         used = await self._parts.store.seconds(tenant_id, now=self._parts.clock.now())
         limit, what = self._parts.settings.tenant_seconds, "seconds of training since midnight UTC"
         check_quota(used, limit=limit, what=what, remedy="send it after the next midnight")
+
+    async def usage(self, tenant_id: TenantId) -> QuotaUse:
+        """Return the seconds that a tenant's clients have taken since midnight UTC, and may take."""
+        used = await self._parts.store.seconds(tenant_id, now=self._parts.clock.now())
+        return quota_use("client_seconds", used, limit=self._parts.settings.tenant_seconds)
 
     async def skip(
         self, policy_id: PolicyId, tenant_id: TenantId, seq: int, *, is_sent_on: bool = False

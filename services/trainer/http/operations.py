@@ -48,6 +48,11 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
         await operations.repeat_export(PolicyId(policy_id), seq)
         return Response(status_code=204)
 
+    @http.get("/internal/usage")
+    async def usage(tenant_id: str) -> Response:
+        """Answer what a tenant's clients use, and may use."""
+        return packed(await operations.usage(TenantId(tenant_id)))
+
     @http.get("/internal/base")
     async def base() -> Response:
         """Answer which base is trained here, and whether it is now."""

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.integration
 
 PAGES = [
     "/console",
+    "/console/faulty",
     "/console/policies",
     "/console/policies?name=count&base=tiny",
     "/console/policies/counter",

@@ -1,8 +1,10 @@
 """What the console tells of a whole policy or tenant: its history, what it uses, what is lost."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 
+import asyncpg
 import httpx
 import pytest
 
@@ -58,7 +60,7 @@ def test_a_policy_has_one_history_which_pages_cut_anywhere(stack, timed):
         assert [entry["at"] for entry in whole] == sorted((entry["at"] for entry in whole), reverse=True)
         assert f"rule:{rule_id}" in [entry["actor"] for entry in whole]
         ended = next(entry for entry in whole if entry["kind"] == "job.finished")
-        assert (ended["subject"], ended["reason"]) == (job_id, "cancelled")
+        assert (ended["subject"], ended["reason"]) == (job_id, "cancelled: cancelled by its user")
         for size in (1, 2, 4, 8, 9, 10):
             paged, before = [], {}
             while page := mint.get("/policies/timed/timeline", params={"limit": size, **before}).json():
@@ -88,3 +90,76 @@ def test_a_history_is_shown_at_its_policy_and_whole(person, timed):
     assert rules.count('revisions/2">@2</a>') == 1
     assert "<script>alert(1)" not in rules
     assert person.get("/console/policies/none/rules").status_code == 404
+
+
+def quotas_of(mint: httpx.Client) -> dict[str, dict]:
+    return {use["name"]: use for use in mint.get("/usage").raise_for_status().json()}
+
+
+def test_what_a_tenant_uses_is_counted_beside_its_limits(stack, person):
+    with stack.client(key=stack.other_key) as mint:
+        before = quotas_of(mint)
+        made = mint.post("/keys", json={"name": "counted", "scopes": ["read"]}).json()
+        mint.post("/policies", json={"name": "counted", "base": "tiny"}).raise_for_status()
+        after = quotas_of(mint)
+        for name in ("keys", "policies"):
+            assert after[name]["used"] == before[name]["used"] + 1
+            assert after[name]["used"] <= after[name]["limit"]
+        assert after["job_seconds"]["limit"] is None
+        assert {"adapters", "adapter_bytes", "open_jobs", "sessions", "webhooks"} <= set(after)
+        mint.delete(f"/keys/{made['key_id']}").raise_for_status()
+        assert quotas_of(mint)["keys"] == before["keys"]
+    page = person.get("/console").text
+    assert "Bytes of stored adapters" in page
+    assert "<td>API keys" in page
+
+
+def test_what_cannot_be_served_is_listed_over_all_policies(stack, person):
+    names = ("broken-a", "broken-b")
+    with stack.client() as mint:
+        made = {stack.make_policy(name, revisions=2).policy_id: name for name in names}
+        mint.put("/policies/broken-a/aliases/prod", json={"revision": 1}).raise_for_status()
+        _execute(stack, "UPDATE revisions SET state = 'quarantined' WHERE policy_id = ANY($1)", [*made])
+        _execute(
+            stack,
+            "UPDATE revisions SET state = 'published', fault = 'missing' "
+            "WHERE policy_id = ANY($1) AND number = 2",
+            [*made],
+        )
+        listed = [each for each in mint.get("/revisions/faulty").json() if each["policy"] in names]
+        places = [(made_id, number) for made_id in sorted(made) for number in (1, 2)]
+        assert [(each["policy"], each["number"]) for each in listed] == [
+            (made[policy_id], number) for policy_id, number in places
+        ]
+        assert {(each["number"], each["state"], each["fault"]) for each in listed} == {
+            (1, "quarantined", None),
+            (2, "published", "missing"),
+        }
+        assert [each["aliases"] for each in listed if each["policy"] == "broken-a"] == [["prod"], []]
+        paged, after = [], {}
+        while page := mint.get("/revisions/faulty", params={"limit": 1, **after}).json():
+            paged += page
+            after = {"after": page[-1]["place"]}
+        assert [each for each in paged if each["policy"] in names] == listed
+        assert mint.get("/revisions/faulty", params={"after": "x"}).status_code == 422
+        overview = person.get("/console").text
+        assert "is quarantined" in overview or "More revisions cannot be served" in overview
+        text = person.get("/console/faulty").text
+        assert "broken-a@1" in text
+        assert "/console/policies/broken-a/aliases/prod" in text
+        mint.post("/policies/broken-a/revisions/1/restore").raise_for_status()
+        left = [each["place"] for each in mint.get("/revisions/faulty").json()]
+        assert listed[0 if listed[0]["policy"] == "broken-a" else 2]["place"] not in left
+    with stack.client(key=stack.other_key) as other:
+        assert other.get("/revisions/faulty").json() == []
+
+
+def _execute(stack, statement: str, *args) -> None:
+    async def ask() -> None:
+        connection = await asyncpg.connect(stack.dsn, server_settings={"search_path": "registry"})
+        try:
+            await connection.execute(statement, *args)
+        finally:
+            await connection.close()
+
+    asyncio.run(ask())

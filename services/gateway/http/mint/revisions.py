@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from mint_common.catalog import (
     EvaluationRecord,
+    FaultyRevision,
     Lineage,
     OwnedRevision,
     RevisionDiff,
@@ -17,6 +18,7 @@ from mint_common.catalog import (
 from mint_common.catalog_requests import (
     DiffQuery,
     EvaluationBody,
+    FaultyQuery,
     LineageQuery,
     PageQuery,
     RevisionQuery,
@@ -43,6 +45,15 @@ _PREFIX = "/mint/v1/policies/{policy}"
 _revisions = APIRouter(prefix=f"{_PREFIX}/revisions", tags=["policies"], route_class=RecordedRoute)
 _owned = APIRouter(prefix="/mint/v1/revisions", tags=["policies"], route_class=RecordedRoute)
 _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], route_class=RecordedRoute)
+
+
+@_owned.get("/faulty", response_model=list[FaultyRevision])
+async def list_faulty(_page: Annotated[FaultyQuery, Query()], catalog: ReadCatalog) -> Response:
+    """List the tenant's revisions that nobody retired and that cannot be served: quarantined or lost ones.
+
+    ``after`` is the ``place`` of the last one of the previous page.
+    """
+    return await catalog.forward()
 
 
 @_owned.get("/{digest}")

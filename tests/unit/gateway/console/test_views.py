@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.console.advice import advice_for
+from services.gateway.core.console.advice import NAMED, advice_for
 from services.gateway.core.console.curves import HEIGHT, MAX_POINTS, WIDTH, curves_of, joined, phases_of
 from services.gateway.core.console.finding import digest_in
+from services.gateway.core.console.quota_rows import quota_rows
+from services.gateway.core.console.rule_views import SHOWN, decisions_of, scores_for
 from services.gateway.core.console.words import likelihood, number, short, size, span
 from services.gateway.http.console.pages.signing_in import own_page
 
@@ -101,3 +103,49 @@ def test_advice_names_what_is_wrong_and_what_to_do():
     assert len(texts) == 5
     assert "no learning signal" in texts[3]
     assert advice_for([], []) == []
+
+
+def test_quotas_are_told_in_words_and_near_ones_are_advised():
+    rows = quota_rows(
+        [
+            {"name": "keys", "used": 95, "limit": 100},
+            {"name": "adapter_bytes", "used": 1 << 30, "limit": 1 << 40},
+            {"name": "job_seconds", "used": 90.0, "limit": None},
+            {"name": "open_jobs", "used": 200, "limit": 100},
+            {"name": "of tomorrow", "used": 0, "limit": 3},
+        ]
+    )
+    assert [(row.used, row.limit) for row in rows] == [
+        ("95", "100"),
+        ("1.0 GiB", "1.0 TiB"),
+        ("1 min 30 s", "\N{EN DASH}"),
+        ("200", "100"),
+        ("0", "3"),
+    ]
+    assert [row.is_near for row in rows] == [True, False, False, True, False]
+    assert [one.text for one in advice_for([], [], quotas=rows)] == [
+        "API keys: 95 of 100 are used.",
+        "Open jobs: 200 of 100 are used.",
+    ]
+
+
+def test_revisions_that_cannot_be_served_come_first_and_are_not_told_without_end():
+    one = {"policy": "a/b", "number": 3, "fault": None, "aliases": ["prod", "best"]}
+    advice = advice_for([], [], [one, {**one, "fault": "missing", "aliases": []}])
+    assert "quarantined" in advice[0].text
+    assert "prod, best" in advice[0].text
+    assert advice[0].page == "/console/policies/a%2Fb/revisions/3"
+    assert "its stored bytes are missing" in advice[1].text
+    many = advice_for([], [], [one] * 50)
+    assert (len(many), many[-1].page) == (NAMED + 1, "/console/faulty")
+
+
+def test_a_rule_s_moves_and_scores_are_found_in_a_timeline():
+    rules = [{"rule_id": "r1", "suite": "s", "metric": "m"}, {"rule_id": "r2", "suite": "s", "metric": "n"}]
+    events = [
+        {"kind": "alias.moved", "actor": "rule:r1", "subject": "prod"},
+        {"kind": "alias.moved", "actor": "a person", "subject": "prod"},
+        *[{"kind": "evaluation.recorded", "actor": "", "subject": "s/n", "revision": n} for n in range(99)],
+    ]
+    assert decisions_of(rules, events) == {"r1": events[:1], "r2": []}
+    assert [score["revision"] for score in scores_for(rules, events)["r2"]] == list(range(SHOWN))

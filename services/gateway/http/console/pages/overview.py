@@ -1,10 +1,12 @@
-"""``/console``: what is there, what runs, and what needs a person."""
+"""``/console``: what is there, what runs, what needs a person, and which revisions cannot be served."""
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
-from services.gateway.core.console.advice import advice_for
+from services.gateway.core.console.advice import NAMED, advice_for
+from services.gateway.core.console.quota_rows import quota_rows
 from services.gateway.http.console.context import VisitDep
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
@@ -13,21 +15,30 @@ router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 SHOWN_JOBS = 100
 """Newest jobs that are looked at for running and failed ones."""
+SHOWN_FAULTY = 100
+"""Faulty revisions of a page."""
 _OPEN = frozenset({"submitted", "running", "paused"})
 
 
 @router.get("/console")
 async def overview(_caller: ReadCaller, visit: VisitDep) -> Response:
-    """Show bases, engines, open jobs and advice."""
-    bases, engines, jobs, policies = await asyncio.gather(
+    """Show bases, engines, open jobs, quotas and advice."""
+    bases, engines, jobs, usage, faulty = await asyncio.gather(
         visit.get("mint", "v1", "bases"),
         visit.get("mint", "v1", "engines"),
         visit.get("mint", "v1", "jobs", limit=SHOWN_JOBS),
-        visit.get("mint", "v1", "policies", limit=1),
+        visit.get("mint", "v1", "usage"),
+        visit.get("mint", "v1", "revisions", "faulty", limit=NAMED + 1),
     )
     open_jobs = [job for job in jobs.data if job["state"] in _OPEN] if jobs.is_ok else []
     ended = [job for job in jobs.data if job["state"] not in _OPEN][:5] if jobs.is_ok else []
-    advice = advice_for(engines.data if engines.is_ok else [], [*open_jobs, *ended])
+    quotas = quota_rows(usage.data if usage.is_ok else [])
+    advice = advice_for(
+        engines.data if engines.is_ok else [],
+        [*open_jobs, *ended],
+        faulty.data if faulty.is_ok else [],
+        quotas,
+    )
     return visit.pages.show(
         visit,
         "overview.html",
@@ -37,6 +48,17 @@ async def overview(_caller: ReadCaller, visit: VisitDep) -> Response:
         jobs=jobs,
         open_jobs=open_jobs,
         ended=ended,
-        policies=policies,
+        usage=usage,
+        faulty=faulty,
+        quotas=quotas,
         advice=advice,
     )
+
+
+@router.get("/console/faulty")
+async def faulty(
+    _caller: ReadCaller, visit: VisitDep, after: Annotated[str, Query(max_length=120)] = ""
+) -> Response:
+    """Show the revisions of all policies that nobody retired and that cannot be served."""
+    found = await visit.get("mint", "v1", "revisions", "faulty", limit=SHOWN_FAULTY, after=after)
+    return visit.pages.show(visit, "faulty.html", section="policies", found=found, page=SHOWN_FAULTY)
