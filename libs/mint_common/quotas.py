@@ -17,7 +17,7 @@ QuotaName = Literal[
     "sessions",
     "webhooks",
 ]
-"""What is counted. ``job_seconds``: trainer seconds that the steps of jobs took in the last 24 hours;
+"""Names of quotas. ``job_seconds``: trainer seconds that the steps of jobs took in the last 24 hours;
 ``client_seconds``: those that passes and steps of Tinker's clients took since midnight UTC."""
 
 
