@@ -12,10 +12,14 @@ PAGES = {
     "overview": "/console",
     "policies": "/console/policies",
     "policy": "/console/policies/shown",
+    "timeline": "/console/policies/shown/timeline",
+    "rules": "/console/policies/shown/rules",
+    "faulty": "/console/faulty",
     "revision": "/console/policies/shown/revisions/2",
     "jobs": "/console/jobs",
     "job": "/console/jobs/{job}",
     "rollouts": "/console/jobs/{job}/rollouts?step=1",
+    "steps": "/console/jobs/{job}/rollouts/steps?step=1&step=2",
     "compare": "/console/jobs/compare?job={job}",
     "evaluations": "/console/evaluations",
     "residency": "/console/residency",
@@ -26,7 +30,18 @@ PAGES = {
     "webhooks": "/console/webhooks",
     "keys": "/console/keys",
 }
-SHOTS = {"overview", "policy", "job", "rollouts", "residency", "playground"}
+SHOTS = {
+    "overview",
+    "policy",
+    "job",
+    "rollouts",
+    "steps",
+    "residency",
+    "playground",
+    "keys",
+    "webhooks",
+    "timeline",
+}
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
 

@@ -207,6 +207,7 @@ CONSOLE: Mapping[str, Scope] = {
     "GET /console/jobs/compare": "read",
     "GET /console/jobs/{job}": "read",
     "GET /console/jobs/{job}/rollouts": "read",
+    "GET /console/jobs/{job}/rollouts/steps": "read",
     "GET /console/evaluations": "read",
     "GET /console/evaluations/{run}": "read",
     "GET /console/residency": "read",

@@ -90,6 +90,25 @@ class EngineChat:
         found = await self._ask(base, ApiOperation.DETOKENIZE, {"tokens": tokens}, tenant_id)
         return msgspec.json.decode(found, type=_Text).prompt
 
+    async def token_texts(
+        self, base: BaseName, tokens: Sequence[int], *, tenant_id: TenantId
+    ) -> tuple[str, ...]:
+        """Return the text of each sampled token on its own; of a part of a character it is U+FFFD."""
+        content = [{"token_id": token, "logprob": 0.0} for token in tokens]
+        choice = {
+            "index": 0,
+            "token_ids": tokens,
+            "finish_reason": "length",
+            "logprobs": {"content": content},
+        }
+        request = {
+            "generate_response": {"request_id": "", "prompt_token_ids": tokens[:1], "choices": [choice]},
+            "chat_request": {"model": base, "messages": [{"role": "user", "content": ""}]},
+        }
+        found = await self._ask(base, ApiOperation.READ_CHAT, request, tenant_id)
+        (read,) = msgspec.json.decode(found, type=_ReadTokens).choices
+        return tuple(each.token for each in read.logprobs.content)
+
     async def _ask(
         self,
         base: BaseName,
@@ -119,3 +138,19 @@ class _Read(msgspec.Struct):
 
 class _Text(msgspec.Struct):
     prompt: str
+
+
+class _TokenText(msgspec.Struct):
+    token: str
+
+
+class _TokenTexts(msgspec.Struct):
+    content: list[_TokenText]
+
+
+class _ReadToken(msgspec.Struct):
+    logprobs: _TokenTexts
+
+
+class _ReadTokens(msgspec.Struct):
+    choices: list[_ReadToken]

@@ -39,6 +39,12 @@ class ShownGroup:
         own = [part.tokens for each in self.segments.values() for parts in each for part in parts]
         return [self.group.prompt_tokens, *own]
 
+    @property
+    def sampled(self) -> list[ShownPart]:
+        """Return the sampled parts in order."""
+        every = (part for each in self.segments.values() for parts in each for part in parts)
+        return [part for part in every if part.kind == "sampled"]
+
 
 def shown_group(record: WaveRecord, *, group: int, episode: int | None) -> ShownGroup:
     """Return a group of a record. Raises InvalidField for what it does not have, and when it is too large."""
@@ -87,18 +93,20 @@ def rollouts_view(
     *,
     group: int,
     staleness: int = 0,
+    token_texts: Sequence[Sequence[str]] | None = None,
 ) -> JsonObject:
     """Return a group with its episodes; ``texts`` are those of `ShownGroup.parts`, None where unknown.
 
-    ``staleness`` is that of the wave's samples.
+    ``staleness`` is that of the wave's samples. ``token_texts`` are those of `ShownGroup.sampled`.
     """
     prompt, *rest = texts
     of_parts = iter(rest)
+    of_tokens = iter(token_texts or ())
     episodes = [
         {
             "episode": index,
             **_outcome(shown.group, index),
-            "segments": [[_part(part, next(of_parts)) for part in parts] for parts in segments],
+            "segments": [[_part(part, next(of_parts), of_tokens) for part in parts] for parts in segments],
         }
         for index, segments in shown.segments.items()
     ]
@@ -130,8 +138,10 @@ def _outcome(group: Group, index: int) -> JsonObject:
     return asdict(episode)
 
 
-def _part(part: ShownPart, text: str | None) -> JsonObject:
+def _part(part: ShownPart, text: str | None, of_tokens: Iterator[Sequence[str]]) -> JsonObject:
     shown: JsonObject = {"kind": part.kind, "text": text, "tokens": list(part.tokens)}
     if part.logprobs:
         shown["logprobs"] = list(part.logprobs)
+    if part.kind == "sampled" and (token_texts := next(of_tokens, None)) is not None:
+        shown["token_texts"] = list(token_texts)
     return shown

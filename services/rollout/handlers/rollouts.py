@@ -12,7 +12,7 @@ from mint_common.runtime.fair_gate import FairGate
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job
-from services.rollout.core.rollout_view import rollouts_view, shown_group, step_wave
+from services.rollout.core.rollout_view import ShownGroup, rollouts_view, shown_group, step_wave
 from services.rollout.core.staleness import staleness_of
 from services.rollout.handlers.engine_requests import all_of
 
@@ -28,8 +28,13 @@ class Rollouts:
     chat: EngineChat
     reading: FairGate
 
-    async def show(self, job: Job, *, step: int | None, group: int, episode: int | None) -> JsonObject:
-        """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField."""
+    async def show(
+        self, job: Job, *, step: int | None, group: int, episode: int | None, token_texts: bool = False
+    ) -> JsonObject:
+        """Return a group of a step, or one of its episodes. Raises NotFound, InvalidField.
+
+        ``token_texts``: with the text of each sampled token.
+        """
         waves = await self.jobs.waves_of(job.job_id)
         wave, lags = step_wave(waves, step), staleness_of(waves)
         assert wave.record is not None
@@ -42,7 +47,22 @@ class Rollouts:
             del data
             shown = shown_group(record, group=group, episode=episode)
             texts = await self._texts(job, shown.parts)
-            return rollouts_view(wave, record, shown, texts, group=group, staleness=lags[wave.step])
+            pieces = await self._token_texts(job, shown) if token_texts else None
+            lag = lags[wave.step]
+            return rollouts_view(wave, record, shown, texts, group=group, staleness=lag, token_texts=pieces)
+
+    async def _token_texts(self, job: Job, shown: ShownGroup) -> list[tuple[str, ...]] | None:
+        """Return the texts of the tokens of each sampled part; None while no engine reads them."""
+        turns = asyncio.Semaphore(TEXTS_AT_ONCE)
+
+        async def texts(tokens: tuple[int, ...]) -> tuple[str, ...]:
+            async with turns:
+                return await self.chat.token_texts(job.base, tokens, tenant_id=job.tenant_id)
+
+        try:
+            return await all_of(texts(part.tokens) for part in shown.sampled)
+        except MintError:
+            return None
 
     async def _texts(self, job: Job, parts: Sequence[tuple[int, ...]]) -> list[str | None]:
         """Return the text of each part; None of all while no engine of the base answers."""

@@ -33,11 +33,15 @@ _GOES_ON = frozenset({JobState.SUBMITTED, JobState.RUNNING})
 
 
 class RolloutQuery(BaseModel):
-    """The group of a step, the newest by default, to show, and one of its episodes or all."""
+    """The group of a step, the newest by default, to show, and one of its episodes or all.
+
+    ``token_texts``: with the text of each sampled token.
+    """
 
     step: Annotated[int | None, Field(ge=1)] = None
     group: Annotated[int, Field(ge=0)] = 0
     episode: Annotated[int | None, Field(ge=0)] = None
+    token_texts: bool = False
 
 
 class JobsQuery(BaseModel):
@@ -67,7 +71,7 @@ async def show_rollouts(
 ) -> JsonObject:
     """Return the stored episodes of a group of a step, or one of them."""
     job = await own_job(parts.jobs, tenant_id, job_id)
-    return await parts.rollouts.show(job, step=asked.step, group=asked.group, episode=asked.episode)
+    return await parts.rollouts.show(job, **asked.model_dump())
 
 
 @submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/work")

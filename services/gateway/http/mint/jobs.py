@@ -81,11 +81,14 @@ async def get_rollouts(
     _step: Annotated[int | None, Query(alias="step", ge=1)] = None,
     _group: Annotated[int, Query(alias="group", ge=0)] = 0,
     _episode: Annotated[int | None, Query(alias="episode", ge=0)] = None,
+    *,
+    _token_texts: Annotated[bool, Query(alias="token_texts")] = False,
 ) -> Response:
     """Return what a step was trained on, by default the newest: the episodes of a group, or one of them.
 
     Each has its reward, scores, outcome and segments: sampled texts with their log-probabilities, and the
-    context between.
+    context between. With ``token_texts`` a sampled text has the text of each of its tokens, while an engine
+    of the base answers.
     """
     return await jobs.forward(is_long=True)
 

@@ -6,6 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.gateway.core.console.curves import curves_of, joined, phases_of
+from services.gateway.core.console.token_spans import EpisodeView, SpanRoom, episode_views
+from services.gateway.http.console.api import ApiAnswer
 from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.route import ConsoleRoute
 from services.gateway.http.edge.context import ReadCaller
@@ -16,7 +18,10 @@ LISTED, COMPARED, LAST_STEPS = 100, 8, 20
 """Jobs of the list, jobs of a comparison, steps of a job's table."""
 
 
+STEPS, STEP_EPISODES = 4, 4
+"""Steps next to each other, and episodes of each."""
 Text = Annotated[str, Query(max_length=200)]
+Group = Annotated[int, Query(ge=0)]
 
 
 @router.get("/console/jobs")
@@ -78,10 +83,10 @@ async def rollouts(
     _caller: ReadCaller,
     visit: VisitDep,
     step: Annotated[int | None, Query(ge=1)] = None,
-    group: Annotated[int, Query(ge=0)] = 0,
+    group: Group = 0,
 ) -> Response:
     """Show the episodes that a group of a step has, token by token."""
-    found = await visit.get("mint", "v1", "jobs", job, "rollouts", step=step, group=group)
+    found = await _group(visit, job, step, group)
     return visit.pages.show(
         visit,
         "rollouts.html",
@@ -89,6 +94,49 @@ async def rollouts(
         status=200 if found.is_ok else found.status,
         job=job,
         found=found,
+        episodes=episode_views(found.data["episodes"], SpanRoom()) if found.is_ok else [],
         step=step,
         group=group,
     )
+
+
+@router.get("/console/jobs/{job}/rollouts/steps")
+async def rollout_steps(
+    job: str,
+    _caller: ReadCaller,
+    visit: VisitDep,
+    step: Annotated[list[str] | None, Query(max_length=STEPS)] = None,
+    group: Group = 0,
+) -> Response:
+    """Show a group of several steps next to each other; of one step or none, with others of the job."""
+    steps = sorted({int(each) for each in step or [] if each.isdecimal() and 0 < int(each[:9]) == int(each)})
+    known: dict[int, ApiAnswer] = {}
+    if len(steps) < 2:
+        newest = await _group(visit, job, None, group)
+        if not newest.is_ok:
+            return visit.missing(newest, "jobs")
+        known = {newest.data["step"]: newest}
+        steps = sorted({1, (newest.data["step"] + 1) // 2, *steps, newest.data["step"]})
+    asked = [each for each in steps if each not in known]
+    answers = await asyncio.gather(*(_group(visit, job, each, group) for each in asked))
+    found = known | dict(zip(asked, answers, strict=True))
+    room = SpanRoom()
+    columns = [(each, found[each], _views(found[each], room) if found[each].is_ok else ()) for each in steps]
+    return visit.pages.show(
+        visit,
+        "rollout_steps.html",
+        section="jobs",
+        job=job,
+        group=group,
+        steps=steps,
+        columns=columns,
+        most=STEPS,
+    )
+
+
+async def _group(visit: Visit, job: str, step: int | None, group: int) -> ApiAnswer:
+    return await visit.get("mint", "v1", "jobs", job, "rollouts", step=step, group=group, token_texts=True)
+
+
+def _views(found: ApiAnswer, room: SpanRoom) -> list[EpisodeView]:
+    return episode_views(found.data["episodes"][:STEP_EPISODES], room)
