@@ -20,7 +20,7 @@ def test_a_stack_s_own_algorithms_are_in_its_schema() -> None:
     http = build_http(ready=lambda: True)
     name_algorithms(http, Algorithms([*BUILT_IN, replace(Algorithms().named("dpo"), name="own")]))
     schemas = http.openapi()["components"]["schemas"]
-    assert schemas["JobRequest"]["properties"]["algorithm"]["enum"][-4:] == ["dppo", "sft", "dpo", "own"]
+    assert schemas["JobRequest"]["properties"]["algorithm"]["enum"][-4:] == ["opd", "sft", "dpo", "own"]
     method = schemas["MintFields"]["properties"]["method"]["anyOf"]
     assert method[0]["enum"][-3:] == ["dppo", "kto", "own"]
 
