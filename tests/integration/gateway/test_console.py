@@ -154,6 +154,8 @@ def test_each_button_is_one_change_and_says_what_was_done_or_why_not(stack, pers
         assert (answer.status_code, answer.headers.get("location")) == (303, place)
         assert 'class="said"' in person.get(place).text
     assert person.get("/mint/v1/policies/buttons/aliases/pressed").json()["protected"] is True
+    for unknown in ("jobs/job_none/episodes", "residency/sha256:0/remove", "policies/buttons/revisions/1/x"):
+        assert person.post(f"/console/{unknown}", data={"form_token": token}).status_code == 422
     refused = person.post("/console/jobs/job_none/cancel", data={"form_token": token})
     assert refused.status_code == 404
     assert "Nothing was changed" in refused.text

@@ -1,6 +1,7 @@
 """Changes that a person makes at a page: each is one request of the public API."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
@@ -118,18 +119,20 @@ async def _guard(visit: Visit, policy: str, alias: str, change: str, field: str)
 
 @router.post("/console/policies/{policy}/revisions/{revision}/{change}")
 async def change_revision(
-    policy: str, revision: str, change: str, _caller: TrainCaller, visit: VisitDep
+    policy: str, revision: str, change: Literal["retire", "restore"], _caller: TrainCaller, visit: VisitDep
 ) -> Response:
     """Retire or restore a revision."""
     here = ("policies", policy, "revisions", revision)
-    return await send_change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *here, change, here=here, said=DONE[change])
 
 
 @router.post("/console/jobs/{job}/{change}")
-async def change_job(job: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+async def change_job(
+    job: str, change: Literal["cancel", "pause", "resume"], _caller: TrainCaller, visit: VisitDep
+) -> Response:
     """Cancel, pause or resume a job."""
     here = ("jobs", job)
-    return await send_change(visit, "POST", *here, change, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *here, change, here=here, said=DONE[change])
 
 
 @router.post("/console/evaluations/{run}/cancel")
@@ -140,10 +143,15 @@ async def cancel_run(run: str, _caller: TrainCaller, visit: VisitDep) -> Respons
 
 
 @router.post("/console/residency/{digest}/{change}")
-async def change_residency(digest: str, change: str, _caller: TrainCaller, visit: VisitDep) -> Response:
+async def change_residency(
+    digest: str,
+    change: Literal["pin", "unpin", "evict", "prewarm"],
+    _caller: TrainCaller,
+    visit: VisitDep,
+) -> Response:
     """Load, pin, unpin or evict a revision."""
     place, here = ("adapters", digest, change), ("residency",)
-    return await send_change(visit, "POST", *place, here=here, said=DONE.get(change, "changed"))
+    return await send_change(visit, "POST", *place, here=here, said=DONE[change])
 
 
 async def send_change(
