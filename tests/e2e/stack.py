@@ -29,6 +29,7 @@ class RunningStack:
     process: subprocess.Popen[bytes]
     port: int
     http: httpx.Client = field(init=False)
+    killed: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.http = httpx.Client(
@@ -49,7 +50,9 @@ class RunningStack:
 
     def kill(self, part: str) -> None:
         """kill -9 one part."""
-        os.kill(self.parts()[part]["pid"], signal.SIGKILL)
+        pid = self.parts()[part]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        self.killed.add(pid)
 
     def wipe_bus(self) -> None:
         """kill -9 NATS and remove everything that it had stored, before its restart if possible."""
@@ -104,14 +107,14 @@ class RunningStack:
         return self.wait_for_step(job_id, sys.maxsize, seconds=seconds)
 
     def wait_until_ready(self) -> None:
-        """Wait until every part is ready."""
+        """Wait until every part is ready, those that were killed as other processes."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"mint up ended with {self.process.returncode}:\n{self.logs()}")
             if (self.folder / "run.json").exists():
-                states = {part["state"] for part in self.parts().values()}
-                if states == {"ready"}:
+                parts = self.parts().values()
+                if all(each["state"] == "ready" and each["pid"] not in self.killed for each in parts):
                     return
             time.sleep(0.1)
         raise AssertionError(f"the stack did not become ready: {self.parts()}\n{self.logs()}")
