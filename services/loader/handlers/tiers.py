@@ -215,7 +215,7 @@ class Tiers:
             for tenant_id, use in self.resident_set.uses.of_load(digest, held.adapter.number).items()
         ]
 
-    def load(self, *, requests: int, tokens: int, cache: CacheUse | None) -> EngineReport:
+    def load(self, *, requests: int, tokens: int, cache: CacheUse | None = None) -> EngineReport:
         """Return how busy the engine is; ``requests`` and their ``tokens`` are those that are open."""
         residency, queue = self.resident_set.residency, self._loads.queue
         return EngineReport(
