@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from mint_common.client.registry import BaseRegistration
 from mint_common.client.trainer import TrainerClient
 from mint_common.errors import MintError
 from mint_common.events import RevisionExported
-from mint_common.ids import PolicyId
-from mint_common.training import Operation, Outcome, Pending, Submission
+from mint_common.ids import BaseName, PolicyId
+from mint_common.training import Close, Open, Operation, Outcome, Pending, Submission
 from services.standalone.adapters.launch import free_port
 from services.trainer.app import run
 from services.trainer.core.ranks import ProcessRank
 from services.trainer.settings import TrainerSettings
 
-from .conftest import Stage
+from .conftest import LORA, Stage
 from .killing import MortalTrainer
 from .operating import ADAM, TENANT, make_pass, serving
 from .test_operation_crashes import Told, make_script, told, train
@@ -28,6 +28,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 POLICIES = [PolicyId(f"policy_{letter}") for letter in "abcd"]
 HOLDERS = "SELECT policy_id, holder FROM trainer.training ORDER BY policy_id"
+
+
+MakeScript = Callable[[int, PolicyId], list[Operation]]
+
+
+def make_long(seed: int, _: PolicyId) -> list[Operation]:
+    """Return a session of more steps than a trainer computes in the seconds until another one joins."""
+    steps = [each for step in range(60) for each in (make_pass(1000 * seed + step, data=2), ADAM)]
+    return [Open(base=BaseName("tiny"), lora=LORA), *steps, Close()]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,18 +134,18 @@ async def two_trainers(stage: Stage, **changes: float) -> AsyncIterator[Two]:
             trainer.kill()
 
 
-async def calm(stage: Stage, seeds: Sequence[int]) -> list[Told]:
+async def calm(stage: Stage, seeds: Sequence[int], *, make: MakeScript = make_script) -> list[Told]:
     """Return what one trainer tells of the scripts."""
     found = []
     async with stage.trainer(batch_policies=1) as trainer, serving(trainer) as client:
         for seed in seeds:
             policy_id = PolicyId(f"policy_calm_{seed}")
-            found.append(told(await train(client, make_script(seed, policy_id), policy_id)))
+            found.append(told(await train(client, make(seed, policy_id), policy_id)))
     return found
 
 
-async def train_all(two: Two, seeds: Sequence[int]) -> list[Told]:
-    scripts = [make_script(seed, policy) for seed, policy in zip(seeds, POLICIES, strict=False)]
+async def train_all(two: Two, seeds: Sequence[int], *, make: MakeScript = make_script) -> list[Told]:
+    scripts = [make(seed, policy) for seed, policy in zip(seeds, POLICIES, strict=False)]
     training = [
         two.train(script, policy, random.Random(seed))
         for script, policy, seed in zip(scripts, POLICIES, seeds, strict=False)
@@ -172,13 +181,13 @@ async def test_kill_9_of_a_trainer_of_two_changes_no_bit(stage: Stage, seed: int
 
 async def test_a_trainer_that_joins_a_busy_pool_gets_its_part(stage: Stage) -> None:
     seeds = [21, 22, 23, 24]
-    expected = await calm(stage, seeds)
+    expected = await calm(stage, seeds, make=make_long)
     async with two_trainers(stage) as two:
         two.trainers[1].kill()
         async with asyncio.timeout(60):
             while len(await stage.rows("SELECT FROM trainer.trainers")) == 2:
                 await asyncio.sleep(0.05)
-        training = asyncio.ensure_future(train_all(two, seeds))
+        training = asyncio.ensure_future(train_all(two, seeds, make=make_long))
         while len(await stage.rows("SELECT FROM trainer.training WHERE policy_id = ANY($1)", POLICIES)) < 4:
             await asyncio.sleep(0.02)
         await two.trainers[1].start()

@@ -34,12 +34,12 @@ async def show_usage(
     tenant_id = caller.tenant_id
     names = ("tenants", tenant_id, "usage")
     async with parts.limits.short.turn(tenant_id):
-        (_, catalog), (_, work), of_clients, sessions, hooks = await asyncio.gather(
+        sessions = await tinker.runs.count_sessions(tenant_id)
+        hooks = await webhooks.store.count(tenant_id)
+        (_, catalog), (_, work), of_clients = await asyncio.gather(
             parts.registry.forward("GET", names, caller),
             jobs.rollout.forward("GET", names, caller),
             _of_clients(parts.trainers, tenant_id),
-            tinker.runs.count_sessions(tenant_id),
-            webhooks.store.count(tenant_id),
         )
     return [
         *msgspec.json.decode(catalog, type=list[QuotaUse]),
