@@ -27,15 +27,17 @@ from .test_operation_crashes import Told, make_script, told, train
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 POLICIES = [PolicyId(f"policy_{letter}") for letter in "abcd"]
+OPEN_HOLDERS = "SELECT holder FROM trainer.training WHERE policy_id = ANY($1)"
 HOLDERS = "SELECT policy_id, holder FROM trainer.training ORDER BY policy_id"
 
 
+PAUSE_AT = 21
 MakeScript = Callable[[int, PolicyId], list[Operation]]
 
 
 def make_long(seed: int, _: PolicyId) -> list[Operation]:
-    """Return a session of more steps than a trainer computes in the seconds until another one joins."""
-    steps = [each for step in range(60) for each in (make_pass(1000 * seed + step, data=2), ADAM)]
+    """Return a session of many steps."""
+    steps = [each for step in range(40) for each in (make_pass(1000 * seed + step, data=2), ADAM)]
     return [Open(base=BaseName("tiny"), lora=LORA), *steps, Close()]
 
 
@@ -46,6 +48,8 @@ class Two:
     trainers: Sequence[MortalTrainer]
     clients: Sequence[TrainerClient]
     frozen: int | None = None
+    both: asyncio.Event | None = None
+    """Set when the first has let a policy go: operations from `PAUSE_AT` on wait for it."""
 
     def asked(self, number: int) -> TrainerClient:
         """Return one of them, which is not the frozen one."""
@@ -83,6 +87,8 @@ class Two:
 
         async def send() -> None:
             for seq, operation in enumerate(script):
+                if self.both is not None and seq == PAUSE_AT:
+                    await self.both.wait()
                 await self.submit(Submission(policy_id, TENANT, seq, operation), via=rng.randrange(2))
 
         sending = asyncio.ensure_future(send())
@@ -187,10 +193,15 @@ async def test_a_trainer_that_joins_a_busy_pool_gets_its_part(stage: Stage) -> N
         async with asyncio.timeout(60):
             while len(await stage.rows("SELECT FROM trainer.trainers")) == 2:
                 await asyncio.sleep(0.05)
+        two.both = asyncio.Event()
         training = asyncio.ensure_future(train_all(two, seeds, make=make_long))
         while len(await stage.rows("SELECT FROM trainer.training WHERE policy_id = ANY($1)", POLICIES)) < 4:
             await asyncio.sleep(0.02)
         await two.trainers[1].start()
+        async with asyncio.timeout(120):
+            while len({row["holder"] for row in await stage.rows(OPEN_HOLDERS, POLICIES)}) < 2:
+                await asyncio.sleep(0.05)
+        two.both.set()
         holders = set[int | None]()
         while not training.done():
             holders |= {row["holder"] for row in await stage.rows(HOLDERS) if row["policy_id"] in POLICIES}
