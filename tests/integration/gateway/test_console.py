@@ -135,6 +135,13 @@ def test_two_tabs_race_for_an_alias_and_the_later_one_hears_what_happened(person
     assert bad.status_code in {404, 412, 422}
 
 
+@pytest.mark.parametrize("step", ["0", "x", "-1", "\u0663", "9" * 9, "9" * 5000])
+def test_steps_that_no_job_has_are_a_page_that_says_so(person, step):
+    answer = person.get("/console/jobs/job_none/rollouts/steps", params={"step": step})
+    assert answer.status_code == 404
+    assert "job_none" in answer.text
+
+
 def test_each_button_is_one_change_and_says_what_was_done_or_why_not(stack, person):
     stack.make_policy("buttons", revisions=2)
     with stack.client() as mint:

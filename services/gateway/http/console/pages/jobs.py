@@ -20,6 +20,8 @@ LISTED, COMPARED, LAST_STEPS = 100, 8, 20
 
 STEPS, STEP_EPISODES = 4, 4
 """Steps next to each other, and episodes of each."""
+STEP_DIGITS = 9
+"""Maximum digits of a step's number in an address."""
 Text = Annotated[str, Query(max_length=200)]
 Group = Annotated[int, Query(ge=0)]
 
@@ -109,7 +111,8 @@ async def rollout_steps(
     group: Group = 0,
 ) -> Response:
     """Show a group of several steps next to each other; of one step or none, with others of the job."""
-    steps = sorted({int(each) for each in step or [] if each.isdecimal() and 0 < int(each[:9]) == int(each)})
+    named = {int(each) for each in step or [] if each.isdecimal() and len(each) <= STEP_DIGITS}
+    steps = sorted(named - {0})
     known: dict[int, ApiAnswer] = {}
     if len(steps) < 2:
         newest = await _group(visit, job, None, group)
