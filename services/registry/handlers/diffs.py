@@ -41,20 +41,14 @@ class DiffHandler:
     blobs: Blobs
     scratch: Scratch = TEMPORARY
     _turns: FairGate = field(default_factory=lambda: FairGate(1, callers=_callers()), init=False)
-    _cached: "OrderedDict[_Pair, _Compared]" = field(default_factory=OrderedDict, init=False)
+    _cached: OrderedDict[_Pair, _Compared] = field(default_factory=OrderedDict, init=False)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
         """Compare two revisions. Raises RevisionLostError, BlobMissing, BlobCorrupt, Overloaded."""
         for each in (before, after):
             if each.fault is not None:
                 raise RevisionLostError(name=policy.name, number=each.number, fault=each.fault)
-        pair = policy.tenant_id, before.digest, after.digest
-        compared = self._cached.get(pair)
-        if compared is None:
-            async with self._turns.turn(policy.tenant_id):
-                compared = await self._compare(policy, before, after)
-        self._cache(pair, compared)
-        manifests, modules = compared
+        manifests, modules = await self._compared(policy, before, after)
         scores = [await self.evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
         return RevisionDiff(
             before=before,
@@ -64,6 +58,20 @@ class DiffHandler:
             scores=changed_numbers(*map(scores_by_name, scores)),
             modules=modules,
         )
+
+    async def _compared(
+        self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord
+    ) -> _Compared:
+        """Return the comparison of a pair: a cached one, or one that is made when its tenant has its turn."""
+        pair = policy.tenant_id, before.digest, after.digest
+        if pair not in self._cached:
+            async with self._turns.turn(policy.tenant_id):
+                if pair not in self._cached:  # else made for another caller meanwhile
+                    compared = await self._compare(policy, before, after)
+                    self._cache(pair, compared)
+                    return compared
+        self._cached.move_to_end(pair)
+        return self._cached[pair]
 
     async def _compare(
         self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord
@@ -78,8 +86,7 @@ class DiffHandler:
         return manifests, tuple(modules)
 
     def _cache(self, pair: _Pair, compared: _Compared) -> None:
-        """Cache a comparison as the latest, and drop those that were asked for longest ago."""
-        self._cached.pop(pair, None)
+        """Cache a comparison, and drop those that were requested longest ago."""
         self._cached[pair] = compared
         while len(self._cached) > 1 and sum(len(each) for _, each in self._cached.values()) > MAX_MODULES:
             self._cached.popitem(last=False)

@@ -1,5 +1,6 @@
 """Comparisons of revisions: made once, and cached up to a number of modules."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ class Counted(DiffHandler):
 
     async def _compare(self, policy, before, after):
         self.compared.append((before.digest, after.digest))
+        await asyncio.sleep(0)
         return (({}, {}), ("module", "module"))
 
 
@@ -45,6 +47,12 @@ async def test_the_pairs_asked_for_last_are_not_compared_again(handler):
     for before, after in ((1, 2), (1, 3), (1, 2), (1, 4), (1, 2), (1, 3)):
         await handler.diff(POLICY, revision(before), revision(after))
     assert handler.compared == [("d1", "d2"), ("d1", "d3"), ("d1", "d4"), ("d1", "d3")]
+
+
+async def test_two_callers_at_once_wait_for_one_comparison(handler):
+    both = (handler.diff(POLICY, revision(1), revision(2)) for _ in range(2))
+    assert len(await asyncio.gather(*both)) == 2
+    assert handler.compared == [("d1", "d2")]
 
 
 async def test_another_tenant_s_comparison_is_its_own(handler):
