@@ -1,8 +1,10 @@
 """The stored episodes of a job's steps, read for its tenant."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobMissing, MintError, NotFound
@@ -12,11 +14,13 @@ from mint_common.runtime.fair_gate import FairGate
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job
-from services.rollout.core.rollout_view import ShownGroup, rollouts_view, shown_group, step_wave
+from services.rollout.core.rollout_view import ShownPart, rollouts_view, shown_group, step_wave
 from services.rollout.core.staleness import staleness_of
 from services.rollout.handlers.engine_requests import all_of
 
 TEXTS_AT_ONCE = 8
+Part = TypeVar("Part")
+Text = TypeVar("Text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,33 +50,29 @@ class Rollouts:
             record = await asyncio.to_thread(decode_record, data)
             del data
             shown = shown_group(record, group=group, episode=episode)
-            texts = await self._texts(job, shown.parts)
-            pieces = await self._token_texts(job, shown) if token_texts else None
+            texts = await self._read(shown.parts, partial(self._text, job))
+            pieces = await self._read(shown.sampled, partial(self._pieces, job)) if token_texts else None
             lag = lags[wave.step]
+            texts = texts or [None] * len(shown.parts)
             return rollouts_view(wave, record, shown, texts, group=group, staleness=lag, token_texts=pieces)
 
-    async def _token_texts(self, job: Job, shown: ShownGroup) -> list[tuple[str, ...]] | None:
-        """Return the texts of the tokens of each sampled part; None while no engine reads them."""
+    async def _read(
+        self, parts: Sequence[Part], ask: Callable[[Part], Awaitable[Text]]
+    ) -> Sequence[Text] | None:
+        """Return an engine's answer for each part; None while no engine of the base answers."""
         turns = asyncio.Semaphore(TEXTS_AT_ONCE)
 
-        async def texts(tokens: tuple[int, ...]) -> tuple[str, ...]:
+        async def answer(part: Part) -> Text:
             async with turns:
-                return await self.chat.token_texts(job.base, tokens, tenant_id=job.tenant_id)
+                return await ask(part)
 
         try:
-            return await all_of(texts(part.tokens) for part in shown.sampled)
+            return await all_of(answer(part) for part in parts)
         except MintError:
             return None
 
-    async def _texts(self, job: Job, parts: Sequence[tuple[int, ...]]) -> list[str | None]:
-        """Return the text of each part; None of all while no engine of the base answers."""
-        turns = asyncio.Semaphore(TEXTS_AT_ONCE)
+    async def _text(self, job: Job, tokens: tuple[int, ...]) -> str | None:
+        return await self.chat.text(job.base, tokens, tenant_id=job.tenant_id) if tokens else ""
 
-        async def text(tokens: tuple[int, ...]) -> str | None:
-            async with turns:
-                return await self.chat.text(job.base, tokens, tenant_id=job.tenant_id) if tokens else ""
-
-        try:
-            return await all_of(text(each) for each in parts)
-        except MintError:
-            return [None] * len(parts)
+    async def _pieces(self, job: Job, part: ShownPart) -> Sequence[str]:
+        return await self.chat.token_texts(job.base, part.tokens, tenant_id=job.tenant_id)
