@@ -238,6 +238,10 @@ class EngineLoad:
     host_bytes_capacity: int
 
 
+FULL_CACHE = 0.9
+"""Share of an engine's KV blocks in use from which new sequences wait or preempt others."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheUse:
     """Use of an engine's KV cache after its last step: the ``share`` of the blocks in use, from 0 to 1.

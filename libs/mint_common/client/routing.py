@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from mint_common.generation import Place
+from mint_common.generation import FULL_CACHE, Place
 from mint_common.homes import weight_of
 from mint_common.ids import Digest, EngineId
 
@@ -21,8 +21,8 @@ BUSY_LOAD = 4
 MAX_SHARE = 1.3
 """Open tokens of an engine, over the mean of its base's engines, above which it loses ties: consistent
 hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
-FILLING, FULL = 0.75, 0.9
-"""Shares of an engine's KV blocks from which a new sequence soon waits, or pushes others out."""
+FILLING_CACHE = 0.75
+"""Share of an engine's KV blocks in use from which an engine with more free blocks is preferred."""
 MAX_PER_ENGINE = 8192
 _NOWHERE: Mapping[EngineId, "Nearness"] = MappingProxyType({})
 
@@ -70,9 +70,9 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
 
     Of the engines that have the adapter in memory, the one that knows most of the prompt comes first, and one
     with more than its share of the open tokens last: reading a prompt again, or filling a slot, costs less
-    than a load. Among equals the one with more KV cache free comes first, by the steps `FILLING` and `FULL`:
-    a sequence that fits must not wait behind a full cache. If nothing else decides, the bare base goes to the
-    idlest.
+    than a load. Among equals the one with more KV cache free comes first, by the steps `FILLING_CACHE` and
+    `FULL_CACHE`: a sequence that fits must not wait behind a full cache. If nothing else decides, the bare
+    base goes to the idlest.
 
     A hot engine comes after all others: it has ``hot_load`` open requests, and twice as many as the idlest.
     """
@@ -99,7 +99,7 @@ def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LO
 
 def _filled(kv_share: float) -> int:
     """Return how full a KV cache is, in steps: the order changes with them alone, not with each report."""
-    return (kv_share >= FILLING) + (kv_share >= FULL)
+    return (kv_share >= FILLING_CACHE) + (kv_share >= FULL_CACHE)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How many episodes run at a time at the engines of a base, by the use of their KV caches. Pure.
+"""Limits of concurrent episodes per engine, adjusted by the use of its KV cache. Pure.
 
 Additive increase and multiplicative decrease (Chiu and Jain 1989), with thresholds as prime-rl has them in
 its `concurrency.py`. A KV cache that is full pushes sequences out, which are read again from their beginning:
@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mint_common.generation import CacheUse
+from mint_common.generation import FULL_CACHE, CacheUse
 from mint_common.ids import EngineId
 
-ROOMY, FULL = 0.7, 0.9
-"""Shares of KV blocks up to which an engine's limit grows, and from which it is cut."""
+ROOMY = 0.7
+"""Share of an engine's KV blocks in use below which its limit grows; from `FULL_CACHE` on it is cut."""
 STEP, CUT = 8, 0.8
 LEAST = 8
 """Episodes of an engine that is full of others' work: its own queue is fair to tenants."""
@@ -84,11 +84,11 @@ def _next(
     limit: EngineLimit, use: CacheUse, counts: EpisodeCounts, *, own: float, cut_at: float | None
 ) -> EngineLimit:
     """Return the limit of an engine that runs about ``own`` episodes; ``cut_at`` None: it is not cut now."""
-    is_full = use.share >= FULL or use.preemptions > limit.preemptions
+    is_full = use.share >= FULL_CACHE or use.preemptions > limit.preemptions
     noted = replace(limit, preemptions=use.preemptions)
     if is_full and own and cut_at is not None:
         episodes = min(counts.most, max(LEAST, CUT * min(limit.episodes, own)))
         return replace(noted, episodes=episodes, cut_at=cut_at)
-    if not is_full and counts.waiting and use.share <= ROOMY and use.waiting <= QUEUE * use.running:
+    if not is_full and counts.waiting and use.share < ROOMY and use.waiting <= QUEUE * use.running:
         return replace(noted, episodes=min(counts.most, limit.episodes + STEP))
     return noted

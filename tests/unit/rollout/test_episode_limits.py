@@ -3,11 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.generation import CacheUse
+from mint_common.generation import FULL_CACHE, CacheUse
 from mint_common.ids import EngineId
 from services.rollout.core.episode_limits import (
     CUT,
-    FULL,
     LEAST,
     ROOMY,
     SETTLE_SECONDS,
@@ -96,7 +95,7 @@ def test_an_engine_that_is_always_asked_for_more_ends_with_a_cache_that_is_used_
     capacity, start
 ) -> None:
     for share, _ in settled(capacity, start, wanted=1000)[-20:]:
-        assert min(ROOMY, MOST / capacity) - 1e-9 <= share <= FULL + 1e-9
+        assert min(ROOMY, MOST / capacity) - 1e-9 <= share < FULL_CACHE
 
 
 @given(st.integers(4, 39))
@@ -112,7 +111,7 @@ def moved(told: CacheUse | None, *, running: int = 100, waiting: int = 0, cut_at
 
 
 def test_a_full_cache_or_a_preemption_cuts_what_runs_and_once_until_it_has_ended() -> None:
-    for told in (use(FULL), use(0.2, preemptions=1)):
+    for told in (use(FULL_CACHE), use(0.2, preemptions=1)):
         assert moved(told) == CUT * 100
         assert moved(told, running=50) == CUT * 50
         assert moved(told, running=101) == 100, "more run than may: an earlier cut has not taken effect"
