@@ -5,18 +5,17 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from mint_common.events import TENANTS_EVENT_TYPES
 from services.gateway.http.console.api import ApiAnswer
 from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.pages.changes import refused_page, send_change
 from services.gateway.http.console.route import ConsoleRoute, form_of
 from services.gateway.http.edge.context import AdminCaller
+from services.gateway.http.mint.event_types import EVENT_TYPES
 
 router = APIRouter(include_in_schema=False, route_class=ConsoleRoute)
 
 LISTED = 100
 """Deliveries of a webhook's page."""
-_TYPES = tuple(event_type.type for event_type in TENANTS_EVENT_TYPES)
 _SAID: Mapping[str, str] = {"active": "activated", "paused": "hook-paused"}
 
 
@@ -93,7 +92,7 @@ async def _listed(visit: Visit, *, typed: Mapping[str, str], refused: ApiAnswer 
         section="webhooks",
         status=200 if refused is None else refused.status,
         found=found,
-        types=_TYPES,
+        types=EVENT_TYPES,
         typed=typed,
         refused=refused,
     )
