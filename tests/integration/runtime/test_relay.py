@@ -261,7 +261,7 @@ async def test_old_causes_are_forgotten_once_their_events_are(
 MANY_OLD = """
     INSERT INTO mint_outbox (cause, event_id, subject, data, headers, published_at)
     SELECT 'old-' || i, 'old-' || i, 'mint.x', decode(repeat('ab', 600), 'hex'), '{}',
-        now() - interval '8 days' FROM generate_series(1, 100000) i
+        now() - interval '8 days' FROM generate_series(1, 300000) i
 """
 
 
@@ -281,7 +281,7 @@ async def test_a_mountain_of_old_rows_goes_in_parts_while_events_are_published(d
             while len(bus.messages) < number:
                 await asyncio.sleep(0.005)
             longest = max(longest, CLOCK.monotonic() - began)
-        assert number > 1, "events go out meanwhile"
+        assert number > 3, "events go out meanwhile"
         assert longest < 5
         while await pool.fetchval("SELECT count(*) FROM mint_answers") > 1:
             await asyncio.sleep(0.02)
