@@ -184,9 +184,9 @@ class OwnedRevision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultyRevision:
-    """A revision that nobody retired and no name resolves to: it is quarantined, or has a ``fault``.
+    """A revision that is not retired and cannot be served: quarantined, or lost, as ``fault`` says.
 
-    ``place`` continues the list; ``aliases`` point at the revision.
+    ``place`` is the cursor of the next page. ``aliases`` are those that point at the revision.
     """
 
     place: str

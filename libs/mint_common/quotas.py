@@ -1,4 +1,4 @@
-"""Quotas: how much of something a tenant may have, and has."""
+"""Quotas of tenants: limits, usage, and the error when a limit is exceeded."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ QuotaName = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaUse:
-    """How much a tenant has of something, and may have; ``limit`` is null without one."""
+    """A tenant's usage of one quota, and its limit; null: no limit."""
 
     name: QuotaName
     used: float
@@ -31,7 +31,7 @@ class QuotaUse:
 
 
 def quota_use(name: QuotaName, used: float, *, limit: float) -> QuotaUse:
-    """Return the use of a quota; a limit of 0 or infinity is none."""
+    """Return the usage of a quota. A limit of 0 or infinity means no limit."""
     return QuotaUse(name=name, used=used, limit=limit if limit and math.isfinite(limit) else None)
 
 

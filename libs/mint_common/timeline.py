@@ -1,4 +1,4 @@
-"""One history of a policy: what several services know of it, newest first, as one list.
+"""Timeline of a policy: entries of several services merged into one list, newest first.
 
 Order: by time in microseconds, then by id. An entry's place names both, so that places compare as texts and a
 list continues below one; each service orders and continues its own entries in the same way.

@@ -17,7 +17,7 @@ def test_a_policy_moves_to_its_teacher(stack: RunningStack) -> None:
     teacher = f"taught-copy@{made['steps'][-1]['revision']['number']}"
     stack.make_policy("learner")
     body = {"policy": "learner", "task": TASK, "algorithm": "opd"}
-    for named in ({}, {"teacher": "taught-copy@99"}, {"teacher": "nobody"}, {"teacher": ""}):
+    for named in ({}, {"teacher": "taught-copy@99"}, {"teacher": "no-such-policy"}, {"teacher": ""}):
         refused = stack.post("/jobs", body | named, status=422)
         assert refused["error"]["field"] == "teacher"
     job = stack.wait_for_end(

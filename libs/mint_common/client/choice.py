@@ -106,9 +106,9 @@ class EngineChoice:
     def _near(
         self, engines: ServingEngines, held: Mapping[EngineId, Nearness], known: Mapping[EngineRun, int]
     ) -> Sequence[str]:
-        """Return engines that have the adapter or read the prompt, and some that are just next.
+        """Return engines that have the adapter or read the prompt, and `SOME_ENGINES` others.
 
-        Of many alike it is others each time, so that each of them gets its part of a hot adapter's requests.
+        Successive calls return different ones of many holders, so that a hot adapter's requests are spread.
         """
         self._turn += 1
         engine_ids = [*map(engine_of, known), *_some(tuple(held), SOME_HOLDERS, self._turn)]

@@ -22,7 +22,7 @@ class ServingEngines:
 
 
 class KnownEngines:
-    """What engines said of themselves last, by address. ``is_alias`` says which addresses are left out."""
+    """The latest description of each engine, by address. Requests go to no address that ``is_alias``."""
 
     def __init__(self, is_alias: Callable[[str, EngineId], bool]) -> None:
         self.by_url: dict[str, EngineInfo] = {}
@@ -30,18 +30,18 @@ class KnownEngines:
         self._serving: dict[BaseName, ServingEngines] = {}
 
     def learn(self, url: str, info: EngineInfo) -> None:
-        """Record what an engine said of itself."""
+        """Record an engine's description."""
         if self.by_url.get(url) != info:
             self.by_url[url] = info
             self._serving.clear()
 
     def forget(self, url: str) -> EngineInfo | None:
-        """Drop an engine; return what it said last."""
+        """Drop an engine; return its latest description."""
         self._serving.clear()
         return self.by_url.pop(url, None)
 
     def members_changed(self) -> None:
-        """Ask again which addresses are left out."""
+        """Decide again which addresses are aliases."""
         self._serving.clear()
 
     def serving(self, base: BaseName) -> ServingEngines:

@@ -1,4 +1,4 @@
-"""Revisions that nobody retired and that cannot be served, over all policies of a tenant."""
+"""Quarantined and lost revisions of all policies of a tenant."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the registry knows of a policy's history: moves, exports and scores in one order."""
+"""Timeline entries of a policy from the registry's tables: alias moves, exports and scores, newest first."""
 
 from collections.abc import Sequence
 

@@ -66,7 +66,7 @@ async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep
 async def list_faulty(
     tenant_id: Tenant, page: Annotated[FaultyQuery, Query()], registry: RegistryDep
 ) -> Sequence[FaultyRevision]:
-    """Return the tenant's revisions that nobody retired and that cannot be served."""
+    """Return the tenant's quarantined and lost revisions, but for retired ones."""
     return await registry.faulty.page(tenant_id, limit=page.limit, after=page.after)
 
 

@@ -1,4 +1,4 @@
-"""What rollout knows of a policy's history: when its jobs were submitted, and how they ended."""
+"""Timeline entries of a policy from the table of jobs: submissions and ends, newest first."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What promotion rules did, found in a policy's timeline."""
+"""Moves made by promotion rules, and the scores that the rules read, from a policy's timeline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

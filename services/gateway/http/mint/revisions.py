@@ -49,7 +49,7 @@ _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], 
 
 @_owned.get("/faulty", response_model=list[FaultyRevision])
 async def list_faulty(_page: Annotated[FaultyQuery, Query()], catalog: ReadCatalog) -> Response:
-    """List the tenant's revisions that nobody retired and that cannot be served: quarantined or lost ones.
+    """List the tenant's quarantined and lost revisions, which cannot be served. Retired ones are left out.
 
     ``after`` is the ``place`` of the last one of the previous page.
     """

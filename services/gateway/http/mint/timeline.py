@@ -1,4 +1,4 @@
-"""``/mint/v1/policies/{policy}/timeline``: what happened to a policy, as the registry and rollout know it."""
+"""``/mint/v1/policies/{policy}/timeline``: entries of the registry and of rollout, merged."""
 
 import asyncio
 from typing import Annotated

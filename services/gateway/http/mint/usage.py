@@ -1,4 +1,4 @@
-"""``/mint/v1/usage``: what a tenant has and may have, as the services that hold the limits count it."""
+"""``/mint/v1/usage``: a tenant's usage and limit of each quota, from the services that enforce them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ TRAINER_SECONDS = 1.0
 async def show_usage(
     caller: ReadCaller, parts: CatalogDep, jobs: JobsDep, tinker: TinkerDep, webhooks: WebhooksDep
 ) -> list[QuotaUse]:
-    """List what your tenant has and may have: a request for more than a limit is 422 `quota_exceeded`.
+    """List your tenant's usage and limit of each quota: a request beyond a limit is 422 `quota_exceeded`.
 
     ``client_seconds`` is missing while no trainer answers.
     """

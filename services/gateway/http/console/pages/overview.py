@@ -59,6 +59,6 @@ async def overview(_caller: ReadCaller, visit: VisitDep) -> Response:
 async def faulty(
     _caller: ReadCaller, visit: VisitDep, after: Annotated[str, Query(max_length=120)] = ""
 ) -> Response:
-    """Show the revisions of all policies that nobody retired and that cannot be served."""
+    """Show quarantined and lost revisions of all policies."""
     found = await visit.get("mint", "v1", "revisions", "faulty", limit=SHOWN_FAULTY, after=after)
     return visit.pages.show(visit, "faulty.html", section="policies", found=found, page=SHOWN_FAULTY)
