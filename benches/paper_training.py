@@ -26,15 +26,13 @@ def run(*, rounds: int = HANDOFF_ROUNDS, seeds: int = SEEDS) -> Report:
     measured = handoff.measure(rounds=rounds, merged_rounds=rounds)
     console.print(table_3(measured))
     write_report(handoff.report(measured))
-    pairs = policies.measure(seeds=seeds)
+    pairs, _ = policies.measure(seeds=seeds)
     console.print(table_4(pairs))
     write_report(policies.report(pairs))
     return report(measured, pairs)
 
 
-def report(
-    measured: Sequence[handoff.Measured], pairs: Sequence[tuple[policies.Arm, policies.Arm]]
-) -> Report:
+def report(measured: Sequence[handoff.Measured], pairs: Sequence[policies.Pair]) -> Report:
     """Return the rows of both, and their plots above one another."""
     halves = (handoff.report(measured), policies.report(pairs))
 
@@ -75,7 +73,7 @@ def table_3(measured: Sequence[handoff.Measured]) -> Table:
     return table
 
 
-def table_4(pairs: Sequence[tuple[policies.Arm, policies.Arm]]) -> Table:
+def table_4(pairs: Sequence[policies.Pair]) -> Table:
     """Return both arms of each seed, and what perfect overlap would make of the first."""
     table = Table(
         title="Table 4: three GRPO policies, whole stack (paper: 1.77x, 1.45x)", title_justify="left"

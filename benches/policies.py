@@ -7,6 +7,9 @@ stacks, whole: rollout by vLLM, scoring, training, export, publication, load.
 The overlap limit is the seconds of the jobs one by one over the longest of three times, all measured there:
 how long waves were sampled, how long the trainer computed, and the processor time of the whole stack over the
 machine's cores. It is what perfect overlap without batching would give.
+
+The rows of ``ahead`` let the three jobs sample ahead of training as well, with DPPO for GRPO, over the same
+jobs one by one, which do not.
 """
 
 import asyncio
@@ -15,13 +18,13 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 
 from benches.machine import DeviceName
-from benches.report import Report, Row, make_row
+from benches.report import Report, Row, bootstrap_interval, make_row
 from benches.stacks import open_bench_stack, shared_gpu
 from mint_client.adapters.public_api import PublicApi, path_of
 from mint_client.core.jobs import TERMINAL, JobNow, read_job
@@ -35,7 +38,9 @@ from services.standalone.demo.requests import (
 from services.standalone.demo.run import watched_memory
 
 TASKS = ("mode:copy", "mode:sort", "mode:rot1")
-STEPS, HELDOUT = 20, 128
+STEPS, HELDOUT, SEEDS = 20, 128, 10
+AHEAD = 2
+"""Waves that a job samples ahead of training, in the rows of ``ahead``."""
 POLL_SECONDS = 0.1
 
 
@@ -54,36 +59,49 @@ class Arm:
     accuracy: tuple[float, ...]
 
 
+Pair = tuple[Arm, Arm]
+"""One by one, and together, on one seed."""
+
+
 def run(*, device: DeviceName = "cpu") -> Report:
     """Measure."""
-    return report(measure(device=device))
+    pairs, ahead = measure(device=device)
+    both = report(pairs)
+    return replace(both, rows=[*both.rows, *_rows(ahead, "three_policies_ahead")])
 
 
-def measure(*, seeds: int = 3, device: DeviceName = "cpu") -> list[tuple[Arm, Arm]]:
-    """Train the policies one by one and together, on as many seeds; which comes first alternates."""
+def measure(*, seeds: int = SEEDS, device: DeviceName = "cpu") -> tuple[list[Pair], list[Pair]]:
+    """Train the policies one by one, together, and together with sampling ahead, on as many seeds.
+
+    Which comes first alternates. The first pairs compare the first two, the others the first and the last.
+    """
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    pairs = []
+    pairs, ahead = [], []
     for seed in range(seeds):
-        order = (False, True) if seed % 2 == 0 else (True, False)
-        arms = {together: asyncio.run(_arm(seed, device, together=together)) for together in order}
-        pairs.append((arms[False], arms[True]))
-        for together, arm in sorted(arms.items()):
-            print(f"seed {seed}, {'together' if together else 'one by one'}: {arm}")
-    return pairs
+        order = ("one by one", "together", "ahead")
+        arms = {
+            way: asyncio.run(_arm(seed, device, way)) for way in (order if seed % 2 == 0 else order[::-1])
+        }
+        pairs.append((arms["one by one"], arms["together"]))
+        ahead.append((arms["one by one"], arms["ahead"]))
+        for way in order:
+            print(f"seed {seed}, {way}: {arms[way]}")
+    return pairs, ahead
 
 
-def report(pairs: Sequence[tuple[Arm, Arm]]) -> Report:
-    """Return the rows of what was measured."""
-    return Report(bench="policies", rows=_rows(pairs), draw=lambda figure: draw(figure, pairs))
+def report(pairs: Sequence[Pair]) -> Report:
+    """Return the rows of three jobs at once that do not sample ahead."""
+    rows = _rows(pairs, "three_policies")
+    return Report(bench="policies", rows=rows, draw=lambda figure: draw(figure, pairs))
 
 
-async def _arm(seed: int, device: DeviceName, *, together: bool) -> Arm:
+async def _arm(seed: int, device: DeviceName, way: str) -> Arm:
     async with open_bench_stack(overrides=shared_gpu(device)) as stack:
         with PublicApi(stack.gateway_url, stack.api_key) as api:
-            return await _trained(api, seed, together=together)
+            return await _trained(api, seed, together=way != "one by one", ahead=AHEAD * (way == "ahead"))
 
 
-async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
+async def _trained(api: PublicApi, seed: int, *, together: bool, ahead: int) -> Arm:
     recipes = [recipe_of(api, task) for task in TASKS]
     for task, recipe in zip(TASKS, recipes, strict=True):
         create_policy(api, _policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
@@ -92,7 +110,7 @@ async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
     async with watched_memory() as memory:
         began, busy = time.perf_counter(), _processor_seconds()
         if together:
-            jobs = (asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS)
+            jobs = (asyncio.to_thread(_train, api, task, STEPS, seed, ahead=ahead) for task in TASKS)
             trained = await asyncio.gather(*jobs)
         else:
             trained = [await asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS]
@@ -127,9 +145,9 @@ def _processor_seconds() -> float:
     return total
 
 
-def _train(api: PublicApi, task: str, steps: int, seed: int, *, policy: str = "") -> JobNow:
+def _train(api: PublicApi, task: str, steps: int, seed: int, *, policy: str = "", ahead: int = 0) -> JobNow:
     """Train one policy, the task's own unless it is named, and return its job."""
-    job_id = submit_job(api, policy or _policy(task), task, steps=steps, seed=seed)
+    job_id = submit_job(api, policy or _policy(task), task, steps=steps, seed=seed, ahead=ahead)
     while True:
         job = read_job(api.get(path_of("jobs", job_id)))
         if job.state in TERMINAL:
@@ -142,7 +160,7 @@ def _policy(task: str) -> str:
     return task.replace(":", "-")
 
 
-def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:
+def _rows(pairs: Sequence[Pair], name: str) -> list[Row]:
     limits = [overlap_limit(alone) for alone, _ in pairs]
     ratios = [alone.seconds / together.seconds for alone, together in pairs]
     limit = statistics.median(limits)
@@ -151,9 +169,10 @@ def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:
     ]
     return [
         make_row(
-            "three_policies_ratio",
+            f"{name}_ratio",
             ratios,
             unit="ratio",
+            interval=bootstrap_interval(ratios, statistics.median),
             goal=min(1.77, 0.9 * limit),
             better="higher",
             limit=limit,
@@ -166,7 +185,7 @@ def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:
             "nine tenths of the limit if that is less",
         ),
         make_row(
-            "three_policies_memory",
+            f"{name}_memory",
             [together.peak_mb / alone.peak_mb for alone, together in pairs],
             unit="ratio",
             goal=1.05,
@@ -176,7 +195,7 @@ def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:
             f"{statistics.median(together.peak_mb for _, together in pairs):.0f} MB",
         ),
         make_row(
-            "three_policies_accuracy_gap",
+            f"{name}_accuracy_gap",
             gaps,
             unit="accuracy",
             goal=-0.05,
@@ -192,7 +211,7 @@ def overlap_limit(alone: Arm) -> float:
     return alone.seconds / max(alone.sampling, alone.training, alone.computing)
 
 
-def _median(pairs: Sequence[tuple[Arm, Arm]], name: str) -> float:
+def _median(pairs: Sequence[Pair], name: str) -> float:
     return statistics.median(float(getattr(alone, name)) for alone, _ in pairs)
 
 
@@ -200,7 +219,7 @@ def _accuracies(arms: Iterable[Arm]) -> str:
     return " ".join(f"{statistics.fmean(arm.accuracy):.3f}" for arm in arms)
 
 
-def draw(figure: Any, pairs: Sequence[tuple[Arm, Arm]]) -> None:
+def draw(figure: Any, pairs: Sequence[Pair]) -> None:
     """Draw seconds and memory of both arms."""
     names = ["one by one", "together"]
     drawn = (("seconds", "three GRPO jobs, seconds"), ("peak_mb", "peak memory, MB"))

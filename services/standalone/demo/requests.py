@@ -72,9 +72,11 @@ def create_policy(api: PublicApi, name: str, base: str, *, rank: int, alpha: flo
     api.post("/policies", {"name": name, "base": base, "lora": {"rank": rank, "alpha": alpha, "seed": 0}})
 
 
-def submit_job(api: PublicApi, policy: str, task: str, *, steps: int, seed: int = 0) -> str:
-    """Submit a GRPO job with the task's recipe and return its id."""
-    body = {"policy": policy, "task": task, "algorithm": "grpo", "steps": steps, "seed": seed}
+def submit_job(api: PublicApi, policy: str, task: str, *, steps: int, seed: int = 0, ahead: int = 0) -> str:
+    """Submit a job with the task's recipe and return its id: GRPO, or DPPO if it samples waves ahead."""
+    algorithm = "dppo" if ahead else "grpo"
+    body = {"policy": policy, "task": task, "algorithm": algorithm, "steps": steps, "seed": seed}
+    body |= {"staleness": ahead} if ahead else {}
     return str(api.post("/jobs", body)["job_id"])
 
 
