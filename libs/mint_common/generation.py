@@ -194,10 +194,15 @@ Place = Literal["stored", "host", "slot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPlaces:
-    """Places of an engine's adapters; None when unchanged since the known ``version``."""
+    """Places of an engine's adapters at a ``version``.
+
+    ``whole``: all of them, the nearest first; else those that changed since the version asked about, None for
+    an adapter that has left.
+    """
 
     version: str
-    places: dict[Digest, Place] | None
+    whole: bool
+    places: dict[Digest, Place | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

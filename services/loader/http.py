@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from itertools import dropwhile
 from typing import Annotated, cast
 
 import msgspec
@@ -39,6 +40,7 @@ from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
 
 MAX_PLACES = 4096
+_Changes = dict[Digest, Place | None]
 
 _ADMIN = "admin"
 UNREAD_BYTES = 256 << 20
@@ -47,29 +49,45 @@ where an adapter would stay in its slot for a slow reader."""
 
 
 class Places:
-    """Numbers the changes of where adapters are, within a run of the engine (its epoch)."""
+    """Numbers the changes of adapters' places within a run of the engine (its epoch).
+
+    The last changes are kept, `MAX_PLACES` entries of them, for clients that know an earlier number.
+    """
 
     def __init__(self, places: Callable[[int], Mapping[Digest, Place]], *, epoch: str) -> None:
         self._places = places
         self._epoch = epoch
         self._number = 0
         self._last: dict[Digest, Place] = {}
-        self._answer = self._encoded(self._last)
-
-    def since(self, known: str) -> bytes:
-        """Return `AdapterPlaces` in JSON, without places for one who knows the newest version."""
-        now = dict(self._places(MAX_PLACES))
-        if now != self._last:
-            self._number += 1
-            self._last, self._answer = now, self._encoded(now)
-        return self._encoded(None) if known == self._version else self._answer
+        self._changes: dict[str, _Changes] = {}
+        self._changed = 0
 
     @property
     def _version(self) -> str:
         return f"{self._epoch}-{self._number}"
 
-    def _encoded(self, places: dict[Digest, Place] | None) -> bytes:
-        return msgspec.json.encode(AdapterPlaces(version=self._version, places=places))
+    def since(self, known: str) -> AdapterPlaces:
+        """Return what has changed since a version, or all places if its changes are not kept."""
+        self._look()
+        if known != self._version and known not in self._changes:
+            return AdapterPlaces(version=self._version, whole=True, places=dict(self._last))
+        changed: _Changes = {}
+        for _, changes in dropwhile(lambda kept: kept[0] != known, self._changes.items()):
+            changed |= changes
+        return AdapterPlaces(version=self._version, whole=False, places=changed)
+
+    def _look(self) -> None:
+        now = dict(self._places(MAX_PLACES))
+        changes: _Changes = {each: place for each, place in now.items() if self._last.get(each) != place}
+        changes |= dict.fromkeys(self._last.keys() - now.keys())
+        self._last = now
+        if not changes:
+            return
+        self._changes[self._version] = changes  # the version that they follow
+        self._number += 1
+        self._changed += len(changes)
+        while self._changed > MAX_PLACES:
+            self._changed -= len(self._changes.pop(next(iter(self._changes))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +179,14 @@ def _add_residency(http: FastAPI, tiers: Tiers, places: Places) -> None:
     async def list_adapters(
         tenant_id: str | None = None,
         limit: Annotated[int | None, Query(ge=1)] = None,
-        known: str | None = None,
+        since: str | None = None,
     ) -> object:
         """Return every adapter that a tenant has used, or that is on the engine, in the queue or on the disk.
 
-        The nearest first. With ``known``, a version of `AdapterPlaces`, only what has changed since.
+        The nearest first. With ``since``, a version of `AdapterPlaces`, the changes since then alone.
         """
-        if known is not None:
-            return Response(places.since(known), media_type="application/json")
+        if since is not None:
+            return Response(msgspec.json.encode(places.since(since)), media_type="application/json")
         return msgspec.to_builtins(tiers.statuses(tenant_id=_tenant(tenant_id), limit=limit))
 
     @http.get("/internal/adapters/{digest}")

@@ -384,7 +384,8 @@ class EngineDirectory:
         client = self._clients[url]
         try:
             info = await client.describe()
-            places = await client.places(limit=_MAX_ADAPTERS)
+            known = self._choice.residency.version(info.engine_id, info.epoch)
+            places = await client.places(since=known, limit=_MAX_ADAPTERS)
             load = await client.load()
         except MintError as error:
             if is_away(error):
@@ -393,5 +394,4 @@ class EngineDirectory:
         self._known.learn(url, info)
         self._lost.pop(url, None)
         self._choice.report(url, load)
-        # The map drops its oldest entries, so the closest must be added last.
-        self._choice.residency.correct(info.engine_id, info.epoch, reversed(places.items()))
+        self._choice.residency.follow(info.engine_id, info.epoch, places)

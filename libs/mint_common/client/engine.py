@@ -31,7 +31,6 @@ class EngineClient:
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
         self._read = http.read
-        self._known = AdapterPlaces(version="", places={})
 
     async def describe(self) -> EngineInfo:
         """Return which base the engine has, and its limits."""
@@ -70,20 +69,18 @@ class EngineClient:
         asked = {"tenant_id": tenant_id, "limit": limit}
         return self._read(await self._http.get("/internal/adapters", asked), list[AdapterStatus])
 
-    async def places(self, *, limit: int) -> dict[Digest, Place]:
-        """Return the places of the adapters on the engine, the nearest first, from memory if unchanged."""
-        answer = await self._http.get("/internal/adapters", {"limit": limit, "known": self._known.version})
-        if isinstance(answer, list):  # of a loader that knows no versions
+    async def places(self, *, since: str, limit: int) -> AdapterPlaces:
+        """Return the changes of adapters' places since a version, or all places ("": always)."""
+        answer = await self._http.get("/internal/adapters", {"limit": limit, "since": since})
+        if isinstance(answer, list):  # of a loader that numbers no changes
             statuses = self._read(answer, list[AdapterStatus])
-            return {
+            places: dict[Digest, Place | None] = {
                 each.digest: each.tier
                 for each in statuses
                 if each.readiness == "ready" or each.tier == "stored"
             }
-        told = self._read(answer, AdapterPlaces)
-        if told.places is not None:
-            self._known = told
-        return self._known.places or {}
+            return AdapterPlaces(version="", whole=True, places=places)
+        return self._read(answer, AdapterPlaces)
 
     async def adapter(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
         """Return where one adapter is now; with a tenant, as `adapters`."""

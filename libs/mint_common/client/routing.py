@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from mint_common.generation import FULL_CACHE, Place
+from mint_common.generation import FULL_CACHE, AdapterPlaces, Place
 from mint_common.homes import weight_of
 from mint_common.ids import Digest, EngineId
 
@@ -24,6 +24,8 @@ hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018)."""
 FILLING_CACHE = 0.75
 """Share of an engine's KV blocks in use from which an engine with more free blocks is preferred."""
 MAX_PER_ENGINE = 8192
+_MAX_ANSWERS = 20
+"""Answers of an engine, a few seconds apart, of which the first names all places and the others changes."""
 _NOWHERE: Mapping[EngineId, "Nearness"] = MappingProxyType({})
 
 
@@ -102,11 +104,17 @@ def _filled(kv_share: float) -> int:
     return (kv_share >= FILLING_CACHE) + (kv_share >= FULL_CACHE)
 
 
+def _nearness(place: Place | None) -> Nearness:
+    return Nearness.ABSENT if place is None else NEARNESS[place]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Run:
     engine_id: EngineId
     epoch: str
     held: OrderedDict[Digest, None] = field(default_factory=OrderedDict)
+    version: str = ""
+    answers: int = 0
 
 
 class ResidencyMap:
@@ -131,6 +139,25 @@ class ResidencyMap:
         self._runs[engine_id] = run = _Run(engine_id=engine_id, epoch=epoch)
         for digest, place in places:
             self._remember(run, digest, NEARNESS[place])
+
+    def version(self, engine_id: EngineId, epoch: str) -> str:
+        """Return the version since which to ask an engine for changes, "" to ask for all places.
+
+        All are asked for now and then: a late event may contradict the changes that came before it.
+        """
+        run = self._runs.get(engine_id)
+        return "" if run is None or run.epoch != epoch or run.answers >= _MAX_ANSWERS else run.version
+
+    def follow(self, engine_id: EngineId, epoch: str, told: AdapterPlaces) -> None:
+        """Note an engine's answer: all places, or the changes since what was known of this run."""
+        # The oldest entries are dropped first, so the nearest come last.
+        newest = reversed(told.places.items())
+        if told.whole:
+            self.correct(engine_id, epoch, ((digest, place) for digest, place in newest if place))
+        elif not all(self.note(engine_id, epoch, each, _nearness(place)) for each, place in newest):
+            return  # the run was forgotten meanwhile
+        if run := self._runs.get(engine_id):
+            run.version, run.answers = told.version, run.answers + 1
 
     def note(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
         """Note how near an adapter is now; return False when the run is unknown and must be asked."""
