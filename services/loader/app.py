@@ -33,6 +33,7 @@ from services.loader import metrics
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, open_builder
+from services.loader.adapters.numbering import numbered
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import (
     EngineConfig,
@@ -130,6 +131,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
     check_served(facts, field="MINT_LOADER_BASE_DIR")
     max_context = min(facts.max_context, settings.max_context)
     async with AsyncExitStack() as stack:
+        name, cache_dir = stack.enter_context(numbered(settings.engine_id, settings.cache_dir))
+        settings = settings.model_copy(update={"engine_id": name, "cache_dir": cache_dir})
         engine, builder = await stack.enter_async_context(opens(settings, facts, clock))
 
         engine_id = EngineId(settings.engine_id or own_name())

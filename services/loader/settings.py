@@ -14,8 +14,9 @@ class LoaderSettings(MemberSettings):
     peers: RegistryPeer
     engine_id: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$",
-        description="name of this engine, the same at every start; empty: the host's name",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62}|[A-Za-z0-9][A-Za-z0-9_-]{0,58}\*)?$",
+        description="name of this engine, the same at every start; empty: the host's name; NAME*: the lowest"
+        " number that no engine on the same cache volume has, and a cache folder of its own there",
     )
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
     cache_dir: Path = Field(description="folder for adapter files; emptied of nothing but old adapters")

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 NEEDED = ("podman", "buildah", "runc", "docker-compose", "mmdebstrap")
 STAND_INS = {"postgres": "postgres", "nats": "nats", "s3": "s3"}
-PARTS = ("postgres", "nats", "s3", "registry", "rollout", "gateway", "trainer", "loader", "loader-2")
+PARTS = ("postgres", "nats", "s3", "registry", "rollout", "gateway", "trainer", "loader")
 PORT = 18321
 UP_SECONDS = 600
 CONTAINERS_CONF = """[containers]

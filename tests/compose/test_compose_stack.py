@@ -93,6 +93,17 @@ def test_both_engines_serve_and_texts_are_tokenized(client: httpx.Client) -> Non
     assert {engine["engine_id"] for engine in engines} == {"loader-1", "loader-2"}
 
 
+def test_engines_are_added_and_taken_away_by_number(stack: ComposeStack, client: httpx.Client) -> None:
+    def serving() -> set[str]:
+        return {engine["engine_id"] for engine in client.get("/mint/v1/engines").json()}
+
+    scaled = ("up", "--detach", "--no-build", "--wait", "--no-recreate", "--scale")
+    stack.compose(*scaled, "loader=3")
+    eventually(lambda: serving() == {"loader-1", "loader-2", "loader-3"}, seconds=30)
+    stack.compose(*scaled, "loader=2")
+    eventually(lambda: len(serving()) == 2, seconds=30)
+
+
 def test_a_job_trains_a_policy_that_answers_and_rolls_back(client: httpx.Client) -> None:
     job_id = _submit(client, "life")
     eventually(lambda: _job(client, job_id).get("state") == "succeeded", seconds=JOB_SECONDS)

@@ -36,7 +36,7 @@ def compose() -> Mapping[str, Any]:
 def test_compose_names_the_services_and_their_parts(compose: Mapping[str, Any]) -> None:
     on_gpus = {"trainer-gpu", "loader-gpu"}
     watching = {"prometheus", "grafana", "collector"}
-    assert set(compose["services"]) == {*SERVICES, "loader-2", *on_gpus, "postgres", "nats", "s3", *watching}
+    assert set(compose["services"]) == {*SERVICES, *on_gpus, "postgres", "nats", "s3", *watching}
     assert all(compose["services"][name]["profiles"] == ["observability"] for name in watching)
 
 
@@ -99,18 +99,18 @@ def test_the_image_for_gpus_compiles_and_links(compose: Mapping[str, Any]) -> No
     assert "VLLM_USE_FLASHINFER_SAMPLER" not in stage, "no nvcc: FlashInfer's sampler stays off"
 
 
-def test_engines_share_nothing_but_the_base(compose: Mapping[str, Any]) -> None:
-    engines = [compose["services"][name] for name in ("loader", "loader-2")]
-    ids = {engine["environment"]["MINT_LOADER_ENGINE_ID"] for engine in engines}
-    writable = {volume for engine in engines for volume in engine["volumes"] if not volume.endswith(":ro")}
-    assert len(ids) == len(writable) == 2
+def test_replicas_of_the_engine_number_and_announce_themselves(compose: Mapping[str, Any]) -> None:
+    loader = compose["services"]["loader"]
+    assert loader["deploy"] == {"replicas": 2}
+    assert loader["environment"]["MINT_LOADER_ENGINE_ID"].endswith("*")
+    assert {"container_name", "hostname", "ports"}.isdisjoint(loader)
     known = compose["services"]["gateway"]["environment"]
     assert _substitute(known["MINT_PEERS_LOADER_URLS"]) == "", "they announce themselves"
     assert "MINT_PEERS_TRAINER_URLS" not in known
 
 
 def test_secrets_are_files_and_each_service_has_its_own(compose: Mapping[str, Any]) -> None:
-    for name in (*SERVICES, "loader-2", "trainer-gpu", "loader-gpu"):
+    for name in (*SERVICES, "trainer-gpu", "loader-gpu"):
         service = compose["services"][name]
         files = {
             value.rpartition("/")[2] for value in service["environment"].values() if "/run/secrets/" in value
@@ -195,7 +195,7 @@ def test_compose_never_publishes_beyond_loopback(compose: Mapping[str, Any]) -> 
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "loader-2", "trainer-gpu", "loader-gpu"])
+@pytest.mark.parametrize("name", [*SERVICES, "trainer-gpu", "loader-gpu"])
 def test_service_accepts_its_environment(compose: Mapping[str, Any], name: str, tmp_path: Path) -> None:
     service = name.partition("-")[0]
     (tmp_path / "secret").write_text("postgresql://mint:secret-of-a-sensible-length@postgres:5432/mint")
