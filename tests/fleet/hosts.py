@@ -3,6 +3,7 @@
 The switch is a namespace too, so nothing leaves by the machine's own network.
 """
 
+import ctypes
 import itertools
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _NUMBERS = itertools.count()
+_CLONE_NEWNET = 0x40000000
 
 
 class Hosts:
@@ -61,6 +63,30 @@ class Hosts:
         """Let packets through again."""
         _ip("-n", self._space("switch"), "link", "set", f"to-{name}", "up")
 
+    def separate(self, name: str, others: Sequence[str]) -> None:
+        """Drop every packet between a host and some others, silently."""
+        addresses = ", ".join(self.addresses[other] for other in others)
+        rules = (
+            "table inet cut {\n"
+            f"chain from {{\ntype filter hook input priority 0;\nip saddr {{ {addresses} }} drop\n}}\n"
+            f"chain to {{\ntype filter hook output priority 0;\nip daddr {{ {addresses} }} drop\n}}\n"
+            "}\n"
+        )
+        subprocess.run(self.on(name, "nft", "-f", "-"), input=rules.encode(), check=True)
+
+    def join(self, name: str) -> None:
+        """End a separation."""
+        subprocess.run(self.on(name, "nft", "delete", "table", "inet", "cut"), check=True)
+
+    def enter(self, name: str) -> None:
+        """Let the calling thread's sockets be this host's, for good."""
+        descriptor = os.open(f"/var/run/netns/{self._space(name)}", os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(descriptor)
+
     def on(self, name: str, *command: str) -> list[str]:
         """Return the command that runs one on a host."""
         return ["ip", "netns", "exec", self._space(name), *command]
@@ -69,12 +95,13 @@ class Hosts:
         return f"{self._prefix}-{name}"
 
 
-def why_not() -> str:
-    """Return why there can be no hosts here; empty if there can."""
+def why_not(*more: tuple[str, str]) -> str:
+    """Return why there can be no hosts here; empty if there can. ``more`` are programs and their packages."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "iproute2 is not installed"
+    for program, package in (("ip", "iproute2"), *more):
+        if shutil.which(program) is None:
+            return f"{package} is not installed"
     name = f"mt{os.getpid()}-try"
     made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
     if made.returncode != 0:

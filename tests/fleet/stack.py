@@ -1,0 +1,204 @@
+"""A whole stack over hosts: two of each service, three NATS servers, one Postgres.
+
+A balancer stands for the addresses that a cluster gives registry, rollout and gateways. Blobs are a folder of
+all.
+"""
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from benches.bases import TINY
+from services.standalone.adapters.nats import nats_launch
+from tests.fleet.hosts import Hosts, hosts_of
+from tests.fleet.part import FleetPart
+from tests.own_servers import make_postgres
+
+SERVICES = ("registry", "rollout", "trainer", "loader", "gateway")
+PORTS = {"registry": 8101, "trainer": 8102, "rollout": 8103, "loader": 8104, "gateway": 8321}
+TWINS = tuple(f"{service}-{number}" for service in SERVICES for number in (1, 2))
+NATS = ("nats-1", "nats-2", "nats-3")
+NATS_PORT, ROUTE_PORT = 4222, 6222
+READY_SECONDS = 240.0
+BALANCER = """
+defaults
+  mode tcp
+  retries 3
+  option redispatch
+  timeout connect 1s
+  timeout client 1h
+  timeout server 1h
+{fronts}
+"""
+FRONT = """
+listen {service}
+  bind {address}:{port}
+  option httpchk GET /readyz
+  default-server inter 1s fall 2 rise 1
+  server one {one}:{port} check
+  server two {two}:{port} check
+"""
+
+
+class FleetStack:
+    """Parts by their names, each on a host of that name, and ``client``, the host of users."""
+
+    def __init__(self, hosts: Hosts, parts: Mapping[str, FleetPart], key: str) -> None:
+        self.hosts = hosts
+        self.parts = parts
+        self.key = key
+        self.restarted: list[str] = []
+
+    def up(self) -> None:
+        """Start all, and wait until they are ready."""
+        for part in self.parts.values():
+            part.start()
+            if part.name == "postgres":
+                time.sleep(2)
+        for part in self.parts.values():
+            if part.ready_path:
+                self.wait_for(lambda part=part: self._is_ready(part), what=part.name)
+        assert not self.restarted, f"{self.restarted} ended at their first start"
+
+    def down(self) -> None:
+        """Kill all."""
+        for part in self.parts.values():
+            part.kill()
+
+    def wait_for(self, condition: Callable[[], bool], *, what: str, seconds: float = READY_SECONDS) -> float:
+        """Wait until a condition holds; return the seconds that it took. What ends meanwhile starts again."""
+        began = time.monotonic()
+        while not condition():
+            for part in self.parts.values():
+                if part.has_ended():
+                    self.restarted.append(part.name)
+                    part.start()
+            assert time.monotonic() - began < seconds, f"waited in vain for {what}"
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def on_client(self) -> ThreadPoolExecutor:
+        """Return threads of the users' host."""
+        return ThreadPoolExecutor(8, initializer=self.hosts.enter, initargs=("client",))
+
+    def restart(self, name: str) -> None:
+        """Ask a part to end, start it again, and wait until it is ready."""
+        part = self.parts[name]
+        part.stop()
+        part.start()
+        self.wait_for(lambda: self._is_ready(part), what=name)
+
+    def _is_ready(self, part: FleetPart) -> bool:
+        def ask() -> bool:
+            try:
+                return httpx.get(part.url + part.ready_path, trust_env=False, timeout=2).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        with self.on_client() as threads:
+            return threads.submit(ask).result()
+
+
+@contextmanager
+def open_fleet(folder: Path) -> Iterator[FleetStack]:
+    """Bring a stack up, and take it down."""
+    with hosts_of("client", "postgres", *NATS, "balancer", *TWINS) as hosts:
+        key, token = secrets.token_hex(24), secrets.token_hex(24)
+        postgres, dsn = _postgres(hosts, folder)
+        common = {
+            "MINT_POSTGRES_DSN": dsn,
+            "MINT_NATS_URL": ",".join(f"nats://fleet@{hosts.addresses[one]}:{NATS_PORT}" for one in NATS),
+            "MINT_NATS_REPLICAS": "3",
+            "MINT_BLOBS_URL": f"file://{folder}/blobs",
+            "MINT_INTERNAL_TOKEN": token,
+            "MINT_PEERS_REGISTRY_URL": f"http://{hosts.addresses['balancer']}:{PORTS['registry']}",
+            "MINT_PEERS_ROLLOUT_URL": f"http://{hosts.addresses['balancer']}:{PORTS['rollout']}",
+            "MINT_HTTP_ACCEPT_SECONDS": "4",  # the balancer notices within 3 s
+            "MINT_HTTP_DRAIN_SECONDS": "20",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        parts = [postgres, *_cluster(hosts, folder), _balancer(hosts, folder)]
+        parts += [_service(hosts, folder, name, common, key) for name in TWINS]
+        stack = FleetStack(hosts, {part.name: part for part in parts}, key)
+        try:
+            stack.up()
+            yield stack
+        finally:
+            stack.down()
+
+
+def _postgres(hosts: Hosts, folder: Path) -> tuple[FleetPart, str]:
+    server = make_postgres(folder / "postgres")
+    with (server.launch.folder / "data/pg_hba.conf").open("a") as rules:
+        rules.write("host all all 10.77.0.0/24 scram-sha-256\n")
+    given = {"listen_addresses=127.0.0.1": "listen_addresses=*", "max_connections=100": "max_connections=300"}
+    part = FleetPart(
+        name="postgres",
+        hosts=hosts,
+        argv=[given.get(word, word) for word in server.launch.argv],
+        log=server.log,
+        run_as=server.launch.run_as,
+    )
+    return part, server.address.replace("127.0.0.1", hosts.addresses["postgres"])
+
+
+def _cluster(hosts: Hosts, folder: Path) -> Iterator[FleetPart]:
+    routes = json.dumps([f"nats://{hosts.addresses[one]}:{ROUTE_PORT}" for one in NATS])
+    for name in NATS:
+        launch = nats_launch(folder / name, NATS_PORT)
+        config, address = launch.folder / "nats.conf", hosts.addresses[name]
+        start, _, rest = config.read_text().partition("authorization {")
+        config.write_text(
+            f'{start.replace("127.0.0.1", address)}authorization {{ token: "fleet" }}{rest.partition("}")[2]}'
+            f"server_name: {name}\n"
+            f'cluster {{ name: mint, listen: "{address}:{ROUTE_PORT}", routes: {routes} }}\n'
+        )
+        yield FleetPart(
+            name=name, hosts=hosts, argv=launch.argv, log=launch.folder / "log", run_as=launch.run_as
+        )
+
+
+def _balancer(hosts: Hosts, folder: Path) -> FleetPart:
+    fronts = [
+        FRONT.format(
+            service=service,
+            address=hosts.addresses["balancer"],
+            port=PORTS[service],
+            one=hosts.addresses[f"{service}-1"],
+            two=hosts.addresses[f"{service}-2"],
+        )
+        for service in ("registry", "rollout", "gateway")
+    ]
+    config = folder / "haproxy.cfg"
+    config.write_text(BALANCER.format(fronts="".join(fronts)))
+    argv = ("haproxy", "-db", "-f", str(config))
+    return FleetPart(name="balancer", hosts=hosts, argv=argv, log=folder / "haproxy.log")
+
+
+def _service(hosts: Hosts, folder: Path, name: str, common: Mapping[str, str], key: str) -> FleetPart:
+    service, prefix = name.partition("-")[0], f"MINT_{name.partition('-')[0].upper()}_"
+    own = {
+        "registry": {"BOOTSTRAP_KEY": key},
+        "rollout": {"ENVIRONMENTS_DIR": f"{folder}/environments"},
+        "trainer": {"BASE_DIR": str(TINY)},
+        "loader": {"BASE_DIR": str(TINY), "CACHE_DIR": f"{folder}/{name}", "ENGINE_ID": name},
+        "gateway": {"TOKENIZERS": f"tiny={TINY}"},
+    }[service]
+    listen = {"HTTP_HOST": hosts.addresses[name], "HTTP_PORT": str(PORTS[service])}
+    return FleetPart(
+        name=name,
+        hosts=hosts,
+        argv=(sys.executable, "-m", f"services.{service}"),
+        env={**common, **{prefix + setting: value for setting, value in (own | listen).items()}},
+        log=folder / f"{name}.log",
+        port=PORTS[service],
+        ready_path="/readyz",
+    )

@@ -1,0 +1,253 @@
+"""Each part of a fleet is killed, frozen and cut off, while a job trains and users ask and move an alias.
+
+No revision is lost or doubled, no answer comes from another revision than it names, the alias's history is
+one order true to time, and once the part is back every request is answered. `out/fleet/faults.json` has the
+times.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from benches.machine import ROOT
+from mint_common.bus.nats import connect_nats
+from mint_common.events.subjects import STREAM
+from tests.fleet.alias_history import Row, contradictions
+from tests.fleet.hosts import why_not
+from tests.fleet.stack import NATS, NATS_PORT, SERVICES, TWINS, FleetStack, open_fleet
+from tests.fleet.users import Gateways, Seen, users_at_work
+
+T = TypeVar("T")
+_REASON = why_not(("nft", "nftables"), ("haproxy", "haproxy"))
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(_REASON), reason=_REASON),
+]
+REPORT = ROOT / "out/fleet/faults.json"
+SEED = 32
+STEPS, STEPS_BEFORE = 12, 2
+FAULT_SECONDS, RESTART_SECONDS = 30.0, 2.0
+GAP_SECONDS = 60.0
+REQUESTS = 2000
+CELLS = [
+    *((part, fault) for part in (*SERVICES, "nats", "postgres") for fault in ("kill", "freeze", "cut")),
+    *((part, "cut-nats") for part in SERVICES),
+    *((part, "cut-postgres") for part in SERVICES),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A fleet with a policy of two revisions, and the answer of each by digest."""
+
+    stack: FleetStack
+    texts: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def fleet(server_folder: Path) -> Iterator[Fleet]:
+    server_folder.chmod(0o711)  # Postgres and NATS have users of their own
+    folder = server_folder / "fleet"
+    folder.mkdir(mode=0o711)
+    with open_fleet(folder) as stack:
+        texts = _on_client(stack, lambda gateways: _make_revisions(stack, gateways))
+        yield Fleet(stack=stack, texts=texts)
+
+
+@pytest.mark.parametrize(("part", "fault"), CELLS)
+def test_what_befalls_a_part_loses_doubles_and_mixes_nothing(fleet: Fleet, part: str, fault: str) -> None:
+    stack, policy = fleet.stack, f"{part}-{fault}"
+    stack.restarted.clear()
+    with users_at_work(stack, "asked", policy, fleet.texts) as seen:
+        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        assert job["state"] == "running", job["reason"]
+        victim = _victim(stack, part, policy)
+        began = time.monotonic()
+        _befall(stack, victim, fault)
+        healed = time.monotonic()
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        ended = time.monotonic()
+        back = _on_client(stack, lambda gateways: _answers_again(stack, gateways))
+    found = {
+        "part": part,
+        "fault": fault,
+        "victim": victim,
+        "fault_seconds": round(healed - began, 1),
+        "gap_seconds": round(seen.longest_gap(), 2),
+        "answers": len(seen.answered),
+        "unanswered": seen.unanswered,
+        "moves_and_reads": len(seen.heard),
+        "job_seconds_after_fault": round(ended - began, 1),
+        "all_answer_after_seconds": round(back, 1),
+        "ended_by_themselves": [name for name in stack.restarted if name != victim or fault != "kill"],
+    }
+    _report(found)
+    assert job["state"] == "succeeded", job["reason"]
+    assert len(job["steps"]) == STEPS
+    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+    assert seen.longest_gap() < GAP_SECONDS, found
+
+
+def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> None:
+    """Users ask through the balancer, and ask nothing twice."""
+    stack, policy, steps = fleet.stack, "rolled", 200
+    with users_at_work(stack, "asked", policy, fleet.texts, names=["balancer"]) as seen:
+        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, steps))
+        began = time.monotonic()
+        for name in TWINS:
+            stack.restart(name)
+        seconds = time.monotonic() - began
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, 1))
+        trained = sum(step["revision"] is not None for step in job["steps"])
+        stack.wait_for(lambda: len(seen.answered) >= REQUESTS, what="2,000 requests", seconds=300)
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, steps + 1))
+    _report(
+        {
+            "part": "all",
+            "fault": "rolling restart",
+            "restarts_seconds": round(seconds, 1),
+            "gap_seconds": round(seen.longest_gap(), 2),
+            "answers": len(seen.answered),
+            "unanswered": seen.unanswered,
+            "steps_during_restarts": trained,
+        }
+    )
+    assert job["state"] == "succeeded", job["reason"]
+    assert seen.unanswered == 0
+    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+
+
+def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
+    assert not seen.wrong
+    rows = gateways.ask("GET", f"/mint/v1/policies/asked/aliases/{policy}/history?limit=1000")
+    history = [Row(sequence=row["sequence"], number=row["number"], reason=row["reason"]) for row in rows]
+    assert not list(contradictions(seen.heard, history))
+    assert len(seen.heard) > 10
+    revisions = gateways.ask("GET", f"/mint/v1/policies/{policy}/revisions?limit=1000")
+    trained = list(dict.fromkeys(step["revision"]["digest"] for step in job["steps"]))
+    by_number = sorted(revisions, key=lambda revision: int(revision["number"]))
+    assert [revision["number"] for revision in by_number] == list(range(1, len(trained) + 1))
+    assert [revision["digest"] for revision in by_number] == trained
+
+
+def _befall(stack: FleetStack, victim: str, fault: str) -> None:
+    """Let a fault begin and end."""
+    part, hosts = stack.parts[victim], stack.hosts
+    match fault:
+        case "kill":
+            part.kill()
+            time.sleep(RESTART_SECONDS)
+            part.start()
+            return
+        case "freeze":
+            part.freeze()
+        case "cut":
+            hosts.cut(victim)
+        case "cut-nats":
+            hosts.separate(victim, NATS)
+        case "cut-postgres":
+            hosts.separate(victim, ["postgres"])
+    time.sleep(FAULT_SECONDS)
+    match fault:
+        case "freeze":
+            part.thaw()
+        case "cut":
+            hosts.heal(victim)
+        case _:
+            hosts.join(victim)
+
+
+def _victim(stack: FleetStack, part: str, policy: str) -> str:
+    """Return the host to suffer: the policy's trainer, the stream's leader, else one of two."""
+    if part == "postgres":
+        return part
+    if part == "nats":
+        return _on_client(stack, lambda _: asyncio.run(_leader(stack)))
+    if part == "trainer":
+        pool = _on_client(stack, lambda gateways: gateways.ask("GET", "/mint/v1/trainers"))
+        holders = [one["trainer_id"] for one in pool if len(one["policies"])]
+        for name in ("trainer-1", "trainer-2"):
+            if any(stack.hosts.addresses[name] in holder for holder in holders):
+                return name
+    return f"{part}-{random.Random(f'{SEED} {policy}').choice((1, 2))}"
+
+
+async def _leader(stack: FleetStack) -> str:
+    addresses = ",".join(f"nats://fleet@{stack.hosts.addresses[one]}:{NATS_PORT}" for one in NATS)
+    bus = await connect_nats(addresses, name="test", replicas=len(NATS))
+    try:
+        jetstream = await bus._connection.jetstream()  # no service asks for it
+        info = await jetstream.stream_info(STREAM)
+        assert info.cluster is not None
+        return info.cluster.leader or NATS[0]
+    finally:
+        await bus.close()
+
+
+def _on_client(stack: FleetStack, work: Callable[[Gateways], T]) -> T:
+    def run() -> T:
+        with Gateways(stack) as gateways:
+            return work(gateways)
+
+    with stack.on_client() as threads:
+        return threads.submit(run).result()
+
+
+def _make_revisions(stack: FleetStack, gateways: Gateways) -> dict[str, str]:
+    job = _wait(stack, gateways, _submit(gateways, "asked", 3), 4)
+    assert job["state"] == "succeeded", job["reason"]
+    answers = [gateways.complete(f"asked@{number}") for number in (1, 2)]
+    texts = dict(answer for answer in answers if answer)
+    assert len(texts) == 2
+    return texts
+
+
+def _submit(gateways: Gateways, policy: str, steps: int) -> str:
+    gateways.ask("POST", "/mint/v1/policies", {"name": policy, "base": "tiny"})
+    size = {"prompts_per_step": 4, "group_size": 8}
+    spec = {"policy": policy, "task": "mode:copy", "algorithm": "grpo", "steps": steps, **size}
+    return str(gateways.ask("POST", "/mint/v1/jobs", spec)["job_id"])
+
+
+def _wait(stack: FleetStack, gateways: Gateways, job_id: str, published: int) -> Any:
+    """Return the job once that many of its steps have a revision, or it has ended."""
+    found: dict[str, Any] = {}
+
+    def is_far() -> bool:
+        answer = gateways.once("GET", f"/mint/v1/jobs/{job_id}")
+        if answer is None or answer.status_code != 200:
+            return False
+        found.update(answer.json())
+        steps = sum(step["revision"] is not None for step in found["steps"])
+        return found["state"] in {"succeeded", "failed", "cancelled"} or steps >= published
+
+    stack.wait_for(is_far, what=f"step {published} of {job_id}", seconds=300)
+    return found
+
+
+def _answers_again(stack: FleetStack, gateways: Gateways) -> float:
+    """Wait until twenty requests in a row are answered; return the seconds until the first of them."""
+    began, row, since = time.monotonic(), 0, 0.0
+    while row < 20:
+        since = time.monotonic() if row == 0 else since
+        row = row + 1 if gateways.complete("asked@1") else 0
+        assert time.monotonic() - began < 120, "requests fail long after the fault"
+    return since - began
+
+
+def _report(found: dict[str, Any]) -> None:
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(REPORT.read_text()) if REPORT.exists() else []
+    same = ("part", "fault")
+    kept = [one for one in known if [one[key] for key in same] != [found[key] for key in same]]
+    REPORT.write_text(json.dumps([*kept, found], indent=1) + "\n")

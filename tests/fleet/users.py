@@ -1,0 +1,183 @@
+"""Users of a fleet: they ask one gateway, and the other when it does not answer."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from tests.fleet.alias_history import Heard
+from tests.fleet.stack import PORTS, FleetStack
+
+AWAY = {502, 503, 504}
+GATEWAYS = ("gateway-1", "gateway-2")
+PROMPT = "f abcd="
+TIMEOUT_SECONDS = 5.0
+"""Time after which a user takes a gateway's host for lost."""
+
+
+class Gateways:
+    """A client of both gateways. For threads of the users' host."""
+
+    def __init__(self, stack: FleetStack, *, first: int = 0, names: Sequence[str] = GATEWAYS) -> None:
+        limits = {"timeout": httpx.Timeout(TIMEOUT_SECONDS, connect=1.0), "trust_env": False}
+        headers = {"authorization": f"Bearer {stack.key}"}
+        urls = [f"http://{stack.hosts.addresses[name]}:{PORTS['gateway']}" for name in names]
+        self._https = [httpx.Client(base_url=url, headers=headers, **limits) for url in urls]
+        self._at = first % len(urls)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for http in self._https:
+            http.close()
+
+    def once(self, method: str, path: str, body: object = None) -> httpx.Response | None:
+        """Ask one gateway; after no answer, or one that it is away, the next question goes to the other."""
+        http = self._https[self._at]
+        try:
+            answer = http.request(method, path, json=body)
+        except httpx.TransportError:
+            answer = None
+        if answer is None or answer.status_code in AWAY:
+            self._at = (self._at + 1) % len(self._https)
+        return answer
+
+    def ask(self, method: str, path: str, body: object = None, *, seconds: float = 120.0) -> Any:
+        """Ask until one answers, and return what. Raises AssertionError for a refusal."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = self.once(method, path, body)
+            if answer is not None and answer.status_code not in AWAY:
+                assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+                return answer.json()
+            time.sleep(0.2)
+        raise AssertionError(f"{method} {path}: no answer")
+
+    def complete(self, model: str) -> tuple[str, str] | None:
+        """Return the digest and the text of an answer; None if there is none."""
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 6, "temperature": 0}
+        answer = self.once("POST", "/v1/completions", body)
+        if answer is None or answer.status_code in AWAY:
+            return None
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        return answer.headers["x-mint-revision"], answer.json()["choices"][0]["text"]
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What users saw: when they were answered, what was wrong, and what they heard of the alias."""
+
+    answered: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
+    unanswered: int = 0
+
+    def longest_gap(self) -> float:
+        """Return the longest time between two answers, in seconds."""
+        times = sorted(self.answered)
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
+
+
+@contextmanager
+def users_at_work(
+    stack: FleetStack,
+    policy: str,
+    alias: str,
+    texts: Mapping[str, str],
+    *,
+    names: Sequence[str] = GATEWAYS,
+) -> Iterator[Seen]:
+    """Let users ask ``policy`` and move and read its alias meanwhile; ``texts`` are the answers by digest."""
+    seen, ends = Seen(), threading.Event()
+    path = f"/mint/v1/policies/{policy}/aliases/{alias}"
+    work: Sequence[Callable[[Gateways], None]] = (
+        lambda gateways: _complete(gateways, f"{policy}@1", texts, seen),
+        lambda gateways: _complete(gateways, f"{policy}@2", texts, seen),
+        lambda gateways: _read(gateways, path, seen),
+        _Mover(path, alias, seen).move,
+    )
+
+    def keep_on(one: Callable[[Gateways], None], number: int) -> None:
+        with Gateways(stack, first=number, names=names) as gateways:
+            while not ends.wait(0.15):
+                one(gateways)
+
+    with stack.on_client() as threads:
+        running: list[Future[None]] = [
+            threads.submit(keep_on, one, number) for number, one in enumerate(work)
+        ]
+        try:
+            yield seen
+        finally:
+            ends.set()
+    for one in running:
+        one.result()
+
+
+def _complete(gateways: Gateways, model: str, texts: Mapping[str, str], seen: Seen) -> None:
+    answer = gateways.complete(model)
+    if answer is None:
+        seen.unanswered += 1
+        return
+    seen.answered.append(time.monotonic())
+    if texts.get(answer[0]) != answer[1]:
+        seen.wrong.append(f"{model}: {answer}")
+
+
+def _read(gateways: Gateways, path: str, seen: Seen) -> None:
+    begun = time.monotonic()
+    answer = gateways.once("GET", path)
+    if answer is not None and answer.status_code == 200:
+        record = answer.json()
+        seen.heard.append(
+            Heard(
+                begun=begun,
+                ended=time.monotonic(),
+                sequence=record["sequence"],
+                number=record["revision"]["number"],
+            )
+        )
+
+
+class _Mover:
+    """Moves an alias to and fro, each time from where it last saw it."""
+
+    def __init__(self, path: str, alias: str, seen: Seen) -> None:
+        self._path = path
+        self._seen = seen
+        self._reasons = (f"{alias} {number}" for number in itertools.count(1))
+        self._at: Mapping[str, Any] | None = None
+
+    def move(self, gateways: Gateways) -> None:
+        """Move it once."""
+        current = self._at
+        if current is None:
+            answer = gateways.once("GET", self._path)
+            if answer is None or answer.status_code not in (200, 404):
+                return
+            current = answer.json()["revision"] if answer.status_code == 200 else {"digest": "", "number": 2}
+        begun, target, reason = time.monotonic(), 3 - int(current["number"]), next(self._reasons)
+        body = {"revision": target, "expected": current["digest"], "reason": reason}
+        answer = gateways.once("PUT", self._path, body)
+        if answer is not None and answer.status_code == 412:
+            self._at = None
+            return
+        done = answer is not None and answer.status_code == 200
+        record = answer.json() if answer is not None and done else None
+        self._at = record["revision"] if record else None
+        self._seen.heard.append(
+            Heard(
+                begun=begun,
+                ended=time.monotonic(),
+                sequence=record["sequence"] if record else None,
+                number=target,
+                reason=reason,
+            )
+        )
