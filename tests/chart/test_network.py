@@ -43,13 +43,13 @@ def test_services_reach_whom_they_call_and_nobody_else(rendered: Mapping[str, An
         assert reached == CALLS
 
 
-def test_processes_of_rollout_and_of_the_gateway_reach_each_other(rendered: Mapping[str, Answer]) -> None:
-    """They pass calls of agents on, and polls of samples."""
+def test_processes_of_some_services_reach_each_other(rendered: Mapping[str, Answer]) -> None:
+    """Rollout passes calls of agents on, gateways polls of samples, trainers the work of others' policies."""
     policies = of_kind(rendered["small"].objects, "NetworkPolicy")
     for service, pods in endpoints(rendered["small"]).items():
         if service in PORTS:
             reached = allows(policies, pods, pods, PORTS[service], home=NAMESPACE)
-            assert reached == (service in {"rollout", "gateway"}), service
+            assert reached == (service in {"rollout", "gateway", "trainer"}), service
 
 
 def test_metrics_are_read_from_the_monitoring_namespace(rendered: Mapping[str, Answer]) -> None:

@@ -114,6 +114,16 @@ def test_a_group_starts_as_many_ranks_as_it_has_gpus(rendered: Mapping[str, Answ
         assert container["command"][-1].endswith("-m services.trainer")
 
 
+def test_trainers_of_a_base_are_as_many_as_asked_for() -> None:
+    values = example("small", bases__tiny={"path": "/bases/tiny", "trainer": {"replicas": 3}})
+    (answer,) = render([Case(values=values)])
+    (trainers,) = of_kind(answer.objects, "StatefulSet")
+    assert (trainers["metadata"]["labels"]["app.kubernetes.io/component"], trainers["spec"]["replicas"]) == (
+        "trainer",
+        3,
+    )
+
+
 def test_names_are_unique_and_short_enough(answer: Answer) -> None:
     names = [(one["kind"], one["metadata"]["name"]) for one in answer.objects]
     assert len(set(names)) == len(names)
