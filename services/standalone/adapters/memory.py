@@ -46,7 +46,7 @@ def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> 
         return
     headers = (map_tensors(file).header for file in Path(base.folder).glob("*.safetensors"))
     parameters = sum(math.prod(each.shape) for header in headers for each in header.tensors)
-    parts = [("MINT_TRAINER_DTYPE", base.plan.trainer)]
+    parts = [("MINT_TRAINER_DTYPE", env) for env in base.plan.trainers]
     parts += [("MINT_LOADER_DTYPE", env) for env in engines]
     for variable, env in parts:
         chosen = dtype or {**overrides, **env}.get(variable, "float32")

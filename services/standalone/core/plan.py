@@ -28,10 +28,10 @@ PartEnv = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasePlan:
-    """A base's engines, one at least, and its trainer."""
+    """A base's engines and trainers, one of each at least."""
 
     engines: tuple[PartEnv, ...] = ({},)
-    trainer: PartEnv = field(default_factory=dict)
+    trainers: tuple[PartEnv, ...] = ({},)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
     def env(service: str) -> PartEnv:
         return {} if dtype == "auto" else {f"MINT_{service}_DTYPE": dtype}
 
-    return BasePlan(engines=(env("LOADER"),) * engines, trainer=env("TRAINER"))
+    return BasePlan(engines=(env("LOADER"),) * engines, trainers=(env("TRAINER"),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +103,15 @@ def parts_of(base: BaseAt) -> tuple[str, ...]:
 
 
 def _trainers(base: BaseAt) -> list[str]:
-    return [f"trainer-{base.name}"] if base.trainable else []
+    return _numbered(f"trainer-{base.name}", base.plan.trainers) if base.trainable else []
 
 
 def _loaders(base: BaseAt) -> list[str]:
-    if not base.served:
-        return []
-    first = f"loader-{base.name}"
-    return [first, *(f"{first}-{number}" for number in range(2, len(base.plan.engines) + 1))]
+    return _numbered(f"loader-{base.name}", base.plan.engines) if base.served else []
+
+
+def _numbered(first: str, planned: Sequence[PartEnv]) -> list[str]:
+    return [first, *(f"{first}-{number}" for number in range(2, len(planned) + 1))]
 
 
 def plan_services(
@@ -182,7 +183,7 @@ def start_in_turn(
 
 def _check_parts(base: BaseAt) -> None:
     """Raise SettingInvalid for settings of a trainer or an engine that a base does not have."""
-    lost = [variable for variable in base.plan.trainer if variable != "MINT_TRAINER_DTYPE"]
+    lost = [variable for env in base.plan.trainers for variable in env if variable != "MINT_TRAINER_DTYPE"]
     if lost and not base.trainable:
         raise SettingInvalid(name=lost[0], problem=f"the base {base.name} is not trained")
     lost = [variable for env in base.plan.engines for variable in env if variable != "MINT_LOADER_DTYPE"]
@@ -191,15 +192,15 @@ def _check_parts(base: BaseAt) -> None:
 
 
 def _parts_of(base: BaseAt, cache_folder: str) -> Iterator[ServicePart]:
-    """Yield a base's trainer and its engines, if any."""
+    """Yield a base's trainers and its engines, if any."""
     _check_parts(base)
-    for name in _trainers(base):
+    for name, env in zip(_trainers(base), base.plan.trainers, strict=base.trainable):
         yield ServicePart(
             name=name,
             service="trainer",
             needs=("registry",),
             ready_seconds=300.0,
-            env={**base.plan.trainer, "MINT_TRAINER_BASE_DIR": base.folder},
+            env={**env, "MINT_TRAINER_BASE_DIR": base.folder},
         )
     for name, env in zip(_loaders(base), base.plan.engines, strict=base.served):
         own = {

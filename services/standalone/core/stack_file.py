@@ -2,14 +2,14 @@
 
 A key of an engine or a trainer is a setting of the loader or the trainer in lower case:
 docs/reference/settings.md.
-Additional keys are ``devices``, the GPUs that a part sees, and ``count``, the number of engines of a kind.
+Additional keys are ``devices``, the GPUs that a part sees, and ``count``, the number of such parts.
 """
 
 import difflib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_client.core.tracking import TrackerKind
@@ -118,16 +118,28 @@ class _Reader:
         if not isinstance(listed, list) or not listed:
             raise self._raw.refuse((*path, _OF_ENGINE), "must be a list of at least one engine")
         for index, one in enumerate(listed):
-            engines += self._engines((*path, _OF_ENGINE, index), one, shared)
-        trainer = self._part("trainer", (*path, _OF_TRAINER), entry.get(_OF_TRAINER), shared)
-        return BasePlan(engines=tuple(engines), trainer=trainer)
+            engines += self._alike("engine", (*path, _OF_ENGINE, index), one, shared)
+        return BasePlan(engines=tuple(engines), trainers=tuple(self._trainers(path, entry, shared)))
 
-    def _engines(self, path: Path, value: object, shared: Mapping[str, object]) -> list[PartEnv]:
+    def _trainers(
+        self, path: Path, entry: Mapping[str, object], shared: Mapping[str, object]
+    ) -> Iterator[PartEnv]:
+        """Yield the trainers of one entry, or of a list of them."""
+        given, path = entry.get(_OF_TRAINER), (*path, _OF_TRAINER)
+        if given == []:
+            raise self._raw.refuse(path, "must be a trainer, or a list of at least one")
+        if not isinstance(given, list):
+            yield from self._alike("trainer", path, given, shared)
+            return
+        for index, one in enumerate(given):
+            yield from self._alike("trainer", (*path, index), one, shared)
+
+    def _alike(self, kind: str, path: Path, value: object, shared: Mapping[str, object]) -> list[PartEnv]:
         entry = dict(_mapping(self._raw, path, {} if value is None else value))
         count = entry.pop("count", 1)
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 64:
             raise self._raw.refuse((*path, "count"), f"{count!r} is not a number from 1 to 64")
-        return [self._part("engine", path, entry, shared) for _ in range(count)]
+        return [self._part(kind, path, entry, shared) for _ in range(count)]
 
     def _part(self, kind: str, path: Path, value: object, shared: Mapping[str, object]) -> PartEnv:
         entry = dict(_mapping(self._raw, path, {} if value is None else value))
@@ -137,9 +149,8 @@ class _Reader:
         decided = [key for key in entry if key in DECIDED]
         if decided:
             raise self._raw.refuse((*path, decided[0]), "`mint up` sets this one itself")
-        extra = ("devices", "count") if kind == "engine" else ("devices",)
         names = [name for name in self._settings[service] if name not in DECIDED]
-        _known(self._raw, path, entry, [*extra, *names])
+        _known(self._raw, path, entry, ["devices", "count", *names])
         env = {}
         for key, item in entry.items():
             own, variable = (*path, key), f"MINT_{service.upper()}_{key.upper()}"

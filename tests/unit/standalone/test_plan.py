@@ -70,7 +70,7 @@ def test_a_quantized_base_has_a_loader_and_no_trainer() -> None:
     assert "trainer-fp8" not in planned
     assert planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].count("http") == 1
     assert "trainer-fp8" not in planned["gateway"].calls
-    with_settings = replace(bases[1], plan=BasePlan(trainer={"MINT_TRAINER_THREADS": "2"}))
+    with_settings = replace(bases[1], plan=BasePlan(trainers=({"MINT_TRAINER_THREADS": "2"},)))
     with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is not trained"):
         plan(bases=(with_settings,))
 
@@ -85,6 +85,15 @@ def test_a_base_that_is_only_trained_has_a_trainer_and_no_loader() -> None:
     with_settings = replace(bases[1], plan=BasePlan(engines=({"MINT_LOADER_SLOTS": "2"},)))
     with pytest.raises(SettingInvalid, match=r"MINT_LOADER_SLOTS: the base gpt2 is only trained"):
         plan(bases=(with_settings,))
+
+
+def test_a_base_may_have_several_trainers_each_with_its_settings() -> None:
+    several = BasePlan(trainers=({"MINT_TRAINER_THREADS": "2"}, {}))
+    planned = plan(bases=(replace(BASES[0], plan=several),))
+    assert planned["trainer-tiny"].env["MINT_TRAINER_THREADS"] == "2"
+    assert "MINT_TRAINER_THREADS" not in planned["trainer-tiny-2"].env
+    assert len(planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].split(",")) == 2
+    assert {"trainer-tiny", "trainer-tiny-2"} <= set(planned["gateway"].calls)
 
 
 def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None:

@@ -59,15 +59,22 @@ def test_every_part_gets_its_devices_and_settings(tmp_path: Path) -> None:
         "MINT_LOADER_ENGINE_ARGS": '{"max_num_batched_tokens": 8192}',
     }
     assert plan.engines == (one, one, parallel)
-    assert plan.trainer == {
+    assert plan.trainers[0] == {
         "CUDA_VISIBLE_DEVICES": "3",
         "MINT_TRAINER_DTYPE": "float32",
         "MINT_TRAINER_CHECKPOINTING": "on",
     }
-    assert (found.bases["tiny"].engines, found.bases["tiny"].trainer) == (({},), {})
+    assert (found.bases["tiny"].engines, found.bases["tiny"].trainers) == (({},), ({},))
 
 
 TOP = "bases:\n  b:\n"
+
+
+def test_a_base_may_have_several_trainers(tmp_path: Path) -> None:
+    alike = read(tmp_path, TOP + "    trainer: {count: 2, threads: 3}\n").bases["b"]
+    assert alike.trainers == ({"MINT_TRAINER_THREADS": "3"},) * 2
+    apart = read(tmp_path, TOP + "    trainer:\n      - devices: [0]\n      - devices: [1]\n").bases["b"]
+    assert apart.trainers == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"})
 
 
 @pytest.mark.parametrize(
@@ -90,6 +97,9 @@ TOP = "bases:\n  b:\n"
         (TOP + "    engines:\n      - devices: [0, 1]\n", 4, "are 2, but tensor_parallel times"),
         (TOP + "    trainer:\n      ranks: 2\n      devices: [0]\n", 5, "are 1, but ranks is 2"),
         (TOP + "    trainer:\n      threads: [1]\n", 4, "neither text nor a number"),
+        (TOP + "    trainer:\n      count: 0\n", 4, "count: 0 is not a number from 1 to 64"),
+        (TOP + "    trainer: []\n", 3, "a trainer, or a list of at least one"),
+        (TOP + "    trainer:\n      - thread: 1\n", 4, "thread: is not known; did you mean threads?"),
         (
             TOP + "    engines:\n      - devices: [0]\n        gpu_memory_utilization: 0.5\n"
             "    trainer:\n      devices: [0]\n",
