@@ -158,7 +158,7 @@ class EngineInfo:
     ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts;
     ``dtype`` is the engine's compute dtype: float32, bfloat16 or float16. ``max_completions`` limits one
     request (n), ``max_requests`` the open ones. ``start_seconds`` is how long its process took to start, 0 if
-    its version does not say.
+    its version does not say. With ``has_chat_template`` the base answers chats. Parsers are vLLM's, "": none.
     """
 
     engine_id: EngineId
@@ -175,6 +175,9 @@ class EngineInfo:
     max_completions: int = 128
     max_requests: int = 512
     start_seconds: float = 0.0
+    has_chat_template: bool = True
+    tool_parser: str = ""
+    reasoning_parser: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

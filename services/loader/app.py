@@ -188,6 +188,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             internal_token=settings.internal.token,
             ready=lambda: registration.is_done,
         )
+        parsed = parsing(settings, facts)
         info = EngineInfo(
             engine_id=engine_id,
             epoch=identity.epoch,
@@ -203,6 +204,9 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             max_completions=settings.max_completions,
             max_requests=settings.max_requests,
             start_seconds=round(time.time() - psutil.Process().create_time(), 1),
+            has_chat_template=bool(parsed.chat_template or base_template(settings.base_dir)),
+            tool_parser=parsed.tool_parser or "",
+            reasoning_parser=parsed.reasoning_parser or "",
         )
         serving = Serving(
             engine=engine,

@@ -20,6 +20,7 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/audit": "admin",
     "GET /mint/v1/bases": "read",
     "GET /mint/v1/bases/{base}": "read",
+    "GET /mint/v1/bases/{base}/features": "read",
     "GET /mint/v1/engines": "read",
     "POST /mint/v1/episodes/{episode}/reward": "train",
     "GET /mint/v1/episodes/{episode}/v1/models": "train",

@@ -11,7 +11,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -145,16 +145,18 @@ class EngineDirectory:
         return {info.engine_id: self._choice.cache_use(url) for url, info in infos.items()}
 
     async def limits(self, base: BaseName) -> EngineLimits:
-        """Return the limits that every known engine of a base accepts. Raises Unavailable while none is
-        known.
-        """
-        if not self._serving(base).urls:
-            await self._order(base)
-        engines = self._serving(base).infos.values()
+        """Return the limits that every known engine of a base accepts; raises as `engines_of`."""
+        engines = await self.engines_of(base)
         return EngineLimits(
             max_context=min(engine.max_context for engine in engines),
             max_completions=min(engine.max_completions for engine in engines),
         )
+
+    async def engines_of(self, base: BaseName) -> Collection[EngineInfo]:
+        """Return the descriptions of a base's known engines. Raises Unavailable while none is known."""
+        if not self._serving(base).urls:
+            await self._order(base)
+        return self._serving(base).infos.values()
 
     async def describe(self, base: BaseName) -> EngineInfo:
         """Return the description of one engine of a base. Raises Unavailable."""

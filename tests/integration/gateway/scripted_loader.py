@@ -155,7 +155,7 @@ class ScriptedLoader:
             host_bytes=0,
             host_bytes_capacity=1 << 30,
         )
-        self._info = replace(
+        self.info = replace(
             ENGINE_INFO,
             engine_id=EngineId("scripted"),
             epoch="1",
@@ -181,7 +181,7 @@ class ScriptedLoader:
 
         @http.get("/internal/engine")
         async def engine() -> dict[str, object]:
-            return asdict(self._info)
+            return asdict(self.info)
 
         @http.get("/internal/adapters")
         async def adapters(tenant_id: str | None = None) -> list[dict[str, object]]:
@@ -266,7 +266,7 @@ class ScriptedLoader:
         )
 
     async def _serve(self, asked: ScriptedCall) -> Response:
-        served = asked.facts.revision.digest if asked.facts.revision else f"base:{self._info.base}"
+        served = asked.facts.revision.digest if asked.facts.revision else f"base:{self.info.base}"
         shown = OTHER if asked.prompt.startswith("LIE") else served
         headers = {REVISION_HEADER: shown, ENGINE_HEADER: "scripted", TIER_HEADER: "slot"}
         parts = self._parts(asked, shown)

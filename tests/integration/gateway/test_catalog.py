@@ -22,8 +22,16 @@ def test_bases(mint):
     (base,) = mint.get("/bases").json()
     assert base["name"] == "tiny"
     assert mint.get("/bases/tiny").json() == base
-    missing = mint.get("/bases/huge")
-    assert (missing.status_code, missing.json()["error"]["name"]) == (404, "huge")
+    for path in ("/bases/huge", "/bases/huge/features"):
+        missing = mint.get(path)
+        assert (missing.status_code, missing.json()["error"]["name"]) == (404, "huge")
+
+
+def test_features_of_a_base_are_those_of_its_engines(mint):
+    features = mint.get("/bases/tiny/features").json()
+    assert (features["base"], features["engines"], features["chat"]) == ("tiny", 1, True)
+    assert (features["max_context"], features["max_top_logprobs"]) == (512, 20)
+    assert features["tool_parser"] is features["reasoning_parser"] is None
 
 
 def test_a_policy_is_created_with_defaults_and_found_by_name_and_id(mint):

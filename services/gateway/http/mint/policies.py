@@ -8,7 +8,10 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
 from mint_common.errors import InUse, PreconditionFailed
+from mint_common.ids import BaseName
 from mint_common.runtime.edge_routes import include_routes
+from services.gateway.core.mint.bases import BaseFeatures, features_of
+from services.gateway.http.edge.context import ReadCaller
 from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
 from services.gateway.http.mint.context import CatalogDep, JobsDep
 from services.gateway.http.mint.forwarding import BasesCatalog, PolicyPath, ReadCatalog, TrainCatalog
@@ -32,6 +35,18 @@ async def list_bases(catalog: BasesCatalog) -> Response:
 async def get_base(_base: Annotated[str, Path(alias="base")], catalog: BasesCatalog) -> Response:
     """Return one base."""
     return await catalog.forward()
+
+
+@_bases.get("/{base}/features")
+async def get_features(
+    base: Annotated[str, Path(alias="base")], _caller: ReadCaller, parts: CatalogDep
+) -> BaseFeatures:
+    """Return what the engines of a base take: context, chats, tools, reasoning, log-probabilities.
+
+    404 for a base that is not registered; 503 while none of its engines answers.
+    """
+    await parts.registry.get_base(BaseName(base))
+    return features_of(BaseName(base), await parts.engines.engines_of(BaseName(base)))
 
 
 @_policies.post("", status_code=201, response_model=PolicyRecord, dependencies=[creates("name")])

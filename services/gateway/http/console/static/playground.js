@@ -1,6 +1,7 @@
 // Sends one prompt to each model and streams the answers next to each other.
 const form = document.getElementById("ask");
 const place = document.getElementById("answers");
+const plain = new Set(JSON.parse(form.dataset.plain));
 
 function element(name, text, parent) {
   const made = document.createElement(name);
@@ -18,12 +19,13 @@ async function ask(model, fields) {
   text.className = "text";
   const begun = performance.now();
   let first = 0, tokens = 0, sum = 0;
-  const answer = await fetch("/v1/chat/completions", {
+  const isPlain = plain.has(model), prompt = fields.get("prompt");
+  const asked = isPlain ? { prompt, logprobs: 1 } : { messages: [{ role: "user", content: prompt }], logprobs: true };
+  const answer = await fetch(isPlain ? "/v1/completions" : "/v1/chat/completions", {
     method: "POST",
     headers: { "content-type": "application/json", "x-mint-form": document.body.dataset.formToken },
     body: JSON.stringify({
-      model, stream: true, logprobs: true, max_tokens: Number(fields.get("max_tokens")), temperature: Number(fields.get("temperature")),
-      messages: [{ role: "user", content: fields.get("prompt") }],
+      model, stream: true, max_tokens: Number(fields.get("max_tokens")), temperature: Number(fields.get("temperature")), ...asked,
     }),
   });
   if (!answer.ok) {
@@ -48,8 +50,10 @@ async function ask(model, fields) {
       if (chunk.error) { facts.className = "problem"; facts.textContent = chunk.error.message; return; }
       const choice = chunk.choices?.[0];
       if (!choice) continue;
-      for (const one of choice.logprobs?.content ?? []) { tokens += 1; sum += one.logprob; }
-      if (choice.delta?.content) { first ||= performance.now() - begun; text.append(choice.delta.content); }
+      const logprobs = choice.logprobs?.token_logprobs ?? choice.logprobs?.content?.map((one) => one.logprob) ?? [];
+      for (const one of logprobs) { tokens += 1; sum += one; }
+      const part = choice.text ?? choice.delta?.content;
+      if (part) { first ||= performance.now() - begun; text.append(part); }
     }
   }
   const revision = header("x-mint-revision");
