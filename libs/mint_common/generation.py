@@ -6,8 +6,9 @@ log-probabilities. Every field is explicit, so that no two services can disagree
 """
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -186,6 +187,14 @@ class EngineLimits:
 
     max_context: int
     max_completions: int
+
+    @classmethod
+    def of(cls, engines: Collection[EngineInfo]) -> Self:
+        """Return the least of some engines' limits."""
+        return cls(
+            max_context=min(engine.max_context for engine in engines),
+            max_completions=min(engine.max_completions for engine in engines),
+        )
 
 
 RESTART_SECONDS = 20

@@ -28,6 +28,7 @@ from mint_common.client.relayed import Relayed
 from mint_common.client.routing import NEARNESS, Nearness
 from mint_common.client.served_bases import ServedBases
 from mint_common.client.serving import KnownEngines, ServingEngines
+from mint_common.client.silence import SilentEngines
 from mint_common.client.suspects import Guard, RequestKey, Suspects, request_key, sample_key
 from mint_common.errors import EngineDied, EngineRestarting, MintError, Stopping, Unavailable
 from mint_common.generation import (
@@ -83,6 +84,7 @@ class EngineDirectory:
         self._known = KnownEngines(self._fleet.is_alias)
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._doubted: dict[str, asyncio.Task[None]] = {}
+        self._silent = SilentEngines(lambda url: self._clients[url].describe())
         self._suspects = Suspects()
         self._choice = EngineChoice()
         self._asked_at = -_REASK_SECONDS
@@ -101,6 +103,7 @@ class EngineDirectory:
             self._follow_engine(url)
         for url, client in left.items():
             self._forget(url)
+            self._silent.forget(url)
             del self._stale[url]
             for tasks in (self._corrections, self._meeting, self._doubted):
                 if task := tasks.pop(url, None):
@@ -112,9 +115,9 @@ class EngineDirectory:
 
     def clients(self) -> list[EngineClient]:
         """Return a client of every loader, once each, whether or not it answers."""
-        known = self._known
+        unknown = self._clients.keys() - self._known.by_url.keys()
         return [
-            each for url, each in self._clients.items() if url not in known.by_url or known.is_served_at(url)
+            each for url, each in self._clients.items() if url in unknown or self._known.is_served_at(url)
         ]
 
     async def engines(self) -> list[EngineInfo]:
@@ -136,8 +139,8 @@ class EngineDirectory:
 
     def contexts(self) -> Mapping[BaseName, int]:
         """Return the context of each base that a known engine serves, the least of its engines'."""
-        engines = sorted(self._known.by_url.values(), key=lambda engine: -engine.max_context)
-        return {engine.base: engine.max_context for engine in engines}
+        engines = self._known.by_url.values()
+        return {each.base: each.max_context for each in sorted(engines, key=lambda each: -each.max_context)}
 
     def cache_uses(self, base: BaseName) -> dict[EngineId, CacheUse | None]:
         """Return the use of the KV cache of each engine of a base that answers, None if it does not say."""
@@ -146,11 +149,7 @@ class EngineDirectory:
 
     async def limits(self, base: BaseName) -> EngineLimits:
         """Return the limits that every known engine of a base accepts; raises as `engines_of`."""
-        engines = await self.engines_of(base)
-        return EngineLimits(
-            max_context=min(engine.max_context for engine in engines),
-            max_completions=min(engine.max_completions for engine in engines),
-        )
+        return EngineLimits.of(await self.engines_of(base))
 
     async def engines_of(self, base: BaseName) -> Collection[EngineInfo]:
         """Return the descriptions of a base's known engines. Raises Unavailable while none is known."""
@@ -233,7 +232,8 @@ class EngineDirectory:
             raise EngineRestarting(retry_after_seconds=1)  # it has left the fleet since it was chosen
         self._choice.begin(url, routed)
         try:
-            return await call(client)
+            with self._silent.waiting(url):
+                return await call(client)
         except BaseException as error:
             self._ended(url, routed, error)
             raise
@@ -287,6 +287,7 @@ class EngineDirectory:
     async def aclose(self) -> None:
         """Close all connections."""
         await cancel_all(*self._meeting.values(), *self._doubted.values())
+        await self._silent.aclose()
         await asyncio.gather(*self._closing)
         for client in self._clients.values():
             await client.aclose()
@@ -303,8 +304,10 @@ class EngineDirectory:
         serving = self._serving(base)
         if not serving.urls:
             raise await self._no_engine(base)
-        ordered = self._choice.order(serving, routed)
-        return sorted(ordered, key=lambda url: url in self._doubted or self._fleet.is_last_choice(url))
+        return sorted(self._choice.order(serving, routed), key=self._is_last_choice)
+
+    def _is_last_choice(self, url: str) -> bool:
+        return url in self._doubted or url in self._silent or self._fleet.is_last_choice(url)
 
     async def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]
