@@ -129,7 +129,9 @@ def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> Non
 
 def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
     assert not seen.wrong
-    rows = gateways.ask("GET", f"/mint/v1/policies/asked/aliases/{policy}/history?limit=1000")
+    path, rows = f"/mint/v1/policies/asked/aliases/{policy}/history?limit=1000", list[Any]()
+    while page := gateways.ask("GET", path + (f"&before={rows[-1]['sequence']}" if rows else "")):
+        rows += page
     history = [Row(sequence=row["sequence"], number=row["number"], reason=row["reason"]) for row in rows]
     assert not list(contradictions(seen.heard, history))
     assert len(seen.heard) > 10

@@ -1,11 +1,12 @@
 """Users of a fleet: they ask one gateway, and the other when it does not answer."""
 
+import asyncio
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from tests.fleet.stack import PORTS, FleetStack
 AWAY = {502, 503, 504}
 GATEWAYS = ("gateway-1", "gateway-2")
 PROMPT = "f abcd="
+PAUSE_SECONDS = 0.15
 TIMEOUT_SECONDS = 5.0
 """Time after which a user takes a gateway's host for lost."""
 
@@ -25,11 +27,8 @@ class Gateways:
     """A client of both gateways. For threads of the users' host."""
 
     def __init__(self, stack: FleetStack, *, first: int = 0, names: Sequence[str] = GATEWAYS) -> None:
-        limits = {"timeout": httpx.Timeout(TIMEOUT_SECONDS, connect=1.0), "trust_env": False}
-        headers = {"authorization": f"Bearer {stack.key}"}
-        urls = [f"http://{stack.hosts.addresses[name]}:{PORTS['gateway']}" for name in names]
-        self._https = [httpx.Client(base_url=url, headers=headers, **limits) for url in urls]
-        self._at = first % len(urls)
+        self._https = [httpx.Client(**_options(stack, name)) for name in names]
+        self._at = first % len(names)
 
     def __enter__(self) -> Self:
         return self
@@ -97,22 +96,20 @@ def users_at_work(
     """Let users ask ``policy`` and move and read its alias meanwhile; ``texts`` are the answers by digest."""
     seen, ends = Seen(), threading.Event()
     path = f"/mint/v1/policies/{policy}/aliases/{alias}"
-    work: Sequence[Callable[[Gateways], None]] = (
-        lambda gateways: _complete(gateways, f"{policy}@1", texts, seen),
-        lambda gateways: _complete(gateways, f"{policy}@2", texts, seen),
-        lambda gateways: _read(gateways, path, seen),
-        _Mover(path, alias, seen).move,
-    )
+    mover = _Mover(path, alias, seen)
+    work: Sequence[Callable[[Gateways], None]] = (lambda gateways: _read(gateways, path, seen), mover.move)
+    askers = _Askers(stack, names, (f"{policy}@1", f"{policy}@2"), texts, seen)
 
     def keep_on(one: Callable[[Gateways], None], number: int) -> None:
         with Gateways(stack, first=number, names=names) as gateways:
-            while not ends.wait(0.15):
+            while not ends.wait(PAUSE_SECONDS):
                 one(gateways)
 
     with stack.on_client() as threads:
         running: list[Future[None]] = [
             threads.submit(keep_on, one, number) for number, one in enumerate(work)
         ]
+        running.append(threads.submit(lambda: asyncio.run(askers.ask_until(ends))))
         try:
             yield seen
         finally:
@@ -121,14 +118,61 @@ def users_at_work(
         one.result()
 
 
-def _complete(gateways: Gateways, model: str, texts: Mapping[str, str], seen: Seen) -> None:
-    answer = gateways.complete(model)
-    if answer is None:
-        seen.unanswered += 1
-        return
-    seen.answered.append(time.monotonic())
-    if texts.get(answer[0]) != answer[1]:
-        seen.wrong.append(f"{model}: {answer}")
+class _Askers:
+    """Asks models in turn at a steady rate, however long answers take."""
+
+    def __init__(
+        self,
+        stack: FleetStack,
+        names: Sequence[str],
+        models: Sequence[str],
+        texts: Mapping[str, str],
+        seen: Seen,
+    ) -> None:
+        self._clients = [
+            httpx.AsyncClient(**_options(stack, name), limits=httpx.Limits(max_connections=None))
+            for name in names
+        ]
+        self._at = 0
+        self._models = itertools.cycle(models)
+        self._texts = texts
+        self._seen = seen
+
+    async def ask_until(self, ends: threading.Event) -> None:
+        """Ask until the end, and wait for what is open."""
+        async with AsyncExitStack() as stack:
+            for client in self._clients:
+                await stack.enter_async_context(client)
+            async with asyncio.TaskGroup() as asked:
+                while not ends.is_set():
+                    asked.create_task(self._ask(next(self._models), self._at))
+                    await asyncio.sleep(PAUSE_SECONDS / 2)
+
+    async def _ask(self, model: str, at: int) -> None:
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 6, "temperature": 0}
+        try:
+            answer = await self._clients[at].post("/v1/completions", json=body)
+        except httpx.TransportError:
+            answer = None
+        if answer is None or answer.status_code in AWAY:
+            self._seen.unanswered += 1
+            if self._at == at:
+                self._at = (at + 1) % len(self._clients)
+            return
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        self._seen.answered.append(time.monotonic())
+        digest, text = answer.headers["x-mint-revision"], answer.json()["choices"][0]["text"]
+        if self._texts.get(digest) != text:
+            self._seen.wrong.append(f"{model}: {digest} {text}")
+
+
+def _options(stack: FleetStack, name: str) -> dict[str, Any]:
+    return {
+        "base_url": f"http://{stack.hosts.addresses[name]}:{PORTS['gateway']}",
+        "headers": {"authorization": f"Bearer {stack.key}"},
+        "timeout": httpx.Timeout(TIMEOUT_SECONDS, connect=1.0),
+        "trust_env": False,
+    }
 
 
 def _read(gateways: Gateways, path: str, seen: Seen) -> None:
