@@ -99,7 +99,7 @@ test-console: .venv/.installed ## Look at the console in Chromium: every page, l
 	PYTHONPATH=out/playwright $(PYTEST) tests/console
 
 .PHONY: test-fleet
-test-fleet: .venv/.installed ## Cut the links of hosts: Postgres' locks, a NATS cluster (2 minutes; root and network namespaces)
+test-fleet: .venv/.installed ## Kill, freeze and cut off each part of a stack over hosts (25 minutes; root, nftables, haproxy)
 	$(PYTEST) -m slow $(HOSTS)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
