@@ -345,11 +345,10 @@ class EngineDirectory:
 
     def _note_failure(self, url: str, error: BaseException | None) -> None:
         """Leave out an engine that says itself that it ends; after another failure, ask it."""
+        is_doubtful = isinstance(error, EngineDied) or is_away(error)
         if isinstance(error, EngineRestarting | Stopping):
             self._forget(url)
-        elif (
-            isinstance(error, EngineDied) or is_away(error)
-        ) and url in self._known.by_url.keys() - self._doubted:
+        elif is_doubtful and url in self._known.by_url.keys() - self._doubted:
             self._doubted[url] = asyncio.create_task(self._check(url))
 
     async def _check(self, url: str) -> None:
@@ -368,8 +367,7 @@ class EngineDirectory:
             self._lost[url] = info, time.monotonic()
 
     def _learn(self, message: Message) -> None:
-        news = news_of(message)
-        if news is not None and not self._choice.residency.note(*news):
+        if (news := news_of(message)) is not None and not self._choice.residency.note(*news):
             for stale in self._stale.values():
                 stale.set()
 
