@@ -95,7 +95,8 @@ def test_both_engines_serve_and_texts_are_tokenized(client: httpx.Client) -> Non
 
 def test_engines_are_added_and_taken_away_by_number(stack: ComposeStack, client: httpx.Client) -> None:
     def serving() -> set[str]:
-        return {engine["engine_id"] for engine in client.get("/mint/v1/engines").json()}
+        engines = client.get("/mint/v1/engines").json()
+        return {engine["engine_id"] for engine in engines if engine["state"] == "serving"}
 
     scaled = ("up", "--detach", "--no-build", "--wait", "--no-recreate", "--scale")
     stack.compose(*scaled, "loader=3")
