@@ -23,6 +23,7 @@ from services.gateway.http.console.pages import (
     playground,
     signing_in,
 )
+from services.gateway.http.console.pages import fine_tuning as fine_tuning_pages
 from services.gateway.http.console.pages import jobs as job_pages
 from services.gateway.http.console.pages import keys as key_pages
 from services.gateway.http.console.pages import policies as policy_pages
@@ -96,6 +97,7 @@ CONSOLE = (
     policy_pages,
     rule_pages,
     job_pages,
+    fine_tuning_pages,
     evaluations,
     residency_pages,
     playground,

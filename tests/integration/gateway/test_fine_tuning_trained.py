@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
+from tests.integration.gateway.console_rig import browser
 from tests.integration.gateway.test_fine_tuning import chat, client_of, end, lines, query
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -190,6 +191,30 @@ def test_a_job_ends_with_the_best_revision(client, job) -> None:
     assert [each.mint["best"] for each in checkpoints] == [each is best for each in checkpoints]
     assert all(0 <= each.metrics.train_mean_token_accuracy <= 1 for each in checkpoints)
     assert job.trained_tokens > 0
+
+
+def test_the_console_shows_its_curves_checkpoints_and_files(stack, client, job) -> None:
+    with browser(stack) as person:
+        text = person.get(f"/console/fine_tuning/{job.id}").text
+    assert 'aria-label="Loss by step"' in text
+    policy, _, number = job.fine_tuned_model.partition("@")
+    assert f'href="/console/policies/{policy}/revisions/{number}"' in text
+    assert text.count('<span class="state state-best">') == 1
+    for file in (job.training_file, job.validation_file, *job.result_files):
+        assert f'href="/v1/files/{file}/content"' in text
+
+
+def test_the_console_shows_the_line_that_failed_a_job(stack, client) -> None:
+    rows = [chat(f"{n}+5=", str(n + 5) if n != 11 else "1" * 400) for n in range(16)]
+    made = client.fine_tuning.jobs.create(
+        model="tiny", training_file=upload(client, *rows), suffix="long", extra_body={"mint": {"rank": 4}}
+    )
+    ended = wait_for(client, made)
+    assert (ended.status, ended.error.param, ended.error.line) == ("failed", "training_file", 12)
+    with browser(stack) as person:
+        text = person.get(f"/console/fine_tuning/{made.id}").text
+    assert f"<b>{ended.error.code}</b> in <code>training_file</code>, line 12" in text
+    assert "Line 12 of rows.jsonl" in text
 
 
 def test_its_events_tell_every_step(client, job) -> None:

@@ -7,6 +7,8 @@ from mint_common.names import RULE_ACTOR
 
 SHOWN = 10
 """Newest moves of a rule, and newest scores that it looks at."""
+LIMITS = ("at_least", "max_drop", "roll_back_below", "at_most", "max_rise", "roll_back_above")
+"""Fields of a rule that limit scores; each is None where the rule does not have it."""
 Rules = Sequence[Mapping[str, Any]]
 Events = Sequence[Mapping[str, Any]]
 
@@ -29,3 +31,15 @@ def scores_for(rules: Rules, events: Events) -> dict[str, list[Mapping[str, Any]
         ][:SHOWN]
         for rule in rules
     }
+
+
+def verdict(rule: Mapping[str, Any], value: float) -> str:
+    """Return what a score alone means to a rule; the live revision's score may still rule a move out."""
+    sign, least, floor = 1, rule["at_least"], rule["roll_back_below"]
+    if least is None:
+        sign, least, floor = -1, rule["at_most"], rule["roll_back_above"]
+    if sign * value >= sign * least:
+        return "good enough"
+    if floor is not None and sign * value < sign * floor:
+        return "rolls back the live revision"
+    return "not good enough"

@@ -17,6 +17,8 @@ SAID: Mapping[str, str] = {
     "cancelled": "The job ends after its current work.",
     "paused": "The job pauses after its current step.",
     "resumed": "The job goes on.",
+    "rule-paused": "The rule moves nothing until it is resumed.",
+    "rule-resumed": "The rule acts on scores recorded from now on.",
     "retired": "No name resolves to the revision any more.",
     "restored": "Names resolve to the revision again.",
     "pinned": "The revision stays loaded.",

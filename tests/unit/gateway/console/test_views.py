@@ -10,7 +10,7 @@ from services.gateway.core.console.advice import NAMED, advice_for
 from services.gateway.core.console.curves import HEIGHT, MAX_POINTS, WIDTH, curves_of, joined, phases_of
 from services.gateway.core.console.finding import digest_in
 from services.gateway.core.console.quota_rows import quota_rows
-from services.gateway.core.console.rule_views import SHOWN, decisions_of, scores_for
+from services.gateway.core.console.rule_views import SHOWN, decisions_of, scores_for, verdict
 from services.gateway.core.console.words import likelihood, number, short, size, span
 from services.gateway.http.console.pages.signing_in import own_page
 
@@ -149,3 +149,21 @@ def test_a_rule_s_moves_and_scores_are_found_in_a_timeline():
     ]
     assert decisions_of(rules, events) == {"r1": events[:1], "r2": []}
     assert [score["revision"] for score in scores_for(rules, events)["r2"]] == list(range(SHOWN))
+
+
+@pytest.mark.parametrize(
+    ("value", "of_larger", "of_smaller"),
+    [
+        (0.2, "rolls back the live revision", "good enough"),
+        (0.25, "not good enough", "good enough"),
+        (0.4, "not good enough", "not good enough"),
+        (0.5, "good enough", "not good enough"),
+        (0.6, "good enough", "rolls back the live revision"),
+    ],
+)
+def test_a_score_means_the_same_to_a_rule_of_losses_mirrored(value, of_larger, of_smaller):
+    nothing = dict.fromkeys(("at_least", "roll_back_below", "at_most", "roll_back_above"))
+    assert verdict({**nothing, "at_least": 0.5, "roll_back_below": 0.25}, value) == of_larger
+    assert verdict({**nothing, "at_most": 0.25, "roll_back_above": 0.5}, value) == of_smaller
+    unbounded = verdict({**nothing, "at_least": 0.5}, value)
+    assert unbounded == ("good enough" if value >= 0.5 else "not good enough")

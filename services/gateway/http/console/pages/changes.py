@@ -135,6 +135,32 @@ async def change_job(
     return await send_change(visit, "POST", *here, change, here=here, said=DONE[change])
 
 
+@router.post("/console/fine_tuning/{job}/{change}")
+async def change_fine_tuning(
+    job: str, change: Literal["cancel", "pause", "resume"], _caller: TrainCaller, visit: VisitDep
+) -> Response:
+    """Cancel, pause or resume a job on a file."""
+    here = ("console", "fine_tuning", job)
+    answer = await visit.send("POST", "v1", "fine_tuning", "jobs", job, change)
+    return back_to(*here, said=DONE[change]) if answer.is_ok else refused_page(visit, answer, *here)
+
+
+@router.post("/console/policies/{policy}/rules/{rule}/{change}")
+async def change_rule(
+    policy: str,
+    rule: str,
+    change: Literal["pause", "resume", "remove"],
+    _caller: AdminCaller,
+    visit: VisitDep,
+) -> Response:
+    """Pause, resume or remove a promotion rule."""
+    rules = ("policies", policy, "rules")
+    if change == "remove":
+        return await send_change(visit, "DELETE", *rules, rule, here=rules, said="removed")
+    here = (*rules, rule)
+    return await send_change(visit, "POST", *here, change, here=here, said=f"rule-{DONE[change]}")
+
+
 @router.post("/console/evaluations/{run}/cancel")
 async def cancel_run(run: str, _caller: TrainCaller, visit: VisitDep) -> Response:
     """Cancel an evaluation run."""
