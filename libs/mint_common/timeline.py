@@ -1,4 +1,4 @@
-"""Timeline of a policy: entries of several services merged into one list, newest first.
+"""Timeline of a policy or a tenant: entries of several services merged into one list, newest first.
 
 Order: by time in microseconds, then by id. An entry's place names both, so that places compare as texts and a
 list continues below one; each service orders and continues its own entries in the same way.
@@ -33,6 +33,7 @@ _PLACE = rf"^[0-9]{{{_DIGITS}}}-[!-~]+$"
 class TimelineEntry:
     """One thing that happened to a policy at a time, in seconds since the epoch.
 
+    ``policy`` is its name: a removed policy has its id, and its jobs have the name of their submission.
     ``subject``: the alias, the suite and metric, the job, or the code of a refusal. ``revision``: the number
     that was moved to, published, scored, or that a job ended with. ``value``: the score. ``actor``: who did
     it. ``reason``: why; of a finished job its state, and its fault.
@@ -42,6 +43,8 @@ class TimelineEntry:
     at: float
     kind: TimelineKind
     subject: str
+    policy_id: str = ""
+    policy: str = ""
     revision: int | None = None
     value: float | None = None
     actor: str = ""

@@ -59,6 +59,7 @@ REST: Mapping[str, Scope] = {
     "PATCH /mint/v1/policies/{policy}": "train",
     "DELETE /mint/v1/policies/{policy}": "train",
     "GET /mint/v1/policies/{policy}/timeline": "read",
+    "GET /mint/v1/timeline": "read",
     "GET /mint/v1/policies/{policy}/aliases": "read",
     "GET /mint/v1/policies/{policy}/aliases/{alias}": "read",
     "PUT /mint/v1/policies/{policy}/aliases/{alias}": "train",
@@ -198,6 +199,7 @@ TINKER: Mapping[str, Scope] = {
 CONSOLE: Mapping[str, Scope] = {
     "GET /console": "read",
     "GET /console/faulty": "read",
+    "GET /console/timeline": "read",
     "GET /console/policies": "read",
     "GET /console/policies/{policy}": "read",
     "GET /console/policies/{policy}/revisions/{revision}": "read",

@@ -82,6 +82,14 @@ async def get_policy(policy: PolicyDep) -> PolicyRecord:
     return policy
 
 
+@router.get("/timeline")
+async def list_tenant_timeline(
+    tenant_id: Tenant, page: Annotated[TimelineQuery, Query()], registry: RegistryDep
+) -> Sequence[TimelineEntry]:
+    """Return the moves, exports and scores of all policies of a tenant, newest first."""
+    return await registry.timeline.entries(tenant_id, limit=page.limit, before=read_place(page.before))
+
+
 @router.get("/policies/{policy}/timeline")
 async def list_timeline(
     policy: PolicyDep, page: Annotated[TimelineQuery, Query()], registry: RegistryDep

@@ -167,9 +167,12 @@ class PostgresTenantJobs:
         return found
 
     async def timeline(
-        self, tenant_id: TenantId, policy_id: PolicyId, *, limit: int, before: TimelinePlace
+        self, tenant_id: TenantId, policy_id: PolicyId | None, *, limit: int, before: TimelinePlace
     ) -> Sequence[TimelineEntry]:
-        """Return when a policy's jobs were submitted and how they ended, below a place, newest first."""
+        """Return when jobs were submitted and how they ended, below a place, newest first.
+
+        They are a policy's, or all of the tenant's.
+        """
         return await job_entries(self._pool, tenant_id, policy_id, limit=limit, before=before)
 
     async def promoting(self) -> Sequence[Job]:

@@ -1,4 +1,4 @@
-"""Timeline entries of a policy from the table of jobs: submissions and ends, newest first."""
+"""Timeline entries from the table of jobs: submissions and ends, newest first."""
 
 from collections.abc import Sequence
 
@@ -10,32 +10,46 @@ from mint_common.timeline import TimelineEntry, TimelinePlace, place_text
 
 _PARTS = (
     """
-    SELECT round(created_at * 1e6), 'job/' || job_id || '/a', 'job.submitted', job_id, NULL::integer, ''
-    FROM jobs WHERE tenant_id = $5 AND policy_id = $1 AND round(created_at * 1e6) <= $2
+    SELECT round(created_at * 1e6), 'job/' || job_id || '/a', 'job.submitted', policy_id, policy, job_id,
+        NULL::integer, ''
+    FROM jobs WHERE {owner} AND round(created_at * 1e6) <= $2
     """,
     """
-    SELECT round(finished_at * 1e6), 'job/' || job_id || '/b', 'job.finished', job_id,
+    SELECT round(finished_at * 1e6), 'job/' || job_id || '/b', 'job.finished', policy_id, policy, job_id,
         (revision ->> 'number')::integer, state || CASE WHEN reason = '' THEN '' ELSE ': ' || reason END
-    FROM jobs WHERE tenant_id = $5 AND policy_id = $1 AND finished_at IS NOT NULL
-        AND round(finished_at * 1e6) <= $2
+    FROM jobs WHERE {owner} AND finished_at IS NOT NULL AND round(finished_at * 1e6) <= $2
     """,
 )
 _PAGE = """(
-    SELECT * FROM ({part}) AS part (microseconds, id, kind, subject, revision, reason)
+    SELECT * FROM ({part}) AS part (microseconds, id, kind, policy_id, policy, subject, revision, reason)
     WHERE microseconds < $2 OR id COLLATE "C" < $3 ORDER BY microseconds DESC, id COLLATE "C" DESC LIMIT $4
 )"""
-_TIMELINE = f"""
-    SELECT * FROM ({" UNION ALL ".join(_PAGE.format(part=part) for part in _PARTS)}) AS merged
-    ORDER BY microseconds DESC, id COLLATE "C" DESC LIMIT $4
-"""  # noqa: S608  # constants
+
+
+def _query(owner: str) -> str:
+    parts = (_PAGE.format(part=part.format(owner=owner)) for part in _PARTS)
+    return f"""
+        SELECT * FROM ({" UNION ALL ".join(parts)}) AS merged
+        ORDER BY microseconds DESC, id COLLATE "C" DESC LIMIT $4
+    """  # noqa: S608  # constants
+
+
+OF_TENANT = _query("tenant_id = $1")
+"""Page of ``$4`` entries of a tenant ``$1`` below the time ``$2``, in microseconds, and the id ``$3``."""
+_OF_POLICY = _query("tenant_id = $1 AND policy_id = $5")
 
 
 async def job_entries(
-    pool: asyncpg.Pool, tenant_id: TenantId, policy_id: PolicyId, *, limit: int, before: TimelinePlace
+    pool: asyncpg.Pool,
+    tenant_id: TenantId,
+    policy_id: PolicyId | None = None,
+    *,
+    limit: int,
+    before: TimelinePlace,
 ) -> Sequence[TimelineEntry]:
-    """Return the entries of a policy's jobs below a place, newest first."""
-    at = float(before.microseconds)
-    rows = await pool.fetch(_TIMELINE, policy_id, at, before.entry_id, limit, tenant_id)
+    """Return the entries of a tenant's jobs, or of those of one policy, below a place, newest first."""
+    query, policy = (OF_TENANT, ()) if policy_id is None else (_OF_POLICY, (policy_id,))
+    rows = await pool.fetch(query, tenant_id, float(before.microseconds), before.entry_id, limit, *policy)
     return [_entry(row) for row in rows]
 
 

@@ -94,6 +94,15 @@ async def show_usage(tenant_id: Tenant, parts: PartsDep) -> Sequence[QuotaUse]:
     return await parts.admission.uses(tenant_id)
 
 
+@submissions.get("/internal/tenants/{tenant_id}/timeline")
+async def list_tenant_timeline(
+    tenant_id: Tenant, page: Annotated[TimelineQuery, Query()], parts: PartsDep
+) -> Sequence[TimelineEntry]:
+    """Return when a tenant's jobs were submitted and how they ended, newest first."""
+    before = read_place(page.before)
+    return await parts.tenant_jobs.timeline(tenant_id, None, limit=page.limit, before=before)
+
+
 @submissions.get("/internal/tenants/{tenant_id}/policies/{policy_id}/timeline")
 async def list_timeline(
     tenant_id: Tenant, policy_id: str, page: Annotated[TimelineQuery, Query()], parts: PartsDep

@@ -1,0 +1,1 @@
+CREATE INDEX evaluations_of_tenant ON evaluations (tenant_id, created_at);
