@@ -8,7 +8,7 @@ from mint_common.catalog import FaultyRevision
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres import from_row
 
-_FAULTY = """
+FAULTY = """
     SELECT policy_id || '@' || number AS place, name AS policy, base, number, digest, state, fault,
         revisions.created_at,
         ARRAY(
@@ -17,10 +17,10 @@ _FAULTY = """
             ORDER BY alias LIMIT $5
         ) AS aliases
     FROM revisions JOIN policies USING (policy_id)
-    WHERE tenant_id = $1 AND removed_at IS NULL AND (policy_id, number) > ($2, $3)
-        AND (state = 'quarantined' OR (state = 'published' AND fault IN ('missing', 'wrong')))
+    WHERE faulty_tenant = $1 AND removed_at IS NULL AND (policy_id, number) > ($2, $3)
     ORDER BY policy_id, number LIMIT $4
 """
+"""Page of a tenant ``$1``'s faulty revisions behind the policy id ``$2`` and number ``$3``."""
 ALIASES = 20
 """Aliases that are named of one revision."""
 
@@ -34,5 +34,5 @@ class PostgresFaulty:
     async def page(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[FaultyRevision]:
         """Return a tenant's revisions behind a place, by policy id and number."""
         policy_id, _, number = (after or "@0").rpartition("@")
-        rows = await self._pool.fetch(_FAULTY, tenant_id, policy_id, int(number), limit, ALIASES)
+        rows = await self._pool.fetch(FAULTY, tenant_id, policy_id, int(number), limit, ALIASES)
         return [from_row(row, FaultyRevision) for row in rows]
