@@ -15,6 +15,7 @@ PAGES = {
     "timeline": "/console/policies/shown/timeline",
     "rules": "/console/policies/shown/rules",
     "faulty": "/console/faulty",
+    "recently": "/console/timeline",
     "revision": "/console/policies/shown/revisions/2",
     "jobs": "/console/jobs",
     "job": "/console/jobs/{job}",

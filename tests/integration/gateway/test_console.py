@@ -14,6 +14,7 @@ pytestmark = pytest.mark.integration
 PAGES = [
     "/console",
     "/console/faulty",
+    "/console/timeline",
     "/console/policies",
     "/console/policies?name=count&base=tiny",
     "/console/policies/counter",

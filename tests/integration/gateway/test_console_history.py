@@ -76,6 +76,43 @@ def test_a_policy_has_one_history_which_pages_cut_anywhere(stack, timed):
         assert other.get("/policies/timed/timeline").status_code == 404
 
 
+def test_a_tenant_has_one_history_of_all_its_policies(stack, person, timed):
+    """Equal aliases of two policies are entries of their own, and pages cut between them."""
+    other_id = stack.make_policy("timed-too", revisions=1).policy_id
+    with stack.client() as mint:
+        mint.put("/policies/timed-too/aliases/old", json={"revision": 1}).raise_for_status()
+        named = mint.get("/policies/timed").json()["policy_id"]
+        whole = mint.get("/timeline", params={"limit": 1000}).json()
+        places = [entry["place"] for entry in whole]
+        assert places == sorted(set(places), reverse=True)
+        for name, policy_id in (("timed", named), ("timed-too", other_id)):
+            own = [entry for entry in whole if entry["policy_id"] == policy_id]
+            assert own == mint.get(f"/policies/{name}/timeline", params={"limit": 1000}).json()
+            assert {entry["policy"] for entry in own} == {name}
+        assert len({entry["place"] for entry in whole if entry["subject"] == "old"}) == 4
+        for size in (1, 3, 7):
+            paged, before = [], {}
+            while len(paged) < min(len(whole), 15):
+                page = mint.get("/timeline", params={"limit": size, **before}).json()
+                paged += page
+                before = {"before": page[-1]["place"]}
+            assert paged == whole[: len(paged)]
+        for bad in ("x", "1-", "1764670000000000-\x00"):
+            refused = mint.get("/timeline", params={"before": bad})
+            assert (refused.status_code, refused.json()["error"]["field"]) == (422, "before")
+    with stack.client(key=stack.other_key) as other:
+        seen = {entry["policy_id"] for entry in other.get("/timeline", params={"limit": 1000}).json()}
+        assert seen.isdisjoint({named, other_id})
+        theirs = {policy["policy_id"] for policy in other.get("/policies", params={"limit": 1000}).json()}
+        assert seen <= theirs
+    for page in ("/console", "/console/timeline"):
+        text = person.get(page).text
+        assert f'href="/console/policies/{other_id}">timed-too</a>' in text
+        assert f'href="/console/policies/{other_id}/aliases/old"' in text
+        assert "<script>alert(1)" not in text
+    assert person.get("/console/timeline?before=x").status_code == 422
+
+
 def test_a_history_is_shown_at_its_policy_and_whole(person, timed):
     rule_id, job_id = timed
     for page in ("/console/policies/timed", "/console/policies/timed/timeline"):
