@@ -150,6 +150,7 @@ def start_stack(
     file: Path | None = None,
     port: int = 0,
     command: Sequence[str] = (MINT,),
+    flags: Sequence[str] = (),
 ) -> RunningStack:
     """Start `mint up --base tiny`, or `mint up -f FILE`, and wait until it is ready."""
     port = port or free_port()
@@ -158,7 +159,7 @@ def start_stack(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.out").open("ab") as out:
         process = subprocess.Popen(
-            [*command, "up", *what, "--dir", str(folder), "--port", str(port)],
+            [*command, "up", *flags, *what, "--dir", str(folder), "--port", str(port)],
             env={**os.environ, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -62,12 +62,21 @@ def restore(
 
     Example: mint restore ./backup-2026-11-26 --dir /data/restored
     """
-    state, place = state_folder(folder), source.expanduser().absolute()
+    state = state_folder(folder)
+    count = restored(state, source.expanduser().absolute())
+    typer.echo(f"database and {count} blobs in {state.root}")
+
+
+def restored(state: StateFolder, place: Path) -> int:
+    """Fill a stack that does not run from the backup in a folder; return how many blobs.
+
+    Raises as `services.standalone.adapters.backup.restore`, and InvalidField for blobs in a bucket.
+    """
     with state.taken(), _database(state) as dsn:
         count = restore_backup(place, dsn, _blobs(state))
         if (place / KEY_FILE).exists() and not state.api_key_file.exists():
             shutil.copy2(place / KEY_FILE, state.api_key_file)
-    typer.echo(f"database and {count} blobs in {state.root}")
+    return count
 
 
 def _dsn(state: StateFolder) -> str:

@@ -24,6 +24,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, gateway_port, open_stack
 from services.standalone.commands.detached import HINT, up_detached
 from services.standalone.commands.options import DTypeOption, state_folder
+from services.standalone.commands.replay import replay, told_of
 from services.standalone.core.findings import Verdict, examine_disk, examine_filesystem
 from services.standalone.core.plan import SHARED_PARTS, BaseAt, BasePlan, TrackerPlan, parts_of, plan_alike
 from services.standalone.core.refusals import StackRunningError
@@ -75,6 +76,15 @@ def up(  # noqa: PLR0917  # typer passes them by name
         ),
     ] = None,
     *,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="Fill a new stack with a recorded run over the base tiny, to look at in the console: "
+            "policies with revisions, scores and alias moves, ended jobs with their rollouts, evaluation "
+            "runs. Refused on a stack that has data.",
+        ),
+    ] = False,
     detach: Annotated[
         bool,
         typer.Option(
@@ -102,8 +112,9 @@ def up(  # noqa: PLR0917  # typer passes them by name
         return
     if file is None:
         gateway_port(state, port)  # a taken one is found before a base is added
-        plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype))
-        asyncio.run(_serve(state, _places(state, plans, console), port, console))
+        names = [*(base or _usual_bases(state)), *([TINY] if demo else [])]
+        places = _places(state, dict.fromkeys(names, plan_alike(engines=engines, dtype=dtype)), console)
+        asyncio.run(_serve(state, places, port, console, recorded=_replayed(state, places, is_asked=demo)))
         return
     if base or engines != 1 or dtype != "auto":
         raise typer.BadParameter("says all that --base, --engines and --dtype would say", param_hint="--file")
@@ -111,7 +122,8 @@ def up(  # noqa: PLR0917  # typer passes them by name
     gateway_port(state, port or asked.port)
     try:
         places = _places(state, asked.bases, console)
-        asyncio.run(_serve(state, places, port or asked.port, console, asked.trackers))
+        recorded = _replayed(state, places, is_asked=demo)
+        asyncio.run(_serve(state, places, port or asked.port, console, asked.trackers, recorded=recorded))
     except SettingInvalid as error:
         raise asked.located(error) from error
 
@@ -138,12 +150,19 @@ def _usual_bases(state: StateFolder) -> list[str]:
     return remembered or [facts.name for _, facts in list_bases(state.bases)] or [TINY]
 
 
+def _replayed(state: StateFolder, places: Sequence[BaseAt], *, is_asked: bool) -> Sequence[str]:
+    """Fill a new stack with the recorded run, if asked; return what to say of it."""
+    return [told_of(replay(state, places))] if is_asked else []
+
+
 async def _serve(
     state: StateFolder,
     bases: list[BaseAt],
     port: int | None,
     console: Console,
     trackers: Sequence[TrackerPlan] = (),
+    *,
+    recorded: Sequence[str] = (),
 ) -> None:
     settings = read_standalone_settings(os.environ)
     check_memory(bases, settings.overrides)
@@ -156,7 +175,7 @@ async def _serve(
                 asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
             with view.live():
                 await stack.supervisor.any_ready([(*SHARED_PARTS, *parts_of(base)) for base in bases])
-            await asyncio.to_thread(_welcome, view, state, stack, bases)
+            await asyncio.to_thread(_welcome, view, state, stack, bases, recorded)
             await stack.supervisor.ended()
             view.say("stopping")
     finally:
@@ -164,13 +183,16 @@ async def _serve(
     view.say("stopped")
 
 
-def _welcome(view: PartsView, state: StateFolder, stack: Stack, bases: list[BaseAt]) -> None:
+def _welcome(
+    view: PartsView, state: StateFolder, stack: Stack, bases: list[BaseAt], recorded: Sequence[str]
+) -> None:
     """Say how to use the stack, and which bases do not answer yet or are not started."""
     starting = [base.name for base in bases if not view.are_ready(parts_of(base))]
     up = ", ".join(base.name for base in bases if base.name not in starting)
     lines = [
         f"\nMinT is up: {stack.gateway_url} with {up}",
         f"  the console: {stack.gateway_url}/console",
+        *recorded,
         *([f"  still loading: {', '.join(starting)}"] if starting else []),
         *not_started(_known_bases(state, stack), bases),
         f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n",

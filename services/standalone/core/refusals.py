@@ -7,6 +7,10 @@ class StackRunningError(MintError):
     """A stack runs on {folder} already (pid {pid}). Stop it with `mint down --dir {folder}`, or use another --dir."""  # noqa: E501  # the docstring is the message
 
 
+class StackHasDataError(MintError):
+    """The stack on {folder} has data, and --demo fills a new one: use another --dir, or start it without --demo."""  # noqa: E501  # the docstring is the message
+
+
 class GatewayPortBusyError(MintError):
     """Port {port} is taken by {holder}. Stop that process, or use another port: `mint up --port N`."""
 
