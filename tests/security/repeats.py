@@ -136,6 +136,8 @@ OTHERWISE: Mapping[str, str] = {
     "POST /console/policies/{policy}/aliases/{alias}/freeze": _PAGE,
     "POST /console/policies/{policy}/revisions/{revision}/{change}": _PAGE,
     "POST /console/jobs/{job}/{change}": _PAGE,
+    "POST /console/fine_tuning/{job}/{change}": _PAGE,
+    "POST /console/policies/{policy}/rules/{rule}/{change}": _PAGE,
     "POST /console/evaluations/{run}/cancel": _PAGE,
     "POST /console/residency/{digest}/{change}": _PAGE,
     "POST /console/webhooks/{webhook}/deliveries/{delivery}/replay": _PAGE,
