@@ -1,10 +1,13 @@
-"""Engines that answer nothing while requests wait for them: a host that is cut off breaks no connection."""
+"""Engines that answer nothing while requests wait for them: a host that is cut off breaks no connection.
+
+A silent engine is chosen last, and its open requests go on; `PeerWatch` ends those after minutes.
+"""
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from mint_common.errors import MintError
 from mint_common.waiting import cancel_all
@@ -12,39 +15,50 @@ from mint_common.waiting import cancel_all
 QUIET_SECONDS = 0.4
 """Time without any answer, while a request waits, after which an engine is asked whether it is there."""
 ANSWER_SECONDS = 1.5
-"""Time for that answer: an engine compiles or loads for about a second at times."""
+"""Time limit of its answer: an engine compiles or loads for about a second at times."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Engine:
+    waiting: int = 0
+    is_silent: bool = False
+    answered_at: float = field(default_factory=time.monotonic)
+
+    def has_answered(self) -> None:
+        self.answered_at = time.monotonic()
+        self.is_silent = False
 
 
 class SilentEngines:
-    """The addresses that did not answer when asked last, until they do. Close it in the end."""
+    """The addresses that did not answer when asked last, until they answer. Close it in the end."""
 
     def __init__(self, ask: Callable[[str], Awaitable[object]]) -> None:
-        """``ask`` gets any answer of an address; its errors are answers too, but for silence."""
+        """``ask`` returns any answer of an address. A MintError of it is no silence; a timeout is."""
         self._ask = ask
-        self._waiting: Counter[str] = Counter()
-        self._answered_at: dict[str, float] = {}
+        self._engines: dict[str, _Engine] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
-        self._silent: set[str] = set()
 
     def __contains__(self, url: str) -> bool:
-        return url in self._silent
+        engine = self._engines.get(url)
+        return engine is not None and engine.is_silent
 
     @contextmanager
     def waiting(self, url: str) -> Iterator[None]:
-        """Note that a request waits for an address; the end of the block, but for errors, is an answer."""
-        self._waiting[url] += 1
-        if url not in self._watches:
-            self._watches[url] = asyncio.create_task(self._watch(url))
+        """Note that a request waits for an address; a block that ends without an error is an answer."""
+        if url not in self._engines:
+            self._engines[url] = _Engine()
+            self._watches[url] = asyncio.create_task(self._watch(url, self._engines[url]))
+        engine = self._engines[url]
+        engine.waiting += 1
         try:
             yield
-            self._heard_of(url)
+            engine.has_answered()
         finally:
-            self._waiting[url] -= 1
+            engine.waiting -= 1
 
     def forget(self, url: str) -> None:
         """Drop what is known of an address that is no engine's any more."""
-        self._silent.discard(url)
-        self._answered_at.pop(url, None)
+        self._engines.pop(url, None)
         if watch := self._watches.pop(url, None):
             watch.cancel()
 
@@ -52,29 +66,27 @@ class SilentEngines:
         """Stop asking."""
         await cancel_all(*self._watches.values())
 
-    def _heard_of(self, url: str) -> None:
-        self._answered_at[url] = time.monotonic()
-        self._silent.discard(url)
-
-    async def _watch(self, url: str) -> None:
+    async def _watch(self, url: str, engine: _Engine) -> None:
         """Ask an address from time to time while requests wait for it, and until it answers."""
-        self._answered_at[url] = time.monotonic()
-        while True:
-            quiet = time.monotonic() - self._answered_at[url]
-            await asyncio.sleep(max(QUIET_SECONDS / 4, QUIET_SECONDS - quiet))
-            if not self._waiting[url] and url not in self._silent:
-                break
-            if time.monotonic() - self._answered_at[url] >= QUIET_SECONDS:
-                await self._check(url)
-        del self._watches[url], self._waiting[url]
+        try:
+            while True:
+                quiet = time.monotonic() - engine.answered_at
+                await asyncio.sleep(max(QUIET_SECONDS / 4, QUIET_SECONDS - quiet))
+                if not engine.waiting and not engine.is_silent:
+                    return
+                if time.monotonic() - engine.answered_at >= QUIET_SECONDS:
+                    await self._check(url, engine)
+        finally:
+            if self._engines.get(url) is engine:
+                del self._engines[url], self._watches[url]
 
-    async def _check(self, url: str) -> None:
+    async def _check(self, url: str, engine: _Engine) -> None:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._ask(url)
         except TimeoutError:
-            self._silent.add(url)
+            engine.is_silent = True
         except MintError:
-            self._answered_at[url] = time.monotonic()  # what it means is for those whose requests fail
+            engine.answered_at = time.monotonic()  # requests that fail with it say what it means
         else:
-            self._heard_of(url)
+            engine.has_answered()

@@ -61,7 +61,7 @@ async def test_an_engine_that_is_cut_off_is_silent_until_it_answers() -> None:
     await until(lambda: not silent._watches)
     asked = engine.asked
     await asyncio.sleep(0.1)
-    assert engine.asked == asked, "nobody waits for it"
+    assert engine.asked == asked, "no request waits for it"
     await silent.aclose()
 
 
@@ -105,4 +105,21 @@ async def test_an_error_is_no_silence_and_a_left_address_is_forgotten() -> None:
     assert URL not in silent
     release.set()
     await waiting
+    assert not silent._engines, "nothing is kept of an address that has left"
+    await silent.aclose()
+
+
+async def test_an_unexpected_error_ends_one_watch_and_the_next_request_begins_another() -> None:
+    engine, release = Engine(), asyncio.Event()
+    engine.error = RuntimeError("rubbish")
+    silent = SilentEngines(engine.describe)
+    waiting = asyncio.create_task(wait_long(silent, release))
+    await until(lambda: engine.asked == 1)
+    await until(lambda: not silent._watches)
+    engine.error = None
+    engine.there.clear()
+    again = asyncio.create_task(wait_long(silent, release))
+    await until(lambda: URL in silent)
+    release.set()
+    await asyncio.gather(waiting, again)
     await silent.aclose()
