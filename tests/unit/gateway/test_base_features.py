@@ -1,26 +1,11 @@
-"""What a base takes is what all of its engines take."""
+"""Features of a base are those common to all its engines."""
 
 from dataclasses import replace
 
-from mint_common.generation import EngineInfo
-from mint_common.ids import BaseName, Digest, EngineId
 from services.gateway.core.mint.bases import BaseFeatures, features_of
+from tests.testing.factories import ENGINE_INFO
 
-ENGINE = EngineInfo(
-    engine_id=EngineId("a"),
-    epoch="1",
-    base=BaseName("b"),
-    base_digest=Digest("sha256:" + "0" * 64),
-    max_context=2048,
-    vocab_size=10,
-    eos_token_id=1,
-    slots=4,
-    host_capacity=8,
-    dtype="float32",
-    max_completions=16,
-    has_chat_template=True,
-    tool_parser="hermes",
-)
+ENGINE = replace(ENGINE_INFO, max_context=2048, max_completions=16, tool_parser="hermes")
 
 
 def test_one_engine_s_features_are_the_base_s() -> None:
