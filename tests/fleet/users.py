@@ -71,7 +71,7 @@ class Gateways:
 
 @dataclass(kw_only=True)
 class Seen:
-    """What users saw: when they were answered, what was wrong, and what they heard of the alias."""
+    """Observations of the users: times of answers, wrong answers, and answers about the alias."""
 
     answered: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)

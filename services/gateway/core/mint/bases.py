@@ -1,4 +1,4 @@
-"""What the engines of a base take, for clients that choose what to ask."""
+"""Features of a base: the limits and capabilities common to all its engines."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mint_common.inference.fields import MAX_ALTERNATIVES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFeatures:
-    """What every engine of a base takes now.
+    """Limits and capabilities common to all engines of a base at the moment.
 
     ``max_context`` counts the tokens of a prompt and its answer, ``max_completions`` the answers of a request
     (``n``), ``max_top_logprobs`` the alternatives of a token. Without ``chat`` the base has no chat template:
@@ -30,7 +30,7 @@ class BaseFeatures:
 
 
 def features_of(base: BaseName, engines: Collection[EngineInfo]) -> BaseFeatures:
-    """Return what all of a base's engines take; at least one is given."""
+    """Return the features of a base from the descriptions of its engines, at least one."""
     return BaseFeatures(
         base=base,
         engines=len(engines),

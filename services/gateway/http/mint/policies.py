@@ -41,7 +41,7 @@ async def get_base(_base: Annotated[str, Path(alias="base")], catalog: BasesCata
 async def get_features(
     base: Annotated[str, Path(alias="base")], _caller: ReadCaller, parts: CatalogDep
 ) -> BaseFeatures:
-    """Return what the engines of a base take: context, chats, tools, reasoning, log-probabilities.
+    """Return the features common to a base's engines: context, chats, tools, reasoning, log-probabilities.
 
     404 for a base that is not registered; 503 while none of its engines answers.
     """

@@ -65,7 +65,7 @@ async def ask(_caller: InferCaller, visit: VisitDep) -> Response:
 
 
 async def _features(visit: Visit, models: ApiAnswer) -> tuple[Sequence[Any], Collection[str]]:
-    """Return what the bases of some models take, and the models whose base continues prompts only."""
+    """Return the features of some models' bases, and the models whose base has no chat template."""
     listed = models.data["data"] if models.is_ok else []
     bases = sorted({each["parent"] or each["id"] for each in listed})[:MAX_BASES]
     asked = await asyncio.gather(*(visit.get("mint", "v1", "bases", base, "features") for base in bases))
