@@ -42,7 +42,7 @@ def test_it_has_no_engine_and_its_probe_says_why(stack: RunningStack) -> None:
 
 
 def test_a_supervised_job_trains_it_and_its_revision_is_pulled(stack: RunningStack, tmp_path: Path) -> None:
-    client = OpenAI(base_url=f"{stack.http.base_url}v1", api_key=stack.api_key)
+    client = OpenAI(base_url=f"{stack.http.base_url}/v1", api_key=stack.api_key)
     data = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     file = client.files.create(file=("rows.jsonl", data), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model="deep", training_file=file.id, suffix="sft")
@@ -61,7 +61,7 @@ def test_a_supervised_job_trains_it_and_its_revision_is_pulled(stack: RunningSta
 
 def test_tinker_trains_it_and_does_not_sample(stack: RunningStack) -> None:
     service = tinker.ServiceClient(base_url=str(stack.http.base_url), api_key=stack.api_key)
-    training = service.create_lora_training_client(base_model="deep", rank=4)
+    training = service.create_lora_training_client(base_model="deep", rank=4).result()
     tokens = list(range(5, 25))
     datum = tinker.Datum(
         model_input=tinker.ModelInput.from_ints(tokens[:-1]),
@@ -72,7 +72,7 @@ def test_tinker_trains_it_and_does_not_sample(stack: RunningStack) -> None:
         losses.append(training.forward_backward([datum], "cross_entropy").result().metrics["loss:sum"])
         training.optim_step(tinker.AdamParams(learning_rate=1e-2)).result()
     assert losses[1] < losses[0]
-    sampler = service.create_sampling_client(base_model="deep")
+    sampler = service.create_sampling_client(base_model="deep").result()
     prompt, params = tinker.ModelInput.from_ints(tokens), tinker.SamplingParams(max_tokens=2)
     with pytest.raises(tinker.APIStatusError, match="only trained"):
         sampler.sample(prompt=prompt, num_samples=1, sampling_params=params).result()
