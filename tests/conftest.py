@@ -9,6 +9,7 @@ import random
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,3 +281,12 @@ def _low_free_port() -> int:
         except OSError:
             continue
         return port
+
+
+@pytest.fixture
+def tinker_warnings() -> Iterator[None]:
+    """Tinker's client leaves its connections to the garbage collector, which warns of each: here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()

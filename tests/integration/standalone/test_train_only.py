@@ -17,8 +17,6 @@ pytestmark = [
     pytest.mark.engine,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    # The SDK leaves its sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 ROWS = [
     {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]}
@@ -66,6 +64,7 @@ def test_a_supervised_job_trains_it_and_its_revision_is_pulled(stack: RunningSta
     assert (asked.status_code, "only trained" in asked.text) == (400, True)
 
 
+@pytest.mark.usefixtures("tinker_warnings")
 def test_tinker_trains_it_and_does_not_sample(stack: RunningStack) -> None:
     service = tinker.ServiceClient(base_url=str(stack.http.base_url), api_key=stack.api_key)
     training = service.create_lora_training_client(base_model="deep", rank=4).result()
@@ -83,3 +82,4 @@ def test_tinker_trains_it_and_does_not_sample(stack: RunningStack) -> None:
     prompt, params = tinker.ModelInput.from_ints(tokens), tinker.SamplingParams(max_tokens=2)
     with pytest.raises(tinker.APIStatusError, match="only trained"):
         sampler.sample(prompt=prompt, num_samples=1, sampling_params=params).result()
+    service.close("success").result(timeout=60)
