@@ -32,6 +32,7 @@ KINDS = {
     ),
     "skyrl": (("skyrl-gym==0.4.0",), {"env_class": "gsm8k_multi_turn", "rows": ROWS}),
     "openenv": ((str(HERE / "openenv_add"), "--entry", "openenv_add:app"), {}),
+    "nemogym": (("nemo-gym==0.4.0", "--python", "3.13"), {"server": "example_session_state_mgmt"}),
     "tinker": (
         (
             str(HERE / "tinker_add"),

@@ -74,12 +74,14 @@ async def episodes_of(
     return reports, asked
 
 
-async def check_refusals(folder: Path, name: str, wrong: dict[str, dict[str, Any]], door: Path) -> None:
+async def check_refusals(
+    folder: Path, kind: EnvironmentKind, name: str, wrong: dict[str, dict[str, Any]], door: Path
+) -> None:
     """Check that a description with each of some wrong arguments is refused with the sentence beside them."""
     async with open_door(door), open_environments(host_of(folder, door)) as environments:
         for problem, args in wrong.items():
             with pytest.raises(InvalidField, match=problem) as refused:
-                await environments.describe(spec_of("verifiers", name, args), "train", tenant_id=TENANT)
+                await environments.describe(spec_of(kind, name, args), "train", tenant_id=TENANT)
             assert refused.value.field == "environment.args"
 
 
@@ -122,6 +124,7 @@ async def test_verifiers_second_interface_scores_what_the_model_said(added: Adde
     assert [each["role"] for each in answered] == ["user", "assistant", "tool"]
     await check_refusals(
         folder,
+        "verifiers",
         "verifiers-add",
         {
             "Extra inputs": {"taskset": {"m": 4}},
@@ -192,3 +195,32 @@ async def test_openenv_gets_actions_of_its_schema_and_sums_their_rewards(
     assert told == [(1.0, {"turns": 1.0, "refused_actions": 0.0}, "done")] * 2, "the question has its answer"
     (message,) = asked[0][1]["messages"]
     assert '"reason"' in message["content"], "the model is told the schema of actions"
+
+
+async def test_nemo_gyms_agent_keeps_its_session_and_its_verifier_rewards_it(
+    added: Added, tmp_path: Path
+) -> None:
+    folder = added("nemogym", "nemo-gym==0.4.0", "--python", "3.13")
+    args: dict[str, Any] = {"server": "example_session_state_mgmt"}
+    reports, asked = await episodes_of(folder, "nemogym", "nemo-gym", args, tmp_path / "door")
+    assert [(report.error, report.stop) for report in reports] == [("", "done")] * 2
+    assert [report.reward for report in reports] == [1.0, 1.0], "both additions reached the row's counter"
+    assert all(report.scores["tool_calls"] == 2.0 for report in reports)
+    first, second, third = [body for token, body in asked if token == "e0"]
+    assert (first["model"], first["max_output_tokens"]) == ("m", 8)
+    assert second["input"][: len(first["input"])] == first["input"]
+    assert [each["type"] for each in third["input"][1:]] == ["function_call", "function_call_output"] * 2
+    wrong: dict[str, dict[str, Any]] = {
+        "server is missing": {},
+        "No module named": {"server": "nothing"},
+        "unknown arguments: rank": {**args, "rank": 1},
+        "responses_create_params": {**args, "rows": [{}]},
+        "a model of its own": {"server": "equivalence_llm_judge"},
+    }
+    await check_refusals(folder, "nemogym", "nemo-gym", wrong, tmp_path / "door2")
+    example = "resources_servers.example_session_state_mgmt.app:StatefulCounterResourcesServer"
+    added("nemogym", "nemo-gym==0.4.0", "--python", "3.13", "--name", "own", "--entry", example)
+    asks = {name: first[name] for name in ("input", "tools")}
+    row = {"initial_count": 0, "expected_count": 0, "responses_create_params": asks}
+    reports, _ = await episodes_of(folder, "nemogym", "own", {"rows": [row, row]}, tmp_path / "door3")
+    assert {report.reward for report in reports} == {0.0}, "3 was added, and 0 expected"

@@ -94,7 +94,7 @@ class JobData:
     evaluation: EvaluationPlan | None
 
 
-EnvironmentKind = Literal["verifiers", "tinker", "openenv", "skyrl", "http", "session"]
+EnvironmentKind = Literal["verifiers", "tinker", "openenv", "skyrl", "nemogym", "http", "session"]
 """The interface of an environment: a package's, a reward URL, or agents elsewhere that claim episodes."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -95,6 +96,41 @@ def _asking(tool: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _response(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer of Responses: a call of the first tool for each number to add, then a text."""
+    told = body["input"][0]["content"]
+    numbers = [int(each) for each in re.findall(r"add (\d+)", told)]
+    done = sum(each.get("type") == "function_call_output" for each in body["input"])
+    output: dict[str, Any] = {
+        "type": "message",
+        "id": "m",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": "done", "annotations": []}],
+    }
+    if done < len(numbers):
+        tool = body["tools"][0]
+        (argument,) = tool["parameters"]["properties"]
+        arguments = json.dumps({argument: numbers[done]})
+        output = {
+            "type": "function_call",
+            "id": f"f{done}",
+            "call_id": f"c{done}",
+            "name": tool["name"],
+            "arguments": arguments,
+        }
+    return {
+        "id": "r",
+        "object": "response",
+        "created_at": 1,
+        "model": body["model"],
+        "output": [output],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": body["tools"],
+    }
+
+
 @asynccontextmanager
 async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
     """Answer OpenAI's API on a unix socket; yield the requests: token and body.
@@ -120,6 +156,12 @@ async def open_door(path: Path) -> AsyncIterator[list[tuple[str, dict[str, Any]]
             return whole
         events = b"".join(chat_events(whole, with_usage=True))
         return Response(events, media_type="text/event-stream")
+
+    @http.post("/e/{token}/v1/responses")
+    async def respond(token: str, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        asked.append((token, body))
+        return _response(body)
 
     @http.post("/e/{token}/inference/v1/generate")
     async def generate(token: str, request: Request) -> dict[str, Any]:
