@@ -20,6 +20,7 @@ def test_a_policy_moves_to_its_teacher(stack: RunningStack) -> None:
     for named in ({}, {"teacher": "taught-copy@99"}, {"teacher": "no-such-policy"}, {"teacher": ""}):
         refused = stack.post("/jobs", body | named, status=422)
         assert refused["error"]["field"] == "teacher"
+    check_another_tenant_learns_nothing_of(stack, teacher)
     job = stack.wait_for_end(
         stack.submit(
             "learner",
@@ -43,3 +44,22 @@ def test_a_policy_moves_to_its_teacher(stack: RunningStack) -> None:
     assert max(step["ratio_max_error"] for step in job["steps"]) < 1e-3
     # Measured: 1.9 at the beginning.
     assert fmean(away[-4:]) < 0.5 * fmean(away[:2])
+
+
+def check_another_tenant_learns_nothing_of(stack: RunningStack, teacher: str) -> None:
+    """Check that another tenant's job is told of a teacher what it is told of a name that nothing has."""
+    tenant = stack.post("/tenants", {"name": "beside"}, status=201)["tenant_id"]
+    key = stack.post(f"/tenants/{tenant}/keys", {"name": "admin"}, status=201)["key"]
+    theirs = {"authorization": f"Bearer {key}"}
+    lora = {"rank": 8, "alpha": 16, "seed": 0}
+    stack.post("/policies", {"name": "theirs", "base": "tiny", "lora": lora}, status=201, **theirs)
+    told = [
+        stack.post(
+            "/jobs",
+            {"policy": "theirs", "task": TASK, "algorithm": "opd", "teacher": name},
+            status=422,
+            **theirs,
+        )["error"]["message"].replace(name.partition("@")[0], "NAME")
+        for name in (teacher, "no-such-policy@1")
+    ]
+    assert told[0] == told[1]
