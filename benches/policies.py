@@ -67,7 +67,7 @@ def run(*, device: DeviceName = "cpu") -> Report:
     """Measure."""
     pairs, ahead = measure(device=device)
     both = report(pairs)
-    return replace(both, rows=[*both.rows, *_rows(ahead, "three_policies_ahead")])
+    return replace(both, rows=[*both.rows, *_rows(ahead, "three_policies_ahead"), _tokens_share(ahead)])
 
 
 def measure(*, seeds: int = SEEDS, device: DeviceName = "cpu") -> tuple[list[Pair], list[Pair]]:
@@ -206,9 +206,31 @@ def _rows(pairs: Sequence[Pair], name: str) -> list[Row]:
     ]
 
 
+def _tokens_share(pairs: Sequence[Pair]) -> Row:
+    """Return the share of its rate of sampling alone that an engine reaches in three jobs at once."""
+    shares = [alone.sampling / ahead.seconds for alone, ahead in pairs]
+    return make_row(
+        "rl_tokens_share",
+        shares,
+        unit="ratio",
+        interval=bootstrap_interval(shares, statistics.median),
+        goal=None,
+        better="higher",
+        limit=statistics.median(alone.sampling / _overlapped(alone) for alone, _ in pairs),
+        how="tokens per second that the engine samples for three jobs ahead of training, over those while it "
+        f"samples for one job: {_median(pairs, 'sampling'):.1f} s of sampling one by one in "
+        f"{statistics.median(ahead.seconds for _, ahead in pairs):.1f} s. Limit: perfect overlap",
+    )
+
+
 def overlap_limit(alone: Arm) -> float:
     """Return what perfect overlap would make of the seconds one by one: see the module's docstring."""
-    return alone.seconds / max(alone.sampling, alone.training, alone.computing)
+    return alone.seconds / _overlapped(alone)
+
+
+def _overlapped(alone: Arm) -> float:
+    """Return the seconds of perfect overlap."""
+    return max(alone.sampling, alone.training, alone.computing)
 
 
 def _median(pairs: Sequence[Pair], name: str) -> float:
