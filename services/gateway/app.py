@@ -40,6 +40,7 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutClient
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
+from services.gateway.adapters.shared_log import SharedLog
 from services.gateway.adapters.tinker_checkpoints import NamesAndPaths, TrainedCheckpoints
 from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
@@ -184,7 +185,7 @@ async def run(settings: GatewaySettings) -> None:
             pages=Pages(clock), api=console, shared=SharedParts(clock), address=settings.public_url
         )
         streams = TenantBudget(what="your tenant's event streams", limit=TENANT_STREAMS)
-        parts.events = EventParts(log=bus, streams=streams, clock=clock)
+        parts.events = EventParts(log=SharedLog(bus, clock), streams=streams, clock=clock)
         parts.webhooks, intake, courier = _open_webhooks(settings, pool, bus, clock, stack)
 
         pruned: dict[str, Callable[[], Awaitable[None]]] = {

@@ -9,9 +9,10 @@ import pytest
 from contract.bus_messages import PATIENCE_SECONDS, message, publish_all, take, take_and_ack
 
 from mint_common.bus.nats import NatsBus, connect_nats
-from mint_common.bus.port import Bus
+from mint_common.bus.port import Bus, EventLog
 from mint_common.errors import EventsExpired, Unavailable
 from mint_common.runtime.clock import SystemClock
+from services.gateway.adapters.shared_log import SharedLog
 from tests.testing.bus_memory import MemoryBus
 
 SHORT_ACK_WAIT_SECONDS = 0.6
@@ -30,6 +31,12 @@ async def bus(url: str | None) -> AsyncIterator[AnyBus]:
     made = await connect_nats(url, name="contract") if url else MemoryBus(SystemClock())
     yield made
     await made.close()
+
+
+@pytest.fixture(params=["bus", "shared"])
+def log(request: pytest.FixtureRequest, bus: AnyBus) -> EventLog:
+    """The log of a bus: itself, and as the gateway's streams read it."""
+    return SharedLog(bus, SystemClock()) if request.param == "shared" else bus
 
 
 async def is_silent(iterator: AsyncIterator[object], seconds: float) -> bool:
@@ -257,10 +264,10 @@ async def test_every_watcher_hears_each_message_once(bus: Bus) -> None:
         assert await is_silent(one, 0.2)
 
 
-async def test_a_replay_begins_now_and_goes_on_after_any_place(bus: AnyBus) -> None:
+async def test_a_replay_begins_now_and_goes_on_after_any_place(bus: AnyBus, log: EventLog) -> None:
     subjects = ["mint.test.*.t.>"]
     await publish_all(bus, 2)
-    async with bus.replay(subjects=subjects, after=None) as replay:
+    async with log.replay(subjects=subjects, after=None) as replay:
         first_place = replay.place
         ids = await publish_all(bus, 3)
         await publish_all(bus, 1, "mint.test.a.other.b")
@@ -274,23 +281,23 @@ async def test_a_replay_begins_now_and_goes_on_after_any_place(bus: AnyBus) -> N
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert [(await anext(replay)).message.id] == after
     for place, left in ((first_place, [*ids, *last, *after]), (found[1].place, [ids[2], *last, *after])):
-        async with bus.replay(subjects=subjects, after=place) as again, asyncio.timeout(PATIENCE_SECONDS):
+        async with log.replay(subjects=subjects, after=place) as again, asyncio.timeout(PATIENCE_SECONDS):
             assert [(await anext(again)).message.id for _ in left] == left
 
 
-async def test_a_replay_reads_more_than_a_batch(bus: AnyBus) -> None:
-    async with bus.replay(subjects=["mint.test.>"], after=None) as replay:
+async def test_a_replay_reads_more_than_a_batch(bus: AnyBus, log: EventLog) -> None:
+    async with log.replay(subjects=["mint.test.>"], after=None) as replay:
         ids = await publish_all(bus, 150)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert [(await anext(replay)).message.id for _ in ids] == ids
 
 
-async def test_an_unknown_place_is_expired(bus: AnyBus) -> None:
-    async with bus.replay(subjects=["mint.test.>"], after=None) as replay:
+async def test_an_unknown_place_is_expired(log: EventLog) -> None:
+    async with log.replay(subjects=["mint.test.>"], after=None) as replay:
         epoch = replay.place.partition("-")[0]
     for place in ("", "x", "-", f"{epoch}-", f"{epoch}--1", f"{epoch}-7", "0-0", "9" * 200):
         with pytest.raises(EventsExpired):
-            async with bus.replay(subjects=["mint.test.>"], after=place):
+            async with log.replay(subjects=["mint.test.>"], after=place):
                 pass
 
 
