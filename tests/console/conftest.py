@@ -1,5 +1,6 @@
 """A stack with a running job, and Chromium in front of it."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,34 @@ def job(stack: RunningStack) -> str:
     job_id = stack.submit("shown", steps=STEPS, prompts_per_step=4, group_size=4)
     stack.wait_for_step(job_id, 2)
     return job_id
+
+
+@pytest.fixture(scope="session")
+def tuning(stack: RunningStack) -> str:
+    """A fine-tuning job on a file of the tenant's."""
+    rows = "".join(
+        json.dumps({"prompt": f"f {letter}b=", "completion": f"{letter}b"}) + "\n" for letter in "acde"
+    )
+    sent = {"file": ("rows.jsonl", rows.encode())}
+    file = stack.http.post("/v1/files", files=sent, data={"purpose": "fine-tune"}).raise_for_status().json()
+    body = {"model": "tiny", "training_file": file["id"], "suffix": "browsed"}
+    made = stack.http.post("/v1/fine_tuning/jobs", json=body).raise_for_status().json()
+    return str(made["id"])
+
+
+@pytest.fixture(scope="session")
+def rule(stack: RunningStack, job: str) -> str:
+    """A rule of the policy that ``job`` trains."""
+    limits = {"at_least": 0.5, "roll_back_below": 0.25}
+    body = {"suite": "heldout", "metric": "accuracy", "alias": "ruled", **limits}
+    made = stack.http.post("/mint/v1/policies/shown/rules", json=body).raise_for_status().json()
+    return str(made["rule_id"])
+
+
+@pytest.fixture(scope="session")
+def ids(job: str, tuning: str, rule: str) -> dict[str, str]:
+    """The ids in addresses of pages."""
+    return {"job": job, "tuning": tuning, "rule": rule}
 
 
 @pytest.fixture(scope="session")

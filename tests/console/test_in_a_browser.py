@@ -14,6 +14,8 @@ PAGES = {
     "policy": "/console/policies/shown",
     "timeline": "/console/policies/shown/timeline",
     "rules": "/console/policies/shown/rules",
+    "rule": "/console/policies/shown/rules/{rule}",
+    "fine_tuning": "/console/fine_tuning/{tuning}",
     "faulty": "/console/faulty",
     "recently": "/console/timeline",
     "revision": "/console/policies/shown/revisions/2",
@@ -42,6 +44,8 @@ SHOTS = {
     "keys",
     "webhooks",
     "timeline",
+    "rule",
+    "fine_tuning",
 }
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
@@ -64,9 +68,9 @@ def until(page, expression: str, *, seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_has_no_serious_finding(page, job, name, scheme):
+def test_a_page_has_no_serious_finding(page, ids, name, scheme):
     page.emulate_media(color_scheme=scheme)
-    settled(page, PAGES[name].format(job=job))
+    settled(page, PAGES[name].format(**ids))
     found = [each for each in Axe().run(page).response["violations"] if each["impact"] in SERIOUS]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
     assert page.problems == []
