@@ -22,6 +22,7 @@ CURVES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "tokens": ("Trained tokens", ("trained_tokens",)),
 }
 """Charts of a job: the title and the fields of a step that may be there."""
+_SHOWN_IF_NOT_ZERO = frozenset({"staleness", "masked"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,8 @@ def curves_of(steps: Sequence[Mapping[str, Any]]) -> list[Curve]:
     for name, (title, fields) in CURVES.items():
         series = {field: tuple(_finite(step.get(field)) for step in steps) for field in fields}
         known = {field: values for field, values in series.items() if _is_known(values)}
-        if known:
+        is_empty = name in _SHOWN_IF_NOT_ZERO and not any(map(any, known.values()))
+        if known and not is_empty:
             found.append(Curve(name=name, title=title, steps=numbers, series=known))
     return found
 

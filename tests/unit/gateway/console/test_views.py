@@ -36,6 +36,12 @@ def test_a_long_job_is_drawn_with_its_first_and_last_step():
     assert (curve.steps[0], curve.steps[-1]) == (1, 12_345)
 
 
+def test_a_staleness_that_is_always_zero_has_no_chart():
+    assert curves_of([{"step": 1, "staleness": 0}, {"step": 2, "staleness": 0}]) == []
+    (curve,) = curves_of([{"step": 1, "staleness": 0}, {"step": 2, "staleness": 1}])
+    assert curve.series == {"staleness": (0, 1)}
+
+
 def test_curves_of_jobs_share_one_axis():
     one = curves_of([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}])
     other = curves_of([{"step": 2, "loss": 5.0}, {"step": 4, "loss": 4.0}])
