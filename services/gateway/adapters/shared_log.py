@@ -5,6 +5,7 @@ is too slow ends with EventsExpired, and the others go on.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ UNREAD_BYTES = 1 << 20
 """Maximum size of the messages that wait for one stream."""
 JOINED_SECONDS = 3600.0
 """Age of a reading's place up to which streams join it. A place is valid while its event is stored."""
+
+_log = logging.getLogger(__name__)
 
 
 class SharedLog:
@@ -134,6 +137,8 @@ class _Reading:
                         follower.give(placed)
         except (EventsExpired, Unavailable) as ended:
             error = ended
+        except Exception:  # noqa: BLE001  # logged: the streams end, and may be opened again
+            _log.exception("reading of the log failed")
         finally:
             self.has_ended = True
             error = error or EventsExpired(place=self._place)

@@ -121,3 +121,21 @@ async def test_a_cancelled_stream_leaves_the_others(bus: MemoryBus, log: EventLo
                 await anext(other)
         await bus.publish(message("mint.test.a.t.b", b"x"))
         assert (await anext(stream)).message.data == b"x"
+
+
+async def test_an_unexpected_error_ends_the_streams_of_its_reading_and_is_logged(
+    bus: MemoryBus, log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("rubbish")
+
+    async with log.replay(subjects=SUBJECTS, after=None) as stream:
+        monkeypatch.setattr("services.gateway.adapters.shared_log._Follower.give", fails)
+        await bus.publish(message("mint.test.a.t.b", b"x"))
+        with pytest.raises(EventsExpired):
+            await anext(stream)
+    assert "rubbish" in caplog.text
+    monkeypatch.undo()
+    async with log.replay(subjects=SUBJECTS, after=None) as stream:
+        await bus.publish(message("mint.test.a.t.b", b"y"))
+        assert (await anext(stream)).message.data == b"y"
