@@ -20,7 +20,7 @@ def test_a_policy_moves_to_its_teacher(stack: RunningStack) -> None:
     for named in ({}, {"teacher": "taught-copy@99"}, {"teacher": "no-such-policy"}, {"teacher": ""}):
         refused = stack.post("/jobs", body | named, status=422)
         assert refused["error"]["field"] == "teacher"
-    check_another_tenant_learns_nothing_of(stack, teacher)
+    check_another_tenants_job_is_refused(stack, teacher)
     job = stack.wait_for_end(
         stack.submit(
             "learner",
@@ -46,14 +46,14 @@ def test_a_policy_moves_to_its_teacher(stack: RunningStack) -> None:
     assert fmean(away[-4:]) < 0.5 * fmean(away[:2])
 
 
-def check_another_tenant_learns_nothing_of(stack: RunningStack, teacher: str) -> None:
-    """Check that another tenant's job is told of a teacher what it is told of a name that nothing has."""
+def check_another_tenants_job_is_refused(stack: RunningStack, teacher: str) -> None:
+    """Check that the error for a teacher of another tenant equals the error for an unknown name."""
     tenant = stack.post("/tenants", {"name": "beside"}, status=201)["tenant_id"]
     key = stack.post(f"/tenants/{tenant}/keys", {"name": "admin"}, status=201)["key"]
     theirs = {"authorization": f"Bearer {key}"}
     lora = {"rank": 8, "alpha": 16, "seed": 0}
     stack.post("/policies", {"name": "theirs", "base": "tiny", "lora": lora}, status=201, **theirs)
-    told = [
+    messages = [
         stack.post(
             "/jobs",
             {"policy": "theirs", "task": TASK, "algorithm": "opd", "teacher": name},
@@ -62,4 +62,4 @@ def check_another_tenant_learns_nothing_of(stack: RunningStack, teacher: str) ->
         )["error"]["message"].replace(name.partition("@")[0], "NAME")
         for name in (teacher, "no-such-policy@1")
     ]
-    assert told[0] == told[1]
+    assert messages[0] == messages[1]

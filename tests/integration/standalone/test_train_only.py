@@ -12,12 +12,7 @@ from openai import OpenAI
 
 from tests.families import save_tiny
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = [
     {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]}
     for n in range(16)
