@@ -37,6 +37,7 @@ class RequestsInHand:
         self._resumable: set[asyncio.Task[object]] = set()
         self._cut: set[asyncio.Task[object]] = set()
         self.is_draining = False
+        self._is_closed = False
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -44,7 +45,12 @@ class RequestsInHand:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the request of the current task for the length of the block. Raises Stopping when cut off."""
+        """Count the request of the current task for the length of the block.
+
+        Raises Stopping when cut off, or at once when no further requests are accepted.
+        """
+        if self._is_closed:
+            raise Stopping
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -74,6 +80,10 @@ class RequestsInHand:
         """End the requests that their clients can resume with Stopping; others may go on."""
         self.is_draining = True
         self._cut_off(self._resumable)
+
+    def close(self) -> None:
+        """Refuse further requests with Stopping, before they begin; open ones go on."""
+        self._is_closed = True
 
     def cut_off(self) -> None:
         """End every open request with Stopping."""

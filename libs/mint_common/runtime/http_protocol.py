@@ -7,7 +7,8 @@ A body in many tiny parts, or with more framing than content, is refused and not
 costs a call; its connection stays open for a while, so that its sender cannot begin the next one at once.
 Trailers are discarded, because the checks of the head did not see them. When there are too many connections,
 those without an active request are closed, the oldest first. When a connection ends, every request on it is
-notified: uvicorn notifies only the last one.
+notified: uvicorn notifies only the last one. When the server stops, a connection whose first request has not
+come yet stays open for a short time: closed at once, its client could not know whether the request had begun.
 """
 
 import asyncio
@@ -40,7 +41,8 @@ class ConnectionBounds:
     (sizes and extensions of chunks, trailers) may have as many bytes as the body and ``head_bytes`` more. An
     unneeded body is read for at most ``linger_seconds``, and ``linger_pause_seconds`` without a byte, once
     every ``linger_read_seconds``. ``ahead_bytes`` limits pipelined requests after an active one; a client
-    that reads nothing of an answer is disconnected after ``unread_seconds``.
+    that reads nothing of an answer is disconnected after ``unread_seconds``. When the server stops, the first
+    request of a connection is awaited for ``first_seconds``.
     """
 
     connections: int = MAX_CONNECTIONS
@@ -53,6 +55,7 @@ class ConnectionBounds:
     linger_read_seconds: float = 0.1
     ahead_bytes: int = 64 << 10
     unread_seconds: float = 60
+    first_seconds: float = 1
 
 
 def max_connections() -> int:
@@ -93,6 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_parts = self._body_bytes = self._body_wire_bytes = self._trailer_lines = 0
         self._is_refused = False
+        self._is_last = False
         self._why = ""
         self._lingers_until: float | None = None
         self._at_work: RequestResponseCycle | None = None
@@ -111,6 +115,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close_after(self.timeout_keep_alive)
         if len(self.connections) > self.bounds.connections:
             self.idle.popitem(last=False)[0].transport.close()
+
+    def shutdown(self) -> None:
+        """Close after the current answer, if any; await the first request of a new connection."""
+        if self._at_work is None:
+            self._is_last = True
+            if not self._is_in_head:
+                self._close_after(self.bounds.first_seconds)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; uvicorn leaves its timer when it was reset."""
@@ -169,6 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stay()
         self.idle.pop(self, None)
         super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Process a part of a body; exceptions here are answered with 400."""
@@ -269,7 +284,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._is_in_head and self._is_without_request():
             self._refuse(400, f"A request's head must be whole in {self.bounds.head_seconds:g} s.")
         else:
-            self.shutdown()  # at once, or after the current answer
+            super().shutdown()  # at once, or after the current answer
 
     def _refuse(self, status: int, problem: str) -> None:
         self.transport.write(self._plain_answer(status, problem))

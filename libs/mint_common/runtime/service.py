@@ -1,7 +1,8 @@
 """The lifecycle of a service: serve and work until it is stopped, then drain in order.
 
 Invariants: after a stop signal, a service is not ready; it stops accepting before it cancels its
-background work, and ends its open requests before it cancels the tasks that answer them; a background task
+background work, answers each request of a connection that it has accepted (with Stopping, if it came after
+that), and ends its open requests before it cancels the tasks that answer them; a background task
 that crashes ends the process with an error, so that its supervisor restarts it clean.
 """
 
@@ -28,6 +29,7 @@ from mint_common import telemetry
 from mint_common.errors import MintError, SettingInvalid, Unavailable
 from mint_common.private_files import make_files_private
 from mint_common.runtime.http_protocol import ConnectionBounds, max_connections, protocol_of
+from mint_common.runtime.listener import drop_new_connections
 from mint_common.settings import ServiceSettings, read_settings
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -40,6 +42,7 @@ _CUT_SECONDS = 2
 # Longer than the 5 s after which our own clients drop an idle connection: they must not race with us.
 _KEEP_ALIVE_SECONDS = 30
 _SOCKET_CONNECTIONS = 2048
+_ACCEPT_QUEUE_SECONDS = 0.05
 
 
 def run_main(shape: type[S], run: Callable[[S], Coroutine[Any, Any, None]], *, service: str) -> int:
@@ -121,6 +124,9 @@ class _Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in sockets or ():
+            drop_new_connections(listener)
+        await asyncio.sleep(_ACCEPT_QUEUE_SECONDS)  # the loop accepts the connections that are made
         # The sockets are closed before the base class first waits, so before anybody sees the event.
         self.stopped_accepting.set()
         await super().shutdown(sockets)
@@ -188,6 +194,7 @@ async def _drain_on(
         await asyncio.wait([stop_now], timeout=settings.http.accept_seconds)
         server.should_exit = True
         await server.stopped_accepting.wait()
+        http.state.in_hand.close()
         for task in running.background:
             task.cancel()
         waited = (running.serving, stop_now)

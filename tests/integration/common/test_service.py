@@ -123,6 +123,48 @@ async def test_new_connections_are_answered_while_load_balancers_learn(start: Ca
     assert await asyncio.to_thread(service.process.wait, 20) == 0, "the second signal does not wait"
 
 
+async def test_no_connection_that_was_made_is_reset(start: Callable[..., Running]) -> None:
+    service = start()
+    service.await_ready()
+    statuses: list[bytes] = []
+
+    async def ask_until_refused() -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            except ConnectionRefusedError:
+                return
+            writer.write(b"GET /address HTTP/1.1\r\nhost: small\r\nconnection: close\r\n\r\n")
+            statuses.append((await reader.read())[9:12])
+            writer.close()
+
+    clients = [asyncio.ensure_future(ask_until_refused()) for _ in range(32)]
+    while len(statuses) < 200:
+        await asyncio.sleep(0.01)
+    service.process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*clients)
+    assert set(statuses) <= {b"200", b"503"}
+
+
+async def test_a_first_request_after_the_stop_is_refused_before_it_begins(
+    start: Callable[..., Running],
+) -> None:
+    service = start()
+    service.await_ready()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    silent_reader, silent_writer = await asyncio.open_connection("127.0.0.1", service.port)
+    service.process.send_signal(signal.SIGTERM)
+    await until_refused(service)
+    writer.write(b"GET /address HTTP/1.1\r\nhost: small\r\n\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503"), answer
+    assert b'"code":"stopping"' in answer
+    assert await silent_reader.read() == b""
+    writer.close()
+    silent_writer.close()
+    assert await asyncio.to_thread(service.process.wait, 20) == 0
+
+
 async def until_refused(service: Running) -> None:
     """Wait until no new connection is taken."""
     async with asyncio.timeout(20):
