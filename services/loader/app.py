@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psutil
@@ -16,7 +16,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
 from mint_common.client.members import Announcement, MembersWatch, first_beat, member_state
 from mint_common.client.registry import BaseRegistration, RegistryClient
-from mint_common.errors import SettingInvalid, plain_problem
+from mint_common.errors import SettingInvalid, Unavailable, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
@@ -33,6 +33,7 @@ from services.loader import metrics
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, open_builder
+from services.loader.adapters.nodes import Leader, Shown, join, prepare_network
 from services.loader.adapters.numbering import numbered
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import (
@@ -40,10 +41,13 @@ from services.loader.adapters.vllm.starting import (
     base_template,
     plan_for_device,
     reasoning_parsers,
+    run_workers,
+    setup_of,
     start_engine,
 )
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.execution import Asked, Execution
+from services.loader.core.nodes import Address, Node
 from services.loader.core.open_work import MAX_REQUESTS, TENANT_SEQUENCES, TENANT_TOKENS, OpenWork
 from services.loader.core.parsing import Parsing, plan_parsing
 from services.loader.core.requests import Limits
@@ -96,17 +100,19 @@ async def open_engine(
     """Start the builder and the engine, and end both. Raises SettingInvalid before either starts."""
     began = clock.monotonic()
     # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
-    execution = plan_for_device(
-        asked(settings),
-        base_dir=settings.base_dir,
-        threads=settings.threads,
-        quantization=facts.quantization,
-    )
+    execution = plan(settings, facts)
+    engine_settings, leader = engine_config(settings, facts, execution), None
+    if execution.nodes > 1:
+        shown = Shown(token=settings.internal.token, setup=setup_of(engine_settings))
+        leader = Leader(Address.read(settings.leader), nodes=execution.nodes, shown=shown)
+        engine_settings = with_node(engine_settings, await asyncio.to_thread(leader.assemble))
     async with AsyncExitStack() as stack:
         arena = stack.enter_context(open_arena(settings.host_bytes)) if execution.has_arena else ""
         config = builder_config(settings, execution, arena=arena)
         builder = await stack.enter_async_context(open_builder(config, clock))
-        engine = start_engine(engine_config(settings, facts, execution), builder)
+        engine = start_engine(engine_settings, builder)
+        if leader is not None:
+            leader.end = engine.kill
         try:
             if arena:
                 await engine.open_arena(arena)
@@ -116,6 +122,16 @@ async def open_engine(
             yield engine, builder
         finally:
             await asyncio.to_thread(engine.close)
+
+
+async def run_node(settings: LoaderSettings) -> None:
+    """Run this machine's workers of an engine that another one leads, until it ends. Raises Unavailable."""
+    facts = read_base_facts(settings.base_dir)
+    config = engine_config(settings, facts, plan(settings, facts))
+    shown = Shown(token=settings.internal.token, setup=setup_of(config))
+    node = join(Address.read(settings.leader), rank=settings.node_rank, shown=shown)
+    run_workers(with_node(config, node))
+    raise Unavailable(what="the engine", problem="a worker of this machine has ended")
 
 
 OpensEngine = Callable[
@@ -260,6 +276,8 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
 
 async def run(settings: LoaderSettings) -> None:
     """Serve until stopped, or until the engine dies."""
+    if settings.node_rank:
+        await run_node(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(captured_output(service="loader"))
         loader = await stack.enter_async_context(open_loader(settings))
@@ -276,12 +294,29 @@ async def run(settings: LoaderSettings) -> None:
         await run_service(loader.http, settings, background, answering=answering)
 
 
+def plan(settings: LoaderSettings, facts: BaseFacts) -> Execution:
+    """Return how the engine computes on the device that is here; loads vLLM."""
+    return plan_for_device(
+        asked(settings),
+        base_dir=settings.base_dir,
+        threads=settings.threads,
+        quantization=facts.quantization,
+    )
+
+
+def with_node(config: EngineConfig, node: Node) -> EngineConfig:
+    """Return the configuration of one machine of several; prepares its network."""
+    prepare_network(node)
+    return replace(config, node=node)
+
+
 def asked(settings: LoaderSettings) -> Asked:
     """Return the engine settings; the device decides about `auto`."""
     return Asked(
         dtype=None if settings.dtype == "auto" else settings.dtype,
         tensor_parallel=settings.tensor_parallel,
         pipeline_parallel=settings.pipeline_parallel,
+        nodes=settings.nodes,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         kv_cache_bytes=settings.kv_cache_bytes,
         max_sequences=settings.max_sequences,

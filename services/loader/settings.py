@@ -41,6 +41,18 @@ class LoaderSettings(MemberSettings):
     pipeline_parallel: int = Field(
         1, ge=1, description="stages that share the layers, each of so many workers; CUDA only"
     )
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="machines that share the engine's workers equally; each runs the loader with the same"
+        " settings and a rank of its own",
+    )
+    node_rank: int = Field(0, ge=0, description="rank of this machine; 0 serves, others run workers alone")
+    leader: str = Field(
+        "",
+        pattern=r"^((\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})?$",
+        description="HOST:PORT of the machine of rank 0, where the others join; with several nodes",
+    )
     gpu_memory_utilization: float | None = Field(
         None,
         gt=0,
@@ -58,7 +70,7 @@ class LoaderSettings(MemberSettings):
         "auto", description="whether the model runs without CUDA graphs; auto: only on CPU, which has none"
     )
     executor: Literal["mp", "ray"] = Field(
-        "mp", description="executor of several workers: mp on this machine, ray on a Ray cluster"
+        "mp", description="executor of several workers: mp (vLLM's own processes) or ray (a Ray cluster)"
     )
     engine_args: str = Field(
         "",
@@ -125,6 +137,16 @@ class LoaderSettings(MemberSettings):
         description="time without an answer after which the engine is killed and the loader restarts; the"
         " process that prepares adapters is replaced after a fifth of it",
     )
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> "LoaderSettings":
+        if self.node_rank >= self.nodes:
+            raise ValueError(
+                f"node_rank counts from 0: {self.nodes - 1} at most with nodes={self.nodes}"
+            )
+        if self.nodes > 1 and not self.leader:
+            raise ValueError("nodes above 1 needs leader, the address of the machine of rank 0")
+        return self
 
     @model_validator(mode="after")
     def _check_capacity(self) -> "LoaderSettings":

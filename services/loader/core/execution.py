@@ -29,6 +29,9 @@ OWNED: Mapping[str, str] = {
     "tensor_parallel_size": "MINT_LOADER_TENSOR_PARALLEL",
     "pipeline_parallel_size": "MINT_LOADER_PIPELINE_PARALLEL",
     "distributed_executor_backend": "MINT_LOADER_EXECUTOR",
+    "nnodes": "MINT_LOADER_NODES",
+    "node_rank": "MINT_LOADER_NODE_RANK",
+    "master_addr": "MINT_LOADER_LEADER",
     "gpu_memory_utilization": "MINT_LOADER_GPU_MEMORY_UTILIZATION",
     "kv_cache_memory_bytes": "MINT_LOADER_KV_CACHE_BYTES",
     "enforce_eager": "MINT_LOADER_EAGER",
@@ -48,6 +51,7 @@ OWNED: Mapping[str, str] = {
             "logprobs_mode",
             "lora_dtype",
             "lora_target_modules",
+            "master_port",
             "max_logprobs",
             "max_lora_rank",
             "runner",
@@ -82,6 +86,7 @@ class Asked:
     dtype: Dtype | None = None
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    nodes: int = 1
     gpu_memory_utilization: float | None = None
     kv_cache_bytes: int | None = None
     max_sequences: int | None = None
@@ -103,6 +108,7 @@ class Execution:
     dtype: Dtype = "float32"
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    nodes: int = 1
     gpu_memory_utilization: float | None = None
     kv_cache_bytes: int | None = CPU_KV_BYTES
     max_sequences: int = CPU_SEQUENCES
@@ -110,6 +116,16 @@ class Execution:
     executor: Executor = "mp"
     has_arena: bool = False
     engine_args: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """Return the number of workers, on all machines."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def is_spread(self) -> bool:
+        """Return whether workers may be on other machines, where nothing of this one can be mapped."""
+        return self.executor == "ray" or self.nodes > 1
 
 
 _RESERVE = 8
@@ -148,12 +164,13 @@ def plan_execution(
         dtype=asked.dtype or _usual_dtype(device, needs_half=bool(quantization) or has_delta_nets),
         tensor_parallel=asked.tensor_parallel,
         pipeline_parallel=asked.pipeline_parallel,
+        nodes=asked.nodes,
         gpu_memory_utilization=asked.gpu_memory_utilization,
         kv_cache_bytes=asked.kv_cache_bytes or (CPU_KV_BYTES if on_cpu else None),
         max_sequences=asked.max_sequences or (CPU_SEQUENCES if on_cpu else GPU_SEQUENCES),
         eager=on_cpu if asked.eager is None else asked.eager,
         executor=asked.executor,
-        has_arena=not on_cpu and asked.executor == "mp",  # Ray's workers may be on other machines
+        has_arena=not on_cpu and asked.executor == "mp" and asked.nodes == 1,
         engine_args=engine_args,
     )
 
@@ -234,9 +251,17 @@ def _check_parallel(asked: Asked, device: Device, heads: int | None) -> None:
         problem = f"{asked.tensor_parallel} does not divide the base's {heads} attention heads; {divisors} do"
         raise _refused("tensor_parallel", problem)
     workers = asked.tensor_parallel * asked.pipeline_parallel
-    if device.kind == "cuda" and asked.executor == "mp" and workers > device.count:
-        field_name = "tensor_parallel" if asked.tensor_parallel > device.count else "pipeline_parallel"
-        problem = f"{workers} workers need a GPU each, and this process sees {device.count}"
+    if asked.nodes > 1 and asked.executor == "ray":
+        raise _refused(
+            "nodes", "Ray places the workers itself; with several machines set EXECUTOR to mp"
+        )
+    if workers % asked.nodes:
+        raise _refused("nodes", f"{asked.nodes} machines cannot have equal shares of {workers} workers")
+    if device.kind == "cuda" and asked.executor == "mp" and workers > device.count * asked.nodes:
+        seen = device.count * asked.nodes
+        field_name = "tensor_parallel" if asked.tensor_parallel > seen else "pipeline_parallel"
+        where = "" if asked.nodes == 1 else f" on each of {asked.nodes} machines"
+        problem = f"{workers} workers need a GPU each, and this process sees {device.count}{where}"
         raise _refused(field_name, problem)
 
 

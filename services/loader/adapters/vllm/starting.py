@@ -32,6 +32,7 @@ from services.loader.core.execution import (
     reserved_sequences,
     slot_rank,
 )
+from services.loader.core.nodes import Node
 from services.loader.core.parsing import Parsing
 from services.loader.core.routes import RouteSource, route_source
 
@@ -49,7 +50,7 @@ _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """The start configuration of the engine."""
+    """The start configuration of the engine; ``node``: this machine's place in an engine over several."""
 
     base_dir: Path
     facts: BaseFacts
@@ -61,6 +62,7 @@ class EngineConfig:
     threads: int
     compile_seconds: int
     execution: Execution
+    node: Node | None = None
     parsing: Parsing = field(default_factory=Parsing)
     default_sampling: Literal["base", "openai"] = "base"
     stats: bool = True
@@ -140,13 +142,44 @@ def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
     Raises Unavailable when the plugin with the repairs is not installed, SettingInvalid for an engine
     argument whose value vLLM refuses.
     """
-    prepare_environment(threads=config.threads)
-    require_plugin()
-    how = config.execution
-    prepare_device(find_device(), workers=how.tensor_parallel * how.pipeline_parallel)
+    _prepare(config)
     # Imports that fail inside vLLM keep the frames that led to them: the engine must be in none of those.
     importlib.import_module("vllm.v1.engine.async_llm")
     return _started(config, builder)
+
+
+def run_workers(config: EngineConfig) -> None:
+    """Run this machine's workers of an engine that another one leads; return when one of them has ended.
+
+    Blocks. Must run in the main thread. Raises as `start_engine`.
+    """
+    _prepare(config)
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+    vllm_config, _, _ = _with_routes(_checked(config, engine_arguments(config)), config)
+    executor = MultiprocExecutor(vllm_config, monitor_workers=False)
+    _log.info("workers run", extra=dataclasses.asdict(config.execution))
+    executor.start_worker_monitor(inline=True)
+
+
+def _prepare(config: EngineConfig) -> None:
+    prepare_environment(threads=config.threads)
+    require_plugin()
+    prepare_device(find_device(), workers=config.execution.workers)
+
+
+def setup_of(config: EngineConfig) -> Mapping[str, str]:
+    """Return what all machines of an engine must have alike, as texts by the names of settings."""
+    import vllm
+
+    named = {
+        "base": config.facts.digest,
+        "vllm": vllm.__version__,
+        "max_context": config.max_context,
+        "slots": config.slots,
+        "host_capacity": config.host_capacity,
+    }
+    return {name: str(value) for name, value in (named | dataclasses.asdict(config.execution)).items()}
 
 
 def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
@@ -169,7 +202,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         routed_layers=layers,
         no_routes=no_routes,
         no_processed="the engine decodes speculatively" if vllm_config.speculative_config else "",
-        sends_bytes=how.executor == "ray",
+        sends_bytes=how.is_spread,
         base=config.facts.name,
         parsing=config.parsing,
         dtype=how.dtype,
@@ -262,7 +295,14 @@ def engine_arguments(config: EngineConfig, *, returns_routes: bool = False) -> A
             optional["hf_overrides"] = given | {"sliding_window": config.facts.window - 1}
     if how.gpu_memory_utilization is not None:
         optional["gpu_memory_utilization"] = how.gpu_memory_utilization
-    if how.tensor_parallel * how.pipeline_parallel > 1 or how.executor != "mp":
+    if config.node is not None:
+        optional |= {
+            "nnodes": how.nodes,
+            "node_rank": config.node.rank,
+            "master_addr": config.node.leader,
+            "master_port": config.node.port,
+        }
+    if how.workers > 1 or how.executor != "mp":
         optional["distributed_executor_backend"] = how.executor  # one worker lives in the engine process
     return AsyncEngineArgs(
         model=str(config.base_dir),
@@ -293,7 +333,8 @@ def engine_arguments(config: EngineConfig, *, returns_routes: bool = False) -> A
         enforce_eager=how.eager,
         kv_cache_memory_bytes=how.kv_cache_bytes,
         worker_extension_cls=_EXTENSION,
-        seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
+        # Of requests without a seed: no two engines, or runs, sample alike, but all workers of one do.
+        seed=config.node.seed if config.node is not None else secrets.randbits(31),
         disable_log_stats=True,
         trust_remote_code=False,
         **optional,
