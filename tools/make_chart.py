@@ -25,7 +25,7 @@ DECIDED = {
     "registry": ("bootstrap_key",),
     "trainer": ("base_dir", "ranks"),
     "rollout": ("environments_dir",),
-    "loader": ("engine_id", "base_dir", "cache_dir", "executor"),
+    "loader": ("engine_id", "base_dir", "cache_dir", "executor", "nodes", "node_rank", "leader"),
     "gateway": ("tokenizers",),
 }
 """Settings that the chart gives itself, beside those of `SHARED` and its address."""

@@ -141,9 +141,7 @@ class LoaderSettings(MemberSettings):
     @model_validator(mode="after")
     def _check_nodes(self) -> "LoaderSettings":
         if self.node_rank >= self.nodes:
-            raise ValueError(
-                f"node_rank counts from 0: {self.nodes - 1} at most with nodes={self.nodes}"
-            )
+            raise ValueError(f"node_rank counts from 0: {self.nodes - 1} at most with nodes={self.nodes}")
         if self.nodes > 1 and not self.leader:
             raise ValueError("nodes above 1 needs leader, the address of the machine of rank 0")
         return self

@@ -114,6 +114,25 @@ def test_a_group_starts_as_many_ranks_as_it_has_gpus(rendered: Mapping[str, Answ
         assert container["command"][-1].endswith("-m services.trainer")
 
 
+def test_all_machines_of_an_engine_start_alike_but_for_their_rank(rendered: Mapping[str, Answer]) -> None:
+    engine = next(
+        one
+        for one in of_kind(rendered["nodes"].objects, "LeaderWorkerSet")
+        if one["metadata"]["name"] == "big-loader-kimi-k2-wide"
+    )
+    group = engine["spec"]["leaderWorkerTemplate"]
+    commands, environs = [], []
+    for role in ("leaderTemplate", "workerTemplate"):
+        (container,) = group[role]["spec"]["containers"]
+        commands.append(container["command"])
+        environs.append(container["env"])
+    assert commands[0] == commands[1]
+    assert environs[0] == environs[1]
+    assert {"MINT_LOADER_NODE_RANK", "MINT_LOADER_NODES", "MINT_LOADER_LEADER"} <= {
+        word.partition("=")[0] for word in commands[0][-1].split()
+    }
+
+
 def test_trainers_of_a_base_are_as_many_as_asked_for() -> None:
     values = example("small", bases__tiny={"path": "/bases/tiny", "trainer": {"replicas": 3}})
     (answer,) = render([Case(values=values)])

@@ -24,9 +24,9 @@ MARGIN_SECONDS = 20
 
 
 def of_services(answer: Answer) -> Iterator[Pods]:
-    """Yield the pods that run a service of ours: not the test, not the workers of an engine."""
+    """Yield the pods that run a service of ours: not the test."""
     for pods in pods_of(answer.objects):
-        if pods.service in READ_BY and not (pods.service == "loader" and pods.role == "worker"):
+        if pods.service in READ_BY:
             yield pods
 
 
@@ -78,7 +78,7 @@ def _value(name: str, one: Mapping[str, Any], pods: Pods) -> str:
     if "secretKeyRef" in source or one["name"] != name:
         return SECRETS.get(name, "secret-of-a-sensible-length")
     field = source.get("fieldRef", {}).get("fieldPath")
-    return {"metadata.name": f"{pods.owner}-0", "status.podIP": "10.0.0.1"}.get(field) or str(one["value"])
+    return {"metadata.name": f"{pods.owner}-0"}.get(field) or str(one["value"])
 
 
 def test_services_accept_their_environment_and_read_all_of_it(answer: Answer) -> None:
@@ -117,7 +117,7 @@ def test_values_arrive_as_they_were_written(rendered: Mapping[str, Answer]) -> N
 def test_a_service_gets_the_secrets_that_it_needs_and_no_others(answer: Answer) -> None:
     for pods in pods_of(answer.objects):
         secrets = set(secrets_of(pods))
-        if pods.service in READ_BY and not (pods.service == "loader" and pods.role == "worker"):
+        if pods.service in READ_BY:
             assert {"MINT_INTERNAL_TOKEN", "MINT_NATS_URL", "MINT_POSTGRES_DSN"} <= secrets
             assert ("MINT_REGISTRY_BOOTSTRAP_KEY" in secrets) == (pods.service == "registry")
         else:

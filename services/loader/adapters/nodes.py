@@ -27,6 +27,8 @@ from services.loader.core.nodes import Address, Node, difference
 _log = logging.getLogger(__name__)
 
 _LINE_BYTES = 64 << 10
+_STRANGERS = 64
+"""Maximum connections that have not shown a token: more are closed at once."""
 _ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 12_000}
@@ -74,6 +76,7 @@ class Leader:
         host = self._listener.getsockname()[0]
         self._node = Node(rank=0, leader=host, address=host, port=_free_port(host), seed=secrets.randbits(31))
         self._joined: set[int] = set()
+        self._strangers = 0
         self._complete: Future[Node] = Future()
 
     def assemble(self) -> Node:
@@ -88,9 +91,7 @@ class Leader:
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            _keep_alive(writer.get_extra_info("socket"))
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                request = msgspec.json.decode(await reader.readline(), type=_Request)
+            request = await self._request(reader, writer)
             problem = self._problem(request)
             answer = _Answer(problem=problem) if problem else self._answer(request.rank)
             writer.write(msgspec.json.encode(answer) + b"\n")
@@ -105,6 +106,17 @@ class Leader:
             _log.info("a connection to the leader ended", extra={"problem": plain_problem(error)})
         finally:
             writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Request:
+        if self._strangers >= _STRANGERS:
+            raise ConnectionAbortedError("too many connections")
+        self._strangers += 1
+        try:
+            _keep_alive(writer.get_extra_info("socket"))
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return msgspec.json.decode(await reader.readline(), type=_Request)
+        finally:
+            self._strangers -= 1
 
     def _problem(self, request: _Request) -> str:
         if not hmac.compare_digest(request.token.encode(), self._shown.token.encode()):
@@ -167,7 +179,7 @@ def _joined(address: Address, rank: int, request: bytes) -> Node:
     connection.settimeout(None)
 
     def wait_for_end() -> None:
-        with contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             connection.recv(1)
         _log.error("the leader of the engine is gone", extra={"leader": str(address)})
         _end_process()

@@ -252,9 +252,7 @@ def _check_parallel(asked: Asked, device: Device, heads: int | None) -> None:
         raise _refused("tensor_parallel", problem)
     workers = asked.tensor_parallel * asked.pipeline_parallel
     if asked.nodes > 1 and asked.executor == "ray":
-        raise _refused(
-            "nodes", "Ray places the workers itself; with several machines set EXECUTOR to mp"
-        )
+        raise _refused("nodes", "Ray places the workers itself; with several machines set EXECUTOR to mp")
     if workers % asked.nodes:
         raise _refused("nodes", f"{asked.nodes} machines cannot have equal shares of {workers} workers")
     if device.kind == "cuda" and asked.executor == "mp" and workers > device.count * asked.nodes:

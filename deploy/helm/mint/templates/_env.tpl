@@ -70,21 +70,10 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 - {name: TORCHINDUCTOR_CACHE_DIR, value: /var/lib/mint/compiled/inductor}
 - {name: VLLM_CACHE_ROOT, value: /var/lib/mint/compiled/vllm}
 - {name: MINT_LOADER_ENGINE_ID, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-- {name: MINT_LOADER_EXECUTOR, value: {{ eq (int .values.nodes) 1 | ternary "mp" "ray" }}}
 {{- end }}
 {{- range $name, $value := .values.settings }}
 - {name: {{ $prefix }}_{{ upper $name }}, value: {{ include "mint.text" $value | toJson }}}
 {{- end }}
-{{- if eq .service "loader" }}
-{{ include "mint.workerEnv" . }}
-{{- else }}
-{{- include "mint.ownEnv" . }}
-{{- end }}
-{{- end -}}
-
-{{/* What an engine's workers read: no secret. Argument as of mint.env. */}}
-{{- define "mint.workerEnv" -}}
-- {name: VLLM_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 {{- include "mint.ownEnv" . }}
 {{- end -}}
 

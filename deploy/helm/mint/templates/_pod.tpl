@@ -29,7 +29,6 @@ The template of a part's pods. Argument: dict root service values image, and
 {{- define "mint.pod" -}}
 {{- $names := dict "root" .root "service" .service "base" .baseLabel "engine" .engine -}}
 {{- $isHeavy := has .service (list "loader" "trainer") -}}
-{{- $isWorker := and (eq .service "loader") (default false .follower) -}}
 {{- $environments := dig "environments" dict .values -}}
 {{- $annotations := deepCopy (.values.podAnnotations | default dict) -}}
 {{- if $environments.namespaces }}
@@ -81,7 +80,7 @@ spec:
       imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
       command: {{ .command | default (list "python" "-m" (printf "services.%s" .service)) | toJson }}
       env:
-        {{- include ($isWorker | ternary "mint.workerEnv" "mint.env") . | nindent 8 }}
+        {{- include "mint.env" . | nindent 8 }}
       {{- if not .follower }}
       ports:
         - {name: http, containerPort: {{ include "mint.port" .service }}}
@@ -116,9 +115,7 @@ spec:
         {{- if $environments.claim }}
         - {name: environments, mountPath: /var/lib/mint, readOnly: true}
         {{- end }}
-        {{- if not $isWorker }}
         - {name: secrets, mountPath: /run/secrets/mint, readOnly: true}
-        {{- end }}
         {{- if .cache }}
         - {name: cache, mountPath: /var/lib/mint}
         {{- end }}
@@ -139,7 +136,6 @@ spec:
     - name: environments
       persistentVolumeClaim: {claimName: {{ . | quote }}, readOnly: true}
     {{- end }}
-    {{- if not $isWorker }}
     - name: secrets
       projected:
         defaultMode: 0440
@@ -147,7 +143,6 @@ spec:
           {{- range $file, $from := include "mint.secretFiles" . | fromYaml }}
           - secret: {name: {{ $from.name | quote }}, items: [{key: {{ $from.key | quote }}, path: {{ $file }}}]}
           {{- end }}
-    {{- end }}
     {{- if $isHeavy }}
     - name: shm
       emptyDir: {medium: Memory, sizeLimit: {{ .values.sharedMemory }}}
