@@ -168,8 +168,8 @@ bench-rollout: .venv/.installed ## Run the benchmarks of sampling ahead and of t
 	$(BENCH) rollout fleet_rollout episodes
 
 .PHONY: bench-fleet
-bench-fleet: .venv/.installed ## Run the benchmarks of a fleet: relays to one NATS server and to three, a second trainer, a new engine, and the simulated fleet
-	$(BENCH) fleet_bus trainer_pool engine_join fleet
+bench-fleet: .venv/.installed ## Run the benchmarks of a fleet: relays to one NATS server and to three, a second trainer, a new engine, conversations over four engines, and the simulated fleet
+	$(BENCH) fleet_bus trainer_pool engine_join engine_prefixes fleet
 
 .PHONY: bench-console
 bench-console: .venv/.installed ## Time the console's pages over a stack with 100,000 policies, and 50 viewers of a job (POLICIES=1000000: more)

@@ -36,7 +36,7 @@ LOADER = (
 TRAINER = ("trainer", "dtypes", "operations")
 JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 ROLLOUT = ("rollout", "fleet_rollout", "episodes")
-FLEET = ("fleet_bus", "trainer_pool", "engine_join")
+FLEET = ("fleet_bus", "trainer_pool", "engine_join", "engine_prefixes")
 CONSOLE = ("console",)
 BENCHES = (
     *LOADER,

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from benches.adapters import Recipe, make_adapters, register_in_bulk, store_in_bulk
 from benches.bases import TINY
@@ -12,6 +13,7 @@ from mint_common.claims import RevisionRef
 from mint_common.client.engine import EngineClient
 from mint_common.client.registry import RegistryClient
 from mint_common.ids import TenantId
+from services.standalone.core.plan import BaseAt
 
 SERVICES = ("registry", "loader", "gateway")
 LOADER = "loader-tiny"
@@ -58,12 +60,13 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def open_serving(overrides: Mapping[str, str]) -> AsyncIterator[Serving]:
-    """Start a stack of the tiny base; ``overrides`` are MINT_* variables."""
+async def open_serving(overrides: Mapping[str, str], *, at: BaseAt | None = None) -> AsyncIterator[Serving]:
+    """Start a stack of the tiny base, or of one ``at`` a folder; ``overrides`` are MINT_* variables."""
+    base = at or BaseAt(name="tiny", folder=str(TINY))
     sizes = {"MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES)}
     async with (
-        open_bench_stack(SERVICES, overrides={**sizes, **overrides}) as stack,
-        stack.http(LOADER) as loader,
+        open_bench_stack(SERVICES, at=base, overrides={**sizes, **overrides}) as stack,
+        stack.http(f"loader-{base.name}") as loader,
         stack.http("registry") as registry_http,
     ):
         registry = RegistryClient(registry_http)
@@ -73,5 +76,5 @@ async def open_serving(overrides: Mapping[str, str]) -> AsyncIterator[Serving]:
             engine=EngineClient(loader),
             registry=registry,
             tenant_id=owner.tenant_id,
-            facts=read_base_facts(TINY),
+            facts=read_base_facts(Path(base.folder)),
         )

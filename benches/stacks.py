@@ -65,15 +65,19 @@ class BenchStack:
 
 @contextlib.asynccontextmanager
 async def open_bench_stack(
-    services: Collection[str] = SERVICES, *, base: str = "tiny", overrides: Mapping[str, str] | None = None
+    services: Collection[str] = SERVICES,
+    *,
+    base: str = "tiny",
+    at: BaseAt | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> AsyncIterator[BenchStack]:
-    """Start some services over a base; ``overrides`` are MINT_* variables."""
+    """Start some services over a base, or one ``at`` a folder; ``overrides`` are MINT_* variables."""
     with scratch_folder() as root:
         folder = StateFolder(root=root / "state")
         folder.create()
         environ = {"MINT_TELEMETRY_LOG_LEVEL": "WARNING"}
         settings = read_standalone_settings({**os.environ, **environ, **(overrides or {})})
-        place = BaseAt(name=base, folder=str(base_folder(base)))
+        place = at or BaseAt(name=base, folder=str(base_folder(base)))
         opening = open_stack(folder, [place], port=free_port(), settings=settings, services=services)
         async with opening as stack:
             await stack.supervisor.all_ready()
