@@ -105,7 +105,7 @@ async def open_engine(
     if execution.nodes > 1:
         shown = Shown(token=settings.internal.token, setup=setup_of(engine_settings))
         leader = Leader(Address.read(settings.leader), nodes=execution.nodes, shown=shown)
-        engine_settings = with_node(engine_settings, await asyncio.to_thread(leader.assemble))
+        engine_settings = with_node(engine_settings, await leader.assemble())
     async with AsyncExitStack() as stack:
         arena = stack.enter_context(open_arena(settings.host_bytes)) if execution.has_arena else ""
         config = builder_config(settings, execution, arena=arena)

@@ -79,11 +79,11 @@ class Leader:
         self._strangers = 0
         self._complete: Future[Node] = Future()
 
-    def assemble(self) -> Node:
+    async def assemble(self) -> Node:
         """Wait until all machines have joined."""
         threading.Thread(target=lambda: asyncio.run(self._serve()), name="nodes", daemon=True).start()
         _log.info("waiting for the other nodes", extra={"nodes": self._nodes})
-        return self._complete.result()
+        return await asyncio.wrap_future(self._complete)
 
     async def _serve(self) -> None:
         async with await asyncio.start_server(self._admit, sock=self._listener, limit=_LINE_BYTES) as server:

@@ -1,5 +1,6 @@
 """Machines of one engine join rank 0, which refuses others, and notices one that is gone."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -43,7 +44,7 @@ def test_machines_that_join_get_one_port_and_one_seed(address: Address, ended: t
     ]
     for thread in threads:
         thread.start()
-    own = leader.assemble()
+    own = asyncio.run(leader.assemble())
     for thread in threads:
         thread.join(10)
     assert {(one.port, one.seed, one.leader) for one in found} == {(own.port, own.seed, "127.0.0.1")}
@@ -67,7 +68,7 @@ def test_a_machine_that_does_not_fit_is_refused(
     address: Address, rank: int, shown: Shown, problem: str
 ) -> None:
     leader = Leader(address, nodes=2, shown=SHOWN)
-    threading.Thread(target=leader.assemble, daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     with pytest.raises(SettingInvalid) as raised:
         join(address, rank=rank, shown=shown)
     assert problem in str(raised.value)
@@ -78,7 +79,7 @@ def test_each_side_notices_the_end_of_the_other(address: Address, ended: threadi
     leader = Leader(address, nodes=2, shown=SHOWN)
     lost = threading.Event()
     leader.end = lost.set
-    threading.Thread(target=leader.assemble, daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     request = {"token": "secret", "rank": 1, "setup": dict(SHOWN.setup)}
     with raw(address) as first:
         first.sendall(json.dumps(request).encode() + b"\n")
@@ -108,7 +109,7 @@ def test_a_machine_that_leaves_before_all_are_there_may_come_back(
     address: Address, ended: threading.Event
 ) -> None:
     leader = Leader(address, nodes=3, shown=SHOWN)
-    threading.Thread(target=leader.assemble, daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     request = {"token": "secret", "rank": 1, "setup": dict(SHOWN.setup)}
     with raw(address) as first:
         first.sendall(json.dumps(request).encode() + b"\n")
@@ -126,7 +127,7 @@ def test_a_machine_that_leaves_before_all_are_there_may_come_back(
 )
 def test_garbage_is_disconnected_and_harms_no_other(address: Address, sent: bytes) -> None:
     leader = Leader(address, nodes=2, shown=SHOWN)
-    threading.Thread(target=leader.assemble, daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     with raw(address) as stranger:
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
@@ -137,7 +138,7 @@ def test_garbage_is_disconnected_and_harms_no_other(address: Address, sent: byte
 
 def test_silent_connections_are_bounded(address: Address) -> None:
     leader = Leader(address, nodes=2, shown=SHOWN)
-    threading.Thread(target=leader.assemble, daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     silent = [raw(address) for _ in range(nodes._STRANGERS + 1)]
     silent[-1].settimeout(5)
     assert silent[-1].recv(1) == b""
