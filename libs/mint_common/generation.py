@@ -242,6 +242,24 @@ class AdapterStatus:
     slot_bytes: int = 0
 
 
+ChangeKind = Literal["loaded", "evicted", "failed", "non_finite"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChange:
+    """A change of one adapter on an engine at ``at``, in seconds since the epoch.
+
+    ``load_seconds`` and ``size_bytes`` are those of a load, ``problem`` that of a failed one.
+    """
+
+    digest: Digest
+    change: ChangeKind
+    at: float
+    size_bytes: int | None = None
+    load_seconds: float | None = None
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
     """Load of an engine: generating requests, waiting and running loads, used memory and slots."""

@@ -166,7 +166,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
 
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
         announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.keeps_requests_waiting)
-        log = ResidencyLog(identity, announcements)
+        log = ResidencyLog(identity, announcements, clock)
         quarantined = Quarantined(log)
         tiers = Tiers(
             engine=engine,
@@ -237,7 +237,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
                 max_tokens=max(TENANT_TOKENS, MAX_REQUESTS * settings.max_completions * max_context),
             ),
         )
-        add_routes(http, serving=serving, tiers=tiers, info=info)
+        add_routes(http, serving=serving, tiers=tiers, info=info, history=log.history)
         prewarms = Prewarms(tiers, clock)
         homes = Homes(engine_id, facts.name, count=settings.prewarm_homes, is_in_use=tiers.is_in_use)
         handlers = Handlers(prewarms, quarantined, homes)

@@ -35,6 +35,7 @@ from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.draining import set_stream_error
 from mint_common.tenant_budget import TenantBudget
 from services.loader.adapters.step_stream import StepStream
+from services.loader.core.change_history import ChangeHistory
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
@@ -106,11 +107,18 @@ class PrewarmBody:
     tenant_id: TenantId
 
 
-def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:
+def add_routes(
+    http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInfo, history: ChangeHistory
+) -> None:
     """Add the loader's routes to its HTTP application."""
     _add_generation(http, serving, info)
     _add_engine(http, serving, tiers, info)
     _add_residency(http, tiers, Places(tiers.places, epoch=info.epoch))
+
+    @http.get("/internal/adapter-changes")
+    async def list_changes(tenant_id: str) -> object:
+        """Return the latest changes of a tenant's adapters, the latest first."""
+        return msgspec.to_builtins(history.of_tenant(TenantId(tenant_id)))
 
 
 def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:

@@ -15,6 +15,7 @@ MAY: Mapping[Scope, frozenset[Scope]] = {
 
 REST: Mapping[str, Scope] = {
     "GET /mint/v1/adapters": "read",
+    "GET /mint/v1/adapters/changes": "read",
     "POST /mint/v1/adapters/{digest}/prewarm": "train",
     "POST /mint/v1/adapters/{digest}/{change}": "train",
     "GET /mint/v1/audit": "admin",

@@ -16,6 +16,7 @@ from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
 from services.registry.core.names import parse_model
 from services.registry.handlers.quarantine import QuarantineHandler
+from tests.testing.clock import ManualClock
 
 STRANGER = TenantId("ten_c")
 
@@ -34,7 +35,7 @@ class Wire:
 def engine(epoch: str = "epoch_1") -> tuple[Wire, Quarantined]:
     wire = Wire()
     identity = EngineIdentity(engine_id=EngineId("e"), epoch=epoch, base=BaseName("pebble"))
-    return wire, Quarantined(ResidencyLog(identity, wire))
+    return wire, Quarantined(ResidencyLog(identity, wire, ManualClock()))
 
 
 async def told_of(store: Store, kind: type[Event]) -> Sequence[Event]:

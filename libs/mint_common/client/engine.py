@@ -8,8 +8,10 @@ import msgspec
 from mint_common.claims import RevisionRef
 from mint_common.client.http import InternalHttp, path_of
 from mint_common.client.relayed import Relayed
+from mint_common.errors import RemoteError
 from mint_common.generation import (
     CALL_HEADER,
+    AdapterChange,
     AdapterPlaces,
     AdapterStatus,
     CallFacts,
@@ -68,6 +70,16 @@ class EngineClient:
         """
         asked = {"tenant_id": tenant_id, "limit": limit}
         return self._read(await self._http.get("/internal/adapters", asked), list[AdapterStatus])
+
+    async def changes(self, *, tenant_id: TenantId) -> list[AdapterChange]:
+        """Return the latest changes of a tenant's adapters, the latest first."""
+        try:
+            answer = await self._http.get("/internal/adapter-changes", {"tenant_id": tenant_id})
+        except RemoteError as error:
+            if error.remote_code != "not_found":
+                raise
+            return []  # of a loader without this route
+        return self._read(answer, list[AdapterChange])
 
     async def places(self, *, since: str, limit: int) -> AdapterPlaces:
         """Return the changes of adapters' places since a version, or all places ("": always)."""

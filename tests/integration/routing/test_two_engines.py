@@ -217,6 +217,13 @@ async def _changes_are_the_tenants_own(fleet: Fleet, digest: str) -> None:
     assert (await change("evict")).status_code == 404
     prewarmed = (await change("prewarm")).json()
     assert "slot" in {each["tier"] for each in prewarmed}
+    listed = (await fleet.gateway.get("/mint/v1/adapters/changes", params={"policy": "counter"})).json()
+    latest = [each for each in listed if each["digest"] == digest]
+    assert [each["at"] for each in latest] == sorted((each["at"] for each in latest), reverse=True)
+    assert [each["change"] for each in latest[:2]] == ["loaded", "evicted"]
+    assert latest[0]["load_seconds"] > 0
+    assert (await fleet.gateway.get("/mint/v1/adapters/changes", params={"policy": "other"})).json() == []
+    assert (await fleet.stranger.get("/mint/v1/adapters/changes")).json() == []
     for verb in ("pin", "unpin", "evict", "prewarm"):
         refused = await fleet.stranger.post(f"/mint/v1/adapters/{digest}/{verb}")
         assert refused.status_code == 404, refused.text

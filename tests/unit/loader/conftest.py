@@ -179,7 +179,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             cache.open()
             engine, announced = MemoryEngine(slots=slots, host=host, stall_ms=stall_ms), Announced()
             identity = EngineIdentity(engine_id=EngineId("e"), epoch="epoch_1", base=facts.name)
-            log = ResidencyLog(identity, announced)
+            log = ResidencyLog(identity, announced, clock)
             tiers = Tiers(
                 engine=engine,
                 staging=cache,

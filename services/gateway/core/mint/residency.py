@@ -1,12 +1,12 @@
 """Residency as a tenant sees it: its own revisions on the engines, under its own names."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from mint_common.catalog import OwnedRevision
-from mint_common.generation import AdapterStatus, EngineInfo, EngineLoad
+from mint_common.generation import AdapterChange, AdapterStatus, EngineInfo, EngineLoad
 from mint_common.ids import Digest, EngineId
 
 
@@ -25,6 +25,15 @@ class EngineEntry(EngineInfo):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterEntry(AdapterStatus):
     """The place of one revision of the tenant on one engine."""
+
+    engine_id: EngineId
+    policy: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChangeEntry(AdapterChange):
+    """A change of one revision of the tenant on one engine."""
 
     engine_id: EngineId
     policy: str
@@ -69,12 +78,33 @@ def describe_residency(
 
     Two policies may own the same digest: equal weights are one revision, and both have it resident.
     """
-    owners: dict[Digest, list[OwnedRevision]] = defaultdict(list)
-    for each in owned:
-        owners[each.revision.digest].append(each)
+    owners = _by_digest(owned)
     return [
         AdapterEntry(engine_id=engine_id, policy=owner.policy, number=owner.revision.number, **asdict(status))
         for engine_id, adapters in resident
         for status in adapters
         for owner in owners.get(status.digest, ())
     ]
+
+
+def describe_changes(
+    changed: Sequence[tuple[EngineId, Sequence[AdapterChange]]], owned: Sequence[OwnedRevision]
+) -> list[AdapterChangeEntry]:
+    """Return one entry per engine, change and revision of the tenant's, the latest first."""
+    owners = _by_digest(owned)
+    entries = [
+        AdapterChangeEntry(
+            engine_id=engine_id, policy=owner.policy, number=owner.revision.number, **asdict(change)
+        )
+        for engine_id, changes in changed
+        for change in changes
+        for owner in owners.get(change.digest, ())
+    ]
+    return sorted(entries, key=lambda entry: -entry.at)
+
+
+def _by_digest(owned: Sequence[OwnedRevision]) -> Mapping[Digest, Sequence[OwnedRevision]]:
+    owners: dict[Digest, list[OwnedRevision]] = defaultdict(list)
+    for each in owned:
+        owners[each.revision.digest].append(each)
+    return owners

@@ -8,19 +8,21 @@ the totals.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from mint_common.catalog import OwnedRevision
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient, ResidencyChange
 from mint_common.errors import EngineRestarting, MintError, NotFound, Unavailable
-from mint_common.generation import AdapterStatus, EngineLoad
+from mint_common.generation import AdapterChange, AdapterStatus, EngineLoad
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.mint.residency import (
+    AdapterChangeEntry,
     AdapterEntry,
     EngineEntry,
+    describe_changes,
     describe_engine,
     describe_residency,
     describe_restarting,
@@ -68,6 +70,25 @@ async def list_engines(caller: ReadCaller, parts: CatalogDep) -> list[EngineEntr
 async def list_adapters(caller: ReadCaller, parts: CatalogDep) -> list[AdapterEntry]:
     """List the tenant's revisions on each engine: tier, size, pin, last use and place in the queue."""
     return await entries_of(parts, caller.tenant_id)
+
+
+@router.get("/adapters/changes")
+async def list_changes(
+    caller: ReadCaller, parts: CatalogDep, policy: Annotated[str, Query(max_length=200)] = ""
+) -> list[AdapterChangeEntry]:
+    """List loads, evictions and failed loads of the tenant's revisions, the latest first.
+
+    Each engine keeps the tenant's latest 100 since its start. ``policy``: those of one policy alone.
+    """
+
+    async def changed(client: EngineClient) -> tuple[EngineId, Sequence[AdapterChange]]:
+        engine_id = (await client.describe()).engine_id
+        return engine_id, await client.changes(tenant_id=caller.tenant_id)
+
+    found = await _of_each(parts.engines, changed)
+    digests = sorted({change.digest for _, changes in found for change in changes})
+    owned = await parts.registry.find_owned(caller.tenant_id, digests) if digests else []
+    return [entry for entry in describe_changes(found, owned) if policy in {"", entry.policy}]
 
 
 @router.post("/adapters/{digest}/prewarm")

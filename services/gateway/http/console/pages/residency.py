@@ -1,4 +1,4 @@
-"""``/console/residency``: which revisions are where on which engine."""
+"""``/console/residency``: which revisions are where on which engine, and what changed there."""
 
 import asyncio
 from typing import Annotated
@@ -21,9 +21,12 @@ async def residency(
     _caller: ReadCaller, visit: VisitDep, policy: Annotated[str, Query(max_length=200)] = ""
 ) -> Response:
     """Show engines, and the tenant's revisions on them: those that wait first, then by tier and last use."""
-    engines, adapters = await asyncio.gather(
-        visit.get("mint", "v1", "engines"), visit.get("mint", "v1", "adapters")
+    engines, adapters, changes = await asyncio.gather(
+        visit.get("mint", "v1", "engines"),
+        visit.get("mint", "v1", "adapters"),
+        visit.get("mint", "v1", "adapters", "changes"),
     )
+    history = [each for each in (changes.data if changes.is_ok else []) if policy in each["policy"]]
     rows = [each for each in (adapters.data if adapters.is_ok else []) if policy in each["policy"]]
     rows.sort(key=_order)
     return visit.pages.show(
@@ -32,6 +35,8 @@ async def residency(
         section="residency",
         engines=engines,
         adapters=adapters,
+        changes=changes,
+        history=history[:SHOWN],
         rows=rows[:SHOWN],
         total=len(rows),
         policy=policy,
