@@ -1,11 +1,13 @@
-"""A whole stack over hosts: two of each service, three NATS servers, one Postgres.
+"""A whole stack over hosts: two of each service, three NATS servers, a Postgres and its standby.
 
-A balancer stands for the addresses that a cluster gives registry, rollout and gateways. Blobs are a folder of
-all.
+The standby is started by tests that need one. A balancer stands for the addresses that a cluster gives
+registry, rollout and gateways. Blobs are a folder of all.
 """
 
 import json
+import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ PORTS = {"registry": 8101, "trainer": 8102, "rollout": 8103, "loader": 8104, "ga
 TWINS = tuple(f"{service}-{number}" for service in SERVICES for number in (1, 2))
 NATS = ("nats-1", "nats-2", "nats-3")
 NATS_PORT, ROUTE_PORT = 4222, 6222
+STANDBY = "standby"
 READY_SECONDS = 240.0
 BALANCER = """
 defaults
@@ -50,9 +53,10 @@ listen {service}
 class FleetStack:
     """Parts by their names, each on a host of that name, and ``client``, the host of users."""
 
-    def __init__(self, hosts: Hosts, parts: Mapping[str, FleetPart], key: str) -> None:
+    def __init__(self, hosts: Hosts, parts: Mapping[str, FleetPart], standby: FleetPart, key: str) -> None:
         self.hosts = hosts
-        self.parts = parts
+        self.parts = dict(parts)
+        self.standby = standby
         self.key = key
         self.restarted: list[str] = []
 
@@ -69,7 +73,7 @@ class FleetStack:
 
     def down(self) -> None:
         """Kill all."""
-        for part in self.parts.values():
+        for part in (*self.parts.values(), self.standby):
             part.kill()
 
     def wait_for(self, condition: Callable[[], bool], *, what: str, seconds: float = READY_SECONDS) -> float:
@@ -109,9 +113,9 @@ class FleetStack:
 @contextmanager
 def open_fleet(folder: Path) -> Iterator[FleetStack]:
     """Bring a stack up, and take it down."""
-    with hosts_of("client", "postgres", *NATS, "balancer", *TWINS) as hosts:
+    with hosts_of("client", "postgres", STANDBY, *NATS, "balancer", *TWINS) as hosts:
         key, token = secrets.token_hex(24), secrets.token_hex(24)
-        postgres, dsn = _postgres(hosts, folder)
+        postgres, standby, dsn = _postgres(hosts, folder)
         common = {
             "MINT_POSTGRES_DSN": dsn,
             "MINT_NATS_URL": ",".join(f"nats://fleet@{hosts.addresses[one]}:{NATS_PORT}" for one in NATS),
@@ -127,7 +131,7 @@ def open_fleet(folder: Path) -> Iterator[FleetStack]:
         }
         parts = [postgres, *_cluster(hosts, folder), _balancer(hosts, folder)]
         parts += [_service(hosts, folder, name, common, key) for name in TWINS]
-        stack = FleetStack(hosts, {part.name: part for part in parts}, key)
+        stack = FleetStack(hosts, {part.name: part for part in parts}, standby, key)
         try:
             stack.up()
             yield stack
@@ -135,10 +139,11 @@ def open_fleet(folder: Path) -> Iterator[FleetStack]:
             stack.down()
 
 
-def _postgres(hosts: Hosts, folder: Path) -> tuple[FleetPart, str]:
+def _postgres(hosts: Hosts, folder: Path) -> tuple[FleetPart, FleetPart, str]:
+    """Return the primary, a standby that copies it when it starts, and how to connect to both."""
     server = make_postgres(folder / "postgres")
     with (server.launch.folder / "data/pg_hba.conf").open("a") as rules:
-        rules.write("host all all 10.77.0.0/24 scram-sha-256\n")
+        rules.write("host all,replication all 10.77.0.0/24 scram-sha-256\n")
     given = {"listen_addresses=127.0.0.1": "listen_addresses=*", "max_connections=100": "max_connections=300"}
     part = FleetPart(
         name="postgres",
@@ -147,7 +152,25 @@ def _postgres(hosts: Hosts, folder: Path) -> tuple[FleetPart, str]:
         log=server.log,
         run_as=server.launch.run_as,
     )
-    return part, server.address.replace("127.0.0.1", hosts.addresses["postgres"])
+    copied = folder / STANDBY
+    copied.mkdir(mode=0o700)
+    if server.launch.run_as is not None:
+        os.chown(copied, server.launch.run_as.uid, server.launch.run_as.gid)
+    start, _, place = server.address.rpartition("@")
+    port, _, database = place.removeprefix("127.0.0.1:").partition("/")
+    program, data = Path(server.launch.argv[0]), str(server.launch.folder / "data")
+    source = f"{start}@{hosts.addresses['postgres']}:{port}/{database}"
+    copy = (str(program.with_name("pg_basebackup")), "-D", f"{copied}/data", "-d", source, "-R", "-c", "fast")
+    follow = [f"{copied}/data" if word == data else word for word in part.argv]
+    standby = FleetPart(
+        name=STANDBY,
+        hosts=hosts,
+        argv=("sh", "-c", f"{shlex.join(copy)} && exec {shlex.join(follow)}"),
+        log=folder / "standby.log",
+        run_as=server.launch.run_as,
+    )
+    both = ",".join(f"{hosts.addresses[name]}:{port}" for name in ("postgres", STANDBY))
+    return part, standby, f"{start}@{both}/{database}"
 
 
 def _cluster(hosts: Hosts, folder: Path) -> Iterator[FleetPart]:

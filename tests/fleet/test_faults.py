@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import pytest
 
 from benches.machine import ROOT
@@ -21,7 +22,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.events.subjects import STREAM
 from tests.fleet.alias_history import Row, contradictions
 from tests.fleet.hosts import why_not
-from tests.fleet.stack import NATS, NATS_PORT, SERVICES, TWINS, FleetStack, open_fleet
+from tests.fleet.stack import NATS, NATS_PORT, SERVICES, STANDBY, TWINS, FleetStack, open_fleet
 from tests.fleet.users import Gateways, Seen, users_at_work
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ REPORT = ROOT / "out/fleet/faults.json"
 SEED = 32
 STEPS, STEPS_BEFORE = 12, 2
 FAULT_SECONDS, RESTART_SECONDS = 30.0, 2.0
-GAP_SECONDS = 60.0
+GAP_SECONDS, TAKEN_OVER_SECONDS = 60.0, 15.0
 REQUESTS = 2000
 CELLS = [
     *((part, fault) for part in (*SERVICES, "nats", "postgres") for fault in ("kill", "freeze", "cut")),
@@ -125,6 +126,64 @@ def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> Non
     assert job["state"] == "succeeded", job["reason"]
     assert seen.unanswered == 0
     _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+
+
+def test_a_standby_takes_over_from_a_killed_primary(fleet: Fleet) -> None:
+    """The last test of the fleet, which has no standby afterwards."""
+    stack, policy = fleet.stack, "taken-over"
+    stack.standby.start()
+    _on_client(stack, lambda _: asyncio.run(_in_step(stack)))
+    with users_at_work(stack, "asked", policy, fleet.texts) as seen:
+        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        assert job["state"] == "running", job["reason"]
+        stack.parts.pop("postgres").kill()
+        began = time.monotonic()
+        time.sleep(RESTART_SECONDS)
+        _on_client(stack, lambda _: asyncio.run(_promote(stack)))
+        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        ended = time.monotonic()
+    found = {
+        "part": "postgres",
+        "fault": "kill the primary, promote the standby after 2 s",
+        "gap_seconds": round(seen.longest_gap(), 2),
+        "answers": len(seen.answered),
+        "unanswered": seen.unanswered,
+        "moves_and_reads": len(seen.heard),
+        "job_seconds_after_fault": round(ended - began, 1),
+    }
+    _report(found)
+    assert job["state"] == "succeeded", job["reason"]
+    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+    assert seen.longest_gap() < TAKEN_OVER_SECONDS, found
+
+
+async def _in_step(stack: FleetStack) -> None:
+    """Wait until the standby follows, then let commits wait for it; its copy must not have that setting."""
+    session = await _session(stack, "postgres")
+    await _until(session, "application_name = 'walreceiver' AND state = 'streaming'")
+    await session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    await session.execute("SELECT pg_reload_conf()")
+    await _until(session, "sync_state = 'sync'")
+    await session.close()
+
+
+async def _until(session: asyncpg.Connection, condition: str) -> None:
+    async with asyncio.timeout(60):
+        while not await session.fetchval(f"SELECT count(*) FROM pg_stat_replication WHERE {condition}"):
+            await asyncio.sleep(0.05)
+
+
+async def _promote(stack: FleetStack) -> None:
+    session = await _session(stack, STANDBY)
+    assert await session.fetchval("SELECT pg_promote()")
+    await session.close()
+
+
+async def _session(stack: FleetStack, host: str) -> asyncpg.Connection:
+    start, _, hosts = stack.parts["registry-1"].env["MINT_POSTGRES_DSN"].rpartition("@")
+    port, _, database = hosts.rpartition(":")[2].partition("/")
+    return await asyncpg.connect(f"{start}@{stack.hosts.addresses[host]}:{port}/{database}")
 
 
 def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
