@@ -30,11 +30,11 @@ from services.standalone.adapters.base_import import Wish, import_folder
 from services.standalone.adapters.launch import free_port
 from services.standalone.core.plan import BaseAt, plan_alike
 
-NAME, CONTEXT = "tiny-long", 2048
-ENGINES, KV_BYTES = 4, 64 << 20
-POLICIES, OF_POLICY, TURNS = 64, 8, 5
-INSTRUCTIONS, ASKED, ANSWERED = 512, 64, 32
-"""Lengths in tokens, which are characters of this base."""
+NAME, CONTEXT = "tiny-long", 4096
+ENGINES, KV_BYTES = 4, 256 << 20
+POLICIES, OF_POLICY, TURNS = 64, 8, 3
+INSTRUCTIONS, ASKED, ANSWERED, GENERATED = 2048, 256, 128, 16
+"""Lengths in characters, which are this base's tokens: four of them stand for one of a usual base."""
 AT_ONCE = 24
 READY_SECONDS = 60.0
 _QUERIES, _HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
@@ -165,10 +165,10 @@ async def _held(serving: Serving, url: str, *, seed: int) -> Held:
             for _ in range(TURNS):
                 prompt += _text(talk, ASKED)
                 async with turns:
-                    body = {"model": model, "prompt": prompt, "max_tokens": ANSWERED, "ignore_eos": True}
+                    body = {"model": model, "prompt": prompt, "max_tokens": GENERATED, "ignore_eos": True}
                     answer = await client.post("/v1/completions", json=body)
                 assert answer.status_code == 200, answer.text
-                prompt += _text(talk, ANSWERED)  # as long as the answer, whose characters take several tokens
+                prompt += _text(talk, ANSWERED)  # in the answer's place
 
         talks = []
         for number in range(1, POLICIES + 1):
