@@ -100,12 +100,13 @@ def test_groups_of_nodes_have_known_fields_alone(rendered: Mapping[str, Answer])
             _check(_as_set(group[role], group), NEWEST)
 
 
+def group_named(rendered: Mapping[str, Answer], name: str) -> Mapping[str, Any]:
+    groups = of_kind(rendered["nodes"].objects, "LeaderWorkerSet")
+    return next(one for one in groups if one["metadata"]["name"] == name)
+
+
 def test_a_group_starts_as_many_ranks_as_it_has_gpus(rendered: Mapping[str, Answer]) -> None:
-    trainer = next(
-        one
-        for one in of_kind(rendered["nodes"].objects, "LeaderWorkerSet")
-        if one["metadata"]["name"] == "big-trainer-kimi-k2"
-    )
+    trainer = group_named(rendered, "big-trainer-kimi-k2")
     group = trainer["spec"]["leaderWorkerTemplate"]
     assert (trainer["spec"]["replicas"], group["size"]) == (1, 4)
     for role in ("leaderTemplate", "workerTemplate"):
@@ -115,11 +116,7 @@ def test_a_group_starts_as_many_ranks_as_it_has_gpus(rendered: Mapping[str, Answ
 
 
 def test_all_machines_of_an_engine_start_alike_but_for_their_rank(rendered: Mapping[str, Answer]) -> None:
-    engine = next(
-        one
-        for one in of_kind(rendered["nodes"].objects, "LeaderWorkerSet")
-        if one["metadata"]["name"] == "big-loader-kimi-k2-wide"
-    )
+    engine = group_named(rendered, "big-loader-kimi-k2-wide")
     group = engine["spec"]["leaderWorkerTemplate"]
     commands, environs = [], []
     for role in ("leaderTemplate", "workerTemplate"):
