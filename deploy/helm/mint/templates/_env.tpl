@@ -70,6 +70,7 @@ registry_bootstrap_key: {{ $all.bootstrapKey | toJson }}
 - {name: TORCHINDUCTOR_CACHE_DIR, value: /var/lib/mint/compiled/inductor}
 - {name: VLLM_CACHE_ROOT, value: /var/lib/mint/compiled/vllm}
 - {name: MINT_LOADER_ENGINE_ID, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: MINT_LOADER_EXECUTOR, value: mp}
 {{- end }}
 {{- range $name, $value := .values.settings }}
 - {name: {{ $prefix }}_{{ upper $name }}, value: {{ include "mint.text" $value | toJson }}}
