@@ -33,7 +33,7 @@ from services.loader import metrics
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, open_builder
-from services.loader.adapters.nodes import Leader, Shown, join, prepare_network
+from services.loader.adapters.nodes import JoinTerms, Leader, join, prepare_network
 from services.loader.adapters.numbering import numbered
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import (
@@ -103,8 +103,8 @@ async def open_engine(
     execution = plan(settings, facts)
     engine_settings, leader = engine_config(settings, facts, execution), None
     if execution.nodes > 1:
-        shown = Shown(token=settings.internal.token, setup=setup_of(engine_settings))
-        leader = Leader(Address.read(settings.leader), nodes=execution.nodes, shown=shown)
+        terms = JoinTerms(token=settings.internal.token, setup=setup_of(engine_settings))
+        leader = Leader(Address.read(settings.leader), nodes=execution.nodes, terms=terms)
         engine_settings = with_node(engine_settings, await leader.assemble())
     async with AsyncExitStack() as stack:
         arena = stack.enter_context(open_arena(settings.host_bytes)) if execution.has_arena else ""
@@ -128,8 +128,8 @@ async def run_node(settings: LoaderSettings) -> None:
     """Run this machine's workers of an engine that another one leads, until it ends. Raises Unavailable."""
     facts = read_base_facts(settings.base_dir)
     config = engine_config(settings, facts, plan(settings, facts))
-    shown = Shown(token=settings.internal.token, setup=setup_of(config))
-    node = join(Address.read(settings.leader), rank=settings.node_rank, shown=shown)
+    terms = JoinTerms(token=settings.internal.token, setup=setup_of(config))
+    node = join(Address.read(settings.leader), rank=settings.node_rank, terms=terms)
     run_workers(with_node(config, node))
     raise Unavailable(what="the engine", problem="a worker of this machine has ended")
 

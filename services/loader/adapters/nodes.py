@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _LINE_BYTES = 64 << 10
 _STRANGERS = 64
-"""Maximum connections that have not shown a token: more are closed at once."""
+"""Maximum connections without a request to join so far: more are closed at once."""
 _ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 12_000}
@@ -50,8 +50,8 @@ class _Answer(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What each machine shows: the token of the stack, and the setup that must be the same on all."""
+class JoinTerms:
+    """Token of the stack and setup of the engine: both must be equal on all machines."""
 
     token: str
     setup: Mapping[str, str]
@@ -64,10 +64,10 @@ class Leader:
     an engine to kill is there.
     """
 
-    def __init__(self, address: Address, *, nodes: int, shown: Shown) -> None:
+    def __init__(self, address: Address, *, nodes: int, terms: JoinTerms) -> None:
         """Listen. Raises Unavailable when ``address`` is not this machine's."""
         self._nodes = nodes
-        self._shown = shown
+        self._terms = terms
         self.end: Callable[[], None] = _end_process
         try:
             self._listener = socket.create_server((address.host, address.port), backlog=128)
@@ -119,13 +119,13 @@ class Leader:
             self._strangers -= 1
 
     def _problem(self, request: _Request) -> str:
-        if not hmac.compare_digest(request.token.encode(), self._shown.token.encode()):
+        if not hmac.compare_digest(request.token.encode(), self._terms.token.encode()):
             return "its MINT_INTERNAL_TOKEN is another"
         if not 0 < request.rank < self._nodes:
             return f"its MINT_LOADER_NODE_RANK is {request.rank}, and must be 1 to {self._nodes - 1}"
         if request.rank in self._joined:
             return f"a node of rank {request.rank} has joined already"
-        return difference(of_node=request.setup, of_leader=self._shown.setup)
+        return difference(of_node=request.setup, of_leader=self._terms.setup)
 
     def _answer(self, rank: int) -> _Answer:
         self._joined.add(rank)
@@ -141,21 +141,21 @@ class Leader:
             self.end()
 
 
-def join(address: Address, *, rank: int, shown: Shown) -> Node:
+def join(address: Address, *, rank: int, terms: JoinTerms) -> Node:
     """Join rank 0 once it is there; this process ends when rank 0 is gone.
 
     Raises SettingInvalid when it refuses this machine.
     """
-    request = msgspec.json.encode(_Request(token=shown.token, rank=rank, setup=dict(shown.setup)))
-    is_said = False
+    request = msgspec.json.encode(_Request(token=terms.token, rank=rank, setup=dict(terms.setup)))
+    is_logged = False
     while True:
         try:
             return _joined(address, rank, request + b"\n")
         except (OSError, msgspec.DecodeError) as error:
-            if not is_said:
+            if not is_logged:
                 problem = {"leader": str(address), "problem": plain_problem(error)}
                 _log.info("waiting for the leader", extra=problem)
-            is_said = True
+            is_logged = True
         time.sleep(_RETRY_SECONDS)
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from mint_common.errors import SettingInvalid
 from services.loader.adapters import nodes
-from services.loader.adapters.nodes import Leader, Shown, join
+from services.loader.adapters.nodes import JoinTerms, Leader, join
 from services.loader.core.nodes import Address, difference
 
-SHOWN = Shown(token="secret", setup={"slots": "8", "dtype": "float32"})
+TERMS = JoinTerms(token="secret", setup={"slots": "8", "dtype": "float32"})
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def raw(address: Address) -> socket.socket:
 
 
 def test_machines_that_join_get_one_port_and_one_seed(address: Address, ended: threading.Event) -> None:
-    leader = Leader(address, nodes=3, shown=SHOWN)
+    leader = Leader(address, nodes=3, terms=TERMS)
     found = []
     threads = [
-        threading.Thread(target=lambda rank=rank: found.append(join(address, rank=rank, shown=SHOWN)))
+        threading.Thread(target=lambda rank=rank: found.append(join(address, rank=rank, terms=TERMS)))
         for rank in (1, 2)
     ]
     for thread in threads:
@@ -53,34 +53,34 @@ def test_machines_that_join_get_one_port_and_one_seed(address: Address, ended: t
 
 
 @pytest.mark.parametrize(
-    ("rank", "shown", "problem"),
+    ("rank", "terms", "problem"),
     [
-        (1, Shown(token="other", setup=SHOWN.setup), "MINT_INTERNAL_TOKEN"),
-        (2, SHOWN, "MINT_LOADER_NODE_RANK is 2, and must be 1 to 1"),
+        (1, JoinTerms(token="other", setup=TERMS.setup), "MINT_INTERNAL_TOKEN"),
+        (2, TERMS, "MINT_LOADER_NODE_RANK is 2, and must be 1 to 1"),
         (
             1,
-            Shown(token="secret", setup={"slots": "4", "dtype": "float32"}),
+            JoinTerms(token="secret", setup={"slots": "4", "dtype": "float32"}),
             "slots is 4, and 8 on the leader",
         ),
     ],
 )
 def test_a_machine_that_does_not_fit_is_refused(
-    address: Address, rank: int, shown: Shown, problem: str
+    address: Address, rank: int, terms: JoinTerms, problem: str
 ) -> None:
-    leader = Leader(address, nodes=2, shown=SHOWN)
+    leader = Leader(address, nodes=2, terms=TERMS)
     threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     with pytest.raises(SettingInvalid) as raised:
-        join(address, rank=rank, shown=shown)
+        join(address, rank=rank, terms=terms)
     assert problem in str(raised.value)
-    assert join(address, rank=1, shown=SHOWN).rank == 1
+    assert join(address, rank=1, terms=TERMS).rank == 1
 
 
 def test_each_side_notices_the_end_of_the_other(address: Address, ended: threading.Event) -> None:
-    leader = Leader(address, nodes=2, shown=SHOWN)
+    leader = Leader(address, nodes=2, terms=TERMS)
     lost = threading.Event()
     leader.end = lost.set
     threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
-    request = {"token": "secret", "rank": 1, "setup": dict(SHOWN.setup)}
+    request = {"token": "secret", "rank": 1, "setup": dict(TERMS.setup)}
     with raw(address) as first:
         first.sendall(json.dumps(request).encode() + b"\n")
         assert json.loads(first.makefile().readline())["problem"] == ""
@@ -94,7 +94,7 @@ def test_each_side_notices_the_end_of_the_other(address: Address, ended: threadi
 
 def test_a_machine_ends_with_its_leader(address: Address, ended: threading.Event) -> None:
     with socket.create_server((address.host, address.port)) as listener:
-        node = threading.Thread(target=lambda: join(address, rank=1, shown=SHOWN), daemon=True)
+        node = threading.Thread(target=lambda: join(address, rank=1, terms=TERMS), daemon=True)
         node.start()
         connection, _ = listener.accept()
         connection.makefile().readline()
@@ -108,9 +108,9 @@ def test_a_machine_ends_with_its_leader(address: Address, ended: threading.Event
 def test_a_machine_that_leaves_before_all_are_there_may_come_back(
     address: Address, ended: threading.Event
 ) -> None:
-    leader = Leader(address, nodes=3, shown=SHOWN)
+    leader = Leader(address, nodes=3, terms=TERMS)
     threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
-    request = {"token": "secret", "rank": 1, "setup": dict(SHOWN.setup)}
+    request = {"token": "secret", "rank": 1, "setup": dict(TERMS.setup)}
     with raw(address) as first:
         first.sendall(json.dumps(request).encode() + b"\n")
         first.makefile().readline()
@@ -118,7 +118,7 @@ def test_a_machine_that_leaves_before_all_are_there_may_come_back(
     while leader._joined:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert join(address, rank=1, shown=SHOWN).rank == 1
+    assert join(address, rank=1, terms=TERMS).rank == 1
     assert not ended.is_set()
 
 
@@ -126,25 +126,25 @@ def test_a_machine_that_leaves_before_all_are_there_may_come_back(
     "sent", [b"", b"\n", b"GET / HTTP/1.1\r\n", b"[]\n", b"x" * 100_000, b'{"token":1}\n']
 )
 def test_garbage_is_disconnected_and_harms_no_other(address: Address, sent: bytes) -> None:
-    leader = Leader(address, nodes=2, shown=SHOWN)
+    leader = Leader(address, nodes=2, terms=TERMS)
     threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     with raw(address) as stranger:
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(1) == b""
-    assert join(address, rank=1, shown=SHOWN).rank == 1
+    assert join(address, rank=1, terms=TERMS).rank == 1
 
 
 def test_silent_connections_are_bounded(address: Address) -> None:
-    leader = Leader(address, nodes=2, shown=SHOWN)
+    leader = Leader(address, nodes=2, terms=TERMS)
     threading.Thread(target=lambda: asyncio.run(leader.assemble()), daemon=True).start()
     silent = [raw(address) for _ in range(nodes._STRANGERS + 1)]
     silent[-1].settimeout(5)
     assert silent[-1].recv(1) == b""
     for each in silent:
         each.close()
-    assert join(address, rank=1, shown=SHOWN).rank == 1
+    assert join(address, rank=1, terms=TERMS).rank == 1
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x"])
