@@ -1,4 +1,4 @@
-"""The blobs of a wave: its prompts or rows, and the rollout record that training reads.
+"""The blobs of a wave: its prompts or rows, the rollout record, and the trainer's log-probabilities of it.
 
 All are MessagePack through msgspec; every number is a plain int or float, every token an id of the base's
 tokenizer.
@@ -13,7 +13,7 @@ import msgspec
 
 from mint_common.datasets import RowLine
 from mint_common.errors import EventInvalid
-from mint_common.ids import Digest, WaveId
+from mint_common.ids import Digest, JobId, PolicyId, WaveId
 
 T = TypeVar("T")
 Ranges = tuple[tuple[int, int], ...]
@@ -118,6 +118,23 @@ class WaveRecord:
     replaced: tuple[ReplacedGroup, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveLogprobs:
+    """The trainer's log-probabilities of a wave's tokens.
+
+    ``groups[i][j]`` are those of sample j of the record's group i: little-endian float32, one for every token
+    of the sample's trained ranges, at the record's temperature; empty: the sample was not compared.
+    """
+
+    wave_id: WaveId
+    groups: tuple[tuple[bytes, ...], ...]
+
+
+def wave_blobs(policy_id: PolicyId, job_id: JobId) -> str:
+    """Return the prefix of the keys of a job's blobs; no other job's key begins with it."""
+    return f"waves/{policy_id}/{job_id}/"
+
+
 def episode_of(index: int, sample: Sample) -> int:
     """Return the episode of a group's sample, given the sample's index."""
     return index if sample.episode is None else sample.episode
@@ -149,8 +166,8 @@ def trained_count(tokens: Sequence[int], trained: Ranges) -> int:
     return sum(end - start for start, end in trained_ranges(tokens, trained))
 
 
-def encode_blob(content: list[Prompt] | list[RowLine] | WaveRecord) -> bytes:
-    """Return the blob of a wave's prompts or rows, or of its record."""
+def encode_blob(content: list[Prompt] | list[RowLine] | WaveRecord | WaveLogprobs) -> bytes:
+    """Return one of a wave's blobs."""
     return msgspec.msgpack.encode(content)
 
 
@@ -167,6 +184,11 @@ def decode_rows(data: bytes) -> list[RowLine]:
 def decode_record(data: bytes) -> WaveRecord:
     """Read a rollout record. Raises EventInvalid."""
     return _decode(data, WaveRecord, "wave record")
+
+
+def decode_logprobs(data: bytes) -> WaveLogprobs:
+    """Read the trainer's log-probabilities of a wave. Raises EventInvalid."""
+    return _decode(data, WaveLogprobs, "wave log-probabilities")
 
 
 def _decode(data: bytes, shape: type[T], what: str) -> T:

@@ -14,10 +14,11 @@ from mint_common.datasets import Format
 from mint_common.errors import Unavailable
 from mint_common.events import JobFile, PolicyRemoved
 from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.records import wave_blobs
 from services.rollout.adapters.erasures_postgres import ERASED_REASON, PostgresErasures, note_deleted_file
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
-from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, EndedJob, blobs_of
+from services.rollout.core.erasure import AWAY_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, EndedJob
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, failed, scored
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, open_job, wave_id_of
@@ -84,7 +85,7 @@ class World:
         job = replace(job, state=JobState(state))
         if state != "running":
             job = replace(job, finished_at=now, reason="Line 1: secret" if state == "failed" else "")
-        prefix = blobs_of(job.policy_id, job_id)
+        prefix = wave_blobs(job.policy_id, job_id)
         waves = [
             Wave(
                 wave_id=wave_id_of(job_id, step),
@@ -110,7 +111,7 @@ class World:
 
     async def keys(self, job: Job) -> list[str]:
         """Return the blobs of a job."""
-        prefix = blobs_of(job.policy_id, job.job_id)
+        prefix = wave_blobs(job.policy_id, job.job_id)
         return [key.removeprefix(prefix) async for key in self.blobs.list(prefix)]
 
     async def run(self, name: str, file: JobFile, *, tenant: TenantId = TENANT) -> EvaluationRun:
@@ -161,7 +162,7 @@ async def test_blobs_of_a_deleted_file_go_at_once_and_once_more(world: World) ->
     await world.eraser.erase()
     assert [await world.keys(job) for job in (mine, others, task)] == [[], ALL, ALL]
     # A process that did not know of the end stores a wave that it had in hand.
-    await world.blobs.put(f"{blobs_of(mine.policy_id, mine.job_id)}2-bb.rec", b"secret")
+    await world.blobs.put(f"{wave_blobs(mine.policy_id, mine.job_id)}2-bb.rec", b"secret")
     await world.eraser.erase()
     assert await world.keys(mine) == ["2-bb.rec"]
     await world.clock.advance(SETTLE_SECONDS)
@@ -181,7 +182,7 @@ async def test_a_validation_file_counts_as_much(world: World) -> None:
 
 async def test_a_record_that_training_may_read_stays_until_it_does_not(world: World) -> None:
     job = await world.job("needed", state="cancelled")
-    world.trainer.needed = {f"{blobs_of(job.policy_id, job.job_id)}2-aa.rec"}
+    world.trainer.needed = {f"{wave_blobs(job.policy_id, job.job_id)}2-aa.rec"}
     await world.delete_file(TENANT, FILE.file_id)
     await world.eraser.erase()
     assert await world.keys(job) == ["2-aa.rec"]

@@ -35,6 +35,7 @@ from mint_common.events import (
     RevisionRetired,
     TrainingFailed,
     WaveCancelled,
+    WaveCompared,
     WaveCompleted,
     WaveRequested,
 )
@@ -167,6 +168,7 @@ _EVENTS: tuple[Event, ...] = (
         lora=LORA,
         spec=SPEC,
     ),
+    WaveCompared(**_OF_WAVE, logprobs=make_claim(f"waves/{POLICY}/{JOB}/{WAVE}-{'0' * 64}.logprobs")),
     WaveCancelled(**_OF_WAVE, reason="job cancelled"),
     TrainingFailed(
         **_OF_WAVE,

@@ -42,7 +42,13 @@ from mint_common.events.revision import (
     RevisionRestored,
     RevisionRetired,
 )
-from mint_common.events.wave import TrainingFailed, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.events.wave import (
+    TrainingFailed,
+    WaveCancelled,
+    WaveCompared,
+    WaveCompleted,
+    WaveRequested,
+)
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     PolicyCreated,
@@ -53,6 +59,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     JobFinished,
     WaveRequested,
     WaveCompleted,
+    WaveCompared,
     WaveCancelled,
     TrainingFailed,
     RevisionExported,

@@ -60,6 +60,20 @@ class WaveCompleted(WaveEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaveCompared(WaveEvent):
+    """A trainer compared a wave's tokens with their sampler.
+
+    ``logprobs`` claims a `mint_common.records.WaveLogprobs`: the policy's log-probabilities in the pass that
+    first trained on each token. The event comes with the wave's ``revision.exported``; it is missing where
+    nothing was sampled, and where the trainer restarted between the pass and the export.
+    """
+
+    type: ClassVar[str] = "wave.compared"
+
+    logprobs: Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaveCancelled(WaveEvent):
     """A wave will not be completed."""
 

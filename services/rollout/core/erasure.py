@@ -1,14 +1,15 @@
 """Plan the erasure of an ended job's blobs. Pure.
 
-A job's blobs are those under its prefix: the prompts or rows of its steps, and rollout records. When it has
-ended, its prompts have no readers, and only the trainer reads its records: to continue an accepted wave,
-and to replay operations that no snapshot of the policy covers.
+A job's blobs are those under its prefix: the prompts or rows of its steps, rollout records, and the trainer's
+log-probabilities of these. When it has ended, its prompts have no readers, and only the trainer reads its
+records: to continue an accepted wave, and to replay operations that no snapshot of the policy covers.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mint_common.ids import BaseName, JobId, PolicyId, WaveId
+from mint_common.records import wave_blobs
 
 SETTLE_SECONDS = 3600.0
 """Time after the end of a job in which a process that missed the end may still store a blob for it."""
@@ -37,7 +38,7 @@ class EndedJob:
     @property
     def prefix(self) -> str:
         """Return the prefix of its blobs."""
-        return blobs_of(self.policy_id, self.job_id)
+        return wave_blobs(self.policy_id, self.job_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +49,9 @@ class Erasure:
     next_at: float | None
 
 
-def blobs_of(policy_id: PolicyId, job_id: JobId) -> str:
-    """Return the prefix of a job's blobs; no other job's key begins with it."""
-    return f"waves/{policy_id}/{job_id}/"
-
-
 def prompts_key(policy_id: PolicyId, job_id: JobId, step: int) -> str:
     """Return where the prompts or rows of a step are stored."""
-    return f"{blobs_of(policy_id, job_id)}{step}{_PROMPTS}"
+    return f"{wave_blobs(policy_id, job_id)}{step}{_PROMPTS}"
 
 
 def plan_erasure(

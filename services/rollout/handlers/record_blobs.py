@@ -5,8 +5,7 @@ import hashlib
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.ids import JobId, PolicyId
-from mint_common.records import WaveRecord, encode_blob
-from services.rollout.core.erasure import blobs_of
+from mint_common.records import WaveRecord, encode_blob, wave_blobs
 
 
 async def store_record(
@@ -18,5 +17,5 @@ async def store_record(
     whose claim was committed.
     """
     data = encode_blob(record)
-    key = f"{blobs_of(policy_id, job_id)}{name}-{hashlib.sha256(data).hexdigest()}.rec"
+    key = f"{wave_blobs(policy_id, job_id)}{name}-{hashlib.sha256(data).hexdigest()}.rec"
     return await blobs.put_new(key, data)

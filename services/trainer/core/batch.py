@@ -20,6 +20,9 @@ from services.trainer.core.advantages import group_advantages, overlong_punishme
 
 T = TypeVar("T")
 
+SamplePlace = tuple[int, int]
+"""The index of a sample's group in its record, and its own there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardedEpisode:
@@ -51,7 +54,7 @@ class Row:
     one number are a pair. ``weight`` is that of a row's tokens, None: 1.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
     computed at ``temperature``, as the sampler's were. ``teacher`` are a teacher's log-probabilities, one per
-    token.
+    token. ``place`` is a sampled row's in its record.
     """
 
     prompt: tuple[int, ...]
@@ -66,6 +69,7 @@ class Row:
     temperature: float = 1.0
     episode: RewardedEpisode | None = None
     teacher: tuple[float, ...] = ()
+    place: SamplePlace | None = None
 
     @property
     def length(self) -> int:
@@ -221,6 +225,7 @@ def _episode_rows(
             yield replace(
                 _sampled_row(group, sample, weighed[episode], temperature),
                 episode=episode,
+                place=(episode.group, index),
                 weight=1 / episode.tokens if by_sequence else None,
             )
 
@@ -238,11 +243,11 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
     each other, not with the sampler.
     """
     rows: list[Row] = []
-    for group in record.groups:
-        samples = [sample for sample in group.samples if sample.tokens]
-        best = max(samples, key=lambda sample: sample.reward, default=None)
-        worst = min(samples, key=lambda sample: sample.reward, default=None)
-        if best is None or worst is None or best.reward == worst.reward:
+    for place, group in enumerate(record.groups):
+        samples = [(index, sample) for index, sample in enumerate(group.samples) if sample.tokens]
+        best = max(samples, key=lambda one: one[1].reward, default=None)
+        worst = min(samples, key=lambda one: one[1].reward, default=None)
+        if best is None or worst is None or best[1].reward == worst[1].reward:
             continue
         number = len(rows) // 2
         rows += [
@@ -251,8 +256,9 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
                 logprobs=sample.logprobs,
                 pair=number,
                 temperature=record.logprobs_temperature,
+                place=(place, index) if sample.logprobs else None,
             )
-            for sample, advantage in ((best, 1.0), (worst, -1.0))
+            for (index, sample), advantage in ((best, 1.0), (worst, -1.0))
         ]
     skipped = len(record.groups) - len(rows) // 2
     return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
@@ -304,7 +310,11 @@ def _row(group: Group, sample: Sample, *, advantage: float) -> Row:
 def _probe(record: WaveRecord) -> tuple[Row, ...]:
     group = record.groups[0]
     temperature = record.logprobs_temperature
-    return tuple(_sampled_row(group, one, 0.0, temperature) for one in group.samples if one.tokens)
+    return tuple(
+        replace(_sampled_row(group, one, 0.0, temperature), place=(0, index))
+        for index, one in enumerate(group.samples)
+        if one.tokens
+    )
 
 
 def _sampled_row(group: Group, sample: Sample, advantage: float, temperature: float) -> Row:

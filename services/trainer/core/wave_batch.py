@@ -1,9 +1,13 @@
 """The pass of a managed job's wave."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from services.trainer.core.batch import Batch
+from mint_common.ids import WaveId
+from mint_common.records import WaveLogprobs
+from mint_common.training import Passed
+from services.trainer.core.batch import Batch, SamplePlace
 from services.trainer.core.losses.loss import Config, Loss
 
 VALIDATION_METRICS: Mapping[str, str] = {
@@ -57,3 +61,34 @@ class WaveBatch:
         """Return how many tokens the model reads."""
         rows = self.batch.rows or self.batch.probe
         return sum(row.length for row in (*rows, *self.batch.mismatched))
+
+
+class WavePassed(Passed, frozen=True, tag="passed"):
+    """The result of a wave's pass while it is in memory; it is committed as a `Passed`.
+
+    ``compared`` are the policy's log-probabilities of sampled rows, as a `WaveLogprobs` has them.
+    """
+
+    compared: Mapping[SamplePlace, bytes] = MappingProxyType({})
+
+    def committed(self) -> Passed:
+        """Return the part that is stored."""
+        return Passed(logprobs=self.logprobs, metrics=self.metrics)
+
+
+def wave_logprobs(wave_id: WaveId, passes: Iterable[Mapping[SamplePlace, bytes]]) -> WaveLogprobs | None:
+    """Return the log-probabilities of a wave, given those of its passes in order; the first of a sample hold.
+
+    None if no sample was compared.
+    """
+    compared: dict[SamplePlace, bytes] = {}
+    for found in passes:
+        compared = {**found, **compared}
+    if not compared:
+        return None
+    groups: list[list[bytes]] = [[] for _ in range(1 + max(group for group, _ in compared))]
+    for (group, sample), logprobs in compared.items():
+        own = groups[group]
+        own += [b""] * (sample + 1 - len(own))
+        own[sample] = logprobs
+    return WaveLogprobs(wave_id=wave_id, groups=tuple(map(tuple, groups)))

@@ -16,8 +16,7 @@ import msgspec
 from mint_common.adapters_format import store_adapter
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, AlreadyHandled, MintError
-from mint_common.events import Event, RevisionExported, TrainingFailed
-from mint_common.ids import PolicyId, derive_id
+from mint_common.events import Event, TrainingFailed
 from mint_common.telemetry import tracing
 from mint_common.training import (
     CheckpointRecord,
@@ -30,7 +29,6 @@ from mint_common.training import (
     Result,
     Save,
     Saved,
-    Stepped,
 )
 from services.trainer import metrics
 from services.trainer.core.operations import (
@@ -44,12 +42,12 @@ from services.trainer.core.operations import (
     expiry_of,
 )
 from services.trainer.core.policy_work import StateExport
+from services.trainer.core.wave_batch import WavePassed
 from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
     WaveExport,
     changes_state,
-    export_metrics,
     has_stepped,
 )
 from services.trainer.handlers.lease_term import (
@@ -62,6 +60,7 @@ from services.trainer.handlers.lease_term import (
     unpack,
 )
 from services.trainer.handlers.parking import Parking
+from services.trainer.handlers.wave_exports import Comparisons, export_id_of, exported_event, note_trained
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +130,7 @@ class Committer:
         self._unpublished: dict[int, _Unpublished] = {}
         self._traces: dict[int, dict[str, str]] = {}
         self._moved = asyncio.Event()
+        self._comparisons = Comparisons(term.blobs, parking)
 
     def note_trace(self, seq: int) -> None:
         """Note the current trace as that in which an operation came; its events belong to it."""
@@ -230,23 +230,14 @@ class Committer:
         lineage = ExportLineage(digest=adapter.digest, parent=export.parent)
         finished = replace(await self._finished(one, result), checkpoint=record, lineage=lineage)
         measured = await self._measured(wave) if wave else ()
-        exported = RevisionExported(
-            tenant_id=session.tenant_id,
-            base=session.base,
-            export_id=export_id,
-            policy_id=session.policy_id,
-            job_id=wave.job_id if wave else None,
-            wave_id=wave.wave_id if wave else None,
-            digest=adapter.digest,
-            manifest=manifest,
-            parent=export.parent,
-            step=export.step,
-            metrics=export_metrics(wave, measured, export_seconds=export.seconds) if wave else {},
+        exported = exported_event(
+            session, export, manifest, export_id=export_id, wave=wave, measured=measured
         )
-        await self._finish_with(wave.cause if wave else export_id, exported, [finished])
+        compared = await self._comparisons.stored(session, wave) if wave else []
+        await self._finish_with(wave.cause if wave else export_id, [*compared, exported], [finished])
         self._note_lineage(lineage)
         if wave:
-            _note_trained(exported, is_step=any(isinstance(result, Stepped) for result in measured))
+            note_trained(exported, measured)
 
     async def _measured(self, export: WaveExport) -> list[Result]:
         """Return the results of a wave's pass and its step, which are committed."""
@@ -272,18 +263,21 @@ class Committer:
             # The step before was taken.
             lineage = ExportLineage(digest=UNEXPORTED, parent=session.digest)
         finished[-1] = replace(finished[-1], refuses=export.wave_id, lineage=lineage)
-        await self._finish_with(export.cause, failed, finished)
+        self._comparisons.drop(export.measured)
+        await self._finish_with(export.cause, [failed], finished)
         self._note_lineage(lineage)
         metrics.STEPS.labels("failed").inc()
         _log.warning("wave refused", extra={"wave_id": export.wave_id, "code": refused.error.code})
 
-    async def _finish_with(self, cause: str, event: Event, finished: Sequence[FinishedOperation]) -> None:
-        """Commit operations and their event."""
+    async def _finish_with(
+        self, cause: str, events: Sequence[Event], finished: Sequence[FinishedOperation]
+    ) -> None:
+        """Commit operations and their events."""
         term = self._term
         try:
             async with term.ledger.transaction(cause) as transaction:
                 unused = await term.store.finish_within(transaction.connection, term.holder, finished)
-                await transaction.emit(event)
+                await transaction.emit(*events)
         except AlreadyHandled:
             # Its job was failed when the wave was taken in, as it seemed: there is nothing more to tell.
             unused = await term.store.finish(term.holder, finished)
@@ -322,6 +316,9 @@ class Committer:
         return replace(finished, result=await self._parking.until_done(store))
 
     def _encoded(self, one: Executed, result: Result | MintError) -> FinishedOperation:
+        if isinstance(result, WavePassed):
+            self._comparisons.note(one.seq, result)
+            result = result.committed()
         outcome = msgspec.msgpack.encode(outcome_of(result))
         came = "refused" if isinstance(result, MintError) else "done"
         kind = "unread"
@@ -368,29 +365,6 @@ class Committer:
             self._on_committed(one.seq)
             if not self.session.is_managed:
                 self._term.outcomes.put((one.policy_id, one.seq), unpublished.outcome)
-
-
-def _note_trained(exported: RevisionExported, *, is_step: bool) -> None:
-    metrics.STEPS.labels("trained" if is_step else "skipped").inc()
-    metrics.TOKENS.inc(exported.metrics.get("tokens", 0.0))
-    metrics.STEP_SECONDS.observe(exported.metrics["seconds"])
-    if "ratio_max_error" in exported.metrics:
-        metrics.RATIO_ERROR.observe(exported.metrics["ratio_max_error"])
-    _log.info(
-        "wave trained",
-        extra={
-            "policy_id": exported.policy_id,
-            "wave_id": exported.wave_id,
-            "step": exported.step,
-            "digest": exported.digest,
-            **{f"metric_{name}": value for name, value in exported.metrics.items()},
-        },
-    )
-
-
-def export_id_of(policy_id: PolicyId, seq: int) -> str:
-    """Return the name of an operation's export, which is also the cause of its event."""
-    return derive_id("export", policy_id, seq)
 
 
 def closes(operation: LoggedOperation | StoredOperation, result: object) -> bool:

@@ -35,7 +35,6 @@ from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation, Packed
 from services.trainer.core.pool import HolderAway
 from services.trainer.core.wave_operations import WavePass, intake_of
-from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import read_operation
 from services.trainer.handlers.lease_term import (
@@ -46,6 +45,7 @@ from services.trainer.handlers.lease_term import (
     unpack,
 )
 from services.trainer.handlers.terms import TERM_SECONDS, Terms
+from services.trainer.handlers.wave_exports import export_id_of
 
 # A repetition may name its inputs in another order: protobuf maps have none, and each process draws its own.
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.records import wave_blobs
 from services.rollout.core.erasure import (
     AWAY_SECONDS,
     RETRY_SECONDS,
     SETTLE_SECONDS,
     EndedJob,
-    blobs_of,
     plan_erasure,
     prompts_key,
 )
@@ -22,8 +22,8 @@ SETTLED = ENDED.finished_at + SETTLE_SECONDS
 
 
 def test_no_job_s_prefix_begins_with_another_s() -> None:
-    assert all(key.startswith(blobs_of(POLICY, JOB)) for key in PROMPTS)
-    assert not blobs_of(POLICY, JOB + "0").startswith(blobs_of(POLICY, JOB))
+    assert all(key.startswith(wave_blobs(POLICY, JOB)) for key in PROMPTS)
+    assert not wave_blobs(POLICY, JOB + "0").startswith(wave_blobs(POLICY, JOB))
 
 
 def test_all_goes_that_no_training_reads() -> None:

@@ -12,13 +12,13 @@ from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.preferences import MovedAnswer, moved_answers, weigh_answers
-from services.trainer.core.batch import Row, rewarded_rows
+from services.trainer.core.batch import Row, SamplePlace, rewarded_rows
 from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.loss import PreferenceLoss, TokenLoss
 from services.trainer.core.losses.tokens import RatioSums
 from services.trainer.core.packing import PackedSequence, behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
-from services.trainer.core.wave_batch import VALIDATION_METRICS, WaveBatch
+from services.trainer.core.wave_batch import VALIDATION_METRICS, WaveBatch, WavePassed
 
 
 class WaveRows:
@@ -37,10 +37,12 @@ class WaveRows:
         self._kl_rule = loss.rewards_kl if has_kl and isinstance(loss, TokenLoss) else None
         compares_all = self._preferences is not None or self._kl_rule is not None
         self._compared = self._lines(answers if compares_all else work.batch.probe)
+        self._trained: list[PackedSequence] = []
         self._answers: list[MovedAnswer] = []
         self._found: dict[str, float] = {}
         self._measures: dict[str, float] = {}
         self._ratios = RatioSums()
+        self._logprobs: dict[SamplePlace, bytes] = {}
 
     def comparison(self) -> PassWork:
         """Return the scores to compute first: compared answers, or the probe of a batch without rows."""
@@ -60,6 +62,7 @@ class WaveRows:
         assert isinstance(scored, PassResult), "without a loss nothing is refused"
         self._measures.update(scored.measures)
         self._ratios = scored.ratios
+        self._logprobs = _logprobs_of(self._compared, scored)
         if self._kl_rule is not None:
             self._rows, self._found = self._rewarded(self._kl_rule, scored)
         if self._preferences is not None:
@@ -73,10 +76,11 @@ class WaveRows:
         """Return the pass that gives the gradient; answers that are only measured have been scored."""
         loss = self._work.loss
         token_loss = loss if isinstance(loss, TokenLoss) else CROSS_ENTROPY
+        self._trained = [] if self._preferences and not self._work.backward else self._lines(self._rows)
         return PassWork(
             lora=self._lora,
             step=self._step,
-            lines=[] if self._preferences and not self._work.backward else self._lines(self._rows),
+            lines=self._trained,
             loss=token_loss,
             config=self._work.config,
             divisor=self._work.divisor,
@@ -87,7 +91,7 @@ class WaveRows:
         )
 
     def passed(self, result: PassResult) -> Passed | NotFinite:
-        """Return the metrics of the pass, without its log-probabilities.
+        """Return the metrics of the pass, and the log-probabilities of its sampled rows.
 
         ``kl`` is there only with a coefficient, ``ratio_max_error`` and others of the ratios only for sampled
         answers, ``masked_share`` only for policy gradients: the share of the trained tokens on which the
@@ -122,7 +126,8 @@ class WaveRows:
         if routed or unrouted:
             metrics["out_of_route_ratio:mean"] = off_route / max(1.0, routed)
             metrics["unrouted_tokens:sum"] = unrouted
-        return Passed(logprobs=(), metrics=metrics | accuracy)
+        compared = self._logprobs | _logprobs_of(self._trained, result)
+        return WavePassed(logprobs=(), metrics=metrics | accuracy, compared=compared)
 
     def _rewarded(self, rule: AdvantageRule, scored: PassResult) -> tuple[list[Row], dict[str, float]]:
         """Return the rows with advantages of rewards less the KL to the base, and that KL, a token."""
@@ -150,6 +155,19 @@ class WaveRows:
         if self._work.is_file and self._max_length:
             rows = behind_shared_beginning(rows)
         return sorted(pack_rows(rows, policy=0, max_length=self._max_length), key=lambda line: -line.length)
+
+
+def _logprobs_of(lines: Sequence[PackedSequence], scored: PassResult) -> dict[SamplePlace, bytes]:
+    """Return the log-probabilities of the lines' sampled rows, as a `WaveLogprobs` has them."""
+    found: dict[SamplePlace, bytes] = {}
+    for line, scores in zip(lines, scored.scores, strict=True):
+        begin = 0
+        for row in line.rows:
+            if row.place is not None:
+                own = scores.logprobs[begin : begin + row.targets]
+                found[row.place] = own.astype("<f4", copy=False).tobytes()
+            begin += row.targets
+    return found
 
 
 def _ratio_metrics(ratios: RatioSums) -> dict[str, float]:
