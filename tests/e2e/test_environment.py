@@ -1,7 +1,9 @@
 """A job in an environment on a running stack: a reward URL that an operator adds, and a tenant trains on."""
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -61,6 +63,7 @@ def test_a_job_trains_on_the_rewards_of_a_url(stack: RunningStack, judge: str) -
     assert {each["outcome"] for each in shown["episodes"]} <= {"ok", "truncated"}
     assert len(shown["episodes"]) == 4
     word = shown["prompt"]["text"].removeprefix("f ").removesuffix("=")
+    _check_log_ratios(stack, job_id, job["steps"])
     for episode in shown["episodes"]:
         (parts,) = episode["segments"]
         said = "".join(part["text"] or "" for part in parts if part["kind"] == "sampled")
@@ -123,3 +126,25 @@ def test_a_job_in_an_environment_that_is_not_there_is_refused(stack: RunningStac
         answer = stack.http.post("/mint/v1/jobs", json={"policy": "nowhere", "env": env})
         assert answer.status_code in {404, 422}, answer.text
         assert field in answer.text
+
+
+def _check_log_ratios(stack: RunningStack, job_id: str, steps: list[dict[str, float]]) -> None:
+    """The greatest ratio of the first step's tokens is the one that the trainer measured."""
+    ratios: list[float] = []
+    deadline = time.monotonic() + 20
+    while not ratios and time.monotonic() < deadline:
+        groups = [stack.get(f"/jobs/{job_id}/rollouts?step=1&group={group}") for group in (0, 1)]
+        sampled = [
+            part
+            for group in groups
+            for episode in group["episodes"]
+            for parts in episode["segments"]
+            for part in parts
+            if "trainer_logprobs" in part
+        ]
+        ratios = [
+            abs(math.expm1(own - other))
+            for part in sampled
+            for own, other in zip(part["trainer_logprobs"], part["logprobs"], strict=True)
+        ]
+    assert max(ratios) == pytest.approx(steps[0]["ratio_max_error"], rel=0.01, abs=1e-6)

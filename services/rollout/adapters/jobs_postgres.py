@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import asyncpg
+import msgspec
 
+from mint_common.claims import Claim
 from mint_common.ids import Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres import columns_of, found_record, from_row, insert_of, values_of
 from mint_common.runtime.postgres_errors import PostgresConnection
@@ -36,6 +38,11 @@ _CLAIM_STALLED = f"""
 _AWAITED = """
     SELECT DISTINCT ON (job_id) job_id, waits_for FROM agent_waves
     WHERE job_id = ANY ($1) AND seen_at > extract(epoch FROM now()) - $2 ORDER BY job_id, waits_for
+"""
+# Under the job's lock: other changes write the whole row of a wave.
+_COMPARED = """
+    WITH locked AS (SELECT FROM jobs WHERE job_id = $1 FOR UPDATE)
+    UPDATE waves SET logprobs = $3 FROM locked WHERE wave_id = $2 AND waves.job_id = $1
 """
 _UNSCORED = f"""
     {_WAVE} WHERE job_id = $1 AND step = ANY ($2)
@@ -195,6 +202,10 @@ class PostgresJobs:
         asked = within or self._pool
         row = await asked.fetchrow(f"{_WAVE} WHERE wave_id = $1", wave_id)
         return None if row is None else from_row(row, Wave)
+
+    async def note_logprobs(self, job_id: JobId, wave_id: WaveId, logprobs: Claim) -> None:
+        """Record the claim of the trainer's log-probabilities of a wave, if the wave is known. Idempotent."""
+        await self._pool.execute(_COMPARED, job_id, wave_id, msgspec.to_builtins(logprobs))
 
     async def teachers(self, *, after: str, limit: int) -> list[Digest]:
         """Return the revisions that are teachers of jobs which have not ended, by digest."""

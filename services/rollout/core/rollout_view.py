@@ -2,11 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice, repeat
+from struct import unpack
 from typing import Literal
 
 from mint_common.errors import InvalidField, NotFound
 from mint_common.json_types import JsonObject
-from mint_common.records import Episode, Group, Sample, WaveRecord, episode_of, trained_ranges
+from mint_common.records import (
+    Episode,
+    Group,
+    Sample,
+    WaveLogprobs,
+    WaveRecord,
+    episode_of,
+    trained_count,
+    trained_ranges,
+)
 from services.rollout.core.wave import Wave
 
 MAX_SHOWN = 64 << 10
@@ -17,12 +28,14 @@ MAX_SHOWN = 64 << 10
 class ShownPart:
     """Neighbouring tokens of a segment: ``sampled`` and trained on, or the ``context`` between.
 
-    ``logprobs`` are the sampler's; a context has none.
+    ``logprobs`` are the sampler's, and ``trainer_logprobs`` the trainer's where it compared them; a context
+    has none.
     """
 
     kind: Literal["context", "sampled"]
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...] = ()
+    trainer_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +59,22 @@ class ShownGroup:
         return [part for part in every if part.kind == "sampled"]
 
 
-def shown_group(record: WaveRecord, *, group: int, episode: int | None) -> ShownGroup:
-    """Return a group of a record. Raises InvalidField for what it does not have, and when it is too large."""
+def shown_group(
+    record: WaveRecord, logprobs: WaveLogprobs | None = None, *, group: int, episode: int | None
+) -> ShownGroup:
+    """Return a group of a record, with the trainer's ``logprobs`` of it if there are.
+
+    Raises InvalidField for what the record does not have, and when the group is too large.
+    """
     if not 0 <= group < len(record.groups):
         problem = f"the step has groups 0 to {len(record.groups) - 1}"
         raise InvalidField(field="group", problem=problem)
     found, segments = record.groups[group], dict[int, list[list[ShownPart]]]()
-    for index, sample in enumerate(found.samples):
+    compared = logprobs.groups[group] if logprobs and group < len(logprobs.groups) else ()
+    scores = chain(compared, repeat(b""))
+    for (index, sample), scored in zip(enumerate(found.samples), scores, strict=False):
         if episode is None or episode_of(index, sample) == episode:
-            segments.setdefault(episode_of(index, sample), []).append(list(_parts(sample)))
+            segments.setdefault(episode_of(index, sample), []).append(list(_parts(sample, scored)))
     known = len(found.episodes) or len(found.samples)
     if episode is not None and not 0 <= episode < known:
         raise InvalidField(field="episode", problem=f"the group has episodes 0 to {known - 1}")
@@ -66,15 +86,22 @@ def shown_group(record: WaveRecord, *, group: int, episode: int | None) -> Shown
     return shown
 
 
-def _parts(sample: Sample) -> Iterator[ShownPart]:
-    begin = 0
+def _parts(sample: Sample, scored: bytes) -> Iterator[ShownPart]:
+    """Yield a sample's parts; ``scored`` are the trainer's log-probabilities of all its trained tokens."""
+    begin, trained = 0, trained_count(sample.tokens, sample.trained)
+    own = iter(unpack(f"<{trained}f", scored)) if len(scored) == 4 * trained else iter(())
     for start, end in trained_ranges(sample.tokens, sample.trained):
         if start > begin:
-            yield ShownPart(kind="context", tokens=sample.tokens[begin:start], logprobs=())
-        yield ShownPart(kind="sampled", tokens=sample.tokens[start:end], logprobs=sample.logprobs[start:end])
+            yield ShownPart(kind="context", tokens=sample.tokens[begin:start])
+        yield ShownPart(
+            kind="sampled",
+            tokens=sample.tokens[start:end],
+            logprobs=sample.logprobs[start:end],
+            trainer_logprobs=tuple(islice(own, end - start)),
+        )
         begin = end
     if begin < len(sample.tokens):
-        yield ShownPart(kind="context", tokens=sample.tokens[begin:], logprobs=())
+        yield ShownPart(kind="context", tokens=sample.tokens[begin:])
 
 
 def step_wave(waves: Sequence[Wave], step: int | None) -> Wave:
@@ -142,6 +169,8 @@ def _part(part: ShownPart, text: str | None, of_tokens: Iterator[Sequence[str]])
     shown: JsonObject = {"kind": part.kind, "text": text, "tokens": list(part.tokens)}
     if part.logprobs:
         shown["logprobs"] = list(part.logprobs)
+    if part.trainer_logprobs:
+        shown["trainer_logprobs"] = list(part.trainer_logprobs)
     if part.kind == "sampled" and (token_texts := next(of_tokens, None)) is not None:
         shown["token_texts"] = list(token_texts)
     return shown

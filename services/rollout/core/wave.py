@@ -55,6 +55,7 @@ class Wave:
 
     ``sampled`` and ``sampled_number`` name the revision that answered the prompts, None for the bare base;
     training published ``revision``. The evaluation run that measures it, if one does, ended at ``scored_at``.
+    ``logprobs`` claims the trainer's log-probabilities of the record: see `WaveCompared`.
     """
 
     wave_id: WaveId
@@ -73,6 +74,7 @@ class Wave:
     sampled_number: int | None = None
     counts: WaveCounts = field(default_factory=WaveCounts)
     scored_at: float | None = None
+    logprobs: Claim | None = None
 
 
 def wave_id_in(event: Event) -> WaveId | None:

@@ -7,6 +7,7 @@ from mint_common.events import (
     RevisionPublished,
     RevisionRejected,
     TrainingFailed,
+    WaveCompared,
     WaveRequested,
 )
 from mint_common.runtime.clock import Clock
@@ -35,6 +36,7 @@ def dispatch(
     short.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
     short.on(JobFinished, of_jobs.on_job_finished)
     short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
+    short.on(WaveCompared, of_jobs.on_wave_compared)
     short.on(RevisionRejected, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     short.on(TrainingFailed, of_jobs.on_step_failed, given_up=of_jobs.on_fact_given_up)
     taken = deliveries_of(of_waves.turns)

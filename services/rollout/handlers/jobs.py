@@ -21,6 +21,7 @@ from mint_common.events import (
     RevisionPublished,
     RevisionRejected,
     TrainingFailed,
+    WaveCompared,
 )
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import Prompt, encode_blob
@@ -172,6 +173,11 @@ class JobHandlers:
             if error.retryable:
                 raise
             log.warning("score not recorded", extra={"job_id": job.job_id, "problem": str(error)})
+
+    async def on_wave_compared(self, event: WaveCompared) -> Sequence[Event]:
+        """Record where a wave's log-probabilities are; the job does not wait for them."""
+        await self.commits.jobs.note_logprobs(event.job_id, event.wave_id, event.logprobs)
+        return ()
 
     async def on_step_failed(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
         """Fail the job with the registry's or the trainer's reason."""

@@ -1,24 +1,27 @@
 """The stored episodes of a job's steps, read for its tenant."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import BlobMissing, MintError, NotFound
+from mint_common.errors import BlobCorrupt, BlobMissing, MintError, NotFound
 from mint_common.json_types import JsonObject
-from mint_common.records import decode_record
+from mint_common.records import WaveLogprobs, decode_logprobs, decode_record
 from mint_common.runtime.fair_gate import FairGate
 from services.rollout.adapters.engine_chat import EngineChat
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job
 from services.rollout.core.rollout_view import ShownPart, rollouts_view, shown_group, step_wave
 from services.rollout.core.staleness import staleness_of
+from services.rollout.core.wave import Wave
 from services.rollout.handlers.engine_requests import all_of
 
 TEXTS_AT_ONCE = 8
+_log = logging.getLogger(__name__)
 Part = TypeVar("Part")
 Text = TypeVar("Text")
 
@@ -49,12 +52,23 @@ class Rollouts:
                 raise NotFound(kind="recorded step", name=str(wave.step)) from error
             record = await asyncio.to_thread(decode_record, data)
             del data
-            shown = shown_group(record, group=group, episode=episode)
+            logprobs = await self._logprobs(wave)
+            shown = shown_group(record, logprobs, group=group, episode=episode)
             texts = await self._read(shown.parts, partial(self._text, job))
             pieces = await self._read(shown.sampled, partial(self._pieces, job)) if token_texts else None
             lag = lags[wave.step]
             texts = texts or [None] * len(shown.parts)
             return rollouts_view(wave, record, shown, texts, group=group, staleness=lag, token_texts=pieces)
+
+    async def _logprobs(self, wave: Wave) -> WaveLogprobs | None:
+        """Return the trainer's log-probabilities of a wave; None where it has none that can be read."""
+        if wave.logprobs is None:
+            return None
+        try:
+            return await asyncio.to_thread(decode_logprobs, await self.blobs.get(wave.logprobs))
+        except (BlobMissing, BlobCorrupt) as error:
+            _log.warning("log-probabilities not read", extra={"wave_id": wave.wave_id, "problem": str(error)})
+            return None
 
     async def _read(
         self, parts: Sequence[Part], ask: Callable[[Part], Awaitable[Text]]

@@ -1,13 +1,14 @@
 """What a user sees of the stored episodes of a step."""
 
 from dataclasses import replace
+from struct import pack
 from typing import Any
 
 import pytest
 
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import WaveId
-from mint_common.records import Episode, Group, Sample, WaveRecord
+from mint_common.records import Episode, Group, Sample, WaveLogprobs, WaveRecord
 from services.rollout.core.rollout_view import MAX_SHOWN, rollouts_view, shown_group, step_wave
 from tests.testing.factories import make_claim
 from tests.unit.rollout.world import history
@@ -29,8 +30,10 @@ def record(*groups: Group) -> WaveRecord:
     return WaveRecord(wave_id=WaveId("w"), revision=None, groups=groups, logprobs_temperature=0.7)
 
 
-def view(found: WaveRecord, *, group: int = 0, episode: int | None = None) -> Any:
-    shown = shown_group(found, group=group, episode=episode)
+def view(
+    found: WaveRecord, logprobs: WaveLogprobs | None = None, *, group: int = 0, episode: int | None = None
+) -> Any:
+    shown = shown_group(found, logprobs, group=group, episode=episode)
     texts = [" ".join(map(str, part)) for part in shown.parts]
     return rollouts_view(RECORDED, found, shown, texts, group=group)
 
@@ -56,6 +59,24 @@ def test_an_episode_is_its_segments_with_what_was_sampled_and_the_context_betwee
     for wanted in (1, 2):
         (one,) = view(record(group), episode=wanted)["episodes"]
         assert one["episode"] == wanted
+
+
+def test_sampled_texts_have_the_trainers_logprobs_where_it_compared_them() -> None:
+    group = Group(
+        prompt_tokens=(1, 2), samples=(sample(0), sample(1), sample(2)), episodes=(GOOD, GOOD, GOOD)
+    )
+    # Of the second sample a number is missing, the third was not compared, nor was another group.
+    own = (pack("<3f", -1.5, -2.5, -3.5), pack("<2f", -1.5, -2.5))
+    logprobs = WaveLogprobs(wave_id=WaveId("w"), groups=(own,))
+    compared, *others = view(record(group, group), logprobs)["episodes"]
+    parts = compared["segments"][0]
+    assert [part.get("trainer_logprobs") for part in parts] == [[-1.5], None, [-2.5, -3.5]]
+    rest = [*others, *view(record(group, group), logprobs, group=1)["episodes"]]
+    assert not any(
+        "trainer_logprobs" in part for each in rest for parts in each["segments"] for part in parts
+    )
+    (alone,) = view(record(group), logprobs, episode=0)["episodes"]
+    assert alone == compared
 
 
 def test_a_sample_of_a_task_is_an_episode() -> None:

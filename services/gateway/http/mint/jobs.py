@@ -86,9 +86,10 @@ async def get_rollouts(
 ) -> Response:
     """Return what a step was trained on, by default the newest: the episodes of a group, or one of them.
 
-    Each has its reward, scores, outcome and segments: sampled texts with their log-probabilities, and the
-    context between. With ``token_texts`` a sampled text has the text of each of its tokens, while an engine
-    of the base answers.
+    Each has its reward, scores, outcome and segments: sampled texts with their ``logprobs``, and the context
+    between. ``trainer_logprobs`` are those of the pass that first trained on the text, at the same
+    temperature, once its step is exported: their difference is the log-ratio of a token. With
+    ``token_texts`` a sampled text has the text of each of its tokens, while an engine of the base answers.
     """
     return await jobs.forward(is_long=True)
 
