@@ -35,6 +35,8 @@ NONE = "\N{EN DASH}"
 """Text for a value that is not there."""
 _UNLIKELY = (-0.25, -0.75, -1.5, -3.0)
 """Mean log-probabilities, in nats, below which a text is coloured as less likely."""
+_DIVERGENT = (0.01, 0.05, 0.2, 0.7)
+"""Absolute mean log-ratios, in nats, from which a text is coloured as more divergent: PPO clips at 0.2."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SPANS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -109,6 +111,17 @@ def likelihood(logprobs: Sequence[float]) -> str:
     """Return the class of a text's colour, 0 (likely) to 4, by its tokens' mean log-probability in nats."""
     found = mean(logprobs)
     return str(sum(found < bound for bound in _UNLIKELY)) if found is not None else "0"
+
+
+def divergence(log_ratios: Sequence[float]) -> str:
+    """Return the class of a text's colour by its tokens' mean log-ratio in nats.
+
+    "0" is equal; "up-1" to "up-4": the trainer finds the text likelier than the sampler did, "down-1" to
+    "down-4": less likely.
+    """
+    found = mean(log_ratios) or 0.0
+    level = sum(abs(found) >= bound for bound in _DIVERGENT)
+    return f"{'up' if found > 0 else 'down'}-{level}" if level else "0"
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

@@ -55,3 +55,31 @@ def test_a_part_whose_tokens_have_no_text_is_shown_whole(has_texts):
     (span,) = view.segments[0]
     assert (span.text, span.level) == ("2 tokens", "2")
     assert "mean log-probability -1" in span.title
+
+
+def test_log_ratios_colour_how_far_the_trainer_is_from_the_sampler():
+    tokens = [("a", -0.1), ("b", -2.0), ("c", -4.0), ("d", -0.5)]
+    part = part_of(tokens) | {"trainer_logprobs": [-0.1, -1.0, -4.1, -0.505]}
+    (view,) = episode_views(episodes_of(part), SpanRoom(), colour="ratio")
+    assert [(span.text, span.level, span.title) for span in view.segments[0]] == [
+        ("a", "0", "equal"),
+        ("b", "up-4", "log-ratio +1.000"),
+        ("c", "down-2", "log-ratio -0.100"),
+        ("d", "0", "equal"),
+    ]
+    (view,) = episode_views(episodes_of(part), SpanRoom(left=0), colour="ratio")
+    assert [(span.level, span.title) for span in view.segments[0]] == [
+        ("up-3", "mean log-ratio 0.2238, 4 tokens")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("colour", "part", "title"),
+    [
+        ("ratio", part_of([("a", -1.0)]), "no log-ratio"),
+        ("likelihood", part_of([("a", -1.0)]) | {"logprobs": []}, "no log-probability"),
+    ],
+)
+def test_a_text_without_numbers_has_no_colour(colour, part, title):
+    (view,) = episode_views(episodes_of(part), SpanRoom(), colour=colour)
+    assert [(span.text, span.level, span.title) for span in view.segments[0]] == [("a", "none", title)]

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from services.gateway.core.console.curves import curves_of, joined, phases_of
-from services.gateway.core.console.token_spans import EpisodeView, SpanRoom, episode_views
+from services.gateway.core.console.token_spans import Colour, EpisodeView, SpanRoom, episode_views
 from services.gateway.http.console.api import ApiAnswer
 from services.gateway.http.console.context import Visit, VisitDep
 from services.gateway.http.console.route import ConsoleRoute
@@ -86,6 +86,7 @@ async def rollouts(
     visit: VisitDep,
     step: Annotated[int | None, Query(ge=1)] = None,
     group: Group = 0,
+    colour: Colour = "likelihood",
 ) -> Response:
     """Show the episodes that a group of a step has, token by token."""
     found = await _group(visit, job, step, group)
@@ -96,7 +97,8 @@ async def rollouts(
         status=200 if found.is_ok else found.status,
         job=job,
         found=found,
-        episodes=episode_views(found.data["episodes"], SpanRoom()) if found.is_ok else [],
+        episodes=episode_views(found.data["episodes"], SpanRoom(), colour=colour) if found.is_ok else [],
+        colour=colour,
         step=step,
         group=group,
     )
@@ -109,6 +111,7 @@ async def rollout_steps(
     visit: VisitDep,
     step: Annotated[list[str] | None, Query(max_length=STEPS)] = None,
     group: Group = 0,
+    colour: Colour = "likelihood",
 ) -> Response:
     """Show a group of several steps next to each other; of one step or none, with others of the job."""
     named = {int(each) for each in step or [] if each.isdecimal() and len(each) <= STEP_DIGITS}
@@ -124,7 +127,9 @@ async def rollout_steps(
     answers = await asyncio.gather(*(_group(visit, job, each, group) for each in asked))
     found = known | dict(zip(asked, answers, strict=True))
     room = SpanRoom()
-    columns = [(each, found[each], _views(found[each], room) if found[each].is_ok else ()) for each in steps]
+    columns = [
+        (each, found[each], _views(found[each], room, colour) if found[each].is_ok else ()) for each in steps
+    ]
     return visit.pages.show(
         visit,
         "rollout_steps.html",
@@ -134,6 +139,7 @@ async def rollout_steps(
         steps=steps,
         columns=columns,
         most=STEPS,
+        colour=colour,
     )
 
 
@@ -141,5 +147,5 @@ async def _group(visit: Visit, job: str, step: int | None, group: int) -> ApiAns
     return await visit.get("mint", "v1", "jobs", job, "rollouts", step=step, group=group, token_texts=True)
 
 
-def _views(found: ApiAnswer, room: SpanRoom) -> list[EpisodeView]:
-    return episode_views(found.data["episodes"][:STEP_EPISODES], room)
+def _views(found: ApiAnswer, room: SpanRoom, colour: Colour) -> list[EpisodeView]:
+    return episode_views(found.data["episodes"][:STEP_EPISODES], room, colour=colour)
