@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import BlobCorrupt, BlobMissing, MintError, NotFound
+from mint_common.errors import BlobMissing, MintError, NotFound
 from mint_common.json_types import JsonObject
 from mint_common.records import WaveLogprobs, decode_logprobs, decode_record
 from mint_common.runtime.fair_gate import FairGate
@@ -66,7 +66,7 @@ class Rollouts:
             return None
         try:
             return await asyncio.to_thread(decode_logprobs, await self.blobs.get(wave.logprobs))
-        except (BlobMissing, BlobCorrupt) as error:
+        except MintError as error:
             _log.warning("log-probabilities not read", extra={"wave_id": wave.wave_id, "problem": str(error)})
             return None
 
