@@ -4,6 +4,7 @@ All are MessagePack through msgspec; every number is a plain int or float, every
 tokenizer.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -133,6 +134,15 @@ class WaveLogprobs:
 def wave_blobs(policy_id: PolicyId, job_id: JobId) -> str:
     """Return the prefix of the keys of a job's blobs; no other job's key begins with it."""
     return f"waves/{policy_id}/{job_id}/"
+
+
+def wave_blob_key(policy_id: PolicyId, job_id: JobId, *, name: str, kind: str, data: bytes) -> str:
+    """Return the key of one of a job's blobs; ``kind`` is its ending.
+
+    It has the bytes' digest: a wave that is sampled or trained on twice never replaces a blob whose claim was
+    committed.
+    """
+    return f"{wave_blobs(policy_id, job_id)}{name}-{hashlib.sha256(data).hexdigest()}.{kind}"
 
 
 def episode_of(index: int, sample: Sample) -> int:

@@ -222,10 +222,10 @@ def _episode_rows(
     for index, sample in enumerate(group.samples):
         episode = numbered.get(episode_of(index, sample))
         if episode is not None and sample.tokens:
+            place = (episode.group, index)
             yield replace(
-                _sampled_row(group, sample, weighed[episode], temperature),
+                _sampled_row(group, sample, place, advantage=weighed[episode], temperature=temperature),
                 episode=episode,
-                place=(episode.group, index),
                 weight=1 / episode.tokens if by_sequence else None,
             )
 
@@ -311,13 +311,15 @@ def _probe(record: WaveRecord) -> tuple[Row, ...]:
     group = record.groups[0]
     temperature = record.logprobs_temperature
     return tuple(
-        replace(_sampled_row(group, one, 0.0, temperature), place=(0, index))
+        _sampled_row(group, one, (0, index), advantage=0.0, temperature=temperature)
         for index, one in enumerate(group.samples)
         if one.tokens
     )
 
 
-def _sampled_row(group: Group, sample: Sample, advantage: float, temperature: float) -> Row:
+def _sampled_row(
+    group: Group, sample: Sample, place: SamplePlace, *, advantage: float, temperature: float
+) -> Row:
     return replace(
         _row(group, sample, advantage=advantage),
         logprobs=sample.logprobs,
@@ -325,6 +327,7 @@ def _sampled_row(group: Group, sample: Sample, advantage: float, temperature: fl
         experts=sample.experts,
         temperature=temperature,
         teacher=sample.teacher,
+        place=place,
     )
 
 

@@ -263,7 +263,7 @@ class Committer:
             # The step before was taken.
             lineage = ExportLineage(digest=UNEXPORTED, parent=session.digest)
         finished[-1] = replace(finished[-1], refuses=export.wave_id, lineage=lineage)
-        self._comparisons.drop(export.measured)
+        self._comparisons.take(export.measured)
         await self._finish_with(export.cause, [failed], finished)
         self._note_lineage(lineage)
         metrics.STEPS.labels("failed").inc()

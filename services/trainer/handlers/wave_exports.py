@@ -1,6 +1,5 @@
 """The events of a wave's export: its revision, and the comparison of its tokens with their sampler."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -9,7 +8,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.events import RevisionExported, WaveCompared
 from mint_common.ids import PolicyId, derive_id
-from mint_common.records import encode_blob, wave_blobs
+from mint_common.records import encode_blob, wave_blob_key
 from mint_common.training import Result, Stepped
 from services.trainer import metrics
 from services.trainer.core.batch import SamplePlace
@@ -31,21 +30,20 @@ class Comparisons:
         self._passes: dict[int, Mapping[SamplePlace, bytes]] = {}
 
     def note(self, seq: int, passed: WavePassed) -> None:
-        """Keep what a pass compared."""
+        """Keep the log-probabilities of a pass."""
         self._passes[seq] = passed.compared
 
-    def drop(self, seqs: Iterable[int]) -> list[Mapping[SamplePlace, bytes]]:
-        """Return what passes compared, in their order, and forget it."""
+    def take(self, seqs: Iterable[int]) -> list[Mapping[SamplePlace, bytes]]:
+        """Return the log-probabilities of passes, in the passes' order, and forget them."""
         return [self._passes.pop(seq) for seq in sorted(seqs) if seq in self._passes]
 
     async def stored(self, session: TrainingSession, wave: WaveExport) -> list[WaveCompared]:
         """Store the log-probabilities of a wave's passes; return their event, or none."""
-        found = wave_logprobs(wave.wave_id, self.drop(wave.measured))
+        found = wave_logprobs(wave.wave_id, self.take(wave.measured))
         if found is None:
             return []
         data = encode_blob(found)
-        name = f"{wave.wave_id}-{hashlib.sha256(data).hexdigest()}.logprobs"
-        key = f"{wave_blobs(session.policy_id, wave.job_id)}{name}"
+        key = wave_blob_key(session.policy_id, wave.job_id, name=wave.wave_id, kind="logprobs", data=data)
         claim = await self._parking.until_done(partial(self._blobs.put_new, key, data))
         return [
             WaveCompared(

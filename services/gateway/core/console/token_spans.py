@@ -53,7 +53,7 @@ def episode_views(
             reward=one["reward"],
             outcome=one["outcome"],
             segments=[
-                [span for part in segment for span in _spans(part, room, COLOURINGS[colour])]
+                [span for part in segment for span in _spans(part, room, _COLOURINGS[colour])]
                 for segment in one["segments"]
             ],
         )
@@ -113,7 +113,7 @@ def _log_ratios(part: Json) -> Sequence[float]:
     return [own - sampled for own, sampled in zip(trained, _logprobs(part), strict=False)]
 
 
-COLOURINGS: Mapping[Colour, _Colouring] = {
+_COLOURINGS: Mapping[Colour, _Colouring] = {
     "likelihood": _Colouring(
         noun="log-probability", digits=".2f", plain="likely", values=_logprobs, level=likelihood
     ),
