@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from mint_common.events.subjects import STREAM
 from tests.fleet.alias_history import Row, contradictions
 from tests.fleet.hosts import why_not
 from tests.fleet.stack import NATS, NATS_PORT, SERVICES, STANDBY, TWINS, FleetStack, open_fleet
-from tests.fleet.users import Gateways, Seen, users_at_work
+from tests.fleet.users import GATEWAYS, Gateways, Seen, users_at_work
 
 T = TypeVar("T")
 _REASON = why_not(("nft", "nftables"), ("haproxy", "haproxy"))
@@ -67,6 +68,7 @@ def fleet(server_folder: Path) -> Iterator[Fleet]:
 @pytest.mark.parametrize(("part", "fault"), CELLS)
 def test_what_befalls_a_part_loses_doubles_and_mixes_nothing(fleet: Fleet, part: str, fault: str) -> None:
     stack, policy = fleet.stack, f"{part}-{fault}"
+    _wait_for_both_engines(stack)  # a victim of the cell before may still be starting
     stack.restarted.clear()
     with users_at_work(stack, "asked", policy, fleet.texts) as seen:
         job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
@@ -294,6 +296,23 @@ def _wait(stack: FleetStack, gateways: Gateways, job_id: str, published: int) ->
 
     stack.wait_for(is_far, what=f"step {published} of {job_id}", seconds=300)
     return found
+
+
+def _wait_for_both_engines(stack: FleetStack) -> None:
+    """Wait until each gateway gets an answer from every engine."""
+
+    def serve(gateways: Gateways) -> bool:
+        answer = gateways.once("GET", "/mint/v1/engines")
+        states = [entry["state"] for entry in answer.json()] if answer and answer.is_success else []
+        return states == ["serving", "serving"]
+
+    def both_serve() -> bool:
+        with ExitStack() as opened:
+            each = [opened.enter_context(Gateways(stack, names=[name])) for name in GATEWAYS]
+            return all(map(serve, each))
+
+    with stack.on_client() as threads:
+        stack.wait_for(lambda: threads.submit(both_serve).result(), what="both engines", seconds=120)
 
 
 def _answers_again(stack: FleetStack, gateways: Gateways) -> float:
