@@ -8,13 +8,18 @@ _SHORT_CONNECTIONS = 512
 _NO_BOUND = 0
 # Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
 _KEEP_ALIVE_SECONDS = 5
+CONNECT_SECONDS = 4.0
+"""Time limit of a TCP handshake; includes the kernel's second repetition of a lost packet, after 3 s.
+
+A host that is cut off sends no refusal, and another host may answer the request.
+"""
 
 
 class Connections:
     """Sessions of aiohttp, which are made inside the loop that uses them."""
 
     def __init__(self, *, headers: dict[str, str], timeout_seconds: float) -> None:
-        """``timeout_seconds`` hold for a connection, and for any silence in a short call."""
+        """``timeout_seconds`` hold for a place in the pool, and for any silence in a short call."""
         self._headers = headers
         self._limits = {
             False: _timeout(timeout_seconds, silence_seconds=timeout_seconds),
@@ -57,4 +62,7 @@ def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def _timeout(seconds: float, *, silence_seconds: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=silence_seconds)
+    handshake_seconds = min(seconds, CONNECT_SECONDS)
+    return aiohttp.ClientTimeout(
+        total=None, connect=seconds, sock_connect=handshake_seconds, sock_read=silence_seconds
+    )

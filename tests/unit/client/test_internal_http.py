@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from http_servers import make_server
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from mint_common.client import connections
+from mint_common.client.engine_errors import is_for_next, lost_engine
 from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import (
     AdapterInvalid,
@@ -205,6 +207,32 @@ async def test_silence_and_absence_are_unavailable(peer: Peer, caplog: pytest.Lo
             await client.get("/internal/echo")
     (row,) = caplog.records
     assert row.address == "http://127.0.0.1:9", "the log has what users are not told, once"
+
+
+@contextmanager
+def without_handshakes() -> Iterator[str]:
+    """The address of a listener whose queue is full: the kernel drops what asks for a connection."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            queued = sockets.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_host_that_takes_no_connection_is_unavailable_within_seconds(
+    is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.2)
+    with without_handshakes() as url:
+        async with InternalHttp(url, token="secret", lost=lost_engine) as client, asyncio.timeout(5):
+            with pytest.raises(Unavailable) as told:
+                await client.get("/internal/echo", is_long=is_long)
+    assert is_for_next(told.value), "it has not begun: another engine may answer it"
 
 
 async def test_a_hundred_requests_at_once(client: InternalHttp) -> None:
