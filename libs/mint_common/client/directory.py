@@ -95,7 +95,7 @@ class EngineDirectory:
         self._corrections: dict[str, asyncio.Task[None]] = {}
 
     def follow_members(self, members: Sequence[Member]) -> None:
-        """Use the fleet's members beside the fixed list; who is silent, starts or drains is chosen last."""
+        """Use the fleet's members beside the fixed list; those that start or drain come behind others."""
         added, left = self._fleet.follow(members)
         self._known.members_changed()
         for url in added:
@@ -162,10 +162,7 @@ class EngineDirectory:
         return self._known.by_url[(await self._order(base))[0]]
 
     async def find(self, base: BaseName, *, digest: Digest | None = None) -> EngineClient:
-        """Return the engine of a base that a request for this digest would go to now.
-
-        Raises Unavailable when none answers.
-        """
+        """Return the engine that a request for this digest would go to now. Raises Unavailable."""
         return self._clients[(await self._order(base, RoutedRequest(digest=digest)))[0]]
 
     async def serve(
@@ -304,10 +301,11 @@ class EngineDirectory:
         serving = self._serving(base)
         if not serving.urls:
             raise await self._no_engine(base)
-        return sorted(self._choice.order(serving, routed), key=self._is_last_choice)
+        return sorted(self._choice.order(serving, routed), key=self._doubt)
 
-    def _is_last_choice(self, url: str) -> bool:
-        return url in self._doubted or url in self._silent or self._fleet.is_last_choice(url)
+    def _doubt(self, url: str) -> tuple[bool, bool]:
+        """Return a key that puts engines that start or drain behind others, and silent ones last."""
+        return url in self._doubted or url in self._silent, self._fleet.is_last_choice(url)
 
     async def _no_engine(self, base: BaseName) -> Unavailable:
         back_in = [seconds for info, seconds in self.restarting() if info.base == base]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from unit.client.test_directory import answers, listening
@@ -16,6 +17,7 @@ from mint_common.client.members import (
     MembersWatch,
     first_beat,
 )
+from mint_common.client.silence import SilentEngines
 from mint_common.client.trainer_directory import TrainerDirectory
 from mint_common.errors import Unavailable
 from mint_common.members import LEASE_SECONDS, Beat, Member, MemberReplaced
@@ -65,6 +67,18 @@ async def test_a_member_that_drains_or_is_silent_is_chosen_last(change: dict[str
             directory.follow_members(changed)
             for digest in ("", *(f"sha256:{number}" for number in range(5))):
                 assert (await directory._order(BASE, RoutedRequest(digest=digest)))[0] == first
+        await directory.aclose()
+
+
+async def test_an_engine_that_answers_nothing_comes_behind_one_that_drains() -> None:
+    async with listening(named("one")) as one, listening(named("two")) as two:
+        directory = EngineDirectory([], token="t")
+        directory.follow_members([member(one, name="one"), member(two, name="two", state="draining")])
+        assert len(await directory.engines()) == 2
+        assert await directory._order(BASE) == [one, two]
+        asked, directory._silent = directory._silent, cast("SilentEngines", {one})
+        assert await directory._order(BASE) == [two, one]
+        directory._silent = asked
         await directory.aclose()
 
 
