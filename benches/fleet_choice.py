@@ -3,7 +3,7 @@
 import random
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benches.report import Row, make_row, percentile
 from mint_common.claims import Claim, RevisionRef
@@ -11,6 +11,7 @@ from mint_common.client.choice import EngineChoice, RoutedRequest
 from mint_common.client.serving import ServingEngines
 from mint_common.generation import EngineInfo, SampleRequest, Sampling
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
+from mint_common.runtime.service import settle_memory
 from tests.sim.fleet.traffic import Zipf, name_digest
 
 ENGINES, ADAPTERS, PER_ENGINE = 1000, 1_000_000, 2048
@@ -84,17 +85,21 @@ def _sample(digest: Digest, tenant: str, tokens: Sequence[int]) -> SampleRequest
     )
 
 
+def _samples(zipf: Zipf, rng: random.Random) -> Iterator[SampleRequest]:
+    prompts = [[rng.randrange(1024) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
+    for number in range(OPEN_REQUESTS + CHOICES):
+        index, tokens = zipf.draw(), prompts[rng.randrange(PROMPTS)]
+        if number % 2:
+            tokens = [1024 + number, *tokens[1:]]  # read by no engine before
+        yield _sample(name_digest(index), f"tenant-{index % TENANTS}", tokens)
+
+
 def _choices(zipf: Zipf, rng: random.Random, choice: EngineChoice, engines: ServingEngines) -> list[float]:
     """Return the microseconds of each choice, while as many requests as are open end and begin."""
     times, running = [], list[tuple[str, RoutedRequest]]()
-    prompts = [[rng.randrange(1024) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
-    for number in range(OPEN_REQUESTS + CHOICES):
-        index = zipf.draw()
-        tokens = list(prompts[rng.randrange(PROMPTS)])
-        if number % 2:
-            tokens[0] = 1024 + number  # read by no engine before
-        sample = _sample(name_digest(index), f"tenant-{index % TENANTS}", tokens)
-        request = choice.of_sample(BASE, sample, is_choice=True)
+    requests = [choice.of_sample(BASE, sample, is_choice=True) for sample in _samples(zipf, rng)]
+    settle_memory()
+    for number, request in enumerate(requests):
         began = time.thread_time_ns()
         url = choice.order(engines, request)[0]
         nanoseconds = time.thread_time_ns() - began

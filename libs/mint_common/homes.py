@@ -18,6 +18,8 @@ _STEPS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): each bit of a sum changes half of the result's."""
 _WORD = (1 << 64) - 1
+_WORD_STEPS = tuple((np.uint64(shift), np.uint64(factor)) for shift, factor in _STEPS)
+_LAST_WORD_SHIFT = np.uint64(_LAST_SHIFT)
 
 
 @lru_cache(maxsize=8192)
@@ -43,18 +45,19 @@ class Rendezvous:
 
     def first(self, key: str, count: int) -> tuple[EngineId, ...]:
         """Return at most ``count`` engines, those of the greatest weights, the greatest first."""
-        weights = self._weights(key)
-        count = min(count, len(weights))
-        if not count:
-            return ()
-        greatest = np.argpartition(weights, -count)[-count:].tolist()
-        return tuple(self._engines[at] for at in sorted(greatest, key=weights.__getitem__, reverse=True))
+        weights, found = self._weights(key), list[EngineId]()
+        for _ in range(min(count, len(weights))):
+            found.append(self._engines[at := int(weights.argmax())])
+            weights[at] = 0
+        return tuple(found)
 
     def _weights(self, key: str) -> NDArray[np.uint64]:
         words = self._marks ^ np.uint64(_mark_of(key))
-        for shift, factor in _STEPS:
-            words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
-        return words ^ (words >> np.uint64(_LAST_SHIFT))
+        for shift, factor in _WORD_STEPS:
+            words ^= words >> shift
+            words *= factor
+        words ^= words >> _LAST_WORD_SHIFT
+        return words
 
 
 def homes_of(digest: Digest, engines: Iterable[EngineId], *, count: int) -> tuple[EngineId, ...]:

@@ -148,9 +148,9 @@ class EngineChoice:
             self.residency.forget(info.engine_id)
 
     def _option(self, url: str, info: EngineInfo, nearness: Nearness, known_bytes: int) -> Option:
-        requests, tokens, kv_share = self._open[url], self._tokens[url], 0.0
-        if url in self._reported:  # with what others have open there; it was true a moment ago
-            report, counted = self._reported[url]
+        requests, tokens, kv_share = self._open.get(url, 0), self._tokens.get(url, 0), 0.0
+        if (reported := self._reported.get(url)) is not None:
+            report, counted = reported  # with what others have open there; it was true a moment ago
             requests, tokens = max(requests, report.requests), max(0, report.tokens + tokens - counted)
             kv_share = report.cache.share if report.cache else 0.0
         return Option(
