@@ -1,4 +1,4 @@
-"""A whole stack over hosts: two of each service, three NATS servers, a Postgres and its standby.
+"""A stack over hosts: twins of services, three NATS servers, a Postgres and its standby.
 
 The standby is started by tests that need one. A balancer stands for the addresses that a cluster gives
 registry, rollout and gateways. Blobs are a folder of all.
@@ -10,7 +10,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +29,7 @@ TWINS = tuple(f"{service}-{number}" for service in SERVICES for number in (1, 2)
 NATS = ("nats-1", "nats-2", "nats-3")
 NATS_PORT, ROUTE_PORT = 4222, 6222
 STANDBY = "standby"
-READY_SECONDS = 240.0
+READY_SECONDS, RESTART_SECONDS = 240.0, 2.0
 BALANCER = """
 defaults
   mode tcp
@@ -45,8 +45,7 @@ listen {service}
   bind {address}:{port}
   option httpchk GET /readyz
   default-server inter 1s fall 2 rise 1
-  server one {one}:{port} check
-  server two {two}:{port} check
+{servers}
 """
 
 
@@ -88,6 +87,28 @@ class FleetStack:
             time.sleep(0.2)
         return time.monotonic() - began
 
+    def inflict(self, victim: str, fault: str, seconds: float) -> None:
+        """Let a part suffer for some seconds; one that is killed starts again after `RESTART_SECONDS`."""
+        part = self.parts[victim]
+        match fault:
+            case "kill":
+                part.kill()
+                time.sleep(RESTART_SECONDS)
+                part.start()
+            case "freeze":
+                part.freeze()
+                time.sleep(seconds)
+                part.thaw()
+            case "cut":
+                self.hosts.cut(victim)
+                time.sleep(seconds)
+                self.hosts.heal(victim)
+            case _:
+                others = {"cut-nats": NATS, "cut-postgres": ("postgres",)}[fault]
+                self.hosts.separate(victim, others)
+                time.sleep(seconds)
+                self.hosts.join(victim)
+
     def on_client(self) -> ThreadPoolExecutor:
         """Return threads of the users' host."""
         return ThreadPoolExecutor(8, initializer=self.hosts.enter, initargs=("client",))
@@ -111,9 +132,9 @@ class FleetStack:
 
 
 @contextmanager
-def open_fleet(folder: Path) -> Iterator[FleetStack]:
-    """Bring a stack up, and take it down."""
-    with hosts_of("client", "postgres", STANDBY, *NATS, "balancer", *TWINS) as hosts:
+def open_fleet(folder: Path, *, twins: Sequence[str] = TWINS) -> Iterator[FleetStack]:
+    """Bring a stack up, and take it down; ``twins`` are the services' processes."""
+    with hosts_of("client", "postgres", STANDBY, *NATS, "balancer", *twins) as hosts:
         key, token = secrets.token_hex(24), secrets.token_hex(24)
         postgres, standby, dsn = _postgres(hosts, folder)
         common = {
@@ -129,8 +150,8 @@ def open_fleet(folder: Path) -> Iterator[FleetStack]:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        parts = [postgres, *_cluster(hosts, folder), _balancer(hosts, folder)]
-        parts += [_service(hosts, folder, name, common, key) for name in TWINS]
+        parts = [postgres, *_cluster(hosts, folder), _balancer(hosts, folder, twins)]
+        parts += [_service(hosts, folder, name, common, key) for name in twins]
         stack = FleetStack(hosts, {part.name: part for part in parts}, standby, key)
         try:
             stack.up()
@@ -189,17 +210,13 @@ def _cluster(hosts: Hosts, folder: Path) -> Iterator[FleetPart]:
         )
 
 
-def _balancer(hosts: Hosts, folder: Path) -> FleetPart:
-    fronts = [
-        FRONT.format(
-            service=service,
-            address=hosts.addresses["balancer"],
-            port=PORTS[service],
-            one=hosts.addresses[f"{service}-1"],
-            two=hosts.addresses[f"{service}-2"],
-        )
-        for service in ("registry", "rollout", "gateway")
-    ]
+def _balancer(hosts: Hosts, folder: Path, twins: Sequence[str]) -> FleetPart:
+    fronts = []
+    for service in ("registry", "rollout", "gateway"):
+        port, names = PORTS[service], [name for name in twins if name.startswith(service)]
+        servers = [f"  server {name} {hosts.addresses[name]}:{port} check" for name in names]
+        given = {"service": service, "address": hosts.addresses["balancer"], "port": port}
+        fronts += [FRONT.format(**given, servers="\n".join(servers))] if servers else []
     config = folder / "haproxy.cfg"
     config.write_text(BALANCER.format(fronts="".join(fronts)))
     argv = ("haproxy", "-db", "-f", str(config))

@@ -9,24 +9,35 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import pytest
 
 from benches.machine import ROOT
-from mint_common.bus.nats import connect_nats
-from mint_common.events.subjects import STREAM
-from tests.fleet.alias_history import Row, contradictions
 from tests.fleet.hosts import why_not
-from tests.fleet.stack import NATS, NATS_PORT, SERVICES, STANDBY, TWINS, FleetStack, open_fleet
-from tests.fleet.users import GATEWAYS, Gateways, Seen, users_at_work
+from tests.fleet.stack import (
+    RESTART_SECONDS,
+    SERVICES,
+    STANDBY,
+    TWINS,
+    FleetStack,
+    open_fleet,
+)
+from tests.fleet.users import (
+    GATEWAYS,
+    Gateways,
+    Seen,
+    check_history,
+    on_client,
+    stream_leader,
+    users_at_work,
+)
 
-T = TypeVar("T")
 _REASON = why_not(("nft", "nftables"), ("haproxy", "haproxy"))
 pytestmark = [
     pytest.mark.integration,
@@ -37,7 +48,7 @@ pytestmark = [
 REPORT = ROOT / "out/fleet/faults.json"
 SEED = 32
 STEPS, STEPS_BEFORE = 12, 2
-FAULT_SECONDS, RESTART_SECONDS = 30.0, 2.0
+FAULT_SECONDS = 30.0
 GAP_SECONDS, TAKEN_OVER_SECONDS = 60.0, 15.0
 REQUESTS = 2000
 CELLS = [
@@ -61,7 +72,7 @@ def fleet(server_folder: Path) -> Iterator[Fleet]:
     folder = server_folder / "fleet"
     folder.mkdir(mode=0o711)
     with open_fleet(folder) as stack:
-        texts = _on_client(stack, lambda gateways: _make_revisions(stack, gateways))
+        texts = on_client(stack, lambda gateways: _make_revisions(stack, gateways))
         yield Fleet(stack=stack, texts=texts)
 
 
@@ -71,16 +82,16 @@ def test_what_befalls_a_part_loses_doubles_and_mixes_nothing(fleet: Fleet, part:
     _wait_for_both_engines(stack)  # a victim of the cell before may still be starting
     stack.restarted.clear()
     with users_at_work(stack, "asked", policy, fleet.texts) as seen:
-        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
         assert job["state"] == "running", job["reason"]
         victim = _victim(stack, part, policy)
         began = time.monotonic()
-        _befall(stack, victim, fault)
+        stack.inflict(victim, fault, FAULT_SECONDS)
         healed = time.monotonic()
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
         ended = time.monotonic()
-        back = _on_client(stack, lambda gateways: _answers_again(stack, gateways))
+        back = on_client(stack, lambda gateways: _answers_again(stack, gateways))
     found = {
         "part": part,
         "fault": fault,
@@ -97,7 +108,7 @@ def test_what_befalls_a_part_loses_doubles_and_mixes_nothing(fleet: Fleet, part:
     _report(found)
     assert job["state"] == "succeeded", job["reason"]
     assert len(job["steps"]) == STEPS
-    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+    on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
     assert seen.longest_gap() < GAP_SECONDS, found
 
 
@@ -105,15 +116,15 @@ def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> Non
     """Users ask through the balancer, and ask nothing twice."""
     stack, policy, steps = fleet.stack, "rolled", 200
     with users_at_work(stack, "asked", policy, fleet.texts, names=["balancer"]) as seen:
-        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, steps))
+        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, steps))
         began = time.monotonic()
         for name in TWINS:
             stack.restart(name)
         seconds = time.monotonic() - began
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, 1))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, 1))
         trained = sum(step["revision"] is not None for step in job["steps"])
         stack.wait_for(lambda: len(seen.answered) >= REQUESTS, what="2,000 requests", seconds=300)
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, steps + 1))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, steps + 1))
     _report(
         {
             "part": "all",
@@ -127,23 +138,23 @@ def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> Non
     )
     assert job["state"] == "succeeded", job["reason"]
     assert seen.unanswered == 0
-    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+    on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
 
 
 def test_a_standby_takes_over_from_a_killed_primary(fleet: Fleet) -> None:
     """The last test of the fleet, which has no standby afterwards."""
     stack, policy = fleet.stack, "taken-over"
     stack.standby.start()
-    _on_client(stack, lambda _: asyncio.run(_in_step(stack)))
+    on_client(stack, lambda _: asyncio.run(_in_step(stack)))
     with users_at_work(stack, "asked", policy, fleet.texts) as seen:
-        job_id = _on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
         assert job["state"] == "running", job["reason"]
         stack.parts.pop("postgres").kill()
         began = time.monotonic()
         time.sleep(RESTART_SECONDS)
-        _on_client(stack, lambda _: asyncio.run(_promote(stack)))
-        job = _on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        on_client(stack, lambda _: asyncio.run(_promote(stack)))
+        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
         ended = time.monotonic()
     found = {
         "part": "postgres",
@@ -156,7 +167,7 @@ def test_a_standby_takes_over_from_a_killed_primary(fleet: Fleet) -> None:
     }
     _report(found)
     assert job["state"] == "succeeded", job["reason"]
-    _on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
+    on_client(stack, lambda gateways: _check(gateways, seen, policy, job))
     assert seen.longest_gap() < TAKEN_OVER_SECONDS, found
 
 
@@ -190,12 +201,7 @@ async def _session(stack: FleetStack, host: str) -> asyncpg.Connection:
 
 def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
     assert not seen.wrong
-    path, rows = f"/mint/v1/policies/asked/aliases/{policy}/history?limit=1000", list[Any]()
-    while page := gateways.ask("GET", path + (f"&before={rows[-1]['sequence']}" if rows else "")):
-        rows += page
-    history = [Row(sequence=row["sequence"], number=row["number"], reason=row["reason"]) for row in rows]
-    assert not list(contradictions(seen.heard, history))
-    assert len(seen.heard) > 10
+    check_history(gateways, "asked", policy, seen)
     revisions = gateways.ask("GET", f"/mint/v1/policies/{policy}/revisions?limit=1000")
     trained = list(dict.fromkeys(step["revision"]["digest"] for step in job["steps"]))
     by_number = sorted(revisions, key=lambda revision: int(revision["number"]))
@@ -203,67 +209,19 @@ def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
     assert [revision["digest"] for revision in by_number] == trained
 
 
-def _befall(stack: FleetStack, victim: str, fault: str) -> None:
-    """Let a fault begin and end."""
-    part, hosts = stack.parts[victim], stack.hosts
-    match fault:
-        case "kill":
-            part.kill()
-            time.sleep(RESTART_SECONDS)
-            part.start()
-            return
-        case "freeze":
-            part.freeze()
-        case "cut":
-            hosts.cut(victim)
-        case "cut-nats":
-            hosts.separate(victim, NATS)
-        case "cut-postgres":
-            hosts.separate(victim, ["postgres"])
-    time.sleep(FAULT_SECONDS)
-    match fault:
-        case "freeze":
-            part.thaw()
-        case "cut":
-            hosts.heal(victim)
-        case _:
-            hosts.join(victim)
-
-
 def _victim(stack: FleetStack, part: str, policy: str) -> str:
     """Return the host to suffer: the policy's trainer, the stream's leader, else one of two."""
     if part == "postgres":
         return part
     if part == "nats":
-        return _on_client(stack, lambda _: asyncio.run(_leader(stack)))
+        return stream_leader(stack)
     if part == "trainer":
-        pool = _on_client(stack, lambda gateways: gateways.ask("GET", "/mint/v1/trainers"))
+        pool = on_client(stack, lambda gateways: gateways.ask("GET", "/mint/v1/trainers"))
         holders = [one["trainer_id"] for one in pool if len(one["policies"])]
         for name in ("trainer-1", "trainer-2"):
             if any(stack.hosts.addresses[name] in holder for holder in holders):
                 return name
     return f"{part}-{random.Random(f'{SEED} {policy}').choice((1, 2))}"
-
-
-async def _leader(stack: FleetStack) -> str:
-    addresses = ",".join(f"nats://fleet@{stack.hosts.addresses[one]}:{NATS_PORT}" for one in NATS)
-    bus = await connect_nats(addresses, name="test", replicas=len(NATS))
-    try:
-        jetstream = await bus._connection.jetstream()  # no service asks for it
-        info = await jetstream.stream_info(STREAM)
-        assert info.cluster is not None
-        return info.cluster.leader or NATS[0]
-    finally:
-        await bus.close()
-
-
-def _on_client(stack: FleetStack, work: Callable[[Gateways], T]) -> T:
-    def run() -> T:
-        with Gateways(stack) as gateways:
-            return work(gateways)
-
-    with stack.on_client() as threads:
-        return threads.submit(run).result()
 
 
 def _make_revisions(stack: FleetStack, gateways: Gateways) -> dict[str, str]:

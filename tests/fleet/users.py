@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
-from tests.fleet.alias_history import Heard
-from tests.fleet.stack import PORTS, FleetStack
+from mint_common.bus.nats import connect_nats
+from mint_common.events.subjects import STREAM
+from tests.fleet.alias_history import Heard, Row, contradictions
+from tests.fleet.stack import NATS, NATS_PORT, PORTS, FleetStack
 
+T = TypeVar("T")
 AWAY = {502, 503, 504}
 GATEWAYS = ("gateway-1", "gateway-2")
 PROMPT = "f abcd="
@@ -59,6 +62,11 @@ class Gateways:
             time.sleep(0.2)
         raise AssertionError(f"{method} {path}: no answer")
 
+    def upload(self, policy: str, archive: bytes) -> None:
+        """Upload an adapter to a policy."""
+        answer = self._https[self._at].post(f"/mint/v1/policies/{policy}/revisions", content=archive)
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+
     def complete(self, model: str) -> tuple[str, str] | None:
         """Return the digest and the text of an answer; None if there is none."""
         body = {"model": model, "prompt": PROMPT, "max_tokens": 6, "temperature": 0}
@@ -93,7 +101,10 @@ def users_at_work(
     *,
     names: Sequence[str] = GATEWAYS,
 ) -> Iterator[Seen]:
-    """Let users ask ``policy`` and move and read its alias meanwhile; ``texts`` are the answers by digest."""
+    """Let users move and read a policy's alias, and ask its revisions, whose answers by digest are ``texts``.
+
+    Without texts nothing is asked.
+    """
     seen, ends = Seen(), threading.Event()
     path = f"/mint/v1/policies/{policy}/aliases/{alias}"
     mover = _Mover(path, alias, seen)
@@ -109,13 +120,52 @@ def users_at_work(
         running: list[Future[None]] = [
             threads.submit(keep_on, one, number) for number, one in enumerate(work)
         ]
-        running.append(threads.submit(lambda: asyncio.run(askers.ask_until(ends))))
+        if texts:
+            running.append(threads.submit(lambda: asyncio.run(askers.ask_until(ends))))
         try:
             yield seen
         finally:
             ends.set()
     for one in running:
         one.result()
+
+
+def on_client(stack: FleetStack, work: Callable[[Gateways], T]) -> T:
+    """Return what some work returns on the users' host."""
+
+    def run() -> T:
+        with Gateways(stack) as gateways:
+            return work(gateways)
+
+    with stack.on_client() as threads:
+        return threads.submit(run).result()
+
+
+def stream_leader(stack: FleetStack) -> str:
+    """Return the host of the NATS server that leads the stream."""
+
+    async def ask() -> str:
+        addresses = ",".join(f"nats://fleet@{stack.hosts.addresses[one]}:{NATS_PORT}" for one in NATS)
+        bus = await connect_nats(addresses, name="test", replicas=len(NATS))
+        try:
+            jetstream = await bus._connection.jetstream()  # no service asks for it
+            info = await jetstream.stream_info(STREAM)
+            assert info.cluster is not None
+            return info.cluster.leader or NATS[0]
+        finally:
+            await bus.close()
+
+    return on_client(stack, lambda _: asyncio.run(ask()))
+
+
+def check_history(gateways: Gateways, policy: str, alias: str, seen: Seen) -> None:
+    """Check that one order of the alias's moves explains all that users were answered."""
+    path, rows = f"/mint/v1/policies/{policy}/aliases/{alias}/history?limit=1000", list[Any]()
+    while page := gateways.ask("GET", path + (f"&before={rows[-1]['sequence']}" if rows else "")):
+        rows += page
+    history = [Row(sequence=row["sequence"], number=row["number"], reason=row["reason"]) for row in rows]
+    assert not list(contradictions(seen.heard, history))
+    assert len(seen.heard) > 10
 
 
 class _Askers:
