@@ -100,7 +100,7 @@ test-console: .venv/.installed ## Look at the console in Chromium: every page, l
 
 .PHONY: test-fleet
 test-fleet: .venv/.installed ## Kill, freeze and cut off each part of a stack over hosts (25 minutes; root, nftables, haproxy)
-	$(PYTEST) -m slow $(HOSTS)
+	$(PYTEST) $(HOSTS)
 
 test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \

@@ -33,7 +33,7 @@ _ONE_BY_ONE = (
     "tests/integration/trainer/test_wave_crashes.py",
 )
 """Files whose tests share nothing that takes long to start: each test goes to any worker."""
-_FIRST = (*_TOGETHER.values(), ("tests/integration/trainer",), ("tests/integration",))
+_FIRST = (*_TOGETHER.values(), ("tests/integration/trainer",), ("tests/integration", "tests/fleet/"))
 """Where the longest scopes are: with several workers, a long one that starts last is waited for."""
 _ENDS = (("tests/e2e/test_mint_up.py::test_kill_9",), ("tests/e2e/test_chaos.py",))
 """What leaves the shared stack as others cannot use it, from the last one on."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -132,8 +133,13 @@ class FleetStack:
 
 
 @contextmanager
-def open_fleet(folder: Path, *, twins: Sequence[str] = TWINS) -> Iterator[FleetStack]:
-    """Bring a stack up, and take it down; ``twins`` are the services' processes."""
+def open_fleet(
+    folder: Path, *, twins: Sequence[str] = TWINS, is_trainer_spread: bool = False
+) -> Iterator[FleetStack]:
+    """Bring a stack up, and take it down; ``twins`` are the services' processes.
+
+    A spread trainer is one of two ranks, which torchrun starts on the hosts of two trainers.
+    """
     with hosts_of("client", "postgres", STANDBY, *NATS, "balancer", *twins) as hosts:
         key, token = secrets.token_hex(24), secrets.token_hex(24)
         postgres, standby, dsn = _postgres(hosts, folder)
@@ -151,7 +157,11 @@ def open_fleet(folder: Path, *, twins: Sequence[str] = TWINS) -> Iterator[FleetS
             "HF_HUB_OFFLINE": "1",
         }
         parts = [postgres, *_cluster(hosts, folder), _balancer(hosts, folder, twins)]
-        parts += [_service(hosts, folder, name, common, key) for name in twins]
+        services = [_service(hosts, folder, name, common, key) for name in twins]
+        parts += [
+            _rank(part) if is_trainer_spread and part.name.startswith("trainer") else part
+            for part in services
+        ]
         stack = FleetStack(hosts, {part.name: part for part in parts}, standby, key)
         try:
             stack.up()
@@ -221,6 +231,23 @@ def _balancer(hosts: Hosts, folder: Path, twins: Sequence[str]) -> FleetPart:
     config.write_text(BALANCER.format(fronts="".join(fronts)))
     argv = ("haproxy", "-db", "-f", str(config))
     return FleetPart(name="balancer", hosts=hosts, argv=argv, log=folder / "haproxy.log")
+
+
+def _rank(trainer: FleetPart) -> FleetPart:
+    """Return a trainer's host as one of two of a trainer; torchrun decides which of them is rank 0."""
+    address, meeting = (trainer.hosts.addresses[name] for name in (trainer.name, "trainer-1"))
+    spread = {
+        "MINT_TRAINER_SHARDING": "fsdp",
+        "MINT_TRAINER_RANK_TIMEOUT_SECONDS": "60",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": "eth0",
+    }
+    # All hosts have the machine's name here, by which torchrun and gloo would find their addresses.
+    run = f"--nnodes 2 --nproc-per-node 1 --max-restarts 100 --local-addr {address} --rdzv-backend c10d"
+    meet = f"--rdzv-endpoint {meeting}:29400 --rdzv-conf is_host={int(address == meeting)}"
+    launch = ("-m", "torch.distributed.run", *run.split(), *meet.split())
+    python, *service = trainer.argv
+    return replace(trainer, argv=(python, *launch, *service), env={**trainer.env, **spread}, ready_path="")
 
 
 def _service(hosts: Hosts, folder: Path, name: str, common: Mapping[str, str], key: str) -> FleetPart:

@@ -33,9 +33,12 @@ from tests.fleet.users import (
     Gateways,
     Seen,
     check_history,
+    check_revisions,
     on_client,
     stream_leader,
+    submit_job,
     users_at_work,
+    wait_for_step,
 )
 
 _REASON = why_not(("nft", "nftables"), ("haproxy", "haproxy"))
@@ -82,14 +85,14 @@ def test_what_befalls_a_part_loses_doubles_and_mixes_nothing(fleet: Fleet, part:
     _wait_for_both_engines(stack)  # a victim of the cell before may still be starting
     stack.restarted.clear()
     with users_at_work(stack, "asked", policy, fleet.texts) as seen:
-        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        job_id = on_client(stack, lambda gateways: submit_job(gateways, policy, STEPS))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, STEPS_BEFORE))
         assert job["state"] == "running", job["reason"]
         victim = _victim(stack, part, policy)
         began = time.monotonic()
         stack.inflict(victim, fault, FAULT_SECONDS)
         healed = time.monotonic()
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, STEPS + 1))
         ended = time.monotonic()
         back = on_client(stack, lambda gateways: _answers_again(stack, gateways))
     found = {
@@ -116,15 +119,15 @@ def test_a_rolling_restart_of_all_services_loses_no_request(fleet: Fleet) -> Non
     """Users ask through the balancer, and ask nothing twice."""
     stack, policy, steps = fleet.stack, "rolled", 200
     with users_at_work(stack, "asked", policy, fleet.texts, names=["balancer"]) as seen:
-        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, steps))
+        job_id = on_client(stack, lambda gateways: submit_job(gateways, policy, steps))
         began = time.monotonic()
         for name in TWINS:
             stack.restart(name)
         seconds = time.monotonic() - began
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, 1))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, 1))
         trained = sum(step["revision"] is not None for step in job["steps"])
         stack.wait_for(lambda: len(seen.answered) >= REQUESTS, what="2,000 requests", seconds=300)
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, steps + 1))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, steps + 1))
     _report(
         {
             "part": "all",
@@ -147,14 +150,14 @@ def test_a_standby_takes_over_from_a_killed_primary(fleet: Fleet) -> None:
     stack.standby.start()
     on_client(stack, lambda _: asyncio.run(_in_step(stack)))
     with users_at_work(stack, "asked", policy, fleet.texts) as seen:
-        job_id = on_client(stack, lambda gateways: _submit(gateways, policy, STEPS))
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS_BEFORE))
+        job_id = on_client(stack, lambda gateways: submit_job(gateways, policy, STEPS))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, STEPS_BEFORE))
         assert job["state"] == "running", job["reason"]
         stack.parts.pop("postgres").kill()
         began = time.monotonic()
         time.sleep(RESTART_SECONDS)
         on_client(stack, lambda _: asyncio.run(_promote(stack)))
-        job = on_client(stack, lambda gateways: _wait(stack, gateways, job_id, STEPS + 1))
+        job = on_client(stack, lambda gateways: wait_for_step(stack, gateways, job_id, STEPS + 1))
         ended = time.monotonic()
     found = {
         "part": "postgres",
@@ -202,11 +205,7 @@ async def _session(stack: FleetStack, host: str) -> asyncpg.Connection:
 def _check(gateways: Gateways, seen: Seen, policy: str, job: Any) -> None:
     assert not seen.wrong
     check_history(gateways, "asked", policy, seen)
-    revisions = gateways.ask("GET", f"/mint/v1/policies/{policy}/revisions?limit=1000")
-    trained = list(dict.fromkeys(step["revision"]["digest"] for step in job["steps"]))
-    by_number = sorted(revisions, key=lambda revision: int(revision["number"]))
-    assert [revision["number"] for revision in by_number] == list(range(1, len(trained) + 1))
-    assert [revision["digest"] for revision in by_number] == trained
+    check_revisions(gateways, policy, job)
 
 
 def _victim(stack: FleetStack, part: str, policy: str) -> str:
@@ -225,35 +224,12 @@ def _victim(stack: FleetStack, part: str, policy: str) -> str:
 
 
 def _make_revisions(stack: FleetStack, gateways: Gateways) -> dict[str, str]:
-    job = _wait(stack, gateways, _submit(gateways, "asked", 3), 4)
+    job = wait_for_step(stack, gateways, submit_job(gateways, "asked", 3), 4)
     assert job["state"] == "succeeded", job["reason"]
     answers = [gateways.complete(f"asked@{number}") for number in (1, 2)]
     texts = dict(answer for answer in answers if answer)
     assert len(texts) == 2
     return texts
-
-
-def _submit(gateways: Gateways, policy: str, steps: int) -> str:
-    gateways.ask("POST", "/mint/v1/policies", {"name": policy, "base": "tiny"})
-    size = {"prompts_per_step": 4, "group_size": 8}
-    spec = {"policy": policy, "task": "mode:copy", "algorithm": "grpo", "steps": steps, **size}
-    return str(gateways.ask("POST", "/mint/v1/jobs", spec)["job_id"])
-
-
-def _wait(stack: FleetStack, gateways: Gateways, job_id: str, published: int) -> Any:
-    """Return the job once that many of its steps have a revision, or it has ended."""
-    found: dict[str, Any] = {}
-
-    def is_far() -> bool:
-        answer = gateways.once("GET", f"/mint/v1/jobs/{job_id}")
-        if answer is None or answer.status_code != 200:
-            return False
-        found.update(answer.json())
-        steps = sum(step["revision"] is not None for step in found["steps"])
-        return found["state"] in {"succeeded", "failed", "cancelled"} or steps >= published
-
-    stack.wait_for(is_far, what=f"step {published} of {job_id}", seconds=300)
-    return found
 
 
 def _wait_for_both_engines(stack: FleetStack) -> None:

@@ -27,9 +27,10 @@ TIMEOUT_SECONDS = 5.0
 
 
 class Gateways:
-    """A client of both gateways. For threads of the users' host."""
+    """A client of both gateways, or of those named. For threads of the users' host."""
 
-    def __init__(self, stack: FleetStack, *, first: int = 0, names: Sequence[str] = GATEWAYS) -> None:
+    def __init__(self, stack: FleetStack, *, first: int = 0, names: Sequence[str] = ()) -> None:
+        names = names or [name for name in GATEWAYS if name in stack.parts]
         self._https = [httpx.Client(**_options(stack, name)) for name in names]
         self._at = first % len(names)
 
@@ -166,6 +167,39 @@ def check_history(gateways: Gateways, policy: str, alias: str, seen: Seen) -> No
     history = [Row(sequence=row["sequence"], number=row["number"], reason=row["reason"]) for row in rows]
     assert not list(contradictions(seen.heard, history))
     assert len(seen.heard) > 10
+
+
+def submit_job(gateways: Gateways, policy: str, steps: int) -> str:
+    """Make a policy and submit its job of GRPO; return the job's id."""
+    gateways.ask("POST", "/mint/v1/policies", {"name": policy, "base": "tiny"})
+    size = {"prompts_per_step": 4, "group_size": 8}
+    spec = {"policy": policy, "task": "mode:copy", "algorithm": "grpo", "steps": steps, **size}
+    return str(gateways.ask("POST", "/mint/v1/jobs", spec)["job_id"])
+
+
+def wait_for_step(stack: FleetStack, gateways: Gateways, job_id: str, published: int) -> Any:
+    """Return the job once that many of its steps have a revision, or it has ended."""
+    found: dict[str, Any] = {}
+
+    def is_far() -> bool:
+        answer = gateways.once("GET", f"/mint/v1/jobs/{job_id}")
+        if answer is None or answer.status_code != 200:
+            return False
+        found.update(answer.json())
+        steps = sum(step["revision"] is not None for step in found["steps"])
+        return found["state"] in {"succeeded", "failed", "cancelled"} or steps >= published
+
+    stack.wait_for(is_far, what=f"step {published} of {job_id}", seconds=300)
+    return found
+
+
+def check_revisions(gateways: Gateways, policy: str, job: Any) -> None:
+    """Check that a policy's revisions are those of its job's steps, each once and in order."""
+    revisions = gateways.ask("GET", f"/mint/v1/policies/{policy}/revisions?limit=1000")
+    trained = list(dict.fromkeys(step["revision"]["digest"] for step in job["steps"]))
+    by_number = sorted(revisions, key=lambda revision: int(revision["number"]))
+    assert [revision["number"] for revision in by_number] == list(range(1, len(trained) + 1))
+    assert [revision["digest"] for revision in by_number] == trained
 
 
 class _Askers:
