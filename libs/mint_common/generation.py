@@ -243,13 +243,17 @@ class AdapterStatus:
 
 
 ChangeKind = Literal["loaded", "evicted", "failed", "non_finite"]
+EvictionReason = Literal["room", "asked", "lost"]
+"""Reason of an adapter's end on an engine: another one needed its memory, a user asked for it, or the engine
+had lost it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterChange:
     """A change of one adapter on an engine at ``at``, in seconds since the epoch.
 
-    ``load_seconds`` and ``size_bytes`` are those of a load, ``problem`` that of a failed one.
+    ``load_seconds`` and ``size_bytes`` are those of a load, ``problem`` that of a failed one, ``reason`` that
+    of an eviction.
     """
 
     digest: Digest
@@ -258,6 +262,7 @@ class AdapterChange:
     size_bytes: int | None = None
     load_seconds: float | None = None
     problem: str | None = None
+    reason: EvictionReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,7 +221,7 @@ _EVENTS: tuple[Event, ...] = (
     ),
     AdapterWanted(**_OWNED, request_id="req_1", revision=REVISION, priority="prewarm"),
     AdapterLoaded(**_ON_ENGINE, sequence=7, tier="slot", size_bytes=230_400, load_seconds=0.0625),
-    AdapterEvicted(**_ON_ENGINE, sequence=8),
+    AdapterEvicted(**_ON_ENGINE, sequence=8, reason="room"),
     AdapterNonFinite(**_ON_ENGINE, sequence=9),
     AdapterFailed(**_ON_ENGINE, sequence=9, code="blob_missing", reason="No blob at 'revisions/x'."),
     MemberChanged(

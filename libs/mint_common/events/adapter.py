@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
+from mint_common.generation import EvictionReason
 from mint_common.ids import Digest, EngineId
 
 
@@ -49,9 +50,14 @@ class AdapterLoaded(EngineEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterEvicted(EngineEvent):
-    """An adapter left an engine; the next request for it reloads it."""
+    """An adapter left an engine; the next request for it reloads it.
+
+    ``reason``: another adapter needed the room, the tenant asked for it, or the engine had lost it.
+    """
 
     type: ClassVar[str] = "adapter.evicted"
+
+    reason: EvictionReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

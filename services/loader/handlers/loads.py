@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from statistics import median
 
@@ -260,7 +261,8 @@ class Loads:
                 await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
         finally:
             self._unpark(digest)
-        victims = [resident_set.drop(digest, cause=pending.cause) for digest in room.victims]
+        drop = partial(resident_set.drop, cause=pending.cause, reason="room")
+        victims = [drop(digest) for digest in room.victims]
         resident_set.residency = resident_set.residency.reserve(staged.digest, staged.host_bytes)
         return victims
 

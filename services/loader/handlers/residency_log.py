@@ -7,7 +7,7 @@ from typing import Any
 
 from mint_common.errors import MintError
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterNonFinite, Event
-from mint_common.generation import AdapterChange, ChangeKind
+from mint_common.generation import AdapterChange, ChangeKind, EvictionReason
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
@@ -42,11 +42,11 @@ class ResidencyLog:
         self._note(tenant_id, digest, "loaded", **sizes)
         self._announce(AdapterLoaded, digest, tenant_id, cause, tier="host", **sizes)
 
-    def evicted(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
+    def evicted(self, digest: Digest, *, tenant_id: TenantId, cause: str, reason: EvictionReason) -> None:
         """Say that an adapter has left."""
         metrics.EVICTIONS.inc()
-        self._note(tenant_id, digest, "evicted")
-        self._announce(AdapterEvicted, digest, tenant_id, cause)
+        self._note(tenant_id, digest, "evicted", reason=reason)
+        self._announce(AdapterEvicted, digest, tenant_id, cause, reason=reason)
 
     def non_finite(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
         """Say that an adapter computed numbers that are not finite, and is refused."""

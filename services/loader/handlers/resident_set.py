@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
+from mint_common.generation import EvictionReason
 from mint_common.ids import Digest, TenantId
 from services.loader import metrics
 from services.loader.core.residency import Residency, State
@@ -69,14 +70,14 @@ class ResidentSet:
     def leave(self, digest: Digest, tenant_id: TenantId, *, cause: str) -> None:
         """Take a tenant's part in an adapter that others use too; to the tenant the adapter is evicted."""
         self.uses.leave(digest, tenant_id)
-        self._log.evicted(digest, tenant_id=tenant_id, cause=cause)
+        self._log.evicted(digest, tenant_id=tenant_id, cause=cause, reason="asked")
 
     def use_of(self, digest: Digest, tenant_id: TenantId) -> TenantUse | None:
         """Return a tenant's part in an adapter in host memory; None when it has none."""
         use, held = self.uses.get(digest, tenant_id), self.held.get(digest)
         return use if use and held and held.adapter.number == use.number else None
 
-    def drop(self, digest: Digest, *, cause: str) -> LoadedAdapter:
+    def drop(self, digest: Digest, *, cause: str, reason: EvictionReason) -> LoadedAdapter:
         """Remove an idle adapter and announce it to its tenants; the caller unloads it.
 
         Raises as `Residency.evict`.
@@ -85,7 +86,7 @@ class ResidentSet:
         held = self.held.pop(digest)
         self.note_end(digest, State.EVICTED)
         for tenant_id in self.uses.drop(digest, held.adapter.number):
-            self._log.evicted(digest, tenant_id=tenant_id, cause=cause)
+            self._log.evicted(digest, tenant_id=tenant_id, cause=cause, reason=reason)
         self.freed.set()
         self.measure()
         return held.adapter

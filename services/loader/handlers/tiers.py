@@ -181,7 +181,8 @@ class Tiers:
         if len(self.resident_set.uses.of_load(digest, use.number)) > 1:
             self.resident_set.leave(digest, tenant_id, cause=cause)
         else:
-            await self._engine.unload(self.resident_set.drop(digest, cause=cause).number)
+            dropped = self.resident_set.drop(digest, cause=cause, reason="asked")
+            await self._engine.unload(dropped.number)
         return self.status(digest, tenant_id=tenant_id)
 
     def status(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
@@ -257,7 +258,7 @@ class Tiers:
                 continue
             if held.adapter.number not in found:
                 metrics.DISCREPANCIES.labels(kind="lost").inc()
-                self.resident_set.drop(digest, cause="reconcile")
+                self.resident_set.drop(digest, cause="reconcile", reason="lost")
         known = {held.adapter.number for held in (*before.values(), *self.resident_set.held.values())}
         # All before the first await: what is being loaded now is held and not in ``known`` after it.
         strays = [number for number in found if number not in known and not self._loads.is_loading(number)]

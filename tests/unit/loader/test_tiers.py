@@ -262,6 +262,22 @@ async def test_a_pin_outlasts_every_load(make_bench: Make) -> None:
     assert (await bench.tiers.evict(revisions[0].digest, tenant_id=TENANT, cause="admin")).tier == "stored"
 
 
+async def test_an_eviction_says_why(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1)
+    first, second = await bench.revision(0), await bench.revision(1)
+    await use(bench, first)
+    await use(bench, second)
+    await bench.tiers.evict(second.digest, tenant_id=TENANT, cause="admin")
+    await use(bench, first)
+    bench.engine.host.clear()
+    await bench.tiers.reconcile()
+    expected = [(first.digest, "room"), (second.digest, "asked"), (first.digest, "lost")]
+    told = [event for event in bench.announced.events if event.type == "adapter.evicted"]
+    assert [(event.digest, event.reason) for event in told] == expected
+    kept = bench.tiers.resident_set._log.history.of_tenant(TENANT)
+    assert [(one.digest, one.reason) for one in reversed(kept) if one.change == "evicted"] == expected
+
+
 async def test_nothing_but_a_resident_can_be_pinned_or_evicted(make_bench: Make) -> None:
     bench = await make_bench()
     revision = await bench.revision(0)

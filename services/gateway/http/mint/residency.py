@@ -78,7 +78,8 @@ async def list_changes(
 ) -> list[AdapterChangeEntry]:
     """List loads, evictions and failed loads of the tenant's revisions, the latest first.
 
-    Each engine keeps the tenant's latest 100 since its start. ``policy``: those of one policy alone.
+    Each engine keeps the tenant's latest 100 since its start, with the reason of an eviction. ``policy``:
+    those of one policy alone.
     """
 
     async def changed(client: EngineClient) -> tuple[EngineId, Sequence[AdapterChange]]:
