@@ -223,7 +223,8 @@ class AdapterStatus:
 
     ``readiness`` is ready from host memory on; ``state`` gives the exact state. ``size_bytes`` is its use at
     its place; ``host_bytes`` of that are in host memory, ``slot_bytes`` in a slot as well. ``queue_position``
-    is 0 for the next load of the cold queue, None when no load of it waits.
+    is 0 for the next load of the cold queue, None when no load of it waits; ``queued_at``, in seconds since
+    the epoch, and ``queued_for`` say since when it waits and for what.
     """
 
     digest: Digest
@@ -240,6 +241,8 @@ class AdapterStatus:
     ] = "registered"
     host_bytes: int = 0
     slot_bytes: int = 0
+    queued_at: float | None = None
+    queued_for: Literal["request", "prewarm", "prefetch"] | None = None
 
 
 ChangeKind = Literal["loaded", "evicted", "failed", "non_finite"]

@@ -1,5 +1,6 @@
 """Equal bytes of two tenants are one adapter on the engine, and neither can tell or touch the other's use."""
 
+import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,23 @@ async def test_an_eviction_takes_nothing_from_a_neighbour(make_bench: Make) -> N
     with pytest.raises(NotFound):
         await bench.tiers.evict(shared.digest, tenant_id=A, cause="admin")
     assert [(e.type, e.tenant_id) for e in bench.announced.events][2:] == [("adapter.evicted", A)]
+
+
+async def test_a_tenant_sees_its_own_wait_for_a_load_and_not_another_s(make_bench: Make) -> None:
+    bench = await make_bench()
+    first, shared = await bench.revision(0), await bench.revision(1)
+    bench.engine.gate.clear()
+    waiting = [asyncio.create_task(use(bench, first, A)), asyncio.create_task(prewarm(bench, shared, A))]
+    await asyncio.sleep(0)
+    assert bench.tiers.status(shared.digest, tenant_id=B).queued_at is None
+    waiting.append(asyncio.create_task(use(bench, shared, B)))
+    await asyncio.sleep(0)
+    told = [bench.tiers.status(shared.digest, tenant_id=each) for each in (A, B)]
+    assert [each.queued_for for each in told] == ["prewarm", "request"]
+    assert [each.queue_position for each in told] == [0, 0]
+    bench.engine.gate.set()
+    await asyncio.gather(*waiting)
+    assert {bench.tiers.status(shared.digest, tenant_id=each).queued_for for each in (A, B)} == {None}
 
 
 async def test_the_last_who_uses_an_adapter_takes_it_off_the_engine(make_bench: Make) -> None:

@@ -8,6 +8,7 @@ of the same bytes adds nothing to it.
 import msgspec
 
 from mint_common.claims import RevisionRef
+from services.loader.core.cold_queue import Priority
 from services.loader.core.residency import Resident, State
 
 
@@ -15,8 +16,9 @@ class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's use of one adapter.
 
     ``number`` is the engine's number of the load that the tenant uses, 0 before its first; ``slot_since``
-    when the slot was taken that it used last. ``waiting`` counts loads and slots that it waits for. ``end``
-    is the state it sees when the adapter is not there for it.
+    when the slot was taken that it used last. ``waiting`` counts loads and slots that it waits for, the first
+    since ``waiting_since``, the most urgent with ``priority``. ``end`` is the state it sees when the adapter
+    is not there for it.
     """
 
     revision: RevisionRef
@@ -24,6 +26,8 @@ class TenantUse(msgspec.Struct, frozen=True, kw_only=True):
     slot_since: float | None = None
     size_bytes: int = 0
     waiting: int = 0
+    waiting_since: float = 0.0
+    priority: Priority = Priority.PREFETCH
     in_flight: int = 0
     uses: int = 0
     last_used_at: float = 0.0

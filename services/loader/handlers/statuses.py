@@ -10,6 +10,7 @@ from typing import Literal
 
 from mint_common.generation import AdapterStatus, Place
 from mint_common.ids import Digest, TenantId
+from services.loader.core.cold_queue import Priority
 from services.loader.core.residency import Resident, State, Tier
 from services.loader.core.tenant_use import state_for
 from services.loader.handlers.loads import Loads
@@ -23,6 +24,11 @@ _READINESS: dict[State, Literal["registered", "prewarming", "ready"]] = {
     State.READY: "ready",
 }
 _PLACES: dict[State, Place] = {State.STAGED: "host", State.ACTIVATING: "host", State.READY: "slot"}
+_PRIORITIES: dict[Priority, Literal["request", "prewarm", "prefetch"]] = {
+    Priority.REQUEST: "request",
+    Priority.PREWARM: "prewarm",
+    Priority.PREFETCH: "prefetch",
+}
 _TIERS = {State.STAGED: Tier.HOST, State.ACTIVATING: Tier.HOST, State.READY: Tier.SLOT}
 
 
@@ -108,6 +114,7 @@ class Statuses:
         tier = _TIERS.get(state, Tier.STORED)
         size_bytes = use.size_bytes if use else 0
         is_here = tier is not Tier.STORED and resident is not None
+        queued = use if state is State.QUEUED else None
         return AdapterStatus(
             digest=digest,
             tier=tier.value,
@@ -120,7 +127,9 @@ class Statuses:
             in_flight=use.in_flight if use else 0,
             last_used_at=use.last_used_at if use else 0.0,
             load_seconds=resident.load_seconds if is_here and resident else 0.0,
-            queue_position=position if state is State.QUEUED else None,
+            queue_position=position if queued else None,
+            queued_at=queued.waiting_since if queued else None,
+            queued_for=_PRIORITIES[queued.priority] if queued else None,
         )
 
     def _state_without_room(self, digest: Digest, position: int | None) -> State:

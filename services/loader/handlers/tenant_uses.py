@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from mint_common.claims import RevisionRef
 from mint_common.ids import Digest, TenantId
+from services.loader.core.cold_queue import Priority
 from services.loader.core.residency import State
 from services.loader.core.tenant_use import TenantUse
 
@@ -92,10 +93,14 @@ class TenantUses:
         self._put(tenant_id, replace(use, in_flight=use.in_flight - 1, last_used_at=now))
 
     @contextmanager
-    def waiting(self, revision: RevisionRef, tenant_id: TenantId) -> Iterator[None]:
+    def waiting(
+        self, revision: RevisionRef, tenant_id: TenantId, priority: Priority, *, now: float
+    ) -> Iterator[None]:
         """Count a wait of a tenant for a load or a slot."""
         use = self._get(revision, tenant_id)
-        self._put(tenant_id, replace(use, waiting=use.waiting + 1))
+        if not use.waiting:
+            use = replace(use, waiting_since=now, priority=priority)
+        self._put(tenant_id, replace(use, waiting=use.waiting + 1, priority=min(use.priority, priority)))
         try:
             yield
         finally:

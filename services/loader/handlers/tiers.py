@@ -147,7 +147,7 @@ class Tiers:
         """
         check_revision(revision)
         digest, resident_set = revision.digest, self.resident_set
-        with resident_set.uses.waiting(revision, tenant_id):
+        with resident_set.uses.waiting(revision, tenant_id, priority, now=self._clock.now()):
             if not resident_set.residency.in_host(digest):
                 await self._loads.bring(
                     revision, tenant_id=tenant_id, cause=cause, priority=priority, claims=False
@@ -274,9 +274,10 @@ class Tiers:
             self.resident_set.residency = self.resident_set.residency.claim(digest, now=self._clock.now())
             return
         metrics.HITS.labels(tier="disk" if self._staging.holds(digest) else "remote").inc()
-        with self.resident_set.uses.waiting(revision, tenant_id):
+        uses, priority = self.resident_set.uses, Priority.REQUEST
+        with uses.waiting(revision, tenant_id, priority, now=self._clock.now()):
             await self._loads.bring(
-                revision, tenant_id=tenant_id, cause=cause, priority=Priority.REQUEST, claims=True
+                revision, tenant_id=tenant_id, cause=cause, priority=priority, claims=True
             )
 
     def _use_of(self, digest: Digest, tenant_id: TenantId) -> TenantUse:

@@ -278,6 +278,8 @@ async def test_states_are_told_in_full(make_bench: Make) -> None:
     assert bench.tiers.status(first.digest).state == "fetching"
     waiting = bench.tiers.status(second.digest)
     assert (waiting.state, waiting.queue_position, waiting.readiness) == ("queued", 0, "registered")
+    asked = bench.tiers.status(second.digest, tenant_id=TENANT)
+    assert (asked.queued_at, asked.queued_for) == (pytest.approx(bench.clock.now(), abs=5), "request")
     bench.engine.copy_gate.clear()
     bench.engine.gate.set()
     await until(lambda: bench.tiers.status(second.digest).state == "staged")
