@@ -2,7 +2,7 @@
 
 Invariants: known keys never wait for unknown ones, and tenants take turns; checks of unknown keys are
 limited, addresses take turns, and a refused key is checked once a second at most. While the registry does not
-answer, a recently verified key stays valid, except for routes that ask afresh.
+answer within a second, a recently verified key stays valid, except for routes that ask afresh.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ from typing import Protocol
 
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner
-from mint_common.errors import Unauthorized, Unavailable
+from mint_common.errors import Unauthorized
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.fair_gate import FairGate
 from mint_common.tenant_budget import TenantBudget
+from services.gateway.adapters.recent_answers import fresh_or_recent
 from services.gateway.core.callers import KeyMemory
 
 CHECKS, TENANT_CHECKS = 64, 8
@@ -85,17 +86,18 @@ class KeyChecks:
         return self._memory.get(key, now=now) or (self._memory.recent(key, now=now) if is_away else None)
 
     async def _ask(self, key: str, *, afresh: bool) -> Caller:
+        def recent() -> Caller | None:
+            now = self._away_at = self._clock.monotonic()
+            return None if afresh else self._memory.recent(key, now=now)
+
+        return await fresh_or_recent(self._verify(key), recent)
+
+    async def _verify(self, key: str) -> Caller:
         try:
             owner = await self._owners.verify_key(key)
         except Unauthorized as error:
             self._memory.refuse(key, error, now=self._clock.monotonic())
             raise
-        except Unavailable:
-            now = self._away_at = self._clock.monotonic()
-            recent = None if afresh else self._memory.recent(key, now=now)
-            if recent is None:
-                raise
-            return recent
         caller = Caller(authority=Authority.of(owner), name=owner.name)
         self._memory.put(key, caller, now=self._clock.monotonic())
         return caller

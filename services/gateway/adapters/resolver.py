@@ -8,7 +8,7 @@ from typing import Protocol
 from mint_common.bus.following import follow_bus
 from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
-from mint_common.errors import EventInvalid, MintError, Unavailable
+from mint_common.errors import EventInvalid, MintError
 from mint_common.events import (
     AdapterWanted,
     AliasMoved,
@@ -27,6 +27,7 @@ from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import publish_event
 from services.gateway import metrics
+from services.gateway.adapters.recent_answers import fresh_or_recent
 from services.gateway.core.resolutions import Key, ResolutionCache
 
 _CHANGES = (AliasMoved, AliasRemoved, RevisionPublished, RevisionRestored, RevisionHealed)
@@ -51,8 +52,8 @@ class CachedResolver:
     """Resolves model names, once per request.
 
     An answer is used until an event reports a change, and at most `resolution_lease_seconds`, or a minute
-    while the registry does not answer. After a move the former revision may answer for `switch_seconds`,
-    while it is ready and the new one is not.
+    while the registry does not answer within a second. After a move the former revision may answer for
+    `switch_seconds`, while it is ready and the new one is not.
     """
 
     def __init__(self, names: Names, cache: ResolutionCache, clock: Clock) -> None:
@@ -69,14 +70,15 @@ class CachedResolver:
         if known is not None:
             self._note_behind(key)
             return known
+        return await fresh_or_recent(
+            self._ask(key, asked_at=asked_at), lambda: self._cache.recent(key, now=self._clock.monotonic())
+        )
+
+    async def _ask(self, key: Key, *, asked_at: float) -> Resolution:
+        tenant_id, model = key
         ticket = self._cache.ask()
         try:
             meant = await self._names.resolve(tenant_id, model)
-        except Unavailable:
-            recent = self._cache.recent(key, now=self._clock.monotonic())
-            if recent is None:
-                raise
-            return recent
         except MintError as error:
             if not error.retryable:
                 self._cache.drop(key)  # the name is gone: its former revision must not answer

@@ -7,6 +7,7 @@ import pytest
 from mint_common.catalog import KeyOwner
 from mint_common.errors import MintError, Overloaded, Unauthorized, Unavailable
 from mint_common.ids import TenantId
+from services.gateway.adapters import recent_answers
 from services.gateway.adapters.key_checks import (
     ADDRESS_CHECKS,
     AWAY_SECONDS,
@@ -26,12 +27,13 @@ class Registry:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.error: MintError | None = None
+        self.hangs = False
         self.answers = asyncio.Event()
         self.answers.set()
 
     async def verify_key(self, key: str) -> KeyOwner:
         self.asked.append(key)
-        if not key.startswith("good"):
+        if self.hangs or not key.startswith("good"):
             await self.answers.wait()
         if self.error is not None:
             raise self.error
@@ -111,6 +113,22 @@ async def test_without_the_registry_a_key_is_good_for_a_while_but_not_for_what_a
     await rig.clock.advance(0.1)
     with pytest.raises(Unavailable):
         await rig.ask("good")
+
+
+async def test_a_known_key_does_not_wait_for_a_registry_that_hangs(rig, monkeypatch):
+    monkeypatch.setattr(recent_answers, "PATIENCE_SECONDS", 0.02)
+    await rig.ask("good")
+    await rig.clock.advance(TTL_SECONDS)
+    rig.registry.answers.clear()
+    rig.registry.hangs = True
+    async with asyncio.timeout(5):
+        assert [await rig.ask("good") for _ in range(3)] == ["good"] * 3
+    assert len(rig.registry.asked) == 2, "it is left alone for a while"
+    waiting = asyncio.create_task(rig.ask("good", afresh=True))
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "a change asks afresh"
+    rig.registry.answers.set()
+    assert await waiting == "good"
 
 
 async def test_a_registry_that_is_away_is_asked_now_and_then(rig):
