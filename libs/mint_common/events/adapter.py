@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
-from mint_common.generation import EvictionReason
 from mint_common.ids import Digest, EngineId
 
 
@@ -57,7 +56,7 @@ class AdapterEvicted(EngineEvent):
 
     type: ClassVar[str] = "adapter.evicted"
 
-    reason: EvictionReason | None = None
+    reason: Literal["room", "asked", "lost"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
