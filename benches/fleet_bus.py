@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 
 from benches.report import Report, Row, make_row
-from mint_common.bus.nats import NatsBus, connect_nats
+from mint_common.bus.nats import MAX_IN_FLIGHT, NatsBus, connect_nats
 from mint_common.bus.port import Message
 from mint_common.errors import EventInvalid, Unavailable
 from mint_common.ids import new_id
@@ -76,7 +76,7 @@ async def _run() -> Report:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot(1, 1, 1)
         names = [
-            f"{size} server{'s' * (size > 1)}\n{'64 at once' if many else 'one by one'}"
+            f"{size} server{'s' * (size > 1)}\n{f'{MAX_IN_FLIGHT} at once' if many else 'one by one'}"
             for size, many in rates
         ]
         axes.bar(names, [statistics.median(found) for found in rates.values()])
@@ -121,7 +121,7 @@ def _rows(rates: dict[tuple[int, bool], list[float]]) -> list[Row]:
             unit="1/s",
             goal=None,
             better="higher",
-            how=f"3 copies, up to 64 in flight; {how}",
+            how=f"3 copies, up to {MAX_IN_FLIGHT} in flight; {how}",
         ),
         make_row(
             "relay_ratio_r3_over_one_by_one_r1",
@@ -129,7 +129,7 @@ def _rows(rates: dict[tuple[int, bool], list[float]]) -> list[Row]:
             unit="x",
             goal=GOAL,
             better="higher",
-            how="3 copies, up to 64 in flight, over 1 copy, one by one",
+            how=f"3 copies, up to {MAX_IN_FLIGHT} in flight, over 1 copy, one by one",
         ),
         *(
             make_row(
@@ -138,7 +138,7 @@ def _rows(rates: dict[tuple[int, bool], list[float]]) -> list[Row]:
                 unit="x",
                 goal=None,
                 better="higher",
-                how=f"{size} cop{'ies' if size > 1 else 'y'}: 64 in flight over one by one",
+                how=f"{size} cop{'ies' if size > 1 else 'y'}: {MAX_IN_FLIGHT} in flight over one by one",
             )
             for size in (1, 3)
         ),

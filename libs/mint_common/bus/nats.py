@@ -31,8 +31,9 @@ from mint_common.waiting import raise_if_cancelled
 PUBLISH_SECONDS = 10.0
 ACK_SECONDS = 2.5
 """Time limit for the server to store a message; a message sent into a dying connection costs it once."""
-MAX_IN_FLIGHT = 64
-"""Maximum messages sent before the first of them is acknowledged. A cluster writes them to disk together."""
+MAX_IN_FLIGHT = 100
+"""Maximum messages sent before the first of them is acknowledged: a relay's batch. A cluster writes them to
+disk together."""
 MAX_UNANSWERED = 10_000
 
 
