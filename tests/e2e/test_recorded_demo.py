@@ -23,8 +23,12 @@ def test_a_new_stack_shows_the_recorded_run_and_an_old_one_refuses_it(server_fol
         jobs = {job["job_id"]: job["state"] for job in stack.get("/jobs")}
         assert sorted(jobs.values()) == ["failed", "succeeded", "succeeded"]
         trained = next(job for job in stack.get("/jobs") if job["policy"] == "recorded-copy")
-        (group, *_) = stack.get(f"/jobs/{trained['job_id']}/rollouts?step=1&token_texts=true")
-        assert group
+        shown = stack.get(f"/jobs/{trained['job_id']}/rollouts?step=2&token_texts=true")
+        segments = [segment for episode in shown["episodes"] for segment in episode["segments"]]
+        parts = [part for segment in segments for part in segment]
+        sampled = [part for part in parts if "logprobs" in part]
+        assert sampled
+        assert all(len(part["trainer_logprobs"]) == len(part["logprobs"]) for part in sampled)
     finally:
         stack.stop()
     again = mint("up", "--demo", "--dir", str(folder))
